@@ -1,0 +1,119 @@
+"""What every handler gets: the door (what it may ask) and the call (what was asked). And what it gives: an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from bridge.api.fields import Checks
+from bridge.api.ports import Bridge
+from bridge.domain.clock import Clock
+from bridge.domain.event import encode
+from bridge.domain.run import Json
+from bridge.store.database import Database
+from bridge.store.idempotency import KeptAnswer, keep_answer
+from bridge.store.transaction import Tx
+
+G = TypeVar("G", covariant=True)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a handler answers; the bytes are final."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def answer(status: int, shown: dict[str, Json]) -> Answer:
+    """An answer with a JSON object."""
+    return Answer(status, encode(shown))
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """The `Idempotency-Key` of a request, and what tells whether another one is the same request."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(slots=True)
+class Call(Generic[G]):
+    """One request: `given` is its checked body or query. `is_kept`: its answer is kept for its key already."""
+
+    request: web.Request
+    given: G
+    key: IdempotencyKey | None = None
+    is_kept: bool = False
+
+    def id(self, name: str = "id") -> str:
+        """A part of the path."""
+        return self.request.match_info[name]
+
+
+@dataclass(slots=True)
+class Door:
+    """What handlers may ask. `closing` is set when the server stops, so that long answers end."""
+
+    database: Database
+    clock: Clock
+    bridge: Bridge
+    version: str
+    registry: CollectorRegistry
+    openapi: bytes = b""
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    keys_in_flight: set[str] = field(default_factory=set)
+    streams: int = 0
+
+    def checks(self) -> Checks:
+        """What validating a request asks of the world."""
+        return Checks(self.bridge, self.clock.now())
+
+    async def write(self, call: Call[object], work: Callable[[Tx], Answer]) -> Answer:
+        """Run `work` in a transaction that also keeps its answer for the request's key."""
+
+        def together(tx: Tx) -> Answer:
+            given = work(tx)
+            keep(tx, call.key, given)
+            return given
+
+        given = await self.database.write(together)
+        call.is_kept = True
+        return given
+
+    @asynccontextmanager
+    async def hint(self, listen: Coroutine[object, object, None]) -> AsyncIterator[Callable[[], Coroutine[object, object, None]]]:
+        """Listen from now on; the block looks at the database, then may wait for the hint or the server's end."""
+        tasks = {asyncio.ensure_future(listen), asyncio.ensure_future(self.closing.wait())}
+
+        async def wait() -> None:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+        try:
+            yield wait
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def keep(tx: Tx, key: IdempotencyKey | None, given: Answer) -> None:
+    """Keep a good answer for its key. One that failed is not kept: its cause may be mended."""
+    if key is not None and given.status < 300:
+        keep_answer(tx, key.key, KeptAnswer(key.fingerprint, given.status, given.body))
+
+
+def milliseconds_since(started: float) -> int:
+    """From an instant of `time.perf_counter`."""
+    return round((time.perf_counter() - started) * 1000)

@@ -1,0 +1,79 @@
+"""Events: the pull feed, one event as the bytes that were sent, sending one again."""
+
+from __future__ import annotations
+
+from bridge.api.bodies import EventReplayBody, EventsQuery, NoQuery
+from bridge.api.door import Answer, Call, Door, answer
+from bridge.api.endpoints import enabled_endpoint
+from bridge.domain.endpoint import Endpoint
+from bridge.domain.errors import Conflict, NotFound
+from bridge.domain.event import Event, EventType, encode
+from bridge.store import endpoints, events
+from bridge.store.deliveries import find_deliveries
+from bridge.store.replays import send_again
+from bridge.store.transaction import Tx
+
+
+async def list_events(door: Door, call: Call[EventsQuery]) -> Answer:
+    """In the order of recording, behind the event `after`; `next_cursor` is where to go on, also at the end."""
+    query = call.given
+
+    def work(tx: Tx) -> list[Event]:
+        position = 0 if query.after is None else position_of(tx, query.after)
+        types = [t.value for t in query.type]
+        return events.list_feed(tx, after=position, limit=query.limit, types=types, run_id=query.run_id)
+
+    found = await door.database.read(work)
+    next_cursor = found[-1].id if found else query.after
+    bodies = b",".join(event.body for event in found)
+    return Answer(200, b'{"data":[%b],"next_cursor":%b}' % (bodies, encode(next_cursor)))
+
+
+def position_of(tx: Tx, event_id: str) -> int:
+    """Where an event stands in the feed; NotFound for one that is unknown or no longer kept."""
+    return present_event(tx, event_id).position or 0
+
+
+def present_event(tx: Tx, event_id: str) -> Event:
+    """The event, or NotFound."""
+    event = events.get_event(tx, event_id)
+    if event is None:
+        raise NotFound(f"there is no event {event_id}, or it is no longer kept")
+    return event
+
+
+async def show_event(door: Door, call: Call[NoQuery]) -> Answer:
+    """The stored bytes as they are, were and will be sent."""
+    return Answer(200, (await door.database.read(lambda tx: present_event(tx, call.id()))).body)
+
+
+async def replay_event(door: Door, call: Call[EventReplayBody]) -> Answer:
+    """Send one event again: to one endpoint, or to all that had it or want it now."""
+
+    def work(tx: Tx) -> Answer:
+        event = present_event(tx, call.id())
+        named = call.given.endpoint
+        receivers = _receivers(tx, event) if named is None else [_receiver(tx, event, named)]
+        deliveries = []
+        for endpoint in receivers:
+            deliveries += send_again(tx, endpoint, [event], find_deliveries(tx, endpoint.id, [event.id]))
+        return answer(202, {"deliveries": [*deliveries]})
+
+    return await door.write(call, work)
+
+
+def _receiver(tx: Tx, event: Event, endpoint_id: str) -> Endpoint:
+    endpoint = enabled_endpoint(tx, endpoint_id)
+    if endpoint.run_id not in (None, event.run_id):
+        raise Conflict(f"the endpoint {endpoint_id} belongs to another run and hears of that one only")
+    return endpoint
+
+
+def _receivers(tx: Tx, event: Event) -> list[Endpoint]:
+    had = events.endpoints_told(tx, event.id)
+    is_ping = event.type is EventType.BRIDGE_PING
+    return [
+        endpoint
+        for endpoint in endpoints.listening_endpoints(tx, event.run_id)
+        if endpoint.id in had or (not is_ping and events.wants_event(endpoint, event))
+    ]

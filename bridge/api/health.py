@@ -1,0 +1,65 @@
+"""For machines that look after the daemon: liveness, readiness, metrics, the OpenAPI document, the front page."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from bridge.api.bodies import NoQuery
+from bridge.api.door import Answer, Call, Door, answer
+from bridge.domain.connection import ConnectionHealth
+from bridge.store.connections import list_health
+from bridge.store.deliveries import count_by_state
+from bridge.store.runs import count_active
+from bridge.store.transaction import Tx
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>runbridge</title></head>
+<body><h1>runbridge</h1>
+<p>This daemon watches workflow runs at their providers and sends signed webhooks when they are over.</p>
+<p>Its API is described in <a href="/openapi.json">/openapi.json</a>; calls under /v1 need the token.</p>
+</body></html>
+"""
+
+
+async def show_liveness(door: Door, call: Call[NoQuery]) -> Answer:
+    """The process answers."""
+    return answer(200, {"status": "ok", "version": door.version})
+
+
+async def show_readiness(door: Door, call: Call[NoQuery]) -> Answer:
+    """Whether it can work, check by check."""
+    checks = {name: bool(good) for name, good in door.bridge.readiness().items()}
+    ready = all(checks.values()) and not door.closing.is_set()
+    return answer(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": {**checks}})
+
+
+async def show_metrics(door: Door, call: Call[NoQuery]) -> Answer:
+    """What the workers count, and what the database holds at this moment."""
+    counted = await door.database.read(_count)
+    text = generate_latest(door.registry) + generate_latest(counted)
+    return Answer(200, text, content_type=CONTENT_TYPE_LATEST)
+
+
+def _count(tx: Tx) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    watched = Gauge("runbridge_watched_runs", "Runs being watched", ["connection", "status"], registry=registry)
+    for (connection, status), count in count_active(tx).items():
+        watched.labels(connection, status).set(count)
+    kept = Gauge("runbridge_kept_deliveries", "Deliveries in the database", ["state"], registry=registry)
+    for state, count in count_by_state(tx).items():
+        kept.labels(state).set(count)
+    answering = Gauge("runbridge_connection_ok", "1 while the account answers", ["connection"], registry=registry)
+    for name, row in list_health(tx).items():
+        answering.labels(name).set(row.health is ConnectionHealth.OK)
+    return registry
+
+
+async def show_openapi(door: Door, call: Call[NoQuery]) -> Answer:
+    """This API as OpenAPI 3.1."""
+    return Answer(200, door.openapi)
+
+
+async def show_front_page(door: Door, call: Call[NoQuery]) -> Answer:
+    """What this is."""
+    return Answer(200, _PAGE.encode(), content_type="text/html; charset=utf-8")

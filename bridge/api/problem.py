@@ -1,0 +1,87 @@
+"""Errors as `application/problem+json` (RFC 9457): one table from our errors to statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from bridge.api.strict_json import NotJson
+from bridge.domain.errors import (
+    BridgeError,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Problem,
+    ProviderRefused,
+    StoreUnavailable,
+    Unsupported,
+)
+from bridge.domain.event import encode
+from bridge.domain.run import Json
+
+CONTENT_TYPE = "application/problem+json"
+ERRORS_SHOWN_MAX = 50
+DETAIL_CHARACTERS_MAX = 2000
+RETRY_AFTER_S = 5  # a full or locked database rarely heals faster
+
+
+class Refusal(BridgeError):
+    """A request that never reaches its handler: wrong token, host, type, size."""
+
+    def __init__(self, status: int, detail: str, **headers: str) -> None:
+        self.status = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        super().__init__(detail)
+
+
+# A refusal by the provider is the caller's to mend, hence 422; 502 is for no usable answer at all.
+_STATUSES: tuple[tuple[type[BridgeError], int], ...] = (
+    (InvalidInput, 422),
+    (NotJson, 400),
+    (NotFound, 404),
+    (Conflict, 409),
+    (Unsupported, 409),
+    (ProviderRefused, 422),
+    (StoreUnavailable, 503),
+    (BridgeError, 502),  # ProviderFailed, and whatever else the daemon could not do at a provider
+)
+
+
+def status_of(error: BridgeError) -> int:
+    """The HTTP status of one of our errors."""
+    if isinstance(error, Refusal):
+        return error.status
+    return next(status for kind, status in _STATUSES if isinstance(error, kind))
+
+
+def headers_of(error: BridgeError) -> dict[str, str]:
+    """What the answer's headers tell beside its body."""
+    if isinstance(error, Refusal):
+        return error.headers
+    return {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, StoreUnavailable) else {}
+
+
+def shown_problem(status: int, detail: str, errors: Sequence[Problem] = (), request_id: str | None = None) -> dict[str, Json]:
+    """The problem object; `errors` names every field at fault (the first fifty)."""
+    shown: dict[str, Json] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail if len(detail) <= DETAIL_CHARACTERS_MAX else detail[:DETAIL_CHARACTERS_MAX] + " …",
+        "errors": [{"field": p.field[:200], "message": p.message} for p in errors[:ERRORS_SHOWN_MAX]],
+    }
+    return shown if request_id is None else {**shown, "request_id": request_id}
+
+
+def problem_of(error: BridgeError, request_id: str | None = None) -> dict[str, Json]:
+    """The problem object of one of our errors."""
+    errors = error.problems if isinstance(error, InvalidInput) else ()
+    return shown_problem(status_of(error), str(error), errors, request_id)
+
+
+def problem_body(problem: dict[str, Json]) -> bytes:
+    """Its bytes; foreign text in a message may hold what UTF-8 does not."""
+    try:
+        return encode(problem)
+    except UnicodeEncodeError:
+        return encode({**problem, "detail": "the request holds characters that cannot be shown", "errors": []})

@@ -1,0 +1,89 @@
+"""The event stream (Server-Sent Events): resumes from `Last-Event-ID`, lives on heartbeats, drops slow readers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from aiohttp import web
+
+from bridge.api.bodies import StreamQuery
+from bridge.api.door import Call, Door
+from bridge.api.events import position_of
+from bridge.api.problem import Refusal
+from bridge.domain.event import Event
+from bridge.store import events
+from bridge.store.transaction import Tx
+
+HEARTBEAT_S = 15.0
+RECHECK_S = 2.0  # hints come from this process only; another node may have recorded something
+WRITE_TIMEOUT_S = 10.0  # a reader that takes in nothing for so long is dropped; it can resume
+STREAMS_MAX = 100
+PAGE = 100
+
+
+async def stream_events(door: Door, call: Call[StreamQuery]) -> web.StreamResponse:
+    """Every event from here on, or from behind `Last-Event-ID` or `after`."""
+    query = call.given
+    if door.streams >= STREAMS_MAX:
+        raise Refusal(503, f"{STREAMS_MAX} streams are open already; close one or pull GET /v1/events", Retry_After="30")
+    after = call.request.headers.get("Last-Event-ID") or query.after
+    position = await door.database.read(lambda tx: position_of(tx, after) if after else events.last_position(tx))
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+    door.streams += 1
+    try:
+        await response.prepare(call.request)
+        await _follow(door, query, response, position)
+    except (ConnectionError, TimeoutError):
+        _drop(call.request)
+    finally:
+        door.streams -= 1
+    return response
+
+
+async def _follow(door: Door, query: StreamQuery, response: web.StreamResponse, position: int) -> None:
+    await _write(response, b"retry: 2000\n\n")
+    loop = asyncio.get_running_loop()
+    beat_at = loop.time() + HEARTBEAT_S
+    while not door.closing.is_set():
+        async with door.hint(door.bridge.feed_grown(RECHECK_S)) as hint:
+            page, position = await _next_page(door, query, position)
+            for event in page:
+                await _write(response, _message(event))
+            if page:
+                beat_at = loop.time() + HEARTBEAT_S
+            elif loop.time() >= beat_at:
+                await _write(response, b": ping\n\n")
+                beat_at = loop.time() + HEARTBEAT_S
+            if len(page) < PAGE:
+                await hint()
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        await response.write_eof()
+
+
+async def _next_page(door: Door, query: StreamQuery, after: int) -> tuple[list[Event], int]:
+    """Events behind position `after`, and the position that they and what was filtered out reach to."""
+
+    def work(tx: Tx) -> tuple[list[Event], int]:
+        last = events.last_position(tx)
+        types = [t.value for t in query.type]
+        page = events.list_feed(tx, after=after, limit=PAGE, types=types, run_id=query.run_id)
+        if len(page) == PAGE:
+            return page, page[-1].position or after
+        return page, max(after, last, *(event.position or 0 for event in page))
+
+    return await door.database.read(work)
+
+
+def _message(event: Event) -> bytes:
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id.encode(), event.type.value.encode(), event.body)
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    async with asyncio.timeout(WRITE_TIMEOUT_S):
+        await response.write(data)
+
+
+def _drop(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()

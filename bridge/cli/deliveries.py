@@ -1,0 +1,123 @@
+"""`runbridge deliveries …`: what was sent where, every attempt, and sending it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.text import Text
+
+from bridge.cli.client import Object
+from bridge.cli.options import Settings, common_options, pass_settings
+from bridge.cli.output import ago, clean, mark, print_facts, print_json, print_table, say, status_text
+from bridge.cli.runs import tell_more
+from bridge.domain.delivery import DeliveryState
+
+
+@click.group
+def command() -> None:
+    """What was sent where, with every attempt."""
+
+
+@command.command("list")
+@click.option("--endpoint", metavar="ID")
+@click.option("--event", metavar="ID")
+@click.option("--run", metavar="ID")
+@click.option("--state", type=click.Choice([state.value for state in DeliveryState]))
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
+@click.option("--cursor", help="Where the list before this one ended.")
+@common_options
+@pass_settings
+def list_deliveries(settings: Settings, **query: Any) -> None:
+    """Deliveries, newest first."""
+    answer = settings.client().get("v1", "deliveries", **query)
+    if settings.as_json:
+        print_json(answer.body)
+        return
+    print_table(
+        ("DELIVERY", "EVENT", "TYPE", "ENDPOINT", "STATE", "ATTEMPTS", "LAST", "NEXT"),
+        (_row(delivery) for delivery in answer.rows()),
+    )
+    tell_more(answer.object())
+
+
+def _row(delivery: Object) -> tuple[Any, ...]:
+    return (
+        delivery["id"],
+        delivery.get("event_id"),
+        delivery.get("event_type"),
+        delivery.get("endpoint_id"),
+        status_text(delivery.get("state")),
+        count_attempts(delivery),
+        delivery.get("last_status") or delivery.get("last_outcome"),
+        ago(delivery.get("next_attempt_at")),
+    )
+
+
+def count_attempts(delivery: Object) -> int:
+    """How often it was tried, in a list or with the attempts themselves."""
+    attempts = delivery.get("attempts")
+    return len(attempts) if isinstance(attempts, list) else int(attempts or 0)
+
+
+@command.command
+@click.argument("delivery_id")
+@common_options
+@pass_settings
+def show(settings: Settings, delivery_id: str) -> None:
+    """One delivery with every attempt and what the receiver answered."""
+    answer = settings.client().get("v1", "deliveries", delivery_id)
+    if settings.as_json:
+        print_json(answer.body)
+        return
+    delivery = answer.object()
+    say(delivery["id"], status_text(delivery.get("state")))
+    print_facts(
+        [
+            ("event", f"{delivery.get('event_id')} ({delivery.get('event_type')})"),
+            ("endpoint", delivery.get("endpoint_id")),
+            ("run", delivery.get("run_id")),
+            ("created", delivery.get("created_at")),
+            ("next attempt", ago(delivery.get("next_attempt_at"))),
+        ]
+    )
+    attempts = delivery.get("attempts")
+    for attempt in attempts if isinstance(attempts, list) else []:
+        _print_attempt(attempt)
+
+
+def _print_attempt(attempt: Object) -> None:
+    by_hand = "by hand" if attempt.get("manual") else None
+    how = attempt.get("status") or attempt.get("outcome")
+    took = f"in {attempt.get('duration_ms')} ms"
+    say(f"\n#{attempt.get('number')}", attempt.get("at"), mark(attempt.get("outcome") == "delivered"), how, took, by_hand)
+    phases = attempt.get("phases") or {}
+    next_at = attempt.get("next_attempt_at")
+    print_facts(
+        [
+            ("  outcome", attempt.get("outcome")),
+            ("  detail", attempt.get("detail")),
+            ("  peer", attempt.get("peer")),
+            ("  phases", ", ".join(f"{name} {spent} ms" for name, spent in phases.items())),
+            ("  next", f"{next_at} ({ago(next_at)})" if next_at else None),
+        ]
+    )
+    for line in str(attempt.get("response") or "").splitlines():
+        say(Text("  │ " + clean(line), style="dim"))
+    if attempt.get("truncated"):
+        say(Text("  │ … (the answer was longer)", style="dim"))
+
+
+@command.command
+@click.argument("delivery_id", nargs=-1, required=True)
+@common_options
+@pass_settings
+def retry(settings: Settings, delivery_id: tuple[str, ...]) -> None:
+    """Try DELIVERY_ID again now."""
+    client = settings.client()
+    for each in delivery_id:
+        answer = client.post("v1", "deliveries", each, "retry")
+        if settings.as_json:
+            print_json(answer.body)
+        else:
+            say(each, "is tried again now")

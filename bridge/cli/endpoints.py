@@ -1,0 +1,246 @@
+"""`runbridge endpoints …`: who is told, of what, and with which secret."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from bridge.cli.client import Client, Object
+from bridge.cli.options import DurationText, EventTypes, Moment, Pair, Settings, common_options, pass_settings
+from bridge.cli.output import mark, print_facts, print_json, print_table, print_value, say, status_text
+from bridge.domain.instant import format_duration
+
+PING_WAIT_S = 20.0  # a little more than one attempt may take
+_SELECTIONS = ("failed", "delivered", "missed", "exhausted", "pending")
+
+
+@click.group
+def command() -> None:
+    """Who is told: subscribers and their secrets."""
+
+
+@command.command
+@click.argument("url")
+@click.option("--events", metavar="A,B", type=EventTypes(), help="What it hears; else all but run.progressed.")
+@click.option("--filter", "filter_", metavar="JMESPATH", help="For example: data.run.status == 'failed'")
+@click.option("--header", metavar="NAME:VALUE", type=Pair(":"), multiple=True, help="Sent along with every POST.")
+@click.option("--ordered", is_flag=True, help="The events of one run strictly one after the other.")
+@click.option("--payload", type=click.Choice(["full", "thin"]))
+@click.option("--description", metavar="TEXT")
+@click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own whsec_… secret; else one is made.")
+@common_options
+@pass_settings
+def add(
+    settings: Settings,
+    url: str,
+    filter_: str | None,
+    header: tuple[tuple[str, str], ...],
+    secret_file: Any,
+    **given: Any,
+) -> None:
+    """Tell URL of events from now on. Prints the signing secret, this once."""
+    body = {
+        **given,
+        "url": url,
+        "filter": filter_,
+        "headers": dict(header),
+        "secret": secret_file.read().strip() if secret_file else None,
+    }
+    answer = settings.client().post("v1", "endpoints", body={key: value for key, value in body.items() if value})
+    if settings.as_json:
+        print_json(answer.body)
+        return
+    made = answer.object()
+    say(made["id"], "will be told at", made["url"])
+    say("signing secret (shown this once):", made["secret"])
+
+
+@command.command("list")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
+@click.option("--cursor", help="Where the list before this one ended.")
+@common_options
+@pass_settings
+def list_endpoints(settings: Settings, **query: Any) -> None:
+    """All endpoints, those from the configuration file included."""
+    from bridge.cli.runs import tell_more
+
+    answer = settings.client().get("v1", "endpoints", **query)
+    if settings.as_json:
+        print_json(answer.body)
+        return
+    print_table(
+        ("ENDPOINT", "URL", "EVENTS", "STATE", "FROM"),
+        ((e["id"], e["url"], _events(e), _state(e), e.get("source")) for e in answer.rows()),
+    )
+    tell_more(answer.object())
+
+
+@command.command
+@click.argument("endpoint_id")
+@common_options
+@pass_settings
+def show(settings: Settings, endpoint_id: str) -> None:
+    """One endpoint (never its secret)."""
+    answer = settings.client().get("v1", "endpoints", endpoint_id)
+    if settings.as_json:
+        print_json(answer.body)
+    else:
+        _print_endpoint(answer.object())
+
+
+@command.command
+@click.argument("endpoint_id")
+@click.option("--no-wait", is_flag=True, help="Do not stay to see what came of it.")
+@common_options
+@pass_settings
+def ping(settings: Settings, endpoint_id: str, no_wait: bool) -> int:
+    """Send it a bridge.ping and say what it answered; exit 1 unless it took it."""
+    return ping_endpoint(settings, endpoint_id, is_waiting=not no_wait)
+
+
+def ping_endpoint(settings: Settings, endpoint_id: str, *, is_waiting: bool) -> int:
+    """Ping and, where wanted, wait for the first attempt; 1 if that failed or did not happen in time."""
+    client = settings.client()
+    answer = client.post("v1", "endpoints", endpoint_id, "ping")
+    if settings.as_json and not is_waiting:
+        print_json(answer.body)
+        return 0
+    event_id = answer.object()["event_id"]
+    delivery = _first_attempt(client, event_id) if is_waiting else {}
+    if settings.as_json:
+        print_value({"event_id": event_id, "delivery": delivery})
+    elif not is_waiting:
+        say(event_id, "is on its way to", endpoint_id)
+    else:
+        _print_ping(event_id, delivery)
+    return 1 if is_waiting and (delivery or {}).get("state") != "delivered" else 0
+
+
+def _first_attempt(client: Client, event_id: str) -> Object | None:
+    """The ping's delivery once it was tried; None if it was not within PING_WAIT_S."""
+    end = time.monotonic() + PING_WAIT_S
+    while time.monotonic() < end:
+        for row in client.get("v1", "deliveries", event=event_id).rows():
+            if row.get("attempts"):
+                return client.get("v1", "deliveries", row["id"]).object()
+        time.sleep(0.1)
+    return None
+
+
+def _print_ping(event_id: str, delivery: Object | None) -> None:
+    if not delivery:
+        say(mark(None), event_id, f"was not tried within {PING_WAIT_S:.0f} s; is the endpoint enabled?")
+        return
+    attempts = delivery.get("attempts")
+    last: Object = attempts[-1] if isinstance(attempts, list) and attempts else {}
+    took = f"in {last['duration_ms']} ms" if "duration_ms" in last else None
+    how = last.get("status") or delivery.get("last_status") or delivery.get("last_outcome")
+    say(mark(delivery["state"] == "delivered"), event_id, how, took, last.get("detail"))
+
+
+@command.command("rotate-secret")
+@click.argument("endpoint_id")
+@click.option("--overlap", type=DurationText(), help="How long the old secret signs along (0s to 7d; else 24h).")
+@click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own new secret; else one is made.")
+@common_options
+@pass_settings
+def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, secret_file: Any) -> None:
+    """Give it a new signing secret. Prints it, this once; the old one signs along for a while."""
+    body: Object = {} if overlap is None else {"overlap": format_duration(overlap) if overlap else "0s"}
+    if secret_file:
+        body["secret"] = secret_file.read().strip()
+    answer = settings.client().post("v1", "endpoints", endpoint_id, "rotate-secret", body=body)
+    if settings.as_json:
+        print_json(answer.body)
+    else:
+        say("new signing secret (shown this once):", answer.object()["secret"])
+
+
+@command.command
+@click.argument("endpoint_id")
+@common_options
+@pass_settings
+def enable(settings: Settings, endpoint_id: str) -> None:
+    """Send to it again."""
+    _switch(settings, endpoint_id, "enable")
+
+
+@command.command
+@click.argument("endpoint_id")
+@common_options
+@pass_settings
+def disable(settings: Settings, endpoint_id: str) -> None:
+    """Send it nothing until it is enabled again."""
+    _switch(settings, endpoint_id, "disable")
+
+
+def _switch(settings: Settings, endpoint_id: str, operation: str) -> None:
+    answer = settings.client().post("v1", "endpoints", endpoint_id, operation)
+    if settings.as_json:
+        print_json(answer.body)
+    else:
+        say(endpoint_id, "is now", _state(answer.object()))
+
+
+@command.command
+@click.argument("endpoint_id", nargs=-1, required=True)
+@common_options
+@pass_settings
+def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
+    """Remove it; what it was still to get is discarded."""
+    client = settings.client()
+    for each in endpoint_id:
+        client.delete("v1", "endpoints", each)
+        if not settings.as_json:
+            say(each, "is removed")
+
+
+@command.command
+@click.argument("endpoint_id")
+@click.option("--since", type=Moment(), required=True, help="From when on: 2h (ago) or an instant.")
+@click.option("--until", type=Moment(), help="Up to when; else now.")
+@click.option("--types", metavar="A,B", type=EventTypes(), help="Only these events.")
+@click.option("--status", type=click.Choice(_SELECTIONS), help="Only what came to this.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@common_options
+@pass_settings
+def replay(settings: Settings, endpoint_id: str, **selection: Any) -> None:
+    """Send it again what it should have had: same ids, same bytes."""
+    body = {key: value for key, value in selection.items() if value}
+    answer = settings.client().post("v1", "endpoints", endpoint_id, "replay", body=body, timeout_s=300.0)
+    if settings.as_json:
+        print_json(answer.body)
+        return
+    count = answer.object().get("count", 0)
+    say(f"{count} events", "would be sent again" if selection["dry_run"] else "are on their way again")
+
+
+def _events(endpoint: Object) -> str:
+    events = endpoint.get("events")
+    return ", ".join(events) if events else "all but run.progressed"
+
+
+def _state(endpoint: Object) -> Any:
+    return status_text("enabled" if endpoint.get("enabled", True) else "disabled")
+
+
+def _print_endpoint(endpoint: Object) -> None:
+    headers = endpoint.get("headers") or {}
+    shown = [f"{name}: {value}" for name, value in headers.items()] if isinstance(headers, dict) else headers
+    say(endpoint["id"], _state(endpoint), endpoint.get("disabled_reason"))
+    print_facts(
+        [
+            ("url", endpoint["url"]),
+            ("events", _events(endpoint)),
+            ("filter", endpoint.get("filter")),
+            ("headers", ", ".join(map(str, shown))),
+            ("ordered", "yes" if endpoint.get("ordered") else None),
+            ("payload", endpoint.get("payload")),
+            ("description", endpoint.get("description")),
+            ("from", endpoint.get("source")),
+            ("run", endpoint.get("run_id")),
+            ("created", endpoint.get("created_at")),
+        ]
+    )

@@ -1,0 +1,184 @@
+"""Options that many commands share, and the kinds of value that they take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bridge.cli.client import Client
+from bridge.cli.where import find_daemon
+from bridge.domain import signature
+from bridge.domain.event import EventType
+from bridge.domain.instant import format_instant, parse_duration, parse_instant
+from bridge.domain.secret import Secret
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the common options said."""
+
+    config_path: Path | None = None
+    url: str | None = None
+    token: Secret | None = None
+    as_json: bool = False
+
+    def client(self) -> Client:
+        """The way to the daemon, found from flags, environment or configuration."""
+        return Client(find_daemon(url=self.url, token=self.token, config_path=self.config_path, env=os.environ))
+
+
+pass_settings = click.make_pass_decorator(Settings, ensure=True)
+
+
+def _keep(attribute: str, convert: Callable[[Any], object]) -> Callable[..., None]:
+    def callback(ctx: click.Context, _parameter: click.Parameter, value: object) -> None:
+        if value:
+            setattr(ctx.ensure_object(Settings), attribute, convert(value))
+
+    return callback
+
+
+_json = click.option(
+    "--json", "as_json", is_flag=True, expose_value=False, callback=_keep("as_json", bool), help="Print JSON."
+)
+_config = click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    expose_value=False,
+    callback=_keep("config_path", Path),
+    help="The configuration file.",
+)
+_url = click.option(
+    "--url",
+    "daemon_url",
+    metavar="URL",
+    expose_value=False,
+    callback=_keep("url", str),
+    help="The daemon's address (http://… or unix:/path).",
+)
+_token = click.option(
+    "--token",
+    "daemon_token",
+    metavar="TOKEN",
+    expose_value=False,
+    callback=_keep("token", Secret),
+    help="The API token; RUNBRIDGE_TOKEN keeps it out of the process list.",
+)
+
+
+def config_option(function: F) -> F:
+    """--config FILE."""
+    return _config(function)
+
+
+def json_option(function: F) -> F:
+    """--json."""
+    return _json(function)
+
+
+def common_options(function: F) -> F:
+    """--config, --url, --token, --json: for every command that talks to the daemon."""
+    return _config(_url(_token(_json(function))))
+
+
+class EventTypes(click.ParamType):
+    """`run.finished,run.waiting`: exact names, comma separated."""
+
+    name = "a,b"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """The names as a list; fails naming what was probably meant."""
+        known = [member.value for member in EventType]
+        names = [name.strip() for name in str(value).split(",") if name.strip()]
+        for name in names:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                self.fail(f"unknown event type {name!r}; {hint}", param, ctx)
+        return names or self.fail("name at least one event type", param, ctx)
+
+
+class DurationText(click.ParamType):
+    """`90s`, `5m`, `2h`: seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds as a float."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Moment(click.ParamType):
+    """`2h` (ago) or an RFC 3339 instant."""
+
+    name = "2h|instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The instant as RFC 3339 text."""
+        try:
+            return format_instant(datetime.now(UTC) - timedelta(seconds=parse_duration(str(value))))
+        except (ValueError, OverflowError):
+            pass
+        try:
+            return format_instant(parse_instant(str(value)))
+        except (ValueError, OverflowError):
+            self.fail("expected a duration back from now such as 2h, or an instant such as 2026-01-15T10:30:00Z")
+
+
+class Pair(click.ParamType):
+    """`name=value` (or `name: value`), split at the first separator."""
+
+    def __init__(self, separator: str) -> None:
+        self.separator = separator
+        self.name = f"name{separator}value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Name and value, without blanks around them."""
+        if isinstance(value, tuple):
+            return value
+        name, separator, rest = str(value).partition(self.separator)
+        if not separator or not name.strip():
+            self.fail(f"expected NAME{self.separator}VALUE", param, ctx)
+        return name.strip(), rest.strip()
+
+
+def read_keys(secret: str | None, secret_file: Path | None) -> list[bytes]:
+    """The signing keys in --secret (a space between several) or --secret-file (a line each); [] for neither."""
+    if secret is not None and secret_file is not None:
+        raise click.UsageError("give either --secret or --secret-file, not both")
+    text = secret or ""
+    if secret_file is not None:
+        text = sys.stdin.read() if str(secret_file) == "-" else secret_file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return [signature.secret_key(word) for word in text.split()]
+    except ValueError as error:
+        raise click.UsageError(f"the secret cannot be used: {error}") from None
+
+
+def secret_options(function: F) -> F:
+    """--secret and --secret-file."""
+    flag = click.option("--secret", metavar="whsec_…", help="The signing secret; a file keeps it out of the process list.")
+    file = click.option(
+        "--secret-file",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+        help="A file that holds the signing secret.",
+    )
+    return flag(file(function))

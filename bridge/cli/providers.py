@@ -1,0 +1,116 @@
+"""`runbridge providers …`: the kinds of API that can be watched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.cli.connections import check_connections
+from bridge.cli.options import Settings, common_options, json_option, pass_settings
+from bridge.cli.output import mark, print_facts, print_table, print_value, say
+from bridge.domain.errors import NotFound
+from bridge.providers import REGISTRY
+from bridge.providers.base import Provider, ProviderDefaults
+
+_ALWAYS = ("watch", "trigger", "check")
+_SETTINGS = {"instabase": "ib_context", "retab": "auth_scheme", "dibby": "workflow_key"}
+
+
+@click.group
+def command() -> None:
+    """The kinds of API that can be watched."""
+
+
+@command.command("list")
+@json_option
+@pass_settings
+def list_providers(settings: Settings) -> None:
+    """All of them, with their usual address and what they can do."""
+    providers = [_described(provider) for provider in REGISTRY.values()]
+    if settings.as_json:
+        print_value({"data": providers, "next_cursor": None})
+    else:
+        rows = ((p["name"], p["base_url"], ", ".join(p["can"])) for p in providers)
+        print_table(("PROVIDER", "BASE URL", "CAN"), rows)
+
+
+@command.command
+@click.argument("name")
+@json_option
+@pass_settings
+def show(settings: Settings, name: str) -> None:
+    """One of them, and the lines of configuration that it takes."""
+    provider = _described(_find(name))
+    if settings.as_json:
+        print_value(provider)
+        return
+    print_facts([("provider", name), ("base URL", provider["base_url"]), ("can", ", ".join(provider["can"]))])
+    say("\nin the configuration file:")
+    say(f'  [connections.my-{name}]\n  provider = "{name}"\n  api_key_env = "{name.upper()}_API_KEY"'.split("\n")[0])
+    for line in (f'provider = "{name}"', f'api_key_env = "{name.upper()}_API_KEY"'):
+        say(f"  {line}")
+    if name in _SETTINGS:
+        say(f'  # {_SETTINGS[name]} = "…"   only {name} has this one; see config.example.toml')
+
+
+@command.command
+@click.argument("name")
+@click.option(
+    "--body",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A recorded answer of the provider about one run: say how it would be read, ask nobody.",
+)
+@common_options
+@pass_settings
+def check(settings: Settings, name: str, body: Path | None) -> int:
+    """One real authenticated call through every connection at provider NAME; exit 1 if one fails."""
+    provider = _find(name)
+    if body is not None:
+        return _read_body(settings, provider, body)
+    client = settings.client()
+    names = [c["name"] for c in client.get("v1", "connections").rows() if c.get("provider") == name]
+    results = check_connections(client, names)
+    if settings.as_json:
+        print_value({"provider": name, "connections": results})
+    elif not names:
+        say(mark(None), f"no connection at {name} is configured; `runbridge providers show {name}` says how")
+    else:
+        for each, result in results.items():
+            say(mark(bool(result["ok"])), each, result.get("detail"), f"({result.get('duration_ms')} ms)")
+    return 0 if names and all(result["ok"] for result in results.values()) else 1
+
+
+def _find(name: str) -> Provider:
+    if name not in REGISTRY:
+        raise NotFound(f"no provider is called {name}; there are {', '.join(REGISTRY)}")
+    return REGISTRY[name]
+
+
+def _described(provider: Provider) -> dict[str, Any]:
+    can = [*_ALWAYS]
+    if type(provider).cancel is not ProviderDefaults.cancel:
+        can.append("cancel")
+    return {"name": provider.name, "base_url": provider.default_base_url, "can": can}
+
+
+def _read_body(settings: Settings, provider: Provider, body: Path) -> int:
+    from dataclasses import asdict
+    from importlib import import_module
+
+    from bridge.providers.base import json_object
+    from bridge.providers.strict_json import BadPayload, parse_json
+
+    normalise = import_module(f"bridge.providers.{provider.name}").normalise
+    try:
+        seen = asdict(normalise(json_object(parse_json(body.read_bytes()))))
+    except BadPayload as error:
+        say(mark(is_good=False), f"{provider.name} could not be read from {body}: {error}")
+        return 1
+    if settings.as_json:
+        print_value(seen)
+    else:
+        print_facts([(key.replace("_", " "), str(value)) for key, value in seen.items() if value not in (None, False)])
+    return 0

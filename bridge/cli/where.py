@@ -1,0 +1,99 @@
+"""Where the daemon is and which token it takes: flags, then environment, then the configuration file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from bridge.domain.secret import Secret
+
+T = TypeVar("T")
+DEFAULT_URL = "http://127.0.0.1:8484"
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a daemon that listens everywhere is reached
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonAddress:
+    """How to reach the daemon. `socket` is the path of a Unix socket; `origin` says who named the address."""
+
+    host: str
+    port: int
+    origin: str
+    token: Secret | None = None
+    token_origin: str = "none was found"
+    is_tls: bool = False
+    prefix: str = ""
+    socket: str | None = None
+
+    def __str__(self) -> str:
+        if self.socket is not None:
+            return f"unix:{self.socket}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}{self.prefix}"
+
+
+def find_daemon(
+    *, url: str | None, token: Secret | None, config_path: Path | None, env: Mapping[str, str]
+) -> DaemonAddress:
+    """The daemon's address and token, each from the first place that names it.
+
+    Where nothing names an address it is the default one; a missing token is left to the daemon to refuse.
+    """
+    url, url_origin = _first((url, "--url"), (env.get("RUNBRIDGE_URL"), "RUNBRIDGE_URL"))
+    given, token_origin = _first((token, "--token"), (_secret(env.get("RUNBRIDGE_TOKEN")), "RUNBRIDGE_TOKEN"))
+    if url is None or given is None:
+        listen, configured, origin = _from_config(config_path, env)
+        if url is None:
+            url, url_origin = listen, origin
+        if given is None and configured is not None:
+            given, token_origin = configured, origin
+    return _parse(url or DEFAULT_URL, url_origin or "the default", given, token_origin or "none was found")
+
+
+def _secret(text: str | None) -> Secret | None:
+    return Secret(text.strip()) if text and text.strip() else None
+
+
+def _first(*candidates: tuple[T | None, str]) -> tuple[T | None, str]:
+    return next(((value, origin) for value, origin in candidates if value), (None, ""))
+
+
+def _from_config(config_path: Path | None, env: Mapping[str, str]) -> tuple[str, Secret | None, str]:
+    """Address, token and a name for the source; without any configuration file the defaults."""
+    from bridge.config import find_config
+    from bridge.config.reach import read_reach
+
+    path = find_config(config_path, env)
+    listen, token = read_reach(path, env=env)
+    if listen.path is not None:
+        return f"unix:{listen.path}", token, str(path)
+    host = _ANY.get(listen.host or "", listen.host or "")
+    return f"http://{f'[{host}]' if ':' in host else host}:{listen.port}", token, str(path) if path else "the default"
+
+
+def _parse(url: str, origin: str, token: Secret | None, token_origin: str) -> DaemonAddress:
+    if url.startswith("unix:"):
+        path = url.removeprefix("unix:").removeprefix("//")
+        return DaemonAddress("localhost", 80, origin, token, token_origin, socket=path)
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.query:
+        raise click.UsageError(f"{origin}: {url!r} is no address of a daemon; expected {DEFAULT_URL} or unix:/path")
+    is_tls = parts.scheme == "https"
+    return DaemonAddress(
+        host,
+        port or (443 if is_tls else 80),
+        origin,
+        token,
+        token_origin,
+        is_tls=is_tls,
+        prefix=parts.path.rstrip("/"),
+    )

@@ -1,0 +1,284 @@
+"""Load the configuration: file, environment and command line become one frozen value, or every mistake at once.
+
+Loading reads files and changes nothing, so that a reload swaps whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from bridge.config.layers import Given, Layer, Layers, TablePath, place, schema_of, variants
+from bridge.config.locate import home_of
+from bridge.config.mistakes import ConfigInvalid, describe
+from bridge.config.secret_sources import sources_for
+from bridge.config.sections import (
+    BASE_URLS,
+    CadenceTable,
+    ConnectionTable,
+    DatabaseSettings,
+    DeliverySettings,
+    EndpointTable,
+    LogSettings,
+    ServerSettings,
+    Table,
+)
+from bridge.domain.address import AddressPolicy, AllowRule, Trust
+from bridge.domain.connection import CadenceSettings, Connection
+from bridge.domain.errors import InvalidInput, Problem
+from bridge.domain.event import EventType
+from bridge.domain.secret import Secret
+from bridge.domain.target import check_target
+
+FILE_BYTES_MAX = 4 * 1024 * 1024
+READABLE_BY_OTHERS = 0o044
+_AT = re.compile(r"(?P<what>.*?) ?\(at (?P<where>.*)\)", re.DOTALL)
+
+SomeTable = TypeVar("SomeTable", bound=Table)
+
+
+@dataclass(frozen=True, slots=True)
+class FileEndpoint:
+    """An endpoint from the operator's file; its name is its id. `events` None: all but `run.progressed`."""
+
+    id: str
+    url: str
+    secret: Secret
+    events: tuple[EventType, ...] | None = None
+    filter: str | None = None
+    description: str | None = None
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    ordered: bool = False
+    payload: str = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting in effect, checked. `origins` tells per dotted key where a value that is no default came from."""
+
+    path: Path | None
+    server: ServerSettings
+    database: DatabaseSettings
+    connections: dict[str, Connection]
+    endpoints: dict[str, FileEndpoint]
+    delivery: DeliverySettings
+    cadence: CadenceSettings
+    log: LogSettings
+    warnings: tuple[Problem, ...]
+    origins: dict[str, str]
+
+
+def load_config(path: Path | None, *, env: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Config:
+    """The configuration in effect; `flags` holds dotted keys (`server.listen`) given on the command line.
+
+    ConfigInvalid names every mistake at once.
+    """
+    layers = Layers()
+    document = _read_document(path) if path else {}
+    layers.add_document(document, f"file:{path}")
+    layers.add_env(env)
+    layers.add_flags(flags or {})
+    return _Loading(path, layers, env).config()
+
+
+def changes_that_need_restart(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that a reload cannot put into effect."""
+    changed = {
+        "server.listen": old.server.listen != new.server.listen,
+        "database.url": old.database.url != new.database.url,
+    }
+    return [key for key, is_changed in changed.items() if is_changed]
+
+
+class _Loading:
+    """One pass over what was given: resolve secrets, judge table by table, gather every problem."""
+
+    def __init__(self, path: Path | None, layers: Layers, env: Mapping[str, str]) -> None:
+        self._path = path
+        self._env = env
+        self._problems = layers.all_problems()
+        self._warnings = _readable_secrets(path, layers)
+        self._tables: dict[TablePath, dict[str, Given]] = {}
+        self._troubled: set[str] = set()
+        sources = sources_for(path, env)
+        for at, given in layers.tables.items():
+            self._tables[at], problems = sources.resolve(at, given)
+            self._problems += problems
+            self._troubled |= {_stem(problem.field) for problem in problems}
+        self._provide_database()
+
+    def config(self) -> Config:
+        """Everything put together; ConfigInvalid if there is any problem."""
+        cadence_table = self._judge(CadenceTable, ("cadence",), CadenceSettings())
+        cadence = cadence_table.over(CadenceSettings()) if cadence_table else CadenceSettings()
+        server = self._judge(ServerSettings, ("server",))
+        database = self._judge(DatabaseSettings, ("database",))
+        connections = self._connections(cadence)
+        delivery = self._judge(DeliverySettings, ("delivery",))
+        endpoints = self._endpoints(delivery)
+        log = self._judge(LogSettings, ("log",))
+        if self._problems or not (server and database and delivery and log):
+            raise ConfigInvalid(self._problems)
+        return Config(
+            path=self._path,
+            server=server,
+            database=database,
+            connections=connections,
+            endpoints=endpoints,
+            delivery=delivery,
+            cadence=cadence,
+            log=log,
+            warnings=tuple(self._warnings),
+            origins={
+                place(at, key): given.origin for at, table in self._tables.items() for key, given in table.items()
+            },
+        )
+
+    def _provide_database(self) -> None:
+        table = self._tables.setdefault(("database",), {})
+        if "url" not in table and "database.url" not in self._troubled:
+            table["url"] = Given(_default_database_url(self._env), Layer.FILE, "default")
+
+    def _connections(self, cadence: CadenceSettings) -> dict[str, Connection]:
+        names = [at[1] for at in self._tables if at[0] == "connections"]
+        judged = {name: self._judge(ConnectionTable, ("connections", name), cadence) for name in names}
+        return {name: table.connection(name, cadence) for name, table in judged.items() if table}
+
+    def _endpoints(self, delivery: DeliverySettings | None) -> dict[str, FileEndpoint]:
+        names = [at[1] for at in self._tables if at[0] == "endpoints"]
+        judged = {name: self._judge(EndpointTable, ("endpoints", name)) for name in names}
+        if delivery:
+            policy = AddressPolicy(Trust.CONFIG, tuple(map(AllowRule.parse, delivery.allow)), delivery.allow_http)
+            self._problems += [
+                problem for name, table in judged.items() if table for problem in _reach(name, table, policy)
+            ]
+        return {name: _endpoint(name, table) for name, table in judged.items() if table}
+
+    def _judge(self, table: type[SomeTable], at: TablePath, cadence: CadenceSettings | None = None) -> SomeTable | None:
+        """The table at `at`, or None after noting everything that is wrong with it."""
+        given = self._tables.get(at, {})
+        try:
+            return table.model_validate(
+                {key: value.value for key, value in given.items()}, context={"cadence": cadence or CadenceSettings()}
+            )
+        except ValidationError as invalid:
+            errors = invalid.errors(include_url=False, include_input=False)
+        for error in errors:
+            key = _key_of(table, error)
+            if place(at, key) not in self._troubled:
+                message = describe(error, table.known_keys(), _missing(table, key)) + self._whence(given.get(key))
+                self._problems.append(Problem(place(at, key, *error["loc"][1:]), message))
+        return None
+
+    def _whence(self, given: Given | None) -> str:
+        """Where a wrong value came from, unless it stands in the file itself."""
+        if given is None or given.origin in (f"file:{self._path}", "default"):
+            return ""
+        return f" (from {given.origin})"
+
+
+def _reach(name: str, table: EndpointTable, policy: AddressPolicy) -> list[Problem]:
+    """Why deliveries to this endpoint would never be dialled, as far as that is known without DNS."""
+    try:
+        check_target(table.url, policy)
+    except InvalidInput as invalid:
+        return [Problem(place(("endpoints", name), "url"), problem.message) for problem in invalid.problems]
+    return []
+
+
+def _endpoint(name: str, table: EndpointTable) -> FileEndpoint:
+    return FileEndpoint(
+        id=name,
+        url=table.url,
+        secret=table.secret,
+        events=table.events,
+        filter=table.filter,
+        description=table.description,
+        headers=dict(table.headers),
+        ordered=table.ordered,
+        payload=table.payload,
+    )
+
+
+def _read_document(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise _unreadable(path, f"cannot read the file: {error.strerror}; name another with --config") from None
+    if len(content) > FILE_BYTES_MAX:
+        raise _unreadable(path, f"more than {FILE_BYTES_MAX // 1024**2} MiB; this is no configuration file")
+    try:
+        return tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _unreadable(path, f"line {line} is not UTF-8; save the file as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise _unreadable(path, _syntax_complaint(str(error))) from None
+    except RecursionError:
+        raise _unreadable(path, "lists or tables are nested too deeply") from None
+
+
+def _unreadable(path: Path, message: str) -> ConfigInvalid:
+    return ConfigInvalid([Problem(str(path), message)])
+
+
+def _syntax_complaint(text: str) -> str:
+    """The parser's `What (at line 3, column 5)` with the place first."""
+    found = _AT.fullmatch(text)
+    return f"not TOML at {found['where']}: {found['what']}" if found else f"not TOML: {text}"
+
+
+def _default_database_url(env: Mapping[str, str]) -> str:
+    """A SQLite file in systemd's state directory, or the user's."""
+    if state := env.get("STATE_DIRECTORY", "").partition(":")[0]:
+        folder = Path(state)
+    elif (state := env.get("XDG_STATE_HOME", "")).startswith("/"):  # the XDG rules: a relative one is ignored
+        folder = Path(state) / "runbridge"
+    else:
+        folder = home_of(env) / ".local/state/runbridge"
+    return f"sqlite:///{folder / 'runbridge.db'}"
+
+
+def _missing(table: type[Table], key: str) -> str:
+    if key == "api_token":
+        return "missing; run `runbridge init` for a configuration with a fresh one, or set RUNBRIDGE_SERVER__API_TOKEN"
+    if key in table.secrets:
+        return f"missing; give one of {', '.join(variants(key))}"
+    if key == "provider":
+        return f"missing; one of {', '.join(BASE_URLS)}"
+    return "missing; it is required"
+
+
+def _key_of(table: type[Table], error: ErrorDetails) -> str:
+    """The key as in the file; where a default clashes with what was given, pydantic names the attribute."""
+    first = str(error["loc"][0])
+    by_attribute = {attribute: key for key, attribute in table.attributes().items()}
+    return first if error["type"] == "extra_forbidden" else by_attribute.get(first, first)
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix("_env").removesuffix("_file")
+
+
+def _readable_secrets(path: Path | None, layers: Layers) -> list[Problem]:
+    """A warning for each secret that stands in a file which other users can read."""
+    if path is None or not path.exists() or not path.stat().st_mode & READABLE_BY_OTHERS:
+        return []
+    return [
+        Problem(place(at, key), f"stands in a file that others can read; chmod 600 {path}, or use {key}_file")
+        for at, given in layers.tables.items()
+        for key, value in given.items()
+        if key in schema_of(at).secrets and value.layer is Layer.FILE and not _is_plain_url(key, value.value)
+    ]
+
+
+def _is_plain_url(key: str, value: object) -> bool:
+    return key == "url" and "@" not in str(value) and "password" not in str(value)

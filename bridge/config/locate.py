@@ -1,0 +1,38 @@
+"""Which configuration file to use when none, or one, is named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def find_config(explicit: Path | None, env: Mapping[str, str]) -> Path | None:
+    """The file that `--config` or $RUNBRIDGE_CONFIG names, else the first that exists; None if none does.
+
+    Looked for in this order: ./runbridge.toml, $XDG_CONFIG_HOME/runbridge/config.toml
+    (~/.config without it), /etc/runbridge/config.toml. A named file need not exist; loading says so.
+    """
+    if explicit is not None:
+        return explicit
+    if named := env.get("RUNBRIDGE_CONFIG"):
+        return Path(named)
+    # os.path, not Path.is_file: a folder that we may not enter counts as "not there" instead of raising.
+    return next((path for path in standard_places(env) if os.path.isfile(path)), None)  # noqa: PTH113
+
+
+def standard_places(env: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where a file is looked for when none is named."""
+    return Path("runbridge.toml"), user_config(env), Path("/etc/runbridge/config.toml")
+
+
+def home_of(env: Mapping[str, str]) -> Path:
+    """The user's home; unlike Path.home() this does not fail for a user that the system does not know."""
+    return Path(env.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111
+
+
+def user_config(env: Mapping[str, str]) -> Path:
+    """The user's own file, which `runbridge init` writes unless told otherwise."""
+    base = env.get("XDG_CONFIG_HOME", "")
+    folder = Path(base) if base.startswith("/") else home_of(env) / ".config"
+    return folder / "runbridge" / "config.toml"

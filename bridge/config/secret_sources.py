@@ -1,0 +1,111 @@
+"""Where secrets come from: X itself, X_env (a variable) or X_file (a file); exactly one of the three.
+
+Relative files are looked for in $CREDENTIALS_DIRECTORY (systemd's LoadCredential=), then in the
+folder of the configuration file. One newline at the end of a file is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.config.layers import Given, TablePath, place, schema_of, variants
+from bridge.config.locate import home_of
+from bridge.config.mistakes import closest
+from bridge.domain.errors import Problem
+from bridge.domain.secret import Secret
+
+SECRET_BYTES_MAX = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSources:
+    """The places to look in: the environment and the folders for relative files, in order."""
+
+    env: Mapping[str, str]
+    folders: tuple[Path, ...]
+
+    def resolve(self, path: TablePath, given: Mapping[str, Given]) -> tuple[dict[str, Given], list[Problem]]:
+        """The table with every secret under its own key as a `Secret`, and what could not be had."""
+        resolved, problems = dict(given), []
+        for key in schema_of(path).secrets:
+            present = [name for name in variants(key) if name in given]
+            for name in present:
+                del resolved[name]
+            if len(present) > 1:
+                problems.append(Problem(place(path, key), f"give only one of {' and '.join(present)}"))
+            elif present:
+                try:
+                    resolved[key] = self._fetch(key, present[0], given[present[0]])
+                except ValueError as error:
+                    problems.append(Problem(place(path, present[0]), str(error)))
+        return resolved, problems
+
+    def _fetch(self, key: str, name: str, given: Given) -> Given:
+        if not isinstance(given.value, str):
+            raise ValueError("expected text in quotes")  # noqa: TRY004 - collected with the other mistakes
+        value, origin = given.value, given.origin
+        if name == f"{key}_env":
+            value, origin = self._variable(given.value), f"env:{given.value}"
+        elif name == f"{key}_file":
+            file = self._find(given.value)
+            value, origin = _read(file), f"file:{file}"
+        if not value:
+            raise ValueError("is empty; put the secret there" if name != key else "is empty; give the secret")
+        return Given(Secret(value), given.layer, origin)
+
+    def _variable(self, name: str) -> str:
+        if name in self.env:
+            return self.env[name]
+        meant = closest(name, self.env)
+        raise ValueError(
+            f"the environment variable {name} is not set; set it where the daemon is started"
+            + (f" (there is one named {meant})" if meant else "")
+        )
+
+    def _find(self, name: str) -> Path:
+        if not name or "\0" in name:
+            raise ValueError("expected the path of a file")
+        path = home_of(self.env) / name[2:] if name.startswith("~/") else Path(name)
+        if path.is_absolute():
+            return path
+        candidates = [folder / path for folder in self.folders]
+        for candidate in candidates:
+            if os.path.lexists(candidate):
+                return candidate
+        raise ValueError(
+            f"no file {name} in {' or in '.join(str(folder) for folder in self.folders)}; create it or correct the name"
+        )
+
+
+def sources_for(config: Path | None, env: Mapping[str, str]) -> SecretSources:
+    """The sources that belong to the configuration file `config` (None: the present folder)."""
+    home = config.absolute().parent if config else Path.cwd()
+    credentials = env.get("CREDENTIALS_DIRECTORY")
+    return SecretSources(env, (Path(credentials), home) if credentials else (home,))
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open for reading; a FIFO that nobody writes to must not hold up the start."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _read(path: Path) -> str:
+    """The text of a secret file without its final newline."""
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError(f"{path} is not a regular file")
+            content = file.read(SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    if len(content) > SECRET_BYTES_MAX:
+        raise ValueError(f"{path} holds more than {SECRET_BYTES_MAX // 1024} KiB; that is no secret of ours")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text in UTF-8") from None
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,244 @@
+"""The sections of the configuration file: one field per setting, with its unit, bounds and default.
+
+A setting's key in the file is its alias where it has one (`timeout`), its attribute carries the unit
+(`timeout_s`). Tables that become domain values (`ConnectionTable`, `EndpointTable`, `CadenceTable`)
+never leave this room; the others are handed out as they are, frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from bridge.config import values
+from bridge.config.mistakes import one_of
+from bridge.config.values import ListenAddress, between
+from bridge.domain.connection import CadenceSettings, Connection
+from bridge.domain.custom_headers import check_headers
+from bridge.domain.event import EventType
+from bridge.domain.instant import format_duration
+from bridge.domain.retry import RetrySchedule
+from bridge.domain.run import CadenceOverrides
+from bridge.domain.secret import Secret
+
+# Where each provider's own documentation says that its API lives.
+BASE_URLS = {
+    "dibby": "https://dibby.ai/api",
+    "retab": "https://api.retab.com",
+    "dify": "https://api.dify.ai/v1",
+    "instabase": "https://aihub.instabase.com/api",
+}
+# Settings that only one provider understands.
+PROVIDER_OPTIONS = {"ib_context": "instabase", "auth_scheme": "retab", "workflow_key": "dibby"}
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("auto", "json", "console")
+
+
+def _choice(*known: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: one_of(value.lower() if isinstance(value, str) else value, known))
+
+
+def _event_type(value: object) -> EventType:
+    return EventType(one_of(value, [member.value for member in EventType]))
+
+
+Duration = Annotated[float, BeforeValidator(values.read_duration)]
+Interval = Annotated[Duration, AfterValidator(between("10ms", "3650d"))]
+HeaderSecret = Annotated[Secret, AfterValidator(values.check_header_safe)]
+Printable = AfterValidator(values.check_printable)
+Lax = Field(strict=False)  # a list from the file becomes a tuple
+
+
+class Table(BaseModel):
+    """One table of the file. `secrets` names the keys that may also be given as X_env or X_file."""
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+    secrets: ClassVar[tuple[str, ...]] = ()
+    rivals: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def attributes(cls) -> dict[str, str]:
+        """Key in the file → attribute, in the order of the fields."""
+        return {field.alias or name: name for name, field in cls.model_fields.items()}
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """Every key that may stand in this table."""
+        return [*cls.attributes(), *(f"{name}_{how}" for name in cls.secrets for how in ("env", "file"))]
+
+
+class ServerSettings(Table):
+    """[server]: the HTTP door. `body_bytes_max` bounds a request's body (bytes)."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("api_token",)
+
+    listen: Annotated[ListenAddress, BeforeValidator(values.read_listen)] = ListenAddress("127.0.0.1", 8484)
+    api_token: HeaderSecret
+    allowed_hosts: Annotated[tuple[Annotated[str, BeforeValidator(values.read_host_name)], ...], Lax] = ()
+    body_bytes_max: int = Field(4 * 1024 * 1024, ge=1024, le=1024**3)
+
+
+class DatabaseSettings(Table):
+    """[database]: where everything is kept. The URL may hold a password; `shown` does not."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("url",)
+
+    url: Annotated[str, BeforeValidator(values.check_database_url)] = Field(repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        return values.mask_database_url(self.url)
+
+
+class CadenceTable(Table):
+    """[cadence], and the same keys in a connection; None means not set here. Seconds.
+
+    Validated with `context={"cadence": CadenceSettings}`, the settings that these keys override.
+    """
+
+    rivals: ClassVar[frozenset[str]] = frozenset({"price", "target_delay"})
+
+    price_s: Annotated[Duration, AfterValidator(between("1ms", "1d"))] | None = Field(None, alias="price")
+    target_delay: Annotated[str, BeforeValidator(values.read_target_delay)] | None = None
+    min_interval_s: Interval | None = Field(None, alias="min_interval")
+    max_interval_s: Interval | None = Field(None, alias="max_interval", validate_default=True)
+    deadline_s: Annotated[Duration, AfterValidator(between("1ms", "3650d"))] | None = Field(None, alias="deadline")
+
+    @field_validator("target_delay")
+    @classmethod
+    def _not_both(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("price_s") is not None:
+            raise ValueError("give either price or target_delay in one table, not both")
+        return value
+
+    @field_validator("max_interval_s")
+    @classmethod
+    def _in_order(cls, value: float | None, info: ValidationInfo) -> float | None:
+        base: CadenceSettings = info.context["cadence"] if info.context else CadenceSettings()
+        own_s = info.data.get("min_interval_s")
+        least_s = base.min_interval_s if own_s is None else own_s
+        most_s = base.max_interval_s if value is None else value
+        if least_s > most_s:
+            shown = f"min_interval {format_duration(least_s)}, max_interval {format_duration(most_s)}"
+            raise ValueError(f"must not be shorter than min_interval (in effect: {shown})")
+        return value
+
+    def over(self, base: CadenceSettings) -> CadenceSettings:
+        """`base` with what this table sets."""
+        own = CadenceOverrides(self.price_s, self.target_delay, self.min_interval_s, self.max_interval_s)
+        settings = base.overridden_by(own)
+        return settings if self.deadline_s is None else replace(settings, deadline_s=self.deadline_s)
+
+
+class ConnectionTable(CadenceTable):
+    """[connections.NAME]: an account at a provider. Without limits they are learned from its answers."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("api_key",)
+
+    provider: Annotated[str, _choice(*BASE_URLS)]
+    base_url: Annotated[str, AfterValidator(values.check_base_url)] | None = None
+    api_key: HeaderSecret
+    ib_context: Annotated[str, Field(max_length=255), AfterValidator(values.check_header_text)] | None = None
+    auth_scheme: Annotated[str, _choice("bearer", "api-key")] | None = None
+    workflow_key: Annotated[str, Field(min_length=1, max_length=255), Printable] | None = None
+    requests_per_second: float | None = Field(None, gt=0)
+    max_in_flight: int | None = Field(None, ge=1)
+    fetch_output: bool = True
+    timeout_s: Annotated[Duration, AfterValidator(between("100ms", "10m"))] = Field(30.0, alias="timeout")
+
+    @field_validator(*PROVIDER_OPTIONS)
+    @classmethod
+    def _belongs(cls, value: str | None, info: ValidationInfo) -> str | None:
+        owner = PROVIDER_OPTIONS[str(info.field_name)]
+        provider = info.data.get("provider", owner)
+        if value is not None and provider != owner:
+            raise ValueError(f"only {owner} connections have this setting; leave it out here")
+        return value
+
+    def connection(self, name: str, cadence: CadenceSettings) -> Connection:
+        """The domain's connection; `cadence` is the global one, which this table's keys override."""
+        options = {key: value for key in PROVIDER_OPTIONS if (value := getattr(self, key)) is not None}
+        return Connection(
+            name=name,
+            provider=self.provider,
+            base_url=self.base_url or BASE_URLS[self.provider],
+            api_key=self.api_key,
+            requests_per_second=self.requests_per_second,
+            max_in_flight=self.max_in_flight,
+            fetch_output=self.fetch_output,
+            timeout_s=self.timeout_s,
+            cadence=self.over(cadence),
+            options=options,
+        )
+
+
+class EndpointTable(Table):
+    """[endpoints.NAME]: a subscriber. Without `events` it gets every type except `run.progressed`."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("secret",)
+
+    url: Annotated[str, AfterValidator(values.check_url)]
+    events: Annotated[tuple[Annotated[EventType, BeforeValidator(_event_type)], ...], Lax] | None = None
+    filter: Annotated[str, AfterValidator(values.check_filter)] | None = None
+    secret: Annotated[Secret, AfterValidator(values.check_signing_secret)]
+    description: Annotated[str, Field(max_length=1024), Printable] | None = None
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    ordered: bool = False
+    payload: Annotated[str, _choice("full", "thin")] = "full"
+
+    @field_validator("events")
+    @classmethod
+    def _some(cls, value: tuple[EventType, ...] | None) -> tuple[EventType, ...] | None:
+        if value == ():
+            raise ValueError("an empty list would never hear anything; leave the key out to get every type")
+        return value and tuple(dict.fromkeys(value))
+
+    @field_validator("headers")
+    @classmethod
+    def _settable(cls, value: dict[str, str]) -> dict[str, str]:
+        if problems := check_headers(value):
+            raise ValueError("; ".join(f"{problem.field!r} {problem.message}" for problem in problems))
+        return value
+
+
+class DeliverySettings(Table):
+    """[delivery]: how webhooks are posted. `allow` lists private networks for endpoints made over the API."""
+
+    allow: Annotated[tuple[Annotated[str, AfterValidator(values.check_allow)], ...], Lax] = ()
+    timeout_s: Annotated[Duration, AfterValidator(between("1s", "60s"))] = Field(15.0, alias="timeout")
+    retry_schedule: Annotated[tuple[Duration, ...], Field(strict=False, max_length=100)] = RetrySchedule().delays_s
+    allow_http: bool = False
+    max_in_flight: int = Field(64, ge=1)
+    max_in_flight_per_endpoint: int = Field(8, ge=1)
+
+    @property
+    def schedule(self) -> RetrySchedule:
+        """The retry schedule; each delay is spread by ±20 %."""
+        return RetrySchedule(self.retry_schedule)
+
+
+class LogSettings(Table):
+    """[log]: `auto` writes for people on a terminal and JSON elsewhere."""
+
+    level: Annotated[str, _choice(*LOG_LEVELS)] = "info"
+    format: Annotated[str, _choice(*LOG_FORMATS)] = "auto"
+
+
+SECTIONS: dict[str, type[Table]] = {
+    "server": ServerSettings,
+    "database": DatabaseSettings,
+    "delivery": DeliverySettings,
+    "cadence": CadenceTable,
+    "log": LogSettings,
+}
+NAMED_SECTIONS: dict[str, type[Table]] = {"connections": ConnectionTable, "endpoints": EndpointTable}

@@ -1,0 +1,95 @@
+"""Every setting in effect with where it came from, for `config show --origin`; secrets as ****."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bridge.config.layers import place
+from bridge.config.load import Config, FileEndpoint
+from bridge.config.sections import CadenceTable, ConnectionTable, EndpointTable, Table
+from bridge.config.values import mask_query
+from bridge.domain.connection import CadenceSettings, Connection
+from bridge.domain.instant import format_duration
+
+UNSET = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting: dotted key, value as text, and `default`, `file:PATH`, `env:NAME` or `flag`."""
+
+    key: str
+    value: str
+    origin: str
+
+
+def show_config(config: Config) -> list[Row]:
+    """Every setting in effect, in the order of the example file."""
+    rows = [
+        *_section(config, "server", config.server),
+        Row("database.url", config.database.shown, config.origins["database.url"]),
+    ]
+    for connection in config.connections.values():
+        rows += _connection(config, connection)
+    for endpoint in config.endpoints.values():
+        rows += _endpoint(config, endpoint)
+    rows += _section(config, "delivery", config.delivery)
+    rows += (Row(f"cadence.{key}", text, _origin(config, f"cadence.{key}")) for key, text in _cadence(config.cadence))
+    return [*rows, *_section(config, "log", config.log)]
+
+
+def _section(config: Config, section: str, table: Table) -> Iterator[Row]:
+    for key, attribute in table.attributes().items():
+        name = place((section,), key)
+        yield Row(name, _text(attribute, getattr(table, attribute)), _origin(config, name))
+
+
+def _connection(config: Config, connection: Connection) -> Iterator[Row]:
+    cadence = dict(_cadence(connection.cadence))
+    for key, attribute in ConnectionTable.attributes().items():
+        name = place(("connections", connection.name), key)
+        if key in CadenceTable.attributes():
+            if key in cadence:
+                yield Row(name, cadence[key], config.origins.get(name) or _origin(config, f"cadence.{key}"))
+        elif hasattr(connection, attribute):
+            yield Row(name, _text(attribute, getattr(connection, attribute)), _origin(config, name))
+        elif key in connection.options:
+            yield Row(name, connection.options[key], _origin(config, name))
+
+
+def _endpoint(config: Config, endpoint: FileEndpoint) -> Iterator[Row]:
+    for key, attribute in EndpointTable.attributes().items():
+        name = place(("endpoints", endpoint.id), key)
+        yield Row(name, _text(attribute, getattr(endpoint, attribute)), _origin(config, name))
+
+
+def _cadence(settings: CadenceSettings) -> Iterator[tuple[str, str]]:
+    """Key and value; of price and target delay only the one in effect."""
+    for key, attribute in CadenceTable.attributes().items():
+        if key != ("target_delay" if settings.target_delay is None else "price"):
+            yield key, _text(attribute, getattr(settings, attribute))
+
+
+def _origin(config: Config, name: str) -> str:
+    return config.origins.get(name, "default")
+
+
+def _text(attribute: str, value: object) -> str:
+    """One value as the operator reads it; the attribute's ending tells the unit."""
+    match value:
+        case None:
+            return UNSET
+        case bool():
+            return str(value).lower()
+        case float() | int() if attribute.endswith("_s"):
+            return format_duration(value)
+        case tuple():
+            shown = (format_duration(each) if isinstance(each, float | int) else str(each) for each in value)
+            return f"[{', '.join(shown)}]"
+        case dict():
+            return f"{{{', '.join(f'{name} = ****' for name in value)}}}"
+        case str() if attribute in ("url", "base_url"):
+            return mask_query(value)
+        case _:
+            return str(value)

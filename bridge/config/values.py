@@ -1,0 +1,213 @@
+"""Checks of single values: text from the file to a plain value, or a ValueError with the remedy."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bridge.domain import signature
+from bridge.domain.address import AllowRule
+from bridge.domain.errors import InvalidInput
+from bridge.domain.filter import compile_filter
+from bridge.domain.instant import format_duration, parse_duration
+from bridge.domain.secret import Secret
+from bridge.domain.target import parse_target
+
+DURATION_MAX_S = 3650 * 86400.0  # ten years: beyond it the calendar ends before the deadline
+UNIX_PATH_BYTES_MAX = 107  # sun_path in sockaddr_un holds 108 with the final zero
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
+_HEADER_SAFE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
+_LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})", re.ASCII)
+_AUTHORITY = re.compile(r"(?:\[[^\]]*\]|[^:/?\[\]]*)(?::\d{1,5})?(?:[/?].*)?", re.ASCII)
+_IN_QUOTES = 'expected a duration such as "250ms", "2s", "5m", "2h" or "30d", in quotes and with its unit'
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where the API listens: `host` and `port`, or the `path` of a Unix socket. Port 0 takes a free one."""
+
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
+
+
+def read_duration(value: object) -> float:
+    """Seconds in a text such as `250ms`."""
+    if not isinstance(value, str):
+        raise ValueError(_IN_QUOTES)  # noqa: TRY004 - pydantic collects ValueErrors
+    seconds = parse_duration(value)
+    if seconds > DURATION_MAX_S:
+        raise ValueError(f"must be at most {format_duration(DURATION_MAX_S)}")
+    return seconds
+
+
+def between(least: str, most: str) -> Callable[[float], float]:
+    """A check that seconds lie within two durations, both included."""
+    low_s, high_s = parse_duration(least), parse_duration(most)
+
+    def check(seconds: float) -> float:
+        if not low_s <= seconds <= high_s:
+            raise ValueError(f"must lie between {least} and {most}")
+        return seconds
+
+    return check
+
+
+def read_target_delay(value: object) -> str:
+    """`2s` or `5%`, as given, once it is known to be one of the two."""
+    text = value.strip() if isinstance(value, str) else ""
+    percent = _PERCENT.fullmatch(text)
+    if percent and 0 < float(percent[1]) <= 100:
+        return text
+    try:
+        if 0 < parse_duration(text) <= DURATION_MAX_S:
+            return text
+    except ValueError:
+        pass
+    raise ValueError('expected a duration such as "2s" or a share of the run\'s duration such as "5%"')
+
+
+def read_listen(value: object) -> ListenAddress:
+    """`host:port`, `[v6]:port` or `unix:/path`."""
+    if isinstance(value, ListenAddress):
+        return value
+    text = value if isinstance(value, str) else ""
+    if text.startswith("unix:"):
+        return _read_socket_path(text.removeprefix("unix:"))
+    found = _LISTEN.fullmatch(text)
+    if not found or int(found["port"]) > 65535 or not (found["v6"] or found["host"]):
+        raise ValueError('expected "host:port", "[::1]:port" or "unix:/path", for example "127.0.0.1:8484"')
+    host = found["v6"] or found["host"]
+    if found["v6"] is not None:
+        _ip(host, "between [ and ] stands an IPv6 address", version=6)
+    elif not _HOST.fullmatch(host):
+        raise ValueError('the host is no name or address; to listen on every address write "0.0.0.0:8484"')
+    return ListenAddress(host=host, port=int(found["port"]))
+
+
+def _read_socket_path(path: str) -> ListenAddress:
+    if not path.startswith("/") or "\0" in path:
+        raise ValueError('the path of a Unix socket is absolute, for example "unix:/run/runbridge/api.sock"')
+    if len(path.encode()) > UNIX_PATH_BYTES_MAX:
+        raise ValueError(f"the path of a Unix socket holds at most {UNIX_PATH_BYTES_MAX} bytes; choose a shorter one")
+    return ListenAddress(path=path)
+
+
+def read_host_name(value: object) -> str:
+    """A name or address as it stands in a `Host` header, without port, lower case."""
+    text = value if isinstance(value, str) else ""
+    if text.startswith("[") and text.endswith("]"):
+        return f"[{_ip(text[1:-1], 'expected a host name without port', version=6)}]"
+    if not _HOST.fullmatch(text):
+        raise ValueError('expected a host name without scheme and port, for example "bridge.example.org"')
+    return text.lower()
+
+
+def _ip(text: str, complaint: str, *, version: int) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(complaint) from None
+    if address.version != version or "%" in text:
+        raise ValueError(complaint)
+    return str(address)
+
+
+def check_url(text: str) -> str:
+    """An http or https URL in one plain spelling, without credentials and fragment."""
+    try:
+        parse_target(text)
+    except InvalidInput as invalid:
+        raise ValueError(invalid.problems[0].message) from None
+    return text
+
+
+def check_base_url(text: str) -> str:
+    """A provider's address without query; a final slash is dropped."""
+    check_url(text)
+    if "?" in text:
+        raise ValueError("no query (?…) in a base URL")
+    return text.rstrip("/")
+
+
+def check_allow(text: str) -> str:
+    """One line of `[delivery] allow`: a network or address, with or without a port."""
+    AllowRule.parse(text)
+    return text
+
+
+def check_filter(text: str) -> str:
+    """A JMESPath expression over the event's body."""
+    compile_filter(text)
+    return text
+
+
+def check_printable(text: str) -> str:
+    """Text on one line."""
+    if not text.isprintable():
+        raise ValueError("holds control characters; leave them out")
+    return text
+
+
+def check_header_text(text: str) -> str:
+    """Text that can stand in an HTTP header."""
+    if not _HEADER_SAFE.fullmatch(text):
+        raise ValueError("holds a line break, outer spaces or characters other than printable ASCII; copy it again")
+    return text
+
+
+def check_header_safe(secret: Secret) -> Secret:
+    """A key or token that can stand in an HTTP header."""
+    check_header_text(secret.reveal())
+    return secret
+
+
+def check_signing_secret(secret: Secret) -> Secret:
+    """A `whsec_…` secret that every receiver library reads alike."""
+    signature.secret_key(secret.reveal())
+    return secret
+
+
+def check_database_url(value: object) -> str:
+    """`sqlite:///PATH` or `postgresql://…`."""
+    text = value.reveal() if isinstance(value, Secret) else value
+    if not isinstance(text, str) or _UNPRINTABLE.search(text.replace(" ", "")):
+        raise ValueError('expected "sqlite:///PATH" or "postgresql://…"')
+    scheme, separator, rest = text.partition("://")
+    match scheme if separator else "":
+        case "sqlite" if rest.startswith("/") and rest.strip("/") not in ("", ":memory:"):
+            return text
+        case "sqlite":
+            raise ValueError(
+                'name a file: "sqlite:////absolute/path.db" or "sqlite:///relative.db" (count the slashes)'
+            )
+        case "postgresql" if rest and _AUTHORITY.fullmatch(rest.rpartition("@")[2]):
+            return text
+        case "postgresql":
+            raise ValueError('expected "postgresql://user:password@host:5432/database"')
+        case "postgres":
+            raise ValueError("spell it postgresql://…")
+        case "":
+            raise ValueError('expected "sqlite:///PATH" or "postgresql://…"')
+        case _:
+            raise ValueError("only sqlite:///PATH and postgresql://… are known; leave out any +driver")
+
+
+def mask_database_url(text: str) -> str:
+    """The URL without its password."""
+    masked = re.sub(r"(://[^:@/?]*):.*@", r"\1:****@", text, flags=re.DOTALL)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1****", masked, flags=re.IGNORECASE)
+
+
+def mask_query(url: str) -> str:
+    """The URL without its query, which often holds a token."""
+    return url.partition("?")[0] + ("?****" if "?" in url else "")

@@ -1,0 +1,319 @@
+"""The composition root: build, supervise, drain, close. Read it as a list of what there is.
+
+The data's way through: register → next_poll_at → claim (`workers.poller`) → fetch and normalise (`providers`)
+→ detect (`domain.transition`) → record run, event and deliveries in one transaction (`store.transitions`)
+→ sign and post (`workers.deliverer`, `workers.sender`) → judge (`domain.delivery`) → record → retry or replay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from bridge import __version__, logs
+from bridge.api.server import build_app, start_server
+from bridge.config import Config, ConfigInvalid, changes_that_need_restart, load_config
+from bridge.domain.address import AddressPolicy, AllowRule, Trust
+from bridge.domain.address_tables import Address
+from bridge.domain.clock import Clock, SystemClock
+from bridge.domain.connection import ConnectionHealth
+from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.errors import BridgeError
+from bridge.domain.ids import new_id
+from bridge.office import Office
+from bridge.providers.http import new_session
+from bridge.store import connections, endpoints, nodes, sqlite_file
+from bridge.store.database import Database
+from bridge.store.transaction import Tx
+from bridge.workers import chores
+from bridge.workers.account import Account
+from bridge.workers.deliverer import Deliverer, DeliverySettings
+from bridge.workers.loop import Loop
+from bridge.workers.metrics import Metrics
+from bridge.workers.notify import Notifier, Watchdog
+from bridge.workers.poller import Poller
+from bridge.workers.sender import Sender
+
+log = structlog.get_logger()
+DRAIN_S = 20.0  # for POSTs under way at SIGTERM; the unit allows 40 s for the whole stop
+LEASE_EVERY_S = 5.0
+
+
+class Daemon:
+    """Everything that runs, in the order in which it is built; `stop` goes the other way."""
+
+    def __init__(self, config: Config, clock: Clock, *, read_config: Callable[[], Config]) -> None:
+        self.config = config
+        self._read_config = read_config
+        self.node = new_id("node")
+        self.clock = clock
+        self.metrics = Metrics()
+        self.notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
+        self.watchdog = Watchdog.from_environ(self.notifier, clock, os.environ)
+        self.database = Database(config.database.url, clock)
+        self.office = Office(self.database, clock)
+        self._stack = contextlib.AsyncExitStack()
+        self._loops: dict[str, asyncio.Task[None]] = {}
+        self.address = ""
+
+    async def start(self) -> None:
+        """Open the database, start the workers, then the door."""
+        await self.database.open()
+        self._stack.push_async_callback(self.database.close)
+        self._log_sqlite()
+        await self.database.write(self._join)
+        self._stack.push_async_callback(self._leave)
+        self.session = new_session()
+        self._stack.push_async_callback(self.session.close)
+        await self._start_deliverer()
+        await self._set_connections()
+        self.database.listeners.append(self.office.hear)
+        self._start_chores()
+        await self._open_door()
+        self._supervise("watchdog", self.watchdog.run)
+        self.notifier.ready()
+        self.notifier.status(f"watching; API on {self.address}")
+        log.info("daemon.started", version=__version__, listen=self.address, node=self.node)
+
+    def _join(self, tx: Tx) -> None:
+        nodes.join(tx, node=self.node, host=socket.gethostname(), pid=os.getpid(), version=__version__)
+        endpoints.sync_file_endpoints(tx, _file_endpoints(self.config))
+
+    async def _leave(self) -> None:
+        with contextlib.suppress(BridgeError):  # the lease runs out by itself
+            await self.database.write(lambda tx: nodes.leave(tx, self.node))
+
+    def _log_sqlite(self) -> None:
+        if self.database.is_sqlite:
+            faulty = sqlite_file.has_wal_reset_fault()
+            log.info("sqlite.opened", version=sqlite3.sqlite_version, has_wal_reset_fault=faulty)
+            if faulty:
+                log.warning(
+                    "sqlite.affected",
+                    version=sqlite3.sqlite_version,
+                    advice="this SQLite can damage a WAL database written by two connections at once; "
+                    "runbridge writes through one only, so let no other program write to the file",
+                )
+
+    async def _start_deliverer(self) -> None:
+        self.sender = Sender(_policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
+        self._stack.push_async_callback(self.sender.close)
+        self.deliverer = Deliverer(
+            database=self.database,
+            clock=self.clock,
+            node=self.node,
+            sender=self.sender,
+            metrics=self.metrics,
+            settings=_delivery_settings(self.config),
+            file_secrets={name: endpoint.secret for name, endpoint in self.config.endpoints.items()},
+        )
+        self.office.deliverer = self.deliverer
+        self._stack.push_async_callback(self.deliverer.drain, DRAIN_S)
+        loop = Loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, self.watchdog.beat)
+        self._supervise("deliverer", loop.run)
+
+    async def _set_connections(self) -> None:
+        """Have exactly one poller for each connection of the configuration, those unchanged left in peace."""
+        health = await self.database.read(connections.list_health)
+        for name, poller in list(self.office.pollers.items()):
+            if self.config.connections.get(name) != poller.account.connection:
+                await self._end_poller(name)
+        for name, connection in self.config.connections.items():
+            if name not in self.office.pollers:
+                present = health[name].health if name in health else ConnectionHealth.OK
+                account = Account(connection, self.session, health=present)
+                self._start_poller(name, account)
+
+    def _start_poller(self, name: str, account: Account) -> None:
+        poller = Poller(account, database=self.database, clock=self.clock, node=self.node, metrics=self.metrics)
+        self.office.pollers[name] = poller
+        loop = Loop(f"poller:{name}", poller.run_pass, poller.bell, self.watchdog.beat)
+        self._supervise(loop.name, loop.run)
+
+    async def _end_poller(self, name: str) -> None:
+        poller = self.office.pollers.pop(name)
+        await self._end_loop(f"poller:{name}")
+        await poller.drain()
+
+    def _start_chores(self) -> None:
+        scheduler = chores.schedule()
+        chores.every(scheduler, 5, lambda: chores.expire_overdue(self.database, self.office.settled_elsewhere), "deadlines")
+        chores.every(scheduler, 3600, lambda: chores.forget_old_answers(self.database), "idempotency keys")
+        if not self.database.is_sqlite:
+            chores.every(scheduler, LEASE_EVERY_S, self._keep_lease, "lease")
+        scheduler.start()
+        self._stack.callback(scheduler.shutdown, wait=False)
+
+    async def _keep_lease(self) -> None:
+        if not await chores.keep_lease(self.database, self.node):
+            log.error("node.lease_lost", node=self.node, advice="this node slept too long; it ends, systemd starts it again")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _open_door(self) -> None:
+        server = self.config.server
+        app = build_app(
+            database=self.database,
+            clock=self.clock,
+            bridge=self.office,
+            api_token=server.api_token,
+            allowed_hosts=frozenset(server.allowed_hosts),
+            body_bytes_max=server.body_bytes_max,
+            version=__version__,
+            registry=self.metrics.registry,
+        )
+        runner: web.AppRunner
+        try:
+            runner, self.address = await start_server(app, str(server.listen))
+        except OSError as error:
+            raise CannotListen(f"cannot listen on {server.listen}: {error.strerror or error}; is another daemon there?") from error
+        self._stack.push_async_callback(runner.cleanup)
+        self.office.policy = _policies(self.config, _own_addresses(runner))[Trust.API]
+        await self.sender.replace_policies(_policies(self.config, _own_addresses(runner)))
+        self._runner = runner
+
+    # -- supervision
+
+    def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        async def stand() -> None:
+            await run()
+
+        if name != "watchdog":
+            self.watchdog.register(name)
+        self._loops[name] = asyncio.create_task(stand(), name=name)
+
+    async def _end_loop(self, name: str) -> None:
+        task = self._loops.pop(name)
+        self.watchdog.unregister(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def reload(self) -> None:
+        """Read the configuration again and swap it whole, or keep the old one and say why."""
+        try:
+            new = await asyncio.to_thread(self._read_config)
+        except ConfigInvalid as invalid:
+            log.error("config.refused", problems=[f"{p.field}: {p.message}" for p in invalid.problems])
+            return
+        if kept := changes_that_need_restart(self.config, new):
+            log.warning("config.needs_restart", keys=kept)
+        self.notifier.reloading()
+        self.config = new
+        await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, _file_endpoints(new)))
+        self.deliverer.settings = _delivery_settings(new)
+        self.deliverer.file_secrets = {name: endpoint.secret for name, endpoint in new.endpoints.items()}
+        policies = _policies(new, _own_addresses(self._runner))
+        self.office.policy = policies[Trust.API]
+        await self.sender.replace_policies(policies, timeout_s=new.delivery.timeout_s)
+        await self._set_connections()
+        self.notifier.ready()
+        log.info("config.reloaded", connections=len(new.connections), endpoints=len(new.endpoints))
+
+    async def stop(self) -> None:
+        """Stop taking work, let POSTs under way end, put claims back, close."""
+        self.notifier.stopping()
+        log.info("daemon.stopping")
+        self.office.is_stopping = True
+        for name in [name for name in self._loops if name != "watchdog"]:
+            await self._end_loop(name)
+        for poller in self.office.pollers.values():
+            with contextlib.suppress(BridgeError):
+                await poller.drain()
+        await self._stack.aclose()
+        if "watchdog" in self._loops:
+            await self._end_loop("watchdog")
+        log.info("daemon.stopped")
+
+
+class CannotListen(BridgeError):
+    """The address of the API is not free or not ours."""
+
+
+def _delivery_settings(config: Config) -> DeliverySettings:
+    delivery = config.delivery
+    return DeliverySettings(delivery.schedule, delivery.max_in_flight, delivery.max_in_flight_per_endpoint)
+
+
+def _policies(config: Config, own: tuple[tuple[Address, int], ...]) -> dict[Trust, AddressPolicy]:
+    allow = tuple(AllowRule.parse(line) for line in config.delivery.allow)
+    return {trust: AddressPolicy(trust, allow, config.delivery.allow_http, own) for trust in Trust}
+
+
+def _own_addresses(runner: web.AppRunner) -> tuple[tuple[Address, int], ...]:
+    return tuple((ip_address(a[0]), a[1]) for a in runner.addresses if isinstance(a, tuple))
+
+
+def _file_endpoints(config: Config) -> list[Endpoint]:
+    return [
+        Endpoint(
+            id=e.id,
+            url=e.url,
+            source=EndpointSource.CONFIG,
+            events=e.events,
+            filter=e.filter,
+            description=e.description,
+            headers=e.headers,
+            ordered=e.ordered,
+            payload=e.payload,
+        )
+        for e in config.endpoints.values()
+    ]
+
+
+async def serve(config: Config, *, read_config: Callable[[], Config]) -> None:
+    """Run until SIGTERM or SIGINT; SIGHUP reloads."""
+    daemon = Daemon(config, SystemClock(), read_config=read_config)
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    reload_wanted = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, reload_wanted.set)
+    try:
+        await daemon.start()
+        reloader = asyncio.create_task(_reload_when(reload_wanted, daemon), name="reloader")
+        await stopped.wait()
+        reloader.cancel()
+    finally:
+        await daemon.stop()
+
+
+async def _reload_when(wanted: asyncio.Event, daemon: Daemon) -> None:
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        try:
+            await daemon.reload()
+        except BridgeError as error:
+            log.error("config.not_reloaded", reason=str(error))
+
+
+def main(config_path: Path | None, flags: Mapping[str, str]) -> int:
+    """`runbridge serve`: 0 after a clean stop, 1 with one sentence when it cannot start."""
+
+    def read_config() -> Config:
+        return load_config(config_path, env=os.environ, flags=flags)
+
+    try:
+        config = read_config()
+        logs.set_up(config.log.level, config.log.format)
+        for warning in config.warnings:
+            log.warning("config.warning", key=warning.field, advice=warning.message)
+        asyncio.run(serve(config, read_config=read_config))
+    except ConfigInvalid as invalid:
+        for problem in invalid.problems:
+            print(f"{problem.field}: {problem.message}", file=sys.stderr)
+        return 1
+    except BridgeError as error:
+        print(f"runbridge: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,67 @@
+"""A connection: named credentials and a base URL at a provider, with its limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bridge.domain.run import CadenceOverrides
+from bridge.domain.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class CadenceSettings:
+    """How eagerly to poll, all in seconds.
+
+    `price_s`: seconds of delay that one request is worth; `target_delay` ("2s" or "5%") instead of it.
+    `min_interval_s` lies between any two polls of one run, `max_interval_s` binds every status.
+    `deadline_s`: after this a run that never settles becomes `expired`; waiting time is not counted.
+    """
+
+    price_s: float = 0.5
+    target_delay: str | None = None
+    min_interval_s: float = 0.25
+    max_interval_s: float = 300.0
+    deadline_s: float = 30 * 86400.0
+
+    def overridden_by(self, own: CadenceOverrides) -> CadenceSettings:
+        """These settings with what `own` sets; setting one of price and target delay unsets the other."""
+        price, target = self.price_s, self.target_delay
+        if own.target_delay is not None:
+            target = own.target_delay
+        elif own.price_s is not None:
+            price, target = own.price_s, None
+        return CadenceSettings(
+            price_s=price,
+            target_delay=target,
+            min_interval_s=self.min_interval_s if own.min_interval_s is None else own.min_interval_s,
+            max_interval_s=self.max_interval_s if own.max_interval_s is None else own.max_interval_s,
+            deadline_s=self.deadline_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Everything needed to talk to one account at one provider.
+
+    `requests_per_second` and `max_in_flight`: None means learned from 429s and latency.
+    `options` are the provider's own settings (`ib_context`, `auth_scheme` …), already checked.
+    """
+
+    name: str
+    provider: str
+    base_url: str
+    api_key: Secret
+    requests_per_second: float | None = None
+    max_in_flight: int | None = None
+    fetch_output: bool = True
+    timeout_s: float = 30.0
+    cadence: CadenceSettings = field(default_factory=CadenceSettings)
+    options: dict[str, str] = field(default_factory=dict)
+
+
+class ConnectionHealth(StrEnum):
+    """Whether a provider account answers."""
+
+    OK = "ok"
+    FAILING = "failing"

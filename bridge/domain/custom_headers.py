@@ -1,0 +1,44 @@
+"""Custom headers of an endpoint: which ones an operator or a client may set, and which are ours.
+
+Both doors (the config file and the API) ask here, so that they never disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from bridge.domain.errors import Problem
+
+VALUE_CHARACTERS_MAX = 4096  # half of what common servers take for all headers together
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 §5.6.2
+_VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
+_HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+_OURS = {"host", "content-length", "content-type", "user-agent"}
+_RESERVED_PREFIXES = ("proxy-", "webhook-")
+
+
+def check_headers(headers: Mapping[str, str]) -> list[Problem]:
+    """What is wrong with `headers`, each named by its header; never shows a value."""
+    seen: set[str] = set()
+    problems: list[Problem] = []
+    for name, value in headers.items():
+        problems.extend(Problem(name, message) for message in _faults(name, value, seen))
+        seen.add(name.lower())
+    return problems
+
+
+def _faults(name: str, value: str, seen: set[str]) -> Iterator[str]:
+    lower = name.lower()
+    if not _TOKEN.fullmatch(name):
+        yield "not a header name; use letters, digits and dashes"
+    elif lower in _HOP_BY_HOP:
+        yield "belongs to the HTTP connection and cannot be set; leave it out"
+    elif lower in _OURS or lower.startswith(_RESERVED_PREFIXES):
+        yield "is set by the bridge and cannot be set by hand; leave it out"
+    elif lower in seen:
+        yield "given twice in different spelling; header names ignore case"
+    if not _VALUE.fullmatch(value):
+        yield "the value may hold printable ASCII only"
+    elif len(value) > VALUE_CHARACTERS_MAX:
+        yield f"the value may be at most {VALUE_CHARACTERS_MAX} characters long"

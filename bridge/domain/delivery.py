@@ -1,0 +1,106 @@
+"""A delivery: one event for one endpoint; an attempt: one HTTP POST of it.
+
+    pending ──► delivered                 (2xx)
+       │ ▲
+       │ └── retry, replay                a lease, not a status, marks what is in flight
+       └──► exhausted                     (retry schedule used up)
+       └──► discarded                     (its endpoint was removed)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from bridge.domain.retry import RetrySchedule, next_attempt_at
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    EXHAUSTED = "exhausted"
+    DISCARDED = "discarded"
+
+
+class Outcome(StrEnum):
+    """How one attempt ended; the reasons of failure are classes of their own."""
+
+    DELIVERED = "delivered"
+    REDIRECT = "redirect"
+    GONE = "gone"
+    THROTTLED = "throttled"
+    CLIENT_ERROR = "client_error"
+    SERVER_ERROR = "server_error"
+    TIMEOUT = "timeout"
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    BLOCKED_ADDRESS = "blocked_address"
+    PROTOCOL = "protocol"
+    OVERSIZE = "oversize"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one POST. Durations in milliseconds; `head` is the first 8 KiB of the answer's body.
+
+    `retry_after_s` is the receiver's wish; `detail` a sentence for the operator (never holds a secret).
+    `phases` holds dns, connect, tls, first_byte where they happened.
+    """
+
+    outcome: Outcome
+    duration_ms: int
+    status: int | None = None
+    detail: str | None = None
+    retry_after_s: float | None = None
+    head: bytes = b""
+    head_is_truncated: bool = False
+    peer: str | None = None
+    phases: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One recorded POST. `next_attempt_at` is None when there will be no automatic one."""
+
+    id: str
+    delivery_id: str
+    number: int
+    at: datetime
+    answer: Answer
+    is_manual: bool
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event for one endpoint. `attempts` counts the finished ones, `failures` those that used up a retry."""
+
+    id: str
+    event_id: str
+    event_type: str
+    endpoint_id: str
+    run_id: str | None
+    state: DeliveryState
+    attempts: int
+    failures: int
+    created_at: datetime
+    next_attempt_at: datetime | None
+    settled_at: datetime | None
+    last_outcome: Outcome | None
+    last_status: int | None
+    is_manual: bool = False
+
+
+def verdict(
+    failures: int, answer: Answer, *, now: datetime, schedule: RetrySchedule
+) -> tuple[DeliveryState, datetime | None]:
+    """What becomes of a delivery with `failures` failed attempts before this answer: its state, and when to try again."""
+    if answer.outcome is Outcome.DELIVERED:
+        return DeliveryState.DELIVERED, None
+    again_at = next_attempt_at(failures + 1, now=now, schedule=schedule, retry_after_s=answer.retry_after_s)
+    return (DeliveryState.EXHAUSTED, None) if again_at is None else (DeliveryState.PENDING, again_at)

@@ -1,0 +1,64 @@
+"""The one tree of errors.
+
+    BridgeError                     anything we raise on purpose; its text is the message a person reads
+    ├── InvalidInput                what was given is wrong: `problems` names every field at fault
+    ├── NotFound                    no such run, endpoint, event, delivery, connection
+    ├── Conflict                    it exists, but not in a state that allows this
+    ├── Unsupported                 the provider has no such operation
+    ├── ProviderRefused             the provider answered a trigger or cancel with a refusal
+    ├── ProviderFailed              the provider gave no answer to a trigger or cancel that could be used
+    ├── StoreUnavailable            the database cannot be written or read now (full, locked, gone)
+    └── DatabaseRefused             the database is not ours to open (corrupt, foreign, newer, in use)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class BridgeError(Exception):
+    """Something the bridge refuses or cannot do; the text says what and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One field at fault: `field` is a dotted path or JSON pointer part, `message` says what to do."""
+
+    field: str
+    message: str
+
+
+class InvalidInput(BridgeError):
+    """What was given is wrong; every field at fault is named."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{p.field}: {p.message}" for p in problems))
+
+
+class NotFound(BridgeError):
+    """There is no such thing."""
+
+
+class Conflict(BridgeError):
+    """It exists, but not in a state that allows this."""
+
+
+class Unsupported(BridgeError):
+    """The provider has no such operation."""
+
+
+class ProviderRefused(BridgeError):
+    """The provider answered with a refusal."""
+
+
+class ProviderFailed(BridgeError):
+    """The provider gave no answer that could be used; what it did is not known."""
+
+
+class StoreUnavailable(BridgeError):
+    """The database cannot be used at the moment; nothing was changed, try again."""
+
+
+class DatabaseRefused(BridgeError):
+    """The database is not one this daemon may open."""

@@ -1,0 +1,98 @@
+"""An event: the recorded fact, immutable, with its exact bytes.
+
+Serialised once; stored, signed and sent as these bytes on every attempt and replay.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from bridge.domain.instant import format_instant
+from bridge.domain.run import Json, Run, RunStatus
+
+BODY_BYTES_MAX = 256 * 1024  # the cap that large senders settle on; beyond it the output is left out
+
+
+class EventType(StrEnum):
+    """What can be told."""
+
+    RUN_STARTED = "run.started"
+    RUN_PROGRESSED = "run.progressed"
+    RUN_WAITING = "run.waiting"
+    RUN_RESUMED = "run.resumed"
+    RUN_OVERDUE = "run.overdue"
+    RUN_FINISHED = "run.finished"
+    CONNECTION_FAILING = "connection.failing"
+    CONNECTION_RECOVERED = "connection.recovered"
+    ENDPOINT_DISABLED = "endpoint.disabled"
+    BRIDGE_PING = "bridge.ping"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A recorded fact. `position` orders the pull feed; `sequence` counts the events of its run from 1."""
+
+    id: str
+    type: EventType
+    created_at: datetime
+    body: bytes
+    run_id: str | None = None
+    sequence: int | None = None
+    run_status: RunStatus | None = None
+    position: int | None = None
+
+
+def run_body(run: Run) -> dict[str, Json]:
+    """The run as events and the API show it: every field of `data.run`, unknown values null."""
+    return {
+        "id": run.id,
+        "connection": run.connection,
+        "provider": run.provider,
+        "provider_run_id": run.provider_run_id,
+        "workflow_id": run.workflow_id,
+        "status": run.status.value,
+        "provider_status": run.provider_status,
+        "settled": run.settled,
+        "progress": {"completed": run.progress.completed, "total": run.progress.total} if run.progress else None,
+        "output": run.output,
+        "output_truncated": run.output_truncated,
+        "error": {"message": run.error.message, "code": run.error.code, "step": run.error.step} if run.error else None,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "registered_at": format_instant(run.registered_at),
+        "observed_at": format_instant(run.observed_at) if run.observed_at else None,
+        "metadata": run.metadata,
+        "tags": list(run.tags),
+    }
+
+
+def encode(body: Json) -> bytes:
+    """The bytes of an event body or an answer: compact UTF-8 JSON."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def run_event(
+    event_id: str, event_type: EventType, run: Run, *, sequence: int, previous_status: RunStatus, now: datetime
+) -> Event:
+    """An event about `run` as it is now; over 256 KiB the output gives way to `output_truncated`."""
+
+    def body_of(shown: dict[str, Json]) -> bytes:
+        data: dict[str, Json] = {"sequence": sequence, "previous_status": previous_status.value, "run": shown}
+        return encode({"id": event_id, "type": event_type.value, "timestamp": format_instant(now), "data": data})
+
+    shown = run_body(run)
+    body = body_of(shown)
+    if len(body) > BODY_BYTES_MAX:
+        body = body_of({**shown, "output": None, "output_truncated": True})
+    return Event(event_id, event_type, now, body, run_id=run.id, sequence=sequence, run_status=run.status)
+
+
+def other_event(event_id: str, event_type: EventType, details: dict[str, Json], *, now: datetime) -> Event:
+    """An event that concerns no run; `details` holds `connection` or `endpoint` and the reason."""
+    data: dict[str, Json] = {"sequence": None, "previous_status": None, "run": None, **details}
+    body = encode({"id": event_id, "type": event_type.value, "timestamp": format_instant(now), "data": data})
+    return Event(event_id, event_type, now, body)

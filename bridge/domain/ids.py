@@ -1,0 +1,26 @@
+"""Identifiers: a prefix and 26 characters that sort by the time they were made.
+
+48 bits of Unix milliseconds, then 80 random bits, in Crockford's base 32, lower case (the layout
+of a ULID). Never a dot: `webhook-id` must not hold one. Within one process strictly increasing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_lock = threading.Lock()
+_last = 0
+
+
+def new_id(prefix: str) -> str:
+    """A fresh identifier such as `run_01k…`; prefixes in use: run, evt, ep, dlv, att, sec, node."""
+    global _last  # noqa: PLW0603 - the monotonic counter belongs to the process
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    with _lock:
+        if value <= _last:
+            value = _last + 1
+        _last = value
+    return f"{prefix}_" + "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))

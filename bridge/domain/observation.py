@@ -1,0 +1,69 @@
+"""What one poll saw: an observation, or one of the reasons why there was none.
+
+Judged once, near the wire; the rest of the code matches on these values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bridge.domain.run import Json, Progress, RunError, RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One run as the provider tells it, in our words.
+
+    `provider_status` is the provider's own word. Times are canonical text (see `instant`).
+    `output_is_elsewhere`: the output lies behind a second request, made once after success.
+    `has_times`: the provider's own started/finished fields can be used to learn durations.
+    """
+
+    status: RunStatus
+    provider_status: str
+    workflow_id: str | None = None
+    progress: Progress | None = None
+    output: Json = None
+    error: RunError | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    output_is_elsewhere: bool = False
+
+
+class FailureKind(StrEnum):
+    """Why a poll brought no observation. None of these is ever a state of the run."""
+
+    TIMEOUT = "timeout"
+    CONNECT = "connect"
+    TLS = "tls"
+    DNS = "dns"
+    TRANSPORT = "transport"
+    SERVER_ERROR = "server_error"
+    THROTTLED = "throttled"
+    UNAUTHORIZED = "unauthorized"
+    REJECTED = "rejected"
+    BAD_PAYLOAD = "bad_payload"
+    NOT_FOUND = "not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The provider answered with a run. `poll_after_s`: it asked not to be polled sooner than that."""
+
+    observation: Observation
+    poll_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PollFailed:
+    """The poll brought nothing. `retry_after_s` is the provider's wish, `status` its HTTP status if any."""
+
+    kind: FailureKind
+    message: str
+    status: int | None = None
+    retry_after_s: float | None = None
+
+
+PollResult = Observed | PollFailed

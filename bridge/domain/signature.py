@@ -1,0 +1,59 @@
+"""Standard Webhooks 1.0.0 signatures: what a receiver checks to know that a POST is ours."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+
+SECRET_BYTES_MIN, SECRET_BYTES_MAX = 24, 64
+_PREFIX = "whsec_"
+
+
+def new_secret() -> str:
+    """A fresh signing secret of 32 random bytes, as `whsec_…`."""
+    return _PREFIX + base64.b64encode(os.urandom(32)).decode()
+
+
+def secret_key(secret: str) -> bytes:
+    """The key bytes of a `whsec_…` secret.
+
+    ValueError unless it is standard base64 (with padding; `-` and `_` are refused because receivers
+    drop them silently) of 24 to 64 bytes.
+    """
+    if not secret.startswith(_PREFIX):
+        raise ValueError("a signing secret starts with whsec_, followed by standard base64")
+    try:
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("after whsec_ the signing secret must be standard base64 with padding (no - or _)") from None
+    if not SECRET_BYTES_MIN <= len(key) <= SECRET_BYTES_MAX:
+        raise ValueError(f"a signing secret holds 24 to 64 bytes, this one {len(key)}")
+    return key
+
+
+def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    """The `v1` entry: base64 HMAC-SHA256 of `id.timestamp.body`; `timestamp` in Unix seconds."""
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+def signature_headers(keys: list[bytes], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The three headers of one attempt, one signature per live key, separated by single spaces."""
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(sign(key, message_id, timestamp, body) for key in keys),
+    }
+
+
+def verify(keys: list[bytes], headers: dict[str, str], body: bytes, *, now: int, tolerance_s: int = 300) -> bool:
+    """Whether one of the signatures in `headers` (lower-case names) is ours and the timestamp is fresh."""
+    message_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+    if not (stamp.isascii() and stamp.isdigit()) or abs(now - int(stamp)) > tolerance_s:
+        return False
+    given = headers.get("webhook-signature", "").split(" ")
+    expected = [sign(key, message_id, int(stamp), body) for key in keys]
+    return any(hmac.compare_digest(e.encode(), g.encode()) for e in expected for g in given)

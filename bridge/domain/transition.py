@@ -1,0 +1,125 @@
+"""Transitions: what an observation changes about a run, and which events tell it.
+
+Numbered, because the order is the contract's:
+1. a settled run never changes again: a status going backwards is ignored and counted;
+2. resumed, started, waiting, progressed, finished: one observation may yield several, in this order;
+3. `run.started` is told the first time running is seen, even after waiting; `run.resumed` means that it
+   runs again after waiting; waiting → settled tells `run.finished` alone;
+4. `run.finished` is the last event of a run and there is exactly one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from bridge.domain.event import EventType
+from bridge.domain.observation import Observation
+from bridge.domain.run import Run, RunError, RunStatus
+
+NOT_FOUND_COUNT_MIN: Final = 5
+NOT_FOUND_SPAN_MIN_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to record: the run as it is now, and the events to tell, in order."""
+
+    run: Run
+    events: tuple[EventType, ...]
+    status_changed: bool
+
+
+_SHOWN = (
+    "status",
+    "provider_status",
+    "workflow_id",
+    "progress",
+    "output",
+    "error",
+    "created_at",
+    "started_at",
+    "finished_at",
+)
+
+
+def has_news(run: Run, seen: Observation) -> bool:
+    """Whether `seen` shows anything that the run does not say yet; most polls show nothing."""
+    return not run.settled and any(getattr(_merged(run, seen), name) != getattr(run, name) for name in _SHOWN)
+
+
+def observe(run: Run, seen: Observation, *, now: datetime, wants_progress: bool) -> Decision | None:
+    """What `seen` means for `run`; None when it brings no news or the run is settled already."""
+    if not has_news(run, seen):
+        return None
+    changed = seen.status is not run.status
+    after = replace(
+        _merged(run, seen),
+        observed_at=now,
+        status_since=now if changed else run.status_since,
+        has_started=run.has_started or seen.status is RunStatus.RUNNING,
+        deadline_at=_deadline_after_waiting(run, seen.status, now),
+    )
+    return Decision(after, _events(run, after, wants_progress=wants_progress), changed)
+
+
+def _merged(run: Run, seen: Observation) -> Run:
+    return replace(
+        run,
+        status=seen.status,
+        provider_status=seen.provider_status,
+        workflow_id=run.workflow_id or seen.workflow_id,
+        progress=seen.progress or run.progress,
+        output=seen.output,
+        error=seen.error,
+        created_at=seen.created_at or run.created_at,
+        started_at=seen.started_at or run.started_at,
+        finished_at=seen.finished_at,
+    )
+
+
+def _events(before: Run, after: Run, *, wants_progress: bool) -> tuple[EventType, ...]:
+    changed = after.status is not before.status
+    runs_now = after.status is RunStatus.RUNNING
+    told = (
+        (EventType.RUN_RESUMED, changed and runs_now and before.status is RunStatus.WAITING),
+        (EventType.RUN_STARTED, runs_now and not before.has_started),
+        (EventType.RUN_WAITING, changed and after.status is RunStatus.WAITING),
+        (EventType.RUN_PROGRESSED, wants_progress and after.progress != before.progress and not after.settled),
+        (EventType.RUN_FINISHED, after.settled),
+    )
+    return tuple(event_type for event_type, is_told in told if is_told)
+
+
+def settle(run: Run, status: RunStatus, error: RunError, *, now: datetime) -> Decision | None:
+    """The bridge's own verdict (`expired`, `lost`); None when the run is settled already."""
+    if run.settled:
+        return None
+    after = replace(run, status=status, error=error, observed_at=now, status_since=now)
+    return Decision(after, (EventType.RUN_FINISHED,), status_changed=True)
+
+
+def is_lost(run: Run, now: datetime) -> bool:
+    """404 at least five times over at least 60 s; never from a single one."""
+    return (
+        run.not_found_count >= NOT_FOUND_COUNT_MIN
+        and run.not_found_since is not None
+        and (now - run.not_found_since).total_seconds() >= NOT_FOUND_SPAN_MIN_S
+    )
+
+
+def is_expired(run: Run, now: datetime) -> bool:
+    """Whether the run's deadline has passed; while it waits for a person a movable deadline stands still."""
+    if run.deadline_at is None or run.settled:
+        return False
+    if run.status is RunStatus.WAITING and not run.deadline_is_fixed:
+        return False
+    return now >= run.deadline_at
+
+
+def _deadline_after_waiting(run: Run, status: RunStatus, now: datetime) -> datetime | None:
+    left_waiting = run.status is RunStatus.WAITING and status is not RunStatus.WAITING
+    if run.deadline_at is None or run.deadline_is_fixed or not left_waiting:
+        return run.deadline_at
+    return run.deadline_at + (now - run.status_since)

@@ -1,0 +1,46 @@
+"""Structured logs: to a person on a terminal, as JSON lines elsewhere; one writer, no standard logging on the hot path."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def set_up(level: str, output_format: str) -> None:
+    """Log from `level` up; `output_format` is auto, json or console."""
+    is_console = output_format == "console" or (output_format == "auto" and sys.stderr.isatty())
+    last: Processor = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if is_console else _json()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _without_control_characters,
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _json() -> Processor:
+    return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+
+
+def _without_control_characters(_logger: object, _name: str, event: EventDict) -> EventDict:
+    """Foreign text cannot forge a line or steer a terminal."""
+    return {key: _clean(value) if key != "exception" else value for key, value in event.items()}
+
+
+def _clean(value: Any) -> Any:  # noqa: ANN401 - any log value
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value

@@ -1,0 +1,157 @@
+"""The office: what the API may ask of the running daemon, answered from the workers (`api.ports.Bridge`).
+
+It also passes on what commits announce: bells for the workers, a word to those who wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+
+from bridge.api.ports import CheckResult, LivePoll
+from bridge.domain.address import AddressPolicy, Trust
+from bridge.domain.clock import Clock
+from bridge.domain.connection import Connection
+from bridge.domain.errors import NotFound, ProviderFailed
+from bridge.domain.run import Json, Run
+from bridge.domain.target import check_target
+from bridge.providers.http import ProviderFailure
+from bridge.store.database import Database
+from bridge.store.transaction import Announcements
+from bridge.workers.deliverer import Deliverer
+from bridge.workers.poller import Poller
+
+
+class Office:
+    """One per daemon."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.pollers: dict[str, Poller] = {}
+        self.deliverer: Deliverer | None = None
+        self.policy = AddressPolicy(Trust.API)
+        self.is_stopping = False
+        self._database = database
+        self._clock = clock
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._feed = asyncio.Event()
+
+    # -- what commits announce
+
+    def hear(self, announcements: Announcements) -> None:
+        """Ring the bells that a commit gives reason to."""
+        for name in announcements.runs_due:
+            if name in self.pollers:
+                self.pollers[name].expect_due()
+        if announcements.deliveries_due and self.deliverer is not None:
+            self.deliverer.bell.ring()
+        if announcements.events_recorded:
+            self._feed.set()
+            self._feed = asyncio.Event()
+        for run_id in announcements.settled_run_ids:
+            for future in self._waiting.pop(run_id, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    def settled_elsewhere(self, run: Run) -> None:
+        """A chore settled a run; its poller need not hold it any longer."""
+        if run.connection in self.pollers:
+            self.pollers[run.connection].forget(run.id)
+
+    # -- what the API asks
+
+    @property
+    def connections(self) -> Mapping[str, Connection]:
+        """The configured connections by name."""
+        return {name: poller.account.connection for name, poller in self.pollers.items()}
+
+    def check_run_id(self, connection: str, provider_run_id: str) -> str | None:
+        """A sentence if this can never be the id of a run there."""
+        return self._poller(connection).account.provider.check_run_id(provider_run_id)
+
+    def check_target(self, url: str) -> str:
+        """The URL as it will be dialled; InvalidInput when the address policy refuses it."""
+        return check_target(url, self.policy).url
+
+    def live(self, run_id: str) -> LivePoll | None:
+        """The polls of a run in hand."""
+        for poller in self.pollers.values():
+            watch = poller.live(run_id)
+            if watch is not None:
+                return LivePoll(watch.polls, watch.last_polled_at, watch.next_poll_at, watch.reason)
+        return None
+
+    async def poll_now(self, run_id: str) -> None:
+        """Look at a run at once."""
+        for poller in self.pollers.values():
+            poller.poll_now(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """A run is no longer watched."""
+        for poller in self.pollers.values():
+            poller.forget(run_id)
+
+    async def trigger(
+        self, connection: str, workflow_id: str, inputs: Json, extra: dict[str, Json]
+    ) -> tuple[str, str | None]:
+        """Start a run at the provider."""
+        try:
+            started = await self._poller(connection).account.trigger(workflow_id, inputs, extra)
+        except ProviderFailure as failure:
+            raise ProviderFailed(str(failure)) from failure
+        return started.provider_run_id, started.provider_ref
+
+    async def cancel(self, run: Run) -> None:
+        """Ask the provider to cancel."""
+        try:
+            await self._poller(run.connection).account.cancel(run)
+        except ProviderFailure as failure:
+            raise ProviderFailed(str(failure)) from failure
+
+    async def check_connection(self, name: str) -> CheckResult:
+        """One real authenticated call."""
+        ok, detail, duration_ms = await self._poller(name).account.check()
+        return CheckResult(ok, detail, duration_ms)
+
+    def connection_state(self, name: str) -> dict[str, Json]:
+        """Limits in force and what is going on at this moment."""
+        poller = self._poller(name)
+        gate, now = poller.account.gate, self._clock.monotonic()
+        return {
+            "requests_per_second": round(gate.rate, 3),
+            "limit_is_learned": not gate.rate_is_told,
+            "max_in_flight": gate.seats,
+            "in_flight": gate.in_flight,
+            "runs_in_hand": len(poller.hand),
+            "paused_for_s": round(max(0.0, gate.closed_until - now), 3),
+        }
+
+    async def wait_settled(self, run_id: str, timeout_s: float) -> None:
+        """Until the run is announced as settled, at most `timeout_s`."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(run_id, set()).add(future)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await future
+        finally:
+            waiting = self._waiting.get(run_id)
+            if waiting is not None:
+                waiting.discard(future)
+                if not waiting:
+                    del self._waiting[run_id]
+
+    async def feed_grown(self, timeout_s: float) -> None:
+        """Until events were recorded, at most `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._feed.wait()
+
+    def readiness(self) -> dict[str, bool]:
+        """Ready while it is not stopping and its workers stand."""
+        return {"running": not self.is_stopping, "deliverer": self.deliverer is not None}
+
+    def _poller(self, name: str) -> Poller:
+        if name not in self.pollers:
+            raise NotFound(f"no connection {name!r}; the configuration has {', '.join(self.pollers) or 'none'}")
+        return self.pollers[name]

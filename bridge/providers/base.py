@@ -1,0 +1,233 @@
+"""What every provider can do, and the small pure pieces that they share.
+
+A provider is one file with a pure `normalise` and one line in the registry. It never raises for what a
+provider does while a run is fetched: that is a `PollFailed`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeGuard
+from urllib.parse import quote
+
+from bridge.domain.connection import Connection
+from bridge.domain.errors import ProviderRefused, Unsupported
+from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed, PollResult
+from bridge.domain.run import Json, Progress, RunError, RunStatus
+from bridge.providers.http import ProviderFailure, ProviderHttp
+from bridge.providers.strict_json import BadPayload
+
+RUN_ID_CHARS_MAX: Final = 512
+WORD_CHARS_MAX: Final = 200
+ERROR_CHARS_MAX: Final = 4000
+_COUNT_MAX: Final = 2**53
+
+JsonObject = dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Triggered:
+    """A run that was started. `provider_ref` is what cancelling needs besides the run's id, if anything."""
+
+    provider_run_id: str
+    provider_ref: str | None = None
+
+
+class NoSuchRun(BadPayload):
+    """The answer has the form of a run and says that there is none."""
+
+
+class Provider(Protocol):
+    """One kind of API. `http` is made by `open_http` for the connection in question."""
+
+    name: str
+    default_base_url: str
+
+    def base_url(self, connection: Connection) -> str:
+        """The address that this provider's paths are appended to."""
+        ...
+
+    def headers(self, connection: Connection) -> dict[str, str]:
+        """The headers that authenticate `connection`."""
+        ...
+
+    def check_run_id(self, provider_run_id: str) -> str | None:
+        """A sentence if this can never be the id of a run here, else None."""
+        ...
+
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str) -> PollResult:
+        """One poll; whatever the provider does wrong comes back as `PollFailed`."""
+        ...
+
+    async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
+        """The output of a run whose observation said `output_is_elsewhere`; ProviderFailure if it cannot be had."""
+        ...
+
+    async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
+        """Start a run. ProviderRefused when the provider says no, ProviderFailure when it could not be asked."""
+        ...
+
+    async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
+        """Ask for the run to be cancelled; watching tells whether it was. Unsupported where there is no way.
+
+        ProviderRefused and ProviderFailure as with `trigger`.
+        """
+        ...
+
+    async def check(self, http: ProviderHttp) -> None:
+        """One real authenticated call; ProviderFailure unless the provider takes the key."""
+        ...
+
+
+class ProviderDefaults:
+    """What most providers do alike; a provider overrides what it does differently."""
+
+    name: str
+    default_base_url: str
+
+    def base_url(self, connection: Connection) -> str:
+        """The configured address as it is."""
+        return connection.base_url
+
+    def headers(self, connection: Connection) -> dict[str, str]:
+        """The key as a bearer token."""
+        return {"Authorization": f"Bearer {connection.api_key.reveal()}"}
+
+    def check_run_id(self, provider_run_id: str) -> str | None:
+        """Any text that can stand in a path."""
+        return check_id(provider_run_id)
+
+    async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
+        """Unsupported: the output comes with the run."""
+        raise Unsupported(f"{self.name} sends a run's output with the run itself")
+
+    async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
+        """Unsupported: the API has no such call."""
+        raise Unsupported(f"{self.name} has no call to cancel a run; cancel it there by hand")
+
+
+async def fetch_normalised(http: ProviderHttp, path: str, normalise: Callable[[JsonObject], Observation]) -> PollResult:
+    """GET `path` and read its body with `normalise`; every fault becomes a `PollFailed`."""
+    try:
+        answer = await http.request("GET", path)
+    except ProviderFailure as failure:
+        return failure.failed
+    try:
+        return Observed(normalise(json_object(answer.body)), answer.poll_after_s)
+    except NoSuchRun as error:
+        return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], answer.status)
+    except BadPayload as error:
+        return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {error}"[:400], answer.status)
+
+
+async def start_run(http: ProviderHttp, path: str, body: JsonObject) -> Triggered:
+    """POST `body` and take the run's id from the `id` of the answer; errors as with `Provider.trigger`."""
+    try:
+        answer = await http.request("POST", path, json_body=body)
+    except ProviderFailure as failure:
+        raise refused_or_failed(failure) from None
+    return Triggered(run_id_in(answer.body, "id", f"POST {path}"))
+
+
+def run_id_in(body: Json, key: str, what: str) -> str:
+    """The run id in the answer to a trigger; ProviderFailure if it holds none (a run may well have started)."""
+    run_id = text_of(body.get(key)) if isinstance(body, dict) else None
+    if run_id is None or check_id(run_id) is not None:
+        message = f"{what}: the answer holds no run id; whether a run was started is not known"
+        raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message[:400], 200))
+    return run_id
+
+
+def refused_or_failed(failure: ProviderFailure) -> ProviderRefused | ProviderFailure:
+    """What to raise for a failed trigger or cancel: any 4xx is a no, except being told to slow down."""
+    status = failure.failed.status or 0
+    if 400 <= status < 500 and failure.failed.kind is not FailureKind.THROTTLED:
+        return ProviderRefused(failure.failed.message)
+    return failure
+
+
+def segment(text: str) -> str:
+    """`text` as one path segment: slashes, question marks and the like lose their meaning."""
+    return quote(text, safe="", errors="replace")
+
+
+def check_id(provider_run_id: str) -> str | None:
+    """A sentence if no provider could have such an id, else None."""
+    if not 1 <= len(provider_run_id) <= RUN_ID_CHARS_MAX:
+        return f"a run id has 1 to {RUN_ID_CHARS_MAX} characters"
+    if not provider_run_id.isprintable():  # also refuses lone surrogates, which no URL can hold
+        return "a run id holds no control characters"
+    if provider_run_id in (".", ".."):
+        return "a run id is more than dots"
+    return None
+
+
+def status_of(word: Json, table: Mapping[str, RunStatus]) -> tuple[RunStatus, str]:
+    """The canonical status and the provider's own word; unknown words are `RunStatus.UNKNOWN`.
+
+    Compared without regard to case and surrounding blanks; BadPayload if there is no word at all.
+    """
+    if not isinstance(word, str) or not word.strip():
+        raise BadPayload("the answer has no status")
+    return table.get(word.strip().lower(), RunStatus.UNKNOWN), word[:WORD_CHARS_MAX]
+
+
+def json_object(value: Json) -> JsonObject:
+    """`value` if it is an object; BadPayload otherwise."""
+    if not isinstance(value, dict):
+        raise BadPayload("the answer is not a JSON object")
+    return value
+
+
+def object_or_empty(value: Json) -> JsonObject:
+    """`value` if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def object_or_none(value: Json) -> JsonObject | None:
+    """`value` if it is an object, else None."""
+    return value if isinstance(value, dict) else None
+
+
+def text_of(value: Json) -> str | None:
+    """`value` as an id or text: strings as they are, integers spelled out; None for everything else and blanks."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def first_told(*values: Json) -> Json:
+    """The first that is not null."""
+    return next((value for value in values if value is not None), None)
+
+
+def progress_of(completed: Json, total: Json) -> Progress | None:
+    """Progress from two counts; None unless both are sensible numbers and there is something to do."""
+    if _is_count(completed) and _is_count(total) and total:
+        return Progress(completed, total)
+    return None
+
+
+def error_of(value: Json) -> RunError | None:
+    """A provider's error as text or object; an object without a message is shown as its JSON."""
+    if isinstance(value, str):
+        return RunError(value[:ERROR_CHARS_MAX]) if value.strip() else None
+    if not isinstance(value, dict) or not value:
+        return None
+    message = text_of(value.get("message")) or json.dumps(value, ensure_ascii=False)
+    return RunError(message[:ERROR_CHARS_MAX], short_text(value.get("code")), short_text(value.get("step")))
+
+
+def short_text(value: Json) -> str | None:
+    """A name or code, cut to a length that fits a line."""
+    text = text_of(value)
+    return text and text[:WORD_CHARS_MAX]
+
+
+def _is_count(value: Json) -> TypeGuard[int | float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and 0 <= value <= _COUNT_MAX

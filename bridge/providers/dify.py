@@ -1,0 +1,145 @@
+"""Dify (cloud and self-hosted): one key per app, run ids are UUIDs.
+
+Servers differ by age: `outputs` is an object in newer ones and JSON text in older ones, times are Unix
+seconds or, in one generation, RFC 822 text, and a missing run is a 404 or a 200 full of nulls. A run is
+started by opening its event stream; there is no other way to learn its id before it ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Final
+
+from bridge.domain.errors import ProviderRefused, Unsupported
+from bridge.domain.instant import provider_instant
+from bridge.domain.observation import FailureKind, Observation, PollFailed, PollResult
+from bridge.domain.run import Json, RunStatus
+from bridge.providers.base import (
+    JsonObject,
+    NoSuchRun,
+    ProviderDefaults,
+    Triggered,
+    error_of,
+    fetch_normalised,
+    refused_or_failed,
+    run_id_in,
+    segment,
+    short_text,
+    status_of,
+    text_of,
+)
+from bridge.providers.http import ProviderFailure, ProviderHttp, error_text
+from bridge.providers.strict_json import BadPayload, parse_json, parse_json_text
+
+STATUSES: Final = {
+    "scheduled": RunStatus.QUEUED,
+    "running": RunStatus.RUNNING,
+    "paused": RunStatus.WAITING,
+    "succeeded": RunStatus.SUCCEEDED,
+    "partial-succeeded": RunStatus.PARTIAL,
+    "failed": RunStatus.FAILED,
+    "stopped": RunStatus.CANCELLED,
+}
+USER: Final = "runbridge"  # Dify wants a name for whoever starts a run, and the same one again to stop it
+_RUN_PATH: Final = "/workflows/run"
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_PLAN_QUOTA: Final = "rate_limit_error"  # a 429 that waiting does not cure, unlike too_many_requests
+
+
+def normalise(payload: JsonObject) -> Observation:
+    """A run as `GET /workflows/run/{id}` tells it; NoSuchRun if all is null, BadPayload if it has no status."""
+    if "id" in payload and payload["id"] is None:
+        raise NoSuchRun("the server answered 200 with nulls, which means that it has no such run")
+    status, word = status_of(payload.get("status"), STATUSES)
+    output = _unpacked(payload.get("outputs"))
+    return Observation(
+        status=status,
+        provider_status=word,
+        workflow_id=short_text(payload.get("workflow_id")),
+        output=None if output == {} and not status.is_settled else output,  # {} until there is something to tell
+        error=error_of(payload.get("error")),
+        created_at=provider_instant(payload.get("created_at")),
+        finished_at=provider_instant(payload.get("finished_at")),
+    )
+
+
+def _unpacked(value: Json) -> Json:
+    """The value behind JSON text; text that is no JSON stays what it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_json_text(value)
+    except BadPayload:
+        return value if value.strip() else None
+
+
+class Dify(ProviderDefaults):
+    """The provider `dify`."""
+
+    name = "dify"
+    default_base_url = "https://api.dify.ai/v1"
+
+    def check_run_id(self, provider_run_id: str) -> str | None:
+        """Only UUIDs: older servers answer 500 to anything else."""
+        is_uuid = _UUID.fullmatch(provider_run_id) is not None
+        return None if is_uuid else "a Dify run id is a UUID, the workflow_run_id and not the task_id"
+
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str) -> PollResult:
+        """One poll of `GET /workflows/run/{id}`."""
+        return await fetch_normalised(http, f"{_RUN_PATH}/{segment(provider_run_id)}", normalise)
+
+    async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
+        """Start the app's published workflow; which one that is, the key decides and not `workflow_id`.
+
+        Reads the event stream until the run has its id, then leaves it. `provider_ref` is the task id.
+        """
+        body: JsonObject = {**extra, "inputs": inputs or {}, "response_mode": "streaming", "user": USER}
+        try:
+            async with http.stream("POST", _RUN_PATH, json_body=body) as chunks:
+                return await _read_start(chunks)
+        except ProviderFailure as failure:
+            if failure.code == _PLAN_QUOTA:
+                raise ProviderRefused(failure.failed.message) from None
+            raise refused_or_failed(failure) from None
+
+    async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
+        """Stop by task id, which only a run that was triggered through us has."""
+        if provider_ref is None:
+            raise Unsupported("dify stops a run by its task id, known only for runs that runbridge has triggered")
+        path = f"/workflows/tasks/{segment(provider_ref)}/stop"
+        try:
+            await http.request("POST", path, json_body={"user": USER}, expects_json=False)
+        except ProviderFailure as failure:
+            raise refused_or_failed(failure) from None
+
+    async def check(self, http: ProviderHttp) -> None:
+        """One line of the app's log."""
+        await http.request("GET", "/workflows/logs", query=[("limit", "1")])
+
+
+async def _read_start(chunks: AsyncIterator[bytes]) -> Triggered:
+    async with aclosing(_events(chunks)) as events:
+        async for event in events:
+            match event.get("event"):
+                case "workflow_started":
+                    run_id = run_id_in(event, "workflow_run_id", f"POST {_RUN_PATH}")
+                    return Triggered(run_id, text_of(event.get("task_id")))
+                case "error":
+                    message, code = error_text(event)
+                    raise ProviderRefused(f"POST {_RUN_PATH}: {(message or code or 'an error without a text')[:200]}")
+    message = f"POST {_RUN_PATH}: the event stream ended before it told a run id"
+    raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message, 200))
+
+
+async def _events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[JsonObject]:
+    """The JSON objects in a stream's `data:` lines; pings and comments hold none."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                event = parse_json(line.removeprefix(b"data:"))
+                if isinstance(event, dict):
+                    yield event

@@ -1,0 +1,299 @@
+"""One request to a provider, bounded in time and size, its failure judged once and for all.
+
+Whatever goes wrong between us and the provider leaves here as a `ProviderFailure` that carries a domain
+`PollFailed`. Follows no redirect, keeps no cookie, heeds no proxy variable, shows no secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlencode
+
+import aiohttp
+from yarl import URL
+
+from bridge import __version__
+from bridge.domain.errors import BridgeError
+from bridge.domain.observation import FailureKind, PollFailed
+from bridge.domain.run import Json
+from bridge.providers.pause import asked_pause_s, quota_is_used_up
+from bridge.providers.strict_json import BadPayload, parse_json
+
+BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+_ERROR_BYTES_MAX: Final = 64 * 1024
+_ERROR_READ_S: Final = 2.0  # the status line has already told the outcome; its body is only a courtesy
+_CHUNK_BYTES: Final = 64 * 1024
+_MESSAGE_CHARS_MAX: Final = 400
+_PATH_CHARS_MAX: Final = 150
+_SAID_CHARS_MAX: Final = 200
+_SECRET_CHARS_MIN: Final = 6  # anything shorter would only make holes in ordinary words
+
+
+class ProviderFailure(BridgeError):
+    """The provider could not be asked or its answer cannot be used; `failed` says why.
+
+    `code` is the provider's own error code where its error body had one.
+    """
+
+    def __init__(self, failed: PollFailed, code: str | None = None) -> None:
+        self.failed = failed
+        self.code = code
+        super().__init__(failed.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 2xx answer with its JSON. Header names are lower case; `body_bytes` is the size unpacked.
+
+    `poll_after_s`: the provider asked not to be asked again sooner than that.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: Json
+    body_bytes: int = 0
+    poll_after_s: float | None = None
+
+
+def new_session() -> aiohttp.ClientSession:
+    """A session for all providers; to be made inside the running loop and closed by the caller.
+
+    Has no time or connection limits of its own: deadlines stand beside each request, seats are the poller's.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
+        headers={"User-Agent": f"runbridge/{__version__}", "Accept-Encoding": "identity"},
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+class ProviderHttp:
+    """Requests to one connection. `options` are the connection's own settings, for the provider's use."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        headers: dict[str, str],
+        timeout_s: float,
+        body_bytes_max: int = BODY_BYTES_MAX,
+        *,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.options: Mapping[str, str] = options or {}
+        self.body_bytes_max = body_bytes_max
+        self._session = session
+        self._base_url = base_url.rstrip("/")
+        self._headers = headers
+        self._timeout_s = timeout_s
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        json_body: Json = None,
+        timeout_s: float | None = None,
+        expects_json: bool = True,
+    ) -> Answer:
+        """The 2xx answer to one request; ProviderFailure for everything else.
+
+        `path` begins with a slash and is percent-encoded already. `timeout_s` covers the whole exchange,
+        from the name lookup to the last byte. Without `expects_json` the body is read but not looked at.
+        """
+        async with self._exchange(method, path, query, json_body, timeout_s) as response:
+            data = await _read_body(response, self.body_bytes_max)
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            body = parse_json(data) if expects_json else None
+            return Answer(response.status, headers, body, len(data), asked_pause_s(response.headers))
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, *, json_body: Json = None, timeout_s: float | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The chunks of a 2xx answer as they come, within the size cap; leaving the block closes the connection."""
+        async with (
+            self._exchange(method, path, (), json_body, timeout_s) as response,
+            aclosing(_chunks(response, self.body_bytes_max)) as chunks,
+        ):
+            yield chunks
+
+    @asynccontextmanager
+    async def _exchange(
+        self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, timeout_s: float | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        status: int | None = None
+        try:
+            async with asyncio.timeout(limit_s), self._open(method, path, query, json_body) as response:
+                status = response.status
+                if not 200 <= status < 300:
+                    raise await self._judge(method, path, response)
+                yield response
+        except BadPayload as error:
+            raise self._failure(FailureKind.BAD_PAYLOAD, method, path, str(error), status) from None
+        except TimeoutError:
+            said = f"no complete answer within {limit_s:g} s"
+            raise self._failure(FailureKind.TIMEOUT, method, path, said, status) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            kind, said = _transport_failure(error)
+            raise self._failure(kind, method, path, said, status) from None
+
+    def _open(
+        self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        # encoded=True: yarl must not undo the percent-encoding of a run id, nor fold its dots
+        address = URL(
+            str(URL(self._base_url)).rstrip("/") + path + ("?" + urlencode(query) if query else ""), encoded=True
+        )
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", **self._headers}
+        data = None
+        if json_body is not None:
+            headers["Content-Type"] = "application/json"
+            data = json.dumps(json_body, allow_nan=False).encode()
+        return self._session.request(method, address, headers=headers, data=data, allow_redirects=False)
+
+    async def _judge(self, method: str, path: str, response: aiohttp.ClientResponse) -> ProviderFailure:
+        kind = failure_kind(response.status, response.headers)
+        message, code = error_text(await _read_error(response))
+        said = f"HTTP {response.status}" + (f", {self._redacted(message)}" if message else "")
+        if 300 <= response.status < 400:
+            said += ", a redirect, which is not followed: check base_url"
+        pause_s = asked_pause_s(response.headers, with_quota=kind is FailureKind.THROTTLED)
+        return self._failure(kind, method, path, said, response.status, pause_s, code)
+
+    def _failure(
+        self,
+        kind: FailureKind,
+        method: str,
+        path: str,
+        said: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        code: str | None = None,
+    ) -> ProviderFailure:
+        message = f"{method} {path[:_PATH_CHARS_MAX]}: {said}"[:_MESSAGE_CHARS_MAX]
+        return ProviderFailure(PollFailed(kind, message, status, retry_after_s), code)
+
+    def _redacted(self, text: str) -> str:
+        # some servers repeat the key they were given in the error that refuses it
+        for value in self._headers.values():
+            secret = value.rpartition(" ")[2]
+            text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
+        return text[:_SAID_CHARS_MAX]
+
+
+def failure_kind(status: int, headers: Mapping[str, str]) -> FailureKind:
+    """What a status outside 2xx means for the poll; a 403 about a used-up quota is throttling."""
+    match status:
+        case 429:
+            return FailureKind.THROTTLED
+        case 403 if quota_is_used_up(headers):
+            return FailureKind.THROTTLED
+        case 401 | 403:
+            return FailureKind.UNAUTHORIZED
+        case 404 | 410:
+            return FailureKind.NOT_FOUND
+        case _ if status >= 500:
+            return FailureKind.SERVER_ERROR
+        case _:
+            return FailureKind.REJECTED
+
+
+def error_text(body: Json) -> tuple[str | None, str | None]:
+    """Message and code in an error body, in any of the spellings that the providers use; None where absent."""
+    if isinstance(body, str):
+        printable = "".join(char if char.isprintable() else " " for char in body)  # it will be shown on a terminal
+        return " ".join(printable.split()) or None, None
+    if isinstance(body, list) and body:
+        return error_text(body[0])
+    if not isinstance(body, dict):
+        return None, None
+    code = body.get("code")
+    own_code = code[:100] if isinstance(code, str) else None
+    for key in ("message", "detail", "error", "msg"):
+        message, inner_code = error_text(body.get(key))
+        if message:
+            return message, own_code or inner_code
+    return None, own_code
+
+
+def _transport_failure(error: Exception) -> tuple[FailureKind, str]:
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return FailureKind.DNS, f"the name {error.host} cannot be looked up"
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
+            return FailureKind.TLS, f"no TLS connection ({_reason(error)})"
+        case aiohttp.ClientConnectorError():
+            return (FailureKind.CONNECT, f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror})")
+        case aiohttp.ClientError() | OSError():
+            return FailureKind.TRANSPORT, f"the connection broke ({_reason(error)})"
+        case _:
+            said = "the request cannot be made: base_url, api_key or an option holds a character that HTTP forbids"
+            return FailureKind.REJECTED, said
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    words = getattr(reason, "verify_message", None) or getattr(reason, "reason", None)
+    return f"{type(error).__name__}: {words}" if isinstance(words, str) else type(error).__name__
+
+
+async def _read_error(response: aiohttp.ClientResponse) -> Json:
+    try:
+        async with asyncio.timeout(_ERROR_READ_S):
+            return parse_json(await _read_body(response, _ERROR_BYTES_MAX))
+    except (BadPayload, TimeoutError, aiohttp.ClientError, OSError):
+        return None
+
+
+async def _read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    return b"".join([chunk async for chunk in _chunks(response, bytes_max)])
+
+
+async def _chunks(response: aiohttp.ClientResponse, bytes_max: int) -> AsyncGenerator[bytes]:
+    too_large = BadPayload(f"the body is larger than {bytes_max} bytes")
+    if (response.content_length or 0) > bytes_max:
+        raise too_large
+    unpack = _Unpacker(response.headers.get("Content-Encoding", ""))
+    room = bytes_max
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        piece = unpack(chunk, room + 1)
+        room -= len(piece)
+        if room < 0:
+            raise too_large
+        yield piece
+    unpack.finish()
+
+
+class _Unpacker:
+    """Undoes gzip, for servers that pack although identity was asked for; never beyond the room given."""
+
+    def __init__(self, encoding: str) -> None:
+        name = encoding.strip().lower()
+        if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
+            raise BadPayload(f"the body is packed as {name[:40]}, though identity was asked for")
+        self._packed = None if name in ("", "identity") else zlib.decompressobj(wbits=47)  # gzip or zlib, told by head
+
+    def __call__(self, chunk: bytes, room: int) -> bytes:
+        if self._packed is None:  # what follows the end spoils the JSON, and is counted
+            return chunk
+        try:
+            return self._packed.decompress(chunk, room)
+        except zlib.error:
+            raise BadPayload("the body is not the gzip that its header promises") from None
+
+    def finish(self) -> None:
+        if self._packed is not None and not self._packed.eof:
+            raise BadPayload("the packed body breaks off")

@@ -1,0 +1,123 @@
+"""Instabase AI Hub: runs of apps and deployments; times in Unix nanoseconds, results on pages of their own.
+
+Nanoseconds exceed what a double holds, so they stay integers all the way. There is no cancel and no queue.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bridge.domain.connection import Connection
+from bridge.domain.errors import ProviderRefused
+from bridge.domain.instant import instant_from_ns
+from bridge.domain.observation import FailureKind, Observation, PollFailed, PollResult
+from bridge.domain.run import Json, RunError, RunStatus
+from bridge.providers.base import (
+    ERROR_CHARS_MAX,
+    JsonObject,
+    ProviderDefaults,
+    Triggered,
+    fetch_normalised,
+    first_told,
+    segment,
+    short_text,
+    start_run,
+    status_of,
+    text_of,
+)
+from bridge.providers.http import Answer, ProviderFailure, ProviderHttp
+
+STATUSES: Final = {
+    "running": RunStatus.RUNNING,
+    "paused": RunStatus.WAITING,
+    "stopped_at_checkpoint": RunStatus.WAITING,
+    "complete": RunStatus.SUCCEEDED,
+    "failed": RunStatus.FAILED,
+    "cancelled": RunStatus.CANCELLED,
+}
+_WITH_ERROR: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED})
+_PAGES_MAX: Final = 1000  # an app run takes at most 1,000 files
+_RUNS_PATH: Final = "/v2/apps/runs"
+
+
+def normalise(payload: JsonObject) -> Observation:
+    """A run as `GET /v2/apps/runs/{id}` tells it; BadPayload if it has no status.
+
+    `msg` is the error of a failed or cancelled run; elsewhere it is a remark. The workflow is the
+    deployment, else the app.
+    """
+    status, word = status_of(payload.get("status"), STATUSES)
+    remark = text_of(payload.get("msg"))
+    told = status in _WITH_ERROR and remark is not None
+    return Observation(
+        status=status,
+        provider_status=word,
+        workflow_id=short_text(first_told(payload.get("deployment_id"), payload.get("app_id"))),
+        error=RunError(str(remark)[:ERROR_CHARS_MAX]) if told else None,
+        started_at=_instant(payload.get("start_timestamp")),
+        finished_at=_instant(payload.get("finish_timestamp")),
+        output_is_elsewhere=status is RunStatus.SUCCEEDED,
+    )
+
+
+def _instant(value: Json) -> str | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    return instant_from_ns(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+class Instabase(ProviderDefaults):
+    """The provider `instabase`. Option `ib_context` names the organization."""
+
+    name = "instabase"
+    default_base_url = "https://aihub.instabase.com/api"
+
+    def headers(self, connection: Connection) -> dict[str, str]:
+        """The key and, where set, the organization; without it only the community account's runs are found."""
+        context = connection.options.get("ib_context")
+        return super().headers(connection) | ({"IB-Context": context} if context else {})
+
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str) -> PollResult:
+        """One poll of `GET /v2/apps/runs/{id}`."""
+        return await fetch_normalised(http, f"{_RUNS_PATH}/{segment(provider_run_id)}", normalise)
+
+    async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
+        """The run's results: the first page's object with the `files` of all pages in it."""
+        path = f"{_RUNS_PATH}/{segment(run_id)}/results"
+        first = await http.request("GET", path)
+        files, has_more, room = _page(first, path, http.body_bytes_max)
+        for _ in range(_PAGES_MAX):
+            if not has_more:
+                break
+            page = await http.request("GET", path, query=[("file_offset", str(len(files)))])
+            more, has_more, room = _page(page, path, room)
+            has_more = has_more and bool(more)  # a page without files would be asked for without end
+            files += more
+        whole = first.body if isinstance(first.body, dict) else {}
+        return {**whole, "files": files, "has_more": has_more}
+
+    async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
+        """Run the deployment `workflow_id`; `inputs` is the request's body (`batch_id` or `input_dir` …)."""
+        if not isinstance(inputs, dict):
+            raise ProviderRefused("instabase takes inputs as an object, for example with batch_id or input_dir")
+        path = f"/v2/apps/deployments/{segment(workflow_id)}/runs"
+        return await start_run(http, path, {**extra, **inputs})
+
+    async def check(self, http: ProviderHttp) -> None:
+        """The newest run, if there is one."""
+        await http.request("GET", _RUNS_PATH, query=[("limit", "1")])
+
+
+def _page(answer: Answer, path: str, room: int) -> tuple[list[Json], bool, int]:
+    """A page's files, whether there are more, and the bytes still allowed; ProviderFailure if it is no page."""
+    body, left = answer.body, room - answer.body_bytes
+    files = body.get("files") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or not isinstance(files, list | None):
+        raise _bad(path, "the answer is no page of results", answer.status)
+    if left < 0:
+        raise _bad(path, "the results are too large", answer.status)
+    return files or [], body.get("has_more") is True, left
+
+
+def _bad(path: str, said: str, status: int) -> ProviderFailure:
+    return ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {said}", status))

@@ -1,0 +1,75 @@
+"""A fake Dibby: trigger and read runs. Its error bodies are our guess; its documentation shows none."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from typing import ClassVar, Final
+
+from aiohttp import web
+
+from bridge.domain.run import Json, RunStatus
+from bridge.sandbox.dialect import Dialect, json_object, object_or_empty
+from bridge.sandbox.world import SandboxRun
+
+MESSAGES: Final = {401: "Invalid or missing token", 404: "Run not found", 429: "Too many requests"}
+
+
+class Dibby(Dialect):
+    """POST /runs and GET /runs/{id}; knows no list, no cancel, and no word for waiting."""
+
+    name = "dibby"
+    spoken: ClassVar = {
+        RunStatus.QUEUED: "PENDING",
+        RunStatus.RUNNING: "RUNNING",
+        RunStatus.WAITING: "RUNNING",  # its human validation step shows only as progress that stands still
+        RunStatus.SUCCEEDED: "FINISHED",
+        RunStatus.FAILED: "FAILED",
+    }
+    understood: ClassVar = {"RUNNING": RunStatus.RUNNING}
+
+    def routes(self) -> list[web.RouteDef]:
+        """Method, path and handler of everything it answers."""
+        return [web.post("/runs", self.trigger), web.get("/runs/{run_id}", self.show)]
+
+    def refuse(self, status: int, message: str | None = None) -> web.Response:
+        """An error in the shape we suppose."""
+        return web.json_response({"error": message or MESSAGES.get(status, "Request failed")}, status=status)
+
+    def new_run_id(self) -> str:
+        """`run_` and random letters."""
+        return f"run_{secrets.token_hex(8)}"
+
+    def new_workflow_id(self) -> str:
+        """A UUID, as at the end of its workflow pages' addresses."""
+        return str(uuid.uuid4())
+
+    async def trigger(self, request: web.Request) -> web.Response:
+        """Start a run. The key is taken in both spellings that its documentation uses."""
+        body = await json_object(request) or {}
+        workflow_id = body.get("workflowId") or body.get("worfklowId")
+        if not isinstance(workflow_id, str):
+            return self.refuse(400, "workflowId is required")
+        run = self.start_triggered(workflow_id, object_or_empty(body.get("inputs")))
+        return web.json_response(self.body(run), status=201)
+
+    async def show(self, request: web.Request) -> web.Response:
+        """One run."""
+        run = self.world.find(self.name, request.match_info["run_id"])
+        return self.refuse(404) if run is None else web.json_response(self.body(run))
+
+    def body(self, run: SandboxRun) -> dict[str, Json]:
+        """The run object; `error` is there only for a failed run, and `createdAt` is its only time."""
+        moment = self.world.moment(run)
+        body: dict[str, Json] = {
+            "id": run.id,
+            "versionName": "1.0",
+            "status": moment.word,
+            "createdAt": run.born_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "steps": run.life.parts,
+            "stepsCompleted": moment.completed,
+            "output": run.life.output if moment.status is RunStatus.SUCCEEDED else None,
+        }
+        if moment.status is RunStatus.FAILED and run.life.error:
+            body["error"] = {"message": run.life.error.message, "step": run.life.error.step}
+        return body

@@ -1,0 +1,135 @@
+"""Opening the database, and the two doors to it: `read(fn)` and `write(fn)`.
+
+On SQLite every write goes over the write desk and its single connection; readers are `query_only` and
+never checkpoint, because SQLite before 3.51.3 can damage a WAL database when two connections write and
+checkpoint at the same instant. On PostgreSQL each write is a transaction of its own, tried again when
+two nodes stood in each other's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from bridge.domain.clock import Clock
+from bridge.domain.errors import DatabaseRefused, StoreUnavailable
+from bridge.store import migrate, sqlite_file
+from bridge.store.desk import WriteDesk, explain
+from bridge.store.transaction import Announcements, Tx
+
+T = TypeVar("T")
+READERS = 4
+POSTGRESQL_CONNECTIONS = 10
+_IN_EACH_OTHERS_WAY = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_TRIES = 5
+
+
+class Database:
+    """An open database of the right version. Close it with `close()`."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self.url = make_url(url)
+        self.clock = clock
+        self.listeners: list[Callable[[Announcements], None]] = []
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._lock: sqlite_file.LockFile | None = None
+        self._desk: WriteDesk | None = None
+        self._writer: AsyncEngine
+        self._reader: AsyncEngine
+
+    async def open(self) -> None:
+        """Open and bring up to date; DatabaseRefused with one sentence when it is not ours to open."""
+        try:
+            await (self._open_sqlite() if self.is_sqlite else self._open_postgresql())
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Commit what is queued and let go of files and connections."""
+        if self._desk is not None:
+            await self._desk.close()
+        for engine in {id(e): e for e in (getattr(self, "_reader", None), getattr(self, "_writer", None)) if e}.values():
+            await engine.dispose()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def read(self, work: Callable[[Tx], T]) -> T:
+        """Run `work` on a consistent snapshot."""
+        try:
+            async with self._reader.connect() as connection:
+                return await connection.run_sync(lambda sync: work(Tx(sync, self.clock.now())))
+        except (OperationalError, InterfaceError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def write(self, work: Callable[[Tx], T]) -> T:
+        """Run `work` in a transaction; its answer is durable when it comes back."""
+        if self._desk is not None:
+            return await self._desk.submit(work)
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._write_postgresql(work)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in _IN_EACH_OTHERS_WAY:
+                    raise
+        return await self._write_postgresql(work)
+
+    async def _write_postgresql(self, work: Callable[[Tx], T]) -> T:
+        announcements = Announcements()
+
+        def run(sync: sa.Connection) -> T:
+            return work(Tx(sync, self.clock.now(), announcements))
+
+        try:
+            async with self._writer.begin() as connection:
+                answer = await connection.run_sync(run)
+        except (InterfaceError, OSError) as error:
+            raise _unavailable(error) from error
+        except DBAPIError as error:
+            if error.connection_invalidated or isinstance(error, OperationalError):
+                raise _unavailable(error) from error
+            raise
+        self._announce(announcements)
+        return answer
+
+    def _announce(self, announcements: Announcements) -> None:
+        for listener in self.listeners:
+            listener(announcements)
+
+    async def _open_sqlite(self) -> None:
+        path = sqlite_file.path_of(self.url)
+        self._lock = sqlite_file.LockFile.take(path)
+        await asyncio.to_thread(sqlite_file.check, path)
+        self._writer = sqlite_file.writer_engine(path)
+        self._reader = sqlite_file.reader_engine(path, READERS)
+        try:
+            async with self._writer.connect() as connection:
+                await connection.run_sync(migrate.upgrade)
+        except DBAPIError as error:
+            raise DatabaseRefused(f"{path}: {explain(error)}") from error
+        self._desk = WriteDesk(self._writer, self.clock, self._announce)
+        self._desk.open()
+
+    async def _open_postgresql(self) -> None:
+        url = self.url.set(drivername="postgresql+asyncpg")
+        self._writer = self._reader = create_async_engine(
+            url, pool_size=POSTGRESQL_CONNECTIONS, max_overflow=0, pool_pre_ping=True, pool_timeout=10
+        )
+        shown = self.url.render_as_string(hide_password=True)
+        try:
+            async with self._writer.connect() as connection:
+                await connection.run_sync(migrate.upgrade)
+        except (DBAPIError, OSError, sa.exc.SQLAlchemyError) as error:
+            raise DatabaseRefused(f"cannot use the database {shown}: {str(error).splitlines()[0]}") from error
+
+
+def _unavailable(error: BaseException) -> StoreUnavailable:
+    if isinstance(error, DBAPIError):
+        return StoreUnavailable(explain(error))
+    return StoreUnavailable(f"the database cannot be reached: {error}")

@@ -1,0 +1,283 @@
+"""Endpoints and their signing secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.domain.delivery import DeliveryState
+from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.event import EventType
+from bridge.domain.ids import new_id
+from bridge.domain.secret import Secret
+from bridge.store.tables import deliveries, endpoint_secrets, endpoints
+from bridge.store.transaction import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSecret:
+    """A secret that signs at present; `expires_at` is set for one that was rotated out."""
+
+    id: str
+    secret: Secret
+    created_at: datetime
+    expires_at: datetime | None
+
+
+def endpoint_of(row: sa.Row[Any]) -> Endpoint:
+    """A row of `endpoints` as the domain knows it."""
+    m = row._mapping  # noqa: SLF001 - the documented way to read a row by name
+    return Endpoint(
+        id=m["id"],
+        url=m["url"],
+        source=EndpointSource(m["source"]),
+        events=None if m["events"] is None else tuple(EventType(name) for name in m["events"]),
+        filter=m["filter"],
+        description=m["description"],
+        headers=m["headers"],
+        ordered=m["ordered"],
+        payload=m["payload"],
+        run_id=m["run_id"],
+        enabled=m["enabled"],
+        disabled_reason=m["disabled_reason"],
+        created_at=m["created_at"],
+    )
+
+
+def values_of(endpoint: Endpoint) -> dict[str, Any]:
+    """The columns that a person sets."""
+    return {
+        "url": endpoint.url,
+        "events": None if endpoint.events is None else [name.value for name in endpoint.events],
+        "filter": endpoint.filter,
+        "description": endpoint.description,
+        "headers": endpoint.headers,
+        "ordered": endpoint.ordered,
+        "payload": endpoint.payload,
+    }
+
+
+def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoint:
+    """A new endpoint; `secret` None only for one from the file, whose secret stays in the file."""
+    tx.connection.execute(
+        sa.insert(endpoints).values(
+            id=endpoint.id,
+            source=endpoint.source.value,
+            run_id=endpoint.run_id,
+            enabled=True,
+            created_at=tx.now,
+            **values_of(endpoint),
+        )
+    )
+    if secret is not None:
+        add_secret(tx, endpoint.id, secret)
+    found = get_endpoint(tx, endpoint.id)
+    assert found is not None  # noqa: S101 - inserted above
+    return found
+
+
+def add_secret(tx: Tx, endpoint_id: str, secret: Secret) -> None:
+    """A further live secret."""
+    tx.connection.execute(
+        sa.insert(endpoint_secrets).values(
+            id=new_id("sec"), endpoint_id=endpoint_id, secret=secret.reveal(), created_at=tx.now
+        )
+    )
+
+
+def rotate_secret(tx: Tx, endpoint_id: str, secret: Secret, *, old_until: datetime) -> None:
+    """`secret` signs from now on; the present ones go on signing beside it until `old_until`."""
+    live = sa.and_(
+        endpoint_secrets.c.endpoint_id == endpoint_id,
+        sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > old_until),
+    )
+    tx.connection.execute(sa.update(endpoint_secrets).where(live).values(expires_at=old_until))
+    add_secret(tx, endpoint_id, secret)
+
+
+def live_secrets(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[LiveSecret]]:
+    """The secrets that sign now, newest first, by endpoint."""
+    query = (
+        sa.select(endpoint_secrets)
+        .where(
+            endpoint_secrets.c.endpoint_id.in_(endpoint_ids),
+            sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > tx.now),
+        )
+        .order_by(endpoint_secrets.c.id.desc())
+    )
+    found: dict[str, list[LiveSecret]] = {}
+    for row in tx.connection.execute(query):
+        found.setdefault(row.endpoint_id, []).append(
+            LiveSecret(row.id, Secret(row.secret), row.created_at, row.expires_at)
+        )
+    return found
+
+
+def get_endpoint(tx: Tx, endpoint_id: str) -> Endpoint | None:
+    """One endpoint that was not removed, or None."""
+    query = sa.select(endpoints).where(endpoints.c.id == endpoint_id, endpoints.c.deleted_at.is_(None))
+    row = tx.connection.execute(query).first()
+    return None if row is None else endpoint_of(row)
+
+
+def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run: bool = False) -> list[Endpoint]:
+    """Endpoints by id; those of single runs only when asked for."""
+    query = sa.select(endpoints).where(endpoints.c.deleted_at.is_(None)).order_by(endpoints.c.id).limit(limit)
+    if not with_one_run:
+        query = query.where(endpoints.c.run_id.is_(None))
+    if after is not None:
+        query = query.where(endpoints.c.id > after)
+    return [endpoint_of(row) for row in tx.connection.execute(query)]
+
+
+def listening_endpoints(tx: Tx, run_id: str | None) -> list[Endpoint]:
+    """The enabled endpoints that may hear of this run (or of no run), those of the run itself included."""
+    shared = sa.and_(endpoints.c.run_id.is_(None), endpoints.c.deleted_at.is_(None))
+    query = sa.select(endpoints).where(shared, endpoints.c.enabled)
+    found = [endpoint_of(row) for row in tx.connection.execute(query)]
+    if run_id is not None:
+        query = sa.select(endpoints).where(
+            endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None), endpoints.c.enabled
+        )
+        found += [endpoint_of(row) for row in tx.connection.execute(query)]
+    return found
+
+
+def list_run_endpoints(tx: Tx, run_ids: Sequence[str]) -> list[Endpoint]:
+    """The one-run webhooks of runs."""
+    query = sa.select(endpoints).where(endpoints.c.run_id.in_(run_ids), endpoints.c.deleted_at.is_(None))
+    return [endpoint_of(row) for row in tx.connection.execute(query)]
+
+
+def insert_run_endpoints(tx: Tx, new: Sequence[tuple[Endpoint, Secret]]) -> None:
+    """One-run webhooks with their secrets, in two statements however many they are."""
+    if not new:
+        return
+    tx.connection.execute(
+        sa.insert(endpoints),
+        [
+            {
+                "id": endpoint.id,
+                "source": EndpointSource.RUN.value,
+                "run_id": endpoint.run_id,
+                "enabled": True,
+                "created_at": tx.now,
+                **values_of(endpoint),
+            }
+            for endpoint, _ in new
+        ],
+    )
+    tx.connection.execute(
+        sa.insert(endpoint_secrets),
+        [
+            {"id": new_id("sec"), "endpoint_id": endpoint.id, "secret": secret.reveal(), "created_at": tx.now}
+            for endpoint, secret in new
+        ],
+    )
+
+
+def anyone_wants_progress(tx: Tx, run_id: str) -> bool:
+    """Whether an enabled endpoint names `run.progressed`; only then is such an event recorded."""
+    return any(endpoint.wants(EventType.RUN_PROGRESSED) for endpoint in listening_endpoints(tx, run_id))
+
+
+def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
+    """Set what a person changed; where order is no longer asked for, what was held back becomes due."""
+    before = get_endpoint(tx, endpoint.id)
+    tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint.id).values(values_of(endpoint)))
+    if before is not None and before.ordered and not endpoint.ordered and before.enabled:
+        make_backlog_due(tx, endpoint.id)
+
+
+def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
+    """Switch off; its backlog is kept but no longer due. False when it was off already."""
+    switched = tx.connection.execute(
+        sa.update(endpoints)
+        .where(endpoints.c.id == endpoint_id, endpoints.c.enabled)
+        .values(enabled=False, disabled_reason=reason, disabled_at=tx.now)
+    ).rowcount
+    tx.connection.execute(_pending(endpoint_id).values(next_attempt_at=None))
+    return bool(switched)
+
+
+def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
+    """Switch on again; what was kept is due at once."""
+    tx.connection.execute(
+        sa.update(endpoints)
+        .where(endpoints.c.id == endpoint_id)
+        .values(enabled=True, disabled_reason=None, disabled_at=None)
+    )
+    make_backlog_due(tx, endpoint_id)
+
+
+def make_backlog_due(tx: Tx, endpoint_id: str) -> None:
+    """Make what an endpoint is owed due at once; where it asked for order, the first of each run only."""
+    ordered = tx.connection.execute(sa.select(endpoints.c.ordered).where(endpoints.c.id == endpoint_id)).scalar()
+    statement = _pending(endpoint_id)
+    if ordered:
+        earlier = deliveries.alias("earlier")
+        statement = statement.where(
+            ~sa.exists().where(
+                earlier.c.endpoint_id == deliveries.c.endpoint_id,
+                earlier.c.run_id == deliveries.c.run_id,
+                earlier.c.state == DeliveryState.PENDING.value,
+                earlier.c.sequence < deliveries.c.sequence,
+            )
+        )
+    tx.connection.execute(statement.values(next_attempt_at=tx.now))
+    tx.announcements.deliveries_due = True
+
+
+def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:
+    """In an ordered endpoint: the next event of the run becomes due, its predecessor being settled."""
+    first = (
+        sa.select(deliveries.c.id)
+        .where(
+            deliveries.c.run_id == run_id,
+            deliveries.c.endpoint_id == endpoint_id,
+            deliveries.c.state == DeliveryState.PENDING.value,
+        )
+        .order_by(deliveries.c.sequence)
+        .limit(1)
+    )
+    found = tx.connection.execute(
+        sa.update(deliveries)
+        .where(deliveries.c.id.in_(first.scalar_subquery()), deliveries.c.next_attempt_at.is_(None))
+        .values(next_attempt_at=tx.now)
+    ).rowcount
+    tx.announcements.deliveries_due |= bool(found)
+
+
+def _pending(endpoint_id: str) -> sa.Update:
+    return sa.update(deliveries).where(
+        deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == DeliveryState.PENDING.value
+    )
+
+
+def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
+    """Remove it with its secrets; what it had not got is discarded."""
+    tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(deleted_at=tx.now))
+    tx.connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
+    tx.connection.execute(
+        _pending(endpoint_id).values(state=DeliveryState.DISCARDED.value, next_attempt_at=None, settled_at=tx.now)
+    )
+
+
+def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint]) -> None:
+    """Make the endpoints of the operator's file those of the database: add, change, remove."""
+    rows = tx.connection.execute(
+        sa.select(endpoints).where(endpoints.c.source == EndpointSource.CONFIG.value, endpoints.c.deleted_at.is_(None))
+    )
+    present = {row.id: endpoint_of(row) for row in rows}
+    for endpoint in wanted:
+        if endpoint.id in present:
+            update_endpoint(tx, endpoint)
+        else:
+            tx.connection.execute(sa.delete(endpoints).where(endpoints.c.id == endpoint.id))
+            insert_endpoint(tx, endpoint, None)
+    for endpoint_id in present.keys() - {endpoint.id for endpoint in wanted}:
+        remove_endpoint(tx, endpoint_id)

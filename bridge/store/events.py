@@ -1,0 +1,169 @@
+"""Events: recorded together with a delivery for each endpoint that wants them; read as the pull feed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.domain.delivery import DeliveryState
+from bridge.domain.endpoint import Endpoint
+from bridge.domain.event import Event, EventType, other_event
+from bridge.domain.filter import matches
+from bridge.domain.ids import new_id
+from bridge.domain.run import Json, RunStatus
+from bridge.store.endpoints import listening_endpoints
+from bridge.store.tables import deliveries, events
+from bridge.store.transaction import Tx
+
+_FEED_LOCK = 0x72756E66  # "runf"
+
+
+def record_events(tx: Tx, told: Sequence[Event], *, only: Sequence[Endpoint] | None = None) -> None:
+    """Store events in this order, with one due delivery per endpoint that wants each.
+
+    `only`: these endpoints and no others (a ping). A position is handed out before its commit; on
+    PostgreSQL a lock held until the commit keeps positions in commit order, so that a reader of the
+    feed never meets a smaller one later.
+    """
+    if not told:
+        return
+    if tx.is_postgresql:
+        tx.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})"))
+    tx.connection.execute(
+        sa.insert(events),
+        [
+            {
+                "id": e.id,
+                "type": e.type.value,
+                "run_id": e.run_id,
+                "sequence": e.sequence,
+                "run_status": e.run_status and e.run_status.value,
+                "created_at": e.created_at,
+                "body": e.body,
+            }
+            for e in told
+        ],
+    )
+    tx.announcements.events_recorded = True
+    for run_id in {e.run_id for e in told}:
+        own = [e for e in told if e.run_id == run_id]
+        listeners = listening_endpoints(tx, run_id) if only is None else only
+        insert_deliveries(tx, [(e, ep) for e in own for ep in listeners if only is not None or wants_event(ep, e)])
+
+
+def wants_event(endpoint: Endpoint, event: Event) -> bool:
+    """Whether this event is for this endpoint: its types and its filter."""
+    if not endpoint.wants(event.type):
+        return False
+    return endpoint.filter is None or matches(endpoint.filter, json.loads(event.body))
+
+
+def insert_deliveries(tx: Tx, pairs: Sequence[tuple[Event, Endpoint]], *, is_manual: bool = False) -> list[str]:
+    """One delivery for each pair, due at once; answers their ids."""
+    if not pairs:
+        return []
+    rows = [
+        {
+            "id": new_id("dlv"),
+            "event_id": event.id,
+            "event_type": event.type.value,
+            "endpoint_id": endpoint.id,
+            "run_id": event.run_id,
+            "sequence": event.sequence,
+            "state": DeliveryState.PENDING.value,
+            "attempts": 0,
+            "failures": 0,
+            "is_manual": is_manual,
+            "created_at": tx.now,
+            "next_attempt_at": tx.now,
+        }
+        for event, endpoint in pairs
+    ]
+    for row, (_, endpoint) in zip(rows, pairs, strict=True):
+        if endpoint.ordered and _stands_behind(tx, row, rows):
+            row["next_attempt_at"] = None
+    tx.connection.execute(sa.insert(deliveries), rows)
+    tx.announcements.deliveries_due = True
+    return [str(row["id"]) for row in rows]
+
+
+def _stands_behind(tx: Tx, row: dict[str, Any], together: list[dict[str, Any]]) -> bool:
+    """Whether an earlier event of the same run is still owed to the same ordered endpoint."""
+    if row["run_id"] is None:
+        return False
+    same = [r for r in together if r["endpoint_id"] == row["endpoint_id"] and r["run_id"] == row["run_id"]]
+    if any(r["sequence"] < row["sequence"] for r in same):
+        return True
+    earlier = sa.select(deliveries.c.id).where(
+        deliveries.c.run_id == row["run_id"],
+        deliveries.c.endpoint_id == row["endpoint_id"],
+        deliveries.c.state == DeliveryState.PENDING.value,
+        deliveries.c.sequence < row["sequence"],
+    )
+    return tx.connection.execute(earlier.limit(1)).first() is not None
+
+
+def event_of(row: sa.Row[Any]) -> Event:
+    """A row of `events` as the domain knows it."""
+    return Event(
+        id=row.id,
+        type=EventType(row.type),
+        created_at=row.created_at,
+        body=row.body,
+        run_id=row.run_id,
+        sequence=row.sequence,
+        run_status=row.run_status and RunStatus(row.run_status),
+        position=row.position,
+    )
+
+
+def get_event(tx: Tx, event_id: str) -> Event | None:
+    """One event, or None."""
+    row = tx.connection.execute(sa.select(events).where(events.c.id == event_id)).first()
+    return None if row is None else event_of(row)
+
+
+def list_run_events(tx: Tx, run_id: str) -> list[Event]:
+    """The events of one run in order."""
+    query = sa.select(events).where(events.c.run_id == run_id).order_by(events.c.sequence)
+    return [event_of(row) for row in tx.connection.execute(query)]
+
+
+def list_feed(
+    tx: Tx, *, after: int, limit: int, types: Sequence[str] = (), run_id: str | None = None, since: datetime | None = None
+) -> list[Event]:
+    """The feed in the order of recording, behind position `after` (0: from the oldest kept)."""
+    query = sa.select(events).where(events.c.position > after).order_by(events.c.position).limit(limit)
+    if types:
+        query = query.where(events.c.type.in_(types))
+    if run_id is not None:
+        query = query.where(events.c.run_id == run_id)
+    if since is not None:
+        query = query.where(events.c.created_at >= since)
+    return [event_of(row) for row in tx.connection.execute(query)]
+
+
+def last_position(tx: Tx) -> int:
+    """The position of the newest event, 0 when there is none."""
+    return tx.connection.execute(sa.select(sa.func.max(events.c.position))).scalar() or 0
+
+
+def finished_events(tx: Tx, run_ids: Sequence[str]) -> dict[str, Event]:
+    """The `run.finished` of settled runs, by run."""
+    query = sa.select(events).where(events.c.run_id.in_(run_ids), events.c.type == EventType.RUN_FINISHED.value)
+    return {row.run_id: event_of(row) for row in tx.connection.execute(query)}
+
+
+def record_disabled(tx: Tx, endpoint: Endpoint, reason: str) -> None:
+    """Tell the others that an endpoint was switched off. Without its URL, which may hold a token."""
+    details: dict[str, Json] = {"id": endpoint.id, "description": endpoint.description, "reason": reason}
+    record_events(tx, [other_event(new_id("evt"), EventType.ENDPOINT_DISABLED, {"endpoint": details}, now=tx.now)])
+
+
+def endpoints_told(tx: Tx, event_id: str) -> set[str]:
+    """The endpoints that have a delivery of this event, whatever became of it."""
+    return set(tx.connection.execute(sa.select(deliveries.c.endpoint_id).where(deliveries.c.event_id == event_id)).scalars())

@@ -1,0 +1,45 @@
+"""Answers kept by `Idempotency-Key`, so that a request sent twice is done once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from bridge.domain.errors import Conflict
+from bridge.store.tables import idempotency_keys
+from bridge.store.transaction import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The answer that the first request got; `fingerprint` tells whether a later one is the same request."""
+
+    fingerprint: str
+    status: int
+    body: bytes
+
+
+def find_answer(tx: Tx, key: str) -> KeptAnswer | None:
+    """The kept answer, or None."""
+    row = tx.connection.execute(sa.select(idempotency_keys).where(idempotency_keys.c.key == key)).first()
+    return None if row is None else KeptAnswer(row.fingerprint, row.status, row.body)
+
+
+def keep_answer(tx: Tx, key: str, answer: KeptAnswer) -> None:
+    """Keep an answer; Conflict when another request with this key was faster, which undoes what this one did."""
+    try:
+        tx.connection.execute(
+            sa.insert(idempotency_keys).values(
+                key=key, fingerprint=answer.fingerprint, status=answer.status, body=answer.body, created_at=tx.now
+            )
+        )
+    except IntegrityError:
+        raise Conflict("another request with this Idempotency-Key was faster; ask again for its answer") from None
+
+
+def forget_answers(tx: Tx, before: datetime) -> int:
+    """Drop what is older than `before`; answers how many."""
+    return tx.connection.execute(sa.delete(idempotency_keys).where(idempotency_keys.c.created_at < before)).rowcount

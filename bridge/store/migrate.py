@@ -1,0 +1,72 @@
+"""Bringing a database to this version's schema, and refusing one that is ahead of it.
+
+Alembic does the steps; it is only imported when there is a step to do. On PostgreSQL an advisory lock
+keeps two starting nodes from migrating at once; on SQLite the daemon's lock file does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from bridge.domain.errors import DatabaseRefused
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD = "0001"
+_LOCK = 0x72756E62  # any number, the same in every node
+
+
+def revision_of(connection: sa.Connection) -> str | None:
+    """The schema revision in this database, None when it has no tables of ours."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return None if revision is None else str(revision)
+
+
+def upgrade(connection: sa.Connection) -> list[str]:
+    """Bring the schema to HEAD, all steps in one transaction; answers the revisions that were applied."""
+    with connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        before = revision_of(connection)
+        if before == HEAD:
+            return []
+        if before is None and connection.dialect.name == "postgresql" and sa.inspect(connection).has_table("runs"):
+            raise DatabaseRefused("this PostgreSQL database has a table `runs` that is not ours; use an empty database")
+        steps = pending(before)
+        from alembic import command
+
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        return steps
+
+
+def pending(before: str | None) -> list[str]:
+    """Revisions still to be applied, oldest first; DatabaseRefused when the database is ahead of the code."""
+    if before == HEAD:
+        return []
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(alembic_config())
+    known = [script.revision for script in scripts.walk_revisions()][::-1]
+    if before is not None and before not in known:
+        raise DatabaseRefused(
+            f"the database has schema {before}, this version of runbridge knows up to {HEAD}; "
+            "install the newer runbridge again, or restore a backup made before its upgrade"
+        )
+    return known[known.index(before) + 1 :] if before else known
+
+
+def alembic_config() -> Config:
+    """Alembic's settings: the scripts beside this file, no ini file, no logging of its own."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config

@@ -1,0 +1,337 @@
+"""Runs: register, find, claim, put back. What an observation changes is in `transitions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from bridge.domain.run import CadenceOverrides, Json, Progress, Run, RunError, RunStatus
+from bridge.store.tables import endpoints, run_tags, runs, transitions
+from bridge.store.transaction import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What a registration says; `deadline_at` is already an instant."""
+
+    id: str
+    connection: str
+    provider: str
+    provider_run_id: str
+    workflow_id: str | None
+    metadata: dict[str, Json]
+    tags: tuple[str, ...]
+    cadence: CadenceOverrides | None
+    deadline_at: datetime | None
+    deadline_is_fixed: bool
+    provider_ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PollRecord:
+    """What polls without news leave behind when a run is put back."""
+
+    run_id: str
+    polls: int
+    last_polled_at: datetime | None
+    next_poll_at: datetime | None
+    failure_streak: int
+    not_found_count: int
+    not_found_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionRow:
+    """One change of status, as `GET /v1/runs/{id}` shows it."""
+
+    at: datetime
+    from_status: str
+    to_status: str
+    provider_status: str | None
+
+
+def run_of(row: sa.Row[Any]) -> Run:
+    """A row of `runs` as the domain knows it."""
+    m = row._mapping  # noqa: SLF001 - the documented way to read a row by name
+    return Run(
+        id=m["id"],
+        connection=m["connection"],
+        provider=m["provider"],
+        provider_run_id=m["provider_run_id"],
+        workflow_id=m["workflow_id"],
+        status=RunStatus(m["status"]),
+        provider_status=m["provider_status"],
+        progress=Progress(**m["progress"]) if m["progress"] else None,
+        output=m["output"],
+        output_truncated=m["output_truncated"],
+        error=RunError(**m["error"]) if m["error"] else None,
+        created_at=m["created_at"],
+        started_at=m["started_at"],
+        finished_at=m["finished_at"],
+        registered_at=m["registered_at"],
+        observed_at=m["observed_at"],
+        status_since=m["status_since"],
+        metadata=m["metadata"],
+        tags=tuple(m["tags"]),
+        cadence=CadenceOverrides(**m["cadence"]) if m["cadence"] else CadenceOverrides(),
+        deadline_at=m["deadline_at"],
+        deadline_is_fixed=m["deadline_is_fixed"],
+        version=m["version"],
+        sequence=m["sequence"],
+        has_started=m["has_started"],
+        is_overdue=m["is_overdue"],
+        polls=m["polls"],
+        last_polled_at=m["last_polled_at"],
+        next_poll_at=m["next_poll_at"],
+        failure_streak=m["failure_streak"],
+        not_found_count=m["not_found_count"],
+        not_found_since=m["not_found_since"],
+        provider_ref=m["provider_ref"],
+    )
+
+
+def values_of(run: Run) -> dict[str, Any]:
+    """The columns that an observation may change."""
+    progress, error = run.progress, run.error
+    return {
+        "workflow_id": run.workflow_id,
+        "status": run.status.value,
+        "provider_status": run.provider_status,
+        "progress": progress and {"completed": progress.completed, "total": progress.total},
+        "output": run.output,
+        "output_truncated": run.output_truncated,
+        "error": error and {"message": error.message, "code": error.code, "step": error.step},
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "observed_at": run.observed_at,
+        "status_since": run.status_since,
+        "deadline_at": run.deadline_at,
+        "sequence": run.sequence,
+        "has_started": run.has_started,
+        "is_overdue": run.is_overdue,
+        "polls": run.polls,
+        "last_polled_at": run.last_polled_at,
+        "next_poll_at": run.next_poll_at,
+        "failure_streak": run.failure_streak,
+        "not_found_count": run.not_found_count,
+        "not_found_since": run.not_found_since,
+    }
+
+
+def insert_runs(tx: Tx, new: Sequence[NewRun]) -> list[Run]:
+    """Start to watch; each is due at once. The caller has looked that none is watched already.
+
+    On PostgreSQL another node may have registered one since; it is left out of the answer.
+    """
+    if not new:
+        return []
+    cadences = [n.cadence and {k: v for k, v in _overrides(n.cadence).items() if v is not None} for n in new]
+    tx.connection.execute(
+        insert(runs).on_conflict_do_nothing() if tx.is_postgresql else sa.insert(runs),
+        [
+            {
+                "id": n.id,
+                "connection": n.connection,
+                "provider": n.provider,
+                "provider_run_id": n.provider_run_id,
+                "provider_ref": n.provider_ref,
+                "workflow_id": n.workflow_id,
+                "status": RunStatus.QUEUED.value,
+                "output_truncated": False,
+                "registered_at": tx.now,
+                "status_since": tx.now,
+                "metadata": n.metadata,
+                "tags": list(n.tags),
+                "cadence": cadence or None,
+                "deadline_at": n.deadline_at,
+                "deadline_is_fixed": n.deadline_is_fixed,
+                "version": 1,
+                "sequence": 0,
+                "has_started": False,
+                "is_overdue": False,
+                "polls": 0,
+                "next_poll_at": tx.now,
+                "failure_streak": 0,
+                "not_found_count": 0,
+            }
+            for n, cadence in zip(new, cadences, strict=True)
+        ],
+    )
+    found = get_runs(tx, [n.id for n in new])
+    tagged = [{"tag": tag, "run_id": n.id} for n in new if n.id in found for tag in sorted(set(n.tags))]
+    if tagged:
+        tx.connection.execute(sa.insert(run_tags), tagged)
+    tx.announcements.runs_due |= {n.connection for n in new}
+    return [found[n.id] for n in new if n.id in found]
+
+
+def _overrides(cadence: CadenceOverrides) -> dict[str, Any]:
+    return {name: getattr(cadence, name) for name in CadenceOverrides.__slots__}
+
+
+def get_run(tx: Tx, run_id: str) -> Run | None:
+    """One run, or None."""
+    row = tx.connection.execute(sa.select(runs).where(runs.c.id == run_id)).first()
+    return None if row is None else run_of(row)
+
+
+def get_runs(tx: Tx, run_ids: Sequence[str]) -> dict[str, Run]:
+    """Runs by id; those that are not there are left out."""
+    found: dict[str, Run] = {}
+    for start in range(0, len(run_ids), 500):
+        part = run_ids[start : start + 500]
+        found |= {row.id: run_of(row) for row in tx.connection.execute(sa.select(runs).where(runs.c.id.in_(part)))}
+    return found
+
+
+def find_watched(tx: Tx, connection: str, provider_run_ids: Sequence[str]) -> dict[str, Run]:
+    """Runs of one connection by the provider's id."""
+    found: dict[str, Run] = {}
+    for start in range(0, len(provider_run_ids), 500):
+        part = provider_run_ids[start : start + 500]
+        query = sa.select(runs).where(runs.c.connection == connection, runs.c.provider_run_id.in_(part))
+        found |= {row.provider_run_id: run_of(row) for row in tx.connection.execute(query)}
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """What `GET /v1/runs` can narrow down to; None means any."""
+
+    connection: str | None = None
+    status: str | None = None
+    tag: str | None = None
+    workflow_id: str | None = None
+
+
+def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> list[Run]:
+    """Newest first, older than the run `before`."""
+    query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
+    if wanted.tag is not None:
+        query = query.join(run_tags, run_tags.c.run_id == runs.c.id).where(run_tags.c.tag == wanted.tag)
+    for column, value in (
+        (runs.c.connection, wanted.connection),
+        (runs.c.status, wanted.status),
+        (runs.c.workflow_id, wanted.workflow_id),
+    ):
+        if value is not None:
+            query = query.where(column == value)
+    if before is not None:
+        query = query.where(runs.c.id < before)
+    return [run_of(row) for row in tx.connection.execute(query)]
+
+
+def list_transitions(tx: Tx, run_id: str) -> list[TransitionRow]:
+    """The changes of status of one run, oldest first."""
+    query = sa.select(transitions).where(transitions.c.run_id == run_id).order_by(transitions.c.id)
+    return [TransitionRow(r.at, r.from_status, r.to_status, r.provider_status) for r in tx.connection.execute(query)]
+
+
+def delete_run(tx: Tx, run_id: str) -> bool:
+    """Stop watching and forget the run; its events and deliveries stay. False if there was none."""
+    gone = tx.connection.execute(sa.delete(runs).where(runs.c.id == run_id)).rowcount
+    tx.connection.execute(sa.delete(run_tags).where(run_tags.c.run_id == run_id))
+    tx.connection.execute(sa.delete(transitions).where(transitions.c.run_id == run_id))
+    tx.connection.execute(
+        sa.update(endpoints).where(endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None)).values(deleted_at=tx.now)
+    )
+    return bool(gone)
+
+
+def claim_due(tx: Tx, *, node: str, connection: str, until: datetime, limit: int) -> list[Run]:
+    """Take the runs of one connection that are due before `until` and that nobody holds, most overdue first."""
+    due = (
+        sa.select(runs.c.id)
+        .where(
+            runs.c.connection == connection,
+            runs.c.next_poll_at.is_not(None),
+            runs.c.leased_by.is_(None),
+            runs.c.next_poll_at <= until,
+        )
+        .order_by(runs.c.next_poll_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    claim = sa.update(runs).where(runs.c.id.in_(due.scalar_subquery())).values(leased_by=node).returning(runs)
+    return [run_of(row) for row in tx.connection.execute(claim)]
+
+
+def put_back(tx: Tx, *, node: str, records: Sequence[PollRecord]) -> None:
+    """Give up the claim on runs whose polls brought no news; each is due again at its `next_poll_at`."""
+    if not records:
+        return
+    statement = (
+        sa.update(runs)
+        .where(runs.c.id == sa.bindparam("b_id"), runs.c.leased_by == node)
+        .values(
+            leased_by=None,
+            polls=sa.bindparam("b_polls"),
+            last_polled_at=sa.bindparam("b_last"),
+            next_poll_at=sa.bindparam("b_next"),
+            failure_streak=sa.bindparam("b_streak"),
+            not_found_count=sa.bindparam("b_count"),
+            not_found_since=sa.bindparam("b_since"),
+        )
+    )
+    tx.connection.execute(
+        statement,
+        [
+            {
+                "b_id": r.run_id,
+                "b_polls": r.polls,
+                "b_last": r.last_polled_at,
+                "b_next": r.next_poll_at,
+                "b_streak": r.failure_streak,
+                "b_count": r.not_found_count,
+                "b_since": r.not_found_since,
+            }
+            for r in records
+        ],
+    )
+
+
+def next_due_at(tx: Tx, connection: str) -> datetime | None:
+    """When the next unclaimed run of this connection is due."""
+    query = sa.select(sa.func.min(runs.c.next_poll_at, type_=runs.c.next_poll_at.type)).where(
+        runs.c.connection == connection, runs.c.next_poll_at.is_not(None), runs.c.leased_by.is_(None)
+    )
+    found: datetime | None = tx.connection.execute(query).scalar()
+    return found
+
+
+def poll_now(tx: Tx, run_id: str) -> None:
+    """Make a run due at once."""
+    statement = sa.update(runs).where(runs.c.id == run_id, runs.c.next_poll_at.is_not(None)).values(next_poll_at=tx.now)
+    names = tx.connection.execute(statement.returning(runs.c.connection)).scalars().all()
+    tx.announcements.runs_due |= set(names)
+
+
+def list_expired(tx: Tx, before: datetime, limit: int) -> list[Run]:
+    """Runs whose deadline passed before `before` and that are still watched."""
+    query = (
+        sa.select(runs)
+        .where(
+            runs.c.next_poll_at.is_not(None),
+            runs.c.deadline_at < before,
+            sa.or_(runs.c.status != RunStatus.WAITING.value, runs.c.deadline_is_fixed),
+        )
+        .order_by(runs.c.deadline_at)
+        .limit(limit)
+    )
+    return [run_of(row) for row in tx.connection.execute(query)]
+
+
+def count_active(tx: Tx) -> dict[tuple[str, str], int]:
+    """Runs that are being watched, by connection and status."""
+    query = (
+        sa.select(runs.c.connection, runs.c.status, sa.func.count())
+        .where(runs.c.next_poll_at.is_not(None))
+        .group_by(runs.c.connection, runs.c.status)
+    )
+    return {(r[0], r[1]): r[2] for r in tx.connection.execute(query)}

@@ -1,0 +1,285 @@
+"""The tables, the same on SQLite and PostgreSQL.
+
+Instants are Unix microseconds in a BIGINT: exact, sortable and alike on both engines. JSON is text,
+because a provider's numbers and keys must come out as they went in.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime, stored as Unix microseconds."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Microseconds since 1970."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """The aware datetime again."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class JsonText(TypeDecorator[Any]):
+    """JSON as text; None is SQL NULL."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401 - any JSON
+        """Compact text."""
+        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401 - any JSON
+        """The value again."""
+        return None if value is None else json.loads(value)
+
+
+metadata = sa.MetaData(
+    naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s"}
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("connection", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("provider_run_id", sa.Text, nullable=False),
+    sa.Column("provider_ref", sa.Text),
+    sa.Column("workflow_id", sa.Text),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("provider_status", sa.Text),
+    sa.Column("progress", JsonText),
+    sa.Column("output", JsonText),
+    sa.Column("output_truncated", sa.Boolean, nullable=False),
+    sa.Column("error", JsonText),
+    sa.Column("created_at", sa.Text),
+    sa.Column("started_at", sa.Text),
+    sa.Column("finished_at", sa.Text),
+    sa.Column("registered_at", Instant, nullable=False),
+    sa.Column("observed_at", Instant),
+    sa.Column("status_since", Instant, nullable=False),
+    sa.Column("metadata", JsonText, nullable=False),
+    sa.Column("tags", JsonText, nullable=False),
+    sa.Column("cadence", JsonText),
+    sa.Column("deadline_at", Instant),
+    sa.Column("deadline_is_fixed", sa.Boolean, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("has_started", sa.Boolean, nullable=False),
+    sa.Column("is_overdue", sa.Boolean, nullable=False),
+    sa.Column("polls", sa.Integer, nullable=False),
+    sa.Column("last_polled_at", Instant),
+    sa.Column("next_poll_at", Instant),
+    sa.Column("failure_streak", sa.Integer, nullable=False),
+    sa.Column("not_found_count", sa.Integer, nullable=False),
+    sa.Column("not_found_since", Instant),
+    sa.Column("leased_by", sa.Text),
+    sa.UniqueConstraint("connection", "provider_run_id"),
+)
+# Due runs of one connection that nobody holds: the index is as small as what is being watched.
+sa.Index(
+    "ix_runs_due",
+    runs.c.connection,
+    runs.c.next_poll_at,
+    sqlite_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
+    postgresql_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
+)
+sa.Index(
+    "ix_runs_leased",
+    runs.c.leased_by,
+    sqlite_where=sa.text("leased_by IS NOT NULL"),
+    postgresql_where=sa.text("leased_by IS NOT NULL"),
+)
+sa.Index(
+    "ix_runs_deadline",
+    runs.c.deadline_at,
+    sqlite_where=sa.text("next_poll_at IS NOT NULL"),
+    postgresql_where=sa.text("next_poll_at IS NOT NULL"),
+)
+sa.Index("ix_runs_status", runs.c.status, runs.c.id)
+sa.Index("ix_runs_workflow", runs.c.workflow_id, runs.c.id)
+
+run_tags = sa.Table(
+    "run_tags",
+    metadata,
+    sa.Column("tag", sa.Text, primary_key=True),
+    sa.Column("run_id", sa.Text, primary_key=True),
+)
+sa.Index("ix_run_tags_run", run_tags.c.run_id)
+
+transitions = sa.Table(
+    "transitions",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("from_status", sa.Text, nullable=False),
+    sa.Column("to_status", sa.Text, nullable=False),
+    sa.Column("provider_status", sa.Text),
+)
+sa.Index("ix_transitions_run", transitions.c.run_id, transitions.c.id)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("position", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("sequence", sa.Integer),
+    sa.Column("run_status", sa.Text),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("run_id", "sequence"),
+    sqlite_autoincrement=True,
+)
+sa.Index("ix_events_created", events.c.created_at)
+
+endpoints = sa.Table(
+    "endpoints",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("events", JsonText),
+    sa.Column("filter", sa.Text),
+    sa.Column("description", sa.Text),
+    sa.Column("headers", JsonText, nullable=False),
+    sa.Column("ordered", sa.Boolean, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    sa.Column("disabled_reason", sa.Text),
+    sa.Column("disabled_at", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("deleted_at", Instant),
+)
+sa.Index(
+    "ix_endpoints_shared",
+    endpoints.c.source,
+    sqlite_where=sa.text("run_id IS NULL AND deleted_at IS NULL"),
+    postgresql_where=sa.text("run_id IS NULL AND deleted_at IS NULL"),
+)
+sa.Index("ix_endpoints_run", endpoints.c.run_id)
+
+endpoint_secrets = sa.Table(
+    "endpoint_secrets",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("endpoint_id", sa.Text, nullable=False),
+    sa.Column("secret", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant),
+)
+sa.Index("ix_endpoint_secrets_endpoint", endpoint_secrets.c.endpoint_id)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("event_id", sa.Text, nullable=False),
+    sa.Column("event_type", sa.Text, nullable=False),
+    sa.Column("endpoint_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("sequence", sa.Integer),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("is_manual", sa.Boolean, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("next_attempt_at", Instant),
+    sa.Column("settled_at", Instant),
+    sa.Column("last_outcome", sa.Text),
+    sa.Column("last_status", sa.Integer),
+    sa.Column("leased_by", sa.Text),
+    sa.UniqueConstraint("event_id", "endpoint_id"),
+)
+# Due deliveries per endpoint, so that one endpoint's backlog never stands before another's.
+sa.Index(
+    "ix_deliveries_due",
+    deliveries.c.endpoint_id,
+    deliveries.c.next_attempt_at,
+    sqlite_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
+    postgresql_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
+)
+sa.Index(
+    "ix_deliveries_leased",
+    deliveries.c.leased_by,
+    sqlite_where=sa.text("leased_by IS NOT NULL"),
+    postgresql_where=sa.text("leased_by IS NOT NULL"),
+)
+sa.Index("ix_deliveries_endpoint", deliveries.c.endpoint_id, deliveries.c.id)
+sa.Index("ix_deliveries_state", deliveries.c.state, deliveries.c.id)
+sa.Index(
+    "ix_deliveries_run_pending",
+    deliveries.c.run_id,
+    sqlite_where=sa.text("state = 'pending'"),
+    postgresql_where=sa.text("state = 'pending'"),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("delivery_id", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer),
+    sa.Column("duration_ms", sa.Integer, nullable=False),
+    sa.Column("detail", sa.Text),
+    sa.Column("head", sa.LargeBinary),
+    sa.Column("head_is_truncated", sa.Boolean, nullable=False),
+    sa.Column("peer", sa.Text),
+    sa.Column("phases", JsonText),
+    sa.Column("is_manual", sa.Boolean, nullable=False),
+    sa.Column("next_attempt_at", Instant),
+)
+sa.Index("ix_attempts_delivery", attempts.c.delivery_id, attempts.c.number)
+
+connections = sa.Table(
+    "connections",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("health", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("since", Instant, nullable=False),
+    sa.Column("last_answer_at", Instant),
+)
+
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+sa.Index("ix_idempotency_keys_created", idempotency_keys.c.created_at)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("lease_expires_at", Instant, nullable=False),
+)

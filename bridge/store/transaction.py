@@ -1,0 +1,41 @@
+"""A transaction as the functions of this room see it: a connection, the instant it happens at, and
+what is to be announced once it is durable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+
+@dataclass(slots=True)
+class Announcements:
+    """What a commit made true, for the bells of the workers. Hints only: the database is the truth."""
+
+    runs_due: set[str] = field(default_factory=set)
+    """Names of connections with a run that is due sooner than was known."""
+    deliveries_due: bool = False
+    events_recorded: bool = False
+    settled_run_ids: set[str] = field(default_factory=set)
+
+    def add(self, other: Announcements) -> None:
+        """Take in what another transaction of the same commit announces."""
+        self.runs_due |= other.runs_due
+        self.deliveries_due |= other.deliveries_due
+        self.events_recorded |= other.events_recorded
+        self.settled_run_ids |= other.settled_run_ids
+
+
+@dataclass(slots=True)
+class Tx:
+    """One caller's part of a transaction. `now` was read once, at its door."""
+
+    connection: Connection
+    now: datetime
+    announcements: Announcements = field(default_factory=Announcements)
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether several nodes may write to this database at once."""
+        return self.connection.dialect.name == "postgresql"

@@ -1,0 +1,157 @@
+"""An account: one connection at work, with its HTTP, its gate and its health.
+
+    ok ──(401; 403 twice running; five failures in a row over 30 s)──► failing ──(any answer about a run)──► ok
+
+While failing, one probe at a time is sent, ever more rarely; nothing hammers a provider that refuses us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+
+import aiohttp
+import structlog
+
+from bridge.domain.connection import Connection, ConnectionHealth
+from bridge.domain.observation import FailureKind, Observed, PollFailed, PollResult
+from bridge.domain.run import Json, Run
+from bridge.providers import REGISTRY
+from bridge.providers.base import Triggered
+from bridge.providers.http import ProviderFailure, ProviderHttp
+from bridge.workers.gate import Gate
+
+log = structlog.get_logger()
+FAILURES_MIN, FAILING_SPAN_S = 5, 30.0
+PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
+THROTTLED_S = 1.0  # pause after a 429 that names no time
+OUTPUT_TIMEOUT_S = 5.0  # the output is worth this much of the finish's delay, no more
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChange:
+    """The account's health has turned."""
+
+    health: ConnectionHealth
+    reason: str | None
+
+
+class Account:
+    """Talks to one provider account and judges how it is."""
+
+    def __init__(self, connection: Connection, session: aiohttp.ClientSession, *, health: ConnectionHealth) -> None:
+        self.connection = connection
+        self.provider = REGISTRY[connection.provider]
+        self.gate = Gate(connection.requests_per_second, connection.max_in_flight)
+        self.health = health
+        self.reason: str | None = None
+        self._http = ProviderHttp(
+            session,
+            self.provider.base_url(connection),
+            self.provider.headers(connection),
+            connection.timeout_s,
+            options=connection.options,
+        )
+        self._failures = 0
+        self._refusals = 0
+        self._failing_from = 0.0
+        self._probes = 0
+        self._words_told: set[str] = set()
+
+    async def look_at(self, run: Run) -> PollResult:
+        """One poll of a run; after success also its output, which may fail without harm."""
+        result = await self.provider.fetch_run(self._http, run.provider_run_id)
+        if isinstance(result, Observed):
+            self._warn_once(result.observation.provider_status, is_known=result.observation.status.value != "unknown")
+            if result.observation.output_is_elsewhere and self.connection.fetch_output:
+                return await self._with_output(run, result)
+        return result
+
+    async def _with_output(self, run: Run, seen: Observed) -> Observed:
+        try:
+            async with asyncio.timeout(OUTPUT_TIMEOUT_S):
+                output = await self.provider.fetch_output(self._http, run.provider_run_id)
+        except (ProviderFailure, TimeoutError) as error:
+            log.warning("output.missed", connection=self.connection.name, run_id=run.id, reason=str(error) or "timeout")
+            return seen
+        return replace(seen, observation=replace(seen.observation, output=output))
+
+    def _warn_once(self, word: str, *, is_known: bool) -> None:
+        if not is_known and word not in self._words_told:
+            self._words_told.add(word)
+            log.warning("run.status_unmapped", connection=self.connection.name, provider_status=word)
+
+    async def trigger(self, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
+        """Start a run at the provider; ProviderRefused or ProviderFailure."""
+        return await self.provider.trigger(self._http, workflow_id, inputs, extra)
+
+    async def cancel(self, run: Run) -> None:
+        """Ask the provider to cancel; Unsupported where it cannot."""
+        await self.provider.cancel(self._http, run.provider_run_id, run.provider_ref)
+
+    async def check(self) -> tuple[bool, str, int]:
+        """One real authenticated call: whether it went well, a sentence, milliseconds."""
+        started = time.monotonic()
+        try:
+            await self.provider.check(self._http)
+            ok, said = True, f"{self.connection.base_url} takes the key"
+        except ProviderFailure as failure:
+            ok, said = False, str(failure)
+        return ok, said, round((time.monotonic() - started) * 1000)
+
+    def judge(self, result: PollResult, now: float, *, runs_in_hand: int) -> HealthChange | None:
+        """Take in what a poll brought: pace, pause, and whether the account's health has turned.
+
+        `now` is monotonic. A 404 is an answer like any other: the account works.
+        """
+        match result:
+            case Observed() | PollFailed(kind=FailureKind.NOT_FOUND):
+                return self._answered(now)
+            case PollFailed(kind=FailureKind.THROTTLED):
+                self.gate.slow_down(now)
+                self.gate.close_for(result.retry_after_s or THROTTLED_S, now)
+                return None
+            case PollFailed(kind=FailureKind.UNAUTHORIZED):
+                self._refusals += 1
+                is_sure = result.status == 401 or self._refusals >= 2 or runs_in_hand <= 1
+                return self._failed(result.message, now) if is_sure else None
+            case PollFailed(kind=FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
+                return None  # about this run, not about the account
+            case _:
+                return self._faltered(result, now)
+
+    def _answered(self, now: float) -> HealthChange | None:
+        self._failures = self._refusals = self._probes = 0
+        self.gate.speed_up(now)
+        if self.health is ConnectionHealth.OK:
+            return None
+        self.gate.open_now()
+        self.health, self.reason = ConnectionHealth.OK, None
+        return HealthChange(ConnectionHealth.OK, None)
+
+    def _faltered(self, result: PollFailed, now: float) -> HealthChange | None:
+        if result.retry_after_s:
+            self.gate.close_for(result.retry_after_s, now)
+        self._failures += 1
+        if self._failures == 1:
+            self._failing_from = now
+        if self.health is ConnectionHealth.FAILING or (
+            self._failures >= FAILURES_MIN and now - self._failing_from >= FAILING_SPAN_S
+        ):
+            return self._failed(result.message, now)
+        return None
+
+    def _failed(self, reason: str, now: float) -> HealthChange | None:
+        self.gate.close_for(min(PROBE_FIRST_S * 2.0**self._probes, PROBE_MAX_S), now)
+        self._probes = min(self._probes + 1, 10)
+        if self.health is ConnectionHealth.FAILING:
+            return None
+        self.health, self.reason = ConnectionHealth.FAILING, reason
+        return HealthChange(ConnectionHealth.FAILING, reason)
+
+    def opens_in_s(self, now: float) -> float:
+        """Seconds until a poll may go; while failing, only one probe at a time."""
+        if self.health is ConnectionHealth.FAILING and self.gate.in_flight:
+            return float("inf")
+        return self.gate.opens_in_s(now)

@@ -1,0 +1,88 @@
+"""The recurring chores, driven by APScheduler: deadlines that no poll caught, leases, old idempotency keys.
+
+APScheduler is never a second truth beside the due times in the database: a chore that is late does the
+same work later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from bridge.domain import transition
+from bridge.domain.errors import StoreUnavailable
+from bridge.domain.run import Run, RunError, RunStatus
+from bridge.store import idempotency, nodes, runs, transitions
+from bridge.store.database import Database
+from bridge.store.transaction import Tx
+from bridge.workers.poller import expired_message
+
+log = structlog.get_logger()
+DEADLINE_GRACE_S = 10.0  # a healthy connection has its last look by then
+EXPIRE_MAX = 500
+IDEMPOTENCY_KEPT = timedelta(hours=24)
+
+
+def schedule() -> AsyncIOScheduler:
+    """A scheduler whose jobs never overlap, never pile up and are never dropped for being late."""
+    return AsyncIOScheduler(
+        timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    )
+
+
+def every(scheduler: AsyncIOScheduler, seconds: float, chore: Callable[[], Awaitable[object]], name: str) -> None:
+    """Do `chore` every so many seconds; a failure is logged and the next time comes."""
+
+    async def do() -> None:
+        try:
+            await chore()
+        except StoreUnavailable as error:
+            log.warning("chore.postponed", chore=name, reason=str(error))
+        except Exception:  # a chore is a loop of its own
+            log.exception("chore.failed", chore=name)
+
+    scheduler.add_job(do, "interval", seconds=seconds, id=name, name=name)
+
+
+async def expire_overdue(database: Database, forget: Callable[[Run], None]) -> int:
+    """Settle as `expired` the runs whose deadline passed while they could not be polled; answers how many."""
+
+    def expire(tx: Tx) -> list[Run]:
+        late = runs.list_expired(tx, tx.now - timedelta(seconds=DEADLINE_GRACE_S), EXPIRE_MAX)
+        expired = []
+        for run in late:
+            if not transition.is_expired(run, tx.now):
+                continue
+            error = RunError(expired_message(run), "deadline")
+            decision = transition.settle(run, RunStatus.EXPIRED, error, now=tx.now)
+            if decision and transitions.record(tx, run, decision, node=None, keep=False):
+                expired.append(run)
+        return expired
+
+    if not await database.read(lambda tx: runs.list_expired(tx, tx.now - timedelta(seconds=DEADLINE_GRACE_S), 1)):
+        return 0
+    expired = await database.write(expire)
+    for run in expired:
+        log.info("run.expired", run_id=run.id, connection=run.connection)
+        forget(run)
+    return len(expired)
+
+
+async def keep_lease(database: Database, node: str) -> bool:
+    """Renew this node's lease and free the claims of dead nodes; False when our own lease was lost."""
+
+    def keep(tx: Tx) -> tuple[bool, list[str]]:
+        return nodes.renew(tx, node), nodes.bury_dead(tx)
+
+    held, dead = await database.write(keep)
+    for other in dead:
+        log.warning("node.buried", node=other)
+    return held
+
+
+async def forget_old_answers(database: Database) -> int:
+    """Drop kept answers of `Idempotency-Key` older than a day."""
+    return await database.write(lambda tx: idempotency.forget_answers(tx, tx.now - IDEMPOTENCY_KEPT))

@@ -1,0 +1,106 @@
+"""What is known about one POST while it is under way: when each phase began, and with whom we speak.
+
+start ─ dns ─ connect ─ tls ─ headers sent ─ first byte of the answer
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+
+current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+class Exchange:
+    """One POST's marks on the monotonic clock; a mark is absent until its moment has come."""
+
+    def __init__(self) -> None:
+        self._marks = {"start": time.monotonic()}
+        self.peer: str | None = None
+        self.is_reused = False
+
+    def mark(self, moment: str) -> None:
+        """Note that `moment` is now; of two dials of one exchange the later counts."""
+        self._marks[moment] = time.monotonic()
+
+    def has(self, moment: str) -> bool:
+        """Whether `moment` has come."""
+        return moment in self._marks
+
+    def note_peer(self, address: object) -> None:
+        """Note who is spoken to; `address` as sockets tell it."""
+        if isinstance(address, tuple) and len(address) >= 2:
+            host, port = address[0], address[1]
+            self.peer = f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Milliseconds of dns, connect, tls and first_byte, as far as they came to their end."""
+        spans = {
+            "dns": ("dns_asked", "dns_answered"),
+            "connect": ("dialled", "tls_begun" if self.has("tls_begun") else "connected"),
+            "tls": ("tls_begun", "connected"),
+            "first_byte": ("sent", "answered"),
+        }
+        return {phase: self._span_ms(*ends) for phase, ends in spans.items() if all(map(self.has, ends))}
+
+    @property
+    def duration_ms(self) -> int:
+        """Milliseconds since the start."""
+        return round((time.monotonic() - self._marks["start"]) * 1000)
+
+    def _span_ms(self, begin: str, end: str) -> int:
+        return max(0, round((self._marks[end] - self._marks[begin]) * 1000))
+
+
+def mark(moment: str) -> None:
+    """Note `moment` on the exchange that the running task works on, if there is one."""
+    exchange = current.get()
+    if exchange is not None:
+        exchange.mark(moment)
+
+
+class TimedContext(ssl.SSLContext):
+    """A TLS context that notes when a handshake begins: aiohttp has no hook between connecting and TLS."""
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """As SSLContext."""
+        mark("tls_begun")
+        return super().wrap_bio(*args, **kwargs)
+
+
+def client_tls() -> TimedContext:
+    """The context to speak to subscribers with: their certificate and host name are checked, TLS 1.2 or newer."""
+    context = TimedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_default_certs()
+    return context
+
+
+def phase_trace() -> aiohttp.TraceConfig:
+    """Marks the phases that aiohttp tells of."""
+    trace = aiohttp.TraceConfig()
+    trace.on_dns_resolvehost_start.append(_marker("dns_asked"))
+    trace.on_dns_resolvehost_end.append(_marker("dns_answered"))
+    trace.on_connection_create_end.append(_marker("connected"))
+    trace.on_connection_reuseconn.append(_note_reuse)
+    trace.on_request_headers_sent.append(_marker("sent"))
+    return trace
+
+
+def _marker(moment: str) -> Any:
+    async def note(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+        mark(moment)
+
+    return note
+
+
+async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    exchange = current.get()
+    if exchange is not None:
+        exchange.is_reused = True

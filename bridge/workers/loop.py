@@ -1,0 +1,79 @@
+"""The one loop that every standing worker runs in, and the bell that wakes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from bridge.domain.errors import StoreUnavailable
+
+log = structlog.get_logger()
+REST_MAX_S = 10.0  # a resting loop passes at least this often, to show the watchdog that it lives
+_FAILURE_REST_MAX_S = 30.0
+
+
+class Bell:
+    """Wakes a resting worker; ringing twice before it wakes is once."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake the worker now, or spare it its next rest."""
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Rest until the bell rings, at most `timeout_s` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        self._event.clear()
+
+
+class Loop:
+    """Repeats a pass. A pass answers how many seconds it may rest; 0 means that there is more to do at once.
+
+    A pass that fails is logged and repeated after a growing rest, and does not count as a sign of life:
+    the watchdog restarts a daemon whose loop only fails. A database that cannot be used is no such failure.
+    """
+
+    def __init__(
+        self, name: str, run_pass: Callable[[], Awaitable[float]], bell: Bell, beat: Callable[[str], None]
+    ) -> None:
+        self.name = name
+        self._run_pass = run_pass
+        self._bell = bell
+        self._beat = beat
+        self._failures = 0
+        self._store_is_unavailable = False
+
+    async def run(self) -> None:
+        """Pass and rest until cancelled."""
+        while True:
+            rest_s = await self._pass_once()
+            if rest_s > 0:
+                await self._bell.wait(min(rest_s, REST_MAX_S))
+            else:
+                await asyncio.sleep(0)
+
+    async def _pass_once(self) -> float:
+        try:
+            rest_s = await self._run_pass()
+        except StoreUnavailable as error:
+            if not self._store_is_unavailable:
+                log.error("store.unavailable", worker=self.name, reason=str(error))
+            self._store_is_unavailable = True
+            self._beat(self.name)
+            return 1.0
+        except Exception:
+            self._failures += 1
+            log.exception("worker.failed", worker=self.name, failures=self._failures)
+            return min(0.1 * 2.0 ** min(self._failures, 10), _FAILURE_REST_MAX_S)
+        if self._store_is_unavailable:
+            log.info("store.recovered", worker=self.name)
+        self._failures, self._store_is_unavailable = 0, False
+        self._beat(self.name)
+        return rest_s

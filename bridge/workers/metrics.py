@@ -1,0 +1,44 @@
+"""What the workers count, for /metrics. Labels are configured names only, never run ids or URLs."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """Counters of one daemon, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.polls = Counter(
+            "runbridge_polls_total", "Polls by outcome", ["connection", "outcome"], registry=self.registry
+        )
+        self.poll_seconds = Histogram(
+            "runbridge_poll_duration_seconds", "Time of one poll", ["connection"], buckets=_SECONDS, registry=self.registry
+        )
+        self.transitions = Counter(
+            "runbridge_transitions_total", "Changes of status seen", ["connection", "to"], registry=self.registry
+        )
+        self.regressions = Counter(
+            "runbridge_status_regressions_total",
+            "Observations of a run that was settled already, ignored",
+            ["connection"],
+            registry=self.registry,
+        )
+        self.unmapped = Counter(
+            "runbridge_status_unmapped_total", "Observations with an unknown word", ["connection"], registry=self.registry
+        )
+        self.attempts = Counter(
+            "runbridge_delivery_attempts_total", "Webhook POSTs by outcome", ["outcome"], registry=self.registry
+        )
+        self.attempt_seconds = Histogram(
+            "runbridge_delivery_duration_seconds", "Time of one POST", buckets=_SECONDS, registry=self.registry
+        )
+        self.event_seconds = Histogram(
+            "runbridge_event_to_delivered_seconds",
+            "From recording an event to its first delivery",
+            buckets=(*_SECONDS, 60, 600, 3600, 86400),
+            registry=self.registry,
+        )

@@ -1,0 +1,120 @@
+"""The example file says what the code does: every key, every default, and valid."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bridge.config import load_config
+from bridge.config.layers import schema_of
+from bridge.config.sections import BASE_URLS, NAMED_SECTIONS, SECTIONS, CadenceTable
+from bridge.domain.connection import CadenceSettings
+from bridge.domain.instant import format_duration, parse_duration
+from bridge.domain.signature import new_secret
+
+EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
+COMMENTED_SETTING = re.compile(r"^#(?=[a-z_]+ = )", re.MULTILINE)
+SECRETS = {
+    "RUNBRIDGE_API_TOKEN": "example-token",
+    "MY_APP_WEBHOOK_SECRET": new_secret(),
+    **dict.fromkeys(("DIFY_API_KEY", "RETAB_API_KEY", "INSTABASE_TOKEN", "DIBBY_TOKEN"), "key"),
+}
+TABLES = {
+    "server": ("server",),
+    "database": ("database",),
+    "connections": ("connections", "dify"),
+    "endpoints": ("endpoints", "my-app"),
+    "delivery": ("delivery",),
+    "cadence": ("cadence",),
+    "log": ("log",),
+}
+SECTION_NAMES = sorted(TABLES)
+
+
+def shown(section: str, text: str) -> dict[str, object]:
+    """What `text` holds for a section; the tables of one kind taken together."""
+    content = tomllib.loads(text)[section]
+    if section not in NAMED_SECTIONS:
+        return content
+    return {key: value for table in content.values() for key, value in table.items()}
+
+
+def everything() -> str:
+    return COMMENTED_SETTING.sub("", EXAMPLE.read_text())
+
+
+def test_the_example_loads_once_its_variables_are_set():
+    config = load_config(EXAMPLE, env=SECRETS)
+    assert set(config.connections) == {"dify", "retab", "hub", "dibby"}
+    assert {connection.provider for connection in config.connections.values()} == set(BASE_URLS)
+    assert set(config.endpoints) == {"my-app"}
+
+
+@pytest.mark.parametrize("section", SECTION_NAMES)
+def test_every_key_of_the_code_stands_in_the_example_and_no_other(section: str):
+    known = set(schema_of(TABLES[section]).known_keys())
+    if section == "connections":  # the example says in words that every [cadence] key may stand there
+        known -= set(CadenceTable.attributes()) - {"target_delay", "deadline"}
+    assert set(shown(section, everything())) == known
+
+
+def test_every_section_of_the_code_stands_in_the_example():
+    assert set(tomllib.loads(EXAMPLE.read_text())) == set(SECTIONS) | set(NAMED_SECTIONS)
+
+
+@pytest.mark.parametrize("section", SECTION_NAMES)
+def test_every_default_in_the_example_is_the_code_s(section: str):
+    """A commented-out setting shows its default; what is in force is an example."""
+    schema = schema_of(TABLES[section])
+    in_force, offered = shown(section, EXAMPLE.read_text()), shown(section, everything())
+    compared = set()
+    for key, attribute in schema.attributes().items():
+        default = schema.model_fields[attribute].get_default(call_default_factory=True)
+        if key in in_force or key in schema.secrets or default is None:
+            continue
+        is_duration = attribute.endswith(("_s", "schedule"))
+        assert as_text(offered[key], is_duration=is_duration) == as_text(default, is_duration=is_duration)
+        compared.add(key)
+    assert compared or section in ("database", "cadence")
+
+
+def test_the_cadence_defaults_in_the_example_are_the_domain_s():
+    offered, settings = shown("cadence", everything()), CadenceSettings()
+    for key, attribute in CadenceTable.attributes().items():
+        if key != "target_delay":
+            assert parse_duration(str(offered[key])) == getattr(settings, attribute)
+
+
+@pytest.mark.parametrize("provider", sorted(BASE_URLS))
+def test_the_base_urls_in_the_example_are_the_code_s(provider: str):
+    assert f'"{BASE_URLS[provider]}"' in EXAMPLE.read_text()
+
+
+def test_setting_the_defaults_that_are_shown_changes_nothing(tmp_path: Path):
+    """So that removing a # is safe."""
+    alternatives = re.compile(r"^(api_token|api_key|secret|url)(_env|_file)? = .*\n|^target_delay = .*\n", re.MULTILINE)
+    spelled = "".join(
+        f"{line[1:]}\n" if COMMENTED_SETTING.match(line) and not alternatives.match(f"{line[1:]}\n") else f"{line}\n"
+        for line in EXAMPLE.read_text().splitlines()
+    )
+    assert spelled != EXAMPLE.read_text()
+    path = tmp_path / "runbridge.toml"
+    path.write_text(spelled)
+    plain, set_by_hand = load_config(EXAMPLE, env=SECRETS), load_config(path, env=SECRETS)
+    for section in ("server", "delivery", "cadence", "log", "connections", "endpoints"):
+        assert getattr(set_by_hand, section) == getattr(plain, section)
+
+
+def as_text(value: object, *, is_duration: bool = False) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple() | list():
+            return ", ".join(as_text(each, is_duration=is_duration) for each in value)
+        case float() | int() if is_duration:
+            return format_duration(value)
+        case str() if is_duration:
+            return format_duration(parse_duration(value))
+        case _:
+            return str(value)

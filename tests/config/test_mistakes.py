@@ -1,0 +1,275 @@
+"""Every mistake is told at once, with its key and the remedy, and never with the value."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.config import ConfigInvalid, load_config
+from tests.config.config_files import DIFY, ENDPOINT, SIGNING_SECRET, TOKEN, load, mistakes, write
+
+IN_QUOTES = 'expected a duration such as "250ms", "2s", "5m", "2h" or "30d", in quotes and with its unit'
+
+# What stands in the file, the key at fault, and a part of the sentence.
+TABLE = [
+    ('[server]\napi_token = "t"\nlisten = "8484"', "server.listen", 'expected "host:port"'),
+    ('[server]\napi_token = "t"\nlisten = ":8484"', "server.listen", 'expected "host:port"'),
+    ('[server]\napi_token = "t"\nlisten = "*:8484"', "server.listen", '"0.0.0.0:8484"'),
+    ('[server]\napi_token = "t"\nlisten = "::1:8484"', "server.listen", '"[::1]:port"'),
+    ('[server]\napi_token = "t"\nlisten = "[10.0.0.1]:84"', "server.listen", "an IPv6 address"),
+    ('[server]\napi_token = "t"\nlisten = "h:65536"', "server.listen", 'expected "host:port"'),
+    ('[server]\napi_token = "t"\nlisten = 8484', "server.listen", 'expected "host:port"'),
+    ('[server]\napi_token = "t"\nlisten = "unix:api.sock"', "server.listen", "absolute"),
+    (f'[server]\napi_token = "t"\nlisten = "unix:/{"x" * 110}"', "server.listen", "at most 107 bytes"),
+    ('[server]\napi_token = "t"\nallowed_hosts = "a"', "server.allowed_hosts", "expected a list"),
+    ('[server]\napi_token = "t"\nallowed_hosts = ["a:1"]', "server.allowed_hosts[0]", "without scheme and port"),
+    ('[server]\napi_token = "t"\nbody_bytes_max = 1', "server.body_bytes_max", "at least 1024"),
+    ('[server]\napi_token = "t"\nbody_bytes_max = 1e6', "server.body_bytes_max", "whole number"),
+    ('[server]\napi_token = "two\\nlines"', "server.api_token", "line break"),
+    ('[server]\napi_token = ""', "server.api_token", "is empty"),
+    ("[server]\napi_token = 7", "server.api_token", "text in quotes"),
+    ('[server]\napi_token = "t"\nlissten = "a"', "server.lissten", "unknown key; did you mean `listen`?"),
+    ('[sever]\napi_token = "t"', "sever", "unknown section; did you mean `server`?"),
+    ("server = 3", "server", "expected a table, written [server]"),
+    ("connections = []", "connections", "written [connections.NAME]"),
+    ('connections.main = "dify"', "connections.main", "written [connections.NAME]"),
+    (TOKEN + '[database]\nurl = "sqlite://file.db"', "database.url", "count the slashes"),
+    (TOKEN + '[database]\nurl = "sqlite:///:memory:"', "database.url", "name a file"),
+    (TOKEN + '[database]\nurl = "postgres://h/db"', "database.url", "spell it postgresql://"),
+    (TOKEN + '[database]\nurl = "postgresql+asyncpg://h/db"', "database.url", "leave out any +driver"),
+    (TOKEN + '[database]\nurl = "postgresql://h:port/db"', "database.url", "user:password@host:5432"),
+    (TOKEN + '[database]\nurl = "/var/lib/x.db"', "database.url", 'expected "sqlite:///PATH"'),
+    (TOKEN + '[connections.x]\napi_key = "k"', "connections.x.provider", "one of dibby, retab, dify, instabase"),
+    (TOKEN + '[connections.x]\nprovider = "dify"', "connections.x.api_key", "api_key, api_key_env, api_key_file"),
+    (TOKEN + '[connections.x]\nprovider = "diffy"\napi_key = "k"', "connections.x.provider", "did you mean `dify`?"),
+    (TOKEN + '[connections."a b"]\nprovider = "dify"', "connections.'a b'", "letters, digits"),
+    (TOKEN + DIFY + 'base_url = "ftp://h"', "connections.main.base_url", "http:// or https://"),
+    (TOKEN + DIFY + 'base_url = "https://u:p@h"', "connections.main.base_url", "no user name or password"),
+    (TOKEN + DIFY + 'base_url = "https://h/v1?k=1"', "connections.main.base_url", "no query"),
+    (TOKEN + DIFY + "requests_per_second = 0", "connections.main.requests_per_second", "more than 0"),
+    (TOKEN + DIFY + "requests_per_second = inf", "connections.main.requests_per_second", "a finite number"),
+    (TOKEN + DIFY + "max_in_flight = 0", "connections.main.max_in_flight", "at least 1"),
+    (TOKEN + DIFY + "max_inflight = 3", "connections.main.max_inflight", "did you mean `max_in_flight`?"),
+    (TOKEN + DIFY + "max_in_flight = true", "connections.main.max_in_flight", "a whole number"),
+    (TOKEN + DIFY + 'fetch_output = "no"', "connections.main.fetch_output", "true or false"),
+    (TOKEN + DIFY + "timeout = 30", "connections.main.timeout", IN_QUOTES),
+    (TOKEN + DIFY + 'timeout = "30"', "connections.main.timeout", "250ms, 2s, 5m, 2h or 30d"),
+    (TOKEN + DIFY + 'timeout = "1h"', "connections.main.timeout", "between 100ms and 10m"),
+    (TOKEN + DIFY + 'ib_context = "org"', "connections.main.ib_context", "only instabase connections"),
+    (TOKEN + DIFY + 'auth_scheme = "bearer"', "connections.main.auth_scheme", "only retab connections"),
+    (TOKEN + DIFY + 'discover = "x"', "connections.main.discover", "unknown key"),
+    (TOKEN + DIFY + 'price = "1s"\ntarget_delay = "2s"', "connections.main.target_delay", "not both"),
+    (TOKEN + DIFY + 'max_interval = "100ms"', "connections.main.max_interval", "min_interval 250ms"),
+    (TOKEN + DIFY + 'min_interval = "1h"', "connections.main.max_interval", "max_interval 5m"),
+    (TOKEN + '[cadence]\ntarget_delay = "0%"', "cadence.target_delay", '"5%"'),
+    (TOKEN + '[cadence]\nmin_interval = "0s"', "cadence.min_interval", "between 10ms and 3650d"),
+    (TOKEN + f'[cadence]\ndeadline = "{"9" * 400}d"', "cadence.deadline", "at most 3650d"),
+    (TOKEN + '[cadence]\nmin_interval = "9m"', "cadence.max_interval", "shorter than min_interval"),
+    (TOKEN + '[endpoints.x]\nurl = "https://h"', "endpoints.x.secret", "secret, secret_env, secret_file"),
+    (TOKEN + f'[endpoints.x]\nsecret = "{SIGNING_SECRET}"', "endpoints.x.url", "missing"),
+    (TOKEN + '[endpoints.x]\nurl = "https://h"\nsecret = "hunter2"', "endpoints.x.secret", "starts with whsec_"),
+    (TOKEN + '[endpoints.x]\nurl = "https://h"\nsecret = "whsec_QUJD"', "endpoints.x.secret", "24 to 64 bytes"),
+    (TOKEN + ENDPOINT + 'events = ["run.finish"]', "endpoints.app.events[0]", "did you mean `run.finished`?"),
+    (TOKEN + ENDPOINT + 'events = ["run.*"]', "endpoints.app.events[0]", "expected one of run.started"),
+    (TOKEN + ENDPOINT + "events = []", "endpoints.app.events", "leave the key out"),
+    (TOKEN + ENDPOINT + "events = [3]", "endpoints.app.events[0]", "expected one of"),
+    (TOKEN + ENDPOINT + 'filter = "data.run.status =="', "endpoints.app.filter", "not a JMESPath expression"),
+    (TOKEN + ENDPOINT + f'filter = "{"(" * 1000}"', "endpoints.app.filter", "not a JMESPath expression"),
+    (TOKEN + ENDPOINT + 'payload = "thick"', "endpoints.app.payload", "did you mean `thin`?"),
+    (TOKEN + ENDPOINT + 'headers = { Host = "h" }', "endpoints.app.headers", "set by the bridge"),
+    (TOKEN + ENDPOINT + "headers = { X-A = 1 }", "endpoints.app.headers.X-A", "expected text in quotes"),
+    (TOKEN + "[delivery]\ntimeout = '61s'", "delivery.timeout", "between 1s and 60s"),
+    (TOKEN + "[delivery]\nretry_schedule = ['5s', 5]", "delivery.retry_schedule[1]", IN_QUOTES),
+    (TOKEN + '[delivery]\nallow = ["10.0.0.5/8"]', "delivery.allow[0]", 'write "10.0.0.0/8"'),
+    (TOKEN + '[delivery]\nallow = ["fd00::1/8"]', "delivery.allow[0]", 'write "fd00::/8"'),
+    (TOKEN + '[delivery]\nallow = ["10.0.0.0/8:0"]', "delivery.allow[0]", "between 1 and 65535"),
+    (TOKEN + '[delivery]\nallow = ["my-host"]', "delivery.allow[0]", "expected a network"),
+    (TOKEN + '[delivery]\nallow = ["fe80::1%eth0"]', "delivery.allow[0]", "no zone"),
+    (TOKEN + "[delivery]\nallow_http = 1", "delivery.allow_http", "true or false"),
+    (TOKEN + "[delivery]\nmax_in_flight = 0", "delivery.max_in_flight", "at least 1"),
+    (TOKEN + '[log]\nlevel = "verbose"', "log.level", "expected one of debug, info, warning, error"),
+    (TOKEN + '[log]\nformat = "jsn"', "log.format", "did you mean `json`?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "part"), TABLE, ids=[f"{field}-{n}" for n, (_, field, _) in enumerate(TABLE)]
+)
+def test_a_mistake_names_its_key_and_the_remedy(tmp_path: Path, text: str, field: str, part: str):
+    found = mistakes(tmp_path, text)
+    assert part in found[field]
+    assert set(found) - {"server.api_token"} <= {field, "connections.x.api_key", "connections.'a b'"}
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path):
+    found = mistakes(
+        tmp_path,
+        """
+        [server]
+        listen = "nowhere"
+        colour = "red"
+        [connections.a]
+        provider = "retb"
+        [connections.b]
+        provider = "dify"
+        api_key_env = "NOT_SET"
+        price = 3
+        ib_context = "org"
+        [endpoints.c]
+        url = "gopher://x"
+        events = ["run.begun", "run.finished"]
+        secret_file = "nothing-here"
+        [nonsense]
+        """,
+        env={"RUNBRIDGE_LOG__LEVEL": "loud", "RUNBRIDGE_SERVER__LISTN": "x"},
+    )
+    assert set(found) == {
+        "server.api_token",
+        "server.listen",
+        "server.colour",
+        "connections.a.provider",
+        "connections.a.api_key",
+        "connections.b.api_key_env",
+        "connections.b.price",
+        "connections.b.ib_context",
+        "endpoints.c.url",
+        "endpoints.c.events[0]",
+        "endpoints.c.secret_file",
+        "nonsense",
+        "log.level",
+        "RUNBRIDGE_SERVER__LISTN",
+    }
+
+
+def test_without_a_token_the_remedy_is_init():
+    with pytest.raises(ConfigInvalid) as caught:
+        load_config(None, env={"HOME": "/nowhere"})
+    assert [problem.field for problem in caught.value.problems] == ["server.api_token"]
+    assert "runbridge init" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b'[server]\nlisten "x"\n', "not TOML at line 2, column 8"),
+        (b"[server", "not TOML at end of document"),
+        (b"[server]\n[server]\n", "not TOML at line 2"),
+        (b'a = "\xff"', "line 1 is not UTF-8"),
+        (b"a = " + b"[" * 20_000, "nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_one_sentence_with_the_place(tmp_path: Path, content: bytes, part: str):
+    path = tmp_path / "runbridge.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigInvalid) as caught:
+        load_config(path, env={})
+    (problem,) = caught.value.problems
+    assert problem.field == str(path)
+    assert part in problem.message
+    assert "\n" not in problem.message
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path):
+    for path, reason in ((tmp_path / "none.toml", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigInvalid, match=reason):
+            load_config(path, env={})
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=60))
+def test_what_was_given_is_never_repeated(tmp_path_factory: pytest.TempPathFactory, text: str):
+    """A key pasted into the wrong place must not reach a log; TOML that does not parse included."""
+    folder = tmp_path_factory.mktemp("canary")
+    canary = "canary8c1f"
+    quoted = '"' + "".join(f"\\U{ord(char):08x}" for char in text + canary) + '"'
+    content = f"""
+    [server]
+    listen = {quoted}
+    api_token = "\\n{canary}"
+    allowed_hosts = [{quoted}]
+    [database]
+    url = {quoted}
+    [connections.x]
+    provider = {quoted}
+    api_key = ["{canary}"]
+    base_url = {quoted}
+    timeout = {quoted}
+    target_delay = {quoted}
+    ib_context = "\\n{canary}"
+    [endpoints.x]
+    url = "http://user:{canary}@h/"
+    secret = {quoted}
+    events = [{quoted}]
+    headers = {{ host = {quoted} }}
+    [delivery]
+    allow = [{quoted}]
+    [log]
+    level = {quoted}
+    """
+    with pytest.raises(ConfigInvalid) as caught:
+        load_config(write(folder, content), env={"RUNBRIDGE_LOG__FORMAT": canary})
+    assert canary not in str(caught.value)
+    assert canary not in repr(caught.value)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+            max_leaves=8,
+        ),
+        max_size=4,
+    ),
+    st.sampled_from(["server", "database", "connections", "endpoints", "delivery", "cadence", "log"]),
+)
+def test_no_document_breaks_the_loader(document: dict[str, object], section: str):
+    """Whatever TOML may hold, the answer is a configuration or sentences."""
+    from bridge.config.layers import Layers
+    from bridge.config.load import _Loading
+
+    for content in (document, {section: document}, {section: {"a": document}}):
+        layers = Layers()
+        layers.add_document(content, "file:x")
+        layers.add_env({})
+        with contextlib.suppress(ConfigInvalid):
+            _Loading(None, layers, {"HOME": "/nowhere"}).config()
+
+
+def test_good_values_of_every_kind_are_taken(tmp_path: Path):
+    """The other side of the table: nothing above is refused by accident."""
+    config = load(
+        tmp_path,
+        """
+        [server]
+        api_token = "t"
+        listen = "[::1]:0"
+        allowed_hosts = ["Bridge.Example.org", "[::1]", "10.0.0.1"]
+        [database]
+        url = "postgresql://user:p%40ss@db.example.org:5432/runbridge?sslmode=require"
+        [connections.hub]
+        provider = "instabase"
+        api_key = "k"
+        base_url = "http://10.1.2.3:8080/api/"
+        ib_context = "my-org"
+        requests_per_second = 5
+        target_delay = "2.5%"
+        [delivery]
+        allow = ["127.0.0.0/8", "10.0.0.5/32:8080", "10.0.0.5", "10.0.0.5:80", "[fd00::/8]:8080", "fd00::/8", "::1"]
+        retry_schedule = []
+        timeout = "1m"
+        [log]
+        level = "WARNING"
+        """,
+    )
+    assert str(config.server.listen) == "[::1]:0"
+    assert config.server.allowed_hosts == ("bridge.example.org", "[::1]", "10.0.0.1")
+    assert config.connections["hub"].base_url == "http://10.1.2.3:8080/api"
+    assert config.connections["hub"].requests_per_second == 5.0
+    assert config.connections["hub"].options == {"ib_context": "my-org"}
+    assert config.connections["hub"].cadence.target_delay == "2.5%"
+    assert config.delivery.schedule.delays_s == ()
+    assert config.delivery.timeout_s == 60
+    assert config.log.level == "warning"

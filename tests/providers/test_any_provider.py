@@ -1,0 +1,168 @@
+"""What holds for every provider, whatever it is sent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.domain.errors import ProviderRefused
+from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
+from bridge.providers import REGISTRY, dibby, dify, instabase, retab
+from bridge.providers.http import ProviderFailure
+from bridge.providers.strict_json import BadPayload
+from tests.support.foreign_server import answering
+from tests.support.provider_http import provider_against
+
+NAMES = ["dibby", "dify", "instabase", "retab"]
+NORMALISE = {
+    "dibby": dibby.normalise,
+    "dify": dify.normalise,
+    "instabase": instabase.normalise,
+    "retab": retab.normalise,
+}
+UUID = "fb47b2e6-5e43-4f90-be01-d5c5a088d156"
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = [
+    "id",
+    "status",
+    "steps",
+    "stepsCompleted",
+    "createdAt",
+    "error",
+    "output",
+    "outputs",
+    "created_at",
+    "finished_at",
+    "workflow_id",
+    "workflow",
+    "lifecycle",
+    "timing",
+    "final_outputs",
+    "kind",
+    "message",
+    "reason",
+    "details",
+    "stage",
+    "failing_step_id",
+    "error_details",
+    "error_code",
+    "block_name",
+    "start_timestamp",
+    "finish_timestamp",
+    "msg",
+    "app_id",
+    "deployment_id",
+    "started_at",
+    "completed_at",
+]
+WORDS = sorted({*dibby.STATUSES, *dify.STATUSES, *instabase.STATUSES, *retab.STATUSES})
+NEARLY_A_RUN = st.dictionaries(
+    st.sampled_from(FIELDS),
+    ANY_JSON | st.sampled_from(WORDS) | st.dictionaries(st.sampled_from(FIELDS), ANY_JSON | st.sampled_from(WORDS)),
+)
+
+
+def test_the_registry_knows_each_provider_by_its_name():
+    assert sorted(REGISTRY) == NAMES
+    assert all(provider.name == name for name, provider in REGISTRY.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(payload=NEARLY_A_RUN)
+def test_normalising_any_object_gives_an_observation_or_a_bad_payload(name, payload):
+    try:
+        seen = NORMALISE[name](payload)
+    except BadPayload:
+        return
+    assert isinstance(seen, Observation)
+    told = asdict(seen)
+    json.dumps(told, allow_nan=False)
+    assert all(value is None or isinstance(value, str) for key, value in told.items() if key.endswith("_at"))
+    assert seen.workflow_id is None or isinstance(seen.workflow_id, str)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"RUNNING"', b"<html>", b"[" * 200_000, b"{}"], ids=repr)
+async def test_a_poll_that_brings_no_run_is_a_bad_payload_and_never_an_exception(name, body):
+    async with provider_against(answering(body), name) as (http, _):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, PollFailed)
+    assert result.kind is FailureKind.BAD_PAYLOAD
+    assert result.status == 200
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, FailureKind.NOT_FOUND), (401, FailureKind.UNAUTHORIZED), (500, FailureKind.SERVER_ERROR)],
+)
+async def test_a_poll_that_fails_says_how(name, status, kind):
+    async with provider_against(answering({"message": "no"}, status=status), name) as (http, _):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, PollFailed)
+    assert (result.kind, result.status) == (kind, status)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_pause_asked_for_with_a_run_comes_with_the_observation(name):
+    async with provider_against(answering({"status": "running"}, headers={"Retry-After": "9"}), name) as (http, _):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, Observed)
+    assert result.poll_after_s == 9
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("run_id", ["../../keys", "a?admin=1", "a#b", "a/b", "a%2Fb", "a b", "ä", "a;b", "+:"])
+async def test_a_run_id_stays_one_path_segment(name, run_id):
+    async with provider_against(answering({"status": "running"}), name, suffix="/api") as (http, server):
+        await REGISTRY[name].fetch_run(http, UUID)
+        await REGISTRY[name].fetch_run(http, run_id)
+    plain, odd = (seen.target for seen in server.seen)
+    assert odd.count("/") == plain.count("/")
+    assert odd.rpartition("/")[0] == plain.rpartition("/")[0]
+    assert not {"?", "#", ";"} & set(odd)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("run_id", ["", ".", "..", "a\nb", "a\0b", "\ud800", "x" * 513])
+def test_what_can_never_be_a_run_id_is_told_in_a_sentence(name, run_id):
+    assert REGISTRY[name].check_run_id(run_id)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_ordinary_run_id_is_taken(name):
+    assert REGISTRY[name].check_run_id(UUID) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+async def test_a_trigger_that_the_provider_declines_is_refused_in_its_own_words(name, status):
+    async with provider_against(answering({"message": "No such workflow"}, status=status), name) as (http, _):
+        with pytest.raises(ProviderRefused, match="No such workflow"):
+            await REGISTRY[name].trigger(http, "wf", {}, {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("status", "body"), [(429, {}), (500, {}), (200, {}), (200, {"id": ""}), (200, b"<html>")])
+async def test_a_trigger_without_a_usable_answer_is_a_failure(name, status, body):
+    async with provider_against(answering(body, status=status), name) as (http, _):
+        with pytest.raises(ProviderFailure):
+            await REGISTRY[name].trigger(http, "wf", {}, {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("status", [302, 401, 403, 429, 500])
+async def test_a_check_fails_when_the_provider_does_not_take_the_key(name, status):
+    async with provider_against(answering({}, status=status), name) as (http, server):
+        with pytest.raises(ProviderFailure) as caught:
+            await REGISTRY[name].check(http)
+    assert caught.value.failed.status == status
+    assert len(server.seen) == 1

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import socket
+import ssl
+import zlib
+
+import pytest
+import trustme
+from aiohttp import web
+from multidict import CIMultiDict
+
+from bridge.domain.observation import FailureKind
+from bridge.providers.http import ProviderFailure, ProviderHttp, error_text, failure_kind, new_session
+from tests.support.foreign_server import answering, foreign_server, raw_server
+
+KEY = "sk-very-secret-0123456789"
+
+
+async def ask(url: str, *, timeout_s: float = 20.0, path: str = "/runs/1", **settings):
+    async with new_session() as session:
+        http = ProviderHttp(session, url, {"Authorization": f"Bearer {KEY}"}, timeout_s, **settings)
+        return await http.request("GET", path, query=[("access_token", "hidden")])
+
+
+async def failure_of(url: str, **settings):
+    with pytest.raises(ProviderFailure) as caught:
+        await ask(url, **settings)
+    failed = caught.value.failed
+    assert failed.message.startswith("GET /runs/1: ")
+    assert "hidden" not in failed.message
+    assert KEY not in failed.message
+    assert len(failed.message) <= 400
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind"),
+    [
+        (301, {"Location": "/elsewhere"}, FailureKind.REJECTED),
+        (304, {}, FailureKind.REJECTED),
+        (400, {}, FailureKind.REJECTED),
+        (401, {}, FailureKind.UNAUTHORIZED),
+        (403, {}, FailureKind.UNAUTHORIZED),
+        (403, {"x-ratelimit-remaining": "17"}, FailureKind.UNAUTHORIZED),
+        (403, {"x-ratelimit-remaining": "0"}, FailureKind.THROTTLED),
+        (403, {"Retry-After": "5"}, FailureKind.THROTTLED),
+        (404, {}, FailureKind.NOT_FOUND),
+        (410, {}, FailureKind.NOT_FOUND),
+        (418, {}, FailureKind.REJECTED),
+        (422, {}, FailureKind.REJECTED),
+        (429, {}, FailureKind.THROTTLED),
+        (500, {}, FailureKind.SERVER_ERROR),
+        (502, {}, FailureKind.SERVER_ERROR),
+        (503, {}, FailureKind.SERVER_ERROR),
+        (529, {}, FailureKind.SERVER_ERROR),
+    ],
+)
+async def test_each_status_has_its_meaning(status, headers, kind):
+    assert failure_kind(status, CIMultiDict(headers)) is kind
+    async with foreign_server(answering({"message": "no"}, status=status, headers=headers)) as server:
+        failed = await failure_of(server.url)
+    assert (failed.kind, failed.status) == (kind, status)
+    assert f"HTTP {status}" in failed.message
+    assert len(server.seen) == 1, "neither followed nor repeated"
+
+
+@pytest.mark.parametrize("status", [429, 403, 500, 503, 404])
+async def test_a_failure_carries_the_pause_that_was_asked_for(status):
+    async with foreign_server(answering({}, status=status, headers={"Retry-After": "7"})) as server:
+        assert (await failure_of(server.url)).retry_after_s == 7
+
+
+async def test_a_quota_reset_is_the_pause_of_a_429():
+    async with foreign_server(answering({}, status=429, headers={"x-ratelimit-reset": "40"})) as server:
+        assert (await failure_of(server.url)).retry_after_s == 40
+
+
+async def test_a_running_answer_may_ask_for_a_pause():
+    async with foreign_server(answering({"a": [1]}, headers={"Openai-Poll-After-Ms": "1500"})) as server:
+        answer = await ask(server.url)
+    assert (answer.status, answer.body, answer.poll_after_s) == (200, {"a": [1]}, 1.5)
+
+
+async def test_the_request_is_plain():
+    """Identity encoding, no cookies, the key as given; nothing of the environment."""
+    async with foreign_server(answering({}, headers={"Set-Cookie": "a=b"})) as server, new_session() as session:
+        http = ProviderHttp(session, server.url + "/api/", {"Authorization": f"Bearer {KEY}"}, 5)
+        await http.request("GET", "/runs/..%2F..%2Fkeys%3Fx", query=[("run_id", "a&b"), ("limit", "1")])
+        await http.request("POST", "/runs", json_body={"inputs": "é"})
+    first, second = server.seen
+    assert first.target == "/api/runs/..%2F..%2Fkeys%3Fx?run_id=a%26b&limit=1"
+    assert first.headers["accept-encoding"] == "identity"
+    assert first.headers["authorization"] == f"Bearer {KEY}"
+    assert first.headers["user-agent"].startswith("runbridge/")
+    assert "cookie" not in second.headers
+    assert (second.headers["content-type"], second.body) == ("application/json", {"inputs": "é"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html><h1>busy</h1></html>", b"[NaN]", b"[" * 200_000, b'{"status": "runn'],
+    ids=["empty", "html", "nan", "deep", "cut"],
+)
+async def test_a_200_that_is_no_json_is_a_bad_payload(body):
+    async with foreign_server(answering(body)) as server:
+        failed = await failure_of(server.url)
+    assert (failed.kind, failed.status) == (FailureKind.BAD_PAYLOAD, 200)
+
+
+async def test_a_gigabyte_is_refused_by_its_announcement():
+    async def announce(_reader, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n{")
+        await writer.drain()
+
+    async with raw_server(announce) as url:
+        assert (await failure_of(url)).kind is FailureKind.BAD_PAYLOAD
+
+
+async def test_an_endless_body_is_cut_off_at_the_cap():
+    """Chunked, so nothing announces its size; the server notices that we have left."""
+    sent = 0
+
+    async def pour(_reader, writer):
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while sent < 2**30:
+            writer.write(b"10000\r\n" + b" " * 65536 + b"\r\n")
+            await writer.drain()
+            sent += 65536
+
+    async with raw_server(pour) as url:
+        assert (await failure_of(url, body_bytes_max=2**20)).kind is FailureKind.BAD_PAYLOAD
+    assert sent < 2**29
+
+
+async def test_gzip_is_understood_though_it_was_not_asked_for():
+    async with foreign_server(answering(gzip.compress(b'{"a": 1}'), headers={"Content-Encoding": "gzip"})) as server:
+        assert (await ask(server.url)).body == {"a": 1}
+    async with foreign_server(answering(zlib.compress(b'{"a": 1}'), headers={"Content-Encoding": "deflate"})) as server:
+        assert (await ask(server.url)).body == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (gzip.compress(b" " * 2**27), "gzip"),
+        (gzip.compress(b"{}")[:-9], "gzip"),
+        (gzip.compress(b"{}") + b" " * 100_000 + b"x", "gzip"),
+        (b"{}", "gzip"),
+        (b"{}", "br"),
+    ],
+    ids=["bomb", "cut", "trailer", "not gzip", "brotli"],
+)
+async def test_packed_bodies_that_are_bombs_broken_or_unknown_are_bad_payloads(body, encoding):
+    async with foreign_server(answering(body, headers={"Content-Encoding": encoding})) as server:
+        assert (await failure_of(server.url)).kind is FailureKind.BAD_PAYLOAD
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"],
+    ids=["silent", "head", "body"],
+)
+async def test_one_deadline_covers_head_and_body(start):
+    gone = asyncio.Event()
+
+    async def stall(reader, writer):
+        writer.write(start)
+        await writer.drain()
+        await reader.read()  # until we hang up
+        gone.set()
+
+    async with raw_server(stall) as url:
+        failed = await failure_of(url, timeout_s=0.2)
+        await asyncio.wait_for(gone.wait(), 10)
+    assert failed.kind is FailureKind.TIMEOUT
+
+
+async def test_a_body_that_drips_does_not_outlive_the_deadline():
+    async def drip(_reader, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"1\r\n \r\n")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+    async with raw_server(drip) as url:
+        assert (await failure_of(url, timeout_s=0.3)).kind is FailureKind.TIMEOUT
+
+
+async def test_an_error_whose_body_never_comes_is_still_that_error(monkeypatch):
+    monkeypatch.setattr("bridge.providers.http._ERROR_READ_S", 0.1)
+
+    async def half(reader, writer):
+        writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 90\r\nRetry-After: 4\r\n\r\n{")
+        await writer.drain()
+        await reader.read()
+
+    async with raw_server(half) as url:
+        failed = await failure_of(url)
+    assert (failed.kind, failed.retry_after_s) == (FailureKind.SERVER_ERROR, 4)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 99_999,
+    ],
+    ids=["closed", "garbage", "cut", "huge header"],
+)
+async def test_a_connection_that_breaks_is_a_transport_failure(sent):
+    async def answer(_reader, writer):
+        writer.write(sent)
+        await writer.drain()
+
+    async with raw_server(answer) as url:
+        assert (await failure_of(url)).kind is FailureKind.TRANSPORT
+
+
+async def test_a_reset_is_a_transport_failure():
+    async def reset(_reader, writer):
+        writer.transport.abort()
+
+    async with raw_server(reset) as url:
+        assert (await failure_of(url)).kind is FailureKind.TRANSPORT
+
+
+async def test_nobody_listening_is_a_connect_failure():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        failed = await failure_of(f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert failed.kind is FailureKind.CONNECT
+
+
+async def test_a_name_that_does_not_exist_is_a_dns_failure(monkeypatch):
+    def nowhere(*_args, **_kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    assert (await failure_of("http://no-such-host.invalid")).kind is FailureKind.DNS
+
+
+async def test_a_certificate_nobody_vouches_for_is_a_tls_failure():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    async with server:
+        failed = await failure_of(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert failed.kind is FailureKind.TLS
+    assert "certificate" in failed.message
+
+
+async def test_https_to_a_plain_server_is_a_tls_failure():
+    async with foreign_server(answering({})) as server:
+        assert (await failure_of(server.url.replace("http:", "https:"))).kind is FailureKind.TLS
+
+
+async def test_proxy_variables_are_not_heeded(monkeypatch):
+    """The key would travel to whoever sits behind the variable."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    async with foreign_server(answering({"a": 1})) as server:
+        assert (await ask(server.url)).body == {"a": 1}
+
+
+async def test_a_key_with_a_line_break_is_a_failure_that_does_not_show_it():
+    async with foreign_server(answering({})) as server, new_session() as session:
+        http = ProviderHttp(session, server.url, {"Authorization": "Bearer abc\r\nX-Evil: 1"}, 5)
+        with pytest.raises(ProviderFailure) as caught:
+            await http.request("GET", "/runs/1")
+    assert caught.value.failed.kind is FailureKind.REJECTED
+    assert "abc" not in str(caught.value)
+    assert server.seen == []
+
+
+async def test_a_key_that_the_server_repeats_is_not_shown():
+    body = {"error": {"message": f"Incorrect key provided: {KEY}\n\x1b[31m see the docs " + "x" * 500}}
+    async with foreign_server(answering(body, status=401)) as server:
+        failed = await failure_of(server.url)
+    assert "Incorrect key provided: ****" in failed.message
+    assert failed.message.isprintable()
+
+
+async def test_neither_client_nor_failure_shows_the_key_in_its_repr():
+    async with new_session() as session:
+        http = ProviderHttp(session, "http://127.0.0.1:9", {"Authorization": f"Bearer {KEY}"}, 5)
+        with pytest.raises(ProviderFailure) as caught:
+            await http.request("GET", "/")
+    assert KEY not in repr(http) + repr(caught.value) + repr(caught.value.failed)
+
+
+async def test_being_cancelled_is_no_failure_of_the_provider():
+    """Stopping the daemon must look like stopping, not like a timeout."""
+    arrived = asyncio.Event()
+
+    async def hang(_request):
+        arrived.set()
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async with foreign_server(hang) as server:
+        task = asyncio.create_task(ask(server.url))
+        await asyncio.wait_for(arrived.wait(), 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            {"code": "not_found", "message": "Workflow run not found.", "status": 404},
+            ("Workflow run not found.", "not_found"),
+        ),
+        ({"detail": "Workflow run not found"}, ("Workflow run not found", None)),
+        ({"detail": {"code": "HTTP_EXCEPTION", "message": "no"}}, ("no", "HTTP_EXCEPTION")),
+        ({"detail": [{"loc": ["body"], "msg": "field required"}]}, ("field required", None)),
+        ({"error": "bad"}, ("bad", None)),
+        ({"code": "x"}, (None, "x")),
+        ({"message": ""}, (None, None)),
+        ([], (None, None)),
+        (7, (None, None)),
+    ],
+    ids=str,
+)
+def test_the_providers_own_words_are_found_in_every_error_shape(body, told):
+    assert error_text(body) == told

@@ -1,0 +1,449 @@
+"""What every database engine must do alike; each test runs on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bridge.domain.clock import ManualClock
+from bridge.domain.connection import ConnectionHealth
+from bridge.domain.delivery import Answer, DeliveryState, Outcome
+from bridge.domain.errors import Conflict
+from bridge.domain.event import EventType
+from bridge.domain.ids import new_id
+from bridge.domain.run import Json, RunError, RunStatus
+from bridge.domain.secret import Secret
+from bridge.domain.signature import new_secret
+from bridge.domain.transition import settle
+from bridge.store import connections, deliveries, endpoints, events, idempotency, nodes, runs, transitions
+from bridge.store.database import Database
+from bridge.store.deliveries import AttemptResult, DeliveryFilter
+from bridge.store.runs import PollRecord, RunFilter
+from bridge.store.transaction import Tx
+from tests.support.watching import NODE, add_endpoint, new_run, only, open_database, record, register
+
+START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(START)
+
+
+@pytest.fixture
+async def database(database_url: str, clock: ManualClock) -> AsyncIterator[Database]:
+    async with open_database(database_url, clock) as opened:
+        yield opened
+
+
+def body_of(event: events.Event) -> dict[str, Json]:
+    body = json.loads(event.body)
+    assert isinstance(body, dict)
+    return body
+
+
+async def claim(database: Database, node: str = NODE, *, limit: int = 10) -> list[runs.Run]:
+    return await database.write(
+        lambda tx: runs.claim_due(tx, node=node, connection="dify-prod", until=tx.now, limit=limit)
+    )
+
+
+async def claim_deliveries(database: Database, endpoint_id: str, node: str = NODE) -> list[deliveries.Claimed]:
+    return await database.write(lambda tx: deliveries.claim_due(tx, node=node, endpoint_id=endpoint_id, limit=10))
+
+
+async def attempt(
+    database: Database,
+    claimed: deliveries.Claimed,
+    outcome: Outcome = Outcome.DELIVERED,
+    *,
+    state: DeliveryState = DeliveryState.DELIVERED,
+    next_attempt_at: datetime | None = None,
+    node: str = NODE,
+) -> None:
+    answer = Answer(outcome, 12, 200 if outcome is Outcome.DELIVERED else 500, head=b"ok", phases={"connect": 1})
+    result = AttemptResult(
+        claimed.delivery, START, answer, state, next_attempt_at, is_ordered=claimed.endpoint.ordered
+    )
+    await database.write(lambda tx: deliveries.record_attempts(tx, node=node, results=[result]))
+
+
+async def test_a_registered_run_comes_back_as_it_was_given(database: Database) -> None:
+    given = await register(
+        database,
+        "ünï-✓",
+        workflow_id="wf",
+        metadata={"order": {"n": 2**60, "text": "ünï\n✓", "none": None}},
+        tags=("a", "b"),
+        deadline_at=START + timedelta(days=3, microseconds=1),
+    )
+    found = await database.read(lambda tx: runs.get_run(tx, given.id))
+    assert found == given
+    assert given.status is RunStatus.QUEUED
+    assert given.next_poll_at == START
+    assert given.metadata == {"order": {"n": 2**60, "text": "ünï\n✓", "none": None}}
+    assert given.deadline_at == START + timedelta(days=3, microseconds=1)
+
+
+async def test_a_run_is_claimed_by_one_node_only_until_it_is_put_back(database: Database, clock: ManualClock) -> None:
+    run = await register(database)
+    assert [r.id for r in await claim(database)] == [run.id]
+    assert await claim(database, "node_2") == []
+    later = START + timedelta(seconds=40)
+    back = PollRecord(run.id, 3, START, later, 1, 2, START)
+    await database.write(lambda tx: runs.put_back(tx, node="node_2", records=[back]))
+    assert await database.read(lambda tx: runs.next_due_at(tx, "dify-prod")) is None, "not node_2's to give back"
+    await database.write(lambda tx: runs.put_back(tx, node=NODE, records=[back]))
+    assert await database.read(lambda tx: runs.next_due_at(tx, "dify-prod")) == later
+    assert await claim(database, "node_2") == []
+    clock.advance(40)
+    (again,) = await claim(database, "node_2")
+    assert (again.polls, again.last_polled_at, again.failure_streak, again.not_found_count) == (3, START, 1, 2)
+
+
+async def test_the_most_overdue_runs_of_the_connection_are_claimed_first(
+    database: Database, clock: ManualClock
+) -> None:
+    first = await register(database, "1")
+    await register(database, "other", connection="hub")
+    clock.advance(1)
+    second = await register(database, "2")
+    clock.advance(1)
+    await register(database, "3")
+    assert {r.id for r in await claim(database, limit=2)} == {first.id, second.id}
+    held = await claim(database, limit=10)
+    assert [r.provider_run_id for r in held] == ["3"]
+
+
+async def test_one_transition_records_run_event_and_deliveries_together(database: Database) -> None:
+    endpoint = await add_endpoint(database)
+    await add_endpoint(database, events=only("run.waiting"))
+    run = await register(database, metadata={"order": 42}, tags=("urgent",))
+    after = await record(database, run, "succeeded", output={"result": "é"}, finished_at="2026-01-15T10:30:00.123456789Z")
+    assert after is not None
+    assert (after.version, after.sequence, after.next_poll_at) == (2, 1, None)
+    (event,) = await database.read(lambda tx: events.list_run_events(tx, run.id))
+    body = body_of(event)
+    assert body["type"] == "run.finished"
+    data = body["data"]
+    assert isinstance(data, dict)
+    assert (data["sequence"], data["previous_status"]) == (1, "queued")
+    shown = data["run"]
+    assert isinstance(shown, dict)
+    assert shown["output"] == {"result": "é"}
+    assert shown["metadata"] == {"order": 42}
+    assert shown["tags"] == ["urgent"]
+    assert shown["finished_at"] == "2026-01-15T10:30:00.123456789Z"
+    owed = await database.read(lambda tx: deliveries.list_deliveries(tx, DeliveryFilter(), limit=10, before=None))
+    assert [(d.endpoint_id, d.event_id, d.state) for d in owed] == [(endpoint.id, event.id, DeliveryState.PENDING)]
+    (row,) = await database.read(lambda tx: runs.list_transitions(tx, run.id))
+    assert (row.from_status, row.to_status, row.provider_status) == ("queued", "succeeded", "succeeded")
+
+
+async def test_a_stale_version_changes_nothing(database: Database) -> None:
+    """Two nodes that saw the same finish tell it once."""
+    await add_endpoint(database)
+    run = await register(database)
+    assert await record(database, run, "succeeded") is not None
+    assert await record(database, run, "failed") is None
+    assert len(await database.read(lambda tx: events.list_run_events(tx, run.id))) == 1
+
+
+async def test_a_claim_that_was_lost_cannot_be_written_with(database: Database) -> None:
+    """A node that slept past its lease finds its writes refused."""
+    run = await register(database)
+    (held,) = await claim(database)
+    await database.write(lambda tx: nodes.leave(tx, NODE))
+    assert await record(database, held, "succeeded", node=NODE) is None
+    (taken,) = await claim(database, "node_2")
+    assert await record(database, taken, "succeeded", node="node_2") is not None
+    assert (await database.read(lambda tx: runs.get_run(tx, run.id))).status is RunStatus.SUCCEEDED  # type: ignore[union-attr]
+
+
+async def test_many_at_once_still_tell_one_finish(database: Database) -> None:
+    run = await register(database)
+    answers = await asyncio.gather(*(record(database, run, "succeeded") for _ in range(8)))
+    assert sum(answer is not None for answer in answers) == 1
+
+
+async def test_sequences_run_on_without_gaps_over_several_observations(database: Database) -> None:
+    run = await register(database)
+    for status in ("running", "waiting", "running", "waiting", "partial"):
+        run = await record(database, run, status) or run
+    told = await database.read(lambda tx: events.list_run_events(tx, run.id))
+    assert [(e.sequence, e.type.value) for e in told] == [
+        (1, "run.started"),
+        (2, "run.waiting"),
+        (3, "run.resumed"),
+        (4, "run.waiting"),
+        (5, "run.finished"),
+    ]
+
+
+async def test_progress_is_told_only_where_somebody_asks(database: Database) -> None:
+    run = await register(database)
+    assert not await database.read(lambda tx: endpoints.anyone_wants_progress(tx, run.id))
+    await add_endpoint(database, events=only("run.progressed"))
+    assert await database.read(lambda tx: endpoints.anyone_wants_progress(tx, run.id))
+
+
+async def test_a_one_run_webhook_hears_of_its_run_only(database: Database) -> None:
+    run, other = await register(database, "1"), await register(database, "2")
+    own = await add_endpoint(database, run_id=run.id, events=only("run.finished"))
+    await record(database, run, "succeeded")
+    await record(database, other, "succeeded")
+    owed = await database.read(lambda tx: deliveries.list_deliveries(tx, DeliveryFilter(), limit=10, before=None))
+    assert [(d.endpoint_id, d.run_id) for d in owed] == [(own.id, run.id)]
+
+
+async def test_a_filter_decides_on_the_body(database: Database) -> None:
+    await add_endpoint(database, filter="data.run.status == 'failed'")
+    for number, status in enumerate(("succeeded", "failed")):
+        await record(database, await register(database, str(number)), status)
+    owed = await database.read(lambda tx: deliveries.list_deliveries(tx, DeliveryFilter(), limit=10, before=None))
+    assert len(owed) == 1
+
+
+async def test_due_endpoints_are_found_whatever_stands_before_them(database: Database, clock: ManualClock) -> None:
+    one, two = await add_endpoint(database), await add_endpoint(database)
+    for number in range(5):
+        await record(database, await register(database, str(number)), "succeeded")
+    due = await database.read(deliveries.due_endpoints)
+    assert due == {one.id: START, two.id: START}
+    assert len(await claim_deliveries(database, one.id)) == 5
+    assert await database.read(deliveries.due_endpoints) == {two.id: START}
+    clock.advance(1)
+    assert await claim_deliveries(database, one.id) == []
+
+
+async def test_a_claimed_delivery_brings_all_that_its_post_needs(database: Database) -> None:
+    secret = new_secret()
+    endpoint = await add_endpoint(database, secret=secret, headers={"x-team": "ops"})
+    await record(database, await register(database), "failed", error=RunError("no", "E1", "step"))
+    (claimed,) = await claim_deliveries(database, endpoint.id)
+    assert claimed.endpoint.headers == {"x-team": "ops"}
+    assert [live.secret.reveal() for live in claimed.secrets] == [secret]
+    event = await database.read(lambda tx: events.get_event(tx, claimed.delivery.event_id))
+    assert event is not None
+    assert claimed.body == event.body
+
+
+async def test_a_failed_attempt_is_recorded_and_due_again_later(database: Database, clock: ManualClock) -> None:
+    endpoint = await add_endpoint(database)
+    await record(database, await register(database), "succeeded")
+    (claimed,) = await claim_deliveries(database, endpoint.id)
+    again_at = START + timedelta(seconds=5)
+    await attempt(database, claimed, Outcome.SERVER_ERROR, state=DeliveryState.PENDING, next_attempt_at=again_at)
+    assert await claim_deliveries(database, endpoint.id) == []
+    clock.advance(5)
+    (again,) = await claim_deliveries(database, endpoint.id)
+    assert (again.delivery.attempts, again.delivery.failures, again.delivery.last_status) == (1, 1, 500)
+    await attempt(database, again)
+    found = await database.read(lambda tx: deliveries.get_delivery(tx, again.delivery.id))
+    assert found is not None
+    assert (found.state, found.attempts, found.settled_at) == (DeliveryState.DELIVERED, 2, clock.now())
+    kept = (await database.read(lambda tx: deliveries.list_attempts(tx, [found.id])))[found.id]
+    assert [(a.number, a.answer.outcome, a.answer.head, a.next_attempt_at) for a in kept] == [
+        (1, Outcome.SERVER_ERROR, b"ok", again_at),
+        (2, Outcome.DELIVERED, b"ok", None),
+    ]
+
+
+async def test_an_interrupted_delivery_costs_no_attempt(database: Database) -> None:
+    endpoint = await add_endpoint(database)
+    await record(database, await register(database), "succeeded")
+    (claimed,) = await claim_deliveries(database, endpoint.id)
+    await database.write(lambda tx: deliveries.give_back(tx, node=NODE, delivery_ids=[claimed.delivery.id]))
+    (again,) = await claim_deliveries(database, endpoint.id)
+    assert again.delivery == claimed.delivery
+
+
+async def test_an_ordered_endpoint_gets_the_next_event_after_the_one_before(database: Database) -> None:
+    endpoint = await add_endpoint(database, ordered=True)
+    run, other = await register(database, "1"), await register(database, "2")
+    run = await record(database, run, "running") or run
+    run = await record(database, run, "waiting") or run
+    await record(database, run, "succeeded")
+    await record(database, other, "succeeded")
+    first = await claim_deliveries(database, endpoint.id)
+    assert sorted(c.delivery.event_type for c in first) == ["run.finished", "run.started"]
+    (started,) = (c for c in first if c.delivery.event_type == "run.started")
+    await attempt(database, started, Outcome.SERVER_ERROR, state=DeliveryState.EXHAUSTED)
+    (waiting,) = await claim_deliveries(database, endpoint.id)
+    assert waiting.delivery.event_type == "run.waiting"
+    await attempt(database, waiting)
+    (finished,) = await claim_deliveries(database, endpoint.id)
+    assert (finished.delivery.event_type, finished.delivery.run_id) == ("run.finished", run.id)
+
+
+async def test_a_disabled_endpoint_keeps_its_backlog_and_gets_it_when_enabled(database: Database) -> None:
+    endpoint = await add_endpoint(database)
+    await record(database, await register(database, "1"), "succeeded")
+    assert await database.write(lambda tx: endpoints.disable_endpoint(tx, endpoint.id, "410"))
+    assert not await database.write(lambda tx: endpoints.disable_endpoint(tx, endpoint.id, "410"))
+    await record(database, await register(database, "2"), "succeeded")
+    assert await claim_deliveries(database, endpoint.id) == []
+    await database.write(lambda tx: endpoints.enable_endpoint(tx, endpoint.id))
+    assert len(await claim_deliveries(database, endpoint.id)) == 1
+
+
+async def test_enabling_an_ordered_endpoint_keeps_its_order(database: Database) -> None:
+    endpoint = await add_endpoint(database, ordered=True)
+    run = await register(database)
+    run = await record(database, run, "running") or run
+    await record(database, run, "succeeded")
+    await database.write(lambda tx: endpoints.disable_endpoint(tx, endpoint.id, "410"))
+    await database.write(lambda tx: endpoints.enable_endpoint(tx, endpoint.id))
+    assert [c.delivery.event_type for c in await claim_deliveries(database, endpoint.id)] == ["run.started"]
+
+
+async def test_a_removed_endpoint_discards_what_it_had_not_got(database: Database) -> None:
+    endpoint = await add_endpoint(database)
+    await record(database, await register(database), "succeeded")
+    await database.write(lambda tx: endpoints.remove_endpoint(tx, endpoint.id))
+    assert await claim_deliveries(database, endpoint.id) == []
+    (owed,) = await database.read(lambda tx: deliveries.list_deliveries(tx, DeliveryFilter(), limit=9, before=None))
+    assert owed.state is DeliveryState.DISCARDED
+    assert await database.read(lambda tx: endpoints.get_endpoint(tx, endpoint.id)) is None
+
+
+async def test_rotation_lets_both_secrets_sign_until_the_overlap_ends(database: Database, clock: ManualClock) -> None:
+    old, new = new_secret(), new_secret()
+    endpoint = await add_endpoint(database, secret=old)
+    until = START + timedelta(hours=24)
+    await database.write(lambda tx: endpoints.rotate_secret(tx, endpoint.id, Secret(new), old_until=until))
+
+    async def live() -> list[str]:
+        found = await database.read(lambda tx: endpoints.live_secrets(tx, [endpoint.id]))
+        return [secret.secret.reveal() for secret in found[endpoint.id]]
+
+    assert await live() == [new, old]
+    clock.advance(86401)
+    assert await live() == [new]
+
+
+async def test_the_feed_goes_on_behind_a_position_in_the_order_of_recording(database: Database) -> None:
+    for number in range(4):
+        await record(database, await register(database, str(number)), "succeeded")
+    all_of_it = await database.read(lambda tx: events.list_feed(tx, after=0, limit=10))
+    positions = [event.position or 0 for event in all_of_it]
+    assert positions == sorted(positions)
+    rest = await database.read(lambda tx: events.list_feed(tx, after=positions[1], limit=10))
+    assert [event.id for event in rest] == [event.id for event in all_of_it[2:]]
+
+
+async def test_runs_are_listed_newest_first_by_every_filter(database: Database) -> None:
+    a = await register(database, "1", tags=("x", "y"), workflow_id="w1")
+    b = await register(database, "2", connection="hub", tags=("x",))
+    await record(database, b, "failed")
+
+    async def ids(**wanted: str) -> list[str]:
+        found = await database.read(lambda tx: runs.list_runs(tx, RunFilter(**wanted), limit=10, before=None))
+        return [run.id for run in found]
+
+    assert await ids() == [b.id, a.id]
+    assert await ids(tag="x") == [b.id, a.id]
+    assert await ids(tag="y") == [a.id]
+    assert await ids(connection="hub", status="failed") == [b.id]
+    assert await ids(workflow_id="w1") == [a.id]
+    older = await database.read(lambda tx: runs.list_runs(tx, RunFilter(), limit=10, before=b.id))
+    assert [run.id for run in older] == [a.id]
+
+
+async def test_a_removed_run_is_gone_but_its_events_stay(database: Database) -> None:
+    run = await register(database, tags=("x",))
+    await record(database, run, "running")
+    assert await database.write(lambda tx: runs.delete_run(tx, run.id))
+    assert not await database.write(lambda tx: runs.delete_run(tx, run.id))
+    assert await database.read(lambda tx: runs.get_run(tx, run.id)) is None
+    assert len(await database.read(lambda tx: events.list_run_events(tx, run.id))) == 1
+    again = await register(database)
+    assert again.id != run.id
+
+
+async def test_health_changes_are_told_once_each(database: Database) -> None:
+    async def turn(health: ConnectionHealth, reason: str | None = None) -> bool:
+        return await database.write(
+            lambda tx: connections.change_health(tx, "hub", provider="instabase", health=health, reason=reason)
+        )
+
+    turns = [
+        await turn(ConnectionHealth.OK),
+        await turn(ConnectionHealth.FAILING, "401"),
+        await turn(ConnectionHealth.FAILING, "401"),
+        await turn(ConnectionHealth.OK),
+    ]
+    assert turns == [False, True, False, True]
+    told = await database.read(lambda tx: events.list_feed(tx, after=0, limit=10))
+    assert [event.type for event in told] == [EventType.CONNECTION_FAILING, EventType.CONNECTION_RECOVERED]
+    data = body_of(told[0])["data"]
+    assert isinstance(data, dict)
+    assert data["run"] is None
+    assert data["sequence"] is None
+
+
+async def test_the_first_answer_to_an_idempotency_key_is_the_one_kept(database: Database, clock: ManualClock) -> None:
+    first = idempotency.KeptAnswer("f", 201, b"one")
+    await database.write(lambda tx: idempotency.keep_answer(tx, "k", first))
+    with pytest.raises(Conflict):
+        await database.write(lambda tx: idempotency.keep_answer(tx, "k", replace(first, body=b"two")))
+    assert await database.read(lambda tx: idempotency.find_answer(tx, "k")) == first
+    clock.advance(10)
+    assert await database.write(lambda tx: idempotency.forget_answers(tx, tx.now)) == 1
+
+
+async def test_a_callers_mistake_undoes_only_its_own_work(database: Database) -> None:
+    def bad(tx: Tx) -> None:
+        runs.insert_runs(tx, [new_run("half")])
+        raise ValueError("half-way")
+
+    good, failed = await asyncio.gather(register(database, "whole"), database.write(bad), return_exceptions=True)
+    assert isinstance(failed, ValueError)
+    assert isinstance(good, runs.Run)
+    found = await database.read(lambda tx: runs.find_watched(tx, "dify-prod", ["half", "whole"]))
+    assert list(found) == ["whole"]
+
+
+async def test_commits_announce_what_became_due(database: Database) -> None:
+    heard = []
+    database.listeners.append(heard.append)
+    await add_endpoint(database)
+    await record(database, await register(database), "succeeded")
+    assert any("dify-prod" in said.runs_due for said in heard)
+    assert any(said.deliveries_due and said.events_recorded and said.settled_run_ids for said in heard)
+
+
+async def test_expired_runs_are_found_unless_they_wait_for_a_person(database: Database, clock: ManualClock) -> None:
+    late = await register(database, "late", deadline_at=START + timedelta(seconds=1))
+    waiting = await register(database, "waiting", deadline_at=START + timedelta(seconds=1))
+    await record(database, waiting, "waiting")
+    clock.advance(5)
+    found = await database.read(lambda tx: runs.list_expired(tx, tx.now, 10))
+    assert [run.id for run in found] == [late.id]
+
+    def expire(tx: Tx) -> runs.Run | None:
+        decision = settle(late, RunStatus.EXPIRED, RunError("late"), now=tx.now)
+        assert decision is not None
+        return transitions.record(tx, late, decision, node=None, keep=False)
+
+    after = await database.write(expire)
+    assert after is not None
+    assert after.status is RunStatus.EXPIRED
+
+
+async def test_a_new_start_frees_the_claims_of_the_daemon_before(database: Database) -> None:
+    """On SQLite at once (there is only one daemon); on PostgreSQL when the dead node's lease has run out."""
+    run = await register(database)
+    await claim(database)
+    if database.is_sqlite:
+        await database.write(lambda tx: nodes.join(tx, node=new_id("node"), host="h", pid=2, version="0"))
+    else:
+        assert isinstance(database.clock, ManualClock)
+        database.clock.advance(nodes.LEASE_S + 1)
+        assert await database.write(nodes.bury_dead) == [NODE]
+    assert [r.id for r in await claim(database, "node_2")] == [run.id]

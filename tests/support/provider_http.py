@@ -1,0 +1,24 @@
+"""A provider's client against a server on loopback, as the poller would have it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from bridge.domain.connection import Connection
+from bridge.domain.secret import Secret
+from bridge.providers import open_http
+from bridge.providers.http import ProviderHttp, new_session
+from tests.support.foreign_server import ForeignServer, Handler, foreign_server
+
+KEY = "key-0123456789"
+
+
+@asynccontextmanager
+async def provider_against(
+    handler: Handler, provider: str, *, suffix: str = "", timeout_s: float = 20.0, **options: str
+) -> AsyncIterator[tuple[ProviderHttp, ForeignServer]]:
+    """Requests of `provider` to a server that answers with `handler`; `suffix` ends the base URL."""
+    async with foreign_server(handler) as server, new_session() as session:
+        connection = Connection("c", provider, server.url + suffix, Secret(KEY), timeout_s=timeout_s, options=options)
+        yield open_http(session, connection), server
