@@ -10,7 +10,7 @@ from bridge.domain.wording import unknown
 from bridge.store.connections import list_health
 
 
-async def list_connections(door: Door, call: Call[NoQuery]) -> Answer:
+async def list_connections(door: Door, _call: Call[NoQuery]) -> Answer:
     """Every connection of the configuration, by name."""
     health = await door.database.read(list_health)
     shown = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,8 +20,7 @@ from bridge.store.database import Database
 from bridge.store.idempotency import KeptAnswer, keep_answer
 from bridge.store.transaction import Tx
 
-G = TypeVar("G", covariant=True)
-T = TypeVar("T")
+G_co = TypeVar("G_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +47,11 @@ class IdempotencyKey:
 
 
 @dataclass(slots=True)
-class Call(Generic[G]):
+class Call(Generic[G_co]):
     """One request: `given` is its checked body or query. `is_kept`: its answer is kept for its key already."""
 
     request: web.Request
-    given: G
+    given: G_co
     key: IdempotencyKey | None = None
     is_kept: bool = False
 
@@ -93,7 +91,9 @@ class Door:
         return given
 
     @asynccontextmanager
-    async def hint(self, listen: Coroutine[object, object, None]) -> AsyncIterator[Callable[[], Coroutine[object, object, None]]]:
+    async def hint(
+        self, listen: Coroutine[object, object, None]
+    ) -> AsyncIterator[Callable[[], Coroutine[object, object, None]]]:
         """Listen from now on; the block looks at the database, then may wait for the hint or the server's end."""
         tasks = {asyncio.ensure_future(listen), asyncio.ensure_future(self.closing.wait())}
 
@@ -112,8 +112,3 @@ def keep(tx: Tx, key: IdempotencyKey | None, given: Answer) -> None:
     """Keep a good answer for its key. One that failed is not kept: its cause may be mended."""
     if key is not None and given.status < 300:
         keep_answer(tx, key.key, KeptAnswer(key.fingerprint, given.status, given.body))
-
-
-def milliseconds_since(started: float) -> int:
-    """From an instant of `time.perf_counter`."""
-    return round((time.perf_counter() - started) * 1000)

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
-from bridge.api.bodies import EndpointBody, EndpointPatch, EndpointReplayBody, EndpointsQuery, NoBody, NoQuery, RotateBody
+from bridge.api.bodies import (
+    EndpointBody,
+    EndpointPatch,
+    EndpointReplayBody,
+    EndpointsQuery,
+    NoBody,
+    NoQuery,
+    RotateBody,
+)
 from bridge.api.door import Answer, Call, Door, answer
 from bridge.api.shown import read_cursor, shown_endpoint, shown_instant, shown_page
 from bridge.domain.endpoint import Endpoint, EndpointSource

@@ -102,7 +102,7 @@ def _read_target_delay(value: object) -> str:
     if percent and 0 < float(percent[1]) <= 100:
         return text
     try:
-        if 0 < read_duration(text):
+        if read_duration(text) > 0:
             return text
     except ValueError:
         pass
@@ -193,7 +193,9 @@ Price = Annotated[float, BeforeValidator(read_duration), between(0.001, 86400), 
 TargetDelay = Annotated[str, BeforeValidator(_read_target_delay), Field(examples=["2s", "5%"])]
 Instant = Annotated[datetime, PlainValidator(_read_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 DeadlineText = Annotated[
-    Deadline, PlainValidator(_read_deadline), WithJsonSchema({"type": "string", "examples": ["2h", "2030-01-15T10:30:00Z"]})
+    Deadline,
+    PlainValidator(_read_deadline),
+    WithJsonSchema({"type": "string", "examples": ["2h", "2030-01-15T10:30:00Z"]}),
 ]
 EventName = Annotated[EventType, BeforeValidator(_read_event)]
 EventNames = Annotated[list[EventName], AfterValidator(_without_repeats), Field(min_length=1)]
@@ -201,7 +203,12 @@ StatusName = Annotated[RunStatus, BeforeValidator(_read_status)]
 SigningSecret = Annotated[
     Secret, PlainValidator(_read_secret), WithJsonSchema({"type": "string", "pattern": "^whsec_[A-Za-z0-9+/]+=*$"})
 ]
-TargetUrl = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_check_target), WithJsonSchema({"type": "string", "format": "uri"})]
+TargetUrl = Annotated[
+    str,
+    Field(min_length=1, max_length=2048),
+    AfterValidator(_check_target),
+    WithJsonSchema({"type": "string", "format": "uri"}),
+]
 CustomHeaders = Annotated[dict[str, str], Field(max_length=50), AfterValidator(_check_headers)]
 FilterText = Annotated[str, Field(min_length=1, max_length=FILTER_CHARS_MAX), AfterValidator(_check_filter)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_check_metadata)]

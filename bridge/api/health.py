@@ -22,19 +22,19 @@ _PAGE = """<!doctype html>
 """
 
 
-async def show_liveness(door: Door, call: Call[NoQuery]) -> Answer:
+async def show_liveness(door: Door, _call: Call[NoQuery]) -> Answer:
     """The process answers."""
     return answer(200, {"status": "ok", "version": door.version})
 
 
-async def show_readiness(door: Door, call: Call[NoQuery]) -> Answer:
+async def show_readiness(door: Door, _call: Call[NoQuery]) -> Answer:
     """Whether it can work, check by check."""
     checks = {name: bool(good) for name, good in door.bridge.readiness().items()}
     ready = all(checks.values()) and not door.closing.is_set()
     return answer(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": {**checks}})
 
 
-async def show_metrics(door: Door, call: Call[NoQuery]) -> Answer:
+async def show_metrics(door: Door, _call: Call[NoQuery]) -> Answer:
     """What the workers count, and what the database holds at this moment."""
     counted = await door.database.read(_count)
     text = generate_latest(door.registry) + generate_latest(counted)
@@ -55,11 +55,11 @@ def _count(tx: Tx) -> CollectorRegistry:
     return registry
 
 
-async def show_openapi(door: Door, call: Call[NoQuery]) -> Answer:
-    """This API as OpenAPI 3.1."""
+async def show_openapi(door: Door, _call: Call[NoQuery]) -> Answer:
+    """The API as OpenAPI 3.1."""
     return Answer(200, door.openapi)
 
 
-async def show_front_page(door: Door, call: Call[NoQuery]) -> Answer:
+async def show_front_page(_door: Door, _call: Call[NoQuery]) -> Answer:
     """What this is."""
     return Answer(200, _PAGE.encode(), content_type="text/html; charset=utf-8")

@@ -74,11 +74,11 @@ def _known_fields(model: type[BaseModel], location: Sequence[int | str]) -> list
     return [name for field, info in model.model_fields.items() for name in _names(field, info.validation_alias)]
 
 
-def _names(field: str, alias: Any) -> list[str]:  # noqa: ANN401 - pydantic's three kinds of alias
+def _names(field: str, alias: Any) -> list[str]:
     return [str(alias.choices[0])] if hasattr(alias, "choices") else [alias or field]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type annotation
+def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

@@ -61,7 +61,9 @@ def headers_of(error: BridgeError) -> dict[str, str]:
     return {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, StoreUnavailable) else {}
 
 
-def shown_problem(status: int, detail: str, errors: Sequence[Problem] = (), request_id: str | None = None) -> dict[str, Json]:
+def shown_problem(
+    status: int, detail: str, errors: Sequence[Problem] = (), request_id: str | None = None
+) -> dict[str, Json]:
     """The problem object; `errors` names every field at fault (the first fifty)."""
     shown: dict[str, Json] = {
         "type": "about:blank",

@@ -49,14 +49,14 @@ def register(tx: Tx, wanted: Sequence[Registration]) -> list[Registered]:
     for one in wanted:
         if _key(one) not in found:
             new.setdefault(_key(one), _new_run(tx, one))
-    inserted = {(run.connection, run.provider_run_id) for run in (added := runs.insert_runs(tx, list(new.values())))}
-    found |= {(run.connection, run.provider_run_id): run for run in added}
-    if len(inserted) < len(new):  # another node registered some since we looked
+    added = {(run.connection, run.provider_run_id): run for run in runs.insert_runs(tx, list(new.values()))}
+    found |= added
+    if len(added) < len(new):  # another node registered some since we looked
         found |= _watched(tx, [one for one in wanted if _key(one) not in found])
     answers = []
     for one in wanted:
-        answers.append(Registered(found[_key(one)], _key(one) in inserted))
-        inserted.discard(_key(one))
+        is_new = added.pop(_key(one), None) is not None  # only the first of its kind in a batch
+        answers.append(Registered(found[_key(one)], is_new))
     _add_webhooks(tx, wanted, answers)
     return answers
 

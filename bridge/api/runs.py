@@ -49,7 +49,7 @@ def _registered(door: Door, given: Registered) -> Answer:
 def _shown(door: Door, given: Registered) -> dict[str, Json]:
     shown = shown_run(given.run, door.bridge.live(given.run.id))
     if given.webhook is not None:
-        secret = given.secret and given.secret.reveal()
+        secret = given.secret.reveal() if given.secret else None
         shown["webhook"] = {"id": given.webhook.id, "url": given.webhook.url, "secret": secret}
     return shown
 

@@ -1,14 +1,32 @@
-"""Builds the HTTP server."""
+"""Builds the HTTP server and opens its socket."""
 
 from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from bridge.api.door import Door
+from bridge.api.openapi import build_document
 from bridge.api.ports import Bridge
+from bridge.api.reading import TokenCheck
+from bridge.api.routes import ROUTES
+from bridge.api.serving import add_headers, build_handler, build_middleware
 from bridge.domain.clock import Clock
+from bridge.domain.event import encode
 from bridge.domain.secret import Secret
 from bridge.store.database import Database
+
+KEEPALIVE_S = 30  # aiohttp's default of an hour also bounds the wait for a request's headers
+SHUTDOWN_S = 5.0  # long answers end by themselves when the server closes; this is for the rest
+SOCKET_MODE = 0o660
 
 
 def build_app(
@@ -22,10 +40,91 @@ def build_app(
     version: str,
     registry: CollectorRegistry | None = None,
 ) -> web.Application:
-    """The application, ready to be served by `start_server`."""
-    raise NotImplementedError
+    """The application, ready to be served by `start_server`.
+
+    `allowed_hosts`: names and addresses without port, lower case, IPv6 in brackets. `registry`: the
+    workers' metrics, shown at /metrics beside what the database holds.
+    """
+    door = Door(database, clock, bridge, version, registry or CollectorRegistry(), encode(build_document(version)))
+    open_paths = frozenset(route.path for route in ROUTES if route.is_open)
+    middleware = build_middleware(allowed_hosts, TokenCheck(api_token), open_paths)
+    app = web.Application(middlewares=[middleware])
+    for route in ROUTES:
+        handler = build_handler(door, route, body_bytes_max)
+        if route.method == "GET":
+            app.router.add_get(route.path, handler, allow_head=route.content_type != "text/event-stream")
+        else:
+            app.router.add_route(route.method, route.path, handler)
+    app.on_response_prepare.append(add_headers)
+
+    async def close(_app: web.Application) -> None:
+        door.closing.set()
+
+    app.on_shutdown.append(close)
+    return app
 
 
 async def start_server(app: web.Application, listen: str) -> tuple[web.AppRunner, str]:
-    """Serve on `host:port`, `[v6]:port` or `unix:/path`; the runner (to be cleaned up) and the bound address."""
-    raise NotImplementedError
+    """Serve on `host:port`, `[v6]:port` or `unix:/path`; the runner (to be cleaned up) and the bound address.
+
+    OSError when the address cannot be had.
+    """
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_S,
+        keepalive_timeout=KEEPALIVE_S,
+        auto_decompress=False,
+    )
+    if listen.startswith("unix:"):
+        path = Path(listen.removeprefix("unix:"))
+        listener = _open_unix(path)  # before the runner, whose clean-up removes the file
+        app.on_cleanup.append(lambda _: _unlink(path))
+        await _start(runner, lambda: web.SockSite(runner, listener))
+        return runner, listen
+    host, _, port = listen.rpartition(":")
+    await _start(runner, lambda: web.TCPSite(runner, host.strip("[]"), int(port)))
+    bound = runner.addresses[0]
+    return runner, f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+
+
+async def _start(runner: web.AppRunner, make_site: Callable[[], web.BaseSite]) -> None:
+    await runner.setup()
+    try:
+        await make_site().start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+
+
+def _open_unix(path: Path) -> socket.socket:
+    """A listening socket, readable for owner and group; one that a dead process left behind is replaced."""
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        if _is_alive(path):
+            raise OSError(errno.EADDRINUSE, f"another process listens at {path}")
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~SOCKET_MODE)  # at no moment may the socket be wider than this
+    try:
+        listener.bind(str(path))
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    listener.setblocking(False)
+    return listener
+
+
+def _is_alive(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        with contextlib.suppress(OSError):
+            probe.connect(str(path))
+            return True
+    return False
+
+
+async def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)

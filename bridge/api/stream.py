@@ -26,7 +26,9 @@ async def stream_events(door: Door, call: Call[StreamQuery]) -> web.StreamRespon
     """Every event from here on, or from behind `Last-Event-ID` or `after`."""
     query = call.given
     if door.streams >= STREAMS_MAX:
-        raise Refusal(503, f"{STREAMS_MAX} streams are open already; close one or pull GET /v1/events", Retry_After="30")
+        raise Refusal(
+            503, f"{STREAMS_MAX} streams are open already; close one or pull GET /v1/events", Retry_After="30"
+        )
     after = call.request.headers.get("Last-Event-ID") or query.after
     position = await door.database.read(lambda tx: position_of(tx, after) if after else events.last_position(tx))
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})

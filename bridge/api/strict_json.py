@@ -27,9 +27,7 @@ def parse_json(data: bytes) -> Json:
     """
     try:
         text = data.decode()
-        value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite
-        )
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError:
         raise NotJson("the body is not UTF-8") from None
     except RecursionError:
@@ -67,13 +65,17 @@ def _check(value: object, path: list[str | int]) -> None:
     match value:
         case str():
             if _UNSTORABLE.search(value):
-                raise InvalidInput([Problem(dotted(path) or "(body)", "holds a NUL character or half a surrogate pair")])
+                raise InvalidInput(
+                    [Problem(dotted(path) or "(body)", "holds a NUL character or half a surrogate pair")]
+                )
         case dict() | list() if len(path) >= DEPTH_MAX:
             raise NotJson(f"the JSON is nested deeper than {DEPTH_MAX} levels")
         case dict():
             for key, item in value.items():
                 if _UNSTORABLE.search(key):
-                    raise InvalidInput([Problem(dotted(path) or "(body)", "a key holds a NUL character or half a surrogate")])
+                    raise InvalidInput(
+                        [Problem(dotted(path) or "(body)", "a key holds a NUL character or half a surrogate")]
+                    )
                 _check(item, [*path, key])
         case list():
             for number, item in enumerate(value):

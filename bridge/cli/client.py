@@ -34,10 +34,10 @@ class DaemonUnreachable(BridgeError):
 
 
 class ApiRefused(BridgeError):
-    """The daemon answered that it will not; `status` is the HTTP status."""
+    """The daemon answered that it will not; `is_wrong_use` when what was asked was malformed."""
 
-    def __init__(self, status: int, message: str) -> None:
-        self.status = status
+    def __init__(self, message: str, *, is_wrong_use: bool = False) -> None:
+        self.is_wrong_use = is_wrong_use
         super().__init__(message)
 
 
@@ -88,18 +88,17 @@ class Client:
         patience = Patience()
         while True:
             try:
-                for event in self._stream_once(after, patience):
+                for event in self._stream_once(after, types, patience):
                     after = event.id
-                    if not types or _type_of(event.body) in types:
-                        yield event
-                raise DaemonUnreachable(f"the daemon at {self.address} closed the event stream")
+                    yield event
+                patience.lost(DaemonUnreachable(f"the daemon at {self.address} closed the event stream"))
             except DaemonUnreachable as error:
                 patience.lost(error)
 
-    def _stream_once(self, after: str | None, patience: Patience) -> Iterator[StreamedEvent]:
+    def _stream_once(self, after: str | None, types: list[str] | None, patience: Patience) -> Iterator[StreamedEvent]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
         with self._reaching(), contextlib.closing(self._connection(SILENCE_MAX_S)) as connection:
-            target = self._target(("v1", "events", "stream"), {"after": after})
+            target = self._target(("v1", "events", "stream"), {"type": types})
             connection.request("GET", target, headers=self._headers() | headers)
             response = connection.getresponse()
             if response.status != 200:
@@ -107,9 +106,7 @@ class Client:
             patience.answered()
             yield from _server_sent_events(response)
 
-    def _call(
-        self, method: str, path: tuple[str, ...], query: Object, body: Object | None, timeout_s: float
-    ) -> Answer:
+    def _call(self, method: str, path: tuple[str, ...], query: Object, body: Object | None, timeout_s: float) -> Answer:
         headers = self._headers()
         content = None
         if body is not None:
@@ -122,7 +119,7 @@ class Client:
         if answer.status >= 300:
             raise self._refusal(answer.status, answer.body)
         if answer.body and not _is_object(answer.body):
-            raise ApiRefused(answer.status, f"what answers at {self.address} is not a runbridge daemon")
+            raise ApiRefused(f"what answers at {self.address} is not a runbridge daemon")
         return answer
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
@@ -166,15 +163,17 @@ class Client:
 
     def _refusal(self, status: int, body: bytes) -> ApiRefused:
         if status == 401:
-            source = self.address.token_origin
-            said = f"the daemon at {self.address} wants another token ({source}); give --token or set RUNBRIDGE_TOKEN"
-            return ApiRefused(status, said)
+            wants = f"the daemon at {self.address} wants another token ({self.address.token_from})"
+            return ApiRefused(f"{wants}; give --token or set RUNBRIDGE_TOKEN")
         problem = json.loads(body) if _is_object(body) else {}
+        if isinstance(problem.get("checks"), dict):
+            return ApiRefused(f"not ready: {', '.join(name for name, ok in problem['checks'].items() if not ok)}")
         detail = problem.get("detail") or problem.get("title")
         if not detail:
-            return ApiRefused(status, f"what answers at {self.address} is not a runbridge daemon (HTTP {status})")
+            return ApiRefused(f"what answers at {self.address} is not a runbridge daemon (HTTP {status})")
         fields = [f"{e.get('field')}: {e.get('message')}" for e in problem.get("errors") or [] if isinstance(e, dict)]
-        return ApiRefused(status, "; ".join(fields) if fields else str(detail))
+        is_wrong_use = status == 400 or bool(fields)
+        return ApiRefused("; ".join(fields) if fields else str(detail), is_wrong_use=is_wrong_use)
 
 
 class Patience:
@@ -239,10 +238,6 @@ def _server_sent_events(response: http.client.HTTPResponse) -> Iterator[Streamed
         elif not field and not value and data:
             yield StreamedEvent(event_id, b"\n".join(data))
             data = []
-
-
-def _type_of(body: bytes) -> str:
-    return str(json.loads(body).get("type")) if _is_object(body) else ""
 
 
 def _is_object(body: bytes) -> bool:

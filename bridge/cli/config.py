@@ -36,13 +36,19 @@ def check(settings: Settings) -> int:
     except ConfigInvalid as invalid:
         problems = invalid.problems
     if settings.as_json:
-        print_value({"path": path and str(path), "ok": not problems, "errors": _shown(problems), "warnings": _shown(warnings)})
+        print_value(
+            {"path": path and str(path), "ok": not problems, "errors": _shown(problems), "warnings": _shown(warnings)}
+        )
     else:
         for is_good, found in ((False, problems), (None, warnings)):
             for problem in found:
                 say(mark(is_good), f"{problem.field}: {problem.message}")
         if not problems:
-            say(mark(is_good=True), str(path) if path else "no configuration file, only the environment:", "all in order")
+            say(
+                mark(is_good=True),
+                str(path) if path else "no configuration file, only the environment:",
+                "all in order",
+            )
     return 1 if problems else 0
 
 

@@ -31,15 +31,13 @@ def list_connections(settings: Settings) -> None:
 
 
 def _row(connection: Object) -> tuple[Any, ...]:
-    health = connection.get("health")
-    told: Object = health if isinstance(health, dict) else {"health": health, **connection}
     return (
         connection["name"],
         connection.get("provider"),
         connection.get("base_url"),
-        status_text(told.get("health") or told.get("state") or "ok"),
-        told.get("since"),
-        told.get("reason"),
+        status_text(connection["health"]),
+        connection.get("since"),
+        connection.get("reason"),
     )
 
 
@@ -64,6 +62,4 @@ def check(settings: Settings, name: tuple[str, ...]) -> int:
 
 def check_connections(client: Client, names: list[str]) -> dict[str, Object]:
     """What the daemon says about each, in the order given."""
-    return {
-        name: client.post("v1", "connections", name, "check", timeout_s=CHECK_TIMEOUT_S).object() for name in names
-    }
+    return {name: client.post("v1", "connections", name, "check", timeout_s=CHECK_TIMEOUT_S).object() for name in names}

@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from rich.progress import Progress
 from sqlalchemy.engine import URL, make_url
 
-from bridge.cli.config import load
 from bridge.cli.options import Settings, config_option, json_option, pass_settings
 from bridge.cli.output import console, mark, print_value, say
+from bridge.config import find_config
+from bridge.config.reach import read_database_url
 from bridge.domain.clock import SystemClock
-from bridge.domain.errors import Problem, InvalidInput, Unsupported
+from bridge.domain.errors import InvalidInput, Problem, Unsupported
 from bridge.store import migrate, sqlite_file
 from bridge.store.backup import back_up
 from bridge.store.database import Database
@@ -95,7 +96,7 @@ def backup(settings: Settings, file: Path, database_url: str | None) -> None:
 
 def _url(settings: Settings, given: str | None) -> URL:
     try:
-        return make_url(given or load(settings).database.url)
+        return make_url(given or read_database_url(find_config(settings.config_path, os.environ), env=os.environ))
     except sa.exc.ArgumentError:
         raise InvalidInput([Problem("--database", "expected sqlite:///PATH or postgresql://…")]) from None
 

@@ -28,7 +28,7 @@ def command() -> None:
 @click.option("--cursor", help="Where the list before this one ended.")
 @common_options
 @pass_settings
-def list_deliveries(settings: Settings, **query: Any) -> None:
+def list_deliveries(settings: Settings, /, **query: Any) -> None:
     """Deliveries, newest first."""
     answer = settings.client().get("v1", "deliveries", **query)
     if settings.as_json:
@@ -48,16 +48,10 @@ def _row(delivery: Object) -> tuple[Any, ...]:
         delivery.get("event_type"),
         delivery.get("endpoint_id"),
         status_text(delivery.get("state")),
-        count_attempts(delivery),
+        delivery.get("attempt_count"),
         delivery.get("last_status") or delivery.get("last_outcome"),
         ago(delivery.get("next_attempt_at")),
     )
-
-
-def count_attempts(delivery: Object) -> int:
-    """How often it was tried, in a list or with the attempts themselves."""
-    attempts = delivery.get("attempts")
-    return len(attempts) if isinstance(attempts, list) else int(attempts or 0)
 
 
 @command.command
@@ -81,8 +75,7 @@ def show(settings: Settings, delivery_id: str) -> None:
             ("next attempt", ago(delivery.get("next_attempt_at"))),
         ]
     )
-    attempts = delivery.get("attempts")
-    for attempt in attempts if isinstance(attempts, list) else []:
+    for attempt in delivery.get("attempts") or []:
         _print_attempt(attempt)
 
 
@@ -90,7 +83,14 @@ def _print_attempt(attempt: Object) -> None:
     by_hand = "by hand" if attempt.get("manual") else None
     how = attempt.get("status") or attempt.get("outcome")
     took = f"in {attempt.get('duration_ms')} ms"
-    say(f"\n#{attempt.get('number')}", attempt.get("at"), mark(attempt.get("outcome") == "delivered"), how, took, by_hand)
+    say(
+        f"\n#{attempt.get('number')}",
+        attempt.get("at"),
+        mark(attempt.get("outcome") == "delivered"),
+        how,
+        took,
+        by_hand,
+    )
     phases = attempt.get("phases") or {}
     next_at = attempt.get("next_attempt_at")
     print_facts(

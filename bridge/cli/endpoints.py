@@ -34,6 +34,7 @@ def command() -> None:
 @pass_settings
 def add(
     settings: Settings,
+    /,
     url: str,
     filter_: str | None,
     header: tuple[tuple[str, str], ...],
@@ -62,7 +63,7 @@ def add(
 @click.option("--cursor", help="Where the list before this one ended.")
 @common_options
 @pass_settings
-def list_endpoints(settings: Settings, **query: Any) -> None:
+def list_endpoints(settings: Settings, /, **query: Any) -> None:
     """All endpoints, those from the configuration file included."""
     from bridge.cli.runs import tell_more
 
@@ -123,8 +124,8 @@ def _first_attempt(client: Client, event_id: str) -> Object | None:
     end = time.monotonic() + PING_WAIT_S
     while time.monotonic() < end:
         for row in client.get("v1", "deliveries", event=event_id).rows():
-            if row.get("attempts"):
-                return client.get("v1", "deliveries", row["id"]).object()
+            if row["attempts"]:
+                return row
         time.sleep(0.1)
     return None
 
@@ -133,10 +134,9 @@ def _print_ping(event_id: str, delivery: Object | None) -> None:
     if not delivery:
         say(mark(None), event_id, f"was not tried within {PING_WAIT_S:.0f} s; is the endpoint enabled?")
         return
-    attempts = delivery.get("attempts")
-    last: Object = attempts[-1] if isinstance(attempts, list) and attempts else {}
+    last: Object = delivery["attempts"][-1]
     took = f"in {last['duration_ms']} ms" if "duration_ms" in last else None
-    how = last.get("status") or delivery.get("last_status") or delivery.get("last_outcome")
+    how = last.get("status") or last.get("outcome")
     say(mark(delivery["state"] == "delivered"), event_id, how, took, last.get("detail"))
 
 
@@ -206,7 +206,7 @@ def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @common_options
 @pass_settings
-def replay(settings: Settings, endpoint_id: str, **selection: Any) -> None:
+def replay(settings: Settings, /, endpoint_id: str, **selection: Any) -> None:
     """Send it again what it should have had: same ids, same bytes."""
     body = {key: value for key, value in selection.items() if value}
     answer = settings.client().post("v1", "endpoints", endpoint_id, "replay", body=body, timeout_s=300.0)
@@ -228,14 +228,14 @@ def _state(endpoint: Object) -> Any:
 
 def _print_endpoint(endpoint: Object) -> None:
     headers = endpoint.get("headers") or {}
-    shown = [f"{name}: {value}" for name, value in headers.items()] if isinstance(headers, dict) else headers
+    shown = [f"{name}: {value}" for name, value in headers.items()]
     say(endpoint["id"], _state(endpoint), endpoint.get("disabled_reason"))
     print_facts(
         [
             ("url", endpoint["url"]),
             ("events", _events(endpoint)),
             ("filter", endpoint.get("filter")),
-            ("headers", ", ".join(map(str, shown))),
+            ("headers", ", ".join(shown)),
             ("ordered", "yes" if endpoint.get("ordered") else None),
             ("payload", endpoint.get("payload")),
             ("description", endpoint.get("description")),

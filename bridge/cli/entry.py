@@ -61,7 +61,7 @@ def _explain(error: BridgeError) -> int:
             return UNREACHABLE
         case ApiRefused():
             _complain(str(error))
-            return WRONG_USE if error.status in (400, 422) else FAILED
+            return WRONG_USE if error.is_wrong_use else FAILED
         case InvalidInput():
             for problem in error.problems:
                 _complain(f"{problem.field}: {problem.message}")

@@ -9,7 +9,7 @@ import click
 
 from bridge.cli.client import Object
 from bridge.cli.options import EventTypes, Settings, common_options, pass_settings
-from bridge.cli.output import print_json, print_table, say, status_text
+from bridge.cli.output import Cell, print_json, print_table, say, status_text
 
 
 @click.group
@@ -19,20 +19,23 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--after", metavar="EVENT", help="Only what was recorded after this event.")
-@click.option("--type", "type_", metavar="TYPE", help="Only events of this type.")
+@click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types.")
 @click.option("--run", "run_id", metavar="RUN", help="Only events of this run.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
 @common_options
 @pass_settings
-def list_events(settings: Settings, after: str | None, type_: str | None, run_id: str | None, limit: int) -> None:
+def list_events(settings: Settings, after: str | None, types: list[str] | None, run_id: str | None, limit: int) -> None:
     """Recorded events, oldest first; go on with --after and the last id."""
-    answer = settings.client().get("v1", "events", after=after, type=type_, run_id=run_id, limit=limit)
+    answer = settings.client().get("v1", "events", after=after, type=types, run_id=run_id, limit=limit)
     if settings.as_json:
         print_json(answer.body)
         return
     print_table(
         ("EVENT", "AT", "TYPE", "ABOUT", "STATUS", "#"),
-        ((e["id"], e["timestamp"], e["type"], about(e), status_of(e), e["data"].get("sequence")) for e in answer.rows()),
+        (
+            (e["id"], e["timestamp"], e["type"], about(e), status_of(e), e["data"].get("sequence"))
+            for e in answer.rows()
+        ),
     )
 
 
@@ -96,7 +99,7 @@ def about(event: Object) -> str:
     return ""
 
 
-def status_of(event: Object) -> object:
+def status_of(event: Object) -> Cell:
     """The run's status in its colour, if it is about a run."""
     run = event["data"].get("run")
-    return status_text(run["status"]) if run else ""
+    return status_text(run["status"]) if run else None

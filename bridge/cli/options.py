@@ -93,7 +93,7 @@ def common_options(function: F) -> F:
     return _config(_url(_token(_json(function))))
 
 
-class EventTypes(click.ParamType):
+class EventTypes(click.ParamType[list[str]]):
     """`run.finished,run.waiting`: exact names, comma separated."""
 
     name = "a,b"
@@ -110,7 +110,7 @@ class EventTypes(click.ParamType):
         return names or self.fail("name at least one event type", param, ctx)
 
 
-class DurationText(click.ParamType):
+class DurationText(click.ParamType[float]):
     """`90s`, `5m`, `2h`: seconds."""
 
     name = "duration"
@@ -125,7 +125,7 @@ class DurationText(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[str]):
     """`2h` (ago) or an RFC 3339 instant."""
 
     name = "2h|instant"
@@ -142,7 +142,7 @@ class Moment(click.ParamType):
             self.fail("expected a duration back from now such as 2h, or an instant such as 2026-01-15T10:30:00Z")
 
 
-class Pair(click.ParamType):
+class Pair(click.ParamType[tuple[str, str]]):
     """`name=value` (or `name: value`), split at the first separator."""
 
     def __init__(self, separator: str) -> None:
@@ -165,7 +165,9 @@ def read_keys(secret: str | None, secret_file: Path | None) -> list[bytes]:
         raise click.UsageError("give either --secret or --secret-file, not both")
     text = secret or ""
     if secret_file is not None:
-        text = sys.stdin.read() if str(secret_file) == "-" else secret_file.read_text(encoding="utf-8", errors="replace")
+        text = (
+            sys.stdin.read() if str(secret_file) == "-" else secret_file.read_text(encoding="utf-8", errors="replace")
+        )
     try:
         return [signature.secret_key(word) for word in text.split()]
     except ValueError as error:
@@ -174,7 +176,9 @@ def read_keys(secret: str | None, secret_file: Path | None) -> list[bytes]:
 
 def secret_options(function: F) -> F:
     """--secret and --secret-file."""
-    flag = click.option("--secret", metavar="whsec_…", help="The signing secret; a file keeps it out of the process list.")
+    flag = click.option(
+        "--secret", metavar="whsec_…", help="The signing secret; a file keeps it out of the process list."
+    )
     file = click.option(
         "--secret-file",
         metavar="FILE",

@@ -16,8 +16,10 @@ from rich.text import Text
 from bridge.domain.instant import parse_instant
 
 WIDE: Final = 10_000  # columns: what is piped into a program is not cut to a terminal's width
-# C0, DEL, C1, line and paragraph separators, what turns the reading direction, and halves of surrogate pairs.
-_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# DEL, C1, line and paragraph separators, what turns the reading direction, and halves of surrogate pairs.
+_BEYOND_ASCII: Final = "\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_UNSAFE: Final = re.compile(f"[\x00-\x1f{_BEYOND_ASCII}]")
+_UNSAFE_IN_JSON: Final = re.compile(f"[{_BEYOND_ASCII}]")  # json escapes the rest
 _STYLES: Final = {
     **dict.fromkeys(("succeeded", "delivered", "ok", "enabled", "true"), "green"),
     **dict.fromkeys(("failed", "lost", "expired", "exhausted", "failing", "disabled", "false"), "red"),
@@ -61,7 +63,7 @@ def print_json(body: bytes) -> None:
         sys.stdout.buffer.flush()
         return
     text = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
-    print(re.sub(_UNSAFE.pattern.replace("\x00-\x1f", ""), lambda found: f"\\u{ord(found[0]):04x}", text))  # noqa: T201
+    sys.stdout.write(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def print_value(value: Any) -> None:
@@ -102,7 +104,9 @@ def status_text(status: object) -> Text:
 
 def mark(is_good: bool | None) -> Text:
     """✓, ✗, or ! for what is worth knowing."""
-    return Text({True: "✓", False: "✗", None: "!"}[is_good], style={True: "green", False: "red", None: "yellow"}[is_good])
+    return Text(
+        {True: "✓", False: "✗", None: "!"}[is_good], style={True: "green", False: "red", None: "yellow"}[is_good]
+    )
 
 
 def ago(instant: object, *, now: datetime | None = None) -> str:

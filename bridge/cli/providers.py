@@ -48,8 +48,7 @@ def show(settings: Settings, name: str) -> None:
         return
     print_facts([("provider", name), ("base URL", provider["base_url"]), ("can", ", ".join(provider["can"]))])
     say("\nin the configuration file:")
-    say(f'  [connections.my-{name}]\n  provider = "{name}"\n  api_key_env = "{name.upper()}_API_KEY"'.split("\n")[0])
-    for line in (f'provider = "{name}"', f'api_key_env = "{name.upper()}_API_KEY"'):
+    for line in (f"[connections.my-{name}]", f'provider = "{name}"', f'api_key_env = "{name.upper()}_API_KEY"'):
         say(f"  {line}")
     if name in _SETTINGS:
         say(f'  # {_SETTINGS[name]} = "…"   only {name} has this one; see config.example.toml')
@@ -91,7 +90,7 @@ def _find(name: str) -> Provider:
 
 def _described(provider: Provider) -> dict[str, Any]:
     can = [*_ALWAYS]
-    if type(provider).cancel is not ProviderDefaults.cancel:
+    if getattr(type(provider), "cancel", None) is not ProviderDefaults.cancel:
         can.append("cancel")
     return {"name": provider.name, "base_url": provider.default_base_url, "can": can}
 

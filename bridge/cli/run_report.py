@@ -94,5 +94,7 @@ def _delivery(delivery: Object) -> tuple[Cell, ...]:
     how = delivery.get("last_status") or delivery.get("last_outcome") or ""
     next_at = delivery.get("next_attempt_at")
     state = status_text(delivery.get("state"))
-    detail = Text(clean(f" {how}, {delivery.get('attempts', 0)} attempts") + (f", next {ago(next_at)}" if next_at else ""))
-    return "", f"  → {delivery.get('endpoint_id') or delivery.get('endpoint')}", f"  {delivery['id']}", state + detail
+    detail = Text(
+        clean(f" {how}, {delivery.get('attempt_count', 0)} attempts") + (f", next {ago(next_at)}" if next_at else "")
+    )
+    return "", f"  → {delivery.get('endpoint_id')}", f"  {delivery['id']}", state + detail

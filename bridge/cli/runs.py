@@ -84,7 +84,7 @@ def _print_added(run: Object, *, is_new: bool) -> None:
 @click.option("--cursor", help="Where the list before this one ended.")
 @common_options
 @pass_settings
-def list_runs(settings: Settings, workflow: str | None, **query: Any) -> None:
+def list_runs(settings: Settings, /, workflow: str | None, **query: Any) -> None:
     """The watched runs, newest first."""
     answer = settings.client().get("v1", "runs", workflow_id=workflow, **query)
     if settings.as_json:

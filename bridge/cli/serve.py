@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from bridge.cli.options import Settings, config_option, pass_settings
@@ -17,7 +19,9 @@ def command(settings: Settings, listen: str | None, database: str | None) -> int
 
     SIGTERM or Ctrl-C lets it finish what is in flight and end; SIGHUP makes it read its configuration again.
     """
+    from bridge.config import find_config
     from bridge.daemon import main
 
+    path = find_config(settings.config_path, os.environ)
     flags = {"server.listen": listen, "database.url": database}
-    return main(settings.config_path, {key: value for key, value in flags.items() if value is not None})
+    return main(path, {key: value for key, value in flags.items() if value is not None})

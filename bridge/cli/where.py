@@ -13,6 +13,7 @@ import click
 from bridge.domain.secret import Secret
 
 T = TypeVar("T")
+NOWHERE = "no token was found"
 DEFAULT_URL = "http://127.0.0.1:8484"
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a daemon that listens everywhere is reached
 
@@ -25,7 +26,7 @@ class DaemonAddress:
     port: int
     origin: str
     token: Secret | None = None
-    token_origin: str = "none was found"
+    token_from: str = NOWHERE
     is_tls: bool = False
     prefix: str = ""
     socket: str | None = None
@@ -52,7 +53,7 @@ def find_daemon(
             url, url_origin = listen, origin
         if given is None and configured is not None:
             given, token_origin = configured, origin
-    return _parse(url or DEFAULT_URL, url_origin or "the default", given, token_origin or "none was found")
+    return _parse(url or DEFAULT_URL, url_origin or "the default", given, token_origin or NOWHERE)
 
 
 def _secret(text: str | None) -> Secret | None:

@@ -143,16 +143,12 @@ class Layers:
         return [candidate for candidate in found if _as_variable(candidate) == name.upper()]
 
     def _unknown_variable(self, name: str) -> str:
-        known = [
-            f"{PREFIX}{section}__{key}".upper() for section, table in SECTIONS.items() for key in table.known_keys()
-        ]
-        for section, table in NAMED_SECTIONS.items():
-            tables = [path[1] for path in self.tables if path[0] == section]
-            known += [
-                f"{PREFIX}{section}__{_as_variable(n)}__{key}".upper() for n in tables for key in table.known_keys()
-            ]
-        meant = closest(PREFIX + name, known)
-        hint = f"did you mean `{meant}`?" if meant else "settings are named RUNBRIDGE_SECTION__KEY"
+        known = [_as_variable(f"{section}__{key}") for section, table in SECTIONS.items() for key in table.known_keys()]
+        for path in self.tables:
+            if path[0] in NAMED_SECTIONS:
+                known += [_as_variable("__".join((*path, key))) for key in schema_of(path).known_keys()]
+        meant = closest(name, known)
+        hint = f"did you mean `{PREFIX}{meant}`?" if meant else "settings are named RUNBRIDGE_SECTION__KEY"
         return f"unknown variable; {hint}"
 
     def _complain(self, field: str, message: str) -> None:

@@ -144,7 +144,7 @@ class _Loading:
     def _provide_database(self) -> None:
         table = self._tables.setdefault(("database",), {})
         if "url" not in table and "database.url" not in self._troubled:
-            table["url"] = Given(_default_database_url(self._env), Layer.FILE, "default")
+            table["url"] = Given(default_database_url(self._env), Layer.FILE, "default")
 
     def _connections(self, cadence: CadenceSettings) -> dict[str, Connection]:
         names = [at[1] for at in self._tables if at[0] == "connections"]
@@ -236,7 +236,7 @@ def _syntax_complaint(text: str) -> str:
     return f"not TOML at {found['where']}: {found['what']}" if found else f"not TOML: {text}"
 
 
-def _default_database_url(env: Mapping[str, str]) -> str:
+def default_database_url(env: Mapping[str, str]) -> str:
     """A SQLite file in systemd's state directory, or the user's."""
     if state := env.get("STATE_DIRECTORY", "").partition(":")[0]:
         folder = Path(state)

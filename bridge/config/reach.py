@@ -1,7 +1,8 @@
-"""Where the daemon listens and which token it takes, as far as the configuration can be read here.
+"""Single parts of the configuration, for commands that need no more than that.
 
-The daemon's own environment and credentials are often not the shell's: a provider key that is missing
-here must not keep `runbridge runs list` from finding the daemon.
+The daemon's environment and credentials are often not the shell's: a provider key that is missing here
+must keep neither `runbridge runs list` from finding the daemon nor `db backup` from finding the database.
+Each function takes the whole configuration where it loads, and otherwise looks at its own section alone.
 """
 
 from __future__ import annotations
@@ -9,42 +10,77 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from bridge.config.layers import Layers
-from bridge.config.load import load_config
+from bridge.config.load import Config, default_database_url, load_config
 from bridge.config.mistakes import ConfigInvalid
 from bridge.config.secret_sources import sources_for
-from bridge.config.sections import ServerSettings
+from bridge.config.sections import DatabaseSettings, DeliverySettings, ServerSettings, Table
 from bridge.config.values import ListenAddress, read_listen
 from bridge.domain.secret import Secret
 
+SomeTable = TypeVar("SomeTable", bound=Table)
+
 
 def read_reach(path: Path | None, *, env: Mapping[str, str]) -> tuple[ListenAddress, Secret | None]:
-    """The listen address, and the token unless it cannot be had here.
-
-    ConfigInvalid where the file cannot be read as TOML or the address is wrong; all else is left to `config check`.
-    """
+    """The listen address, and the token unless it cannot be had here; ConfigInvalid if the address cannot be read."""
+    loaded = _load(path, env)
+    if isinstance(loaded, Config):
+        return loaded.server.listen, loaded.server.api_token
+    values = _values("server", path, env, loaded)
+    token = values.get("api_token")
+    default: ListenAddress = ServerSettings.model_fields["listen"].default
     try:
-        server = load_config(path, env=env).server
-        return server.listen, server.api_token
+        listen = read_listen(values["listen"]) if "listen" in values else default
+    except ValueError:
+        raise loaded from None
+    return listen, token if isinstance(token, Secret) else None
+
+
+def read_database_url(path: Path | None, *, env: Mapping[str, str]) -> str:
+    """[database] url, or its default; ConfigInvalid if it is wrong."""
+    loaded = _load(path, env)
+    if isinstance(loaded, Config):
+        return loaded.database.url
+    values = _values("database", path, env, loaded)
+    if "url" in values:
+        return _judged(DatabaseSettings, values, loaded).url
+    return default_database_url(env)
+
+
+def read_delivery(path: Path | None, *, env: Mapping[str, str]) -> DeliverySettings:
+    """[delivery]; ConfigInvalid if it is wrong."""
+    loaded = _load(path, env)
+    if isinstance(loaded, Config):
+        return loaded.delivery
+    return _judged(DeliverySettings, _values("delivery", path, env, loaded), loaded)
+
+
+def _load(path: Path | None, env: Mapping[str, str]) -> Config | ConfigInvalid:
+    try:
+        return load_config(path, env=env)
     except ConfigInvalid as invalid:
-        layers = Layers()
-        try:
-            document = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
-        except (OSError, ValueError, RecursionError):
-            raise invalid from None
-        layers.add_document({"server": document.get("server", {})}, f"file:{path}")
-        layers.add_env(env)
-        given, _ = sources_for(path, env).resolve(("server",), layers.tables.get(("server",), {}))
-        token = given["api_token"].value if "api_token" in given else None
-        try:
-            listen = read_listen(given["listen"].value) if "listen" in given else _default_listen()
-        except ValueError:
-            raise invalid from None
-        return listen, token if isinstance(token, Secret) else None
+        return invalid
 
 
-def _default_listen() -> ListenAddress:
-    default = ServerSettings.model_fields["listen"].default
-    assert isinstance(default, ListenAddress)
-    return default
+def _values(section: str, path: Path | None, env: Mapping[str, str], invalid: ConfigInvalid) -> dict[str, object]:
+    """What file and environment give for one section, secrets resolved where they can be."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError, RecursionError):
+        raise invalid from None
+    layers = Layers()
+    layers.add_document({section: document.get(section, {})}, f"file:{path}")
+    layers.add_env(env)
+    given, _ = sources_for(path, env).resolve((section,), layers.tables.get((section,), {}))
+    return {key: value.value for key, value in given.items()}
+
+
+def _judged(table: type[SomeTable], values: dict[str, object], invalid: ConfigInvalid) -> SomeTable:
+    try:
+        return table.model_validate(values)
+    except ValidationError:
+        raise invalid from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bridge.config.layers import place
 from bridge.config.load import Config, FileEndpoint
-from bridge.config.sections import CadenceTable, ConnectionTable, EndpointTable, Table
+from bridge.config.sections import PROVIDER_OPTIONS, CadenceTable, ConnectionTable, EndpointTable, Table
 from bridge.config.values import mask_query
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.instant import format_duration
@@ -46,16 +46,14 @@ def _section(config: Config, section: str, table: Table) -> Iterator[Row]:
 
 
 def _connection(config: Config, connection: Connection) -> Iterator[Row]:
-    cadence = dict(_cadence(connection.cadence))
+    at = ("connections", connection.name)
     for key, attribute in ConnectionTable.attributes().items():
-        name = place(("connections", connection.name), key)
-        if key in CadenceTable.attributes():
-            if key in cadence:
-                yield Row(name, cadence[key], config.origins.get(name) or _origin(config, f"cadence.{key}"))
+        if key in PROVIDER_OPTIONS and key in connection.options:
+            yield Row(place(at, key), connection.options[key], _origin(config, place(at, key)))
         elif hasattr(connection, attribute):
-            yield Row(name, _text(attribute, getattr(connection, attribute)), _origin(config, name))
-        elif key in connection.options:
-            yield Row(name, connection.options[key], _origin(config, name))
+            yield Row(place(at, key), _text(attribute, getattr(connection, attribute)), _origin(config, place(at, key)))
+    for key, text in _cadence(connection.cadence):
+        yield Row(place(at, key), text, config.origins.get(place(at, key)) or _origin(config, f"cadence.{key}"))
 
 
 def _endpoint(config: Config, endpoint: FileEndpoint) -> Iterator[Row]:

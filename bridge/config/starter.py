@@ -98,7 +98,7 @@ def starter_text(*, listen: str, database_url: str | None, connections: Mapping[
 
 
 def _table(path: tuple[str, ...], settings: Mapping[str, str]) -> Iterator[str]:
-    heading = ".".join([path[0], *map(_quoted, path[1:])])
+    heading = ".".join(_quoted(part) if "." in part else part for part in path)
     yield f"\n[{heading}]\n"
     for key, value in settings.items():
         yield f"{key} = {_quoted(value)}\n"

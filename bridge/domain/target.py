@@ -18,7 +18,7 @@ from bridge.domain.address_tables import METADATA_NAMES, ODD_PORTS
 from bridge.domain.errors import InvalidInput, Problem
 
 URL_CHARACTERS_MAX: Final = 2048  # what every proxy and log on the way still takes
-_FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\]")
+_FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _START: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)")
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 _NAME: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -63,14 +63,13 @@ def parse_target(url: str) -> Target:
     host_text = _check_text(url)
     try:
         parsed = URL(url)
-        host, port = parsed.raw_host, parsed.port
+        host, port = (parsed.raw_host or "").removesuffix("."), parsed.port
+        _ = parsed.host  # decodes the name, which fails for what only looks like an international one
     except ValueError as error:
         raise _refused("it cannot be read as a URL") from error
     if not host or not port:
         raise _refused("it needs a host, and a port between 1 and 65535")
-    host = host.removesuffix(".")
-    if not host_text.startswith("["):
-        _check_host(host, host_text)
+    _check_host(host, host_text)
     parsed = parsed.with_host(host)
     if len(str(parsed)) > URL_CHARACTERS_MAX:
         raise _refused(f"it is longer than {URL_CHARACTERS_MAX} characters")
@@ -95,7 +94,7 @@ def _check_text(url: str) -> str:
     if len(url) > URL_CHARACTERS_MAX:
         raise _refused(f"it is longer than {URL_CHARACTERS_MAX} characters")
     if _FORBIDDEN.search(url):
-        raise _refused("it holds a space, a control character or a backslash")
+        raise _refused("it holds a space, a backslash or a character that is no text")
     start = _START.match(url)
     if start is None or start["scheme"].lower() not in {"http", "https"}:
         raise _refused("it must begin with http:// or https://")
@@ -112,7 +111,10 @@ def _check_text(url: str) -> str:
 
 
 def _check_host(host: str, host_text: str) -> None:
-    if _NUMBER_AT_THE_END.fullmatch(host):
+    if host_text.startswith("["):
+        if not isinstance(literal_address(host), IPv6Address):
+            raise _refused("what stands in brackets is not an IPv6 address")
+    elif _NUMBER_AT_THE_END.fullmatch(host):
         if host != host_text or literal_address(host) is None:
             raise _refused("its host is an address in an unusual spelling; write four decimal numbers, as in 192.0.2.1")
     elif len(host) > 253 or not _NAME.fullmatch(host):

@@ -287,7 +287,7 @@ class _Unpacker:
         self._packed = None if name in ("", "identity") else zlib.decompressobj(wbits=47)  # gzip or zlib, told by head
 
     def __call__(self, chunk: bytes, room: int) -> bytes:
-        if self._packed is None:  # what follows the end spoils the JSON, and is counted
+        if self._packed is None or self._packed.eof:  # what follows the end spoils the JSON, and is counted
             return chunk
         try:
             return self._packed.decompress(chunk, room)

@@ -63,17 +63,21 @@ def _daemon_kept_out(source: Path) -> Iterator[None]:
 
 def _copy(source: Path, partial: Path, progress: Progress | None) -> None:
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+    def _tell(_status: int, remaining: int, total: int) -> None:
+        if progress is not None:
+            progress(total - remaining, total)
+
     with open_for_reading(source) as origin, contextlib.closing(sqlite3.connect(partial)) as copy:
         # One read transaction for all steps: without it every commit of the daemon would start the copy anew.
         origin.execute("BEGIN")
         origin.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        told = progress and (lambda _status, remaining, total: progress(total - remaining, total))
-        origin.backup(copy, pages=PAGES_PER_STEP, progress=told, sleep=0)
+        origin.backup(copy, pages=PAGES_PER_STEP, progress=_tell, sleep=0)
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, without -wal and -shm beside it
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    with open(partial, "rb") as file:
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
     os.link(partial, target)  # fails where a target has appeared meanwhile; a rename would overwrite it
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)

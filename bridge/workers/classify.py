@@ -5,6 +5,7 @@ The sentences are for the operator: short, without secrets, without query string
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -112,8 +113,8 @@ def _judge_head(causes: list[BaseException]) -> Judged:
     said = next((str(cause.message) for cause in causes if isinstance(cause, HttpProcessingError)), "")
     if any(isinstance(cause, LineTooLong) for cause in causes) or said.startswith("Too many headers"):
         return Judged(Outcome.OVERSIZE, "the answer's head is too large (over 8 KiB in a line, or over 128 lines)")
-    first_line = said.partition("\n")[0].rstrip(": ")
-    return Judged(Outcome.PROTOCOL, f"the answer is not HTTP: {_clean(first_line) or 'it cannot be read'}")
+    fault = said.partition("\n")[0].partition(":")[0]  # what follows are bytes of the answer
+    return Judged(Outcome.PROTOCOL, f"the answer is not HTTP: {_clean(fault) or 'it cannot be read'}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -135,7 +136,10 @@ def _tls_reason(error: ssl.SSLError) -> str:
 
 
 def _reason(error: aiohttp.ClientConnectorError) -> str:
-    return _clean(error.os_error.strerror or str(error.os_error) or type(error.os_error).__name__)
+    number = error.os_error.errno
+    return (
+        os.strerror(number) if number is not None and number > 0 else _clean(str(error.os_error) or "no reason given")
+    )
 
 
 def _clean(text: str, characters_max: int = _SAID_CHARACTERS_MAX) -> str:

@@ -38,6 +38,11 @@ class Exchange:
             host, port = address[0], address[1]
             self.peer = f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
+    def begin_again(self) -> None:
+        """Forget the first try, all but its start: the request is sent once more on a fresh connection."""
+        self._marks = {"start": self._marks["start"]}
+        self.is_reused = False
+
     @property
     def phases(self) -> dict[str, int]:
         """Milliseconds of dns, connect, tls and first_byte, as far as they came to their end."""
@@ -94,13 +99,13 @@ def phase_trace() -> aiohttp.TraceConfig:
 
 
 def _marker(moment: str) -> Any:
-    async def note(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    async def note(_session: aiohttp.ClientSession, _context: SimpleNamespace, _params: object) -> None:
         mark(moment)
 
     return note
 
 
-async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+async def _note_reuse(_session: aiohttp.ClientSession, _context: SimpleNamespace, _params: object) -> None:
     exchange = current.get()
     if exchange is not None:
         exchange.is_reused = True

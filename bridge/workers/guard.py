@@ -14,10 +14,11 @@ import functools
 import socket
 import ssl
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 
 from bridge.domain.address import AddressPolicy, Verdict, judge
 from bridge.domain.errors import InvalidInput
@@ -61,7 +62,8 @@ class _OneScheme(aiohttp.TCPConnector):
     def __init__(self, scheme: str, **options: Any) -> None:
         super().__init__(**options)
         self.allowed_protocol_schema_set = frozenset({scheme})
-        self._factory = functools.partial(WaryHandler, loop=self._loop)
+        # the one private name of aiohttp that we touch; the sender's tests would notice its loss
+        self._factory = cast("functools.partial[ResponseHandler]", functools.partial(WaryHandler, loop=self._loop))
 
 
 class _GuardedResolver(AbstractResolver):

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.workers.exchange import current
 
@@ -58,3 +59,10 @@ class WaryHandler(ResponseHandler):
         elif self.transport is not None and not self.transport.is_closing():
             self.set_exception(TooManyInterimAnswers(f"more than {INTERIM_ANSWERS_MAX} interim answers (1xx)"))
             self.transport.abort()
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """The connection is of no more use; a body that is being read learns of it at once, not at its deadline."""
+        payload = self._payload
+        super().set_exception(exc, exc if exc_cause is None else exc_cause)
+        if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
+            payload.set_exception(aiohttp.ClientPayloadError("the body cannot be read"), exc)

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.config import changes_that_need_restart, load_config, show_config
@@ -70,6 +70,7 @@ def test_values_from_the_environment_are_read_as_the_key_wants(tmp_path: Path):
     assert endpoint.description == "2024-01-01"
 
 
+@settings(deadline=None)  # the machine may be busy; speed is not the point
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=40))
 def test_a_secret_from_the_environment_arrives_unchanged_unless_quoted(text: str):
     """Tokens look like numbers, dates, lists; only a text that is a whole TOML string is unquoted."""

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import socket
 import ssl
+import tracemalloc
 import zlib
 
 import pytest
@@ -86,7 +87,7 @@ async def test_a_running_answer_may_ask_for_a_pause():
 
 async def test_the_request_is_plain():
     """Identity encoding, no cookies, the key as given; nothing of the environment."""
-    async with foreign_server(answering({}, headers={"Set-Cookie": "a=b"})) as server, new_session() as session:
+    async with foreign_server(answering({}, headers={"Set-Cookie": "a=b; Path=/"})) as server, new_session() as session:
         http = ProviderHttp(session, server.url + "/api/", {"Authorization": f"Bearer {KEY}"}, 5)
         await http.request("GET", "/runs/..%2F..%2Fkeys%3Fx", query=[("run_id", "a&b"), ("limit", "1")])
         await http.request("POST", "/runs", json_body={"inputs": "é"})
@@ -134,6 +135,18 @@ async def test_an_endless_body_is_cut_off_at_the_cap():
     async with raw_server(pour) as url:
         assert (await failure_of(url, body_bytes_max=2**20)).kind is FailureKind.BAD_PAYLOAD
     assert sent < 2**29
+
+
+async def test_a_gzip_bomb_is_not_even_unpacked_in_part():
+    """A chunk of 64 KiB can hold 64 MiB of blanks."""
+    async with foreign_server(answering(gzip.compress(b" " * 2**27), headers={"Content-Encoding": "gzip"})) as server:
+        tracemalloc.start()
+        try:
+            assert (await failure_of(server.url, body_bytes_max=2**20)).kind is FailureKind.BAD_PAYLOAD
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak_bytes < 2**24
 
 
 async def test_gzip_is_understood_though_it_was_not_asked_for():

@@ -1,0 +1,324 @@
+"""What the API answers, as schemas: for the OpenAPI document only. The tests hold every answer against it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from bridge.domain.connection import ConnectionHealth
+from bridge.domain.delivery import DeliveryState, Outcome
+from bridge.domain.endpoint import EndpointSource
+from bridge.domain.event import EventType
+from bridge.domain.run import RunStatus
+
+When = Annotated[datetime, Field(examples=["2026-01-15T10:30:05.120Z"])]
+NextCursor = Annotated[str | None, Field(description="Where the next page begins; null when there is none.")]
+
+
+class FieldProblem(BaseModel):
+    """One field at fault and what to do about it."""
+
+    field: str
+    message: str
+
+
+class ProblemAnswer(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldProblem]
+    request_id: str | None = None
+
+
+class ProgressAnswer(BaseModel):
+    """How far a run is, in the provider's own units."""
+
+    completed: float
+    total: float
+
+
+class RunErrorAnswer(BaseModel):
+    """What the provider says went wrong."""
+
+    message: str
+    code: str | None
+    step: str | None
+
+
+class RunData(BaseModel):
+    """A run as events tell it."""
+
+    id: str
+    connection: str
+    provider: str
+    provider_run_id: str
+    workflow_id: str | None
+    status: RunStatus
+    provider_status: str | None
+    settled: bool
+    progress: ProgressAnswer | None
+    output: Any
+    output_truncated: bool
+    error: RunErrorAnswer | None
+    created_at: When | None
+    started_at: When | None
+    finished_at: When | None
+    registered_at: When
+    observed_at: When | None
+    metadata: dict[str, Any]
+    tags: list[str]
+
+
+class RunAnswer(RunData):
+    """A run and its polls."""
+
+    polls: int
+    last_polled_at: When | None
+    next_poll_at: When | None
+    next_poll_reason: str | None
+    deadline_at: When | None
+    overdue: bool
+
+
+class WebhookAnswer(BaseModel):
+    """A one-run webhook; `secret` only when it was added by this request."""
+
+    id: str
+    url: str
+    secret: str | None
+
+
+class RegisteredRun(RunAnswer):
+    """The run, with the webhook that was asked for."""
+
+    webhook: WebhookAnswer | None = None
+
+
+class TransitionAnswer(BaseModel):
+    """One change of status."""
+
+    at: When
+    from_: RunStatus = Field(alias="from")
+    to: RunStatus
+    provider_status: str | None
+
+
+class EventData(BaseModel):
+    """What happened; for events that concern no run `connection` or `endpoint` names the thing."""
+
+    sequence: int | None
+    previous_status: RunStatus | None
+    run: RunData | None
+    connection: dict[str, Any] | None = None
+    endpoint: dict[str, Any] | None = None
+
+
+class EventAnswer(BaseModel):
+    """A recorded fact, as the webhook's body."""
+
+    id: str
+    type: EventType
+    timestamp: When
+    data: EventData
+
+
+class RunInFull(RunAnswer):
+    """A run with all that happened to it."""
+
+    transitions: list[TransitionAnswer]
+    events: list[EventAnswer]
+
+
+class BatchItem(BaseModel):
+    """The outcome of one item: `run` or `error`."""
+
+    status: Literal[200, 201, 422]
+    run: RegisteredRun | None = None
+    error: ProblemAnswer | None = None
+
+
+class BatchAnswer(BaseModel):
+    """The outcomes in the order given."""
+
+    data: list[BatchItem]
+
+
+class EndpointAnswer(BaseModel):
+    """An endpoint; the values of its headers are masked. `events` null: all but `run.progressed`."""
+
+    id: str
+    url: str
+    source: EndpointSource
+    events: list[EventType] | None
+    filter: str | None
+    description: str | None
+    headers: dict[str, str]
+    ordered: bool
+    payload: str
+    run_id: str | None
+    enabled: bool
+    disabled_reason: str | None
+    created_at: When | None
+
+
+class NewEndpoint(EndpointAnswer):
+    """An endpoint as it was made, with the secret that is shown here only."""
+
+    secret: str
+
+
+class NewSecret(BaseModel):
+    """The new signing secret, shown here only; the old one signs until `old_until`."""
+
+    id: str
+    secret: str
+    old_until: When
+
+
+class PingAnswer(BaseModel):
+    """The event that was made."""
+
+    event_id: str
+
+
+class ReplayAnswer(BaseModel):
+    """How many events the selection holds, and how many of them are being sent again."""
+
+    count: int
+    replayed: int
+
+
+class EventReplayAnswer(BaseModel):
+    """The deliveries that are due now."""
+
+    deliveries: list[str]
+
+
+class AttemptAnswer(BaseModel):
+    """One POST. `response` holds up to 8 KiB of the receiver's answer, null in lists."""
+
+    number: int
+    at: When
+    outcome: Outcome
+    status: int | None
+    duration_ms: int
+    detail: str | None
+    peer: str | None
+    phases: dict[str, int]
+    response: str | None
+    truncated: bool
+    manual: bool
+    next_attempt_at: When | None
+
+
+class DeliveryAnswer(BaseModel):
+    """One event for one endpoint."""
+
+    id: str
+    event_id: str
+    event_type: EventType
+    endpoint_id: str
+    run_id: str | None
+    state: DeliveryState
+    attempt_count: int
+    failure_count: int
+    created_at: When
+    next_attempt_at: When | None
+    settled_at: When | None
+    last_outcome: Outcome | None
+    last_status: int | None
+    manual: bool
+    attempts: list[AttemptAnswer]
+
+
+class LimitsAnswer(BaseModel):
+    """Configured limits; null means learned from the provider's answers."""
+
+    requests_per_second: float | None
+    max_in_flight: int | None
+
+
+class CadenceAnswer(BaseModel):
+    """When runs are polled."""
+
+    price: str | None
+    target_delay: str | None
+    min_interval: str
+    max_interval: str
+    deadline: str
+
+
+class ConnectionAnswer(BaseModel):
+    """A provider account and how it stands; `state` is what the daemon knows at this moment."""
+
+    name: str
+    provider: str
+    base_url: str
+    health: ConnectionHealth
+    reason: str | None
+    since: When | None
+    limits: LimitsAnswer
+    cadence: CadenceAnswer
+    state: dict[str, Any]
+
+
+class CheckAnswer(BaseModel):
+    """What one real call brought."""
+
+    ok: bool
+    detail: str
+    duration_ms: int
+
+
+class RunList(BaseModel):
+    """A page of runs."""
+
+    data: list[RunAnswer]
+    next_cursor: NextCursor
+
+
+class EndpointList(BaseModel):
+    """A page of endpoints."""
+
+    data: list[EndpointAnswer]
+    next_cursor: NextCursor
+
+
+class EventList(BaseModel):
+    """A page of the feed."""
+
+    data: list[EventAnswer]
+    next_cursor: Annotated[str | None, Field(description="The id of the last event; give it as `after` to go on.")]
+
+
+class DeliveryList(BaseModel):
+    """A page of deliveries."""
+
+    data: list[DeliveryAnswer]
+    next_cursor: NextCursor
+
+
+class ConnectionList(BaseModel):
+    """All connections."""
+
+    data: list[ConnectionAnswer]
+    next_cursor: NextCursor
+
+
+class LivenessAnswer(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class ReadinessAnswer(BaseModel):
+    """Whether the daemon can work."""
+
+    status: Literal["ready", "not ready"]
+    checks: dict[str, bool]

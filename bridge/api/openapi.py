@@ -1,0 +1,180 @@
+"""The OpenAPI 3.1 document, made from the route table and the models."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from bridge.api import answers
+from bridge.api.problem import CONTENT_TYPE
+from bridge.api.routes import JSON, ROUTES, Route
+
+_REF = "#/components/schemas/{model}"
+_REFUSALS = {
+    400: "Not JSON that everybody reads alike.",
+    401: "The token is missing or wrong.",
+    404: "There is no such thing.",
+    408: "The body did not arrive in time.",
+    409: "Not in a state that allows this, or the same `Idempotency-Key` is in flight.",
+    413: "The body is too large.",
+    415: "The body is not `application/json`.",
+    421: "This server does not answer for that host name.",
+    422: "Something given is wrong; `errors` names every field at fault.",
+    502: "The provider gave no answer that could be used.",
+    503: "The database cannot be used at the moment; nothing was changed.",
+}
+_PATH_DESCRIPTIONS = {"id": "The thing's id.", "name": "The connection's name."}
+_KEY_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key with the same request gets the first answer again, for 24 hours.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
+}
+_LAST_EVENT_HEADER = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "Resume behind this event.",
+    "schema": {"type": "string"},
+}
+
+
+def build_document(version: str) -> dict[str, Any]:
+    """The whole document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "runbridge",
+            "version": version,
+            "description": "Watches workflow runs at their providers and sends signed webhooks when they are over.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": _schemas(),
+        },
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    given = {route.given for route in ROUTES if route.has_body}
+    shown = {model for route in ROUTES for model in route.answers.values() if model}
+    listed = [(model, "validation") for model in (given | shown | {answers.ProblemAnswer})]
+    _, schema = models_json_schema(sorted(listed, key=lambda pair: pair[0].__name__), ref_template=_REF)  # type: ignore[arg-type]
+    definitions: dict[str, Any] = schema["$defs"]
+    return definitions
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    first, _, rest = (route.handle.__doc__ or "").partition("\n")
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": first.rstrip("."),
+        "tags": [route.path.split("/")[2] if route.path.startswith("/v1/") else "daemon"],
+        "parameters": _parameters(route),
+        "responses": _responses(route),
+    }
+    if rest.strip():
+        operation["description"] = rest.strip()
+    if route.is_open:
+        operation["security"] = []
+    if route.has_body:
+        needed = any(info.is_required() for info in route.given.model_fields.values())
+        operation["requestBody"] = {"required": needed, "content": {JSON: {"schema": _ref(route.given)}}}
+    return operation
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": _PATH_DESCRIPTIONS[name],
+            "schema": {"type": "string", "minLength": 1},
+        }
+        for name in re.findall(r"{(\w+)}", route.path)
+    ]
+    if route.method == "POST":
+        parameters.append(_KEY_HEADER)
+    if route.content_type == "text/event-stream":
+        parameters.append(_LAST_EVENT_HEADER)
+    return parameters if route.has_body else parameters + _query_parameters(route.given)
+
+
+def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    schema = model.model_json_schema(ref_template=_REF)
+    return (
+        [
+            {
+                "name": name,
+                "in": "query",
+                "required": name in schema.get("required", []),
+                "schema": _inline(part, schema),
+            }
+            for name, part in schema["properties"].items()
+        ]
+        if "properties" in schema
+        else []
+    )
+
+
+def _inline(part: Any, schema: dict[str, Any]) -> Any:
+    """A query parameter's schema by itself: references resolved, null left out (a parameter has no null)."""
+    if isinstance(part, list):
+        return [_inline(item, schema) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        return _inline(schema["$defs"][part["$ref"].rpartition("/")[2]], schema)
+    choices = [choice for choice in part.get("anyOf", []) if choice != {"type": "null"}]
+    if len(choices) == 1:
+        part = {**{key: value for key, value in part.items() if key not in ("anyOf", "default")}, **choices[0]}
+    return {key: _inline(value, schema) for key, value in part.items() if key != "title"}
+
+
+def _responses(route: Route) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, model in route.answers.items():
+        response: dict[str, Any] = {"description": _describe(status, model)}
+        if model is not None:
+            response["content"] = {JSON: {"schema": _ref(model)}}
+        elif status != 204:
+            response["content"] = {route.content_type: {}}
+        responses[str(status)] = response
+    for status in sorted(_refusals_of(route) - set(route.answers)):
+        responses[str(status)] = {
+            "description": _REFUSALS[status],
+            "content": {CONTENT_TYPE: {"schema": _ref(answers.ProblemAnswer)}},
+        }
+    responses["default"] = {
+        "description": "Any other error.",
+        "content": {CONTENT_TYPE: {"schema": _ref(answers.ProblemAnswer)}},
+    }
+    return responses
+
+
+def _refusals_of(route: Route) -> set[int]:
+    always = {421, 422, *route.refusals}
+    if not route.is_open:
+        always |= {401, 503}
+    return always | {400, 408, 413, 415} if route.has_body else always
+
+
+def _describe(status: int, model: type[BaseModel] | None) -> str:
+    if model is None:
+        return "Done." if status == 204 else "As described."
+    return (model.__doc__ or "").partition("\n")[0]
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=model.__name__)}

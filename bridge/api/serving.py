@@ -1,0 +1,145 @@
+"""One request from the wire to its answer; the one place where every error becomes a problem document."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from bridge.api.bodies import NoQuery
+from bridge.api.door import Answer, Call, Door, IdempotencyKey, keep
+from bridge.api.mistakes import read_given
+from bridge.api.problem import CONTENT_TYPE, headers_of, problem_body, problem_of, shown_problem, status_of
+from bridge.api.reading import TokenCheck, check_host, check_path, read_body, read_key, read_query
+from bridge.api.routes import Route
+from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem
+from bridge.domain.ids import new_id
+from bridge.store.idempotency import find_answer
+
+BATCH_BYTES_MAX = 8 * 1024 * 1024  # a thousand registrations with their metadata
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+    ),
+    "Server": "runbridge",
+}
+REQUEST_ID = web.RequestKey("request_id", str)
+_log = structlog.get_logger("bridge.api")
+_Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_middleware(allowed_hosts: frozenset[str], check_token: TokenCheck, open_paths: frozenset[str]) -> Any:
+    """The middleware around everything: who may ask, what an error looks like, what is logged."""
+
+    @web.middleware
+    async def serve(request: web.Request, handler: _Next) -> web.StreamResponse:
+        request_id, started = new_id("req"), time.perf_counter()
+        request[REQUEST_ID] = request_id
+        try:
+            check_host(request, allowed_hosts)
+            resource = request.match_info.route.resource
+            if (resource.canonical if resource else request.path) not in open_paths and _is_guarded(request):
+                check_token(request)
+            response = await handler(request)
+        except BridgeError as error:
+            response = _problem(status_of(error), problem_body(problem_of(error, request_id)), headers_of(error))
+        except web.HTTPException as error:
+            response = _routing_problem(error, request_id)
+        except Exception:  # noqa: BLE001 - the last line: nobody outside sees a traceback
+            _log.exception("request.failed", request_id=request_id, method=request.method, path=request.path)
+            detail = f"something went wrong inside the bridge; its log tells more under {request_id}"
+            response = _problem(500, problem_body(shown_problem(500, detail, request_id=request_id)), {})
+        _log.debug(
+            "request.answered",
+            request_id=request_id,
+            method=request.method,
+            path=request.path,
+            status=response.status,
+            duration_ms=round((time.perf_counter() - started) * 1000),
+        )
+        return response
+
+    return serve
+
+
+def _is_guarded(request: web.Request) -> bool:
+    """Everything that is there, and everything under /v1 whether it is there or not."""
+    return request.match_info.http_exception is None or request.path == "/v1" or request.path.startswith("/v1/")
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers of every answer; a signal handler, so that streams get them as well."""
+    response.headers.update(SECURITY_HEADERS)
+    response.headers["X-Request-Id"] = request[REQUEST_ID]
+
+
+def build_handler(door: Door, route: Route, body_bytes_max: int) -> _Next:
+    """What aiohttp calls for a line of the route table."""
+    bytes_max = max(body_bytes_max, BATCH_BYTES_MAX) if route.is_large else body_bytes_max
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        check_path(request)
+        if not route.has_body:
+            call: Call[Any] = Call(request, read_query(request, route.given, door))
+            return _response(await route.handle(door, call))
+        if request.query_string:
+            read_query(request, NoQuery, door)
+        raw = await read_body(request, bytes_max)
+        key = read_key(request, raw) if route.method == "POST" else None
+        if key is not None:
+            return _response(await _answer_once(door, route, request, raw, key))
+        return _response(await route.handle(door, Call(request, read_given(route.given, raw, context=door.checks()))))
+
+    return handle
+
+
+async def _answer_once(door: Door, route: Route, request: web.Request, raw: object, key: IdempotencyKey) -> Answer:
+    """The answer kept for this key, or the handler's, kept; Conflict while the first request is under way."""
+    if key.key in door.keys_in_flight:
+        raise Conflict("a request with this Idempotency-Key is under way; ask again for its answer")
+    door.keys_in_flight.add(key.key)
+    try:
+        kept = await door.database.read(lambda tx: find_answer(tx, key.key))
+        if kept is not None and kept.fingerprint != key.fingerprint:
+            raise InvalidInput(
+                [Problem("Idempotency-Key", "was used for another request; make a new key for this one")]
+            )
+        if kept is not None:
+            return Answer(kept.status, kept.body, headers={"Idempotency-Replayed": "true"})
+        call: Call[Any] = Call(request, read_given(route.given, raw, context=door.checks()), key)
+        given = await route.handle(door, call)
+        assert isinstance(given, Answer)
+        if not call.is_kept:
+            await door.database.write(lambda tx: keep(tx, key, given))
+        return given
+    finally:
+        door.keys_in_flight.discard(key.key)
+
+
+def _response(given: Answer | web.StreamResponse) -> web.StreamResponse:
+    if isinstance(given, web.StreamResponse):
+        return given
+    headers = {**given.headers, "Content-Type": given.content_type} if given.body else given.headers
+    return web.Response(status=given.status, body=given.body or None, headers=headers)
+
+
+def _problem(status: int, body: bytes, headers: dict[str, str]) -> web.Response:
+    return web.Response(status=status, body=body, headers={**headers, "Content-Type": CONTENT_TYPE})
+
+
+def _routing_problem(error: web.HTTPException, request_id: str) -> web.Response:
+    detail, headers = "there is nothing at this address; GET /openapi.json tells what there is", {}
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        headers = {"Allow": ", ".join(sorted(error.allowed_methods))}
+        detail = f"this address knows {headers['Allow']} only"
+    elif not isinstance(error, web.HTTPNotFound):
+        detail = error.reason
+    return _problem(error.status, problem_body(shown_problem(error.status, detail, request_id=request_id)), headers)

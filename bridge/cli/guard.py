@@ -1,0 +1,89 @@
+"""`runbridge guard …`: why an address may or may not be posted to."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+
+import click
+
+from bridge.cli.options import Settings, config_option, json_option, pass_settings
+from bridge.cli.output import mark, print_value, say
+from bridge.config import ConfigInvalid, find_config
+from bridge.config.reach import read_delivery, read_reach
+from bridge.domain.address import AddressPolicy, AllowRule, Trust, Verdict
+from bridge.workers.guard import Explanation, explain
+
+
+@click.group
+def command() -> None:
+    """Why an address may or may not be posted to."""
+
+
+@command.command("explain")
+@click.argument("url")
+@click.option(
+    "--trust",
+    type=click.Choice([trust.value for trust in Trust]),
+    default=Trust.API.value,
+    show_default=True,
+    help="Judge it as an endpoint made over the API, or as one from the configuration file.",
+)
+@config_option
+@json_option
+@pass_settings
+def explain_url(settings: Settings, url: str, trust: str) -> int:
+    """Say which rule decides about URL, and which line of configuration would allow it; exit 1 if refused."""
+    path = find_config(settings.config_path, os.environ)
+    delivery = read_delivery(path, env=os.environ)
+    policy = AddressPolicy(
+        Trust(trust),
+        allow=tuple(AllowRule.parse(text) for text in delivery.allow),
+        allow_http=delivery.allow_http,
+        own=_own(settings),
+    )
+    found = asyncio.run(explain(url, policy))
+    if settings.as_json:
+        print_value({"url": found.url, "allowed": found.allowed, "problem": found.problem, "addresses": _shown(found)})
+    else:
+        _print(found)
+    return 0 if found.allowed else 1
+
+
+def _own(settings: Settings) -> tuple[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int], ...]:
+    """The daemon's own address, which it never posts to."""
+    try:
+        listen, _ = read_reach(find_config(settings.config_path, os.environ), env=os.environ)
+        return ((ipaddress.ip_address(listen.host or ""), listen.port or 0),)
+    except (ConfigInvalid, ValueError):
+        return ()
+
+
+def _shown(found: Explanation) -> list[dict[str, object]]:
+    return [
+        {
+            "address": address,
+            "allowed": verdict.allowed,
+            "rule": verdict.rule,
+            "detail": verdict.detail,
+            "allow_line": verdict.allow_line,
+        }
+        for address, verdict in found.verdicts
+    ]
+
+
+def _print(found: Explanation) -> None:
+    if found.problem is not None:
+        say(mark(is_good=False), found.url)
+        say("  " + found.problem)
+    else:
+        say(mark(found.allowed), found.url, "may be posted to" if found.allowed else "may not be posted to")
+    for address, verdict in found.verdicts:
+        _print_verdict(address, verdict)
+
+
+def _print_verdict(address: str, verdict: Verdict) -> None:
+    say(" ", mark(verdict.allowed), address, verdict.detail, f"[rule: {verdict.rule}]")
+    if verdict.allow_line and not verdict.allowed:
+        say("      to allow it:", verdict.allow_line)

@@ -1,0 +1,152 @@
+"""`runbridge trigger EVENT`: a test event, through the daemon (bridge.ping) or straight to a URL (any type)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+
+from bridge.cli.options import EventTypes, Settings, common_options, pass_settings, read_keys, secret_options
+from bridge.cli.output import mark, print_value, say
+from bridge.cli.posting import Receiver
+from bridge.domain.event import Event, EventType, other_event, run_event
+from bridge.domain.ids import new_id
+from bridge.domain.instant import format_instant
+from bridge.domain.run import CadenceOverrides, Progress, Run, RunError, RunStatus
+
+_STATUS_OF = {
+    EventType.RUN_STARTED: (RunStatus.QUEUED, RunStatus.RUNNING),
+    EventType.RUN_PROGRESSED: (RunStatus.RUNNING, RunStatus.RUNNING),
+    EventType.RUN_WAITING: (RunStatus.RUNNING, RunStatus.WAITING),
+    EventType.RUN_RESUMED: (RunStatus.WAITING, RunStatus.RUNNING),
+    EventType.RUN_OVERDUE: (RunStatus.RUNNING, RunStatus.RUNNING),
+    EventType.RUN_FINISHED: (RunStatus.RUNNING, RunStatus.SUCCEEDED),
+}
+_OUTCOMES = [status.value for status in RunStatus if status.is_settled]
+
+
+@click.command
+@click.argument("event", metavar="EVENT", type=EventTypes())
+@click.option("--endpoint", metavar="ID", help="Send it to this endpoint's URL; bridge.ping goes through the daemon.")
+@click.option("--to", "to_url", metavar="URL", help="Send it to this URL, from here.")
+@click.option("--status", type=click.Choice(_OUTCOMES), help="How the run of a run.finished ended.")
+@secret_options
+@common_options
+@pass_settings
+def command(
+    settings: Settings,
+    event: list[str],
+    endpoint: str | None,
+    to_url: str | None,
+    status: str | None,
+    secret: str | None,
+    secret_file: Path | None,
+) -> int:
+    """Send a test event of type EVENT, for example run.finished; exit 1 unless the receiver takes it.
+
+    Its body has the form of a real one and says `"test": true` in the run's metadata. It is not recorded, except a
+    bridge.ping to --endpoint. Without a secret it goes unsigned.
+    """
+    event_type = _only(event)
+    if (endpoint is None) == (to_url is None):
+        raise click.UsageError("say where: either --endpoint ID or --to URL")
+    if status and event_type is not EventType.RUN_FINISHED:
+        raise click.UsageError("--status is for run.finished")
+    if endpoint is not None and event_type is EventType.BRIDGE_PING:
+        from bridge.cli.endpoints import ping_endpoint
+
+        return ping_endpoint(settings, endpoint, is_waiting=True)
+    keys = read_keys(secret, secret_file)
+    if endpoint is not None:
+        if not keys:
+            raise click.UsageError("the daemon does not give out an endpoint's secret: add --secret-file FILE")
+        to_url = settings.client().get("v1", "endpoints", endpoint).object()["url"]
+    assert to_url is not None
+    return _send(settings, Receiver(to_url, keys), sample_event(event_type, RunStatus(status) if status else None))
+
+
+def _only(event: list[str]) -> EventType:
+    if len(event) != 1:
+        raise click.UsageError("one event at a time")
+    return EventType(event[0])
+
+
+def _send(settings: Settings, receiver: Receiver, event: Event) -> int:
+    posted = receiver.post(event.id, event.body)
+    if settings.as_json:
+        print_value({"event_id": event.id, "status": posted.status, "why": posted.why, "duration_ms": posted.took_ms})
+    else:
+        say(
+            mark(posted.is_taken),
+            event.type.value,
+            event.id,
+            "→",
+            receiver.url,
+            posted.shown,
+            f"in {posted.took_ms} ms",
+        )
+    return 0 if posted.is_taken else 1
+
+
+def sample_event(event_type: EventType, outcome: RunStatus | None = None) -> Event:
+    """An event with the exact form of a real one, about a made-up run, connection or endpoint."""
+    now = datetime.now(UTC)
+    match event_type:
+        case EventType.CONNECTION_FAILING | EventType.CONNECTION_RECOVERED:
+            failing = event_type is EventType.CONNECTION_FAILING
+            connection = {
+                "name": "test",
+                "provider": "dify",
+                "health": "failing" if failing else "ok",
+                "reason": "a test" if failing else None,
+            }
+            return other_event(new_id("evt"), event_type, {"connection": {**connection}}, now=now)
+        case EventType.ENDPOINT_DISABLED:
+            endpoint = {"id": new_id("ep"), "url": "https://example.org/hooks", "reason": "a test"}
+            return other_event(new_id("evt"), event_type, {"endpoint": {**endpoint}}, now=now)
+        case EventType.BRIDGE_PING:
+            return other_event(new_id("evt"), event_type, {"endpoint": None}, now=now)
+        case _:
+            before, after = _STATUS_OF[event_type]
+            run = _sample_run(outcome or after, now)
+            return run_event(new_id("evt"), event_type, run, sequence=1, previous_status=before, now=now)
+
+
+def _sample_run(status: RunStatus, now: datetime) -> Run:
+    begun = format_instant(now - timedelta(seconds=42))
+    is_good = status is RunStatus.SUCCEEDED
+    return Run(
+        id=new_id("run"),
+        connection="test",
+        provider="dify",
+        provider_run_id="00000000-0000-4000-8000-000000000000",
+        workflow_id="test-workflow",
+        status=status,
+        provider_status=status.value,
+        progress=Progress(3, 5),
+        output={"result": "a test"} if is_good else None,
+        output_truncated=False,
+        error=RunError("a test") if status.is_settled and not is_good else None,
+        created_at=begun,
+        started_at=begun,
+        finished_at=format_instant(now) if status.is_settled else None,
+        registered_at=now - timedelta(seconds=40),
+        observed_at=now,
+        status_since=now,
+        metadata={"test": True},
+        tags=("test",),
+        cadence=CadenceOverrides(),
+        deadline_at=None,
+        deadline_is_fixed=False,
+        version=1,
+        sequence=1,
+        has_started=True,
+        is_overdue=False,
+        polls=1,
+        last_polled_at=now,
+        next_poll_at=None,
+        failure_streak=0,
+        not_found_count=0,
+        not_found_since=None,
+    )

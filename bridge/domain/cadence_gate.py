@@ -1,0 +1,126 @@
+"""The door of one credential: whose request goes next, and when.
+
+Everything that asks with one credential passes its gate: polls, lists, second requests for output. Who goes
+first when requests are scarce is decided by urgency alone, except that a fifth of the contested slots goes
+round the tenants: one tenant's burst cannot take everything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from bridge.domain.cadence_limits import InFlightLimit, RateLimit
+
+FLOOR_SHARE: Final = 0.2
+SHADOW_MEMORY: Final = 0.95  # per pick
+TENANTS_REMEMBERED: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A run that could be polled now, in seconds: `urgency_s` is W or its scarcity index, `price_s` what it must reach.
+
+    `tenant` is whoever must not be starved by the others: a connection, or a tag. `weight` multiplies the urgency.
+    """
+
+    key: Hashable
+    urgency_s: float
+    price_s: float
+    tenant: str = ""
+    weight: float = 1.0
+
+    @property
+    def standing(self) -> float:
+        """The urgency that candidates are compared by."""
+        return self.urgency_s * self.weight
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a request for it is worth its price."""
+        return self.standing >= self.price_s
+
+
+class Gate:
+    """One credential's limits and its choice of the next run. Times are readings of the monotonic clock, seconds.
+
+    `shadow_price_s` is what a request was worth lately at the door. Above the price the account is over its
+    capacity: requests wanted fall with the square root of the price, hence `over_capacity`.
+    """
+
+    def __init__(
+        self, known_rate: float | None = None, known_in_flight: int | None = None, *, learned_rate: float | None = None
+    ) -> None:
+        self.rate_limit = RateLimit(known_rate, learned_rate=learned_rate)
+        self.in_flight_limit = InFlightLimit(known_in_flight)
+        self.in_flight = 0
+        self.shadow_price_s = 0.0
+        self.over_capacity = 1.0
+        self._floor_credit = 0.0
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+
+    def opens_at(self) -> float:
+        """When a request may leave; infinity while too many are in flight (an answer opens the gate again)."""
+        if self.in_flight >= self.in_flight_limit.limit(self.rate_limit.rate):
+            return math.inf
+        return self.rate_limit.opens_at
+
+    def pick(self, candidates: Iterable[Candidate]) -> Candidate | None:
+        """Whose request goes next: the most urgent of those that are worth one, or the tenant left out longest."""
+        due = [candidate for candidate in candidates if candidate.is_due]
+        if not due:
+            return None
+        tenants = {candidate.tenant for candidate in due}
+        self._floor_credit += FLOOR_SHARE if len(tenants) > 1 else 0.0
+        field = due
+        if self._floor_credit >= 1 and len(tenants) > 1:
+            self._floor_credit -= 1
+            left_out = min(tenants, key=lambda tenant: (self._turns.get(tenant, 0), tenant))
+            field = [candidate for candidate in due if candidate.tenant == left_out]
+        chosen = max(field, key=lambda candidate: candidate.standing)
+        self._note_turn(chosen)
+        self._note_shadow(chosen, is_contested=len(due) > 1)
+        return chosen
+
+    def send(self, now: float) -> None:
+        """A request leaves; exactly one of `answer`, `refuse`, `time_out`, `give_up` must follow."""
+        self.in_flight += 1
+        self.rate_limit.take(now)
+
+    def answer(self, now: float, *, sent_at: float) -> None:
+        """The provider answered, whatever it said about the run."""
+        self._land()
+        self.rate_limit.succeed()
+        self.in_flight_limit.succeed(now - sent_at)
+
+    def refuse(self, now: float, *, sent_at: float, retry_after_s: float | None = None) -> None:
+        """The provider answered 429, or 503 with Retry-After."""
+        self._land()
+        self.rate_limit.refuse(now, sent_at=sent_at, retry_after_s=retry_after_s)
+
+    def time_out(self) -> None:
+        """No answer came in time: less at once."""
+        self.in_flight_limit.time_out(self.in_flight)
+        self._land()
+
+    def give_up(self) -> None:
+        """The request ended in a way that says nothing about limits: connection refused, 5xx, our own shutdown."""
+        self._land()
+
+    def _land(self) -> None:
+        self.in_flight = max(self.in_flight - 1, 0)
+
+    def _note_turn(self, chosen: Candidate) -> None:
+        self._turn += 1
+        self._turns[chosen.tenant] = self._turn
+        if len(self._turns) > TENANTS_REMEMBERED:
+            del self._turns[min(self._turns, key=self._turns.__getitem__)]
+
+    def _note_shadow(self, chosen: Candidate, *, is_contested: bool) -> None:
+        worth = max(chosen.standing, chosen.price_s) if is_contested else chosen.price_s
+        kept = SHADOW_MEMORY if self.shadow_price_s else 0.0
+        self.shadow_price_s = kept * self.shadow_price_s + (1 - kept) * worth
+        self.over_capacity = max(math.sqrt(self.shadow_price_s / chosen.price_s), 1.0) if chosen.price_s > 0 else 1.0

@@ -1,0 +1,108 @@
+"""How much one credential may ask: a request rate learned from refusals, and a number in flight learned from latency.
+
+    rate       doubles every 35 successes until the first 429, then creeps up to where it was last refused
+    pause      a 429 stops the whole provider for its Retry-After, not one run
+    in flight  as many as the rate needs at the present latency (Little's law), halved by timeouts
+
+Pure state: every instant is a reading of the monotonic clock in seconds, handed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Final
+
+RATE_FIRST: Final = 2.0  # requests per second, until the provider has taught us better
+RATE_MIN, RATE_MAX = 0.05, 200.0
+GROWTH_UNREFUSED: Final = 0.02  # of the rate, per success, before any refusal
+STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and near, the rate that was refused
+NEAR: Final = 0.95
+CUT: Final = 0.8
+BURST_S: Final = 1.0  # unused allowance is kept for this long
+PAUSE_S: Final = 1.0  # after a refusal without Retry-After
+IN_USE_S: Final = 0.2  # the rate counts as used when a request leaves this soon after it may
+IN_FLIGHT_MIN: Final = 2
+IN_FLIGHT_MAX: Final = 64
+LATENCIES_KEPT: Final = 64
+HEADROOM: Final = 1.5  # over rate × p95 latency
+
+
+class RateLimit:
+    """When the next request may leave. A rate that is known (requests per second) is never changed."""
+
+    def __init__(self, known_rate: float | None = None, *, learned_rate: float | None = None) -> None:
+        self.is_known = known_rate is not None
+        self.rate = known_rate or min(max(learned_rate or RATE_FIRST, RATE_MIN), RATE_MAX)
+        self._refused_rate = None if learned_rate is None else learned_rate / NEAR
+        self._free_at = 0.0
+        self._paused_until = 0.0
+        self._is_used = False
+
+    @property
+    def opens_at(self) -> float:
+        """The reading of the monotonic clock from which a request may leave."""
+        return max(self._free_at, self._paused_until)
+
+    def take(self, now: float) -> None:
+        """A request leaves now."""
+        self._is_used = now - self.opens_at < IN_USE_S
+        self._free_at = max(self._free_at, now - BURST_S) + 1 / self.rate
+
+    def succeed(self) -> None:
+        """A request was answered without complaint; the rate grows only while it is really used."""
+        if self.is_known or not self._is_used:
+            return
+        if self._refused_rate is None:
+            grown = self.rate * (1 + GROWTH_UNREFUSED)
+        else:
+            step = STEP_BELOW if self.rate < NEAR * self._refused_rate else STEP_NEAR
+            grown = self.rate + step / self.rate
+        self.rate = min(grown, RATE_MAX)
+
+    def refuse(self, now: float, *, sent_at: float, retry_after_s: float | None = None) -> None:
+        """The provider said 429 (or 503 with Retry-After): everybody waits, and the rate falls.
+
+        Requests that left before the pause began belong to the same mistake: they lower the rate once.
+        """
+        if not self.is_known and sent_at >= self._paused_until:
+            self._refused_rate = self.rate
+            self.rate = max(self.rate * CUT, RATE_MIN)
+        self.pause(now, PAUSE_S if retry_after_s is None else retry_after_s)
+
+    def pause(self, now: float, seconds: float) -> None:
+        """Nobody asks for `seconds`; a longer pause that already holds stays. No burst is saved up meanwhile."""
+        self._paused_until = max(self._paused_until, now + max(seconds, 0.0))
+        self._free_at = max(self._free_at, self._paused_until)
+
+
+class InFlightLimit:
+    """How many requests may be under way at once. A known number is never changed."""
+
+    def __init__(self, known: int | None = None) -> None:
+        self._known = known
+        self._latencies_s: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._ceiling = float(IN_FLIGHT_MAX)
+
+    def limit(self, rate: float) -> int:
+        """The number allowed at this request rate (per second)."""
+        if self._known is not None:
+            return self._known
+        wanted = math.ceil(rate * self._slow_latency_s() * HEADROOM)
+        return max(min(wanted, int(self._ceiling)), IN_FLIGHT_MIN)
+
+    def succeed(self, latency_s: float) -> None:
+        """An answer came after `latency_s`; a ceiling set by timeouts rises by one for every full round."""
+        self._latencies_s.append(latency_s)
+        self._ceiling = min(self._ceiling + 1 / self._ceiling, IN_FLIGHT_MAX)
+
+    def time_out(self, in_flight: int) -> None:
+        """A request got no answer while `in_flight` were under way: half of them is enough."""
+        self._ceiling = max(min(self._ceiling, in_flight / 2), float(IN_FLIGHT_MIN))
+
+    def _slow_latency_s(self) -> float:
+        """The p95 of the latest latencies; a guess of one second before the first."""
+        if not self._latencies_s:
+            return 1.0
+        ordered = sorted(self._latencies_s)
+        return ordered[min(int(0.95 * len(ordered)), len(ordered) - 1)]

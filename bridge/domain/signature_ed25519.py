@@ -1,0 +1,88 @@
+"""Standard Webhooks `v1a` signatures (ed25519): the receiver holds no secret, only our public key.
+
+A signing key is `whsk_` and base64 of 64 bytes (seed, then public key); what a receiver is given is `whpk_` and
+base64 of the 32 public ones. Sent beside `v1`, never instead of it: the official libraries verify `v1` only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+_SIGNING_PREFIX, _PUBLIC_PREFIX = "whsk_", "whpk_"
+_KEY_BYTES = 32
+_STAMP = re.compile(r"[0-9]{1,15}")  # int() of thousands of digits would raise
+
+
+def new_signing_key() -> str:
+    """A fresh signing key, as `whsk_…`."""
+    key = Ed25519PrivateKey.generate()
+    return _SIGNING_PREFIX + base64.b64encode(key.private_bytes_raw() + key.public_key().public_bytes_raw()).decode()
+
+
+def signing_key(text: str) -> Ed25519PrivateKey:
+    """The key in a `whsk_…` text.
+
+    ValueError unless it is standard base64 of 64 bytes whose second half is the public key of the first.
+    """
+    raw = _decoded(text, _SIGNING_PREFIX, 2 * _KEY_BYTES)
+    key = Ed25519PrivateKey.from_private_bytes(raw[:_KEY_BYTES])
+    if key.public_key().public_bytes_raw() != raw[_KEY_BYTES:]:
+        raise ValueError("the two halves of this signing key do not belong together; generate a new one")
+    return key
+
+
+def public_key(text: str) -> str:
+    """The `whpk_…` text that receivers verify with, of a `whsk_…` signing key; ValueError as `signing_key`."""
+    return _PUBLIC_PREFIX + base64.b64encode(signing_key(text).public_key().public_bytes_raw()).decode()
+
+
+def sign_v1a(key: Ed25519PrivateKey, message_id: str, timestamp: int, body: bytes) -> str:
+    """The `v1a` entry: base64 ed25519 of `id.timestamp.body`; `timestamp` in Unix seconds."""
+    return "v1a," + base64.b64encode(key.sign(f"{message_id}.{timestamp}.".encode() + body)).decode()
+
+
+def with_v1a(headers: dict[str, str], keys: Sequence[Ed25519PrivateKey], body: bytes) -> dict[str, str]:
+    """`headers` of `signature_headers` with one `v1a` entry per live key after their `v1` ones."""
+    message_id, timestamp = headers["webhook-id"], int(headers["webhook-timestamp"])
+    entries = [sign_v1a(key, message_id, timestamp, body) for key in keys]
+    return headers | {"webhook-signature": " ".join([headers["webhook-signature"], *entries])}
+
+
+def verify_v1a(public: str, headers: dict[str, str], body: bytes, *, now: int, tolerance_s: int = 300) -> bool:
+    """Whether a `v1a` entry in `headers` (lower-case names) is of the `whpk_…` key `public` and fresh.
+
+    ValueError if `public` is no such key.
+    """
+    key = Ed25519PublicKey.from_public_bytes(_decoded(public, _PUBLIC_PREFIX, _KEY_BYTES))
+    message_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+    if not (_STAMP.fullmatch(stamp) and message_id.isascii()) or abs(now - int(stamp)) > tolerance_s:
+        return False
+    signed = f"{message_id}.{stamp}.".encode() + body
+    entries = headers.get("webhook-signature", "").split(" ")
+    return any(_is_signature(key, entry.removeprefix("v1a,"), signed) for entry in entries if entry[:4] == "v1a,")
+
+
+def _is_signature(key: Ed25519PublicKey, encoded: str, signed: bytes) -> bool:
+    try:
+        key.verify(base64.b64decode(encoded, validate=True), signed)
+    except (InvalidSignature, binascii.Error, ValueError):
+        return False
+    return True
+
+
+def _decoded(text: str, prefix: str, size: int) -> bytes:
+    if not text.startswith(prefix):
+        raise ValueError(f"this key starts with {prefix}, followed by standard base64")
+    try:
+        raw = base64.b64decode(text.removeprefix(prefix), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"after {prefix} the key must be standard base64 with padding (no - or _)") from None
+    if len(raw) != size:
+        raise ValueError(f"a {prefix} key holds {size} bytes, this one {len(raw)}")
+    return raw

@@ -1,0 +1,250 @@
+"""`make demo`: the whole job once, with real processes that talk HTTP, in well under a minute.
+
+Four pretended providers, the daemon on SQLite, and a receiver that verifies signatures. Runs are registered
+through the API; the demo ends when each has sent its signed `run.finished`, or says what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+
+from bridge.domain.signature import new_secret
+
+TIME_MAX_S = 45.0
+STOP_MAX_S = 10.0
+TOKEN = "demo-token"  # noqa: S105 - of a daemon that lives for seconds, on loopback
+
+FACTS = {"invoice": "INV-2025-001", "total": 1234.56}
+# provider, workflow, what happens, and what the subscriber is to hear at the end
+STORIES: tuple[tuple[str, str, dict[str, Any], str], ...] = (
+    ("dibby", "invoices", {"life": {"duration_s": 6, "output": FACTS}}, "succeeded"),
+    ("dibby", "invoices", {"life": {"duration_s": 4, "outcome": "failed", "error": "Failed to read page 2"}}, "failed"),
+    ("retab", "contracts", {"life": {"duration_s": 5, "output": FACTS}}, "succeeded"),
+    (
+        "retab",
+        "review",
+        {
+            "life": {
+                "duration_s": 8,
+                "steps": [
+                    {"after_s": 0, "status": "running"},
+                    {"after_s": 2, "status": "waiting"},
+                    {"after_s": 5, "status": "running"},
+                ],
+                "output": FACTS,
+            }
+        },
+        "succeeded",
+    ),
+    ("dify", "translate", {"life": {"duration_s": 3, "output": {"result": "Traduisez ceci"}}}, "succeeded"),
+    ("dify", "summarise", {"life": {"duration_s": 7, "outcome": "partial", "output": {"result": "half"}}}, "partial"),
+    ("instabase", "claims", {"life": {"duration_s": 6, "output": FACTS}}, "succeeded"),
+    ("instabase", "claims", {"life": {"duration_s": 0, "outcome": "cancelled"}, "age_s": 60}, "cancelled"),
+)
+
+
+def main() -> int:
+    """0 when every run's finish arrived and verified, 1 otherwise."""
+    console = Console(highlight=False)
+    try:
+        return asyncio.run(_Demo(console).play())
+    except (OSError, aiohttp.ClientError, TimeoutError, RuntimeError) as problem:
+        console.print(f"[red]The demo could not go on:[/red] {problem}")
+        return 1
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One run of the demo: what is expected of it, and what arrived."""
+
+    provider: str
+    workflow: str
+    expected: str
+    run_id: str = ""
+    heard: list[str] = field(default_factory=list)
+    outcome: str | None = None
+
+
+class _Demo:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started = time.monotonic()
+        self._runs: list[_Watched] = []
+        self._unverified = 0
+
+    async def play(self) -> int:
+        secret = new_secret()
+        say = self._console.print
+        with tempfile.TemporaryDirectory(prefix="runbridge-demo-") as folder:
+            async with contextlib.AsyncExitStack() as stack:
+                python = [sys.executable, "-m"]
+                providers = await stack.enter_async_context(
+                    _process(*python, "bridge.sandbox", "providers", "--port", "0")
+                )
+                receiver = await stack.enter_async_context(
+                    _process(*python, "bridge.sandbox", "receiver", "--port", "0", "--secret", secret)
+                )
+                say(f"providers  four pretended APIs at {providers['url']}")
+                say(f"receiver   verifies every signature at {receiver['url']}")
+                config = _write_config(Path(folder), providers["providers"], receiver["url"], secret)
+                api = await stack.enter_async_context(_daemon(config, Path(folder) / "daemon.log"))
+                say(f"daemon     runbridge serve, SQLite, API at {api}\n")
+                async with aiohttp.ClientSession(trust_env=False) as http:
+                    await self._register(http, providers["url"], api)
+                    await self._listen(http, receiver["received"])
+        self._report()
+        return 0 if self._is_complete() and not self._unverified else 1
+
+    async def _register(self, http: aiohttp.ClientSession, providers: str, api: str) -> None:
+        for provider, workflow, story, expected in STORIES:
+            async with http.post(f"{providers}/_control/runs", json={"provider": provider, **story}) as made:
+                theirs = (await made.json())["id"]
+            watched = _Watched(provider, workflow, expected)
+            body = {"connection": provider, "provider_run_id": theirs, "workflow_id": workflow, "metadata": {"demo": True}}
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            async with http.post(f"{api}/v1/runs", json=body, headers=headers) as answer:
+                shown = await answer.json()
+                if answer.status != 201:
+                    raise RuntimeError(f"POST /v1/runs answered {answer.status}: {shown}")
+                watched.run_id = shown["id"]
+            self._runs.append(watched)
+        faults = {"provider": "dify", "kind": "502", "count": 2}
+        async with http.post(f"{providers}/_control/faults", json=faults):
+            pass
+        self._console.print(
+            f"{len(self._runs)} runs registered with POST /v1/runs; one was over before, and dify answers 502 twice now.\n"
+        )
+
+    async def _listen(self, http: aiohttp.ClientSession, received: str) -> None:
+        seen = 0
+        while not self._is_complete() and self._elapsed() < TIME_MAX_S:
+            async with http.get(received, params={"skip": str(seen)}) as answer:
+                arrived = (await answer.json())["data"]
+            seen += len(arrived)
+            for one in arrived:
+                self._take(one)
+            await asyncio.sleep(0.2)
+
+    def _take(self, one: dict[str, Any]) -> None:
+        event = one["event"]
+        run = event["data"]["run"]
+        watched = next((w for w in self._runs if run and w.run_id == run["id"]), None)
+        if watched is None:
+            return
+        watched.heard.append(event["type"])
+        self._unverified += not one["verified"]
+        mark = "[green]✓ verified[/green]" if one["verified"] else "[red]✗ signature[/red]"
+        outcome = f" → {run['status']}" if event["type"] == "run.finished" else ""
+        if outcome:
+            watched.outcome = run["status"]
+        self._console.print(
+            f"{self._elapsed():5.1f} s  {mark}  {event['type']:13}{outcome:13} {watched.provider} {watched.workflow}"
+        )
+
+    def _is_complete(self) -> bool:
+        return bool(self._runs) and all(watched.outcome is not None for watched in self._runs)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _report(self) -> None:
+        table = Table(title=f"\n{len(self._runs)} runs in {self._elapsed():.0f} s", title_justify="left")
+        for heading in ("provider", "workflow", "events heard", "outcome"):
+            table.add_column(heading)
+        for watched in self._runs:
+            colour = "green" if watched.outcome == watched.expected else "red"
+            heard = " ".join(name.removeprefix("run.") for name in watched.heard)
+            table.add_row(watched.provider, watched.workflow, heard, f"[{colour}]{watched.outcome or 'missing'}[/{colour}]")
+        self._console.print(table)
+        if not self._is_complete():
+            self._console.print("[red]Not every run.finished arrived in time.[/red]")
+            return
+        self._console.print(
+            "\nEvery finish was noticed, signed, posted and verified. What to do next:\n"
+            "  .venv/bin/runbridge init          write a configuration with a fresh token\n"
+            "  .venv/bin/runbridge serve         start the daemon\n"
+            "  README.md                         the five-minute quick start with a real provider"
+        )
+
+
+def _write_config(folder: Path, providers: dict[str, str], receiver: str, secret: str) -> Path:
+    path = folder / "config.toml"
+    lines = [
+        '[server]\nlisten = "127.0.0.1:0"',
+        f'api_token = "{TOKEN}"',
+        f'[database]\nurl = "sqlite:///{folder}/demo.db"',
+        f'[endpoints.demo]\nurl = "{receiver}"\nsecret = "{secret}"',
+        '[cadence]\nmax_interval = "2s"',
+        '[log]\nformat = "json"',
+    ]
+    for name, url in providers.items():
+        lines.append(f'[connections.{name}]\nprovider = "{name}"\nbase_url = "{url}"\napi_key = "sandbox-key"')
+    path.touch(0o600)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@contextlib.asynccontextmanager
+async def _process(*command: str) -> AsyncIterator[dict[str, Any]]:
+    """A sandbox process; what it says about itself when it is ready."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None  # noqa: S101 - asked for above
+        line = await asyncio.wait_for(process.stdout.readline(), 20)
+        if not line:
+            raise RuntimeError(f"{' '.join(command[1:])} did not start")
+        yield json.loads(line)
+    finally:
+        await _end(process)
+
+
+@contextlib.asynccontextmanager
+async def _daemon(config: Path, log: Path) -> AsyncIterator[str]:
+    """The daemon as a process; its API's address once it is ready."""
+    command = [sys.executable, "-m", "bridge", "serve", "--config", str(config)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RUNBRIDGE_")}
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(*command, stderr=output, env=environ)
+    try:
+        yield await asyncio.wait_for(_address_in(log, process), 20)
+    finally:
+        await _end(process)
+
+
+async def _address_in(log: Path, process: asyncio.subprocess.Process) -> str:
+    while process.returncode is None:
+        for line in log.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                said = json.loads(line)
+                if isinstance(said, dict) and said.get("event") == "daemon.started":
+                    return f"http://{said['listen']}"
+        await asyncio.sleep(0.05)
+    raise RuntimeError(f"runbridge serve ended: {log.read_text().strip()}")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_MAX_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""The API under test: on both engines (`api`), or on SQLite alone where the database does not matter (`door`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from tests.support.api_bridge import Api, serve_api
+
+
+@pytest_asyncio.fixture
+async def api(database_url: str) -> AsyncIterator[Api]:
+    """The API, once per engine."""
+    async with serve_api(database_url) as served:
+        yield served
+
+
+@pytest_asyncio.fixture
+async def door(sqlite_url: str) -> AsyncIterator[Api]:
+    """The API on SQLite."""
+    async with serve_api(sqlite_url) as served:
+        yield served

@@ -1,0 +1,144 @@
+"""The rules that hold for every command: exit codes, no traceback, help without loading everything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from bridge.cli import commands, entry
+from bridge.domain.errors import BridgeError
+from tests.support.cli_world import free_port
+from tests.support.stub_daemon import Said, stub_daemon
+
+RUN = [sys.executable, "-c", "import sys; from bridge.cli import main; sys.exit(main())"]
+NOWHERE = {"HOME": "/nonexistent", "PATH": os.environ["PATH"]}
+
+
+def _all_commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None, name
+        found.append((*prefix, name))
+        if isinstance(command, click.Group):
+            found += _all_commands(command, (*prefix, name))
+    return found
+
+
+ALL = _all_commands(commands.runbridge)
+
+
+def test_the_table_holds_every_command_that_the_contract_names():
+    promised = """serve; init; config check; config show; doctor; demo; listen; verify; trigger; guard explain
+        runs add; runs list; runs show; runs wait; runs watch; runs cancel; runs rm
+        endpoints add; endpoints list; endpoints show; endpoints ping; endpoints rotate-secret
+        endpoints enable; endpoints disable; endpoints rm; endpoints replay
+        events list; events show; events replay; events tail; deliveries list; deliveries show; deliveries retry
+        connections list; connections check; providers list; providers show; providers check
+        db upgrade; db check; db backup"""
+    wanted = {tuple(words.split()) for line in promised.splitlines() for words in line.split(";")}
+    assert wanted <= set(ALL)
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_explains_itself(cli, words):
+    result = cli(*words, "--help")
+    assert result.code == 0
+    assert "Usage: runbridge" in result.out
+
+
+def test_version_names_python_and_sqlite_too(cli):
+    result = cli("--version")
+    assert result.code == 0
+    assert result.out.startswith("runbridge ")
+    assert "Python 3." in result.out
+    assert "SQLite 3." in result.out
+
+
+def test_help_loads_neither_the_database_nor_the_providers():
+    """Whoever completes or asks for help waits for it."""
+    code = (
+        "import sys; from bridge.cli import main; main(['--help']); "
+        "sys.exit(any(name in sys.modules for name in ('sqlalchemy', 'aiohttp', 'pydantic')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("words", "said"), [(["runz"], "runs"), (["runs", "lst"], "list")], ids=" ".join)
+def test_a_wrong_word_is_wrong_use_and_is_told_what_was_meant(cli, words, said):
+    result = cli(*words)
+    assert result.code == 2
+    assert f"Did you mean '{said}'?" in result.err
+
+
+def test_a_missing_argument_is_wrong_use(cli):
+    assert cli("runs", "add", "only-a-connection").code == 2
+
+
+def test_an_unreachable_daemon_gives_3_and_one_sentence_with_the_remedy(cli, monkeypatch):
+    url = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RUNBRIDGE_URL", url)
+    for words in (["runs", "list"], ["events", "tail"], ["runs", "watch"], ["endpoints", "ping", "x"]):
+        result = cli(*words)
+        assert result.code == 3
+        assert result.out == ""
+        assert result.err.count("\n") == 1
+        assert url in result.err
+        assert "runbridge serve" in result.err
+
+
+def test_without_any_configuration_the_default_address_is_tried(cli):
+    result = cli("runs", "list")
+    assert result.code in (1, 3)  # 1 where a daemon of somebody else happens to listen there
+    assert "127.0.0.1:8484" in result.err
+
+
+def test_ctrl_c_ends_a_command_with_130_and_no_word():
+    with stub_daemon(lambda seen: Said(body=b'{"data": [], "next_cursor": null}')) as daemon:
+        child = subprocess.Popen(
+            [*RUN, "runs", "watch", "--url", daemon.url], env=NOWHERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        while not daemon.seen:
+            assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=20)
+    assert (child.returncode, out, err.strip()) == (130, b"", b"")
+
+
+def test_a_reader_that_goes_away_is_no_reason_to_complain(tmp_path: Path):
+    """`runbridge events tail | head -1`."""
+    rows = b",".join(b'{"id":"run_%d"}' % number for number in range(50_000))
+    with stub_daemon(lambda seen: Said(body=b'{"data":[%b],"next_cursor":null}' % rows)) as daemon:
+        reading, writing = os.pipe()
+        child = subprocess.Popen(
+            [*RUN, "runs", "list", "--json", "--url", daemon.url], env=NOWHERE, stdout=writing, stderr=subprocess.PIPE
+        )
+        os.close(writing)
+        os.close(reading)
+        _, err = child.communicate(timeout=20)
+    assert (child.returncode, err) == (141, b"")
+
+
+@pytest.mark.parametrize("fault", [KeyError("id"), PermissionError(13, "Permission denied", "/x"), BridgeError("no")])
+def test_whatever_goes_wrong_is_one_line_and_never_a_traceback(cli, monkeypatch, fault):
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(entry.runbridge, "main", fail)
+    result = cli("runs", "list")
+    assert result.code == 1
+    assert result.err.startswith("runbridge: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+
+
+def test_shell_completion_completes_commands():
+    env = {**os.environ, "_RUNBRIDGE_COMPLETE": "bash_complete", "COMP_WORDS": "runbridge run", "COMP_CWORD": "1"}
+    done = subprocess.run(RUN, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["plain,runs"]

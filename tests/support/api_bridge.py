@@ -1,0 +1,275 @@
+"""The API on a real socket and a real database, with a small real bridge behind it; every answer is held
+against the OpenAPI document."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import jsonschema_rs
+
+from bridge.api.openapi import build_document
+from bridge.api.ports import CheckResult, LivePoll
+from bridge.api.server import build_app, start_server
+from bridge.domain.clock import ManualClock
+from bridge.domain.connection import Connection
+from bridge.domain.errors import BridgeError, InvalidInput, Problem
+from bridge.domain.observation import Observation
+from bridge.domain.run import Json, Progress, Run, RunStatus
+from bridge.domain.secret import Secret
+from bridge.domain.transition import observe
+from bridge.store import runs
+from bridge.store.database import Database
+from bridge.store.transaction import Announcements, Tx
+from bridge.store.transitions import record
+
+TOKEN = "a-token-for-tests"  # noqa: S105 - a test's own
+NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+BODY_BYTES_MAX = 64 * 1024
+
+
+def connection(name: str, provider: str = "dify") -> Connection:
+    """A connection with a key that must never be shown."""
+    return Connection(name, provider, "http://127.0.0.1:9/v1", Secret(f"key-of-{name}-canary"))
+
+
+@dataclass
+class ApiBridge:
+    """A bridge that notes what it was asked; `refuses` is raised where a provider would refuse."""
+
+    connections: Mapping[str, Connection] = field(
+        default_factory=lambda: {name: connection(name) for name in ("dify-prod", "dify-test")}
+    )
+    refuses: BridgeError | None = None
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+    held: dict[str, LivePoll] = field(default_factory=dict)
+    ready: bool = True
+    before_trigger: asyncio.Event | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    grown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def check_run_id(self, connection: str, provider_run_id: str) -> str | None:
+        """Ids with a slash are never a run's."""
+        return "a run id holds no slash" if "/" in provider_run_id else None
+
+    def check_target(self, url: str) -> str:
+        """Public https, or a refusal."""
+        if not url.startswith("https://"):
+            raise InvalidInput([Problem("url", "expected an https:// URL")])
+        return url
+
+    def live(self, run_id: str) -> LivePoll | None:
+        """What a test put there."""
+        return self.held.get(run_id)
+
+    async def poll_now(self, run_id: str) -> None:
+        """Noted."""
+        self.asked.append(("poll_now", run_id))
+
+    def forget(self, run_id: str) -> None:
+        """Noted."""
+        self.asked.append(("forget", run_id))
+
+    async def trigger(
+        self, connection: str, workflow_id: str, inputs: Json, extra: dict[str, Json]
+    ) -> tuple[str, str | None]:
+        """Noted; a run id that counts."""
+        self.asked.append(("trigger", (connection, workflow_id, inputs, extra)))
+        if self.before_trigger is not None:
+            await self.before_trigger.wait()
+        if self.refuses is not None:
+            raise self.refuses
+        return f"started-{len(self.asked)}", "task-1"
+
+    async def cancel(self, run: Run) -> None:
+        """Noted."""
+        self.asked.append(("cancel", run.id))
+        if self.refuses is not None:
+            raise self.refuses
+
+    async def check_connection(self, name: str) -> CheckResult:
+        """All is well."""
+        self.asked.append(("check", name))
+        return CheckResult(ok=True, detail="the key works", duration_ms=12)
+
+    def connection_state(self, name: str) -> dict[str, Json]:
+        """Something to show."""
+        return {"in_flight": 0}
+
+    async def wait_settled(self, run_id: str, timeout_s: float) -> None:
+        """Until a commit announces a settled run."""
+        await _within(self.settled, timeout_s)
+
+    async def feed_grown(self, timeout_s: float) -> None:
+        """Until a commit announces events."""
+        await _within(self.grown, timeout_s)
+
+    def readiness(self) -> dict[str, bool]:
+        """One check."""
+        return {"database": self.ready}
+
+    def hear(self, announcements: Announcements) -> None:
+        """A listener of the database."""
+        if announcements.settled_run_ids:
+            self.settled.set()
+            self.settled = asyncio.Event()
+        if announcements.events_recorded:
+            self.grown.set()
+            self.grown = asyncio.Event()
+
+
+async def _within(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+@dataclass
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def body(self) -> Any:
+        """The JSON."""
+        return json.loads(self.content)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields at fault and what was said about each."""
+        return {problem["field"]: problem["message"] for problem in self.body["errors"]}
+
+
+@dataclass
+class Api:
+    """A client of the API under test, and what stands behind it."""
+
+    session: aiohttp.ClientSession
+    url: str
+    database: Database
+    bridge: ApiBridge
+    clock: ManualClock
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = TOKEN,
+    ) -> Reply:
+        """One request; its answer is checked against the OpenAPI document."""
+        sent = {"Authorization": f"Bearer {token}"} if token else {}
+        if body is not None:
+            data = json.dumps(body).encode()
+        if data is not None:
+            sent["Content-Type"] = "application/json"
+        async with self.session.request(method, self.url + path, data=data, headers={**sent, **(headers or {})}) as got:
+            reply = Reply(got.status, got.headers, await got.read())
+        check_conformance(method, path.partition("?")[0], reply)
+        return reply
+
+    async def register(self, provider_run_id: str = "r-1", **more: object) -> dict[str, Any]:
+        """A watched run."""
+        reply = await self.call(
+            "POST", "/v1/runs", {"connection": "dify-prod", "provider_run_id": provider_run_id, **more}
+        )
+        assert reply.status in (200, 201), reply.body
+        run: dict[str, Any] = reply.body
+        return run
+
+    async def create_endpoint(self, **more: object) -> dict[str, Any]:
+        """A subscriber."""
+        reply = await self.call("POST", "/v1/endpoints", {"url": "https://app.example.org/hooks", **more})
+        assert reply.status == 201, reply.body
+        endpoint: dict[str, Any] = reply.body
+        return endpoint
+
+    async def see(self, run_id: str, status: RunStatus, **more: object) -> None:
+        """Record that a poll saw the run so, as the poller does."""
+        seen = replace(Observation(status, status.value), **more)  # type: ignore[arg-type]
+
+        def work(tx: Tx) -> None:
+            run = runs.get_run(tx, run_id)
+            assert run is not None
+            decision = observe(run, seen, now=tx.now, wants_progress=True)
+            assert decision is not None
+            assert record(tx, run, decision, node=None, keep=False) is not None
+
+        await self.database.write(work)
+
+    async def finish(self, run_id: str) -> None:
+        """The whole life of a run that succeeds."""
+        await self.see(run_id, RunStatus.RUNNING, progress=Progress(1, 3))
+        await self.see(run_id, RunStatus.SUCCEEDED, output={"result": "fine"})
+
+
+@asynccontextmanager
+async def serve_api(database_url: str) -> AsyncIterator[Api]:
+    """The API on a fresh database, on a free port."""
+    clock, bridge = ManualClock(NOW), ApiBridge()
+    database = Database(database_url, clock)
+    await database.open()
+    database.listeners.append(bridge.hear)
+    app = build_app(
+        database=database,
+        clock=clock,
+        bridge=bridge,
+        api_token=Secret(TOKEN),
+        allowed_hosts=frozenset({"127.0.0.1", "localhost"}),
+        body_bytes_max=BODY_BYTES_MAX,
+        version="1.2.3",
+    )
+    runner, address = await start_server(app, "127.0.0.1:0")
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield Api(session, f"http://{address}", database, bridge, clock)
+    finally:
+        await runner.cleanup()
+        await database.close()
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with no room for what it does not name."""
+    if isinstance(schema, dict):
+        closed = {key: _closed(value) for key, value in schema.items()}
+        return {**closed, "additionalProperties": False} if "properties" in schema else closed
+    return [_closed(item) for item in schema] if isinstance(schema, list) else schema
+
+
+DOCUMENT = build_document("1.2.3")
+_SCHEMAS = _closed(DOCUMENT["components"]["schemas"])
+_PATHS = sorted(DOCUMENT["paths"], key=lambda path: path.count("{"))
+
+
+def check_conformance(method: str, path: str, reply: Reply) -> None:
+    """The document names this status and content type, and its schema fits the body."""
+    template = next((p for p in _PATHS if re.fullmatch(re.sub(r"{\w+}", "[^/]+", p), path)), None)
+    operation = DOCUMENT["paths"].get(template, {}).get(method.lower())
+    if operation is None:
+        return
+    response = operation["responses"].get(str(reply.status))
+    assert response is not None, f"{method} {path} answered {reply.status}, which the document does not name"
+    content = response.get("content", {})
+    if not content:
+        assert reply.content == b""
+        return
+    kind = reply.headers["Content-Type"].partition(";")[0]
+    assert kind in content, f"{method} {path} answered {kind}"
+    if "schema" in content[kind]:
+        schema = {**content[kind]["schema"], "components": {"schemas": _SCHEMAS}}
+        jsonschema_rs.Draft202012Validator(schema).validate(reply.body)

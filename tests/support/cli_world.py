@@ -1,0 +1,134 @@
+"""A running daemon with sandbox providers and a verifying receiver, all as processes, for the command line's tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge.domain.signature import new_secret
+
+TOKEN = "token-of-the-tests"
+START_S = 30.0
+
+
+@dataclass(frozen=True)
+class World:
+    """Where everything is."""
+
+    folder: Path
+    config: Path
+    url: str
+    sandbox: str
+    receiver: str
+    secret: str
+
+    def add_run(self, provider: str = "dify", **life: Any) -> str:
+        """A run at a sandbox provider; its id there."""
+        return str(post_json(f"{self.sandbox}/_control/runs", {"provider": provider, "life": life})["id"])
+
+
+def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return dict(json.load(answer))
+
+
+@contextmanager
+def process(*arguments: str, env: dict[str, str] | None = None, log: Path) -> Iterator[subprocess.Popen[str]]:
+    """A child that is ended by SIGTERM, and by SIGKILL if it will not."""
+    with log.open("w") as errors:
+        child = subprocess.Popen(
+            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})}
+        )
+        try:
+            yield child
+        finally:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            assert child.stdout is not None
+            child.stdout.close()
+
+
+@contextmanager
+def world(folder: Path) -> Iterator[World]:
+    """Everything up and answering while the block runs."""
+    secret = new_secret()
+    with ExitStack() as stack:
+        providers = stack.enter_context(process("-m", "bridge.sandbox", "providers", log=folder / "sandbox.log"))
+        receiver = stack.enter_context(
+            process("-m", "bridge.sandbox", "receiver", "--secret", secret, log=folder / "receiver.log")
+        )
+        assert providers.stdout is not None
+        assert receiver.stdout is not None
+        sandbox = json.loads(providers.stdout.readline())
+        hooks = json.loads(receiver.stdout.readline())["url"]
+        port = free_port()
+        config = folder / "runbridge.toml"
+        config.write_text(_config_text(folder, port, sandbox["providers"], hooks, secret))
+        config.chmod(0o600)
+        stack.enter_context(process("-c", _SERVE, "serve", "--config", str(config), log=folder / "daemon.log"))
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_ready(url, folder / "daemon.log")
+        yield World(folder, config, url, sandbox["url"], hooks, secret)
+
+
+_SERVE = "import sys; from bridge.cli import main; sys.exit(main())"
+
+
+def _config_text(folder: Path, port: int, providers: dict[str, str], hooks: str, secret: str) -> str:
+    return f"""
+[server]
+listen = "127.0.0.1:{port}"
+api_token = "{TOKEN}"
+[database]
+url = "sqlite:///{folder / "runbridge.db"}"
+[connections.dify-prod]
+provider = "dify"
+base_url = "{providers["dify"]}"
+api_key = "sandbox-key"
+max_interval = "250ms"
+[connections.dify-wrong-key]
+provider = "dify"
+base_url = "{providers["dify"]}"
+api_key = "not-the-key"
+[endpoints.my-app]
+url = "{hooks}"
+secret = "{secret}"
+[delivery]
+allow = ["127.0.0.0/8"]
+"""
+
+
+def free_port() -> int:
+    """A port that is free at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(url: str, log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"the daemon does not become ready:\n{log.read_text()[-4000:]}")

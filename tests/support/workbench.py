@@ -1,0 +1,87 @@
+"""A poller or deliverer at work on a real database and real servers, its passes called by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from bridge.domain.clock import Clock, SystemClock
+from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
+from bridge.domain.secret import Secret
+from bridge.providers.http import new_session
+from bridge.sandbox import Sandbox
+from bridge.store import events, runs
+from bridge.store.database import Database
+from bridge.workers.account import Account
+from bridge.workers.loop import Bell
+from bridge.workers.metrics import Metrics
+from bridge.workers.poller import Poller
+from tests.support.watching import NODE
+
+QUICK = CadenceSettings(min_interval_s=0.02, max_interval_s=0.05)
+
+
+def connection(sandbox: Sandbox, provider: str, **more: Any) -> Connection:
+    """A connection to the sandbox that polls very often, so that tests are quick."""
+    values: dict[str, Any] = {
+        "name": f"{provider}-1",
+        "provider": provider,
+        "base_url": sandbox.url(provider),
+        "api_key": Secret("sandbox-key"),
+        "requests_per_second": 500.0,
+        "cadence": QUICK,
+    }
+    return Connection(**(values | more))
+
+
+@asynccontextmanager
+async def open_poller(
+    database: Database, settings: Connection, *, clock: Clock | None = None, node: str = NODE
+) -> AsyncIterator[Poller]:
+    """The poller of one connection."""
+    async with new_session() as session:
+        poller = Poller(
+            Account(settings, session, health=ConnectionHealth.OK),
+            database=database,
+            clock=clock or SystemClock(),
+            node=node,
+            metrics=Metrics(),
+        )
+        database.listeners.append(lambda said: poller.expect_due() if said.runs_due else None)
+        yield poller
+        await poller.drain()
+
+
+async def work(
+    run_pass: Callable[[], Awaitable[float]],
+    bell: Bell,
+    until: Callable[[], Awaitable[Any]],
+    *,
+    timeout_s: float = 20.0,
+) -> Any:
+    """Repeat the pass, resting as it says, until `until` answers something true; that answer."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        rest_s = await run_pass()
+        answer = await until()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, "it did not happen in time"
+        if rest_s > 0:
+            await bell.wait(min(rest_s, 0.05))
+        else:
+            await asyncio.sleep(0)
+
+
+async def told(database: Database, run_id: str) -> list[str]:
+    """The types of a run's events, in order."""
+    return [event.type.value for event in await database.read(lambda tx: events.list_run_events(tx, run_id))]
+
+
+async def settled(database: Database, run_id: str) -> runs.Run | None:
+    """The run if it is settled."""
+    run = await database.read(lambda tx: runs.get_run(tx, run_id))
+    return run if run is not None and run.settled else None

@@ -1,0 +1,236 @@
+"""The rules of the house that a program can check: who imports whom, what is written down beside what."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BRIDGE = ROOT / "bridge"
+
+EVERY_ROOM = frozenset({"domain", "store", "providers", "config", "workers", "api", "sandbox", "logs", "office"})
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    "domain": frozenset(),
+    "logs": frozenset({"domain"}),
+    "store": frozenset({"domain"}),
+    "providers": frozenset({"domain"}),
+    "config": frozenset({"domain"}),
+    "workers": frozenset({"domain", "store", "providers"}),
+    "api": frozenset({"domain", "store"}),
+    # The office stands between the API's questions and the workers; it is part of the composition root.
+    "office": frozenset({"domain", "store", "providers", "workers", "api"}),
+    "sandbox": EVERY_ROOM - {"config", "office"},
+    "daemon": EVERY_ROOM - {"sandbox"},
+    "cli": EVERY_ROOM | {"daemon"},
+    "__main__": frozenset({"cli"}),
+}
+# Packages that come with a declared one and belong to its interface.
+COMPANIONS = {"multidict": "aiohttp", "yarl": "aiohttp", "pydantic_core": "pydantic"}
+OUTSIDE_WORLD = {
+    "aiohttp",
+    "aiosqlite",
+    "alembic",
+    "asyncio",
+    "asyncpg",
+    "pathlib",
+    "socket",
+    "sqlalchemy",
+    "subprocess",
+}
+READ_THE_TIME = {"clock.py", "ids.py"}  # ids begin with it, to be sorted by age; no rule looks at it
+OWNERS = {  # a package that only some rooms may use
+    "sqlalchemy": {"store", "cli"},  # cli: the errors of `db check` and `doctor`
+    "alembic": {"store"},
+    "apscheduler": {"workers"},
+    "click": {"cli"},
+    "rich": {"cli", "sandbox"},
+}
+
+
+def python_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    """`store` for bridge/store/tables.py, `daemon` for bridge/daemon.py, `` for bridge/__init__.py."""
+    first = path.relative_to(BRIDGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Every module that the file imports, wherever in the file, by its full name, with the line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write imports in full, so that this test sees them"
+            yield str(node.module), node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def rooms_imported(path: Path) -> Iterator[tuple[str, int]]:
+    for name, line in imported(path):
+        parts = name.split(".")
+        if parts[0] == "bridge" and len(parts) > 1 and parts[1] != "__version__":
+            yield parts[1], line
+
+
+def place(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_a_room_imports_only_the_rooms_that_it_may() -> None:
+    wrong = [
+        f"{place(path, line)}: {room_of(path)} may not import {target}"
+        for path in python_files(BRIDGE)
+        for target, line in rooms_imported(path)
+        if target not in MAY_IMPORT.get(room_of(path), frozenset()) | {room_of(path)}
+    ]
+    assert wrong == []
+
+
+def test_every_room_has_its_place_in_the_import_directions() -> None:
+    rooms = {room_of(path) for path in python_files(BRIDGE)} - {""}
+    assert rooms <= set(MAY_IMPORT), "a new room: say in MAY_IMPORT what it may import"
+
+
+def test_only_the_daemon_and_the_command_line_import_the_configuration() -> None:
+    """Rooms are handed plain values; a room that reads settings cannot be built twice in one test."""
+    importers = {
+        room_of(path) for path in python_files(BRIDGE) for target, _ in rooms_imported(path) if target == "config"
+    }
+    assert importers - {"config"} <= {"daemon", "cli"}
+
+
+def test_the_domain_touches_nothing_outside_and_reads_no_clock() -> None:
+    wrong = [
+        f"{place(path, line)}: {name}"
+        for path in python_files(BRIDGE / "domain")
+        for name, line in imported(path)
+        if name.split(".")[0] in OUTSIDE_WORLD or (name == "time" and path.name not in READ_THE_TIME)
+    ]
+    assert wrong == []
+
+
+def test_a_technology_stays_in_its_room() -> None:
+    wrong = [
+        f"{place(path, line)}: {name}"
+        for path in python_files(BRIDGE)
+        for name, line in imported(path)
+        if room_of(path) not in OWNERS.get(name.split(".")[0], {room_of(path)})
+    ]
+    assert wrong == []
+
+
+def test_the_product_imports_only_what_it_declares_as_its_dependencies() -> None:
+    """pytest and friends are there while we develop, and missing where the daemon is installed."""
+    declared = {re.split(r"[\[<>=! ]", line)[0].replace("-", "_") for line in pyproject()["project"]["dependencies"]}
+    known = declared | {name for name, parent in COMPANIONS.items() if parent in declared} | {"bridge"}
+    wrong = [
+        f"{place(path, line)}: {name}"
+        for path in python_files(BRIDGE)
+        for name, line in imported(path)
+        if name.split(".")[0] not in known | sys.stdlib_module_names
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", ["workers", "providers"])
+def test_a_foreign_answer_is_never_read_without_a_bound(room: str) -> None:
+    """521 KB of gzip became 512 MiB in memory through one `.read()`; the capped reader is the only way in."""
+    wrong = [
+        place(path, node.lineno)
+        for path in python_files(BRIDGE / room)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Await) and is_unbounded_read(node.value)
+    ]
+    assert wrong == []
+
+
+def is_unbounded_read(call: ast.expr) -> bool:
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+        return False
+    # `read(work)` is the store's, `read(n)` a stream's; without an argument it is everything there is.
+    return call.func.attr in {"json", "text"} or (call.func.attr in {"read", "readany"} and not call.args)
+
+
+@pytest.mark.parametrize("source", ["response.json()", "response.text('utf-8')", "response.read()"])
+def test_the_search_for_unbounded_reads_finds_them(source: str) -> None:
+    assert is_unbounded_read(ast.parse(source, mode="eval").body)
+
+
+def test_no_file_is_named_after_nothing() -> None:
+    nothing = {"utils", "util", "helpers", "helper", "models", "common", "misc"}
+    named = [path for folder in (BRIDGE, ROOT / "tests") for path in python_files(folder)]
+    assert [str(path) for path in named if {path.stem, path.parent.name} & nothing] == []
+
+
+def test_every_dependency_and_every_switched_off_check_says_why() -> None:
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    lists = ("dependencies = [", "ignore = [", '"tests/', '"benchmarks/', '"bridge/')
+    inside, checked, silent = False, 0, []
+    for line in lines:
+        if line.strip().startswith(lists):
+            inside = True
+        elif line.strip() == "]":
+            inside = False
+        elif inside:
+            checked += 1
+            silent += [line] if not re.search(r"#\s*\S", line) else []
+    assert silent == []
+    assert checked > 40  # the lists were found
+
+
+def test_every_inline_exception_names_its_check() -> None:
+    """A bare `noqa` or `type: ignore` hides whatever comes next."""
+    bare = re.compile(r"#\s*(noqa|type:\s*ignore)(?!\s*[:\[])")
+    wrong = [
+        place(path, number)
+        for folder in (BRIDGE, ROOT / "tests")
+        for path in python_files(folder)
+        if path != Path(__file__).resolve()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if bare.search(line)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", ["build", "runtime", "dev"])
+def test_requirements_are_hashed_and_name_no_registry(name: str) -> None:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    assert "://" not in text
+    assert not re.search(r"^-", text, re.MULTILINE), "an option instead of a requirement"
+    for entry in re.split(r"\n(?=\S)", text.strip()):
+        assert "==" in entry, entry
+        assert "--hash=sha256:" in entry, entry
+
+
+def test_what_is_tested_is_what_is_shipped() -> None:
+    """The versions in dev.txt and build.txt are those of runtime.txt where they share a package."""
+    runtime, dev, build = (pins(name) for name in ("runtime", "dev", "build"))
+    assert {name: dev.get(name) for name in runtime} == runtime
+    assert {name: dev.get(name) for name in build} == build
+
+
+def test_every_declared_dependency_is_pinned() -> None:
+    declared = {re.split(r"[\[<>=! ]", line)[0] for line in pyproject()["project"]["dependencies"]}
+    assert declared - set(pins("runtime")) == set(), "run `make lock`"
+
+
+def pins(name: str) -> dict[str, list[str]]:
+    """Package → the lines that pin it: more than one where Python versions need different ones."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"([a-z0-9.-]+)==([^ ;\\]+)", line):
+            found.setdefault(match[1], []).append(match[2])
+    return found
+
+
+def pyproject() -> dict[str, dict[str, list[str]]]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

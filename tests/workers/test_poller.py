@@ -1,0 +1,303 @@
+"""The poller against the four sandbox APIs: what it sees becomes events, what goes wrong never becomes a state."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from bridge.domain.clock import ManualClock
+from bridge.domain.connection import ConnectionHealth
+from bridge.domain.event import EventType
+from bridge.domain.run import CadenceOverrides, RunStatus
+from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
+from bridge.store import connections, events, runs
+from bridge.store.database import Database
+from bridge.workers.poller import Poller
+from tests.support.watching import NODE, add_endpoint, only, open_database, register
+from tests.support.workbench import QUICK, connection, open_poller, settled, told, work
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as opened:
+        yield opened
+
+
+async def finish(poller: Poller, database: Database, run_id: str) -> runs.Run:
+    run = await work(poller.run_pass, poller.bell, lambda: settled(database, run_id))
+    assert isinstance(run, runs.Run)
+    return run
+
+
+PROVIDERS = ("dibby", "retab", "dify", "instabase")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_run_goes_through_its_life_and_each_step_is_told(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run(provider, life=Life(duration_s=0.5, outcome="succeeded", output=DEFAULT_OUTPUT))
+    async with open_poller(database, connection(sandbox, provider)) as poller:
+        run = await register(database, theirs, connection=f"{provider}-1", provider=provider)
+        after = await finish(poller, database, run.id)
+        assert after.status is RunStatus.SUCCEEDED
+        assert after.output is not None
+        assert after.next_poll_at is None
+        assert await told(database, run.id) == ["run.started", "run.finished"]
+        assert len(poller.hand) == 0
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_run_that_is_over_when_registered_fires_at_the_first_look(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run(provider, life=Life(duration_s=1.0, outcome="failed"), age_s=60)
+    async with open_poller(database, connection(sandbox, provider)) as poller:
+        run = await register(database, theirs, connection=f"{provider}-1", provider=provider)
+        after = await finish(poller, database, run.id)
+        assert after.status is RunStatus.FAILED
+        assert after.polls == 1
+        assert await told(database, run.id) == ["run.finished"]
+
+
+async def test_waiting_is_told_as_often_as_it_happens(database: Database, sandbox: Sandbox) -> None:
+    steps = (Step(0, "running"), Step(0.3, "waiting"), Step(0.6, "running"), Step(0.9, "waiting"), Step(1.2, "running"))
+    theirs = sandbox.add_run("dify", life=Life(duration_s=1.5, outcome="succeeded", steps=steps))
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+        await finish(poller, database, run.id)
+    assert await told(database, run.id) == [
+        "run.started",
+        "run.waiting",
+        "run.resumed",
+        "run.waiting",
+        "run.resumed",
+        "run.finished",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["500", "502", "503", "429", "garbage", "html", "reset"])
+async def test_a_poll_error_is_never_a_run_state(kind: str, database: Database, sandbox: Sandbox) -> None:
+    """Loops that die on one 502 are why this daemon exists."""
+    theirs = sandbox.add_run("retab", life=Life(duration_s=0.2, outcome="succeeded"))
+    sandbox.fail("retab", kind, count=3, retry_after=0.05 if kind in {"429", "503"} else None)
+    async with open_poller(database, connection(sandbox, "retab")) as poller:
+        run = await register(database, theirs, connection="retab-1", provider="retab")
+        after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.SUCCEEDED
+    assert [t for t in await told(database, run.id) if t != "run.started"] == ["run.finished"]
+
+
+async def test_an_unknown_word_keeps_the_run_watched(database: Database, sandbox: Sandbox) -> None:
+    life = Life(duration_s=0.6, outcome="succeeded", steps=(Step(0, "running"), Step(0.2, "hovering")))
+    theirs = sandbox.add_run("dibby", life=life)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        await finish(poller, database, run.id)
+    rows = await database.read(lambda tx: runs.list_transitions(tx, run.id))
+    assert [row.to_status for row in rows] == ["running", "unknown", "succeeded"]
+    assert rows[1].provider_status == "hovering"
+
+
+async def test_the_output_request_may_fail_without_holding_the_event_back(
+    database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run("instabase", life=Life(duration_s=0.0, outcome="succeeded"), age_s=5)
+    sandbox.fail("instabase", "500", count=None, path_contains="/results")
+    async with open_poller(database, connection(sandbox, "instabase")) as poller:
+        run = await register(database, theirs, connection="instabase-1", provider="instabase")
+        after = await finish(poller, database, run.id)
+    assert (after.status, after.output) == (RunStatus.SUCCEEDED, None)
+
+
+async def test_fetch_output_false_makes_no_second_request(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("instabase", life=Life(duration_s=0.0, outcome="succeeded"), age_s=5)
+    async with open_poller(database, connection(sandbox, "instabase", fetch_output=False)) as poller:
+        run = await register(database, theirs, connection="instabase-1", provider="instabase")
+        await finish(poller, database, run.id)
+    assert len(sandbox.requests) == 1
+
+
+async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammering(
+    database: Database, sandbox: Sandbox
+) -> None:
+    life = Life(duration_s=0.1, outcome="succeeded")
+    settings = connection(sandbox, "dify")
+    async with open_poller(database, replace(settings, api_key=settings.api_key.__class__("wrong"))) as poller:
+        for _ in range(20):
+            await register(database, sandbox.add_run("dify", life=life), connection="dify-1")
+
+        async def is_failing() -> bool:
+            health = await database.read(connections.list_health)
+            return bool(health) and health["dify-1"].health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, is_failing)
+        made = len(sandbox.requests)
+        for _ in range(20):
+            await poller.run_pass()
+        assert len(sandbox.requests) == made
+        assert poller.account.opens_in_s(poller._clock.monotonic()) > 1  # noqa: SLF001
+    told_types = [e.type for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))]
+    assert told_types == [EventType.CONNECTION_FAILING]
+
+
+async def test_a_connection_recovers_with_the_first_answer(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dify", life=Life(duration_s=0.1, outcome="succeeded"))
+    sandbox.fail("dify", "401", count=1)
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+
+        async def failing() -> bool:
+            return poller.account.health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, failing)
+        poller.account.gate.open_now()  # the pause before the probe, spared
+        await finish(poller, database, run.id)
+    told_types = [e.type.value for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))]
+    assert told_types[:2] == ["connection.failing", "connection.recovered"]
+    assert told_types[-1] == "run.finished"
+
+
+async def test_a_late_run_is_not_yet_visible_rather_than_lost(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("retab", life=Life(duration_s=1.0, outcome="succeeded"), late_404_s=0.5)
+    async with open_poller(database, connection(sandbox, "retab")) as poller:
+        run = await register(database, theirs, connection="retab-1", provider="retab")
+        after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.SUCCEEDED
+
+
+async def test_a_run_is_lost_after_five_404s_over_a_minute_and_not_before(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Never from a single 404, nor from five quick ones."""
+    clock = ManualClock(datetime(2026, 1, 15, tzinfo=UTC))
+    async with open_database(f"sqlite:///{tmp_path / 'lost.db'}", clock) as database:
+        settings = connection(sandbox, "dibby")
+        async with open_poller(database, settings, clock=clock) as poller:
+            run = await register(database, "run_gone", connection="dibby-1", provider="dibby")
+
+            async def asked(times: int) -> bool:
+                watch = poller.live(run.id)
+                return watch is None or watch.polls >= times and not watch.is_in_flight
+
+            for times in range(1, 8):
+                await work(poller.run_pass, poller.bell, lambda wanted=times: asked(wanted))
+                clock.advance(1.0)
+            assert await settled(database, run.id) is None
+            clock.advance(60.0)
+            after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.LOST
+    assert after.error is not None
+    assert after.error.code == "not_found"
+
+
+async def test_a_deadline_makes_a_run_expired_after_a_last_look(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    deadline_at = datetime.now(UTC) + timedelta(seconds=0.5)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby", deadline_at=deadline_at)
+        after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.EXPIRED
+    assert after.observed_at is not None
+    assert after.observed_at >= deadline_at
+    assert await told(database, run.id) == ["run.started", "run.finished"]
+
+
+async def test_a_deadline_holds_while_the_provider_is_gone(database: Database, sandbox: Sandbox) -> None:
+    sandbox.fail("dibby", "500", count=None)
+    deadline_at = datetime.now(UTC) + timedelta(seconds=0.3)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, "run_x", connection="dibby-1", provider="dibby", deadline_at=deadline_at)
+        after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.EXPIRED
+
+
+async def test_progress_is_an_event_for_those_who_ask(database: Database, sandbox: Sandbox) -> None:
+    await add_endpoint(database, events=only("run.progressed", "run.finished"))
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=1.0, parts=4))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        await finish(poller, database, run.id)
+    types = await told(database, run.id)
+    assert types[0] == "run.started"
+    assert types[-1] == "run.finished"
+    assert types.count("run.progressed") >= 2
+
+
+async def test_no_two_polls_of_a_run_are_closer_than_min_interval(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=1.0))
+    settings = connection(sandbox, "dibby", cadence=replace(QUICK, min_interval_s=0.2, max_interval_s=0.2))
+    async with open_poller(database, settings) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        sandbox.fail("dibby", "500", count=2)
+        await finish(poller, database, run.id)
+    times = [request.at for request in sandbox.requests]
+    gaps = [(b - a).total_seconds() for a, b in zip(times, times[1:], strict=False)]
+    assert gaps
+    assert min(gaps) >= 0.19
+
+
+async def test_a_run_may_set_its_own_cadence(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=0.5))
+    own = CadenceOverrides(min_interval_s=20.0, max_interval_s=30.0)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby", cadence=own)
+
+        async def polled() -> bool:
+            watch = poller.live(run.id)
+            return watch is not None and watch.polls == 1 and not watch.is_in_flight and watch.reason is not None
+
+        await work(poller.run_pass, poller.bell, polled)
+        watch = poller.live(run.id)
+        assert watch is not None
+        assert watch.next_poll_at is not None
+        assert watch.next_poll_at - datetime.now(UTC) > timedelta(seconds=15)
+
+
+async def test_seats_bound_the_requests_in_flight(database: Database, sandbox: Sandbox) -> None:
+    settings = connection(sandbox, "dify", max_in_flight=2)
+    ids = [sandbox.add_run("dify", life=Life(duration_s=0.0), age_s=9) for _ in range(20)]
+    async with open_poller(database, settings) as poller:
+        watched = [await register(database, theirs, connection="dify-1") for theirs in ids]
+        for run in watched:
+            await finish(poller, database, run.id)
+    assert sandbox.world.in_flight_peak["dify"] <= 2
+
+
+async def test_a_removed_run_is_let_go(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dify", life=Life(duration_s=0.3))
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+        await poller.run_pass()
+        await database.write(lambda tx: runs.delete_run(tx, run.id))
+
+        async def let_go() -> bool:
+            return poller.live(run.id) is None
+
+        await work(poller.run_pass, poller.bell, let_go)
+    assert await told(database, run.id) == []
+
+
+async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dify", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+
+        async def looked() -> bool:
+            return bool(await told(database, run.id))
+
+        await work(poller.run_pass, poller.bell, looked)
+        await poller.drain()
+    claimed = await database.write(
+        lambda tx: runs.claim_due(tx, node=NODE, connection="dify-1", until=tx.now + timedelta(hours=1), limit=9)
+    )
+    assert [r.id for r in claimed] == [run.id]
+    assert claimed[0].polls >= 1
