@@ -167,7 +167,7 @@ class Daemon:
             clock=self.clock,
             bridge=self.office,
             api_token=server.api_token,
-            allowed_hosts=frozenset(server.allowed_hosts),
+            allowed_hosts=_allowed_hosts(self.config),
             body_bytes_max=server.body_bytes_max,
             version=__version__,
             registry=self.metrics.registry,
@@ -237,6 +237,13 @@ class Daemon:
 
 class CannotListen(BridgeError):
     """The address of the API is not free or not ours."""
+
+
+def _allowed_hosts(config: Config) -> frozenset[str]:
+    """Names under which the API answers: this machine's own, where it listens, and what the operator adds."""
+    host = config.server.listen.host
+    listening = {f"[{host}]" if ":" in host else host.lower()} if host else set()
+    return frozenset({"127.0.0.1", "localhost", "[::1]", *listening, *config.server.allowed_hosts})
 
 
 def _delivery_settings(config: Config) -> DeliverySettings:

@@ -101,8 +101,11 @@ class RunBody(CadenceBody):
     @field_validator("provider_run_id")
     @classmethod
     def _either(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if "trigger" in info.data and (value is None) is (info.data["trigger"] is None):
-            raise ValueError("give either provider_run_id, or trigger to start a run, not both and not neither")
+        triggers = info.data.get("trigger") is not None
+        if value is not None and triggers:
+            raise ValueError("give either this or trigger, not both")
+        if value is None and not triggers and "trigger" in info.data:
+            raise ValueError("is required (or trigger, to start a run)")
         if value is not None and "connection" in info.data:
             fault = checks_of(info).bridge.check_run_id(info.data["connection"], value)
             if fault:

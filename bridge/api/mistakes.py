@@ -56,7 +56,7 @@ def _message(error: ErrorDetails, model: type[BaseModel], what: str) -> str:
         case "less_than_equal":
             return f"must be at most {context['le']:g}"
         case "string_too_short" | "too_short":
-            return f"must not be shorter than {context['min_length']}"
+            return "must not be empty"  # no field has a higher minimum
         case "string_too_long":
             return f"may have at most {context['max_length']} characters"
         case "too_long":

@@ -44,8 +44,19 @@ TABLE = {
 }
 
 
+class ReaderGone(Exception):
+    """Whoever read our output (`head`, a pager) went away. Not an OSError: click would answer that with exit code 1."""
+
+
 class CommandTable(click.Group):
     """The commands of TABLE, loaded when called for."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; ReaderGone instead of a broken pipe."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the table's order."""

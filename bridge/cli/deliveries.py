@@ -9,7 +9,7 @@ from rich.text import Text
 
 from bridge.cli.client import Object
 from bridge.cli.options import Settings, common_options, pass_settings
-from bridge.cli.output import ago, clean, mark, print_facts, print_json, print_table, say, status_text
+from bridge.cli.output import ago, clean, mark, print_facts, print_json, print_table, say, say_heading, status_text
 from bridge.cli.runs import tell_more
 from bridge.domain.delivery import DeliveryState
 
@@ -83,8 +83,9 @@ def _print_attempt(attempt: Object) -> None:
     by_hand = "by hand" if attempt.get("manual") else None
     how = attempt.get("status") or attempt.get("outcome")
     took = f"in {attempt.get('duration_ms')} ms"
+    say_heading(f"#{attempt['number']}")
     say(
-        f"\n#{attempt.get('number')}",
+        " ",
         attempt.get("at"),
         mark(attempt.get("outcome") == "delivered"),
         how,

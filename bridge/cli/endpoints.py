@@ -9,7 +9,7 @@ import click
 
 from bridge.cli.client import Client, Object
 from bridge.cli.options import DurationText, EventTypes, Moment, Pair, Settings, common_options, pass_settings
-from bridge.cli.output import mark, print_facts, print_json, print_table, print_value, say, status_text
+from bridge.cli.output import count, mark, print_facts, print_json, print_table, print_value, say, status_text
 from bridge.domain.instant import format_duration
 
 PING_WAIT_S = 20.0  # a little more than one attempt may take
@@ -213,8 +213,7 @@ def replay(settings: Settings, /, endpoint_id: str, **selection: Any) -> None:
     if settings.as_json:
         print_json(answer.body)
         return
-    count = answer.object().get("count", 0)
-    say(f"{count} events", "would be sent again" if selection["dry_run"] else "are on their way again")
+    say(count(answer.object()["count"], "event"), "to be sent again" if selection["dry_run"] else "on the way again")
 
 
 def _events(endpoint: Object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from bridge.cli.client import ApiRefused, DaemonUnreachable
-from bridge.cli.commands import runbridge
+from bridge.cli.commands import ReaderGone, runbridge
 from bridge.cli.output import clean
 from bridge.domain.errors import BridgeError, InvalidInput
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         # The reader (`head`, a pager) went away. Python would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
@@ -41,7 +41,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         raise
     except BridgeError as error:
         return _explain(error)

@@ -9,7 +9,7 @@ import click
 
 from bridge.cli.client import Object
 from bridge.cli.options import EventTypes, Settings, common_options, pass_settings
-from bridge.cli.output import Cell, print_json, print_table, say, status_text
+from bridge.cli.output import Cell, count, print_json, print_table, say, status_text
 
 
 @click.group
@@ -68,7 +68,7 @@ def replay(settings: Settings, event_id: tuple[str, ...], endpoint: str | None) 
             print_json(answer.body)
         else:
             deliveries = answer.object().get("deliveries", [])
-            say(each, f"goes out again in {len(deliveries)} deliveries:", " ".join(deliveries))
+            say(each, f"goes out again {count(len(deliveries), 'time')}:", " ".join(deliveries))
 
 
 @command.command

@@ -80,7 +80,8 @@ def _print(found: Explanation) -> None:
     else:
         say(mark(found.allowed), found.url, "may be posted to" if found.allowed else "may not be posted to")
     for address, verdict in found.verdicts:
-        _print_verdict(address, verdict)
+        if str(verdict) not in str(found.problem):
+            _print_verdict(address, verdict)
 
 
 def _print_verdict(address: str, verdict: Verdict) -> None:

@@ -31,11 +31,17 @@ _STYLES: Final = {
 Cell = Text | str | int | float | None
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the exit code be decided at the door; rich would end the process here."""
+        raise  # noqa: PLE0704 - called while the BrokenPipeError is being handled
+
+
 def console(*, is_error: bool = False) -> Console:
     """Where to print: colours only on a terminal and without NO_COLOR."""
     stream = sys.stderr if is_error else sys.stdout
     width = None if stream.isatty() else WIDE
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def clean(text: object) -> str:
@@ -46,6 +52,16 @@ def clean(text: object) -> str:
 def say(*parts: Cell) -> None:
     """One line of text on standard output."""
     console().print(Text(" ").join(_cell(part) for part in parts if part is not None), soft_wrap=True)
+
+
+def say_heading(title: str) -> None:
+    """An empty line and the name of what follows."""
+    console().print(Text(f"\n{clean(title)}", style="bold"), soft_wrap=True)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 attempt`, `2 attempts`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def note(text: str) -> None:
@@ -73,7 +89,7 @@ def print_value(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """A table; on a terminal long cells are folded, elsewhere nothing is cut."""
-    console().print(build_table(columns, rows))
+    _print(build_table(columns, rows))
 
 
 def build_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
@@ -94,7 +110,7 @@ def print_facts(facts: Iterable[tuple[str, Cell]]) -> None:
     for name, value in facts:
         if value not in (None, ""):
             grid.add_row(name, _cell(value))
-    console().print(grid)
+    _print(grid)
 
 
 def status_text(status: object) -> Text:
@@ -132,6 +148,16 @@ def instant_of(value: object) -> datetime | None:
         return parse_instant(value) if isinstance(value, str) else None
     except ValueError:
         return None
+
+
+def _print(table: Table) -> None:
+    if sys.stdout.isatty():
+        console().print(table)
+        return
+    output = console()
+    with output.capture() as captured:
+        output.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def _cell(value: Cell) -> Text:

@@ -9,7 +9,7 @@ import click
 
 from bridge.cli.connections import check_connections
 from bridge.cli.options import Settings, common_options, json_option, pass_settings
-from bridge.cli.output import mark, print_facts, print_table, print_value, say
+from bridge.cli.output import mark, print_facts, print_table, print_value, say, say_heading
 from bridge.domain.errors import NotFound
 from bridge.providers import REGISTRY
 from bridge.providers.base import Provider, ProviderDefaults
@@ -47,7 +47,7 @@ def show(settings: Settings, name: str) -> None:
         print_value(provider)
         return
     print_facts([("provider", name), ("base URL", provider["base_url"]), ("can", ", ".join(provider["can"]))])
-    say("\nin the configuration file:")
+    say_heading("in the configuration file")
     for line in (f"[connections.my-{name}]", f'provider = "{name}"', f'api_key_env = "{name.upper()}_API_KEY"'):
         say(f"  {line}")
     if name in _SETTINGS:

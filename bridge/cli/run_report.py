@@ -8,7 +8,19 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from bridge.cli.client import Object
-from bridge.cli.output import Cell, ago, clean, instant_of, print_facts, print_table, rough, say, status_text
+from bridge.cli.output import (
+    Cell,
+    ago,
+    clean,
+    count,
+    instant_of,
+    print_facts,
+    print_table,
+    rough,
+    say,
+    say_heading,
+    status_text,
+)
 
 OUTPUT_CHARACTERS_MAX = 2000  # a screenful; --json has the rest
 
@@ -23,7 +35,7 @@ def print_run(run: Object, deliveries: list[Object]) -> None:
     if run.get("output") is not None:
         text = json.dumps(run["output"], ensure_ascii=False, indent=2)
         cut = f"\n… ({len(text)} characters; --json has all)" if len(text) > OUTPUT_CHARACTERS_MAX else ""
-        say("\noutput" if not cut else "\noutput, cut")
+        say_heading("output, cut" if cut else "output")
         for line in (text[:OUTPUT_CHARACTERS_MAX] + cut).splitlines():
             say(Text("  " + clean(line)))
 
@@ -68,7 +80,7 @@ def _print_timeline(run: Object) -> None:
     transitions = run.get("transitions") or []
     if not transitions:
         return
-    say("\ntimeline")
+    say_heading("timeline")
     before = instant_of(run.get("registered_at"))
     rows: list[tuple[Cell, ...]] = [("  " + str(run.get("registered_at")), "", "registered", "")]
     for step in transitions:
@@ -82,7 +94,7 @@ def _print_timeline(run: Object) -> None:
 def _print_told(events: list[Object], deliveries: list[Object]) -> None:
     if not events:
         return
-    say("\ntold")
+    say_heading("told")
     rows: list[tuple[Cell, ...]] = []
     for event in events:
         rows.append((f"  {(event.get('data') or {}).get('sequence')}", event["type"], event["id"], ""))
@@ -95,6 +107,6 @@ def _delivery(delivery: Object) -> tuple[Cell, ...]:
     next_at = delivery.get("next_attempt_at")
     state = status_text(delivery.get("state"))
     detail = Text(
-        clean(f" {how}, {delivery.get('attempt_count', 0)} attempts") + (f", next {ago(next_at)}" if next_at else "")
+        clean(f" {how}, {count(delivery['attempt_count'], 'attempt')}") + (f", next {ago(next_at)}" if next_at else "")
     )
     return "", f"  → {delivery.get('endpoint_id')}", f"  {delivery['id']}", state + detail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from bridge.domain.run import RunStatus
 
 FAILURES = {"failed", "cancelled", "expired", "lost"}
 LONGEST_WAIT_S = 60.0
+RUN_COLUMNS = ("RUN", "CONNECTION", "PROVIDER RUN", "STATUS", "PROGRESS", "REGISTERED", "NEXT POLL")
 
 
 @click.group
@@ -90,10 +92,7 @@ def list_runs(settings: Settings, /, workflow: str | None, **query: Any) -> None
     if settings.as_json:
         print_json(answer.body)
         return
-    print_table(
-        ("RUN", "CONNECTION", "PROVIDER RUN", "STATUS", "PROGRESS", "REGISTERED", "NEXT POLL"),
-        (run_row(run) for run in answer.rows()),
-    )
+    print_table(RUN_COLUMNS, (run_row(run) for run in answer.rows()))
     tell_more(answer.object())
 
 
@@ -148,8 +147,6 @@ def wait(settings: Settings, run_id: tuple[str, ...], timeout: float | None) -> 
 
 def wait_for(client: Client, run_ids: list[str], settings: Settings, *, timeout_s: float | None) -> int:
     """Wait for each run in turn and print how it ended; 1 if one did not end well, else 0."""
-    import time
-
     end = None if timeout_s is None else time.monotonic() + timeout_s
     code = 0
     for run_id in run_ids:
@@ -164,8 +161,6 @@ def wait_for(client: Client, run_ids: list[str], settings: Settings, *, timeout_
 
 
 def _wait_for_one(client: Client, run_id: str, end: float | None) -> Object:
-    import time
-
     patience = Patience()
     while True:
         left_s = LONGEST_WAIT_S if end is None else min(LONGEST_WAIT_S, max(0.0, end - time.monotonic()))

@@ -10,11 +10,10 @@ from rich.live import Live
 
 from bridge.cli.client import Client, Object, Patience
 from bridge.cli.output import build_table, console, print_value, say, status_text
-from bridge.cli.runs import FAILURES, progress_of, run_row
+from bridge.cli.runs import FAILURES, RUN_COLUMNS, progress_of, run_row
 
 REFRESH_S = 1.0
 NEWEST = 30
-_COLUMNS = ("RUN", "CONNECTION", "PROVIDER RUN", "STATUS", "PROGRESS", "REGISTERED", "NEXT POLL")
 
 
 def watch_runs(client: Client, run_ids: list[str], *, as_json: bool) -> int:
@@ -50,7 +49,7 @@ def _watch_live(look: Callable[[], list[Object]], *, is_named: bool) -> list[Obj
     with Live(console=console(), auto_refresh=False) as live:
         while True:
             runs = look()
-            live.update(build_table(_COLUMNS, (run_row(run) for run in runs)), refresh=True)
+            live.update(build_table(RUN_COLUMNS, (run_row(run) for run in runs)), refresh=True)
             if is_named and all(run["settled"] for run in runs):
                 return runs
             time.sleep(REFRESH_S)

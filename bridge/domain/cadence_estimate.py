@@ -24,9 +24,11 @@ from bridge.domain.cadence_plan import plan_polls
 SPARSE_CELLS: Final = 4  # a wait over more cells than this is planned exactly
 PLANS_PER_OCTAVE: Final = 4  # plans are cached per price, in steps of 2^(1/4): 9 % off the price costs < 0.5 %
 OLD_S: Final = EDGES_S[-3]  # older runs are beyond the grid: their hazard is taken as 1 / age
-POLLS_FORESEEN: Final = 2000
+POLLS_FORESEEN: Final = 400
 ALIVE_MIN: Final = 1e-12
-INDEX_MAX: Final = 8.0  # the scarcity index stays within this multiple of W: a gap in the density would make it infinite
+INDEX_MAX: Final = (
+    8.0  # the scarcity index stays within this multiple of W: a gap in the density would make it infinite
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,16 @@ class Estimate:
             return (age_s - alive_s) ** 2 / (2 * alive_s)
         alive, ahead, _ = self._at(alive_s)
         return max(0.0, (age_s - alive_s) - (ahead - self._at(age_s)[1]) / max(alive, ALIVE_MIN))
+
+    def alive_at_edge(self, cell: int) -> float:
+        """P(still alive) at the lower edge of a cell."""
+        return self._alive[cell]
+
+    def chance(self, known_alive_s: float, alive_s: float, finished_s: float) -> float:
+        """P(over within (alive_s, finished_s] | alive at known_alive_s); an interval counts at least its cell's width."""
+        alive = max(self._at(known_alive_s)[0], ALIVE_MIN)
+        finished_s = max(finished_s, alive_s + WIDTHS_S[cell_at(alive_s)])
+        return max(0.0, self._at(max(alive_s, known_alive_s))[0] - self._at(finished_s)[0]) / alive
 
     def finished(self, alive_s: float, age_s: float) -> float:
         """The probability that a run last seen alive at `alive_s` is over at `age_s`."""

@@ -23,9 +23,10 @@ def plan_polls(ages_s: Sequence[float], finished: Sequence[float], price_s: floa
     request is worth. Polls keep `min_interval_s` apart, except that the last point is always allowed.
     """
     last = len(ages_s) - 1
-    moment = [0.0, *accumulate(
-        (finished[i] - finished[i - 1]) * (ages_s[i] + ages_s[i - 1]) / 2 for i in range(1, last + 1)
-    )]
+    moment = [
+        0.0,
+        *accumulate((finished[i] - finished[i - 1]) * (ages_s[i] + ages_s[i - 1]) / 2 for i in range(1, last + 1)),
+    ]
     cost, successor = [0.0] * (last + 1), [last] * (last + 1)
     envelope: list[_Line] = []
     best, addable = 0, last

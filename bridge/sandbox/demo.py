@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bridge.domain.signature import new_secret
@@ -63,7 +64,7 @@ def main() -> int:
     try:
         return asyncio.run(_Demo(console).play())
     except (OSError, aiohttp.ClientError, TimeoutError, RuntimeError) as problem:
-        console.print(f"[red]The demo could not go on:[/red] {problem}")
+        console.print("[red]The demo could not go on:[/red]", escape(str(problem)))
         return 1
 
 
@@ -140,7 +141,7 @@ class _Demo:
             await asyncio.sleep(0.2)
 
     def _take(self, one: dict[str, Any]) -> None:
-        event = one["event"]
+        event = json.loads(one["body"])
         run = event["data"]["run"]
         watched = next((w for w in self._runs if run and w.run_id == run["id"]), None)
         if watched is None:

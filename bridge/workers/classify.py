@@ -68,7 +68,7 @@ def judge_error(error: Exception, exchange: Exchange) -> Judged:
     for cause in causes:
         if isinstance(cause, BlockedAddress):
             return Judged(Outcome.BLOCKED_ADDRESS, str(cause.verdict))
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
             return Judged(Outcome.TLS, f"TLS failed: {_tls_reason(cause)}")
         if isinstance(cause, socket.gaierror):
             return Judged(Outcome.DNS, f"the name cannot be looked up: {cause.strerror}")
@@ -138,7 +138,9 @@ def _tls_reason(error: ssl.SSLError) -> str:
 def _reason(error: aiohttp.ClientConnectorError) -> str:
     number = error.os_error.errno
     return (
-        os.strerror(number) if number is not None and number > 0 else _clean(str(error.os_error) or "no reason given")
+        os.strerror(number)
+        if number is not None and number > 0
+        else _clean(str(error.os_error) or "the receiver hung up")
     )
 
 

@@ -5,6 +5,7 @@ start ─ dns ─ connect ─ tls ─ headers sent ─ first byte of the answer
 
 from __future__ import annotations
 
+import functools
 import ssl
 import time
 from contextvars import ContextVar
@@ -85,6 +86,12 @@ def client_tls() -> TimedContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_default_certs()
     return context
+
+
+@functools.cache
+def default_tls() -> TimedContext:
+    """One `client_tls` for the whole process: reading the certificates takes a tenth of a second."""
+    return client_tls()
 
 
 def phase_trace() -> aiohttp.TraceConfig:

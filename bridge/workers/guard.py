@@ -23,7 +23,7 @@ from aiohttp.client_proto import ResponseHandler
 from bridge.domain.address import AddressPolicy, Verdict, judge
 from bridge.domain.errors import InvalidInput
 from bridge.domain.target import check_target, is_localhost, literal_address, parse_target
-from bridge.workers.exchange import client_tls, mark, phase_trace
+from bridge.workers.exchange import default_tls, mark, phase_trace
 from bridge.workers.lookup import Lookup, ThreadLookup
 from bridge.workers.wire import WaryHandler
 
@@ -113,7 +113,7 @@ def guarded_session(
         use_dns_cache=False,
         limit=0,  # the deliverer's seats are the bound
         force_close=not is_pooled,
-        ssl=client_tls() if tls is None else tls,
+        ssl=default_tls() if tls is None else tls,
     )
     return aiohttp.ClientSession(
         connector=connector,

@@ -66,6 +66,7 @@ class Poller:
         self._put_back: list[Watch] = []
         self._put_back_due = 0.0
         self._claim_due = 0.0  # monotonic: when the database is next asked for due runs
+        self._has_news = True  # a run became due since the database was last asked
         self._is_draining = False
 
     # -- the pass
@@ -83,7 +84,7 @@ class Poller:
         return self._rest_s(self._clock.monotonic())
 
     def _rest_s(self, now: float) -> float:
-        waits = [self._claim_due - now]
+        waits = [0.0 if self._has_news else self._claim_due - now]
         if self._put_back:
             waits.append(self._put_back_due - now)
         due = self.hand.next_due()
@@ -93,8 +94,17 @@ class Poller:
 
     async def _claim(self) -> None:
         now = self._clock.monotonic()
-        if self._is_draining or now < self._claim_due or len(self.hand) >= HAND_MAX:
+        is_time = self._has_news or now >= self._claim_due
+        if self._is_draining or not is_time or len(self.hand) >= HAND_MAX:
             return
+        self._has_news = False  # before asking: what is announced meanwhile counts for the next pass
+        try:
+            await self._claim_from_database(now)
+        except StoreUnavailable:
+            self._has_news = True
+            raise
+
+    async def _claim_from_database(self, now: float) -> None:
         limit = min(CLAIM_MAX, HAND_MAX - len(self.hand))
 
         def claim(tx: Tx) -> tuple[list[Run], datetime | None, datetime]:
@@ -114,7 +124,7 @@ class Poller:
 
     def expect_due(self) -> None:
         """Somebody registered a run or made one due: look into the database at once."""
-        self._claim_due = 0.0
+        self._has_news = True
         self.bell.ring()
 
     # -- one look

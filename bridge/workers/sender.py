@@ -28,7 +28,7 @@ from bridge.domain.errors import InvalidInput
 from bridge.domain.retry_after import retry_after_s
 from bridge.domain.target import parse_target
 from bridge.workers.classify import Judged, is_stale_connection, judge_error, judge_status, judge_timeout
-from bridge.workers.exchange import Exchange, client_tls, current
+from bridge.workers.exchange import Exchange, current, default_tls
 from bridge.workers.lookup import Lookup, ThreadLookup
 from bridge.workers.sessions import Sessions
 
@@ -74,7 +74,7 @@ class Sender:
     ) -> None:
         self._clock = clock or SystemClock()
         self._lookup = lookup or ThreadLookup()
-        self._tls = tls or client_tls()
+        self._tls = tls or default_tls()
         self._timeout_s = timeout_s
         self._sessions = Sessions(policies, lookup=self._lookup, tls=self._tls)
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
@@ -111,13 +110,14 @@ def test_ctrl_c_ends_a_command_with_130_and_no_word():
     assert (child.returncode, out, err.strip()) == (130, b"", b"")
 
 
-def test_a_reader_that_goes_away_is_no_reason_to_complain(tmp_path: Path):
+@pytest.mark.parametrize("words", [["runs", "list", "--json"], ["events", "list"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_reason_to_complain(words):
     """`runbridge events tail | head -1`."""
-    rows = b",".join(b'{"id":"run_%d"}' % number for number in range(50_000))
+    rows = b",".join(b'{"id":"evt_%d","timestamp":"","type":"bridge.ping","data":{}}' % number for number in range(5000))
     with stub_daemon(lambda seen: Said(body=b'{"data":[%b],"next_cursor":null}' % rows)) as daemon:
         reading, writing = os.pipe()
         child = subprocess.Popen(
-            [*RUN, "runs", "list", "--json", "--url", daemon.url], env=NOWHERE, stdout=writing, stderr=subprocess.PIPE
+            [*RUN, *words, "--url", daemon.url], env=NOWHERE, stdout=writing, stderr=subprocess.PIPE
         )
         os.close(writing)
         os.close(reading)

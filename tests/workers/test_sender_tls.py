@@ -99,7 +99,7 @@ def too_old(authority):
         (of_another_authority, "self-signed|local issuer"),
         (of_another_name, "ostname mismatch"),
         (of_the_address_only, "ostname mismatch"),
-        (too_old, "version|protocol"),
+        (too_old, "version|broke off"),
     ],
 )
 async def test_what_cannot_be_believed_is_a_tls_failure_and_nothing_is_sent(sender, authority, make, word):
@@ -142,12 +142,13 @@ async def test_a_handshake_that_hangs_times_out_as_such(authority):
     await sender.close()
 
 
-async def test_a_receiver_that_wants_our_certificate_refuses_us_with_a_tls_failure(sender, authority):
+async def test_a_receiver_that_wants_our_certificate_gets_nothing(sender, authority):
+    """Its refusal comes after the handshake (TLS 1.3), and may reach us as an alert or as a reset."""
     tls = server_tls(authority, HOST)
     tls.verify_mode = ssl.CERT_REQUIRED
     authority.configure_trust(tls)
     told, raw = await post(sender, tls)
-    assert told.outcome is Outcome.TLS
+    assert told.outcome in {Outcome.TLS, Outcome.PROTOCOL}
     assert raw.requests == []
 
 

@@ -1,0 +1,115 @@
+"""`Idempotency-Key`: a request sent twice is done once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from bridge.domain.errors import ProviderFailed
+from bridge.store.idempotency import KeptAnswer, find_answer, keep_answer
+from tests.support.api_bridge import Api
+
+RUN = {"connection": "dify-prod", "provider_run_id": "r-1", "webhook": {"url": "https://app.example.org/"}}
+KEY = {"Idempotency-Key": "k-1"}
+
+
+async def test_the_same_request_gets_the_first_answer_again(api: Api) -> None:
+    """Even the 201 and the secret: whoever lost the first answer must be able to read it."""
+    first = await api.call("POST", "/v1/runs", RUN, headers=KEY)
+    again = await api.call("POST", "/v1/runs", dict(reversed(RUN.items())), headers=KEY)
+    assert (first.status, again.status) == (201, 201)
+    assert again.content == first.content
+    assert "Idempotency-Replayed" not in first.headers
+    assert again.headers["Idempotency-Replayed"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("method_path", "body"),
+    [("/v1/runs", {**RUN, "tags": ["x"]}), ("/v1/endpoints", RUN), ("/v1/runs/batch", RUN)],
+)
+async def test_the_same_key_for_another_request_is_refused(door: Api, method_path: str, body: object) -> None:
+    await door.call("POST", "/v1/runs", RUN, headers=KEY)
+    reply = await door.call("POST", method_path, body, headers=KEY)
+    assert (reply.status, list(reply.fields)) == (422, ["Idempotency-Key"])
+
+
+async def test_while_the_first_request_is_under_way_a_second_is_a_409(door: Api) -> None:
+    door.bridge.before_trigger = asyncio.Event()
+    body = {"connection": "dify-prod", "trigger": {"workflow_id": "w"}}
+    first = asyncio.create_task(door.call("POST", "/v1/runs", body, headers=KEY))
+    while not door.bridge.asked:
+        await asyncio.sleep(0)
+    assert (await door.call("POST", "/v1/runs", body, headers=KEY)).status == 409
+    door.bridge.before_trigger.set()
+    assert (await first).status == 201
+    assert (await door.call("POST", "/v1/runs", body, headers=KEY)).content == (await first).content
+    assert [what for what, _ in door.bridge.asked] == ["trigger"]
+
+
+async def test_a_failure_is_not_kept(door: Api) -> None:
+    """Its cause may be mended; the next try must really try."""
+    body = {"connection": "dify-prod", "trigger": {"workflow_id": "w"}}
+    door.bridge.refuses = ProviderFailed("no answer")
+    assert (await door.call("POST", "/v1/runs", body, headers=KEY)).status == 502
+    assert (await door.call("POST", "/v1/runs", {}, headers=KEY)).status == 422
+    door.bridge.refuses = None
+    assert (await door.call("POST", "/v1/runs", body, headers=KEY)).status == 201
+
+
+async def test_every_post_honours_the_key(api: Api) -> None:
+    run, endpoint = await api.register(), await api.create_endpoint()
+    await api.finish((await api.register("r-2"))["id"])
+    event = (await api.call("GET", "/v1/events")).body["data"][-1]["id"]
+    delivery = (await api.call("GET", "/v1/deliveries")).body["data"][0]["id"]
+    at, since = f"/v1/endpoints/{endpoint['id']}", {"since": "2026-01-01T00:00:00Z", "status": "missed"}
+    calls: list[tuple[str, object]] = [
+        ("/v1/runs/batch", {"runs": [RUN]}),
+        (f"/v1/runs/{run['id']}/poll", None),
+        (f"/v1/runs/{run['id']}/cancel", None),
+        ("/v1/connections/dify-prod/check", None),
+        ("/v1/endpoints", {"url": "https://other.example.org"}),
+        (f"{at}/rotate-secret", None),
+        (f"{at}/ping", {}),
+        (f"{at}/replay", since),
+        (f"{at}/disable", {}),
+        (f"{at}/enable", {}),
+        (f"/v1/events/{event}/replay", {}),
+        (f"/v1/deliveries/{delivery}/retry", {}),
+    ]
+    for number, (path, body) in enumerate(calls):
+        first = await api.call("POST", path, body, headers={"Idempotency-Key": f"key {number}"})
+        asked = len(api.bridge.asked)
+        again = await api.call("POST", path, body, headers={"Idempotency-Key": f"key {number}"})
+        assert first.status < 300, (path, first.body)
+        assert (again.status, again.content) == (first.status, first.content), path
+        assert again.headers["Idempotency-Replayed"] == "true", path
+        assert len(api.bridge.asked) == asked, path
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "schlüssel", "a\tb"])
+async def test_a_key_is_1_to_255_printable_ascii_characters(door: Api, key: str) -> None:
+    reply = await door.call("POST", "/v1/runs", RUN, headers={"Idempotency-Key": key})
+    assert list(reply.fields) == ["Idempotency-Key"]
+    assert (await door.call("GET", "/v1/runs")).body["data"] == []
+
+
+async def test_the_answer_is_kept_in_the_transaction_of_what_was_done(api: Api) -> None:
+    """A crash between the two would do it twice. Another node that was faster undoes this one's part."""
+    reply = await api.call("POST", "/v1/endpoints", {"url": "https://a.example.org"}, headers=KEY)
+    kept = await api.database.read(lambda tx: find_answer(tx, "k-1"))
+    assert kept is not None
+    assert json.loads(kept.body)["id"] == reply.body["id"]
+
+    real_read = api.database.read
+
+    async def read_before_the_other_node(work: object) -> None:
+        api.database.read = real_read  # type: ignore[method-assign]
+        await api.database.write(lambda tx: keep_answer(tx, "k-2", KeptAnswer("other", 201, b"{}")))
+
+    api.database.read = read_before_the_other_node  # type: ignore[assignment, method-assign]
+    late = await api.call("POST", "/v1/endpoints", {"url": "https://b.example.org"}, headers={"Idempotency-Key": "k-2"})
+    assert late.status == 409
+    listed = (await api.call("GET", "/v1/endpoints")).body["data"]
+    assert [endpoint["url"] for endpoint in listed] == ["https://a.example.org"]

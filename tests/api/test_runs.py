@@ -1,0 +1,152 @@
+"""Runs over the API: list, show, wait, poll, cancel, stop watching."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bridge.domain.errors import ProviderFailed, Unsupported
+from bridge.domain.run import RunStatus
+from tests.support.api_bridge import Api
+
+
+async def test_lists_are_newest_first_and_pages_follow_the_cursor(api: Api) -> None:
+    ids = [(await api.register(f"r-{n}"))["id"] for n in range(5)]
+    seen: list[str] = []
+    path = "/v1/runs?limit=2"
+    for expected in (2, 2, 1):
+        page = await api.call("GET", path)
+        assert len(page.body["data"]) == expected
+        seen += [run["id"] for run in page.body["data"]]
+        path = f"/v1/runs?limit=2&cursor={page.body['next_cursor']}"
+    assert page.body["next_cursor"] is None
+    assert seen == ids[::-1]
+
+
+async def test_a_run_added_meanwhile_does_not_shift_the_pages(api: Api) -> None:
+    for n in range(4):
+        await api.register(f"r-{n}")
+    first = await api.call("GET", "/v1/runs?limit=2")
+    await api.register("later")
+    second = await api.call("GET", f"/v1/runs?limit=2&cursor={first.body['next_cursor']}")
+    seen = [run["provider_run_id"] for run in first.body["data"] + second.body["data"]]
+    assert seen == ["r-3", "r-2", "r-1", "r-0"]
+
+
+async def test_filters_narrow_the_list_down(api: Api) -> None:
+    wanted = await api.register("a", tags=["red", "blue"], workflow_id="flow")
+    await api.register("b", connection="dify-test", tags=["red"])
+    await api.finish((await api.register("c"))["id"])
+    for query in (
+        "tag=blue",
+        "workflow_id=flow",
+        "connection=dify-prod&status=queued",
+        "tag=red&connection=dify-prod",
+    ):
+        found = await api.call("GET", f"/v1/runs?{query}")
+        assert [run["id"] for run in found.body["data"]] == [wanted["id"]], query
+    assert (await api.call("GET", "/v1/runs?status=lost")).body == {"data": [], "next_cursor": None}
+
+
+async def test_one_run_comes_with_its_transitions_and_events(api: Api) -> None:
+    run = await api.register()
+    await api.finish(run["id"])
+    shown = (await api.call("GET", f"/v1/runs/{run['id']}")).body
+    assert [(t["from"], t["to"]) for t in shown["transitions"]] == [("queued", "running"), ("running", "succeeded")]
+    assert [event["data"]["sequence"] for event in shown["events"]] == [1, 2, 3]
+    assert shown["events"][-1]["type"] == "run.finished"
+    assert shown["output"] == {"result": "fine"}
+    assert shown["next_poll_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/runs/run_none"),
+        ("GET", "/v1/runs/run_none/wait"),
+        ("POST", "/v1/runs/run_none/poll"),
+        ("POST", "/v1/runs/run_none/cancel"),
+        ("DELETE", "/v1/runs/run_none"),
+        ("GET", "/v1/runs/%00"),
+        ("GET", "/v1/runs/..%2Fx"),
+    ],
+)
+async def test_a_run_that_is_not_there_is_a_404(api: Api, method: str, path: str) -> None:
+    assert (await api.call(method, path)).status == 404
+
+
+async def test_waiting_ends_as_soon_as_the_run_is_settled(api: Api) -> None:
+    run = await api.register()
+    waiting = asyncio.create_task(api.call("GET", f"/v1/runs/{run['id']}/wait?timeout=60"))
+    await api.see(run["id"], RunStatus.RUNNING)
+    await api.see(run["id"], RunStatus.FAILED)
+    reply = await waiting
+    assert (reply.status, reply.body["status"]) == (200, "failed")
+
+
+async def test_waiting_answers_with_the_present_state_at_the_timeout(door: Api) -> None:
+    run = await door.register()
+    reply = await door.call("GET", f"/v1/runs/{run['id']}/wait?timeout=0.05")
+    assert (reply.status, reply.body["status"]) == (200, "queued")
+
+
+async def test_waiting_for_a_settled_run_answers_at_once(door: Api) -> None:
+    run = await door.register()
+    await door.finish(run["id"])
+    assert (await door.call("GET", f"/v1/runs/{run['id']}/wait")).body["settled"] is True
+
+
+async def test_waiting_notices_a_run_that_nobody_announced(door: Api) -> None:
+    """Another node may have settled it; the hint is only a hint."""
+    run = await door.register()
+    door.database.listeners.clear()
+    waiting = asyncio.create_task(door.call("GET", f"/v1/runs/{run['id']}/wait?timeout=60"))
+    await door.finish(run["id"])
+    assert (await waiting).body["settled"] is True
+
+
+async def test_polling_now_makes_the_run_due_and_tells_who_holds_it(api: Api) -> None:
+    run = await api.register()
+    api.clock.advance(5)
+    reply = await api.call("POST", f"/v1/runs/{run['id']}/poll")
+    assert (reply.status, reply.body["next_poll_at"]) == (202, "2026-01-15T10:30:05.000Z")
+    assert api.bridge.asked == [("poll_now", run["id"])]
+
+
+async def test_a_settled_run_is_neither_polled_nor_cancelled(api: Api) -> None:
+    run = await api.register()
+    await api.finish(run["id"])
+    for what in ("poll", "cancel"):
+        reply = await api.call("POST", f"/v1/runs/{run['id']}/{what}")
+        assert (reply.status, "over (succeeded)" in reply.body["detail"]) == (409, True)
+    assert api.bridge.asked == []
+
+
+async def test_cancelling_asks_the_provider_and_looks_at_once(api: Api) -> None:
+    """The run is cancelled when the provider says so, not before."""
+    run = await api.register()
+    reply = await api.call("POST", f"/v1/runs/{run['id']}/cancel")
+    assert (reply.status, reply.body["status"]) == (202, "queued")
+    assert api.bridge.asked == [("cancel", run["id"]), ("poll_now", run["id"])]
+
+
+@pytest.mark.parametrize(("error", "status"), [(Unsupported("no such operation"), 409), (ProviderFailed("down"), 502)])
+async def test_a_cancel_that_does_not_work_says_why(door: Api, error: Unsupported, status: int) -> None:
+    run = await door.register()
+    door.bridge.refuses = error
+    reply = await door.call("POST", f"/v1/runs/{run['id']}/cancel")
+    assert (reply.status, reply.body["detail"]) == (status, str(error))
+
+
+async def test_a_deleted_run_is_gone_without_an_event_and_its_webhooks_with_it(api: Api) -> None:
+    run = await api.register(webhook={"url": "https://app.example.org/x"})
+    await api.see(run["id"], RunStatus.RUNNING)
+    before = (await api.call("GET", "/v1/events")).body["data"]
+    reply = await api.call("DELETE", f"/v1/runs/{run['id']}")
+    assert (reply.status, reply.content) == (204, b"")
+    assert api.bridge.asked == [("forget", run["id"])]
+    assert (await api.call("GET", f"/v1/runs/{run['id']}")).status == 404
+    assert (await api.call("GET", f"/v1/endpoints/{run['webhook']['id']}")).status == 404
+    assert (await api.call("GET", "/v1/events")).body["data"] == before
+    assert (await api.register())["id"] != run["id"]

@@ -1,0 +1,18 @@
+"""Outcomes of posts, for tests that need a delivery's history."""
+
+from __future__ import annotations
+
+from bridge.domain.delivery import Answer, Outcome
+
+
+def failed_attempt(head: bytes = b"no \xff thanks") -> Answer:
+    """A receiver that answered with an error."""
+    return Answer(
+        Outcome.SERVER_ERROR,
+        duration_ms=31,
+        status=500,
+        detail="the receiver answered 500",
+        head=head,
+        peer="192.0.2.7:443",
+        phases={"connect": 4, "first_byte": 30},
+    )
