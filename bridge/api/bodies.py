@@ -65,7 +65,7 @@ class WebhookBody(Body):
     url: fields.TargetUrl
     events: fields.EventNames = Field(default=[EventType.RUN_FINISHED])
     secret: fields.SigningSecret | None = Field(default=None, repr=False)
-    headers: fields.CustomHeaders = Field(default={}, repr=False)
+    headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
 
 
 class TriggerBody(Body):
@@ -74,7 +74,7 @@ class TriggerBody(Body):
     model_config = ConfigDict(extra="allow")
 
     workflow_id: fields.ProviderId
-    inputs: dict[str, Any] = Field(default={})
+    inputs: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunBody(CadenceBody):
@@ -84,8 +84,8 @@ class RunBody(CadenceBody):
     trigger: TriggerBody | None = None
     provider_run_id: Annotated[fields.ProviderId | None, Field(validate_default=True)] = None
     workflow_id: fields.ProviderId | None = None
-    metadata: fields.Metadata = Field(default={})
-    tags: Annotated[list[fields.Tag], Field(max_length=20)] = Field(default=[])
+    metadata: fields.Metadata = Field(default_factory=dict)
+    tags: Annotated[list[fields.Tag], Field(max_length=20)] = Field(default_factory=list)
     deadline: fields.DeadlineText | None = None
     webhook: WebhookBody | None = None
     cadence: Annotated[CadenceBody | None, Field(validate_default=True)] = None
@@ -160,7 +160,7 @@ class EndpointBody(Body):
     filter: fields.FilterText | None = None
     secret: fields.SigningSecret | None = Field(default=None, repr=False)
     description: fields.Description | None = None
-    headers: fields.CustomHeaders = Field(default={}, repr=False)
+    headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
     ordered: bool = False
     payload: fields.Payload = "full"
 
@@ -172,7 +172,7 @@ class EndpointPatch(Body):
     events: fields.EventNames | None = None
     filter: fields.FilterText | None = None
     description: fields.Description | None = None
-    headers: fields.CustomHeaders = Field(default={}, repr=False)
+    headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
     ordered: bool = False
     payload: fields.Payload = "full"
 
@@ -233,7 +233,7 @@ class EventsQuery(Query):
 
     after: fields.Name | None = Field(default=None, validation_alias=AliasChoices("after", "cursor"))
     limit: Annotated[int, Field(ge=1, le=200)] = 50
-    type: list[fields.EventName] = Field(default=[])
+    type: list[fields.EventName] = Field(default_factory=list)
     run_id: fields.Name | None = None
 
 
@@ -241,7 +241,7 @@ class StreamQuery(Query):
     """Where the stream starts (else with what comes next) and what it holds."""
 
     after: fields.Name | None = None
-    type: list[fields.EventName] = Field(default=[])
+    type: list[fields.EventName] = Field(default_factory=list)
     run_id: fields.Name | None = None
 
 

@@ -147,7 +147,8 @@ async def replay_to_endpoint(door: Door, call: Call[EndpointReplayBody]) -> Answ
     if body.until is not None and body.until <= body.since:
         raise InvalidInput([Problem("until", "must be later than since")])
     status = None if body.status is None else ReplayStatus(body.status)
-    wanted = Selection(body.since, body.until or door.clock.now(), tuple(body.types or ()), status)
+    last = await door.database.read(events.last_position)  # what is recorded from now on is sent anyway
+    wanted = Selection(body.since, body.until, tuple(body.types or ()), status, last)
     count = await _replay(door, call.id(), wanted, dry_run=body.dry_run)
     return answer(200 if body.dry_run else 202, {"count": count, "replayed": 0 if body.dry_run else count})
 

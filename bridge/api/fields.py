@@ -185,11 +185,12 @@ Payload = Annotated[str, _choice(_PAYLOADS), Field(json_schema_extra={"enum": [*
 StateName = Annotated[str, _choice(_STATES), Field(json_schema_extra={"enum": [*_STATES]})]
 ReplayStatusName = Annotated[str, _choice(_REPLAY_STATUSES), Field(json_schema_extra={"enum": [*_REPLAY_STATUSES]})]
 
-_DURATION_SCHEMA = WithJsonSchema({"type": "string", "examples": ["250ms", "2s", "5m", "2h", "30d"]})
+_DURATION_SCHEMA = WithJsonSchema({"type": "string", "examples": ["250ms", "5m", "24h"]})
+_PRICE_SCHEMA = WithJsonSchema({"type": "string", "examples": ["500ms", "2s"]})
 
 Duration = Annotated[float, BeforeValidator(read_duration), _DURATION_SCHEMA]
 Interval = Annotated[float, BeforeValidator(read_duration), between(0.01, DURATION_MAX_S), _DURATION_SCHEMA]
-Price = Annotated[float, BeforeValidator(read_duration), between(0.001, 86400), _DURATION_SCHEMA]
+Price = Annotated[float, BeforeValidator(read_duration), between(0.001, 86400), _PRICE_SCHEMA]
 TargetDelay = Annotated[str, BeforeValidator(_read_target_delay), Field(examples=["2s", "5%"])]
 Instant = Annotated[datetime, PlainValidator(_read_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 DeadlineText = Annotated[

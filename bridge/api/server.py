@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 
 from bridge.api.door import Door
@@ -27,6 +29,9 @@ from bridge.store.database import Database
 KEEPALIVE_S = 30  # aiohttp's default of an hour also bounds the wait for a request's headers
 SHUTDOWN_S = 5.0  # long answers end by themselves when the server closes; this is for the rest
 SOCKET_MODE = 0o660
+_wire_log = logging.getLogger("bridge.api.wire")
+# What is no HTTP at all is the client's affair; aiohttp would log it with a traceback and the bytes, token included.
+_wire_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 def build_app(
@@ -72,6 +77,7 @@ async def start_server(app: web.Application, listen: str) -> tuple[web.AppRunner
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=_wire_log,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
         keepalive_timeout=KEEPALIVE_S,

@@ -68,6 +68,8 @@ def add(
         print_json(answer.body)
     elif not settings.as_json:
         _print_added(run, is_new=answer.status == 201)
+    elif secret := (run.get("webhook") or {}).get("secret"):
+        remark(f"webhook secret (shown this once): {secret}")  # the JSON to come is of the settled run, without it
     return wait_for(client, [run["id"]], settings, timeout_s=None) if is_waiting else 0
 
 

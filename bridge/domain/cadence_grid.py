@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 FIRST_EDGE_S: Final = 0.1
 STEP: Final = 1.03
 CELLS: Final = 579
 EDGES_S: Final[tuple[float, ...]] = (0.0, *(FIRST_EDGE_S * STEP**i for i in range(CELLS)))
-WIDTHS_S: Final[tuple[float, ...]] = tuple(b - a for a, b in zip(EDGES_S, EDGES_S[1:], strict=False))
+WIDTHS_S: Final[tuple[float, ...]] = tuple(b - a for a, b in pairwise(EDGES_S))
 END_S: Final = EDGES_S[-1]  # 30.4 days, just over the default deadline
 
 
@@ -29,7 +29,7 @@ def log_logistic(median_s: float, spread: float) -> list[float]:
     """Masses of a log-logistic distribution; `spread` is its logistic scale in log time (1.2: a factor 14 at p90)."""
     inner = [1 / (1 + math.exp(min(700.0, -math.log(edge / median_s) / spread))) for edge in EDGES_S[1:-1]]
     reached = [0.0, *inner, 1.0]
-    return [b - a for a, b in zip(reached, reached[1:], strict=False)]
+    return [b - a for a, b in pairwise(reached)]
 
 
 def kernel_decay(width: float) -> float:

@@ -34,7 +34,7 @@ SURPRISES: Final = 4  # in a row, all early or all late, before the past is most
 SURPRISE_TAIL: Final = 0.1  # … each in the outer tenth of what was expected
 CHANGE_EVIDENCE: Final = 6.0  # or this much log likelihood in favour of a fresh start
 MEMORY_AT_CHANGE: Final = 0.25
-LEAST_WEIGHT: Final = 1e-3
+LEAST_WEIGHT: Final = 1e-4  # of a run; less is forgotten
 GENERAL_PRIOR: Final = tuple(log_logistic(30.0, 1.2))
 NEIGHBOURS_RUNS: Final = 2.0  # runs after which the connection's other workflows count as much as the general prior
 STATE_VERSION: Final = 1
@@ -55,8 +55,8 @@ class Sojourn:
         self._surprises = 0  # negative: earlier than expected
         self._evidence = 0.0
         self._prior = prior
-        self._general: Sequence[float] = general if prior is None else prior._general
-        self._prior_mass: Sequence[float] = self._general
+        self.general: Sequence[float] = general if prior is None else prior.general
+        self._prior_mass: Sequence[float] = self.general
         self._experts: list[Sequence[float]] = []
         self._estimate: Estimate | None = None
 
@@ -107,7 +107,7 @@ class Sojourn:
         self._evidence = max(0.0, self._evidence + _log(sum(fresh)) - _log(sum(expected)))
         odds = CHANGE_RATE * math.exp(self._evidence)
         memory = self._memory_after(1 - belief.alive_at_edge(first) + sum(expected) / 2)
-        self._weights = {cell: round(w * memory, 5) for cell, w in self._weights.items() if w * memory > LEAST_WEIGHT}
+        self._weights = {cell: round(w * memory, 6) for cell, w in self._weights.items() if w * memory > LEAST_WEIGHT}
         self.runs = round(self.runs * memory + 1, 4)
         self._spread(first, shares, expected, fresh, change=odds / (1 + odds))
         self._estimate = None
@@ -152,10 +152,10 @@ class Sojourn:
         """The connection's other workflows, blurred, mixed with the general prior while they are few."""
         prior = self._prior
         if prior is None or prior.runs <= 0:
-            return self._general
+            return self.general
         share = prior.runs / (prior.runs + NEIGHBOURS_RUNS)
         blurred = smooth(prior.estimate.mass, _DECAYS[-1])
-        return [share * own + (1 - share) * other for own, other in zip(blurred, self._general, strict=True)]
+        return [share * own + (1 - share) * other for own, other in zip(blurred, self.general, strict=True)]
 
     def _outlived(self, mass: list[float], in_flight_s: Iterable[float]) -> list[float]:
         """`mass` with the runs in flight counted as censored: each adds one run's weight to what it may still be."""
@@ -198,9 +198,9 @@ class Sojourn:
         whole_s, whole = sum(seconds), max(sum(likely), 1e-12)
         for i, (stretch, chance) in enumerate(zip(seconds, likely, strict=True)):
             weight = EVEN_SHARE * stretch / whole_s + (1 - EVEN_SHARE) * chance / whole
-            if weight > LEAST_WEIGHT / 10:
+            if weight > LEAST_WEIGHT / 100:
                 cell = first + i
-                self._weights[cell] = round(self._weights.get(cell, 0.0) + weight, 5)
+                self._weights[cell] = round(self._weights.get(cell, 0.0) + weight, 6)
 
 
 def _log(chance: float) -> float:

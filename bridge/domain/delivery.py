@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from bridge.domain.retry import RetrySchedule, next_attempt_at
 
@@ -23,6 +23,18 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     EXHAUSTED = "exhausted"
     DISCARDED = "discarded"
+
+
+class Lane(IntEnum):
+    """What is served first at one endpoint.
+
+    AT_ONCE: a person asked for this very one (a ping, one retry); it waits for no rest, pause or rate limit ·
+    FRESH: never tried · AGAIN: retries and replays, which have a reserved share.
+    """
+
+    AT_ONCE = 0
+    FRESH = 1
+    AGAIN = 2
 
 
 class Outcome(StrEnum):
@@ -41,6 +53,7 @@ class Outcome(StrEnum):
     BLOCKED_ADDRESS = "blocked_address"
     PROTOCOL = "protocol"
     OVERSIZE = "oversize"
+    UNSIGNED = "unsigned"  # its secret or headers cannot be read here; nothing was sent
     INTERRUPTED = "interrupted"
 
 
@@ -94,6 +107,7 @@ class Delivery:
     last_outcome: Outcome | None
     last_status: int | None
     is_manual: bool = False
+    lane: Lane = Lane.FRESH
 
 
 def verdict(

@@ -8,6 +8,11 @@ from enum import StrEnum
 
 from bridge.domain.event import EventType
 
+PAYLOADS = ("full", "thin")
+FORMATS = ("standard", "cloudevents")
+SIGNATURES = ("v1", "v1a")
+RATE_LIMIT_MIN, RATE_LIMIT_MAX = 0.001, 10_000.0  # deliveries per second; at the least one in 17 minutes
+
 
 class EndpointSource(StrEnum):
     """Who made it, which is also how far it is trusted.
@@ -23,7 +28,12 @@ class EndpointSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One subscriber. `events` None means every type except `run.progressed`; names are exact."""
+    """One subscriber. `events` None means every type except `run.progressed`; names are exact.
+
+    `payload` full or thin, `format` standard or cloudevents; `rate_limit` in deliveries per second; `signature`
+    names the schemes that its deliveries are signed with. `failing_since`: the first failed attempt since its last
+    success; `paused_until`: it gets nothing before. `fault` says why nothing can be sent to it as it is stored.
+    """
 
     id: str
     url: str
@@ -34,11 +44,17 @@ class Endpoint:
     headers: dict[str, str] = field(default_factory=dict)
     ordered: bool = False
     payload: str = "full"
+    format: str = "standard"
+    rate_limit: float | None = None
+    signature: tuple[str, ...] = SIGNATURES[:1]
     run_id: str | None = None
     enabled: bool = True
     disabled_reason: str | None = None
     created_at: datetime | None = None
+    failing_since: datetime | None = None
+    paused_until: datetime | None = None
     allow_http: bool = False
+    fault: str | None = None
 
     def wants(self, event_type: EventType) -> bool:
         """Whether this endpoint asked for such events (its `filter` is judged separately, on the body)."""

@@ -27,6 +27,7 @@ class EventType(StrEnum):
     RUN_FINISHED = "run.finished"
     CONNECTION_FAILING = "connection.failing"
     CONNECTION_RECOVERED = "connection.recovered"
+    ENDPOINT_FAILING = "endpoint.failing"
     ENDPOINT_DISABLED = "endpoint.disabled"
     BRIDGE_PING = "bridge.ping"
 
@@ -78,7 +79,10 @@ def encode(body: Json) -> bytes:
 def run_event(
     event_id: str, event_type: EventType, run: Run, *, sequence: int, previous_status: RunStatus, now: datetime
 ) -> Event:
-    """An event about `run` as it is now; over 256 KiB the output gives way to `output_truncated`."""
+    """An event about `run` as it is now.
+
+    Over 256 KiB the output gives way to `output_truncated` and `output_url`, the path on our API where it is whole.
+    """
 
     def body_of(shown: dict[str, Json]) -> bytes:
         data: dict[str, Json] = {"sequence": sequence, "previous_status": previous_status.value, "run": shown}
@@ -87,7 +91,7 @@ def run_event(
     shown = run_body(run)
     body = body_of(shown)
     if len(body) > BODY_BYTES_MAX:
-        body = body_of({**shown, "output": None, "output_truncated": True})
+        body = body_of({**shown, "output": None, "output_truncated": True, "output_url": f"/v1/runs/{run.id}"})
     return Event(event_id, event_type, now, body, run_id=run.id, sequence=sequence, run_status=run.status)
 
 

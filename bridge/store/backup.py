@@ -72,7 +72,7 @@ def _copy(source: Path, partial: Path, progress: Progress | None) -> None:
         # One read transaction for all steps: without it every commit of the daemon would start the copy anew.
         origin.execute("BEGIN")
         origin.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        origin.backup(copy, pages=PAGES_PER_STEP, progress=_tell, sleep=0)
+        origin.backup(copy, pages=PAGES_PER_STEP, progress=_tell)
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, without -wal and -shm beside it
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from bridge.domain.clock import Clock
 from bridge.domain.errors import DatabaseRefused, StoreUnavailable
+from bridge.domain.vault import Vault
 from bridge.store import migrate, sqlite_file
 from bridge.store.desk import WriteDesk, explain
 from bridge.store.transaction import Announcements, Tx
@@ -36,12 +37,14 @@ class Database:
     def __init__(self, url: str, clock: Clock) -> None:
         self.url = make_url(url)
         self.clock = clock
+        self.vault = Vault()
+        """Seals the secrets; plain until it is given keys (`vault.use`)."""
         self.listeners: list[Callable[[Announcements], None]] = []
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._lock: sqlite_file.LockFile | None = None
         self._desk: WriteDesk | None = None
-        self._writer: AsyncEngine
-        self._reader: AsyncEngine
+        self._pool: AsyncEngine | None = None
+        """SQLite: the readers. PostgreSQL: every connection."""
 
     async def open(self) -> None:
         """Open and bring up to date; DatabaseRefused with one sentence when it is not ours to open."""
@@ -55,16 +58,16 @@ class Database:
         """Commit what is queued and let go of files and connections."""
         if self._desk is not None:
             await self._desk.close()
-        for engine in {id(e): e for e in (getattr(self, "_reader", None), getattr(self, "_writer", None)) if e}.values():
-            await engine.dispose()
+        if self._pool is not None:
+            await self._pool.dispose()
         if self._lock is not None:
             self._lock.release()
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run `work` on a consistent snapshot."""
         try:
-            async with self._reader.connect() as connection:
-                return await connection.run_sync(lambda sync: work(Tx(sync, self.clock.now())))
+            async with self._engine().connect() as connection:
+                return await connection.run_sync(lambda sync: work(Tx(sync, self.clock.now(), vault=self.vault)))
         except (OperationalError, InterfaceError, OSError) as error:
             raise _unavailable(error) from error
 
@@ -84,10 +87,10 @@ class Database:
         announcements = Announcements()
 
         def run(sync: sa.Connection) -> T:
-            return work(Tx(sync, self.clock.now(), announcements))
+            return work(Tx(sync, self.clock.now(), announcements, self.vault))
 
         try:
-            async with self._writer.begin() as connection:
+            async with self._engine().begin() as connection:
                 answer = await connection.run_sync(run)
         except (InterfaceError, OSError) as error:
             raise _unavailable(error) from error
@@ -98,6 +101,11 @@ class Database:
         self._announce(announcements)
         return answer
 
+    def _engine(self) -> AsyncEngine:
+        if self._pool is None:
+            raise StoreUnavailable("the database is not open")
+        return self._pool
+
     def _announce(self, announcements: Announcements) -> None:
         for listener in self.listeners:
             listener(announcements)
@@ -106,27 +114,32 @@ class Database:
         path = sqlite_file.path_of(self.url)
         self._lock = sqlite_file.LockFile.take(path)
         await asyncio.to_thread(sqlite_file.check, path)
-        self._writer = sqlite_file.writer_engine(path)
-        self._reader = sqlite_file.reader_engine(path, READERS)
+        writer = sqlite_file.writer_engine(path)
         try:
-            async with self._writer.connect() as connection:
-                await connection.run_sync(migrate.upgrade)
+            await asyncio.to_thread(_migrate, writer)
         except DBAPIError as error:
+            writer.dispose()
             raise DatabaseRefused(f"{path}: {explain(error)}") from error
-        self._desk = WriteDesk(self._writer, self.clock, self._announce)
+        self._pool = sqlite_file.reader_engine(path, READERS)
+        self._desk = WriteDesk(writer, self.clock, self.vault, self._announce)
         self._desk.open()
 
     async def _open_postgresql(self) -> None:
         url = self.url.set(drivername="postgresql+asyncpg")
-        self._writer = self._reader = create_async_engine(
+        self._pool = create_async_engine(
             url, pool_size=POSTGRESQL_CONNECTIONS, max_overflow=0, pool_pre_ping=True, pool_timeout=10
         )
         shown = self.url.render_as_string(hide_password=True)
         try:
-            async with self._writer.connect() as connection:
+            async with self._pool.connect() as connection:
                 await connection.run_sync(migrate.upgrade)
         except (DBAPIError, OSError, sa.exc.SQLAlchemyError) as error:
             raise DatabaseRefused(f"cannot use the database {shown}: {str(error).splitlines()[0]}") from error
+
+
+def _migrate(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        migrate.upgrade(connection)
 
 
 def _unavailable(error: BaseException) -> StoreUnavailable:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.ids import new_id
+from bridge.domain.vault import Unreadable
 from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets, release_next
 from bridge.store.tables import attempts, deliveries, endpoints, events
 from bridge.store.transaction import Tx
@@ -25,6 +26,8 @@ class Claimed:
     endpoint: Endpoint
     body: bytes
     secrets: tuple[LiveSecret, ...]
+    fault: str | None = None
+    """Why it cannot be signed or addressed as it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +102,19 @@ def claim_due(tx: Tx, *, node: str, endpoint_id: str, limit: int) -> list[Claime
     if not claimed:
         return []
     row = tx.connection.execute(sa.select(endpoints).where(endpoints.c.id == endpoint_id)).one()
-    secrets = tuple(live_secrets(tx, [endpoint_id]).get(endpoint_id, ()))
+    endpoint = endpoint_of(tx, row)
+    secrets, fault = _signing(tx, endpoint)
     wanted = sa.select(events.c.id, events.c.body).where(events.c.id.in_([d.event_id for d in claimed]))
     bodies = {event.id: event.body for event in tx.connection.execute(wanted)}
-    endpoint = endpoint_of(row)
-    return [Claimed(d, endpoint, bodies[d.event_id], secrets) for d in claimed if d.event_id in bodies]
+    return [Claimed(d, endpoint, bodies[d.event_id], secrets, fault) for d in claimed if d.event_id in bodies]
+
+
+def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | None]:
+    """What signs an endpoint's deliveries, or why nothing can."""
+    try:
+        return tuple(live_secrets(tx, [endpoint.id]).get(endpoint.id, ())), endpoint.fault
+    except Unreadable as error:
+        return (), f"its signing secret cannot be read: {error}; rotate it, or put the key back"
 
 
 def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> None:

@@ -3,6 +3,9 @@
 SQLite has one writer. Callers queue here; the desk opens one `BEGIN IMMEDIATE` transaction, runs each
 caller's function in a savepoint of its own, commits once (`synchronous=FULL`), and answers each caller
 after the commit. A caller's mistake undoes only its own savepoint; a failing disk undoes them all.
+
+A batch is one hop to the desk's own thread and one back. Over the asyncio driver every statement was four
+hops (cursor, execute, fetch, close), which cost 2 ms of CPU for one recorded transition against 0.4 ms so.
 """
 
 from __future__ import annotations
@@ -10,15 +13,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, DBAPIError, DataError, IntegrityError, ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
+from bridge.domain.vault import Vault
 from bridge.store.transaction import Announcements, Tx
 
 T = TypeVar("T")
@@ -36,9 +40,11 @@ class _Job:
 class WriteDesk:
     """Commits what has gathered, over one connection held for life."""
 
-    def __init__(self, engine: AsyncEngine, clock: Clock, announce: Callable[[Announcements], None]) -> None:
+    def __init__(self, engine: sa.Engine, clock: Clock, vault: Vault, announce: Callable[[Announcements], None]) -> None:
         self._engine = engine
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write-desk")
         self._clock = clock
+        self._vault = vault
         self._announce = announce
         self._jobs: deque[_Job] = deque()
         self._bell = asyncio.Event()
@@ -55,6 +61,8 @@ class WriteDesk:
         self._bell.set()
         if self._task is not None:
             await self._task
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
+        self._thread.shutdown()
 
     async def submit(self, work: Callable[[Tx], T]) -> T:
         """Run `work` in the next commit; its answer comes after the commit. StoreUnavailable if there is none."""
@@ -78,8 +86,8 @@ class WriteDesk:
 
     async def _commit(self, batch: list[_Job]) -> None:
         try:
-            async with self._engine.connect() as connection:
-                answers, announcements = await connection.run_sync(lambda sync: self._run(sync, batch))
+            loop = asyncio.get_running_loop()
+            answers, announcements = await loop.run_in_executor(self._thread, self._run, batch)
         except DBAPIError as error:
             for job in batch:
                 _fail(job, StoreUnavailable(explain(error)))
@@ -91,11 +99,11 @@ class WriteDesk:
             elif not job.answer.done():
                 job.answer.set_result(answer)
 
-    def _run(self, connection: sa.Connection, batch: list[_Job]) -> tuple[list[Any], Announcements]:
+    def _run(self, batch: list[_Job]) -> tuple[list[Any], Announcements]:
         now = self._clock.now()
         together = Announcements()
-        with connection.begin():
-            answers = [self._run_one(connection, job, Tx(connection, now), together) for job in batch]
+        with self._engine.begin() as connection:
+            answers = [self._run_one(connection, job, Tx(connection, now, vault=self._vault), together) for job in batch]
         return answers, together
 
     def _run_one(self, connection: sa.Connection, job: _Job, tx: Tx, together: Announcements) -> Any:  # noqa: ANN401

@@ -14,6 +14,8 @@ from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.ids import new_id
 from bridge.domain.secret import Secret
+from bridge.domain.vault import Unreadable
+from bridge.store.sealing import open_headers, open_secret, seal_headers, seal_secret
 from bridge.store.tables import deliveries, endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
 
@@ -28,9 +30,10 @@ class LiveSecret:
     expires_at: datetime | None
 
 
-def endpoint_of(row: sa.Row[Any]) -> Endpoint:
-    """A row of `endpoints` as the domain knows it."""
+def endpoint_of(tx: Tx, row: sa.Row[Any]) -> Endpoint:
+    """A row of `endpoints` as the domain knows it; headers that cannot be opened are its `fault`."""
     m = row._mapping  # noqa: SLF001 - the documented way to read a row by name
+    headers, fault = _open_headers(tx, m["id"], m["headers"])
     return Endpoint(
         id=m["id"],
         url=m["url"],
@@ -38,7 +41,8 @@ def endpoint_of(row: sa.Row[Any]) -> Endpoint:
         events=None if m["events"] is None else tuple(EventType(name) for name in m["events"]),
         filter=m["filter"],
         description=m["description"],
-        headers=m["headers"],
+        headers=headers,
+        fault=fault,
         ordered=m["ordered"],
         payload=m["payload"],
         run_id=m["run_id"],
@@ -48,14 +52,22 @@ def endpoint_of(row: sa.Row[Any]) -> Endpoint:
     )
 
 
-def values_of(endpoint: Endpoint) -> dict[str, Any]:
-    """The columns that a person sets."""
+def _open_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> tuple[dict[str, str], str | None]:
+    try:
+        return open_headers(tx, endpoint_id, stored), None
+    except Unreadable as error:
+        return {}, f"its custom headers cannot be read: {error}; set them again"
+
+
+def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
+    """The columns that a person sets; headers that could not be read stay as they are."""
+    headers = {} if endpoint.fault else {"headers": seal_headers(tx, endpoint.id, endpoint.headers)}
     return {
+        **headers,
         "url": endpoint.url,
         "events": None if endpoint.events is None else [name.value for name in endpoint.events],
         "filter": endpoint.filter,
         "description": endpoint.description,
-        "headers": endpoint.headers,
         "ordered": endpoint.ordered,
         "payload": endpoint.payload,
     }
@@ -70,7 +82,7 @@ def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoi
             run_id=endpoint.run_id,
             enabled=True,
             created_at=tx.now,
-            **values_of(endpoint),
+            **values_of(tx, endpoint),
         )
     )
     if secret is not None:
@@ -82,11 +94,13 @@ def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoi
 
 def add_secret(tx: Tx, endpoint_id: str, secret: Secret) -> None:
     """A further live secret."""
-    tx.connection.execute(
-        sa.insert(endpoint_secrets).values(
-            id=new_id("sec"), endpoint_id=endpoint_id, secret=secret.reveal(), created_at=tx.now
-        )
-    )
+    tx.connection.execute(sa.insert(endpoint_secrets).values(_secret_row(tx, endpoint_id, secret)))
+
+
+def _secret_row(tx: Tx, endpoint_id: str, secret: Secret) -> dict[str, Any]:
+    secret_id = new_id("sec")
+    sealed = seal_secret(tx, endpoint_id, secret_id, secret)
+    return {"id": secret_id, "endpoint_id": endpoint_id, "secret": sealed, "created_at": tx.now}
 
 
 def rotate_secret(tx: Tx, endpoint_id: str, secret: Secret, *, old_until: datetime) -> None:
@@ -100,7 +114,10 @@ def rotate_secret(tx: Tx, endpoint_id: str, secret: Secret, *, old_until: dateti
 
 
 def live_secrets(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[LiveSecret]]:
-    """The secrets that sign now, newest first, by endpoint."""
+    """The secrets that sign now, newest first, by endpoint.
+
+    One that cannot be opened is left out while another signs; Unreadable where an endpoint has no other.
+    """
     query = (
         sa.select(endpoint_secrets)
         .where(
@@ -110,10 +127,16 @@ def live_secrets(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[LiveSecr
         .order_by(endpoint_secrets.c.id.desc())
     )
     found: dict[str, list[LiveSecret]] = {}
+    faults: dict[str, Unreadable] = {}
     for row in tx.connection.execute(query):
-        found.setdefault(row.endpoint_id, []).append(
-            LiveSecret(row.id, Secret(row.secret), row.created_at, row.expires_at)
-        )
+        try:
+            secret = open_secret(tx, row.endpoint_id, row.id, row.secret)
+        except Unreadable as error:
+            faults.setdefault(row.endpoint_id, error)
+        else:
+            found.setdefault(row.endpoint_id, []).append(LiveSecret(row.id, secret, row.created_at, row.expires_at))
+    for endpoint_id in faults.keys() - found.keys():
+        raise faults[endpoint_id]
     return found
 
 
@@ -121,7 +144,7 @@ def get_endpoint(tx: Tx, endpoint_id: str) -> Endpoint | None:
     """One endpoint that was not removed, or None."""
     query = sa.select(endpoints).where(endpoints.c.id == endpoint_id, endpoints.c.deleted_at.is_(None))
     row = tx.connection.execute(query).first()
-    return None if row is None else endpoint_of(row)
+    return None if row is None else endpoint_of(tx, row)
 
 
 def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run: bool = False) -> list[Endpoint]:
@@ -131,26 +154,26 @@ def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run
         query = query.where(endpoints.c.run_id.is_(None))
     if after is not None:
         query = query.where(endpoints.c.id > after)
-    return [endpoint_of(row) for row in tx.connection.execute(query)]
+    return [endpoint_of(tx, row) for row in tx.connection.execute(query)]
 
 
 def listening_endpoints(tx: Tx, run_id: str | None) -> list[Endpoint]:
     """The enabled endpoints that may hear of this run (or of no run), those of the run itself included."""
     shared = sa.and_(endpoints.c.run_id.is_(None), endpoints.c.deleted_at.is_(None))
     query = sa.select(endpoints).where(shared, endpoints.c.enabled)
-    found = [endpoint_of(row) for row in tx.connection.execute(query)]
+    found = [endpoint_of(tx, row) for row in tx.connection.execute(query)]
     if run_id is not None:
         query = sa.select(endpoints).where(
             endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None), endpoints.c.enabled
         )
-        found += [endpoint_of(row) for row in tx.connection.execute(query)]
+        found += [endpoint_of(tx, row) for row in tx.connection.execute(query)]
     return found
 
 
 def list_run_endpoints(tx: Tx, run_ids: Sequence[str]) -> list[Endpoint]:
     """The one-run webhooks of runs."""
     query = sa.select(endpoints).where(endpoints.c.run_id.in_(run_ids), endpoints.c.deleted_at.is_(None))
-    return [endpoint_of(row) for row in tx.connection.execute(query)]
+    return [endpoint_of(tx, row) for row in tx.connection.execute(query)]
 
 
 def insert_run_endpoints(tx: Tx, new: Sequence[tuple[Endpoint, Secret]]) -> None:
@@ -166,17 +189,14 @@ def insert_run_endpoints(tx: Tx, new: Sequence[tuple[Endpoint, Secret]]) -> None
                 "run_id": endpoint.run_id,
                 "enabled": True,
                 "created_at": tx.now,
-                **values_of(endpoint),
+                **values_of(tx, endpoint),
             }
             for endpoint, _ in new
         ],
     )
     tx.connection.execute(
         sa.insert(endpoint_secrets),
-        [
-            {"id": new_id("sec"), "endpoint_id": endpoint.id, "secret": secret.reveal(), "created_at": tx.now}
-            for endpoint, secret in new
-        ],
+        [_secret_row(tx, endpoint.id, secret) for endpoint, secret in new],
     )
 
 
@@ -188,7 +208,7 @@ def anyone_wants_progress(tx: Tx, run_id: str) -> bool:
 def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
     """Set what a person changed; where order is no longer asked for, what was held back becomes due."""
     before = get_endpoint(tx, endpoint.id)
-    tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint.id).values(values_of(endpoint)))
+    tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint.id).values(values_of(tx, endpoint)))
     if before is not None and before.ordered and not endpoint.ordered and before.enabled:
         make_backlog_due(tx, endpoint.id)
 
@@ -272,7 +292,7 @@ def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint]) -> None:
     rows = tx.connection.execute(
         sa.select(endpoints).where(endpoints.c.source == EndpointSource.CONFIG.value, endpoints.c.deleted_at.is_(None))
     )
-    present = {row.id: endpoint_of(row) for row in rows}
+    present = {row.id: endpoint_of(tx, row) for row in rows}
     for endpoint in wanted:
         if endpoint.id in present:
             update_endpoint(tx, endpoint)

@@ -31,12 +31,16 @@ class ReplayStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which events: recorded from `since` on and before `until`, of these types (empty: all), so ended up."""
+    """Which events: recorded from `since` on and before `until`, of these types (empty: all), that ended so.
+
+    `last_position`: none behind it, so that a replay on a busy bridge comes to an end.
+    """
 
     since: datetime
     until: datetime | None = None
     types: tuple[EventType, ...] = ()
     status: ReplayStatus | None = None
+    last_position: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ def _page(tx: Tx, wanted: Selection, after: int) -> list[Event]:
     )
     if wanted.until is not None:
         query = query.where(events.c.created_at < wanted.until)
+    if wanted.last_position is not None:
+        query = query.where(events.c.position <= wanted.last_position)
     if wanted.types:
         query = query.where(events.c.type.in_([t.value for t in wanted.types]))
     return [event_of(row) for row in tx.connection.execute(query)]

@@ -110,11 +110,13 @@ def _sentence(path: Path, error: sqlite3.Error) -> str:
     return f"{path} is damaged ({text.splitlines()[0]}); restore the last backup (`runbridge db backup` makes them)"
 
 
-def writer_engine(path: Path) -> AsyncEngine:
+def writer_engine(path: Path) -> sa.Engine:
     """The one connection that writes and checkpoints; every transaction is `BEGIN IMMEDIATE`."""
-    engine = create_async_engine(_url(path), pool_size=1, max_overflow=0)
-    sa.event.listen(engine.sync_engine, "connect", _set_up_writer)
-    sa.event.listen(engine.sync_engine, "begin", _begin_immediate)
+    engine = sa.create_engine(
+        URL.create("sqlite", database=str(path)), pool_size=1, max_overflow=0, connect_args={"check_same_thread": False}
+    )
+    sa.event.listen(engine, "connect", _set_up_writer)
+    sa.event.listen(engine, "begin", _begin_immediate)
     return engine
 
 

@@ -162,10 +162,21 @@ endpoints = sa.Table(
     sa.Column("headers", JsonText, nullable=False),
     sa.Column("ordered", sa.Boolean, nullable=False),
     sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("format", sa.Text, nullable=False),
+    sa.Column("rate_limit", sa.Float),
+    sa.Column("signature", JsonText, nullable=False),
     sa.Column("run_id", sa.Text),
     sa.Column("enabled", sa.Boolean, nullable=False),
     sa.Column("disabled_reason", sa.Text),
     sa.Column("disabled_at", Instant),
+    # How it answered of late: the pace (a row of failures or of requests to slow down) and the row of failed attempts.
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("slowdowns", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("paused_until", Instant),
+    sa.Column("probe_at", Instant),
+    sa.Column("failing_since", Instant),
+    sa.Column("failing_attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("warned_at", Instant),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("deleted_at", Instant),
 )
@@ -182,6 +193,7 @@ endpoint_secrets = sa.Table(
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("endpoint_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
     sa.Column("secret", sa.Text, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("expires_at", Instant),
@@ -198,6 +210,9 @@ deliveries = sa.Table(
     sa.Column("run_id", sa.Text),
     sa.Column("sequence", sa.Integer),
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("lane", sa.SmallInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary),  # NULL: the event's own bytes, sent as application/json
+    sa.Column("content_type", sa.Text),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("is_manual", sa.Boolean, nullable=False),
@@ -209,10 +224,11 @@ deliveries = sa.Table(
     sa.Column("leased_by", sa.Text),
     sa.UniqueConstraint("event_id", "endpoint_id"),
 )
-# Due deliveries per endpoint, so that one endpoint's backlog never stands before another's.
+# Due deliveries per endpoint and lane, so that no backlog ever stands before another endpoint's or another lane's.
 sa.Index(
     "ix_deliveries_due",
     deliveries.c.endpoint_id,
+    deliveries.c.lane,
     deliveries.c.next_attempt_at,
     sqlite_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
     postgresql_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),

@@ -8,6 +8,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from bridge.domain.vault import Vault
+
 
 @dataclass(slots=True)
 class Announcements:
@@ -16,6 +18,7 @@ class Announcements:
     runs_due: set[str] = field(default_factory=set)
     """Names of connections with a run that is due sooner than was known."""
     deliveries_due: bool = False
+    replays_due: bool = False
     events_recorded: bool = False
     settled_run_ids: set[str] = field(default_factory=set)
 
@@ -23,17 +26,19 @@ class Announcements:
         """Take in what another transaction of the same commit announces."""
         self.runs_due |= other.runs_due
         self.deliveries_due |= other.deliveries_due
+        self.replays_due |= other.replays_due
         self.events_recorded |= other.events_recorded
         self.settled_run_ids |= other.settled_run_ids
 
 
 @dataclass(slots=True)
 class Tx:
-    """One caller's part of a transaction. `now` was read once, at its door."""
+    """One caller's part of a transaction. `now` was read once, at its door; `vault` seals what is secret."""
 
     connection: Connection
     now: datetime
     announcements: Announcements = field(default_factory=Announcements)
+    vault: Vault = field(default_factory=Vault)
 
     @property
     def is_postgresql(self) -> bool:

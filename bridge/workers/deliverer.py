@@ -150,6 +150,8 @@ class Deliverer:
     async def _post(self, claimed: Claimed, at: datetime) -> Answer:
         endpoint, delivery = claimed.endpoint, claimed.delivery
         keys = [secret_key(secret.reveal()) for secret in self._secrets(claimed)]
+        if claimed.fault is not None or not keys:
+            return Answer(Outcome.UNSIGNED, 0, detail=claimed.fault or "this node has no signing secret for it")
         return await self._sender.post(
             endpoint.url,
             headers=signature_headers(keys, delivery.event_id, int(at.timestamp()), claimed.body),

@@ -38,6 +38,8 @@ CLAIM_MAX = 1_000
 PUT_BACK_EVERY_S = 1.0
 STORE_RETRY_S = 5.0
 CRASH_RETRY_S = 60.0
+UNHEARD_S = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
+ALONE_S = 3600.0
 
 
 class Poller:
@@ -120,7 +122,8 @@ class Poller:
         for run in claimed:
             self.hand.hold(Watch(run, now + ((run.next_poll_at or wall) - wall).total_seconds()))
         wait_s = math.inf if due_at is None else (due_at - wall).total_seconds()
-        self._claim_due = now + max(0.0 if len(claimed) == limit else 0.05, min(wait_s, 3600.0))
+        rest_max_s = ALONE_S if self._database.is_sqlite else UNHEARD_S
+        self._claim_due = now + max(0.0 if len(claimed) == limit else 0.05, min(wait_s, rest_max_s))
 
     def expect_due(self) -> None:
         """Somebody registered a run or made one due: look into the database at once."""

@@ -59,7 +59,9 @@ async def test_endpoints_are_listed_page_by_page_without_those_of_single_runs(ap
 async def test_a_change_sets_what_is_given_and_leaves_the_rest(api: Api) -> None:
     made = await api.create_endpoint(description="old", filter="data.run", headers={"X-A": "1"})
     path = f"/v1/endpoints/{made['id']}"
-    changed = await api.call("PATCH", path, {"url": "https://new.example.org/", "events": ["run.waiting"], "filter": None})
+    changed = await api.call(
+        "PATCH", path, {"url": "https://new.example.org/", "events": ["run.waiting"], "filter": None}
+    )
     assert changed.status == 200
     assert (changed.body["url"], changed.body["events"]) == ("https://new.example.org/", ["run.waiting"])
     assert (changed.body["filter"], changed.body["description"]) == (None, "old")
@@ -180,9 +182,7 @@ async def settle_deliveries(api: Api, state: DeliveryState) -> None:
 
 async def replay(api: Api, endpoint_id: str, **more: object) -> tuple[int, int, int]:
     """Status, count and number replayed."""
-    reply = await api.call(
-        "POST", f"/v1/endpoints/{endpoint_id}/replay", {"since": "2026-01-15T00:00:00Z", **more}
-    )
+    reply = await api.call("POST", f"/v1/endpoints/{endpoint_id}/replay", {"since": "2026-01-15T00:00:00Z", **more})
     return reply.status, reply.body["count"], reply.body["replayed"]
 
 
@@ -236,7 +236,9 @@ async def test_a_one_run_webhook_is_replayed_the_events_of_its_run_only(api: Api
     await api.finish((await api.register("other"))["id"])
     run = await api.register("own")
     await api.finish(run["id"])
-    added = await api.register("own", webhook={"url": "https://a.example.org", "events": ["run.started", "run.finished"]})
+    added = await api.register(
+        "own", webhook={"url": "https://a.example.org", "events": ["run.started", "run.finished"]}
+    )
     assert await replay(api, added["webhook"]["id"], status="missed") == (202, 1, 1)
 
 

@@ -108,8 +108,6 @@ async def test_a_wait_lasts_from_nothing_to_five_minutes(shared: Api, timeout: s
     assert "timeout" in (await shared.call("GET", f"/v1/runs/run_1/wait?timeout={timeout}")).fields
 
 
-
-
 @pytest.mark.parametrize(
     ("change", "field", "says"),
     [

@@ -36,7 +36,14 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: pytest.Cap
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "STATE_DIRECTORY", "RUNBRIDGE_URL", "RUNBRIDGE_TOKEN", "RUNBRIDGE_CONFIG"):
+    for name in (
+        "XDG_CONFIG_HOME",
+        "XDG_STATE_HOME",
+        "STATE_DIRECTORY",
+        "RUNBRIDGE_URL",
+        "RUNBRIDGE_TOKEN",
+        "RUNBRIDGE_CONFIG",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(home)
 

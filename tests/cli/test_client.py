@@ -112,7 +112,9 @@ def test_a_missing_unix_socket_is_an_unreachable_daemon(tmp_path):
         _client(f"unix:{tmp_path}/none.sock").get("healthz")
 
 
-STREAM = b'retry: 2000\n\nid: evt_%d\nevent: run.finished\ndata: {"id":"evt_%d",\ndata: "type":"run.finished"}\n\n: ping\n\n'
+STREAM = (
+    b'retry: 2000\n\nid: evt_%d\nevent: run.finished\ndata: {"id":"evt_%d",\ndata: "type":"run.finished"}\n\n: ping\n\n'
+)
 
 
 def test_the_stream_is_taken_up_again_behind_the_last_event(monkeypatch):

@@ -113,7 +113,9 @@ def test_ctrl_c_ends_a_command_with_130_and_no_word():
 @pytest.mark.parametrize("words", [["runs", "list", "--json"], ["events", "list"]], ids=" ".join)
 def test_a_reader_that_goes_away_is_no_reason_to_complain(words):
     """`runbridge events tail | head -1`."""
-    rows = b",".join(b'{"id":"evt_%d","timestamp":"","type":"bridge.ping","data":{}}' % number for number in range(5000))
+    rows = b",".join(
+        b'{"id":"evt_%d","timestamp":"","type":"bridge.ping","data":{}}' % number for number in range(5000)
+    )
     with stub_daemon(lambda seen: Said(body=b'{"data":[%b],"next_cursor":null}' % rows)) as daemon:
         reading, writing = os.pipe()
         child = subprocess.Popen(

@@ -33,7 +33,11 @@ def test_flags_win_over_environment_and_environment_over_the_file(tmp_path):
     by_env = _find(tmp_path, config=CONFIG, **env)
     assert (by_env.port, by_env.token, by_env.origin) == (9002, Secret("from-env"), "RUNBRIDGE_URL")
     by_file = _find(tmp_path, config=CONFIG)
-    assert (by_file.port, by_file.token, by_file.origin) == (9001, Secret("from-the-file"), str(tmp_path / "bridge.toml"))
+    assert (by_file.port, by_file.token, by_file.origin) == (
+        9001,
+        Secret("from-the-file"),
+        str(tmp_path / "bridge.toml"),
+    )
 
 
 def test_a_token_in_the_environment_goes_with_an_address_in_the_file(tmp_path):
@@ -81,7 +85,9 @@ def test_a_given_address_may_be_written_in_the_usual_ways(tmp_path, url, shown):
     assert str(_find(tmp_path, url=url, token=Secret("x"))) == shown
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://user:pw@x", "http://x:99999", "http://[::1", "http://x/?a=b"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "http://", "http://user:pw@x", "http://x:99999", "http://[::1", "http://x/?a=b"]
+)
 def test_an_address_that_is_none_is_wrong_use(tmp_path, url):
     with pytest.raises(click.UsageError):
         _find(tmp_path, url=url, token=Secret("x"))

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.domain.address import AddressPolicy, AllowRule, Trust
@@ -151,6 +151,7 @@ _urls = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(_urls)
 def test_an_accepted_url_is_accepted_again_as_the_same_target(url):
     try:
@@ -160,6 +161,7 @@ def test_an_accepted_url_is_accepted_again_as_the_same_target(url):
     assert check_target(target.url, EVERYTHING) == target
 
 
+@settings(deadline=None)
 @given(_text)
 def test_any_text_is_either_a_target_or_invalid_input(text):
     with suppress(InvalidInput):

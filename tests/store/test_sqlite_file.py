@@ -123,10 +123,7 @@ async def test_a_full_disk_says_so_undoes_everything_and_heals(tmp_path: Path) -
 
 
 async def limit_pages(database: Database, pages: int) -> None:
-    async with database._writer.connect() as connection:  # noqa: SLF001 - the limit belongs to the one writing connection
-        raw = await connection.get_raw_connection()
-        cursor = await raw.driver_connection.execute(f"PRAGMA max_page_count={pages}")  # type: ignore[union-attr]
-        await cursor.close()
+    await database.write(lambda tx: tx.connection.execute(sa.text(f"PRAGMA max_page_count={pages}")).scalar())
 
 
 async def test_the_writer_is_durable_and_readers_cannot_write(tmp_path: Path) -> None:

@@ -49,7 +49,11 @@ def process(*arguments: str, env: dict[str, str] | None = None, log: Path) -> It
     """A child that is ended by SIGTERM, and by SIGKILL if it will not."""
     with log.open("w") as errors:
         child = subprocess.Popen(
-            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})}
+            [sys.executable, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **(env or {})},
         )
         try:
             yield child

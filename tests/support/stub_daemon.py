@@ -69,7 +69,7 @@ def stub_daemon(answer: Callable[[Seen], Said]) -> Iterator[StubDaemon]:
                 self.wfile.write(chunk)
                 self.wfile.flush()
 
-        do_GET = do_POST = do_DELETE = do_HEAD = _serve
+        do_GET = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815 - the names that http.server looks for
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,0 +1,80 @@
+"""Connections, health, metrics and the front page."""
+
+from __future__ import annotations
+
+from bridge.domain.connection import ConnectionHealth
+from bridge.domain.errors import StoreUnavailable
+from bridge.store.connections import change_health
+from tests.support.api_bridge import Api
+
+
+async def test_connections_show_health_limits_and_cadence_and_never_a_key(api: Api) -> None:
+    await api.database.write(
+        lambda tx: change_health(
+            tx, "dify-prod", provider="dify", health=ConnectionHealth.FAILING, reason="the key is refused"
+        )
+    )
+    reply = await api.call("GET", "/v1/connections")
+    failing, fine = reply.body["data"]
+    assert (failing["name"], failing["health"], failing["reason"]) == ("dify-prod", "failing", "the key is refused")
+    assert (fine["name"], fine["health"], fine["since"]) == ("dify-test", "ok", None)
+    assert fine["limits"] == {"requests_per_second": None, "max_in_flight": None}
+    assert fine["cadence"]["max_interval"] == "5m"
+    assert fine["state"] == {"in_flight": 0}
+    assert "canary" not in reply.content.decode()
+
+
+async def test_a_check_makes_one_call_and_tells_what_came_of_it(door: Api) -> None:
+    reply = await door.call("POST", "/v1/connections/dify-prod/check")
+    assert (reply.status, reply.body) == (200, {"ok": True, "detail": "the key works", "duration_ms": 12})
+    assert door.bridge.asked == [("check", "dify-prod")]
+    unknown = await door.call("POST", "/v1/connections/dify-prd/check")
+    assert (unknown.status, "did you mean `dify-prod`" in unknown.body["detail"]) == (404, True)
+
+
+async def test_alive_is_not_the_same_as_ready(door: Api) -> None:
+    door.bridge.ready = False
+    alive = await door.call("GET", "/healthz", token=None)
+    assert (alive.status, alive.body) == (200, {"status": "ok", "version": "1.2.3"})
+    reply = await door.call("GET", "/readyz", token=None)
+    assert (reply.status, reply.body) == (503, {"status": "not ready", "checks": {"database": False}})
+    door.bridge.ready = True
+    assert (await door.call("GET", "/readyz", token=None)).status == 200
+
+
+async def test_metrics_count_what_the_database_holds(api: Api) -> None:
+    await api.create_endpoint(events=["run.finished"])
+    await api.register("r-1")
+    await api.finish((await api.register("r-2"))["id"])
+    lines = (await api.call("GET", "/metrics")).content.decode().splitlines()
+    assert 'runbridge_watched_runs{connection="dify-prod",status="queued"} 1.0' in lines
+    assert 'runbridge_kept_deliveries{state="pending"} 1.0' in lines
+
+
+async def test_the_front_page_says_what_this_is(door: Api) -> None:
+    reply = await door.call("GET", "/", token=None)
+    assert (reply.status, reply.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "/openapi.json" in reply.content.decode()
+
+
+async def test_a_database_that_cannot_be_used_is_a_503_with_its_sentence(door: Api) -> None:
+    async def refuse(work: object) -> None:
+        raise StoreUnavailable("the disk that holds the database is full")
+
+    door.database.read = door.database.write = refuse  # type: ignore[assignment, method-assign]
+    for method, path in (("GET", "/v1/runs"), ("POST", "/v1/endpoints")):
+        reply = await door.call(method, path, {"url": "https://a.example.org"} if method == "POST" else None)
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
+        assert reply.body["detail"] == "the disk that holds the database is full"
+
+
+async def test_an_unforeseen_error_shows_its_request_id_and_nothing_else(door: Api) -> None:
+    async def fail(work: object) -> None:
+        raise RuntimeError("canary")
+
+    door.database.read = fail  # type: ignore[assignment, method-assign]
+    reply = await door.call("GET", "/v1/runs")
+    assert reply.status == 500
+    assert reply.body["request_id"] == reply.headers["X-Request-Id"]
+    assert "canary" not in reply.content.decode()
+    assert "Traceback" not in reply.content.decode()

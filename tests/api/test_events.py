@@ -1,0 +1,195 @@
+"""The pull feed, one event, sending one again, and the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from bridge.api import stream
+from bridge.domain.run import RunStatus
+from bridge.store import events
+from tests.support.api_bridge import TOKEN, Api
+
+
+async def test_the_feed_is_pulled_page_by_page_in_the_order_of_recording(api: Api) -> None:
+    for number in range(2):
+        await api.finish((await api.register(f"r-{number}"))["id"])
+    seen: list[str] = []
+    after = ""
+    for expected in (4, 2, 0):
+        page = await api.call("GET", f"/v1/events?limit=4{after}")
+        assert len(page.body["data"]) == expected
+        seen += [event["id"] for event in page.body["data"]]
+        after = f"&after={page.body['next_cursor']}"
+    assert page.body["next_cursor"] == seen[-1]
+    assert [event.id for event in await api.database.read(lambda tx: events.list_feed(tx, after=0, limit=9))] == seen
+
+
+async def test_an_empty_feed_has_no_cursor(door: Api) -> None:
+    assert (await door.call("GET", "/v1/events")).content == b'{"data":[],"next_cursor":null}'
+
+
+async def test_the_feed_holds_the_stored_bytes(api: Api) -> None:
+    """Whoever pulls can check the same signature over the same bytes as whoever is called."""
+    await api.finish((await api.register(metadata={"ü": "€"}))["id"])
+    page = await api.call("GET", "/v1/events")
+    for event in await api.database.read(lambda tx: events.list_feed(tx, after=0, limit=9)):
+        assert event.body in page.content
+        one = await api.call("GET", f"/v1/events/{event.id}")
+        assert (one.content, one.headers["Content-Type"]) == (event.body, "application/json")
+
+
+async def test_the_feed_can_be_narrowed_to_types_and_a_run(api: Api) -> None:
+    ids = [(await api.register(f"r-{number}"))["id"] for number in range(2)]
+    for run_id in ids:
+        await api.finish(run_id)
+    for query, count in (
+        ("type=run.finished", 2),
+        ("type=run.finished,run.started", 4),
+        ("type=run.finished&type=run.started", 4),
+        (f"run_id={ids[0]}", 3),
+        (f"type=run.finished&run_id={ids[1]}", 1),
+    ):
+        assert len((await api.call("GET", f"/v1/events?{query}")).body["data"]) == count, query
+
+
+async def test_an_unknown_place_in_the_feed_is_a_404(door: Api) -> None:
+    """An answer from the beginning would be taken for news."""
+    for path in ("/v1/events?after=evt_none", "/v1/events/evt_none", "/v1/events/stream?after=evt_none"):
+        assert (await door.call("GET", path)).status == 404
+    assert "type[0]" in (await door.call("GET", "/v1/events?type=run.done")).fields
+
+
+async def test_an_event_is_sent_again_to_all_that_had_it_or_want_it_now(api: Api) -> None:
+    had = await api.create_endpoint(events=["run.finished"])
+    await api.finish((await api.register())["id"])
+    new, _ = await api.create_endpoint(), await api.create_endpoint(events=["run.waiting"])
+    finished = (await api.call("GET", "/v1/events?type=run.finished")).body["data"][0]
+    reply = await api.call("POST", f"/v1/events/{finished['id']}/replay")
+    assert reply.status == 202
+    due = (await api.call("GET", f"/v1/deliveries?event={finished['id']}")).body["data"]
+    assert sorted(d["id"] for d in due) == sorted(reply.body["deliveries"])
+    assert {d["endpoint_id"] for d in due} == {had["id"], new["id"]}
+    assert {(d["manual"], d["state"]) for d in due} == {(True, "pending")}
+
+
+async def test_an_event_is_sent_to_the_named_endpoint_only_even_if_it_never_asked_for_it(api: Api) -> None:
+    await api.create_endpoint()
+    named = await api.create_endpoint(events=["run.waiting"])
+    await api.finish((await api.register())["id"])
+    finished = (await api.call("GET", "/v1/events?type=run.finished")).body["data"][0]
+    reply = await api.call("POST", f"/v1/events/{finished['id']}/replay", {"endpoint": named["id"]})
+    again = await api.call("POST", f"/v1/events/{finished['id']}/replay", {"endpoint": named["id"]})
+    assert (len(reply.body["deliveries"]), again.body) == (1, reply.body)
+    one = await api.call("GET", f"/v1/deliveries/{reply.body['deliveries'][0]}")
+    assert one.body["endpoint_id"] == named["id"]
+
+
+async def test_a_webhook_of_another_run_never_hears_of_this_one(door: Api) -> None:
+    other = await door.register("other", webhook={"url": "https://a.example.org"})
+    run = await door.register("r-1")
+    await door.finish(run["id"])
+    finished = (await door.call("GET", f"/v1/events?type=run.finished&run_id={run['id']}")).body["data"][0]
+    path = f"/v1/events/{finished['id']}/replay"
+    assert (await door.call("POST", path)).body == {"deliveries": []}
+    assert (await door.call("POST", path, {"endpoint": other["webhook"]["id"]})).status == 409
+    assert (await door.call("POST", path, {"endpoint": "ep_none"})).status == 404
+
+
+@asynccontextmanager
+async def opened(api: Api, query: str = "", **headers: str) -> AsyncIterator[aiohttp.StreamReader]:
+    """A stream after its greeting."""
+    sent = {"Authorization": f"Bearer {TOKEN}", **headers}
+    async with api.session.get(f"{api.url}/v1/events/stream{query}", headers=sent) as response:
+        assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream")
+        assert response.headers["Cache-Control"] == "no-store"
+        assert await response.content.readuntil(b"\n\n") == b"retry: 2000\n\n"
+        yield response.content
+
+
+async def read_event(content: aiohttp.StreamReader) -> tuple[str, str, bytes]:
+    """Id, type and body of the next message."""
+    async with asyncio.timeout(10):
+        lines = (await content.readuntil(b"\n\n")).rstrip().split(b"\n")
+    fields = dict(line.split(b": ", 1) for line in lines)
+    return fields[b"id"].decode(), fields[b"event"].decode(), fields[b"data"]
+
+
+async def test_a_stream_tells_what_happens_from_now_on(api: Api) -> None:
+    run = await api.register()
+    await api.see(run["id"], RunStatus.RUNNING)
+    async with opened(api) as content:
+        await api.see(run["id"], RunStatus.SUCCEEDED)
+        event_id, event_type, body = await read_event(content)
+    stored = await api.call("GET", f"/v1/events/{event_id}")
+    assert (event_type, body) == ("run.finished", stored.content)
+
+
+@pytest.mark.parametrize("by_header", [True, False])
+async def test_a_stream_resumes_behind_the_last_event_that_was_read(api: Api, by_header: bool) -> None:
+    await api.finish((await api.register())["id"])
+    known = [event["id"] for event in (await api.call("GET", "/v1/events")).body["data"]]
+    place = {"Last-Event-ID": known[0]} if by_header else {}
+    async with opened(api, "?after=evt_none" if by_header else f"?after={known[0]}", **place) as content:
+        assert [(await read_event(content))[0] for _ in range(2)] == known[1:]
+
+
+async def test_a_stream_of_some_types_passes_over_the_others(door: Api) -> None:
+    first = await door.register("r-1")
+    async with opened(door, "?type=run.finished") as content:
+        await door.finish(first["id"])
+        await door.finish((await door.register("r-2"))["id"])
+        assert [(await read_event(content))[1] for _ in range(2)] == ["run.finished"] * 2
+
+
+async def test_a_stream_notices_events_that_nobody_announced(door: Api) -> None:
+    """Another node may have recorded them."""
+    run = await door.register()
+    door.database.listeners.clear()
+    async with opened(door) as content:
+        await door.see(run["id"], RunStatus.RUNNING)
+        assert (await read_event(content))[1] == "run.started"
+
+
+async def test_an_idle_stream_beats(door: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(stream, "RECHECK_S", 0.01)
+    async with opened(door) as content:
+        for _ in range(2):
+            assert await content.readuntil(b"\n\n") == b": ping\n\n"
+
+
+async def test_a_reader_that_takes_nothing_in_is_dropped_and_the_others_are_not(
+    door: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "WRITE_TIMEOUT_S", 0.5)
+    host, _, port = door.url.removeprefix("http://").partition(":")
+    slow_reader, slow_writer = await asyncio.open_connection(host, int(port), limit=1024)
+    request = f"GET /v1/events/stream HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    slow_writer.write(request.encode())
+    await slow_reader.readuntil(b"retry: 2000\n\n")
+    slow_writer.transport.pause_reading()  # type: ignore[attr-defined]
+    async with opened(door, "?type=run.finished") as content:
+        for number in range(60):
+            run = await door.register(f"r-{number}")
+            await door.see(run["id"], RunStatus.FAILED, output={"text": "x" * 200_000})
+            assert json.loads((await read_event(content))[2])["data"]["run"]["id"] == run["id"]
+    slow_writer.transport.resume_reading()  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        with pytest.raises(ConnectionError):
+            while await slow_reader.read(2**20):
+                pass
+            raise ConnectionResetError
+    slow_writer.close()
+
+
+async def test_there_is_a_bound_on_open_streams(door: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "STREAMS_MAX", 1)
+    async with opened(door):
+        reply = await door.call("GET", "/v1/events/stream")
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "30")

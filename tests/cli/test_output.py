@@ -1,0 +1,139 @@
+"""What is printed: nothing from outside may move the cursor, colours only where somebody sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.cli import output
+from tests.support.stub_daemon import Said, stub_daemon
+
+RUN = [sys.executable, "-c", "import sys; from bridge.cli import main; sys.exit(main())"]
+NASTY = "a\x1b[2Jb\x9b31mc\u202ed\x07\r\ne"
+RUN_BODY = {
+    "id": "run_1", "connection": "c", "provider_run_id": NASTY, "status": "failed", "settled": True,
+    "registered_at": "2026-01-15T10:30:00Z", "next_poll_at": None, "progress": {"completed": 1, "total": 2},
+}  # fmt: skip
+
+
+@given(st.text())
+def test_cleaned_text_is_one_line_that_only_shows(text):
+    cleaned = output.clean(text)
+    assert not any(ord(character) < 32 or 0x7F <= ord(character) <= 0x9F for character in cleaned)
+    assert output.clean(cleaned) == cleaned
+
+
+def test_markup_and_emoji_names_in_foreign_text_stay_text(capsys):
+    output.print_table(("A",), [("[red]x[/red] :smile:",)])
+    output.say("[bold]x", ":warning:")
+    assert capsys.readouterr().out == "A\n[red]x[/red] :smile:\n[bold]x :warning:\n"
+
+
+def test_what_is_piped_is_neither_cut_nor_padded(capsys):
+    output.print_table(("A", "B"), [("x" * 500, "y"), ("z", None)])
+    lines = capsys.readouterr().out.splitlines()
+    assert "x" * 500 in lines[1]
+    assert lines == [line.rstrip() for line in lines]
+
+
+def _on_a_terminal(*arguments: str, **env: str) -> tuple[int, bytes]:
+    """Run a command with a terminal as its output, as a person has it."""
+    mine, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [*RUN, *arguments], stdout=theirs, stderr=theirs, stdin=theirs,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "xterm", "COLUMNS": "120", **env},
+    )  # fmt: skip
+    os.close(theirs)
+    told = b""
+    try:
+        while part := os.read(mine, 65536):
+            told += part
+    except OSError:  # how Linux says that the other side of a terminal is closed
+        pass
+    os.close(mine)
+    return child.wait(20), told
+
+
+def _answer(body: object) -> Said:
+    return Said(body=json.dumps(body).encode())
+
+
+def test_a_terminal_gets_colours_unless_no_color_is_set():
+    with stub_daemon(lambda seen: _answer({"data": [RUN_BODY], "next_cursor": None})) as daemon:
+        _, coloured = _on_a_terminal("runs", "list", "--url", daemon.url)
+        _, plain = _on_a_terminal("runs", "list", "--url", daemon.url, NO_COLOR="1")
+    assert b"\x1b[31mfailed" in coloured
+    assert b"\x1b[31m" not in plain
+    for told in (coloured, plain):
+        assert b"a[2Jb31mcd  e" in told
+
+
+def test_json_on_a_terminal_is_indented_and_escaped_and_still_the_same_json():
+    with stub_daemon(lambda seen: _answer({"data": [RUN_BODY], "next_cursor": None})) as daemon:
+        code, told = _on_a_terminal("runs", "list", "--json", "--url", daemon.url)
+    assert code == 0
+    assert json.loads(told)["data"] == [RUN_BODY]
+    assert not any(nasty in told for nasty in (b"\x1b", b"\x07", "\x9b".encode(), "\u202e".encode()))
+
+
+def test_the_live_view_ends_when_the_named_runs_have_settled():
+    states = iter(["running", "failed"])
+
+    def answer(seen: object) -> Said:
+        status = next(states)
+        return _answer({**RUN_BODY, "status": status, "settled": status == "failed"})
+
+    with stub_daemon(answer) as daemon:
+        code, told = _on_a_terminal("runs", "watch", "run_1", "--url", daemon.url)
+    assert code == 1
+    assert told.index(b"running") < told.index(b"failed")
+
+
+def test_json_that_is_piped_is_what_the_daemon_sent_byte_for_byte(cli):
+    body = '{"data": [],  "next_cursor":null, "x":"ü\\u001b"}'.encode()
+    with stub_daemon(lambda seen: Said(body=body)) as daemon:
+        result = cli("runs", "list", "--json", "--url", daemon.url)
+    assert result.out.encode() == body + b"\n"
+
+
+def test_a_terminal_that_cannot_show_a_mark_shows_something_else():
+    with stub_daemon(lambda seen: Said(500)) as receiver:
+        done = subprocess.run(
+            [*RUN, "trigger", "bridge.ping", "--to", receiver.url],
+            env={"PATH": os.environ["PATH"], "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.stdout.startswith(b"? bridge.ping")
+
+
+NOW = datetime(2026, 1, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.2, "0.2s ago"),
+        (59, "59s ago"),
+        (119, "119s ago"),
+        (120, "2m ago"),
+        (7200, "2h ago"),
+        (200_000, "2d ago"),
+        (-5, "in 5.0s"),
+    ],
+)
+def test_ages_are_told_as_people_say_them(seconds, shown):
+    at = (NOW - timedelta(seconds=seconds)).isoformat()
+    assert output.ago(at, now=NOW) == shown
+
+
+def test_no_instant_is_no_text():
+    assert output.ago(None) == ""
+    assert output.ago("yesterday") == ""
