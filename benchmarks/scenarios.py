@@ -8,10 +8,10 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from families import Distribution, lognormal, mixture, pareto
+from families import Distribution, lognormal, mixture, pareto, uniform
 from virtual_time import MAX_INTERVAL_S, MIN_INTERVAL_S, Cost, back_off_ages, follow_schedule
 
 from bridge.domain.cadence_batch import WatchedAge, wait_before_list
@@ -21,7 +21,6 @@ from bridge.domain.cadence_progress import ProgressSojourn, ProgressTrack
 from bridge.domain.cadence_sojourn import Sojourn
 
 LIMIT_PER_S = 5.0
-Urgency = Callable[["Active", float], float]
 
 
 @dataclass(eq=False)
@@ -32,25 +31,31 @@ class Active:
     start_s: float
     duration_s: float
     alive_s: float = 0.0
-    polled_at: float = field(default=0.0)
+    polled_at: float = 0.0
+    due_at: float = 0.0
 
 
 class Workflows:
-    """One learner per workflow; ages of runs in flight go into each fit."""
+    """One learner per workflow; what one run teaches moves the next poll of the others in flight."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, price_s: float) -> None:
         self.sojourns = [Sojourn() for _ in range(count)]
+        self.price_s = price_s
 
-    def watch(self, run: Active, now: float) -> WatchedAge:
-        return WatchedAge(self.sojourns[run.workflow].estimate, run.alive_s, now - run.start_s)
+    def plan(self, run: Active) -> None:
+        estimate = self.sojourns[run.workflow].estimate
+        run.due_at = run.start_s + estimate.next_age(run.alive_s, self.price_s, MIN_INTERVAL_S, MAX_INTERVAL_S)
 
     def finish(self, run: Active, now: float, in_flight: list[Active]) -> None:
         sojourn = self.sojourns[run.workflow]
         sojourn.observe(run.alive_s, now - run.start_s)
-        sojourn.refit([other.alive_s for other in in_flight if other.workflow == run.workflow])
+        others = [other for other in in_flight if other.workflow == run.workflow]
+        sojourn.refit([other.alive_s for other in others])
+        for other in others:
+            self.plan(other)
 
 
-def arrivals(laws: list[Distribution], per_s: float, count: int, seed: int) -> list[Active]:
+def arrivals(laws: Sequence[Distribution], per_s: float, count: int, seed: int) -> list[Active]:
     """`count` runs of equally frequent workflows, a Poisson stream."""
     chance = random.Random(seed)
     runs, now = [], 0.0
@@ -61,28 +66,45 @@ def arrivals(laws: list[Distribution], per_s: float, count: int, seed: int) -> l
     return runs
 
 
-def busy_mix() -> list[Distribution]:
-    """Five workflows that share an account."""
+@dataclass(frozen=True)
+class Mix:
+    """Workflows that share an account, and how many of their runs start per second."""
+
+    laws: tuple[Distribution, ...]
+    runs_per_s: float
+
+
+def crowded() -> Mix:
+    """Many shapes of half a minute: fewer than two requests per run."""
     bimodal = mixture((0.5, lognormal(3, 0.1)), (0.5, lognormal(120, 0.1)))
-    return [lognormal(8, 0.8), lognormal(60, 0.3), lognormal(600, 0.8), bimodal, pareto(10, 1.5)]
+    shapes = (uniform(28.5, 31.5), lognormal(8, 0.3), lognormal(8, 1.3), lognormal(60, 0.3), bimodal, pareto(10, 1.5))
+    return Mix(shapes, 3.0)
 
 
-def limited(order: str, count: int, *, announced: bool, seed: int = 1, price_s: float = 0.5) -> tuple[float, float]:
+def long_and_short() -> Mix:
+    """Wide ten-minute runs among short ones: little shape to profit from."""
+    bimodal = mixture((0.5, lognormal(3, 0.1)), (0.5, lognormal(120, 0.1)))
+    return Mix((lognormal(8, 0.8), lognormal(60, 0.3), lognormal(600, 0.8), bimodal, pareto(10, 1.5)), 1.4)
+
+
+def limited(mix: Mix, order: str, count: int, *, announced: bool, price_s: float = 0.5) -> tuple[float, float]:
     """Mean delay (s) and share of 429s at a provider that takes 5 requests per second.
 
     `order`: "round robin", "W" or "index". Without `announced` the gate has to find the limit out.
     """
-    waiting = arrivals(busy_mix(), 1.4, count, seed)[::-1]
-    learned = Workflows(5)
+    waiting = arrivals(mix.laws, mix.runs_per_s, count, seed=1)[::-1]
+    learned = Workflows(len(mix.laws), price_s)
     gate = Gate(LIMIT_PER_S if announced else None)
     active: list[Active] = []
     delays, requests, refused, now, allowance, filled_at = [], 0, 0, 0.0, LIMIT_PER_S, 0.0
     while waiting or active:
         while waiting and waiting[-1].start_s <= now:
             active.append(waiting.pop())
-        chosen = _choose(order, gate, learned, active, now, price_s) if gate.opens_at() <= now else None
+            learned.plan(active[-1])
+        chosen = _choose(order, gate, learned, active, now) if gate.opens_at() <= now else None
         if chosen is None:
-            now = max(now + 0.05, gate.opens_at()) if active else max(now, waiting[-1].start_s)
+            coming = [_ready_at(order, run) for run in active] + [run.start_s for run in waiting[-1:]]
+            now = max(gate.opens_at(), min(coming))
             continue
         requests += 1
         gate.send(now)
@@ -100,42 +122,45 @@ def limited(order: str, count: int, *, announced: bool, seed: int = 1, price_s: 
             learned.finish(chosen, now, active)
         else:
             chosen.alive_s = now - chosen.start_s
+            learned.plan(chosen)
     return sum(delays) / len(delays), refused / requests
 
 
-def _choose(
-    order: str, gate: Gate, learned: Workflows, active: list[Active], now: float, price_s: float
-) -> Active | None:
+def _ready_at(order: str, run: Active) -> float:
+    return run.polled_at + MIN_INTERVAL_S if order == "round robin" else run.due_at
+
+
+def _choose(order: str, gate: Gate, learned: Workflows, active: list[Active], now: float) -> Active | None:
+    ready = [run for run in active if _ready_at(order, run) <= now]
     if order == "round robin":
-        ready = [run for run in active if now - run.polled_at >= MIN_INTERVAL_S]
         return min(ready, key=lambda run: run.polled_at, default=None)
     candidates = []
-    for run in active:
-        age = now - run.start_s
+    for run in ready:
         estimate = learned.sojourns[run.workflow].estimate
-        urgency = (estimate.index if order == "index" else estimate.lateness)(run.alive_s, age)
-        if now - run.polled_at >= MIN_INTERVAL_S:
-            candidates.append(Candidate(run, urgency, price_s))
+        urgency = (estimate.index if order == "index" else estimate.lateness)(run.alive_s, now - run.start_s)
+        candidates.append(Candidate(run, urgency, 0.0))
     chosen = gate.pick(candidates)
     return chosen.key if chosen else None  # type: ignore[return-value]
 
 
-def listed(count: int, price_s: float, *, active: int = 60, seed: int = 1) -> Cost:
-    """Requests and delay per run when one list request shows every run, sent by the summed-W rule."""
+def listed(count: int, price_s: float, *, active: int = 60, every_s: float | None = None) -> Cost:
+    """Requests and delay per run when one list request shows every run: the summed-W rule, or every `every_s`.
+
+    Counts until the last run has arrived, so that the tail with few runs in flight stays out.
+    """
     bimodal = mixture((0.5, lognormal(3, 0.1)), (0.5, lognormal(120, 0.1)))
     laws = [lognormal(8, 0.8), lognormal(60, 0.3), lognormal(60, 0.8), bimodal, lognormal(120, 0.5)]
     mean_s = sum(law.mean for law in laws) / len(laws)
-    waiting = arrivals(laws, active / mean_s, count, seed)[::-1]
-    learned = Workflows(len(laws))
+    waiting = arrivals(laws, active / mean_s, count, seed=1)[::-1]
+    learned = Workflows(len(laws), price_s)
     watched: list[Active] = []
     requests, delays, last, due = 0, [], 0.0, math.inf
-    while waiting or watched:
-        now = min(due, waiting[-1].start_s if waiting else math.inf)
+    while waiting:
+        now = min(due, waiting[-1].start_s)
         if now < due:
             watched.append(waiting.pop())
         else:
-            requests += 1
-            last = now
+            requests, last = requests + 1, now
             over = [run for run in watched if now - run.start_s >= run.duration_s]
             watched = [run for run in watched if now - run.start_s < run.duration_s]
             for run in over:
@@ -143,18 +168,25 @@ def listed(count: int, price_s: float, *, active: int = 60, seed: int = 1) -> Co
                 learned.finish(run, now, watched)
             for run in watched:
                 run.alive_s = now - run.start_s
-        views = [learned.watch(run, now) for run in watched]
-        due = now + wait_before_list(views, price_s, MIN_INTERVAL_S, 300.0, since_s=now - last)
-    return Cost(requests / count, sum(delays) / count)
+        due = last + every_s if every_s else now + _list_wait(learned, watched, now, last)
+    return Cost(requests / len(delays), sum(delays) / len(delays))
 
 
-def with_progress(count: int, price_s: float, *, steps: int, last_factor: float, uses_progress: bool) -> Cost:
-    """One run after another that reports completed steps; the last step may take `last_factor` times as long."""
-    chance = random.Random(f"{steps}/{last_factor}")
+def _list_wait(learned: Workflows, watched: list[Active], now: float, last: float) -> float:
+    views = [WatchedAge(learned.sojourns[run.workflow].estimate, run.alive_s, now - run.start_s) for run in watched]
+    return wait_before_list(views, learned.price_s, MIN_INTERVAL_S, 300.0, since_s=now - last)
+
+
+def with_progress(count: int, price_s: float, *, last_factor: float, uses_progress: bool) -> Cost:
+    """One run after another of 5 to 40 steps, 60 s in the median; the last step takes `last_factor` times as long.
+
+    A run's own speed varies with σ 0.6 in log time, its steps with σ 0.4.
+    """
+    chance = random.Random(7)
     plain, learner = Sojourn(), ProgressSojourn()
     polls, delay_s = 0, 0.0
     for _ in range(count):
-        speed = math.exp(0.6 * chance.gauss(0, 1))
+        speed, steps = math.exp(0.6 * chance.gauss(0, 1)), chance.randint(5, 40)
         ends, age = [], 0.0
         for step in range(steps):
             age += 60 / steps * speed * math.exp(0.4 * chance.gauss(0, 1)) * (last_factor if step == steps - 1 else 1)
@@ -168,7 +200,7 @@ def with_progress(count: int, price_s: float, *, steps: int, last_factor: float,
             polls += 1
             if age >= ends[-1]:
                 break
-            track, alive = track.seen(sum(end <= age for end in ends) / steps, age), age
+            track, alive = track.seen(sum(end <= age for end in ends), steps, age), age
         delay_s += age - ends[-1]
         if uses_progress:
             learner.observe(track, alive, age, plain.estimate)
@@ -212,7 +244,7 @@ def with_hung_runs(count: int, price_s: float, *, deadline_s: float = 3600.0) ->
             plan(i)
             continue
         polls[i] += 1
-        if age >= durations[i] or age >= deadline_s:
+        if age >= durations[i] or age >= deadline_s - 1e-6:
             in_flight.discard(i)
             delays[i] = max(age - durations[i], 0.0) if durations[i] < deadline_s else 0.0
             sojourn.observe(alive[i], age if age >= durations[i] else math.inf)

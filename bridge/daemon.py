@@ -26,28 +26,33 @@ from bridge.api.server import build_app, start_server
 from bridge.config import Config, ConfigInvalid, changes_that_need_restart, load_config
 from bridge.domain.address import AddressPolicy, AllowRule, Trust
 from bridge.domain.address_tables import Address
+from bridge.domain.cadence_gate import Gate
 from bridge.domain.clock import Clock, SystemClock
-from bridge.domain.connection import ConnectionHealth
+from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import BridgeError
 from bridge.domain.ids import new_id
+from bridge.domain.instant import after
 from bridge.office import Office
 from bridge.providers.http import new_session
-from bridge.store import connections, endpoints, nodes, sqlite_file
+from bridge.store import connections, endpoints, key_file, nodes, runs, sojourns, sqlite_file
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
-from bridge.workers import chores
+from bridge.workers import chores, resealing
 from bridge.workers.account import Account
 from bridge.workers.deliverer import Deliverer, DeliverySettings
+from bridge.workers.learner import Learner
 from bridge.workers.loop import Loop
 from bridge.workers.metrics import Metrics
 from bridge.workers.notify import Notifier, Watchdog
 from bridge.workers.poller import Poller
+from bridge.workers.replayer import Replayer
 from bridge.workers.sender import Sender
 
 log = structlog.get_logger()
 DRAIN_S = 20.0  # for POSTs under way at SIGTERM; the unit allows 40 s for the whole stop
 LEASE_EVERY_S = 5.0
+LATEST_POLL_S = 3600.0  # the longest pause that a provider is granted
 
 
 class Daemon:
@@ -72,11 +77,13 @@ class Daemon:
         await self.database.open()
         self._stack.push_async_callback(self.database.close)
         self._log_sqlite()
+        await self._take_keys(self.config)
         await self.database.write(self._join)
         self._stack.push_async_callback(self._leave)
         self.session = new_session()
         self._stack.push_async_callback(self.session.close)
         await self._start_deliverer()
+        self._start_replayer()
         await self._set_connections()
         self.database.listeners.append(self.office.hear)
         self._start_chores()
@@ -106,6 +113,15 @@ class Daemon:
                     "runbridge writes through one only, so let no other program write to the file",
                 )
 
+    async def _take_keys(self, config: Config) -> None:
+        """Seal secrets with the configured key or that beside the SQLite file, older ones anew."""
+        keys = config.secrets.vault_keys
+        if not keys and self.database.is_sqlite:
+            path = key_file.beside(sqlite_file.path_of(self.database.url))
+            keys = await asyncio.to_thread(key_file.read_or_make, path)
+        self.database.vault.use(keys)
+        await resealing.tell_sealed(self.database)
+
     async def _start_deliverer(self) -> None:
         self.sender = Sender(_policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
         self._stack.push_async_callback(self.sender.close)
@@ -123,6 +139,12 @@ class Daemon:
         loop = Loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, self.watchdog.beat)
         self._supervise("deliverer", loop.run)
 
+    def _start_replayer(self) -> None:
+        replayer = Replayer(database=self.database, clock=self.clock)
+        self.office.replayer = replayer
+        loop = Loop("replayer", replayer.run_pass, replayer.bell, self.watchdog.beat)
+        self._supervise("replayer", loop.run)
+
     async def _set_connections(self) -> None:
         """Have exactly one poller for each connection of the configuration, those unchanged left in peace."""
         health = await self.database.read(connections.list_health)
@@ -132,11 +154,33 @@ class Daemon:
         for name, connection in self.config.connections.items():
             if name not in self.office.pollers:
                 present = health[name].health if name in health else ConnectionHealth.OK
-                account = Account(connection, self.session, health=present)
-                self._start_poller(name, account)
+                account = Account(connection, self.session, health=present, gate=self._gate(connection))
+                await self._start_poller(name, account)
 
-    def _start_poller(self, name: str, account: Account) -> None:
-        poller = Poller(account, database=self.database, clock=self.clock, node=self.node, metrics=self.metrics)
+    def _gate(self, connection: Connection) -> Gate:
+        """One gate for each credential, however many connections use it."""
+        for poller in self.office.pollers.values():
+            other = poller.account.connection
+            if (other.provider, other.base_url, other.api_key) == (
+                connection.provider,
+                connection.base_url,
+                connection.api_key,
+            ):
+                return poller.account.gate
+        return Gate(connection.requests_per_second, connection.max_in_flight)
+
+    async def _start_poller(self, name: str, account: Account) -> None:
+        latest_s = max(account.connection.cadence.max_interval_s, LATEST_POLL_S)
+        learned = await self.database.read(lambda tx: sojourns.list_sojourns(tx, name))
+        await self.database.write(lambda tx: runs.clamp_due(tx, name, after(tx.now, latest_s)))
+        poller = Poller(
+            account,
+            database=self.database,
+            clock=self.clock,
+            node=self.node,
+            metrics=self.metrics,
+            learner=Learner(learned),
+        )
         self.office.pollers[name] = poller
         loop = Loop(f"poller:{name}", poller.run_pass, poller.bell, self.watchdog.beat)
         self._supervise(loop.name, loop.run)
@@ -148,7 +192,11 @@ class Daemon:
 
     def _start_chores(self) -> None:
         scheduler = chores.schedule()
-        chores.every(scheduler, 5, lambda: chores.expire_overdue(self.database, self.office.settled_elsewhere), "deadlines")
+        chores.every(
+            scheduler, 5, lambda: chores.expire_overdue(self.database, self.office.settled_elsewhere), "deadlines"
+        )
+        clock_watch = chores.ClockWatch(self.clock)
+        chores.every(scheduler, 2, lambda: chores.rebase(self.database, clock_watch, self.office.rebase), "clock")
         chores.every(scheduler, 3600, lambda: chores.forget_old_answers(self.database), "idempotency keys")
         if not self.database.is_sqlite:
             chores.every(scheduler, LEASE_EVERY_S, self._keep_lease, "lease")
@@ -157,7 +205,9 @@ class Daemon:
 
     async def _keep_lease(self) -> None:
         if not await chores.keep_lease(self.database, self.node):
-            log.error("node.lease_lost", node=self.node, advice="this node slept too long; it ends, systemd starts it again")
+            log.error(
+                "node.lease_lost", node=self.node, advice="this node slept too long; it ends, systemd starts it again"
+            )
             os.kill(os.getpid(), signal.SIGTERM)
 
     async def _open_door(self) -> None:
@@ -176,7 +226,9 @@ class Daemon:
         try:
             runner, self.address = await start_server(app, str(server.listen))
         except OSError as error:
-            raise CannotListen(f"cannot listen on {server.listen}: {error.strerror or error}; is another daemon there?") from error
+            raise CannotListen(
+                f"cannot listen on {server.listen}: {error.strerror or error}; is another daemon there?"
+            ) from error
         self._stack.push_async_callback(runner.cleanup)
         self.office.policy = _policies(self.config, _own_addresses(runner))[Trust.API]
         await self.sender.replace_policies(_policies(self.config, _own_addresses(runner)))
@@ -208,6 +260,7 @@ class Daemon:
         if kept := changes_that_need_restart(self.config, new):
             log.warning("config.needs_restart", keys=kept)
         self.notifier.reloading()
+        await self._take_keys(new)
         self.config = new
         await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, _file_endpoints(new)))
         self.deliverer.settings = _delivery_settings(new)
@@ -272,6 +325,9 @@ def _file_endpoints(config: Config) -> list[Endpoint]:
             headers=e.headers,
             ordered=e.ordered,
             payload=e.payload,
+            format=e.format,
+            rate_limit=e.rate_limit,
+            signature=e.signature,
         )
         for e in config.endpoints.values()
     ]

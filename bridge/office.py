@@ -21,6 +21,7 @@ from bridge.store.database import Database
 from bridge.store.transaction import Announcements
 from bridge.workers.deliverer import Deliverer
 from bridge.workers.poller import Poller
+from bridge.workers.replayer import Replayer
 
 
 class Office:
@@ -29,6 +30,7 @@ class Office:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.pollers: dict[str, Poller] = {}
         self.deliverer: Deliverer | None = None
+        self.replayer: Replayer | None = None
         self.policy = AddressPolicy(Trust.API)
         self.is_stopping = False
         self._database = database
@@ -45,6 +47,8 @@ class Office:
                 self.pollers[name].expect_due()
         if announcements.deliveries_due and self.deliverer is not None:
             self.deliverer.bell.ring()
+        if announcements.replays_due and self.replayer is not None:
+            self.replayer.bell.ring()
         if announcements.events_recorded:
             self._feed.set()
             self._feed = asyncio.Event()
@@ -57,6 +61,11 @@ class Office:
         """A chore settled a run; its poller need not hold it any longer."""
         if run.connection in self.pollers:
             self.pollers[run.connection].forget(run.id)
+
+    def rebase(self, jump_s: float) -> None:
+        """The wall clock was set by so much."""
+        for poller in self.pollers.values():
+            poller.rebase(jump_s)
 
     # -- what the API asks
 
@@ -117,13 +126,17 @@ class Office:
         """Limits in force and what is going on at this moment."""
         poller = self._poller(name)
         gate, now = poller.account.gate, self._clock.monotonic()
+        opens_in_s = gate.rate_limit.opens_at - now
         return {
-            "requests_per_second": round(gate.rate, 3),
-            "limit_is_learned": not gate.rate_is_told,
-            "max_in_flight": gate.seats,
+            "requests_per_second": round(gate.rate_limit.rate, 3),
+            "limit_is_learned": not gate.rate_limit.is_known,
+            "max_in_flight": gate.in_flight_limit.limit(gate.rate_limit.rate),
             "in_flight": gate.in_flight,
             "runs_in_hand": len(poller.hand),
-            "paused_for_s": round(max(0.0, gate.closed_until - now), 3),
+            "paused_for_s": round(max(0.0, opens_in_s), 3),
+            "shadow_price_s": round(gate.shadow_price_s, 4),
+            "over_capacity_by": round(gate.over_capacity, 2),
+            "learned": poller.planner.summary(),
         }
 
     async def wait_settled(self, run_id: str, timeout_s: float) -> None:

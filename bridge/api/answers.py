@@ -11,6 +11,7 @@ from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import DeliveryState, Outcome
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.event import EventType
+from bridge.domain.replay import ReplayState, ReplayStatus
 from bridge.domain.run import RunStatus
 
 When = Annotated[datetime, Field(examples=["2026-01-15T10:30:05.120Z"])]
@@ -149,7 +150,11 @@ class BatchAnswer(BaseModel):
 
 
 class EndpointAnswer(BaseModel):
-    """An endpoint; the values of its headers are masked. `events` null: all but `run.progressed`."""
+    """An endpoint; the values of its headers are masked. `events` null: all but `run.progressed`.
+
+    `public_keys` verify its v1a signatures. `failing_since`: every attempt since then failed. `paused_until`: it gets
+    nothing before, because it asked for that or did not answer.
+    """
 
     id: str
     url: str
@@ -160,9 +165,15 @@ class EndpointAnswer(BaseModel):
     headers: dict[str, str]
     ordered: bool
     payload: str
+    format: str
+    rate_limit: float | None
+    signature: list[str]
+    public_keys: list[str]
     run_id: str | None
     enabled: bool
     disabled_reason: str | None
+    failing_since: When | None
+    paused_until: When | None
     created_at: When | None
 
 
@@ -173,10 +184,11 @@ class NewEndpoint(EndpointAnswer):
 
 
 class NewSecret(BaseModel):
-    """The new signing secret, shown here only; the old one signs until `old_until`."""
+    """The new signing secret, shown here only; the old one signs until `old_until`. Of a v1a key the public half."""
 
     id: str
-    secret: str
+    secret: str | None
+    public_key: str | None
     old_until: When
 
 
@@ -186,11 +198,27 @@ class PingAnswer(BaseModel):
     event_id: str
 
 
-class ReplayAnswer(BaseModel):
-    """How many events the selection holds, and how many of them are being sent again."""
+class ReplayCount(BaseModel):
+    """How many events the selection holds."""
 
     count: int
+
+
+class ReplayAnswer(BaseModel):
+    """A replay: how many events were selected, and how many of them are on their way or arrived."""
+
+    id: str
+    endpoint_id: str
+    state: ReplayState
+    count: int
     replayed: int
+    rate: float
+    since: When
+    until: When | None
+    types: list[EventType] | None
+    status: ReplayStatus
+    created_at: When
+    finished_at: When | None
 
 
 class EventReplayAnswer(BaseModel):
@@ -300,6 +328,13 @@ class DeliveryList(BaseModel):
     """A page of deliveries."""
 
     data: list[DeliveryAnswer]
+    next_cursor: NextCursor
+
+
+class ReplayList(BaseModel):
+    """A page of replays."""
+
+    data: list[ReplayAnswer]
     next_cursor: NextCursor
 
 

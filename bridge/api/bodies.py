@@ -14,6 +14,7 @@ from bridge.api.fields import checks_of
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.event import EventType
 from bridge.domain.instant import format_duration
+from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN
 from bridge.domain.run import CadenceOverrides
 from bridge.domain.secret import Secret
 from bridge.domain.wording import unknown
@@ -163,6 +164,9 @@ class EndpointBody(Body):
     headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
     ordered: bool = False
     payload: fields.Payload = "full"
+    format: fields.Format = "standard"
+    rate_limit: fields.RateLimit | None = None
+    signature: fields.Signature = Field(default=["v1"])
 
 
 class EndpointPatch(Body):
@@ -175,22 +179,30 @@ class EndpointPatch(Body):
     headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
     ordered: bool = False
     payload: fields.Payload = "full"
+    format: fields.Format = "standard"
+    rate_limit: fields.RateLimit | None = None
+    signature: fields.Signature = Field(default=["v1"])
 
 
 class RotateBody(Body):
-    """A new signing secret, made if none is given; the old one goes on signing for `overlap` (0 to 7 d)."""
+    """A new signing secret, made if none is given; the old one goes on signing for `overlap` (0 to 7 d).
 
+    `signature` v1a: a new ed25519 key instead, always made here.
+    """
+
+    signature: fields.SignatureName = "v1"
     secret: fields.SigningSecret | None = Field(default=None, repr=False)
     overlap: Annotated[fields.Duration, fields.between(0, 7 * 86400)] = 86400.0
 
 
 class EndpointReplayBody(Body):
-    """Which events to send to this endpoint again; `status` is what became of them there."""
+    """Which events to send to this endpoint again; `status` is what became of them there, `rate` how many a second."""
 
     since: fields.Instant
     until: fields.Instant | None = None
     types: fields.EventNames | None = None
     status: fields.ReplayStatusName | None = None
+    rate: Annotated[float, Field(ge=RATE_MIN, le=RATE_MAX)] = RATE_DEFAULT
     dry_run: bool = False
 
 

@@ -6,7 +6,7 @@ from bridge.api.bodies import DeliveriesQuery, NoBody, NoQuery
 from bridge.api.door import Answer, Call, Door, answer
 from bridge.api.endpoints import enabled_endpoint
 from bridge.api.shown import read_cursor, shown_delivery, shown_page
-from bridge.domain.delivery import Delivery, DeliveryState
+from bridge.domain.delivery import Delivery, DeliveryState, Lane
 from bridge.domain.errors import Conflict, NotFound
 from bridge.domain.run import Json
 from bridge.store import deliveries
@@ -39,7 +39,7 @@ async def retry_delivery(door: Door, call: Call[NoBody]) -> Answer:
         if delivery.state is DeliveryState.DISCARDED:
             raise Conflict("its endpoint was removed; there is nowhere to send it to")
         enabled_endpoint(tx, delivery.endpoint_id)
-        if not deliveries.retry_now(tx, [delivery.id]):
+        if not deliveries.retry_now(tx, [delivery.id], lane=Lane.AT_ONCE):
             raise Conflict("it is being sent at this moment; look again in some seconds")
         return answer(202, _shown(tx, delivery.id))
 

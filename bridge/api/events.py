@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from bridge.api.bodies import EventReplayBody, EventsQuery, NoQuery
 from bridge.api.door import Answer, Call, Door, answer
 from bridge.api.endpoints import enabled_endpoint
+from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import Conflict, NotFound
 from bridge.domain.event import Event, EventType, encode
 from bridge.store import endpoints, events
-from bridge.store.deliveries import find_deliveries
-from bridge.store.replays import send_again
+from bridge.store.replays import list_receivers, send_again
 from bridge.store.transaction import Tx
 
 
@@ -53,10 +55,12 @@ async def replay_event(door: Door, call: Call[EventReplayBody]) -> Answer:
     def work(tx: Tx) -> Answer:
         event = present_event(tx, call.id())
         named = call.given.endpoint
-        receivers = _receivers(tx, event) if named is None else [_receiver(tx, event, named)]
+        had = list_receivers(tx, event.id)
+        receivers = _receivers(tx, event, had) if named is None else [_receiver(tx, event, named)]
         deliveries = []
         for endpoint in receivers:
-            deliveries += send_again(tx, endpoint, [event], find_deliveries(tx, endpoint.id, [event.id]))
+            known = {event.id: had[endpoint.id]} if endpoint.id in had else {}
+            deliveries += send_again(tx, endpoint, [event], known, lane=Lane.AT_ONCE)
         return answer(202, {"deliveries": [*deliveries]})
 
     return await door.write(call, work)
@@ -69,8 +73,7 @@ def _receiver(tx: Tx, event: Event, endpoint_id: str) -> Endpoint:
     return endpoint
 
 
-def _receivers(tx: Tx, event: Event) -> list[Endpoint]:
-    had = events.endpoints_told(tx, event.id)
+def _receivers(tx: Tx, event: Event, had: Container[str]) -> list[Endpoint]:
     is_ping = event.type is EventType.BRIDGE_PING
     return [
         endpoint

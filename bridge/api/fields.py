@@ -12,15 +12,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 from bridge.api.ports import Bridge
 from bridge.domain.custom_headers import check_headers
 from bridge.domain.delivery import DeliveryState
+from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES, read_signatures
 from bridge.domain.errors import InvalidInput
 from bridge.domain.event import EventType, encode
 from bridge.domain.filter import FILTER_CHARS_MAX, compile_filter
 from bridge.domain.instant import format_duration, parse_duration, parse_instant
+from bridge.domain.replay import ReplayStatus
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.signature import secret_key
 from bridge.domain.wording import closest
-from bridge.store.replays import ReplayStatus
 
 DURATION_MAX_S = 3650 * 86400.0  # ten years: beyond it the calendar ends before the deadline
 METADATA_BYTES_MAX = 16 * 1024
@@ -117,6 +118,10 @@ def _read_status(value: object) -> RunStatus:
     return RunStatus(_one_of(value, [member.value for member in RunStatus]))
 
 
+def _read_replay_status(value: object) -> ReplayStatus:
+    return ReplayStatus(_one_of(value, [member.value for member in ReplayStatus]))
+
+
 def _one_of(value: object, known: list[str]) -> str:
     if isinstance(value, str) and value in known:
         return value
@@ -173,17 +178,28 @@ def _check_printable(text: str) -> str:
     return text
 
 
-_PAYLOADS = ["full", "thin"]
+def _read_signatures(value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError('expected a list such as ["v1", "v1a"]')  # noqa: TRY004 - pydantic collects ValueErrors
+    return list(read_signatures(value))
+
+
 _STATES = [member.value for member in DeliveryState]
-_REPLAY_STATUSES = [member.value for member in ReplayStatus]
 
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_printable)]
 ProviderId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_check_printable)]
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_printable)]
 Description = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_check_printable)]
-Payload = Annotated[str, _choice(_PAYLOADS), Field(json_schema_extra={"enum": [*_PAYLOADS]})]
+Payload = Annotated[str, _choice([*PAYLOADS]), Field(json_schema_extra={"enum": [*PAYLOADS]})]
+Format = Annotated[str, _choice([*FORMATS]), Field(json_schema_extra={"enum": [*FORMATS]})]
+RateLimit = Annotated[float, Field(ge=RATE_LIMIT_MIN, le=RATE_LIMIT_MAX, description="Deliveries per second")]
+SignatureName = Annotated[str, _choice([*SIGNATURES]), Field(json_schema_extra={"enum": [*SIGNATURES]})]
+Signature = Annotated[
+    list[str],
+    PlainValidator(_read_signatures),
+    WithJsonSchema({"type": "array", "items": {"enum": [*SIGNATURES]}, "contains": {"const": "v1"}}),
+]
 StateName = Annotated[str, _choice(_STATES), Field(json_schema_extra={"enum": [*_STATES]})]
-ReplayStatusName = Annotated[str, _choice(_REPLAY_STATUSES), Field(json_schema_extra={"enum": [*_REPLAY_STATUSES]})]
 
 _DURATION_SCHEMA = WithJsonSchema({"type": "string", "examples": ["250ms", "5m", "24h"]})
 _PRICE_SCHEMA = WithJsonSchema({"type": "string", "examples": ["500ms", "2s"]})
@@ -201,6 +217,7 @@ DeadlineText = Annotated[
 EventName = Annotated[EventType, BeforeValidator(_read_event)]
 EventNames = Annotated[list[EventName], AfterValidator(_without_repeats), Field(min_length=1)]
 StatusName = Annotated[RunStatus, BeforeValidator(_read_status)]
+ReplayStatusName = Annotated[ReplayStatus, BeforeValidator(_read_replay_status)]
 SigningSecret = Annotated[
     Secret, PlainValidator(_read_secret), WithJsonSchema({"type": "string", "pattern": "^whsec_[A-Za-z0-9+/]+=*$"})
 ]

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from bridge.api import answers, bodies, connections, deliveries, endpoints, events, health, runs, stream
+from bridge.api import answers, bodies, connections, deliveries, endpoints, events, health, replays, runs, stream
 from bridge.api.bodies import NoBody, NoQuery
 from bridge.api.door import Answer, Call, Door
 
@@ -73,8 +73,11 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/endpoints/{id}/enable", endpoints.enable_endpoint, NoBody, {200: answers.EndpointAnswer}, (404, 409)),
     Route("POST", "/v1/endpoints/{id}/disable", endpoints.disable_endpoint, NoBody, {200: answers.EndpointAnswer}, (404, 409)),
     Route("POST", "/v1/endpoints/{id}/ping", endpoints.ping_endpoint, NoBody, {202: answers.PingAnswer}, (404, 409)),
-    Route("POST", "/v1/endpoints/{id}/replay", endpoints.replay_to_endpoint, bodies.EndpointReplayBody,
-          {202: answers.ReplayAnswer, 200: answers.ReplayAnswer}, (404, 409)),
+    Route("POST", "/v1/endpoints/{id}/replay", replays.replay_to_endpoint, bodies.EndpointReplayBody,
+          {202: answers.ReplayAnswer, 200: answers.ReplayCount}, (404, 409)),
+    Route("GET", "/v1/replays", replays.list_replays, bodies.PageQuery, {200: answers.ReplayList}),
+    Route("GET", "/v1/replays/{id}", replays.show_replay, NoQuery, {200: answers.ReplayAnswer}, (404,)),
+    Route("POST", "/v1/replays/{id}/cancel", replays.cancel_replay, NoBody, {200: answers.ReplayAnswer}, (404, 409)),
     Route("GET", "/v1/events", events.list_events, bodies.EventsQuery, {200: answers.EventList}, (404,)),
     Route("GET", "/v1/events/stream", stream.stream_events, bodies.StreamQuery, {200: None}, (404,),
           content_type="text/event-stream"),

@@ -17,6 +17,7 @@ from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.event import Event, run_body
 from bridge.domain.instant import format_duration, format_instant
+from bridge.domain.replay import Replay
 from bridge.domain.run import Json, Run
 from bridge.store.connections import HealthRow
 from bridge.store.runs import TransitionRow
@@ -59,7 +60,9 @@ def shown_event(event: Event) -> Json:
     return body
 
 
-def shown_endpoint(endpoint: Endpoint, *, with_values: bool = False) -> dict[str, Json]:
+def shown_endpoint(
+    endpoint: Endpoint, public_keys: Sequence[str] = (), *, with_values: bool = False
+) -> dict[str, Json]:
     """An endpoint without its secret; the values of its headers, which often hold one, are masked."""
     return {
         "id": endpoint.id,
@@ -71,9 +74,15 @@ def shown_endpoint(endpoint: Endpoint, *, with_values: bool = False) -> dict[str
         "headers": {name: value if with_values else MASK for name, value in endpoint.headers.items()},
         "ordered": endpoint.ordered,
         "payload": endpoint.payload,
+        "format": endpoint.format,
+        "rate_limit": endpoint.rate_limit,
+        "signature": list(endpoint.signature),
+        "public_keys": list(public_keys),
         "run_id": endpoint.run_id,
         "enabled": endpoint.enabled,
         "disabled_reason": endpoint.disabled_reason,
+        "failing_since": shown_instant(endpoint.failing_since),
+        "paused_until": shown_instant(endpoint.paused_until),
         "created_at": shown_instant(endpoint.created_at),
     }
 
@@ -114,6 +123,25 @@ def _shown_attempt(attempt: Attempt, *, with_response: bool) -> dict[str, Json]:
         "truncated": given.head_is_truncated,
         "manual": attempt.is_manual,
         "next_attempt_at": shown_instant(attempt.next_attempt_at),
+    }
+
+
+def shown_replay(replay: Replay) -> dict[str, Json]:
+    """A replay and how far it is."""
+    wanted = replay.selection
+    return {
+        "id": replay.id,
+        "endpoint_id": replay.endpoint_id,
+        "state": replay.state.value,
+        "count": replay.count,
+        "replayed": replay.replayed,
+        "rate": replay.rate,
+        "since": format_instant(wanted.since),
+        "until": shown_instant(wanted.until),
+        "types": [name.value for name in wanted.types] or None,
+        "status": wanted.status.value,
+        "created_at": format_instant(replay.created_at),
+        "finished_at": shown_instant(replay.finished_at),
     }
 
 

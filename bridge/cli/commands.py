@@ -32,6 +32,7 @@ TABLE = {
     "endpoints": Entry("endpoints", "Who is told: subscribers and their secrets."),
     "events": Entry("events", "What happened, in order; tail it, replay it."),
     "deliveries": Entry("deliveries", "What was sent where, with every attempt."),
+    "replays": Entry("replays", "How far replays are; stop one."),
     "connections": Entry("connections", "Accounts at providers, and whether they answer."),
     "providers": Entry("providers", "The kinds of API that can be watched."),
     "listen": Entry("listen", "Forward events to a local URL while you develop."),

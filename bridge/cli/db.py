@@ -14,15 +14,17 @@ from rich.progress import Progress
 from sqlalchemy.engine import URL, make_url
 
 from bridge.cli.options import Settings, config_option, json_option, pass_settings
-from bridge.cli.output import console, mark, print_value, say
+from bridge.cli.output import console, mark, note, print_value, say
 from bridge.config import find_config
-from bridge.config.reach import read_database_url
+from bridge.config.reach import read_database_url, read_secrets
 from bridge.domain.clock import SystemClock
-from bridge.domain.errors import InvalidInput, Problem, Unsupported
-from bridge.store import migrate, sqlite_file
+from bridge.domain.errors import Conflict, InvalidInput, Problem, Unsupported
+from bridge.domain.vault import VaultKey
+from bridge.store import key_file, migrate, nodes, sqlite_file
 from bridge.store.backup import back_up
 from bridge.store.database import Database
 from bridge.store.examine import Examination, examine
+from bridge.workers.resealing import seal_all
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,6 +94,48 @@ def backup(settings: Settings, file: Path, database_url: str | None) -> None:
         print_value({"file": str(target), **_described(found)})
     else:
         say(mark(is_good=True), str(target), f"is a sound copy: {_in_words(found)}")
+        note(
+            "the key of the secrets in it ([secrets] key, or secrets.key beside the database) is not in the copy; keep it elsewhere"
+        )
+
+
+@command.command("rotate-key")
+@_database_option
+@pass_settings
+def rotate_key(settings: Settings, database_url: str | None) -> int:
+    """Encrypt the secrets in the database with a new key; the daemon must be stopped.
+
+    Without [secrets] key a new one is put first in secrets.key, beside the SQLite file. Where you name the key
+    yourself, set the new one as key and the present one as old_keys first (a daemon that is reloaded or started
+    then does the same). It may be interrupted and run again.
+    """
+    url = _url(settings, database_url)
+    configured = read_secrets(find_config(settings.config_path, os.environ), env=os.environ).vault_keys
+    count, unreadable = asyncio.run(_rotate(url, configured))
+    if settings.as_json:
+        print_value({"database": _shown(url), "sealed": count, "unreadable": unreadable})
+        return 1 if unreadable else 0
+    say(mark(is_good=True), f"{count} values in {_shown(url)} are encrypted with the new key")
+    if unreadable:
+        say(mark(is_good=False), f"no key opens {len(unreadable)} more: {', '.join(unreadable[:20])}")
+    elif configured:
+        say("old_keys is needed for backups made before only")
+    return 1 if unreadable else 0
+
+
+async def _rotate(url: URL, configured: list[VaultKey]) -> tuple[int, list[str]]:
+    database = Database(url.render_as_string(hide_password=False), SystemClock())
+    if not configured and not database.is_sqlite:
+        raise Conflict("PostgreSQL needs [secrets] key; `openssl rand -base64 32` makes one")
+    await database.open()
+    try:
+        if not database.is_sqlite and (alive := await database.read(nodes.list_alive)):
+            raise Conflict(f"a daemon uses this database ({', '.join(alive)}); stop it first")
+        beside = None if configured else key_file.beside(sqlite_file.path_of(url))
+        database.vault.use(configured if beside is None else key_file.put_new_key_first(beside))
+        return await seal_all(database)
+    finally:
+        await database.close()
 
 
 def _url(settings: Settings, given: str | None) -> URL:

@@ -9,11 +9,14 @@ import click
 
 from bridge.cli.client import Client, Object
 from bridge.cli.options import DurationText, EventTypes, Moment, Pair, Settings, common_options, pass_settings
-from bridge.cli.output import count, mark, print_facts, print_json, print_table, print_value, say, status_text
+from bridge.cli.output import mark, print_facts, print_json, print_table, print_value, say, status_text
+from bridge.cli.replays import start_replay
+from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES
 from bridge.domain.instant import format_duration
+from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN, ReplayStatus
 
 PING_WAIT_S = 20.0  # a little more than one attempt may take
-_SELECTIONS = ("failed", "delivered", "missed", "exhausted", "pending")
+_SELECTIONS = [status.value for status in ReplayStatus]
 
 
 @click.group
@@ -27,7 +30,10 @@ def command() -> None:
 @click.option("--filter", "filter_", metavar="JMESPATH", help="For example: data.run.status == 'failed'")
 @click.option("--header", metavar="NAME:VALUE", type=Pair(":"), multiple=True, help="Sent along with every POST.")
 @click.option("--ordered", is_flag=True, help="The events of one run strictly one after the other.")
-@click.option("--payload", type=click.Choice(["full", "thin"]))
+@click.option("--payload", type=click.Choice(PAYLOADS), help="thin: ids and status, without output.")
+@click.option("--format", type=click.Choice(FORMATS), help="How the body is laid out.")
+@click.option("--rate-limit", metavar="N", type=click.FloatRange(RATE_LIMIT_MIN, RATE_LIMIT_MAX), help="At most N a second.")
+@click.option("--v1a", "is_v1a", is_flag=True, help="Sign with an ed25519 key beside the secret.")
 @click.option("--description", metavar="TEXT")
 @click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own whsec_… secret; else one is made.")
 @common_options
@@ -39,12 +45,14 @@ def add(
     filter_: str | None,
     header: tuple[tuple[str, str], ...],
     secret_file: Any,
+    is_v1a: bool,
     **given: Any,
 ) -> None:
     """Tell URL of events from now on. Prints the signing secret, this once."""
     body = {
         **given,
         "url": url,
+        "signature": list(SIGNATURES) if is_v1a else None,
         "filter": filter_,
         "headers": dict(header),
         "secret": secret_file.read().strip() if secret_file else None,
@@ -56,6 +64,8 @@ def add(
     made = answer.object()
     say(made["id"], "will be told at", made["url"])
     say("signing secret (shown this once):", made["secret"])
+    for key in made.get("public_keys") or []:
+        say("public key of its v1a signatures:", key)
 
 
 @command.command("list")
@@ -144,27 +154,38 @@ def _print_ping(event_id: str, delivery: Object | None) -> None:
 @click.argument("endpoint_id")
 @click.option("--overlap", type=DurationText(), help="How long the old secret signs along (0s to 7d; else 24h).")
 @click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own new secret; else one is made.")
+@click.option("--v1a", "is_v1a", is_flag=True, help="A new ed25519 key instead of a new secret.")
 @common_options
 @pass_settings
-def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, secret_file: Any) -> None:
+def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, secret_file: Any, is_v1a: bool) -> None:
     """Give it a new signing secret. Prints it, this once; the old one signs along for a while."""
     body: Object = {} if overlap is None else {"overlap": format_duration(overlap) if overlap else "0s"}
+    if is_v1a:
+        body["signature"] = "v1a"
     if secret_file:
         body["secret"] = secret_file.read().strip()
     answer = settings.client().post("v1", "endpoints", endpoint_id, "rotate-secret", body=body)
     if settings.as_json:
         print_json(answer.body)
+    elif is_v1a:
+        say("new public key of its v1a signatures:", answer.object()["public_key"])
     else:
         say("new signing secret (shown this once):", answer.object()["secret"])
 
 
 @command.command
 @click.argument("endpoint_id")
+@click.option("--replay-missed", is_flag=True, help="And send what it missed since it was added.")
+@click.option("--wait", "is_waiting", is_flag=True, help="With --replay-missed: stay until all of it is on its way.")
 @common_options
 @pass_settings
-def enable(settings: Settings, endpoint_id: str) -> None:
-    """Send to it again."""
-    _switch(settings, endpoint_id, "enable")
+def enable(settings: Settings, endpoint_id: str, replay_missed: bool, is_waiting: bool) -> int:
+    """Send to it again: what was kept for it at once."""
+    if not replay_missed:
+        _switch(settings, endpoint_id, "enable")
+        return 0
+    settings.client().post("v1", "endpoints", endpoint_id, "enable")
+    return start_replay(settings, endpoint_id, {"status": "missed"}, is_waiting=is_waiting)
 
 
 @command.command
@@ -199,21 +220,21 @@ def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
 
 @command.command
 @click.argument("endpoint_id")
-@click.option("--since", type=Moment(), required=True, help="From when on: 2h (ago) or an instant.")
+@click.option("--since", type=Moment(), help="From when on: 2h (ago) or an instant; else since it was added.")
 @click.option("--until", type=Moment(), help="Up to when; else now.")
 @click.option("--types", metavar="A,B", type=EventTypes(), help="Only these events.")
-@click.option("--status", type=click.Choice(_SELECTIONS), help="Only what came to this.")
+@click.option("--status", type=click.Choice(_SELECTIONS), help="Only what came to this there; missed: never arrived.")
+@click.option("--rate", type=click.FloatRange(RATE_MIN, RATE_MAX), help=f"Events a second (else {RATE_DEFAULT:g}).")
 @click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--wait", "is_waiting", is_flag=True, help="Stay until all of it is on its way, with a progress bar.")
 @common_options
 @pass_settings
-def replay(settings: Settings, /, endpoint_id: str, **selection: Any) -> None:
+def replay(settings: Settings, /, endpoint_id: str, is_waiting: bool, **selection: Any) -> int:
     """Send it again what it should have had: same ids, same bytes."""
-    body = {key: value for key, value in selection.items() if value}
-    answer = settings.client().post("v1", "endpoints", endpoint_id, "replay", body=body, timeout_s=300.0)
-    if settings.as_json:
-        print_json(answer.body)
-        return
-    say(count(answer.object()["count"], "event"), "to be sent again" if selection["dry_run"] else "on the way again")
+    given = {key: value for key, value in selection.items() if value}
+    if "since" not in given and given.get("status") != "missed":
+        raise click.UsageError("give --since, or --status missed for everything missed since it was added")
+    return start_replay(settings, endpoint_id, given, is_waiting=is_waiting)
 
 
 def _events(endpoint: Object) -> str:
@@ -237,6 +258,12 @@ def _print_endpoint(endpoint: Object) -> None:
             ("headers", ", ".join(shown)),
             ("ordered", "yes" if endpoint.get("ordered") else None),
             ("payload", endpoint.get("payload")),
+            ("format", endpoint.get("format")),
+            ("rate limit", f"{endpoint['rate_limit']:g} a second" if endpoint.get("rate_limit") else None),
+            ("signature", ", ".join(endpoint.get("signature") or [])),
+            ("public keys", ", ".join(endpoint.get("public_keys") or [])),
+            ("failing since", endpoint.get("failing_since")),
+            ("paused until", endpoint.get("paused_until")),
             ("description", endpoint.get("description")),
             ("from", endpoint.get("source")),
             ("run", endpoint.get("run_id")),

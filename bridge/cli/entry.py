@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -15,6 +16,7 @@ from bridge.cli.commands import ReaderGone, runbridge
 from bridge.cli.output import clean
 from bridge.domain.errors import BridgeError, InvalidInput
 
+_OUR_CODE = Path(__file__).parent.parent
 FAILED, WRONG_USE, UNREACHABLE, INTERRUPTED, NO_READER = 1, 2, 3, 130, 141
 
 
@@ -48,10 +50,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         return _complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
     except Exception as error:  # noqa: BLE001 - the door: a fault of ours is one line, not a traceback
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119 - only its last part
-        return _complain(f"a fault in runbridge itself ({type(error).__name__} at {place}: {error}); please report it")
+        return _complain(
+            f"a fault in runbridge itself ({type(error).__name__} at {_place_of(error)}); please report it"
+        )
     return answer if isinstance(answer, int) else 0
+
+
+def _place_of(error: Exception) -> str:
+    """Where in our own code it happened. Never the error's text: a database's may hold the values of a row."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_OUR_CODE)] or frames
+    return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
 
 
 def _explain(error: BridgeError) -> int:

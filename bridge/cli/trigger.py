@@ -102,11 +102,12 @@ def sample_event(event_type: EventType, outcome: RunStatus | None = None) -> Eve
                 "reason": "a test" if failing else None,
             }
             return other_event(new_id("evt"), event_type, {"connection": {**connection}}, now=now)
-        case EventType.ENDPOINT_DISABLED:
-            endpoint = {"id": new_id("ep"), "url": "https://example.org/hooks", "reason": "a test"}
+        case EventType.ENDPOINT_FAILING | EventType.ENDPOINT_DISABLED:
+            endpoint = {"id": new_id("ep"), "description": "a test", "reason": "a test"}
             return other_event(new_id("evt"), event_type, {"endpoint": {**endpoint}}, now=now)
         case EventType.BRIDGE_PING:
-            return other_event(new_id("evt"), event_type, {"endpoint": None}, now=now)
+            pinged = {"id": new_id("ep"), "description": "a test"}
+            return other_event(new_id("evt"), event_type, {"endpoint": {**pinged}}, now=now)
         case _:
             before, after = _STATUS_OF[event_type]
             run = _sample_run(outcome or after, now)

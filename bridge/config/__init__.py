@@ -7,7 +7,15 @@ file and the secrets that the file names, and never writes, except for `init_con
 from bridge.config.load import Config, FileEndpoint, changes_that_need_restart, load_config
 from bridge.config.locate import find_config, standard_places, user_config
 from bridge.config.mistakes import ConfigInvalid
-from bridge.config.sections import BASE_URLS, DatabaseSettings, DeliverySettings, LogSettings, ServerSettings
+from bridge.config.sections import (
+    BASE_URLS,
+    DatabaseSettings,
+    DeliverySettings,
+    LogSettings,
+    RetentionSettings,
+    SecretsSettings,
+    ServerSettings,
+)
 from bridge.config.show import Row, show_config
 from bridge.config.starter import init_config
 from bridge.config.values import ListenAddress
@@ -21,7 +29,9 @@ __all__ = [
     "FileEndpoint",
     "ListenAddress",
     "LogSettings",
+    "RetentionSettings",
     "Row",
+    "SecretsSettings",
     "ServerSettings",
     "changes_that_need_restart",
     "find_config",

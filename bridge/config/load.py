@@ -27,6 +27,8 @@ from bridge.config.sections import (
     DeliverySettings,
     EndpointTable,
     LogSettings,
+    RetentionSettings,
+    SecretsSettings,
     ServerSettings,
     Table,
 )
@@ -57,6 +59,9 @@ class FileEndpoint:
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     ordered: bool = False
     payload: str = "full"
+    format: str = "standard"
+    rate_limit: float | None = None
+    signature: tuple[str, ...] = ("v1",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class Config:
     path: Path | None
     server: ServerSettings
     database: DatabaseSettings
+    secrets: SecretsSettings
+    retention: RetentionSettings
     connections: dict[str, Connection]
     endpoints: dict[str, FileEndpoint]
     delivery: DeliverySettings
@@ -123,13 +130,17 @@ class _Loading:
         connections = self._connections(cadence)
         delivery = self._judge(DeliverySettings, ("delivery",))
         endpoints = self._endpoints(delivery)
+        secrets = self._judge(SecretsSettings, ("secrets",))
+        retention = self._judge(RetentionSettings, ("retention",))
         log = self._judge(LogSettings, ("log",))
-        if self._problems or not (server and database and delivery and log):
+        if self._problems or not (server and database and secrets and retention and delivery and log):
             raise ConfigInvalid(self._problems)
         return Config(
             path=self._path,
             server=server,
             database=database,
+            secrets=secrets,
+            retention=retention,
             connections=connections,
             endpoints=endpoints,
             delivery=delivery,
@@ -204,6 +215,9 @@ def _endpoint(name: str, table: EndpointTable) -> FileEndpoint:
         headers=dict(table.headers),
         ordered=table.ordered,
         payload=table.payload,
+        format=table.format,
+        rate_limit=table.rate_limit,
+        signature=table.signature,
     )
 
 

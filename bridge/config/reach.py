@@ -18,7 +18,7 @@ from bridge.config.layers import Layers
 from bridge.config.load import Config, default_database_url, load_config
 from bridge.config.mistakes import ConfigInvalid
 from bridge.config.secret_sources import sources_for
-from bridge.config.sections import DatabaseSettings, DeliverySettings, ServerSettings, Table
+from bridge.config.sections import DatabaseSettings, DeliverySettings, SecretsSettings, ServerSettings, Table
 from bridge.config.values import ListenAddress, read_listen
 from bridge.domain.secret import Secret
 
@@ -57,6 +57,14 @@ def read_delivery(path: Path | None, *, env: Mapping[str, str]) -> DeliverySetti
     if isinstance(loaded, Config):
         return loaded.delivery
     return _judged(DeliverySettings, _values("delivery", path, env, loaded), loaded)
+
+
+def read_secrets(path: Path | None, *, env: Mapping[str, str]) -> SecretsSettings:
+    """[secrets]; ConfigInvalid if it is wrong."""
+    loaded = _load(path, env)
+    if isinstance(loaded, Config):
+        return loaded.secrets
+    return _judged(SecretsSettings, _values("secrets", path, env, loaded), loaded)
 
 
 def _load(path: Path | None, env: Mapping[str, str]) -> Config | ConfigInvalid:

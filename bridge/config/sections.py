@@ -17,11 +17,13 @@ from bridge.config.mistakes import one_of
 from bridge.config.values import ListenAddress, between
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.custom_headers import check_headers
+from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, read_signatures
 from bridge.domain.event import EventType
 from bridge.domain.instant import format_duration
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.run import CadenceOverrides
 from bridge.domain.secret import Secret
+from bridge.domain.vault import VaultKey, parse_keys
 
 # Where each provider's own documentation says that its API lives.
 BASE_URLS = {
@@ -183,7 +185,10 @@ class ConnectionTable(CadenceTable):
 
 
 class EndpointTable(Table):
-    """[endpoints.NAME]: a subscriber. Without `events` it gets every type except `run.progressed`."""
+    """[endpoints.NAME]: a subscriber. Without `events` it gets every type except `run.progressed`.
+
+    `rate_limit` in deliveries per second.
+    """
 
     secrets: ClassVar[tuple[str, ...]] = ("secret",)
 
@@ -194,7 +199,10 @@ class EndpointTable(Table):
     description: Annotated[str, Field(max_length=1024), Printable] | None = None
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     ordered: bool = False
-    payload: Annotated[str, _choice("full", "thin")] = "full"
+    payload: Annotated[str, _choice(*PAYLOADS)] = "full"
+    format: Annotated[str, _choice(*FORMATS)] = "standard"
+    rate_limit: float | None = Field(None, ge=RATE_LIMIT_MIN, le=RATE_LIMIT_MAX)
+    signature: Annotated[tuple[str, ...], Lax, AfterValidator(read_signatures)] = ("v1",)
 
     @field_validator("events")
     @classmethod
@@ -227,6 +235,34 @@ class DeliverySettings(Table):
         return RetrySchedule(self.retry_schedule)
 
 
+class SecretsSettings(Table):
+    """[secrets]: what seals the secrets in the database. Without `key`: `secrets.key` beside a SQLite file."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("key", "old_keys")
+
+    key: Annotated[Secret, AfterValidator(values.check_vault_keys)] | None = None
+    old_keys: Annotated[Secret, AfterValidator(values.check_vault_keys)] | None = None
+
+    @field_validator("old_keys")
+    @classmethod
+    def _not_alone(cls, value: Secret | None, info: ValidationInfo) -> Secret | None:
+        if value is not None and info.data.get("key", value) is None:
+            raise ValueError("only opens what was sealed before; set key as well, which seals from now on")
+        return value
+
+    @property
+    def vault_keys(self) -> list[VaultKey]:
+        """The keys, the one that seals first; none where none is set."""
+        return [key for text in (self.key, self.old_keys) if text for key in parse_keys(text.reveal())]
+
+
+class RetentionSettings(Table):
+    """[retention]: what is settled goes when it is older than `keep` or the database larger than `size` (bytes)."""
+
+    keep_s: Annotated[Duration, AfterValidator(between("1s", "3650d"))] = Field(30 * 86400.0, alias="keep")
+    size_bytes: Annotated[int, BeforeValidator(values.read_size)] = Field(10**9, alias="size")
+
+
 class LogSettings(Table):
     """[log]: `auto` writes for people on a terminal and JSON elsewhere."""
 
@@ -237,6 +273,8 @@ class LogSettings(Table):
 SECTIONS: dict[str, type[Table]] = {
     "server": ServerSettings,
     "database": DatabaseSettings,
+    "secrets": SecretsSettings,
+    "retention": RetentionSettings,
     "delivery": DeliverySettings,
     "cadence": CadenceTable,
     "log": LogSettings,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bridge.config.layers import place
 from bridge.config.load import Config, FileEndpoint
 from bridge.config.sections import PROVIDER_OPTIONS, CadenceTable, ConnectionTable, EndpointTable, Table
-from bridge.config.values import mask_query
+from bridge.config.values import format_size, mask_query
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.instant import format_duration
 
@@ -29,6 +29,8 @@ def show_config(config: Config) -> list[Row]:
     rows = [
         *_section(config, "server", config.server),
         Row("database.url", config.database.shown, config.origins["database.url"]),
+        *_section(config, "secrets", config.secrets),
+        *_section(config, "retention", config.retention),
     ]
     for connection in config.connections.values():
         rows += _connection(config, connection)
@@ -82,6 +84,8 @@ def _text(attribute: str, value: object) -> str:
             return str(value).lower()
         case float() | int() if attribute.endswith("_s"):
             return format_duration(value)
+        case int() if attribute.endswith("_bytes"):
+            return format_size(value)
         case tuple():
             shown = (format_duration(each) if isinstance(each, float | int) else str(each) for each in value)
             return f"[{', '.join(shown)}]"

@@ -14,13 +14,21 @@ from bridge.domain.filter import compile_filter
 from bridge.domain.instant import format_duration, parse_duration
 from bridge.domain.secret import Secret
 from bridge.domain.target import parse_target
+from bridge.domain.vault import parse_keys
 
 DURATION_MAX_S = 3650 * 86400.0  # ten years: beyond it the calendar ends before the deadline
+SIZE_BYTES_MIN, SIZE_BYTES_MAX = 10**6, 10**15
 UNIX_PATH_BYTES_MAX = 107  # sun_path in sockaddr_un holds 108 with the final zero
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _HEADER_SAFE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
+_SIZE = re.compile(r"(?P<number>\d{1,15}(?:\.\d{1,6})?) ?(?P<unit>[KMGT]i?B|B)", re.ASCII | re.IGNORECASE)
+_UNITS_BYTES = {"B": 1} | {
+    f"{prefix}{middle}B": base**power
+    for power, prefix in enumerate("KMGT", 1)
+    for middle, base in (("", 1000), ("I", 1024))
+}
 _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})", re.ASCII)
 _AUTHORITY = re.compile(r"(?:\[[^\]]*\]|[^:/?\[\]]*)(?::\d{1,5})?(?:[/?].*)?", re.ASCII)
 _IN_QUOTES = 'expected a duration such as "250ms", "2s", "5m", "2h" or "30d", in quotes and with its unit'
@@ -175,6 +183,31 @@ def check_signing_secret(secret: Secret) -> Secret:
     """A `whsec_…` secret that every receiver library reads alike."""
     signature.secret_key(secret.reveal())
     return secret
+
+
+def check_vault_keys(secret: Secret) -> Secret:
+    """One or more keys of 32 bytes in base64."""
+    if not parse_keys(secret.reveal()):
+        raise ValueError("holds no key")
+    return secret
+
+
+def read_size(value: object) -> int:
+    """Bytes in a text such as `500MB`, `1GB` or `2GiB`."""
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError('expected a size such as "500MB", "1GB" or "2GiB", in quotes and with its unit')
+    size_bytes = int(float(found["number"]) * _UNITS_BYTES[found["unit"].upper()])
+    if not SIZE_BYTES_MIN <= size_bytes <= SIZE_BYTES_MAX:
+        raise ValueError(f"must lie between {format_size(SIZE_BYTES_MIN)} and {format_size(SIZE_BYTES_MAX)}")
+    return size_bytes
+
+
+def format_size(size_bytes: int) -> str:
+    """The shortest exact text that `read_size` reads."""
+    units = sorted(_UNITS_BYTES.items(), key=lambda unit: -unit[1])
+    name, unit_bytes = next((name, of) for name, of in units if size_bytes % of == 0)
+    return f"{size_bytes // unit_bytes}{name.replace('I', 'i')}"
 
 
 def check_database_url(value: object) -> str:

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from typing import Final
 
-RATE_FIRST: Final = 2.0  # requests per second, until the provider has taught us better
+RATE_FIRST: Final = 10.0  # requests per second, until the provider has taught us better
 RATE_MIN, RATE_MAX = 0.05, 200.0
 GROWTH_UNREFUSED: Final = 0.02  # of the rate, per success, before any refusal
 STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and near, the rate that was refused
@@ -74,6 +74,11 @@ class RateLimit:
         """Nobody asks for `seconds`; a longer pause that already holds stays. No burst is saved up meanwhile."""
         self._paused_until = max(self._paused_until, now + max(seconds, 0.0))
         self._free_at = max(self._free_at, self._paused_until)
+
+    def end_pause(self, now: float) -> None:
+        """What the pause waited for is there: go on at once."""
+        self._paused_until = min(self._paused_until, now)
+        self._free_at = min(self._free_at, now)
 
 
 class InFlightLimit:

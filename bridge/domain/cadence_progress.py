@@ -1,16 +1,16 @@
-"""Progress, learned and not believed: what "60 % done" has meant at this workflow for the time still to come.
+"""Progress, learned and not believed: what "3 of 5 steps" has meant at this workflow for the time still to come.
 
-A run that reports fraction p at age a predicts a total of a / p. How the true total compares with that, in
-hundredths of the prediction, is learned per decile of p with the same `Sojourn` that learns plain durations.
-A last step that always takes five times as long is simply what 90 % means here. Whether progress predicts
-better than age alone is itself decided by how well both foresaw past runs.
+When a run is seen to have moved forward, its progress predicts how long the rest will take. How long it really
+took, in hundredths of that prediction, is learned per tenth of the way with the same `Sojourn` that learns
+plain durations; its clock starts at the move. A last step that always takes five times as long is then
+simply what the last step means here. Whether progress foretells better than age alone is learned as well.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from bridge.domain.cadence_estimate import Estimate
@@ -18,85 +18,102 @@ from bridge.domain.cadence_grid import log_logistic
 from bridge.domain.cadence_sojourn import Sojourn
 
 DECILES: Final = 10
-UNITS: Final = 100.0  # the predicted total is this many units: well inside the grid
-RATIO_PRIOR: Final = tuple(log_logistic(UNITS, 0.3))  # within a factor 2 of the prediction, nine times in ten
+LAST_STEP: Final = DECILES  # one step to go says more than the tenth it falls into
+CLASSES: Final = DECILES + 1
+UNITS: Final = 100.0  # the predicted rest is this many units: well inside the grid
+REST_PRIOR: Final = tuple(log_logistic(UNITS, 0.4))  # within a factor 2.4 of the prediction, four times in five
+REST_SHARE_MIN: Final = 0.02  # of the time so far: "100 %" is not yet the end
 TRUST_MEMORY: Final = 0.9
 STATE_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A move that was seen: at what age (s), in which class of progress, and the seconds in one unit of the rest."""
+
+    at_s: float
+    kind: int
+    unit_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProgressTrack:
-    """What one run has reported: its fraction, since what age (s), and for each decile the seconds in one unit."""
+    """What one run has reported so far: steps done, the age of the last poll (s), and the first mark of each class."""
 
-    fraction: float = 0.0
-    since_s: float = 0.0
-    units_s: tuple[tuple[int, float, float], ...] = ()  # decile, seconds per unit, age when first seen there
+    completed: float = 0.0
+    polled_s: float = 0.0
+    latest: Mark | None = None
+    marks: tuple[Mark, ...] = ()
 
-    def seen(self, fraction: float, age_s: float) -> ProgressTrack:
-        """This track after a poll at `age_s` reported `fraction`; what does not move forward changes nothing."""
-        if not (0 < fraction <= 1) or fraction <= self.fraction or age_s <= 0:
-            return self
-        decile = min(int(fraction * DECILES), DECILES - 1)
-        unit_s = age_s / fraction / UNITS
-        known = any(entry[0] == decile for entry in self.units_s)
-        units = self.units_s if known else (*self.units_s, (decile, unit_s, age_s))
-        return replace(self, fraction=fraction, since_s=age_s, units_s=units)
+    def seen(self, completed: float, total: float, age_s: float) -> ProgressTrack:
+        """This track after a poll at `age_s` saw `completed` of `total`; only a move forward makes a mark."""
+        if not (0 < completed <= total) or completed <= self.completed or age_s <= 0:
+            return ProgressTrack(self.completed, max(age_s, self.polled_s), self.latest, self.marks)
+        mark = _mark(completed, total, age_s, since_s=age_s - self.polled_s)
+        is_new = all(earlier.kind != mark.kind for earlier in self.marks)
+        return ProgressTrack(completed, age_s, mark, (*self.marks, mark) if is_new else self.marks)
 
-    @property
-    def decile(self) -> int:
-        """Which tenth of the way it is in."""
-        return min(int(self.fraction * DECILES), DECILES - 1)
 
-    @property
-    def unit_s(self) -> float:
-        """Seconds in a hundredth of the total that this progress predicts."""
-        return self.since_s / self.fraction / UNITS
+def _mark(completed: float, total: float, age_s: float, since_s: float) -> Mark:
+    """Where a run is that was seen to move within the last `since_s` seconds: half-way through what may be done since."""
+    step_s = age_s / (completed + 0.5)
+    done = min(completed + min(since_s / step_s, 1.0) / 2, total)
+    rest_s = max((total - done) / done, REST_SHARE_MIN) * age_s
+    is_last = completed < total <= completed + 1
+    kind = LAST_STEP if is_last else min(int(done / total * DECILES), DECILES - 1)
+    return Mark(age_s, kind, rest_s / UNITS)
 
 
 class ProgressSojourn:
-    """Learned total durations of one workflow's runs, relative to what their progress predicts."""
+    """Learned time from a move to the end, for one workflow's runs in one status."""
 
     def __init__(self) -> None:
-        self._shared = Sojourn(general=RATIO_PRIOR)
-        self._deciles: dict[int, Sojourn] = {}
+        self._shared = Sojourn(general=REST_PRIOR)
+        self._kinds: dict[int, Sojourn] = {}
         self.trust = 0.0  # mean log likelihood gained over age alone, per run
 
     def is_useful(self, track: ProgressTrack) -> bool:
         """Whether this run's progress should decide instead of its age alone."""
-        return track.fraction > 0 and self.trust >= 0
+        return track.latest is not None and self.trust >= 0
 
     def next_age(
         self, track: ProgressTrack, alive_s: float, price_s: float, min_interval_s: float, max_interval_s: float
     ) -> float:
-        """The age in seconds of the next poll for a run with progress; arguments as for `Estimate.next_age`."""
-        unit = track.unit_s
-        age = self._at(track.decile).estimate.next_age(
-            alive_s / unit, price_s / unit, min_interval_s / unit, max_interval_s / unit
+        """The age in seconds of the next poll for a run with a mark; arguments as for `Estimate.next_age`."""
+        mark = track.latest
+        if mark is None:
+            raise ValueError("a run without progress is polled by its age alone")
+        unit, since = mark.unit_s, max(alive_s - mark.at_s, 0.0)
+        rest = self._of(mark.kind).estimate.next_age(
+            since / unit, price_s / unit, min_interval_s / unit, max_interval_s / unit
         )
-        return alive_s + min(max(age * unit - alive_s, min_interval_s), max_interval_s)
+        return alive_s + min(max(rest * unit - since, min_interval_s), max_interval_s)
 
     def lateness(self, track: ProgressTrack, alive_s: float, age_s: float) -> float:
-        """W in seconds of a run with progress."""
-        unit = track.unit_s
-        return unit * self._at(track.decile).estimate.lateness(alive_s / unit, age_s / unit)
+        """W in seconds of a run with a mark; 0 without one."""
+        mark = track.latest
+        if mark is None:
+            return 0.0
+        estimate = self._of(mark.kind).estimate
+        return mark.unit_s * estimate.lateness((alive_s - mark.at_s) / mark.unit_s, (age_s - mark.at_s) / mark.unit_s)
 
     def observe(self, track: ProgressTrack, alive_s: float, finished_s: float, plain: Estimate) -> None:
         """A run with this track ended at an age in (alive_s, finished_s]; `plain` is the belief by age alone."""
         gains = []
-        for decile, unit_s, first_seen_s in track.units_s:
-            sojourn = self._at(decile)
-            own = sojourn.estimate.chance(first_seen_s / unit_s, alive_s / unit_s, finished_s / unit_s)
-            other = plain.chance(first_seen_s, alive_s, finished_s)
+        for mark in track.marks:
+            sojourn, start, end = self._of(mark.kind), max(alive_s - mark.at_s, 0.0), finished_s - mark.at_s
+            own = sojourn.estimate.chance(0.0, start / mark.unit_s, end / mark.unit_s)
+            other = plain.chance(mark.at_s, alive_s, finished_s)
             gains.append(math.log(max(own, 1e-6)) - math.log(max(other, 1e-6)))
-            sojourn.observe(alive_s / unit_s, finished_s / unit_s)
+            sojourn.observe(start / mark.unit_s, end / mark.unit_s)
         if gains:
             self.trust = round(TRUST_MEMORY * self.trust + (1 - TRUST_MEMORY) * sum(gains) / len(gains), 4)
 
     def dump(self) -> str:
         """The state as JSON."""
-        deciles = {str(decile): json.loads(sojourn.dump()) for decile, sojourn in self._deciles.items()}
+        kinds = {str(kind): json.loads(sojourn.dump()) for kind, sojourn in self._kinds.items()}
         shared = json.loads(self._shared.dump())
-        return json.dumps({"v": STATE_VERSION, "trust": self.trust, "shared": shared, "deciles": deciles})
+        return json.dumps({"v": STATE_VERSION, "trust": self.trust, "shared": shared, "kinds": kinds})
 
     @classmethod
     def load(cls, text: str | None) -> ProgressSojourn:
@@ -104,18 +121,18 @@ class ProgressSojourn:
         learner = cls()
         try:
             state = json.loads(text or "")
-            deciles = {int(key): json.dumps(value) for key, value in state["deciles"].items()}
+            kinds = {int(key): json.dumps(value) for key, value in state["kinds"].items()}
             trust, shared = float(state["trust"]), json.dumps(state["shared"])
-            is_ours = state["v"] == STATE_VERSION and math.isfinite(trust) and set(deciles) <= set(range(DECILES))
+            is_ours = state["v"] == STATE_VERSION and math.isfinite(trust) and set(kinds) <= set(range(CLASSES))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return learner
         if is_ours:
             learner.trust = trust
-            learner._shared = Sojourn.load(shared, general=RATIO_PRIOR)
-            learner._deciles = {key: Sojourn.load(value, prior=learner._shared) for key, value in deciles.items()}
+            learner._shared = Sojourn.load(shared, general=REST_PRIOR)
+            learner._kinds = {key: Sojourn.load(value, prior=learner._shared) for key, value in kinds.items()}
         return learner
 
-    def _at(self, decile: int) -> Sojourn:
-        if decile not in self._deciles:
-            self._deciles[decile] = Sojourn(prior=self._shared)
-        return self._deciles[decile]
+    def _of(self, kind: int) -> Sojourn:
+        if kind not in self._kinds:
+            self._kinds[kind] = Sojourn(prior=self._shared)
+        return self._kinds[kind]

@@ -1,10 +1,10 @@
 """A delivery: one event for one endpoint; an attempt: one HTTP POST of it.
 
-    pending ──► delivered                 (2xx)
-       │ ▲
-       │ └── retry, replay                a lease, not a status, marks what is in flight
-       └──► exhausted                     (retry schedule used up)
-       └──► discarded                     (its endpoint was removed)
+pending ──► delivered                 (2xx)
+   │ ▲
+   │ └── retry, replay                a lease, not a status, marks what is in flight
+   └──► exhausted                     (retry schedule used up)
+   └──► discarded                     (its endpoint was removed)
 """
 
 from __future__ import annotations
@@ -111,10 +111,15 @@ class Delivery:
 
 
 def verdict(
-    failures: int, answer: Answer, *, now: datetime, schedule: RetrySchedule
+    failures: int, answer: Answer, *, now: datetime, schedule: RetrySchedule, ends_when_gone: bool = False
 ) -> tuple[DeliveryState, datetime | None]:
-    """What becomes of a delivery with `failures` failed attempts before this answer: its state, and when to try again."""
+    """What becomes of a delivery with `failures` failed attempts before this answer: its state, and when to try again.
+
+    `ends_when_gone`: a 410 ends this delivery, there being no endpoint to switch off (a one-run webhook).
+    """
     if answer.outcome is Outcome.DELIVERED:
         return DeliveryState.DELIVERED, None
+    if answer.outcome is Outcome.GONE and ends_when_gone:
+        return DeliveryState.EXHAUSTED, None
     again_at = next_attempt_at(failures + 1, now=now, schedule=schedule, retry_after_s=answer.retry_after_s)
     return (DeliveryState.EXHAUSTED, None) if again_at is None else (DeliveryState.PENDING, again_at)

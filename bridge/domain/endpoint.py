@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +13,15 @@ PAYLOADS = ("full", "thin")
 FORMATS = ("standard", "cloudevents")
 SIGNATURES = ("v1", "v1a")
 RATE_LIMIT_MIN, RATE_LIMIT_MAX = 0.001, 10_000.0  # deliveries per second; at the least one in 17 minutes
+
+
+def read_signatures(names: Sequence[object]) -> tuple[str, ...]:
+    """The schemes named, each once, in the order in which they are sent; ValueError where `v1` is not among them."""
+    if unknown := [str(name) for name in names if name not in SIGNATURES]:
+        raise ValueError(f"knows no {', '.join(unknown)}; give v1, or v1 and v1a")
+    if "v1" not in names:
+        raise ValueError("v1 cannot be left out: receivers' libraries verify nothing else; give v1, or v1 and v1a")
+    return tuple(name for name in SIGNATURES if name in names)
 
 
 class EndpointSource(StrEnum):

@@ -17,7 +17,6 @@ class Observation:
 
     `provider_status` is the provider's own word. Times are canonical text (see `instant`).
     `output_is_elsewhere`: the output lies behind a second request, made once after success.
-    `has_times`: the provider's own started/finished fields can be used to learn durations.
     """
 
     status: RunStatus
@@ -50,10 +49,15 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The provider answered with a run. `poll_after_s`: it asked not to be polled sooner than that."""
+    """The provider answered with a run.
+
+    `poll_after_s`: it asked not to be polled sooner than that. `answered_at`: the time of the answer by the
+    provider's own clock (canonical text), to be compared with nothing but its other times.
+    """
 
     observation: Observation
     poll_after_s: float | None = None
+    answered_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

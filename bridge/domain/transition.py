@@ -49,19 +49,31 @@ def has_news(run: Run, seen: Observation) -> bool:
     return not run.settled and any(getattr(_merged(run, seen), name) != getattr(run, name) for name in _SHOWN)
 
 
-def observe(run: Run, seen: Observation, *, now: datetime, wants_progress: bool) -> Decision | None:
-    """What `seen` means for `run`; None when it brings no news or the run is settled already."""
+def observe(
+    run: Run, seen: Observation, *, now: datetime, wants_progress: bool, since: datetime | None = None
+) -> Decision | None:
+    """What `seen` means for `run`; None when it brings no news or the run is settled already.
+
+    `since`: when the status that the first look found had begun, where the provider's times tell it.
+    """
     if not has_news(run, seen):
         return None
     changed = seen.status is not run.status
     after = replace(
         _merged(run, seen),
         observed_at=now,
-        status_since=now if changed else run.status_since,
+        status_since=_status_since(run, now, since, changed=changed),
         has_started=run.has_started or seen.status is RunStatus.RUNNING,
         deadline_at=_deadline_after_waiting(run, seen.status, now),
     )
     return Decision(after, _events(run, after, wants_progress=wants_progress), changed)
+
+
+def _status_since(run: Run, now: datetime, since: datetime | None, *, changed: bool) -> datetime:
+    """When the status that is seen now began; what the first look finds may be as old as the run itself."""
+    if run.observed_at is None:
+        return min(since or run.registered_at, now)
+    return now if changed else run.status_since
 
 
 def _merged(run: Run, seen: Observation) -> Run:
@@ -100,6 +112,11 @@ def settle(run: Run, status: RunStatus, error: RunError, *, now: datetime) -> De
     return Decision(after, (EventType.RUN_FINISHED,), status_changed=True)
 
 
+def overdue(run: Run, *, now: datetime) -> Decision:
+    """The run takes longer than its workflow normally does; told once."""
+    return Decision(replace(run, is_overdue=True), (EventType.RUN_OVERDUE,), status_changed=False)
+
+
 def is_lost(run: Run, now: datetime) -> bool:
     """404 at least five times over at least 60 s; never from a single one."""
     return (
@@ -122,4 +139,4 @@ def _deadline_after_waiting(run: Run, status: RunStatus, now: datetime) -> datet
     left_waiting = run.status is RunStatus.WAITING and status is not RunStatus.WAITING
     if run.deadline_at is None or run.deadline_is_fixed or not left_waiting:
         return run.deadline_at
-    return run.deadline_at + (now - run.status_since)
+    return run.deadline_at + (now - max(run.status_since, run.registered_at))

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import ProviderRefused, Unsupported
+from bridge.domain.instant import provider_instant
 from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.providers.http import ProviderFailure, ProviderHttp
@@ -116,7 +117,8 @@ async def fetch_normalised(http: ProviderHttp, path: str, normalise: Callable[[J
     except ProviderFailure as failure:
         return failure.failed
     try:
-        return Observed(normalise(json_object(answer.body)), answer.poll_after_s)
+        answered_at = provider_instant(answer.headers.get("date"))
+        return Observed(normalise(json_object(answer.body)), answer.poll_after_s, answered_at)
     except NoSuchRun as error:
         return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], answer.status)
     except BadPayload as error:

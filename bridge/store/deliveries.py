@@ -9,11 +9,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Outcome
+from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Lane, Outcome
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.ids import new_id
+from bridge.domain.pace import Pace
+from bridge.domain.payload import JSON
 from bridge.domain.vault import Unreadable
-from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets, release_next
+from bridge.store.backlog import hold_back, release_next
+from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
+from bridge.store.standing import pace_of
 from bridge.store.tables import attempts, deliveries, endpoints, events
 from bridge.store.transaction import Tx
 
@@ -28,6 +32,7 @@ class Claimed:
     secrets: tuple[LiveSecret, ...]
     fault: str | None = None
     """Why it cannot be signed or addressed as it is stored."""
+    content_type: str = JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,24 @@ class AttemptResult:
     answer: Answer
     state: DeliveryState
     next_attempt_at: datetime | None
-    is_ordered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An endpoint with something unclaimed: the earliest of each lane, its pace and its limit (deliveries per second)."""
+
+    endpoint_id: str
+    lanes: dict[Lane, datetime]
+    pace: Pace
+    rate_limit: float | None = None
+
+    @property
+    def at(self) -> datetime:
+        """When the earliest of it is due."""
+        return min(self.lanes.values())
+
+
+_SHOWN = [column for column in deliveries.c if column.name != "body"]  # up to 256 KiB, wanted only where it is sent
 
 
 def delivery_of(row: sa.Row[Any]) -> Delivery:
@@ -60,11 +82,12 @@ def delivery_of(row: sa.Row[Any]) -> Delivery:
         last_outcome=m["last_outcome"] and Outcome(m["last_outcome"]),
         last_status=m["last_status"],
         is_manual=m["is_manual"],
+        lane=Lane(m["lane"]),
     )
 
 
-# The index on (endpoint_id, next_attempt_at) is walked endpoint by endpoint: two look-ups each, however
-# long the backlog behind it.
+# The index on (endpoint_id, lane, next_attempt_at) is walked endpoint by endpoint: four look-ups each, however
+# long the backlog behind it. What is owed to an endpoint that is switched off is not seen.
 _DUE_ENDPOINTS = sa.text("""
 WITH RECURSIVE e(id) AS (
   SELECT min(endpoint_id) FROM deliveries WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL
@@ -72,23 +95,63 @@ WITH RECURSIVE e(id) AS (
   SELECT (SELECT min(endpoint_id) FROM deliveries
           WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL AND endpoint_id > e.id)
   FROM e WHERE e.id IS NOT NULL)
-SELECT e.id AS id, (SELECT min(next_attempt_at) FROM deliveries d
-                    WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id) AS due_at
-FROM e WHERE e.id IS NOT NULL
-""").columns(id=sa.Text, due_at=deliveries.c.next_attempt_at.type)
+SELECT e.id AS id,
+  (SELECT min(next_attempt_at) FROM deliveries d
+   WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 0) AS lane_0,
+  (SELECT min(next_attempt_at) FROM deliveries d
+   WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 1) AS lane_1,
+  (SELECT min(next_attempt_at) FROM deliveries d
+   WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 2) AS lane_2,
+  p.failures AS failures, p.slowdowns AS slowdowns, p.paused_until AS paused_until, p.probe_at AS probe_at,
+  p.rate_limit AS rate_limit
+FROM e JOIN endpoints p ON p.id = e.id WHERE e.id IS NOT NULL AND p.enabled
+""").columns(
+    id=sa.Text,
+    failures=sa.Integer,
+    slowdowns=sa.Integer,
+    rate_limit=sa.Float,
+    **dict.fromkeys(("lane_0", "lane_1", "lane_2", "paused_until", "probe_at"), deliveries.c.next_attempt_at.type),
+)
 
 
-def due_endpoints(tx: Tx) -> dict[str, datetime]:
-    """The endpoints with something unclaimed, and when the earliest of it is due."""
-    return {row.id: row.due_at for row in tx.connection.execute(_DUE_ENDPOINTS)}
+def due_endpoints(tx: Tx) -> dict[str, Due]:
+    """The endpoints with something unclaimed, by id."""
+    found = {}
+    for row in tx.connection.execute(_DUE_ENDPOINTS):
+        firsts = zip(Lane, (row.lane_0, row.lane_1, row.lane_2), strict=True)
+        lanes = {lane: at for lane, at in firsts if at is not None}
+        if lanes:
+            found[row.id] = Due(row.id, lanes, pace_of(row), row.rate_limit)
+    return found
 
 
-def claim_due(tx: Tx, *, node: str, endpoint_id: str, limit: int) -> list[Claimed]:
-    """Take up to `limit` due deliveries of one endpoint, longest due first."""
+def claim_due(
+    tx: Tx, *, node: str, endpoint_id: str, limit: int, lanes: Sequence[tuple[Lane, int]] | None = None
+) -> list[Claimed]:
+    """Take up to `limit` due deliveries of one endpoint: so many of each lane in this order, longest due first."""
+    rows: list[sa.Row[Any]] = []
+    for lane, most in [(lane, limit) for lane in Lane] if lanes is None else lanes:
+        if (left := min(most, limit - len(rows))) > 0:
+            rows += _claim_lane(tx, node, endpoint_id, lane, left)
+    if not rows:
+        return []
+    endpoint = endpoint_of(tx, tx.connection.execute(sa.select(endpoints).where(endpoints.c.id == endpoint_id)).one())
+    secrets, fault = _signing(tx, endpoint)
+    wanted = sa.select(events.c.id, events.c.body).where(events.c.id.in_([r.event_id for r in rows if r.body is None]))
+    bodies = {event.id: event.body for event in tx.connection.execute(wanted)}
+    return [
+        Claimed(delivery_of(row), endpoint, body, secrets, fault, row.content_type or JSON)
+        for row in rows
+        if (body := row.body or bodies.get(row.event_id)) is not None
+    ]
+
+
+def _claim_lane(tx: Tx, node: str, endpoint_id: str, lane: Lane, limit: int) -> list[sa.Row[Any]]:
     due = (
         sa.select(deliveries.c.id)
         .where(
             deliveries.c.endpoint_id == endpoint_id,
+            deliveries.c.lane == lane.value,
             deliveries.c.next_attempt_at.is_not(None),
             deliveries.c.leased_by.is_(None),
             deliveries.c.next_attempt_at <= tx.now,
@@ -98,23 +161,18 @@ def claim_due(tx: Tx, *, node: str, endpoint_id: str, limit: int) -> list[Claime
         .with_for_update(skip_locked=True)
     )
     claim = sa.update(deliveries).where(deliveries.c.id.in_(due.scalar_subquery())).values(leased_by=node)
-    claimed = sorted((delivery_of(row) for row in tx.connection.execute(claim.returning(deliveries))), key=lambda d: d.id)
-    if not claimed:
-        return []
-    row = tx.connection.execute(sa.select(endpoints).where(endpoints.c.id == endpoint_id)).one()
-    endpoint = endpoint_of(tx, row)
-    secrets, fault = _signing(tx, endpoint)
-    wanted = sa.select(events.c.id, events.c.body).where(events.c.id.in_([d.event_id for d in claimed]))
-    bodies = {event.id: event.body for event in tx.connection.execute(wanted)}
-    return [Claimed(d, endpoint, bodies[d.event_id], secrets, fault) for d in claimed if d.event_id in bodies]
+    return sorted(tx.connection.execute(claim.returning(deliveries)), key=lambda row: str(row.id))
 
 
 def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | None]:
     """What signs an endpoint's deliveries, or why nothing can."""
     try:
-        return tuple(live_secrets(tx, [endpoint.id]).get(endpoint.id, ())), endpoint.fault
+        secrets = live_secrets(tx, [endpoint.id], kind="v1").get(endpoint.id, [])
+        if "v1a" in endpoint.signature:
+            secrets = secrets + live_secrets(tx, [endpoint.id], kind="v1a").get(endpoint.id, [])
     except Unreadable as error:
         return (), f"its signing secret cannot be read: {error}; rotate it, or put the key back"
+    return tuple(secrets), endpoint.fault
 
 
 def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> None:
@@ -124,24 +182,33 @@ def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> N
 
 
 def _record_attempt(tx: Tx, node: str, result: AttemptResult) -> None:
+    """What the endpoint wants now counts, not what it wanted when the delivery was claimed."""
     delivery, answer = result.delivery, result.answer
+    query = sa.select(endpoints.c.ordered, endpoints.c.enabled).where(endpoints.c.id == delivery.endpoint_id)
+    is_ordered, is_enabled = tx.connection.execute(query).first() or (False, False)
+    next_attempt_at = result.next_attempt_at if is_enabled else None
     failed = answer.outcome is not Outcome.DELIVERED
     still_mine = tx.connection.execute(
         sa.update(deliveries)
-        .where(deliveries.c.id == delivery.id, deliveries.c.leased_by == node, deliveries.c.state == DeliveryState.PENDING.value)
+        .where(
+            deliveries.c.id == delivery.id,
+            deliveries.c.leased_by == node,
+            deliveries.c.state == DeliveryState.PENDING.value,
+        )
         .values(
             leased_by=None,
             state=result.state.value,
             attempts=delivery.attempts + 1,
             failures=delivery.failures + (1 if failed else 0),
-            next_attempt_at=result.next_attempt_at,
+            lane=Lane.AGAIN.value,
+            next_attempt_at=next_attempt_at,
             settled_at=None if result.state is DeliveryState.PENDING else tx.now,
             last_outcome=answer.outcome.value,
             last_status=answer.status,
         )
     ).rowcount
-    _insert_attempt(tx, result, result.next_attempt_at if still_mine else None)
-    if still_mine and result.is_ordered and delivery.run_id and result.state is not DeliveryState.PENDING:
+    _insert_attempt(tx, result, next_attempt_at if still_mine else None)
+    if still_mine and is_ordered and is_enabled and delivery.run_id and result.state is not DeliveryState.PENDING:
         release_next(tx, delivery.endpoint_id, delivery.run_id)
 
 
@@ -179,14 +246,8 @@ def give_back(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
 
 def get_delivery(tx: Tx, delivery_id: str) -> Delivery | None:
     """One delivery, or None."""
-    row = tx.connection.execute(sa.select(deliveries).where(deliveries.c.id == delivery_id)).first()
+    row = tx.connection.execute(sa.select(*_SHOWN).where(deliveries.c.id == delivery_id)).first()
     return None if row is None else delivery_of(row)
-
-
-def find_deliveries(tx: Tx, endpoint_id: str, event_ids: Sequence[str]) -> dict[str, Delivery]:
-    """The deliveries of events to one endpoint, by event."""
-    query = sa.select(deliveries).where(deliveries.c.endpoint_id == endpoint_id, deliveries.c.event_id.in_(event_ids))
-    return {row.event_id: delivery_of(row) for row in tx.connection.execute(query)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +262,7 @@ class DeliveryFilter:
 
 def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str | None) -> list[Delivery]:
     """Newest first, older than the delivery `before`."""
-    query = sa.select(deliveries).order_by(deliveries.c.id.desc()).limit(limit)
+    query = sa.select(*_SHOWN).order_by(deliveries.c.id.desc()).limit(limit)
     for column, value in (
         (deliveries.c.endpoint_id, wanted.endpoint_id),
         (deliveries.c.event_id, wanted.event_id),
@@ -240,13 +301,24 @@ def _attempt_of(row: sa.Row[Any]) -> Attempt:
     return Attempt(row.id, row.delivery_id, row.number, row.at, answer, row.is_manual, row.next_attempt_at)
 
 
-def retry_now(tx: Tx, delivery_ids: Sequence[str]) -> int:
-    """Make deliveries due at once, whatever became of them; a person asked (a replay). Answers how many."""
+def retry_now(tx: Tx, delivery_ids: Sequence[str], *, lane: Lane = Lane.AGAIN) -> int:
+    """Make deliveries due at once, whatever became of them; a person asked (a replay). Answers how many.
+
+    They get the whole retry schedule again. Where order was asked for, the later ones of a run wait for the earlier.
+    """
     count = tx.connection.execute(
         sa.update(deliveries)
         .where(deliveries.c.id.in_(delivery_ids), deliveries.c.leased_by.is_(None))
-        .values(state=DeliveryState.PENDING.value, next_attempt_at=tx.now, settled_at=None, is_manual=True)
+        .values(
+            state=DeliveryState.PENDING.value,
+            lane=lane.value,
+            failures=0,
+            next_attempt_at=tx.now,
+            settled_at=None,
+            is_manual=True,
+        )
     ).rowcount
+    hold_back(tx, delivery_ids)
     tx.announcements.deliveries_due = True
     return count
 
@@ -255,3 +327,12 @@ def count_by_state(tx: Tx) -> dict[str, int]:
     """Deliveries by state."""
     query = sa.select(deliveries.c.state, sa.func.count()).group_by(deliveries.c.state)
     return {row[0]: row[1] for row in tx.connection.execute(query)}
+
+
+def shift_times(tx: Tx, seconds: float) -> None:
+    """The wall clock was set by so much: what is due moves along."""
+    by = round(seconds * 1_000_000)
+    later = sa.cast(deliveries.c.next_attempt_at, sa.BigInteger) + by
+    tx.connection.execute(
+        sa.update(deliveries).where(deliveries.c.next_attempt_at.is_not(None)).values(next_attempt_at=later)
+    )

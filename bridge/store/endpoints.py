@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.ids import new_id
 from bridge.domain.secret import Secret
+from bridge.domain.signature_ed25519 import new_signing_key, public_key
 from bridge.domain.vault import Unreadable
+from bridge.store.backlog import discard_backlog, hold_backlog, hold_followers, make_backlog_due
 from bridge.store.sealing import open_headers, open_secret, seal_headers, seal_secret
-from bridge.store.tables import deliveries, endpoint_secrets, endpoints
+from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSecret:
-    """A secret that signs at present; `expires_at` is set for one that was rotated out."""
+    """A secret that signs at present; `expires_at` is set for one that was rotated out.
+
+    `kind` is the scheme it signs with: v1 (a shared `whsec_` secret) or v1a (our `whsk_` key).
+    """
 
     id: str
+    kind: str
     secret: Secret
     created_at: datetime
     expires_at: datetime | None
@@ -49,6 +54,11 @@ def endpoint_of(tx: Tx, row: sa.Row[Any]) -> Endpoint:
         enabled=m["enabled"],
         disabled_reason=m["disabled_reason"],
         created_at=m["created_at"],
+        format=m["format"],
+        rate_limit=m["rate_limit"],
+        signature=tuple(m["signature"]),
+        failing_since=m["failing_since"],
+        paused_until=max((at for at in (m["paused_until"], m["probe_at"]) if at is not None), default=None),
     )
 
 
@@ -70,6 +80,9 @@ def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
         "description": endpoint.description,
         "ordered": endpoint.ordered,
         "payload": endpoint.payload,
+        "format": endpoint.format,
+        "rate_limit": endpoint.rate_limit,
+        "signature": list(endpoint.signature),
     }
 
 
@@ -87,45 +100,70 @@ def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoi
     )
     if secret is not None:
         add_secret(tx, endpoint.id, secret)
+    if "v1a" in endpoint.signature:
+        _fit_signing_key(tx, endpoint)
     found = get_endpoint(tx, endpoint.id)
     assert found is not None  # noqa: S101 - inserted above
     return found
 
 
-def add_secret(tx: Tx, endpoint_id: str, secret: Secret) -> None:
+def add_secret(tx: Tx, endpoint_id: str, secret: Secret, *, kind: str = "v1") -> None:
     """A further live secret."""
-    tx.connection.execute(sa.insert(endpoint_secrets).values(_secret_row(tx, endpoint_id, secret)))
+    tx.connection.execute(sa.insert(endpoint_secrets).values(_secret_row(tx, endpoint_id, secret, kind)))
 
 
-def _secret_row(tx: Tx, endpoint_id: str, secret: Secret) -> dict[str, Any]:
+def _secret_row(tx: Tx, endpoint_id: str, secret: Secret, kind: str = "v1") -> dict[str, Any]:
     secret_id = new_id("sec")
     sealed = seal_secret(tx, endpoint_id, secret_id, secret)
-    return {"id": secret_id, "endpoint_id": endpoint_id, "secret": sealed, "created_at": tx.now}
+    return {"id": secret_id, "endpoint_id": endpoint_id, "kind": kind, "secret": sealed, "created_at": tx.now}
 
 
-def rotate_secret(tx: Tx, endpoint_id: str, secret: Secret, *, old_until: datetime) -> None:
-    """`secret` signs from now on; the present ones go on signing beside it until `old_until`."""
+def _fit_signing_key(tx: Tx, endpoint: Endpoint) -> None:
+    """Give it a signing key of its own where `v1a` is asked for and there is none; drop what is no longer wanted."""
+    own = sa.and_(endpoint_secrets.c.endpoint_id == endpoint.id, endpoint_secrets.c.kind == "v1a")
+    if "v1a" not in endpoint.signature:
+        tx.connection.execute(sa.delete(endpoint_secrets).where(own))
+    elif tx.connection.execute(sa.select(endpoint_secrets.c.id).where(own, _signs(tx)).limit(1)).first() is None:
+        add_secret(tx, endpoint.id, Secret(new_signing_key()), kind="v1a")
+
+
+def public_keys(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The `whpk_` keys that verify `v1a` signatures at present, newest first; a key that cannot be read is left out."""
+    found: dict[str, list[str]] = {}
+    for endpoint_id, live in live_secrets(tx, endpoint_ids, kind="v1a", strict=False).items():
+        found[endpoint_id] = [public_key(each.secret.reveal()) for each in live]
+    return found
+
+
+def rotate_secret(tx: Tx, endpoint_id: str, secret: Secret, *, old_until: datetime, kind: str = "v1") -> None:
+    """`secret` signs from now on; the present ones of its kind go on signing beside it until `old_until`."""
     live = sa.and_(
         endpoint_secrets.c.endpoint_id == endpoint_id,
+        endpoint_secrets.c.kind == kind,
         sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > old_until),
     )
     tx.connection.execute(sa.update(endpoint_secrets).where(live).values(expires_at=old_until))
-    add_secret(tx, endpoint_id, secret)
+    add_secret(tx, endpoint_id, secret, kind=kind)
 
 
-def live_secrets(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[LiveSecret]]:
-    """The secrets that sign now, newest first, by endpoint.
+def _signs(tx: Tx) -> sa.ColumnElement[bool]:
+    return sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > tx.now)
 
-    One that cannot be opened is left out while another signs; Unreadable where an endpoint has no other.
+
+def live_secrets(
+    tx: Tx, endpoint_ids: Sequence[str], *, kind: str | None = None, strict: bool = True
+) -> dict[str, list[LiveSecret]]:
+    """The secrets that sign now, newest first, by endpoint; of one kind if named.
+
+    One that cannot be opened is left out while another signs; Unreadable where an endpoint has no other, if `strict`.
     """
     query = (
         sa.select(endpoint_secrets)
-        .where(
-            endpoint_secrets.c.endpoint_id.in_(endpoint_ids),
-            sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > tx.now),
-        )
+        .where(endpoint_secrets.c.endpoint_id.in_(endpoint_ids), _signs(tx))
         .order_by(endpoint_secrets.c.id.desc())
     )
+    if kind is not None:
+        query = query.where(endpoint_secrets.c.kind == kind)
     found: dict[str, list[LiveSecret]] = {}
     faults: dict[str, Unreadable] = {}
     for row in tx.connection.execute(query):
@@ -134,8 +172,10 @@ def live_secrets(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[LiveSecr
         except Unreadable as error:
             faults.setdefault(row.endpoint_id, error)
         else:
-            found.setdefault(row.endpoint_id, []).append(LiveSecret(row.id, secret, row.created_at, row.expires_at))
-    for endpoint_id in faults.keys() - found.keys():
+            found.setdefault(row.endpoint_id, []).append(
+                LiveSecret(row.id, row.kind, secret, row.created_at, row.expires_at)
+            )
+    for endpoint_id in faults.keys() - found.keys() if strict else ():
         raise faults[endpoint_id]
     return found
 
@@ -206,11 +246,32 @@ def anyone_wants_progress(tx: Tx, run_id: str) -> bool:
 
 
 def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
-    """Set what a person changed; where order is no longer asked for, what was held back becomes due."""
+    """Set what a person changed. Another address begins with a clean slate; order is kept, or no longer, at once."""
     before = get_endpoint(tx, endpoint.id)
-    tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint.id).values(values_of(tx, endpoint)))
-    if before is not None and before.ordered and not endpoint.ordered and before.enabled:
+    if before is None:
+        return
+    clean = {} if before.url == endpoint.url else _WELL
+    tx.connection.execute(
+        sa.update(endpoints).where(endpoints.c.id == endpoint.id).values({**values_of(tx, endpoint), **clean})
+    )
+    if before.signature != endpoint.signature:
+        _fit_signing_key(tx, endpoint)
+    if endpoint.ordered and not before.ordered:
+        hold_followers(tx, endpoint.id)
+    if before.ordered and not endpoint.ordered and before.enabled:
         make_backlog_due(tx, endpoint.id)
+    tx.announcements.deliveries_due = True
+
+
+_WELL: Final[dict[str, Any]] = {
+    "failures": 0,
+    "slowdowns": 0,
+    "paused_until": None,
+    "probe_at": None,
+    "failing_since": None,
+    "failing_attempts": 0,
+    "warned_at": None,
+}
 
 
 def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
@@ -220,71 +281,25 @@ def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
         .where(endpoints.c.id == endpoint_id, endpoints.c.enabled)
         .values(enabled=False, disabled_reason=reason, disabled_at=tx.now)
     ).rowcount
-    tx.connection.execute(_pending(endpoint_id).values(next_attempt_at=None))
+    hold_backlog(tx, endpoint_id)
     return bool(switched)
 
 
 def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
-    """Switch on again; what was kept is due at once."""
+    """Switch on again with a clean slate; what was kept is due at once."""
     tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
-        .values(enabled=True, disabled_reason=None, disabled_at=None)
+        .values(enabled=True, disabled_reason=None, disabled_at=None, **_WELL)
     )
     make_backlog_due(tx, endpoint_id)
-
-
-def make_backlog_due(tx: Tx, endpoint_id: str) -> None:
-    """Make what an endpoint is owed due at once; where it asked for order, the first of each run only."""
-    ordered = tx.connection.execute(sa.select(endpoints.c.ordered).where(endpoints.c.id == endpoint_id)).scalar()
-    statement = _pending(endpoint_id)
-    if ordered:
-        earlier = deliveries.alias("earlier")
-        statement = statement.where(
-            ~sa.exists().where(
-                earlier.c.endpoint_id == deliveries.c.endpoint_id,
-                earlier.c.run_id == deliveries.c.run_id,
-                earlier.c.state == DeliveryState.PENDING.value,
-                earlier.c.sequence < deliveries.c.sequence,
-            )
-        )
-    tx.connection.execute(statement.values(next_attempt_at=tx.now))
-    tx.announcements.deliveries_due = True
-
-
-def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:
-    """In an ordered endpoint: the next event of the run becomes due, its predecessor being settled."""
-    first = (
-        sa.select(deliveries.c.id)
-        .where(
-            deliveries.c.run_id == run_id,
-            deliveries.c.endpoint_id == endpoint_id,
-            deliveries.c.state == DeliveryState.PENDING.value,
-        )
-        .order_by(deliveries.c.sequence)
-        .limit(1)
-    )
-    found = tx.connection.execute(
-        sa.update(deliveries)
-        .where(deliveries.c.id.in_(first.scalar_subquery()), deliveries.c.next_attempt_at.is_(None))
-        .values(next_attempt_at=tx.now)
-    ).rowcount
-    tx.announcements.deliveries_due |= bool(found)
-
-
-def _pending(endpoint_id: str) -> sa.Update:
-    return sa.update(deliveries).where(
-        deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == DeliveryState.PENDING.value
-    )
 
 
 def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
     """Remove it with its secrets; what it had not got is discarded."""
     tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(deleted_at=tx.now))
     tx.connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
-    tx.connection.execute(
-        _pending(endpoint_id).values(state=DeliveryState.DISCARDED.value, next_attempt_at=None, settled_at=tx.now)
-    )
+    discard_backlog(tx, endpoint_id)
 
 
 def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint]) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import DeliveryState
+from bridge.domain.delivery import DeliveryState, Lane
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType, other_event
 from bridge.domain.filter import matches
 from bridge.domain.ids import new_id
+from bridge.domain.payload import payload_for
 from bridge.domain.run import Json, RunStatus
 from bridge.store.endpoints import listening_endpoints
 from bridge.store.tables import deliveries, events
@@ -22,7 +23,9 @@ from bridge.store.transaction import Tx
 _FEED_LOCK = 0x72756E66  # "runf"
 
 
-def record_events(tx: Tx, told: Sequence[Event], *, only: Sequence[Endpoint] | None = None) -> None:
+def record_events(
+    tx: Tx, told: Sequence[Event], *, only: Sequence[Endpoint] | None = None, lane: Lane = Lane.FRESH
+) -> None:
     """Store events in this order, with one due delivery per endpoint that wants each.
 
     `only`: these endpoints and no others (a ping). A position is handed out before its commit; on
@@ -52,7 +55,8 @@ def record_events(tx: Tx, told: Sequence[Event], *, only: Sequence[Endpoint] | N
     for run_id in {e.run_id for e in told}:
         own = [e for e in told if e.run_id == run_id]
         listeners = listening_endpoints(tx, run_id) if only is None else only
-        insert_deliveries(tx, [(e, ep) for e in own for ep in listeners if only is not None or wants_event(ep, e)])
+        pairs = [(e, ep) for e in own for ep in listeners if only is not None or wants_event(ep, e)]
+        insert_deliveries(tx, pairs, lane=lane)
 
 
 def wants_event(endpoint: Endpoint, event: Event) -> bool:
@@ -62,33 +66,41 @@ def wants_event(endpoint: Endpoint, event: Event) -> bool:
     return endpoint.filter is None or matches(endpoint.filter, json.loads(event.body))
 
 
-def insert_deliveries(tx: Tx, pairs: Sequence[tuple[Event, Endpoint]], *, is_manual: bool = False) -> list[str]:
-    """One delivery for each pair, due at once; answers their ids."""
+def insert_deliveries(
+    tx: Tx, pairs: Sequence[tuple[Event, Endpoint]], *, is_manual: bool = False, lane: Lane = Lane.FRESH
+) -> list[str]:
+    """One delivery for each pair, due at once, with bytes of its own where the endpoint wants others; their ids."""
     if not pairs:
         return []
-    rows = [
-        {
-            "id": new_id("dlv"),
-            "event_id": event.id,
-            "event_type": event.type.value,
-            "endpoint_id": endpoint.id,
-            "run_id": event.run_id,
-            "sequence": event.sequence,
-            "state": DeliveryState.PENDING.value,
-            "attempts": 0,
-            "failures": 0,
-            "is_manual": is_manual,
-            "created_at": tx.now,
-            "next_attempt_at": tx.now,
-        }
-        for event, endpoint in pairs
-    ]
+    lane = Lane.AGAIN if is_manual and lane is Lane.FRESH else lane
+    rows = [_new_row(tx, event, endpoint, is_manual=is_manual, lane=lane) for event, endpoint in pairs]
     for row, (_, endpoint) in zip(rows, pairs, strict=True):
         if endpoint.ordered and _stands_behind(tx, row, rows):
             row["next_attempt_at"] = None
     tx.connection.execute(sa.insert(deliveries), rows)
     tx.announcements.deliveries_due = True
     return [str(row["id"]) for row in rows]
+
+
+def _new_row(tx: Tx, event: Event, endpoint: Endpoint, *, is_manual: bool, lane: Lane) -> dict[str, Any]:
+    payload = payload_for(endpoint, event)
+    return {
+        "id": new_id("dlv"),
+        "event_id": event.id,
+        "event_type": event.type.value,
+        "endpoint_id": endpoint.id,
+        "run_id": event.run_id,
+        "sequence": event.sequence,
+        "state": DeliveryState.PENDING.value,
+        "lane": lane.value,
+        "body": payload and payload.body,
+        "content_type": payload and payload.content_type,
+        "attempts": 0,
+        "failures": 0,
+        "is_manual": is_manual,
+        "created_at": tx.now,
+        "next_attempt_at": tx.now,
+    }
 
 
 def _stands_behind(tx: Tx, row: dict[str, Any], together: list[dict[str, Any]]) -> bool:
@@ -134,7 +146,13 @@ def list_run_events(tx: Tx, run_id: str) -> list[Event]:
 
 
 def list_feed(
-    tx: Tx, *, after: int, limit: int, types: Sequence[str] = (), run_id: str | None = None, since: datetime | None = None
+    tx: Tx,
+    *,
+    after: int,
+    limit: int,
+    types: Sequence[str] = (),
+    run_id: str | None = None,
+    since: datetime | None = None,
 ) -> list[Event]:
     """The feed in the order of recording, behind position `after` (0: from the oldest kept)."""
     query = sa.select(events).where(events.c.position > after).order_by(events.c.position).limit(limit)
@@ -158,12 +176,9 @@ def finished_events(tx: Tx, run_ids: Sequence[str]) -> dict[str, Event]:
     return {row.run_id: event_of(row) for row in tx.connection.execute(query)}
 
 
-def record_disabled(tx: Tx, endpoint: Endpoint, reason: str) -> None:
-    """Tell the others that an endpoint was switched off. Without its URL, which may hold a token."""
+def record_endpoint_event(tx: Tx, event_type: EventType, endpoint: Endpoint, reason: str) -> None:
+    """Tell the others that an endpoint fails or was switched off. Without its URL, which may hold a token."""
     details: dict[str, Json] = {"id": endpoint.id, "description": endpoint.description, "reason": reason}
-    record_events(tx, [other_event(new_id("evt"), EventType.ENDPOINT_DISABLED, {"endpoint": details}, now=tx.now)])
-
-
-def endpoints_told(tx: Tx, event_id: str) -> set[str]:
-    """The endpoints that have a delivery of this event, whatever became of it."""
-    return set(tx.connection.execute(sa.select(deliveries.c.endpoint_id).where(deliveries.c.event_id == event_id)).scalars())
+    told = other_event(new_id("evt"), event_type, {"endpoint": details}, now=tx.now)
+    others = [each for each in listening_endpoints(tx, None) if each.id != endpoint.id and wants_event(each, told)]
+    record_events(tx, [told], only=others)

@@ -45,6 +45,12 @@ def renew(tx: Tx, node: str) -> bool:
     )
 
 
+def list_alive(tx: Tx) -> list[str]:
+    """Where the nodes run whose lease is good."""
+    alive = sa.select(nodes.c.host, nodes.c.pid).where(nodes.c.lease_expires_at >= tx.now)
+    return [f"pid {row.pid} on {row.host}" for row in tx.connection.execute(alive)]
+
+
 def leave(tx: Tx, node: str) -> None:
     """Give back every claim and sign off."""
     _release(tx, [node])

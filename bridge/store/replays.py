@@ -1,81 +1,51 @@
-"""Replays: a person has a selection of events sent to one endpoint again, same ids, same bytes."""
+"""Replays: what a selection holds, and making it due batch by batch, the cursor committed with each batch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
+from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import Delivery, DeliveryState
+from bridge.domain.delivery import DeliveryState, Lane
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType
-from bridge.store.deliveries import find_deliveries, retry_now
+from bridge.domain.ids import new_id
+from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection
+from bridge.store.backlog import hold_back
+from bridge.store.deliveries import retry_now
+from bridge.store.endpoints import get_endpoint
 from bridge.store.events import event_of, insert_deliveries, wants_event
-from bridge.store.tables import events
+from bridge.store.tables import deliveries, endpoints, events, replays
 from bridge.store.transaction import Tx
 
-BATCH = 500  # events looked at in one transaction; keeps it within some tens of milliseconds
+PAGE = 500  # events looked at in one read where a filter must see their bodies
+AHEAD_MAX = 500  # replayed deliveries that wait at an endpoint before it is given more
 
 
-class ReplayStatus(StrEnum):
-    """What became of an event at the endpoint. `missed`: it was never meant to be sent there at the time."""
-
-    FAILED = "failed"
-    DELIVERED = "delivered"
-    MISSED = "missed"
-    EXHAUSTED = "exhausted"
-    PENDING = "pending"
+# -- what a selection holds
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which events: recorded from `since` on and before `until`, of these types (empty: all), that ended so.
-
-    `last_position`: none behind it, so that a replay on a busy bridge comes to an end.
-    """
-
-    since: datetime
-    until: datetime | None = None
-    types: tuple[EventType, ...] = ()
-    status: ReplayStatus | None = None
-    last_position: int | None = None
+def count_selected(tx: Tx, endpoint: Endpoint, wanted: Selection, *, after: int) -> tuple[int, int | None]:
+    """How many events of the selection lie behind position `after`, and where to go on counting; None at the end."""
+    selected = _selected(endpoint, wanted, after)
+    if endpoint.filter is None:
+        return tx.connection.execute(sa.select(sa.func.count()).select_from(selected.subquery())).scalar_one(), None
+    rows = tx.connection.execute(selected.limit(PAGE)).all()
+    return len(_passing(endpoint, rows)), rows[-1].position if len(rows) == PAGE else None
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayBatch:
-    """How many were selected, and the position to go on behind; None at the end."""
-
-    count: int
-    next_position: int | None
-
-
-def replay_batch(tx: Tx, endpoint: Endpoint, wanted: Selection, *, after: int, dry_run: bool) -> ReplayBatch:
-    """Make the next events of the selection due for this endpoint; with `dry_run` only count them."""
-    page = _page(tx, wanted, after)
-    known = find_deliveries(tx, endpoint.id, [event.id for event in page])
-    chosen = [e for e in page if _is_for(endpoint, e, known.get(e.id)) and _ended_so(wanted.status, known.get(e.id))]
-    if chosen and not dry_run:
-        send_again(tx, endpoint, chosen, known)
-    return ReplayBatch(len(chosen), page[-1].position if len(page) == BATCH else None)
-
-
-def send_again(tx: Tx, endpoint: Endpoint, chosen: list[Event], known: dict[str, Delivery]) -> list[str]:
-    """Make events due at this endpoint, through the deliveries that are `known` or new ones; their ids."""
-    present = [known[event.id].id for event in chosen if event.id in known]
-    if present:
-        retry_now(tx, present)
-    new = [(event, endpoint) for event in chosen if event.id not in known]
-    return present + insert_deliveries(tx, new, is_manual=True)
-
-
-def _page(tx: Tx, wanted: Selection, after: int) -> list[Event]:
+def _selected(endpoint: Endpoint, wanted: Selection, after: int) -> sa.Select[Any]:
+    """The events, in the order of the feed, with the delivery that the endpoint has of each (its filter not judged)."""
+    had = sa.and_(deliveries.c.event_id == events.c.id, deliveries.c.endpoint_id == endpoint.id)
     query = (
-        sa.select(events)
+        sa.select(events, deliveries.c.id.label("delivery_id"))
+        .select_from(events.outerjoin(deliveries, had))
         .where(events.c.position > after, events.c.created_at >= wanted.since)
+        .where(sa.or_(deliveries.c.id.is_not(None), _is_for(endpoint)), _ended_so(wanted.status))
         .order_by(events.c.position)
-        .limit(BATCH)
     )
     if wanted.until is not None:
         query = query.where(events.c.created_at < wanted.until)
@@ -83,27 +53,214 @@ def _page(tx: Tx, wanted: Selection, after: int) -> list[Event]:
         query = query.where(events.c.position <= wanted.last_position)
     if wanted.types:
         query = query.where(events.c.type.in_([t.value for t in wanted.types]))
-    return [event_of(row) for row in tx.connection.execute(query)]
+    return query
 
 
-def _is_for(endpoint: Endpoint, event: Event, delivery: Delivery | None) -> bool:
-    if delivery is not None:
-        return True
-    if event.type is EventType.BRIDGE_PING:  # a ping is for the endpoint that it was made for
-        return False
-    return endpoint.run_id in (None, event.run_id) and wants_event(endpoint, event)
+def _is_for(endpoint: Endpoint) -> sa.ColumnElement[bool]:
+    """What it would be sent if it happened now; a ping is for the endpoint that it was made for."""
+    heard = [t.value for t in EventType if t is not EventType.BRIDGE_PING and endpoint.wants(t)]
+    is_heard = events.c.type.in_(heard)
+    return is_heard if endpoint.run_id is None else sa.and_(is_heard, events.c.run_id == endpoint.run_id)
 
 
-def _ended_so(status: ReplayStatus | None, delivery: Delivery | None) -> bool:
+def _ended_so(status: ReplayStatus) -> sa.ColumnElement[bool]:
+    state = deliveries.c.state
     match status:
-        case None:
-            return True
+        case ReplayStatus.ALL:
+            return sa.true()
         case ReplayStatus.MISSED:
-            return delivery is None
+            undelivered = (DeliveryState.EXHAUSTED.value, DeliveryState.DISCARDED.value)
+            return sa.or_(deliveries.c.id.is_(None), state.in_(undelivered))
         case ReplayStatus.FAILED:
-            return delivery is not None and (
-                delivery.state is DeliveryState.EXHAUSTED
-                or (delivery.state is DeliveryState.PENDING and delivery.failures > 0)
-            )
-        case _:
-            return delivery is not None and delivery.state.value == status.value
+            is_failing = sa.and_(state == DeliveryState.PENDING.value, deliveries.c.failures > 0)
+            return sa.or_(state == DeliveryState.EXHAUSTED.value, is_failing)
+        case ReplayStatus.DELIVERED | ReplayStatus.EXHAUSTED | ReplayStatus.PENDING:
+            return state == status.value
+
+
+def _passing(endpoint: Endpoint, rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
+    return [row for row in rows if row.delivery_id is not None or wants_event(endpoint, event_of(row))]
+
+
+# -- sending again
+
+
+def send_again(
+    tx: Tx, endpoint: Endpoint, chosen: Sequence[Event], known: Mapping[str, str], *, lane: Lane = Lane.AGAIN
+) -> list[str]:
+    """Make events due at this endpoint, through the deliveries that are `known` (by event) or new ones; their ids.
+
+    Each gets the whole retry schedule again. Where order was asked for it holds among them and what was owed before.
+    """
+    present = [known[event.id] for event in chosen if event.id in known]
+    if present:
+        retry_now(tx, present, lane=lane)
+    new = [(event, endpoint) for event in chosen if event.id not in known]
+    made = present + insert_deliveries(tx, new, is_manual=True, lane=lane)
+    if endpoint.ordered:
+        owed = sa.select(deliveries.c.id).where(
+            deliveries.c.endpoint_id == endpoint.id,
+            deliveries.c.run_id.in_({event.run_id for event in chosen if event.run_id}),
+            deliveries.c.state == DeliveryState.PENDING.value,
+        )
+        hold_back(tx, tx.connection.execute(owed).scalars().all())
+    return made
+
+
+def list_receivers(tx: Tx, event_id: str) -> dict[str, str]:
+    """The deliveries that there are of an event, by endpoint."""
+    query = sa.select(deliveries.c.endpoint_id, deliveries.c.id).where(deliveries.c.event_id == event_id)
+    return {row.endpoint_id: row.id for row in tx.connection.execute(query)}
+
+
+# -- replays
+
+
+def start_replay(tx: Tx, endpoint: Endpoint, wanted: Selection, *, rate: float, count: int) -> Replay:
+    """A new replay, due at once; `count` is what was counted for it."""
+    replay = Replay(
+        id=new_id("rpl"),
+        endpoint_id=endpoint.id,
+        selection=wanted,
+        rate=rate,
+        state=ReplayState.RUNNING,
+        count=count,
+        replayed=0,
+        position=0,
+        next_batch_at=tx.now,
+        created_at=tx.now,
+    )
+    tx.connection.execute(sa.insert(replays).values(_values_of(replay)))
+    tx.announcements.replays_due = True
+    return replay
+
+
+def _values_of(replay: Replay) -> dict[str, Any]:
+    wanted = replay.selection
+    return {
+        "id": replay.id,
+        "endpoint_id": replay.endpoint_id,
+        "since": wanted.since,
+        "until": wanted.until,
+        "types": [t.value for t in wanted.types],
+        "status": wanted.status.value,
+        "last_position": wanted.last_position,
+        "rate": replay.rate,
+        "state": replay.state.value,
+        "count": replay.count,
+        "replayed": replay.replayed,
+        "position": replay.position,
+        "next_batch_at": replay.next_batch_at,
+        "created_at": replay.created_at,
+        "finished_at": replay.finished_at,
+    }
+
+
+def _replay_of(row: sa.Row[Any]) -> Replay:
+    m = row._mapping  # noqa: SLF001 - the documented way to read a row by name
+    types = tuple(EventType(name) for name in m["types"])
+    return Replay(
+        id=m["id"],
+        endpoint_id=m["endpoint_id"],
+        selection=Selection(m["since"], m["until"], types, ReplayStatus(m["status"]), m["last_position"]),
+        rate=m["rate"],
+        state=ReplayState(m["state"]),
+        count=m["count"],
+        replayed=m["replayed"],
+        position=m["position"],
+        next_batch_at=m["next_batch_at"],
+        created_at=m["created_at"],
+        finished_at=m["finished_at"],
+    )
+
+
+def get_replay(tx: Tx, replay_id: str) -> Replay | None:
+    """One replay, or None."""
+    row = tx.connection.execute(sa.select(replays).where(replays.c.id == replay_id)).first()
+    return None if row is None else _replay_of(row)
+
+
+def list_replays(tx: Tx, *, limit: int, before: str | None) -> list[Replay]:
+    """Newest first, older than the replay `before`."""
+    query = sa.select(replays).order_by(replays.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(replays.c.id < before)
+    return [_replay_of(row) for row in tx.connection.execute(query)]
+
+
+def cancel_replay(tx: Tx, replay_id: str) -> bool:
+    """Make nothing more due; what is due already is sent. False if it had ended."""
+    running = sa.update(replays).where(replays.c.id == replay_id, replays.c.state == ReplayState.RUNNING.value)
+    cancelled = running.values(state=ReplayState.CANCELLED.value, finished_at=tx.now)
+    return bool(tx.connection.execute(cancelled).rowcount)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReplay:
+    """A running replay: when its next batch may be made, and whether its endpoint can take one."""
+
+    id: str
+    next_batch_at: datetime
+    is_switched_off: bool
+    is_far_ahead: bool
+
+
+def list_open(tx: Tx) -> list[OpenReplay]:
+    """What is running, oldest first."""
+    is_off = sa.and_(~endpoints.c.enabled, endpoints.c.deleted_at.is_(None))
+    query = (
+        sa.select(replays.c.id, replays.c.endpoint_id, replays.c.next_batch_at, is_off.label("is_off"))
+        .select_from(replays.outerjoin(endpoints, endpoints.c.id == replays.c.endpoint_id))
+        .where(replays.c.state == sa.literal_column(f"'{ReplayState.RUNNING.value}'"))
+        .order_by(replays.c.id)
+    )
+    return [
+        OpenReplay(row.id, row.next_batch_at, bool(row.is_off), count_waiting(tx, row.endpoint_id) >= AHEAD_MAX)
+        for row in tx.connection.execute(query).all()
+    ]
+
+
+def count_waiting(tx: Tx, endpoint_id: str) -> int:
+    """Replayed deliveries that an endpoint has not taken yet, counted up to AHEAD_MAX."""
+    waiting = (
+        sa.select(sa.literal(1))
+        .where(deliveries.c.endpoint_id == endpoint_id, sa.text("state = 'pending' AND is_manual"))  # the index's words
+        .limit(AHEAD_MAX)
+    )
+    return tx.connection.execute(sa.select(sa.func.count()).select_from(waiting.subquery())).scalar_one()
+
+
+def go_on(tx: Tx, replay_id: str) -> Replay | None:
+    """Make the next batch due and move the cursor; the replay as it is now, None when another node has it in hand."""
+    mine = sa.select(replays).where(replays.c.id == replay_id).with_for_update(skip_locked=True)
+    row = tx.connection.execute(mine).first()
+    if row is None:
+        return None
+    replay = _replay_of(row)
+    if replay.state is not ReplayState.RUNNING or replay.next_batch_at > tx.now:
+        return replay
+    endpoint = get_endpoint(tx, replay.endpoint_id)
+    if endpoint is None:
+        cancel_replay(tx, replay_id)
+        return get_replay(tx, replay_id)
+    if endpoint.enabled:
+        _make_batch_due(tx, replay, endpoint)
+    return get_replay(tx, replay_id)
+
+
+def _make_batch_due(tx: Tx, replay: Replay, endpoint: Endpoint) -> None:
+    query = _selected(endpoint, replay.selection, replay.position).limit(replay.batch_max)
+    rows = tx.connection.execute(query).all()
+    chosen = _passing(endpoint, rows)
+    if chosen:
+        known = {row.id: row.delivery_id for row in chosen if row.delivery_id is not None}
+        send_again(tx, endpoint, [event_of(row) for row in chosen], known)
+    values: dict[str, Any] = {
+        "replayed": replay.replayed + len(chosen),
+        "next_batch_at": tx.now + timedelta(seconds=len(chosen) / replay.rate),
+    }
+    if len(rows) < replay.batch_max:
+        values |= {"state": ReplayState.DONE.value, "finished_at": tx.now}
+    if rows:
+        values["position"] = rows[-1].position
+    tx.connection.execute(sa.update(replays).where(replays.c.id == replay.id).values(values))

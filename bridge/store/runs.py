@@ -239,7 +239,9 @@ def delete_run(tx: Tx, run_id: str) -> bool:
     tx.connection.execute(sa.delete(run_tags).where(run_tags.c.run_id == run_id))
     tx.connection.execute(sa.delete(transitions).where(transitions.c.run_id == run_id))
     tx.connection.execute(
-        sa.update(endpoints).where(endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None)).values(deleted_at=tx.now)
+        sa.update(endpoints)
+        .where(endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None))
+        .values(deleted_at=tx.now)
     )
     return bool(gone)
 
@@ -325,6 +327,24 @@ def list_expired(tx: Tx, before: datetime, limit: int) -> list[Run]:
         .limit(limit)
     )
     return [run_of(row) for row in tx.connection.execute(query)]
+
+
+def shift_times(tx: Tx, seconds: float) -> None:
+    """The wall clock was set by so much: what is due, and since when, moves along; fixed deadlines stay."""
+    by = round(seconds * 1_000_000)
+    moved = {name: sa.cast(runs.c[name], sa.BigInteger) + by for name in ("next_poll_at", "status_since")}
+    movable = sa.cast(runs.c.deadline_at, sa.BigInteger) + by
+    deadline_at = sa.case((runs.c.deadline_is_fixed, sa.cast(runs.c.deadline_at, sa.BigInteger)), else_=movable)
+    tx.connection.execute(
+        sa.update(runs).where(runs.c.next_poll_at.is_not(None)).values(**moved, deadline_at=deadline_at)
+    )
+
+
+def clamp_due(tx: Tx, connection: str, latest: datetime) -> int:
+    """Make due at once what would be due only after `latest`: the clock was wrong when it was written."""
+    return tx.connection.execute(
+        sa.update(runs).where(runs.c.connection == connection, runs.c.next_poll_at > latest).values(next_poll_at=tx.now)
+    ).rowcount
 
 
 def count_active(tx: Tx) -> dict[tuple[str, str], int]:

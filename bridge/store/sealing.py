@@ -93,9 +93,7 @@ _KINDS: Final = (
         endpoint_secrets.c.secret,
         (endpoint_secrets.c.endpoint_id,),
         lambda prefix: _not_beginning(endpoint_secrets.c.secret, prefix),
-        lambda tx, row: seal_secret(
-            tx, row.endpoint_id, row.id, open_secret(tx, row.endpoint_id, row.id, row.value)
-        ),
+        lambda tx, row: seal_secret(tx, row.endpoint_id, row.id, open_secret(tx, row.endpoint_id, row.id, row.value)),
     ),
     _Kind(
         endpoints.c.id,
@@ -156,4 +154,3 @@ def seal_again(tx: Tx, at: tuple[int, str]) -> Resealed:
 def _rows(tx: Tx, kind: _Kind, after: str) -> sa.Select[Any]:
     found = sa.select(kind.id.label("id"), kind.column.label("value"), *kind.columns)
     return found.where(kind.id > after, kind.others(tx.vault.prefix)).order_by(kind.id)
-

@@ -248,6 +248,14 @@ sa.Index(
     postgresql_where=sa.text("state = 'pending'"),
 )
 
+# What replays made due and is not yet taken, so that a replay never gets far ahead of its endpoint.
+sa.Index(
+    "ix_deliveries_replayed",
+    deliveries.c.endpoint_id,
+    sqlite_where=sa.text("state = 'pending' AND is_manual"),
+    postgresql_where=sa.text("state = 'pending' AND is_manual"),
+)
+
 attempts = sa.Table(
     "attempts",
     metadata,
@@ -267,6 +275,32 @@ attempts = sa.Table(
     sa.Column("next_attempt_at", Instant),
 )
 sa.Index("ix_attempts_delivery", attempts.c.delivery_id, attempts.c.number)
+
+replays = sa.Table(
+    "replays",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("endpoint_id", sa.Text, nullable=False),
+    sa.Column("since", Instant, nullable=False),
+    sa.Column("until", Instant),
+    sa.Column("types", JsonText, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("last_position", sa.BigInteger),
+    sa.Column("rate", sa.Float, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("replayed", sa.Integer, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("next_batch_at", Instant, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("finished_at", Instant),
+)
+sa.Index(
+    "ix_replays_running",
+    replays.c.id,
+    sqlite_where=sa.text("state = 'running'"),
+    postgresql_where=sa.text("state = 'running'"),
+)
 
 connections = sa.Table(
     "connections",
@@ -298,4 +332,17 @@ nodes = sa.Table(
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("started_at", Instant, nullable=False),
     sa.Column("lease_expires_at", Instant, nullable=False),
+)
+
+# What was learned of durations: one small JSON per connection, workflow and status (`kind` workflow), the
+# connection's own average per status (kind connection), and what progress has meant (kind progress).
+sojourns = sa.Table(
+    "sojourns",
+    metadata,
+    sa.Column("connection", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("workflow", sa.Text, primary_key=True),
+    sa.Column("status", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
 )

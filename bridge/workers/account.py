@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 import aiohttp
 import structlog
 
+from bridge.domain.cadence_gate import Gate
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.observation import FailureKind, Observed, PollFailed, PollResult
 from bridge.domain.run import Json, Run
 from bridge.providers import REGISTRY
 from bridge.providers.base import Triggered
 from bridge.providers.http import ProviderFailure, ProviderHttp
-from bridge.workers.gate import Gate
 
 log = structlog.get_logger()
 FAILURES_MIN, FAILING_SPAN_S = 5, 30.0
+REFUSALS_MIN = 2  # of 403, which may be about one run only
 PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
-THROTTLED_S = 1.0  # pause after a 429 that names no time
 OUTPUT_TIMEOUT_S = 5.0  # the output is worth this much of the finish's delay, no more
 
 
@@ -40,10 +40,18 @@ class HealthChange:
 class Account:
     """Talks to one provider account and judges how it is."""
 
-    def __init__(self, connection: Connection, session: aiohttp.ClientSession, *, health: ConnectionHealth) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        session: aiohttp.ClientSession,
+        *,
+        health: ConnectionHealth,
+        gate: Gate | None = None,
+    ) -> None:
+        """`gate`: that of the credential, where several connections share one."""
         self.connection = connection
         self.provider = REGISTRY[connection.provider]
-        self.gate = Gate(connection.requests_per_second, connection.max_in_flight)
+        self.gate = gate or Gate(connection.requests_per_second, connection.max_in_flight)
         self.health = health
         self.reason: str | None = None
         self._http = ProviderHttp(
@@ -100,39 +108,52 @@ class Account:
             ok, said = False, str(failure)
         return ok, said, round((time.monotonic() - started) * 1000)
 
-    def judge(self, result: PollResult, now: float, *, runs_in_hand: int) -> HealthChange | None:
+    def judge(self, result: PollResult, *, sent_at: float, now: float, runs_in_hand: int) -> HealthChange | None:
         """Take in what a poll brought: pace, pause, and whether the account's health has turned.
 
-        `now` is monotonic. A 404 is an answer like any other: the account works.
+        Times are monotonic. A 404 is an answer like any other: the account works.
         """
+        self._pace(result, sent_at=sent_at, now=now)
         match result:
             case Observed() | PollFailed(kind=FailureKind.NOT_FOUND):
                 return self._answered(now)
-            case PollFailed(kind=FailureKind.THROTTLED):
-                self.gate.slow_down(now)
-                self.gate.close_for(result.retry_after_s or THROTTLED_S, now)
-                return None
             case PollFailed(kind=FailureKind.UNAUTHORIZED):
                 self._refusals += 1
-                is_sure = result.status == 401 or self._refusals >= 2 or runs_in_hand <= 1
+                is_sure = result.status == 401 or self._refusals >= REFUSALS_MIN or runs_in_hand <= 1
                 return self._failed(result.message, now) if is_sure else None
-            case PollFailed(kind=FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
-                return None  # about this run, not about the account
+            case PollFailed(kind=FailureKind.THROTTLED | FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
+                return None  # about the pace, or about this run: not about the account
             case _:
                 return self._faltered(result, now)
 
+    def _pace(self, result: PollResult, *, sent_at: float, now: float) -> None:
+        match result:
+            case PollFailed(kind=FailureKind.THROTTLED):
+                self.gate.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)
+            case PollFailed(kind=FailureKind.TIMEOUT):
+                self.gate.time_out()
+            case PollFailed(kind=FailureKind.SERVER_ERROR, retry_after_s=float() as pause_s):
+                self.gate.refuse(now, sent_at=sent_at, retry_after_s=pause_s)
+            case PollFailed(
+                kind=FailureKind.SERVER_ERROR
+                | FailureKind.CONNECT
+                | FailureKind.TLS
+                | FailureKind.DNS
+                | FailureKind.TRANSPORT
+            ):
+                self.gate.give_up()
+            case _:
+                self.gate.answer(now, sent_at=sent_at)
+
     def _answered(self, now: float) -> HealthChange | None:
         self._failures = self._refusals = self._probes = 0
-        self.gate.speed_up(now)
         if self.health is ConnectionHealth.OK:
             return None
-        self.gate.open_now()
+        self.gate.rate_limit.end_pause(now)
         self.health, self.reason = ConnectionHealth.OK, None
         return HealthChange(ConnectionHealth.OK, None)
 
     def _faltered(self, result: PollFailed, now: float) -> HealthChange | None:
-        if result.retry_after_s:
-            self.gate.close_for(result.retry_after_s, now)
         self._failures += 1
         if self._failures == 1:
             self._failing_from = now
@@ -143,7 +164,7 @@ class Account:
         return None
 
     def _failed(self, reason: str, now: float) -> HealthChange | None:
-        self.gate.close_for(min(PROBE_FIRST_S * 2.0**self._probes, PROBE_MAX_S), now)
+        self.gate.rate_limit.pause(now, min(PROBE_FIRST_S * 2.0**self._probes, PROBE_MAX_S))
         self._probes = min(self._probes + 1, 10)
         if self.health is ConnectionHealth.FAILING:
             return None
@@ -151,7 +172,7 @@ class Account:
         return HealthChange(ConnectionHealth.FAILING, reason)
 
     def opens_in_s(self, now: float) -> float:
-        """Seconds until a poll may go; while failing, only one probe at a time."""
+        """Seconds until a poll may go, 0 at once; while failing, only one probe at a time."""
         if self.health is ConnectionHealth.FAILING and self.gate.in_flight:
             return float("inf")
-        return self.gate.opens_in_s(now)
+        return max(0.0, self.gate.opens_at() - now)

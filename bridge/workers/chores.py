@@ -13,16 +13,18 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from bridge.domain import transition
+from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunError, RunStatus
-from bridge.store import idempotency, nodes, runs, transitions
+from bridge.store import deliveries, idempotency, nodes, runs, transitions
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
-from bridge.workers.poller import expired_message
+from bridge.workers.recorder import expired_message
 
 log = structlog.get_logger()
 DEADLINE_GRACE_S = 10.0  # a healthy connection has its last look by then
 EXPIRE_MAX = 500
+CLOCK_JUMP_S = 2.0  # less is NTP at work
 IDEMPOTENCY_KEPT = timedelta(hours=24)
 
 
@@ -69,6 +71,43 @@ async def expire_overdue(database: Database, forget: Callable[[Run], None]) -> i
         log.info("run.expired", run_id=run.id, connection=run.connection)
         forget(run)
     return len(expired)
+
+
+class ClockWatch:
+    """Notices when the wall clock is set, by comparing it with the monotonic clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset_s = self._read()
+
+    def _read(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic()
+
+    def jump_s(self) -> float:
+        """Seconds by which the wall clock was set since the last call; 0 while it only drifts."""
+        offset_s = self._read()
+        jump_s = offset_s - self._offset_s
+        self._offset_s = offset_s
+        return jump_s if abs(jump_s) >= CLOCK_JUMP_S else 0.0
+
+
+async def rebase(database: Database, watch: ClockWatch, tell: Callable[[float], None]) -> None:
+    """After the wall clock was set: move the due times and beginnings in the database along with it.
+
+    On SQLite only, where every time in the database is this machine's; `tell` hears of the jump in any case.
+    """
+    jump_s = watch.jump_s()
+    if not jump_s:
+        return
+    log.warning("clock.jumped", seconds=round(jump_s, 3))
+    if database.is_sqlite:
+        await database.write(lambda tx: _shift(tx, jump_s))
+    tell(jump_s)
+
+
+def _shift(tx: Tx, jump_s: float) -> None:
+    runs.shift_times(tx, jump_s)
+    deliveries.shift_times(tx, jump_s)
 
 
 async def keep_lease(database: Database, node: str) -> bool:

@@ -16,7 +16,11 @@ class Metrics:
             "runbridge_polls_total", "Polls by outcome", ["connection", "outcome"], registry=self.registry
         )
         self.poll_seconds = Histogram(
-            "runbridge_poll_duration_seconds", "Time of one poll", ["connection"], buckets=_SECONDS, registry=self.registry
+            "runbridge_poll_duration_seconds",
+            "Time of one poll",
+            ["connection"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self.transitions = Counter(
             "runbridge_transitions_total", "Changes of status seen", ["connection", "to"], registry=self.registry
@@ -28,10 +32,22 @@ class Metrics:
             registry=self.registry,
         )
         self.unmapped = Counter(
-            "runbridge_status_unmapped_total", "Observations with an unknown word", ["connection"], registry=self.registry
+            "runbridge_status_unmapped_total",
+            "Observations with an unknown word",
+            ["connection"],
+            registry=self.registry,
         )
         self.attempts = Counter(
             "runbridge_delivery_attempts_total", "Webhook POSTs by outcome", ["outcome"], registry=self.registry
+        )
+        self.endpoints_disabled = Counter(
+            "runbridge_endpoints_disabled_total",
+            "Endpoints switched off by themselves: gone (410) or failing (the rule)",
+            ["cause"],
+            registry=self.registry,
+        )
+        self.endpoints_failing = Counter(
+            "runbridge_endpoints_failing_total", "Warnings about endpoints that only fail", registry=self.registry
         )
         self.attempt_seconds = Histogram(
             "runbridge_delivery_duration_seconds", "Time of one POST", buckets=_SECONDS, registry=self.registry

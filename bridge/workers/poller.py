@@ -1,51 +1,55 @@
 """The poller of one connection: claims due runs, looks at each when its time comes, records what is new.
 
-    claim ──► in hand ──(due, gate open)──► look ──► no news ──► next poll: in hand, or put back
-                                              └──► news ─────► one transaction: run, transition, events, deliveries
+claim ──► in hand ──(due, gate open, most urgent first)──► look ──► no news ──► planned anew: in hand, or put back
+                                                             └──► news ──► one transaction: run, event, deliveries
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Final
 
 import structlog
 
 from bridge.domain import transition
-from bridge.domain.cadence import next_poll
+from bridge.domain.cadence_gate import Candidate
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.event import EventType
-from bridge.domain.instant import format_duration
-from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed, PollResult
+from bridge.domain.observation import FailureKind, Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
-from bridge.store import connections, endpoints, runs, transitions
+from bridge.store import runs, sojourns
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
-from bridge.workers.account import Account, HealthChange
+from bridge.workers.account import Account
+from bridge.workers.learner import Learner
 from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
+from bridge.workers.planner import Planner
+from bridge.workers.recorder import Recorder
 from bridge.workers.watch import Hand, Watch
 
 log = structlog.get_logger()
-HORIZON_S = 15.0  # runs due within this are claimed; those due later stay in the database
-KEEP_S = 30.0  # a run due within this stays in hand between polls
-HAND_MAX = 20_000
-CLAIM_MAX = 1_000
-PUT_BACK_EVERY_S = 1.0
-STORE_RETRY_S = 5.0
-CRASH_RETRY_S = 60.0
-UNHEARD_S = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
-ALONE_S = 3600.0
+HORIZON_S: Final = 15.0  # runs due within this are claimed; those due later stay in the database
+KEEP_S: Final = 30.0  # a run due within this stays in hand between polls
+HAND_MAX: Final = 20_000
+CLAIM_MAX: Final = 1_000
+RANKED_MAX: Final = 2_000  # due runs that are put in order of urgency at once; 10 ms
+RANK_EVERY_S: Final = 0.25
+PUT_BACK_EVERY_S: Final = 1.0
+SAVE_EVERY_S: Final = 10.0  # what was learned; losing it is harmless
+STORE_RETRY_S: Final = 5.0
+CRASH_RETRY_S: Final = 60.0
+UNHEARD_S: Final = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
+ALONE_S: Final = 3600.0
 
 
 class Poller:
     """Watches the runs of one account."""
 
-    def __init__(  # noqa: PLR0913 - the floor plan of the worker
+    def __init__(
         self,
         account: Account,
         *,
@@ -53,20 +57,24 @@ class Poller:
         clock: Clock,
         node: str,
         metrics: Metrics,
-        on_settled: Callable[[Run], None] = lambda _run: None,
+        learner: Learner | None = None,
     ) -> None:
         self.account = account
         self.bell = Bell()
         self.hand = Hand()
+        self.planner = Planner(account.connection.cadence, learner or Learner())
+        self._recorder = Recorder(account.connection, database, node, metrics)
         self._database = database
         self._clock = clock
         self._node = node
         self._metrics = metrics
-        self._on_settled = on_settled
         self._name = account.connection.name
         self._tasks: set[asyncio.Task[None]] = set()
-        self._put_back: list[Watch] = []
+        self._ready: list[Watch] = []  # due and ranked, the most urgent last
+        self._ranked_at = -math.inf
+        self._leaving: dict[str, Watch] = {}  # to be put back
         self._put_back_due = 0.0
+        self._save_due = 0.0
         self._claim_due = 0.0  # monotonic: when the database is next asked for due runs
         self._has_news = True  # a run became due since the database was last asked
         self._is_draining = False
@@ -74,22 +82,49 @@ class Poller:
     # -- the pass
 
     async def run_pass(self) -> float:
-        """Put back, claim, look at what is due; seconds until there is something to do."""
-        await self._flush_put_back(self._clock.monotonic())
+        """Put back, save, claim, look at what is due; seconds until there is something to do."""
+        await self._flush(self._clock.monotonic())
         await self._claim()
         now = self._clock.monotonic()
         while not self._is_draining and self.account.opens_in_s(now) <= 0:
-            watch = self.hand.take_due(now)
+            watch = self._most_urgent(now)
             if watch is None:
                 break
             self._start(watch, now)
         return self._rest_s(self._clock.monotonic())
 
+    def _most_urgent(self, now: float) -> Watch | None:
+        if not self._ready or now - self._ranked_at >= RANK_EVERY_S:
+            due = self.hand.take_due(now, RANKED_MAX - len(self._ready))
+            waiting = [watch for watch in self._ready if self._is_takeable(watch)]
+            if len(due) + len(waiting) > 1:
+                self.planner.refit(self.hand.some(RANKED_MAX))
+            self._ready = self.planner.rank(waiting + due, now)
+            self._ranked_at = now
+        while self._ready:
+            watch = self._ready.pop()
+            if self._is_takeable(watch):
+                self._note_scarcity(watch, now)
+                return watch
+        return None
+
+    def _is_takeable(self, watch: Watch) -> bool:
+        return self.hand.get(watch.run.id) is watch and not watch.is_in_flight and not watch.is_scheduled
+
+    def _note_scarcity(self, chosen: Watch, now: float) -> None:
+        """Let the gate know what a request is worth, with somebody behind in the queue and without."""
+        price_s = self.account.connection.cadence.price_s
+        field = [chosen, *self._ready[-1:]]
+        worth = [max(self.planner.urgency(watch, now), price_s) for watch in field]
+        self.account.gate.pick(Candidate(i, worth[i], price_s) for i in range(len(field)))
+
     def _rest_s(self, now: float) -> float:
         waits = [0.0 if self._has_news else self._claim_due - now]
-        if self._put_back:
+        if self._leaving:
             waits.append(self._put_back_due - now)
-        due = self.hand.next_due()
+        if self.planner.learner.has_lessons:
+            waits.append(self._save_due - now)
+        due = now if self._ready else self.hand.next_due()
         if due is not None:
             waits.append(max(due - now, self.account.opens_in_s(now)))
         return max(0.0005, min(waits))
@@ -120,7 +155,8 @@ class Poller:
         if due_at is not None and due_at <= wall + timedelta(seconds=1):
             claimed, due_at, wall = await self._database.write(claim)
         for run in claimed:
-            self.hand.hold(Watch(run, now + ((run.next_poll_at or wall) - wall).total_seconds()))
+            due = now + ((run.next_poll_at or wall) - wall).total_seconds()
+            self.hand.hold(Watch(run, due, now=wall, monotonic=now))
         wait_s = math.inf if due_at is None else (due_at - wall).total_seconds()
         rest_max_s = ALONE_S if self._database.is_sqlite else UNHEARD_S
         self._claim_due = now + max(0.0 if len(claimed) == limit else 0.05, min(wait_s, rest_max_s))
@@ -134,25 +170,31 @@ class Poller:
 
     def _start(self, watch: Watch, now: float) -> None:
         watch.is_in_flight = True
-        watch.count_poll(self._clock.now())
-        self.account.gate.enter(now)
+        watch.count_poll(self._clock.now(), now)
+        self.account.gate.send(now)
         task = asyncio.create_task(self._look(watch), name=f"poll:{watch.run.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _look(self, watch: Watch) -> None:
-        started = self._clock.monotonic()
         try:
             result = await self.account.look_at(watch.run)
-        finally:
-            self.account.gate.leave()
+        except BaseException:  # cancelled at the end of the daemon, or broken: the gate's seat comes back
+            self.account.gate.give_up()
             watch.is_in_flight = False
-            self.bell.ring()
-        self._metrics.poll_seconds.labels(self._name).observe(self._clock.monotonic() - started)
+            raise
+        watch.is_in_flight = False
+        now = self._clock.monotonic()
+        turned = self.account.judge(result, sent_at=watch.sent_at, now=now, runs_in_hand=len(self.hand))
+        self._metrics.poll_seconds.labels(self._name).observe(now - watch.sent_at)
         outcome = "observed" if isinstance(result, Observed) else result.kind.value
         self._metrics.polls.labels(self._name, outcome).inc()
+        self.bell.ring()
         try:
-            await self._take_in(watch, result)
+            if turned is not None:
+                await self._recorder.tell_health(turned)
+            if self.hand.get(watch.run.id) is watch:
+                await self._take_in(watch, result, now)
         except StoreUnavailable as error:
             log.warning("observation.postponed", connection=self._name, run_id=watch.run.id, reason=str(error))
             self._schedule(watch, STORE_RETRY_S, "the database could not be written")
@@ -161,129 +203,78 @@ class Poller:
             self._schedule(watch, CRASH_RETRY_S, "the last look failed inside the bridge")
         self.bell.ring()
 
-    async def _take_in(self, watch: Watch, result: PollResult) -> None:
-        if self.hand.get(watch.run.id) is not watch:
-            return  # no longer watched
-        turned = self.account.judge(result, self._clock.monotonic(), runs_in_hand=len(self.hand))
-        if turned is not None:
-            await self._tell_health(turned)
+    async def _take_in(self, watch: Watch, result: PollResult, now: float) -> None:
         match result:
             case Observed():
-                await self._observed(watch, result)
+                await self._observed(watch, result, now)
             case PollFailed():
-                await self._failed(watch, result)
+                await self._failed(watch, result, now)
 
-    async def _observed(self, watch: Watch, result: Observed) -> None:
+    async def _observed(self, watch: Watch, result: Observed, now: float) -> None:
         watch.failure_streak = watch.not_found_count = 0
         watch.not_found_since = None
-        seen, now = result.observation, self._clock.now()
+        seen, wall = result.observation, self._clock.now()
         if seen.status is RunStatus.UNKNOWN:
             self._metrics.unmapped.labels(self._name).inc()
-        expires = not seen.status.is_settled and transition.is_expired(replace(watch.run, status=seen.status), now)
-        if not expires and not transition.has_news(watch.run, seen):
-            self._schedule_next(watch, result.poll_after_s)
+        is_anew = watch.run.observed_at is None or seen.status is not watch.run.status
+        if not is_anew:
+            self.planner.see_alive(watch, seen)
+        expires = not seen.status.is_settled and transition.is_expired(replace(watch.run, status=seen.status), wall)
+        is_overdue = not is_anew and self.planner.is_overdue(watch, now)
+        if not (expires or is_overdue) and not transition.has_news(watch.run, seen):
+            self._plan(watch, result, now)
             return
-        await self._record(watch, seen, expires=expires)
-        if self.hand.get(watch.run.id) is watch:
-            self._schedule_next(watch, result.poll_after_s)
+        since = self.planner.began_at(watch, result, wall, now) if is_anew else None
+        before = watch.with_counters()
+        after = await self._recorder.record(before, seen, since=since, expires=expires, is_overdue=is_overdue)
+        if is_anew and after is not None:
+            self.planner.learn_end(watch, seen, now)
+        if expires:
+            self.planner.learn_given_up(watch, now)
+        if self._keep(watch, after):
+            if is_anew:
+                watch.begin(wall, now)
+            self._plan(watch, result, now)
 
-    async def _record(self, watch: Watch, seen: Observation | None, *, expires: bool, lost: RunError | None = None) -> None:
-        before = self._with_counters(watch)
-
-        def record(tx: Tx) -> Run | None:
-            run: Run | None = before
-            if seen is not None:
-                wants = seen.progress != before.progress and endpoints.anyone_wants_progress(tx, before.id)
-                decision = transition.observe(before, seen, now=tx.now, wants_progress=wants)
-                if decision is not None:
-                    run = transitions.record(tx, before, decision, node=self._node, keep=True)
-            verdict = RunStatus.EXPIRED if expires else RunStatus.LOST
-            error = lost or RunError(expired_message(before), "deadline")
-            if run is not None and (expires or lost):
-                decision = transition.settle(run, verdict, error, now=tx.now)
-                run = run if decision is None else transitions.record(tx, run, decision, node=self._node, keep=True)
-            return run
-
-        after = await self._database.write(record)
-        if after is None:  # deleted meanwhile, or another node has it
-            self.hand.drop(before.id)
-            return
-        watch.run = after
-        self._log_change(before, after)
-        if after.settled:
-            self.hand.drop(after.id)
-            self._on_settled(after)
-
-    def _log_change(self, before: Run, after: Run) -> None:
-        if before.status is after.status:
-            return
-        self._metrics.transitions.labels(self._name, after.status.value).inc()
-        log.info(
-            "run.transitioned",
-            run_id=after.id,
-            connection=self._name,
-            provider_run_id=after.provider_run_id,
-            before=before.status.value,
-            after=after.status.value,
-            provider_status=after.provider_status,
-            polls=after.polls,
-        )
-
-    def _with_counters(self, watch: Watch) -> Run:
-        return replace(
-            watch.run,
-            polls=watch.polls,
-            last_polled_at=watch.last_polled_at,
-            failure_streak=watch.failure_streak,
-            not_found_count=watch.not_found_count,
-            not_found_since=watch.not_found_since,
-        )
-
-    async def _failed(self, watch: Watch, failed: PollFailed) -> None:
-        now = self._clock.now()
+    async def _failed(self, watch: Watch, failed: PollFailed, now: float) -> None:
+        wall = self._clock.now()
         watch.failure_streak += 1
         lost: RunError | None = None
         if failed.kind is FailureKind.NOT_FOUND:
             watch.not_found_count += 1
-            watch.not_found_since = watch.not_found_since or now
-            if transition.is_lost(self._with_counters(watch), now):
+            watch.not_found_since = watch.not_found_since or wall
+            if transition.is_lost(watch.with_counters(), wall):
                 lost = RunError(f"the provider no longer knows this run ({failed.message})", "not_found")
         else:  # any other answer breaks the row of 404s
             watch.not_found_count, watch.not_found_since = 0, None
         log.info(
             "poll.failed", connection=self._name, run_id=watch.run.id, kind=failed.kind.value, reason=failed.message
         )
-        if lost or transition.is_expired(watch.run, now):
-            await self._record(watch, None, expires=lost is None, lost=lost)
+        if lost or transition.is_expired(watch.run, wall):
+            if not lost:
+                self.planner.learn_given_up(watch, now)
+            self._keep(watch, await self._recorder.give_up(watch.with_counters(), lost))
         if self.hand.get(watch.run.id) is watch:
-            self._schedule_next(watch, failed.retry_after_s)
+            plan = self.planner.next_try(watch, failed.retry_after_s)
+            self._schedule(watch, plan.delay_s, plan.reason)
 
-    async def _tell_health(self, turned: HealthChange) -> None:
-        def tell(tx: Tx) -> bool:
-            return connections.change_health(
-                tx, self._name, provider=self.account.connection.provider, health=turned.health, reason=turned.reason
-            )
-
-        if await self._database.write(tell):
-            event = EventType.CONNECTION_FAILING if turned.reason else EventType.CONNECTION_RECOVERED
-            log.warning(event.value, connection=self._name, reason=turned.reason)
+    def _keep(self, watch: Watch, after: Run | None) -> bool:
+        """Go on with the run as it is now; False when it is over, was removed, or another node has it."""
+        if after is None or after.settled:
+            self.hand.drop(watch.run.id)
+            return False
+        watch.run = after
+        return self.hand.get(after.id) is watch
 
     # -- when next
 
-    def _schedule_next(self, watch: Watch, poll_after_s: float | None) -> None:
-        now = self._clock.now()
-        plan = next_poll(
-            self.account.connection.cadence.overridden_by(watch.run.cadence),
-            status=watch.run.status,
-            age_s=max(0.0, (now - watch.run.status_since).total_seconds()),
-            failure_streak=watch.failure_streak,
-            poll_after_s=poll_after_s,
-        )
+    def _plan(self, watch: Watch, result: Observed, now: float) -> None:
+        plan = self.planner.next_look(watch, result, now)
         self._schedule(watch, plan.delay_s, plan.reason)
 
     def _schedule(self, watch: Watch, delay_s: float, reason: str) -> None:
         now = self._clock.now()
-        left_s = self._left_s(watch.run, now)
+        left_s = self._left_s(watch, now)
         if left_s < delay_s:
             delay_s, reason = left_s, "its deadline"
         watch.next_poll_at = now + timedelta(seconds=delay_s)
@@ -295,38 +286,49 @@ class Poller:
             self.hand.hold(watch)
             return
         self.hand.drop(watch.run.id)
-        if not self._put_back:
+        if not self._leaving:
             self._put_back_due = self._clock.monotonic() + PUT_BACK_EVERY_S
-        self._put_back.append(watch)
+        self._leaving[watch.run.id] = watch
 
-    def _left_s(self, run: Run, now: datetime) -> float:
+    def _left_s(self, watch: Watch, now: datetime) -> float:
         """Seconds to the run's deadline, for a last look just after it; infinity where none is near."""
+        run = watch.run
         stands_still = run.status is RunStatus.WAITING and not run.deadline_is_fixed
         if run.deadline_at is None or stands_still or run.deadline_at <= now:
             return math.inf
-        least_s = self.account.connection.cadence.overridden_by(run.cadence).min_interval_s
-        return max((run.deadline_at - now).total_seconds() + 0.001, least_s)
+        return max((run.deadline_at - now).total_seconds() + 0.001, self.planner.least_s(watch))
 
-    async def _flush_put_back(self, now: float) -> None:
-        if not self._put_back or now < self._put_back_due:
-            return
-        leaving, self._put_back = self._put_back, []
+    # -- what goes back to the database
+
+    async def _flush(self, now: float) -> None:
+        if self._leaving and now >= self._put_back_due:
+            await self._put_back(now)
+        if self.planner.learner.has_lessons and now >= self._save_due:
+            self._save_due = now + SAVE_EVERY_S
+            await self.save_lessons()
+
+    async def _put_back(self, now: float) -> None:
+        leaving, self._leaving = self._leaving, {}
+        records = [watch.record() for watch in leaving.values()]
         try:
-            await self._database.write(
-                lambda tx: runs.put_back(tx, node=self._node, records=[watch.record() for watch in leaving])
-            )
+            await self._database.write(lambda tx: runs.put_back(tx, node=self._node, records=records))
         except StoreUnavailable:
-            self._put_back = leaving + self._put_back
+            self._leaving = leaving | self._leaving
             self._put_back_due = now + STORE_RETRY_S
             raise
-        soonest = min((w.due for w in leaving if w.next_poll_at), default=math.inf)
-        self._claim_due = min(self._claim_due, soonest)
+        self._claim_due = min(self._claim_due, *(watch.due for watch in leaving.values()))
+
+    async def save_lessons(self) -> None:
+        """Save what was learned since the last time."""
+        lessons = self.planner.learner.take_lessons()
+        if lessons:
+            await self._database.write(lambda tx: sojourns.save_sojourns(tx, self._name, lessons))
 
     # -- from outside
 
     def live(self, run_id: str) -> Watch | None:
         """The run's watch if it is in hand or on its way back: fresher than the database."""
-        return self.hand.get(run_id) or next((w for w in self._put_back if w.run.id == run_id), None)
+        return self.hand.get(run_id) or self._leaving.get(run_id)
 
     def poll_now(self, run_id: str) -> None:
         """Look at a run at once, whatever its schedule says."""
@@ -340,24 +342,23 @@ class Poller:
     def forget(self, run_id: str) -> None:
         """Stop holding a run that was removed or settled elsewhere."""
         self.hand.drop(run_id)
-        self._put_back = [w for w in self._put_back if w.run.id != run_id]
+        self._leaving.pop(run_id, None)
+
+    def rebase(self, jump_s: float) -> None:
+        """The wall clock jumped by so much: ages go on as they were, and nothing is learned from runs that span it."""
+        for watch in self.hand.all():
+            watch.rebase(jump_s)
+        self.expect_due()
 
     async def drain(self) -> None:
-        """Stop looking (a GET cut short harms nobody) and put everything back."""
+        """Stop looking (a GET cut short harms nobody), save, and put everything back."""
         self._is_draining = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._put_back += self.hand.all()
-        for watch in self.hand.all():
-            self.hand.drop(watch.run.id)
-        self._put_back_due = 0.0
-        await self._flush_put_back(self._clock.monotonic())
-
-
-def expired_message(run: Run) -> str:
-    """Why the bridge gave up on a run."""
-    if run.deadline_at is None:
-        return "the deadline for this run passed"
-    waited = format_duration(round((run.deadline_at - run.registered_at).total_seconds()) or 1)
-    return f"no outcome within the deadline of {waited}; the provider last said {run.provider_status or 'nothing'}"
+        self._leaving |= {watch.run.id: watch for watch in self.hand.all()}
+        for run_id in self._leaving:
+            self.hand.drop(run_id)
+        if self._leaving:
+            await self._put_back(self._clock.monotonic())
+        await self.save_lessons()

@@ -7,33 +7,50 @@ back; after a crash the lapsed lease makes it due again, and asking once more is
 from __future__ import annotations
 
 import heapq
-from datetime import datetime
-from itertools import count
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import count, islice
 
+from bridge.domain.cadence_progress import ProgressTrack
 from bridge.domain.run import Run
 from bridge.store.runs import PollRecord
 
 
 class Watch:
-    """One run in hand. `due` is monotonic seconds; the counters run ahead of the database."""
+    """One run in hand; the counters run ahead of the database.
+
+    Monotonic seconds: `due`, `sent_at` (the last look), `origin` (when its present status began). Ages:
+    `alive_s`, at which it was last seen alive in it. `is_tainted`: the clock jumped while it was there.
+    """
 
     __slots__ = (
+        "alive_s",
         "due",
         "failure_streak",
         "is_in_flight",
+        "is_tainted",
         "last_polled_at",
         "next_poll_at",
         "not_found_count",
         "not_found_since",
+        "origin",
         "polls",
         "reason",
         "run",
+        "sent_at",
         "ticket",
+        "track",
     )
 
-    def __init__(self, run: Run, due: float) -> None:
+    def __init__(self, run: Run, due: float, *, now: datetime, monotonic: float) -> None:
         self.run = run
         self.due = due
+        self.alive_s = 0.0
+        self.sent_at = monotonic
+        self.track = ProgressTrack()
+        self.is_tainted = False
+        self.begin(now, monotonic)
         self.polls = run.polls
         self.last_polled_at = run.last_polled_at
         self.next_poll_at = run.next_poll_at
@@ -44,10 +61,51 @@ class Watch:
         self.is_in_flight = False
         self.ticket = 0
 
-    def count_poll(self, now: datetime) -> None:
+    def begin(self, now: datetime, monotonic: float) -> None:
+        """The run is in a status anew, or was taken in hand: count its age from there, never negative."""
+        age_s = max(0.0, (now - self.run.status_since).total_seconds())
+        self.origin = monotonic - age_s
+        seen_at = self.last_seen_at()
+        self.alive_s = max(0.0, (seen_at - self.run.status_since).total_seconds()) if seen_at else 0.0
+
+    def last_seen_at(self) -> datetime | None:
+        """When the run was last known to be alive in its present status, as the database tells."""
+        if self.run.observed_at is None:
+            return None
+        looked_in_vain = self.run.failure_streak > 0
+        return self.run.observed_at if looked_in_vain else self.run.last_polled_at or self.run.observed_at
+
+    def count_poll(self, now: datetime, monotonic: float) -> None:
         """A poll is being made."""
         self.polls += 1
         self.last_polled_at = now
+        self.sent_at = monotonic
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether it stands in the order of due times; not while it is ranked or being looked at."""
+        return self.ticket != 0
+
+    def with_counters(self) -> Run:
+        """The run with what the polls in hand have counted."""
+        return replace(
+            self.run,
+            polls=self.polls,
+            last_polled_at=self.last_polled_at,
+            failure_streak=self.failure_streak,
+            not_found_count=self.not_found_count,
+            not_found_since=self.not_found_since,
+        )
+
+    def rebase(self, jump_s: float) -> None:
+        """The wall clock jumped; the database's times are moved alike."""
+        jump = timedelta(seconds=jump_s)
+        self.is_tainted = True
+        deadline_at = self.run.deadline_at
+        if deadline_at is not None and not self.run.deadline_is_fixed:
+            deadline_at += jump
+        self.run = replace(self.run, status_since=self.run.status_since + jump, deadline_at=deadline_at)
+        self.next_poll_at = self.next_poll_at and self.next_poll_at + jump
 
     def record(self) -> PollRecord:
         """What the database is to know when the run is put back."""
@@ -87,13 +145,14 @@ class Hand:
         """Let go of a run."""
         return self._watches.pop(run_id, None)
 
-    def take_due(self, now: float) -> Watch | None:
-        """The most overdue watch that is not being polled, or None."""
-        while (due := self.next_due()) is not None and due <= now:
+    def take_due(self, now: float, limit: int) -> list[Watch]:
+        """Up to `limit` due watches, the most overdue first; they are out of the order until held again."""
+        taken: list[Watch] = []
+        while len(taken) < limit and (due := self.next_due()) is not None and due <= now:
             watch = self._watches[heapq.heappop(self._heap)[2]]
             watch.ticket = 0
-            return watch
-        return None
+            taken.append(watch)
+        return taken
 
     def next_due(self) -> float | None:
         """When the next watch is due; stale entries fall out on the way."""
@@ -104,6 +163,10 @@ class Hand:
                 return due
             heapq.heappop(self._heap)
         return None
+
+    def some(self, limit: int) -> Iterable[Watch]:
+        """Up to `limit` watches, those longest in hand first."""
+        return islice(self._watches.values(), limit)
 
     def all(self) -> list[Watch]:
         """Every watch in hand."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from bridge.domain.delivery import DeliveryState
+from bridge.domain.delivery import DeliveryState, Lane
 from bridge.store import deliveries
 from bridge.store.deliveries import AttemptResult
 from bridge.store.transaction import Tx
@@ -89,7 +89,7 @@ async def test_a_retry_makes_it_due_now_whatever_became_of_it(api: Api) -> None:
     reply = await api.call("POST", f"/v1/deliveries/{exhausted['id']}/retry")
     assert (reply.status, reply.body["state"], reply.body["manual"]) == (202, "pending", True)
     due = await api.database.read(deliveries.due_endpoints)
-    assert due == {exhausted["endpoint_id"]: NOW}
+    assert due[exhausted["endpoint_id"]].lanes == {Lane.AT_ONCE: NOW}
 
 
 @pytest.mark.parametrize("how", ["discarded", "disabled", "in flight"])

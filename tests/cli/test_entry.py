@@ -140,6 +140,20 @@ def test_whatever_goes_wrong_is_one_line_and_never_a_traceback(cli, monkeypatch,
     assert "Traceback" not in result.err
 
 
+def test_a_fault_of_our_own_is_placed_and_its_text_kept_back(cli, monkeypatch):
+    """A database's complaint holds the values of the row."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("INSERT INTO endpoints VALUES ('whsec_secret')")
+
+    monkeypatch.setattr("bridge.cli.runs.print_json", fail)
+    with stub_daemon(lambda seen: Said()) as daemon:
+        result = cli("runs", "list", "--json", "--url", daemon.url)
+    assert result.code == 1
+    assert "RuntimeError at runs.py:" in result.err
+    assert "whsec_" not in result.err
+
+
 def test_shell_completion_completes_commands():
     env = {**os.environ, "_RUNBRIDGE_COMPLETE": "bash_complete", "COMP_WORDS": "runbridge run", "COMP_CWORD": "1"}
     done = subprocess.run(RUN, env=env, capture_output=True, text=True, check=False)

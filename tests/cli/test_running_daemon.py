@@ -276,7 +276,16 @@ def test_events_are_listed_by_type_and_sent_again(bridge):
     assert "goes out again 1 time" in replayed.out
     dry = bridge("endpoints", "replay", "my-app", "--since", "1h", "--types", "bridge.ping", "--dry-run", "--json")
     assert dry.json["count"] >= 1
-    assert dry.json["replayed"] == 0
+    done = bridge("endpoints", "replay", "my-app", "--since", "1h", "--types", "bridge.ping", "--wait", "--json")
+    assert done.code == 0
+    assert (done.json["state"], done.json["replayed"]) == ("done", done.json["count"])
+    assert done.json["id"] in bridge("replays", "list").out
+    assert "my-app" in bridge("replays", "show", done.json["id"]).out
+    assert bridge("replays", "wait", done.json["id"]).code == 0
+    assert "ended already" in bridge("replays", "cancel", done.json["id"]).err
+    assert "--status missed" in bridge("endpoints", "replay", "my-app").err
+    missed = bridge("endpoints", "replay", "my-app", "--status", "missed", "--json")
+    assert missed.json["status"] == "missed"
 
 
 def test_deliveries_and_connections_come_as_tables_and_as_json(bridge):

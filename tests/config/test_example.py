@@ -9,6 +9,7 @@ import pytest
 from bridge.config import load_config
 from bridge.config.layers import schema_of
 from bridge.config.sections import BASE_URLS, NAMED_SECTIONS, SECTIONS, CadenceTable
+from bridge.config.values import read_size
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.instant import format_duration, parse_duration
 from bridge.domain.signature import new_secret
@@ -23,6 +24,8 @@ SECRETS = {
 TABLES = {
     "server": ("server",),
     "database": ("database",),
+    "secrets": ("secrets",),
+    "retention": ("retention",),
     "connections": ("connections", "dify"),
     "endpoints": ("endpoints", "my-app"),
     "delivery": ("delivery",),
@@ -73,10 +76,14 @@ def test_every_default_in_the_example_is_the_code_s(section: str):
         default = schema.model_fields[attribute].get_default(call_default_factory=True)
         if key in in_force or key in schema.secrets or default is None:
             continue
+        if attribute.endswith("_bytes"):
+            assert read_size(offered[key]) == default
+            compared.add(key)
+            continue
         is_duration = attribute.endswith(("_s", "schedule"))
         assert as_text(offered[key], is_duration=is_duration) == as_text(default, is_duration=is_duration)
         compared.add(key)
-    assert compared or section in ("database", "cadence")
+    assert compared or section in ("database", "secrets", "cadence")
 
 
 def test_the_cadence_defaults_in_the_example_are_the_domain_s():
@@ -93,7 +100,7 @@ def test_the_base_urls_in_the_example_are_the_code_s(provider: str):
 
 def test_setting_the_defaults_that_are_shown_changes_nothing(tmp_path: Path):
     """So that removing a # is safe."""
-    alternatives = re.compile(r"^(api_token|api_key|secret|url)(_env|_file)? = .*\n|^target_delay = .*\n", re.MULTILINE)
+    alternatives = re.compile(r"^(api_token|api_key|secret|url|key|old_keys)(_env|_file)? = .*\n|^target_delay = .*\n", re.MULTILINE)
     spelled = "".join(
         f"{line[1:]}\n" if COMMENTED_SETTING.match(line) and not alternatives.match(f"{line[1:]}\n") else f"{line}\n"
         for line in EXAMPLE.read_text().splitlines()
@@ -102,7 +109,7 @@ def test_setting_the_defaults_that_are_shown_changes_nothing(tmp_path: Path):
     path = tmp_path / "runbridge.toml"
     path.write_text(spelled)
     plain, set_by_hand = load_config(EXAMPLE, env=SECRETS), load_config(path, env=SECRETS)
-    for section in ("server", "delivery", "cadence", "log", "connections", "endpoints"):
+    for section in ("server", "secrets", "retention", "delivery", "cadence", "log", "connections", "endpoints"):
         assert getattr(set_by_hand, section) == getattr(plain, section)
 
 

@@ -85,9 +85,9 @@ def world(folder: Path) -> Iterator[World]:
         config = folder / "runbridge.toml"
         config.write_text(_config_text(folder, port, sandbox["providers"], hooks, secret))
         config.chmod(0o600)
-        stack.enter_context(process("-c", _SERVE, "serve", "--config", str(config), log=folder / "daemon.log"))
+        daemon = stack.enter_context(process("-c", _SERVE, "serve", "--config", str(config), log=folder / "daemon.log"))
         url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(url, folder / "daemon.log")
+        _wait_until_ready(daemon, url, folder / "daemon.log")
         yield World(folder, config, url, sandbox["url"], hooks, secret)
 
 
@@ -125,9 +125,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_ready(url: str, log: Path) -> None:
+def _wait_until_ready(daemon: subprocess.Popen[str], url: str, log: Path) -> None:
     end = time.monotonic() + START_S
-    while time.monotonic() < end:
+    while time.monotonic() < end and daemon.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
                 if answer.status == 200:

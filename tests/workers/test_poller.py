@@ -161,7 +161,7 @@ async def test_a_connection_recovers_with_the_first_answer(database: Database, s
             return poller.account.health is ConnectionHealth.FAILING
 
         await work(poller.run_pass, poller.bell, failing)
-        poller.account.gate.open_now()  # the pause before the probe, spared
+        poller.account.gate.rate_limit.end_pause(0.0)  # the pause before the probe, spared
         await finish(poller, database, run.id)
     told_types = [e.type.value for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))]
     assert told_types[:2] == ["connection.failing", "connection.recovered"]

@@ -1,0 +1,83 @@
+"""What an endpoint is owed: made due, held back, kept in order.
+
+A delivery that must wait for something other than time has no `next_attempt_at`: its endpoint is switched off, or
+asked for order and an earlier event of the same run is still owed to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from bridge.domain.delivery import DeliveryState
+from bridge.store.tables import deliveries, endpoints
+from bridge.store.transaction import Tx
+
+_ORDERED = sa.select(endpoints.c.id).where(endpoints.c.ordered)
+
+
+def hold_backlog(tx: Tx, endpoint_id: str) -> None:
+    """Nothing of it is due any longer, but all of it is kept."""
+    tx.connection.execute(_pending(endpoint_id).values(next_attempt_at=None))
+
+
+def make_backlog_due(tx: Tx, endpoint_id: str) -> None:
+    """What was held back is due at once; where order was asked for, the first of each run only."""
+    statement = _pending(endpoint_id).where(deliveries.c.next_attempt_at.is_(None), ~_stands_behind())
+    tx.connection.execute(statement.values(next_attempt_at=tx.now))
+    tx.announcements.deliveries_due = True
+
+
+def hold_followers(tx: Tx, endpoint_id: str) -> None:
+    """The endpoint asks for order from now on: what stands behind an earlier event of its run waits."""
+    tx.connection.execute(_pending(endpoint_id).where(_stands_behind(), _FREE).values(next_attempt_at=None))
+
+
+def hold_back(tx: Tx, delivery_ids: Sequence[str]) -> None:
+    """Of these deliveries, let those wait that stand behind an earlier event of their run where order was asked for."""
+    chosen = sa.update(deliveries).where(deliveries.c.id.in_(delivery_ids), _IS_PENDING, _FREE, _stands_behind())
+    tx.connection.execute(chosen.values(next_attempt_at=None))
+
+
+def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:
+    """In an ordered endpoint: the next event of the run becomes due, its predecessor being settled."""
+    first = (
+        sa.select(deliveries.c.id)
+        .where(deliveries.c.run_id == run_id, deliveries.c.endpoint_id == endpoint_id, _IS_PENDING)
+        .order_by(deliveries.c.sequence)
+        .limit(1)
+    )
+    found = tx.connection.execute(
+        sa.update(deliveries)
+        .where(deliveries.c.id.in_(first.scalar_subquery()), deliveries.c.next_attempt_at.is_(None))
+        .values(next_attempt_at=tx.now)
+    ).rowcount
+    tx.announcements.deliveries_due |= bool(found)
+
+
+def discard_backlog(tx: Tx, endpoint_id: str) -> None:
+    """The endpoint was removed: there is nowhere to send it to."""
+    tx.connection.execute(
+        _pending(endpoint_id).values(state=DeliveryState.DISCARDED.value, next_attempt_at=None, settled_at=tx.now)
+    )
+
+
+_IS_PENDING = deliveries.c.state == DeliveryState.PENDING.value
+_FREE = deliveries.c.leased_by.is_(None)
+
+
+def _pending(endpoint_id: str) -> sa.Update:
+    return sa.update(deliveries).where(deliveries.c.endpoint_id == endpoint_id, _IS_PENDING)
+
+
+def _stands_behind() -> sa.ColumnElement[bool]:
+    """The endpoint asked for order, and an earlier event of the same run is still owed to it."""
+    earlier = deliveries.alias("earlier")
+    is_owed = sa.exists().where(
+        earlier.c.endpoint_id == deliveries.c.endpoint_id,
+        earlier.c.run_id == deliveries.c.run_id,
+        earlier.c.state == DeliveryState.PENDING.value,
+        earlier.c.sequence < deliveries.c.sequence,
+    )
+    return sa.and_(deliveries.c.endpoint_id.in_(_ORDERED), is_owed)

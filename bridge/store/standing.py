@@ -1,0 +1,121 @@
+"""How an endpoint stands: what an answer means for the endpoint as a whole, beyond the one delivery.
+
+Its pace, its row of failed attempts, and with the rule of `domain.disabling` its end. A one-run endpoint has a pace
+too, but is never switched off: its few deliveries are exhausted by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.domain.delivery import Answer, Outcome
+from bridge.domain.disabling import RULE, Failing, Step, describe, failing_after, next_step
+from bridge.domain.endpoint import EndpointSource
+from bridge.domain.event import EventType
+from bridge.domain.pace import Pace, pace_after
+from bridge.store.endpoints import disable_endpoint, get_endpoint
+from bridge.store.events import record_endpoint_event
+from bridge.store.tables import endpoints
+from bridge.store.transaction import Tx
+
+GONE = "its receiver answered 410 Gone"
+_NOBODYS_FAULT = frozenset({Outcome.INTERRUPTED, Outcome.UNSIGNED})
+_COLUMNS = (
+    endpoints.c.source,
+    endpoints.c.enabled,
+    endpoints.c.failures,
+    endpoints.c.slowdowns,
+    endpoints.c.paused_until,
+    endpoints.c.probe_at,
+    endpoints.c.failing_since,
+    endpoints.c.failing_attempts,
+    endpoints.c.warned_at,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What changed about an endpoint, for the log and the counters."""
+
+    before: Pace
+    after: Pace
+    step: Step = Step.NOTHING
+    cause: str | None = None
+    reason: str | None = None
+
+
+def note_answer(tx: Tx, endpoint_id: str, answer: Answer) -> Note | None:
+    """Take in one answer; writes nothing about an endpoint that is well. None when there is nothing to take in."""
+    if answer.outcome in _NOBODYS_FAULT:
+        return None
+    row = _read(tx, endpoint_id, is_to_change=answer.outcome is not Outcome.DELIVERED)
+    if row is None:
+        return None
+    before, failing = pace_of(row), _failing_of(row)
+    after = pace_after(before, answer, now=tx.now)
+    now_failing = None if answer.outcome is Outcome.DELIVERED else failing_after(failing, at=tx.now)
+    if (after, now_failing) != (before, failing):
+        _store(tx, endpoint_id, _values(after, now_failing))
+    if now_failing is None or not row.enabled or row.source == EndpointSource.RUN.value:
+        return Note(before, after)
+    return _judge(tx, endpoint_id, Note(before, after), now_failing, is_gone=answer.outcome is Outcome.GONE)
+
+
+def _read(tx: Tx, endpoint_id: str, *, is_to_change: bool) -> sa.Row[Any] | None:
+    query: sa.Select[Any] = sa.select(*_COLUMNS).where(endpoints.c.id == endpoint_id, endpoints.c.deleted_at.is_(None))
+    return tx.connection.execute(query.with_for_update() if is_to_change else query).first()
+
+
+def pace_of(row: sa.Row[Any]) -> Pace:
+    """The pace in a row that has its columns."""
+    return Pace(row.failures, row.slowdowns, row.paused_until, row.probe_at)
+
+
+def _judge(tx: Tx, endpoint_id: str, note: Note, failing: Failing, *, is_gone: bool) -> Note:
+    if is_gone:
+        return _disable(tx, endpoint_id, note, "gone", GONE)
+    match next_step(failing, now=tx.now):
+        case Step.DISABLE:
+            return _disable(tx, endpoint_id, note, "failing", f"{describe(failing)} ({RULE})")
+        case Step.WARN:
+            reason = f"{describe(failing)}; it will be switched off when {RULE}"
+            _store(tx, endpoint_id, {"warned_at": tx.now})
+            _tell(tx, EventType.ENDPOINT_FAILING, endpoint_id, reason)
+            return Note(note.before, note.after, Step.WARN, "failing", reason)
+        case Step.NOTHING:
+            return note
+
+
+def _disable(tx: Tx, endpoint_id: str, note: Note, cause: str, reason: str) -> Note:
+    disable_endpoint(tx, endpoint_id, reason)
+    _tell(tx, EventType.ENDPOINT_DISABLED, endpoint_id, reason)
+    return Note(note.before, note.after, Step.DISABLE, cause, reason)
+
+
+def _tell(tx: Tx, event_type: EventType, endpoint_id: str, reason: str) -> None:
+    endpoint = get_endpoint(tx, endpoint_id)
+    if endpoint is not None:
+        record_endpoint_event(tx, event_type, endpoint, reason)
+
+
+def _failing_of(row: sa.Row[Any]) -> Failing | None:
+    return None if row.failing_since is None else Failing(row.failing_since, row.failing_attempts, row.warned_at)
+
+
+def _values(pace: Pace, failing: Failing | None) -> dict[str, Any]:
+    return {
+        "failures": pace.failures,
+        "slowdowns": pace.slowdowns,
+        "paused_until": pace.paused_until,
+        "probe_at": pace.probe_at,
+        "failing_since": failing and failing.since,
+        "failing_attempts": failing.attempts if failing else 0,
+        "warned_at": failing and failing.warned_at,
+    }
+
+
+def _store(tx: Tx, endpoint_id: str, values: dict[str, Any]) -> None:
+    tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(values))

@@ -1,0 +1,188 @@
+"""The planner of one connection: when each run in hand is looked at next, whom first, and what its end teaches.
+
+Ages are seconds since the run's present status began, by the monotonic clock; a look proves a run alive at
+the moment it was *sent* and over at the moment its answer *came*. Between the two lies what is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from bridge.domain.cadence import NextPoll, Standing, is_overdue, next_poll, next_poll_after_failure, urgency
+from bridge.domain.cadence_progress import ProgressTrack
+from bridge.domain.connection import CadenceSettings
+from bridge.domain.instant import seconds_between
+from bridge.domain.observation import Observation, Observed
+from bridge.domain.run import Json, Run, RunStatus
+from bridge.workers.learner import Learner
+from bridge.workers.watch import Watch
+
+CLOCK_GRAIN_S: Final = 1.0  # a Date header, and the times of several providers, are whole seconds
+AGE_MAX_S: Final = 30 * 86400.0
+IN_FLIGHT_COUNTED: Final = 200  # runs in flight that a fit takes into account as censored
+
+
+@dataclass(slots=True)
+class Tally:
+    """How the runs of one workflow fared that ended here: for people to read, not for decisions."""
+
+    runs: int = 0
+    polls: int = 0
+    delay_s: float = 0.0
+
+
+class Planner:
+    """Plans by what its learner knows."""
+
+    def __init__(self, settings: CadenceSettings, learner: Learner) -> None:
+        self.learner = learner
+        self._settings = settings
+        self._tallies: dict[str, Tally] = {}
+
+    # -- when next
+
+    def next_look(self, watch: Watch, result: Observed, now: float) -> NextPoll:
+        """After a look that saw the run alive: seconds from *now* until the next one."""
+        plan = next_poll(self._settings_of(watch), self._standing(watch), poll_after_s=result.poll_after_s)
+        took_s = now - watch.sent_at
+        least_s = self._settings_of(watch).min_interval_s - took_s
+        return NextPoll(max(plan.delay_s - took_s, least_s, 0.0), plan.reason)
+
+    def next_try(self, watch: Watch, retry_after_s: float | None) -> NextPoll:
+        """After a look that brought nothing."""
+        return next_poll_after_failure(self._settings_of(watch), watch.failure_streak, retry_after_s=retry_after_s)
+
+    def least_s(self, watch: Watch) -> float:
+        """The shortest time between two looks at this run."""
+        return self._settings_of(watch).min_interval_s
+
+    def rank(self, watches: Iterable[Watch], now: float) -> list[Watch]:
+        """The watches that are due, the most urgent last (to be popped); a first look comes before its price."""
+        return sorted(watches, key=lambda watch: self.urgency(watch, now))
+
+    def urgency(self, watch: Watch, now: float) -> float:
+        """What a look at this run is worth now, in seconds of delay."""
+        worth = urgency(self._standing(watch), now - watch.origin)
+        return worth + self._settings.price_s if watch.run.observed_at is None else worth
+
+    def _settings_of(self, watch: Watch) -> CadenceSettings:
+        return self._settings.overridden_by(watch.run.cadence)
+
+    def _standing(self, watch: Watch) -> Standing:
+        run = watch.run
+        sojourn = self.learner.sojourn(run.workflow_id, run.status)
+        by_progress = run.status is RunStatus.RUNNING and watch.track.latest is not None
+        progress = self.learner.progress(run.workflow_id) if by_progress else None
+        return Standing(run.id, run.status, sojourn.estimate, watch.alive_s, progress, watch.track)
+
+    def refit(self, watches: Iterable[Watch]) -> None:
+        """Fit what was learned since, with the runs in flight counted as not over yet."""
+        ages: dict[tuple[str | None, RunStatus], list[float]] = {}
+        for watch in watches:
+            found = ages.setdefault((watch.run.workflow_id, watch.run.status), [])
+            if watch.alive_s > 0 and len(found) < IN_FLIGHT_COUNTED:
+                found.append(watch.alive_s)
+        for (workflow, status), in_flight_s in ages.items():
+            sojourn = self.learner.sojourn(workflow, status)
+            if sojourn.is_stale:
+                sojourn.refit(in_flight_s)
+
+    # -- what a look shows
+
+    def see_alive(self, watch: Watch, seen: Observation) -> None:
+        """The last look saw the run in the status that it had before."""
+        watch.alive_s = max(watch.alive_s, watch.sent_at - watch.origin)
+        watch.track = _tracked(watch, seen)
+
+    def is_overdue(self, watch: Watch, now: float) -> bool:
+        """Whether this run is now running longer than its workflow normally does, and nobody was told yet."""
+        run = watch.run
+        if run.status is not RunStatus.RUNNING or run.is_overdue:
+            return False
+        sojourn = self.learner.sojourn(run.workflow_id, run.status)
+        return is_overdue(sojourn.estimate, sojourn.runs, now - watch.origin)
+
+    def began_at(self, watch: Watch, result: Observed, now: datetime, monotonic: float) -> datetime | None:
+        """When the status that a look found anew had begun; None where the provider's own times do not tell.
+
+        Their differences only: its clock may be wrong by hours.
+        """
+        seen = result.observation
+        if seen.status is not RunStatus.RUNNING:
+            return None
+        age_s = seconds_between(seen.started_at or seen.created_at, result.answered_at)
+        if age_s is None or not 2 * CLOCK_GRAIN_S < age_s < AGE_MAX_S:
+            return None
+        if watch.run.observed_at is not None:  # it cannot have begun before it was last seen in another status
+            age_s = min(age_s, monotonic - watch.origin - watch.alive_s)
+        return now - timedelta(seconds=age_s)
+
+    # -- what an end teaches
+
+    def learn_end(self, watch: Watch, seen: Observation, now: float) -> None:
+        """The run has left its status: what the time it spent there teaches about others."""
+        run, told_s = watch.run, seconds_between(seen.started_at or seen.created_at, seen.finished_at)
+        if run.observed_at is None:  # over, or further, before anybody looked: only the provider can tell
+            if seen.status.is_settled and told_s is not None and 0 < told_s < AGE_MAX_S:
+                self._learn(run, RunStatus.RUNNING, max(told_s - CLOCK_GRAIN_S, 0.0), told_s + CLOCK_GRAIN_S, now)
+            return
+        if watch.is_tainted:
+            return
+        alive_s, over_s = watch.alive_s, now - watch.origin
+        if seen.status.is_settled:
+            self._count(run, watch, (over_s - alive_s) / 2)
+            if run.status is RunStatus.RUNNING and told_s is not None:
+                alive_s, over_s = _narrowed(alive_s, over_s, told_s)
+        self._learn(run, run.status, alive_s, over_s, now)
+        if run.status is RunStatus.RUNNING and seen.status.is_settled:
+            self.learner.learn_progress(run.workflow_id, watch.track, alive_s, over_s)
+
+    def learn_given_up(self, watch: Watch, now: float) -> None:
+        """The run was still alive when its deadline passed: durations like its own are longer than that."""
+        if watch.alive_s > 0 and not watch.is_tainted:
+            self._learn(watch.run, watch.run.status, watch.alive_s, float("inf"), now)
+
+    def _learn(self, run: Run, status: RunStatus, alive_s: float, over_s: float, now: float) -> None:
+        if status is not RunStatus.UNKNOWN:
+            self.learner.learn(run.workflow_id, status, alive_s, over_s, now)
+
+    def _count(self, run: Run, watch: Watch, delay_s: float) -> None:
+        tally = self._tallies.setdefault(run.workflow_id or "", Tally())
+        tally.runs += 1
+        tally.polls += watch.polls
+        tally.delay_s += delay_s
+
+    # -- for people
+
+    def summary(self) -> list[Json]:
+        """What was learned, by workflow: durations in seconds, polls per run, expected mean delay in seconds."""
+        return [self._workflow(name) for name in self.learner.known_workflows()]
+
+    def _workflow(self, name: str) -> Json:
+        sojourn, tally = self.learner.sojourn(name, RunStatus.RUNNING), self._tallies.get(name, Tally())
+        belief, count = sojourn.estimate, max(tally.runs, 1)
+        return {
+            "workflow_id": name or None,
+            "runs_remembered": round(sojourn.runs, 1),
+            "median_s": round(belief.quantile(0.5), 3),
+            "p90_s": round(belief.quantile(0.9), 3),
+            "p99_s": round(belief.quantile(0.99), 3),
+            "runs_ended": tally.runs,
+            "polls_per_run": round(tally.polls / count, 2) if tally.runs else None,
+            "mean_delay_s": round(tally.delay_s / count, 3) if tally.runs else None,
+        }
+
+
+def _tracked(watch: Watch, seen: Observation) -> ProgressTrack:
+    if seen.progress is None or seen.progress.total <= 0:
+        return watch.track
+    return watch.track.seen(seen.progress.completed, seen.progress.total, watch.sent_at - watch.origin)
+
+
+def _narrowed(alive_s: float, over_s: float, told_s: float) -> tuple[float, float]:
+    """The interval of the polls, narrowed by the provider's own duration where that fits and says more."""
+    low, high = max(alive_s, told_s - CLOCK_GRAIN_S), min(over_s, told_s + CLOCK_GRAIN_S)
+    return (low, high) if low <= high else (alive_s, over_s)

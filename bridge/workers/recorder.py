@@ -1,0 +1,102 @@
+"""Writing down what a look brought: the decision about the run, the health of the account."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import structlog
+
+from bridge.domain import transition
+from bridge.domain.connection import Connection
+from bridge.domain.event import EventType
+from bridge.domain.instant import format_duration
+from bridge.domain.observation import Observation
+from bridge.domain.run import Run, RunError, RunStatus
+from bridge.store import connections, endpoints, transitions
+from bridge.store.database import Database
+from bridge.store.transaction import Tx
+from bridge.workers.account import HealthChange
+from bridge.workers.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+class Recorder:
+    """The pen of one poller; writes only under its node's claim."""
+
+    def __init__(self, connection: Connection, database: Database, node: str, metrics: Metrics) -> None:
+        self._connection = connection
+        self._database = database
+        self._node = node
+        self._metrics = metrics
+
+    async def record(
+        self, before: Run, seen: Observation, *, since: datetime | None, expires: bool, is_overdue: bool
+    ) -> Run | None:
+        """The run after this observation, with all that it tells; None if it is no longer ours to write."""
+
+        def record(tx: Tx) -> Run | None:
+            wants = seen.progress != before.progress and endpoints.anyone_wants_progress(tx, before.id)
+            decision = transition.observe(before, seen, now=tx.now, wants_progress=wants, since=since)
+            run = self._put(tx, before, decision)
+            if run is not None and is_overdue and not run.settled:
+                run = self._put(tx, run, transition.overdue(run, now=tx.now))
+            if run is not None and expires:
+                run = self._put(tx, run, _expired(run, tx.now))
+            return run
+
+        return self._told(before, await self._database.write(record))
+
+    async def give_up(self, before: Run, lost: RunError | None) -> Run | None:
+        """The run after the bridge's own verdict: lost for this reason, else expired."""
+
+        def record(tx: Tx) -> Run | None:
+            decision = transition.settle(before, RunStatus.LOST, lost, now=tx.now) if lost else _expired(before, tx.now)
+            return self._put(tx, before, decision)
+
+        return self._told(before, await self._database.write(record))
+
+    def _put(self, tx: Tx, before: Run, decision: transition.Decision | None) -> Run | None:
+        if decision is None:
+            return before
+        return transitions.record(tx, before, decision, node=self._node, keep=True)
+
+    def _told(self, before: Run, after: Run | None) -> Run | None:
+        if after is not None and before.status is not after.status:
+            self._metrics.transitions.labels(self._connection.name, after.status.value).inc()
+            log.info(
+                "run.transitioned",
+                run_id=after.id,
+                connection=self._connection.name,
+                provider_run_id=after.provider_run_id,
+                before=before.status.value,
+                after=after.status.value,
+                provider_status=after.provider_status,
+                polls=after.polls,
+            )
+        return after
+
+    async def tell_health(self, turned: HealthChange) -> None:
+        """Record and announce that the account's health has turned."""
+        connection = self._connection
+
+        def tell(tx: Tx) -> bool:
+            return connections.change_health(
+                tx, connection.name, provider=connection.provider, health=turned.health, reason=turned.reason
+            )
+
+        if await self._database.write(tell):
+            event = EventType.CONNECTION_FAILING if turned.reason else EventType.CONNECTION_RECOVERED
+            log.warning(event.value, connection=connection.name, reason=turned.reason)
+
+
+def _expired(run: Run, now: datetime) -> transition.Decision | None:
+    return transition.settle(run, RunStatus.EXPIRED, RunError(expired_message(run), "deadline"), now=now)
+
+
+def expired_message(run: Run) -> str:
+    """Why the bridge gave up on a run."""
+    if run.deadline_at is None:
+        return "the deadline for this run passed"
+    waited = format_duration(round((run.deadline_at - run.registered_at).total_seconds()) or 1)
+    return f"no outcome within the deadline of {waited}; the provider last said {run.provider_status or 'nothing'}"

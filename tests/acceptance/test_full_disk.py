@@ -1,0 +1,102 @@
+"""A full disk: the API says so, nothing that was promised is lost, and all goes on once there is space again."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.sandbox import Life, Receiver, Sandbox
+from tests.support.daemon_process import DaemonProcess
+
+MOUNT_BYTES = 4 * 1024 * 1024
+TRIES_MAX = 300
+
+
+class LimitedDisk:
+    """No file of the daemon may grow any more: what a user without a mount can do to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fill(self, daemon: DaemonProcess) -> None:
+        size = max(file.stat().st_size for file in self.folder.iterdir())
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def free(self, daemon: DaemonProcess) -> None:
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+class SmallDisk(LimitedDisk):
+    """A disk of its own, filled by another file."""
+
+    def fill(self, daemon: DaemonProcess) -> None:
+        with (self.folder / "ballast").open("wb", buffering=0) as ballast:
+            try:
+                while True:
+                    ballast.write(b"\0" * 4096)
+            except OSError:
+                pass
+
+    def free(self, daemon: DaemonProcess) -> None:
+        (self.folder / "ballast").unlink()
+
+
+def mount(folder: Path) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={MOUNT_BYTES}", "tmpfs", str(folder)]
+    return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+@pytest.fixture(params=["small disk", "file size limit"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LimitedDisk]:
+    """A disk that can be filled; where nothing may be mounted, the limit stands for it both times."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if request.param == "small disk" and mount(folder):
+        yield SmallDisk(folder)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    else:
+        yield LimitedDisk(folder)
+
+
+async def test_a_full_disk_is_a_503_and_after_it_everything_is_delivered(disk: LimitedDisk, tmp_path: Path) -> None:
+    async with Sandbox() as sandbox, Receiver() as receiver:
+        daemon = DaemonProcess(tmp_path, f"sqlite:///{disk.folder / 'runbridge.db'}")
+        daemon.config["log"]["level"] = "info"
+        daemon.add_connection("dify", "dify", sandbox.url("dify"))
+        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+        async with daemon:
+            promised = [(await daemon.register("dify", sandbox.add_run("dify", life=Life(duration_s=2))))["id"]]
+            disk.fill(daemon)
+            for _ in range(TRIES_MAX):
+                wanted = {"connection": "dify", "provider_run_id": sandbox.add_run("dify", life=Life(duration_s=0))}
+                status, headers, body = await daemon.call("POST", "/v1/runs", wanted)
+                if status != 201:
+                    break
+                promised.append(json.loads(body)["id"])
+            else:
+                pytest.fail("the disk never was full")
+            problem = json.loads(body)
+            assert (status, headers["content-type"], problem["status"]) == (503, "application/problem+json", 503)
+            assert "full" in problem["detail"]
+            assert "retry-after" in headers
+            assert (await daemon.call("GET", "/healthz"))[0] == 200
+            assert len((await daemon.ask("GET", "/v1/runs"))["data"]) >= 1  # reading goes on
+
+            await daemon.wait_for_log("observation.postponed")  # the run of before ends, which cannot be written
+            disk.free(daemon)
+            received = await receiver.wait_for(
+                lambda got: set(promised)
+                <= {one.event["data"]["run"]["id"] for one in got if one.type == "run.finished"},
+                45,
+            )
+            finishes = [one for one in received if one.type == "run.finished"]
+            assert len({one.id for one in finishes}) == len(promised)
+            await daemon.ask("POST", "/v1/runs", wanted, status=201)
+            await daemon.stop()
+        assert "Traceback" not in daemon.log_since()

@@ -1,0 +1,83 @@
+"""SIGHUP: a good configuration takes effect whole, a bad one not at all."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from bridge.sandbox import Life, Receiver, Sandbox
+from tests.support.daemon_process import DaemonProcess
+
+SHORT = Life(duration_s=0.5)
+
+
+async def names(daemon: DaemonProcess) -> tuple[list[str], list[str]]:
+    """The connections and endpoints that the daemon works with."""
+    connections = await daemon.ask("GET", "/v1/connections")
+    endpoints = await daemon.ask("GET", "/v1/endpoints")
+    return sorted(one["name"] for one in connections["data"]), sorted(one["id"] for one in endpoints["data"])
+
+
+async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: Path) -> None:
+    async with Sandbox() as sandbox, Receiver() as receiver:
+        daemon = DaemonProcess(tmp_path)
+        daemon.add_connection("dify", "dify", sandbox.url("dify"))
+        receiver.add_secret(daemon.add_endpoint("first", receiver.url("/first")), path="/first")
+        async with daemon:
+            before = await daemon.register("dify", sandbox.add_run("dify", life=Life(duration_s=3)))
+
+            daemon.add_connection("retab", "retab", sandbox.url("retab"))
+            receiver.add_secret(daemon.add_endpoint("second", receiver.url("/second")), path="/second")
+            told = await daemon.reload()
+            assert (told["connections"], told["endpoints"]) == (2, 2)
+            assert await names(daemon) == (["dify", "retab"], ["first", "second"])
+            run = await daemon.register("retab", sandbox.add_run("retab", life=SHORT))
+            both = {before["id"], run["id"]}
+            for path in ("/first", "/second"):  # the run from before is watched on, and tells the new one as well
+                await receiver.wait_for(
+                    lambda got, path=path: both
+                    == {one.event["data"]["run"]["id"] for one in got if one.path == path and one.type == "run.finished"}
+                )
+
+            good = copy.deepcopy(daemon.config)
+            daemon.add_connection("dibby", "dibby", sandbox.url("dibby"), max_intervall="1s")
+            daemon.add_endpoint("third", receiver.url("/third"), events=["run.finishd"])
+            del daemon.config["connections"]["retab"]
+            told = await daemon.reload("config.refused")
+            problems = "\n".join(told["problems"])
+            assert "max_intervall" in problems
+            assert "max_interval`" in problems or "max_interval" in problems.replace("max_intervall", "")
+            assert "run.finished" in problems
+            assert await names(daemon) == (["dify", "retab"], ["first", "second"])
+            run = await daemon.register("retab", sandbox.add_run("retab", life=SHORT))
+            assert (await daemon.finish_of(run["id"]))["status"] == "succeeded"
+
+            daemon.config = good
+            del daemon.config["endpoints"]["second"]
+            await daemon.reload()
+            assert await names(daemon) == (["dify", "retab"], ["first"])
+            await daemon.stop()
+        assert all(one.verified for one in receiver.received)
+        assert "/third" not in {one.path for one in receiver.received}
+        assert "Traceback" not in daemon.log_since()
+
+
+async def test_sighup_changes_the_key_the_secret_and_the_token_at_once(tmp_path: Path) -> None:
+    async with Sandbox(api_key="key-two") as sandbox, Receiver() as receiver:
+        daemon = DaemonProcess(tmp_path)
+        daemon.add_connection("dify", "dify", sandbox.url("dify"), api_key="key-one")
+        daemon.add_endpoint("app", receiver.url())
+        async with daemon:
+            assert (await daemon.ask("POST", "/v1/connections/dify/check"))["ok"] is False
+            daemon.config["connections"]["dify"]["api_key"] = "key-two"
+            receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+            daemon.config["server"]["api_token"] = "token-two"
+            await daemon.reload()
+            new = {"Authorization": "Bearer token-two"}
+            assert (await daemon.ask("POST", "/v1/connections/dify/check", headers=new))["ok"] is True
+            assert (await daemon.call("GET", "/v1/connections"))[0] == 401
+            run_id = sandbox.add_run("dify", life=SHORT)
+            wanted = {"connection": "dify", "provider_run_id": run_id}
+            await daemon.ask("POST", "/v1/runs", wanted, status=201, headers=new)
+            received = await receiver.wait_for(lambda got: any(one.type == "run.finished" for one in got))
+            assert all(one.verified for one in received)

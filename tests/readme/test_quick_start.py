@@ -1,0 +1,111 @@
+"""The quick start, run as it stands, with the sandbox in the place of the real Dify."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.cli_world import free_port, process
+from tests.support.readme_blocks import ROOT, block
+
+PATIENCE_S = 30.0
+
+
+class Shell:
+    """A person's shell: their home, their folder, the repository's command on the path."""
+
+    def __init__(self, home: Path, ports: dict[str, int]) -> None:
+        self.folder = home / "my-bridge"
+        self._ports = ports
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RUNBRIDGE_", "XDG_"))}
+        self.env = clean | {"HOME": str(home), "PATH": f"{os.environ['PATH']}:{Path(sys.executable).parent}"}
+
+    def adapted(self, text: str) -> str:
+        """The text with the addresses of this test instead of the usual ones."""
+        for usual, own in self._ports.items():
+            text = text.replace(usual, f"127.0.0.1:{own}")
+        return text
+
+    def run(self, text: str, cwd: Path | None = None) -> str:
+        """What a block prints; it must succeed."""
+        done = subprocess.run(
+            ["sh", "-euc", self.adapted(text)],
+            cwd=cwd or self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S * 2,
+            check=False,
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def running(self, text: str) -> Iterator[subprocess.Popen[str]]:
+        """A block that goes on until it is told to end, which is then done cleanly."""
+        with (self.folder / "serve.log").open("w") as log:
+            child = subprocess.Popen(
+                ["sh", "-euc", self.adapted(text)], cwd=self.folder, env=self.env, stdout=log, stderr=log, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            yield child
+        finally:
+            os.killpg(child.pid, signal.SIGTERM)
+            child.wait(PATIENCE_S)
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end, f"not within {PATIENCE_S:g} s: {what}"
+        time.sleep(0.05)
+
+
+def test_the_quick_start_leads_from_nothing_to_a_verified_webhook(tmp_path: Path):
+    api, hooks = free_port(), free_port()
+    with process("-m", "bridge.sandbox", "providers", "--port", "0", log=tmp_path / "sandbox.log") as sandbox:
+        assert sandbox.stdout is not None
+        told = json.loads(sandbox.stdout.readline())
+        providers = int(told["url"].rpartition(":")[2])
+        shell = Shell(tmp_path, {"127.0.0.1:8484": api, "127.0.0.1:9000": hooks, "127.0.0.1:9100": providers})
+        shell.run(block("quickstart-secrets").replace("app-…", "sandbox-key"), cwd=ROOT)
+        assert {path.stat().st_mode & 0o777 for path in shell.folder.iterdir()} == {0o600}
+        config = shell.adapted(block("quickstart-config"))
+        config = config.replace("[server]\n", f'[server]\nlisten = "127.0.0.1:{api}"\n')
+        config = config.replace('provider = "dify"\n', f'provider = "dify"\nbase_url = "{told["providers"]["dify"]}"\n')
+        (shell.folder / "runbridge.toml").write_text(config)
+        receiver = tmp_path / "receiver.py"
+        receiver.write_text(block("receiver-python"))
+        secret = (shell.folder / "my-app.secret").read_text().strip()
+        env = {"MY_APP_WEBHOOK_SECRET": secret, "PORT": str(hooks)}
+        with (
+            process(str(receiver), env=env, log=tmp_path / "receiver.log") as app,
+            shell.running(block("quickstart-serve")) as daemon,
+        ):
+            assert app.stdout is not None
+            until(lambda: daemon.poll() is None and ready(shell), (shell.folder / "serve.log").read_text())
+            shell.run("runbridge connections check dify")
+            shell.run(block("quickstart-sandbox"))
+            run = json.loads(shell.run(block("quickstart-register")))
+            assert (run["connection"], run["metadata"]) == ("dify", {"order": 4711})
+            shell.run(f"runbridge runs wait {run['id']} --timeout {PATIENCE_S:g}s")
+            heard = [app.stdout.readline().split() for _ in range(2)]
+            assert heard == [
+                ["run.started", run["provider_run_id"], "running"],
+                ["run.finished", run["provider_run_id"], "succeeded"],
+            ]
+            assert run["id"] in shell.run(f"runbridge runs show {run['id']}")
+            assert shell.run("runbridge deliveries list").count("delivered") == 2
+
+
+def ready(shell: Shell) -> bool:
+    asked = ["curl", "-fsS", shell.adapted("http://127.0.0.1:8484/readyz")]
+    return subprocess.run(asked, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0

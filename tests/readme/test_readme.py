@@ -1,0 +1,205 @@
+"""The README says what the program does: every command, key, call, event and number that it shows is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from bridge.api.bodies import BATCH_RUNS_MAX, WAIT_MAX_S
+from bridge.api.fields import METADATA_BYTES_MAX
+from bridge.api.routes import ROUTES
+from bridge.api.serving import BATCH_BYTES_MAX
+from bridge.api.stream import STREAMS_MAX
+from bridge.cli.commands import runbridge
+from bridge.cli.trigger import sample_event
+from bridge.config import load_config
+from bridge.config.sections import NAMED_SECTIONS, SECTIONS, CadenceTable, DeliverySettings, RetentionSettings, Table
+from bridge.daemon import DRAIN_S
+from bridge.domain.custom_headers import VALUE_CHARACTERS_MAX
+from bridge.domain.event import BODY_BYTES_MAX, EventType
+from bridge.domain.filter import FILTER_CHARS_MAX
+from bridge.domain.instant import format_duration
+from bridge.domain.retry import RetrySchedule
+from bridge.domain.run import RunStatus
+from bridge.domain.signature import new_secret
+from bridge.domain.target import URL_CHARACTERS_MAX
+from bridge.providers import REGISTRY
+from bridge.providers.http import BODY_BYTES_MAX as PROVIDER_BYTES_MAX
+from bridge.workers.gate import IN_FLIGHT_UNTOLD, RATE_UNTOLD
+from bridge.workers.sender import CONNECT_TIMEOUT_S, HEAD_BYTES_MAX, READ_BYTES_MAX
+from tests.support.readme_blocks import README, ROOT, blocks, readme, rows, section, spans
+
+SHOWN_COMMANDS = sorted(
+    {span for span in spans(readme()) if span.startswith("runbridge ")}
+    | {line for each in blocks("sh") for line in each.text.splitlines() if line.startswith("runbridge ")}
+)
+TOML = [each.text for each in blocks("toml")]
+KIB = 1024
+
+
+def spellings(shown: str) -> list[list[str]]:
+    """`runbridge runs add|list` shows two commands, as lists of words."""
+    words = shlex.split(shown)[1:]
+    at = next((n for n, word in enumerate(words) if "|" in word and not word.startswith("-")), None)
+    if at is None:
+        return [words]
+    return [[*words[:at], each, *words[at + 1 :]] for each in words[at].split("|")]
+
+
+def resolve(words: list[str]) -> click.Command:
+    command: click.Command = runbridge
+    for word in words:
+        if not isinstance(command, click.Group) or word.startswith("-"):
+            break
+        found = command.get_command(click.Context(command), word)
+        assert found is not None, f"there is no command {word} in {command.name}"
+        command = found
+    return command
+
+
+def leaves(group: click.Group, *before: str) -> Iterator[str]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            yield from leaves(command, *before, name)
+        else:
+            yield " ".join((*before, name))
+
+
+@pytest.mark.parametrize("shown", SHOWN_COMMANDS)
+def test_every_command_that_is_shown_exists_with_its_options(shown: str):
+    for words in spellings(shown):
+        command = resolve(words)
+        options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        assert {word for word in words if word.startswith("--")} <= options
+
+
+def test_every_command_stands_in_the_table():
+    shown = {" ".join(words) for row in rows(section("Command line")) for words in spellings(spans(row[0])[0])}
+    assert shown == set(leaves(runbridge))
+
+
+@pytest.mark.parametrize("text", TOML, ids=range(len(TOML)))
+def test_every_configuration_that_is_shown_loads(text: str, tmp_path: Path):
+    (tmp_path / "runbridge.toml").write_text(text)
+    env = {}
+    for key, source in re.findall(r'^(\w+)_(?:file|env) = "([^"]+)"', text, re.MULTILINE):
+        secret = new_secret() if key == "secret" else "some-key"
+        (tmp_path / source).write_text(secret)
+        env[source] = secret
+    config = load_config(tmp_path / "runbridge.toml", env=env)
+    assert set(config.connections) | set(config.endpoints) == {
+        name for kind in NAMED_SECTIONS for name in tomllib.loads(text).get(kind, {})
+    }
+
+
+def test_the_quick_start_needs_ten_lines():
+    assert len(TOML[0].splitlines()) == 10
+
+
+def schema_of(heading: str) -> type[Table]:
+    name = heading.strip("[]")
+    return NAMED_SECTIONS[name.removesuffix(".NAME")] if name.endswith(".NAME") else SECTIONS[name]
+
+
+@pytest.mark.parametrize("row", rows(section("Configuration")), ids=lambda row: row[0].strip("`"))
+def test_every_key_of_a_section_is_named_and_no_other(row: list[str]):
+    heading = spans(row[0])[0]
+    named = {span for span in spans(row[1]) if re.fullmatch(r"[a-z_]+", span)}
+    known = set(schema_of(heading).attributes())
+    if heading == "[connections.NAME]":  # the row says in words that every [cadence] key may stand there
+        known -= set(CadenceTable.attributes())
+    assert named == known
+
+
+def test_every_section_is_named():
+    named = {spans(row[0])[0] for row in rows(section("Configuration"))}
+    assert named == {f"[{name}]" for name in SECTIONS} | {f"[{name}.NAME]" for name in NAMED_SECTIONS}
+
+
+def test_every_call_of_the_api_stands_in_the_table_and_no_other():
+    shown = {call for row in rows(section("HTTP API")) for call in calls(spans(row[0]))}
+    assert shown == {(route.method, route.path) for route in ROUTES}
+
+
+def calls(cell: list[str]) -> Iterator[tuple[str, str]]:
+    """`GET, DELETE /a/b` is two calls; a further `/c` in the same cell stands for `/a/c`."""
+    methods, _, first = cell[0].rpartition(" ")
+    for path in (first, *(first[: first.rindex("/")] + other for other in cell[1:])):
+        yield from ((method, path) for method in methods.split(", "))
+
+
+def test_every_event_type_stands_in_the_table_and_no_other():
+    assert [span for row in rows(section("Events")) for span in spans(row[0])] == [member.value for member in EventType]
+
+
+def test_every_status_is_explained():
+    assert {member.value for member in RunStatus} <= set(spans(section("Events")))
+
+
+def test_the_event_that_is_shown_has_exactly_the_fields_of_a_real_one():
+    (shown,) = (json.loads(each.text) for each in blocks("json"))
+    real = json.loads(sample_event(EventType.RUN_FINISHED).body)
+    for part in (lambda event: event, lambda event: event["data"], lambda event: event["data"]["run"]):
+        assert list(part(shown)) == list(part(real))
+
+
+def test_every_provider_has_its_column():
+    (names, *_) = rows(section("Providers"))
+    assert [span for cell in names[1:] for span in spans(cell)] == list(REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("title", "text"),
+    [
+        ("Limits", f"batch of at most {BATCH_RUNS_MAX:,} runs"),
+        ("Limits", f"{BATCH_BYTES_MAX // KIB**2} MiB for a batch"),
+        ("Limits", f"{METADATA_BYTES_MAX // KIB} KiB of JSON"),
+        ("Limits", f"{BODY_BYTES_MAX // KIB} KiB; beyond it `output` is null"),
+        ("Limits", f"| provider's answer | {PROVIDER_BYTES_MAX // KIB**2} MiB"),
+        ("Limits", f"{URL_CHARACTERS_MAX:,} characters, {FILTER_CHARS_MAX:,} characters, 50 of {VALUE_CHARACTERS_MAX:,}"),
+        ("Limits", f"{DeliverySettings().timeout_s:g} s from lookup to last byte"),
+        ("Limits", f"{CONNECT_TIMEOUT_S:g} s of them to connect"),
+        ("Limits", f"{DeliverySettings().max_in_flight}, {DeliverySettings().max_in_flight_per_endpoint} per endpoint"),
+        ("Limits", f"{READ_BYTES_MAX // KIB} KiB read, {HEAD_BYTES_MAX // KIB} KiB kept"),
+        ("Limits", f"{WAIT_MAX_S:g} s of `wait`, {STREAMS_MAX} event streams"),
+        ("Operating", f"posts under way get {DRAIN_S:g} s"),
+        ("Operating", f"{format_duration(RetentionSettings().keep_s)} after it settled"),
+        ("Providers", f"{RATE_UNTOLD:g} requests a second and {IN_FLIGHT_UNTOLD} at a time"),
+    ],
+)
+def test_a_number_that_is_told_is_the_code_s(title: str, text: str):
+    assert text in " ".join(section(title).split())
+
+
+def test_the_retry_schedule_that_is_told_is_the_code_s():
+    told = re.search(r"tried again after (.+?) \(each ±20 %\), ten", " ".join(section("What you can rely on").split()))
+    assert told is not None
+    parts = [part.replace("min", "m").replace(" ", "") for part in re.split(r", | and ", told[1])]
+    assert parts == [format_duration(s).replace("1d", "24h") for s in RetrySchedule().delays_s]
+    assert len(parts) + 1 == 10
+
+
+@pytest.mark.parametrize("path", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_every_link_inside_the_repository_leads_somewhere(path: Path):
+    text = path.read_text(encoding="utf-8")
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    links = re.findall(r"\]\((?!https?://)([^)]+)\)", text)
+    dead = [
+        link
+        for link in links
+        if not (link[1:] in anchors if link.startswith("#") else (path.parent / link.partition("#")[0]).exists())
+    ]
+    assert dead == []
+
+
+def test_lines_fit_on_a_screen():
+    """Table rows cannot be broken."""
+    assert [line for line in readme().splitlines() if len(line) > 120 and not line.startswith("|")] == []
