@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from bridge import __version__, logs
-from bridge.api.server import build_app, start_server
+from bridge.api.server import RULES, build_app, start_server
 from bridge.config import Config, ConfigInvalid, changes_that_need_restart, load_config
 from bridge.domain.address import AddressPolicy, AllowRule, Trust
 from bridge.domain.address_tables import Address
@@ -38,7 +38,7 @@ from bridge.providers.http import new_session
 from bridge.store import connections, endpoints, key_file, nodes, runs, sojourns, sqlite_file
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
-from bridge.workers import chores, resealing
+from bridge.workers import chores, resealing, retention
 from bridge.workers.account import Account
 from bridge.workers.deliverer import Deliverer, DeliverySettings
 from bridge.workers.learner import Learner
@@ -47,6 +47,7 @@ from bridge.workers.metrics import Metrics
 from bridge.workers.notify import Notifier, Watchdog
 from bridge.workers.poller import Poller
 from bridge.workers.replayer import Replayer
+from bridge.workers.retention import Housekeeper, Retention
 from bridge.workers.sender import Sender
 
 log = structlog.get_logger()
@@ -197,7 +198,10 @@ class Daemon:
         )
         clock_watch = chores.ClockWatch(self.clock)
         chores.every(scheduler, 2, lambda: chores.rebase(self.database, clock_watch, self.office.rebase), "clock")
-        chores.every(scheduler, 3600, lambda: chores.forget_old_answers(self.database), "idempotency keys")
+        self.housekeeper = Housekeeper(
+            database=self.database, clock=self.clock, metrics=self.metrics, settings=_retention(self.config)
+        )
+        chores.every(scheduler, retention.EVERY_S, self.housekeeper.sweep, "housekeeping")
         if not self.database.is_sqlite:
             chores.every(scheduler, LEASE_EVERY_S, self._keep_lease, "lease")
         scheduler.start()
@@ -212,7 +216,7 @@ class Daemon:
 
     async def _open_door(self) -> None:
         server = self.config.server
-        app = build_app(
+        self._app = build_app(
             database=self.database,
             clock=self.clock,
             bridge=self.office,
@@ -224,7 +228,7 @@ class Daemon:
         )
         runner: web.AppRunner
         try:
-            runner, self.address = await start_server(app, str(server.listen))
+            runner, self.address = await start_server(self._app, str(server.listen))
         except OSError as error:
             raise CannotListen(
                 f"cannot listen on {server.listen}: {error.strerror or error}; is another daemon there?"
@@ -264,9 +268,11 @@ class Daemon:
         self.config = new
         await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, _file_endpoints(new)))
         self.deliverer.settings = _delivery_settings(new)
+        self.housekeeper.settings = _retention(new)
         self.deliverer.file_secrets = {name: endpoint.secret for name, endpoint in new.endpoints.items()}
         policies = _policies(new, _own_addresses(self._runner))
         self.office.policy = policies[Trust.API]
+        self._app[RULES].change(new.server.api_token, _allowed_hosts(new), new.server.body_bytes_max)
         await self.sender.replace_policies(policies, timeout_s=new.delivery.timeout_s)
         await self._set_connections()
         self.notifier.ready()
@@ -275,7 +281,8 @@ class Daemon:
     async def stop(self) -> None:
         """Stop taking work, let POSTs under way end, put claims back, close."""
         self.notifier.stopping()
-        log.info("daemon.stopping")
+        if self.address:  # else it never started, and why is all that is to be said
+            log.info("daemon.stopping")
         self.office.is_stopping = True
         for name in [name for name in self._loops if name != "watchdog"]:
             await self._end_loop(name)
@@ -285,7 +292,8 @@ class Daemon:
         await self._stack.aclose()
         if "watchdog" in self._loops:
             await self._end_loop("watchdog")
-        log.info("daemon.stopped")
+        if self.address:
+            log.info("daemon.stopped")
 
 
 class CannotListen(BridgeError):
@@ -302,6 +310,10 @@ def _allowed_hosts(config: Config) -> frozenset[str]:
 def _delivery_settings(config: Config) -> DeliverySettings:
     delivery = config.delivery
     return DeliverySettings(delivery.schedule, delivery.max_in_flight, delivery.max_in_flight_per_endpoint)
+
+
+def _retention(config: Config) -> Retention:
+    return Retention(config.retention.keep_s, config.retention.size_bytes)
 
 
 def _policies(config: Config, own: tuple[tuple[Address, int], ...]) -> dict[Trust, AddressPolicy]:

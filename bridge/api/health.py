@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -9,8 +11,9 @@ from bridge.api.bodies import NoQuery
 from bridge.api.door import Answer, Call, Door, answer
 from bridge.domain.connection import ConnectionHealth
 from bridge.store.connections import list_health
-from bridge.store.deliveries import count_by_state
+from bridge.store.deliveries import count_by_state, due_endpoints
 from bridge.store.runs import count_active
+from bridge.store.size import measure
 from bridge.store.transaction import Tx
 
 _PAGE = """<!doctype html>
@@ -49,10 +52,24 @@ def _count(tx: Tx) -> CollectorRegistry:
     kept = Gauge("runbridge_kept_deliveries", "Deliveries in the database", ["state"], registry=registry)
     for state, count in count_by_state(tx).items():
         kept.labels(state).set(count)
+    oldest_at = min((due.at for due in due_endpoints(tx).values()), default=tx.now)
+    _set(registry, "runbridge_oldest_due_delivery_seconds", "How long it has been due", _since(oldest_at, tx.now))
+    size = measure(tx)
+    _set(registry, "runbridge_database_bytes", "The database on disk", size.total)
+    _set(registry, "runbridge_database_free_bytes", "Of it, what holds nothing (SQLite)", size.free)
+    _set(registry, "runbridge_wal_bytes", "The write-ahead log beside it (SQLite)", size.wal)
     answering = Gauge("runbridge_connection_ok", "1 while the account answers", ["connection"], registry=registry)
     for name, row in list_health(tx).items():
         answering.labels(name).set(row.health is ConnectionHealth.OK)
     return registry
+
+
+def _set(registry: CollectorRegistry, name: str, what: str, value: float) -> None:
+    Gauge(name, what, registry=registry).set(value)
+
+
+def _since(at: datetime, now: datetime) -> float:
+    return max(0.0, (now - at).total_seconds())
 
 
 async def show_openapi(door: Door, _call: Call[NoQuery]) -> Answer:

@@ -40,6 +40,22 @@ class TokenCheck:
             raise Refusal(401, detail, WWW_Authenticate="Bearer")
 
 
+class Rules:
+    """Who may ask and how much, as the operator's file has it; a reload changes it while requests come in.
+
+    `allowed_hosts`: names and addresses without port, lower case, IPv6 in brackets.
+    """
+
+    def __init__(self, api_token: Secret, allowed_hosts: frozenset[str], body_bytes_max: int) -> None:
+        self.change(api_token, allowed_hosts, body_bytes_max)
+
+    def change(self, api_token: Secret, allowed_hosts: frozenset[str], body_bytes_max: int) -> None:
+        """Hold for every request from now on."""
+        self.check_token = TokenCheck(api_token)
+        self.allowed_hosts = allowed_hosts
+        self.body_bytes_max = body_bytes_max
+
+
 def check_host(request: web.Request, allowed: frozenset[str]) -> None:
     """Refusal of a name that is not ours: a web page elsewhere may have had it point here."""
     if request.transport is not None and isinstance(request.transport.get_extra_info("sockname"), str | bytes):

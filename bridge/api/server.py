@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from bridge.api.door import Door
 from bridge.api.openapi import build_document
 from bridge.api.ports import Bridge
-from bridge.api.reading import TokenCheck
+from bridge.api.reading import Rules
 from bridge.api.routes import ROUTES
 from bridge.api.serving import add_headers, build_handler, build_middleware
 from bridge.domain.clock import Clock
@@ -29,6 +29,7 @@ from bridge.store.database import Database
 KEEPALIVE_S = 30  # aiohttp's default of an hour also bounds the wait for a request's headers
 SHUTDOWN_S = 5.0  # long answers end by themselves when the server closes; this is for the rest
 SOCKET_MODE = 0o660
+RULES = web.AppKey("rules", Rules)  # what a reload may change
 _wire_log = logging.getLogger("bridge.api.wire")
 # What is no HTTP at all is the client's affair; aiohttp would log it with a traceback and the bytes, token included.
 _wire_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
@@ -52,10 +53,11 @@ def build_app(
     """
     door = Door(database, clock, bridge, version, registry or CollectorRegistry(), encode(build_document(version)))
     open_paths = frozenset(route.path for route in ROUTES if route.is_open)
-    middleware = build_middleware(allowed_hosts, TokenCheck(api_token), open_paths)
-    app = web.Application(middlewares=[middleware])
+    rules = Rules(api_token, allowed_hosts, body_bytes_max)
+    app = web.Application(middlewares=[build_middleware(rules, open_paths)])
+    app[RULES] = rules
     for route in ROUTES:
-        handler = build_handler(door, route, body_bytes_max)
+        handler = build_handler(door, route, rules)
         if route.method == "GET":
             app.router.add_get(route.path, handler, allow_head=route.content_type != "text/event-stream")
         else:

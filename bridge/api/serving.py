@@ -13,7 +13,7 @@ from bridge.api.bodies import NoQuery
 from bridge.api.door import Answer, Call, Door, IdempotencyKey, keep
 from bridge.api.mistakes import read_given
 from bridge.api.problem import CONTENT_TYPE, headers_of, problem_body, problem_of, shown_problem, status_of
-from bridge.api.reading import TokenCheck, check_host, check_path, read_body, read_key, read_query
+from bridge.api.reading import Rules, check_host, check_path, read_body, read_key, read_query
 from bridge.api.routes import Route
 from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem
 from bridge.domain.ids import new_id
@@ -36,7 +36,7 @@ _log = structlog.get_logger("bridge.api")
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_middleware(allowed_hosts: frozenset[str], check_token: TokenCheck, open_paths: frozenset[str]) -> Any:
+def build_middleware(rules: Rules, open_paths: frozenset[str]) -> Any:
     """The middleware around everything: who may ask, what an error looks like, what is logged."""
 
     @web.middleware
@@ -44,10 +44,10 @@ def build_middleware(allowed_hosts: frozenset[str], check_token: TokenCheck, ope
         request_id, started = new_id("req"), time.perf_counter()
         request[REQUEST_ID] = request_id
         try:
-            check_host(request, allowed_hosts)
+            check_host(request, rules.allowed_hosts)
             resource = request.match_info.route.resource
             if (resource.canonical if resource else request.path) not in open_paths and _is_guarded(request):
-                check_token(request)
+                rules.check_token(request)
             response = await handler(request)
         except BridgeError as error:
             response = _problem(status_of(error), problem_body(problem_of(error, request_id)), headers_of(error))
@@ -81,9 +81,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     response.headers["X-Request-Id"] = request[REQUEST_ID]
 
 
-def build_handler(door: Door, route: Route, body_bytes_max: int) -> _Next:
+def build_handler(door: Door, route: Route, rules: Rules) -> _Next:
     """What aiohttp calls for a line of the route table."""
-    bytes_max = max(body_bytes_max, BATCH_BYTES_MAX) if route.is_large else body_bytes_max
+    least_max = BATCH_BYTES_MAX if route.is_large else 0
 
     async def handle(request: web.Request) -> web.StreamResponse:
         check_path(request)
@@ -92,7 +92,7 @@ def build_handler(door: Door, route: Route, body_bytes_max: int) -> _Next:
             return _response(await route.handle(door, call))
         if request.query_string:
             read_query(request, NoQuery, door)
-        raw = await read_body(request, bytes_max)
+        raw = await read_body(request, max(rules.body_bytes_max, least_max))
         key = read_key(request, raw) if route.method == "POST" else None
         if key is not None:
             return _response(await _answer_once(door, route, request, raw, key))

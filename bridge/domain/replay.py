@@ -17,6 +17,13 @@ from bridge.domain.event import EventType
 
 RATE_DEFAULT: Final = 50.0
 RATE_MIN, RATE_MAX = 0.1, 1000.0
+_REST_MAX_S: Final = 1 / RATE_MIN
+
+
+def rest_s(next_batch_at: datetime, now: datetime) -> float:
+    """Seconds until the next batch may be made; none where the instant lies beyond any rest: the clock was set back."""
+    wait_s = (next_batch_at - now).total_seconds()
+    return wait_s if 0 < wait_s <= _REST_MAX_S else 0.0
 
 
 class ReplayStatus(StrEnum):

@@ -87,7 +87,7 @@ class Database:
         announcements = Announcements()
 
         def run(sync: sa.Connection) -> T:
-            return work(Tx(sync, self.clock.now(), announcements, self.vault))
+            return work(Tx(sync, self.clock.now(), announcements, vault=self.vault))
 
         try:
             async with self._engine().begin() as connection:

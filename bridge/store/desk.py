@@ -103,7 +103,11 @@ class WriteDesk:
         now = self._clock.now()
         together = Announcements()
         with self._engine.begin() as connection:
-            answers = [self._run_one(connection, job, Tx(connection, now, vault=self._vault), together) for job in batch]
+            known: dict[str, Any] = {}
+            answers = [
+                self._run_one(connection, job, Tx(connection, now, known=known, vault=self._vault), together)
+                for job in batch
+            ]
         return answers, together
 
     def _run_one(self, connection: sa.Connection, job: _Job, tx: Tx, together: Announcements) -> Any:  # noqa: ANN401
@@ -117,6 +121,7 @@ class WriteDesk:
             if isinstance(error, DatabaseError) and not isinstance(error, _CALLERS_MISTAKES):
                 raise  # the disk or the lock, not this caller: the whole transaction goes
             savepoint.rollback()
+            tx.known.clear()
             return error
         together.add(tx.announcements)
         return answer

@@ -88,6 +88,7 @@ def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
 
 def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoint:
     """A new endpoint; `secret` None only for one from the file, whose secret stays in the file."""
+    tx.known.pop(_SHARED_KNOWN, None)
     tx.connection.execute(
         sa.insert(endpoints).values(
             id=endpoint.id,
@@ -197,16 +198,19 @@ def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run
     return [endpoint_of(tx, row) for row in tx.connection.execute(query)]
 
 
+_HEARS = sa.and_(endpoints.c.deleted_at.is_(None), endpoints.c.enabled)
+_SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _HEARS)
+_OF_RUN = sa.select(endpoints).where(endpoints.c.run_id == sa.bindparam("run_id"), _HEARS)
+_SHARED_KNOWN = "shared endpoints"
+
+
 def listening_endpoints(tx: Tx, run_id: str | None) -> list[Endpoint]:
     """The enabled endpoints that may hear of this run (or of no run), those of the run itself included."""
-    shared = sa.and_(endpoints.c.run_id.is_(None), endpoints.c.deleted_at.is_(None))
-    query = sa.select(endpoints).where(shared, endpoints.c.enabled)
-    found = [endpoint_of(tx, row) for row in tx.connection.execute(query)]
+    if _SHARED_KNOWN not in tx.known:
+        tx.known[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in tx.connection.execute(_SHARED)]
+    found: list[Endpoint] = list(tx.known[_SHARED_KNOWN])
     if run_id is not None:
-        query = sa.select(endpoints).where(
-            endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None), endpoints.c.enabled
-        )
-        found += [endpoint_of(tx, row) for row in tx.connection.execute(query)]
+        found += [endpoint_of(tx, row) for row in tx.connection.execute(_OF_RUN, {"run_id": run_id})]
     return found
 
 
@@ -247,6 +251,7 @@ def anyone_wants_progress(tx: Tx, run_id: str) -> bool:
 
 def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
     """Set what a person changed. Another address begins with a clean slate; order is kept, or no longer, at once."""
+    tx.known.pop(_SHARED_KNOWN, None)
     before = get_endpoint(tx, endpoint.id)
     if before is None:
         return
@@ -276,6 +281,7 @@ _WELL: Final[dict[str, Any]] = {
 
 def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
     """Switch off; its backlog is kept but no longer due. False when it was off already."""
+    tx.known.pop(_SHARED_KNOWN, None)
     switched = tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id, endpoints.c.enabled)
@@ -287,6 +293,7 @@ def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
 
 def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
     """Switch on again with a clean slate; what was kept is due at once."""
+    tx.known.pop(_SHARED_KNOWN, None)
     tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
@@ -297,6 +304,7 @@ def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
 
 def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
     """Remove it with its secrets; what it had not got is discarded."""
+    tx.known.pop(_SHARED_KNOWN, None)
     tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(deleted_at=tx.now))
     tx.connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
     discard_backlog(tx, endpoint_id)
@@ -304,6 +312,7 @@ def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
 
 def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint]) -> None:
     """Make the endpoints of the operator's file those of the database: add, change, remove."""
+    tx.known.pop(_SHARED_KNOWN, None)
     rows = tx.connection.execute(
         sa.select(endpoints).where(endpoints.c.source == EndpointSource.CONFIG.value, endpoints.c.deleted_at.is_(None))
     )

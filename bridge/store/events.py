@@ -21,6 +21,7 @@ from bridge.store.tables import deliveries, events
 from bridge.store.transaction import Tx
 
 _FEED_LOCK = 0x72756E66  # "runf"
+_INSERT_EVENTS, _INSERT_DELIVERIES = sa.insert(events), sa.insert(deliveries)
 
 
 def record_events(
@@ -37,7 +38,7 @@ def record_events(
     if tx.is_postgresql:
         tx.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})"))
     tx.connection.execute(
-        sa.insert(events),
+        _INSERT_EVENTS,
         [
             {
                 "id": e.id,
@@ -77,7 +78,7 @@ def insert_deliveries(
     for row, (_, endpoint) in zip(rows, pairs, strict=True):
         if endpoint.ordered and _stands_behind(tx, row, rows):
             row["next_attempt_at"] = None
-    tx.connection.execute(sa.insert(deliveries), rows)
+    tx.connection.execute(_INSERT_DELIVERIES, rows)
     tx.announcements.deliveries_due = True
     return [str(row["id"]) for row in rows]
 

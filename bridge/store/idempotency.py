@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -46,8 +45,3 @@ def keep_answer(tx: Tx, key: str, answer: KeptAnswer) -> None:
         )
     except IntegrityError:
         raise Conflict("another request with this Idempotency-Key was faster; ask again for its answer") from None
-
-
-def forget_answers(tx: Tx, before: datetime) -> int:
-    """Drop what is older than `before`; answers how many."""
-    return tx.connection.execute(sa.delete(idempotency_keys).where(idempotency_keys.c.created_at < before)).rowcount

@@ -13,7 +13,7 @@ from bridge.domain.delivery import DeliveryState, Lane
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType
 from bridge.domain.ids import new_id
-from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection
+from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, rest_s
 from bridge.store.backlog import hold_back
 from bridge.store.deliveries import retry_now
 from bridge.store.endpoints import get_endpoint
@@ -237,7 +237,7 @@ def go_on(tx: Tx, replay_id: str) -> Replay | None:
     if row is None:
         return None
     replay = _replay_of(row)
-    if replay.state is not ReplayState.RUNNING or replay.next_batch_at > tx.now:
+    if replay.state is not ReplayState.RUNNING or rest_s(replay.next_batch_at, tx.now) > 0:
         return replay
     endpoint = get_endpoint(tx, replay.endpoint_id)
     if endpoint is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -35,7 +35,7 @@ _THINGS_MAX: Final = 50
 ANSWERS_KEPT: Final = timedelta(hours=24)  # the answers of `Idempotency-Key`
 ERASED_AFTER: Final = timedelta(hours=1)  # removed endpoints and rotated secrets; a POST under way still needs them
 
-_PENDING = sa.literal_column("'pending'")  # as the partial indexes spell it
+_PENDING: Final[sa.ColumnElement[str]] = sa.literal_column("'pending'")  # as the partial indexes spell it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def plan_settled(tx: Tx, before: datetime) -> Plan:
     return Plan(runs=run_ids, events=event_ids, deliveries=delivery_ids, is_whole=is_whole)
 
 
-def _settled_runs(before: datetime) -> sa.Select[tuple[str, datetime]]:
+def _settled_runs(before: datetime) -> sa.Select[Any]:
     is_owed = sa.exists().where(deliveries.c.run_id == runs.c.id, deliveries.c.state == _PENDING)
     return (
         sa.select(runs.c.id, runs.c.status_since)
@@ -80,7 +80,7 @@ def _settled_runs(before: datetime) -> sa.Select[tuple[str, datetime]]:
     )
 
 
-def _events_without_run(before: datetime) -> sa.Select[tuple[str]]:
+def _events_without_run(before: datetime) -> sa.Select[Any]:
     """About connections and endpoints, pings, and those of runs that were deleted."""
     has_run = sa.exists().where(runs.c.id == events.c.run_id)
     is_owed = sa.exists().where(deliveries.c.event_id == events.c.id, deliveries.c.state == _PENDING)
@@ -112,7 +112,7 @@ def plan_leftovers(tx: Tx, before: datetime) -> Plan:
     )
 
 
-def _ids(tx: Tx, query: sa.Select[tuple[str]]) -> list[str]:
+def _ids(tx: Tx, query: sa.Select[Any]) -> list[str]:
     return list(tx.connection.execute(query).scalars())
 
 
@@ -142,8 +142,10 @@ class _Broom:
 def carry_out(tx: Tx, plan: Plan) -> dict[str, int]:
     """Delete at most ROWS_MAX of the planned rows; how many, by table. What is owed again meanwhile stays."""
     broom = _Broom(tx)
-    _sweep_events(broom, plan) and plan.is_whole and _sweep_runs(broom, plan.runs)
-    _sweep_endpoints(broom, endpoints.c.id.in_(plan.endpoints)) if plan.endpoints else None
+    if _sweep_events(broom, plan) and plan.is_whole:
+        _sweep_runs(broom, plan.runs)
+    if plan.endpoints:
+        _sweep_endpoints(broom, endpoints.c.id.in_(plan.endpoints))
     for table, ids in ((endpoint_secrets, plan.secrets), (idempotency_keys, plan.answers), (replays, plan.replays)):
         if ids:
             broom.sweep(table, table.primary_key.columns[0].in_(ids))

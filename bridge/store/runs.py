@@ -124,6 +124,33 @@ def values_of(run: Run) -> dict[str, Any]:
     }
 
 
+CHANGING = (
+    "workflow_id",
+    "status",
+    "provider_status",
+    "progress",
+    "output",
+    "output_truncated",
+    "error",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "observed_at",
+    "status_since",
+    "deadline_at",
+    "sequence",
+    "has_started",
+    "is_overdue",
+    "polls",
+    "last_polled_at",
+    "next_poll_at",
+    "failure_streak",
+    "not_found_count",
+    "not_found_since",
+)
+"""The columns of `values_of`."""
+
+
 def insert_runs(tx: Tx, new: Sequence[NewRun]) -> list[Run]:
     """Start to watch; each is due at once. The caller has looked that none is watched already.
 

@@ -136,10 +136,12 @@ def _set_up_writer(connection: Any, _record: object) -> None:  # noqa: ANN401 - 
     connection.isolation_level = None  # transactions are ours; the driver's own begin is deferred
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; before WAL, which writes its first page
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES_BEFORE_CHECKPOINT}")
-    cursor.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    if cursor.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        cursor.execute(f"PRAGMA application_id={APPLICATION_ID}")  # it writes, and a newer file is to stay as it is
     cursor.close()
 
 

@@ -112,6 +112,12 @@ sa.Index(
     postgresql_where=sa.text("next_poll_at IS NOT NULL"),
 )
 sa.Index("ix_runs_status", runs.c.status, runs.c.id)
+sa.Index(
+    "ix_runs_settled",
+    runs.c.status_since,
+    sqlite_where=sa.text("next_poll_at IS NULL"),
+    postgresql_where=sa.text("next_poll_at IS NULL"),
+)
 sa.Index("ix_runs_workflow", runs.c.workflow_id, runs.c.id)
 
 run_tags = sa.Table(
@@ -187,6 +193,12 @@ sa.Index(
     postgresql_where=sa.text("run_id IS NULL AND deleted_at IS NULL"),
 )
 sa.Index("ix_endpoints_run", endpoints.c.run_id)
+sa.Index(
+    "ix_endpoints_removed",
+    endpoints.c.deleted_at,
+    sqlite_where=sa.text("deleted_at IS NOT NULL"),
+    postgresql_where=sa.text("deleted_at IS NOT NULL"),
+)
 
 endpoint_secrets = sa.Table(
     "endpoint_secrets",
@@ -199,6 +211,12 @@ endpoint_secrets = sa.Table(
     sa.Column("expires_at", Instant),
 )
 sa.Index("ix_endpoint_secrets_endpoint", endpoint_secrets.c.endpoint_id)
+sa.Index(
+    "ix_endpoint_secrets_expiring",
+    endpoint_secrets.c.expires_at,
+    sqlite_where=sa.text("expires_at IS NOT NULL"),
+    postgresql_where=sa.text("expires_at IS NOT NULL"),
+)
 
 deliveries = sa.Table(
     "deliveries",

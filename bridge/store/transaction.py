@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from typing import Any
+
 from sqlalchemy import Connection
 
 from bridge.domain.vault import Vault
@@ -38,6 +40,8 @@ class Tx:
     connection: Connection
     now: datetime
     announcements: Announcements = field(default_factory=Announcements)
+    known: dict[str, Any] = field(default_factory=dict)
+    """What was read and still holds in this transaction, shared by all of one commit; a writer forgets it."""
     vault: Vault = field(default_factory=Vault)
 
     @property

@@ -8,6 +8,7 @@ While failing, one probe at a time is sent, ever more rarely; nothing hammers a 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -64,6 +65,7 @@ class Account:
         self._failures = 0
         self._refusals = 0
         self._failing_from = 0.0
+        self._judged_at = -math.inf
         self._probes = 0
         self._words_told: set[str] = set()
 
@@ -120,11 +122,11 @@ class Account:
             case PollFailed(kind=FailureKind.UNAUTHORIZED):
                 self._refusals += 1
                 is_sure = result.status == 401 or self._refusals >= REFUSALS_MIN or runs_in_hand <= 1
-                return self._failed(result.message, now) if is_sure else None
+                return self._failed(result.message, sent_at=sent_at, now=now) if is_sure else None
             case PollFailed(kind=FailureKind.THROTTLED | FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
                 return None  # about the pace, or about this run: not about the account
             case _:
-                return self._faltered(result, now)
+                return self._faltered(result, sent_at=sent_at, now=now)
 
     def _pace(self, result: PollResult, *, sent_at: float, now: float) -> None:
         match result:
@@ -153,17 +155,20 @@ class Account:
         self.health, self.reason = ConnectionHealth.OK, None
         return HealthChange(ConnectionHealth.OK, None)
 
-    def _faltered(self, result: PollFailed, now: float) -> HealthChange | None:
+    def _faltered(self, result: PollFailed, *, sent_at: float, now: float) -> HealthChange | None:
         self._failures += 1
         if self._failures == 1:
             self._failing_from = now
         if self.health is ConnectionHealth.FAILING or (
             self._failures >= FAILURES_MIN and now - self._failing_from >= FAILING_SPAN_S
         ):
-            return self._failed(result.message, now)
+            return self._failed(result.message, sent_at=sent_at, now=now)
         return None
 
-    def _failed(self, reason: str, now: float) -> HealthChange | None:
+    def _failed(self, reason: str, *, sent_at: float, now: float) -> HealthChange | None:
+        if self.health is ConnectionHealth.FAILING and sent_at < self._judged_at:
+            return None  # it left before the last verdict: no probe, and no reason for longer pauses
+        self._judged_at = now
         self.gate.rate_limit.pause(now, min(PROBE_FIRST_S * 2.0**self._probes, PROBE_MAX_S))
         self._probes = min(self._probes + 1, 10)
         if self.health is ConnectionHealth.FAILING:

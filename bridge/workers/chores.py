@@ -1,4 +1,4 @@
-"""The recurring chores, driven by APScheduler: deadlines that no poll caught, leases, old idempotency keys.
+"""The recurring chores, driven by APScheduler: deadlines that no poll caught, leases; housekeeping is in `retention`.
 
 APScheduler is never a second truth beside the due times in the database: a chore that is late does the
 same work later.
@@ -16,7 +16,7 @@ from bridge.domain import transition
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunError, RunStatus
-from bridge.store import deliveries, idempotency, nodes, runs, transitions
+from bridge.store import deliveries, nodes, runs, transitions
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from bridge.workers.recorder import expired_message
@@ -25,7 +25,6 @@ log = structlog.get_logger()
 DEADLINE_GRACE_S = 10.0  # a healthy connection has its last look by then
 EXPIRE_MAX = 500
 CLOCK_JUMP_S = 2.0  # less is NTP at work
-IDEMPOTENCY_KEPT = timedelta(hours=24)
 
 
 def schedule() -> AsyncIOScheduler:
@@ -120,8 +119,3 @@ async def keep_lease(database: Database, node: str) -> bool:
     for other in dead:
         log.warning("node.buried", node=other)
     return held
-
-
-async def forget_old_answers(database: Database) -> int:
-    """Drop kept answers of `Idempotency-Key` older than a day."""
-    return await database.write(lambda tx: idempotency.forget_answers(tx, tx.now - IDEMPOTENCY_KEPT))

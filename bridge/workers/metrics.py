@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -57,4 +57,10 @@ class Metrics:
             "From recording an event to its first delivery",
             buckets=(*_SECONDS, 60, 600, 3600, 86400),
             registry=self.registry,
+        )
+        self.retention_rows = Counter(
+            "runbridge_retention_rows_deleted_total", "Rows no longer kept", ["table"], registry=self.registry
+        )
+        self.retention_last_run = Gauge(
+            "runbridge_retention_last_run_timestamp_seconds", "When housekeeping last ended", registry=self.registry
         )

@@ -36,7 +36,8 @@ class Recorder:
         """The run after this observation, with all that it tells; None if it is no longer ours to write."""
 
         def record(tx: Tx) -> Run | None:
-            wants = seen.progress != before.progress and endpoints.anyone_wants_progress(tx, before.id)
+            moved = seen.progress != before.progress and not seen.status.is_settled
+            wants = moved and endpoints.anyone_wants_progress(tx, before.id)
             decision = transition.observe(before, seen, now=tx.now, wants_progress=wants, since=since)
             run = self._put(tx, before, decision)
             if run is not None and is_overdue and not run.settled:

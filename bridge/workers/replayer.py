@@ -7,12 +7,11 @@ over and none made due twice.
 from __future__ import annotations
 
 import math
-from datetime import datetime
 
 import structlog
 
 from bridge.domain.clock import Clock
-from bridge.domain.replay import ReplayState
+from bridge.domain.replay import ReplayState, rest_s
 from bridge.store import replays
 from bridge.store.database import Database
 from bridge.store.replays import OpenReplay
@@ -41,15 +40,15 @@ class Replayer:
             return SWITCHED_OFF_REST_S
         if replay.is_far_ahead:
             return FAR_AHEAD_REST_S
-        rest_s = self._until(replay.next_batch_at)
-        return rest_s if rest_s > 0 else await self._go_on(replay.id)
+        wait_s = rest_s(replay.next_batch_at, self._clock.now())
+        return wait_s if wait_s > 0 else await self._go_on(replay.id)
 
     async def _go_on(self, replay_id: str) -> float:
         after = await self._database.write(lambda tx: replays.go_on(tx, replay_id))
         if after is None:
             return FAR_AHEAD_REST_S
         if after.state is ReplayState.RUNNING:
-            return self._until(after.next_batch_at)
+            return rest_s(after.next_batch_at, self._clock.now())
         log.info(
             "replay.ended",
             replay_id=after.id,
@@ -58,6 +57,3 @@ class Replayer:
             replayed=after.replayed,
         )
         return math.inf
-
-    def _until(self, at: datetime) -> float:
-        return max(0.0, (at - self._clock.now()).total_seconds())

@@ -72,6 +72,7 @@ async def test_a_full_disk_is_a_503_and_after_it_everything_is_delivered(disk: L
         receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
         async with daemon:
             promised = [(await daemon.register("dify", sandbox.add_run("dify", life=Life(duration_s=2))))["id"]]
+            await receiver.wait_for(lambda got: len(got) == 1)  # it is being watched
             disk.fill(daemon)
             for _ in range(TRIES_MAX):
                 wanted = {"connection": "dify", "provider_run_id": sandbox.add_run("dify", life=Life(duration_s=0))}

@@ -22,6 +22,7 @@ from bridge.cli.trigger import sample_event
 from bridge.config import load_config
 from bridge.config.sections import NAMED_SECTIONS, SECTIONS, CadenceTable, DeliverySettings, RetentionSettings, Table
 from bridge.daemon import DRAIN_S
+from bridge.domain.cadence_limits import RATE_FIRST
 from bridge.domain.custom_headers import VALUE_CHARACTERS_MAX
 from bridge.domain.event import BODY_BYTES_MAX, EventType
 from bridge.domain.filter import FILTER_CHARS_MAX
@@ -32,7 +33,6 @@ from bridge.domain.signature import new_secret
 from bridge.domain.target import URL_CHARACTERS_MAX
 from bridge.providers import REGISTRY
 from bridge.providers.http import BODY_BYTES_MAX as PROVIDER_BYTES_MAX
-from bridge.workers.gate import IN_FLIGHT_UNTOLD, RATE_UNTOLD
 from bridge.workers.sender import CONNECT_TIMEOUT_S, HEAD_BYTES_MAX, READ_BYTES_MAX
 from tests.support.readme_blocks import README, ROOT, blocks, readme, rows, section, spans
 
@@ -164,15 +164,18 @@ def test_every_provider_has_its_column():
         ("Limits", f"{METADATA_BYTES_MAX // KIB} KiB of JSON"),
         ("Limits", f"{BODY_BYTES_MAX // KIB} KiB; beyond it `output` is null"),
         ("Limits", f"| provider's answer | {PROVIDER_BYTES_MAX // KIB**2} MiB"),
-        ("Limits", f"{URL_CHARACTERS_MAX:,} characters, {FILTER_CHARS_MAX:,} characters, 50 of {VALUE_CHARACTERS_MAX:,}"),
+        (
+            "Limits",
+            f"{URL_CHARACTERS_MAX:,} characters, {FILTER_CHARS_MAX:,} characters, 50 of {VALUE_CHARACTERS_MAX:,}",
+        ),
         ("Limits", f"{DeliverySettings().timeout_s:g} s from lookup to last byte"),
         ("Limits", f"{CONNECT_TIMEOUT_S:g} s of them to connect"),
         ("Limits", f"{DeliverySettings().max_in_flight}, {DeliverySettings().max_in_flight_per_endpoint} per endpoint"),
         ("Limits", f"{READ_BYTES_MAX // KIB} KiB read, {HEAD_BYTES_MAX // KIB} KiB kept"),
         ("Limits", f"{WAIT_MAX_S:g} s of `wait`, {STREAMS_MAX} event streams"),
         ("Operating", f"posts under way get {DRAIN_S:g} s"),
-        ("Operating", f"{format_duration(RetentionSettings().keep_s)} after it settled"),
-        ("Providers", f"{RATE_UNTOLD:g} requests a second and {IN_FLIGHT_UNTOLD} at a time"),
+        ("Operating", f"{format_duration(RetentionSettings().keep_s)} after they settled"),
+        ("Providers", f"begin at {RATE_FIRST:g} requests a second"),
     ],
 )
 def test_a_number_that_is_told_is_the_code_s(title: str, text: str):
@@ -190,7 +193,10 @@ def test_the_retry_schedule_that_is_told_is_the_code_s():
 @pytest.mark.parametrize("path", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
 def test_every_link_inside_the_repository_leads_somewhere(path: Path):
     text = path.read_text(encoding="utf-8")
-    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    anchors = {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
     links = re.findall(r"\]\((?!https?://)([^)]+)\)", text)
     dead = [
         link

@@ -318,4 +318,10 @@ def to_toml(config: Config) -> str:
 
 
 def _pairs(table: dict[str, Any]) -> list[str]:
-    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]  # JSON's plain values are TOML's too
+    return [f"{key} = {_value(value)}" for key, value in table.items()]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_value(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)  # JSON's plain values are TOML's too

@@ -54,9 +54,11 @@ async def open_deliverer(
         file_secrets=file_secrets or {},
     )
     database.listeners.append(lambda said: deliverer.bell.ring() if said.deliveries_due else None)
-    yield deliverer
-    await deliverer.drain(0.1)
-    await sender.close()
+    try:
+        yield deliverer
+        await deliverer.drain(0.1)
+    finally:
+        await sender.close()
 
 
 async def all_deliveries(database: Database, **wanted: str) -> list[Delivery]:

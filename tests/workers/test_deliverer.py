@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import standardwebhooks
 import svix
 
-from bridge.domain.address import AddressPolicy, AllowRule, Trust
 from bridge.domain.clock import SystemClock
-from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Outcome
+from bridge.domain.delivery import DeliveryState, Outcome
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
@@ -22,15 +20,10 @@ from bridge.domain.signature import new_secret
 from bridge.sandbox import Receiver, Reply, ReplyKind
 from bridge.store import deliveries, endpoints, events
 from bridge.store.database import Database
-from bridge.store.deliveries import DeliveryFilter
-from bridge.workers.deliverer import Deliverer, DeliverySettings
-from bridge.workers.metrics import Metrics
-from bridge.workers.sender import Sender
-from tests.support.watching import NODE, add_endpoint, open_database, record, register
+from bridge.workers.deliverer import DeliverySettings
+from tests.support.delivering import all_deliveries, attempts_of, deliver_all, open_deliverer
+from tests.support.watching import add_endpoint, open_database, record, register
 from tests.support.workbench import work
-
-LOCAL = (AllowRule.parse("127.0.0.0/8"),)
-QUICK = RetrySchedule((0.05, 0.05, 0.05), jitter=0.0)
 
 
 @pytest.fixture
@@ -43,55 +36,6 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 async def receiver() -> AsyncIterator[Receiver]:
     async with Receiver() as opened:
         yield opened
-
-
-@asynccontextmanager
-async def open_deliverer(
-    database: Database,
-    *,
-    schedule: RetrySchedule = QUICK,
-    timeout_s: float = 5.0,
-    allow: tuple[AllowRule, ...] = LOCAL,
-    file_secrets: dict[str, Secret] | None = None,
-    seats: int = 64,
-    seats_per_endpoint: int = 8,
-) -> AsyncIterator[Deliverer]:
-    sender = Sender({trust: AddressPolicy(trust, allow) for trust in Trust}, timeout_s=timeout_s)
-    deliverer = Deliverer(
-        database=database,
-        clock=SystemClock(),
-        node=NODE,
-        sender=sender,
-        metrics=Metrics(),
-        settings=DeliverySettings(schedule, seats, seats_per_endpoint),
-        file_secrets=file_secrets or {},
-    )
-    database.listeners.append(lambda said: deliverer.bell.ring() if said.deliveries_due else None)
-    yield deliverer
-    await deliverer.drain(0.1)
-    await sender.close()
-
-
-async def all_deliveries(database: Database) -> list[Delivery]:
-    return await database.read(lambda tx: deliveries.list_deliveries(tx, DeliveryFilter(), limit=100, before=None))
-
-
-def none_pending(database: Database) -> Callable[[], Awaitable[list[Delivery]]]:
-    async def check() -> list[Delivery]:
-        found = await all_deliveries(database)
-        return found if found and all(d.state is not DeliveryState.PENDING for d in found) else []
-
-    return check
-
-
-async def attempts_of(database: Database, delivery: Delivery) -> list[Attempt]:
-    return (await database.read(lambda tx: deliveries.list_attempts(tx, [delivery.id])))[delivery.id]
-
-
-async def deliver_all(deliverer: Deliverer, database: Database) -> list[Delivery]:
-    found = await work(deliverer.run_pass, deliverer.bell, none_pending(database))
-    assert isinstance(found, list)
-    return found
 
 
 async def test_a_delivery_is_verified_by_the_official_libraries(database: Database, receiver: Receiver) -> None:

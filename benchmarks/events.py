@@ -1,0 +1,121 @@
+"""Events end to end: poll → transition → commit → signed POST → recorded, everything FULL durable on SQLite.
+
+The daemon is a process of its own; providers and receiver are minimal servers in this one, so that what is
+measured is the daemon. Runs are over when registered: each costs one poll, one event, one delivery. Printed:
+runs a second from the first registration to the last recorded delivery, and the daemon's CPU per event. The
+baseline is a bare aiohttp client loop in this process: one GET and one POST for each, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from benchmarks.idle import read
+from benchmarks.process import daemon
+
+FINISHED = (
+    b'{"id":"run_x","versionName":"1.0","status":"FINISHED","createdAt":"2025-01-15T10:30:00Z","steps":5,'
+    b'"stepsCompleted":5,"output":{"invoiceNumber":"INV-2025-001","totalAmount":1234.56,"vendor":"Acme Corp"}}'
+)
+
+
+class Peers:
+    """A provider whose every run is finished, and a receiver that takes everything."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.polled = 0
+
+    async def poll(self, _request: web.Request) -> web.Response:
+        self.polled += 1
+        return web.Response(body=FINISHED, content_type="application/json")
+
+    async def take(self, request: web.Request) -> web.Response:
+        await request.read()
+        self.received += 1
+        return web.Response(status=204)
+
+    @contextlib.asynccontextmanager
+    async def serve(self):  # noqa: ANN201
+        app = web.Application()
+        app.router.add_get("/dibby/runs/{id}", self.poll)
+        app.router.add_post("/hooks", self.take)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await runner.cleanup()
+
+
+async def bare(url: str, count: int, concurrency: int) -> tuple[float, float]:
+    """(pairs of requests per second, CPU seconds) of a bare client loop, servers included in the CPU."""
+    todo = iter(range(count))
+    body = b'{"type":"run.finished"}' * 40
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+
+        async def worker() -> None:
+            for number in todo:
+                async with http.get(f"{url}/dibby/runs/{number}") as answer:
+                    await answer.read()
+                async with http.post(f"{url}/hooks", data=body) as answer:
+                    await answer.read()
+
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return count / (time.monotonic() - started), cpu_s
+
+
+async def bridge(url: str, peers: Peers, count: int, database: str | None = None) -> tuple[float, float, float]:
+    """(registrations/s, events/s, daemon CPU seconds per event)."""
+    config = (
+        f'[connections.dibby]\nprovider = "dibby"\nbase_url = "{url}/dibby"\napi_key = "k"\n'
+        "requests_per_second = 100000\nmax_in_flight = 64\n"
+        f'[endpoints.app]\nurl = "{url}/hooks"\nsecret = "whsec_{"A" * 43}="\nevents = ["run.finished"]\n'
+        "[delivery]\nmax_in_flight = 64\nmax_in_flight_per_endpoint = 64\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        async with daemon(Path(folder), config, database=database) as client:
+            before, started = read(client.pid), time.monotonic()
+            for start in range(0, count, 1000):
+                runs = [{"connection": "dibby", "provider_run_id": f"r{n}"} for n in range(start, start + 1000)]
+                async with client.http.post(f"{client.url}/v1/runs/batch", json={"runs": runs}) as answer:
+                    assert answer.status == 200, await answer.text()
+            registered_s = time.monotonic() - started
+            while peers.received < count:
+                await asyncio.sleep(0.02)
+            wall_s = time.monotonic() - started
+            await asyncio.sleep(1)
+            after = read(client.pid)
+    return count / registered_s, count / wall_s, (after.cpu_s - before.cpu_s) / count
+
+
+async def main() -> None:
+    """Print the figures and their ratio."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--events", type=int, default=5000, help="a multiple of 1000")
+    arguments.add_argument("--database", help="a PostgreSQL URL instead of a SQLite file")
+    count = arguments.parse_args().events
+    peers = Peers()
+    async with peers.serve() as url:
+        bare_s, bare_cpu_s = await bare(url, count, 50)
+        peers.received = 0
+        registered, events, cpu_s = await bridge(url, peers, count, arguments.parse_args().database)
+    print(f"bare GET + POST loop, client and servers in one process: {bare_s:8.0f}/s  {bare_cpu_s / count * 1e6:6.0f} us CPU each")
+    print(f"registered in batches of 1000:                           {registered:8.0f}/s")
+    print(f"events end to end, daemon:                               {events:8.0f}/s  {cpu_s * 1e6:6.0f} us CPU each")
+    print(f"events ÷ bare loop: {events / bare_s:.2f}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
