@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError, DBAPIError, DataError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
@@ -110,7 +110,7 @@ class WriteDesk:
             ]
         return answers, together
 
-    def _run_one(self, connection: sa.Connection, job: _Job, tx: Tx, together: Announcements) -> Any:  # noqa: ANN401
+    def _run_one(self, connection: sa.Connection, job: _Job, tx: Tx, together: Announcements) -> Any:
         if job.answer.cancelled():
             return None
         savepoint = connection.begin_nested()

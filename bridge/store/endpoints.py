@@ -104,7 +104,7 @@ def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoi
     if "v1a" in endpoint.signature:
         _fit_signing_key(tx, endpoint)
     found = get_endpoint(tx, endpoint.id)
-    assert found is not None  # noqa: S101 - inserted above
+    assert found is not None
     return found
 
 
@@ -200,18 +200,31 @@ def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run
 
 _HEARS = sa.and_(endpoints.c.deleted_at.is_(None), endpoints.c.enabled)
 _SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _HEARS)
-_OF_RUN = sa.select(endpoints).where(endpoints.c.run_id == sa.bindparam("run_id"), _HEARS)
+_OF_RUNS = sa.select(endpoints).where(endpoints.c.run_id.in_(sa.bindparam("run_ids", expanding=True)), _HEARS)
 _SHARED_KNOWN = "shared endpoints"
+
+
+def shared_listeners(tx: Tx) -> list[Endpoint]:
+    """The enabled endpoints that hear of every run."""
+    if _SHARED_KNOWN not in tx.known:
+        tx.known[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in tx.connection.execute(_SHARED)]
+    found: list[Endpoint] = tx.known[_SHARED_KNOWN]
+    return found
+
+
+def run_listeners(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[Endpoint]]:
+    """The enabled one-run webhooks of these runs."""
+    found: dict[str, list[Endpoint]] = {}
+    if run_ids:
+        for row in tx.connection.execute(_OF_RUNS, {"run_ids": list(run_ids)}):
+            found.setdefault(row.run_id, []).append(endpoint_of(tx, row))
+    return found
 
 
 def listening_endpoints(tx: Tx, run_id: str | None) -> list[Endpoint]:
     """The enabled endpoints that may hear of this run (or of no run), those of the run itself included."""
-    if _SHARED_KNOWN not in tx.known:
-        tx.known[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in tx.connection.execute(_SHARED)]
-    found: list[Endpoint] = list(tx.known[_SHARED_KNOWN])
-    if run_id is not None:
-        found += [endpoint_of(tx, row) for row in tx.connection.execute(_OF_RUN, {"run_id": run_id})]
-    return found
+    own = run_listeners(tx, [run_id]) if run_id is not None else {}
+    return [*shared_listeners(tx), *own.get(run_id or "", ())]
 
 
 def list_run_endpoints(tx: Tx, run_ids: Sequence[str]) -> list[Endpoint]:

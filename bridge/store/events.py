@@ -16,7 +16,7 @@ from bridge.domain.filter import matches
 from bridge.domain.ids import new_id
 from bridge.domain.payload import payload_for
 from bridge.domain.run import Json, RunStatus
-from bridge.store.endpoints import listening_endpoints
+from bridge.store.endpoints import run_listeners, shared_listeners
 from bridge.store.tables import deliveries, events
 from bridge.store.transaction import Tx
 
@@ -53,11 +53,18 @@ def record_events(
         ],
     )
     tx.announcements.events_recorded = True
-    for run_id in {e.run_id for e in told}:
-        own = [e for e in told if e.run_id == run_id]
-        listeners = listening_endpoints(tx, run_id) if only is None else only
-        pairs = [(e, ep) for e in own for ep in listeners if only is not None or wants_event(ep, e)]
-        insert_deliveries(tx, pairs, lane=lane)
+    if only is not None:
+        insert_deliveries(tx, [(event, endpoint) for event in told for endpoint in only], lane=lane)
+        return
+    shared = shared_listeners(tx)
+    of_runs = run_listeners(tx, sorted({event.run_id for event in told if event.run_id is not None}))
+    pairs = [
+        (event, endpoint)
+        for event in told
+        for endpoint in (*shared, *of_runs.get(event.run_id or "", ()))
+        if wants_event(endpoint, event)
+    ]
+    insert_deliveries(tx, pairs, lane=lane)
 
 
 def wants_event(endpoint: Endpoint, event: Event) -> bool:
@@ -181,5 +188,5 @@ def record_endpoint_event(tx: Tx, event_type: EventType, endpoint: Endpoint, rea
     """Tell the others that an endpoint fails or was switched off. Without its URL, which may hold a token."""
     details: dict[str, Json] = {"id": endpoint.id, "description": endpoint.description, "reason": reason}
     told = other_event(new_id("evt"), event_type, {"endpoint": details}, now=tx.now)
-    others = [each for each in listening_endpoints(tx, None) if each.id != endpoint.id and wants_event(each, told)]
+    others = [each for each in shared_listeners(tx) if each.id != endpoint.id and wants_event(each, told)]
     record_events(tx, [told], only=others)

@@ -132,7 +132,7 @@ def _url(path: Path) -> URL:
     return URL.create("sqlite+aiosqlite", database=str(path))
 
 
-def _set_up_writer(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own connection
+def _set_up_writer(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are ours; the driver's own begin is deferred
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
@@ -145,7 +145,7 @@ def _set_up_writer(connection: Any, _record: object) -> None:  # noqa: ANN401 - 
     cursor.close()
 
 
-def _set_up_reader(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own connection
+def _set_up_reader(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")

@@ -39,11 +39,11 @@ class JsonText(TypeDecorator[Any]):
     impl = sa.Text
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401 - any JSON
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """Compact text."""
         return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401 - any JSON
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """The value again."""
         return None if value is None else json.loads(value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -17,8 +18,18 @@ from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from bridge.workers.account import HealthChange
 from bridge.workers.metrics import Metrics
+from bridge.workers.together import Together
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look saw of a run; `since` as in `transition.observe`."""
+
+    before: Run
+    seen: Observation
+    since: datetime | None
 
 
 class Recorder:
@@ -29,17 +40,17 @@ class Recorder:
         self._database = database
         self._node = node
         self._metrics = metrics
+        self._together = Together(self._record_all)
 
     async def record(
         self, before: Run, seen: Observation, *, since: datetime | None, expires: bool, is_overdue: bool
     ) -> Run | None:
         """The run after this observation, with all that it tells; None if it is no longer ours to write."""
+        if not (expires or is_overdue):
+            return self._told(before, await self._together.submit(_Look(before, seen, since)))
 
         def record(tx: Tx) -> Run | None:
-            moved = seen.progress != before.progress and not seen.status.is_settled
-            wants = moved and endpoints.anyone_wants_progress(tx, before.id)
-            decision = transition.observe(before, seen, now=tx.now, wants_progress=wants, since=since)
-            run = self._put(tx, before, decision)
+            run = self._put(tx, before, _decide(tx, _Look(before, seen, since)))
             if run is not None and is_overdue and not run.settled:
                 run = self._put(tx, run, transition.overdue(run, now=tx.now))
             if run is not None and expires:
@@ -47,6 +58,16 @@ class Recorder:
             return run
 
         return self._told(before, await self._database.write(record))
+
+    async def _record_all(self, looks: list[_Look]) -> list[Run | None]:
+        def record(tx: Tx) -> list[Run | None]:
+            decided = [(look, _decide(tx, look)) for look in looks]
+            changes = [transitions.Change(look.before, decision) for look, decision in decided if decision is not None]
+            made = transitions.record_all(tx, changes, node=self._node, keep=True)
+            after = {change.before.id: run for change, run in zip(changes, made, strict=True)}
+            return [after[look.before.id] if decision is not None else look.before for look, decision in decided]
+
+        return await self._database.write(record)
 
     async def give_up(self, before: Run, lost: RunError | None) -> Run | None:
         """The run after the bridge's own verdict: lost for this reason, else expired."""
@@ -89,6 +110,13 @@ class Recorder:
         if await self._database.write(tell):
             event = EventType.CONNECTION_FAILING if turned.reason else EventType.CONNECTION_RECOVERED
             log.warning(event.value, connection=connection.name, reason=turned.reason)
+
+
+def _decide(tx: Tx, look: _Look) -> transition.Decision | None:
+    before, seen = look.before, look.seen
+    has_moved = seen.progress != before.progress and not seen.status.is_settled
+    wants = has_moved and endpoints.anyone_wants_progress(tx, before.id)
+    return transition.observe(before, seen, now=tx.now, wants_progress=wants, since=look.since)
 
 
 def _expired(run: Run, now: datetime) -> transition.Decision | None:

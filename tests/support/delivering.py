@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
 
 from bridge.domain.address import AddressPolicy, AllowRule, Trust
 from bridge.domain.clock import Clock, ManualClock, SystemClock
@@ -18,7 +17,6 @@ from bridge.store import deliveries, endpoints
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter
 from bridge.workers.deliverer import Deliverer, DeliverySettings
-from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.sender import Sender
 from tests.support.watching import NODE
@@ -105,9 +103,10 @@ async def start_due(deliverer: Deliverer) -> float:
         rest_s = await deliverer.run_pass()
         if rest_s == 0:
             continue
-        if not deliverer.in_flight:
+        if not deliverer.in_flight and not deliverer.bell._event.is_set():
             return rest_s
-        await _next_ring(deliverer.bell)
+        async with asyncio.timeout(20):
+            await deliverer.bell.wait(20)
 
 
 async def live_until(deliverer: Deliverer, clock: ManualClock, until: datetime) -> None:
@@ -115,9 +114,3 @@ async def live_until(deliverer: Deliverer, clock: ManualClock, until: datetime) 
     while (left_s := (until - clock.now()).total_seconds()) > 0:
         clock.advance(min(await start_due(deliverer), left_s))
     await start_due(deliverer)
-
-
-async def _next_ring(bell: Any) -> None:
-    assert isinstance(bell, Bell)
-    async with asyncio.timeout(20):
-        await bell.wait(20)

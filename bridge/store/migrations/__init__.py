@@ -1,0 +1,1 @@
+"""Schema migrations, run by `bridge.store.migrate`."""

@@ -1,0 +1,61 @@
+"""Callers who want the same kind of thing done, served together: one write for all that gathered meanwhile.
+
+A statement for five hundred rows costs little more than one for a single row. Who asks while a write is
+under way joins the next one; nobody waits for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from bridge.domain.errors import StoreUnavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+TOGETHER_MAX = 200
+
+
+class Together(Generic[Item, Answer]):
+    """Hands what gathered to `work`, which answers in the same order."""
+
+    def __init__(self, work: Callable[[list[Item]], Awaitable[list[Answer]]]) -> None:
+        self._work = work
+        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def submit(self, item: Item) -> Answer:
+        """The answer for `item`; the error of a whole group comes to each, that of one item to it alone."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._serve(), name="together")
+        return await answer
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting[:TOGETHER_MAX], self._waiting[TOGETHER_MAX:]
+            await self._serve_group(group)
+
+    async def _serve_group(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._work([item for item, _ in group])
+        except StoreUnavailable as error:
+            for _, future in group:
+                _fail(future, error)
+        except Exception as error:  # noqa: BLE001 - handed on; whose it is, is not known: each for itself, then
+            if len(group) == 1:
+                _fail(group[0][1], error)
+            else:
+                for one in group:
+                    await self._serve_group([one])
+        else:
+            for (_, future), answer in zip(group, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+
+
+def _fail(future: asyncio.Future[Answer], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,143 @@
+"""The door of one credential: rate, in flight, pause, and who goes first."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.domain.cadence_gate import Candidate, Gate
+from bridge.domain.cadence_limits import InFlightLimit, RateLimit
+
+
+def drive(limit: RateLimit, allowed_per_s: float, seconds: float) -> tuple[int, int]:
+    """Ask whenever `limit` allows it of a provider with a token bucket; requests and refusals."""
+    now, requests, refused, tokens, filled_at = 0.0, 0, 0, allowed_per_s, 0.0
+    while now < seconds:
+        now = max(now, limit.opens_at)
+        limit.take(now)
+        requests += 1
+        tokens, filled_at = min(tokens + (now - filled_at) * allowed_per_s, allowed_per_s), now
+        if tokens >= 1:
+            tokens -= 1
+            limit.succeed()
+        else:
+            refused += 1
+            limit.refuse(now, sent_at=now, retry_after_s=1.0)
+    return requests, refused
+
+
+def test_an_unannounced_limit_is_found_with_few_refusals() -> None:
+    for allowed in (1.0, 5.0, 40.0):
+        requests, refused = drive(RateLimit(), allowed, 600)
+        assert refused / requests < 0.02
+        assert requests > 0.7 * 600 * allowed
+
+
+def test_a_known_rate_is_kept_and_never_refused_by_a_provider_that_means_it() -> None:
+    limit = RateLimit(5.0)
+    requests, refused = drive(limit, 5.0, 100)
+    assert refused == 0
+    assert limit.rate == 5.0
+    assert 490 <= requests <= 510
+
+
+def test_a_burst_is_at_most_what_one_second_saves_up() -> None:
+    limit = RateLimit(5.0)
+    now, sent = 100.0, 0
+    while limit.opens_at <= now:
+        limit.take(now)
+        sent += 1
+    assert sent <= 6
+
+
+def test_a_refusal_stops_everybody_for_as_long_as_the_provider_says() -> None:
+    gate = Gate()
+    gate.send(10.0)
+    gate.refuse(10.1, sent_at=10.0, retry_after_s=30.0)
+    assert gate.opens_at() >= 40.1
+
+
+def test_refusals_of_one_volley_lower_the_rate_once() -> None:
+    """Eight requests that left together are one mistake; cutting eight times would stop a healthy account."""
+    limit = RateLimit(learned_rate=10.0)
+    for _ in range(8):
+        limit.refuse(5.5, sent_at=5.0, retry_after_s=1.0)
+    assert limit.rate == 8.0
+
+
+def test_an_unused_rate_does_not_grow() -> None:
+    limit = RateLimit()
+    for second in range(0, 1000, 10):
+        limit.take(float(second))
+        limit.succeed()
+    assert limit.rate == RateLimit().rate
+
+
+def test_in_flight_follows_rate_times_latency() -> None:
+    limit = InFlightLimit()
+    for _ in range(64):
+        limit.succeed(2.0)
+    assert limit.limit(5.0) == 15
+    for _ in range(64):
+        limit.succeed(0.1)
+    assert limit.limit(5.0) == 2
+
+
+def test_a_timeout_halves_what_is_in_flight_and_answers_bring_it_back() -> None:
+    limit = InFlightLimit()
+    for _ in range(64):
+        limit.succeed(2.0)
+    limit.time_out(12)
+    assert limit.limit(10.0) == 6
+    for _ in range(400):
+        limit.succeed(2.0)
+    assert limit.limit(10.0) == 30
+
+
+def test_a_known_number_in_flight_is_kept() -> None:
+    limit = InFlightLimit(3)
+    limit.time_out(3)
+    limit.succeed(100.0)
+    assert limit.limit(50.0) == 3
+
+
+def test_a_full_gate_opens_with_the_next_answer() -> None:
+    gate = Gate(known_rate=100.0, known_in_flight=1)
+    gate.send(1.0)
+    assert gate.opens_at() == math.inf
+    gate.answer(1.5, sent_at=1.0)
+    assert gate.opens_at() <= 1.5
+
+
+def test_the_most_urgent_run_goes_first() -> None:
+    candidates = [Candidate("a", 1.0, 0.5), Candidate("b", 3.0, 0.5), Candidate("c", 2.0, 0.5, weight=2.0)]
+    chosen = Gate().pick(candidates)
+    assert chosen is not None
+    assert chosen.key == "c"
+
+
+def test_nothing_is_sent_that_is_not_worth_its_price() -> None:
+    assert Gate().pick([Candidate("a", 0.4, 0.5)]) is None
+
+
+@given(st.lists(st.floats(10, 1e6), min_size=5, max_size=20))
+def test_a_burst_of_one_tenant_leaves_the_others_their_floor(urgencies: list[float]) -> None:
+    gate = Gate()
+    loud = [Candidate(i, urgency, 0.5, tenant="loud") for i, urgency in enumerate(urgencies)]
+    quiet = Candidate("q", 1.0, 0.5, tenant="quiet")
+    picks = [gate.pick([*loud, quiet]) for _ in range(100)]
+    assert sum(pick is quiet for pick in picks) >= 9
+    assert sum(pick is not None and pick.tenant == "loud" for pick in picks) >= 80
+
+
+def test_the_shadow_price_tells_by_how_much_the_account_is_over_capacity() -> None:
+    """Requests wanted fall with the square root of the price: four times the price is twice the capacity."""
+    gate = Gate()
+    for _ in range(200):
+        gate.pick([Candidate("a", 2.0, 0.5), Candidate("b", 2.0, 0.5)])
+    assert math.isclose(gate.over_capacity, 2.0, rel_tol=0.01)
+    for _ in range(200):
+        gate.pick([Candidate("a", 0.5, 0.5)])
+    assert math.isclose(gate.over_capacity, 1.0, rel_tol=0.01)
