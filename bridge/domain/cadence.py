@@ -37,6 +37,7 @@ class Standing:
     """One run as the rule sees it. `alive_s`: its age in seconds, in this status, when it was last seen alive.
 
     `belief` is what was learned of runs like it; `progress` what their progress has meant, with `track` its own.
+    `unchanged_is_free`: its provider answers 304 while nothing changes.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class Standing:
     alive_s: float
     progress: ProgressSojourn | None = None
     track: ProgressTrack = field(default_factory=ProgressTrack)
+    unchanged_is_free: bool = False
 
     @property
     def goes_by_progress(self) -> bool:
@@ -58,7 +60,13 @@ def price_of(settings: CadenceSettings, run: Standing) -> float:
     if settings.target_delay is not None:
         price_s = price_for_target(run.belief, settings.target_delay)
     patience_s = WAITING_PATIENCE_S if run.status is RunStatus.WAITING else PATIENCE_S
-    return effective_price(price_s, run_id=run.run_id, age_s=run.alive_s, patience_s=patience_s)
+    return effective_price(
+        price_s,
+        run_id=run.run_id,
+        age_s=run.alive_s,
+        unchanged_is_free=run.unchanged_is_free,
+        patience_s=patience_s,
+    )
 
 
 def next_poll(settings: CadenceSettings, run: Standing, *, poll_after_s: float | None = None) -> NextPoll:

@@ -9,11 +9,19 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from bridge.domain.cadence_estimate import Estimate
 
 PRECISION: Final = 0.02  # of the wait
+
+
+class Accruing(Protocol):
+    """Something that gathers lateness until the next list."""
+
+    def lateness(self, later_s: float = 0.0) -> float:
+        """Seconds of lateness `later_s` seconds from now, times a weight."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +38,31 @@ class WatchedAge:
         return self.weight * self.estimate.lateness(self.alive_s, self.age_s + later_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """The runs that nobody has told us of, begun since the last list `since_s` seconds ago, `per_s` every second.
+
+    Nothing is known of them but how long runs last here, so each counts from its beginning.
+    """
+
+    estimate: Estimate
+    per_s: float
+    since_s: float
+    weight: float = 1.0
+
+    def lateness(self, later_s: float = 0.0) -> float:
+        """Their W together: that of one run over all ages up to the time gone by, by Simpson's rule."""
+        gone_s = self.since_s + later_s
+        summed = 4 * self.estimate.lateness(0.0, gone_s / 2) + self.estimate.lateness(0.0, gone_s)
+        return self.weight * self.per_s * gone_s / 6 * summed
+
+
 def wait_before_list(
-    runs: Sequence[WatchedAge], price_s: float, min_interval_s: float, max_interval_s: float, *, since_s: float
+    runs: Sequence[Accruing], price_s: float, min_interval_s: float, max_interval_s: float, *, since_s: float
 ) -> float:
     """Seconds from now until the list should be asked for; `since_s` seconds have passed since it was last.
 
-    Without runs the list is not asked for: `max_interval_s` after the last time, which serves discovery.
+    Without runs, `max_interval_s` after the last time.
     """
     soonest, latest = max(min_interval_s - since_s, 0.0), max(max_interval_s - since_s, 0.0)
     if not runs or latest <= soonest or _summed(runs, latest) < price_s:
@@ -60,5 +87,5 @@ def fill_batch(runs: Sequence[WatchedAge], places: int) -> list[int]:
     return heapq.nlargest(places, range(len(runs)), key=lambda i: runs[i].lateness())
 
 
-def _summed(runs: Sequence[WatchedAge], later_s: float) -> float:
+def _summed(runs: Sequence[Accruing], later_s: float) -> float:
     return sum(run.lateness(later_s) for run in runs)

@@ -1,6 +1,7 @@
 """How much one credential may ask: a request rate learned from refusals, and a number in flight learned from latency.
 
-    rate       doubles every 35 successes until the first 429, then creeps up to where it was last refused
+    rate       doubles every 35 successes until the first 429, then creeps up to where it was last refused;
+               slow accounts count in requests, fast ones in seconds, so that refusals stay few for both
     pause      a 429 stops the whole provider for its Retry-After, not one run
     in flight  as many as the rate needs at the present latency (Little's law), halved by timeouts
 
@@ -16,9 +17,11 @@ from typing import Final
 RATE_FIRST: Final = 10.0  # requests per second, until the provider has taught us better
 RATE_MIN, RATE_MAX = 0.05, 200.0
 GROWTH_UNREFUSED: Final = 0.02  # of the rate, per success, before any refusal
-STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and near, the rate that was refused
+STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and near, the rate that was refused …
+SHARE_BELOW, SHARE_NEAR = 0.01, 0.0003  # … but at most this share of the rate per success
 NEAR: Final = 0.95
 CUT: Final = 0.8
+CUT_AT_ONCE, FEW = 0.5, 4  # for a refusal after fewer successes than this: far too fast, not a little
 BURST_S: Final = 1.0  # unused allowance is kept for this long
 PAUSE_S: Final = 1.0  # after a refusal without Retry-After
 IN_USE_S: Final = 0.2  # the rate counts as used when a request leaves this soon after it may
@@ -38,6 +41,7 @@ class RateLimit:
         self._free_at = 0.0
         self._paused_until = 0.0
         self._is_used = False
+        self._successes = FEW  # since the last refusal
 
     @property
     def opens_at(self) -> float:
@@ -51,13 +55,15 @@ class RateLimit:
 
     def succeed(self) -> None:
         """A request was answered without complaint; the rate grows only while it is really used."""
+        self._successes += 1
         if self.is_known or not self._is_used:
             return
         if self._refused_rate is None:
             grown = self.rate * (1 + GROWTH_UNREFUSED)
         else:
-            step = STEP_BELOW if self.rate < NEAR * self._refused_rate else STEP_NEAR
-            grown = self.rate + step / self.rate
+            is_below = self.rate < NEAR * self._refused_rate
+            step, share = (STEP_BELOW, SHARE_BELOW) if is_below else (STEP_NEAR, SHARE_NEAR)
+            grown = self.rate + min(step / self.rate, share * self.rate)
         self.rate = min(grown, RATE_MAX)
 
     def refuse(self, now: float, *, sent_at: float, retry_after_s: float | None = None) -> None:
@@ -67,7 +73,8 @@ class RateLimit:
         """
         if not self.is_known and sent_at >= self._paused_until:
             self._refused_rate = self.rate
-            self.rate = max(self.rate * CUT, RATE_MIN)
+            self.rate = max(self.rate * (CUT if self._successes >= FEW else CUT_AT_ONCE), RATE_MIN)
+            self._successes = 0
         self.pause(now, PAUSE_S if retry_after_s is None else retry_after_s)
 
     def pause(self, now: float, seconds: float) -> None:

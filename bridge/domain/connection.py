@@ -46,6 +46,7 @@ class Connection:
 
     `requests_per_second` and `max_in_flight`: None means learned from 429s and latency.
     `options` are the provider's own settings (`ib_context`, `auth_scheme` …), already checked.
+    `discover`: runs that its list shows are watched without being registered, all or those of `discover_workflows`.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Connection:
     timeout_s: float = 30.0
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
     options: dict[str, str] = field(default_factory=dict)
+    discover: bool = False
+    discover_workflows: tuple[str, ...] = ()
 
 
 class ConnectionHealth(StrEnum):

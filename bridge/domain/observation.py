@@ -52,12 +52,23 @@ class Observed:
     """The provider answered with a run.
 
     `poll_after_s`: it asked not to be polled sooner than that. `answered_at`: the time of the answer by the
-    provider's own clock (canonical text), to be compared with nothing but its other times.
+    provider's own clock (canonical text), to be compared with nothing but its other times. `etag`: what to send
+    with the next question; `is_unchanged`: to the last one it answered 304, which spares quota and bytes.
     """
 
     observation: Observation
     poll_after_s: float | None = None
     answered_at: str | None = None
+    etag: str | None = None
+    is_unchanged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the last answer about a run said, and its ETag: the observation that a 304 stands for."""
+
+    etag: str
+    observation: Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +82,28 @@ class PollFailed:
 
 
 PollResult = Observed | PollFailed
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """A run as a list shows it; no observation where that part of the list cannot be read.
+
+    `needs_detail`: the list leaves out what belongs to a settled run, so a change is to be looked at.
+    """
+
+    provider_run_id: str
+    observation: Observation | None
+    needs_detail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """One page of a provider's list, newest run first; `next_cursor` None at its end.
+
+    `poll_after_s` and `answered_at` as in `Observed`.
+    """
+
+    runs: tuple[ListedRun, ...]
+    next_cursor: str | None = None
+    poll_after_s: float | None = None
+    answered_at: str | None = None

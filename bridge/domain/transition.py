@@ -49,6 +49,21 @@ def has_news(run: Run, seen: Observation) -> bool:
     return not run.settled and any(getattr(_merged(run, seen), name) != getattr(run, name) for name in _SHOWN)
 
 
+def unchanged(run: Run) -> Observation:
+    """What a look brings that finds the run exactly as it is known."""
+    return Observation(
+        status=run.status,
+        provider_status=run.provider_status or run.status.value,
+        workflow_id=run.workflow_id,
+        progress=run.progress,
+        output=run.output,
+        error=run.error,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+    )
+
+
 def observe(
     run: Run, seen: Observation, *, now: datetime, wants_progress: bool, since: datetime | None = None
 ) -> Decision | None:

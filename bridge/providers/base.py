@@ -10,13 +10,14 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Protocol, TypeGuard
 from urllib.parse import quote
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import ProviderRefused, Unsupported
 from bridge.domain.instant import provider_instant
-from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed, PollResult
+from bridge.domain.observation import FailureKind, Known, Observation, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.strict_json import BadPayload
@@ -24,6 +25,7 @@ from bridge.providers.strict_json import BadPayload
 RUN_ID_CHARS_MAX: Final = 512
 WORD_CHARS_MAX: Final = 200
 ERROR_CHARS_MAX: Final = 4000
+ETAG_CHARS_MAX: Final = 200
 _COUNT_MAX: Final = 2**53
 
 JsonObject = dict[str, Json]
@@ -46,6 +48,8 @@ class Provider(Protocol):
 
     name: str
     default_base_url: str
+    lists: bool
+    """Whether `list_runs` shows runs of every status, so that one request can observe many."""
 
     def base_url(self, connection: Connection) -> str:
         """The address that this provider's paths are appended to."""
@@ -59,8 +63,18 @@ class Provider(Protocol):
         """A sentence if this can never be the id of a run here, else None."""
         ...
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str) -> PollResult:
-        """One poll; whatever the provider does wrong comes back as `PollFailed`."""
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
+        """One poll; whatever the provider does wrong comes back as `PollFailed`.
+
+        `known`: an answer 304 is welcome, and means what is known.
+        """
+        ...
+
+    async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
+        """One page of runs, newest first: the first one, or that of a `next_cursor`. ProviderFailure without one.
+
+        `since`: runs that began before it need not be shown. Unsupported where there is no such list.
+        """
         ...
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
@@ -88,6 +102,7 @@ class ProviderDefaults:
 
     name: str
     default_base_url: str
+    lists: bool = False
 
     def base_url(self, connection: Connection) -> str:
         """The configured address as it is."""
@@ -105,24 +120,38 @@ class ProviderDefaults:
         """Unsupported: the output comes with the run."""
         raise Unsupported(f"{self.name} sends a run's output with the run itself")
 
+    async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
+        """Unsupported: the API has no list, or one that does not show running runs."""
+        raise Unsupported(f"{self.name} has no list of its running runs")
+
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
         """Unsupported: the API has no such call."""
         raise Unsupported(f"{self.name} has no call to cancel a run; cancel it there by hand")
 
 
-async def fetch_normalised(http: ProviderHttp, path: str, normalise: Callable[[JsonObject], Observation]) -> PollResult:
-    """GET `path` and read its body with `normalise`; every fault becomes a `PollFailed`."""
+async def fetch_normalised(
+    http: ProviderHttp, path: str, normalise: Callable[[JsonObject], Observation], known: Known | None = None
+) -> PollResult:
+    """GET `path` and read its body with `normalise`; every fault becomes a `PollFailed`, a 304 what is `known`."""
     try:
-        answer = await http.request("GET", path)
+        answer = await http.request("GET", path, etag=known.etag if known else None)
     except ProviderFailure as failure:
         return failure.failed
+    answered_at, etag = provider_instant(answer.headers.get("date")), etag_of(answer.headers)
+    if known and answer.status == 304:
+        return Observed(known.observation, answer.poll_after_s, answered_at, known.etag, is_unchanged=True)
     try:
-        answered_at = provider_instant(answer.headers.get("date"))
-        return Observed(normalise(json_object(answer.body)), answer.poll_after_s, answered_at)
+        return Observed(normalise(json_object(answer.body)), answer.poll_after_s, answered_at, etag)
     except NoSuchRun as error:
         return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], answer.status)
     except BadPayload as error:
         return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {error}"[:400], answer.status)
+
+
+def etag_of(headers: Mapping[str, str]) -> str | None:
+    """The answer's ETag; None without one, and for what can hardly be meant as one."""
+    etag = headers.get("etag", "").strip()
+    return etag if 1 <= len(etag) <= ETAG_CHARS_MAX and etag.isascii() and etag.isprintable() else None
 
 
 async def start_run(http: ProviderHttp, path: str, body: JsonObject) -> Triggered:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from bridge.domain.instant import provider_instant
-from bridge.domain.observation import Observation, PollResult
+from bridge.domain.observation import Known, Observation, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.base import (
     JsonObject,
@@ -53,9 +53,9 @@ class Dibby(ProviderDefaults):
     name = "dibby"
     default_base_url = "https://dibby.ai/api"
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str) -> PollResult:
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
         """One poll of `GET /runs/{id}`."""
-        return await fetch_normalised(http, f"/runs/{segment(provider_run_id)}", normalise)
+        return await fetch_normalised(http, f"/runs/{segment(provider_run_id)}", normalise, known)
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """`POST /runs`; `inputs` must match the workflow's start node."""

@@ -7,6 +7,7 @@ started by opening its event stream; there is no other way to learn its id befor
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -14,7 +15,7 @@ from typing import Final
 
 from bridge.domain.errors import ProviderRefused, Unsupported
 from bridge.domain.instant import provider_instant
-from bridge.domain.observation import FailureKind, Observation, PollFailed, PollResult
+from bridge.domain.observation import FailureKind, Known, Observation, PollFailed, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.base import (
     JsonObject,
@@ -75,6 +76,10 @@ def _unpacked(value: Json) -> Json:
         return value if value.strip() else None
 
 
+STREAM_MAX_S: Final = 1200.0  # a server's own cap on a run, by default
+_LISTENING: set[asyncio.Task[None]] = set()  # the loop itself holds its tasks only weakly
+
+
 class Dify(ProviderDefaults):
     """The provider `dify`."""
 
@@ -86,19 +91,29 @@ class Dify(ProviderDefaults):
         is_uuid = _UUID.fullmatch(provider_run_id) is not None
         return None if is_uuid else "a Dify run id is a UUID, the workflow_run_id and not the task_id"
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str) -> PollResult:
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
         """One poll of `GET /workflows/run/{id}`."""
-        return await fetch_normalised(http, f"{_RUN_PATH}/{segment(provider_run_id)}", normalise)
+        return await fetch_normalised(http, f"{_RUN_PATH}/{segment(provider_run_id)}", normalise, known)
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """Start the app's published workflow; which one that is, the key decides and not `workflow_id`.
 
-        Reads the event stream until the run has its id, then leaves it. `provider_ref` is the task id.
+        Reads the event stream until the run has its id, and in the background to its end: older servers write
+        a run's final state from that stream, and leave it `running` for ever when nobody listens any more.
+        `provider_ref` is the task id.
         """
         body: JsonObject = {**extra, "inputs": inputs or {}, "response_mode": "streaming", "user": USER}
+        started: asyncio.Future[Triggered] = asyncio.get_running_loop().create_future()
+        listening = asyncio.create_task(_listen(http, body, started), name="dify-stream")
+        _LISTENING.add(listening)
+        listening.add_done_callback(_LISTENING.discard)
         try:
-            async with http.stream("POST", _RUN_PATH, json_body=body) as chunks:
-                return await _read_start(chunks)
+            async with asyncio.timeout(http.timeout_s):
+                return await started
+        except TimeoutError:
+            listening.cancel()
+            message = f"POST {_RUN_PATH}: no run id within {http.timeout_s:g} s; whether a run was started is not known"
+            raise ProviderFailure(PollFailed(FailureKind.TIMEOUT, message)) from None
         except ProviderFailure as failure:
             if failure.code == _PLAN_QUOTA:
                 raise ProviderRefused(failure.failed.message) from None
@@ -117,6 +132,17 @@ class Dify(ProviderDefaults):
     async def check(self, http: ProviderHttp) -> None:
         """One line of the app's log."""
         await http.request("GET", "/workflows/logs", query=[("limit", "1")])
+
+
+async def _listen(http: ProviderHttp, body: JsonObject, started: asyncio.Future[Triggered]) -> None:
+    try:
+        async with http.stream("POST", _RUN_PATH, json_body=body, timeout_s=STREAM_MAX_S) as chunks:
+            started.set_result(await _read_start(chunks))
+            async for _ in chunks:
+                pass
+    except (ProviderFailure, ProviderRefused) as error:
+        if not started.done():  # afterwards the stream may end as it likes: polling tells the outcome
+            started.set_exception(error)
 
 
 async def _read_start(chunks: AsyncIterator[bytes]) -> Triggered:

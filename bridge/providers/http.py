@@ -50,9 +50,9 @@ class ProviderFailure(BridgeError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A 2xx answer with its JSON. Header names are lower case; `body_bytes` is the size unpacked.
+    """A 2xx answer with its JSON, or the 304 that an `etag` was sent for. Header names are lower case.
 
-    `poll_after_s`: the provider asked not to be asked again sooner than that.
+    `body_bytes` is the size unpacked. `poll_after_s`: the provider asked not to be asked again sooner than that.
     """
 
     status: int
@@ -95,7 +95,7 @@ class ProviderHttp:
         self._session = session
         self._base_url = base_url.rstrip("/")
         self._headers = headers
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
 
     async def request(
         self,
@@ -106,16 +106,17 @@ class ProviderHttp:
         json_body: Json = None,
         timeout_s: float | None = None,
         expects_json: bool = True,
+        etag: str | None = None,
     ) -> Answer:
-        """The 2xx answer to one request; ProviderFailure for everything else.
+        """The 2xx answer to one request; ProviderFailure for everything else, but 304 where `etag` was sent.
 
         `path` begins with a slash and is percent-encoded already. `timeout_s` covers the whole exchange,
         from the name lookup to the last byte. Without `expects_json` the body is read but not looked at.
         """
-        async with self._exchange(method, path, query, json_body, timeout_s) as response:
+        async with self._exchange(method, path, query, json_body, timeout_s, etag) as response:
             data = await _read_body(response, self.body_bytes_max)
             headers = {name.lower(): value for name, value in response.headers.items()}
-            body = parse_json(data) if expects_json else None
+            body = parse_json(data) if expects_json and response.status != 304 else None
             return Answer(response.status, headers, body, len(data), asked_pause_s(response.headers))
 
     @asynccontextmanager
@@ -131,14 +132,20 @@ class ProviderHttp:
 
     @asynccontextmanager
     async def _exchange(
-        self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, timeout_s: float | None
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        json_body: Json,
+        timeout_s: float | None,
+        etag: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
         status: int | None = None
         try:
-            async with asyncio.timeout(limit_s), self._open(method, path, query, json_body) as response:
+            async with asyncio.timeout(limit_s), self._open(method, path, query, json_body, etag) as response:
                 status = response.status
-                if not 200 <= status < 300:
+                if not (200 <= status < 300 or (status == 304 and etag)):
                     raise await self._judge(method, path, response)
                 yield response
         except BadPayload as error:
@@ -151,7 +158,7 @@ class ProviderHttp:
             raise self._failure(kind, method, path, said, status) from None
 
     def _open(
-        self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json
+        self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, etag: str | None
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         # encoded=True: yarl must not undo the percent-encoding of a run id, nor fold its dots
         address = URL(
@@ -159,6 +166,8 @@ class ProviderHttp:
         )
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", **self._headers}
         data = None
+        if etag is not None:
+            headers["If-None-Match"] = etag
         if json_body is not None:
             headers["Content-Type"] = "application/json"
             data = json.dumps(json_body, allow_nan=False).encode()

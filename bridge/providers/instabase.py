@@ -5,12 +5,13 @@ Nanoseconds exceed what a double holds, so they stay integers all the way. There
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import ProviderRefused
 from bridge.domain.instant import instant_from_ns
-from bridge.domain.observation import FailureKind, Observation, PollFailed, PollResult
+from bridge.domain.observation import FailureKind, Known, Observation, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, RunError, RunStatus
 from bridge.providers.base import (
     ERROR_CHARS_MAX,
@@ -26,6 +27,7 @@ from bridge.providers.base import (
     text_of,
 )
 from bridge.providers.http import Answer, ProviderFailure, ProviderHttp
+from bridge.providers.listing import PAGE_RUNS, fetch_page
 
 STATUSES: Final = {
     "running": RunStatus.RUNNING,
@@ -38,6 +40,7 @@ STATUSES: Final = {
 _WITH_ERROR: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED})
 _PAGES_MAX: Final = 1000  # an app run takes at most 1,000 files
 _RUNS_PATH: Final = "/v2/apps/runs"
+_CAPS: Final = frozenset({10, 20, 25, 30, 50})  # a server that sends fewer than asked for, though there are more
 
 
 def normalise(payload: JsonObject) -> Observation:
@@ -66,20 +69,44 @@ def _instant(value: Json) -> str | None:
     return instant_from_ns(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def is_whole(payload: JsonObject) -> bool:
+    """Whether a run in a list tells all that it tells by itself."""
+    return payload.keys() >= {"finish_timestamp", "msg"}
+
+
 class Instabase(ProviderDefaults):
     """The provider `instabase`. Option `ib_context` names the organization."""
 
     name = "instabase"
     default_base_url = "https://aihub.instabase.com/api"
+    lists = True
 
     def headers(self, connection: Connection) -> dict[str, str]:
         """The key and, where set, the organization; without it only the community account's runs are found."""
         context = connection.options.get("ib_context")
         return super().headers(connection) | ({"IB-Context": context} if context else {})
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str) -> PollResult:
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
         """One poll of `GET /v2/apps/runs/{id}`."""
-        return await fetch_normalised(http, f"{_RUNS_PATH}/{segment(provider_run_id)}", normalise)
+        return await fetch_normalised(http, f"{_RUNS_PATH}/{segment(provider_run_id)}", normalise, known)
+
+    async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
+        """`GET /v2/apps/runs`; without `since` it would show the last 24 hours. Pages shift as runs begin."""
+        offset = int(cursor or 0)
+        query = [
+            ("from_timestamp", str(int(since.timestamp()))),
+            ("sort_by", "start_timestamp"),
+            ("order", "DESCENDING"),
+            ("limit", str(PAGE_RUNS)),
+            *([("offset", cursor)] if cursor else []),
+        ]
+
+        def cursor_after(_body: JsonObject, count: int) -> str | None:
+            return str(offset + count) if count >= PAGE_RUNS or count in _CAPS else None
+
+        return await fetch_page(
+            http, _RUNS_PATH, query, key="runs", normalise=normalise, is_whole=is_whole, cursor_after=cursor_after
+        )
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
         """The run's results: the first page's object with the `files` of all pages in it."""

@@ -10,12 +10,13 @@ A server of any age is read without being asked for its age: the first field tha
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Final
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import ProviderRefused
 from bridge.domain.instant import provider_instant
-from bridge.domain.observation import Observation, PollResult
+from bridge.domain.observation import Known, Observation, PollResult, RunPage
 from bridge.domain.run import Json, RunError, RunStatus
 from bridge.providers.base import (
     ERROR_CHARS_MAX,
@@ -35,6 +36,7 @@ from bridge.providers.base import (
     text_of,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp
+from bridge.providers.listing import PAGE_RUNS, fetch_page
 from bridge.providers.retab_steps import fetch_steps, output_of_steps
 
 STATUSES: Final = {
@@ -97,11 +99,19 @@ def _error(payload: JsonObject, lifecycle: JsonObject) -> RunError | None:
     return flat and RunError(flat.message, flat.code or code, flat.step or step)
 
 
+def is_whole(payload: JsonObject) -> bool:
+    """Whether a run in a list tells all that it tells by itself, in any generation."""
+    if "lifecycle" in payload:
+        return "timing" in payload
+    return payload.keys() >= {"completed_at", "final_outputs", "error"}
+
+
 class Retab(ProviderDefaults):
     """The provider `retab`. Option `auth_scheme = "api-key"` sends the header that it took until June 2026."""
 
     name = "retab"
     default_base_url = "https://api.retab.com"
+    lists = True
 
     def base_url(self, connection: Connection) -> str:
         """The configured address without a trailing version: the paths bring their own."""
@@ -113,9 +123,21 @@ class Retab(ProviderDefaults):
             return {"Api-Key": connection.api_key.reveal()}
         return super().headers(connection)
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str) -> PollResult:
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
         """One poll of `GET /v1/workflows/runs/{id}`."""
-        return await fetch_normalised(http, f"{_RUNS_PATH}/{segment(provider_run_id)}", normalise)
+        return await fetch_normalised(http, f"{_RUNS_PATH}/{segment(provider_run_id)}", normalise, known)
+
+    async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
+        """`GET /v1/workflows/runs`; the cursor is a run's id, so that pages do not shift. `since` is not needed."""
+        query = [("limit", str(PAGE_RUNS)), ("order", "desc"), *([("after", cursor)] if cursor else [])]
+
+        def cursor_after(body: JsonObject, _count: int) -> str | None:
+            after = text_of(object_or_empty(body.get("list_metadata")).get("after"))
+            return None if after == cursor else after  # a server that ignores the cursor sends the same for ever
+
+        return await fetch_page(
+            http, _RUNS_PATH, query, key="data", normalise=normalise, is_whole=is_whole, cursor_after=cursor_after
+        )
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
         """The outputs of the run's steps, as `output_of_steps` arranges them."""

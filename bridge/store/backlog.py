@@ -40,6 +40,16 @@ def hold_back(tx: Tx, delivery_ids: Sequence[str]) -> None:
     tx.connection.execute(chosen.values(next_attempt_at=None))
 
 
+def lock_order(tx: Tx, endpoint_id: str, run_id: str) -> None:
+    """Until this transaction ends, nobody else adds to or takes from what an ordered endpoint is owed of a run.
+
+    Else one transaction adds an event behind one that another transaction just settles, and nobody releases it.
+    """
+    if tx.is_postgresql:
+        key = {"key": f"{endpoint_id} {run_id}"}
+        tx.connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
+
+
 def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:
     """In an ordered endpoint: the next event of the run becomes due, its predecessor being settled."""
     first = (

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.event import EventType, other_event
@@ -33,19 +34,8 @@ def list_health(tx: Tx) -> dict[str, HealthRow]:
 
 def change_health(tx: Tx, name: str, *, provider: str, health: ConnectionHealth, reason: str | None) -> bool:
     """Record a change of health and tell it once; False when it stood so already."""
-    present = list_health(tx).get(name)
-    if (present.health if present else ConnectionHealth.OK) is health:
+    if not _turn(tx, name, health, reason):
         return False
-    if present is None:
-        tx.connection.execute(
-            sa.insert(connections).values(name=name, health=health.value, reason=reason, since=tx.now)
-        )
-    else:
-        tx.connection.execute(
-            sa.update(connections)
-            .where(connections.c.name == name)
-            .values(health=health.value, reason=reason, since=tx.now)
-        )
     failing = health is ConnectionHealth.FAILING
     event_type = EventType.CONNECTION_FAILING if failing else EventType.CONNECTION_RECOVERED
     told = other_event(
@@ -56,3 +46,20 @@ def change_health(tx: Tx, name: str, *, provider: str, health: ConnectionHealth,
     )
     record_events(tx, [told])
     return True
+
+
+def _turn(tx: Tx, name: str, health: ConnectionHealth, reason: str | None) -> bool:
+    """One statement, because another node may see the same at the same moment; False when it stood so already."""
+    values = {"health": health.value, "reason": reason, "since": tx.now}
+    if health is ConnectionHealth.OK:  # which is what a connection is that was never written down
+        known = sa.update(connections).where(connections.c.name == name, connections.c.health != health.value)
+        return bool(tx.connection.execute(known.values(values)).rowcount)
+    insert = postgresql.insert if tx.is_postgresql else sqlite.insert
+    turned = (
+        insert(connections)
+        .values(name=name, **values)
+        .on_conflict_do_update(
+            index_elements=[connections.c.name], set_=values, where=connections.c.health != health.value
+        )
+    )
+    return bool(tx.connection.execute(turned).rowcount)

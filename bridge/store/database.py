@@ -15,19 +15,19 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bridge.domain.clock import Clock
 from bridge.domain.errors import DatabaseRefused, StoreUnavailable
+from bridge.domain.ids import new_id
 from bridge.domain.vault import Vault
-from bridge.store import migrate, sqlite_file
+from bridge.store import migrate, notices, postgresql, sqlite_file
 from bridge.store.desk import WriteDesk, explain
 from bridge.store.transaction import Announcements, Tx
 
 T = TypeVar("T")
 READERS = 4
 POSTGRESQL_CONNECTIONS = 10
-_IN_EACH_OTHERS_WAY = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 _TRIES = 5
 
 
@@ -44,7 +44,13 @@ class Database:
         self._lock: sqlite_file.LockFile | None = None
         self._desk: WriteDesk | None = None
         self._pool: AsyncEngine | None = None
-        """SQLite: the readers. PostgreSQL: every connection."""
+        """SQLite: the readers. PostgreSQL: every connection but one."""
+        self._apart: AsyncEngine | None = None
+        """PostgreSQL: a connection for what must not wait behind other work."""
+        self.tells_others = False
+        """Whether there are other nodes to tell what a commit announces."""
+        self._voice = new_id("voice")
+        """The sender of our notices, so that we do not listen to ourselves."""
 
     async def open(self) -> None:
         """Open and bring up to date; DatabaseRefused with one sentence when it is not ours to open."""
@@ -58,13 +64,16 @@ class Database:
         """Commit what is queued and let go of files and connections."""
         if self._desk is not None:
             await self._desk.close()
-        if self._pool is not None:
-            await self._pool.dispose()
+        for engine in (self._pool, self._apart):
+            if engine is not None:
+                await engine.dispose()
         if self._lock is not None:
             self._lock.release()
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run `work` on a consistent snapshot."""
+        if self._apart is not None:
+            return await self._on_postgresql(self._engine(), work, postgresql.ANSWER_S)
         try:
             async with self._engine().connect() as connection:
                 return await connection.run_sync(lambda sync: work(Tx(sync, self.clock.now(), vault=self.vault)))
@@ -72,34 +81,59 @@ class Database:
             raise _unavailable(error) from error
 
     async def write(self, work: Callable[[Tx], T]) -> T:
-        """Run `work` in a transaction; its answer is durable when it comes back."""
+        """Run `work` in a transaction; its answer is durable when it comes back.
+
+        After StoreUnavailable a commit on PostgreSQL may have happened all the same: its answer was lost.
+        """
         if self._desk is not None:
             return await self._desk.submit(work)
+        return await self._write_postgresql(self._engine(), work, postgresql.ANSWER_S)
+
+    async def write_apart(self, work: Callable[[Tx], T], within_s: float) -> T:
+        """`write` on PostgreSQL that does not wait behind other work; StoreUnavailable if not done in time."""
+        if self._apart is None:
+            raise StoreUnavailable("the database is not open")
+        return await self._write_postgresql(self._apart, work, within_s)
+
+    async def _write_postgresql(self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float) -> T:
         for _ in range(_TRIES - 1):
             try:
-                return await self._write_postgresql(work)
+                return await self._on_postgresql(engine, work, within_s)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) not in _IN_EACH_OTHERS_WAY:
+                if not postgresql.is_conflict(error):
                     raise
-        return await self._write_postgresql(work)
+        return await self._on_postgresql(engine, work, within_s)
 
-    async def _write_postgresql(self, work: Callable[[Tx], T]) -> T:
+    async def _on_postgresql(self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float) -> T:
         announcements = Announcements()
 
         def run(sync: sa.Connection) -> T:
-            return work(Tx(sync, self.clock.now(), announcements, vault=self.vault))
+            tx = Tx(sync, self.clock.now(), announcements, vault=self.vault)
+            answer = work(tx)
+            if self.tells_others or announcements.nodes_changed:
+                notices.tell_others(tx, self._voice)
+            return answer
 
         try:
-            async with self._engine().begin() as connection:
+            async with postgresql.transaction(engine, within_s) as connection:
                 answer = await connection.run_sync(run)
-        except (InterfaceError, OSError) as error:
-            raise _unavailable(error) from error
         except DBAPIError as error:
-            if error.connection_invalidated or isinstance(error, OperationalError):
+            if postgresql.is_gone(error):
                 raise _unavailable(error) from error
             raise
+        except postgresql.GONE as error:
+            raise _unavailable(error) from error
         self._announce(announcements)
         return answer
+
+    def listen(self) -> postgresql.Ear:
+        """An ear for what other nodes announce, not yet open; our listeners hear it like our own."""
+        return postgresql.Ear(self.url, self._hear)
+
+    def _hear(self, payload: str) -> None:
+        sender, announcements = notices.decode(payload)
+        if sender != self._voice:
+            self._announce(announcements)
 
     def _engine(self) -> AsyncEngine:
         if self._pool is None:
@@ -125,10 +159,8 @@ class Database:
         self._desk.open()
 
     async def _open_postgresql(self) -> None:
-        url = self.url.set(drivername="postgresql+asyncpg")
-        self._pool = create_async_engine(
-            url, pool_size=POSTGRESQL_CONNECTIONS, max_overflow=0, pool_pre_ping=True, pool_timeout=10
-        )
+        self._pool = postgresql.open_engine(self.url, POSTGRESQL_CONNECTIONS - 1)
+        self._apart = postgresql.open_engine(self.url, 1)
         shown = self.url.render_as_string(hide_password=True)
         try:
             async with self._pool.connect() as connection:

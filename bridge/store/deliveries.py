@@ -10,13 +10,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Lane, Outcome
-from bridge.domain.endpoint import Endpoint
+from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.ids import new_id
 from bridge.domain.pace import Pace
 from bridge.domain.payload import JSON
 from bridge.domain.vault import Unreadable
-from bridge.store.backlog import hold_back, release_next
+from bridge.store.backlog import hold_back, lock_order, release_next
 from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
+from bridge.store.nodes import check_may_claim
 from bridge.store.standing import pace_of
 from bridge.store.tables import attempts, deliveries, endpoints, events
 from bridge.store.transaction import Tx
@@ -54,6 +55,7 @@ class Due:
     lanes: dict[Lane, datetime]
     pace: Pace
     rate_limit: float | None = None
+    source: EndpointSource = EndpointSource.API
 
     @property
     def at(self) -> datetime:
@@ -103,13 +105,14 @@ SELECT e.id AS id,
   (SELECT min(next_attempt_at) FROM deliveries d
    WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 2) AS lane_2,
   p.failures AS failures, p.slowdowns AS slowdowns, p.paused_until AS paused_until, p.probe_at AS probe_at,
-  p.rate_limit AS rate_limit
+  p.rate_limit AS rate_limit, p.source AS source
 FROM e JOIN endpoints p ON p.id = e.id WHERE e.id IS NOT NULL AND p.enabled
 """).columns(
     id=sa.Text,
     failures=sa.Integer,
     slowdowns=sa.Integer,
     rate_limit=sa.Float,
+    source=sa.Text,
     **dict.fromkeys(("lane_0", "lane_1", "lane_2", "paused_until", "probe_at"), deliveries.c.next_attempt_at.type),
 )
 
@@ -121,14 +124,18 @@ def due_endpoints(tx: Tx) -> dict[str, Due]:
         firsts = zip(Lane, (row.lane_0, row.lane_1, row.lane_2), strict=True)
         lanes = {lane: at for lane, at in firsts if at is not None}
         if lanes:
-            found[row.id] = Due(row.id, lanes, pace_of(row), row.rate_limit)
+            found[row.id] = Due(row.id, lanes, pace_of(row), row.rate_limit, EndpointSource(row.source))
     return found
 
 
 def claim_due(
     tx: Tx, *, node: str, endpoint_id: str, limit: int, lanes: Sequence[tuple[Lane, int]] | None = None
 ) -> list[Claimed]:
-    """Take up to `limit` due deliveries of one endpoint: so many of each lane in this order, longest due first."""
+    """Take up to `limit` due deliveries of one endpoint: so many of each lane in this order, longest due first.
+
+    StoreUnavailable when this node was buried.
+    """
+    check_may_claim(tx, node)
     rows: list[sa.Row[Any]] = []
     for lane, most in [(lane, limit) for lane in Lane] if lanes is None else lanes:
         if (left := min(most, limit - len(rows))) > 0:
@@ -175,27 +182,30 @@ def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | 
     return tuple(secrets), endpoint.fault
 
 
-def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> None:
-    """Record attempts and what becomes of their deliveries, under our claim."""
-    for result in results:
-        _record_attempt(tx, node, result)
+def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> list[bool]:
+    """Record attempts and what becomes of their deliveries; whether each was still ours to record.
+
+    Without our claim (this node slept past its lease) nothing is written: whoever has it now makes its own attempt.
+    """
+    return [_record_attempt(tx, node, result) for result in results]
 
 
-def _record_attempt(tx: Tx, node: str, result: AttemptResult) -> None:
+def _record_attempt(tx: Tx, node: str, result: AttemptResult) -> bool:
     """What the endpoint wants now counts, not what it wanted when the delivery was claimed."""
     delivery, answer = result.delivery, result.answer
     query = sa.select(endpoints.c.ordered, endpoints.c.enabled).where(endpoints.c.id == delivery.endpoint_id)
     is_ordered, is_enabled = tx.connection.execute(query).first() or (False, False)
+    if is_ordered and delivery.run_id:
+        lock_order(tx, delivery.endpoint_id, delivery.run_id)
     next_attempt_at = result.next_attempt_at if is_enabled else None
     failed = answer.outcome is not Outcome.DELIVERED
-    still_mine = tx.connection.execute(
-        sa.update(deliveries)
-        .where(
-            deliveries.c.id == delivery.id,
-            deliveries.c.leased_by == node,
-            deliveries.c.state == DeliveryState.PENDING.value,
-        )
-        .values(
+    mine = sa.update(deliveries).where(
+        deliveries.c.id == delivery.id,
+        deliveries.c.leased_by == node,
+        deliveries.c.attempts == delivery.attempts,  # else it was recorded already, in a commit whose answer got lost
+    )
+    is_settled_by_us = tx.connection.execute(
+        mine.where(deliveries.c.state == DeliveryState.PENDING.value).values(
             leased_by=None,
             state=result.state.value,
             attempts=delivery.attempts + 1,
@@ -207,9 +217,13 @@ def _record_attempt(tx: Tx, node: str, result: AttemptResult) -> None:
             last_status=answer.status,
         )
     ).rowcount
-    _insert_attempt(tx, result, next_attempt_at if still_mine else None)
-    if still_mine and is_ordered and is_enabled and delivery.run_id and result.state is not DeliveryState.PENDING:
+    if not is_settled_by_us and not tx.connection.execute(mine.values(leased_by=None)).rowcount:
+        return False
+    _insert_attempt(tx, result, next_attempt_at if is_settled_by_us else None)
+    is_over = result.state is not DeliveryState.PENDING
+    if is_settled_by_us and is_ordered and is_enabled and delivery.run_id and is_over:
         release_next(tx, delivery.endpoint_id, delivery.run_id)
+    return True
 
 
 def _insert_attempt(tx: Tx, result: AttemptResult, next_attempt_at: datetime | None) -> None:
@@ -242,6 +256,11 @@ def give_back(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
         .values(leased_by=None)
     )
     tx.announcements.deliveries_due = True
+
+
+def list_held(tx: Tx, *, node: str) -> set[str]:
+    """The ids of the deliveries that this node has claimed."""
+    return set(tx.connection.execute(sa.select(deliveries.c.id).where(deliveries.c.leased_by == node)).scalars())
 
 
 def get_delivery(tx: Tx, delivery_id: str) -> Delivery | None:

@@ -16,6 +16,7 @@ from bridge.domain.secret import Secret
 from bridge.domain.signature_ed25519 import new_signing_key, public_key
 from bridge.domain.vault import Unreadable
 from bridge.store.backlog import discard_backlog, hold_backlog, hold_followers, make_backlog_due
+from bridge.store.nodes import listed_elsewhere, note_file_endpoints
 from bridge.store.sealing import open_headers, open_secret, seal_headers, seal_secret
 from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
@@ -323,8 +324,14 @@ def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
     discard_backlog(tx, endpoint_id)
 
 
-def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint]) -> None:
-    """Make the endpoints of the operator's file those of the database: add, change, remove."""
+def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -> None:
+    """Make the endpoints of the operator's file those of the database: add, change, remove.
+
+    Every node is meant to have the same file. While they differ the last one read decides, except that what the file
+    of another live node still names is not removed.
+    """
+    named_elsewhere = listed_elsewhere(tx, node)
+    note_file_endpoints(tx, node, [endpoint.id for endpoint in wanted])
     tx.known.pop(_SHARED_KNOWN, None)
     rows = tx.connection.execute(
         sa.select(endpoints).where(endpoints.c.source == EndpointSource.CONFIG.value, endpoints.c.deleted_at.is_(None))
@@ -336,5 +343,5 @@ def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint]) -> None:
         else:
             tx.connection.execute(sa.delete(endpoints).where(endpoints.c.id == endpoint.id))
             insert_endpoint(tx, endpoint, None)
-    for endpoint_id in present.keys() - {endpoint.id for endpoint in wanted}:
+    for endpoint_id in present.keys() - {endpoint.id for endpoint in wanted} - named_elsewhere:
         remove_endpoint(tx, endpoint_id)

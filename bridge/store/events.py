@@ -16,6 +16,7 @@ from bridge.domain.filter import matches
 from bridge.domain.ids import new_id
 from bridge.domain.payload import payload_for
 from bridge.domain.run import Json, RunStatus
+from bridge.store.backlog import lock_order
 from bridge.store.endpoints import run_listeners, shared_listeners
 from bridge.store.tables import deliveries, events
 from bridge.store.transaction import Tx
@@ -115,6 +116,7 @@ def _stands_behind(tx: Tx, row: dict[str, Any], together: list[dict[str, Any]]) 
     """Whether an earlier event of the same run is still owed to the same ordered endpoint."""
     if row["run_id"] is None:
         return False
+    lock_order(tx, row["endpoint_id"], row["run_id"])
     same = [r for r in together if r["endpoint_id"] == row["endpoint_id"] and r["run_id"] == row["run_id"]]
     if any(r["sequence"] < row["sequence"] for r in same):
         return True

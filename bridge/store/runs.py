@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from bridge.domain.run import CadenceOverrides, Json, Progress, Run, RunError, RunStatus
+from bridge.store.nodes import check_may_claim
 from bridge.store.tables import endpoints, run_tags, runs, transitions
 from bridge.store.transaction import Tx
 
@@ -270,25 +271,44 @@ def delete_run(tx: Tx, run_id: str) -> bool:
         .where(endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None))
         .values(deleted_at=tx.now)
     )
+    tx.announcements.gone_run_ids.add(run_id)
     return bool(gone)
 
 
-def claim_due(tx: Tx, *, node: str, connection: str, until: datetime, limit: int) -> list[Run]:
-    """Take the runs of one connection that are due before `until` and that nobody holds, most overdue first."""
+def claim_due(tx: Tx, *, node: str, connection: str, until: datetime, limit: int, sharers: int = 1) -> list[Run]:
+    """Take the runs of one connection that are due before `until` and that nobody holds, most overdue first.
+
+    Of `sharers` nodes each takes at most a fair part at a time. StoreUnavailable when this node was buried.
+    """
+    check_may_claim(tx, node)
+    is_due = (
+        runs.c.connection == connection,
+        runs.c.next_poll_at.is_not(None),
+        runs.c.leased_by.is_(None),
+        runs.c.next_poll_at <= until,
+    )
+    if sharers > 1:
+        some = sa.select(runs.c.id).where(*is_due).limit(limit * sharers).subquery()
+        count = tx.connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
+        limit = min(limit, -(-count // sharers))
     due = (
-        sa.select(runs.c.id)
-        .where(
-            runs.c.connection == connection,
-            runs.c.next_poll_at.is_not(None),
-            runs.c.leased_by.is_(None),
-            runs.c.next_poll_at <= until,
-        )
-        .order_by(runs.c.next_poll_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+        sa.select(runs.c.id).where(*is_due).order_by(runs.c.next_poll_at).limit(limit).with_for_update(skip_locked=True)
     )
     claim = sa.update(runs).where(runs.c.id.in_(due.scalar_subquery())).values(leased_by=node).returning(runs)
     return [run_of(row) for row in tx.connection.execute(claim)]
+
+
+def list_held(tx: Tx, *, node: str, connection: str) -> set[str]:
+    """The ids of the runs of one connection that this node has claimed."""
+    held = sa.select(runs.c.id).where(runs.c.leased_by == node, runs.c.connection == connection)
+    return set(tx.connection.execute(held).scalars())
+
+
+def let_go(tx: Tx, *, node: str, run_ids: Sequence[str]) -> None:
+    """Give up the claim on runs about which there is nothing to say."""
+    tx.connection.execute(
+        sa.update(runs).where(runs.c.id.in_(run_ids), runs.c.leased_by == node).values(leased_by=None)
+    )
 
 
 def put_back(tx: Tx, *, node: str, records: Sequence[PollRecord]) -> None:
@@ -339,6 +359,7 @@ def poll_now(tx: Tx, run_id: str) -> None:
     statement = sa.update(runs).where(runs.c.id == run_id, runs.c.next_poll_at.is_not(None)).values(next_poll_at=tx.now)
     names = tx.connection.execute(statement.returning(runs.c.connection)).scalars().all()
     tx.announcements.runs_due |= set(names)
+    tx.announcements.polls_wanted.add(run_id)
 
 
 def list_expired(tx: Tx, before: datetime, limit: int) -> list[Run]:

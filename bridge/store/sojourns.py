@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from bridge.store.tables import sojourns
 from bridge.store.transaction import Tx
@@ -27,11 +29,21 @@ def list_sojourns(tx: Tx, connection: str) -> list[SojournRow]:
     return [SojournRow(row.kind, row.workflow, row.status, row.state) for row in rows]
 
 
+def list_changed(tx: Tx, connection: str, since: datetime) -> list[SojournRow]:
+    """What was saved at one connection since `since`, by whichever node."""
+    recent = sa.select(sojourns).where(sojourns.c.connection == connection, sojourns.c.updated_at >= since)
+    return [SojournRow(row.kind, row.workflow, row.status, row.state) for row in tx.connection.execute(recent)]
+
+
 def save_sojourns(tx: Tx, connection: str, learned: Sequence[SojournRow]) -> None:
     """Keep these states in place of the ones before; whoever saves last wins, and little is lost by it."""
-    for row in learned:
-        key = {"connection": connection, "kind": row.kind, "workflow": row.workflow, "status": row.status}
-        same = sa.and_(*(sojourns.c[name] == value for name, value in key.items()))
-        values = {"state": row.state, "updated_at": tx.now}
-        if not tx.connection.execute(sa.update(sojourns).where(same).values(values)).rowcount:
-            tx.connection.execute(sa.insert(sojourns).values(**key, **values))
+    if not learned:
+        return
+    insert = postgresql.insert if tx.is_postgresql else sqlite.insert
+    new = insert(sojourns)
+    save = new.on_conflict_do_update(
+        index_elements=list(sojourns.primary_key.columns),
+        set_={"state": new.excluded.state, "updated_at": new.excluded.updated_at},
+    )
+    rows = [{**asdict(row), "connection": connection, "updated_at": tx.now} for row in learned]
+    tx.connection.execute(save, sorted(rows, key=lambda row: (row["kind"], row["workflow"], row["status"])))

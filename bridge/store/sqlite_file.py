@@ -21,6 +21,7 @@ BUSY_TIMEOUT_S = 5.0
 WAL_PAGES_BEFORE_CHECKPOINT = 2000
 FULL_CHECK_BYTES_MAX = 64 * 1024 * 1024  # larger files are not read whole at every start
 _MAGIC = b"SQLite format 3\x00"
+_INCREMENTAL = 2  # what `PRAGMA auto_vacuum` answers
 
 
 def path_of(url: URL) -> Path:
@@ -136,12 +137,14 @@ def _set_up_writer(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are ours; the driver's own begin is deferred
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
-    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; before WAL, which writes its first page
+    # Setting what is set already would write, and a database newer than the code is to stay as it is.
+    if cursor.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; before WAL, which writes its first page
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES_BEFORE_CHECKPOINT}")
     if cursor.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        cursor.execute(f"PRAGMA application_id={APPLICATION_ID}")  # it writes, and a newer file is to stay as it is
+        cursor.execute(f"PRAGMA application_id={APPLICATION_ID}")
     cursor.close()
 
 

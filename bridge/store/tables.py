@@ -350,6 +350,7 @@ nodes = sa.Table(
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("started_at", Instant, nullable=False),
     sa.Column("lease_expires_at", Instant, nullable=False),
+    sa.Column("file_endpoints", JsonText, nullable=False),  # ids of the endpoints that its configuration file names
 )
 
 # What was learned of durations: one small JSON per connection, workflow and status (`kind` workflow), the

@@ -22,6 +22,11 @@ class Announcements:
     replays_due: bool = False
     events_recorded: bool = False
     settled_run_ids: set[str] = field(default_factory=set)
+    polls_wanted: set[str] = field(default_factory=set)
+    """Runs that somebody asked to have looked at now."""
+    gone_run_ids: set[str] = field(default_factory=set)
+    """Runs that are no longer watched."""
+    nodes_changed: bool = False
 
     def add(self, other: Announcements) -> None:
         """Take in what another transaction of the same commit announces."""
@@ -30,6 +35,9 @@ class Announcements:
         self.replays_due |= other.replays_due
         self.events_recorded |= other.events_recorded
         self.settled_run_ids |= other.settled_run_ids
+        self.polls_wanted |= other.polls_wanted
+        self.gone_run_ids |= other.gone_run_ids
+        self.nodes_changed |= other.nodes_changed
 
 
 @dataclass(slots=True)

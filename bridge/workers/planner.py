@@ -59,9 +59,14 @@ class Planner:
         """The shortest time between two looks at this run."""
         return self._settings_of(watch).min_interval_s
 
-    def rank(self, watches: Iterable[Watch], now: float) -> list[Watch]:
-        """The watches that are due, the most urgent last (to be popped); a first look comes before its price."""
-        return sorted(watches, key=lambda watch: self.urgency(watch, now))
+    def rank(self, watches: list[Watch], now: float) -> list[Watch]:
+        """The watches that are due, the most urgent last (to be popped), each with what a look at it is worth."""
+        if len(watches) == 1:  # nobody to be compared with
+            watches[0].worth_s = self._settings.price_s
+            return watches
+        for watch in watches:
+            watch.worth_s = self.urgency(watch, now)
+        return sorted(watches, key=lambda watch: watch.worth_s)
 
     def urgency(self, watch: Watch, now: float) -> float:
         """What a look at this run is worth now, in seconds of delay."""

@@ -104,19 +104,18 @@ class Poller:
         while self._ready:
             watch = self._ready.pop()
             if self._is_takeable(watch):
-                self._note_scarcity(watch, now)
+                self._note_scarcity(watch)
                 return watch
         return None
 
     def _is_takeable(self, watch: Watch) -> bool:
         return self.hand.get(watch.run.id) is watch and not watch.is_in_flight and not watch.is_scheduled
 
-    def _note_scarcity(self, chosen: Watch, now: float) -> None:
+    def _note_scarcity(self, chosen: Watch) -> None:
         """Let the gate know what a request is worth, with somebody behind in the queue and without."""
         price_s = self.account.connection.cadence.price_s
         field = [chosen, *self._ready[-1:]]
-        worth = [max(self.planner.urgency(watch, now), price_s) for watch in field]
-        self.account.gate.pick(Candidate(i, worth[i], price_s) for i in range(len(field)))
+        self.account.gate.pick(Candidate(i, max(watch.worth_s, price_s), price_s) for i, watch in enumerate(field))
 
     def _rest_s(self, now: float) -> float:
         waits = [0.0 if self._has_news else self._claim_due - now]

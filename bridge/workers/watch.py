@@ -21,7 +21,7 @@ class Watch:
     """One run in hand; the counters run ahead of the database.
 
     Monotonic seconds: `due`, `sent_at` (the last look), `origin` (when its present status began). Ages:
-    `alive_s`, at which it was last seen alive in it. `is_tainted`: the clock jumped while it was there.
+    `alive_s`, at which it was last seen alive in it. `worth_s`: of a look, when it was last ranked. `is_tainted`: the clock jumped while it was there.
     """
 
     __slots__ = (
@@ -41,6 +41,7 @@ class Watch:
         "sent_at",
         "ticket",
         "track",
+        "worth_s",
     )
 
     def __init__(self, run: Run, due: float, *, now: datetime, monotonic: float) -> None:
@@ -49,6 +50,7 @@ class Watch:
         self.alive_s = 0.0
         self.sent_at = monotonic
         self.track = ProgressTrack()
+        self.worth_s = 0.0
         self.is_tainted = False
         self.begin(now, monotonic)
         self.polls = run.polls

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,23 @@ class Canaries:
         for where, value in self.planted.items():
             if is_shown_to_the_operator and where in self.in_urls:
                 continue
-            spellings = (value, json.dumps(value)[1:-1], base64.b64encode(value.encode()).decode().rstrip("="), value[:16])
+            spellings = (
+                value,
+                json.dumps(value)[1:-1],
+                base64.b64encode(value.encode()).decode().rstrip("="),
+                value[:16],
+            )
             if any(spelling.encode() in raw for spelling in spellings):
                 self.found.append(f"{where} in {place}")
 
 
 def configured(
-    folder: Path, canaries: Canaries, sandbox: Sandbox, provider: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    canaries: Canaries,
+    sandbox: Sandbox,
+    provider: str,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> DaemonProcess:
     """A daemon whose file holds a secret wherever it can."""
     daemon = DaemonProcess(folder, delivery={"allow": ["127.0.0.0/8"], "retry_schedule": ["100ms", "100ms"]})
@@ -83,7 +94,9 @@ def configured(
     monkeypatch.setenv("CANARY_KEY", canaries.text("connection api_key_env"))
     (folder / "provider.key").write_text(canaries.text("connection api_key_file") + "\n")
     daemon.add_connection("echo-dify", "dify", provider, api_key=canaries.text("connection api_key"))
-    daemon.add_connection("echo-retab", "retab", provider, api_key=canaries.text("retab api_key"), auth_scheme="api-key")
+    daemon.add_connection(
+        "echo-retab", "retab", provider, api_key=canaries.text("retab api_key"), auth_scheme="api-key"
+    )
     daemon.add_connection("echo-hub", "instabase", provider, ib_context="org")
     daemon.add_connection("echo-dibby", "dibby", provider)
     del daemon.config["connections"]["echo-hub"]["api_key"]
@@ -111,7 +124,9 @@ async def echoing(request: web.Request) -> web.StreamResponse:
     if number % 4 == 1:
         return web.json_response({"message": told, "code": told, "detail": told}, status=500)
     if number % 4 == 2:
-        return web.Response(status=302, headers={"Location": f"http://user:{request.headers.get('Authorization', '')}@x/"})
+        return web.Response(
+            status=302, headers={"Location": f"http://user:{request.headers.get('Authorization', '')}@x/"}
+        )
     return web.Response(text=told)
 
 
@@ -139,10 +154,15 @@ class Story:
         receiver, canaries = self.receiver, self.canaries
         made = {}
         for name in ("good", "refusing", "leading-on", "unheard", "swapped"):
-            body: dict[str, Any] = {"url": receiver.url(f"/{name}"), "headers": {"x-key": canaries.text(f"header of {name}")}}
+            body: dict[str, Any] = {
+                "url": receiver.url(f"/{name}"),
+                "headers": {"x-key": canaries.text(f"header of {name}")},
+            }
             if name != "good":
                 body["secret"] = canaries.secret(f"secret given to {name}")
-            made[name] = await self.daemon.ask("POST", "/v1/endpoints", body, status=201, headers={"Idempotency-Key": name})
+            made[name] = await self.daemon.ask(
+                "POST", "/v1/endpoints", body, status=201, headers={"Idempotency-Key": name}
+            )
             if name == "good":
                 canaries.shown_once("secret made for an endpoint", made[name]["secret"])
         given = canaries.secret("secret given at a rotation")
@@ -171,7 +191,9 @@ class Story:
         item["webhook"] = {"url": receiver.url("/own"), "secret": batch_secret}
         await daemon.ask("POST", "/v1/runs/batch", {"runs": [item]}, headers={"Idempotency-Key": "batch-1"})
         for name in ("echo-dify", "echo-retab", "echo-hub", "echo-dibby"):
-            await self.ask("POST", "/v1/runs", {"connection": name, "provider_run_id": "6f1c3f9e-1111-4222-8333-444455556666"})
+            await self.ask(
+                "POST", "/v1/runs", {"connection": name, "provider_run_id": "6f1c3f9e-1111-4222-8333-444455556666"}
+            )
             for _ in range(4):
                 await self.ask("POST", f"/v1/connections/{name}/check", {})
             trigger = {"workflow_id": "w", "inputs": {}}
@@ -183,9 +205,15 @@ class Story:
         url = self.receiver.url("/x")
         bad_secret = canaries.text("malformed secret")
         await self.ask("POST", "/v1/endpoints", {"url": url, "secret": f"whsec_{bad_secret}-_"})
-        await self.ask("POST", "/v1/endpoints", {"url": url, "secret": {"value": canaries.text("secret of a wrong type")}})
-        await self.ask("POST", "/v1/endpoints", {"url": url, "headers": {"x-key": canaries.text("malformed header") + "\r\nx: y"}})
-        await self.ask("POST", "/v1/endpoints", {"url": url, "headers": {"webhook-id": canaries.text("refused header")}})
+        await self.ask(
+            "POST", "/v1/endpoints", {"url": url, "secret": {"value": canaries.text("secret of a wrong type")}}
+        )
+        await self.ask(
+            "POST", "/v1/endpoints", {"url": url, "headers": {"x-key": canaries.text("malformed header") + "\r\nx: y"}}
+        )
+        await self.ask(
+            "POST", "/v1/endpoints", {"url": url, "headers": {"webhook-id": canaries.text("refused header")}}
+        )
         await self.ask("POST", "/v1/endpoints", {"url": f"http://u:{canaries.text('password in a url')}@127.0.0.1/"})
         await self.ask("POST", "/v1/endpoints", {"url": url, "api_token": canaries.text("unknown field")})
         await self.ask("POST", "/v1/endpoints", f'{{"secret": "{canaries.text("broken JSON")}"'.encode())
@@ -198,7 +226,10 @@ class Story:
     async def look_everywhere(self) -> None:
         """Every call that shows something."""
         for noun in ("runs", "endpoints?one_run=true", "events", "deliveries", "connections", "replays"):
-            listed = await self.ask("GET", f"/v1/{noun}{'&' if '?' in noun else '?'}limit=200" if noun != "connections" else "/v1/connections")
+            listed = await self.ask(
+                "GET",
+                f"/v1/{noun}{'&' if '?' in noun else '?'}limit=200" if noun != "connections" else "/v1/connections",
+            )
             for thing in listed["data"][:40]:
                 if "id" in thing and noun != "connections":
                     await self.ask("GET", f"/v1/{noun.partition('?')[0]}/{thing['id']}")
@@ -228,7 +259,9 @@ async def test_no_secret_shows_up_anywhere_but_where_it_is_shown_once(
     canaries = Canaries({"api_token": TOKEN})
     provider_key = canaries.text("sandbox api_key")
     async with Sandbox(api_key=provider_key) as sandbox, Receiver() as receiver, foreign_server(echoing) as provider:
-        leading_on = f"https://u:{canaries.text('password in a redirect')}@x.example/?t={canaries.text('query of a redirect')}"
+        leading_on = (
+            f"https://u:{canaries.text('password in a redirect')}@x.example/?t={canaries.text('query of a redirect')}"
+        )
         receiver.always(Reply(302, headers={"Location": leading_on}), path="/leading-on")
         receiver.always(Reply(500, body="no"), path="/refusing")
         daemon = configured(tmp_path, canaries, sandbox, provider.url, receiver, monkeypatch)
@@ -241,11 +274,18 @@ async def test_no_secret_shows_up_anywhere_but_where_it_is_shown_once(
             await daemon.eventually("/v1/deliveries?state=exhausted", lambda shown: len(shown["data"]) >= 2)
             for name in endpoints:
                 await story.ask("POST", f"/v1/endpoints/{endpoints[name]['id']}/ping", {})
-                await story.ask("POST", f"/v1/endpoints/{endpoints[name]['id']}/replay", {"since": "2020-01-01T00:00:00Z"})
+                await story.ask(
+                    "POST", f"/v1/endpoints/{endpoints[name]['id']}/replay", {"since": "2020-01-01T00:00:00Z"}
+                )
             await story.look_everywhere()
             await daemon.reload()
             backup = await told(daemon, "db", "backup", str(tmp_path / "copy.db"))
-            for words in (("config", "show", "--origin"), ("config", "check"), ("doctor", "--offline"), ("endpoints", "list")):
+            for words in (
+                ("config", "show", "--origin"),
+                ("config", "check"),
+                ("doctor", "--offline"),
+                ("endpoints", "list"),
+            ):
                 story.answers.append((" ".join(words), (await told(daemon, *words)).encode()))
             story.answers.append(("db backup", backup.encode()))
             canaries.search("the backup", (tmp_path / "copy.db").read_bytes(), is_shown_to_the_operator=True)
@@ -253,7 +293,9 @@ async def test_no_secret_shows_up_anywhere_but_where_it_is_shown_once(
             swap_secrets(daemon.database, endpoints["swapped"]["id"], endpoints["unheard"]["id"])
             await daemon.restart()
             event = (await story.ask("POST", f"/v1/endpoints/{endpoints['swapped']['id']}/ping", {}))["event_id"]
-            (delivery,) = (await daemon.eventually(f"/v1/deliveries?event={event}", lambda d: d["data"][0]["attempts"]))["data"]
+            (delivery,) = (
+                await daemon.eventually(f"/v1/deliveries?event={event}", lambda d: d["data"][0]["attempts"])
+            )["data"]
             assert delivery["last_outcome"] == "unsigned"
             assert "another row" in delivery["attempts"][0]["detail"]
             await story.ask("POST", f"/v1/endpoints/{endpoints['good']['id']}/ping", {})
@@ -262,13 +304,26 @@ async def test_no_secret_shows_up_anywhere_but_where_it_is_shown_once(
 
             canaries.search("the log", daemon.log_since())
             for what, answer in story.answers:
-                is_of_the_operator = what.startswith(("GET /v1/endpoints", "PATCH /v1/endpoints", "config show", "endpoints list"))
+                is_of_the_operator = what.startswith(
+                    ("GET /v1/endpoints", "PATCH /v1/endpoints", "config show", "endpoints list")
+                )
                 canaries.search(what, answer, is_shown_to_the_operator=is_of_the_operator)
             for path in tmp_path.glob("runbridge.db*"):
                 canaries.search(path.name, path.read_bytes(), is_shown_to_the_operator=True)
     assert len(canaries.planted) >= PLANTED_MIN
     assert canaries.found == []
     assert len(story.answers) > 100
+    assert len(provider.seen) > 20
+
+
+@pytest.mark.parametrize(
+    "spell", [str, json.dumps, lambda value: base64.b64encode(value.encode()).decode(), lambda v: v[:20]]
+)
+def test_the_search_finds_a_canary_however_it_is_spelled(spell: Callable[[str], str]) -> None:
+    canaries = Canaries()
+    value = canaries.text("a place")
+    canaries.search("elsewhere", f'{{"x": "{spell(value)}"}}')
+    assert canaries.found == ["a place in elsewhere"]
 
 
 async def test_a_refused_configuration_repeats_none_of_the_secrets_in_it(tmp_path: Path) -> None:
@@ -281,7 +336,9 @@ async def test_a_refused_configuration_repeats_none_of_the_secrets_in_it(tmp_pat
     daemon.add_connection("a", "dify", f"http://127.0.0.1/?key={canaries.text('query of a base url')}")
     daemon.add_connection("b", "dify", f"http://u:{canaries.text('password in a base url')}@127.0.0.1/")
     daemon.add_connection("c", "dify", "http://127.0.0.1", api_key=canaries.text("key with a tab") + "\tx")
-    daemon.add_endpoint("d", f"http://u:{canaries.text('password in an endpoint')}@127.0.0.1/", secret=canaries.text("no secret"))
+    daemon.add_endpoint(
+        "d", f"http://u:{canaries.text('password in an endpoint')}@127.0.0.1/", secret=canaries.text("no secret")
+    )
     daemon.add_endpoint("e", "http://127.0.0.1/", headers={"webhook-id": canaries.text("refused header")})
     daemon.add_endpoint("f", "http://127.0.0.1/", headers={"x-key": canaries.text("header with a line break") + "\n"})
     code, said = await daemon.run_to_end()

@@ -92,8 +92,9 @@ async def test_a_full_disk_is_a_503_and_after_it_everything_is_delivered(disk: L
             await daemon.wait_for_log("observation.postponed")  # the run of before ends, which cannot be written
             disk.free(daemon)
             received = await receiver.wait_for(
-                lambda got: set(promised)
-                <= {one.event["data"]["run"]["id"] for one in got if one.type == "run.finished"},
+                lambda got: (
+                    set(promised) <= {one.event["data"]["run"]["id"] for one in got if one.type == "run.finished"}
+                ),
                 45,
             )
             finishes = [one for one in received if one.type == "run.finished"]

@@ -84,7 +84,9 @@ async def test_kill_9_again_and_again_loses_nothing_and_gives_no_run_a_second_fi
 async def every_delivery_is_made(daemon: DaemonProcess) -> None:
     """Nothing is pending and nothing given up."""
     for state in ("pending", "exhausted", "discarded"):
-        await daemon.eventually(f"/v1/deliveries?state={state}&limit=1", lambda answer: answer["data"] == [], timeout_s=60)
+        await daemon.eventually(
+            f"/v1/deliveries?state={state}&limit=1", lambda answer: answer["data"] == [], timeout_s=60
+        )
 
 
 def judge(expected: dict[str, str], feed: Sequence[dict[str, Any]], received: Sequence[Received]) -> None:

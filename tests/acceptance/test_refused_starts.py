@@ -63,10 +63,6 @@ def corrupt(path: Path) -> None:
     path.write_bytes(content)
 
 
-def cut_off(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: 4096 * 3])
-
-
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -85,7 +81,6 @@ def read_only(path: Path) -> None:
         (newer, "9999"),
         (foreign, "another program"),
         (corrupt, "damaged"),
-        (cut_off, "damaged"),
         (empty, "empty"),
         (no_database, "not a SQLite database"),
         (read_only, "read-only"),

@@ -35,8 +35,14 @@ async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: 
             both = {before["id"], run["id"]}
             for path in ("/first", "/second"):  # the run from before is watched on, and tells the new one as well
                 await receiver.wait_for(
-                    lambda got, path=path: both
-                    == {one.event["data"]["run"]["id"] for one in got if one.path == path and one.type == "run.finished"}
+                    lambda got, path=path: (
+                        both
+                        == {
+                            one.event["data"]["run"]["id"]
+                            for one in got
+                            if one.path == path and one.type == "run.finished"
+                        }
+                    )
                 )
 
             good = copy.deepcopy(daemon.config)

@@ -32,7 +32,7 @@ def test_an_unannounced_limit_is_found_with_few_refusals() -> None:
     for allowed in (1.0, 5.0, 40.0):
         requests, refused = drive(RateLimit(), allowed, 600)
         assert refused / requests < 0.02
-        assert requests > 0.7 * 600 * allowed
+        assert requests > 0.9 * 600 * allowed
 
 
 def test_a_known_rate_is_kept_and_never_refused_by_a_provider_that_means_it() -> None:
@@ -69,7 +69,7 @@ def test_refusals_of_one_volley_lower_the_rate_once() -> None:
 
 def test_an_unused_rate_does_not_grow() -> None:
     limit = RateLimit()
-    for second in range(0, 1000, 10):
+    for second in range(100, 1100, 10):
         limit.take(float(second))
         limit.succeed()
     assert limit.rate == RateLimit().rate
@@ -91,7 +91,7 @@ def test_a_timeout_halves_what_is_in_flight_and_answers_bring_it_back() -> None:
         limit.succeed(2.0)
     limit.time_out(12)
     assert limit.limit(10.0) == 6
-    for _ in range(400):
+    for _ in range(600):
         limit.succeed(2.0)
     assert limit.limit(10.0) == 30
 

@@ -40,18 +40,25 @@ def event(data: object) -> bytes:
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
-async def test_a_trigger_reads_the_stream_until_the_run_has_its_id_and_then_leaves():
-    left = asyncio.Event()
-    pieces = (
-        b"event: ping\n\n",
-        b": note\n\n",
-        event(STARTED)[:30],
-        event(STARTED)[30:],
-        event({"event": "node_started"}),
-    )
-    async with provider_against(streaming(*pieces, left=left), "dify", suffix="/v1") as (http, server):
+async def test_a_trigger_answers_with_the_runs_id_and_listens_to_the_end():
+    """Older servers write the run's final state from the stream and leave it `running` when nobody listens."""
+    go_on, listened = asyncio.Event(), asyncio.Event()
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in (b"event: ping\n\n", b": note\n\n", event(STARTED)[:30], event(STARTED)[30:]):
+            await response.write(piece)
+        await go_on.wait()
+        await response.write(event({"event": "workflow_finished"}))
+        if request.transport is not None and not request.transport.is_closing():
+            listened.set()
+        return response
+
+    async with provider_against(stream, "dify", suffix="/v1") as (http, server):
         assert await DIFY.trigger(http, "ignored", {"query": "x"}, {"files": []}) == Triggered(RUN, TASK)
-        await asyncio.wait_for(left.wait(), 10)
+        go_on.set()
+        await asyncio.wait_for(listened.wait(), 10)
     sent = server.seen[0]
     assert (sent.method, sent.target) == ("POST", "/v1/workflows/run")
     assert sent.body == {"inputs": {"query": "x"}, "response_mode": "streaming", "user": "runbridge", "files": []}

@@ -243,7 +243,9 @@ class DaemonProcess:
         assert got == status, f"{method} {path} answered {got}: {answer.decode(errors='replace')[:2000]}"
         return json.loads(answer) if answer else None
 
-    async def register(self, connection: str, provider_run_id: str, *, status: int = 201, **more: Any) -> dict[str, Any]:
+    async def register(
+        self, connection: str, provider_run_id: str, *, status: int = 201, **more: Any
+    ) -> dict[str, Any]:
         """POST /v1/runs; the answer."""
         wanted = {"connection": connection, "provider_run_id": provider_run_id, **more}
         answer: dict[str, Any] = await self.ask("POST", "/v1/runs", wanted, status=status)
@@ -262,7 +264,9 @@ class DaemonProcess:
         events: list[dict[str, Any]] = []
         after: str | None = None
         while True:
-            given = "&".join(f"{key}={value}" for key, value in {**query, **({"after": after} if after else {})}.items())
+            given = "&".join(
+                f"{key}={value}" for key, value in {**query, **({"after": after} if after else {})}.items()
+            )
             page = await self.ask("GET", f"/v1/events?limit=200&{given}")
             if not page["data"]:
                 return events

@@ -176,7 +176,9 @@ class Laboratory:
 async def run_laboratory(folder: Path, cases: Sequence[Case] = CASES) -> Laboratory:
     """Let every case live; a third of the posts fail at first. Ends when each run's finish has been taken."""
     async with Sandbox(results_page_files=1) as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(folder, delivery={"retry_schedule": ["100ms", "200ms", "200ms", "500ms", "1s", "2s", "2s"]})
+        daemon = DaemonProcess(
+            folder, delivery={"retry_schedule": ["100ms", "200ms", "200ms", "500ms", "1s", "2s", "2s"]}
+        )
         for provider in sandbox.providers:
             daemon.add_connection(f"{provider}-lab", provider, sandbox.url(provider))
         secret = daemon.add_endpoint("lab", receiver.url("/lab"))

@@ -1,0 +1,122 @@
+"""PostgreSQL as this room uses it: transactions that end in time or not at all, and an ear for NOTIFY.
+
+A server that is gone without a word (a cut cable, a failed host) leaves the client waiting for ever, and a client that
+is frozen in the middle of a transaction leaves its locks behind. So every transaction here is given a time, after which
+its connection is closed and whoever waits gets an error; and the server is told to end transactions that stand still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from bridge.store.notices import CHANNEL
+
+ANSWER_S: Final = 15.0  # the longest transaction of a working day is some tens of milliseconds
+CONNECT_S: Final = 5.0
+QUEUE_S: Final = 10.0  # for a free connection
+STANDSTILL_S: Final = 5.0  # within a transaction; then the server ends it and frees its locks
+IN_EACH_OTHERS_WAY: Final = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+
+GONE: Final = (InterfaceError, OSError, TimeoutError, sa.exc.TimeoutError)
+"""What it looks like when the database cannot be reached, besides `is_gone`."""
+
+
+def open_engine(url: URL, connections: int) -> AsyncEngine:
+    """An engine with so many connections at most; none is opened yet."""
+    engine = create_async_engine(
+        url.set(drivername="postgresql+asyncpg"),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=QUEUE_S,
+        connect_args=_CONNECT,
+    )
+    sa.event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
+
+
+_CONNECT: Final[dict[str, Any]] = {
+    "timeout": CONNECT_S,
+    "server_settings": {
+        "application_name": "runbridge",
+        "idle_in_transaction_session_timeout": str(round(STANDSTILL_S * 1000)),
+    },
+}
+
+
+def _refuse_closed(connection: Any, _record: object, _fairy: object) -> None:
+    """A connection that the server has closed is known to be so; a ping before each transaction is three round trips."""
+    if connection.driver_connection.is_closed():
+        raise sa.exc.InvalidatePoolError
+
+
+@contextlib.asynccontextmanager
+async def transaction(engine: AsyncEngine, within_s: float = ANSWER_S) -> AsyncIterator[AsyncConnection]:
+    """A transaction that is committed `within_s` seconds, or ends with an error because its connection is closed."""
+    async with engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        timer = asyncio.get_running_loop().call_later(within_s, _close_now, raw.driver_connection)
+        try:
+            async with connection.begin():
+                yield connection
+        finally:
+            timer.cancel()
+
+
+def _close_now(connection: Any) -> None:
+    connection.terminate()
+
+
+def is_gone(error: DBAPIError) -> bool:
+    """Whether the database could not be reached or was lost, as against something wrong with the statement."""
+    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+
+
+def is_conflict(error: DBAPIError) -> bool:
+    """Whether two transactions stood in each other's way; the same again may go well."""
+    return getattr(error.orig, "sqlstate", None) in IN_EACH_OTHERS_WAY
+
+
+class Ear:
+    """One connection that hears the notices of this database. `hear` is called with each payload."""
+
+    def __init__(self, url: URL, hear: Callable[[str], None]) -> None:
+        self._engine = create_async_engine(
+            url.set(drivername="postgresql+asyncpg"), poolclass=NullPool, connect_args=_CONNECT
+        )
+        self._hear = hear
+        self._connection: Any = None
+
+    async def keep_open(self, within_s: float) -> bool:
+        """Open, or make sure that it still is; False when notices may have been missed since the last call.
+
+        OSError, TimeoutError or a SQLAlchemy or asyncpg error when the database cannot be reached.
+        """
+        try:
+            if self._connection is not None and not self._connection.is_closed():
+                await self._connection.execute("SELECT 1", timeout=within_s)
+                return True
+            self.close()
+            async with asyncio.timeout(within_s):
+                raw = await self._engine.raw_connection()
+            raw.detach()
+            self._connection = raw.driver_connection
+            await self._connection.add_listener(CHANNEL, lambda *said: self._hear(said[3]))
+        except BaseException:
+            self.close()
+            raise
+        return False
+
+    def close(self) -> None:
+        """Hang up at once, without a word to a server that may not answer."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
