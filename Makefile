@@ -24,7 +24,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
   --python-version 3.11 $(if $(UPGRADE),--upgrade) pyproject.toml
 
 # command=Debian package
-TEST_PACKAGES := systemd-analyze=systemd node=nodejs openssl=openssl curl=curl
+TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl curl=curl
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

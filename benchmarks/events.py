@@ -111,7 +111,9 @@ async def main() -> None:
         bare_s, bare_cpu_s = await bare(url, count, 50)
         peers.received = 0
         registered, events, cpu_s = await bridge(url, peers, count, arguments.parse_args().database)
-    print(f"bare GET + POST loop, client and servers in one process: {bare_s:8.0f}/s  {bare_cpu_s / count * 1e6:6.0f} us CPU each")
+    print(
+        f"bare GET + POST loop, client and servers in one process: {bare_s:8.0f}/s  {bare_cpu_s / count * 1e6:6.0f} us CPU each"
+    )
     print(f"registered in batches of 1000:                           {registered:8.0f}/s")
     print(f"events end to end, daemon:                               {events:8.0f}/s  {cpu_s * 1e6:6.0f} us CPU each")
     print(f"events ÷ bare loop: {events / bare_s:.2f}")

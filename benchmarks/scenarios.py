@@ -146,15 +146,20 @@ def _choose(order: str, gate: Gate, learned: Workflows, active: list[Active], no
 def listed(count: int, price_s: float, *, active: int = 60, every_s: float | None = None) -> Cost:
     """Requests and delay per run when one list request shows every run: the summed-W rule, or every `every_s`.
 
-    Counts until the last run has arrived, so that the tail with few runs in flight stays out.
+    Starts cold amid the full number of runs and ends with the last arrival, so that few in flight never count.
     """
     bimodal = mixture((0.5, lognormal(3, 0.1)), (0.5, lognormal(120, 0.1)))
     laws = [lognormal(8, 0.8), lognormal(60, 0.3), lognormal(60, 0.8), bimodal, lognormal(120, 0.5)]
     mean_s = sum(law.mean for law in laws) / len(laws)
     waiting = arrivals(laws, active / mean_s, count, seed=1)[::-1]
     learned = Workflows(len(laws), price_s)
+    last = due = 300.0
     watched: list[Active] = []
-    requests, delays, last, due = 0, [], 0.0, math.inf
+    while waiting[-1].start_s < due:
+        run = waiting.pop()
+        if run.start_s + run.duration_s > due:
+            watched.append(run)
+    requests, delays = 0, []
     while waiting:
         now = min(due, waiting[-1].start_s)
         if now < due:

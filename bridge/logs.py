@@ -42,5 +42,5 @@ def _without_control_characters(_logger: object, _name: str, event: EventDict) -
     return {key: _clean(value) if key != "exception" else value for key, value in event.items()}
 
 
-def _clean(value: Any) -> Any:  # noqa: ANN401 - any log value
+def _clean(value: Any) -> Any:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value

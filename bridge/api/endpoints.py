@@ -80,6 +80,8 @@ async def change_endpoint(door: Door, call: Call[EndpointPatch]) -> Answer:
     for name in ("events", "signature"):
         if given.get(name) is not None:
             given[name] = tuple(getattr(call.given, name))
+    if "headers" in given:
+        given["fault"] = None  # whatever was wrong with the old ones
 
     def work(tx: Tx) -> None:
         endpoints.update_endpoint(tx, replace(_changeable(tx, call.id()), **given))  # type: ignore[arg-type]

@@ -34,6 +34,8 @@ BASE_URLS = {
 }
 # Settings that only one provider understands.
 PROVIDER_OPTIONS = {"ib_context": "instabase", "auth_scheme": "retab", "workflow_key": "dibby"}
+# Providers whose API lists runs of every status; only there can runs be found that nobody registered.
+LISTING_PROVIDERS = ("retab", "instabase")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "json", "console")
 
@@ -156,6 +158,8 @@ class ConnectionTable(CadenceTable):
     requests_per_second: float | None = Field(None, gt=0)
     max_in_flight: int | None = Field(None, ge=1)
     fetch_output: bool = True
+    discover: bool = False
+    discover_workflows: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255), Printable], ...], Lax] = ()
     timeout_s: Annotated[Duration, AfterValidator(between("100ms", "10m"))] = Field(30.0, alias="timeout")
 
     @field_validator(*PROVIDER_OPTIONS)
@@ -165,6 +169,22 @@ class ConnectionTable(CadenceTable):
         provider = info.data.get("provider", owner)
         if value is not None and provider != owner:
             raise ValueError(f"only {owner} connections have this setting; leave it out here")
+        return value
+
+    @field_validator("discover")
+    @classmethod
+    def _lists(cls, value: bool, info: ValidationInfo) -> bool:
+        provider = info.data.get("provider")
+        if value and provider is not None and provider not in LISTING_PROVIDERS:
+            where = " and ".join(LISTING_PROVIDERS)
+            raise ValueError(f"{provider} has no list that shows running runs, only {where} have; register runs here")
+        return value
+
+    @field_validator("discover_workflows")
+    @classmethod
+    def _discovers(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and info.data.get("discover") is False:
+            raise ValueError("narrows down what is discovered; set discover = true as well, or leave it out")
         return value
 
     def connection(self, name: str, cadence: CadenceSettings) -> Connection:
@@ -181,6 +201,8 @@ class ConnectionTable(CadenceTable):
             timeout_s=self.timeout_s,
             cadence=self.over(cadence),
             options=options,
+            discover=self.discover,
+            discover_workflows=self.discover_workflows,
         )
 
 

@@ -115,7 +115,12 @@ class _Demo:
             async with http.post(f"{providers}/_control/runs", json={"provider": provider, **story}) as made:
                 theirs = (await made.json())["id"]
             watched = _Watched(provider, workflow, expected)
-            body = {"connection": provider, "provider_run_id": theirs, "workflow_id": workflow, "metadata": {"demo": True}}
+            body = {
+                "connection": provider,
+                "provider_run_id": theirs,
+                "workflow_id": workflow,
+                "metadata": {"demo": True},
+            }
             headers = {"Authorization": f"Bearer {TOKEN}"}
             async with http.post(f"{api}/v1/runs", json=body, headers=headers) as answer:
                 shown = await answer.json()
@@ -169,7 +174,9 @@ class _Demo:
         for watched in self._runs:
             colour = "green" if watched.outcome == watched.expected else "red"
             heard = " ".join(name.removeprefix("run.") for name in watched.heard)
-            table.add_row(watched.provider, watched.workflow, heard, f"[{colour}]{watched.outcome or 'missing'}[/{colour}]")
+            table.add_row(
+                watched.provider, watched.workflow, heard, f"[{colour}]{watched.outcome or 'missing'}[/{colour}]"
+            )
         self._console.print(table)
         if not self._is_complete():
             self._console.print("[red]Not every run.finished arrived in time.[/red]")
@@ -204,7 +211,7 @@ async def _process(*command: str) -> AsyncIterator[dict[str, Any]]:
     """A sandbox process; what it says about itself when it is ready."""
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
-        assert process.stdout is not None  # noqa: S101 - asked for above
+        assert process.stdout is not None
         line = await asyncio.wait_for(process.stdout.readline(), 20)
         if not line:
             raise RuntimeError(f"{' '.join(command[1:])} did not start")

@@ -5,6 +5,7 @@ The door answers in the provider's own error shape, in this order: injected faul
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import socket
 import struct
@@ -130,9 +131,20 @@ class Dialect(ABC):
             wait_s, is_announced = over
             return _with_retry_after(self.refuse(429), str(wait_s) if is_announced else None)
         try:
-            return await handler(request)
+            return self._tagged(request, await handler(request))
         except web.HTTPException as refused:  # no such route, wrong method, body too big
             return self.refuse(refused.status)
+
+    def _tagged(self, request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+        """The answer about one run with an ETag of its body, or 304 without a body if the client has it."""
+        is_about_a_run = request.method == "GET" and "run_id" in request.match_info and answer.status == 200
+        if not (self.world.sends_etags and is_about_a_run and isinstance(answer, web.Response)):
+            return answer
+        etag = f'"{hashlib.sha256((answer.text or "").encode()).hexdigest()[:16]}"'
+        if request.headers.get("If-None-Match") == etag:
+            answer = web.Response(status=304)
+        answer.headers["ETag"] = etag
+        return answer
 
     async def _answer_faulty(self, request: web.Request, fault: Fault) -> web.StreamResponse:
         match fault.kind:

@@ -22,6 +22,7 @@ MESSAGES: Final = {
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LIST_WINDOW_S: Final = 86400
 LIST_LIMIT: Final = 100  # the real default is not documented
+SUMMARY_KEYS: Final = ("id", "status", "start_timestamp", "app_id", "deployment_id")
 
 
 class Instabase(Dialect):
@@ -97,6 +98,8 @@ class Instabase(Dialect):
         ]
         if query.get("order") == "ASCENDING":
             runs.reverse()
+        if self.world.list_is_summary:
+            runs = [{key: run[key] for key in SUMMARY_KEYS} for run in runs]
         return web.json_response({"runs": runs[offset : offset + limit]})
 
     async def results(self, request: web.Request) -> web.Response:

@@ -18,6 +18,7 @@ from bridge.sandbox.world import SandboxRun
 
 MESSAGES: Final = {401: "Invalid API key", 404: "Workflow run not found", 429: "Too many requests"}
 PAGE_DEFAULT, PAGE_MAX = 20, 100
+SUMMARY_KEYS: Final = ("id", "workflow_id", "lifecycle", "status")
 
 
 class Retab(Dialect):
@@ -116,7 +117,10 @@ class Retab(Dialect):
         runs = [run for run in self.world.listed(self.name) if keep(run)]
         if request.query.get("order") == "asc":
             runs.reverse()
-        return self._page(request, [run_body(run, self.world.moment(run)) for run in runs], "id")
+        bodies = [run_body(run, self.world.moment(run)) for run in runs]
+        if self.world.list_is_summary:
+            bodies = [{key: body[key] for key in SUMMARY_KEYS if key in body} for body in bodies]
+        return self._page(request, bodies, "id")
 
     async def list_steps(self, request: web.Request) -> web.Response:
         """The steps of one run, paged by step id."""

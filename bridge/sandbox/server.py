@@ -39,6 +39,8 @@ class Sandbox:
         ib_context: str | None = None,
         dify_missing_is_null: bool = False,
         results_page_files: int = 2,
+        sends_etags: bool = False,
+        list_is_summary: bool = False,
     ) -> None:
         self.world = World(
             clock=clock or SystemClock(),
@@ -46,6 +48,8 @@ class Sandbox:
             ib_context=ib_context,
             dify_missing_is_null=dify_missing_is_null,
             results_page_files=results_page_files,
+            sends_etags=sends_etags,
+            list_is_summary=list_is_summary,
         )
         self._dialects = {dialect.name: dialect(self.world) for dialect in DIALECTS}
         self._door = Door()

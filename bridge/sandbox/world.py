@@ -110,7 +110,9 @@ class World:
     """Everything the fake providers share. `lives` are what triggered runs live, by provider.
 
     `ib_context`: what Instabase wants in `IB-Context`. `dify_missing_is_null`: unknown Dify runs answer as
-    old servers do, 200 with nulls. `results_page_files`: files in one page of Instabase results.
+    old servers do, 200 with nulls. `results_page_files`: files in one page of Instabase results. `sends_etags`:
+    answers about one run have an ETag, and 304 where it is sent back. `list_is_summary`: lists tell ids and
+    status only.
     """
 
     clock: Clock
@@ -118,6 +120,8 @@ class World:
     ib_context: str | None = None
     dify_missing_is_null: bool = False
     results_page_files: int = 2
+    sends_etags: bool = False
+    list_is_summary: bool = False
     runs: dict[tuple[str, str], SandboxRun] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)

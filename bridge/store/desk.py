@@ -40,7 +40,9 @@ class _Job:
 class WriteDesk:
     """Commits what has gathered, over one connection held for life."""
 
-    def __init__(self, engine: sa.Engine, clock: Clock, vault: Vault, announce: Callable[[Announcements], None]) -> None:
+    def __init__(
+        self, engine: sa.Engine, clock: Clock, vault: Vault, announce: Callable[[Announcements], None]
+    ) -> None:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write-desk")
         self._clock = clock
@@ -148,4 +150,3 @@ _SENTENCES = {
     "readonly": "the database file is read-only; give the daemon's user write permission",
     "malformed": "the database file is damaged; stop the daemon and restore the last backup",
 }
-

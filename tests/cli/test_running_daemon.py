@@ -210,6 +210,18 @@ def test_an_endpoint_may_bring_its_own_secret(bridge, running, tmp_path):
     assert bridge("endpoints", "rm", added["id"]).code == 0
 
 
+def test_enabling_an_endpoint_can_send_what_it_missed_meanwhile(bridge, running):
+    endpoint_id = bridge("endpoints", "add", running.receiver, "--events", "run.finished", "--json").json["id"]
+    assert bridge("endpoints", "disable", endpoint_id).code == 0
+    assert bridge("runs", "wait", _added(bridge, running, duration_s=0.1)).code == 0
+    assert bridge("endpoints", "replay", endpoint_id, "--status", "missed", "--dry-run", "--json").json["count"] >= 1
+    result = bridge("endpoints", "enable", endpoint_id, "--replay-missed", "--wait", "--json")
+    assert result.code == 0, result.err
+    assert (result.json["state"], result.json["status"]) == ("done", "missed")
+    assert result.json["replayed"] == result.json["count"] >= 1
+    assert bridge("endpoints", "rm", endpoint_id).code == 0
+
+
 def test_an_unknown_event_type_is_wrong_use_before_anything_is_asked(bridge):
     result = bridge("endpoints", "add", "https://example.org", "--events", "run.finshed")
     assert result.code == 2

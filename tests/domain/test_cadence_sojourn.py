@@ -53,7 +53,7 @@ def test_lateness_never_falls_and_never_exceeds_the_wait(
     lateness = [estimate.lateness(alive, alive + wait) for wait in waited]
     assert all(later >= sooner - 1e-6 * (1 + sooner) for sooner, later in pairwise(lateness))
     beyond = alive >= EDGES_S[-3]
-    assert all(0 <= w and (beyond or w <= wait * (1 + 1e-9) + 1e-6) for w, wait in zip(lateness, waited, strict=True))
+    assert all(w >= 0 and (beyond or w <= wait * (1 + 1e-9) + 1e-6) for w, wait in zip(lateness, waited, strict=True))
 
 
 @given(seen=intervals, alive=ages, price=prices, low=st.floats(0.01, 60), span=st.floats(0, 1e4))

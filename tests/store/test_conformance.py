@@ -38,6 +38,8 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def database(database_url: str, clock: ManualClock) -> AsyncIterator[Database]:
     async with open_database(database_url, clock) as opened:
+        if not opened.is_sqlite:
+            await opened.write(lambda tx: nodes.join(tx, node="node_2", host="there", pid=2, version="0"))
         yield opened
 
 
@@ -122,7 +124,9 @@ async def test_one_transition_records_run_event_and_deliveries_together(database
     endpoint = await add_endpoint(database)
     await add_endpoint(database, events=only("run.waiting"))
     run = await register(database, metadata={"order": 42}, tags=("urgent",))
-    after = await record(database, run, "succeeded", output={"result": "é"}, finished_at="2026-01-15T10:30:00.123456789Z")
+    after = await record(
+        database, run, "succeeded", output={"result": "é"}, finished_at="2026-01-15T10:30:00.123456789Z"
+    )
     assert after is not None
     assert (after.version, after.sequence, after.next_poll_at) == (2, 1, None)
     (event,) = await database.read(lambda tx: events.list_run_events(tx, run.id))
@@ -439,7 +443,6 @@ async def test_a_new_start_frees_the_claims_of_the_daemon_before(database: Datab
     if database.is_sqlite:
         await database.write(lambda tx: nodes.join(tx, node=new_id("node"), host="h", pid=2, version="0"))
     else:
-        assert isinstance(database.clock, ManualClock)
-        database.clock.advance(nodes.LEASE_S + 1)
+        assert await database.write(lambda tx: nodes.renew(tx, NODE, lease_s=-1))
         assert await database.write(nodes.bury_dead) == [NODE]
     assert [r.id for r in await claim(database, "node_2")] == [run.id]

@@ -77,7 +77,7 @@ async def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
-    with pytest.raises(DatabaseRefused, match="schema 9999.*install the newer runbridge"):
+    with pytest.raises(DatabaseRefused, match=r"schema 9999.*install the newer runbridge"):
         await Database(f"sqlite:///{path}", SystemClock()).open()
 
 
@@ -115,8 +115,10 @@ async def test_a_full_disk_says_so_undoes_everything_and_heals(tmp_path: Path) -
         await register(database, "before")
         pages = await database.read(lambda tx: tx.connection.execute(sa.text("PRAGMA page_count")).scalar())
         await limit_pages(database, pages)
-        with pytest.raises(StoreUnavailable, match="disk .* is full"):
-            await database.write(lambda tx: runs.insert_runs(tx, [new_run(f"r{n}", metadata={"x": "y" * 4000}) for n in range(99)]))
+        with pytest.raises(StoreUnavailable, match=r"disk .* is full"):
+            await database.write(
+                lambda tx: runs.insert_runs(tx, [new_run(f"r{n}", metadata={"x": "y" * 4000}) for n in range(99)])
+            )
         assert len(await database.read(lambda tx: runs.find_watched(tx, "dify-prod", ["before", "r0"]))) == 1
         await limit_pages(database, 1_000_000)
         await register(database, "after")
@@ -158,5 +160,5 @@ async def test_the_head_in_the_code_is_the_newest_step() -> None:
         ((3, 53, 4), False),
     ],
 )
-def test_the_sqlite_versions_with_the_wal_reset_fault_are_known(version: tuple[int, ...], faulty: bool) -> None:  # noqa: FBT001
+def test_the_sqlite_versions_with_the_wal_reset_fault_are_known(version: tuple[int, ...], faulty: bool) -> None:
     assert sqlite_file.has_wal_reset_fault(version) is faulty

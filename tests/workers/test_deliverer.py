@@ -149,7 +149,9 @@ async def test_loopback_is_for_the_operators_file_or_the_allow_list_only(
     await add_endpoint(database, receiver.url("/api"))
     await add_endpoint(database, receiver.url("/file"), source=EndpointSource.CONFIG)
     await record(database, await register(database), "failed")
-    (of_file,) = [e for e in await database.read(lambda tx: endpoints.list_endpoints(tx, limit=9)) if e.url.endswith("file")]
+    (of_file,) = [
+        e for e in await database.read(lambda tx: endpoints.list_endpoints(tx, limit=9)) if e.url.endswith("file")
+    ]
     secrets = {of_file.id: Secret(secret)}
     async with open_deliverer(database, schedule=RetrySchedule(()), allow=(), file_secrets=secrets) as deliverer:
         await deliver_all(deliverer, database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -109,9 +110,7 @@ async def test_an_unknown_word_keeps_the_run_watched(database: Database, sandbox
     assert rows[1].provider_status == "hovering"
 
 
-async def test_the_output_request_may_fail_without_holding_the_event_back(
-    database: Database, sandbox: Sandbox
-) -> None:
+async def test_the_output_request_may_fail_without_holding_the_event_back(database: Database, sandbox: Sandbox) -> None:
     theirs = sandbox.add_run("instabase", life=Life(duration_s=0.0, outcome="succeeded"), age_s=5)
     sandbox.fail("instabase", "500", count=None, path_contains="/results")
     async with open_poller(database, connection(sandbox, "instabase")) as poller:
@@ -146,7 +145,7 @@ async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammerin
         for _ in range(20):
             await poller.run_pass()
         assert len(sandbox.requests) == made
-        assert poller.account.opens_in_s(poller._clock.monotonic()) > 1  # noqa: SLF001
+        assert poller.account.opens_in_s(poller._clock.monotonic()) > 1
     told_types = [e.type for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))]
     assert told_types == [EventType.CONNECTION_FAILING]
 
@@ -186,7 +185,7 @@ async def test_a_run_is_lost_after_five_404s_over_a_minute_and_not_before(tmp_pa
 
             async def asked(times: int) -> bool:
                 watch = poller.live(run.id)
-                return watch is None or watch.polls >= times and not watch.is_in_flight
+                return watch is None or (watch.polls >= times and not watch.is_in_flight)
 
             for times in range(1, 8):
                 await work(poller.run_pass, poller.bell, lambda wanted=times: asked(wanted))
@@ -240,7 +239,7 @@ async def test_no_two_polls_of_a_run_are_closer_than_min_interval(database: Data
         sandbox.fail("dibby", "500", count=2)
         await finish(poller, database, run.id)
     times = [request.at for request in sandbox.requests]
-    gaps = [(b - a).total_seconds() for a, b in zip(times, times[1:], strict=False)]
+    gaps = [(b - a).total_seconds() for a, b in pairwise(times)]
     assert gaps
     assert min(gaps) >= 0.19
 
