@@ -378,6 +378,7 @@ def main(config_path: Path | None, flags: Mapping[str, str]) -> int:
     def read_config() -> Config:
         return load_config(config_path, env=os.environ, flags=flags)
 
+    os.umask(0o077)  # the database holds people's documents: for the daemon's own user only
     try:
         config = read_config()
         logs.set_up(config.log.level, config.log.format)

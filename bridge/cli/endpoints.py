@@ -32,7 +32,9 @@ def command() -> None:
 @click.option("--ordered", is_flag=True, help="The events of one run strictly one after the other.")
 @click.option("--payload", type=click.Choice(PAYLOADS), help="thin: ids and status, without output.")
 @click.option("--format", type=click.Choice(FORMATS), help="How the body is laid out.")
-@click.option("--rate-limit", metavar="N", type=click.FloatRange(RATE_LIMIT_MIN, RATE_LIMIT_MAX), help="At most N a second.")
+@click.option(
+    "--rate-limit", metavar="N", type=click.FloatRange(RATE_LIMIT_MIN, RATE_LIMIT_MAX), help="At most N a second."
+)
 @click.option("--v1a", "is_v1a", is_flag=True, help="Sign with an ed25519 key beside the secret.")
 @click.option("--description", metavar="TEXT")
 @click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own whsec_… secret; else one is made.")

@@ -95,7 +95,7 @@ class Layers:
 
     def all_problems(self) -> list[Problem]:
         """Every key that had no place; a variable that some X_env key names is not ours to judge."""
-        named = {given.value for table in self.tables.values() for key, given in table.items() if key.endswith("_env")}
+        named = [given.value for table in self.tables.values() for key, given in table.items() if key.endswith("_env")]
         return self.problems + [problem for name, problem in self._unplaced_env.items() if name not in named]
 
     def _add_named_tables(self, section: str, content: dict[str, object], origin: str) -> None:

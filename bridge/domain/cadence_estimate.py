@@ -158,13 +158,22 @@ class Estimate:
         alive, ahead, cell = self._at(alive_s)
         alive = max(alive, ALIVE_MIN)
         needed = price_s * alive
-        low, high = cell + 1, CELLS
+        edges, ahead_of = EDGES_S, self._ahead
+        reached = needed + alive * alive_s + ahead  # W at an edge is the price where alive · edge + ahead_of is this
+        low = high = cell + 1
+        stride = 1
+        while (
+            high < CELLS and alive * edges[high] + ahead_of[high] < reached
+        ):  # waits are mostly short: gallop, then bisect
+            low, high, stride = high + 1, high + stride, stride * 2
+        high = min(high, CELLS)
         while low < high:
             middle = (low + high) // 2
-            if alive * (EDGES_S[middle] - alive_s) - (ahead - self._ahead[middle]) >= needed:
+            if alive * edges[middle] + ahead_of[middle] >= reached:
                 high = middle
             else:
                 low = middle + 1
+        low = min(low, CELLS)
         start = max(EDGES_S[low - 1], alive_s)
         alive_there, ahead_there, _ = self._at(start) if start > alive_s else (alive, ahead, cell)
         missing = max(needed - (alive * (start - alive_s) - (ahead - ahead_there)), 0.0)

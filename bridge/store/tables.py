@@ -365,3 +365,14 @@ sojourns = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
 )
+
+# How far discovery has got at a connection, in the provider's own times: the newest run when it first looked,
+# and the newest that it has seen since.
+watermarks = sa.Table(
+    "watermarks",
+    metadata,
+    sa.Column("connection", sa.Text, primary_key=True),
+    sa.Column("first_at", Instant),
+    sa.Column("newest_at", Instant),
+    sa.Column("updated_at", Instant, nullable=False),
+)

@@ -11,13 +11,15 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import aiohttp
 import structlog
 
+from bridge.domain import transition
 from bridge.domain.cadence_gate import Gate
 from bridge.domain.connection import Connection, ConnectionHealth
-from bridge.domain.observation import FailureKind, Observed, PollFailed, PollResult
+from bridge.domain.observation import FailureKind, Known, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Run
 from bridge.providers import REGISTRY
 from bridge.providers.base import Triggered
@@ -69,14 +71,25 @@ class Account:
         self._probes = 0
         self._words_told: set[str] = set()
 
-    async def look_at(self, run: Run) -> PollResult:
-        """One poll of a run; after success also its output, which may fail without harm."""
-        result = await self.provider.fetch_run(self._http, run.provider_run_id)
-        if isinstance(result, Observed):
-            self._warn_once(result.observation.provider_status, is_known=result.observation.status.value != "unknown")
-            if result.observation.output_is_elsewhere and self.connection.fetch_output:
-                return await self._with_output(run, result)
-        return result
+    async def look_at(self, run: Run, etag: str | None = None) -> PollResult:
+        """One poll of a run; after success also its output, which may fail without harm.
+
+        `etag`: that of the answer which showed the run as it is.
+        """
+        known = Known(etag, transition.unchanged(run)) if etag else None
+        result = await self.provider.fetch_run(self._http, run.provider_run_id, known)
+        return await self.complete(run, result) if isinstance(result, Observed) else result
+
+    async def complete(self, run: Run, seen: Observed) -> Observed:
+        """What was seen with the output, where that lies behind a second request."""
+        self._warn_once(seen.observation.provider_status, is_known=seen.observation.status.value != "unknown")
+        if seen.observation.output_is_elsewhere and self.connection.fetch_output:
+            return await self._with_output(run, seen)
+        return seen
+
+    async def list_runs(self, *, since: datetime, cursor: str | None = None) -> RunPage:
+        """One page of the provider's list; ProviderFailure without one."""
+        return await self.provider.list_runs(self._http, since=since, cursor=cursor)
 
     async def _with_output(self, run: Run, seen: Observed) -> Observed:
         try:
@@ -110,14 +123,16 @@ class Account:
             ok, said = False, str(failure)
         return ok, said, round((time.monotonic() - started) * 1000)
 
-    def judge(self, result: PollResult, *, sent_at: float, now: float, runs_in_hand: int) -> HealthChange | None:
-        """Take in what a poll brought: pace, pause, and whether the account's health has turned.
+    def judge(
+        self, result: PollResult | RunPage, *, sent_at: float, now: float, runs_in_hand: int
+    ) -> HealthChange | None:
+        """Take in what a poll or a list brought: pace, pause, and whether the account's health has turned.
 
         Times are monotonic. A 404 is an answer like any other: the account works.
         """
-        self._pace(result, sent_at=sent_at, now=now)
+        self.pace(result, sent_at=sent_at, now=now)
         match result:
-            case Observed() | PollFailed(kind=FailureKind.NOT_FOUND):
+            case Observed() | RunPage() | PollFailed(kind=FailureKind.NOT_FOUND):
                 return self._answered(now)
             case PollFailed(kind=FailureKind.UNAUTHORIZED):
                 self._refusals += 1
@@ -128,7 +143,8 @@ class Account:
             case _:
                 return self._faltered(result, sent_at=sent_at, now=now)
 
-    def _pace(self, result: PollResult, *, sent_at: float, now: float) -> None:
+    def pace(self, result: PollResult | RunPage, *, sent_at: float, now: float) -> None:
+        """Take in what an answer says about the pace, and nothing else; gives the gate its seat back."""
         match result:
             case PollFailed(kind=FailureKind.THROTTLED):
                 self.gate.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)

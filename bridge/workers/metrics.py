@@ -22,6 +22,18 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.lists = Counter(
+            "runbridge_lists_total",
+            "Requests for a list of runs by outcome",
+            ["connection", "outcome"],
+            registry=self.registry,
+        )
+        self.discovered = Counter(
+            "runbridge_runs_discovered_total",
+            "Runs watched because a list showed them",
+            ["connection"],
+            registry=self.registry,
+        )
         self.transitions = Counter(
             "runbridge_transitions_total", "Changes of status seen", ["connection", "to"], registry=self.registry
         )

@@ -6,12 +6,22 @@ the moment it was *sent* and over at the moment its answer *came*. Between the t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from bridge.domain.cadence import NextPoll, Standing, is_overdue, next_poll, next_poll_after_failure, urgency
+from bridge.domain.cadence import (
+    NextPoll,
+    Standing,
+    is_overdue,
+    next_poll,
+    next_poll_after_failure,
+    price_of,
+    urgency,
+)
+from bridge.domain.cadence_batch import Accruing, Unseen, WatchedAge
+from bridge.domain.cadence_price import price_for_target
 from bridge.domain.cadence_progress import ProgressTrack
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.instant import seconds_between
@@ -81,7 +91,28 @@ class Planner:
         sojourn = self.learner.sojourn(run.workflow_id, run.status)
         by_progress = run.status is RunStatus.RUNNING and watch.track.latest is not None
         progress = self.learner.progress(run.workflow_id) if by_progress else None
-        return Standing(run.id, run.status, sojourn.estimate, watch.alive_s, progress, watch.track)
+        return Standing(run.id, run.status, sojourn.estimate, watch.alive_s, progress, watch.track, watch.is_304)
+
+    # -- when a list is next
+
+    def accruals(self, watches: Sequence[Watch], now: float) -> list[Accruing]:
+        """How the lateness of these runs grows together, in prices: 1 is worth a request that shows them all.
+
+        A target delay asks each run to wait for its own price, so there it takes as many prices as runs.
+        """
+        found: list[Accruing] = []
+        for watch in watches:
+            settings, standing = self._settings_of(watch), self._standing(watch)
+            share = 1.0 if settings.target_delay is None else 1.0 / len(watches)
+            weight = share / price_of(settings, standing)
+            found.append(WatchedAge(standing.belief, watch.alive_s, now - watch.origin, weight))
+        return found
+
+    def unseen(self, per_s: float, since_s: float) -> Accruing:
+        """The same for runs that nobody registered, begun since the last list `since_s` ago, `per_s` every second."""
+        belief = self.learner.sojourn(None, RunStatus.RUNNING).estimate
+        price_s, target = self._settings.price_s, self._settings.target_delay
+        return Unseen(belief, per_s, since_s, 1 / (price_for_target(belief, target) if target else price_s))
 
     def refit(self, watches: Iterable[Watch]) -> None:
         """Fit what was learned since, with the runs in flight counted as not over yet."""

@@ -21,13 +21,17 @@ class Watch:
     """One run in hand; the counters run ahead of the database.
 
     Monotonic seconds: `due`, `sent_at` (the last look), `origin` (when its present status began). Ages:
-    `alive_s`, at which it was last seen alive in it. `worth_s`: of a look, when it was last ranked. `is_tainted`: the clock jumped while it was there.
+    `alive_s`, at which it was last seen alive in it. `worth_s`: of a look, when it was last ranked. `is_tainted`:
+    the clock jumped while it was there. `etag`: of the answer that showed the run as it is; `is_304`: the last
+    look was answered so.
     """
 
     __slots__ = (
         "alive_s",
         "due",
+        "etag",
         "failure_streak",
+        "is_304",
         "is_in_flight",
         "is_tainted",
         "last_polled_at",
@@ -61,6 +65,8 @@ class Watch:
         self.not_found_since = run.not_found_since
         self.reason: str | None = None
         self.is_in_flight = False
+        self.etag: str | None = None
+        self.is_304 = False
         self.ticket = 0
 
     def begin(self, now: datetime, monotonic: float) -> None:
@@ -78,7 +84,7 @@ class Watch:
         return self.run.observed_at if looked_in_vain else self.run.last_polled_at or self.run.observed_at
 
     def count_poll(self, now: datetime, monotonic: float) -> None:
-        """A poll is being made."""
+        """A poll is being made, by itself or with a list."""
         self.polls += 1
         self.last_polled_at = now
         self.sent_at = monotonic
@@ -127,6 +133,7 @@ class Hand:
 
     def __init__(self) -> None:
         self._watches: dict[str, Watch] = {}
+        self._by_their_id: dict[str, Watch] = {}
         self._heap: list[tuple[float, int, str]] = []
         self._tickets = count(1)
 
@@ -137,15 +144,29 @@ class Hand:
         """The watch of a run, if it is in hand."""
         return self._watches.get(run_id)
 
+    def find(self, provider_run_id: str) -> Watch | None:
+        """The same by the provider's id of the run."""
+        return self._by_their_id.get(provider_run_id)
+
     def hold(self, watch: Watch) -> None:
         """Take a watch in hand, or give one that is held a new due time."""
         self._watches[watch.run.id] = watch
+        self._by_their_id[watch.run.provider_run_id] = watch
         watch.ticket = next(self._tickets)
         heapq.heappush(self._heap, (watch.due, watch.ticket, watch.run.id))
 
     def drop(self, run_id: str) -> Watch | None:
         """Let go of a run."""
-        return self._watches.pop(run_id, None)
+        watch = self._watches.pop(run_id, None)
+        if watch is not None:
+            self._by_their_id.pop(watch.run.provider_run_id, None)
+        return watch
+
+    def hold_until(self, watch: Watch, due: float) -> None:
+        """Put a watch into the order at another time, if it is still in hand."""
+        if self._watches.get(watch.run.id) is watch:
+            watch.due = due
+            self.hold(watch)
 
     def take_due(self, now: float, limit: int) -> list[Watch]:
         """Up to `limit` due watches, the most overdue first; they are out of the order until held again."""

@@ -159,9 +159,11 @@ MISTAKES = {
     "no TOML": ("[server\n", 1, ["config.toml"]),
     "unknown key": (f'[server]\napi_token = "{TOKEN}"\nlistn = "127.0.0.1:0"\n', 1, ["server.listn", "listen"]),
     "all at once": (
-        f'[server]\napi_token = "{TOKEN}"\nlisten = 17\n'
-        '[connections.a]\nprovider = "difi"\napi_key = "key-that-must-not-be-seen"\n'
-        '[endpoints.b]\nurl = "nonsense"\nsecret = "whsec_that-must-not-be-seen"\n',
+        (
+            f'[server]\napi_token = "{TOKEN}"\nlisten = 17\n'
+            '[connections.a]\nprovider = "difi"\napi_key = "key-that-must-not-be-seen"\n'
+            '[endpoints.b]\nurl = "nonsense"\nsecret = "whsec_that-must-not-be-seen"\n'
+        ),
         4,
         ["server.listen", "connections.a.provider", "dify", "endpoints.b.url", "endpoints.b.secret"],
     ),

@@ -10,7 +10,9 @@ from tests.support.api_bridge import Api
 
 async def gauges(api: Api) -> dict[str, float]:
     text = (await api.call("GET", "/metrics")).content.decode()
-    return {name: float(value) for name, value in re.findall(r"^(runbridge_\S+(?:{[^}]*})?) (\S+)$", text, re.MULTILINE)}
+    return {
+        name: float(value) for name, value in re.findall(r"^(runbridge_\S+(?:{[^}]*})?) (\S+)$", text, re.MULTILINE)
+    }
 
 
 async def test_the_age_of_the_oldest_due_delivery_grows_until_it_is_taken(api: Api) -> None:

@@ -122,7 +122,9 @@ async def test_a_one_run_webhook_is_replayed_the_events_of_its_run_only(api: Api
     await api.finish((await api.register("other"))["id"])
     run = await api.register("own")
     await api.finish(run["id"])
-    added = await api.register("own", webhook={"url": "https://a.example.org", "events": ["run.started", "run.finished"]})
+    added = await api.register(
+        "own", webhook={"url": "https://a.example.org", "events": ["run.started", "run.finished"]}
+    )
     assert await replay(api, added["webhook"]["id"], status="missed") == (1, 1)
 
 

@@ -42,7 +42,9 @@ async def nodes(database_url: str) -> AsyncIterator[list[Database]]:
 async def write_some(database: Database, chance: random.Random, recorded: list[str]) -> None:
     """Transactions of one to four events, some of which dawdle before their commit and some fail."""
     for _ in range(TRANSACTIONS):
-        told = [other_event(new_id("evt"), EventType.CONNECTION_FAILING, {}, now=database.clock.now()) for _ in range(4)]
+        told = [
+            other_event(new_id("evt"), EventType.CONNECTION_FAILING, {}, now=database.clock.now()) for _ in range(4)
+        ]
         told, fails = told[: chance.randint(1, 4)], chance.random() < 0.1
 
         def work(tx: Tx) -> None:
@@ -66,7 +68,9 @@ async def read_along(database: Database, done: asyncio.Event, chance: random.Ran
     while True:
         was_done = done.is_set()
         after = seen[-1][0] if seen else 0
-        page = await database.read(lambda tx, after=after: events.list_feed(tx, after=after, limit=chance.randint(1, 20)))
+        page = await database.read(
+            lambda tx, after=after: events.list_feed(tx, after=after, limit=chance.randint(1, 20))
+        )
         seen += [(event.position or 0, event.id) for event in page]
         if was_done and not page:
             return seen
@@ -93,7 +97,9 @@ async def test_without_the_lock_this_would_go_wrong(postgresql_url: str) -> None
         two = Database(postgresql_url, one.clock)
         await two.open()
         try:
-            first, second = (other_event(new_id("evt"), EventType.BRIDGE_PING, {}, now=one.clock.now()) for _ in range(2))
+            first, second = (
+                other_event(new_id("evt"), EventType.BRIDGE_PING, {}, now=one.clock.now()) for _ in range(2)
+            )
             has_inserted, may_commit = asyncio.Event(), asyncio.Event()
 
             async def hold_open() -> None:

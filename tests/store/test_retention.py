@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -48,7 +48,9 @@ async def lone(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Database]:
         yield opened
 
 
-def housekeeper(database: Database, clock: ManualClock, *, keep_s: float = DAY_S, size_bytes: int = 10**12) -> Housekeeper:
+def housekeeper(
+    database: Database, clock: ManualClock, *, keep_s: float = DAY_S, size_bytes: int = 10**12
+) -> Housekeeper:
     return Housekeeper(database=database, clock=clock, metrics=Metrics(), settings=Retention(keep_s, size_bytes))
 
 
@@ -78,7 +80,9 @@ async def deliver(database: Database, *, state: DeliveryState = DeliveryState.DE
         for endpoint_id in deliveries.due_endpoints(tx):
             for one in deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint_id, limit=1000):
                 answer = Answer(Outcome.DELIVERED, 1, 204)
-                deliveries.record_attempts(tx, node=NODE, results=[AttemptResult(one.delivery, tx.now, answer, state, None)])
+                deliveries.record_attempts(
+                    tx, node=NODE, results=[AttemptResult(one.delivery, tx.now, answer, state, None)]
+                )
 
     await database.write(work)
 
@@ -110,7 +114,14 @@ async def test_a_settled_run_goes_with_all_that_belongs_to_it_once_it_is_old_eno
     swept = await housekeeper(database, clock).sweep()
     assert await rows(database) == {"endpoints": 1, "endpoint_secrets": 1}
     assert swept == before - Counter({"endpoints": 1, "endpoint_secrets": 1})
-    assert {"runs": 1, "run_tags": 2, "transitions": 2, "events": 2, "deliveries": 3, "attempts": 3}.items() <= swept.items()
+    assert {
+        "runs": 1,
+        "run_tags": 2,
+        "transitions": 2,
+        "events": 2,
+        "deliveries": 3,
+        "attempts": 3,
+    }.items() <= swept.items()
 
 
 async def test_what_is_watched_or_still_owed_stays_however_old(database: Database, clock: ManualClock) -> None:
@@ -143,7 +154,9 @@ async def test_events_without_a_run_go_by_age_too_unless_they_are_still_owed(
     await database.write(lambda tx: runs.delete_run(tx, run.id))
 
     def ping(tx: Tx) -> None:
-        events.record_endpoint_event(tx, EventType.ENDPOINT_DISABLED, Endpoint("ep_x", "https://a", endpoint.source), "gone")
+        events.record_endpoint_event(
+            tx, EventType.ENDPOINT_DISABLED, Endpoint("ep_x", "https://a", endpoint.source), "gone"
+        )
 
     await database.write(ping)
     clock.advance(DAY_S + 1)
@@ -194,7 +207,9 @@ async def hanging(database: Database) -> Counter[str]:
     def look(tx: Tx) -> Counter[str]:
         counted = Counter[str]()
         for child, (column, parent) in parents.items():
-            query = f"SELECT count(*) FROM {child} c WHERE NOT EXISTS (SELECT 1 FROM {parent} p WHERE p.id = c.{column})"
+            query = (
+                f"SELECT count(*) FROM {child} c WHERE NOT EXISTS (SELECT 1 FROM {parent} p WHERE p.id = c.{column})"
+            )
             counted[child] = tx.connection.execute(sa.text(query)).scalar_one()
         return +counted
 
@@ -258,7 +273,9 @@ async def test_replays_that_ended_go_by_age_and_running_ones_stay(database: Data
     assert await database.read(lambda tx: replays.get_replay(tx, second.id)) is not None
 
 
-async def test_an_idle_sweep_writes_nothing(lone: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_sweep_writes_nothing(
+    lone: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await add_endpoint(lone)
     await register(lone)
     keeper = housekeeper(lone, clock)

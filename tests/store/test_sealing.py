@@ -87,7 +87,9 @@ async def test_a_ciphertext_swapped_to_another_row_is_refused(database: Database
     assert await secrets_of(database, one.id)
     with pytest.raises(Unreadable, match="another row"):
         await secrets_of(database, two.id)
-    await database.write(lambda tx: endpoints.rotate_secret(tx, two.id, Secret("whsec_new"), old_until=tx.now.replace(year=2099)))
+    await database.write(
+        lambda tx: endpoints.rotate_secret(tx, two.id, Secret("whsec_new"), old_until=tx.now.replace(year=2099))
+    )
     assert await secrets_of(database, two.id) == ["whsec_new"], "a fresh secret heals it at once"
 
 

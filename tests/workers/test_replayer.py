@@ -169,7 +169,9 @@ async def test_a_full_endpoint_holds_up_no_other_replay(
     assert (await look(lone, other)).state is ReplayState.DONE
 
 
-async def test_it_waits_while_its_endpoint_is_switched_off_and_ends_with_it(database: Database, clock: ManualClock) -> None:
+async def test_it_waits_while_its_endpoint_is_switched_off_and_ends_with_it(
+    database: Database, clock: ManualClock
+) -> None:
     await finish_runs(database, 3)
     endpoint = await add_endpoint(database)
     replay = await start(database, endpoint, rate=1)
@@ -221,7 +223,12 @@ async def test_a_replay_of_a_whole_run_keeps_its_order_whatever_became_of_each_e
     wants_all = await database.write(lambda tx: _change(tx, endpoint))
     await start(database, wants_all)
     await Replayer(database=database, clock=clock).run_pass()
-    assert [await take(database, endpoint) for _ in range(4)] == [["run.started"], ["run.waiting"], ["run.finished"], []]
+    assert [await take(database, endpoint) for _ in range(4)] == [
+        ["run.started"],
+        ["run.waiting"],
+        ["run.finished"],
+        [],
+    ]
 
 
 def _change(tx: Tx, endpoint: Endpoint) -> Endpoint:
@@ -252,5 +259,7 @@ async def test_two_nodes_share_a_replay_without_making_anything_due_twice(
             await two.close()
 
 
-async def test_nothing_to_replay_is_one_read_and_a_rest_until_the_bell_rings(lone: Database, clock: ManualClock) -> None:
+async def test_nothing_to_replay_is_one_read_and_a_rest_until_the_bell_rings(
+    lone: Database, clock: ManualClock
+) -> None:
     assert await Replayer(database=lone, clock=clock).run_pass() == math.inf
