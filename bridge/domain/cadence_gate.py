@@ -56,15 +56,34 @@ class Gate:
         self.rate_limit = RateLimit(known_rate, learned_rate=learned_rate)
         self.in_flight_limit = InFlightLimit(known_in_flight)
         self.in_flight = 0
+        self.is_shut = False
+        """Whether the limits leave nothing for this node: it is to leave the runs to others."""
+        self.sharers = 1
+        """How many nodes share the limits."""
         self.shadow_price_s = 0.0
         self.over_capacity = 1.0
         self._floor_credit = 0.0
         self._turns: dict[str, int] = {}
         self._turn = 0
 
+    def shut(self) -> None:
+        """Ask nothing for now: other nodes may still use all of the limits."""
+        self.is_shut = True
+
+    def divide(self, place: int, nodes: int) -> None:
+        """Take the part of the limits that falls to the node at `place` (0 is the longest running) of `nodes`.
+
+        Where fewer requests may be in flight than there are nodes, the first so many nodes share the limits.
+        """
+        self.sharers = min(nodes, self.in_flight_limit.known or nodes)
+        self.is_shut = place >= self.sharers
+        if not self.is_shut:
+            self.rate_limit.take_share(1 / self.sharers)
+            self.in_flight_limit.take_share(place, self.sharers)
+
     def opens_at(self) -> float:
         """When a request may leave; infinity while too many are in flight (an answer opens the gate again)."""
-        if self.in_flight >= self.in_flight_limit.limit(self.rate_limit.rate):
+        if self.is_shut or self.in_flight >= self.in_flight_limit.limit(self.rate_limit.rate):
             return math.inf
         return self.rate_limit.opens_at
 

@@ -36,6 +36,8 @@ class RateLimit:
 
     def __init__(self, known_rate: float | None = None, *, learned_rate: float | None = None) -> None:
         self.is_known = known_rate is not None
+        self._whole_rate = known_rate
+        self._share = 1.0
         self.rate = known_rate or min(max(learned_rate or RATE_FIRST, RATE_MIN), RATE_MAX)
         self._refused_rate = None if learned_rate is None else learned_rate / NEAR
         self._free_at = 0.0
@@ -47,6 +49,14 @@ class RateLimit:
     def opens_at(self) -> float:
         """The reading of the monotonic clock from which a request may leave."""
         return max(self._free_at, self._paused_until)
+
+    def take_share(self, share: float) -> None:
+        """This node may use so much of the rate. One that is learned falls with the share, but does not rise with it."""
+        if self._whole_rate is not None:
+            self.rate = self._whole_rate * share
+        elif share < self._share:
+            self.rate = max(self.rate * share / self._share, RATE_MIN)
+        self._share = share
 
     def take(self, now: float) -> None:
         """A request leaves now."""
@@ -64,7 +74,7 @@ class RateLimit:
             is_below = self.rate < NEAR * self._refused_rate
             step, share = (STEP_BELOW, SHARE_BELOW) if is_below else (STEP_NEAR, SHARE_NEAR)
             grown = self.rate + min(step / self.rate, share * self.rate)
-        self.rate = min(grown, RATE_MAX)
+        self.rate = min(grown, RATE_MAX * self._share)
 
     def refuse(self, now: float, *, sent_at: float, retry_after_s: float | None = None) -> None:
         """The provider said 429 (or 503 with Retry-After): everybody waits, and the rate falls.
@@ -92,16 +102,22 @@ class InFlightLimit:
     """How many requests may be under way at once. A known number is never changed."""
 
     def __init__(self, known: int | None = None) -> None:
-        self._known = known
+        self.known = known
+        self._here = known
         self._latencies_s: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._ceiling = float(IN_FLIGHT_MAX)
 
     def limit(self, rate: float) -> int:
         """The number allowed at this request rate (per second)."""
-        if self._known is not None:
-            return self._known
+        if self._here is not None:
+            return self._here
         wanted = math.ceil(rate * self._slow_latency_s() * HEADROOM)
         return max(min(wanted, int(self._ceiling)), IN_FLIGHT_MIN)
+
+    def take_share(self, place: int, sharers: int) -> None:
+        """Of a known number, the part of the node at `place` (from 0) of `sharers`; together they have all of it."""
+        if self.known is not None:
+            self._here = self.known // sharers + (1 if place < self.known % sharers else 0)
 
     def succeed(self, latency_s: float) -> None:
         """An answer came after `latency_s`; a ceiling set by timeouts rises by one for every full round."""

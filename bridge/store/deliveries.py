@@ -128,6 +128,30 @@ def due_endpoints(tx: Tx) -> dict[str, Due]:
     return found
 
 
+# Made once: to put a statement together takes longer than to run it.
+_DUE = (
+    sa.select(deliveries.c.id)
+    .where(
+        deliveries.c.endpoint_id == sa.bindparam("endpoint"),
+        deliveries.c.lane == sa.bindparam("of_lane"),
+        deliveries.c.next_attempt_at.is_not(None),
+        deliveries.c.leased_by.is_(None),
+        deliveries.c.next_attempt_at <= sa.bindparam("now"),
+    )
+    .order_by(deliveries.c.next_attempt_at, deliveries.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM = (
+    sa.update(deliveries)
+    .where(deliveries.c.id.in_(_DUE.scalar_subquery()))
+    .values(leased_by=sa.bindparam("node"))
+    .returning(deliveries)
+)
+_ENDPOINT = sa.select(endpoints).where(endpoints.c.id == sa.bindparam("endpoint"))
+_BODIES = sa.select(events.c.id, events.c.body).where(events.c.id.in_(sa.bindparam("events", expanding=True)))
+
+
 def claim_due(
     tx: Tx, *, node: str, endpoint_id: str, limit: int, lanes: Sequence[tuple[Lane, int]] | None = None
 ) -> list[Claimed]:
@@ -142,10 +166,10 @@ def claim_due(
             rows += _claim_lane(tx, node, endpoint_id, lane, left)
     if not rows:
         return []
-    endpoint = endpoint_of(tx, tx.connection.execute(sa.select(endpoints).where(endpoints.c.id == endpoint_id)).one())
+    endpoint = endpoint_of(tx, tx.connection.execute(_ENDPOINT, {"endpoint": endpoint_id}).one())
     secrets, fault = _signing(tx, endpoint)
-    wanted = sa.select(events.c.id, events.c.body).where(events.c.id.in_([r.event_id for r in rows if r.body is None]))
-    bodies = {event.id: event.body for event in tx.connection.execute(wanted)}
+    wanted = {"events": [row.event_id for row in rows if row.body is None]}
+    bodies = {event.id: event.body for event in tx.connection.execute(_BODIES, wanted)}
     return [
         Claimed(delivery_of(row), endpoint, body, secrets, fault, row.content_type or JSON)
         for row in rows
@@ -154,21 +178,8 @@ def claim_due(
 
 
 def _claim_lane(tx: Tx, node: str, endpoint_id: str, lane: Lane, limit: int) -> list[sa.Row[Any]]:
-    due = (
-        sa.select(deliveries.c.id)
-        .where(
-            deliveries.c.endpoint_id == endpoint_id,
-            deliveries.c.lane == lane.value,
-            deliveries.c.next_attempt_at.is_not(None),
-            deliveries.c.leased_by.is_(None),
-            deliveries.c.next_attempt_at <= tx.now,
-        )
-        .order_by(deliveries.c.next_attempt_at, deliveries.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    claim = sa.update(deliveries).where(deliveries.c.id.in_(due.scalar_subquery())).values(leased_by=node)
-    return sorted(tx.connection.execute(claim.returning(deliveries)), key=lambda row: str(row.id))
+    wanted = {"endpoint": endpoint_id, "of_lane": lane.value, "now": tx.now, "most": limit, "node": node}
+    return sorted(tx.connection.execute(_CLAIM, wanted), key=lambda row: str(row.id))
 
 
 def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | None]:
@@ -190,37 +201,48 @@ def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> l
     return [_record_attempt(tx, node, result) for result in results]
 
 
+_WISHES = sa.select(endpoints.c.ordered, endpoints.c.enabled).where(endpoints.c.id == sa.bindparam("endpoint"))
+# With `attempts`, else it was recorded already, in a commit whose answer got lost.
+_MINE = sa.update(deliveries).where(
+    deliveries.c.id == sa.bindparam("delivery"),
+    deliveries.c.leased_by == sa.bindparam("node"),
+    deliveries.c.attempts == sa.bindparam("attempts_before"),
+)
+_LET_GO = _MINE.values(leased_by=None)
+_SETTLE = _MINE.where(deliveries.c.state == DeliveryState.PENDING.value).values(
+    leased_by=None,
+    lane=Lane.AGAIN.value,
+    **{
+        name: sa.bindparam(f"new_{name}")
+        for name in ("state", "attempts", "failures", "next_attempt_at", "settled_at", "last_outcome", "last_status")
+    },
+)
+_INSERT_ATTEMPT = sa.insert(attempts)
+
+
 def _record_attempt(tx: Tx, node: str, result: AttemptResult) -> bool:
     """What the endpoint wants now counts, not what it wanted when the delivery was claimed."""
     delivery, answer = result.delivery, result.answer
-    query = sa.select(endpoints.c.ordered, endpoints.c.enabled).where(endpoints.c.id == delivery.endpoint_id)
-    is_ordered, is_enabled = tx.connection.execute(query).first() or (False, False)
+    wishes = tx.connection.execute(_WISHES, {"endpoint": delivery.endpoint_id}).first()
+    is_ordered, is_enabled = wishes or (False, False)
     if is_ordered and delivery.run_id:
         lock_order(tx, delivery.endpoint_id, delivery.run_id)
     next_attempt_at = result.next_attempt_at if is_enabled else None
-    failed = answer.outcome is not Outcome.DELIVERED
-    mine = sa.update(deliveries).where(
-        deliveries.c.id == delivery.id,
-        deliveries.c.leased_by == node,
-        deliveries.c.attempts == delivery.attempts,  # else it was recorded already, in a commit whose answer got lost
-    )
-    is_settled_by_us = tx.connection.execute(
-        mine.where(deliveries.c.state == DeliveryState.PENDING.value).values(
-            leased_by=None,
-            state=result.state.value,
-            attempts=delivery.attempts + 1,
-            failures=delivery.failures + (1 if failed else 0),
-            lane=Lane.AGAIN.value,
-            next_attempt_at=next_attempt_at,
-            settled_at=None if result.state is DeliveryState.PENDING else tx.now,
-            last_outcome=answer.outcome.value,
-            last_status=answer.status,
-        )
-    ).rowcount
-    if not is_settled_by_us and not tx.connection.execute(mine.values(leased_by=None)).rowcount:
+    is_over = result.state is not DeliveryState.PENDING
+    mine = {"delivery": delivery.id, "node": node, "attempts_before": delivery.attempts}
+    news = {
+        "new_state": result.state.value,
+        "new_attempts": delivery.attempts + 1,
+        "new_failures": delivery.failures + (0 if answer.outcome is Outcome.DELIVERED else 1),
+        "new_next_attempt_at": next_attempt_at,
+        "new_settled_at": tx.now if is_over else None,
+        "new_last_outcome": answer.outcome.value,
+        "new_last_status": answer.status,
+    }
+    is_settled_by_us = tx.connection.execute(_SETTLE, {**mine, **news}).rowcount
+    if not is_settled_by_us and not tx.connection.execute(_LET_GO, mine).rowcount:
         return False
     _insert_attempt(tx, result, next_attempt_at if is_settled_by_us else None)
-    is_over = result.state is not DeliveryState.PENDING
     if is_settled_by_us and is_ordered and is_enabled and delivery.run_id and is_over:
         release_next(tx, delivery.endpoint_id, delivery.run_id)
     return True
@@ -228,24 +250,23 @@ def _record_attempt(tx: Tx, node: str, result: AttemptResult) -> bool:
 
 def _insert_attempt(tx: Tx, result: AttemptResult, next_attempt_at: datetime | None) -> None:
     answer = result.answer
-    tx.connection.execute(
-        sa.insert(attempts).values(
-            id=new_id("att"),
-            delivery_id=result.delivery.id,
-            number=result.delivery.attempts + 1,
-            at=result.at,
-            outcome=answer.outcome.value,
-            status=answer.status,
-            duration_ms=answer.duration_ms,
-            detail=answer.detail,
-            head=answer.head,
-            head_is_truncated=answer.head_is_truncated,
-            peer=answer.peer,
-            phases=answer.phases,
-            is_manual=result.delivery.is_manual,
-            next_attempt_at=next_attempt_at,
-        )
-    )
+    row = {
+        "id": new_id("att"),
+        "delivery_id": result.delivery.id,
+        "number": result.delivery.attempts + 1,
+        "at": result.at,
+        "outcome": answer.outcome.value,
+        "status": answer.status,
+        "duration_ms": answer.duration_ms,
+        "detail": answer.detail,
+        "head": answer.head,
+        "head_is_truncated": answer.head_is_truncated,
+        "peer": answer.peer,
+        "phases": answer.phases,
+        "is_manual": result.delivery.is_manual,
+        "next_attempt_at": next_attempt_at,
+    }
+    tx.connection.execute(_INSERT_ATTEMPT, row)
 
 
 def give_back(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.endpoint import SIGNATURES, Endpoint, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.ids import new_id
 from bridge.domain.secret import Secret
@@ -152,6 +152,17 @@ def _signs(tx: Tx) -> sa.ColumnElement[bool]:
     return sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > tx.now)
 
 
+_LIVE_SECRETS = (
+    sa.select(endpoint_secrets)
+    .where(
+        endpoint_secrets.c.endpoint_id.in_(sa.bindparam("endpoints", expanding=True)),
+        endpoint_secrets.c.kind.in_(sa.bindparam("kinds", expanding=True)),
+        sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > sa.bindparam("now")),
+    )
+    .order_by(endpoint_secrets.c.id.desc())
+)
+
+
 def live_secrets(
     tx: Tx, endpoint_ids: Sequence[str], *, kind: str | None = None, strict: bool = True
 ) -> dict[str, list[LiveSecret]]:
@@ -159,16 +170,10 @@ def live_secrets(
 
     One that cannot be opened is left out while another signs; Unreadable where an endpoint has no other, if `strict`.
     """
-    query = (
-        sa.select(endpoint_secrets)
-        .where(endpoint_secrets.c.endpoint_id.in_(endpoint_ids), _signs(tx))
-        .order_by(endpoint_secrets.c.id.desc())
-    )
-    if kind is not None:
-        query = query.where(endpoint_secrets.c.kind == kind)
     found: dict[str, list[LiveSecret]] = {}
     faults: dict[str, Unreadable] = {}
-    for row in tx.connection.execute(query):
+    wanted = {"endpoints": [*endpoint_ids], "now": tx.now, "kinds": [*SIGNATURES] if kind is None else [kind]}
+    for row in tx.connection.execute(_LIVE_SECRETS, wanted):
         try:
             secret = open_secret(tx, row.endpoint_id, row.id, row.secret)
         except Unreadable as error:

@@ -12,12 +12,14 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from bridge.domain.errors import StoreUnavailable
 from bridge.store.notices import CHANNEL
 
 ANSWER_S: Final = 15.0  # the longest transaction of a working day is some tens of milliseconds
@@ -95,25 +97,27 @@ class Ear:
         self._hear = hear
         self._connection: Any = None
 
-    async def keep_open(self, within_s: float) -> bool:
-        """Open, or make sure that it still is; False when notices may have been missed since the last call.
-
-        OSError, TimeoutError or a SQLAlchemy or asyncpg error when the database cannot be reached.
-        """
+    async def keep_open(self, within_s: float) -> None:
+        """Open it, or make sure that it still is; StoreUnavailable if that cannot be had in time."""
         try:
-            if self._connection is not None and not self._connection.is_closed():
-                await self._connection.execute("SELECT 1", timeout=within_s)
-                return True
-            self.close()
             async with asyncio.timeout(within_s):
-                raw = await self._engine.raw_connection()
-            raw.detach()
-            self._connection = raw.driver_connection
-            await self._connection.add_listener(CHANNEL, lambda *said: self._hear(said[3]))
+                await self._check_or_open(within_s)
+        except (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self.close()
+            raise StoreUnavailable(f"no notices can be heard: {error or type(error).__name__}") from error
         except BaseException:
             self.close()
             raise
-        return False
+
+    async def _check_or_open(self, within_s: float) -> None:
+        if self._connection is not None and not self._connection.is_closed():
+            await self._connection.execute("SELECT 1", timeout=within_s / 2)
+            return
+        self.close()
+        raw = await self._engine.raw_connection()
+        self._connection = raw.driver_connection
+        raw.detach()  # ours alone from here on
+        await self._connection.add_listener(CHANNEL, lambda *said: self._hear(said[3]))
 
     def close(self) -> None:
         """Hang up at once, without a word to a server that may not answer."""

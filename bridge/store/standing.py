@@ -7,7 +7,7 @@ too, but is never switched off: its few deliveries are exhausted by themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -34,6 +34,10 @@ _COLUMNS = (
     endpoints.c.failing_attempts,
     endpoints.c.warned_at,
 )
+_READ: Final[sa.Select[Any]] = sa.select(*_COLUMNS).where(
+    endpoints.c.id == sa.bindparam("endpoint"), endpoints.c.deleted_at.is_(None)
+)
+_READ_TO_CHANGE: Final = _READ.with_for_update()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,7 @@ def note_answer(tx: Tx, endpoint_id: str, answer: Answer) -> Note | None:
 
 
 def _read(tx: Tx, endpoint_id: str, *, is_to_change: bool) -> sa.Row[Any] | None:
-    query: sa.Select[Any] = sa.select(*_COLUMNS).where(endpoints.c.id == endpoint_id, endpoints.c.deleted_at.is_(None))
-    return tx.connection.execute(query.with_for_update() if is_to_change else query).first()
+    return tx.connection.execute(_READ_TO_CHANGE if is_to_change else _READ, {"endpoint": endpoint_id}).first()
 
 
 def pace_of(row: sa.Row[Any]) -> Pace:

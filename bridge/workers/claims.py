@@ -59,9 +59,7 @@ class Claims:
 
     async def compare(self, held: Collection[str]) -> set[str]:
         """Free what is claimed for this node but not among `held`; answers what is held without a claim."""
-        claimed = await self._database.read(
-            lambda tx: runs.list_held(tx, node=self._node, connection=self._connection)
-        )
+        claimed = await self._database.read(lambda tx: runs.list_held(tx, node=self._node, connection=self._connection))
         astray = sorted(claimed.difference(held))
         if astray:
             await self._database.write(lambda tx: runs.let_go(tx, node=self._node, run_ids=astray))

@@ -19,7 +19,7 @@ from bridge.domain.clock import Clock
 from bridge.domain.delivery import Answer, Outcome, verdict
 from bridge.domain.disabling import Step
 from bridge.domain.endpoint import EndpointSource
-from bridge.domain.errors import StoreUnavailable
+from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.domain.instant import format_instant
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
@@ -28,6 +28,7 @@ from bridge.store.database import Database
 from bridge.store.deliveries import AttemptResult, Claimed
 from bridge.store.standing import Note
 from bridge.store.transaction import Tx
+from bridge.workers.fence import Fence
 from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.sender import Sender
@@ -36,6 +37,9 @@ from bridge.workers.turnstile import Share, Turnstile
 
 log = structlog.get_logger()
 CLAIMED_NOTHING_REST_S = 0.5  # another node was faster; its POSTs ring its bell, not ours
+UNHEARD_S = 5.0  # where there may be other nodes, what they leave behind becomes due without a bell ringing here
+FENCED_REST_S = 0.5
+COMPARE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Deliverer:
         metrics: Metrics,
         settings: DeliverySettings,
         file_secrets: Mapping[str, Secret],
+        fence: Fence | None = None,
     ) -> None:
         self.bell = Bell()
         self.settings = settings
@@ -67,11 +72,16 @@ class Deliverer:
         """Signing secrets of the endpoints in the operator's file, by id; they are never in the database."""
         self._database = database
         self._clock = clock
+        self.sharers = 1
+        """How many nodes share the endpoints' rate limits."""
         self._node = node
+        self._fence = fence or Fence(clock)
+        self._compare_due = 0.0
         self._sender = sender
         self._metrics = metrics
         self._turnstile = Turnstile(settings.seats, settings.seats_per_endpoint)
         self._tasks: dict[asyncio.Task[None], Claimed] = {}
+        self._posting: set[asyncio.Task[None]] = set()
         self._is_draining = False
 
     @property
@@ -83,17 +93,41 @@ class Deliverer:
         """Claim and start what may go; seconds until something else may."""
         turnstile = self._turnstile
         turnstile.seats, turnstile.seats_per_endpoint = self.settings.seats, self.settings.seats_per_endpoint
+        turnstile.sharers = self.sharers
         if self._is_draining or turnstile.free <= 0:
             return math.inf  # a POST that ends rings the bell
+        if not self._fence.is_open:
+            return FENCED_REST_S
+        try:
+            rest_s = await self._begin_due()
+        except StoreUnavailable:
+            self._compare_due = 0.0  # something may have been committed whose answer got lost
+            raise
+        return rest_s if self._database.is_sqlite else min(rest_s, UNHEARD_S)
+
+    async def _begin_due(self) -> float:
+        await self._compare(self._clock.monotonic())
         due = await self._database.read(deliveries.due_endpoints)
+        known = {e: one for e, one in due.items() if one.source is not EndpointSource.CONFIG or e in self.file_secrets}
         now = self._clock.now()
-        shares = turnstile.share(due, now=now, monotonic=self._clock.monotonic())
+        shares = self._turnstile.share(known, now=now, monotonic=self._clock.monotonic())
         if not shares:
-            return turnstile.rest_s(due, now=now)
+            return self._turnstile.rest_s(known, now=now)
         claimed = await self._database.write(lambda tx: self._claim(tx, shares))
         for each in claimed:
             self._start(each)
         return 0.0 if claimed else CLAIMED_NOTHING_REST_S
+
+    async def _compare(self, now: float) -> None:
+        """Where there may be other nodes: give back what is claimed for us and in nobody's hands."""
+        if self._database.is_sqlite or now < self._compare_due:
+            return
+        self._compare_due = now + COMPARE_EVERY_S
+        held = {claimed.delivery.id for claimed in self._tasks.values()}
+        astray = await self._database.read(lambda tx: deliveries.list_held(tx, node=self._node)) - held
+        if astray:
+            ids = sorted(astray)
+            await self._database.write(lambda tx: deliveries.give_back(tx, node=self._node, delivery_ids=ids))
 
     def _claim(self, tx: Tx, shares: dict[str, Share]) -> list[Claimed]:
         return [
@@ -121,7 +155,10 @@ class Deliverer:
 
     async def _deliver(self, claimed: Claimed) -> None:
         at = self._clock.now()
-        answer = await self._post(claimed, int(at.timestamp()))
+        if not self._fence.is_open:  # since it was claimed this process slept, or the database was slow
+            self._compare_due = 0.0
+            return
+        answer = await self._post_breakably(claimed, int(at.timestamp()))
         state, again_at = verdict(
             claimed.delivery.failures,
             answer,
@@ -130,10 +167,29 @@ class Deliverer:
             ends_when_gone=claimed.endpoint.source is EndpointSource.RUN,
         )
         result = AttemptResult(claimed.delivery, at, answer, state, again_at)
-        note = await self._record(claimed, result)
+        try:
+            note = await self._record(claimed, result)
+        except Conflict as error:
+            log.warning("attempt.refused", delivery_id=claimed.delivery.id, reason=str(error))
+            return
         self._tell(claimed, result)
         if note is not None:
             self._tell_standing(claimed.endpoint.id, note)
+
+    async def _post_breakably(self, claimed: Claimed, timestamp: int) -> Answer:
+        task = asyncio.current_task()
+        assert task is not None
+        self._posting.add(task)
+        try:
+            return await self._post(claimed, timestamp)
+        finally:
+            self._posting.discard(task)
+
+    def break_off(self) -> None:
+        """End the POSTs under way: the lease is about to end. What they had to send is due again, here or elsewhere."""
+        for task in self._posting:
+            task.cancel()
+        self._compare_due = 0.0
 
     async def _post(self, claimed: Claimed, timestamp: int) -> Answer:
         try:
@@ -151,12 +207,14 @@ class Deliverer:
     async def _record(self, claimed: Claimed, result: AttemptResult) -> Note | None:
         """The attempt and what it means for the endpoint; tried again while the database cannot be written.
 
-        Until it is recorded the claim stands, so the same POST is not made twice meanwhile.
+        Until it is recorded the claim stands, so the same POST is not made twice meanwhile. Conflict, and nothing
+        written, when the claim was lost: others have the delivery now.
         """
 
         def record(tx: Tx) -> Note | None:
             note = standing.note_answer(tx, claimed.endpoint.id, result.answer)
-            deliveries.record_attempts(tx, node=self._node, results=[result])
+            if not all(deliveries.record_attempts(tx, node=self._node, results=[result])):
+                raise Conflict("this node has lost the claim, or recorded it before")
             return note
 
         rest_s = 0.5
@@ -213,10 +271,16 @@ class Deliverer:
         self._is_draining = True
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=timeout_s)
+        cut_off = await self.abandon()
+        if cut_off:
+            ids = [claimed.delivery.id for claimed in cut_off.values()]
+            await self._database.write(lambda tx: deliveries.give_back(tx, node=self._node, delivery_ids=ids))
+
+    async def abandon(self) -> dict[asyncio.Task[None], Claimed]:
+        """Break everything off and write nothing more; what was under way."""
+        self._is_draining = True
         cut_off = dict(self._tasks)
         for task in cut_off:
             task.cancel()
         await asyncio.gather(*cut_off, return_exceptions=True)
-        if cut_off:
-            ids = [claimed.delivery.id for claimed in cut_off.values()]
-            await self._database.write(lambda tx: deliveries.give_back(tx, node=self._node, delivery_ids=ids))
+        return cut_off

@@ -7,7 +7,8 @@ learned from: a fit costs a millisecond, and the thousandth run of a minute teac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from bridge.domain.cadence_grid import log_logistic
@@ -24,6 +25,17 @@ KEYS_MAX: Final = 500  # in memory as learners; beyond, the one longest unused i
 Key = tuple[str, RunStatus]
 
 
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """The end of one run that was learned from; `track` where it is about progress."""
+
+    workflow: str
+    status: RunStatus
+    alive_s: float
+    finished_s: float
+    track: ProgressTrack | None = None
+
+
 class Learner:
     """The learners of one connection. Times are monotonic seconds."""
 
@@ -34,6 +46,7 @@ class Learner:
         self._progress: dict[str, ProgressSojourn] = {}
         self._taught_at: dict[Key, float] = {}
         self._dirty: set[tuple[str, str, str]] = set()
+        self._unsaved: list[_Lesson] = []
 
     def sojourn(self, workflow: str | None, status: RunStatus) -> Sojourn:
         """What is known of runs of this workflow in this status."""
@@ -60,6 +73,7 @@ class Learner:
             return
         self._taught_at[key] = now
         sojourn.observe(alive_s, finished_s)
+        self._unsaved.append(_Lesson(key[0], status, alive_s, finished_s))
         self._dirty |= {("workflow", key[0], status.value), ("connection", "", status.value)}
 
     def learn_progress(self, workflow: str | None, track: ProgressTrack, alive_s: float, finished_s: float) -> None:
@@ -67,6 +81,7 @@ class Learner:
         if track.marks:
             plain = self.sojourn(workflow, RunStatus.RUNNING).estimate
             self.progress(workflow).observe(track, alive_s, finished_s, plain)
+            self._unsaved.append(_Lesson(workflow or "", RunStatus.RUNNING, alive_s, finished_s, track))
             self._dirty.add(("progress", workflow or "", ""))
 
     @property
@@ -77,9 +92,34 @@ class Learner:
     def take_lessons(self) -> list[SojournRow]:
         """What changed since it was last taken, to be saved."""
         dirty, self._dirty = self._dirty, set()
+        self._unsaved = []
         return [
             SojournRow(kind, workflow, status, self._text(kind, workflow, status)) for kind, workflow, status in dirty
         ]
+
+    def adopt(self, rows: Iterable[SojournRow]) -> None:
+        """Go on from these states, saved by another node, where they are not our own; our unsaved lessons on top."""
+        news = {
+            key: row.state for row in rows if self._texts.get(key := (row.kind, row.workflow, row.status)) != row.state
+        }
+        if not news:
+            return
+        self._texts |= news
+        statuses = {RunStatus(status) for _, _, status in news if status}
+        for name in {workflow for kind, workflow, _ in news if kind == "progress"}:
+            self._progress.pop(name, None)
+        for status in statuses:  # all of a status at once: they lean on one prior
+            self._priors.pop(status, None)
+        self._sojourns = {key: kept for key, kept in self._sojourns.items() if key[1] not in statuses}
+        for lesson in self._unsaved:
+            self._learn_again(lesson, statuses, news)
+
+    def _learn_again(self, lesson: _Lesson, statuses: set[RunStatus], news: Mapping[tuple[str, str, str], str]) -> None:
+        if lesson.track is None and lesson.status in statuses:
+            self.sojourn(lesson.workflow, lesson.status).observe(lesson.alive_s, lesson.finished_s)
+        elif lesson.track is not None and ("progress", lesson.workflow, "") in news:
+            plain = self.sojourn(lesson.workflow, RunStatus.RUNNING).estimate
+            self.progress(lesson.workflow).observe(lesson.track, lesson.alive_s, lesson.finished_s, plain)
 
     def known_workflows(self) -> list[str]:
         """The workflows whose running time is being learned."""

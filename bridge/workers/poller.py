@@ -20,11 +20,12 @@ from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.observation import FailureKind, Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
-from bridge.store import runs, sojourns
 from bridge.store.database import Database
-from bridge.store.transaction import Tx
 from bridge.workers.account import Account
+from bridge.workers.claims import COMPARE_EVERY_S, Claims
+from bridge.workers.fence import Fence
 from bridge.workers.learner import Learner
+from bridge.workers.lessons import Lessons
 from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.planner import Planner
@@ -44,6 +45,7 @@ STORE_RETRY_S: Final = 5.0
 CRASH_RETRY_S: Final = 60.0
 UNHEARD_S: Final = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
 ALONE_S: Final = 3600.0
+FENCED_REST_S: Final = 0.5
 
 
 class Poller:
@@ -58,15 +60,18 @@ class Poller:
         node: str,
         metrics: Metrics,
         learner: Learner | None = None,
+        fence: Fence | None = None,
     ) -> None:
         self.account = account
         self.bell = Bell()
         self.hand = Hand()
         self.planner = Planner(account.connection.cadence, learner or Learner())
         self._recorder = Recorder(account.connection, database, node, metrics)
+        self._claims = Claims(database, node, account.connection.name)
+        self._lessons = Lessons(self.planner.learner, database, account.connection.name)
+        self._fence = fence or Fence(clock)
         self._database = database
         self._clock = clock
-        self._node = node
         self._metrics = metrics
         self._name = account.connection.name
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,6 +80,7 @@ class Poller:
         self._leaving: dict[str, Watch] = {}  # to be put back
         self._put_back_due = 0.0
         self._save_due = 0.0
+        self._compare_due = 0.0
         self._claim_due = 0.0  # monotonic: when the database is next asked for due runs
         self._has_news = True  # a run became due since the database was last asked
         self._is_draining = False
@@ -83,10 +89,17 @@ class Poller:
 
     async def run_pass(self) -> float:
         """Put back, save, claim, look at what is due; seconds until there is something to do."""
-        await self._flush(self._clock.monotonic())
-        await self._claim()
+        try:
+            await self._flush(self._clock.monotonic())
+            await self._compare(self._clock.monotonic())
+            await self._claim()
+        except StoreUnavailable:
+            self._compare_due = 0.0  # something may have been committed whose answer got lost
+            raise
         now = self._clock.monotonic()
-        while not self._is_draining and self.account.opens_in_s(now) <= 0:
+        if not self._fence.is_open:
+            return FENCED_REST_S
+        while not self._is_draining and self.account.opens_in_s(now) <= 0 and self._fence.is_open:
             watch = self._most_urgent(now)
             if watch is None:
                 break
@@ -133,6 +146,10 @@ class Poller:
         is_time = self._has_news or now >= self._claim_due
         if self._is_draining or not is_time or len(self.hand) >= HAND_MAX:
             return
+        if self.account.gate.is_shut:  # the limits leave nothing for this node; others look
+            self._has_news, self._claim_due = False, now + UNHEARD_S
+            self._give_all_back(now)
+            return
         self._has_news = False  # before asking: what is announced meanwhile counts for the next pass
         try:
             await self._claim_from_database(now)
@@ -141,24 +158,22 @@ class Poller:
             raise
 
     async def _claim_from_database(self, now: float) -> None:
-        limit = min(CLAIM_MAX, HAND_MAX - len(self.hand))
-
-        def claim(tx: Tx) -> tuple[list[Run], datetime | None, datetime]:
-            until = tx.now + timedelta(seconds=HORIZON_S)
-            found = runs.claim_due(tx, node=self._node, connection=self._name, until=until, limit=limit)
-            return found, runs.next_due_at(tx, self._name), tx.now
-
-        due_at = await self._database.read(lambda tx: runs.next_due_at(tx, self._name))
-        claimed: list[Run] = []
-        wall = self._clock.now()
-        if due_at is not None and due_at <= wall + timedelta(seconds=1):
-            claimed, due_at, wall = await self._database.write(claim)
-        for run in claimed:
-            due = now + ((run.next_poll_at or wall) - wall).total_seconds()
-            self.hand.hold(Watch(run, due, now=wall, monotonic=now))
-        wait_s = math.inf if due_at is None else (due_at - wall).total_seconds()
+        limit, sharers = min(CLAIM_MAX, HAND_MAX - len(self.hand)), self.account.gate.sharers
+        taken = await self._claims.take(self._clock.now(), horizon_s=HORIZON_S, limit=limit, sharers=sharers)
+        for run in taken.runs:
+            due = now + ((run.next_poll_at or taken.at) - taken.at).total_seconds()
+            self.hand.hold(Watch(run, due, now=taken.at, monotonic=now))
+        wait_s = math.inf if taken.next_due_at is None else (taken.next_due_at - taken.at).total_seconds()
         rest_max_s = ALONE_S if self._database.is_sqlite else UNHEARD_S
-        self._claim_due = now + max(0.0 if len(claimed) == limit else 0.05, min(wait_s, rest_max_s))
+        self._claim_due = now + max(0.0 if len(taken.runs) == limit else 0.05, min(wait_s, rest_max_s))
+
+    async def _compare(self, now: float) -> None:
+        """Where there may be other nodes: what is in hand against what the database says is ours."""
+        if self._database.is_sqlite or self._is_draining or now < self._compare_due:
+            return
+        self._compare_due = now + COMPARE_EVERY_S
+        for run_id in await self._claims.compare({watch.run.id for watch in self.hand.all()} | self._leaving.keys()):
+            self.forget(run_id)
 
     def expect_due(self) -> None:
         """Somebody registered a run or made one due: look into the database at once."""
@@ -281,13 +296,10 @@ class Poller:
         watch.due = self._clock.monotonic() + delay_s
         if self.hand.get(watch.run.id) is not watch:
             return
-        if delay_s <= KEEP_S and not self._is_draining:
+        if delay_s <= KEEP_S and not self._is_draining and not self.account.gate.is_shut:
             self.hand.hold(watch)
             return
-        self.hand.drop(watch.run.id)
-        if not self._leaving:
-            self._put_back_due = self._clock.monotonic() + PUT_BACK_EVERY_S
-        self._leaving[watch.run.id] = watch
+        self._let_go(watch, self._clock.monotonic() + PUT_BACK_EVERY_S)
 
     def _left_s(self, watch: Watch, now: datetime) -> float:
         """Seconds to the run's deadline, for a last look just after it; infinity where none is near."""
@@ -299,29 +311,33 @@ class Poller:
 
     # -- what goes back to the database
 
+    def _let_go(self, watch: Watch, due: float) -> None:
+        self.hand.drop(watch.run.id)
+        self._put_back_due = min(due, self._put_back_due) if self._leaving else due
+        self._leaving[watch.run.id] = watch
+
+    def _give_all_back(self, now: float) -> None:
+        for watch in self.hand.all():
+            if not watch.is_in_flight:
+                self._let_go(watch, now)
+
     async def _flush(self, now: float) -> None:
         if self._leaving and now >= self._put_back_due:
             await self._put_back(now)
-        if self.planner.learner.has_lessons and now >= self._save_due:
+        if now >= self._save_due and (self.planner.learner.has_lessons or not self._database.is_sqlite):
             self._save_due = now + SAVE_EVERY_S
-            await self.save_lessons()
+            await self._lessons.save()
 
     async def _put_back(self, now: float) -> None:
         leaving, self._leaving = self._leaving, {}
         records = [watch.record() for watch in leaving.values()]
         try:
-            await self._database.write(lambda tx: runs.put_back(tx, node=self._node, records=records))
+            await self._claims.put_back(records)
         except StoreUnavailable:
             self._leaving = leaving | self._leaving
             self._put_back_due = now + STORE_RETRY_S
             raise
         self._claim_due = min(self._claim_due, *(watch.due for watch in leaving.values()))
-
-    async def save_lessons(self) -> None:
-        """Save what was learned since the last time."""
-        lessons = self.planner.learner.take_lessons()
-        if lessons:
-            await self._database.write(lambda tx: sojourns.save_sojourns(tx, self._name, lessons))
 
     # -- from outside
 
@@ -343,6 +359,11 @@ class Poller:
         self.hand.drop(run_id)
         self._leaving.pop(run_id, None)
 
+    def share_anew(self) -> None:
+        """There are more or fewer nodes: give back what is in hand, so that each takes its part of it."""
+        self._give_all_back(self._clock.monotonic())
+        self.expect_due()
+
     def rebase(self, jump_s: float) -> None:
         """The wall clock jumped by so much: ages go on as they were, and nothing is learned from runs that span it."""
         for watch in self.hand.all():
@@ -351,13 +372,17 @@ class Poller:
 
     async def drain(self) -> None:
         """Stop looking (a GET cut short harms nobody), save, and put everything back."""
-        self._is_draining = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.abandon()
         self._leaving |= {watch.run.id: watch for watch in self.hand.all()}
         for run_id in self._leaving:
             self.hand.drop(run_id)
         if self._leaving:
             await self._put_back(self._clock.monotonic())
-        await self.save_lessons()
+        await self._lessons.save()
+
+    async def abandon(self) -> None:
+        """Stop looking and write nothing more: the claims are lost."""
+        self._is_draining = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

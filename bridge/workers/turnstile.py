@@ -65,6 +65,8 @@ class Turnstile:
     def __init__(self, seats: int, seats_per_endpoint: int) -> None:
         self.seats = seats
         self.seats_per_endpoint = seats_per_endpoint
+        self.sharers = 1
+        """How many nodes share what an endpoint takes per second; seats are each node's own."""
         self._gates: dict[str, _Gate] = {}
         self._busy = 0
         self._last = ""
@@ -109,7 +111,8 @@ class Turnstile:
 
     def _look_after_gates(self, due: Mapping[str, Due], monotonic: float) -> None:
         for endpoint_id, one in due.items():
-            self._gates.setdefault(endpoint_id, _Gate()).fill(one.rate_limit, monotonic)
+            rate = None if one.rate_limit is None else one.rate_limit / self.sharers
+            self._gates.setdefault(endpoint_id, _Gate()).fill(rate, monotonic)
         for endpoint_id in [e for e, g in self._gates.items() if e not in due and g.is_forgettable(monotonic)]:
             del self._gates[endpoint_id]
 

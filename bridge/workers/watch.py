@@ -11,10 +11,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count, islice
+from typing import Final
 
 from bridge.domain.cadence_progress import ProgressTrack
 from bridge.domain.run import Run
 from bridge.store.runs import PollRecord
+
+ASKED_FOR: Final = "asked for"  # the reason of a look that a person wants at once
 
 
 class Watch:

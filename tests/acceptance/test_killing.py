@@ -36,12 +36,11 @@ def finished(received: Sequence[Received]) -> set[str]:
 class Registrar:
     """Makes runs that end one after another and registers them: half in one batch, half singly while it kills.
 
-    `expected`: what was answered with an id, and its outcome. `unsure`: runs whose registration got no answer.
+    `expected`: what was answered with an id, and its outcome.
     """
 
     def __init__(self, daemon: DaemonProcess, sandbox: Sandbox) -> None:
         self.expected: dict[str, str] = {}
-        self.unsure = 0
         self._daemon = daemon
         self._sandbox = sandbox
         self._chance = random.Random(7)
@@ -70,7 +69,6 @@ class Registrar:
                     await asyncio.sleep(0.05)
                 else:
                     break
-            self.unsure += was_broken_off
             assert status == 201 or (status == 200 and was_broken_off), body
             self._note(json.loads(body))
             await asyncio.sleep(SPACING_S)

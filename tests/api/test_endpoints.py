@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 
-from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import Endpoint, EndpointSource
-from bridge.domain.run import RunStatus
 from bridge.domain.signature import new_secret
-from bridge.store import deliveries, endpoints
-from bridge.store.deliveries import AttemptResult
-from bridge.store.transaction import Tx
-from tests.support.api_bridge import NOW, Api
-from tests.support.attempts import failed_attempt
+from bridge.store import endpoints
+from tests.support.api_bridge import Api
 
 
 async def add_file_endpoint(api: Api) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 import sqlalchemy as sa
 
-from bridge.domain.event import EventType, other_event
+from bridge.domain.event import Event, EventType, other_event
 from bridge.domain.ids import new_id
 from bridge.store import events
 from bridge.store.database import Database
@@ -47,7 +47,7 @@ async def write_some(database: Database, chance: random.Random, recorded: list[s
         ]
         told, fails = told[: chance.randint(1, 4)], chance.random() < 0.1
 
-        def work(tx: Tx) -> None:
+        def work(tx: Tx, told: list[Event] = told, *, fails: bool = fails) -> None:
             events.record_events(tx, told[:1])
             if tx.is_postgresql:
                 tx.connection.execute(sa.text("SELECT pg_sleep(:s)"), {"s": chance.uniform(0, 0.005)})

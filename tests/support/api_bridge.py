@@ -25,7 +25,7 @@ from bridge.domain.observation import Observation
 from bridge.domain.run import Json, Progress, Run, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.transition import observe
-from bridge.store import runs
+from bridge.store import nodes, runs
 from bridge.store.database import Database
 from bridge.store.transaction import Announcements, Tx
 from bridge.store.transitions import record
@@ -33,6 +33,7 @@ from bridge.store.transitions import record
 TOKEN = "a-token-for-tests"
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 BODY_BYTES_MAX = 64 * 1024
+NODE = "n"  # signed on, so that a test may claim what is due
 
 
 def connection(name: str, provider: str = "dify") -> Connection:
@@ -224,6 +225,7 @@ async def serve_api(database_url: str) -> AsyncIterator[Api]:
     clock, bridge = ManualClock(NOW), ApiBridge()
     database = Database(database_url, clock)
     await database.open()
+    await database.write(lambda tx: nodes.join(tx, node=NODE, host="here", pid=1, version="0"))
     database.listeners.append(bridge.hear)
     app = build_app(
         database=database,

@@ -1,0 +1,148 @@
+"""Do a dead and a very slow receiver hold up the others? Ten receivers, real HTTP, the deliverer on SQLite.
+
+Eight receivers answer at once. Rounds without and with two more take turns: one refuses every connection, one takes
+ten seconds for each answer. Events come at a steady rate, each for every endpoint. Measured is the time from the
+recording of an event to its arrival at a healthy receiver; a round's figure is the 95th percentile over all of them,
+and the ratio is that of the medians of the rounds. Sender and receivers share one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from bridge.domain.address import AddressPolicy, AllowRule, Trust
+from bridge.domain.clock import SystemClock
+from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.event import EventType, other_event
+from bridge.domain.ids import new_id
+from bridge.domain.secret import Secret
+from bridge.domain.signature import new_secret
+from bridge.sandbox import Receiver, Reply
+from bridge.store import endpoints, events, nodes
+from bridge.store.database import Database
+from bridge.workers.deliverer import Deliverer, DeliverySettings
+from bridge.workers.loop import Loop
+from bridge.workers.metrics import Metrics
+from bridge.workers.sender import Sender
+
+HEALTHY = 8
+SLOW_S = 10.0
+REFUSING = "http://127.0.0.1:1/dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Milliseconds from recording to arrival at the healthy receivers."""
+
+    p50: float
+    p95: float
+    arrived: int
+    expected: int
+
+
+@asynccontextmanager
+async def deliverer_on(folder: str) -> AsyncIterator[Database]:
+    """A database with a deliverer at work on it."""
+    clock = SystemClock()
+    database = Database(f"sqlite:///{Path(folder) / 'runbridge.db'}", clock)
+    await database.open()
+    await database.write(lambda tx: nodes.join(tx, node="node_1", host="here", pid=1, version="0"))
+    sender = Sender({trust: AddressPolicy(trust, (AllowRule.parse("127.0.0.0/8"),)) for trust in Trust})
+    worker = Deliverer(
+        database=database,
+        clock=clock,
+        node="node_1",
+        sender=sender,
+        metrics=Metrics(),
+        settings=DeliverySettings(),
+        file_secrets={},
+    )
+    database.listeners.append(lambda said: worker.bell.ring() if said.deliveries_due else None)
+    loop = asyncio.create_task(Loop("deliverer", worker.run_pass, worker.bell, lambda _name: None).run())
+    try:
+        yield database
+    finally:
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+        await worker.drain(0)
+        await sender.close()
+        await database.close()
+
+
+async def add(database: Database, url: str) -> None:
+    endpoint = Endpoint(new_id("ep"), url, EndpointSource.API)
+    await database.write(lambda tx: endpoints.insert_endpoint(tx, endpoint, Secret(new_secret())))
+
+
+async def tell(database: Database, count: int, rate: float) -> None:
+    """Record events at a steady rate, whatever becomes of them."""
+    start = time.monotonic()
+    for number in range(count):
+        await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
+        await database.write(
+            lambda tx: events.record_events(
+                tx,
+                [other_event(new_id("evt"), EventType.CONNECTION_RECOVERED, {"connection": {"name": "x"}}, now=tx.now)],
+            )
+        )
+
+
+async def play(*, with_bad: bool, seconds: float, rate: float) -> Round:
+    """One round on a fresh database."""
+    count = int(seconds * rate)
+    with tempfile.TemporaryDirectory() as folder:
+        async with Receiver() as receiver, deliverer_on(folder) as database:
+            receiver.always(Reply(delay_s=SLOW_S), path="/slow")
+            for number in range(HEALTHY):
+                await add(database, receiver.url(f"/healthy/{number}"))
+            for url in (REFUSING, receiver.url("/slow")) if with_bad else ():
+                await add(database, url)
+            await tell(database, count, rate)
+            with contextlib.suppress(TimeoutError):
+                await receiver.wait_for(lambda all_: len(healthy(all_)) == count * HEALTHY, 5)
+            recorded = {
+                e.id: e.created_at for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=count))
+            }
+            waits = sorted((one.at - recorded[one.id]).total_seconds() * 1000 for one in healthy(receiver.received))
+    return Round(waits[len(waits) // 2], waits[int(len(waits) * 0.95)], len(waits), count * HEALTHY)
+
+
+def healthy(received) -> list:
+    return [one for one in received if one.path.startswith("/healthy")]
+
+
+async def main() -> None:
+    """Print the table and the ratio."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seconds", type=float, default=4.5, help="of each round")
+    arguments.add_argument("--rate", type=float, default=15.0, help="events per second")
+    arguments.add_argument("--rounds", type=int, default=3, help="of each kind")
+    given = arguments.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    print(f"{given.rate:g} events/s to {HEALTHY} healthy receivers, {given.rounds} rounds of {given.seconds:g} s each")
+    await play(with_bad=False, seconds=1, rate=given.rate)  # warms up imports, the disk and the connection code
+    found: dict[bool, list[Round]] = {False: [], True: []}
+    for number in range(2 * given.rounds):
+        with_bad = bool(number % 2)
+        one = await play(with_bad=with_bad, seconds=given.seconds, rate=given.rate)
+        found[with_bad].append(one)
+        kind = "with dead and slow" if with_bad else "healthy alone"
+        print(f"{kind:20} p50 {one.p50:6.1f} ms  p95 {one.p95:6.1f} ms  arrived {one.arrived}/{one.expected}")
+    without, with_ = (statistics.median(one.p95 for one in found[kind]) for kind in (False, True))
+    print(f"p95 of the healthy: {without:.1f} ms alone, {with_:.1f} ms with the two; ratio {with_ / without:.2f}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,221 @@
+"""Membership: this node's place among the nodes that share one PostgreSQL.
+
+    joined ──► renewed every quarter of the lease ──────────────────────────────► left (the daemon's business)
+                 │  not renewed in time: the fence closes, POSTs under way are broken off
+                 │        ├── the database is back and nobody has buried us: go on, nothing is lost
+                 │        └── buried: everything in hand is dropped, and we start over under a new id
+                 └── each time: who is there? our share of the limits, the dead to bury, the ear for notices
+
+Never used on SQLite, where there is only one node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+import structlog
+
+from bridge.domain.clock import Clock
+from bridge.domain.errors import StoreUnavailable
+from bridge.store import nodes
+from bridge.store.database import Database
+from bridge.store.nodes import Node
+from bridge.store.transaction import Tx
+from bridge.workers.fence import Fence
+from bridge.workers.loop import Bell
+
+T = TypeVar("T")
+log = structlog.get_logger()
+RENEW_SHARE: Final = 0.25  # of the lease, between two renewals; also the longest that one may take
+UNNOTICED_REST_S: Final = 0.1
+SURE_AFTER: Final = 2  # times as long without a break: after an outage the others may renew first, before they are buried
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this node stands among `nodes` live ones: 0 is the longest running. It does the chores.
+
+    `is_noticed`: every other node has been seen to renew its lease, and so to count, since we joined.
+    """
+
+    number: int = 0
+    nodes: int = 1
+    is_noticed: bool = True
+
+
+class Membership:
+    """Keeps one node's lease; `run_pass` is repeated by a loop of its own."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        lease_s: float,
+        fence: Fence,
+        break_off: Callable[[], None],
+        place_changed: Callable[[Place], None],
+        start_over: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`break_off`: the fence has closed. `start_over`: drop everything and `join` under a new id."""
+        self.bell = Bell()
+        self.place = Place(is_noticed=False)
+        self.lease_s = lease_s
+        self.renew_every_s = RENEW_SHARE * lease_s
+        self.fence = fence
+        self._node = ""
+        self._database = database
+        self._clock = clock
+        self._break_off = break_off
+        self._place_changed = place_changed
+        self._start_over = start_over
+        self._ear = database.listen()
+        self._is_deaf = False
+        self._is_fenced = False
+        self._is_lost = False
+        self._unbroken_since: float | None = None
+        self._renew_due = 0.0
+        self._unnoticed: dict[str, float] | None = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def does_chores(self) -> bool:
+        """Whether the work that one node does for all falls to this one."""
+        return self.fence.is_open and self.place.number == 0
+
+    def joined(self, node: str, began: float) -> None:
+        """The node was registered with a fresh lease by a transaction that began at `began` (monotonic)."""
+        self._node, self._is_lost, self._is_fenced = node, False, False
+        self._unbroken_since, self._unnoticed = began, None
+        self.place = replace(self.place, is_noticed=False)
+        self._renew_due = 0.0
+        self._extend(began)
+
+    # -- the pass
+
+    async def run_pass(self) -> float:
+        """Renew if it is time, look who is there, keep the ear open; seconds until the next time."""
+        if self._is_lost:
+            await self._start_over()
+        now = self._clock.monotonic()
+        if now >= self._renew_due or self._is_fenced:
+            await self._renew(now)
+            await self._keep_listening()
+        else:
+            self._take_place(await self._apart(nodes.list_live))
+        if self._is_lost:
+            return 0.0
+        if not self.place.is_noticed:
+            return UNNOTICED_REST_S
+        return max(0.0, self._renew_due - self._clock.monotonic())
+
+    async def _renew(self, began: float) -> None:
+        def renew(tx: Tx) -> tuple[bool, list[Node]]:
+            return nodes.renew(tx, self._node, self.lease_s), nodes.list_live(tx)
+
+        try:
+            is_held, live = await self._apart(renew)
+        except StoreUnavailable:
+            self._unbroken_since = None
+            raise
+        if not is_held:
+            self._lose()
+            return
+        if self._unbroken_since is None:
+            self._unbroken_since = began
+        self._renew_due = began + self.renew_every_s
+        self._extend(began)
+        if self._is_fenced and self.fence.is_open:
+            self._is_fenced = False
+            log.info("node.resumed", node=self._node)
+        self._take_place(live)
+
+    async def _apart(self, work: Callable[[Tx], T]) -> T:
+        """On a connection of its own, so that no other work can keep the lease waiting."""
+        return await self._database.write_apart(work, self.renew_every_s)
+
+    def expect_change(self) -> None:
+        """A node came or went: renew at once, which also shows a newcomer that it is counted."""
+        self._renew_due = 0.0
+        self.bell.ring()
+
+    def _lose(self) -> None:
+        log.warning("node.lost", node=self._node, advice="it was silent for longer than its lease; it starts over")
+        self._is_lost = True
+        self.stop_timer()
+        self.fence.closes_at = 0.0
+        self._break_off()
+
+    def _extend(self, began: float) -> None:
+        self.fence.extend(began, self.lease_s)
+        self._set_timer(self.fence.closes_at)
+
+    def _set_timer(self, at: float) -> None:
+        self.stop_timer()
+        left_s = max(0.0, at - self._clock.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(left_s, self._close_if_due)
+
+    def _close_if_due(self) -> None:
+        if self.fence.is_open:  # a timer may be a little early
+            self._set_timer(self.fence.closes_at + 0.001)
+            return
+        self._is_fenced = True
+        log.error(
+            "node.fenced", node=self._node, reason="its lease could not be renewed in time; nothing more is begun"
+        )
+        self._break_off()
+        self.bell.ring()
+
+    def stop_timer(self) -> None:
+        """The daemon ends, or the timer is set anew."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- the others
+
+    def _take_place(self, live: list[Node]) -> None:
+        ids = [node.id for node in live]
+        if self._node not in ids:
+            return  # our lease ran out just now; the next renewal tells what has become of it
+        leases = {node.id: node.lease_expires_at.timestamp() for node in live if node.id != self._node}
+        place = Place(ids.index(self._node), len(ids), self._is_noticed(leases))
+        self._database.tells_others = place.nodes > 1
+        if place != self.place:
+            log.info("node.placed", node=self._node, place=place.number, nodes=place.nodes)
+            self.place = place
+            self._place_changed(place)
+
+    def _is_noticed(self, leases: Mapping[str, float]) -> bool:
+        """Others count us, and so keep to a smaller share, from their first renewal on that began after our joining."""
+        if self._unnoticed is None:
+            self._unnoticed = dict(leases)
+        self._unnoticed = {id_: at for id_, at in self._unnoticed.items() if leases.get(id_) == at}
+        return not self._unnoticed
+
+    async def bury_dead(self) -> None:
+        """A chore: free what nodes hold whose lease has run out. It may have to wait for locks that one left behind."""
+        since = self._unbroken_since
+        if since is None or self._clock.monotonic() - since < SURE_AFTER * self.renew_every_s:
+            return
+        for other in await self._database.write(nodes.bury_dead):
+            log.warning("node.buried", node=other)
+
+    async def _keep_listening(self) -> None:
+        """Notices are hints: without them everything is found some seconds later."""
+        try:
+            await self._ear.keep_open(self.renew_every_s)
+        except StoreUnavailable as error:
+            if not self._is_deaf:
+                log.warning("node.deaf", node=self._node, reason=str(error))
+            self._is_deaf = True
+        else:
+            self._is_deaf = False
+
+    def close(self) -> None:
+        """Hang up and let the fence be."""
+        self.stop_timer()
+        self._ear.close()
