@@ -30,7 +30,7 @@ from bridge.domain.cadence_gate import Gate
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.endpoint import Endpoint, EndpointSource
-from bridge.domain.errors import BridgeError
+from bridge.domain.errors import BridgeError, StoreUnavailable
 from bridge.domain.ids import new_id
 from bridge.domain.instant import after
 from bridge.office import Office
@@ -41,8 +41,10 @@ from bridge.store.transaction import Tx
 from bridge.workers import chores, resealing, retention
 from bridge.workers.account import Account
 from bridge.workers.deliverer import Deliverer, DeliverySettings
+from bridge.workers.fence import Fence
 from bridge.workers.learner import Learner
 from bridge.workers.loop import Loop
+from bridge.workers.membership import Membership, Place
 from bridge.workers.metrics import Metrics
 from bridge.workers.notify import Notifier, Watchdog
 from bridge.workers.poller import Poller
@@ -52,7 +54,6 @@ from bridge.workers.sender import Sender
 
 log = structlog.get_logger()
 DRAIN_S = 20.0  # for POSTs under way at SIGTERM; the unit allows 40 s for the whole stop
-LEASE_EVERY_S = 5.0
 LATEST_POLL_S = 3600.0  # the longest pause that a provider is granted
 
 
@@ -62,13 +63,16 @@ class Daemon:
     def __init__(self, config: Config, clock: Clock, *, read_config: Callable[[], Config]) -> None:
         self.config = config
         self._read_config = read_config
-        self.node = new_id("node")
+        self.node = ""
         self.clock = clock
         self.metrics = Metrics()
         self.notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
         self.watchdog = Watchdog.from_environ(self.notifier, clock, os.environ)
         self.database = Database(config.database.url, clock)
         self.office = Office(self.database, clock)
+        self.fence = Fence(clock)
+        self.membership: Membership | None = None
+        self._changing = asyncio.Lock()  # workers are being exchanged
         self._stack = contextlib.AsyncExitStack()
         self._loops: dict[str, asyncio.Task[None]] = {}
         self.address = ""
@@ -79,11 +83,14 @@ class Daemon:
         self._stack.push_async_callback(self.database.close)
         self._log_sqlite()
         await self._take_keys(self.config)
-        await self.database.write(self._join)
+        await self._join()
         self._stack.push_async_callback(self._leave)
         self.session = new_session()
         self._stack.push_async_callback(self.session.close)
-        await self._start_deliverer()
+        self.sender = Sender(_policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
+        self._stack.push_async_callback(self.sender.close)
+        self._start_deliverer()
+        self._stack.push_async_callback(self._drain_deliverer)
         self._start_replayer()
         await self._set_connections()
         self.database.listeners.append(self.office.hear)
@@ -94,13 +101,68 @@ class Daemon:
         self.notifier.status(f"watching; API on {self.address}")
         log.info("daemon.started", version=__version__, listen=self.address, node=self.node)
 
-    def _join(self, tx: Tx) -> None:
-        nodes.join(tx, node=self.node, host=socket.gethostname(), pid=os.getpid(), version=__version__)
-        endpoints.sync_file_endpoints(tx, _file_endpoints(self.config))
+    async def _join(self) -> None:
+        """Sign on under a new id; under the one before, if any, nothing more is done."""
+        before, self.node, began = self.node, new_id("node"), self.clock.monotonic()
+        lease_s = self.config.database.lease_s
+
+        def join(tx: Tx) -> None:
+            if before:
+                nodes.leave(tx, before)
+            host, pid = socket.gethostname(), os.getpid()
+            nodes.join(tx, node=self.node, host=host, pid=pid, version=__version__, lease_s=lease_s)
+            endpoints.sync_file_endpoints(tx, _file_endpoints(self.config), node=self.node)
+
+        await self.database.write(join)
+        if self.database.is_sqlite:
+            return
+        if self.membership is None:
+            self.membership = self.office.membership = self._new_membership(lease_s)
+            loop = Loop("membership", self.membership.run_pass, self.membership.bell, self.watchdog.beat)
+            self._supervise("membership", loop.run)
+        self.membership.joined(self.node, began)
+
+    def _new_membership(self, lease_s: float) -> Membership:
+        return Membership(
+            database=self.database,
+            clock=self.clock,
+            lease_s=lease_s,
+            fence=self.fence,
+            break_off=lambda: self.deliverer.break_off(),
+            place_changed=self._take_place,
+            start_over=self._start_over,
+        )
 
     async def _leave(self) -> None:
+        if self.membership is not None:  # up to here, that nobody takes what is being drained
+            await self._end_loop("membership")
+            self.membership.close()
         with contextlib.suppress(BridgeError):  # the lease runs out by itself
             await self.database.write(lambda tx: nodes.leave(tx, self.node))
+
+    def _take_place(self, place: Place) -> None:
+        """The limits are shared by more or fewer nodes: take our part of them, and of the runs."""
+        for poller in self.office.pollers.values():
+            _place_gate(poller.account.gate, place)
+            poller.share_anew()
+        self.deliverer.sharers = place.nodes
+        self.deliverer.bell.ring()
+
+    async def _start_over(self) -> None:
+        """The lease was lost and others have the work: drop all of it, sign on anew, and begin like a fresh start."""
+        async with self._changing:
+            if self.office.is_stopping:
+                raise StoreUnavailable("the daemon is stopping")
+            for name, poller in self.office.pollers.items():
+                await self._end_loop(f"poller:{name}")
+                await poller.abandon()
+            await self._end_loop("deliverer")
+            await self.deliverer.abandon()
+            await self._join()
+            self._start_deliverer()
+            for name, poller in list(self.office.pollers.items()):
+                await self._start_poller(name, poller.account)
+            log.info("node.started_over", node=self.node)
 
     def _log_sqlite(self) -> None:
         if self.database.is_sqlite:
@@ -123,9 +185,7 @@ class Daemon:
         self.database.vault.use(keys)
         await resealing.tell_sealed(self.database)
 
-    async def _start_deliverer(self) -> None:
-        self.sender = Sender(_policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
-        self._stack.push_async_callback(self.sender.close)
+    def _start_deliverer(self) -> None:
         self.deliverer = Deliverer(
             database=self.database,
             clock=self.clock,
@@ -134,11 +194,15 @@ class Daemon:
             metrics=self.metrics,
             settings=_delivery_settings(self.config),
             file_secrets={name: endpoint.secret for name, endpoint in self.config.endpoints.items()},
+            fence=self.fence,
         )
+        self.deliverer.sharers = self.membership.place.nodes if self.membership else 1
         self.office.deliverer = self.deliverer
-        self._stack.push_async_callback(self.deliverer.drain, DRAIN_S)
         loop = Loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, self.watchdog.beat)
         self._supervise("deliverer", loop.run)
+
+    async def _drain_deliverer(self) -> None:
+        await self.deliverer.drain(DRAIN_S)
 
     def _start_replayer(self) -> None:
         replayer = Replayer(database=self.database, clock=self.clock)
@@ -181,7 +245,10 @@ class Daemon:
             node=self.node,
             metrics=self.metrics,
             learner=Learner(learned),
+            fence=self.fence,
         )
+        if self.membership is not None:
+            _place_gate(account.gate, self.membership.place)
         self.office.pollers[name] = poller
         loop = Loop(f"poller:{name}", poller.run_pass, poller.bell, self.watchdog.beat)
         self._supervise(loop.name, loop.run)
@@ -193,26 +260,29 @@ class Daemon:
 
     def _start_chores(self) -> None:
         scheduler = chores.schedule()
-        chores.every(
-            scheduler, 5, lambda: chores.expire_overdue(self.database, self.office.settled_elsewhere), "deadlines"
-        )
         clock_watch = chores.ClockWatch(self.clock)
         chores.every(scheduler, 2, lambda: chores.rebase(self.database, clock_watch, self.office.rebase), "clock")
         self.housekeeper = Housekeeper(
             database=self.database, clock=self.clock, metrics=self.metrics, settings=_retention(self.config)
         )
-        chores.every(scheduler, retention.EVERY_S, self.housekeeper.sweep, "housekeeping")
-        if not self.database.is_sqlite:
-            chores.every(scheduler, LEASE_EVERY_S, self._keep_lease, "lease")
+        chores.every(scheduler, 5, self._for_all(self._expire_overdue), "deadlines")
+        chores.every(scheduler, retention.EVERY_S, self._for_all(self.housekeeper.sweep), "housekeeping")
+        if self.membership is not None:
+            chores.every(scheduler, self.membership.renew_every_s, self.membership.bury_dead, "burying")
         scheduler.start()
         self._stack.callback(scheduler.shutdown, wait=False)
 
-    async def _keep_lease(self) -> None:
-        if not await chores.keep_lease(self.database, self.node):
-            log.error(
-                "node.lease_lost", node=self.node, advice="this node slept too long; it ends, systemd starts it again"
-            )
-            os.kill(os.getpid(), signal.SIGTERM)
+    async def _expire_overdue(self) -> None:
+        await chores.expire_overdue(self.database, self.office.settled_elsewhere)
+
+    def _for_all(self, chore: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
+        """A chore that one node does for all of them."""
+
+        async def do() -> None:
+            if self.membership is None or self.membership.does_chores:
+                await chore()
+
+        return do
 
     async def _open_door(self) -> None:
         server = self.config.server
@@ -249,10 +319,11 @@ class Daemon:
         self._loops[name] = asyncio.create_task(stand(), name=name)
 
     async def _end_loop(self, name: str) -> None:
-        task = self._loops.pop(name)
+        task = self._loops.pop(name, None)
         self.watchdog.unregister(name)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def reload(self) -> None:
         """Read the configuration again and swap it whole, or keep the old one and say why."""
@@ -263,10 +334,15 @@ class Daemon:
             return
         if kept := changes_that_need_restart(self.config, new):
             log.warning("config.needs_restart", keys=kept)
+        async with self._changing:
+            await self._put_into_effect(new)
+
+    async def _put_into_effect(self, new: Config) -> None:
         self.notifier.reloading()
         await self._take_keys(new)
         self.config = new
-        await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, _file_endpoints(new)))
+        wanted = _file_endpoints(new)
+        await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, wanted, node=self.node))
         self.deliverer.settings = _delivery_settings(new)
         self.housekeeper.settings = _retention(new)
         self.deliverer.file_secrets = {name: endpoint.secret for name, endpoint in new.endpoints.items()}
@@ -284,8 +360,9 @@ class Daemon:
         if self.address:  # else it never started, and why is all that is to be said
             log.info("daemon.stopping")
         self.office.is_stopping = True
-        for name in [name for name in self._loops if name != "watchdog"]:
-            await self._end_loop(name)
+        async with self._changing:
+            for name in [name for name in self._loops if name not in {"watchdog", "membership"}]:
+                await self._end_loop(name)
         for poller in self.office.pollers.values():
             with contextlib.suppress(BridgeError):
                 await poller.drain()
@@ -294,6 +371,14 @@ class Daemon:
             await self._end_loop("watchdog")
         if self.address:
             log.info("daemon.stopped")
+
+
+def _place_gate(gate: Gate, place: Place) -> None:
+    """A newcomer asks nothing until every other node has seen it and keeps to a smaller share."""
+    if place.is_noticed:
+        gate.divide(place.number, place.nodes)
+    else:
+        gate.shut()
 
 
 class CannotListen(BridgeError):

@@ -20,6 +20,7 @@ from bridge.providers.http import ProviderFailure
 from bridge.store.database import Database
 from bridge.store.transaction import Announcements
 from bridge.workers.deliverer import Deliverer
+from bridge.workers.membership import Membership
 from bridge.workers.poller import Poller
 from bridge.workers.replayer import Replayer
 
@@ -31,6 +32,8 @@ class Office:
         self.pollers: dict[str, Poller] = {}
         self.deliverer: Deliverer | None = None
         self.replayer: Replayer | None = None
+        self.membership: Membership | None = None
+        """Where several nodes share a database."""
         self.policy = AddressPolicy(Trust.API)
         self.is_stopping = False
         self._database = database
@@ -52,6 +55,13 @@ class Office:
         if announcements.events_recorded:
             self._feed.set()
             self._feed = asyncio.Event()
+        for run_id in announcements.polls_wanted:
+            for poller in self.pollers.values():
+                poller.poll_now(run_id)
+        for run_id in announcements.gone_run_ids | announcements.settled_run_ids:  # perhaps at another node
+            self.forget(run_id)
+        if announcements.nodes_changed and self.membership is not None:
+            self.membership.expect_change()
         for run_id in announcements.settled_run_ids:
             for future in self._waiting.pop(run_id, ()):
                 if not future.done():
@@ -133,6 +143,7 @@ class Office:
             "max_in_flight": gate.in_flight_limit.limit(gate.rate_limit.rate),
             "in_flight": gate.in_flight,
             "runs_in_hand": len(poller.hand),
+            "limits_shared_by_nodes": gate.sharers,
             "paused_for_s": round(max(0.0, opens_in_s), 3),
             "shadow_price_s": round(gate.shadow_price_s, 4),
             "over_capacity_by": round(gate.over_capacity, 2),
@@ -162,7 +173,8 @@ class Office:
 
     def readiness(self) -> dict[str, bool]:
         """Ready while it is not stopping and its workers stand."""
-        return {"running": not self.is_stopping, "deliverer": self.deliverer is not None}
+        checks = {"running": not self.is_stopping, "deliverer": self.deliverer is not None}
+        return checks if self.membership is None else {**checks, "lease": self.membership.fence.is_open}
 
     def _poller(self, name: str) -> Poller:
         if name not in self.pollers:

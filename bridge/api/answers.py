@@ -345,6 +345,27 @@ class ConnectionList(BaseModel):
     next_cursor: NextCursor
 
 
+class NodeAnswer(BaseModel):
+    """A daemon that shares the database, and how much it has claimed; `lease_expires_at` null on SQLite."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    started_at: When
+    lease_expires_at: When | None
+    alive: bool
+    runs: int
+    deliveries: int
+
+
+class NodeList(BaseModel):
+    """All nodes."""
+
+    data: list[NodeAnswer]
+    next_cursor: NextCursor
+
+
 class LivenessAnswer(BaseModel):
     """The process answers."""
 

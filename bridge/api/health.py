@@ -11,7 +11,8 @@ from bridge.api.bodies import NoQuery
 from bridge.api.door import Answer, Call, Door, answer
 from bridge.domain.connection import ConnectionHealth
 from bridge.store.connections import list_health
-from bridge.store.deliveries import count_by_state, due_endpoints
+from bridge.store.deliveries import count_by_state
+from bridge.store.due import due_endpoints
 from bridge.store.runs import count_active
 from bridge.store.size import measure
 from bridge.store.transaction import Tx

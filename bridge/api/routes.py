@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from bridge.api import answers, bodies, connections, deliveries, endpoints, events, health, replays, runs, stream
+from bridge.api import answers, bodies, connections, deliveries, endpoints, events, health, nodes, replays, runs, stream
 from bridge.api.bodies import NoBody, NoQuery
 from bridge.api.door import Answer, Call, Door
 
@@ -62,6 +62,7 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/v1/runs/{id}", runs.delete_run, NoQuery, {204: None}, (404,)),
     Route("GET", "/v1/connections", connections.list_connections, NoQuery, {200: answers.ConnectionList}),
     Route("POST", "/v1/connections/{name}/check", connections.check_connection, NoBody, {200: answers.CheckAnswer}, (404, 409)),
+    Route("GET", "/v1/nodes", nodes.list_nodes, NoQuery, {200: answers.NodeList}),
     Route("POST", "/v1/endpoints", endpoints.create_endpoint, bodies.EndpointBody, {201: answers.NewEndpoint}, (409,)),
     Route("GET", "/v1/endpoints", endpoints.list_endpoints, bodies.EndpointsQuery, {200: answers.EndpointList}),
     Route("GET", "/v1/endpoints/{id}", endpoints.show_endpoint, NoQuery, {200: answers.EndpointAnswer}, (404,)),

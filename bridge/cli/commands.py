@@ -34,6 +34,7 @@ TABLE = {
     "deliveries": Entry("deliveries", "What was sent where, with every attempt."),
     "replays": Entry("replays", "How far replays are; stop one."),
     "connections": Entry("connections", "Accounts at providers, and whether they answer."),
+    "nodes": Entry("nodes", "The daemons that share one database."),
     "providers": Entry("providers", "The kinds of API that can be watched."),
     "listen": Entry("listen", "Forward events to a local URL while you develop."),
     "trigger": Entry("trigger", "Send a test event."),

@@ -100,6 +100,7 @@ def changes_that_need_restart(old: Config, new: Config) -> list[str]:
     changed = {
         "server.listen": old.server.listen != new.server.listen,
         "database.url": old.database.url != new.database.url,
+        "database.lease": old.database.lease_s != new.database.lease_s,
         "log": old.log != new.log,
     }
     return [key for key, is_changed in changed.items() if is_changed]

@@ -92,11 +92,15 @@ class ServerSettings(Table):
 
 
 class DatabaseSettings(Table):
-    """[database]: where everything is kept. The URL may hold a password; `shown` does not."""
+    """[database]: where everything is kept. The URL may hold a password; `shown` does not.
+
+    `lease_s`: on PostgreSQL, how long a node that is not heard of keeps what it has claimed.
+    """
 
     secrets: ClassVar[tuple[str, ...]] = ("url",)
 
     url: Annotated[str, BeforeValidator(values.check_database_url)] = Field(repr=False)
+    lease_s: Annotated[Duration, AfterValidator(between("5s", "10m"))] = Field(20.0, alias="lease")
 
     @property
     def shown(self) -> str:

@@ -10,15 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Lane, Outcome
-from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.endpoint import Endpoint
 from bridge.domain.ids import new_id
-from bridge.domain.pace import Pace
 from bridge.domain.payload import JSON
 from bridge.domain.vault import Unreadable
 from bridge.store.backlog import hold_back, lock_order, release_next
 from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
 from bridge.store.nodes import check_may_claim
-from bridge.store.standing import pace_of
 from bridge.store.tables import attempts, deliveries, endpoints, events
 from bridge.store.transaction import Tx
 
@@ -47,22 +45,6 @@ class AttemptResult:
     next_attempt_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """An endpoint with something unclaimed: the earliest of each lane, its pace and its limit (deliveries per second)."""
-
-    endpoint_id: str
-    lanes: dict[Lane, datetime]
-    pace: Pace
-    rate_limit: float | None = None
-    source: EndpointSource = EndpointSource.API
-
-    @property
-    def at(self) -> datetime:
-        """When the earliest of it is due."""
-        return min(self.lanes.values())
-
-
 _SHOWN = [column for column in deliveries.c if column.name != "body"]  # up to 256 KiB, wanted only where it is sent
 
 
@@ -86,46 +68,6 @@ def delivery_of(row: sa.Row[Any]) -> Delivery:
         is_manual=m["is_manual"],
         lane=Lane(m["lane"]),
     )
-
-
-# The index on (endpoint_id, lane, next_attempt_at) is walked endpoint by endpoint: four look-ups each, however
-# long the backlog behind it. What is owed to an endpoint that is switched off is not seen.
-_DUE_ENDPOINTS = sa.text("""
-WITH RECURSIVE e(id) AS (
-  SELECT min(endpoint_id) FROM deliveries WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL
-  UNION ALL
-  SELECT (SELECT min(endpoint_id) FROM deliveries
-          WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL AND endpoint_id > e.id)
-  FROM e WHERE e.id IS NOT NULL)
-SELECT e.id AS id,
-  (SELECT min(next_attempt_at) FROM deliveries d
-   WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 0) AS lane_0,
-  (SELECT min(next_attempt_at) FROM deliveries d
-   WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 1) AS lane_1,
-  (SELECT min(next_attempt_at) FROM deliveries d
-   WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 2) AS lane_2,
-  p.failures AS failures, p.slowdowns AS slowdowns, p.paused_until AS paused_until, p.probe_at AS probe_at,
-  p.rate_limit AS rate_limit, p.source AS source
-FROM e JOIN endpoints p ON p.id = e.id WHERE e.id IS NOT NULL AND p.enabled
-""").columns(
-    id=sa.Text,
-    failures=sa.Integer,
-    slowdowns=sa.Integer,
-    rate_limit=sa.Float,
-    source=sa.Text,
-    **dict.fromkeys(("lane_0", "lane_1", "lane_2", "paused_until", "probe_at"), deliveries.c.next_attempt_at.type),
-)
-
-
-def due_endpoints(tx: Tx) -> dict[str, Due]:
-    """The endpoints with something unclaimed, by id."""
-    found = {}
-    for row in tx.connection.execute(_DUE_ENDPOINTS):
-        firsts = zip(Lane, (row.lane_0, row.lane_1, row.lane_2), strict=True)
-        lanes = {lane: at for lane, at in firsts if at is not None}
-        if lanes:
-            found[row.id] = Due(row.id, lanes, pace_of(row), row.rate_limit, EndpointSource(row.source))
-    return found
 
 
 # Made once: to put a statement together takes longer than to run it.

@@ -1,4 +1,4 @@
-"""The recurring chores, driven by APScheduler: deadlines that no poll caught, leases; housekeeping is in `retention`.
+"""The recurring chores, driven by APScheduler: deadlines that no poll caught, set clocks; housekeeping is in `retention`.
 
 APScheduler is never a second truth beside the due times in the database: a chore that is late does the
 same work later.
@@ -16,7 +16,7 @@ from bridge.domain import transition
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunError, RunStatus
-from bridge.store import deliveries, nodes, runs, transitions
+from bridge.store import deliveries, runs, transitions
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from bridge.workers.recorder import expired_message
@@ -107,15 +107,3 @@ async def rebase(database: Database, watch: ClockWatch, tell: Callable[[float], 
 def _shift(tx: Tx, jump_s: float) -> None:
     runs.shift_times(tx, jump_s)
     deliveries.shift_times(tx, jump_s)
-
-
-async def keep_lease(database: Database, node: str) -> bool:
-    """Renew this node's lease and free the claims of dead nodes; False when our own lease was lost."""
-
-    def keep(tx: Tx) -> tuple[bool, list[str]]:
-        return nodes.renew(tx, node), nodes.bury_dead(tx)
-
-    held, dead = await database.write(keep)
-    for other in dead:
-        log.warning("node.buried", node=other)
-    return held

@@ -26,6 +26,7 @@ from bridge.domain.secret import Secret
 from bridge.store import deliveries, standing
 from bridge.store.database import Database
 from bridge.store.deliveries import AttemptResult, Claimed
+from bridge.store.due import due_endpoints
 from bridge.store.standing import Note
 from bridge.store.transaction import Tx
 from bridge.workers.fence import Fence
@@ -107,7 +108,7 @@ class Deliverer:
 
     async def _begin_due(self) -> float:
         await self._compare(self._clock.monotonic())
-        due = await self._database.read(deliveries.due_endpoints)
+        due = await self._database.read(due_endpoints)
         known = {e: one for e, one in due.items() if one.source is not EndpointSource.CONFIG or e in self.file_secrets}
         now = self._clock.now()
         shares = self._turnstile.share(known, now=now, monotonic=self._clock.monotonic())

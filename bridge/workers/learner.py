@@ -45,6 +45,8 @@ class Learner:
         self._sojourns: dict[Key, Sojourn] = {}
         self._progress: dict[str, ProgressSojourn] = {}
         self._taught_at: dict[Key, float] = {}
+        self.changed: set[Key] = set()
+        """Of what more is known since the poller last planned anew; it empties this."""
         self._dirty: set[tuple[str, str, str]] = set()
         self._unsaved: list[_Lesson] = []
 
@@ -74,6 +76,7 @@ class Learner:
         self._taught_at[key] = now
         sojourn.observe(alive_s, finished_s)
         self._unsaved.append(_Lesson(key[0], status, alive_s, finished_s))
+        self.changed.add(key)
         self._dirty |= {("workflow", key[0], status.value), ("connection", "", status.value)}
 
     def learn_progress(self, workflow: str | None, track: ProgressTrack, alive_s: float, finished_s: float) -> None:

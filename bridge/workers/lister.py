@@ -176,7 +176,9 @@ class Lister:
         if self._task is None and self._opens_at() <= now:
             self.send(now)
             return self._postpone(watch, now + RIDE_S, now)
-        next_at = max(self._opens_at(), now + SHORTEST_WAIT_S)  # one under way may have been answered before the run was
+        next_at = max(
+            self._opens_at(), now + SHORTEST_WAIT_S
+        )  # one under way may have been answered before the run was
         is_soon = next_at <= self._waiting_since.setdefault(run.id, now) + FIRST_LOOK_WAIT_S
         if is_soon:
             self._desk.hand.hold_until(watch, next_at)
@@ -302,7 +304,10 @@ class Lister:
         self._missed.pop(run.id, None)
         if seen is None:
             return False
-        is_same = run.observed_at is not None and (run.status, run.provider_status) == (seen.status, seen.provider_status)
+        is_same = run.observed_at is not None and (run.status, run.provider_status) == (
+            seen.status,
+            seen.provider_status,
+        )
         if not is_same and not _tells_enough(run, sighting.listed):
             return False
         watch.count_poll(self._clock.now(), sighting.sent_at)

@@ -31,7 +31,9 @@ T = TypeVar("T")
 log = structlog.get_logger()
 RENEW_SHARE: Final = 0.25  # of the lease, between two renewals; also the longest that one may take
 UNNOTICED_REST_S: Final = 0.1
-SURE_AFTER: Final = 2  # times as long without a break: after an outage the others may renew first, before they are buried
+SURE_AFTER: Final = (
+    2  # times as long without a break: after an outage the others may renew first, before they are buried
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,18 +56,32 @@ class Planner:
 
     def next_look(self, watch: Watch, result: Observed, now: float) -> NextPoll:
         """After a look that saw the run alive: seconds from *now* until the next one."""
+        watch.not_before = now + (result.poll_after_s or 0.0)
         plan = next_poll(self._settings_of(watch), self._standing(watch), poll_after_s=result.poll_after_s)
         took_s = now - watch.sent_at
         least_s = self._settings_of(watch).min_interval_s - took_s
         return NextPoll(max(plan.delay_s - took_s, least_s, 0.0), plan.reason)
 
+    def next_look_anew(self, watch: Watch, now: float) -> NextPoll | None:
+        """The same again, now that more is known of runs like it; None where nothing is, or the last look failed."""
+        key = (watch.run.workflow_id or "", watch.run.status)
+        if key not in self.learner.changed or watch.run.observed_at is None or watch.failure_streak:
+            return None
+        plan = next_poll(self._settings_of(watch), self._standing(watch))
+        due = max(watch.sent_at + max(plan.delay_s, self._settings_of(watch).min_interval_s), watch.not_before)
+        return NextPoll(max(due - now, 0.0), plan.reason)
+
     def next_try(self, watch: Watch, retry_after_s: float | None) -> NextPoll:
         """After a look that brought nothing."""
         return next_poll_after_failure(self._settings_of(watch), watch.failure_streak, retry_after_s=retry_after_s)
 
-    def least_s(self, watch: Watch) -> float:
-        """The shortest time between two looks at this run."""
-        return self._settings_of(watch).min_interval_s
+    def left_s(self, watch: Watch, now: datetime) -> float:
+        """Seconds to the run's deadline, for a last look just after it; infinity where none is near."""
+        run = watch.run
+        stands_still = run.status is RunStatus.WAITING and not run.deadline_is_fixed
+        if run.deadline_at is None or stands_still or run.deadline_at <= now:
+            return float("inf")
+        return max((run.deadline_at - now).total_seconds() + 0.001, self._settings_of(watch).min_interval_s)
 
     def rank(self, watches: list[Watch], now: float) -> list[Watch]:
         """The watches that are due, the most urgent last (to be popped), each with what a look at it is worth."""

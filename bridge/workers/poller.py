@@ -21,20 +21,23 @@ from bridge.domain.errors import StoreUnavailable
 from bridge.domain.observation import FailureKind, Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.store.database import Database
-from bridge.workers.account import Account
+from bridge.workers.account import Account, HealthChange
 from bridge.workers.claims import COMPARE_EVERY_S, Claims
 from bridge.workers.fence import Fence
+from bridge.workers.discovery import Discovery
 from bridge.workers.learner import Learner
 from bridge.workers.lessons import Lessons
+from bridge.workers.lister import Lister
 from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.planner import Planner
 from bridge.workers.recorder import Recorder
-from bridge.workers.watch import Hand, Watch
+from bridge.workers.watch import ASKED_FOR, Hand, Watch
 
 log = structlog.get_logger()
 HORIZON_S: Final = 15.0  # runs due within this are claimed; those due later stay in the database
-KEEP_S: Final = 30.0  # a run due within this stays in hand between polls
+KEEP_S: Final = 30.0  # a run due within this stays in hand between polls …
+KEPT_MAX: Final = 2_000  # … and any, to be planned anew when others end, while there are no more than these
 HAND_MAX: Final = 20_000
 CLAIM_MAX: Final = 1_000
 RANKED_MAX: Final = 2_000  # due runs that are put in order of urgency at once; 10 ms
@@ -81,9 +84,13 @@ class Poller:
         self._put_back_due = 0.0
         self._save_due = 0.0
         self._compare_due = 0.0
+        self._plan_anew_due = 0.0
         self._claim_due = 0.0  # monotonic: when the database is next asked for due runs
         self._has_news = True  # a run became due since the database was last asked
         self._is_draining = False
+        discovery = Discovery(account.connection, database) if account.connection.discover else None
+        lists = account.provider.lists
+        self._lister = Lister(self, clock=clock, metrics=metrics, discovery=discovery) if lists else None
 
     # -- the pass
 
@@ -97,13 +104,17 @@ class Poller:
             self._compare_due = 0.0  # something may have been committed whose answer got lost
             raise
         now = self._clock.monotonic()
+        self._plan_anew(now)
         if not self._fence.is_open:
             return FENCED_REST_S
+        if self._lister is not None and not self._is_draining and self._list_rest_s(now) <= 0:
+            self._lister.send(now)
         while not self._is_draining and self.account.opens_in_s(now) <= 0 and self._fence.is_open:
             watch = self._most_urgent(now)
             if watch is None:
                 break
-            self._start(watch, now)
+            if self._lister is None or not self._lister.takes(watch, now):
+                self._start(watch, now)
         return self._rest_s(self._clock.monotonic())
 
     def _most_urgent(self, now: float) -> Watch | None:
@@ -139,7 +150,15 @@ class Poller:
         due = now if self._ready else self.hand.next_due()
         if due is not None:
             waits.append(max(due - now, self.account.opens_in_s(now)))
+        if self.planner.learner.changed:
+            waits.append(self._plan_anew_due - now)
+        waits.append(self._list_rest_s(now))
         return max(0.0005, min(waits))
+
+    def _list_rest_s(self, now: float) -> float:
+        if self._lister is None:
+            return math.inf
+        return max(self._lister.rest_s(now), self.account.opens_in_s(now))
 
     async def _claim(self) -> None:
         now = self._clock.monotonic()
@@ -192,7 +211,7 @@ class Poller:
 
     async def _look(self, watch: Watch) -> None:
         try:
-            result = await self.account.look_at(watch.run)
+            result = await self.account.look_at(watch.run, watch.etag)
         except BaseException:  # cancelled at the end of the daemon, or broken: the gate's seat comes back
             self.account.gate.give_up()
             watch.is_in_flight = False
@@ -204,9 +223,28 @@ class Poller:
         outcome = "observed" if isinstance(result, Observed) else result.kind.value
         self._metrics.polls.labels(self._name, outcome).inc()
         self.bell.ring()
+        watch.is_304 = isinstance(result, Observed) and result.is_unchanged
+        await self._take_in_safely(watch, result, now, turned)
+
+    async def take_listed(self, watch: Watch, seen: Observed) -> None:
+        """Take in what a list shows of a run, as if it had been looked at by itself."""
+        watch.etag, watch.is_304 = None, False  # it is about an older answer now
+        try:
+            seen = await self.account.complete(watch.run, seen)
+            await self._take_in_safely(watch, seen, self._clock.monotonic())
+        finally:
+            watch.is_in_flight = False
+
+    async def tell_health(self, turned: HealthChange) -> None:
+        """Record that the account's health has turned; StoreUnavailable."""
+        await self._recorder.tell_health(turned)
+
+    async def _take_in_safely(
+        self, watch: Watch, result: PollResult, now: float, turned: HealthChange | None = None
+    ) -> None:
         try:
             if turned is not None:
-                await self._recorder.tell_health(turned)
+                await self.tell_health(turned)
             if self.hand.get(watch.run.id) is watch:
                 await self._take_in(watch, result, now)
         except StoreUnavailable as error:
@@ -221,12 +259,12 @@ class Poller:
         match result:
             case Observed():
                 await self._observed(watch, result, now)
+                watch.etag = result.etag  # not before: until it is recorded, a 304 would hide the change
             case PollFailed():
                 await self._failed(watch, result, now)
 
     async def _observed(self, watch: Watch, result: Observed, now: float) -> None:
-        watch.failure_streak = watch.not_found_count = 0
-        watch.not_found_since = None
+        watch.forget_failures()
         seen, wall = result.observation, self._clock.now()
         if seen.status is RunStatus.UNKNOWN:
             self._metrics.unmapped.labels(self._name).inc()
@@ -252,15 +290,10 @@ class Poller:
 
     async def _failed(self, watch: Watch, failed: PollFailed, now: float) -> None:
         wall = self._clock.now()
-        watch.failure_streak += 1
+        watch.count_failure(failed.kind, wall)
         lost: RunError | None = None
-        if failed.kind is FailureKind.NOT_FOUND:
-            watch.not_found_count += 1
-            watch.not_found_since = watch.not_found_since or wall
-            if transition.is_lost(watch.with_counters(), wall):
-                lost = RunError(f"the provider no longer knows this run ({failed.message})", "not_found")
-        else:  # any other answer breaks the row of 404s
-            watch.not_found_count, watch.not_found_since = 0, None
+        if transition.is_lost(watch.with_counters(), wall):
+            lost = RunError(f"the provider no longer knows this run ({failed.message})", "not_found")
         log.info(
             "poll.failed", connection=self._name, run_id=watch.run.id, kind=failed.kind.value, reason=failed.message
         )
@@ -286,9 +319,21 @@ class Poller:
         plan = self.planner.next_look(watch, result, now)
         self._schedule(watch, plan.delay_s, plan.reason)
 
+    def _plan_anew(self, now: float) -> None:
+        """After a run has ended: what it taught changes when the others like it are looked at."""
+        if not self.planner.learner.changed or now < self._plan_anew_due:
+            return
+        self._plan_anew_due = now + RANK_EVERY_S
+        self.planner.refit(self.hand.some(RANKED_MAX))
+        for watch in [watch for watch in self.hand.some(RANKED_MAX) if watch.is_scheduled]:
+            plan = self.planner.next_look_anew(watch, now)
+            if plan is not None:
+                self._schedule(watch, plan.delay_s, plan.reason)
+        self.planner.learner.changed.clear()
+
     def _schedule(self, watch: Watch, delay_s: float, reason: str) -> None:
         now = self._clock.now()
-        left_s = self._left_s(watch, now)
+        left_s = self.planner.left_s(watch, now)
         if left_s < delay_s:
             delay_s, reason = left_s, "its deadline"
         watch.next_poll_at = now + timedelta(seconds=delay_s)
@@ -296,18 +341,15 @@ class Poller:
         watch.due = self._clock.monotonic() + delay_s
         if self.hand.get(watch.run.id) is not watch:
             return
-        if delay_s <= KEEP_S and not self._is_draining and not self.account.gate.is_shut:
+        keeps = (
+            delay_s <= KEEP_S
+            or len(self.hand) <= KEPT_MAX
+            or (self._lister is not None and self._lister.keeps(watch.run.id))
+        )
+        if keeps and not self._is_draining and not self.account.gate.is_shut:
             self.hand.hold(watch)
             return
         self._let_go(watch, self._clock.monotonic() + PUT_BACK_EVERY_S)
-
-    def _left_s(self, watch: Watch, now: datetime) -> float:
-        """Seconds to the run's deadline, for a last look just after it; infinity where none is near."""
-        run = watch.run
-        stands_still = run.status is RunStatus.WAITING and not run.deadline_is_fixed
-        if run.deadline_at is None or stands_still or run.deadline_at <= now:
-            return math.inf
-        return max((run.deadline_at - now).total_seconds() + 0.001, self.planner.least_s(watch))
 
     # -- what goes back to the database
 
@@ -349,7 +391,7 @@ class Poller:
         """Look at a run at once, whatever its schedule says."""
         watch = self.hand.get(run_id)
         if watch is not None and not watch.is_in_flight:
-            watch.due, watch.reason = self._clock.monotonic(), "asked for"
+            watch.due, watch.reason = self._clock.monotonic(), ASKED_FOR
             watch.next_poll_at = self._clock.now()
             self.hand.hold(watch)
         self.expect_due()
@@ -383,6 +425,8 @@ class Poller:
     async def abandon(self) -> None:
         """Stop looking and write nothing more: the claims are lost."""
         self._is_draining = True
+        if self._lister is not None:
+            await self._lister.drain()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

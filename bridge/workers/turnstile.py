@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Final
 
 from bridge.domain.delivery import Lane
-from bridge.store.deliveries import Due
+from bridge.store.due import Due
 
 AGAIN_EVERY: Final = 4
 RESERVED_SHARE: Final = 4  # one in so many of all seats

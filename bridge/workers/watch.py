@@ -7,6 +7,7 @@ back; after a crash the lapsed lease makes it due again, and asking once more is
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from itertools import count, islice
 from typing import Final
 
 from bridge.domain.cadence_progress import ProgressTrack
+from bridge.domain.observation import FailureKind
 from bridge.domain.run import Run
 from bridge.store.runs import PollRecord
 
@@ -23,7 +25,7 @@ ASKED_FOR: Final = "asked for"  # the reason of a look that a person wants at on
 class Watch:
     """One run in hand; the counters run ahead of the database.
 
-    Monotonic seconds: `due`, `sent_at` (the last look), `origin` (when its present status began). Ages:
+    Monotonic seconds: `due`, `sent_at` (the last look), `not_before` (a wish of the provider), `origin` (when its present status began). Ages:
     `alive_s`, at which it was last seen alive in it. `worth_s`: of a look, when it was last ranked. `is_tainted`:
     the clock jumped while it was there. `etag`: of the answer that showed the run as it is; `is_304`: the last
     look was answered so.
@@ -39,6 +41,7 @@ class Watch:
         "is_tainted",
         "last_polled_at",
         "next_poll_at",
+        "not_before",
         "not_found_count",
         "not_found_since",
         "origin",
@@ -58,6 +61,7 @@ class Watch:
         self.sent_at = monotonic
         self.track = ProgressTrack()
         self.worth_s = 0.0
+        self.not_before = -math.inf
         self.is_tainted = False
         self.begin(now, monotonic)
         self.polls = run.polls
@@ -91,6 +95,20 @@ class Watch:
         self.polls += 1
         self.last_polled_at = now
         self.sent_at = monotonic
+
+    def count_failure(self, kind: FailureKind, now: datetime) -> None:
+        """A poll brought nothing; any answer but 404 breaks the row of 404s."""
+        self.failure_streak += 1
+        if kind is FailureKind.NOT_FOUND:
+            self.not_found_count += 1
+            self.not_found_since = self.not_found_since or now
+        else:
+            self.not_found_count, self.not_found_since = 0, None
+
+    def forget_failures(self) -> None:
+        """A poll brought something."""
+        self.failure_streak = self.not_found_count = 0
+        self.not_found_since = None
 
     @property
     def is_scheduled(self) -> bool:

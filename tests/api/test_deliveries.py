@@ -9,6 +9,7 @@ import pytest
 from bridge.domain.delivery import DeliveryState, Lane
 from bridge.store import deliveries
 from bridge.store.deliveries import AttemptResult
+from bridge.store.due import due_endpoints
 from bridge.store.transaction import Tx
 from tests.support.api_bridge import NOW, Api
 from tests.support.attempts import failed_attempt
@@ -19,7 +20,7 @@ async def fail_once(api: Api, state: DeliveryState = DeliveryState.PENDING) -> N
 
     def work(tx: Tx) -> None:
         again_at = tx.now + timedelta(minutes=5) if state is DeliveryState.PENDING else None
-        for endpoint_id in deliveries.due_endpoints(tx):
+        for endpoint_id in due_endpoints(tx):
             claimed = deliveries.claim_due(tx, node="n", endpoint_id=endpoint_id, limit=100)
             results = [AttemptResult(c.delivery, tx.now, failed_attempt(), state, again_at) for c in claimed]
             deliveries.record_attempts(tx, node="n", results=results)
@@ -88,7 +89,7 @@ async def test_a_retry_makes_it_due_now_whatever_became_of_it(api: Api) -> None:
     assert exhausted["settled_at"] == "2026-01-15T10:30:00.000Z"
     reply = await api.call("POST", f"/v1/deliveries/{exhausted['id']}/retry")
     assert (reply.status, reply.body["state"], reply.body["manual"]) == (202, "pending", True)
-    due = await api.database.read(deliveries.due_endpoints)
+    due = await api.database.read(due_endpoints)
     assert due[exhausted["endpoint_id"]].lanes == {Lane.AT_ONCE: NOW}
 
 

@@ -11,6 +11,7 @@ from bridge.domain.delivery import DeliveryState
 from bridge.domain.run import RunStatus
 from bridge.store import deliveries
 from bridge.store.deliveries import AttemptResult
+from bridge.store.due import due_endpoints
 from bridge.store.transaction import Tx
 from bridge.workers.replayer import Replayer
 from tests.support.api_bridge import NOW, Api
@@ -21,7 +22,7 @@ async def settle_deliveries(api: Api, state: DeliveryState) -> None:
     """Let every due delivery end so."""
 
     def work(tx: Tx) -> None:
-        for endpoint_id in deliveries.due_endpoints(tx):
+        for endpoint_id in due_endpoints(tx):
             claimed = deliveries.claim_due(tx, node="n", endpoint_id=endpoint_id, limit=1000)
             results = [AttemptResult(c.delivery, tx.now, failed_attempt(), state, None) for c in claimed]
             deliveries.record_attempts(tx, node="n", results=results)

@@ -23,6 +23,7 @@ from bridge.domain.transition import settle
 from bridge.store import connections, deliveries, endpoints, events, idempotency, nodes, runs, transitions
 from bridge.store.database import Database
 from bridge.store.deliveries import AttemptResult, DeliveryFilter
+from bridge.store.due import due_endpoints
 from bridge.store.runs import PollRecord, RunFilter
 from bridge.store.transaction import Tx
 from tests.support.watching import NODE, add_endpoint, new_run, only, open_database, record, register
@@ -215,10 +216,10 @@ async def test_due_endpoints_are_found_whatever_stands_before_them(database: Dat
     one, two = await add_endpoint(database), await add_endpoint(database)
     for number in range(5):
         await record(database, await register(database, str(number)), "succeeded")
-    due = await database.read(deliveries.due_endpoints)
+    due = await database.read(due_endpoints)
     assert {endpoint_id: each.at for endpoint_id, each in due.items()} == {one.id: START, two.id: START}
     assert len(await claim_deliveries(database, one.id)) == 5
-    assert list(await database.read(deliveries.due_endpoints)) == [two.id]
+    assert list(await database.read(due_endpoints)) == [two.id]
     clock.advance(1)
     assert await claim_deliveries(database, one.id) == []
 

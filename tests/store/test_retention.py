@@ -19,6 +19,7 @@ from bridge.domain.signature import new_secret
 from bridge.store import deliveries, endpoints, events, idempotency, replays, retention, runs
 from bridge.store.database import Database
 from bridge.store.deliveries import AttemptResult
+from bridge.store.due import due_endpoints
 from bridge.store.retention import Plan
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
@@ -77,7 +78,7 @@ async def deliver(database: Database, *, state: DeliveryState = DeliveryState.DE
     """Everything that is due ends so."""
 
     def work(tx: Tx) -> None:
-        for endpoint_id in deliveries.due_endpoints(tx):
+        for endpoint_id in due_endpoints(tx):
             for one in deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint_id, limit=1000):
                 answer = Answer(Outcome.DELIVERED, 1, 204)
                 deliveries.record_attempts(

@@ -20,6 +20,7 @@ from bridge.domain.signature import new_secret
 from bridge.store import deliveries, endpoints, events, standing
 from bridge.store.database import Database
 from bridge.store.deliveries import AttemptResult, Claimed
+from bridge.store.due import due_endpoints
 from bridge.store.standing import Note
 from tests.support.delivering import all_deliveries, endpoint_now
 from tests.support.watching import NODE, add_endpoint, only, open_database, record, register
@@ -90,12 +91,12 @@ async def test_the_pace_outlives_a_restart(database: Database, clock: ManualCloc
     endpoint = await add_endpoint(database)
     await four_events(database)
     await note(database, endpoint, REFUSED, 5)
-    (due,) = (await database.read(deliveries.due_endpoints)).values()
+    (due,) = (await database.read(due_endpoints)).values()
     assert due.pace == Pace(failures=5, probe_at=START + timedelta(seconds=5))
     assert (await endpoint_now(database, endpoint)).paused_until == due.pace.probe_at
     clock.advance(5)
     await note(database, endpoint, Answer(Outcome.THROTTLED, 1, 429, retry_after_s=3600))
-    (due,) = (await database.read(deliveries.due_endpoints)).values()
+    (due,) = (await database.read(due_endpoints)).values()
     assert due.pace == Pace(slowdowns=1, paused_until=clock.now() + timedelta(hours=1))
 
 
@@ -121,7 +122,7 @@ async def test_a_person_who_changes_it_gives_it_a_clean_slate(database: Database
             endpoints.enable_endpoint(tx, endpoint.id)
 
     await database.write(change)
-    (due,) = (await database.read(deliveries.due_endpoints)).values()
+    (due,) = (await database.read(due_endpoints)).values()
     assert due.pace == Pace()
     assert (await endpoint_now(database, endpoint)).failing_since is None
 
@@ -217,7 +218,7 @@ async def test_what_is_in_flight_when_it_is_disabled_is_kept_and_not_tried_again
     (claimed,) = await claim(database, endpoint)
     await database.write(lambda tx: endpoints.disable_endpoint(tx, endpoint.id, "a test"))
     await settle(database, claimed, DeliveryState.PENDING, 5)
-    assert await database.read(deliveries.due_endpoints) == {}
+    assert await database.read(due_endpoints) == {}
     assert [d.next_attempt_at for d in await in_order(database, endpoint)] == [None]
     await database.write(lambda tx: endpoints.enable_endpoint(tx, endpoint.id))
     assert await due_types(database, endpoint) == ["run.finished"]
@@ -247,7 +248,7 @@ async def test_lanes_are_claimed_in_the_order_asked_for(database: Database, cloc
     await database.write(lambda tx: deliveries.give_back(tx, node=NODE, delivery_ids=ids))
     clock.advance(1)
     await database.write(lambda tx: deliveries.retry_now(tx, ids[:1], lane=Lane.AT_ONCE))
-    (due,) = (await database.read(deliveries.due_endpoints)).values()
+    (due,) = (await database.read(due_endpoints)).values()
     assert set(due.lanes) == set(Lane)
     wanted = ((Lane.AT_ONCE, 9), (Lane.AGAIN, 1), (Lane.FRESH, 9), (Lane.AGAIN, 9))
     taken = await database.write(

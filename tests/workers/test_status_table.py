@@ -19,8 +19,9 @@ from bridge.domain.pace import Pace
 from bridge.domain.secret import Secret
 from bridge.domain.signature import new_secret
 from bridge.sandbox import Receiver, Reply, ReplyKind
-from bridge.store import deliveries, endpoints
+from bridge.store import endpoints
 from bridge.store.database import Database
+from bridge.store.due import due_endpoints
 from tests.support.delivering import (
     IN_FIVE_MINUTES,
     all_deliveries,
@@ -68,7 +69,7 @@ class Tried:
 
 
 async def pace_now(database: Database) -> Pace:
-    due = await database.read(deliveries.due_endpoints)
+    due = await database.read(due_endpoints)
     return next((one.pace for one in due.values()), Pace())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bridge.domain.delivery import Lane
 from bridge.domain.pace import Pace
-from bridge.store.deliveries import Due
+from bridge.store.due import Due
 from bridge.workers.turnstile import Share, Turnstile
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)

@@ -1,0 +1,138 @@
+"""What runs teach, and how it changes when the next ones are looked at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from bridge.domain.connection import CadenceSettings
+from bridge.domain.event import EventType
+from bridge.domain.observation import Observation, Observed
+from bridge.domain.run import Progress, Run, RunStatus
+from bridge.sandbox import Life, Sandbox
+from bridge.store import events, sojourns
+from bridge.workers.learner import Learner
+from bridge.workers.planner import Planner
+from bridge.workers.watch import Watch
+from tests.support.watching import open_database, register, seen
+from tests.support.workbench import connection, open_poller, settled, work
+
+NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+
+
+async def running(tmp_path: Path, **more: object) -> Run:
+    async with open_database(f"sqlite:///{tmp_path / 'run.db'}") as database:
+        run = await register(database, workflow_id="wf")
+    values = {"status": RunStatus.RUNNING, "observed_at": NOW, "status_since": NOW, "has_started": True}
+    return replace(run, **(values | more))
+
+
+def watched(run: Run, *, age_s: float) -> Watch:
+    """A run in hand, looked at just now at this age; the monotonic clock shows the age."""
+    watch = Watch(run, age_s, now=NOW, monotonic=0.0)
+    watch.count_poll(NOW + timedelta(seconds=age_s), age_s)
+    return watch
+
+
+def taught(*durations_s: float) -> Planner:
+    """A planner that has seen runs of `wf` end after so many seconds."""
+    planner = Planner(CadenceSettings(), Learner())
+    for duration_s in durations_s:
+        planner.learner.learn("wf", RunStatus.RUNNING, duration_s - 0.2, duration_s + 0.2, now=duration_s * 1e6)
+    return planner
+
+
+async def test_a_workflow_that_always_takes_a_minute_is_looked_at_after_a_minute(tmp_path: Path) -> None:
+    watch = watched(await running(tmp_path), age_s=0.0)
+    plan = taught(*[60.0] * 30).next_look(watch, Observed(seen("running")), 0.0)
+    assert 55 < plan.delay_s < 65
+    unknown = taught().next_look(watch, Observed(seen("running")), 0.0)
+    assert unknown.delay_s < 10
+
+
+async def test_what_one_run_teaches_changes_the_plans_of_the_others(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=0.0)
+    before = planner.next_look(watch, Observed(seen("running")), 0.0)
+    assert planner.next_look_anew(watch, 0.0) is None
+    for _ in range(10):
+        planner.learner.learn("wf", RunStatus.RUNNING, 59.8, 60.2, now=1e9)
+    after = planner.next_look_anew(watch, 1.0)
+    assert after is not None
+    assert after.delay_s > before.delay_s + 20
+    assert planner.next_look_anew(watched(replace(watch.run, workflow_id="other"), age_s=0.0), 1.0) is None
+
+
+async def test_a_wish_of_the_provider_outlives_a_new_plan(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=0.0)
+    planner.next_look(watch, Observed(seen("running"), poll_after_s=120.0), 0.0)
+    planner.learner.learn("wf", RunStatus.RUNNING, 0.8, 1.2, now=1e9)
+    plan = planner.next_look_anew(watch, 1.0)
+    assert plan is not None
+    assert plan.delay_s >= 119
+
+
+async def test_a_run_past_the_longest_is_overdue_once_enough_were_seen(tmp_path: Path) -> None:
+    run = await running(tmp_path)
+    watch = watched(run, age_s=500.0)
+    assert taught(*[10.0] * 40).is_overdue(watch, 500.0)
+    assert not taught(*[10.0] * 5).is_overdue(watch, 500.0)
+    assert not taught(*[10.0] * 40).is_overdue(watched(run, age_s=9.0), 9.0)
+    assert not taught(*[10.0] * 40).is_overdue(watched(replace(run, is_overdue=True), age_s=500.0), 500.0)
+
+
+async def test_the_most_urgent_run_is_ranked_last_to_be_taken_first(tmp_path: Path) -> None:
+    run = await running(tmp_path)
+    planner = taught(*[20.0] * 30)
+    young, nearly_done = watched(run, age_s=0.0), watched(replace(run, id="run_2"), age_s=0.0)
+    young.origin, nearly_done.origin = 18.0, 0.0
+    assert planner.rank([nearly_done, young], 21.0) == [young, nearly_done]
+
+
+async def test_only_the_providers_own_clock_tells_how_old_a_run_is(tmp_path: Path) -> None:
+    """Its clock is a year off; the difference of its own times is still right."""
+    run = await running(tmp_path, observed_at=None, status=RunStatus.QUEUED)
+    shown = Observation(RunStatus.RUNNING, "running", started_at="2025-01-15T10:00:00Z")
+    result = Observed(shown, answered_at="2025-01-15T10:05:00Z")
+    began_at = taught().began_at(watched(run, age_s=0.0), result, NOW, 0.0)
+    assert began_at == NOW - timedelta(minutes=5)
+
+
+async def test_a_run_that_spans_a_jump_of_the_clock_teaches_nothing(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
+    watch.rebase(3600.0)
+    planner.learn_end(watch, seen("succeeded"), 6.0)
+    assert not planner.learner.has_lessons
+
+
+async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
+    planner.see_alive(watch, seen("running", progress=Progress(2, 4)))
+    assert watch.track.latest is not None
+    planner.learn_end(watch, seen("succeeded"), 10.0)
+    assert {row.kind for row in planner.learner.take_lessons()} == {"workflow", "connection", "progress"}
+
+
+async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
+    """What was learned is saved when the poller stops, and the next one starts from it."""
+    async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
+        theirs = sandbox.add_run("dibby", life=Life(duration_s=0.4))
+        async with open_poller(database, connection(sandbox, "dibby")) as poller:
+            run = await register(database, theirs, connection="dibby-1", provider="dibby", workflow_id="wf")
+            await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
+        rows = await database.read(lambda tx: sojourns.list_sojourns(tx, "dibby-1"))
+    again = Learner(rows)
+    assert again.sojourn("wf", RunStatus.RUNNING).runs == 1
+    assert again.known_workflows() == ["wf"]
+
+
+async def test_an_overdue_run_is_told_once(tmp_path: Path) -> None:
+    async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
+        theirs = sandbox.add_run("dibby", life=Life(duration_s=1.5))
+        async with open_poller(database, connection(sandbox, "dibby")) as poller:
+            for number in range(40):
+                poller.planner.learner.learn("wf", RunStatus.RUNNING, 0.1, 0.11, now=number * 1e6)
+            run = await register(database, theirs, connection="dibby-1", provider="dibby", workflow_id="wf")
+            await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
+        told = [event.type for event in await database.read(lambda tx: events.list_run_events(tx, run.id))]
+    assert told == [EventType.RUN_STARTED, EventType.RUN_OVERDUE, EventType.RUN_FINISHED]
