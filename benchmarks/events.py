@@ -34,6 +34,14 @@ class Peers:
     def __init__(self) -> None:
         self.received = 0
         self.polled = 0
+        self._wanted = 0
+        self._complete = asyncio.Event()
+
+    async def all_received(self, count: int) -> None:
+        """Wait until so many have arrived."""
+        self._wanted = count
+        if self.received < count:
+            await self._complete.wait()
 
     async def poll(self, _request: web.Request) -> web.Response:
         self.polled += 1
@@ -42,10 +50,12 @@ class Peers:
     async def take(self, request: web.Request) -> web.Response:
         await request.read()
         self.received += 1
+        if self.received == self._wanted:
+            self._complete.set()
         return web.Response(status=204)
 
     @contextlib.asynccontextmanager
-    async def serve(self):  # noqa: ANN201
+    async def serve(self):
         app = web.Application()
         app.router.add_get("/dibby/runs/{id}", self.poll)
         app.router.add_post("/hooks", self.take)
@@ -92,8 +102,7 @@ async def bridge(url: str, peers: Peers, count: int, database: str | None = None
                 async with client.http.post(f"{client.url}/v1/runs/batch", json={"runs": runs}) as answer:
                     assert answer.status == 200, await answer.text()
             registered_s = time.monotonic() - started
-            while peers.received < count:
-                await asyncio.sleep(0.02)
+            await peers.all_received(count)
             wall_s = time.monotonic() - started
             await asyncio.sleep(1)
             after = read(client.pid)

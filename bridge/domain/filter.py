@@ -14,7 +14,7 @@ FILTER_CHARS_MAX = 1024
 
 
 @lru_cache(maxsize=256)
-def compile_filter(expression: str) -> Any:  # noqa: ANN401 - jmespath has no types
+def compile_filter(expression: str) -> Any:
     """The compiled expression; ValueError with what is wrong in it."""
     if len(expression) > FILTER_CHARS_MAX:
         raise ValueError(f"a filter has at most {FILTER_CHARS_MAX} characters")

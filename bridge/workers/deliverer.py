@@ -108,12 +108,14 @@ class Deliverer:
 
     async def _begin_due(self) -> float:
         await self._compare(self._clock.monotonic())
-        due = await self._database.read(due_endpoints)
-        known = {e: one for e, one in due.items() if one.source is not EndpointSource.CONFIG or e in self.file_secrets}
-        now = self._clock.now()
-        shares = self._turnstile.share(known, now=now, monotonic=self._clock.monotonic())
+        with self._turnstile.looking():
+            due = await self._database.read(due_endpoints)
+            known = {e: d for e, d in due.items() if d.source is not EndpointSource.CONFIG or e in self.file_secrets}
+            now = self._clock.now()
+            shares = self._turnstile.share(known, now=now, monotonic=self._clock.monotonic())
+            rest_s = self._turnstile.rest_s(known, now=now)
         if not shares:
-            return self._turnstile.rest_s(known, now=now)
+            return rest_s
         claimed = await self._database.write(lambda tx: self._claim(tx, shares))
         for each in claimed:
             self._start(each)

@@ -136,7 +136,7 @@ class Discovery:
                 connection=connection.name,
                 provider=connection.provider,
                 provider_run_id=run.provider_run_id,
-                workflow_id=run.observation and run.observation.workflow_id,
+                workflow_id=run.observation.workflow_id if run.observation else None,
                 metadata={},
                 tags=TAGS,
                 cadence=None,

@@ -187,7 +187,7 @@ class Membership:
         place = Place(ids.index(self._node), len(ids), self._is_noticed(leases))
         self._database.tells_others = place.nodes > 1
         if place != self.place:
-            log.info("node.placed", node=self._node, place=place.number, nodes=place.nodes)
+            log.info("node.placed", node=self._node, place=place.number, nodes=place.nodes, is_noticed=place.is_noticed)
             self.place = place
             self._place_changed(place)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import structlog
@@ -18,13 +18,13 @@ from bridge.domain import transition
 from bridge.domain.cadence_gate import Candidate
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.observation import FailureKind, Observed, PollFailed, PollResult
+from bridge.domain.observation import Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.store.database import Database
 from bridge.workers.account import Account, HealthChange
 from bridge.workers.claims import COMPARE_EVERY_S, Claims
-from bridge.workers.fence import Fence
 from bridge.workers.discovery import Discovery
+from bridge.workers.fence import Fence
 from bridge.workers.learner import Learner
 from bridge.workers.lessons import Lessons
 from bridge.workers.lister import Lister

@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -70,6 +71,8 @@ class Turnstile:
         self._gates: dict[str, _Gate] = {}
         self._busy = 0
         self._last = ""
+        self._is_looking = False
+        self._left: list[str] = []
 
     @property
     def free(self) -> int:
@@ -86,8 +89,26 @@ class Turnstile:
 
     def leave(self, endpoint_id: str) -> None:
         """Its POST has ended."""
+        if self._is_looking:
+            self._left.append(endpoint_id)
+            return
         self._gates[endpoint_id].busy -= 1
         self._busy -= 1
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Around reading what is due and sharing seats: a seat that is left meanwhile is free only afterwards.
+
+        Else it could be given away by what was read before its POST ended, and with it a pause that it brought.
+        """
+        self._is_looking = True
+        try:
+            yield
+        finally:
+            self._is_looking = False
+            for endpoint_id in self._left:
+                self.leave(endpoint_id)
+            self._left.clear()
 
     def share(self, due: Mapping[str, Due], *, now: datetime, monotonic: float) -> dict[str, Share]:
         """Seats for each endpoint in turn, going on behind the one that was served last."""

@@ -14,8 +14,8 @@ from tests.support.api_bridge import Api
 
 
 async def fail(api: Api, endpoint_id: str, times: int = 5) -> None:
+    answer = Answer(Outcome.TIMEOUT, duration_ms=1)
     for _ in range(times):
-        answer = Answer(Outcome.TIMEOUT, duration_ms=1)
         await api.database.write(lambda tx: standing.note_answer(tx, endpoint_id, answer))
 
 

@@ -106,7 +106,9 @@ async def test_every_attempt_and_replay_sends_the_bytes_made_at_first(
     await finish_run(database)
     async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock) as deliverer:
         await start_due(deliverer)
-        await database.write(lambda tx: endpoints.update_endpoint(tx, replace(endpoint, payload="full", format="standard")))
+        await database.write(
+            lambda tx: endpoints.update_endpoint(tx, replace(endpoint, payload="full", format="standard"))
+        )
         await live_until(deliverer, clock, clock.now() + timedelta(minutes=6))
         (delivery,) = await all_deliveries(database)
         await database.write(lambda tx: deliveries.retry_now(tx, [delivery.id]))
@@ -149,7 +151,9 @@ async def test_a_full_endpoint_stores_no_second_copy_of_the_body(database: Datab
     await add_endpoint(database, receiver.url())
     await add_endpoint(database, receiver.url(), payload="thin")
     await finish_run(database)
-    stored = await database.read(lambda tx: tx.connection.exec_driver_sql("SELECT body FROM deliveries").scalars().all())
+    stored = await database.read(
+        lambda tx: tx.connection.exec_driver_sql("SELECT body FROM deliveries").scalars().all()
+    )
     assert sorted(body is None for body in stored) == [False, True]
     listed = await database.read(lambda tx: events.list_feed(tx, after=0, limit=9))
     assert len(listed) == 1
@@ -158,9 +162,7 @@ async def test_a_full_endpoint_stores_no_second_copy_of_the_body(database: Datab
 # -- signatures
 
 
-async def test_v1a_stands_beside_v1_and_both_verify(
-    database: Database, clock: ManualClock, receiver: Receiver
-) -> None:
+async def test_v1a_stands_beside_v1_and_both_verify(database: Database, clock: ManualClock, receiver: Receiver) -> None:
     secret = new_secret()
     endpoint = await add_endpoint(database, receiver.url(), secret=secret, signature=V1A)
     await finish_run(database)
@@ -257,9 +259,7 @@ async def test_an_overlap_of_nothing_ends_the_old_secret_at_once(
     database: Database, clock: ManualClock, receiver: Receiver
 ) -> None:
     endpoint = await add_endpoint(database, receiver.url())
-    await database.write(
-        lambda tx: endpoints.rotate_secret(tx, endpoint.id, Secret(new_secret()), old_until=tx.now)
-    )
+    await database.write(lambda tx: endpoints.rotate_secret(tx, endpoint.id, Secret(new_secret()), old_until=tx.now))
     await finish_run(database)
     await deliver(database, clock)
     assert [len(entries(one, "v1")) for one in receiver.received] == [1]

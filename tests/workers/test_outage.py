@@ -311,9 +311,7 @@ async def test_a_failing_run_does_not_hold_up_others_at_an_ordered_endpoint(
     assert states.count(True) == 4, "both of two runs, none of the one that failed"
 
 
-async def test_every_attempt_tells_when_the_next_was_planned(
-    database: Database, clock: ManualClock
-) -> None:
+async def test_every_attempt_tells_when_the_next_was_planned(database: Database, clock: ManualClock) -> None:
     await add_endpoint(database, DOWN)
     await finish_runs(database, 1)
     async with open_deliverer(database, schedule=SCHEDULE, clock=clock) as deliverer:

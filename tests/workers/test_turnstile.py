@@ -22,10 +22,14 @@ def at(seconds: float) -> datetime:
 
 
 def due(endpoint_id: str = "a", *lanes: Lane, when: datetime = LONG_AGO, **more) -> dict[str, Due]:
-    return {endpoint_id: Due(endpoint_id, dict.fromkeys(lanes or (Lane.FRESH,), when), more.pop("pace", Pace()), **more)}
+    return {
+        endpoint_id: Due(endpoint_id, dict.fromkeys(lanes or (Lane.FRESH,), when), more.pop("pace", Pace()), **more)
+    }
 
 
-def share(turnstile: Turnstile, waiting: dict[str, Due], *, now: datetime = NOW, monotonic: float = 1000.0) -> dict[str, Share]:
+def share(
+    turnstile: Turnstile, waiting: dict[str, Due], *, now: datetime = NOW, monotonic: float = 1000.0
+) -> dict[str, Share]:
     return turnstile.share(waiting, now=now, monotonic=monotonic)
 
 
@@ -47,6 +51,16 @@ def test_one_endpoint_gets_its_own_seats_and_no_more() -> None:
     assert share(turnstile, due()) == {}
     assert turnstile.rest_s(due(), now=NOW) == math.inf, "a post that ends rings the bell"
     turnstile.leave("a")
+    assert limits(share(turnstile, due())) == {"a": 1}
+
+
+def test_a_seat_that_is_left_during_a_look_is_given_away_only_after_it() -> None:
+    """What was read may not know yet what the post that ended has brought: a pause, say."""
+    turnstile = Turnstile(64, 1)
+    take(turnstile, share(turnstile, due()))
+    with turnstile.looking():
+        turnstile.leave("a")
+        assert share(turnstile, due()) == {}
     assert limits(share(turnstile, due())) == {"a": 1}
 
 

@@ -1,0 +1,130 @@
+"""The story of kill -9 again and again while runs finish and a tenth of the posts fail.
+
+RUNBRIDGE_SOAK=1 makes it 400 runs and two minutes; nothing else is different.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bridge.sandbox import Life, Received, Receiver, Reply, Sandbox
+from bridge.sandbox.receipt import ReplyKind
+from tests.support.daemon_process import DaemonProcess
+
+IS_SOAK = os.environ.get("RUNBRIDGE_SOAK") == "1"
+RUNS, LIFE_MAX_S, KILLS = (400, 90.0, 60) if IS_SOAK else (150, 7.0, 4)
+RETRIES = ["200ms", "500ms", *["1s"] * 20]
+OUTCOMES = ("succeeded", "failed")
+SPACING_S = 0.05
+LEASE_S = 30  # on PostgreSQL a killed daemon's claims stand for 20 s
+
+
+def finished(received: Sequence[Received]) -> set[str]:
+    """The runs whose finish was taken."""
+    return {one.event["data"]["run"]["id"] for one in received if one.type == "run.finished" and one.status == 204}
+
+
+class Registrar:
+    """Makes runs that end one after another and registers them: half in one batch, half singly while it kills.
+
+    `expected`: what was answered with an id, and its outcome.
+    """
+
+    def __init__(self, daemon: DaemonProcess, sandbox: Sandbox) -> None:
+        self.expected: dict[str, str] = {}
+        self._daemon = daemon
+        self._sandbox = sandbox
+        self._chance = random.Random(7)
+
+    def _make(self, number: int) -> dict[str, Any]:
+        provider, outcome = self._sandbox.providers[number % 4], OUTCOMES[number % 2]
+        life = Life(duration_s=self._chance.uniform(0.5, LIFE_MAX_S), outcome=outcome)
+        run_id = self._sandbox.add_run(provider, life=life)
+        return {"connection": provider, "provider_run_id": run_id, "metadata": {"outcome": outcome}}
+
+    async def register_batch(self) -> None:
+        wanted = [self._make(number) for number in range(RUNS // 2)]
+        for item in (await self._daemon.ask("POST", "/v1/runs/batch", {"runs": wanted}))["data"]:
+            assert item["status"] == 201
+            self._note(item["run"])
+
+    async def register_singly(self) -> None:
+        """One after the other; a call that a kill broke off is made again, and either is fine then."""
+        for number in range(RUNS // 2, RUNS):
+            wanted, was_broken_off = self._make(number), False
+            while True:
+                try:
+                    status, _, body = await self._daemon.call("POST", "/v1/runs", wanted)
+                except (aiohttp.ClientError, RuntimeError):  # RuntimeError: the session was closed under it
+                    was_broken_off = True
+                    await asyncio.sleep(0.05)
+                else:
+                    break
+            assert status == 201 or (status == 200 and was_broken_off), body
+            self._note(json.loads(body))
+            await asyncio.sleep(SPACING_S)
+
+    def _note(self, run: dict[str, Any]) -> None:
+        self.expected[run["id"]] = run["metadata"]["outcome"]
+
+
+async def kill_until(daemon: DaemonProcess, receiver: Receiver, kills: int) -> int:
+    """Kill and start again every one to two seconds, until the last kill or the last finish; how often."""
+    chance = random.Random(8)
+    for number in range(kills):
+        try:
+            await receiver.wait_for(lambda got: len(finished(got)) == RUNS, chance.uniform(1, 2))
+        except TimeoutError:
+            await daemon.kill()
+            await daemon.restart()
+        else:
+            return number
+    return kills
+
+
+@dataclass
+class Killed:
+    """What was registered, with its outcome; what the feed tells in the end; what arrived."""
+
+    expected: dict[str, str]
+    feed: list[dict[str, Any]]
+    received: list[Received]
+
+
+async def kill_again_and_again(folder: Path, database_url: str | None = None) -> Killed:
+    """Register, kill and start until all is over."""
+    async with Sandbox() as sandbox, Receiver() as receiver:
+        daemon = DaemonProcess(folder, database_url, delivery={"retry_schedule": RETRIES})
+        for provider in sandbox.providers:
+            daemon.add_connection(provider, provider, sandbox.url(provider))
+        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+        receiver.every(10, Reply(503))
+        receiver.script(*[Reply(kind=ReplyKind.DROP)] * 3)
+        registrar = Registrar(daemon, sandbox)
+        async with daemon:
+            await registrar.register_batch()
+            registering = asyncio.create_task(registrar.register_singly())
+            assert await kill_until(daemon, receiver, KILLS) >= 2
+            await registering
+            await receiver.wait_for(lambda got: len(finished(got)) == RUNS, LEASE_S + 60)
+            await every_delivery_is_made(daemon)
+            feed = await daemon.all_events()
+            await daemon.stop()
+        return Killed(registrar.expected, feed, list(receiver.received))
+
+
+async def every_delivery_is_made(daemon: DaemonProcess) -> None:
+    """Nothing is pending and nothing given up."""
+    for state in ("pending", "exhausted", "discarded"):
+        await daemon.eventually(
+            f"/v1/deliveries?state={state}&limit=1", lambda answer: answer["data"] == [], timeout_s=60
+        )

@@ -1,0 +1,146 @@
+"""What takes its time by contract (a lost run, a drain, a probe) or by nature (fuzzing, the demo), told as stories.
+
+A story answers what it saw; the tests of test_slow_stories judge it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bridge.sandbox import Life, Received, Receiver, Reply, Sandbox
+from bridge.sandbox.receipt import ReplyKind
+from tests.support.daemon_process import TOKEN, DaemonProcess
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
+    "response_schema_conformance,negative_data_rejection,ignored_auth,unsupported_method"
+)  # not positive_data_acceptance: no schema can say which connections there are
+EXAMPLES_MAX = 6  # of each operation, besides the systematic ones
+PROGRAM_TIMEOUT_S = 150.0
+
+
+def told(received: Sequence[Received], event_type: str) -> list[dict[str, Any]]:
+    """The events of a type, one of each id."""
+    return list({one.id: one.event for one in received if one.type == event_type}.values())
+
+
+def posts(received: Sequence[Received], path: str) -> list[Received]:
+    return [one for one in received if one.path == path]
+
+
+async def lose_a_run(folder: Path) -> dict[str, Any]:
+    async with Sandbox() as sandbox, Receiver() as receiver:
+        daemon = DaemonProcess(folder)
+        for provider in sandbox.providers:
+            daemon.add_connection(provider, provider, sandbox.url(provider))
+        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+        async with daemon:
+            forgotten = Life(duration_s=1, outcome="lost")
+            for provider in sandbox.providers:
+                await daemon.register(provider, sandbox.add_run(provider, life=forgotten, shape=old(provider)))
+            await receiver.wait_for(lambda got: len(told(got, "run.finished")) == len(sandbox.providers), 120)
+            await daemon.stop()
+        return {"finishes": told(receiver.received, "run.finished"), "requests": sandbox.requests}
+
+
+def old(provider: str) -> str | None:
+    """Dify's way of saying that there is no such run used to be 200 and nulls."""
+    return "old" if provider == "dify" else None
+
+
+async def drain(folder: Path) -> dict[str, Any]:
+    async with Sandbox() as sandbox, Receiver() as receiver:
+        daemon = DaemonProcess(folder, delivery={"timeout": "60s"})
+        daemon.add_connection("dify", "dify", sandbox.url("dify"))
+        for path in ("/slow", "/hanging"):
+            receiver.add_secret(daemon.add_endpoint(path[1:], receiver.url(path)), path=path)
+        receiver.script(Reply(delay_s=3), path="/slow")
+        receiver.script(Reply(kind=ReplyKind.HANG), path="/hanging")
+        async with daemon:
+            over = Life(duration_s=1, outcome="failed")
+            await daemon.register("dify", sandbox.add_run("dify", life=over, age_s=60))
+            await receiver.wait_for(lambda got: len(got) == 2)
+            daemon.terminate()
+            code = await daemon.ended()
+            log = daemon.log_since()
+            await daemon.restart()
+            await receiver.wait_for(lambda got: len(posts(got, "/hanging")) == 2, 30)
+            answer = await daemon.eventually(
+                "/v1/deliveries", lambda found: all(one["state"] == "delivered" for one in found["data"])
+            )
+            await daemon.stop()
+        return {"code": code, "log": log, "received": receiver.received, "deliveries": answer["data"]}
+
+
+async def refuse_the_key(folder: Path) -> dict[str, Any]:
+    async with Sandbox() as sandbox, Receiver() as receiver:
+        daemon = DaemonProcess(folder)
+        daemon.add_connection("dify", "dify", sandbox.url("dify"), max_in_flight=4)
+        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+        async with daemon:
+            sandbox.fail("dify", "401", count=None)
+            wanted = [
+                {"connection": "dify", "provider_run_id": sandbox.add_run("dify", life=Life(duration_s=1))}
+                for _ in range(30)
+            ]
+            await daemon.ask("POST", "/v1/runs/batch", {"runs": wanted})
+            await receiver.wait_for(lambda got: told(got, "connection.failing") != [], 30)
+            shown = (await daemon.ask("GET", "/v1/connections"))["data"][0]
+            waiting = (await daemon.ask("GET", "/v1/runs"))["data"]
+            refused = len(sandbox.requests)
+            async with asyncio.timeout(40):
+                while len(sandbox.requests) == refused:
+                    await asyncio.sleep(0.05)  # until the first probe, which is refused as well
+            refused = len(sandbox.requests)
+            sandbox.clear_faults()
+            await receiver.wait_for(lambda got: len(told(got, "run.finished")) == len(wanted), 90)
+            events = await daemon.all_events()
+            await daemon.stop()
+        return {"refused": refused, "events": events, "shown": shown, "waiting": waiting}
+
+
+async def fuzz(folder: Path) -> tuple[int, str, str]:
+    async with Sandbox() as sandbox:
+        daemon = DaemonProcess(folder, delivery={"allow": ["127.0.0.0/8"], "retry_schedule": []})
+        daemon.add_connection("dify", "dify", sandbox.url("dify"))
+        async with daemon:
+            over = await daemon.register("dify", sandbox.add_run("dify", life=Life(duration_s=1), age_s=60))
+            await daemon.finish_of(over["id"])  # it will be found, and waiting for it ends at once
+            command = [
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{daemon.url}/openapi.json"),
+                *("--header", f"Authorization: Bearer {TOKEN}", "--checks", CHECKS, "--seed", "1", "--no-color"),
+                *("--phases", "coverage,fuzzing", "--max-examples", str(EXAMPLES_MAX), "--request-timeout", "20"),
+                *("--exclude-path", "/v1/events/stream", "--warnings", "off"),  # a stream never ends
+            ]
+            code, said = await run_program(folder, *command)
+            assert (await daemon.call("GET", "/healthz"))[0] == 200
+            await daemon.stop()
+            return code, said, daemon.log_since()
+
+
+async def demonstrate(folder: Path) -> tuple[int, str]:
+    return await run_program(folder, sys.executable, "-m", "bridge.sandbox.demo")
+
+
+async def run_program(folder: Path, *command: str) -> tuple[int, str]:
+    """Run a program to its end: its exit code and what it said."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RUNBRIDGE_")}
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, stdout=PIPE, stderr=STDOUT, env={**environ, "PYTHONPATH": str(ROOT)}
+    )
+    try:
+        async with asyncio.timeout(PROGRAM_TIMEOUT_S):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, said.decode(errors="replace")

@@ -1,0 +1,190 @@
+"""Several daemons on one PostgreSQL: one is killed, frozen, cut off; the database goes away. Nothing is lost, or told twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.sandbox import Life, Reply
+from tests.support.cluster import Cluster, freeze, start_cluster, thaw
+from tests.support.cuttable_proxy import CuttableProxy
+from tests.support.postgres import Postgres
+
+LEASE, LEASE_S = "5s", 5.0
+TAKEN_OVER_S = 30.0  # the promise, with the lease that is set unless told otherwise
+ENDLESS = Life(duration_s=None, outcome="succeeded")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL of this file's own, because one test takes it away."""
+    with Postgres() as started:
+        yield started
+
+
+@pytest.fixture
+def url(server: Postgres) -> Iterator[str]:
+    created = server.create_database()
+    yield created
+    server.drop_database(created)
+
+
+def short_lives(count: int, longest_s: float, *, seed: int = 1) -> list[Life]:
+    chance = random.Random(seed)
+    return [
+        Life(duration_s=chance.uniform(0.5, longest_s), outcome=("succeeded", "failed")[i % 2]) for i in range(count)
+    ]
+
+
+async def held(cluster: Cluster, number: int, *, asked_at: int = 0) -> int:
+    """How many runs a node has in hand, as another one tells."""
+    pid = cluster.nodes[number].pid
+    nodes = (await cluster.nodes[asked_at].ask("GET", "/v1/nodes"))["data"]
+    return sum(node["runs"] for node in nodes if node["pid"] == pid)
+
+
+async def until_held(cluster: Cluster, number: int, *, asked_at: int = 0) -> None:
+    async with asyncio.timeout(20):
+        while not await held(cluster, number, asked_at=asked_at):
+            await asyncio.sleep(0.02)
+
+
+async def test_the_work_of_a_killed_node_is_taken_over(url: str, tmp_path: Path) -> None:
+    """Within 30 s at the lease that is set unless told otherwise; and both worked before."""
+    async with start_cluster(tmp_path, [url, url]) as cluster:
+        survivor, victim = cluster.nodes
+        await cluster.watch(victim, short_lives(80, 4.0))
+        await until_held(cluster, 0)
+        await until_held(cluster, 1)
+        await cluster.receiver.wait_for(lambda got: len(got) >= 20, 20)
+        await victim.kill()
+        await cluster.all_finished(TAKEN_OVER_S)
+        assert survivor.log_lines("node.buried")
+        await cluster.judge(survivor)
+
+
+async def test_a_frozen_node_that_wakes_is_refused_and_starts_over(url: str, tmp_path: Path) -> None:
+    async with start_cluster(tmp_path, [url, url], lease=LEASE) as cluster:
+        steady, frozen = cluster.nodes
+        cluster.receiver.always(Reply(204, delay_s=0.3))  # so that posts are under way at any moment
+        await cluster.watch(frozen, short_lives(80, 3.0))
+        await cluster.receiver.wait_for(lambda got: len(got) >= 20, 20)
+        freeze(frozen)
+        buried = await steady.wait_for_log("node.buried")
+        await cluster.all_finished(LEASE_S + 30)
+        thaw(frozen)
+        await frozen.wait_for_log("node.started_over")
+        assert buried["node"] in {line["node"] for line in frozen.log_lines("node.lost")}
+        await cluster.watch(frozen, short_lives(20, 1.0))
+        await cluster.all_finished(30)
+        await cluster.judge(steady)
+        assert await frozen.ask("GET", "/readyz")
+
+
+async def test_a_node_cut_off_from_the_database_begins_nothing_more_before_its_lease_ends(
+    server: Postgres, url: str, tmp_path: Path
+) -> None:
+    async with CuttableProxy(server.port) as cable:
+        cut_url = url.replace(f":{server.port}/", f":{cable.port}/")
+        async with start_cluster(tmp_path, [url, cut_url], lease=LEASE) as cluster:
+            await be_cut_off(cluster, cable)
+
+
+async def be_cut_off(cluster: Cluster, cable: CuttableProxy) -> None:
+    steady, lonely = cluster.nodes
+    async with CuttableProxy(int(cluster.sandbox.origin.rsplit(":", 1)[1])) as window:
+        for table in lonely.config["connections"].values():
+            table["base_url"] = table["base_url"].replace(cluster.sandbox.origin, f"http://127.0.0.1:{window.port}")
+        await lonely.reload()
+        await cluster.watch(lonely, short_lives(60, 12.0))
+        await until_held(cluster, 1)
+        cable.cut()
+        await lonely.wait_for_log("node.fenced")
+        asked = window.asked
+        await steady.wait_for_log("node.buried")
+        assert window.asked == asked
+        status, _, _ = await lonely.call("GET", "/readyz")
+        assert status == 503
+        await cluster.all_finished(60)
+        cable.mend()
+        await lonely.wait_for_log("node.started_over")
+        await cluster.watch(lonely, short_lives(20, 1.0))
+        await cluster.all_finished(30)
+        await cluster.judge(steady)
+
+
+async def test_a_restart_of_the_database_is_ridden_out_by_all_nodes(server: Postgres, url: str, tmp_path: Path) -> None:
+    async with start_cluster(tmp_path, [url, url, url], lease=LEASE) as cluster:
+        pids = [node.pid for node in cluster.nodes]
+        await cluster.watch(cluster.nodes[0], short_lives(90, 6.0))
+        await cluster.receiver.wait_for(lambda got: len(got) >= 20, 20)
+        server.kill()
+        await cluster.nodes[0].wait_for_log("store.unavailable")
+        server.restart()
+        await cluster.all_finished(LEASE_S + 60)
+        await cluster.judge(cluster.nodes[0])
+        assert [node.pid for node in cluster.nodes if node.is_running] == pids
+
+
+async def test_limits_are_shared_and_a_node_that_leaves_hands_over_at_once(url: str, tmp_path: Path) -> None:
+    async with start_cluster(tmp_path, [url, url], lease=LEASE) as cluster:
+        first, second = cluster.nodes
+        shares = [(await node.ask("GET", "/v1/connections"))["data"][0]["state"] for node in cluster.nodes]
+        assert [share["requests_per_second"] for share in shares] == [100, 100]
+        assert [share["max_in_flight"] for share in shares] == [8, 8]
+        (endless,) = await cluster.watch(first, [ENDLESS])
+        await cluster.watch(first, short_lives(40, 3.0))
+        await second.stop()
+        await cluster.receiver.wait_for(lambda got: len(cluster.finished(got)) == 40, 20)
+        listed = (await first.ask("GET", "/v1/nodes"))["data"]
+        assert [node["pid"] for node in listed] == [first.pid]
+        state = await first.eventually(
+            "/v1/connections", lambda a: a["data"][0]["state"]["limits_shared_by_nodes"] == 1
+        )
+        assert state["data"][0]["state"]["requests_per_second"] == 200
+        await first.ask("DELETE", f"/v1/runs/{endless}", status=204)
+
+
+async def test_a_question_at_one_node_is_about_the_runs_of_all(url: str, tmp_path: Path) -> None:
+    """Waiting, streaming, asking for a look and deleting do not depend on who holds the run."""
+    async with start_cluster(tmp_path, [url, url], lease=LEASE) as cluster:
+        first, second = cluster.nodes
+        async with second.stream() as messages:
+            (run_id,) = await cluster.watch(first, [Life(duration_s=0.5, outcome="succeeded")])
+            assert (await second.finish_of(run_id))["status"] == "succeeded"
+            assert (await first.finish_of(run_id))["status"] == "succeeded"
+            async with asyncio.timeout(20):
+                assert run_id in (await anext(messages))["data"]
+        for node in cluster.nodes:
+            for connection in node.config["connections"].values():
+                connection |= {"min_interval": "20s", "max_interval": "20s"}
+            await node.reload()
+        (run_id,) = await cluster.watch(first, [Life(duration_s=1.0, outcome="failed")])
+        await first.eventually(f"/v1/runs/{run_id}", lambda run: run["status"] == "running")
+        before = len(cluster.sandbox.requests)
+        await asyncio.gather(*(node.ask("POST", f"/v1/runs/{run_id}/poll", status=202) for node in cluster.nodes))
+        async with asyncio.timeout(10):
+            while len(cluster.sandbox.requests) == before:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_node_survives_the_migration_of_the_next_version(server: Postgres, url: str, tmp_path: Path) -> None:
+    """Migrations only add; so the old version works on while the new one starts, and cannot be started again after it."""
+    async with start_cluster(tmp_path, [url, url], lease=LEASE) as cluster:
+        old, leaving = cluster.nodes
+        await cluster.watch(old, short_lives(40, 3.0))
+        name = url.rsplit("/", 1)[1]
+        for table in ("runs", "events", "deliveries", "endpoints", "nodes"):
+            server.execute(f"ALTER TABLE {table} ADD COLUMN of_the_next_version text", name)
+        server.execute("UPDATE alembic_version SET version_num = '9999'", name)
+        await cluster.watch(leaving, short_lives(20, 1.0))
+        await cluster.all_finished(30)
+        await cluster.judge(old)
+        await leaving.stop()
+        code, said = await leaving.run_to_end()
+        assert code == 1
+        assert "9999" in said

@@ -1,0 +1,70 @@
+"""A TCP proxy before a database that can be cut like a cable: what is under way hangs, nothing says so to anybody."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+_PIECE = 64 * 1024
+
+
+class CuttableProxy:
+    """Passes bytes on to 127.0.0.1:`target_port`, both ways; an async context manager."""
+
+    def __init__(self, target_port: int) -> None:
+        self.port = 0
+        self.asked = 0
+        """Pieces that came from clients; a small request is one."""
+        self._target_port = target_port
+        self._is_whole = asyncio.Event()
+        self._is_whole.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    def cut(self) -> None:
+        """From now on bytes are taken in and go nowhere; new connections are accepted and stay silent."""
+        self._is_whole.clear()
+
+    def mend(self) -> None:
+        """Bytes flow again, those too that were taken in meanwhile."""
+        self._is_whole.set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._welcome, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._pass_on(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._is_whole.wait()
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            await asyncio.gather(self._pump(reader, far_writer, is_from_client=True), self._pump(far_reader, writer))
+        except OSError:
+            pass  # one of the two hung up, and so do we
+        finally:
+            writer.transport.abort()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_from_client: bool = False
+    ) -> None:
+        try:
+            while piece := await reader.read(_PIECE):
+                self.asked += is_from_client
+                await self._is_whole.wait()
+                writer.write(piece)
+                await writer.drain()
+        finally:
+            writer.close()

@@ -1,0 +1,297 @@
+"""One request observes many runs: what a list shows, and what happens where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bridge.domain.connection import CadenceSettings, ConnectionHealth
+from bridge.domain.run import Run, RunStatus
+from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
+from bridge.sandbox.world import RequestSeen
+from bridge.store import connections, runs
+from bridge.store.database import Database
+from bridge.workers import lister
+from bridge.workers.poller import Poller
+from tests.support.watching import new_run, open_database, register
+from tests.support.workbench import connection, open_poller, settled, told, work
+
+LISTS = {"retab": "/retab/v1/workflows/runs", "instabase": "/instabase/v2/apps/runs"}
+FOR_EVER = Life(duration_s=None)
+CALM = CadenceSettings(price_s=0.5, min_interval_s=0.02, max_interval_s=300.0)
+EAGER = replace(CALM, price_s=0.01)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as opened:
+        yield opened
+
+
+def lists(sandbox: Sandbox) -> list[RequestSeen]:
+    return [seen for seen in sandbox.requests if seen.path in LISTS.values()]
+
+
+def looks(sandbox: Sandbox) -> list[RequestSeen]:
+    return [seen for seen in sandbox.requests if seen.path not in LISTS.values()]
+
+
+async def register_all(database: Database, provider: str, theirs: list[str]) -> list[Run]:
+    """All of them in one transaction, as a batch registers them."""
+    new = [new_run(each, connection=f"{provider}-1", provider=provider) for each in theirs]
+    return await database.write(lambda tx: runs.insert_runs(tx, new))
+
+
+async def all_settled(database: Database, watched: list[Run]) -> bool:
+    return all([await settled(database, run.id) for run in watched])
+
+
+async def all_observed(database: Database, watched: list[Run]) -> bool:
+    found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
+    return all(run.observed_at is not None for run in found.values())
+
+
+async def finish(poller: Poller, database: Database, watched: list[Run]) -> None:
+    await work(poller.run_pass, poller.bell, lambda: all_settled(database, watched))
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_one_list_is_the_first_look_at_all_runs_of_a_batch(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = [sandbox.add_run(provider, life=FOR_EVER) for _ in range(40)]
+    async with open_poller(database, connection(sandbox, provider, cadence=CALM)) as poller:
+        watched = await register_all(database, provider, theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+    assert looks(sandbox) == []
+    assert 1 <= len(lists(sandbox)) <= 2
+    assert await told(database, watched[0].id) == ["run.started"]
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_lists_see_every_run_to_its_end(provider: str, database: Database, sandbox: Sandbox) -> None:
+    """The list tells everything that a look tells; only an output that lies elsewhere costs a request."""
+    lives = [Life(duration_s=0.3 + 0.02 * n, output=DEFAULT_OUTPUT) for n in range(30)]
+    theirs = [sandbox.add_run(provider, life=life) for life in lives]
+    settings = connection(sandbox, provider, cadence=EAGER)
+    async with open_poller(database, settings) as poller:
+        watched = await register_all(database, provider, theirs)
+        await finish(poller, database, watched)
+    found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
+    assert {run.status for run in found.values()} == {RunStatus.SUCCEEDED}
+    assert all(run.output is not None and run.finished_at is not None for run in found.values())
+    for run in watched:
+        assert await told(database, run.id) == ["run.started", "run.finished"]
+    about_one_run = [seen for seen in looks(sandbox) if not seen.path.endswith(("/results", "/steps"))]
+    assert len(about_one_run) < len(watched)
+
+
+async def test_fewer_than_three_runs_are_looked_at_by_themselves(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.3)) for _ in range(lister.RUNS_MIN - 1)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=EAGER)) as poller:
+        await finish(poller, database, await register_all(database, "retab", theirs))
+    assert lists(sandbox) == []
+
+
+@pytest.mark.parametrize("provider", ["dibby", "dify"])
+async def test_a_provider_without_a_list_is_asked_run_by_run(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = [sandbox.add_run(provider, life=Life(duration_s=0.2)) for _ in range(5)]
+    async with open_poller(database, connection(sandbox, provider)) as poller:
+        await finish(poller, database, await register_all(database, provider, theirs))
+    assert {seen.run_id for seen in sandbox.requests} == set(theirs)
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_a_list_that_tells_too_little_is_followed_by_a_look(provider: str, database: Database) -> None:
+    life = Life(duration_s=0.4, output=DEFAULT_OUTPUT)
+    async with Sandbox(list_is_summary=True) as sandbox:
+        theirs = [sandbox.add_run(provider, life=life) for _ in range(6)]
+        async with open_poller(database, connection(sandbox, provider, cadence=EAGER)) as poller:
+            watched = await register_all(database, provider, theirs)
+            await finish(poller, database, watched)
+        assert lists(sandbox)
+        shown = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
+        assert all(run.finished_at is not None and run.output is not None for run in shown.values())
+        for run in watched:
+            assert await told(database, run.id) == ["run.started", "run.finished"]
+
+
+async def test_a_list_without_change_costs_no_look(database: Database) -> None:
+    """A summary is enough to see that nothing has happened."""
+    async with Sandbox(list_is_summary=True) as sandbox:
+        theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(10)]
+        async with open_poller(database, connection(sandbox, "retab", cadence=EAGER)) as poller:
+            watched = await register_all(database, "retab", theirs)
+
+            async def listed_often() -> bool:
+                return len(lists(sandbox)) >= 8
+
+            await work(poller.run_pass, poller.bell, listed_often)
+            made = len(looks(sandbox))
+        assert made <= len(theirs) + 2
+        assert await told(database, watched[0].id) == ["run.started"]
+
+
+@pytest.mark.parametrize("kind", ["500", "502", "404", "403", "garbage", "html", "hang", "reset"])
+async def test_a_failing_list_leaves_every_run_to_looks_of_its_own(
+    kind: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.3)) for _ in range(8)]
+    for run in [None]:
+        sandbox.fail("retab", kind, count=None, run_id=run, path_contains="/runs?")
+    sandbox.world.faults.clear()
+    fail_lists(sandbox, kind)
+    settings = connection(sandbox, "retab", cadence=EAGER, fetch_output=False)
+    async with open_poller(database, settings) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await finish(poller, database, watched)
+        assert poller.account.health is ConnectionHealth.OK
+        sandbox.clear_faults()
+    assert lists(sandbox)
+    assert {seen.run_id for seen in looks(sandbox)} == set(theirs)
+    assert await database.read(connections.list_health) == {}
+
+
+def fail_lists(sandbox: Sandbox, kind: str) -> None:
+    """Every list goes wrong, and nothing else."""
+    original = sandbox.world.fault_for
+
+    def fault_for(provider: str, run_id: str | None, path: str):
+        return original(provider, run_id, path) if path in LISTS.values() else None
+
+    sandbox.world.fault_for = fault_for
+    sandbox.fail("retab", kind, count=None)
+
+
+async def test_a_run_that_the_list_does_not_show_is_looked_at_by_itself(database: Database, sandbox: Sandbox) -> None:
+    """Older than the pages that are read; here because newer ones stand before it."""
+    old = sandbox.add_run("instabase", life=Life(duration_s=100.3), age_s=100)
+    for _ in range(320):
+        sandbox.add_run("instabase", life=FOR_EVER, age_s=50)
+    new = [sandbox.add_run("instabase", life=Life(duration_s=0.5)) for _ in range(5)]
+    async with open_poller(database, connection(sandbox, "instabase", cadence=EAGER, fetch_output=False)) as poller:
+        watched = await register_all(database, "instabase", [old, *new])
+        await finish(poller, database, watched)
+    assert {seen.run_id for seen in looks(sandbox)} >= {old}
+    assert lists(sandbox)
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_further_pages_are_read_when_many_runs_stand_on_them(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = [sandbox.add_run(provider, life=FOR_EVER, age_s=n / 100) for n in range(250)]
+    async with open_poller(database, connection(sandbox, provider, cadence=CALM)) as poller:
+        watched = await register_all(database, provider, theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+    assert looks(sandbox) == []
+    assert 3 <= len(lists(sandbox)) <= 4
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_pages_that_shift_while_they_are_read_lose_and_double_nothing(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = [sandbox.add_run(provider, life=Life(duration_s=1.0), age_s=0.001 * n) for n in range(180)]
+    original = sandbox.world.listed
+
+    def listed(name: str):
+        for _ in range(3):  # newer runs push the others on
+            sandbox.add_run(provider, life=FOR_EVER)
+        return original(name)
+
+    sandbox.world.listed = listed
+    async with open_poller(database, connection(sandbox, provider, cadence=EAGER, fetch_output=False)) as poller:
+        watched = await register_all(database, provider, theirs)
+        await finish(poller, database, watched)
+    for run in watched:
+        assert (await told(database, run.id))[-1:] == ["run.finished"]
+        assert (await told(database, run.id)).count("run.finished") == 1
+
+
+async def test_waiting_and_resuming_are_believed_of_a_look_only(database: Database, sandbox: Sandbox) -> None:
+    """A list may lag behind: to and fro would tell events that never happened."""
+    steps = (Step(0, "running"), Step(0.4, "waiting"), Step(0.8, "running"))
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=1.2, steps=steps)) for _ in range(4)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=EAGER, fetch_output=False)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await finish(poller, database, watched)
+    for run in watched:
+        assert await told(database, run.id) == ["run.started", "run.waiting", "run.resumed", "run.finished"]
+    assert {seen.run_id for seen in looks(sandbox)} == set(theirs)
+
+
+async def test_lists_keep_min_interval_between_them(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=1.5)) for _ in range(10)]
+    cadence = replace(EAGER, price_s=0.001, min_interval_s=0.2)
+    async with open_poller(database, connection(sandbox, "retab", cadence=cadence, fetch_output=False)) as poller:
+        await finish(poller, database, await register_all(database, "retab", theirs))
+    times = [seen.at for seen in lists(sandbox)]
+    gaps = [(b - a).total_seconds() for a, b in zip(times, times[1:], strict=False)]
+    assert gaps
+    assert min(gaps) >= 0.19
+
+
+async def test_a_first_look_does_not_wait_for_a_list_that_hangs(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
+    fail_lists(sandbox, "hang")
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched), timeout_s=5)
+        late = await register(
+            database, sandbox.add_run("retab", life=FOR_EVER), connection="retab-1", provider="retab"
+        )
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, [late]), timeout_s=5)
+        sandbox.clear_faults()
+    assert len(lists(sandbox)) == 1
+
+
+async def test_a_look_that_a_person_asks_for_is_made_at_once(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+
+        async def looked_at() -> bool:
+            return [seen.run_id for seen in looks(sandbox)] == [watched[2].provider_run_id]
+
+        poller.poll_now(watched[2].id)
+        await work(poller.run_pass, poller.bell, looked_at)
+
+
+async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.5)) for _ in range(5)]
+    sandbox.fail("retab", "429", count=1, retry_after=1)
+    async with open_poller(database, connection(sandbox, "retab", cadence=EAGER, fetch_output=False)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await finish(poller, database, watched)
+    first, second = sandbox.requests[:2]
+    assert (first.status, first.path) == (429, LISTS["retab"])
+    assert (second.at - first.at).total_seconds() >= 0.95
+
+
+async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
+    fail_lists(sandbox, "hang")
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        await register_all(database, "retab", theirs)
+
+        async def asked() -> bool:
+            return bool(lists(sandbox))
+
+        await work(poller.run_pass, poller.bell, asked)
+        await poller.drain()
+        assert poller.account.gate.in_flight == 0
+        sandbox.clear_faults()
+    assert await database.read(lambda tx: runs.next_due_at(tx, "retab-1")) is not None
