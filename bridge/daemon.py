@@ -128,7 +128,7 @@ class Daemon:
             clock=self.clock,
             lease_s=lease_s,
             fence=self.fence,
-            break_off=lambda: self.deliverer.break_off(),
+            break_off=lambda: self.deliverer.break_off(),  # noqa: PLW0108 - it is built after the membership
             place_changed=self._take_place,
             start_over=self._start_over,
         )

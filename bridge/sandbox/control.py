@@ -98,6 +98,7 @@ class FaultBody(Body):
     provider: str | None = None
     run_id: str | None = None
     path_contains: str | None = None
+    path_ends: str | None = None
     count: int | None = Field(default=1, ge=1)
     retry_after: str | int | None = None
 

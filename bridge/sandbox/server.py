@@ -137,6 +137,7 @@ class Sandbox:
         *,
         run_id: str | None = None,
         path_contains: str | None = None,
+        path_ends: str | None = None,
     ) -> None:
         """Let the next `count` matching requests go wrong (None: all of them, until `clear_faults`).
 
@@ -147,7 +148,7 @@ class Sandbox:
         """
         name = None if provider is None else self._dialect(provider).name
         given = None if retry_after is None else str(retry_after)
-        self.world.faults.append(Fault(kind, count, name, run_id, path_contains, given))
+        self.world.faults.append(Fault(kind, count, name, run_id, path_contains, given, path_ends))
 
     def clear_faults(self) -> None:
         """Nothing goes wrong any more; requests that hang are let go of."""

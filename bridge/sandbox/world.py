@@ -44,7 +44,7 @@ class Fault:
     """Something that goes wrong with the next `left` matching requests (None: with all of them).
 
     `kind`: an HTTP status (`500`), or `garbage`, `html` (both with status 200), `hang`, `reset`.
-    None in `provider`, `run_id` and `path_contains` matches everything; `retry_after` is sent as given.
+    None in `provider`, `run_id`, `path_contains` and `path_ends` matches everything; `retry_after` is sent as given.
     """
 
     kind: str
@@ -53,6 +53,7 @@ class Fault:
     run_id: str | None = None
     path_contains: str | None = None
     retry_after: str | None = None
+    path_ends: str | None = None
 
     def __post_init__(self) -> None:
         is_status = self.kind.isascii() and self.kind.isdigit() and 400 <= int(self.kind) <= 599
@@ -68,6 +69,7 @@ class Fault:
             and self.provider in (None, provider)
             and self.run_id in (None, run_id)
             and (self.path_contains is None or self.path_contains in path)
+            and (self.path_ends is None or path.endswith(self.path_ends))
         )
 
 

@@ -163,7 +163,7 @@ class Database:
         self._apart = postgresql.open_engine(self.url, 1)
         shown = self.url.render_as_string(hide_password=True)
         try:
-            async with self._pool.connect() as connection:
+            async with postgresql.open_patient_engine(self.url).connect() as connection:
                 await connection.run_sync(migrate.upgrade)
         except (DBAPIError, OSError, sa.exc.SQLAlchemyError) as error:
             raise DatabaseRefused(f"cannot use the database {shown}: {str(error).splitlines()[0]}") from error

@@ -85,11 +85,6 @@ def check_may_claim(tx: Tx, node: str) -> None:
     tx.known[_MAY_CLAIM] = True
 
 
-def list_live(tx: Tx) -> list[Node]:
-    """The nodes whose lease is good, the longest running first."""
-    return [node for node in list_nodes(tx, with_holdings=False) if node.is_alive]
-
-
 def list_nodes(tx: Tx, *, with_holdings: bool = True) -> list[Node]:
     """Every node that has not left, the longest running first; those not alive are about to be buried."""
     held = {table.name: _count_held(tx, table) if with_holdings else {} for table in (runs, deliveries)}
@@ -113,7 +108,7 @@ def list_nodes(tx: Tx, *, with_holdings: bool = True) -> list[Node]:
 
 def list_alive(tx: Tx) -> list[str]:
     """Where the nodes run whose lease is good."""
-    return [f"pid {node.pid} on {node.host}" for node in list_live(tx)]
+    return [f"pid {node.pid} on {node.host}" for node in list_nodes(tx, with_holdings=False) if node.is_alive]
 
 
 def note_file_endpoints(tx: Tx, node: str, file_endpoints: Sequence[str]) -> None:

@@ -26,6 +26,10 @@ ANSWER_S: Final = 15.0  # the longest transaction of a working day is some tens 
 CONNECT_S: Final = 5.0
 QUEUE_S: Final = 10.0  # for a free connection
 STANDSTILL_S: Final = 5.0  # within a transaction; then the server ends it and frees its locks
+TRANSACTION_S: Final = 10.0  # likewise, where the server can (17 and newer) though it waits for the rest of a command
+# Connection exceptions, no resources, operator intervention (shutdown, start-up), I/O errors: of the server, not of ours.
+_AWAY: Final = ("08", "53", "57P", "58")
+_TOO_LONG, _READ_ONLY = ("25P03", "25P04"), "25006"  # ended by one of our limits; the server has become a standby
 IN_EACH_OTHERS_WAY: Final = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 
 GONE: Final = (InterfaceError, OSError, TimeoutError, sa.exc.TimeoutError)
@@ -41,17 +45,35 @@ def open_engine(url: URL, connections: int) -> AsyncEngine:
         pool_timeout=QUEUE_S,
         connect_args=_CONNECT,
     )
+    sa.event.listen(engine.sync_engine, "connect", _limit_transactions)
     sa.event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
 
 
+def open_patient_engine(url: URL) -> AsyncEngine:
+    """An engine without any of the limits, for migrations and for a connection that only listens."""
+    driver = url.set(drivername="postgresql+asyncpg")
+    return create_async_engine(
+        driver, poolclass=NullPool, connect_args={"timeout": CONNECT_S, "server_settings": _SEEN}
+    )
+
+
+_SEEN: Final = {
+    "application_name": "runbridge",
+    # A client that has vanished is noticed in about 11 s, not in two hours.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
 _CONNECT: Final[dict[str, Any]] = {
     "timeout": CONNECT_S,
-    "server_settings": {
-        "application_name": "runbridge",
-        "idle_in_transaction_session_timeout": str(round(STANDSTILL_S * 1000)),
-    },
+    "server_settings": {**_SEEN, "idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s"},
 }
+
+
+def _limit_transactions(connection: Any, _record: object) -> None:
+    if connection.driver_connection.get_server_version() >= (17,):
+        connection.run_async(lambda raw: raw.execute(f"SET transaction_timeout = '{TRANSACTION_S:g}s'"))
 
 
 def _refuse_closed(connection: Any, _record: object, _fairy: object) -> None:
@@ -69,6 +91,10 @@ async def transaction(engine: AsyncEngine, within_s: float = ANSWER_S) -> AsyncI
         try:
             async with connection.begin():
                 yield connection
+        except DBAPIError as error:
+            if _sqlstate(error) == _READ_ONLY:  # the next connection may lead to the server that has taken over
+                _close_now(raw.driver_connection)
+            raise
         finally:
             timer.cancel()
 
@@ -79,21 +105,24 @@ def _close_now(connection: Any) -> None:
 
 def is_gone(error: DBAPIError) -> bool:
     """Whether the database could not be reached or was lost, as against something wrong with the statement."""
-    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    is_lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    return is_lost or _sqlstate(error).startswith((*_AWAY, *_TOO_LONG, _READ_ONLY))
 
 
 def is_conflict(error: DBAPIError) -> bool:
     """Whether two transactions stood in each other's way; the same again may go well."""
-    return getattr(error.orig, "sqlstate", None) in IN_EACH_OTHERS_WAY
+    return _sqlstate(error) in IN_EACH_OTHERS_WAY
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
 
 
 class Ear:
     """One connection that hears the notices of this database. `hear` is called with each payload."""
 
     def __init__(self, url: URL, hear: Callable[[str], None]) -> None:
-        self._engine = create_async_engine(
-            url.set(drivername="postgresql+asyncpg"), poolclass=NullPool, connect_args=_CONNECT
-        )
+        self._engine = open_patient_engine(url)
         self._hear = hear
         self._connection: Any = None
 

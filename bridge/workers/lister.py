@@ -173,13 +173,13 @@ class Lister:
             return self._show(watch, sighting)
         if self._is_summary:
             return False
+        waiting_since = self._waiting_since.setdefault(run.id, watch.due)
         if self._task is None and self._opens_at() <= now:
             self.send(now)
-            return self._postpone(watch, now + RIDE_S, now)
-        next_at = max(
-            self._opens_at(), now + SHORTEST_WAIT_S
-        )  # one under way may have been answered before the run was
-        is_soon = next_at <= self._waiting_since.setdefault(run.id, now) + FIRST_LOOK_WAIT_S
+        if self._task is not None and self._sent_at >= waiting_since:  # one sent before may not know the run yet
+            return self._postpone(watch, self._sent_at + RIDE_S, now)
+        next_at = max(self._opens_at(), now + SHORTEST_WAIT_S)
+        is_soon = next_at <= waiting_since + FIRST_LOOK_WAIT_S
         if is_soon:
             self._desk.hand.hold_until(watch, next_at)
         return is_soon

@@ -38,7 +38,7 @@ SURE_AFTER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where this node stands among `nodes` live ones: 0 is the longest running. It does the chores.
+    """Where this node stands among `nodes`: 0 is the longest running, which does the chores.
 
     `is_noticed`: every other node has been seen to renew its lease, and so to count, since we joined.
     """
@@ -107,7 +107,7 @@ class Membership:
             await self._renew(now)
             await self._keep_listening()
         else:
-            self._take_place(await self._apart(nodes.list_live))
+            self._take_place(await self._apart(_list_nodes))
         if self._is_lost:
             return 0.0
         if not self.place.is_noticed:
@@ -116,7 +116,7 @@ class Membership:
 
     async def _renew(self, began: float) -> None:
         def renew(tx: Tx) -> tuple[bool, list[Node]]:
-            return nodes.renew(tx, self._node, self.lease_s), nodes.list_live(tx)
+            return nodes.renew(tx, self._node, self.lease_s), _list_nodes(tx)
 
         try:
             is_held, live = await self._apart(renew)
@@ -179,12 +179,15 @@ class Membership:
 
     # -- the others
 
-    def _take_place(self, live: list[Node]) -> None:
-        ids = [node.id for node in live]
+    def _take_place(self, listed: list[Node]) -> None:
+        """One that is not heard of counts until it is buried, because it may be as alive as we are."""
+        ids = [node.id for node in listed]
         if self._node not in ids:
-            return  # our lease ran out just now; the next renewal tells what has become of it
-        leases = {node.id: node.lease_expires_at.timestamp() for node in live if node.id != self._node}
-        place = Place(ids.index(self._node), len(ids), self._is_noticed(leases))
+            return  # we were buried just now, as the next renewal will tell
+        alive = {
+            node.id: node.lease_expires_at.timestamp() for node in listed if node.is_alive and node.id != self._node
+        }
+        place = Place(ids.index(self._node), len(ids), self._is_noticed(alive))
         self._database.tells_others = place.nodes > 1
         if place != self.place:
             log.info("node.placed", node=self._node, place=place.number, nodes=place.nodes, is_noticed=place.is_noticed)
@@ -221,3 +224,7 @@ class Membership:
         """Hang up and let the fence be."""
         self.stop_timer()
         self._ear.close()
+
+
+def _list_nodes(tx: Tx) -> list[Node]:
+    return nodes.list_nodes(tx, with_holdings=False)

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 import structlog
 
-from bridge.domain import transition
 from bridge.domain.cadence_gate import Candidate
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.observation import Observed, PollFailed, PollResult
-from bridge.domain.run import Run, RunError, RunStatus
+from bridge.domain.observation import Observed
 from bridge.store.database import Database
 from bridge.workers.account import Account, HealthChange
 from bridge.workers.claims import COMPARE_EVERY_S, Claims
 from bridge.workers.discovery import Discovery
 from bridge.workers.fence import Fence
+from bridge.workers.intake import Intake
 from bridge.workers.learner import Learner
 from bridge.workers.lessons import Lessons
 from bridge.workers.lister import Lister
@@ -70,6 +68,7 @@ class Poller:
         self.hand = Hand()
         self.planner = Planner(account.connection.cadence, learner or Learner())
         self._recorder = Recorder(account.connection, database, node, metrics)
+        self._intake = Intake(self.hand, self.planner, self._recorder, self._schedule, clock=clock, metrics=metrics)
         self._claims = Claims(database, node, account.connection.name)
         self._lessons = Lessons(self.planner.learner, database, account.connection.name)
         self._fence = fence or Fence(clock)
@@ -216,108 +215,30 @@ class Poller:
             self.account.gate.give_up()
             watch.is_in_flight = False
             raise
-        watch.is_in_flight = False
         now = self._clock.monotonic()
         turned = self.account.judge(result, sent_at=watch.sent_at, now=now, runs_in_hand=len(self.hand))
         self._metrics.poll_seconds.labels(self._name).observe(now - watch.sent_at)
         outcome = "observed" if isinstance(result, Observed) else result.kind.value
         self._metrics.polls.labels(self._name, outcome).inc()
         self.bell.ring()
-        watch.is_304 = isinstance(result, Observed) and result.is_unchanged
-        await self._take_in_safely(watch, result, now, turned)
+        await self._intake.take_in(watch, result, now, turned)
+        self.bell.ring()
 
     async def take_listed(self, watch: Watch, seen: Observed) -> None:
         """Take in what a list shows of a run, as if it had been looked at by itself."""
-        watch.etag, watch.is_304 = None, False  # it is about an older answer now
         try:
             seen = await self.account.complete(watch.run, seen)
-            await self._take_in_safely(watch, seen, self._clock.monotonic())
-        finally:
+        except BaseException:
             watch.is_in_flight = False
+            raise
+        await self._intake.take_in(watch, seen, self._clock.monotonic())
+        self.bell.ring()
 
     async def tell_health(self, turned: HealthChange) -> None:
         """Record that the account's health has turned; StoreUnavailable."""
         await self._recorder.tell_health(turned)
 
-    async def _take_in_safely(
-        self, watch: Watch, result: PollResult, now: float, turned: HealthChange | None = None
-    ) -> None:
-        try:
-            if turned is not None:
-                await self.tell_health(turned)
-            if self.hand.get(watch.run.id) is watch:
-                await self._take_in(watch, result, now)
-        except StoreUnavailable as error:
-            log.warning("observation.postponed", connection=self._name, run_id=watch.run.id, reason=str(error))
-            self._schedule(watch, STORE_RETRY_S, "the database could not be written")
-        except Exception:  # like the loop: one run's trouble must not end its being watched
-            log.exception("poll.crashed", connection=self._name, run_id=watch.run.id)
-            self._schedule(watch, CRASH_RETRY_S, "the last look failed inside the bridge")
-        self.bell.ring()
-
-    async def _take_in(self, watch: Watch, result: PollResult, now: float) -> None:
-        match result:
-            case Observed():
-                await self._observed(watch, result, now)
-                watch.etag = result.etag  # not before: until it is recorded, a 304 would hide the change
-            case PollFailed():
-                await self._failed(watch, result, now)
-
-    async def _observed(self, watch: Watch, result: Observed, now: float) -> None:
-        watch.forget_failures()
-        seen, wall = result.observation, self._clock.now()
-        if seen.status is RunStatus.UNKNOWN:
-            self._metrics.unmapped.labels(self._name).inc()
-        is_anew = watch.run.observed_at is None or seen.status is not watch.run.status
-        if not is_anew:
-            self.planner.see_alive(watch, seen)
-        expires = not seen.status.is_settled and transition.is_expired(replace(watch.run, status=seen.status), wall)
-        is_overdue = not is_anew and self.planner.is_overdue(watch, now)
-        if not (expires or is_overdue) and not transition.has_news(watch.run, seen):
-            self._plan(watch, result, now)
-            return
-        since = self.planner.began_at(watch, result, wall, now) if is_anew else None
-        before = watch.with_counters()
-        after = await self._recorder.record(before, seen, since=since, expires=expires, is_overdue=is_overdue)
-        if is_anew and after is not None:
-            self.planner.learn_end(watch, seen, now)
-        if expires:
-            self.planner.learn_given_up(watch, now)
-        if self._keep(watch, after):
-            if is_anew:
-                watch.begin(wall, now)
-            self._plan(watch, result, now)
-
-    async def _failed(self, watch: Watch, failed: PollFailed, now: float) -> None:
-        wall = self._clock.now()
-        watch.count_failure(failed.kind, wall)
-        lost: RunError | None = None
-        if transition.is_lost(watch.with_counters(), wall):
-            lost = RunError(f"the provider no longer knows this run ({failed.message})", "not_found")
-        log.info(
-            "poll.failed", connection=self._name, run_id=watch.run.id, kind=failed.kind.value, reason=failed.message
-        )
-        if lost or transition.is_expired(watch.run, wall):
-            if not lost:
-                self.planner.learn_given_up(watch, now)
-            self._keep(watch, await self._recorder.give_up(watch.with_counters(), lost))
-        if self.hand.get(watch.run.id) is watch:
-            plan = self.planner.next_try(watch, failed.retry_after_s)
-            self._schedule(watch, plan.delay_s, plan.reason)
-
-    def _keep(self, watch: Watch, after: Run | None) -> bool:
-        """Go on with the run as it is now; False when it is over, was removed, or another node has it."""
-        if after is None or after.settled:
-            self.hand.drop(watch.run.id)
-            return False
-        watch.run = after
-        return self.hand.get(after.id) is watch
-
     # -- when next
-
-    def _plan(self, watch: Watch, result: Observed, now: float) -> None:
-        plan = self.planner.next_look(watch, result, now)
-        self._schedule(watch, plan.delay_s, plan.reason)
 
     def _plan_anew(self, now: float) -> None:
         """After a run has ended: what it taught changes when the others like it are looked at."""
