@@ -1,14 +1,14 @@
 """The one tree of errors.
 
-    BridgeError                     anything we raise on purpose; its text is the message a person reads
-    ├── InvalidInput                what was given is wrong: `problems` names every field at fault
-    ├── NotFound                    no such run, endpoint, event, delivery, connection
-    ├── Conflict                    it exists, but not in a state that allows this
-    ├── Unsupported                 the provider has no such operation
-    ├── ProviderRefused             the provider answered a trigger or cancel with a refusal
-    ├── ProviderFailed              the provider gave no answer to a trigger or cancel that could be used
-    ├── StoreUnavailable            the database cannot be written or read now (full, locked, gone)
-    └── DatabaseRefused             the database is not ours to open (corrupt, foreign, newer, in use)
+BridgeError                     anything we raise on purpose; its text is the message a person reads
+├── InvalidInput                what was given is wrong: `problems` names every field at fault
+├── NotFound                    no such run, endpoint, event, delivery, connection
+├── Conflict                    it exists, but not in a state that allows this
+├── Unsupported                 the provider has no such operation
+├── ProviderRefused             the provider answered a trigger or cancel with a refusal
+├── ProviderFailed              the provider gave no answer to a trigger or cancel that could be used
+├── StoreUnavailable            the database cannot be written or read now (full, locked, gone)
+└── DatabaseRefused             the database is not ours to open (corrupt, foreign, newer, in use)
 """
 
 from __future__ import annotations

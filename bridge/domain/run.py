@@ -1,9 +1,9 @@
 """A run: one watched execution at a provider, and the canonical words for its status.
 
-    queued ──► running ──► succeeded | partial | failed | cancelled      (told by the provider)
-       ▲         │  ▲
-       └► waiting ◄─┘      unknown: a word we do not know; keeps being watched
-    expired: our own deadline passed · lost: the provider no longer knows the run
+queued ──► running ──► succeeded | partial | failed | cancelled      (told by the provider)
+   ▲         │  ▲
+   └► waiting ◄─┘      unknown: a word we do not know; keeps being watched
+expired: our own deadline passed · lost: the provider no longer knows the run
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from bridge.workers.discovery import ASK_AT_LEAST_S, Discovery
 from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.planner import Planner
-from bridge.workers.watch import ASKED_FOR, Hand, Watch
+from bridge.workers.watch import Hand, Watch
 
 log = structlog.get_logger()
 RUNS_MIN: Final = 3  # in hand; with fewer a look at each is as cheap and tells more
@@ -92,7 +92,6 @@ class Lister:
         self._shown: dict[str, Watch] = {}  # what the lists show
         self._missed: dict[str, None] = {}  # what they did not show
         self._found: dict[str, Watch] = {}  # what the list under way has shown so far
-        self._alone: set[str] = set()  # to be looked at by itself the next time
         self._waiting_since: dict[str, float] = {}  # first looks that wait for the next list
         self._others: dict[str, Sighting] = {}  # what the last list showed that is not in hand, by the provider's id
         self._is_summary = False
@@ -112,6 +111,10 @@ class Lister:
         if self._is_stale:
             self._reckon(now)
         return max(self._due - now, self._rests_until - now, 0.0)
+
+    def plan_anew(self) -> None:
+        """More is known of the runs that the lists show."""
+        self._is_stale = True
 
     def keeps(self, run_id: str) -> bool:
         """Whether a run is to stay in hand, however late it is due by itself, because the lists show it."""
@@ -150,13 +153,11 @@ class Lister:
             self._takes_first_look(watch, now) if watch.run.observed_at is None else self._takes_look(watch, now)
         )
         if not is_taken:
-            self._alone.discard(watch.run.id)
             self._waiting_since.pop(watch.run.id, None)
         return is_taken
 
     def _may_show(self, watch: Watch, now: float) -> bool:
-        run_id = watch.run.id
-        if run_id in self._alone or run_id in self._missed or watch.failure_streak or watch.reason == ASKED_FOR:
+        if watch.is_wanted or watch.failure_streak or watch.run.id in self._missed:
             return False
         return now >= self._rests_until and self._is_useful()
 
@@ -321,7 +322,7 @@ class Lister:
 
     def _look_alone(self, watch: Watch) -> None:
         if self._is_here(watch):
-            self._alone.add(watch.run.id)
+            watch.is_wanted = True
             self._desk.hand.hold_until(watch, self._clock.monotonic())
 
     def _wants_more(self) -> bool:

@@ -63,9 +63,9 @@ class Planner:
         return NextPoll(max(plan.delay_s - took_s, least_s, 0.0), plan.reason)
 
     def next_look_anew(self, watch: Watch, now: float) -> NextPoll | None:
-        """The same again, now that more is known of runs like it; None where nothing is, or the last look failed."""
+        """The same again, now that more is known of runs like it; None where nothing is, or another time is due."""
         key = (watch.run.workflow_id or "", watch.run.status)
-        if key not in self.learner.changed or watch.run.observed_at is None or watch.failure_streak:
+        if key not in self.learner.changed or watch.run.observed_at is None or watch.failure_streak or watch.is_wanted:
             return None
         plan = next_poll(self._settings_of(watch), self._standing(watch))
         due = max(watch.sent_at + max(plan.delay_s, self._settings_of(watch).min_interval_s), watch.not_before)

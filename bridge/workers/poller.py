@@ -30,7 +30,7 @@ from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.planner import Planner
 from bridge.workers.recorder import Recorder
-from bridge.workers.watch import ASKED_FOR, Hand, Watch
+from bridge.workers.watch import Hand, Watch
 
 log = structlog.get_logger()
 HORIZON_S: Final = 15.0  # runs due within this are claimed; those due later stay in the database
@@ -43,7 +43,6 @@ RANK_EVERY_S: Final = 0.25
 PUT_BACK_EVERY_S: Final = 1.0
 SAVE_EVERY_S: Final = 10.0  # what was learned; losing it is harmless
 STORE_RETRY_S: Final = 5.0
-CRASH_RETRY_S: Final = 60.0
 UNHEARD_S: Final = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
 ALONE_S: Final = 3600.0
 FENCED_REST_S: Final = 0.5
@@ -245,6 +244,8 @@ class Poller:
         if not self.planner.learner.changed or now < self._plan_anew_due:
             return
         self._plan_anew_due = now + RANK_EVERY_S
+        if self._lister is not None:
+            self._lister.plan_anew()
         self.planner.refit(self.hand.some(RANKED_MAX))
         for watch in [watch for watch in self.hand.some(RANKED_MAX) if watch.is_scheduled]:
             plan = self.planner.next_look_anew(watch, now)
@@ -312,9 +313,9 @@ class Poller:
         """Look at a run at once, whatever its schedule says."""
         watch = self.hand.get(run_id)
         if watch is not None and not watch.is_in_flight:
-            watch.due, watch.reason = self._clock.monotonic(), ASKED_FOR
+            watch.reason, watch.is_wanted = "asked for", True
             watch.next_poll_at = self._clock.now()
-            self.hand.hold(watch)
+            self.hand.hold_until(watch, self._clock.monotonic())
         self.expect_due()
 
     def forget(self, run_id: str) -> None:

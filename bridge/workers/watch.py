@@ -12,14 +12,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count, islice
-from typing import Final
 
 from bridge.domain.cadence_progress import ProgressTrack
 from bridge.domain.observation import FailureKind
 from bridge.domain.run import Run
 from bridge.store.runs import PollRecord
-
-ASKED_FOR: Final = "asked for"  # the reason of a look that a person wants at once
 
 
 class Watch:
@@ -28,7 +25,7 @@ class Watch:
     Monotonic seconds: `due`, `sent_at` (the last look), `not_before` (a wish of the provider), `origin` (when its present status began). Ages:
     `alive_s`, at which it was last seen alive in it. `worth_s`: of a look, when it was last ranked. `is_tainted`:
     the clock jumped while it was there. `etag`: of the answer that showed the run as it is; `is_304`: the last
-    look was answered so.
+    look was answered so. `is_wanted`: a look at this very run, now, whatever the plan says.
     """
 
     __slots__ = (
@@ -39,6 +36,7 @@ class Watch:
         "is_304",
         "is_in_flight",
         "is_tainted",
+        "is_wanted",
         "last_polled_at",
         "next_poll_at",
         "not_before",
@@ -74,6 +72,7 @@ class Watch:
         self.is_in_flight = False
         self.etag: str | None = None
         self.is_304 = False
+        self.is_wanted = False
         self.ticket = 0
 
     def begin(self, now: datetime, monotonic: float) -> None:
@@ -92,6 +91,7 @@ class Watch:
 
     def count_poll(self, now: datetime, monotonic: float) -> None:
         """A poll is being made, by itself or with a list."""
+        self.is_wanted = False
         self.polls += 1
         self.last_polled_at = now
         self.sent_at = monotonic

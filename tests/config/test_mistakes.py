@@ -61,7 +61,11 @@ TABLE = [
     (TOKEN + DIFY + 'auth_scheme = "bearer"', "connections.main.auth_scheme", "only retab connections"),
     (TOKEN + DIFY + 'discovers = "x"', "connections.main.discovers", "unknown key"),
     (TOKEN + DIFY + "discover = true", "connections.main.discover", "only retab and instabase have"),
-    (TOKEN + DIFY.replace("dify", "retab") + 'discover_workflows = ["wf_1"]', "connections.main.discover_workflows", "set discover = true"),
+    (
+        TOKEN + DIFY.replace("dify", "retab") + 'discover_workflows = ["wf_1"]',
+        "connections.main.discover_workflows",
+        "set discover = true",
+    ),
     (TOKEN + DIFY + 'price = "1s"\ntarget_delay = "2s"', "connections.main.target_delay", "not both"),
     (TOKEN + DIFY + 'max_interval = "100ms"', "connections.main.max_interval", "min_interval 250ms"),
     (TOKEN + DIFY + 'min_interval = "1h"', "connections.main.max_interval", "max_interval 5m"),

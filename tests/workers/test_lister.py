@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from bridge.domain.connection import CadenceSettings, ConnectionHealth
+from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunStatus
 from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
 from bridge.sandbox.world import RequestSeen, SandboxRun, World
 from bridge.store import connections, runs
 from bridge.store.database import Database
-from bridge.workers import lister
+from bridge.workers import intake, lister
 from bridge.workers.poller import Poller
 from tests.support.watching import new_run, open_database, register
 from tests.support.workbench import QUICK, connection, open_poller, settled, told, work
@@ -242,9 +243,7 @@ async def test_a_first_look_does_not_wait_for_a_list_that_hangs(database: Databa
     async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
         watched = await register_all(database, "retab", theirs)
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched), timeout_s=5)
-        late = await register(
-            database, sandbox.add_run("retab", life=FOR_EVER), connection="retab-1", provider="retab"
-        )
+        late = await register(database, sandbox.add_run("retab", life=FOR_EVER), connection="retab-1", provider="retab")
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, [late]), timeout_s=5)
         sandbox.clear_faults()
     assert len(lists(sandbox)) == 1
@@ -288,3 +287,53 @@ async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Da
         assert poller.account.gate.in_flight == 0
         sandbox.clear_faults()
     assert await database.read(lambda tx: runs.next_due_at(tx, "retab-1")) is not None
+
+
+async def test_a_tagged_answer_is_asked_for_with_its_tag_and_304_means_alive(database: Database) -> None:
+    async with Sandbox(sends_etags=True) as sandbox:
+        theirs = sandbox.add_run("dibby", life=Life(duration_s=1.0, steps=(Step(0, "running", 1),)))
+        async with open_poller(database, connection(sandbox, "dibby")) as poller:
+            run = await register(database, theirs, connection="dibby-1", provider="dibby")
+            await finish(poller, database, [run])
+        answers = [seen.status for seen in sandbox.requests]
+        assert answers[0] == 200
+        assert answers[-1] == 200
+        assert answers.count(304) >= 3
+        assert answers.count(200) == 2
+        assert await told(database, run.id) == ["run.started", "run.finished"]
+
+
+async def test_a_304_makes_the_next_look_cheaper(database: Database) -> None:
+    """It spares the provider's quota, so runs may be looked at more often for the same price."""
+    counts = {}
+    for sends_etags in (False, True):
+        async with Sandbox(sends_etags=sends_etags) as sandbox:
+            life = Life(duration_s=3.0, steps=(Step(0, "running", 1),))
+            theirs = sandbox.add_run("dibby", life=life)
+            settings = connection(sandbox, "dibby", name=f"dibby-{sends_etags}", cadence=replace(CALM, price_s=0.1))
+            async with open_poller(database, settings) as poller:
+                run = await register(database, theirs, connection=settings.name, provider="dibby")
+                await finish(poller, database, [run])
+            counts[sends_etags] = len(sandbox.requests)
+    assert counts[True] > counts[False] * 1.3
+
+
+async def test_a_change_that_could_not_be_written_is_not_hidden_by_a_304(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tag is taken over with the record, not before."""
+    monkeypatch.setattr(intake, "STORE_RETRY_S", 0.05)
+    async with Sandbox(sends_etags=True) as sandbox:
+        theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+        async with open_poller(database, connection(sandbox, "dibby")) as poller:
+            run = await register(database, theirs, connection="dibby-1", provider="dibby")
+            record, failures = poller._recorder.record, [StoreUnavailable("full"), StoreUnavailable("full")]
+
+            async def fail_twice(*args, **more):
+                if failures:
+                    raise failures.pop()
+                return await record(*args, **more)
+
+            monkeypatch.setattr(poller._recorder, "record", fail_twice)
+            await work(poller.run_pass, poller.bell, lambda: all_observed(database, [run]))
+        assert [seen.status for seen in sandbox.requests][:3] == [200, 200, 200]

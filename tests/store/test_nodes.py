@@ -1,0 +1,393 @@
+"""Leases, claims and what several nodes may do to one database at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+import sqlalchemy as sa
+
+from bridge.domain.clock import Clock, ManualClock, SystemClock
+from bridge.domain.connection import ConnectionHealth
+from bridge.domain.delivery import Answer, DeliveryState, Outcome
+from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.errors import StoreUnavailable
+from bridge.store import connections, deliveries, endpoints, nodes, notices, runs
+from bridge.store.database import Database
+from bridge.store.deliveries import AttemptResult, Claimed
+from bridge.store.transaction import Announcements, Tx
+from tests.support.cuttable_proxy import CuttableProxy
+from tests.support.postgres import Postgres
+from tests.support.watching import add_endpoint, open_database, record, register
+
+ONE, TWO = "node_1", "node_2"  # `open_database` signs the first one on
+START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+Opener = Callable[..., "asyncio.Future[Database]"]
+
+
+async def join(database: Database, node: str, *, lease_s: float = nodes.LEASE_S) -> None:
+    await database.write(lambda tx: nodes.join(tx, node=node, host="there", pid=2, version="0", lease_s=lease_s))
+
+
+@pytest.fixture
+async def another(postgresql_url: str) -> AsyncIterator[Callable[..., AsyncIterator[Database]]]:
+    """Opens the same database once more, as another process would."""
+    async with AsyncExitStack() as stack:
+
+        async def open_again(clock: Clock | None = None, url: str = postgresql_url) -> Database:
+            database = Database(url, clock or SystemClock())
+            await database.open()
+            stack.push_async_callback(database.close)
+            return database
+
+        yield open_again
+
+
+@pytest.fixture
+async def database(postgresql_url: str) -> AsyncIterator[Database]:
+    async with open_database(postgresql_url) as opened:
+        await join(opened, TWO)
+        yield opened
+
+
+@pytest.fixture
+async def either(database_url: str) -> AsyncIterator[Database]:
+    """On both engines."""
+    async with open_database(database_url, ManualClock(START)) as opened:
+        yield opened
+
+
+async def expire(database: Database, node: str) -> None:
+    assert await database.write(lambda tx: nodes.renew(tx, node, lease_s=-0.001))
+
+
+async def claim_runs(database: Database, node: str, *, limit: int = 10, sharers: int = 1) -> list[str]:
+    taken = await database.write(
+        lambda tx: runs.claim_due(tx, node=node, connection="dify-prod", until=tx.now, limit=limit, sharers=sharers)
+    )
+    return [run.id for run in taken]
+
+
+async def claim_delivery(database: Database, endpoint: Endpoint, node: str) -> Claimed:
+    (claimed,) = await database.write(lambda tx: deliveries.claim_due(tx, node=node, endpoint_id=endpoint.id, limit=10))
+    return claimed
+
+
+async def record_attempt(database: Database, claimed: Claimed, node: str) -> bool:
+    answer = Answer(Outcome.DELIVERED, 12, 200)
+    result = AttemptResult(claimed.delivery, START, answer, DeliveryState.DELIVERED, None)
+    return (await database.write(lambda tx: deliveries.record_attempts(tx, node=node, results=[result])))[0]
+
+
+async def count_attempts(database: Database, claimed: Claimed) -> int:
+    found = await database.read(lambda tx: deliveries.list_attempts(tx, [claimed.delivery.id]))
+    return len(found.get(claimed.delivery.id, []))
+
+
+# -- leases
+
+
+async def test_a_lease_is_told_by_the_clock_of_the_database(database: Database, another) -> None:
+    """A node whose own clock is an hour off neither buries the others nor is buried."""
+    for wrong_at in (START, datetime(2036, 1, 1, tzinfo=UTC)):
+        confused = await another(ManualClock(wrong_at))
+        await join(confused, f"node_{wrong_at.year}")
+        assert await confused.write(nodes.bury_dead) == []
+        assert await database.write(nodes.bury_dead) == []
+    listed = await database.read(nodes.list_nodes)
+    assert [node.id for node in listed] == [ONE, TWO, "node_2026", "node_2036"]
+    assert all(node.is_alive for node in listed)
+
+
+async def test_a_dead_node_is_buried_once_and_its_claims_are_free(database: Database) -> None:
+    endpoint = await add_endpoint(database)
+    await record(database, await register(database, "1"), "succeeded")
+    run = await register(database, "2")
+    assert await claim_runs(database, ONE) == [run.id]
+    await claim_delivery(database, endpoint, ONE)
+    held = {node.id: (node.runs, node.deliveries) for node in await database.read(nodes.list_nodes)}
+    assert held == {ONE: (1, 1), TWO: (0, 0)}
+    await expire(database, ONE)
+    buried = await asyncio.gather(*(database.write(nodes.bury_dead) for _ in range(4)))
+    assert sorted(buried) == [[], [], [], [ONE]]
+    assert not await database.write(lambda tx: nodes.renew(tx, ONE))
+    assert await claim_runs(database, TWO) == [run.id]
+    await claim_delivery(database, endpoint, TWO)
+
+
+async def test_a_node_that_is_just_renewing_its_lease_is_not_buried(database: Database, postgresql_url: str) -> None:
+    """Else it would go on in the belief that all is well while its work is done elsewhere."""
+    await expire(database, ONE)
+    connection = await asyncpg.connect(postgresql_url)
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                "UPDATE nodes SET lease_expires_at = lease_expires_at + 60000000 WHERE id = $1", ONE
+            )
+            assert await database.write(nodes.bury_dead) == []
+        assert await database.write(nodes.bury_dead) == []
+    finally:
+        await connection.close()
+
+
+async def test_a_buried_node_can_claim_nothing(database: Database) -> None:
+    """Nobody would ever free what it took."""
+    endpoint = await add_endpoint(database)
+    await record(database, await register(database, "1"), "succeeded")
+    await register(database, "2")
+    await expire(database, ONE)
+    await database.write(nodes.bury_dead)
+    with pytest.raises(StoreUnavailable):
+        await claim_runs(database, ONE)
+    with pytest.raises(StoreUnavailable):
+        await claim_delivery(database, endpoint, ONE)
+    assert len(await claim_runs(database, TWO)) == 1
+
+
+# -- claims
+
+
+async def test_each_of_several_nodes_takes_a_fair_part(either: Database) -> None:
+    for number in range(8):
+        await register(either, str(number))
+    taken = [len(await claim_runs(either, ONE, sharers=2)) for _ in range(4)]
+    assert taken == [4, 2, 1, 1]
+
+
+async def test_an_attempt_without_the_claim_leaves_no_trace(either: Database) -> None:
+    """The claim was lost while the process slept: whoever has it now makes its own attempt."""
+    endpoint = await add_endpoint(either)
+    await record(either, await register(either), "succeeded")
+    stale = await claim_delivery(either, endpoint, ONE)
+    await either.write(lambda tx: deliveries.give_back(tx, node=ONE, delivery_ids=[stale.delivery.id]))
+    assert not await record_attempt(either, stale, ONE)
+    fresh = await claim_delivery(either, endpoint, ONE)
+    assert not await record_attempt(either, fresh, "node_elsewhere")
+    assert await count_attempts(either, fresh) == 0
+    assert await record_attempt(either, fresh, ONE)
+    assert await count_attempts(either, fresh) == 1
+
+
+async def test_an_attempt_whose_commit_was_not_heard_of_is_not_recorded_twice(either: Database) -> None:
+    endpoint = await add_endpoint(either)
+    await record(either, await register(either), "succeeded")
+    claimed = await claim_delivery(either, endpoint, ONE)
+    assert await record_attempt(either, claimed, ONE)
+    await either.write(lambda tx: deliveries.retry_now(tx, [claimed.delivery.id]))
+    await claim_delivery(either, endpoint, ONE)
+    assert not await record_attempt(either, claimed, ONE)
+    assert await count_attempts(either, claimed) == 1
+
+
+async def test_an_attempt_at_what_was_discarded_meanwhile_is_kept_and_frees_the_claim(either: Database) -> None:
+    endpoint = await add_endpoint(either)
+    await record(either, await register(either), "succeeded")
+    claimed = await claim_delivery(either, endpoint, ONE)
+    await either.write(lambda tx: endpoints.remove_endpoint(tx, endpoint.id))
+    assert await record_attempt(either, claimed, ONE)
+    assert await either.read(lambda tx: deliveries.list_held(tx, node=ONE)) == set()
+    found = await either.read(lambda tx: deliveries.get_delivery(tx, claimed.delivery.id))
+    assert found is not None
+    assert found.state is DeliveryState.DISCARDED
+
+
+async def test_claims_can_be_listed_and_let_go(either: Database) -> None:
+    first, second = (await register(either, "1")).id, (await register(either, "2")).id
+    await claim_runs(either, ONE)
+    assert await either.read(lambda tx: runs.list_held(tx, node=ONE, connection="dify-prod")) == {first, second}
+    await either.write(lambda tx: runs.let_go(tx, node="node_elsewhere", run_ids=[first]))
+    await either.write(lambda tx: runs.let_go(tx, node=ONE, run_ids=[second]))
+    assert await either.read(lambda tx: runs.list_held(tx, node=ONE, connection="dify-prod")) == {first}
+
+
+async def test_the_next_of_an_ordered_endpoint_is_released_whoever_is_faster(database: Database) -> None:
+    """One node records the event that comes next while another records that the one before was delivered."""
+    endpoint = await add_endpoint(database, ordered=True)
+    for number in range(25):
+        run = await record(database, await register(database, str(number)), "running")
+        assert run is not None
+        claimed = await claim_delivery(database, endpoint, ONE)
+        await asyncio.gather(record_attempt(database, claimed, ONE), record(database, run, "succeeded"))
+        assert await record_attempt(database, await claim_delivery(database, endpoint, TWO), TWO)
+
+
+# -- what two nodes do at the same moment
+
+
+async def test_two_nodes_that_see_the_same_failure_tell_it_once(either: Database) -> None:
+    def turn(health: ConnectionHealth) -> Callable[[Tx], bool]:
+        return lambda tx: connections.change_health(tx, "hub", provider="dify", health=health, reason="401")
+
+    async def all_turn(health: ConnectionHealth) -> int:
+        return sum(await asyncio.gather(*(either.write(turn(health)) for _ in range(4))))
+
+    assert await all_turn(ConnectionHealth.OK) == 0
+    assert await all_turn(ConnectionHealth.FAILING) == 1
+    assert await all_turn(ConnectionHealth.OK) == 1
+    assert await all_turn(ConnectionHealth.FAILING) == 1
+
+
+def file_endpoint(endpoint_id: str) -> Endpoint:
+    return Endpoint(endpoint_id, f"http://127.0.0.1:9/{endpoint_id}", EndpointSource.CONFIG)
+
+
+async def sync(database: Database, node: str, *ids: str) -> None:
+    wanted = [file_endpoint(endpoint_id) for endpoint_id in ids]
+    await database.write(lambda tx: endpoints.sync_file_endpoints(tx, wanted, node=node))
+
+
+async def present(database: Database) -> list[str]:
+    return [endpoint.id for endpoint in await database.read(lambda tx: endpoints.list_endpoints(tx, limit=10))]
+
+
+async def test_nodes_with_the_same_file_may_start_at_the_same_moment(database: Database, another) -> None:
+    others = [await another() for _ in range(3)]
+    await asyncio.gather(*(sync(each, ONE, "app", "audit") for each in (database, *others)))
+    assert await present(database) == ["app", "audit"]
+
+
+async def test_an_endpoint_that_the_file_of_another_live_node_names_stays(database: Database) -> None:
+    """Else nodes that are given a new file one after the other would discard what is owed to each other's endpoints."""
+    await sync(database, ONE, "app", "old")
+    await sync(database, TWO, "app", "new")
+    assert await present(database) == ["app", "new", "old"]
+    await sync(database, ONE, "app", "new")
+    assert await present(database) == ["app", "new"]
+
+
+async def test_the_file_of_a_dead_node_counts_no_longer(database: Database) -> None:
+    await sync(database, ONE, "app", "old")
+    await expire(database, ONE)
+    await sync(database, TWO, "app")
+    assert await present(database) == ["app"]
+
+
+# -- notices
+
+
+async def test_what_one_node_commits_another_hears(database: Database, another) -> None:
+    other, heard, own = await another(), asyncio.Queue[Announcements](), list[Announcements]()
+    other.listeners.append(heard.put_nowait)
+    ear, echo = other.listen(), database.listen()
+    await asyncio.gather(ear.keep_open(5), echo.keep_open(5))
+    await ear.keep_open(5)
+    database.tells_others = True
+    database.listeners.append(own.append)
+    run = await register(database)
+    await database.write(lambda tx: runs.poll_now(tx, run.id))
+    await database.write(lambda tx: runs.delete_run(tx, run.id))
+    async with asyncio.timeout(5):
+        first, second, third = [await heard.get() for _ in range(3)]
+    assert first.runs_due == {"dify-prod"}
+    assert second.polls_wanted == {run.id}
+    assert third.gone_run_ids == {run.id}
+    assert len(own) == 3, "each once, not again by way of the server"
+    ear.close()
+    echo.close()
+
+
+async def test_what_is_undone_is_not_announced(database: Database, another) -> None:
+    other, heard = await another(), asyncio.Queue[Announcements]()
+    other.listeners.append(heard.put_nowait)
+    ear = other.listen()
+    await ear.keep_open(5)
+    database.tells_others = True
+
+    def fail(tx: Tx) -> None:
+        tx.announcements.runs_due.add("never")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await database.write(fail)
+    await register(database)
+    async with asyncio.timeout(5):
+        assert (await heard.get()).runs_due == {"dify-prod"}
+    ear.close()
+
+
+def test_a_notice_says_what_was_announced() -> None:
+    said = Announcements({"a", "b"}, True, True, True, {"run_1"}, {"run_2"}, {"run_3"}, True)
+    assert notices.decode(notices.encode(said, "me") or "") == ("me", said)
+    assert notices.encode(Announcements(), "me") is None
+
+
+def test_a_notice_always_fits_into_what_postgresql_carries() -> None:
+    many = {f"run_{'x' * 60}{number:04}" for number in range(1000)}
+    payload = notices.encode(
+        Announcements(many, True, settled_run_ids=many, polls_wanted=many, gone_run_ids=many), "me"
+    )
+    assert payload is not None
+    assert len(payload) < 8000
+    sender, heard = notices.decode(payload)
+    assert (sender, heard.deliveries_due) == ("me", True)
+    assert heard.settled_run_ids < many
+
+
+@pytest.mark.parametrize("payload", ["", "[]", "{}", '"x"', '{"n":1', '{"n":"a","s":3}', "null"])
+def test_a_notice_that_makes_no_sense_announces_nothing(payload: str) -> None:
+    assert notices.decode(payload)[1] == Announcements()
+
+
+# -- a database that does not answer
+
+
+async def test_a_database_that_is_silent_is_given_up_in_time_and_found_again(
+    postgres: Postgres, postgresql_url: str, another
+) -> None:
+    async with CuttableProxy(postgres.port) as cable:
+        database = await another(url=postgresql_url.replace(f":{postgres.port}/", f":{cable.port}/"))
+        ear = database.listen()
+        await ear.keep_open(5)
+        await database.write_apart(nodes.list_nodes, 5)
+        cable.cut()
+        for _ in range(2):  # an open connection, then a new one
+            with pytest.raises(StoreUnavailable):
+                await database.write_apart(nodes.list_nodes, 0.2)
+        with pytest.raises(StoreUnavailable):
+            await ear.keep_open(0.2)
+        cable.mend()
+        assert await database.write_apart(nodes.list_nodes, 5) == []
+        await ear.keep_open(5)
+        ear.close()
+
+
+async def test_what_a_frozen_process_holds_locked_is_freed_by_the_server(
+    database: Database, postgresql_url: str
+) -> None:
+    """It stands still in the middle of a transaction, and nobody else could record an event."""
+    limit = await database.read(
+        lambda tx: tx.connection.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar()
+    )
+    assert limit == "5s"
+    version = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW server_version_num")).scalar())
+    if int(version or 0) >= 170000:
+        limit = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW transaction_timeout")).scalar())
+        assert limit == "10s"
+
+
+async def test_what_the_server_ends_is_no_fault_of_ours(database: Database, postgres: Postgres) -> None:
+    """Shut down, starting up, ended by an operator: it comes back, and so StoreUnavailable, which everybody rides out."""
+    name = database.url.database
+
+    def be_ended(tx: Tx) -> None:
+        tx.connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(StoreUnavailable):
+        await database.write(be_ended)
+    postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    assert [node.id for node in await database.read(nodes.list_nodes)] == [ONE, TWO]
+
+
+async def test_on_sqlite_a_lease_needs_no_keeping(sqlite_url: str) -> None:
+    clock = ManualClock(START)
+    async with open_database(sqlite_url, clock) as database:
+        clock.advance(timedelta(days=1).total_seconds())
+        (node,) = await database.read(nodes.list_nodes)
+        assert replace(node, started_at=START, lease_expires_at=START) == nodes.Node(
+            ONE, "here", 1, "0", START, START, is_alive=True
+        )
