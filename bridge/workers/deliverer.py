@@ -152,7 +152,9 @@ class Deliverer:
     def _ended(self, task: asyncio.Task[None]) -> None:
         endpoint_id = self._tasks.pop(task).endpoint.id
         self._turnstile.leave(endpoint_id)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            self._compare_due = 0.0  # its claim is still ours
+        elif (error := task.exception()) is not None:
             log.error("delivery.crashed", endpoint=endpoint_id, exc_info=error)
         self.bell.ring()
 
@@ -192,7 +194,6 @@ class Deliverer:
         """End the POSTs under way: the lease is about to end. What they had to send is due again, here or elsewhere."""
         for task in self._posting:
             task.cancel()
-        self._compare_due = 0.0
 
     async def _post(self, claimed: Claimed, timestamp: int) -> Answer:
         try:

@@ -72,8 +72,9 @@ class Discovery:
         listing = self._listing
         began = [at for run in page.runs if (at := _began_at(run.observation)) is not None]
         listing.newest_at = max([*began, *([listing.newest_at] if listing.newest_at else [])], default=None)
-        listing.is_complete = page.next_cursor is None or self._meets_what_was_seen(page)
-        wanted = [run for run in page.runs if self._is_wanted(run)]
+        answered_at = parse_instant(page.answered_at) if page.answered_at else None
+        listing.is_complete = page.next_cursor is None or self._meets_what_was_seen(page, answered_at)
+        wanted = [run for run in page.runs if self._is_wanted(run, answered_at)]
         added = await self._database.write(lambda tx: self._register(tx, wanted)) if wanted else 0
         for run in page.runs:
             if run.observation is not None:
@@ -105,17 +106,24 @@ class Discovery:
             await self._database.write(lambda tx: watermarks.save_watermark(tx, self._connection.name, now))
             self._mark = now
 
-    def _meets_what_was_seen(self, page: RunPage) -> bool:
+    def _meets_what_was_seen(self, page: RunPage, answered_at: datetime | None) -> bool:
         """Whether the runs on the pages behind this one are no news."""
         last = page.runs[-1] if page.runs else None
-        return last is None or last.provider_run_id in self._seen or self._is_old(_began_at(last.observation))
+        if last is None or last.provider_run_id in self._seen:
+            return True
+        return self._is_old(_began_at(last.observation), answered_at)
 
-    def _is_old(self, began_at: datetime | None) -> bool:
-        """Whether a run began so long before the newest that was seen that it was seen then."""
+    def _is_old(self, began_at: datetime | None, answered_at: datetime | None) -> bool:
+        """Whether a run must have been seen by the lists so far, even if nothing is known of it any more.
+
+        The overlap is for what began just now: in a quiet account the newest run may have been forgotten for weeks.
+        """
         newest_at = self._mark.newest_at if self._mark else None
-        return began_at is not None and newest_at is not None and began_at < newest_at - OVERLAP
+        if began_at is None or newest_at is None or began_at > newest_at:
+            return False
+        return began_at < newest_at - OVERLAP or (answered_at is not None and began_at < answered_at - OVERLAP)
 
-    def _is_wanted(self, run: ListedRun) -> bool:
+    def _is_wanted(self, run: ListedRun, answered_at: datetime | None) -> bool:
         """Whether it is to be watched, unless it is already."""
         seen, names = run.observation, self._connection.discover_workflows
         if seen is None or run.provider_run_id in self._seen or (names and seen.workflow_id not in names):
@@ -123,7 +131,7 @@ class Discovery:
         mark, began_at = self._mark, _began_at(seen)
         if mark is None or began_at is None:  # the first list; or its age cannot be told
             return not seen.status.is_settled
-        if self._is_old(began_at):
+        if self._is_old(began_at, answered_at):
             return False
         return not seen.status.is_settled or mark.first_at is None or began_at > mark.first_at
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final, Protocol
@@ -25,15 +24,14 @@ from bridge.domain.cadence_gate import Candidate
 from bridge.domain.clock import Clock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.observation import FailureKind, ListedRun, Observed, PollFailed, RunPage
-from bridge.domain.run import Run, RunStatus
-from bridge.domain.transition import unchanged
+from bridge.domain.observation import FailureKind, Observed, PollFailed, RunPage
 from bridge.providers.http import ProviderFailure
 from bridge.workers.account import Account, HealthChange
 from bridge.workers.discovery import ASK_AT_LEAST_S, Discovery
 from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.planner import Planner
+from bridge.workers.sighting import Sighting
 from bridge.workers.watch import Hand, Watch
 
 log = structlog.get_logger()
@@ -49,15 +47,6 @@ MISSED_MAX: Final = 20_000
 REACH: Final = timedelta(days=1)  # how long before its registration a run may have begun
 RETRY_FIRST_S, REFUSED_FIRST_S, RETRY_MAX_S = 1.0, 60.0, 600.0
 REFUSALS: Final = frozenset({FailureKind.NOT_FOUND, FailureKind.UNAUTHORIZED, FailureKind.REJECTED})
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """A run as a list showed it; `sent_at` (monotonic) is when its page was asked for."""
-
-    listed: ListedRun
-    answered_at: str | None
-    sent_at: float
 
 
 class Desk(Protocol):
@@ -299,22 +288,15 @@ class Lister:
 
     def _show(self, watch: Watch, sighting: Sighting) -> bool:
         """Take in how the list shows a run; False where only a look at the run itself tells."""
-        run, seen = watch.run, sighting.listed.observation
+        run = watch.run
         self._riders.pop(run.id, None)
         self._waiting_since.pop(run.id, None)
         self._missed.pop(run.id, None)
-        if seen is None:
-            return False
-        is_same = run.observed_at is not None and (run.status, run.provider_status) == (
-            seen.status,
-            seen.provider_status,
-        )
-        if not is_same and not _tells_enough(run, sighting.listed):
+        shown = sighting.of(run)
+        if shown is None:
             return False
         watch.count_poll(self._clock.now(), sighting.sent_at)
         watch.is_in_flight = True
-        # as it was: nothing that a list leaves out may look like a change
-        shown = Observed(unchanged(run) if is_same else seen, answered_at=sighting.answered_at)
         task = asyncio.create_task(self._desk.take_listed(watch, shown), name=f"listed:{run.id}")
         self._takings.add(task)
         task.add_done_callback(self._takings.discard)
@@ -358,14 +340,3 @@ class Lister:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _tells_enough(run: Run, listed: ListedRun) -> bool:
-    """Whether a change may be recorded as a list tells it.
-
-    Lists may lag behind: to and fro between running and waiting only a look at the run itself is believed.
-    """
-    seen = listed.observation
-    if seen is None or listed.needs_detail or seen.status is RunStatus.UNKNOWN:
-        return False
-    return run.observed_at is None or seen.status.is_settled or run.status is RunStatus.QUEUED

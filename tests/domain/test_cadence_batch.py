@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.domain.cadence_batch import WatchedAge, fill_batch, wait_before_list
+from bridge.domain.cadence_batch import Unseen, WatchedAge, fill_batch, wait_before_list
 from bridge.domain.cadence_estimate import Estimate
 from bridge.domain.cadence_grid import log_logistic
 
@@ -43,3 +44,18 @@ def test_a_batch_takes_those_with_the_largest_lateness() -> None:
     runs = [WatchedAge(MINUTE, 40.0, 40.0 + wait) for wait in (1.0, 9.0, 5.0, 7.0)]
     assert fill_batch(runs, 2) == [1, 3]
     assert len(fill_batch(runs, 100)) == 4
+
+
+def test_runs_that_nobody_told_us_of_gather_lateness_from_their_own_beginnings() -> None:
+    """As many small ones that begin one after another."""
+    per_s, gone_s, steps = 0.2, 90.0, 400
+    each = [MINUTE.lateness(0.0, gone_s * (n + 0.5) / steps) for n in range(steps)]
+    expected = per_s * gone_s * sum(each) / steps
+    assert Unseen(MINUTE, per_s, 30.0).lateness(60.0) == pytest.approx(expected, rel=0.1)
+
+
+def test_where_more_begins_the_list_is_asked_for_sooner() -> None:
+    waits = [
+        wait_before_list([Unseen(MINUTE, per_s, 0.0)], 0.5, 0.25, 300.0, since_s=0.0) for per_s in (0.001, 0.01, 0.1)
+    ]
+    assert waits[0] > 1.5 * waits[1] > 2 * waits[2]
