@@ -2,6 +2,12 @@
 
 Alembic does the steps; it is only imported when there is a step to do. On PostgreSQL an advisory lock
 keeps two starting nodes from migrating at once; on SQLite the daemon's lock file does.
+
+The rule for new steps, so that nodes of the old version work on while those of the new one start: a step only
+adds. New columns are nullable or have a server default, because the old version inserts without them; what is no
+longer used is dropped, renamed or made stricter one release later; rows keep the meaning that the old version gives
+them. Statements here name their columns, so added ones disturb nobody. A node that starts with the old version after
+that is refused.
 """
 
 from __future__ import annotations
