@@ -9,7 +9,7 @@ from bridge.api.shown import read_cursor, shown_delivery, shown_page
 from bridge.domain.delivery import Delivery, DeliveryState, Lane
 from bridge.domain.errors import Conflict, NotFound
 from bridge.domain.run import Json
-from bridge.store import deliveries
+from bridge.store import attempts, deliveries
 from bridge.store.transaction import Tx
 
 
@@ -20,8 +20,8 @@ async def list_deliveries(door: Door, call: Call[DeliveriesQuery]) -> Answer:
 
     def work(tx: Tx) -> list[dict[str, Json]]:
         found = deliveries.list_deliveries(tx, wanted, limit=query.limit + 1, before=before)
-        attempts = deliveries.list_attempts(tx, [delivery.id for delivery in found])
-        return [shown_delivery(delivery, attempts.get(delivery.id, []), with_responses=False) for delivery in found]
+        made = attempts.list_attempts(tx, [delivery.id for delivery in found])
+        return [shown_delivery(delivery, made.get(delivery.id, []), with_responses=False) for delivery in found]
 
     return answer(200, shown_page(await door.database.read(work), query.limit))
 
@@ -55,5 +55,5 @@ def _present(tx: Tx, delivery_id: str) -> Delivery:
 
 def _shown(tx: Tx, delivery_id: str) -> dict[str, Json]:
     delivery = _present(tx, delivery_id)
-    attempts = deliveries.list_attempts(tx, [delivery_id]).get(delivery_id, [])
-    return shown_delivery(delivery, attempts, with_responses=True)
+    made = attempts.list_attempts(tx, [delivery_id]).get(delivery_id, [])
+    return shown_delivery(delivery, made, with_responses=True)

@@ -6,7 +6,7 @@ asked for order and an earlier event of the same run is still owed to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
@@ -40,14 +40,15 @@ def hold_back(tx: Tx, delivery_ids: Sequence[str]) -> None:
     tx.connection.execute(chosen.values(next_attempt_at=None))
 
 
-def lock_order(tx: Tx, endpoint_id: str, run_id: str) -> None:
-    """Until this transaction ends, nobody else adds to or takes from what an ordered endpoint is owed of a run.
+def lock_orders(tx: Tx, owed: Iterable[tuple[str, str | None]]) -> None:
+    """For each (ordered endpoint, run): until this transaction ends, nobody else adds to or takes from what it is owed.
 
     Else one transaction adds an event behind one that another transaction just settles, and nobody releases it.
     """
     if tx.is_postgresql:
-        key = {"key": f"{endpoint_id} {run_id}"}
-        tx.connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
+        for endpoint_id, run_id in sorted({(endpoint_id, run_id) for endpoint_id, run_id in owed if run_id}):
+            key = {"key": f"{endpoint_id} {run_id}"}
+            tx.connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
 
 
 def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:

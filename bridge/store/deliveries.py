@@ -1,23 +1,21 @@
-"""Deliveries and their attempts: claim what is due, record what came of it."""
+"""Deliveries: claim what is due, give back, look up, make due again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Lane, Outcome
+from bridge.domain.delivery import Delivery, DeliveryState, Lane, Outcome
 from bridge.domain.endpoint import Endpoint
-from bridge.domain.ids import new_id
 from bridge.domain.payload import JSON
 from bridge.domain.vault import Unreadable
-from bridge.store.backlog import hold_back, lock_order, release_next
+from bridge.store.backlog import hold_back
 from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
 from bridge.store.nodes import check_may_claim
-from bridge.store.tables import attempts, deliveries, endpoints, events
+from bridge.store.tables import deliveries, endpoints, events
 from bridge.store.transaction import Tx
 
 
@@ -32,17 +30,6 @@ class Claimed:
     fault: str | None = None
     """Why it cannot be signed or addressed as it is stored."""
     content_type: str = JSON
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
-    """What to record of one attempt: the answer, and what becomes of the delivery."""
-
-    delivery: Delivery
-    at: datetime
-    answer: Answer
-    state: DeliveryState
-    next_attempt_at: datetime | None
 
 
 _SHOWN = [column for column in deliveries.c if column.name != "body"]  # up to 256 KiB, wanted only where it is sent
@@ -135,82 +122,6 @@ def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | 
     return tuple(secrets), endpoint.fault
 
 
-def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> list[bool]:
-    """Record attempts and what becomes of their deliveries; whether each was still ours to record.
-
-    Without our claim (this node slept past its lease) nothing is written: whoever has it now makes its own attempt.
-    """
-    return [_record_attempt(tx, node, result) for result in results]
-
-
-_WISHES = sa.select(endpoints.c.ordered, endpoints.c.enabled).where(endpoints.c.id == sa.bindparam("endpoint"))
-# With `attempts`, else it was recorded already, in a commit whose answer got lost.
-_MINE = sa.update(deliveries).where(
-    deliveries.c.id == sa.bindparam("delivery"),
-    deliveries.c.leased_by == sa.bindparam("node"),
-    deliveries.c.attempts == sa.bindparam("attempts_before"),
-)
-_LET_GO = _MINE.values(leased_by=None)
-_SETTLE = _MINE.where(deliveries.c.state == DeliveryState.PENDING.value).values(
-    leased_by=None,
-    lane=Lane.AGAIN.value,
-    **{
-        name: sa.bindparam(f"new_{name}")
-        for name in ("state", "attempts", "failures", "next_attempt_at", "settled_at", "last_outcome", "last_status")
-    },
-)
-_INSERT_ATTEMPT = sa.insert(attempts)
-
-
-def _record_attempt(tx: Tx, node: str, result: AttemptResult) -> bool:
-    """What the endpoint wants now counts, not what it wanted when the delivery was claimed."""
-    delivery, answer = result.delivery, result.answer
-    wishes = tx.connection.execute(_WISHES, {"endpoint": delivery.endpoint_id}).first()
-    is_ordered, is_enabled = wishes or (False, False)
-    if is_ordered and delivery.run_id:
-        lock_order(tx, delivery.endpoint_id, delivery.run_id)
-    next_attempt_at = result.next_attempt_at if is_enabled else None
-    is_over = result.state is not DeliveryState.PENDING
-    mine = {"delivery": delivery.id, "node": node, "attempts_before": delivery.attempts}
-    news = {
-        "new_state": result.state.value,
-        "new_attempts": delivery.attempts + 1,
-        "new_failures": delivery.failures + (0 if answer.outcome is Outcome.DELIVERED else 1),
-        "new_next_attempt_at": next_attempt_at,
-        "new_settled_at": tx.now if is_over else None,
-        "new_last_outcome": answer.outcome.value,
-        "new_last_status": answer.status,
-    }
-    is_settled_by_us = tx.connection.execute(_SETTLE, {**mine, **news}).rowcount
-    if not is_settled_by_us and not tx.connection.execute(_LET_GO, mine).rowcount:
-        return False
-    _insert_attempt(tx, result, next_attempt_at if is_settled_by_us else None)
-    if is_settled_by_us and is_ordered and is_enabled and delivery.run_id and is_over:
-        release_next(tx, delivery.endpoint_id, delivery.run_id)
-    return True
-
-
-def _insert_attempt(tx: Tx, result: AttemptResult, next_attempt_at: datetime | None) -> None:
-    answer = result.answer
-    row = {
-        "id": new_id("att"),
-        "delivery_id": result.delivery.id,
-        "number": result.delivery.attempts + 1,
-        "at": result.at,
-        "outcome": answer.outcome.value,
-        "status": answer.status,
-        "duration_ms": answer.duration_ms,
-        "detail": answer.detail,
-        "head": answer.head,
-        "head_is_truncated": answer.head_is_truncated,
-        "peer": answer.peer,
-        "phases": answer.phases,
-        "is_manual": result.delivery.is_manual,
-        "next_attempt_at": next_attempt_at,
-    }
-    tx.connection.execute(_INSERT_ATTEMPT, row)
-
-
 def give_back(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
     """Give up claims without an attempt: an interrupted POST is not a failed one."""
     tx.connection.execute(
@@ -256,31 +167,6 @@ def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str |
     if before is not None:
         query = query.where(deliveries.c.id < before)
     return [delivery_of(row) for row in tx.connection.execute(query)]
-
-
-def list_attempts(tx: Tx, delivery_ids: Sequence[str]) -> dict[str, list[Attempt]]:
-    """The attempts of deliveries, oldest first."""
-    query = (
-        sa.select(attempts).where(attempts.c.delivery_id.in_(delivery_ids)).order_by(attempts.c.number, attempts.c.id)
-    )
-    found: dict[str, list[Attempt]] = {}
-    for row in tx.connection.execute(query):
-        found.setdefault(row.delivery_id, []).append(_attempt_of(row))
-    return found
-
-
-def _attempt_of(row: sa.Row[Any]) -> Attempt:
-    answer = Answer(
-        outcome=Outcome(row.outcome),
-        duration_ms=row.duration_ms,
-        status=row.status,
-        detail=row.detail,
-        head=row.head or b"",
-        head_is_truncated=row.head_is_truncated,
-        peer=row.peer,
-        phases=row.phases or {},
-    )
-    return Attempt(row.id, row.delivery_id, row.number, row.at, answer, row.is_manual, row.next_attempt_at)
 
 
 def retry_now(tx: Tx, delivery_ids: Sequence[str], *, lane: Lane = Lane.AGAIN) -> int:

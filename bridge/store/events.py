@@ -16,7 +16,7 @@ from bridge.domain.filter import matches
 from bridge.domain.ids import new_id
 from bridge.domain.payload import payload_for
 from bridge.domain.run import Json, RunStatus
-from bridge.store.backlog import lock_order
+from bridge.store.backlog import lock_orders
 from bridge.store.endpoints import run_listeners, shared_listeners
 from bridge.store.tables import deliveries, events
 from bridge.store.transaction import Tx
@@ -82,6 +82,7 @@ def insert_deliveries(
     if not pairs:
         return []
     lane = Lane.AGAIN if is_manual and lane is Lane.FRESH else lane
+    lock_orders(tx, ((endpoint.id, event.run_id) for event, endpoint in pairs if endpoint.ordered))
     rows = [_new_row(tx, event, endpoint, is_manual=is_manual, lane=lane) for event, endpoint in pairs]
     for row, (_, endpoint) in zip(rows, pairs, strict=True):
         if endpoint.ordered and _stands_behind(tx, row, rows):
@@ -116,7 +117,6 @@ def _stands_behind(tx: Tx, row: dict[str, Any], together: list[dict[str, Any]]) 
     """Whether an earlier event of the same run is still owed to the same ordered endpoint."""
     if row["run_id"] is None:
         return False
-    lock_order(tx, row["endpoint_id"], row["run_id"])
     same = [r for r in together if r["endpoint_id"] == row["endpoint_id"] and r["run_id"] == row["run_id"]]
     if any(r["sequence"] < row["sequence"] for r in same):
         return True

@@ -6,7 +6,8 @@ too, but is never switched off: its few deliveries are exhausted by themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from bridge.store.transaction import Tx
 GONE = "its receiver answered 410 Gone"
 _NOBODYS_FAULT = frozenset({Outcome.INTERRUPTED, Outcome.UNSIGNED})
 _COLUMNS = (
+    endpoints.c.id,
     endpoints.c.source,
     endpoints.c.enabled,
     endpoints.c.failures,
@@ -34,8 +36,10 @@ _COLUMNS = (
     endpoints.c.failing_attempts,
     endpoints.c.warned_at,
 )
-_READ: Final[sa.Select[Any]] = sa.select(*_COLUMNS).where(
-    endpoints.c.id == sa.bindparam("endpoint"), endpoints.c.deleted_at.is_(None)
+_READ: Final[sa.Select[Any]] = (
+    sa.select(*_COLUMNS)
+    .where(endpoints.c.id.in_(sa.bindparam("ids", expanding=True)), endpoints.c.deleted_at.is_(None))
+    .order_by(endpoints.c.id)
 )
 _READ_TO_CHANGE: Final = _READ.with_for_update()
 
@@ -51,25 +55,55 @@ class Note:
     reason: str | None = None
 
 
+@dataclass(slots=True)
+class _Present:
+    """An endpoint as the answers so far leave it."""
+
+    pace: Pace
+    failing: Failing | None
+    may_be_disabled: bool
+
+
 def note_answer(tx: Tx, endpoint_id: str, answer: Answer) -> Note | None:
-    """Take in one answer; writes nothing about an endpoint that is well. None when there is nothing to take in."""
-    if answer.outcome in _NOBODYS_FAULT:
-        return None
-    row = _read(tx, endpoint_id, is_to_change=answer.outcome is not Outcome.DELIVERED)
-    if row is None:
-        return None
-    before, failing = pace_of(row), _failing_of(row)
-    after = pace_after(before, answer, now=tx.now)
-    now_failing = None if answer.outcome is Outcome.DELIVERED else failing_after(failing, at=tx.now)
-    if (after, now_failing) != (before, failing):
-        _store(tx, endpoint_id, _values(after, now_failing))
-    if now_failing is None or not row.enabled or row.source == EndpointSource.RUN.value:
-        return Note(before, after)
-    return _judge(tx, endpoint_id, Note(before, after), now_failing, is_gone=answer.outcome is Outcome.GONE)
+    """Take in one answer; see `note_answers`."""
+    return note_answers(tx, [(endpoint_id, answer)])[0]
 
 
-def _read(tx: Tx, endpoint_id: str, *, is_to_change: bool) -> sa.Row[Any] | None:
-    return tx.connection.execute(_READ_TO_CHANGE if is_to_change else _READ, {"endpoint": endpoint_id}).first()
+def note_answers(tx: Tx, answers: Sequence[tuple[str, Answer]]) -> list[Note | None]:
+    """Take in answers by endpoint, in this order; writes nothing about an endpoint that is well.
+
+    None for each that says nothing about its endpoint.
+    """
+    telling = [(endpoint_id, answer) for endpoint_id, answer in answers if answer.outcome not in _NOBODYS_FAULT]
+    query = _READ if all(answer.outcome is Outcome.DELIVERED for _, answer in telling) else _READ_TO_CHANGE
+    rows = tx.connection.execute(query, {"ids": sorted({endpoint_id for endpoint_id, _ in telling})}) if telling else ()
+    known = {row.id: _Present(pace_of(row), _failing_of(row), _may_be_disabled(row)) for row in rows}
+    return [
+        _note(tx, endpoint_id, known[endpoint_id], answer)
+        if endpoint_id in known and answer.outcome not in _NOBODYS_FAULT
+        else None
+        for endpoint_id, answer in answers
+    ]
+
+
+def _note(tx: Tx, endpoint_id: str, present: _Present, answer: Answer) -> Note:
+    before, failing = present.pace, present.failing
+    present.pace = pace_after(before, answer, now=tx.now)
+    present.failing = None if answer.outcome is Outcome.DELIVERED else failing_after(failing, at=tx.now)
+    if (present.pace, present.failing) != (before, failing):
+        _store(tx, endpoint_id, _values(present.pace, present.failing))
+    note = Note(before, present.pace)
+    if present.failing is None or not present.may_be_disabled:
+        return note
+    note = _judge(tx, endpoint_id, note, present.failing, is_gone=answer.outcome is Outcome.GONE)
+    present.may_be_disabled = note.step is not Step.DISABLE
+    if note.step is Step.WARN:
+        present.failing = replace(present.failing, warned_at=tx.now)
+    return note
+
+
+def _may_be_disabled(row: sa.Row[Any]) -> bool:
+    return bool(row.enabled) and row.source != EndpointSource.RUN.value
 
 
 def pace_of(row: sa.Row[Any]) -> Pace:

@@ -23,9 +23,10 @@ from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.domain.instant import format_instant
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
-from bridge.store import deliveries, standing
+from bridge.store import attempts, deliveries, standing
+from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import AttemptResult, Claimed
+from bridge.store.deliveries import Claimed
 from bridge.store.due import due_endpoints
 from bridge.store.standing import Note
 from bridge.store.transaction import Tx
@@ -34,6 +35,7 @@ from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.sender import Sender
 from bridge.workers.signing import sign_attempt
+from bridge.workers.together import Together
 from bridge.workers.turnstile import Share, Turnstile
 
 log = structlog.get_logger()
@@ -84,6 +86,7 @@ class Deliverer:
         self._tasks: dict[asyncio.Task[None], Claimed] = {}
         self._posting: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._together = Together(self._record_all)
 
     @property
     def in_flight(self) -> int:
@@ -173,7 +176,7 @@ class Deliverer:
         )
         result = AttemptResult(claimed.delivery, at, answer, state, again_at)
         try:
-            note = await self._record(claimed, result)
+            note = await self._record(result)
         except Conflict as error:
             log.warning("attempt.refused", delivery_id=claimed.delivery.id, reason=str(error))
             return
@@ -208,27 +211,29 @@ class Deliverer:
             custom_headers=claimed.endpoint.headers,
         )
 
-    async def _record(self, claimed: Claimed, result: AttemptResult) -> Note | None:
+    async def _record(self, result: AttemptResult) -> Note | None:
         """The attempt and what it means for the endpoint; tried again while the database cannot be written.
 
         Until it is recorded the claim stands, so the same POST is not made twice meanwhile. Conflict, and nothing
         written, when the claim was lost: others have the delivery now.
         """
-
-        def record(tx: Tx) -> Note | None:
-            note = standing.note_answer(tx, claimed.endpoint.id, result.answer)
-            if not all(deliveries.record_attempts(tx, node=self._node, results=[result])):
-                raise Conflict("this node has lost the claim, or recorded it before")
-            return note
-
         rest_s = 0.5
         while True:
             try:
-                return await self._database.write(record)
+                return await self._together.submit(result)
             except StoreUnavailable as error:
-                log.warning("attempt.unrecorded", delivery_id=claimed.delivery.id, reason=str(error))
+                log.warning("attempt.unrecorded", delivery_id=result.delivery.id, reason=str(error))
                 await asyncio.sleep(rest_s)
                 rest_s = min(rest_s * 2, 15.0)
+
+    async def _record_all(self, results: list[AttemptResult]) -> list[Note | None]:
+        def record(tx: Tx) -> list[Note | None]:
+            notes = standing.note_answers(tx, [(result.delivery.endpoint_id, result.answer) for result in results])
+            if not all(attempts.record_attempts(tx, node=self._node, results=results)):
+                raise Conflict("this node has lost the claim, or recorded it before")  # each for itself, then
+            return notes
+
+        return await self._database.write(record)
 
     def _tell(self, claimed: Claimed, result: AttemptResult) -> None:
         answer = result.answer

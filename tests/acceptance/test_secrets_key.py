@@ -40,7 +40,8 @@ async def ping(daemon: DaemonProcess, endpoint: dict[str, Any]) -> dict[str, Any
 
 async def check_ping(daemon: DaemonProcess, receiver: Receiver, endpoint: dict[str, Any]) -> None:
     """A test delivery arrives, signed with the endpoint's secret and with its header."""
-    assert (await ping(daemon, endpoint))["state"] == "delivered"
+    made = await ping(daemon, endpoint)
+    assert made["state"] == "delivered", made
     arrived = receiver.received[-1]
     standardwebhooks.Webhook(endpoint["secret"]).verify(arrived.body, arrived.headers)
     assert arrived.headers["x-key"] == "a-header-value"

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from bridge.domain.delivery import DeliveryState, Lane
-from bridge.store import deliveries
-from bridge.store.deliveries import AttemptResult
+from bridge.store import attempts, deliveries
+from bridge.store.attempts import AttemptResult
 from bridge.store.due import due_endpoints
 from bridge.store.transaction import Tx
 from tests.support.api_bridge import NOW, Api
@@ -23,7 +23,7 @@ async def fail_once(api: Api, state: DeliveryState = DeliveryState.PENDING) -> N
         for endpoint_id in due_endpoints(tx):
             claimed = deliveries.claim_due(tx, node="n", endpoint_id=endpoint_id, limit=100)
             results = [AttemptResult(c.delivery, tx.now, failed_attempt(), state, again_at) for c in claimed]
-            deliveries.record_attempts(tx, node="n", results=results)
+            attempts.record_attempts(tx, node="n", results=results)
 
     await api.database.write(work)
 

@@ -9,8 +9,8 @@ import pytest
 
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.run import RunStatus
-from bridge.store import deliveries
-from bridge.store.deliveries import AttemptResult
+from bridge.store import attempts, deliveries
+from bridge.store.attempts import AttemptResult
 from bridge.store.due import due_endpoints
 from bridge.store.transaction import Tx
 from bridge.workers.replayer import Replayer
@@ -25,7 +25,7 @@ async def settle_deliveries(api: Api, state: DeliveryState) -> None:
         for endpoint_id in due_endpoints(tx):
             claimed = deliveries.claim_due(tx, node="n", endpoint_id=endpoint_id, limit=1000)
             results = [AttemptResult(c.delivery, tx.now, failed_attempt(), state, None) for c in claimed]
-            deliveries.record_attempts(tx, node="n", results=results)
+            attempts.record_attempts(tx, node="n", results=results)
 
     await api.database.write(work)
 

@@ -20,9 +20,10 @@ from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.signature import new_secret
 from bridge.domain.transition import settle
-from bridge.store import connections, deliveries, endpoints, events, idempotency, nodes, runs, transitions
+from bridge.store import attempts, connections, deliveries, endpoints, events, idempotency, nodes, runs, transitions
+from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import AttemptResult, DeliveryFilter
+from bridge.store.deliveries import DeliveryFilter
 from bridge.store.due import due_endpoints
 from bridge.store.runs import PollRecord, RunFilter
 from bridge.store.transaction import Tx
@@ -71,7 +72,7 @@ async def attempt(
 ) -> None:
     answer = Answer(outcome, 12, 200 if outcome is Outcome.DELIVERED else 500, head=b"ok", phases={"connect": 1})
     result = AttemptResult(claimed.delivery, START, answer, state, next_attempt_at)
-    await database.write(lambda tx: deliveries.record_attempts(tx, node=node, results=[result]))
+    await database.write(lambda tx: attempts.record_attempts(tx, node=node, results=[result]))
 
 
 async def test_a_registered_run_comes_back_as_it_was_given(database: Database) -> None:
@@ -250,7 +251,7 @@ async def test_a_failed_attempt_is_recorded_and_due_again_later(database: Databa
     found = await database.read(lambda tx: deliveries.get_delivery(tx, again.delivery.id))
     assert found is not None
     assert (found.state, found.attempts, found.settled_at) == (DeliveryState.DELIVERED, 2, clock.now())
-    kept = (await database.read(lambda tx: deliveries.list_attempts(tx, [found.id])))[found.id]
+    kept = (await database.read(lambda tx: attempts.list_attempts(tx, [found.id])))[found.id]
     assert [(a.number, a.answer.outcome, a.answer.head, a.next_attempt_at) for a in kept] == [
         (1, Outcome.SERVER_ERROR, b"ok", again_at),
         (2, Outcome.DELIVERED, b"ok", None),

@@ -17,9 +17,10 @@ from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import Answer, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import StoreUnavailable
-from bridge.store import connections, deliveries, endpoints, nodes, notices, runs
+from bridge.store import attempts, connections, deliveries, endpoints, nodes, notices, runs
+from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import AttemptResult, Claimed
+from bridge.store.deliveries import Claimed
 from bridge.store.transaction import Announcements, Tx
 from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.postgres import Postgres
@@ -80,11 +81,11 @@ async def claim_delivery(database: Database, endpoint: Endpoint, node: str) -> C
 async def record_attempt(database: Database, claimed: Claimed, node: str) -> bool:
     answer = Answer(Outcome.DELIVERED, 12, 200)
     result = AttemptResult(claimed.delivery, START, answer, DeliveryState.DELIVERED, None)
-    return (await database.write(lambda tx: deliveries.record_attempts(tx, node=node, results=[result])))[0]
+    return (await database.write(lambda tx: attempts.record_attempts(tx, node=node, results=[result])))[0]
 
 
 async def count_attempts(database: Database, claimed: Claimed) -> int:
-    found = await database.read(lambda tx: deliveries.list_attempts(tx, [claimed.delivery.id]))
+    found = await database.read(lambda tx: attempts.list_attempts(tx, [claimed.delivery.id]))
     return len(found.get(claimed.delivery.id, []))
 
 

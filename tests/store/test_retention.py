@@ -16,9 +16,9 @@ from bridge.domain.event import EventType
 from bridge.domain.run import Run
 from bridge.domain.secret import Secret
 from bridge.domain.signature import new_secret
-from bridge.store import deliveries, endpoints, events, idempotency, replays, retention, runs
+from bridge.store import attempts, deliveries, endpoints, events, idempotency, replays, retention, runs
+from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import AttemptResult
 from bridge.store.due import due_endpoints
 from bridge.store.retention import Plan
 from bridge.store.tables import metadata
@@ -81,7 +81,7 @@ async def deliver(database: Database, *, state: DeliveryState = DeliveryState.DE
         for endpoint_id in due_endpoints(tx):
             for one in deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint_id, limit=1000):
                 answer = Answer(Outcome.DELIVERED, 1, 204)
-                deliveries.record_attempts(
+                attempts.record_attempts(
                     tx, node=NODE, results=[AttemptResult(one.delivery, tx.now, answer, state, None)]
                 )
 

@@ -17,9 +17,10 @@ from bridge.domain.ids import new_id
 from bridge.domain.pace import Pace
 from bridge.domain.secret import Secret
 from bridge.domain.signature import new_secret
-from bridge.store import deliveries, endpoints, events, standing
+from bridge.store import attempts, deliveries, endpoints, events, standing
+from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import AttemptResult, Claimed
+from bridge.store.deliveries import Claimed
 from bridge.store.due import due_endpoints
 from bridge.store.standing import Note
 from tests.support.delivering import all_deliveries, endpoint_now
@@ -69,7 +70,7 @@ async def settle(
     answer = TAKEN if state is DeliveryState.DELIVERED else REFUSED
     again_at = None if again_s is None else database.clock.now() + timedelta(seconds=again_s)
     result = AttemptResult(claimed.delivery, START, answer, state, again_at)
-    await database.write(lambda tx: deliveries.record_attempts(tx, node=NODE, results=[result]))
+    await database.write(lambda tx: attempts.record_attempts(tx, node=NODE, results=[result]))
 
 
 async def in_order(database: Database, endpoint: Endpoint) -> list[Delivery]:

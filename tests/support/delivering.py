@@ -13,7 +13,7 @@ from bridge.domain.delivery import Attempt, Delivery, DeliveryState
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
-from bridge.store import deliveries, endpoints
+from bridge.store import attempts, deliveries, endpoints
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter
 from bridge.workers.deliverer import Deliverer, DeliverySettings
@@ -68,7 +68,7 @@ async def all_deliveries(database: Database, **wanted: str) -> list[Delivery]:
 
 async def attempts_of(database: Database, delivery: Delivery) -> list[Attempt]:
     """Every attempt of one delivery."""
-    return (await database.read(lambda tx: deliveries.list_attempts(tx, [delivery.id]))).get(delivery.id, [])
+    return (await database.read(lambda tx: attempts.list_attempts(tx, [delivery.id]))).get(delivery.id, [])
 
 
 async def endpoint_now(database: Database, endpoint: Endpoint) -> Endpoint:

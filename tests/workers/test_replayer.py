@@ -14,9 +14,10 @@ from bridge.domain.clock import ManualClock
 from bridge.domain.delivery import Answer, Delivery, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection
-from bridge.store import deliveries, endpoints, events, replays
+from bridge.store import attempts, deliveries, endpoints, events, replays
+from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import AttemptResult, DeliveryFilter
+from bridge.store.deliveries import DeliveryFilter
 from bridge.store.transaction import Tx
 from bridge.workers.replayer import FAR_AHEAD_REST_S, SWITCHED_OFF_REST_S, Replayer
 from tests.support.watching import NODE, add_endpoint, only, open_database, record, register
@@ -76,7 +77,7 @@ async def take(database: Database, endpoint: Endpoint, limit: int = 1000) -> lis
         for one in claimed:
             answer = Answer(Outcome.DELIVERED, 1, 204)
             result = AttemptResult(one.delivery, tx.now, answer, DeliveryState.DELIVERED, None)
-            deliveries.record_attempts(tx, node=NODE, results=[result])
+            attempts.record_attempts(tx, node=NODE, results=[result])
         return [one.delivery.event_type for one in claimed]
 
     return await database.write(work)

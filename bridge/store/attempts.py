@@ -1,0 +1,172 @@
+"""Attempts: what came of POSTs, recorded together with what becomes of their deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Lane, Outcome
+from bridge.domain.ids import new_id
+from bridge.store.backlog import lock_orders, release_next
+from bridge.store.tables import attempts, deliveries, endpoints
+from bridge.store.transaction import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptResult:
+    """What to record of one attempt: the answer, and what becomes of the delivery."""
+
+    delivery: Delivery
+    at: datetime
+    answer: Answer
+    state: DeliveryState
+    next_attempt_at: datetime | None
+
+
+# Made once: to put a statement together takes longer than to run it.
+_PRESENT = (
+    sa.select(deliveries.c.id, deliveries.c.attempts, deliveries.c.leased_by, deliveries.c.state)
+    .where(deliveries.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(deliveries.c.id)
+)
+_WISHES = sa.select(endpoints.c.id, endpoints.c.ordered, endpoints.c.enabled).where(
+    endpoints.c.id.in_(sa.bindparam("ids", expanding=True))
+)
+_THIS = sa.update(deliveries).where(deliveries.c.id == sa.bindparam("delivery"))
+_LET_GO = _THIS.values(leased_by=None)
+_NEWS: Final = ("state", "attempts", "failures", "next_attempt_at", "settled_at", "last_outcome", "last_status")
+_SETTLE = _THIS.values(leased_by=None, lane=Lane.AGAIN.value, **{name: sa.bindparam(f"new_{name}") for name in _NEWS})
+_INSERT_ATTEMPTS = sa.insert(attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """One result as it can be recorded: `settles` unless the delivery was settled by others meanwhile.
+
+    What the endpoint wants now counts, not what it wanted when the delivery was claimed.
+    """
+
+    result: AttemptResult
+    settles: bool
+    is_ordered: bool
+    is_enabled: bool
+
+    @property
+    def next_attempt_at(self) -> datetime | None:
+        return self.result.next_attempt_at if self.settles and self.is_enabled else None
+
+    @property
+    def releases(self) -> bool:
+        """Whether the next event of its run may go now."""
+        is_over = self.result.state is not DeliveryState.PENDING
+        return self.settles and is_over and self.is_ordered and self.is_enabled and bool(self.result.delivery.run_id)
+
+
+def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> list[bool]:
+    """Record attempts of different deliveries and what becomes of these; whether each was still ours to record.
+
+    Without our claim (this node slept past its lease) nothing is written: whoever has it now makes its own attempt.
+    """
+    wishes = {
+        row.id: row
+        for row in tx.connection.execute(_WISHES, {"ids": sorted({r.delivery.endpoint_id for r in results})})
+    }
+    ordered = {each.id for each in wishes.values() if each.ordered}
+    lock_orders(tx, {(r.delivery.endpoint_id, r.delivery.run_id) for r in results if r.delivery.endpoint_id in ordered})
+    present = _lock(tx, results)
+    recordings: list[_Recording] = []
+    for result in results:
+        row, wish = present.get(result.delivery.id), wishes.get(result.delivery.endpoint_id)
+        if row is not None and _is_ours(row, result.delivery, node):
+            settles = row.state == DeliveryState.PENDING.value
+            recordings.append(_Recording(result, settles, bool(wish and wish.ordered), bool(wish and wish.enabled)))
+    _write(tx, recordings)
+    ours = {recording.result.delivery.id for recording in recordings}
+    return [result.delivery.id in ours for result in results]
+
+
+def _lock(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, sa.Row[Any]]:
+    query = _PRESENT.with_for_update() if tx.is_postgresql else _PRESENT
+    rows: list[sa.Row[Any]] = list(tx.connection.execute(query, {"ids": [r.delivery.id for r in results]}))
+    return {row.id: row for row in rows}
+
+
+def _is_ours(row: sa.Row[Any], delivery: Delivery, node: str) -> bool:
+    """With `attempts`, else it was recorded already, in a commit whose answer got lost."""
+    return bool(row.leased_by == node and row.attempts == delivery.attempts)
+
+
+def _write(tx: Tx, recordings: Sequence[_Recording]) -> None:
+    for statement, rows in (
+        (_SETTLE, [_news(tx, each) for each in recordings if each.settles]),
+        (_LET_GO, [{"delivery": each.result.delivery.id} for each in recordings if not each.settles]),
+        (_INSERT_ATTEMPTS, [_attempt_row(each) for each in recordings]),
+    ):
+        if rows:
+            tx.connection.execute(statement, rows)
+    for each in recordings:
+        if each.releases and each.result.delivery.run_id:
+            release_next(tx, each.result.delivery.endpoint_id, each.result.delivery.run_id)
+
+
+def _news(tx: Tx, recording: _Recording) -> dict[str, Any]:
+    result, delivery = recording.result, recording.result.delivery
+    return {
+        "delivery": delivery.id,
+        "new_state": result.state.value,
+        "new_attempts": delivery.attempts + 1,
+        "new_failures": delivery.failures + (0 if result.answer.outcome is Outcome.DELIVERED else 1),
+        "new_next_attempt_at": recording.next_attempt_at,
+        "new_settled_at": None if result.state is DeliveryState.PENDING else tx.now,
+        "new_last_outcome": result.answer.outcome.value,
+        "new_last_status": result.answer.status,
+    }
+
+
+def _attempt_row(recording: _Recording) -> dict[str, Any]:
+    result, answer = recording.result, recording.result.answer
+    return {
+        "id": new_id("att"),
+        "delivery_id": result.delivery.id,
+        "number": result.delivery.attempts + 1,
+        "at": result.at,
+        "outcome": answer.outcome.value,
+        "status": answer.status,
+        "duration_ms": answer.duration_ms,
+        "detail": answer.detail,
+        "head": answer.head,
+        "head_is_truncated": answer.head_is_truncated,
+        "peer": answer.peer,
+        "phases": answer.phases,
+        "is_manual": result.delivery.is_manual,
+        "next_attempt_at": recording.next_attempt_at,
+    }
+
+
+def list_attempts(tx: Tx, delivery_ids: Sequence[str]) -> dict[str, list[Attempt]]:
+    """The attempts of deliveries, oldest first."""
+    query = (
+        sa.select(attempts).where(attempts.c.delivery_id.in_(delivery_ids)).order_by(attempts.c.number, attempts.c.id)
+    )
+    found: dict[str, list[Attempt]] = {}
+    for row in tx.connection.execute(query):
+        found.setdefault(row.delivery_id, []).append(_attempt_of(row))
+    return found
+
+
+def _attempt_of(row: sa.Row[Any]) -> Attempt:
+    answer = Answer(
+        outcome=Outcome(row.outcome),
+        duration_ms=row.duration_ms,
+        status=row.status,
+        detail=row.detail,
+        head=row.head or b"",
+        head_is_truncated=row.head_is_truncated,
+        peer=row.peer,
+        phases=row.phases or {},
+    )
+    return Attempt(row.id, row.delivery_id, row.number, row.at, answer, row.is_manual, row.next_attempt_at)
