@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 
-from bridge.api.ports import CheckResult, LivePoll
+from bridge.api.ports import CheckResult, GateReading, LivePoll
 from bridge.domain.address import AddressPolicy, Trust
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
@@ -149,6 +149,15 @@ class Office:
             "over_capacity_by": round(gate.over_capacity, 2),
             "learned": poller.planner.summary(),
         }
+
+    def distribution(self, name: str, workflow_id: str) -> Json:
+        """What was learned of one workflow, and how its runs are polled."""
+        return self._poller(name).planner.distribution(workflow_id)
+
+    def gate_reading(self, name: str) -> GateReading:
+        """The limit in force, and what a request was worth lately."""
+        gate = self._poller(name).account.gate
+        return GateReading(gate.rate_limit.rate, gate.shadow_price_s, gate.over_capacity)
 
     async def wait_settled(self, run_id: str, timeout_s: float) -> None:
         """Until the run is announced as settled, at most `timeout_s`."""

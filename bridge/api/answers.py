@@ -295,6 +295,39 @@ class ConnectionAnswer(BaseModel):
     state: dict[str, Any]
 
 
+class CellAnswer(BaseModel):
+    """The share of runs that take longer than `from_s` and at most `to_s`."""
+
+    from_s: float
+    to_s: float
+    share: float
+
+
+class DistributionAnswer(BaseModel):
+    """How long the runs of a workflow are running, as learned, and when such a run is polled. Everything in seconds.
+
+    `cells` leave out 2 % of the runs at either end. `planned_polls_s`: the ages at which a run is polled that goes on,
+    up to p99.5; `expected_polls` and `expected_delay_s` are the means over all runs. `price_s` is that of one request.
+    """
+
+    workflow_id: str | None
+    runs_remembered: float
+    median_s: float
+    p90_s: float
+    p99_s: float
+    cells: list[CellAnswer]
+    planned_polls_s: list[float]
+    expected_polls: float
+    expected_delay_s: float
+    price_s: float
+
+
+class ConnectionInFull(ConnectionAnswer):
+    """A connection; `distribution` where a `workflow` was asked for."""
+
+    distribution: DistributionAnswer | None = None
+
+
 class CheckAnswer(BaseModel):
     """What one real call brought."""
 

@@ -234,6 +234,14 @@ class WaitQuery(Query):
     timeout: Annotated[float, Field(ge=0, le=WAIT_MAX_S)] = 60.0
 
 
+class ConnectionQuery(Query):
+    """`workflow`: show what was learned of this one; empty for the runs without any."""
+
+    workflow: Annotated[str, Field(max_length=512)] | None = Field(
+        default=None, validation_alias=AliasChoices("workflow", "workflow_id")
+    )
+
+
 class EndpointsQuery(PageQuery):
     """`one_run`: list the webhooks of single runs as well."""
 

@@ -9,6 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from bridge.api.bodies import NoQuery
 from bridge.api.door import Answer, Call, Door, answer
+from bridge.api.ports import Bridge
 from bridge.domain.connection import ConnectionHealth
 from bridge.store.connections import list_health
 from bridge.store.deliveries import count_by_state
@@ -39,8 +40,9 @@ async def show_readiness(door: Door, _call: Call[NoQuery]) -> Answer:
 
 
 async def show_metrics(door: Door, _call: Call[NoQuery]) -> Answer:
-    """What the workers count, and what the database holds at this moment."""
+    """What the workers count, what the database holds at this moment, and how contested each connection is."""
     counted = await door.database.read(_count)
+    _read_gates(counted, door.bridge)
     text = generate_latest(door.registry) + generate_latest(counted)
     return Answer(200, text, content_type=CONTENT_TYPE_LATEST)
 
@@ -63,6 +65,21 @@ def _count(tx: Tx) -> CollectorRegistry:
     for name, row in list_health(tx).items():
         answering.labels(name).set(row.health is ConnectionHealth.OK)
     return registry
+
+
+def _read_gates(registry: CollectorRegistry, bridge: Bridge) -> None:
+    shadow = _by_connection(registry, "shadow_price_seconds", "The delay that one request was worth lately")
+    over = _by_connection(registry, "over_capacity_ratio", "Requests wanted over requests allowed, at least 1")
+    rate = _by_connection(registry, "requests_per_second", "The limit in force, told or learned")
+    for name in bridge.connections:
+        reading = bridge.gate_reading(name)
+        shadow.labels(name).set(reading.shadow_price_s)
+        over.labels(name).set(reading.over_capacity)
+        rate.labels(name).set(reading.requests_per_second)
+
+
+def _by_connection(registry: CollectorRegistry, name: str, what: str) -> Gauge:
+    return Gauge(f"runbridge_connection_{name}", what, ["connection"], registry=registry)
 
 
 def _set(registry: CollectorRegistry, name: str, what: str, value: float) -> None:

@@ -30,6 +30,15 @@ class CheckResult:
     duration_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class GateReading:
+    """The limit in force at a connection's gate, requests per second, and how contested it was lately (`Gate`)."""
+
+    requests_per_second: float
+    shadow_price_s: float
+    over_capacity: float
+
+
 class Bridge(Protocol):
     """The daemon, as far as the API needs it."""
 
@@ -77,6 +86,14 @@ class Bridge(Protocol):
 
     def connection_state(self, name: str) -> dict[str, Json]:
         """Limits in force, requests in flight, paused until, learned cadence: whatever there is to show."""
+        ...
+
+    def distribution(self, name: str, workflow_id: str) -> Json:
+        """The learned running time of a workflow ("": of the runs without one) with the polls planned on it."""
+        ...
+
+    def gate_reading(self, name: str) -> GateReading:
+        """How contested a connection is at this moment; costs nothing."""
         ...
 
     async def wait_settled(self, run_id: str, timeout_s: float) -> None:

@@ -61,6 +61,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/runs/{id}/cancel", runs.cancel_run, NoBody, {202: answers.RunAnswer}, (404, 409, 502)),
     Route("DELETE", "/v1/runs/{id}", runs.delete_run, NoQuery, {204: None}, (404,)),
     Route("GET", "/v1/connections", connections.list_connections, NoQuery, {200: answers.ConnectionList}),
+    Route("GET", "/v1/connections/{name}", connections.show_connection, bodies.ConnectionQuery,
+          {200: answers.ConnectionInFull}, (404,)),
     Route("POST", "/v1/connections/{name}/check", connections.check_connection, NoBody, {200: answers.CheckAnswer}, (404, 409)),
     Route("GET", "/v1/nodes", nodes.list_nodes, NoQuery, {200: answers.NodeList}),
     Route("POST", "/v1/endpoints", endpoints.create_endpoint, bodies.EndpointBody, {201: answers.NewEndpoint}, (409,)),

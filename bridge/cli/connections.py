@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bridge.cli.client import Client, Object
+from bridge.cli.connection_report import print_connection, print_distribution
 from bridge.cli.options import Settings, common_options, pass_settings
 from bridge.cli.output import mark, print_json, print_table, print_value, say, status_text
 
@@ -39,6 +40,22 @@ def _row(connection: Object) -> tuple[Any, ...]:
         connection.get("since"),
         connection.get("reason"),
     )
+
+
+@command.command
+@click.argument("name")
+@click.option("--workflow", metavar="ID", help='Plot how long its runs take, and its polls; "" for runs without one.')
+@common_options
+@pass_settings
+def show(settings: Settings, name: str, workflow: str | None) -> None:
+    """How NAME stands, its limits, and what was learned of each of its workflows."""
+    answer = settings.client().get("v1", "connections", name, workflow=workflow)
+    if settings.as_json:
+        print_json(answer.body)
+    elif workflow is None:
+        print_connection(answer.object())
+    else:
+        print_distribution(answer.object())
 
 
 @command.command

@@ -16,7 +16,7 @@ import structlog
 from bridge.domain import transition
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.observation import Observed, PollFailed, PollResult
+from bridge.domain.observation import Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.workers.account import HealthChange
 from bridge.workers.metrics import Metrics
@@ -92,13 +92,19 @@ class Intake:
         before = watch.with_counters()
         after = await self._recorder.record(before, seen, since=since, expires=expires, is_overdue=is_overdue)
         if is_anew and after is not None:
-            self._planner.learn_end(watch, seen, now)
+            self._learn(watch, seen, now)
         if expires:
             self._planner.learn_given_up(watch, now)
         if self._keep(watch, after):
             if is_anew:
                 watch.begin(wall, now)
             self._plan(watch, result, now)
+
+    def _learn(self, watch: Watch, seen: Observation, now: float) -> None:
+        late_s = self._planner.learn_end(watch, seen, now)
+        if late_s is not None:
+            self._metrics.noticed_delay.labels(watch.run.connection).observe(late_s)
+            self._metrics.polls_per_run.labels(watch.run.connection).observe(watch.polls)
 
     async def _failed(self, watch: Watch, failed: PollFailed, now: float) -> None:
         wall = self._clock.now()

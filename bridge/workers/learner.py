@@ -60,6 +60,11 @@ class Learner:
         self._sojourns[key] = known
         return known
 
+    def look_up(self, workflow: str, status: RunStatus) -> Sojourn:
+        """The same for people, who may ask for anything: what is not known is not kept for having been asked for."""
+        known = self._sojourns.get((workflow, status))
+        return known or Sojourn.load(self._texts.get(("workflow", workflow, status)), self._prior(status))
+
     def progress(self, workflow: str | None) -> ProgressSojourn:
         """What progress has meant at this workflow."""
         name = workflow or ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_POLLS = (1, 2, 3, 5, 8, 12, 20, 40, 80, 160, 320)
 
 
 class Metrics:
@@ -32,6 +33,20 @@ class Metrics:
             "runbridge_runs_discovered_total",
             "Runs watched because a list showed them",
             ["connection"],
+            registry=self.registry,
+        )
+        self.noticed_delay = Histogram(
+            "runbridge_noticed_delay_seconds",
+            "How late a run's end was noticed: half the time since it was last seen alive",
+            ["connection"],
+            buckets=(*_SECONDS, 60, 300),
+            registry=self.registry,
+        )
+        self.polls_per_run = Histogram(
+            "runbridge_polls_per_run",
+            "Polls of a run until it had settled",
+            ["connection"],
+            buckets=_POLLS,
             registry=self.registry,
         )
         self.transitions = Counter(

@@ -21,8 +21,10 @@ from bridge.domain.cadence import (
     urgency,
 )
 from bridge.domain.cadence_batch import Accruing, Unseen, WatchedAge
+from bridge.domain.cadence_foresight import foresee, shown_cells
 from bridge.domain.cadence_price import price_for_target
 from bridge.domain.cadence_progress import ProgressTrack
+from bridge.domain.cadence_sojourn import Sojourn
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.instant import seconds_between
 from bridge.domain.observation import Observation, Observed
@@ -172,23 +174,29 @@ class Planner:
 
     # -- what an end teaches
 
-    def learn_end(self, watch: Watch, seen: Observation, now: float) -> None:
-        """The run has left its status: what the time it spent there teaches about others."""
+    def learn_end(self, watch: Watch, seen: Observation, now: float) -> float | None:
+        """The run has left its status: what the time it spent there teaches about others.
+
+        If it has settled, how late that was probably noticed: half the seconds since it was last seen alive. None
+        where that is not known.
+        """
         run, told_s = watch.run, seconds_between(seen.started_at or seen.created_at, seen.finished_at)
         if run.observed_at is None:  # over, or further, before anybody looked: only the provider can tell
             if seen.status.is_settled and told_s is not None and 0 < told_s < AGE_MAX_S:
                 self._learn(run, RunStatus.RUNNING, max(told_s - CLOCK_GRAIN_S, 0.0), told_s + CLOCK_GRAIN_S, now)
-            return
+            return None
         if watch.is_tainted:
-            return
-        alive_s, over_s = watch.alive_s, now - watch.origin
+            return None
+        alive_s, over_s, late_s = watch.alive_s, now - watch.origin, None
         if seen.status.is_settled:
-            self._count(run, watch, (over_s - alive_s) / 2)
+            late_s = (over_s - alive_s) / 2
+            self._count(run, watch, late_s)
             if run.status is RunStatus.RUNNING and told_s is not None:
                 alive_s, over_s = _narrowed(alive_s, over_s, told_s)
         self._learn(run, run.status, alive_s, over_s, now)
         if run.status is RunStatus.RUNNING and seen.status.is_settled:
             self.learner.learn_progress(run.workflow_id, watch.track, alive_s, over_s)
+        return late_s
 
     def learn_given_up(self, watch: Watch, now: float) -> None:
         """The run was still alive when its deadline passed: durations like its own are longer than that."""
@@ -211,19 +219,44 @@ class Planner:
         """What was learned, by workflow: durations in seconds, polls per run, expected mean delay in seconds."""
         return [self._workflow(name) for name in self.learner.known_workflows()]
 
-    def _workflow(self, name: str) -> Json:
-        sojourn, tally = self.learner.sojourn(name, RunStatus.RUNNING), self._tallies.get(name, Tally())
-        belief, count = sojourn.estimate, max(tally.runs, 1)
+    def distribution(self, workflow: str) -> Json:
+        """What was learned of one workflow, spread over time, and how a run of it would be polled; all in seconds.
+
+        "" stands for the runs without a workflow. Of one that is not known it is what its first run is met with.
+        """
+        sojourn = self.learner.look_up(workflow, RunStatus.RUNNING)
+        foresight = foresee(self._settings, sojourn.estimate)
         return {
-            "workflow_id": name or None,
-            "runs_remembered": round(sojourn.runs, 1),
-            "median_s": round(belief.quantile(0.5), 3),
-            "p90_s": round(belief.quantile(0.9), 3),
-            "p99_s": round(belief.quantile(0.99), 3),
-            "runs_ended": tally.runs,
-            "polls_per_run": round(tally.polls / count, 2) if tally.runs else None,
-            "mean_delay_s": round(tally.delay_s / count, 3) if tally.runs else None,
+            **_learned(workflow, sojourn),
+            "cells": [
+                {"from_s": round(cell.from_s, 3), "to_s": round(cell.to_s, 3), "share": round(cell.share, 6)}
+                for cell in shown_cells(sojourn.estimate)
+            ],
+            "planned_polls_s": [round(age_s, 3) for age_s in foresight.polls_s],
+            "expected_polls": round(foresight.cost.polls, 2),
+            "expected_delay_s": round(foresight.cost.delay_s, 3),
+            "price_s": round(foresight.price_s, 4),
         }
+
+    def _workflow(self, name: str) -> Json:
+        tally = self._tallies.get(name, Tally())
+        return {
+            **_learned(name, self.learner.sojourn(name, RunStatus.RUNNING)),
+            "runs_ended": tally.runs,
+            "polls_per_run": round(tally.polls / tally.runs, 2) if tally.runs else None,
+            "mean_delay_s": round(tally.delay_s / tally.runs, 3) if tally.runs else None,
+        }
+
+
+def _learned(workflow: str, sojourn: Sojourn) -> dict[str, Json]:
+    belief = sojourn.estimate
+    return {
+        "workflow_id": workflow or None,
+        "runs_remembered": round(sojourn.runs, 1),
+        "median_s": round(belief.quantile(0.5), 3),
+        "p90_s": round(belief.quantile(0.9), 3),
+        "p99_s": round(belief.quantile(0.99), 3),
+    }
 
 
 def _tracked(watch: Watch, seen: Observation) -> ProgressTrack:

@@ -24,6 +24,33 @@ async def test_connections_show_health_limits_and_cadence_and_never_a_key(api: A
     assert "canary" not in reply.content.decode()
 
 
+async def test_one_connection_is_shown_as_in_the_list(door: Api) -> None:
+    first, _ = (await door.call("GET", "/v1/connections")).body["data"]
+    shown = await door.call("GET", "/v1/connections/dify-prod")
+    assert (shown.status, shown.body) == (200, first)
+    unknown = await door.call("GET", "/v1/connections/dify-prd")
+    assert (unknown.status, "did you mean `dify-prod`" in unknown.body["detail"]) == (404, True)
+
+
+async def test_a_workflow_that_is_named_is_shown_with_its_distribution_and_the_planned_polls(door: Api) -> None:
+    learned = (await door.call("GET", "/v1/connections/dify-prod?workflow=wf")).body["distribution"]
+    assert (learned["workflow_id"], learned["runs_remembered"]) == ("wf", 2)
+    assert learned["cells"][0]["from_s"] < 30 < learned["cells"][-1]["to_s"]
+    assert learned["planned_polls_s"][0] == 0
+    assert learned["expected_polls"] > 1
+    same = await door.call("GET", "/v1/connections/dify-prod?workflow_id=wf")
+    assert same.body["distribution"] == learned
+
+
+async def test_a_workflow_without_runs_is_shown_as_it_is_assumed(door: Api) -> None:
+    for query, workflow_id in (("workflow=new", "new"), ("workflow=", None)):
+        learned = (await door.call("GET", f"/v1/connections/dify-prod?{query}")).body["distribution"]
+        assert (learned["workflow_id"], learned["runs_remembered"]) == (workflow_id, 0)
+        assert learned["cells"]
+    refused = await door.call("GET", "/v1/connections/dify-prod?work=new")
+    assert (refused.status, list(refused.fields)) == (422, ["work"])
+
+
 async def test_a_check_makes_one_call_and_tells_what_came_of_it(door: Api) -> None:
     reply = await door.call("POST", "/v1/connections/dify-prod/check")
     assert (reply.status, reply.body) == (200, {"ok": True, "detail": "the key works", "duration_ms": 12})

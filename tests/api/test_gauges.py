@@ -48,3 +48,11 @@ async def test_runs_and_deliveries_are_counted_by_what_they_are(door: Api) -> No
     assert told['runbridge_watched_runs{connection="dify-prod",status="running"}'] == 1
     assert told['runbridge_watched_runs{connection="dify-prod",status="queued"}'] == 1
     assert told['runbridge_kept_deliveries{state="pending"}'] == 1
+
+
+async def test_each_connection_tells_how_contested_it_is(door: Api) -> None:
+    told = await gauges(door)
+    for name in ("dify-prod", "dify-test"):
+        assert told[f'runbridge_connection_shadow_price_seconds{{connection="{name}"}}'] == 2
+        assert told[f'runbridge_connection_over_capacity_ratio{{connection="{name}"}}'] == 2
+        assert told[f'runbridge_connection_requests_per_second{{connection="{name}"}}'] == 10

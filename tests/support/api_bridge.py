@@ -16,7 +16,7 @@ import aiohttp
 import jsonschema_rs
 
 from bridge.api.openapi import build_document
-from bridge.api.ports import CheckResult, LivePoll
+from bridge.api.ports import CheckResult, GateReading, LivePoll
 from bridge.api.server import build_app, start_server
 from bridge.domain.clock import ManualClock
 from bridge.domain.connection import Connection
@@ -29,6 +29,8 @@ from bridge.store import nodes, runs
 from bridge.store.database import Database
 from bridge.store.transaction import Announcements, Tx
 from bridge.store.transitions import record
+from bridge.workers.learner import Learner
+from bridge.workers.planner import Planner
 
 TOKEN = "a-token-for-tests"
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
@@ -103,6 +105,17 @@ class ApiBridge:
     def connection_state(self, name: str) -> dict[str, Json]:
         """Something to show."""
         return {"in_flight": 0}
+
+    def distribution(self, name: str, workflow_id: str) -> Json:
+        """That of a planner that knows two runs of `wf`, of half a minute each."""
+        learner = Learner()
+        for at in (0.0, 1.0):
+            learner.learn("wf", RunStatus.RUNNING, 29.0, 31.0, now=at)
+        return Planner(self.connections[name].cadence, learner).distribution(workflow_id)
+
+    def gate_reading(self, name: str) -> GateReading:
+        """A connection twice over its capacity."""
+        return GateReading(10.0, 2.0, 2.0)
 
     async def wait_settled(self, run_id: str, timeout_s: float) -> None:
         """Until a commit announces a settled run."""

@@ -136,3 +136,30 @@ async def test_an_overdue_run_is_told_once(tmp_path: Path) -> None:
             await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
         told = [event.type for event in await database.read(lambda tx: events.list_run_events(tx, run.id))]
     assert told == [EventType.RUN_STARTED, EventType.RUN_OVERDUE, EventType.RUN_FINISHED]
+
+
+def test_what_is_shown_of_a_workflow_is_what_its_runs_taught_and_how_the_next_is_polled() -> None:
+    shown = taught(*[60.0] * 30).distribution("wf")
+    assert shown["runs_remembered"] > 20
+    assert 59 < shown["median_s"] < 61
+    assert sum(cell["share"] for cell in shown["cells"] if 55 < cell["from_s"] < 65) > 0.8
+    assert 55 < shown["planned_polls_s"][1] < 65
+    assert shown["price_s"] == 0.5
+
+
+def test_asking_for_a_workflow_that_nobody_knows_shows_the_assumption_and_leaves_no_trace() -> None:
+    planner = taught(*[60.0] * 30)
+    shown = planner.distribution("typo")
+    assert (shown["workflow_id"], shown["runs_remembered"]) == ("typo", 0)
+    assert len(shown["cells"]) > len(planner.distribution("wf")["cells"])
+    assert planner.learner.known_workflows() == ["wf"]
+    assert planner.distribution("")["workflow_id"] is None
+
+
+async def test_how_late_an_end_was_noticed_is_known_of_runs_that_were_seen_alive(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
+    planner.see_alive(watch, seen("running"))
+    assert planner.learn_end(watch, seen("succeeded"), 8.0) == 1.5
+    unseen = watched(replace(watch.run, observed_at=None), age_s=8.0)
+    assert planner.learn_end(unseen, seen("succeeded"), 8.0) is None
+    assert planner.learn_end(watched(watch.run, age_s=5.0), seen("waiting"), 8.0) is None

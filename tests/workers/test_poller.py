@@ -58,6 +58,16 @@ async def test_a_run_goes_through_its_life_and_each_step_is_told(
         assert len(poller.hand) == 0
 
 
+async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=0.3))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        after = await finish(poller, database, run.id)
+        measured = poller._metrics.registry.get_sample_value
+        assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == after.polls
+        assert measured("runbridge_noticed_delay_seconds_count", {"connection": "dibby-1"}) == 1
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_a_run_that_is_over_when_registered_fires_at_the_first_look(
     provider: str, database: Database, sandbox: Sandbox
