@@ -73,7 +73,7 @@ class Database:
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run `work` on a consistent snapshot."""
         if self._apart is not None:
-            return await self._on_postgresql(self._engine(), work, postgresql.ANSWER_S)
+            return await self._on_postgresql(self._engine(), work, postgresql.ANSWER_S, is_snapshot=True)
         try:
             async with self._engine().connect() as connection:
                 return await connection.run_sync(lambda sync: work(Tx(sync, self.clock.now(), vault=self.vault)))
@@ -104,7 +104,9 @@ class Database:
                     raise
         return await self._on_postgresql(engine, work, within_s)
 
-    async def _on_postgresql(self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float) -> T:
+    async def _on_postgresql(
+        self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float, *, is_snapshot: bool = False
+    ) -> T:
         announcements = Announcements()
 
         def run(sync: sa.Connection) -> T:
@@ -115,7 +117,7 @@ class Database:
             return answer
 
         try:
-            async with postgresql.transaction(engine, within_s) as connection:
+            async with postgresql.transaction(engine, within_s, is_snapshot=is_snapshot) as connection:
                 answer = await connection.run_sync(run)
         except DBAPIError as error:
             if postgresql.is_gone(error):

@@ -83,9 +83,16 @@ def _refuse_closed(connection: Any, _record: object, _fairy: object) -> None:
 
 
 @contextlib.asynccontextmanager
-async def transaction(engine: AsyncEngine, within_s: float = ANSWER_S) -> AsyncIterator[AsyncConnection]:
-    """A transaction that is committed `within_s` seconds, or ends with an error because its connection is closed."""
+async def transaction(
+    engine: AsyncEngine, within_s: float = ANSWER_S, *, is_snapshot: bool = False
+) -> AsyncIterator[AsyncConnection]:
+    """A transaction that is committed `within_s` seconds, or ends with an error because its connection is closed.
+
+    `is_snapshot`: all its statements see the same moment.
+    """
     async with engine.connect() as connection:
+        if is_snapshot:
+            await connection.execution_options(isolation_level="REPEATABLE READ")
         raw = await connection.get_raw_connection()
         timer = asyncio.get_running_loop().call_later(within_s, _close_now, raw.driver_connection)
         try:

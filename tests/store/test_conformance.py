@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy.util import await_only
 
 from bridge.domain.clock import ManualClock
 from bridge.domain.connection import ConnectionHealth
@@ -167,6 +168,18 @@ async def test_a_claim_that_was_lost_cannot_be_written_with(database: Database) 
     (taken,) = await claim(database, "node_2")
     assert await record(database, taken, "succeeded", node="node_2") is not None
     assert (await database.read(lambda tx: runs.get_run(tx, run.id))).status is RunStatus.SUCCEEDED  # type: ignore[union-attr]
+
+
+async def test_a_read_sees_one_moment_though_others_write_meanwhile(database: Database) -> None:
+    """Else a delivery is shown as pending beside the attempt that has just delivered it."""
+
+    def count_twice(tx: Tx) -> tuple[int, int]:
+        before = len(runs.list_runs(tx, RunFilter(), limit=10, before=None))
+        await_only(register(database, "r2"))
+        return before, len(runs.list_runs(tx, RunFilter(), limit=10, before=None))
+
+    await register(database, "r1")
+    assert await database.read(count_twice) == (1, 1)
 
 
 async def test_many_at_once_still_tell_one_finish(database: Database) -> None:
