@@ -13,6 +13,7 @@ from enum import StrEnum
 from bridge.domain.instant import format_instant
 from bridge.domain.run import Json, Run, RunStatus
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 BODY_BYTES_MAX = 256 * 1024  # the cap that large senders settle on; beyond it the output is left out
 
 
@@ -73,7 +74,7 @@ def run_body(run: Run) -> dict[str, Json]:
 
 def encode(body: Json) -> bytes:
     """The bytes of an event body or an answer: compact UTF-8 JSON."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(body).encode()
 
 
 def run_event(

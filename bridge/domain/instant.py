@@ -6,6 +6,7 @@ nanoseconds and `datetime` would drop the last three digits.
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -86,6 +87,7 @@ def seconds_between(earlier: str | None, later: str | None) -> float | None:
     return (parse_instant(later) - parse_instant(earlier)).total_seconds()
 
 
+@functools.lru_cache(maxsize=1024)  # every answer of a second has the same Date header
 def _from_text(text: str) -> str | None:
     found = _ISO.fullmatch(text)
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from bridge.domain.event import EventType
 from bridge.domain.observation import Observation
@@ -31,22 +31,9 @@ class Decision:
     status_changed: bool
 
 
-_SHOWN = (
-    "status",
-    "provider_status",
-    "workflow_id",
-    "progress",
-    "output",
-    "error",
-    "created_at",
-    "started_at",
-    "finished_at",
-)
-
-
 def has_news(run: Run, seen: Observation) -> bool:
     """Whether `seen` shows anything that the run does not say yet; most polls show nothing."""
-    return not run.settled and any(getattr(_merged(run, seen), name) != getattr(run, name) for name in _SHOWN)
+    return not run.settled and any(getattr(run, name) != value for name, value in _shown(run, seen).items())
 
 
 def unchanged(run: Run) -> Observation:
@@ -75,7 +62,8 @@ def observe(
         return None
     changed = seen.status is not run.status
     after = replace(
-        _merged(run, seen),
+        run,
+        **_shown(run, seen),
         observed_at=now,
         status_since=_status_since(run, now, since, changed=changed),
         has_started=run.has_started or seen.status is RunStatus.RUNNING,
@@ -91,19 +79,19 @@ def _status_since(run: Run, now: datetime, since: datetime | None, *, changed: b
     return now if changed else run.status_since
 
 
-def _merged(run: Run, seen: Observation) -> Run:
-    return replace(
-        run,
-        status=seen.status,
-        provider_status=seen.provider_status,
-        workflow_id=run.workflow_id or seen.workflow_id,
-        progress=seen.progress or run.progress,
-        output=seen.output,
-        error=seen.error,
-        created_at=seen.created_at or run.created_at,
-        started_at=seen.started_at or run.started_at,
-        finished_at=seen.finished_at,
-    )
+def _shown(run: Run, seen: Observation) -> dict[str, Any]:
+    """What the run shows after this observation, by field."""
+    return {
+        "status": seen.status,
+        "provider_status": seen.provider_status,
+        "workflow_id": run.workflow_id or seen.workflow_id,
+        "progress": seen.progress or run.progress,
+        "output": seen.output,
+        "error": seen.error,
+        "created_at": seen.created_at or run.created_at,
+        "started_at": seen.started_at or run.started_at,
+        "finished_at": seen.finished_at,
+    }
 
 
 def _events(before: Run, after: Run, *, wants_progress: bool) -> tuple[EventType, ...]:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 from urllib.parse import urlencode
 
@@ -94,8 +95,13 @@ class ProviderHttp:
         self.body_bytes_max = body_bytes_max
         self._session = session
         self._base_url = base_url.rstrip("/")
-        self._headers = headers
+        self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", **headers}
+        self._keys = [value.rpartition(" ")[2] for value in headers.values()]
         self.timeout_s = timeout_s
+
+    @cached_property
+    def _base(self) -> str:
+        return str(URL(self._base_url)).rstrip("/")
 
     async def request(
         self,
@@ -161,10 +167,8 @@ class ProviderHttp:
         self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, etag: str | None
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         # encoded=True: yarl must not undo the percent-encoding of a run id, nor fold its dots
-        address = URL(
-            str(URL(self._base_url)).rstrip("/") + path + ("?" + urlencode(query) if query else ""), encoded=True
-        )
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", **self._headers}
+        address = URL(self._base + path + ("?" + urlencode(query) if query else ""), encoded=True)
+        headers = dict(self._headers)
         data = None
         if etag is not None:
             headers["If-None-Match"] = etag
@@ -197,8 +201,7 @@ class ProviderHttp:
 
     def _redacted(self, text: str) -> str:
         # some servers repeat the key they were given in the error that refuses it
-        for value in self._headers.values():
-            secret = value.rpartition(" ")[2]
+        for secret in self._keys:
             text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
         return text[:_SAID_CHARS_MAX]
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Lane, Outcome
 from bridge.domain.ids import new_id
 from bridge.store.backlog import lock_orders, release_next
+from bridge.store.many import execute_many
 from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
 
@@ -106,8 +107,7 @@ def _write(tx: Tx, recordings: Sequence[_Recording]) -> None:
         (_LET_GO, [{"delivery": each.result.delivery.id} for each in recordings if not each.settles]),
         (_INSERT_ATTEMPTS, [_attempt_row(each) for each in recordings]),
     ):
-        if rows:
-            tx.connection.execute(statement, rows)
+        execute_many(tx, statement, rows)
     for each in recordings:
         if each.releases and each.result.delivery.run_id:
             release_next(tx, each.result.delivery.endpoint_id, each.result.delivery.run_id)

@@ -18,6 +18,7 @@ from bridge.domain.payload import payload_for
 from bridge.domain.run import Json, RunStatus
 from bridge.store.backlog import lock_orders
 from bridge.store.endpoints import run_listeners, shared_listeners
+from bridge.store.many import execute_many
 from bridge.store.tables import deliveries, events
 from bridge.store.transaction import Tx
 
@@ -38,7 +39,8 @@ def record_events(
         return
     if tx.is_postgresql:
         tx.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})"))
-    tx.connection.execute(
+    execute_many(
+        tx,
         _INSERT_EVENTS,
         [
             {
@@ -87,7 +89,7 @@ def insert_deliveries(
     for row, (_, endpoint) in zip(rows, pairs, strict=True):
         if endpoint.ordered and _stands_behind(tx, row, rows):
             row["next_attempt_at"] = None
-    tx.connection.execute(_INSERT_DELIVERIES, rows)
+    execute_many(tx, _INSERT_DELIVERIES, rows)
     tx.announcements.deliveries_due = True
     return [str(row["id"]) for row in rows]
 

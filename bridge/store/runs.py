@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from bridge.domain.run import CadenceOverrides, Json, Progress, Run, RunError, RunStatus
+from bridge.store.many import execute_many
 from bridge.store.nodes import check_may_claim
 from bridge.store.tables import endpoints, run_tags, runs, transitions
 from bridge.store.transaction import Tx
@@ -150,6 +151,7 @@ CHANGING = (
     "not_found_since",
 )
 """The columns of `values_of`."""
+_INSERT_RUNS, _INSERT_TAGS = sa.insert(runs), sa.insert(run_tags)
 
 
 def insert_runs(tx: Tx, new: Sequence[NewRun]) -> list[Run]:
@@ -159,48 +161,79 @@ def insert_runs(tx: Tx, new: Sequence[NewRun]) -> list[Run]:
     """
     if not new:
         return []
-    cadences = [n.cadence and {k: v for k, v in _overrides(n.cadence).items() if v is not None} for n in new]
-    tx.connection.execute(
-        insert(runs).on_conflict_do_nothing() if tx.is_postgresql else sa.insert(runs),
-        [
-            {
-                "id": n.id,
-                "connection": n.connection,
-                "provider": n.provider,
-                "provider_run_id": n.provider_run_id,
-                "provider_ref": n.provider_ref,
-                "workflow_id": n.workflow_id,
-                "status": RunStatus.QUEUED.value,
-                "output_truncated": False,
-                "registered_at": tx.now,
-                "status_since": tx.now,
-                "metadata": n.metadata,
-                "tags": list(n.tags),
-                "cadence": cadence or None,
-                "deadline_at": n.deadline_at,
-                "deadline_is_fixed": n.deadline_is_fixed,
-                "version": 1,
-                "sequence": 0,
-                "has_started": False,
-                "is_overdue": False,
-                "polls": 0,
-                "next_poll_at": tx.now,
-                "failure_streak": 0,
-                "not_found_count": 0,
-            }
-            for n, cadence in zip(new, cadences, strict=True)
-        ],
-    )
-    found = get_runs(tx, [n.id for n in new])
-    tagged = [{"tag": tag, "run_id": n.id} for n in new if n.id in found for tag in sorted(set(n.tags))]
-    if tagged:
-        tx.connection.execute(sa.insert(run_tags), tagged)
+    made = _insert(tx, [_begun(n, tx.now) for n in new])
+    execute_many(tx, _INSERT_TAGS, [{"tag": tag, "run_id": run.id} for run in made for tag in sorted(set(run.tags))])
     tx.announcements.runs_due |= {n.connection for n in new}
-    return [found[n.id] for n in new if n.id in found]
+    return made
 
 
-def _overrides(cadence: CadenceOverrides) -> dict[str, Any]:
-    return {name: getattr(cadence, name) for name in CadenceOverrides.__slots__}
+def _insert(tx: Tx, wanted: Sequence[Run]) -> list[Run]:
+    rows = [_row(run) for run in wanted]
+    if not tx.is_postgresql:
+        execute_many(tx, _INSERT_RUNS, rows)
+        return list(wanted)
+    added = set(tx.connection.execute(insert(runs).on_conflict_do_nothing().returning(runs.c.id), rows).scalars())
+    return [run for run in wanted if run.id in added]
+
+
+def _begun(new: NewRun, now: datetime) -> Run:
+    """A run at which nobody has looked yet."""
+    return Run(
+        id=new.id,
+        connection=new.connection,
+        provider=new.provider,
+        provider_run_id=new.provider_run_id,
+        workflow_id=new.workflow_id,
+        status=RunStatus.QUEUED,
+        provider_status=None,
+        progress=None,
+        output=None,
+        output_truncated=False,
+        error=None,
+        created_at=None,
+        started_at=None,
+        finished_at=None,
+        registered_at=now,
+        observed_at=None,
+        status_since=now,
+        metadata=new.metadata,
+        tags=new.tags,
+        cadence=new.cadence or CadenceOverrides(),
+        deadline_at=new.deadline_at,
+        deadline_is_fixed=new.deadline_is_fixed,
+        version=1,
+        sequence=0,
+        has_started=False,
+        is_overdue=False,
+        polls=0,
+        last_polled_at=None,
+        next_poll_at=now,
+        failure_streak=0,
+        not_found_count=0,
+        not_found_since=None,
+        provider_ref=new.provider_ref,
+    )
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """Every column of a run that nobody holds."""
+    overrides = {
+        name: value for name in CadenceOverrides.__slots__ if (value := getattr(run.cadence, name)) is not None
+    }
+    return {
+        "id": run.id,
+        "connection": run.connection,
+        "provider": run.provider,
+        "provider_run_id": run.provider_run_id,
+        "provider_ref": run.provider_ref,
+        "registered_at": run.registered_at,
+        "metadata": run.metadata,
+        "tags": list(run.tags),
+        "cadence": overrides or None,
+        "deadline_is_fixed": run.deadline_is_fixed,
+        "version": run.version,
+        **values_of(run),
+    }
 
 
 def get_run(tx: Tx, run_id: str) -> Run | None:

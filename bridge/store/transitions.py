@@ -12,6 +12,7 @@ from bridge.domain.ids import new_id
 from bridge.domain.run import Run
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
+from bridge.store.many import execute_many
 from bridge.store.runs import CHANGING, values_of
 from bridge.store.tables import runs, transitions
 from bridge.store.transaction import Tx
@@ -61,7 +62,7 @@ def record_all(tx: Tx, changes: Sequence[Change], *, node: str | None, keep: boo
     _update_runs(tx, list(made.values()), keep=keep)
     moved = [change for change in valid if change.decision.status_changed]
     if moved:
-        tx.connection.execute(_INSERT_TRANSITIONS, [_transition(tx, c.before, made[c.before.id]) for c in moved])
+        execute_many(tx, _INSERT_TRANSITIONS, [_transition(tx, c.before, made[c.before.id]) for c in moved])
     record_events(tx, [event for change in valid for event in _events(tx, change, made[change.before.id])])
     tx.announcements.settled_run_ids |= {run.id for run in made.values() if run.settled}
     return [made.get(change.before.id) for change in changes]
@@ -89,7 +90,7 @@ def _update_runs(tx: Tx, made: Sequence[Run], *, keep: bool) -> None:
     for statement, wanted in ((_UPDATE_KEEPING, True), (_UPDATE_LEAVING, False)):
         rows = [_row(run) for run in made if (keep and not run.settled) is wanted]
         if rows:
-            tx.connection.execute(statement, rows)
+            execute_many(tx, statement, rows)
 
 
 def _row(run: Run) -> dict[str, object]:

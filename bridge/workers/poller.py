@@ -40,6 +40,7 @@ HAND_MAX: Final = 20_000
 CLAIM_MAX: Final = 1_000
 RANKED_MAX: Final = 2_000  # due runs that are put in order of urgency at once; 10 ms
 RANK_EVERY_S: Final = 0.25
+RANK_SHARE: Final = 0.05  # of the time, at most, that putting them in order takes
 PUT_BACK_EVERY_S: Final = 1.0
 SAVE_EVERY_S: Final = 10.0  # what was learned; losing it is harmless
 STORE_RETRY_S: Final = 5.0
@@ -77,7 +78,7 @@ class Poller:
         self._name = account.connection.name
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready: list[Watch] = []  # due and ranked, the most urgent last
-        self._ranked_at = -math.inf
+        self._rank_due = -math.inf
         self._leaving: dict[str, Watch] = {}  # to be put back
         self._put_back_due = 0.0
         self._save_due = 0.0
@@ -116,13 +117,14 @@ class Poller:
         return self._rest_s(self._clock.monotonic())
 
     def _most_urgent(self, now: float) -> Watch | None:
-        if not self._ready or now - self._ranked_at >= RANK_EVERY_S:
+        if not self._ready or now >= self._rank_due:
             due = self.hand.take_due(now, RANKED_MAX - len(self._ready))
             waiting = [watch for watch in self._ready if self._is_takeable(watch)]
             if len(due) + len(waiting) > 1:
                 self.planner.refit(self.hand.some(RANKED_MAX))
             self._ready = self.planner.rank(waiting + due, now)
-            self._ranked_at = now
+            took_s = self._clock.monotonic() - now
+            self._rank_due = now + max(RANK_EVERY_S, took_s / RANK_SHARE)
         while self._ready:
             watch = self._ready.pop()
             if self._is_takeable(watch):

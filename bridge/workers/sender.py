@@ -9,6 +9,7 @@ outcome. Follows no redirect, keeps no cookie, unpacks nothing, heeds no proxy v
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -96,12 +97,12 @@ class Sender:
         """
         exchange = Exchange()
         try:
-            target = parse_target(url)
+            address = _address(url)
         except InvalidInput as error:
             return _answer(exchange, Judged(Outcome.PROTOCOL, error.problems[0].message))
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         all_headers = _merge(headers, custom_headers or {})
-        request = _Request(URL(target.url, encoded=True), all_headers, body, trust, allow_http, deadline)
+        request = _Request(address, all_headers, body, trust, allow_http, deadline)
         token = current.set(exchange)
         try:
             async with _entered(self._sessions) as sessions:
@@ -201,9 +202,14 @@ async def _read_body(response: aiohttp.ClientResponse, deadline: float) -> _Body
     return _Body(bytes(read[:HEAD_BYTES_MAX]), len(read) > HEAD_BYTES_MAX or not is_whole, note)
 
 
+@functools.lru_cache(maxsize=1024)
+def _address(url: str) -> URL:
+    return URL(parse_target(url).url, encoded=True)
+
+
 def _merge(ours: Mapping[str, str], custom: Mapping[str, str]) -> CIMultiDict[str]:
     """All headers of a request. What the doors refuse today but let in once is left out."""
-    refused = {problem.field for problem in check_headers(custom)}
+    refused = {problem.field for problem in check_headers(custom)} if custom else ()
     merged = CIMultiDict({name: value for name, value in custom.items() if name not in refused})
     merged.update({"accept": "*/*", "accept-encoding": "identity", "content-type": "application/json"})
     merged.update(ours)
