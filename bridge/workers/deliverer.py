@@ -112,17 +112,18 @@ class Deliverer:
     async def _begin_due(self) -> float:
         await self._compare(self._clock.monotonic())
         with self._turnstile.looking():
-            due = await self._database.read(due_endpoints)
-            known = {e: d for e, d in due.items() if d.source is not EndpointSource.CONFIG or e in self.file_secrets}
-            now = self._clock.now()
-            shares = self._turnstile.share(known, now=now, monotonic=self._clock.monotonic())
-            rest_s = self._turnstile.rest_s(known, now=now)
-        if not shares:
-            return rest_s
-        claimed = await self._database.write(lambda tx: self._claim(tx, shares))
+            rest_s, claimed = await self._database.write(self._claim_due)
         for each in claimed:
             self._start(each)
-        return 0.0 if claimed else CLAIMED_NOTHING_REST_S
+        return 0.0 if claimed else rest_s
+
+    def _claim_due(self, tx: Tx) -> tuple[float, list[Claimed]]:
+        """What may go now, claimed, and seconds until something else may. Nothing is written where nothing may go."""
+        due = due_endpoints(tx)
+        known = {e: d for e, d in due.items() if d.source is not EndpointSource.CONFIG or e in self.file_secrets}
+        shares = self._turnstile.share(known, now=tx.now, monotonic=self._clock.monotonic())
+        rest_s = CLAIMED_NOTHING_REST_S if shares else self._turnstile.rest_s(known, now=tx.now)
+        return rest_s, self._claim(tx, shares)
 
     async def _compare(self, now: float) -> None:
         """Where there may be other nodes: give back what is claimed for us and in nobody's hands."""
