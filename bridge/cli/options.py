@@ -32,6 +32,12 @@ class Settings:
     token: Secret | None = None
     as_json: bool = False
 
+    def __post_init__(self) -> None:
+        """See what the service sees, where its configuration is ours."""
+        from bridge.config.locate import service_env
+
+        os.environ.update(service_env(os.environ))
+
     def client(self) -> Client:
         """The way to the daemon, found from flags, environment or configuration."""
         return Client(find_daemon(url=self.url, token=self.token, config_path=self.config_path, env=os.environ))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+
+SERVICE_CONFIG: Final = Path("/etc/runbridge/config.toml")
 
 
 def find_config(explicit: Path | None, env: Mapping[str, str]) -> Path | None:
@@ -21,9 +24,20 @@ def find_config(explicit: Path | None, env: Mapping[str, str]) -> Path | None:
     return next((path for path in standard_places(env) if os.path.isfile(path)), None)  # noqa: PTH113
 
 
+def service_env(env: Mapping[str, str], root: Path = Path("/")) -> dict[str, str]:
+    """What systemd tells the service alone, for a shell that uses the service's configuration: its state and secrets.
+
+    Empty where another file comes first, where systemd has told us itself, or where we may not look (only root may).
+    """
+    if find_config(None, env) != SERVICE_CONFIG or "STATE_DIRECTORY" in env or "CREDENTIALS_DIRECTORY" in env:
+        return {}
+    places = {"STATE_DIRECTORY": "var/lib/runbridge", "CREDENTIALS_DIRECTORY": "run/credentials/runbridge.service"}
+    return {name: str(root / place) for name, place in places.items() if os.access(root / place, os.R_OK | os.X_OK)}
+
+
 def standard_places(env: Mapping[str, str]) -> tuple[Path, ...]:
     """Where a file is looked for when none is named."""
-    return Path("runbridge.toml"), user_config(env), Path("/etc/runbridge/config.toml")
+    return Path("runbridge.toml"), user_config(env), SERVICE_CONFIG
 
 
 def home_of(env: Mapping[str, str]) -> Path:
