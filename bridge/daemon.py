@@ -9,28 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
-import signal
 import socket
 import sqlite3
-import sys
-from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
 
-from bridge import __version__, logs
+from bridge import __version__, settings
 from bridge.api.server import RULES, build_app, start_server
-from bridge.config import Config, ConfigInvalid, changes_that_need_restart, load_config
-from bridge.domain.address import AddressPolicy, AllowRule, Trust
-from bridge.domain.address_tables import Address
+from bridge.config import Config, ConfigInvalid, changes_that_need_restart
+from bridge.domain.address import Trust
 from bridge.domain.cadence_gate import Gate
-from bridge.domain.clock import Clock, SystemClock
+from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection, ConnectionHealth
-from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import BridgeError, StoreUnavailable
 from bridge.domain.ids import new_id
 from bridge.domain.instant import after
@@ -41,7 +34,7 @@ from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from bridge.workers import chores, resealing, retention
 from bridge.workers.account import Account
-from bridge.workers.deliverer import Deliverer, DeliverySettings
+from bridge.workers.deliverer import Deliverer
 from bridge.workers.fence import Fence
 from bridge.workers.learner import Learner
 from bridge.workers.loop import Loop
@@ -50,7 +43,7 @@ from bridge.workers.metrics import Metrics
 from bridge.workers.notify import Notifier, Watchdog
 from bridge.workers.poller import Poller
 from bridge.workers.replayer import Replayer
-from bridge.workers.retention import Housekeeper, Retention
+from bridge.workers.retention import Housekeeper
 from bridge.workers.sender import Sender
 
 log = structlog.get_logger()
@@ -88,7 +81,7 @@ class Daemon:
         self._stack.push_async_callback(self._leave)
         self.session = new_session()
         self._stack.push_async_callback(self.session.close)
-        self.sender = Sender(_policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
+        self.sender = Sender(settings.policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
         self._stack.push_async_callback(self.sender.close)
         self._start_deliverer()
         self._stack.push_async_callback(self._drain_deliverer)
@@ -112,7 +105,7 @@ class Daemon:
                 nodes.leave(tx, before)
             host, pid = socket.gethostname(), os.getpid()
             nodes.join(tx, node=self.node, host=host, pid=pid, version=__version__, lease_s=lease_s)
-            endpoints.sync_file_endpoints(tx, _file_endpoints(self.config), node=self.node)
+            endpoints.sync_file_endpoints(tx, settings.file_endpoints(self.config), node=self.node)
 
         await self.database.write(join)
         if self.database.is_sqlite:
@@ -193,7 +186,7 @@ class Daemon:
             node=self.node,
             sender=self.sender,
             metrics=self.metrics,
-            settings=_delivery_settings(self.config),
+            settings=settings.delivery_settings(self.config),
             file_secrets={name: endpoint.secret for name, endpoint in self.config.endpoints.items()},
             fence=self.fence,
         )
@@ -264,7 +257,7 @@ class Daemon:
         clock_watch = chores.ClockWatch(self.clock)
         chores.every(scheduler, 2, lambda: chores.rebase(self.database, clock_watch, self.office.rebase), "clock")
         self.housekeeper = Housekeeper(
-            database=self.database, clock=self.clock, metrics=self.metrics, settings=_retention(self.config)
+            database=self.database, clock=self.clock, metrics=self.metrics, settings=settings.retention_of(self.config)
         )
         chores.every(scheduler, 5, self._for_all(self._expire_overdue), "deadlines")
         chores.every(scheduler, retention.EVERY_S, self._for_all(self.housekeeper.sweep), "housekeeping")
@@ -292,7 +285,7 @@ class Daemon:
             clock=self.clock,
             bridge=self.office,
             api_token=server.api_token,
-            allowed_hosts=_allowed_hosts(self.config),
+            allowed_hosts=settings.allowed_hosts(self.config),
             body_bytes_max=server.body_bytes_max,
             version=__version__,
             registry=self.metrics.registry,
@@ -305,8 +298,8 @@ class Daemon:
                 f"cannot listen on {server.listen}: {error.strerror or error}; is another daemon there?"
             ) from error
         self._stack.push_async_callback(runner.cleanup)
-        self.office.policy = _policies(self.config, _own_addresses(runner))[Trust.API]
-        await self.sender.replace_policies(_policies(self.config, _own_addresses(runner)))
+        self.office.policy = settings.policies(self.config, settings.own_addresses(runner))[Trust.API]
+        await self.sender.replace_policies(settings.policies(self.config, settings.own_addresses(runner)))
         self._runner = runner
 
     # -- supervision
@@ -342,14 +335,14 @@ class Daemon:
         self.notifier.reloading()
         await self._take_keys(new)
         self.config = new
-        wanted = _file_endpoints(new)
+        wanted = settings.file_endpoints(new)
         await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, wanted, node=self.node))
-        self.deliverer.settings = _delivery_settings(new)
-        self.housekeeper.settings = _retention(new)
+        self.deliverer.settings = settings.delivery_settings(new)
+        self.housekeeper.settings = settings.retention_of(new)
         self.deliverer.file_secrets = {name: endpoint.secret for name, endpoint in new.endpoints.items()}
-        policies = _policies(new, _own_addresses(self._runner))
+        policies = settings.policies(new, settings.own_addresses(self._runner))
         self.office.policy = policies[Trust.API]
-        self._app[RULES].change(new.server.api_token, _allowed_hosts(new), new.server.body_bytes_max)
+        self._app[RULES].change(new.server.api_token, settings.allowed_hosts(new), new.server.body_bytes_max)
         await self.sender.replace_policies(policies, timeout_s=new.delivery.timeout_s)
         await self._set_connections()
         self.notifier.ready()
@@ -384,106 +377,3 @@ def _place_gate(gate: Gate, place: Place) -> None:
 
 class CannotListen(BridgeError):
     """The address of the API is not free or not ours."""
-
-
-def _allowed_hosts(config: Config) -> frozenset[str]:
-    """Names under which the API answers: this machine's own, where it listens, and what the operator adds."""
-    host = config.server.listen.host
-    listening = {f"[{host}]" if ":" in host else host.lower()} if host else set()
-    return frozenset({"127.0.0.1", "localhost", "[::1]", *listening, *config.server.allowed_hosts})
-
-
-def _delivery_settings(config: Config) -> DeliverySettings:
-    delivery = config.delivery
-    return DeliverySettings(delivery.schedule, delivery.max_in_flight, delivery.max_in_flight_per_endpoint)
-
-
-def _retention(config: Config) -> Retention:
-    return Retention(config.retention.keep_s, config.retention.size_bytes)
-
-
-def _policies(config: Config, own: tuple[tuple[Address, int], ...]) -> dict[Trust, AddressPolicy]:
-    allow = tuple(AllowRule.parse(line) for line in config.delivery.allow)
-    return {trust: AddressPolicy(trust, allow, config.delivery.allow_http, own) for trust in Trust}
-
-
-def _own_addresses(runner: web.AppRunner) -> tuple[tuple[Address, int], ...]:
-    return tuple((ip_address(a[0]), a[1]) for a in runner.addresses if isinstance(a, tuple))
-
-
-def _file_endpoints(config: Config) -> list[Endpoint]:
-    return [
-        Endpoint(
-            id=e.id,
-            url=e.url,
-            source=EndpointSource.CONFIG,
-            events=e.events,
-            filter=e.filter,
-            description=e.description,
-            headers=e.headers,
-            ordered=e.ordered,
-            payload=e.payload,
-            format=e.format,
-            rate_limit=e.rate_limit,
-            signature=e.signature,
-        )
-        for e in config.endpoints.values()
-    ]
-
-
-async def serve(config: Config, *, read_config: Callable[[], Config]) -> None:
-    """Run until SIGTERM or SIGINT; SIGHUP reloads."""
-    daemon = Daemon(config, SystemClock(), read_config=read_config)
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    reload_wanted = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, reload_wanted.set)
-    try:
-        await daemon.start()
-        _spare_the_collector()
-        reloader = asyncio.create_task(_reload_when(reload_wanted, daemon), name="reloader")
-        await stopped.wait()
-        reloader.cancel()
-    finally:
-        await daemon.stop()
-
-
-def _spare_the_collector() -> None:
-    """What stands now stays to the end: do not look through it again and again, nor after every 700 objects."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-
-
-async def _reload_when(wanted: asyncio.Event, daemon: Daemon) -> None:
-    while True:
-        await wanted.wait()
-        wanted.clear()
-        try:
-            await daemon.reload()
-        except BridgeError as error:
-            log.error("config.not_reloaded", reason=str(error))
-
-
-def main(config_path: Path | None, flags: Mapping[str, str]) -> int:
-    """`runbridge serve`: 0 after a clean stop, 1 with one sentence when it cannot start."""
-
-    def read_config() -> Config:
-        return load_config(config_path, env=os.environ, flags=flags)
-
-    os.umask(0o077)  # the database holds people's documents: for the daemon's own user only
-    try:
-        config = read_config()
-        logs.set_up(config.log.level, config.log.format)
-        for warning in config.warnings:
-            log.warning("config.warning", key=warning.field, advice=warning.message)
-        asyncio.run(serve(config, read_config=read_config))
-    except ConfigInvalid as invalid:
-        for problem in invalid.problems:
-            print(f"{problem.field}: {problem.message}", file=sys.stderr)
-        return 1
-    except BridgeError as error:
-        print(f"runbridge: {error}", file=sys.stderr)
-        return 1
-    return 0

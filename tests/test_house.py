@@ -26,8 +26,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # The office stands between the API's questions and the workers; it is part of the composition root.
     "office": frozenset({"domain", "store", "providers", "workers", "api"}),
     "sandbox": EVERY_ROOM - {"config", "office"},
-    "daemon": EVERY_ROOM - {"sandbox"},
-    "cli": EVERY_ROOM | {"daemon"},
+    "settings": frozenset({"config", "domain", "workers"}),
+    "daemon": (EVERY_ROOM - {"sandbox"}) | {"settings"},
+    "process": frozenset({"config", "daemon", "domain", "logs"}),
+    "cli": EVERY_ROOM | {"process"},
     "__main__": frozenset({"cli"}),
 }
 # Packages that come with a declared one and belong to its interface.
@@ -105,7 +107,7 @@ def test_only_the_daemon_and_the_command_line_import_the_configuration() -> None
     importers = {
         room_of(path) for path in python_files(BRIDGE) for target, _ in rooms_imported(path) if target == "config"
     }
-    assert importers - {"config"} <= {"daemon", "cli"}
+    assert importers - {"config"} <= {"process", "daemon", "settings", "cli"}  # the composition root, and the commands
 
 
 def test_the_domain_touches_nothing_outside_and_reads_no_clock() -> None:

@@ -20,7 +20,7 @@ def command(settings: Settings, listen: str | None, database: str | None) -> int
     SIGTERM or Ctrl-C lets it finish what is in flight and end; SIGHUP makes it read its configuration again.
     """
     from bridge.config import find_config
-    from bridge.daemon import main
+    from bridge.process import main
 
     path = find_config(settings.config_path, os.environ)
     flags = {"server.listen": listen, "database.url": database}

@@ -14,8 +14,6 @@ from bridge.domain.delivery import DeliveryState
 from bridge.store.tables import deliveries, endpoints
 from bridge.store.transaction import Tx
 
-_ORDERED = sa.select(endpoints.c.id).where(endpoints.c.ordered)
-
 
 def hold_backlog(tx: Tx, endpoint_id: str) -> None:
     """Nothing of it is due any longer, but all of it is kept."""
@@ -24,14 +22,14 @@ def hold_backlog(tx: Tx, endpoint_id: str) -> None:
 
 def make_backlog_due(tx: Tx, endpoint_id: str) -> None:
     """What was held back is due at once; where order was asked for, the first of each run only."""
-    statement = _pending(endpoint_id).where(deliveries.c.next_attempt_at.is_(None), ~_stands_behind())
+    statement = _pending(endpoint_id).where(deliveries.c.next_attempt_at.is_(None), ~_stands_behind(endpoint_id))
     tx.connection.execute(statement.values(next_attempt_at=tx.now))
     tx.announcements.deliveries_due = True
 
 
 def hold_followers(tx: Tx, endpoint_id: str) -> None:
     """The endpoint asks for order from now on: what stands behind an earlier event of its run waits."""
-    tx.connection.execute(_pending(endpoint_id).where(_stands_behind(), _FREE).values(next_attempt_at=None))
+    tx.connection.execute(_pending(endpoint_id).where(_stands_behind(endpoint_id), _FREE).values(next_attempt_at=None))
 
 
 def hold_back(tx: Tx, delivery_ids: Sequence[str]) -> None:
@@ -82,7 +80,7 @@ def _pending(endpoint_id: str) -> sa.Update:
     return sa.update(deliveries).where(deliveries.c.endpoint_id == endpoint_id, _IS_PENDING)
 
 
-def _stands_behind() -> sa.ColumnElement[bool]:
+def _stands_behind(endpoint_id: sa.ColumnElement[str] | str = deliveries.c.endpoint_id) -> sa.ColumnElement[bool]:
     """The endpoint asked for order, and an earlier event of the same run is still owed to it."""
     earlier = deliveries.alias("earlier")
     is_owed = sa.exists().where(
@@ -91,4 +89,5 @@ def _stands_behind() -> sa.ColumnElement[bool]:
         earlier.c.state == DeliveryState.PENDING.value,
         earlier.c.sequence < deliveries.c.sequence,
     )
-    return sa.and_(deliveries.c.endpoint_id.in_(_ORDERED), is_owed)
+    is_ordered = sa.exists().where(endpoints.c.id == endpoint_id, endpoints.c.ordered)
+    return sa.and_(is_ordered, is_owed)

@@ -159,11 +159,13 @@ def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str |
     for column, value in (
         (deliveries.c.endpoint_id, wanted.endpoint_id),
         (deliveries.c.event_id, wanted.event_id),
-        (deliveries.c.run_id, wanted.run_id),
         (deliveries.c.state, wanted.state),
     ):
         if value is not None:
             query = query.where(column == value)
+    if wanted.run_id is not None:  # by the events of the run: deliveries have no index of all runs
+        of_run = sa.select(events.c.id).where(events.c.run_id == wanted.run_id)
+        query = query.where(deliveries.c.event_id.in_(of_run))
     if before is not None:
         query = query.where(deliveries.c.id < before)
     return [delivery_of(row) for row in tx.connection.execute(query)]

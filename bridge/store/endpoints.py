@@ -339,7 +339,11 @@ def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -
     note_file_endpoints(tx, node, [endpoint.id for endpoint in wanted])
     tx.known.pop(_SHARED_KNOWN, None)
     rows = tx.connection.execute(
-        sa.select(endpoints).where(endpoints.c.source == EndpointSource.CONFIG.value, endpoints.c.deleted_at.is_(None))
+        sa.select(endpoints).where(
+            endpoints.c.source == EndpointSource.CONFIG.value,
+            endpoints.c.run_id.is_(None),  # as the index spells it
+            endpoints.c.deleted_at.is_(None),
+        )
     )
     present = {row.id: endpoint_of(tx, row) for row in rows}
     for endpoint in wanted:

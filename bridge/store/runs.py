@@ -273,7 +273,8 @@ class RunFilter:
 
 def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> list[Run]:
     """Newest first, older than the run `before`."""
-    query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
+    key = runs.c.id if wanted.tag is None else run_tags.c.run_id  # in the order of the index that is walked
+    query = sa.select(runs).order_by(key.desc()).limit(limit)
     if wanted.tag is not None:
         query = query.join(run_tags, run_tags.c.run_id == runs.c.id).where(run_tags.c.tag == wanted.tag)
     for column, value in (
@@ -284,7 +285,7 @@ def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> l
         if value is not None:
             query = query.where(column == value)
     if before is not None:
-        query = query.where(runs.c.id < before)
+        query = query.where(key < before)
     return [run_of(row) for row in tx.connection.execute(query)]
 
 
