@@ -38,10 +38,11 @@ from bridge.workers.deliverer import Deliverer
 from bridge.workers.fence import Fence
 from bridge.workers.learner import Learner
 from bridge.workers.loop import Loop
-from bridge.workers.membership import Membership, Place
+from bridge.workers.membership import Membership, Place, find_surely_dead
 from bridge.workers.metrics import Metrics
 from bridge.workers.notify import Notifier, Watchdog
 from bridge.workers.poller import Poller
+from bridge.workers.process_mark import own_mark
 from bridge.workers.replayer import Replayer
 from bridge.workers.retention import Housekeeper
 from bridge.workers.sender import Sender
@@ -103,8 +104,16 @@ class Daemon:
         def join(tx: Tx) -> None:
             if before:
                 nodes.leave(tx, before)
-            host, pid = socket.gethostname(), os.getpid()
-            nodes.join(tx, node=self.node, host=host, pid=pid, version=__version__, lease_s=lease_s)
+            nodes.bury(tx, find_surely_dead(nodes.list_nodes(tx, with_holdings=False)))
+            nodes.join(
+                tx,
+                node=self.node,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                process=own_mark(),
+                version=__version__,
+                lease_s=lease_s,
+            )
             endpoints.sync_file_endpoints(tx, settings.file_endpoints(self.config), node=self.node)
 
         await self.database.write(join)

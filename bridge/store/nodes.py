@@ -6,7 +6,7 @@ serves as the fencing epoch: every write of a claimed row checks that the claim 
 that slept past its lease finds nothing to write to.
 
     join ──► renew, renew … ──► leave            every claim is given back
-                     └──(the lease runs out)──► buried by another node, its claims are free
+                     └──(the lease runs out, or its process is seen to have ended)──► buried by another node
 
 On PostgreSQL leases are told by the database's clock, whatever the nodes' own clocks say.
 """
@@ -38,6 +38,7 @@ class Node:
     host: str
     pid: int
     version: str
+    process: str
     started_at: datetime
     lease_expires_at: datetime
     is_alive: bool
@@ -45,8 +46,8 @@ class Node:
     deliveries: int = 0
 
 
-def join(tx: Tx, *, node: str, host: str, pid: int, version: str, lease_s: float = LEASE_S) -> None:
-    """Register this node with a fresh lease. On SQLite it is the only one: whoever was there before is dead."""
+def join(tx: Tx, *, node: str, host: str, pid: int, version: str, process: str = "", lease_s: float = LEASE_S) -> None:
+    """Register this node with a fresh lease; `process` is its mark. On SQLite it is the only one: whoever was there before is dead."""
     if not tx.is_postgresql:
         _release(tx, [row.id for row in tx.connection.execute(sa.select(nodes.c.id))])
         # claims of nodes that are in no list any more (a restored backup)
@@ -57,6 +58,7 @@ def join(tx: Tx, *, node: str, host: str, pid: int, version: str, lease_s: float
             id=node,
             host=host,
             pid=pid,
+            process=process,
             version=version,
             started_at=_now(tx),
             lease_expires_at=_now(tx, lease_s),
@@ -96,6 +98,7 @@ def list_nodes(tx: Tx, *, with_holdings: bool = True) -> list[Node]:
             host=row.host,
             pid=row.pid,
             version=row.version,
+            process=row.process,
             started_at=row.started_at,
             lease_expires_at=row.lease_expires_at,
             is_alive=bool(row.is_alive),
@@ -131,6 +134,11 @@ def listed_elsewhere(tx: Tx, node: str) -> set[str]:
 def leave(tx: Tx, node: str) -> None:
     """Give back every claim and sign off."""
     _release(tx, [node])
+
+
+def bury(tx: Tx, node_ids: Sequence[str]) -> None:
+    """Free the claims of nodes that are known to be dead, whatever is left of their lease."""
+    _release(tx, list(node_ids))
 
 
 def bury_dead(tx: Tx) -> list[str]:

@@ -12,7 +12,7 @@ Never used on SQLite, where there is only one node.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -26,6 +26,7 @@ from bridge.store.nodes import Node
 from bridge.store.transaction import Tx
 from bridge.workers.fence import Fence
 from bridge.workers.loop import Bell
+from bridge.workers.process_mark import is_surely_dead
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -69,6 +70,7 @@ class Membership:
         self.renew_every_s = RENEW_SHARE * lease_s
         self.fence = fence
         self._node = ""
+        self._others: list[Node] = []
         self._database = database
         self._clock = clock
         self._break_off = break_off
@@ -182,6 +184,7 @@ class Membership:
     def _take_place(self, listed: list[Node]) -> None:
         """One that is not heard of counts until it is buried, because it may be as alive as we are."""
         ids = [node.id for node in listed]
+        self._others = [node for node in listed if node.id != self._node]
         if self._node not in ids:
             return  # we were buried just now, as the next renewal will tell
         alive = {
@@ -202,7 +205,13 @@ class Membership:
         return not self._unnoticed
 
     async def bury_dead(self) -> None:
-        """A chore: free what nodes hold whose lease has run out. It may have to wait for locks that one left behind."""
+        """A chore: free what nodes hold that have ended or whose lease has run out.
+
+        It may have to wait for locks that one left behind.
+        """
+        if ended := find_surely_dead(self._others):
+            await self._database.write(lambda tx: nodes.bury(tx, ended))
+            log.warning("node.ended", nodes=ended)
         since = self._unbroken_since
         if since is None or self._clock.monotonic() - since < SURE_AFTER * self.renew_every_s:
             return
@@ -224,6 +233,11 @@ class Membership:
         """Hang up and let the fence be."""
         self.stop_timer()
         self._ear.close()
+
+
+def find_surely_dead(listed: Sequence[Node]) -> list[str]:
+    """The ids of those whose process, on this machine, has ended: nobody need wait for their leases."""
+    return [node.id for node in listed if is_surely_dead(node.process)]
 
 
 def _list_nodes(tx: Tx) -> list[Node]:

@@ -345,3 +345,22 @@ async def test_being_cancelled_is_no_failure_of_the_provider():
 )
 def test_the_providers_own_words_are_found_in_every_error_shape(body, told):
     assert error_text(body) == told
+
+
+async def test_a_request_whose_kept_connection_breaks_is_not_sent_a_second_time():
+    """Whether to ask again, and when, is for the cadence: min_interval and the rate limit hold for that too."""
+    requests = []
+
+    async def answer_once_then_break(request: web.Request) -> web.StreamResponse:
+        requests.append(request.path)
+        if len(requests) > 1:
+            request.transport.abort()
+        return web.json_response({})
+
+    async with foreign_server(answer_once_then_break) as server, new_session() as session:
+        http = ProviderHttp(session, server.url, {}, 20.0)
+        await http.request("GET", "/runs/1")
+        with pytest.raises(ProviderFailure) as caught:
+            await http.request("GET", "/runs/1")
+    assert caught.value.failed.kind is FailureKind.TRANSPORT
+    assert len(requests) == 2

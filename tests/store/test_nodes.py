@@ -387,5 +387,5 @@ async def test_on_sqlite_a_lease_needs_no_keeping(sqlite_url: str) -> None:
         clock.advance(timedelta(days=1).total_seconds())
         (node,) = await database.read(nodes.list_nodes)
         assert replace(node, started_at=START, lease_expires_at=START) == nodes.Node(
-            ONE, "here", 1, "0", START, START, is_alive=True
+            ONE, "here", 1, "0", "", START, START, is_alive=True
         )

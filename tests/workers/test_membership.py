@@ -22,6 +22,7 @@ from bridge.workers.fence import SURE_SHARE, Fence
 from bridge.workers.learner import Learner
 from bridge.workers.lessons import Lessons
 from bridge.workers.membership import Membership, Place
+from bridge.workers.process_mark import own_mark
 from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.delivering import none_pending, open_deliverer
 from tests.support.postgres import Postgres
@@ -300,3 +301,18 @@ async def test_nodes_learn_from_each_other(postgresql_url: str) -> None:
             assert learner._prior(RunStatus.RUNNING).runs == pytest.approx(expected)
         (saved,) = [row for row in await database.read(lambda tx: sojourns.list_sojourns(tx, "hub")) if row.workflow]
         assert saved.state == learners[0].sojourn("wf", RunStatus.RUNNING).dump()
+
+
+async def test_a_node_whose_process_has_ended_is_buried_though_its_lease_is_good(postgresql_url: str) -> None:
+    """A daemon that was killed and is back need not wait for the lease of the one before."""
+    view, pid, started = own_mark().split()
+    ended = f"{view} {pid} {int(started) - 1}"
+    async with member(postgresql_url, "node_1") as one:
+        for node, process in (("node_2", ended), ("node_3", own_mark()), ("node_4", "elsewhere 1 1")):
+            await one.database.write(
+                lambda tx, node=node, process=process: nodes.join(
+                    tx, node=node, host="h", pid=1, version="0", process=process
+                )
+            )
+        await one.bury_until("node_2")
+        assert {node.id for node in await one.database.read(nodes.list_nodes)} == {"node_1", "node_3", "node_4"}
