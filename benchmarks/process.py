@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -55,3 +57,10 @@ async def _address(log: Path, process: asyncio.subprocess.Process) -> str:
                 return f"http://{json.loads(line)['listen']}"
         await asyncio.sleep(0.05)
     raise RuntimeError(log.read_text())
+
+
+def add_to_config(client: Daemon, folder: Path, text: str) -> None:
+    """Add to the configuration and have it read again."""
+    with (folder / "config.toml").open("a") as config:
+        config.write(text)
+    os.kill(client.pid, signal.SIGHUP)

@@ -143,6 +143,7 @@ def _sample_run(status: RunStatus, now: datetime) -> Run:
         version=1,
         sequence=1,
         has_started=True,
+        is_paused=False,
         is_overdue=False,
         polls=1,
         last_polled_at=now,

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_FIRST_CENTURIES = re.compile(r"[a-z]{3}[ -]0\d{3}\b", re.ASCII | re.IGNORECASE)
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,12}))?\s*(Z|[+-]\d\d:?\d\d)?",
     re.ASCII | re.IGNORECASE,
@@ -29,7 +30,8 @@ def format_duration(seconds: float) -> str:
     for unit in ("d", "h", "m", "s"):
         if seconds >= _UNITS[unit] and (seconds / _UNITS[unit]).is_integer():
             return f"{int(seconds / _UNITS[unit])}{unit}"
-    return f"{seconds:g}s" if seconds >= 1 else f"{seconds * 1000:g}ms"
+    number, unit = (seconds, "s") if seconds >= 1 else (seconds * 1000, "ms")
+    return f"{number:.6f}".rstrip("0").rstrip(".") + unit
 
 
 def parse_duration(text: str) -> float:
@@ -98,6 +100,8 @@ def _from_text(text: str) -> str | None:
             return _canonical(whole, (fraction or "").ljust(9, "0")[:9])
         if text.isascii() and text.isdigit():
             return instant_from_ns(int(text) * 1_000_000_000)
+        if _FIRST_CENTURIES.search(text):  # which the parser takes for this century: 0001 is 2001
+            return None
         spelled = parsedate_to_datetime(text)
     except (ValueError, OverflowError, TypeError):
         return None

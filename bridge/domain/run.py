@@ -73,7 +73,7 @@ class Run:
 
     `version` counts the writes that changed it (compare-and-set); `sequence` the events told of it.
     `created_at`, `started_at`, `finished_at` are the provider's own, canonical text; None is "not told".
-    `deadline_at` moves with waiting time unless `deadline_is_fixed`. `next_poll_at` is None once settled.
+    `is_paused`: its waiting was told, and not yet that it runs again. `deadline_at` moves with waiting time unless `deadline_is_fixed`. `next_poll_at` is None once settled.
     """
 
     id: str
@@ -101,6 +101,7 @@ class Run:
     version: int
     sequence: int
     has_started: bool
+    is_paused: bool
     is_overdue: bool
     polls: int
     last_polled_at: datetime | None

@@ -67,6 +67,7 @@ def observe(
         observed_at=now,
         status_since=_status_since(run, now, since, changed=changed),
         has_started=run.has_started or seen.status is RunStatus.RUNNING,
+        is_paused=seen.status is RunStatus.WAITING or (run.is_paused and seen.status is not RunStatus.RUNNING),
         deadline_at=_deadline_after_waiting(run, seen.status, now),
     )
     return Decision(after, _events(run, after, wants_progress=wants_progress), changed)
@@ -98,13 +99,22 @@ def _events(before: Run, after: Run, *, wants_progress: bool) -> tuple[EventType
     changed = after.status is not before.status
     runs_now = after.status is RunStatus.RUNNING
     told = (
-        (EventType.RUN_RESUMED, changed and runs_now and before.status is RunStatus.WAITING),
+        (EventType.RUN_RESUMED, runs_now and before.is_paused),
         (EventType.RUN_STARTED, runs_now and not before.has_started),
         (EventType.RUN_WAITING, changed and after.status is RunStatus.WAITING),
-        (EventType.RUN_PROGRESSED, wants_progress and after.progress != before.progress and not after.settled),
+        (EventType.RUN_PROGRESSED, wants_progress and _has_progressed(before, after)),
         (EventType.RUN_FINISHED, after.settled),
     )
     return tuple(event_type for event_type, is_told in told if is_told)
+
+
+def _has_progressed(before: Run, after: Run) -> bool:
+    """Whether the numbers moved; at first sight only those of a run that has done something already."""
+    if after.settled and (before.progress is None or before.status is RunStatus.WAITING):
+        return False  # its end says it all
+    if before.progress is None:
+        return after.progress is not None and after.progress.completed > 0
+    return after.progress != before.progress
 
 
 def settle(run: Run, status: RunStatus, error: RunError, *, now: datetime) -> Decision | None:

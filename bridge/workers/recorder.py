@@ -114,7 +114,7 @@ class Recorder:
 
 def _decide(tx: Tx, look: _Look) -> transition.Decision | None:
     before, seen = look.before, look.seen
-    has_moved = seen.progress != before.progress and not seen.status.is_settled
+    has_moved = seen.progress != before.progress
     wants = has_moved and endpoints.anyone_wants_progress(tx, before.id)
     return transition.observe(before, seen, now=tx.now, wants_progress=wants, since=look.since)
 

@@ -262,6 +262,7 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("sequence", sa.Integer(), nullable=False),
         sa.Column("has_started", sa.Boolean(), nullable=False),
+        sa.Column("is_paused", sa.Boolean(), nullable=False),
         sa.Column("is_overdue", sa.Boolean(), nullable=False),
         sa.Column("polls", sa.Integer(), nullable=False),
         sa.Column("last_polled_at", sa.BigInteger(), nullable=True),

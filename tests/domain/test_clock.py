@@ -1,0 +1,33 @@
+"""Clocks: aware instants, and a monotonic time that never goes back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.domain.clock import ManualClock, SystemClock
+
+NOW = datetime(2026, 1, 15, tzinfo=UTC)
+
+
+def test_the_machines_instant_is_aware_utc() -> None:
+    assert SystemClock().now().utcoffset() == timedelta(0)
+
+
+def test_the_machines_monotonic_time_never_goes_back() -> None:
+    clock = SystemClock()
+    readings = [clock.monotonic() for _ in range(1000)]
+    assert readings == sorted(readings)
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=10))
+def test_a_manual_clock_moves_both_times_by_what_it_is_advanced_and_by_nothing_else(steps_s: list[float]) -> None:
+    clock = ManualClock(NOW)
+    begun, expected = clock.monotonic(), NOW
+    for step_s in steps_s:
+        clock.advance(step_s)
+        expected += timedelta(seconds=step_s)
+        assert clock.now() == clock.now() == expected
+    assert abs(clock.monotonic() - begun - sum(steps_s)) < 1e-6

@@ -1,0 +1,292 @@
+"""No statement of a working day reads a whole table or a whole index: the plans of both engines are read.
+
+The statements are those that the store really sends, caught on their way to the driver while its functions are
+called, so that the test follows the code. SQLite plans by the schema alone. PostgreSQL goes by the size of its tables
+too, and is told to shun the ways that pay for a thousand rows, so that it takes them only where no index serves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from bridge.domain.clock import ManualClock
+from bridge.domain.delivery import Answer, DeliveryState, Outcome
+from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.ids import new_id
+from bridge.domain.run import Run
+from bridge.domain.secret import Secret
+from bridge.domain.signature import new_secret
+from bridge.domain.transition import observe
+from bridge.store import (
+    attempts,
+    backlog,
+    deliveries,
+    endpoints,
+    events,
+    idempotency,
+    nodes,
+    replays,
+    retention,
+    runs,
+    standing,
+    transitions,
+)
+from bridge.store.attempts import AttemptResult
+from bridge.store.database import Database
+from bridge.store.deliveries import Claimed, DeliveryFilter
+from bridge.store.due import due_endpoints
+from bridge.store.runs import PollRecord, RunFilter
+from bridge.store.transaction import Tx
+from bridge.store.transitions import Change
+from tests.support.watching import NODE, add_endpoint, new_run, only, open_database, seen
+
+START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+LATER = START + timedelta(days=1)
+CONNECTION = "dify-prod"
+RUNS = 1_000
+GROWING = {"runs", "run_tags", "transitions", "events", "endpoints", "deliveries", "attempts", "idempotency_keys"}
+"""The tables that grow with use."""
+COARSE_INDEXES = {"ix_deliveries_state"}
+"""Good for a list in order of age; what looks for one thing by it reads all that is owed to anybody."""
+ALIASES = {"d": "deliveries", "p": "endpoints", "earlier": "deliveries"}
+SMALL_INDEXES = {
+    "ix_deliveries_leased",
+    "ix_deliveries_replayed",
+    "ix_endpoints_removed",
+    "ix_endpoints_shared",
+    "ix_replays_running",
+    "ix_runs_leased",
+}
+"""Partial ones, as small as what is under way: to read one whole is to read only what is wanted."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A filled database, and things in it to ask about."""
+
+    watched: Run
+    settled: Run
+    shared: Endpoint
+    ordered: Endpoint
+    claimed: Claimed
+    event_id: str
+
+
+Work = Callable[[Tx, World], object]
+SHUNNED = ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
+
+
+def poll_record(run: Run) -> PollRecord:
+    return PollRecord(run.id, 1, START, LATER, 0, 0, None)
+
+
+def delivered(one: Claimed) -> AttemptResult:
+    return AttemptResult(one.delivery, START, Answer(Outcome.DELIVERED, 5, 204), DeliveryState.DELIVERED, None)
+
+
+def finish(tx: Tx, run: Run) -> Run | None:
+    decision = observe(run, seen("succeeded"), now=tx.now, wants_progress=False)
+    assert decision is not None
+    return transitions.record(tx, run, decision, node=None, keep=False)
+
+
+def sweep(tx: Tx, _world: World) -> None:
+    for plan in (retention.plan_settled, retention.plan_leftovers):
+        retention.carry_out(tx, plan(tx, LATER))
+
+
+WORK: dict[str, Work] = {
+    "register": lambda tx, w: (
+        runs.find_watched(tx, CONNECTION, [w.watched.provider_run_id]),
+        runs.insert_runs(tx, [new_run("new", tags=("x",))]),
+    ),
+    "claim runs": lambda tx, w: runs.claim_due(tx, node=NODE, connection=CONNECTION, until=tx.now, limit=100),
+    "claim runs, shared": lambda tx, w: runs.claim_due(
+        tx, node=NODE, connection=CONNECTION, until=tx.now, limit=100, sharers=2
+    ),
+    "next due run": lambda tx, w: runs.next_due_at(tx, CONNECTION),
+    "held runs": lambda tx, w: runs.list_held(tx, node=NODE, connection=CONNECTION),
+    "let runs go": lambda tx, w: runs.let_go(tx, node=NODE, run_ids=[w.watched.id]),
+    "put runs back": lambda tx, w: runs.put_back(tx, node=NODE, records=[poll_record(w.watched)]),
+    "poll now": lambda tx, w: runs.poll_now(tx, w.watched.id),
+    "record a transition": lambda tx, w: finish(tx, w.watched),
+    "expire": lambda tx, w: runs.list_expired(tx, tx.now, 100),
+    "due endpoints": lambda tx, w: due_endpoints(tx),
+    "claim deliveries": lambda tx, w: deliveries.claim_due(tx, node=NODE, endpoint_id=w.shared.id, limit=8),
+    "held deliveries": lambda tx, w: deliveries.list_held(tx, node=NODE),
+    "give deliveries back": lambda tx, w: deliveries.give_back(tx, node=NODE, delivery_ids=[w.claimed.delivery.id]),
+    "record an attempt": lambda tx, w: attempts.record_attempts(tx, node=NODE, results=[delivered(w.claimed)]),
+    "release the next of a run": lambda tx, w: backlog.release_next(tx, w.ordered.id, w.settled.id),
+    "note an answer": lambda tx, w: standing.note_answer(tx, w.shared.id, Answer(Outcome.SERVER_ERROR, 5, 500)),
+    "retry": lambda tx, w: deliveries.retry_now(tx, [w.claimed.delivery.id]),
+    "switch an endpoint off": lambda tx, w: endpoints.disable_endpoint(tx, w.ordered.id, "asked for"),
+    "switch an endpoint on": lambda tx, w: endpoints.enable_endpoint(tx, w.ordered.id),
+    "ask for order": lambda tx, w: backlog.hold_followers(tx, w.ordered.id),
+    "remove an endpoint": lambda tx, w: endpoints.remove_endpoint(tx, w.shared.id),
+    "listeners": lambda tx, w: endpoints.listening_endpoints(tx, w.watched.id),
+    "sync the file's endpoints": lambda tx, w: endpoints.sync_file_endpoints(tx, [], node=NODE),
+    "open replays": lambda tx, w: (replays.list_open(tx), replays.count_waiting(tx, w.shared.id)),
+    "sweep": sweep,
+    "bury": lambda tx, w: nodes.bury_dead(tx),
+    "join and leave": lambda tx, w: (
+        nodes.join(tx, node="node_3", host="here", pid=3, version="0"),
+        nodes.leave(tx, "node_3"),
+    ),
+    "one run with all of it": lambda tx, w: (
+        runs.get_run(tx, w.settled.id),
+        runs.list_transitions(tx, w.settled.id),
+        events.list_run_events(tx, w.settled.id),
+        endpoints.list_run_endpoints(tx, [w.settled.id]),
+        events.finished_events(tx, [w.settled.id]),
+    ),
+    "forget a run": lambda tx, w: runs.delete_run(tx, w.settled.id),
+    "one delivery with its attempts": lambda tx, w: (
+        deliveries.get_delivery(tx, w.claimed.delivery.id),
+        attempts.list_attempts(tx, [w.claimed.delivery.id]),
+    ),
+    "one event and who gets it": lambda tx, w: (
+        events.get_event(tx, w.event_id),
+        replays.list_receivers(tx, w.event_id),
+        events.last_position(tx),
+    ),
+    "feed": lambda tx, w: events.list_feed(tx, after=500, limit=100),
+    "feed of a run": lambda tx, w: events.list_feed(tx, after=0, limit=100, run_id=w.settled.id),
+    "runs behind a cursor": lambda tx, w: runs.list_runs(tx, RunFilter(), limit=50, before=w.settled.id),
+    "runs by status": lambda tx, w: runs.list_runs(tx, RunFilter(status="succeeded"), limit=50, before=w.settled.id),
+    "runs by workflow": lambda tx, w: runs.list_runs(tx, RunFilter(workflow_id="wf_1"), limit=50, before=None),
+    "runs by tag": lambda tx, w: runs.list_runs(tx, RunFilter(tag="team_1"), limit=50, before=w.settled.id),
+    "deliveries behind a cursor": lambda tx, w: deliveries.list_deliveries(
+        tx, DeliveryFilter(), limit=50, before=w.claimed.delivery.id
+    ),
+    "deliveries of an endpoint": lambda tx, w: deliveries.list_deliveries(
+        tx, DeliveryFilter(endpoint_id=w.shared.id), limit=50, before=w.claimed.delivery.id
+    ),
+    "deliveries by state": lambda tx, w: deliveries.list_deliveries(
+        tx, DeliveryFilter(state="failed"), limit=50, before=None
+    ),
+    "deliveries of a run": lambda tx, w: deliveries.list_deliveries(
+        tx, DeliveryFilter(run_id=w.settled.id), limit=50, before=None
+    ),
+    "deliveries of an event": lambda tx, w: deliveries.list_deliveries(
+        tx, DeliveryFilter(event_id=w.event_id), limit=50, before=None
+    ),
+    "an answer kept by its key": lambda tx, w: idempotency.find_answer(tx, "key"),
+}
+
+
+@contextmanager
+def caught() -> Iterator[list[tuple[str, Any]]]:
+    """The statements that go to a driver meanwhile, with the parameters of one row each."""
+    found: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, given: Any, _context: object, many: bool) -> None:
+        if statement.lstrip().upper().startswith(("SELECT", "WITH", "UPDATE", "DELETE")):
+            found.append((statement, given[0] if many else given))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+
+async def fill(database: Database, clock: ManualClock) -> World:
+    """Runs of which every other is settled, one in five with a webhook of its own; events, deliveries, attempts."""
+    shared = await add_endpoint(database)
+    ordered = await add_endpoint(database, ordered=True, events=only("run.started"))
+    new = [new_run(f"r{n}", tags=(f"team_{n % 5}",), workflow_id=f"wf_{n % 7}") for n in range(RUNS)]
+    made = await database.write(lambda tx: runs.insert_runs(tx, new))
+    hooks = [
+        (Endpoint(new_id("ep"), "https://app.example.org/one", EndpointSource.RUN, run_id=run.id), Secret(new_secret()))
+        for run in made[::5]
+    ]
+    await database.write(lambda tx: endpoints.insert_run_endpoints(tx, hooks))
+    clock.advance(60)
+    for status in ("running", "succeeded"):
+        made[::2] = await database.write(lambda tx, status=status: observe_all(tx, made[::2], status))
+    claimed = [await database.write(lambda tx, e=e: claim(tx, e)) for e in (shared, ordered)]
+    for part in claimed:  # the first of each stays owed
+        await database.write(
+            lambda tx, part=part: attempts.record_attempts(tx, node=NODE, results=[delivered(one) for one in part[1:]])
+        )
+    first = claimed[0][0]
+    return World(made[1], made[0], shared, ordered, first, first.delivery.event_id)
+
+
+def claim(tx: Tx, endpoint: Endpoint) -> list[Claimed]:
+    return deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint.id, limit=2 * RUNS)
+
+
+def observe_all(tx: Tx, watched: list[Run], status: str) -> list[Run]:
+    changes = []
+    for run in watched:
+        decision = observe(run, seen(status), now=tx.now, wants_progress=False)
+        assert decision is not None
+        changes.append(Change(run, decision))
+    return [run for run in transitions.record_all(tx, changes, node=None, keep=False) if run is not None]
+
+
+def plans(tx: Tx, work: Work, world: World) -> list[tuple[str, list[str]]]:
+    """Each statement of `work`, undone afterwards, with what is wrong with its plan."""
+    savepoint = tx.connection.begin_nested()
+    with caught() as statements:
+        work(tx, world)
+    savepoint.rollback()
+    explain = explain_on_postgresql if tx.is_postgresql else explain_on_sqlite
+    return [(statement, explain(tx, statement, given)) for statement, given in statements]
+
+
+def explain_on_sqlite(tx: Tx, statement: str, given: Any) -> list[str]:
+    """Rows of a plan are (id, id of the row above, 0, what is done)."""
+    plan = [tuple(row) for row in tx.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given)]
+    once_a_row = {row[0] for row in plan if "CORRELATED" in row[3]}
+    return [row[3] for row in plan if reads_too_much(row[3].split(), once_a_row=row[1] in once_a_row)]
+
+
+def reads_too_much(words: list[str], *, once_a_row: bool) -> bool:
+    """Whether a line of a SQLite plan walks a whole table or index, or makes its own index, or looks up by a poor one."""
+    is_walk = words[0] == "SCAN" and ALIASES.get(words[1], words[1]) in GROWING and words[-1] not in SMALL_INDEXES
+    return is_walk or "AUTOMATIC" in words or (once_a_row and bool(COARSE_INDEXES.intersection(words)))
+
+
+def explain_on_postgresql(tx: Tx, statement: str, given: Any) -> list[str]:
+    for way in SHUNNED:
+        tx.connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+    (plan,) = tx.connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", given).scalar_one()
+    return [
+        f"{node['Node Type']} {node['Relation Name']} {node.get('Index Name', '')}: {node.get('Filter', '')}"
+        for node in whole_reads(plan["Plan"], is_cut_short=False)
+    ]
+
+
+def whole_reads(node: dict[str, Any], *, is_cut_short: bool) -> Iterator[dict[str, Any]]:
+    """The steps that read a table or an index from end to end; `is_cut_short`: a LIMIT stands over this one."""
+    if node["Node Type"] == "Seq Scan" and node["Relation Name"] in GROWING:
+        yield node
+    is_by_index = node["Node Type"] in {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
+    is_walk = is_by_index and "Index Cond" not in node and node["Index Name"] not in SMALL_INDEXES
+    if is_walk and ("Filter" in node or not is_cut_short):
+        yield node
+    for part in node.get("Plans", ()):
+        yield from whole_reads(part, is_cut_short=node["Node Type"] == "Limit")
+
+
+async def test_no_statement_of_a_working_day_reads_a_whole_table(database_url: str) -> None:
+    clock = ManualClock(START)
+    async with open_database(database_url, clock) as database:
+        world = await fill(database, clock)
+        if not database.is_sqlite:
+            await database.write(lambda tx: tx.connection.exec_driver_sql("ANALYZE"))
+        wrong = {
+            name: found
+            for name, work in WORK.items()
+            if (found := [each for each in await database.write(lambda tx, w=work: plans(tx, w, world)) if each[1]])
+        }
+    assert not wrong, json.dumps(wrong, indent=1)
