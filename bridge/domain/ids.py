@@ -12,15 +12,21 @@ import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_RANDOM_BYTES = 10
 _lock = threading.Lock()
 _last = 0
+_drawn = b""
 
 
 def new_id(prefix: str) -> str:
     """A fresh identifier such as `run_01k…`; prefixes in use: run, evt, ep, dlv, att, sec, node."""
-    global _last  # noqa: PLW0603 - the monotonic counter belongs to the process
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    global _last, _drawn  # noqa: PLW0603 - the monotonic counter and the random bytes belong to the process
+    milliseconds = time.time_ns() // 1_000_000
     with _lock:
+        if not _drawn:  # many at once: each system call lets other threads in, and waits to come back
+            _drawn = os.urandom(400 * _RANDOM_BYTES)
+        drawn, _drawn = _drawn[:_RANDOM_BYTES], _drawn[_RANDOM_BYTES:]
+        value = milliseconds << 80 | int.from_bytes(drawn)
         if value <= _last:
             value = _last + 1
         _last = value
