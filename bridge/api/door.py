@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -18,9 +18,11 @@ from bridge.domain.event import encode
 from bridge.domain.run import Json
 from bridge.store.database import Database
 from bridge.store.idempotency import KeptAnswer, keep_answer
+from bridge.store.together import Together
 from bridge.store.transaction import Tx
 
 G_co = TypeVar("G_co", covariant=True)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Door:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     keys_in_flight: set[str] = field(default_factory=set)
     streams: int = 0
+    _groups: dict[Callable[..., list[Answer]], Together[Any, Answer]] = field(default_factory=dict)
 
     def checks(self) -> Checks:
         """What validating a request asks of the world."""
@@ -87,6 +90,23 @@ class Door:
             return given
 
         given = await self.database.write(together)
+        call.is_kept = True
+        return given
+
+    async def write_grouped(
+        self, call: Call[object], item: T, work: Callable[[Door, Tx, list[T]], list[Answer]]
+    ) -> Answer:
+        """As `write`, with all the requests that wait for the same `work`, a module's own function, in one go."""
+        if work not in self._groups:
+
+            def together(tx: Tx, asked: list[tuple[T, IdempotencyKey | None]]) -> list[Answer]:
+                given = work(self, tx, [item for item, _ in asked])
+                for (_, key), one in zip(asked, given, strict=True):
+                    keep(tx, key, one)
+                return given
+
+            self._groups[work] = Together(lambda asked: self.database.write(lambda tx: together(tx, asked)))
+        given: Answer = await self._groups[work].submit((item, call.key))
         call.is_kept = True
         return given
 

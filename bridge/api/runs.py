@@ -26,11 +26,11 @@ async def register_run(door: Door, call: Call[RunBody]) -> Answer:
     connection = door.bridge.connections[body.connection]
     if body.trigger is None:
         registration = Registration(body, connection, str(body.provider_run_id))
-        return await door.write(call, lambda tx: _registered(door, register(tx, [registration])[0]))
+        return await door.write_grouped(call, registration, _register_all)
     started, reference = await _trigger(door, body.connection, body.trigger)
     registration = Registration(body, connection, started, reference)
     try:
-        return await door.write(call, lambda tx: _registered(door, register(tx, [registration])[0]))
+        return await door.write_grouped(call, registration, _register_all)
     except StoreUnavailable as error:
         raise StoreUnavailable(
             f"the run was started at the provider as {started!r} but could not be recorded; "
@@ -42,8 +42,8 @@ async def _trigger(door: Door, connection: str, trigger: TriggerBody) -> tuple[s
     return await door.bridge.trigger(connection, trigger.workflow_id, trigger.inputs, dict(trigger.model_extra or {}))
 
 
-def _registered(door: Door, given: Registered) -> Answer:
-    return answer(201 if given.is_new else 200, _shown(door, given))
+def _register_all(door: Door, tx: Tx, wanted: list[Registration]) -> list[Answer]:
+    return [answer(201 if given.is_new else 200, _shown(door, given)) for given in register(tx, wanted)]
 
 
 def _shown(door: Door, given: Registered) -> dict[str, Json]:

@@ -154,6 +154,10 @@ CHANGING = (
     "not_found_since",
 )
 """The columns of `values_of`."""
+_WATCHED = sa.select(runs).where(
+    runs.c.connection == sa.bindparam("of_connection"),
+    runs.c.provider_run_id.in_(sa.bindparam("ids", expanding=True)),
+)
 _INSERT_RUNS, _INSERT_TAGS = sa.insert(runs), sa.insert(run_tags)
 
 
@@ -260,8 +264,8 @@ def find_watched(tx: Tx, connection: str, provider_run_ids: Sequence[str]) -> di
     found: dict[str, Run] = {}
     for start in range(0, len(provider_run_ids), 500):
         part = provider_run_ids[start : start + 500]
-        query = sa.select(runs).where(runs.c.connection == connection, runs.c.provider_run_id.in_(part))
-        found |= {row.provider_run_id: run_of(row) for row in tx.connection.execute(query)}
+        rows = tx.connection.execute(_WATCHED, {"of_connection": connection, "ids": part})
+        found |= {row.provider_run_id: run_of(row) for row in rows}
     return found
 
 

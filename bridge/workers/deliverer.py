@@ -29,13 +29,13 @@ from bridge.store.database import Database
 from bridge.store.deliveries import Claimed
 from bridge.store.due import due_endpoints
 from bridge.store.standing import Note
+from bridge.store.together import Together
 from bridge.store.transaction import Tx
 from bridge.workers.fence import Fence
 from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.sender import Sender
 from bridge.workers.signing import sign_attempt
-from bridge.workers.together import Together
 from bridge.workers.turnstile import Share, Turnstile
 
 log = structlog.get_logger()

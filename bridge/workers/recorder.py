@@ -15,10 +15,10 @@ from bridge.domain.observation import Observation
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.store import connections, endpoints, transitions
 from bridge.store.database import Database
+from bridge.store.together import Together
 from bridge.store.transaction import Tx
 from bridge.workers.account import HealthChange
 from bridge.workers.metrics import Metrics
-from bridge.workers.together import Together
 
 log = structlog.get_logger()
 
