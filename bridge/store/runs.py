@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from bridge.domain.run import CadenceOverrides, Json, Progress, Run, RunError, RunStatus
+from bridge.domain.run import CadenceOverrides, Json, Run, RunStatus
 from bridge.store.many import execute_many
 from bridge.store.nodes import check_may_claim
+from bridge.store.run_row import row_of, run_of
 from bridge.store.tables import endpoints, run_tags, runs, transitions
 from bridge.store.transaction import Tx
 
@@ -57,103 +57,6 @@ class TransitionRow:
     provider_status: str | None
 
 
-def run_of(row: sa.Row[Any]) -> Run:
-    """A row of `runs` as the domain knows it."""
-    m = row._mapping  # noqa: SLF001 - the documented way to read a row by name
-    return Run(
-        id=m["id"],
-        connection=m["connection"],
-        provider=m["provider"],
-        provider_run_id=m["provider_run_id"],
-        workflow_id=m["workflow_id"],
-        status=RunStatus(m["status"]),
-        provider_status=m["provider_status"],
-        progress=Progress(**m["progress"]) if m["progress"] else None,
-        output=m["output"],
-        output_truncated=m["output_truncated"],
-        error=RunError(**m["error"]) if m["error"] else None,
-        created_at=m["created_at"],
-        started_at=m["started_at"],
-        finished_at=m["finished_at"],
-        registered_at=m["registered_at"],
-        observed_at=m["observed_at"],
-        status_since=m["status_since"],
-        metadata=m["metadata"],
-        tags=tuple(m["tags"]),
-        cadence=CadenceOverrides(**m["cadence"]) if m["cadence"] else CadenceOverrides(),
-        deadline_at=m["deadline_at"],
-        deadline_is_fixed=m["deadline_is_fixed"],
-        version=m["version"],
-        sequence=m["sequence"],
-        has_started=m["has_started"],
-        is_paused=m["is_paused"],
-        is_overdue=m["is_overdue"],
-        polls=m["polls"],
-        last_polled_at=m["last_polled_at"],
-        next_poll_at=m["next_poll_at"],
-        failure_streak=m["failure_streak"],
-        not_found_count=m["not_found_count"],
-        not_found_since=m["not_found_since"],
-        provider_ref=m["provider_ref"],
-    )
-
-
-def values_of(run: Run) -> dict[str, Any]:
-    """The columns that an observation may change."""
-    progress, error = run.progress, run.error
-    return {
-        "workflow_id": run.workflow_id,
-        "status": run.status.value,
-        "provider_status": run.provider_status,
-        "progress": progress and {"completed": progress.completed, "total": progress.total},
-        "output": run.output,
-        "output_truncated": run.output_truncated,
-        "error": error and {"message": error.message, "code": error.code, "step": error.step},
-        "created_at": run.created_at,
-        "started_at": run.started_at,
-        "finished_at": run.finished_at,
-        "observed_at": run.observed_at,
-        "status_since": run.status_since,
-        "deadline_at": run.deadline_at,
-        "sequence": run.sequence,
-        "has_started": run.has_started,
-        "is_paused": run.is_paused,
-        "is_overdue": run.is_overdue,
-        "polls": run.polls,
-        "last_polled_at": run.last_polled_at,
-        "next_poll_at": run.next_poll_at,
-        "failure_streak": run.failure_streak,
-        "not_found_count": run.not_found_count,
-        "not_found_since": run.not_found_since,
-    }
-
-
-CHANGING = (
-    "workflow_id",
-    "status",
-    "provider_status",
-    "progress",
-    "output",
-    "output_truncated",
-    "error",
-    "created_at",
-    "started_at",
-    "finished_at",
-    "observed_at",
-    "status_since",
-    "deadline_at",
-    "sequence",
-    "has_started",
-    "is_paused",
-    "is_overdue",
-    "polls",
-    "last_polled_at",
-    "next_poll_at",
-    "failure_streak",
-    "not_found_count",
-    "not_found_since",
-)
-"""The columns of `values_of`."""
 _WATCHED = sa.select(runs).where(
     runs.c.connection == sa.bindparam("of_connection"),
     runs.c.provider_run_id.in_(sa.bindparam("ids", expanding=True)),
@@ -175,7 +78,7 @@ def insert_runs(tx: Tx, new: Sequence[NewRun]) -> list[Run]:
 
 
 def _insert(tx: Tx, wanted: Sequence[Run]) -> list[Run]:
-    rows = [_row(run) for run in wanted]
+    rows = [row_of(run) for run in wanted]
     if not tx.is_postgresql:
         execute_many(tx, _INSERT_RUNS, rows)
         return list(wanted)
@@ -221,27 +124,6 @@ def _begun(new: NewRun, now: datetime) -> Run:
         not_found_since=None,
         provider_ref=new.provider_ref,
     )
-
-
-def _row(run: Run) -> dict[str, Any]:
-    """Every column of a run that nobody holds."""
-    overrides = {
-        name: value for name in CadenceOverrides.__slots__ if (value := getattr(run.cadence, name)) is not None
-    }
-    return {
-        "id": run.id,
-        "connection": run.connection,
-        "provider": run.provider,
-        "provider_run_id": run.provider_run_id,
-        "provider_ref": run.provider_ref,
-        "registered_at": run.registered_at,
-        "metadata": run.metadata,
-        "tags": list(run.tags),
-        "cadence": overrides or None,
-        "deadline_is_fixed": run.deadline_is_fixed,
-        "version": run.version,
-        **values_of(run),
-    }
 
 
 def get_run(tx: Tx, run_id: str) -> Run | None:

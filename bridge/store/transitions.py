@@ -13,7 +13,7 @@ from bridge.domain.run import Run
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
 from bridge.store.many import execute_many
-from bridge.store.runs import CHANGING, values_of
+from bridge.store.run_row import CHANGING, values_of
 from bridge.store.tables import runs, transitions
 from bridge.store.transaction import Tx
 
