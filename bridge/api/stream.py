@@ -30,10 +30,10 @@ async def stream_events(door: Door, call: Call[StreamQuery]) -> web.StreamRespon
             503, f"{STREAMS_MAX} streams are open already; close one or pull GET /v1/events", Retry_After="30"
         )
     after = call.request.headers.get("Last-Event-ID") or query.after
-    position = await door.database.read(lambda tx: position_of(tx, after) if after else events.last_position(tx))
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-    door.streams += 1
+    door.streams += 1  # before anything is awaited: the next request sees it
     try:
+        position = await door.database.read(lambda tx: position_of(tx, after) if after else events.last_position(tx))
         await response.prepare(call.request)
         await _follow(door, query, response, position)
     except (ConnectionError, TimeoutError):

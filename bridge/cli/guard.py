@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import socket
 
 import click
 
@@ -52,11 +53,12 @@ def explain_url(settings: Settings, url: str, trust: str) -> int:
 
 
 def _own(settings: Settings) -> tuple[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int], ...]:
-    """The daemon's own address, which it never posts to."""
+    """The daemon's own addresses, which it never posts to; none where it listens on a Unix socket."""
     try:
         listen, _ = read_reach(find_config(settings.config_path, os.environ), env=os.environ)
-        return ((ipaddress.ip_address(listen.host or ""), listen.port or 0),)
-    except (ConfigInvalid, ValueError):
+        found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM) if listen.host else []
+        return tuple((ipaddress.ip_address(peer[0]), int(peer[1])) for *_, peer in found)
+    except (ConfigInvalid, OSError, ValueError):
         return ()
 
 

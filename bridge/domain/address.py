@@ -77,7 +77,8 @@ class AddressPolicy:
     """What endpoints of one trust may reach.
 
     `allow_http`: public addresses may be spoken to without TLS. `own`: addresses and ports that this daemon
-    listens on, never delivered to; an unspecified address (0.0.0.0, ::) there stands for every loopback address.
+    listens on, never delivered to; an unspecified address (0.0.0.0, ::) there stands for every loopback address, and
+    at the dial for every other address of this machine.
     """
 
     trust: Trust
@@ -115,7 +116,7 @@ def judge(address: str | Address, port: int, policy: AddressPolicy, *, is_encryp
     what = f"{given} is {name}" if given == real else f"{given} leads to {real}: {name}"
     rules = [rule for rule in policy.allow if rule.covers(real, port) or rule.covers(given, port)]
     if _is_own(real, kind, port, policy):
-        return Verdict(allowed=False, rule="own address", detail=f"{given} port {port} is this daemon itself")
+        return own_address(given, port)
     match kind:
         case Kind.UNUSABLE:
             return Verdict(allowed=False, rule=kind, detail=what)
@@ -128,6 +129,11 @@ def judge(address: str | Address, port: int, policy: AddressPolicy, *, is_encryp
     if is_open:
         return Verdict(allowed=True, rule="allow" if rules else "config file", detail=what)
     return Verdict(allowed=False, rule=kind, detail=what, allow_line=_allow_line(real, port))
+
+
+def own_address(address: str | Address, port: int) -> Verdict:
+    """The verdict on an address and port that this daemon listens on."""
+    return Verdict(allowed=False, rule="own address", detail=f"{address} port {port} is this daemon itself")
 
 
 def _judge_public(

@@ -10,11 +10,21 @@ from collections.abc import Iterator, Mapping
 
 from bridge.domain.errors import Problem
 
+NAME_CHARACTERS_MAX = 256
 VALUE_CHARACTERS_MAX = 4096  # half of what common servers take for all headers together
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 §5.6.2
 _VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
 _HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
-_OURS = {"host", "content-length", "content-type", "user-agent"}
+_OURS = {
+    "accept",
+    "accept-encoding",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "user-agent",
+}
 _RESERVED_PREFIXES = ("proxy-", "webhook-")
 
 
@@ -32,6 +42,8 @@ def _faults(name: str, value: str, seen: set[str]) -> Iterator[str]:
     lower = name.lower()
     if not _TOKEN.fullmatch(name):
         yield "not a header name; use letters, digits and dashes"
+    elif len(name) > NAME_CHARACTERS_MAX:
+        yield f"a header name may be at most {NAME_CHARACTERS_MAX} characters long"
     elif lower in _HOP_BY_HOP:
         yield "belongs to the HTTP connection and cannot be set; leave it out"
     elif lower in _OURS or lower.startswith(_RESERVED_PREFIXES):

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 from bridge.domain.retry import RETRY_AFTER_MAX_S
 
-_SECONDS = re.compile(r"[0-9]{1,15}")
+_SECONDS = re.compile(r"[0-9]+")
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:

@@ -138,13 +138,14 @@ def public_keys(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[str]]:
 
 
 def rotate_secret(tx: Tx, endpoint_id: str, secret: Secret, *, old_until: datetime, kind: str = "v1") -> None:
-    """`secret` signs from now on; the present ones of its kind go on signing beside it until `old_until`."""
-    live = sa.and_(
-        endpoint_secrets.c.endpoint_id == endpoint_id,
-        endpoint_secrets.c.kind == kind,
-        sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > old_until),
-    )
-    tx.connection.execute(sa.update(endpoint_secrets).where(live).values(expires_at=old_until))
+    """`secret` signs from now on; the present one of its kind goes on signing beside it until `old_until`.
+
+    Those rotated out before keep the time that they were given, unless `old_until` is now: that ends all of them.
+    """
+    expires_at = endpoint_secrets.c.expires_at
+    is_ended = expires_at.is_(None) if old_until > tx.now else sa.or_(expires_at.is_(None), expires_at > tx.now)
+    of_kind = sa.and_(endpoint_secrets.c.endpoint_id == endpoint_id, endpoint_secrets.c.kind == kind)
+    tx.connection.execute(sa.update(endpoint_secrets).where(of_kind, is_ended).values(expires_at=old_until))
     add_secret(tx, endpoint_id, secret, kind=kind)
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from bridge.domain.delivery import DeliveryState, Lane
 from bridge.domain.endpoint import Endpoint
-from bridge.domain.event import Event, EventType
+from bridge.domain.event import Event, EventType, encode
 from bridge.domain.ids import new_id
 from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, rest_s
 from bridge.store.backlog import hold_back
@@ -30,21 +30,21 @@ AHEAD_MAX = 500  # replayed deliveries that wait at an endpoint before it is giv
 
 def count_selected(tx: Tx, endpoint: Endpoint, wanted: Selection, *, after: int) -> tuple[int, int | None]:
     """How many events of the selection lie behind position `after`, and where to go on counting; None at the end."""
-    selected = _selected(endpoint, wanted, after)
+    selected = _selected(tx, endpoint, wanted, after)
     if endpoint.filter is None:
         return tx.connection.execute(sa.select(sa.func.count()).select_from(selected.subquery())).scalar_one(), None
     rows = tx.connection.execute(selected.limit(PAGE)).all()
     return len(_passing(endpoint, rows)), rows[-1].position if len(rows) == PAGE else None
 
 
-def _selected(endpoint: Endpoint, wanted: Selection, after: int) -> sa.Select[Any]:
+def _selected(tx: Tx, endpoint: Endpoint, wanted: Selection, after: int) -> sa.Select[Any]:
     """The events, in the order of the feed, with the delivery that the endpoint has of each (its filter not judged)."""
     had = sa.and_(deliveries.c.event_id == events.c.id, deliveries.c.endpoint_id == endpoint.id)
     query = (
         sa.select(events, deliveries.c.id.label("delivery_id"))
         .select_from(events.outerjoin(deliveries, had))
         .where(events.c.position > after, events.c.created_at >= wanted.since)
-        .where(sa.or_(deliveries.c.id.is_not(None), _is_for(endpoint)), _ended_so(wanted.status))
+        .where(sa.or_(deliveries.c.id.is_not(None), _is_for(tx, endpoint)), _ended_so(wanted.status))
         .order_by(events.c.position)
     )
     if wanted.until is not None:
@@ -56,11 +56,19 @@ def _selected(endpoint: Endpoint, wanted: Selection, after: int) -> sa.Select[An
     return query
 
 
-def _is_for(endpoint: Endpoint) -> sa.ColumnElement[bool]:
+def _is_for(tx: Tx, endpoint: Endpoint) -> sa.ColumnElement[bool]:
     """What it would be sent if it happened now; a ping is for the endpoint that it was made for."""
     heard = [t.value for t in EventType if t is not EventType.BRIDGE_PING and endpoint.wants(t)]
-    is_heard = events.c.type.in_(heard)
+    is_heard = sa.and_(events.c.type.in_(heard), ~_is_about(tx, endpoint))
     return is_heard if endpoint.run_id is None else sa.and_(is_heard, events.c.run_id == endpoint.run_id)
+
+
+def _is_about(tx: Tx, endpoint: Endpoint) -> sa.ColumnElement[bool]:
+    """What others are told of this endpoint itself."""
+    told = [EventType.ENDPOINT_FAILING.value, EventType.ENDPOINT_DISABLED.value]
+    named = encode({"endpoint": {"id": endpoint.id}}).removeprefix(b"{").removesuffix(b"}}")
+    position = sa.func.pg_catalog.position if tx.is_postgresql else sa.func.instr
+    return sa.and_(events.c.type.in_(told), position(events.c.body, named) > 0)
 
 
 def _ended_so(status: ReplayStatus) -> sa.ColumnElement[bool]:
@@ -249,7 +257,7 @@ def go_on(tx: Tx, replay_id: str) -> Replay | None:
 
 
 def _make_batch_due(tx: Tx, replay: Replay, endpoint: Endpoint) -> None:
-    query = _selected(endpoint, replay.selection, replay.position).limit(replay.batch_max)
+    query = _selected(tx, endpoint, replay.selection, replay.position).limit(replay.batch_max)
     rows = tx.connection.execute(query).all()
     chosen = _passing(endpoint, rows)
     if chosen:

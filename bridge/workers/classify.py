@@ -48,6 +48,16 @@ def judge_status(status: int, location: str | None = None) -> Judged:
     return Judged(Outcome.PROTOCOL, f"the receiver answered {status}, which means nothing in HTTP here")
 
 
+def judge_broken_head(status: int | None, failed: Judged) -> Judged:
+    """What it means that the head behind a status line with `status` failed so; None if there was no such line.
+
+    A 2xx says that the event was taken, so that only the rest of the answer is lost.
+    """
+    if status is None or not 200 <= status <= 299:
+        return failed
+    return Judged(Outcome.DELIVERED, f"the receiver answered {status}; behind its status line: {failed.detail}")
+
+
 def judge_timeout(exchange: Exchange, limit_s: float) -> Judged:
     """What it means that nothing more came within `limit_s` seconds, by the phase that it happened in."""
     within = f"within {limit_s:g} s"
@@ -92,9 +102,8 @@ def judge_error(error: Exception, exchange: Exchange) -> Judged:
 
 def is_stale_connection(error: Exception, exchange: Exchange) -> bool:
     """Whether a connection kept from before turned out to be closed, before any byte of an answer."""
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return exchange.is_reused and isinstance(error.message, str)  # else it holds the beginning of an answer
-    return exchange.is_reused and isinstance(error, aiohttp.ClientOSError)
+    is_closed = isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
+    return is_closed and exchange.is_reused and not exchange.has("answered")
 
 
 def shown_location(location: str | None) -> str:

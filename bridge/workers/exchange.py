@@ -1,6 +1,6 @@
 """What is known about one POST while it is under way: when each phase began, and with whom we speak.
 
-start ─ dns ─ connect ─ tls ─ headers sent ─ first byte of the answer
+start ─ dns ─ connect ─ tls ─ headers sent ─ first byte of the answer ─ its status
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Exchange:
     def __init__(self) -> None:
         self._marks = {"start": time.monotonic()}
         self.peer: str | None = None
+        self.status: int | None = None  # of a whole status line, whatever came of the rest of the answer
         self.is_reused = False
 
     def mark(self, moment: str) -> None:
@@ -69,6 +70,13 @@ def mark(moment: str) -> None:
     exchange = current.get()
     if exchange is not None:
         exchange.mark(moment)
+
+
+def note_peer(address: object) -> None:
+    """Note on the running task's exchange, if there is one, who is dialled; `address` as sockets tell it."""
+    exchange = current.get()
+    if exchange is not None:
+        exchange.note_peer(address)
 
 
 class TimedContext(ssl.SSLContext):

@@ -14,16 +14,17 @@ import functools
 import socket
 import ssl
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 
-from bridge.domain.address import AddressPolicy, Verdict, judge
+from bridge.domain.address import AddressPolicy, Verdict, judge, own_address
 from bridge.domain.errors import InvalidInput
 from bridge.domain.target import check_target, is_localhost, literal_address, parse_target
-from bridge.workers.exchange import default_tls, mark, phase_trace
+from bridge.workers.exchange import default_tls, mark, note_peer, phase_trace
 from bridge.workers.lookup import Lookup, ThreadLookup
 from bridge.workers.wire import WaryHandler
 
@@ -100,10 +101,11 @@ def guarded_session(
     def dial(info: AddressInfo) -> socket.socket:
         family, kind, protocol, _, peer = info
         address, port = str(peer[0]), int(str(peer[1]))
-        verdict = judge(address, port, policy, is_encrypted=is_encrypted)
+        verdict = _judge_dial(address, port, policy, is_encrypted=is_encrypted)
         if not verdict.allowed:
             raise BlockedAddress(verdict)
         mark("dialled")
+        note_peer(peer)
         return socket.socket(family, kind, protocol)
 
     connector = _OneScheme(
@@ -134,7 +136,9 @@ async def explain(url: str, policy: AddressPolicy, *, lookup: Lookup | None = No
     address = literal_address(target.host)
     try:
         if address is not None:
-            verdicts = [(str(address), judge(address, target.port, policy, is_encrypted=target.is_encrypted))]
+            verdicts = [
+                (str(address), _judge_dial(str(address), target.port, policy, is_encrypted=target.is_encrypted))
+            ]
         else:
             async with asyncio.timeout(LOOKUP_MAX_S):
                 verdicts = await _judge_name(
@@ -150,6 +154,23 @@ async def explain(url: str, policy: AddressPolicy, *, lookup: Lookup | None = No
     return Explanation(target.url, None, tuple(verdicts))
 
 
+def _judge_dial(address: str, port: int, policy: AddressPolicy, *, is_encrypted: bool) -> Verdict:
+    """As `judge`, and on a port where we listen on all addresses each that this machine has is our own."""
+    verdict = judge(address, port, policy, is_encrypted=is_encrypted)
+    is_open_everywhere = any(own.is_unspecified and own_port == port for own, own_port in policy.own)
+    return own_address(address, port) if verdict.allowed and is_open_everywhere and _is_here(address, port) else verdict
+
+
+def _is_here(address: str, port: int) -> bool:
+    """Whether `address` is this machine's: the way there begins where it ends. Sends nothing."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, port))
+            return ip_address(probe.getsockname()[0]) == ip_address(address)
+    except OSError:
+        return False
+
+
 async def _judge_name(
     host: str, port: int, policy: AddressPolicy, lookup: Lookup, *, is_encrypted: bool
 ) -> list[tuple[str, Verdict]]:
@@ -159,7 +180,7 @@ async def _judge_name(
     """
     is_local = is_localhost(host.removesuffix("."))
     addresses = _LOCALHOST if is_local else await lookup(host)
-    verdicts = [(address, judge(address, port, policy, is_encrypted=is_encrypted)) for address in addresses]
+    verdicts = [(address, _judge_dial(address, port, policy, is_encrypted=is_encrypted)) for address in addresses]
     if not verdicts:
         raise socket.gaierror(socket.EAI_NODATA, "the name has no address")
     return [entry for entry in verdicts if entry[1].allowed] or verdicts if is_local else verdicts

@@ -2,7 +2,7 @@
 
     session of its trust and scheme ─► post ─► head: the outcome ─► body: 8 KiB of it kept ─► Answer
 
-Success is decided by the status line: what comes after it may be cut off, endless or garbage without changing the
+Success is decided by the status line: headers and body may be cut off, endless or garbage without changing the
 outcome. Follows no redirect, keeps no cookie, unpacks nothing, heeds no proxy variable.
 """
 
@@ -28,7 +28,14 @@ from bridge.domain.delivery import Answer, Outcome
 from bridge.domain.errors import InvalidInput
 from bridge.domain.retry_after import retry_after_s
 from bridge.domain.target import parse_target
-from bridge.workers.classify import Judged, is_stale_connection, judge_error, judge_status, judge_timeout
+from bridge.workers.classify import (
+    Judged,
+    is_stale_connection,
+    judge_broken_head,
+    judge_error,
+    judge_status,
+    judge_timeout,
+)
 from bridge.workers.exchange import Exchange, current, default_tls
 from bridge.workers.lookup import Lookup, ThreadLookup
 from bridge.workers.sessions import Sessions
@@ -130,10 +137,9 @@ class Sender:
         except TimeoutError:
             is_connected = exchange.has("connected") or exchange.is_reused
             limit_s = self._timeout_s if is_connected else min(CONNECT_TIMEOUT_S, self._timeout_s)
-            return _answer(exchange, judge_timeout(exchange, limit_s))
+            return _without_head(exchange, judge_timeout(exchange, limit_s))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return _answer(exchange, judge_error(error, exchange))
-        exchange.mark("answered")
+            return _without_head(exchange, judge_error(error, exchange))
         judged = judge_status(response.status, response.headers.get("Location"))
         pause_s = None if judged.outcome is Outcome.DELIVERED else self._pause_s(response)
         body = await _read_body(response, request.deadline)
@@ -215,6 +221,12 @@ def _merge(ours: Mapping[str, str], custom: Mapping[str, str]) -> CIMultiDict[st
     merged.update(ours)
     merged["user-agent"] = f"runbridge/{__version__}"
     return merged
+
+
+def _without_head(exchange: Exchange, failed: Judged) -> Answer:
+    """The answer where no complete head came, yet perhaps the status line that decides."""
+    judged = judge_broken_head(exchange.status, failed)
+    return _answer(exchange, judged, status=exchange.status if judged.outcome is Outcome.DELIVERED else None)
 
 
 def _answer(

@@ -193,3 +193,22 @@ async def test_there_is_a_bound_on_open_streams(door: Api, monkeypatch: pytest.M
     async with opened(door):
         reply = await door.call("GET", "/v1/events/stream")
         assert (reply.status, reply.headers["Retry-After"]) == (503, "30")
+
+
+async def test_the_bound_holds_for_streams_that_are_opened_at_once(door: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "STREAMS_MAX", 2)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    replies = await asyncio.gather(
+        *(door.session.get(f"{door.url}/v1/events/stream", headers=headers) for _ in range(20))
+    )
+    assert sorted(reply.status for reply in replies) == [200] * 2 + [503] * 18
+    for reply in replies:
+        reply.close()
+
+
+async def test_a_stream_that_was_refused_takes_nobodys_place(door: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "STREAMS_MAX", 1)
+    for _ in range(3):
+        assert (await door.call("GET", "/v1/events/stream?after=evt_unheard_of")).status not in {200, 503}
+    async with opened(door):
+        pass

@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from bridge.domain.delivery import DeliveryState
+from bridge.domain.event import EventType
 from bridge.domain.run import RunStatus
-from bridge.store import attempts, deliveries
+from bridge.store import attempts, deliveries, endpoints, events
 from bridge.store.attempts import AttemptResult
 from bridge.store.due import due_endpoints
 from bridge.store.transaction import Tx
@@ -117,6 +118,26 @@ async def test_a_replay_heeds_the_filter_and_leaves_the_pings_of_others_out(
     assert await replay(api, made["id"]) == (1, 1)
     unfiltered = await api.create_endpoint()
     assert await replay(api, unfiltered["id"]) == (2, 2)
+
+
+@pytest.mark.parametrize("event_type", [EventType.ENDPOINT_FAILING, EventType.ENDPOINT_DISABLED])
+async def test_an_endpoint_is_not_replayed_what_the_others_were_told_of_it(api: Api, event_type: EventType) -> None:
+    first, second = await api.create_endpoint(), await api.create_endpoint(description='beside "endpoint"')
+    await api.database.write(lambda tx: endpoints.disable_endpoint(tx, first["id"], "test"))
+    for made in (first, second):
+        await api.database.write(lambda tx, made=made: tell(tx, event_type, made["id"]))
+    await api.database.write(lambda tx: endpoints.enable_endpoint(tx, first["id"]))
+    assert await count(api, first["id"], status="missed") == 1
+    assert await replay(api, first["id"], status="missed") == (1, 1)
+    (due,) = (await api.call("GET", f"/v1/deliveries?endpoint={first['id']}")).body["data"]
+    told = await api.call("GET", f"/v1/events/{due['event_id']}")
+    assert told.body["data"]["endpoint"]["id"] == second["id"]
+
+
+def tell(tx: Tx, event_type: EventType, endpoint_id: str) -> None:
+    endpoint = endpoints.get_endpoint(tx, endpoint_id)
+    assert endpoint is not None
+    events.record_endpoint_event(tx, event_type, endpoint, "it does not answer")
 
 
 async def test_a_one_run_webhook_is_replayed_the_events_of_its_run_only(api: Api) -> None:

@@ -12,8 +12,11 @@ def test_other_headers_are_free(name: str):
 
 @pytest.mark.parametrize(
     "name",
-    ["Host", "Content-Length", "CONTENT-TYPE", "user-agent", "webhook-id", "Webhook-Signature", "proxy-authorization"],
-)
+    [
+        "Host", "Content-Length", "CONTENT-TYPE", "user-agent", "webhook-id", "Webhook-Signature", "proxy-authorization",
+        "Expect", "accept", "Accept-Encoding", "content-encoding",
+    ],
+)  # fmt: skip
 def test_ours_are_refused_in_any_spelling(name: str):
     (problem,) = check_headers({name: "x"})
     assert problem.field == name
@@ -30,6 +33,12 @@ def test_hop_by_hop_headers_are_refused(name: str):
 def test_a_name_is_an_rfc_9110_token(name: str):
     (problem,) = check_headers({name: "x"})
     assert "not a header name" in problem.message
+
+
+def test_a_name_has_at_most_256_characters():
+    assert check_headers({"x" * 256: "1"}) == []
+    (problem,) = check_headers({"x" * 257: "1"})
+    assert problem.message == "a header name may be at most 256 characters long"
 
 
 @pytest.mark.parametrize("value", ["a\r\nb: c", "é", "\x00", "\t", "x" * 4097, "a\n"])

@@ -255,6 +255,29 @@ async def test_during_the_overlap_old_and_new_verify_and_after_it_only_the_new(
     assert await keys_of(database, endpoint.id) == [new_public]
 
 
+async def test_a_second_rotation_cuts_no_earlier_overlap_short(
+    database: Database, clock: ManualClock, receiver: Receiver
+) -> None:
+    """Who was promised a day to change over has that day; only a leak ends it."""
+    first, second, third, fourth = (new_secret() for _ in range(4))
+    endpoint = await add_endpoint(database, receiver.url(), secret=first)
+
+    async def rotate(secret: str, overlap_s: float) -> list[str]:
+        until = clock.now() + timedelta(seconds=overlap_s)
+        await database.write(lambda tx: endpoints.rotate_secret(tx, endpoint.id, Secret(secret), old_until=until))
+        return await signing()
+
+    async def signing() -> list[str]:
+        live = await database.read(lambda tx: endpoints.live_secrets(tx, [endpoint.id]))
+        return [each.secret.reveal() for each in live[endpoint.id]]
+
+    assert await rotate(second, 3600) == [second, first]
+    assert await rotate(third, 60) == [third, second, first]
+    clock.advance(60)
+    assert await signing() == [third, first]
+    assert await rotate(fourth, 0) == [fourth]
+
+
 async def test_an_overlap_of_nothing_ends_the_old_secret_at_once(
     database: Database, clock: ManualClock, receiver: Receiver
 ) -> None:

@@ -1,6 +1,7 @@
 """The guard at work: what is dialled, what is refused, and what an operator is told."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 from ipaddress import ip_address
@@ -8,7 +9,7 @@ from ipaddress import ip_address
 import aiohttp
 import pytest
 
-from bridge.domain.address import AddressPolicy, AllowRule, Trust
+from bridge.domain.address import AddressPolicy, AllowRule, Trust, judge
 from bridge.workers.guard import BlockedAddress, explain, guarded_session
 from bridge.workers.lookup import ThreadLookup
 from tests.support.raw_server import answer, raw_server, says
@@ -98,6 +99,40 @@ async def test_our_own_listen_address_is_not_dialled(server):
     refusal = await fetch(f"http://localhost:{server.port}/", policy, Names())
     assert refusal.verdict.rule == "own address"
     assert server.connections == 0
+
+
+def private_address_of_this_machine():
+    """One that is no loopback address, as another machine would dial it."""
+    for family, there in [
+        (socket.AF_INET, "192.0.2.1"),
+        (socket.AF_INET, "10.0.0.1"),
+        (socket.AF_INET6, "2001:db8::1"),
+    ]:
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((there, 9))
+            address = probe.getsockname()[0]
+            if judge(address, 8484, AddressPolicy(Trust.CONFIG), is_encrypted=False).allowed:
+                return address
+    return pytest.skip("this machine has no private address")
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", "::"])
+async def test_every_address_of_this_machine_is_our_own_where_we_listen_on_all_of_them(everywhere):
+    address = private_address_of_this_machine()
+    url = f"http://{f'[{address}]' if ':' in address else address}"
+    policy = AddressPolicy(Trust.CONFIG, own=((ip_address(everywhere), 8484),))
+    refusal = await fetch(f"{url}:8484/", policy, Names())
+    assert (refusal.verdict.rule, refusal.verdict.allow_line) == ("own address", None)
+    assert (await fetch("http://hooks.test:8484/", policy, Names(hooks_test=[[address]]))).verdict.rule == "own address"
+    assert [verdict.rule for _, verdict in (await explain(f"{url}:8484/", policy)).verdicts] == ["own address"]
+    assert (await explain(f"{url}:8485/", policy)).allowed
+
+
+async def test_the_addresses_of_other_machines_are_not_our_own():
+    policy = AddressPolicy(Trust.CONFIG, own=((ip_address("0.0.0.0"), 8484),))
+    for address in ("10.255.255.254", "fd00::dead:beef", "8.8.8.8"):
+        told = await explain("https://hooks.test:8484/", policy, lookup=Names(hooks_test=[[address]]))
+        assert told.allowed
 
 
 async def test_public_addresses_are_not_dialled_over_http():

@@ -106,6 +106,7 @@ async def test_what_cannot_be_believed_is_a_tls_failure_and_nothing_is_sent(send
     told, raw = await post(sender, make(authority))
     assert told.outcome is Outcome.TLS
     assert any(part in told.detail for part in word.split("|")), told.detail
+    assert told.peer == f"127.0.0.1:{raw.port}"
     assert raw.requests == []
 
 

@@ -98,6 +98,13 @@ async def test_2xx_is_delivered(database: Database, clock: ManualClock, receiver
     assert (tried.pace, tried.endpoint.failing_since) == (Pace(), None)
 
 
+async def test_2xx_is_delivered_even_if_the_rest_of_its_head_is_garbage(database: Database, clock: ManualClock) -> None:
+    async with answering(b"HTTP/1.1 204 None\r\n\x00\r\n\r\n") as url:
+        tried = await attempt(database, clock, url)
+    assert (tried.delivery.state, tried.attempt.answer.status) == (DeliveryState.DELIVERED, 204)
+    assert (tried.pace, tried.endpoint.failing_since) == (Pace(), None)
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 304])
 async def test_3xx_fails_and_names_its_target(
     database: Database, clock: ManualClock, receiver: Receiver, status: int
@@ -247,7 +254,7 @@ async def answering(data: bytes) -> AsyncIterator[str]:
 
 
 async def test_a_head_that_is_too_large_is_a_class_of_its_own(database: Database, clock: ManualClock) -> None:
-    async with answering(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000) as url:
+    async with answering(b"HTTP/1.1 503 Busy\r\n" + b"X-A: b\r\n" * 100_000) as url:
         tried = await attempt(database, clock, url)
     assert (tried.is_retried, tried.attempt.answer.outcome, tried.pace) == (True, Outcome.OVERSIZE, Pace())
 
