@@ -137,6 +137,7 @@ class Office:
         poller = self._poller(name)
         gate, now = poller.account.gate, self._clock.monotonic()
         opens_in_s = gate.rate_limit.opens_at - now
+        shadow_price_s, over_capacity = gate.contest(now)
         return {
             "requests_per_second": round(gate.rate_limit.rate, 3),
             "limit_is_learned": not gate.rate_limit.is_known,
@@ -145,8 +146,8 @@ class Office:
             "runs_in_hand": len(poller.hand),
             "limits_shared_by_nodes": gate.sharers,
             "paused_for_s": round(max(0.0, opens_in_s), 3),
-            "shadow_price_s": round(gate.shadow_price_s, 4),
-            "over_capacity_by": round(gate.over_capacity, 2),
+            "shadow_price_s": round(shadow_price_s, 4),
+            "over_capacity_by": round(over_capacity, 2),
             "learned": poller.planner.summary(),
         }
 
@@ -157,7 +158,11 @@ class Office:
     def gate_reading(self, name: str) -> GateReading:
         """The limit in force, and what a request was worth lately."""
         gate = self._poller(name).account.gate
-        return GateReading(gate.rate_limit.rate, gate.shadow_price_s, gate.over_capacity)
+        return GateReading(gate.rate_limit.rate, *gate.contest(self._clock.monotonic()))
+
+    def busiest_workflows(self, name: str, most: int) -> list[dict[str, Json]]:
+        """What was learned of those of which most runs ended here."""
+        return self._poller(name).planner.busiest(most)
 
     async def wait_settled(self, run_id: str, timeout_s: float) -> None:
         """Until the run is announced as settled, at most `timeout_s`."""
@@ -181,8 +186,12 @@ class Office:
                 await self._feed.wait()
 
     def readiness(self) -> dict[str, bool]:
-        """Ready while it is not stopping and its workers stand."""
-        checks = {"running": not self.is_stopping, "deliverer": self.deliverer is not None}
+        """Ready while it is not stopping, its workers stand and the database takes what they write."""
+        checks = {
+            "running": not self.is_stopping,
+            "deliverer": self.deliverer is not None,
+            "database": self._database.is_available,
+        }
         return checks if self.membership is None else {**checks, "lease": self.membership.fence.is_open}
 
     def _poller(self, name: str) -> Poller:

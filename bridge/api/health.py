@@ -67,6 +67,15 @@ def _count(tx: Tx) -> CollectorRegistry:
     return registry
 
 
+_OF_WORKFLOWS = {
+    "median_seconds": "Half of its runs take no longer, as learned",
+    "p90_seconds": "Nine of ten of its runs take no longer, as learned",
+    "polls_per_run": "Polls of a run of it, on average",
+    "mean_delay_seconds": "How late its ends are noticed, on average, as expected",
+}
+WORKFLOWS_MAX = 50  # of each connection: names of workflows come from outside, so their number must be bounded
+
+
 def _read_gates(registry: CollectorRegistry, bridge: Bridge) -> None:
     shadow = _by_connection(registry, "shadow_price_seconds", "The delay that one request was worth lately")
     over = _by_connection(registry, "over_capacity_ratio", "Requests wanted over requests allowed, at least 1")
@@ -76,6 +85,12 @@ def _read_gates(registry: CollectorRegistry, bridge: Bridge) -> None:
         shadow.labels(name).set(reading.shadow_price_s)
         over.labels(name).set(reading.over_capacity)
         rate.labels(name).set(reading.requests_per_second)
+    for field, what in _OF_WORKFLOWS.items():
+        gauge = Gauge(f"runbridge_workflow_{field}", what, ["connection", "workflow"], registry=registry)
+        for name in bridge.connections:
+            for workflow in bridge.busiest_workflows(name, WORKFLOWS_MAX):
+                if (value := workflow[field.replace("seconds", "s")]) is not None:
+                    gauge.labels(name, workflow["workflow_id"] or "").set(float(str(value)))
 
 
 def _by_connection(registry: CollectorRegistry, name: str, what: str) -> Gauge:

@@ -96,6 +96,10 @@ class Bridge(Protocol):
         """How contested a connection is at this moment; costs nothing."""
         ...
 
+    def busiest_workflows(self, name: str, most: int) -> list[dict[str, Json]]:
+        """What was learned of at most so many workflows of a connection: those of which most runs ended here."""
+        ...
+
     async def wait_settled(self, run_id: str, timeout_s: float) -> None:
         """Return when this run was announced as settled or after `timeout_s`; a hint, the database decides."""
         ...

@@ -84,6 +84,13 @@ class Estimate:
         """The probability that a run last seen alive at `alive_s` is over at `age_s`."""
         return max(0.0, 1 - self._at(age_s)[0] / max(self._at(alive_s)[0], ALIVE_MIN))
 
+    def late_within(self, alive_s: float, over_s: float) -> float:
+        """Seconds from a run's end to `over_s`, as is to be expected where it ended in (alive_s, over_s]."""
+        ended = self.finished(alive_s, over_s)
+        if ended <= ALIVE_MIN:
+            return (over_s - alive_s) / 2
+        return min(self.lateness(alive_s, over_s) / ended, over_s - alive_s)
+
     def index(self, alive_s: float, age_s: float) -> float:
         """Urgency when requests are scarce, in seconds: W with a bonus for runs that have little left to wait for.
 

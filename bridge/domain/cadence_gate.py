@@ -16,6 +16,7 @@ from bridge.domain.cadence_limits import InFlightLimit, RateLimit
 
 FLOOR_SHARE: Final = 0.2
 SHADOW_MEMORY: Final = 0.95  # per pick
+SHADOW_HALF_LIFE_S: Final = 10.0
 TENANTS_REMEMBERED: Final = 1000
 
 
@@ -62,6 +63,7 @@ class Gate:
         """How many nodes share the limits."""
         self.shadow_price_s = 0.0
         self.over_capacity = 1.0
+        self._shadow_at = 0.0
         self._floor_credit = 0.0
         self._turns: dict[str, int] = {}
         self._turn = 0
@@ -87,8 +89,11 @@ class Gate:
             return math.inf
         return self.rate_limit.opens_at
 
-    def pick(self, candidates: Iterable[Candidate]) -> Candidate | None:
-        """Whose request goes next: the most urgent of those that are worth one, or the tenant left out longest."""
+    def pick(self, candidates: Iterable[Candidate], *, now: float = 0.0, is_scarce: bool = True) -> Candidate | None:
+        """Whose request goes next: the most urgent of those that are worth one, or the tenant left out longest.
+
+        `is_scarce`: somebody had to wait for the limits.
+        """
         due = [candidate for candidate in candidates if candidate.is_due]
         if not due:
             return None
@@ -101,7 +106,7 @@ class Gate:
             field = [candidate for candidate in due if candidate.tenant == left_out]
         chosen = max(field, key=lambda candidate: candidate.standing)
         self._note_turn(chosen)
-        self._note_shadow(chosen, is_contested=len(due) > 1)
+        self._note_shadow(chosen, now, is_contested=is_scarce and len(due) > 1)
         return chosen
 
     def send(self, now: float) -> None:
@@ -138,7 +143,13 @@ class Gate:
         if len(self._turns) > TENANTS_REMEMBERED:
             del self._turns[min(self._turns, key=self._turns.__getitem__)]
 
-    def _note_shadow(self, chosen: Candidate, *, is_contested: bool) -> None:
+    def contest(self, now: float) -> tuple[float, float]:
+        """`shadow_price_s` and `over_capacity` at this moment: what nobody asks for any more is soon worth nothing."""
+        left = 0.5 ** (max(now - self._shadow_at, 0.0) / SHADOW_HALF_LIFE_S)
+        return self.shadow_price_s * left, 1.0 + (self.over_capacity - 1.0) * left
+
+    def _note_shadow(self, chosen: Candidate, now: float, *, is_contested: bool) -> None:
+        self._shadow_at = now
         worth = max(chosen.standing, chosen.price_s) if is_contested else chosen.price_s
         kept = SHADOW_MEMORY if self.shadow_price_s else 0.0
         self.shadow_price_s = kept * self.shadow_price_s + (1 - kept) * worth

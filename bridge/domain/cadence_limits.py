@@ -1,6 +1,6 @@
 """How much one credential may ask: a request rate learned from refusals, and a number in flight learned from latency.
 
-    rate       doubles every 35 successes until the first 429, then creeps up to where it was last refused;
+    rate       doubles every 7 seconds of full use until the first 429, then creeps up to where it was last refused;
                slow accounts count in requests, fast ones in seconds, so that refusals stay few for both
     pause      a 429 stops the whole provider for its Retry-After, not one run
     in flight  as many as the rate needs at the present latency (Little's law), halved by timeouts
@@ -16,7 +16,7 @@ from typing import Final
 
 RATE_FIRST: Final = 10.0  # requests per second, until the provider has taught us better
 RATE_MIN, RATE_MAX = 0.05, 200.0
-GROWTH_UNREFUSED: Final = 0.02  # of the rate, per success, before any refusal
+STEP_UNREFUSED, SHARE_UNREFUSED = 0.1, 0.02  # per success, before any refusal: requests per second, share of the rate
 STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and near, the rate that was refused …
 SHARE_BELOW, SHARE_NEAR = 0.01, 0.0003  # … but at most this share of the rate per success
 NEAR: Final = 0.95
@@ -69,7 +69,7 @@ class RateLimit:
         if self.is_known or not self._is_used:
             return
         if self._refused_rate is None:
-            grown = self.rate * (1 + GROWTH_UNREFUSED)
+            grown = self.rate + min(STEP_UNREFUSED, SHARE_UNREFUSED * self.rate)
         else:
             is_below = self.rate < NEAR * self._refused_rate
             step, share = (STEP_BELOW, SHARE_BELOW) if is_below else (STEP_NEAR, SHARE_NEAR)

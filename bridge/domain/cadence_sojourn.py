@@ -59,6 +59,16 @@ class Sojourn:
         self._prior_mass: Sequence[float] = self.general
         self._experts: list[Sequence[float]] = []
         self._estimate: Estimate | None = None
+        self._mass: list[float] = []
+        self._ended: Estimate | None = None
+
+    @property
+    def ended(self) -> Estimate:
+        """The belief without the runs in flight: some of them may hang, which is no measure for what is normal."""
+        if self._ended is None or self._estimate is None:
+            _ = self.estimate
+            self._ended = Estimate(self._mass)
+        return self._ended
 
     @property
     def is_stale(self) -> bool:
@@ -88,6 +98,7 @@ class Sojourn:
         total = sum(votes)
         narrow, small, middle, wide = (vote / total for vote in votes)
         mass = [narrow * a + small * b + middle * c + wide * d for a, b, c, d in zip(*self._experts, strict=True)]
+        self._mass, self._ended = mass, None
         self._estimate = Estimate(self._outlived(mass, in_flight_s))
         return self._estimate
 

@@ -9,7 +9,8 @@ two nodes stood in each other's way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -28,6 +29,7 @@ from bridge.store.transaction import Announcements, Tx
 T = TypeVar("T")
 READERS = 4
 POSTGRESQL_CONNECTIONS = 10
+FAILURE_REMEMBERED_S = 10.0
 _TRIES = 5
 
 
@@ -47,6 +49,8 @@ class Database:
         """SQLite: the readers. PostgreSQL: every connection but one."""
         self._apart: AsyncEngine | None = None
         """PostgreSQL: a connection for what must not wait behind other work."""
+        self._failed_at: float | None = None
+        """Monotonic, of the latest StoreUnavailable; None again after a write that changed something."""
         self.tells_others = False
         """Whether there are other nodes to tell what a commit announces."""
         self._voice = new_id("voice")
@@ -70,8 +74,16 @@ class Database:
         if self._lock is not None:
             self._lock.release()
 
+    @property
+    def is_available(self) -> bool:
+        """Whether nothing failed in the last 10 s, or something was written since."""
+        return self._failed_at is None or self.clock.monotonic() - self._failed_at > FAILURE_REMEMBERED_S
+
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run `work` on a consistent snapshot."""
+        return await self._noting(self._read(work))
+
+    async def _read(self, work: Callable[[Tx], T]) -> T:
         if self._apart is not None:
             return await self._on_postgresql(self._engine(), work, postgresql.ANSWER_S, is_snapshot=True)
         try:
@@ -85,15 +97,30 @@ class Database:
 
         After StoreUnavailable a commit on PostgreSQL may have happened all the same: its answer was lost.
         """
+        changed: list[bool] = []
+        answer = await self._noting(self._write(work if self._failed_at is None else _telling_change(work, changed)))
+        if changed and changed[-1]:
+            self._failed_at = None
+        return answer
+
+    async def _write(self, work: Callable[[Tx], T]) -> T:
         if self._desk is not None:
             return await self._desk.submit(work)
         return await self._write_postgresql(self._engine(), work, postgresql.ANSWER_S)
+
+    async def _noting(self, answer: Awaitable[T]) -> T:
+        """The answer; that there is none is remembered for `is_available`."""
+        try:
+            return await answer
+        except StoreUnavailable:
+            self._failed_at = self.clock.monotonic()
+            raise
 
     async def write_apart(self, work: Callable[[Tx], T], within_s: float) -> T:
         """`write` on PostgreSQL that does not wait behind other work; StoreUnavailable if not done in time."""
         if self._apart is None:
             raise StoreUnavailable("the database is not open")
-        return await self._write_postgresql(self._apart, work, within_s)
+        return await self._noting(self._write_postgresql(self._apart, work, within_s))
 
     async def _write_postgresql(self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float) -> T:
         for _ in range(_TRIES - 1):
@@ -148,8 +175,9 @@ class Database:
 
     async def _open_sqlite(self) -> None:
         path = sqlite_file.path_of(self.url)
+        is_unused = sqlite_file.is_unused(path)
         self._lock = sqlite_file.LockFile.take(path)
-        await asyncio.to_thread(sqlite_file.check, path)
+        await asyncio.to_thread(sqlite_file.check, path, may_be_empty=is_unused)
         writer = sqlite_file.writer_engine(path)
         try:
             await asyncio.to_thread(_migrate, writer)
@@ -168,7 +196,20 @@ class Database:
             async with postgresql.open_patient_engine(self.url).connect() as connection:
                 await connection.run_sync(migrate.upgrade)
         except (DBAPIError, OSError, sa.exc.SQLAlchemyError) as error:
-            raise DatabaseRefused(f"cannot use the database {shown}: {str(error).splitlines()[0]}") from error
+            raise DatabaseRefused(f"cannot use the database {shown}: {_reason(error)}") from error
+
+
+def _telling_change(work: Callable[[Tx], T], changed: list[bool]) -> Callable[[Tx], T]:
+    """`work`, adding to `changed` whether it changed anything."""
+
+    def do(tx: Tx) -> T:
+        count = "SELECT txid_current_if_assigned()" if tx.is_postgresql else "SELECT total_changes()"
+        before = tx.connection.exec_driver_sql(count).scalar()
+        answer = work(tx)
+        changed.append(tx.connection.exec_driver_sql(count).scalar() != before)
+        return answer
+
+    return do
 
 
 def _migrate(engine: sa.Engine) -> None:
@@ -179,4 +220,18 @@ def _migrate(engine: sa.Engine) -> None:
 def _unavailable(error: BaseException) -> StoreUnavailable:
     if isinstance(error, DBAPIError):
         return StoreUnavailable(explain(error))
-    return StoreUnavailable(f"the database cannot be reached: {error}")
+    return StoreUnavailable(f"the database cannot be reached: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """What server or system say, without the words of the libraries between."""
+    match error:
+        case TimeoutError() | sa.exc.TimeoutError():
+            return "no answer in time"
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number)
+        case OSError():
+            return error.strerror or str(error)
+        case _:
+            said = error.orig if isinstance(error, DBAPIError) else error
+            return next(iter(str(said).splitlines()), type(said).__name__)

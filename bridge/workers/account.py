@@ -1,6 +1,6 @@
 """An account: one connection at work, with its HTTP, its gate and its health.
 
-    ok ──(401; 403 twice running; five failures in a row over 30 s)──► failing ──(any answer about a run)──► ok
+    ok ──(401; 403 twice running; five failures in a row over 15 s)──► failing ──(any answer about a run)──► ok
 
 While failing, one probe at a time is sent, ever more rarely; nothing hammers a provider that refuses us.
 """
@@ -26,7 +26,7 @@ from bridge.providers.base import Triggered
 from bridge.providers.http import ProviderFailure, ProviderHttp
 
 log = structlog.get_logger()
-FAILURES_MIN, FAILING_SPAN_S = 5, 30.0
+FAILURES_MIN, FAILING_SPAN_S = 5, 15.0
 REFUSALS_MIN = 2  # of 403, which may be about one run only
 PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
 OUTPUT_TIMEOUT_S = 5.0  # the output is worth this much of the finish's delay, no more
@@ -70,6 +70,8 @@ class Account:
         self._judged_at = -math.inf
         self._probes = 0
         self._words_told: set[str] = set()
+        self.has_recovered = False
+        """It answers again after a row of failures; whoever acts on that sets this back."""
 
     async def look_at(self, run: Run, etag: str | None = None) -> PollResult:
         """One poll of a run; after success also its output, which may fail without harm.
@@ -164,6 +166,7 @@ class Account:
                 self.gate.answer(now, sent_at=sent_at)
 
     def _answered(self, now: float) -> HealthChange | None:
+        self.has_recovered |= self._failures >= FAILURES_MIN or self.health is ConnectionHealth.FAILING
         self._failures = self._refusals = self._probes = 0
         if self.health is ConnectionHealth.OK:
             return None

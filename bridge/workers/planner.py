@@ -61,7 +61,7 @@ class Planner:
         watch.not_before = now + (result.poll_after_s or 0.0)
         plan = next_poll(self._settings_of(watch), self._standing(watch), poll_after_s=result.poll_after_s)
         took_s = now - watch.sent_at
-        least_s = self._settings_of(watch).min_interval_s - took_s
+        least_s = max(self._settings_of(watch).min_interval_s - took_s, watch.not_before - now)
         return NextPoll(max(plan.delay_s - took_s, least_s, 0.0), plan.reason)
 
     def next_look_anew(self, watch: Watch, now: float) -> NextPoll | None:
@@ -72,6 +72,13 @@ class Planner:
         plan = next_poll(self._settings_of(watch), self._standing(watch))
         due = max(watch.sent_at + max(plan.delay_s, self._settings_of(watch).min_interval_s), watch.not_before)
         return NextPoll(max(due - now, 0.0), plan.reason)
+
+    def next_try_anew(self, watch: Watch, now: float) -> NextPoll | None:
+        """The provider answers again: what it could not be asked is asked now; None where a look is due sooner anyway."""
+        due = max(now, watch.sent_at + self._settings_of(watch).min_interval_s)
+        if not watch.failure_streak or watch.not_found_count or watch.due <= due:
+            return None
+        return NextPoll(due - now, "the provider answers again")
 
     def next_try(self, watch: Watch, retry_after_s: float | None) -> NextPoll:
         """After a look that brought nothing."""
@@ -155,7 +162,7 @@ class Planner:
         if run.status is not RunStatus.RUNNING or run.is_overdue:
             return False
         sojourn = self.learner.sojourn(run.workflow_id, run.status)
-        return is_overdue(sojourn.estimate, sojourn.runs, now - watch.origin)
+        return is_overdue(sojourn.ended, sojourn.runs, now - watch.origin)
 
     def began_at(self, watch: Watch, result: Observed, now: datetime, monotonic: float) -> datetime | None:
         """When the status that a look found anew had begun; None where the provider's own times do not tell.
@@ -177,8 +184,8 @@ class Planner:
     def learn_end(self, watch: Watch, seen: Observation, now: float) -> float | None:
         """The run has left its status: what the time it spent there teaches about others.
 
-        If it has settled, how late that was probably noticed: half the seconds since it was last seen alive. None
-        where that is not known.
+        If it has settled, how many seconds late that was probably noticed, by what is known of runs like it. None where
+        nothing is.
         """
         run, told_s = watch.run, seconds_between(seen.started_at or seen.created_at, seen.finished_at)
         if run.observed_at is None:  # over, or further, before anybody looked: only the provider can tell
@@ -189,10 +196,12 @@ class Planner:
             return None
         alive_s, over_s, late_s = watch.alive_s, now - watch.origin, None
         if seen.status.is_settled:
-            late_s = (over_s - alive_s) / 2
-            self._count(run, watch, late_s)
+            noticed_s = over_s
             if run.status is RunStatus.RUNNING and told_s is not None:
                 alive_s, over_s = _narrowed(alive_s, over_s, told_s)
+            belief = self.learner.sojourn(run.workflow_id, run.status).estimate
+            late_s = noticed_s - over_s + belief.late_within(alive_s, over_s)
+            self._count(run, watch, late_s)
         self._learn(run, run.status, alive_s, over_s, now)
         if run.status is RunStatus.RUNNING and seen.status.is_settled:
             self.learner.learn_progress(run.workflow_id, watch.track, alive_s, over_s)
@@ -217,7 +226,12 @@ class Planner:
 
     def summary(self) -> list[Json]:
         """What was learned, by workflow: durations in seconds, polls per run, expected mean delay in seconds."""
-        return [self._workflow(name) for name in self.learner.known_workflows()]
+        return [shown for name in self.learner.known_workflows() if (shown := self._workflow(name))["runs_remembered"]]
+
+    def busiest(self, most: int) -> list[dict[str, Json]]:
+        """The same of those workflows of which most runs ended here."""
+        names = sorted(self._tallies, key=lambda name: -self._tallies[name].runs)[:most]
+        return [self._workflow(name) for name in names]
 
     def distribution(self, workflow: str) -> Json:
         """What was learned of one workflow, spread over time, and how a run of it would be polled; all in seconds.
@@ -238,7 +252,7 @@ class Planner:
             "price_s": round(foresight.price_s, 4),
         }
 
-    def _workflow(self, name: str) -> Json:
+    def _workflow(self, name: str) -> dict[str, Json]:
         tally = self._tallies.get(name, Tally())
         return {
             **_learned(name, self.learner.sojourn(name, RunStatus.RUNNING)),

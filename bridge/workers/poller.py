@@ -78,6 +78,7 @@ class Poller:
         self._name = account.connection.name
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready: list[Watch] = []  # due and ranked, the most urgent last
+        self._is_scarce = False  # some of them had to wait for the gate
         self._rank_due = -math.inf
         self._leaving: dict[str, Watch] = {}  # to be put back
         self._put_back_due = 0.0
@@ -114,6 +115,7 @@ class Poller:
                 break
             if self._lister is None or not self._lister.takes(watch, now):
                 self._start(watch, now)
+        self._is_scarce = bool(self._ready)
         return self._rest_s(self._clock.monotonic())
 
     def _most_urgent(self, now: float) -> Watch | None:
@@ -139,7 +141,8 @@ class Poller:
         """Let the gate know what a request is worth, with somebody behind in the queue and without."""
         price_s = self.account.connection.cadence.price_s
         field = [chosen, *self._ready[-1:]]
-        self.account.gate.pick(Candidate(i, max(watch.worth_s, price_s), price_s) for i, watch in enumerate(field))
+        candidates = [Candidate(i, max(watch.worth_s, price_s), price_s) for i, watch in enumerate(field)]
+        self.account.gate.pick(candidates, now=self._clock.monotonic(), is_scarce=self._is_scarce)
 
     def _rest_s(self, now: float) -> float:
         waits = [0.0 if self._has_news else self._claim_due - now]
@@ -218,6 +221,8 @@ class Poller:
             raise
         now = self._clock.monotonic()
         turned = self.account.judge(result, sent_at=watch.sent_at, now=now, runs_in_hand=len(self.hand))
+        if self.account.has_recovered:
+            self._catch_up(now)
         self._metrics.poll_seconds.labels(self._name).observe(now - watch.sent_at)
         outcome = "observed" if isinstance(result, Observed) else result.kind.value
         self._metrics.polls.labels(self._name, outcome).inc()
@@ -254,6 +259,14 @@ class Poller:
             if plan is not None:
                 self._schedule(watch, plan.delay_s, plan.reason)
         self.planner.learner.changed.clear()
+
+    def _catch_up(self, now: float) -> None:
+        """The account answers again: who could not be asked is due now, the most urgent first, as the gate allows."""
+        self.account.has_recovered = False
+        for watch in [watch for watch in self.hand.all() if watch.is_scheduled]:
+            plan = self.planner.next_try_anew(watch, now)
+            if plan is not None:
+                self._schedule(watch, plan.delay_s, plan.reason)
 
     def _schedule(self, watch: Watch, delay_s: float, reason: str) -> None:
         now = self._clock.now()

@@ -87,6 +87,7 @@ async def test_a_full_disk_is_a_503_and_after_it_everything_is_delivered(disk: L
             assert "full" in problem["detail"]
             assert "retry-after" in headers
             assert (await daemon.call("GET", "/healthz"))[0] == 200
+            assert (await daemon.call("GET", "/readyz"))[0] == 503
             assert len((await daemon.ask("GET", "/v1/runs"))["data"]) >= 1  # reading goes on
 
             await daemon.wait_for_log("observation.postponed")  # the run of before ends, which cannot be written

@@ -56,3 +56,10 @@ async def test_each_connection_tells_how_contested_it_is(door: Api) -> None:
         assert told[f'runbridge_connection_shadow_price_seconds{{connection="{name}"}}'] == 2
         assert told[f'runbridge_connection_over_capacity_ratio{{connection="{name}"}}'] == 2
         assert told[f'runbridge_connection_requests_per_second{{connection="{name}"}}'] == 10
+
+
+async def test_what_was_learned_of_the_busiest_workflows_is_told_by_name(door: Api) -> None:
+    told = await gauges(door)
+    assert told['runbridge_workflow_median_seconds{connection="dify-prod",workflow="wf"}'] == 30
+    assert told['runbridge_workflow_polls_per_run{connection="dify-prod",workflow="wf"}'] == 3.5
+    assert 'runbridge_workflow_mean_delay_seconds{connection="dify-prod",workflow="wf"}' not in told

@@ -141,3 +141,15 @@ def test_the_shadow_price_tells_by_how_much_the_account_is_over_capacity() -> No
     for _ in range(200):
         gate.pick([Candidate("a", 0.5, 0.5)])
     assert math.isclose(gate.over_capacity, 1.0, rel_tol=0.01)
+
+
+def test_nobody_is_over_capacity_for_whom_nobody_had_to_wait_or_who_asks_no_more() -> None:
+    gate = Gate()
+    both = [Candidate("a", 2.0, 0.5), Candidate("b", 2.0, 0.5)]
+    for _ in range(200):
+        gate.pick(both, now=1000.0, is_scarce=False)
+    assert gate.contest(1000.0) == (0.5, 1.0)
+    for _ in range(200):
+        gate.pick(both, now=1000.0)
+    assert gate.contest(1000.0)[1] > 1.9
+    assert gate.contest(1100.0)[1] < 1.01

@@ -21,7 +21,7 @@ def test_only_a_move_forward_makes_a_mark() -> None:
     assert track.seen(3, 5, 20.0).latest != track.latest
 
 
-@pytest.mark.parametrize(("completed", "total"), [(0, 5), (-1, 5), (6, 5), (1, 0), (math.nan, 5)])
+@pytest.mark.parametrize(("completed", "total"), [(0, 5), (0, 0), (-1, 5), (6, 5), (1, 0), (math.nan, 5)])
 def test_progress_that_means_nothing_is_passed_over(completed: float, total: float) -> None:
     assert ProgressTrack().seen(completed, total, 10.0).latest is None
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.util import await_only
 
 from bridge.domain.clock import ManualClock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import Answer, DeliveryState, Outcome
-from bridge.domain.errors import Conflict
+from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.ids import new_id
 from bridge.domain.run import Json, RunError, RunStatus
@@ -422,6 +423,33 @@ async def test_a_callers_mistake_undoes_only_its_own_work(database: Database) ->
     assert isinstance(good, runs.Run)
     found = await database.read(lambda tx: runs.find_watched(tx, "dify-prod", ["half", "whole"]))
     assert list(found) == ["whole"]
+
+
+def be_cut_off(tx: Tx) -> None:
+    raise sa.exc.OperationalError("SELECT 1", {}, Exception("the connection is lost"))
+
+
+@pytest.mark.parametrize("door", ["read", "write"])
+async def test_a_database_that_failed_counts_as_unavailable_for_ten_seconds(
+    database: Database, clock: ManualClock, door: str
+) -> None:
+    assert database.is_available
+    with pytest.raises(StoreUnavailable):
+        await getattr(database, door)(be_cut_off)
+    clock.advance(9.9)
+    assert not database.is_available
+    clock.advance(0.2)
+    assert database.is_available
+
+
+async def test_a_write_that_wrote_something_shows_that_the_database_is_back(database: Database) -> None:
+    """A full disk takes transactions that change nothing."""
+    with pytest.raises(StoreUnavailable):
+        await database.write(be_cut_off)
+    await database.write(lambda tx: tx.connection.execute(sa.text("SELECT 1")).scalar())
+    assert not database.is_available
+    await register(database)
+    assert database.is_available
 
 
 async def test_commits_announce_what_became_due(database: Database) -> None:

@@ -117,6 +117,12 @@ class ApiBridge:
         """A connection twice over its capacity."""
         return GateReading(10.0, 2.0, 2.0)
 
+    def busiest_workflows(self, name: str, most: int) -> list[dict[str, Json]]:
+        """One workflow."""
+        return [{"workflow_id": "wf", "median_s": 30.0, "p90_s": 40.0, "polls_per_run": 3.5, "mean_delay_s": None}][
+            :most
+        ]
+
     async def wait_settled(self, run_id: str, timeout_s: float) -> None:
         """Until a commit announces a settled run."""
         await _within(self.settled, timeout_s)

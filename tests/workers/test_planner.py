@@ -72,6 +72,22 @@ async def test_a_wish_of_the_provider_outlives_a_new_plan(tmp_path: Path) -> Non
     assert plan.delay_s >= 119
 
 
+async def test_a_wish_of_the_provider_counts_from_its_answer_however_long_that_took(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=10.0)
+    plan = planner.next_look(watch, Observed(seen("running"), poll_after_s=3.0), now=12.5)
+    assert plan.delay_s >= 3.0
+
+
+async def test_runs_that_hang_do_not_move_what_is_normal(tmp_path: Path) -> None:
+    run, planner = await running(tmp_path), taught(*[5.0] * 40)
+    hanging = [watched(replace(run, id=f"run_{number}"), age_s=300.0) for number in range(6)]
+    for watch in hanging:
+        planner.see_alive(watch, seen("running"))
+    planner.learner.learn("wf", RunStatus.RUNNING, 4.9, 5.1, now=1e9)
+    planner.refit(hanging)
+    assert all(planner.is_overdue(watch, 300.0) for watch in hanging)
+
+
 async def test_a_run_past_the_longest_is_overdue_once_enough_were_seen(tmp_path: Path) -> None:
     run = await running(tmp_path)
     watch = watched(run, age_s=500.0)
@@ -159,7 +175,15 @@ def test_asking_for_a_workflow_that_nobody_knows_shows_the_assumption_and_leaves
 async def test_how_late_an_end_was_noticed_is_known_of_runs_that_were_seen_alive(tmp_path: Path) -> None:
     planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
     planner.see_alive(watch, seen("running"))
-    assert planner.learn_end(watch, seen("succeeded"), 8.0) == 1.5
+    late_s = planner.learn_end(watch, seen("succeeded"), 8.0)
+    assert late_s is not None
+    assert 1.2 < late_s < 1.8
+    well_known = taught(*[7.0] * 60)
+    watch = watched(watch.run, age_s=5.0)
+    well_known.see_alive(watch, seen("running"))
+    late_s = well_known.learn_end(watch, seen("succeeded"), 8.0)
+    assert late_s is not None
+    assert 0.8 < late_s < 1.2, "such runs end after 7 s"
     unseen = watched(replace(watch.run, observed_at=None), age_s=8.0)
     assert planner.learn_end(unseen, seen("succeeded"), 8.0) is None
     assert planner.learn_end(watched(watch.run, age_s=5.0), seen("waiting"), 8.0) is None

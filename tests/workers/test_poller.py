@@ -17,6 +17,7 @@ from bridge.domain.run import CadenceOverrides, RunStatus
 from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
 from bridge.store import connections, events, runs
 from bridge.store.database import Database
+from bridge.workers.account import FAILURES_MIN
 from bridge.workers.poller import Poller
 from tests.support.watching import NODE, add_endpoint, only, open_database, register
 from tests.support.workbench import QUICK, connection, open_poller, settled, told, work
@@ -310,3 +311,23 @@ async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox
     )
     assert [r.id for r in claimed] == [run.id]
     assert claimed[0].polls >= 1
+
+
+async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_off_ends(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """Failures of all of them together say nothing about a single run."""
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        made = [sandbox.add_run("dibby", life=Life(duration_s=0.0)) for _ in range(8)]
+        first, *others = [await register(database, i, connection="dibby-1", provider="dibby") for i in made]
+        limit, now = poller.account.gate.rate_limit, poller._clock.monotonic()
+        limit.pause(now, 100.0)
+        await poller.run_pass()
+        for watch in poller.hand.all():
+            watch.failure_streak = 6
+            poller.hand.hold_until(watch, now + 60.0)
+        poller.account._failures = FAILURES_MIN
+        limit.end_pause(now)
+        poller.poll_now(first.id)
+        for run in others:
+            await finish(poller, database, run.id)
