@@ -216,7 +216,7 @@ class PageQuery(Query):
     """One page of a list; `cursor` is the `next_cursor` of the page before."""
 
     limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: Annotated[str, Field(max_length=200)] | None = None
+    cursor: Annotated[Annotated[str, Field(max_length=200)] | None, fields.EmptyIsAbsent] = None
 
 
 class RunsQuery(PageQuery):
@@ -251,7 +251,9 @@ class EndpointsQuery(PageQuery):
 class EventsQuery(Query):
     """The pull feed behind the event `after`."""
 
-    after: fields.Name | None = Field(default=None, validation_alias=AliasChoices("after", "cursor"))
+    after: Annotated[fields.Name | None, fields.EmptyIsAbsent] = Field(
+        default=None, validation_alias=AliasChoices("after", "cursor")
+    )
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     type: list[fields.EventName] = Field(default_factory=list)
     run_id: fields.Name | None = None

@@ -120,7 +120,7 @@ async def rotate_secret(door: Door, call: Call[RotateBody]) -> Answer:
 
 
 async def enable_endpoint(door: Door, call: Call[NoBody]) -> Answer:
-    """Switch on; what was kept for it is due at once. One from the file too, if it was switched off by itself."""
+    """Switch on; what was due is so at once. One from the file too, if it was switched off by itself."""
 
     def work(tx: Tx) -> Answer:
         if not present_endpoint(tx, call.id()).enabled:
@@ -133,7 +133,7 @@ async def enable_endpoint(door: Door, call: Call[NoBody]) -> Answer:
 
 
 async def disable_endpoint(door: Door, call: Call[NoBody]) -> Answer:
-    """Switch off, and tell the others; what it has not got yet is kept."""
+    """Switch off, and tell the others; what is due is kept, what is recorded from now on is not queued for it."""
 
     def work(tx: Tx) -> Answer:
         endpoint = _changeable(tx, call.id())

@@ -123,9 +123,11 @@ def _read_replay_status(value: object) -> ReplayStatus:
 
 
 def _one_of(value: object, known: list[str]) -> str:
-    if isinstance(value, str) and value in known:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, one of {', '.join(known)}")  # noqa: TRY004 - pydantic collects ValueErrors
+    if value in known:
         return value
-    meant = closest(value, known) if isinstance(value, str) else None
+    meant = closest(value, known)
     raise ValueError(f"expected one of {', '.join(known)}" + (f"; did you mean `{meant}`?" if meant else ""))
 
 
@@ -186,6 +188,7 @@ def _read_signatures(value: object) -> list[str]:
 
 _STATES = [member.value for member in DeliveryState]
 
+EmptyIsAbsent = BeforeValidator(lambda value: value or None)
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_printable)]
 ProviderId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_check_printable)]
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_printable)]

@@ -9,7 +9,7 @@ import click
 
 from bridge.cli.client import Client, Object
 from bridge.cli.options import DurationText, EventTypes, Moment, Pair, Settings, common_options, pass_settings
-from bridge.cli.output import mark, print_facts, print_json, print_table, print_value, say, status_text
+from bridge.cli.output import count, mark, print_facts, print_json, print_table, print_value, say, status_text
 from bridge.cli.replays import start_replay
 from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES
 from bridge.domain.instant import format_duration
@@ -182,9 +182,11 @@ def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, s
 @common_options
 @pass_settings
 def enable(settings: Settings, endpoint_id: str, replay_missed: bool, is_waiting: bool) -> int:
-    """Send to it again: what was kept for it at once."""
+    """Send to it again: at once what was due when it was switched off, but nothing that was recorded since."""
     if not replay_missed:
-        _switch(settings, endpoint_id, "enable")
+        endpoint = _switch(settings, endpoint_id, "enable")
+        if not settings.as_json:
+            _tell_missed(settings.client(), endpoint)
         return 0
     settings.client().post("v1", "endpoints", endpoint_id, "enable")
     return start_replay(settings, endpoint_id, {"status": "missed"}, is_waiting=is_waiting)
@@ -195,16 +197,25 @@ def enable(settings: Settings, endpoint_id: str, replay_missed: bool, is_waiting
 @common_options
 @pass_settings
 def disable(settings: Settings, endpoint_id: str) -> None:
-    """Send it nothing until it is enabled again."""
+    """Send it nothing until it is enabled again; what is due is kept, what is recorded meanwhile is not queued."""
     _switch(settings, endpoint_id, "disable")
 
 
-def _switch(settings: Settings, endpoint_id: str, operation: str) -> None:
+def _switch(settings: Settings, endpoint_id: str, operation: str) -> Object:
     answer = settings.client().post("v1", "endpoints", endpoint_id, operation)
     if settings.as_json:
         print_json(answer.body)
     else:
         say(endpoint_id, "is now", _state(answer.object()))
+    return answer.object()
+
+
+def _tell_missed(client: Client, endpoint: Object) -> None:
+    selection = {"since": endpoint["created_at"], "status": "missed", "dry_run": True}
+    answer = client.post("v1", "endpoints", endpoint["id"], "replay", body=selection, timeout_s=300.0)
+    if missed := answer.object()["count"]:
+        command = f"runbridge endpoints replay {endpoint['id']} --status missed"
+        say(f"it missed {count(missed, 'event')}, which `{command}` sends")
 
 
 @command.command

@@ -100,15 +100,16 @@ class Layers:
 
     def _add_named_tables(self, section: str, content: dict[str, object], origin: str) -> None:
         for name, table in content.items():
+            shown = name if _NAME.fullmatch(name) else repr(name)
             if not isinstance(table, dict):
                 self._complain(f"{section}.{name}", f"expected a table, written [{section}.NAME]")
-            elif not _NAME.fullmatch(name):
+                continue
+            if shown != name:
                 self._complain(
-                    f"{section}.{name!r}",
+                    f"{section}.{shown}",
                     "a name has 1 to 64 letters, digits, dots, dashes and underscores and starts with a letter or digit",
                 )
-            else:
-                self._add_table((section, name), table, origin)
+            self._add_table((section, shown), table, origin)
 
     def _add_table(self, path: TablePath, content: dict[str, object], origin: str) -> None:
         self.tables.setdefault(path, {})

@@ -48,7 +48,7 @@ def one_of(value: object, known: Sequence[str]) -> str:
         raise ValueError(f"expected one of {', '.join(known)}")  # noqa: TRY004 - pydantic collects ValueErrors
     if value in known:
         return value
-    meant = closest(value, known)
+    meant = closest(value, known) or next((word for word in known if sorted(word) == sorted(value.lower())), None)
     raise ValueError(f"expected one of {', '.join(known)}" + (f"; did you mean `{meant}`?" if meant else ""))
 
 

@@ -29,7 +29,7 @@ _UNITS_BYTES = {"B": 1} | {
     for power, prefix in enumerate("KMGT", 1)
     for middle, base in (("", 1000), ("I", 1024))
 }
-_LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})", re.ASCII)
+_LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,20})", re.ASCII)
 _AUTHORITY = re.compile(r"(?:\[[^\]]*\]|[^:/?\[\]]*)(?::\d{1,5})?(?:[/?].*)?", re.ASCII)
 _IN_QUOTES = 'expected a duration such as "250ms", "2s", "5m", "2h" or "30d", in quotes and with its unit'
 
@@ -92,8 +92,10 @@ def read_listen(value: object) -> ListenAddress:
     if text.startswith("unix:"):
         return _read_socket_path(text.removeprefix("unix:"))
     found = _LISTEN.fullmatch(text)
-    if not found or int(found["port"]) > 65535 or not (found["v6"] or found["host"]):
+    if not found or not (found["v6"] or found["host"]):
         raise ValueError('expected "host:port", "[::1]:port" or "unix:/path", for example "127.0.0.1:8484"')
+    if int(found["port"]) > 65535:
+        raise ValueError("a port lies between 0 and 65535; 0 takes a free one")
     host = found["v6"] or found["host"]
     if found["v6"] is not None:
         _ip(host, "between [ and ] stands an IPv6 address", version=6)

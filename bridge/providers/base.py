@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol, TypeGuard
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from bridge.domain.instant import provider_instant
 from bridge.domain.observation import FailureKind, Known, Observation, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.providers.http import ProviderFailure, ProviderHttp
-from bridge.providers.strict_json import BadPayload
+from bridge.providers.strict_json import BadPayload, parse_json_text
 
 RUN_ID_CHARS_MAX: Final = 512
 WORD_CHARS_MAX: Final = 200
@@ -173,10 +173,16 @@ def run_id_in(body: Json, key: str, what: str) -> str:
 
 
 def refused_or_failed(failure: ProviderFailure) -> ProviderRefused | ProviderFailure:
-    """What to raise for a failed trigger or cancel: any 4xx is a no, except being told to slow down."""
-    status = failure.failed.status or 0
-    if 400 <= status < 500 and failure.failed.kind is not FailureKind.THROTTLED:
-        return ProviderRefused(failure.failed.message)
+    """What to raise for a failed trigger or cancel: any 4xx is a no, except being told to slow down.
+
+    A key that is refused is no answer to the one who asks, who cannot mend it.
+    """
+    failed = failure.failed
+    if failed.kind is FailureKind.UNAUTHORIZED:
+        said = f"the provider refuses this connection's key: {failed.message}"
+        return ProviderFailure(replace(failed, message=said), failure.code)
+    if 400 <= (failed.status or 0) < 500 and failed.kind is not FailureKind.THROTTLED:
+        return ProviderRefused(failed.message)
     return failure
 
 
@@ -218,11 +224,6 @@ def object_or_empty(value: Json) -> JsonObject:
     return value if isinstance(value, dict) else {}
 
 
-def object_or_none(value: Json) -> JsonObject | None:
-    """`value` if it is an object, else None."""
-    return value if isinstance(value, dict) else None
-
-
 def text_of(value: Json) -> str | None:
     """`value` as an id or text: strings as they are, integers spelled out; None for everything else and blanks."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -235,11 +236,17 @@ def first_told(*values: Json) -> Json:
     return next((value for value in values if value is not None), None)
 
 
+def unpacked(value: Json) -> Json:
+    """The value behind JSON text; text that is no JSON stays what it is."""
+    try:
+        return parse_json_text(value) if isinstance(value, str) else value
+    except BadPayload:
+        return value
+
+
 def progress_of(completed: Json, total: Json) -> Progress | None:
-    """Progress from two counts; None unless both are sensible numbers and there is something to do."""
-    if _is_count(completed) and _is_count(total) and total:
-        return Progress(completed, total)
-    return None
+    """Progress from two counts, 0 of 0 too; None unless both are sensible numbers."""
+    return Progress(completed, total) if _is_count(completed) and _is_count(total) else None
 
 
 def error_of(value: Json) -> RunError | None:

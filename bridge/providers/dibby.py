@@ -21,6 +21,7 @@ from bridge.providers.base import (
     segment,
     start_run,
     status_of,
+    unpacked,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp
 
@@ -41,7 +42,7 @@ def normalise(payload: JsonObject) -> Observation:
         status=status,
         provider_status=word,
         progress=progress_of(payload.get("stepsCompleted"), payload.get("steps")),
-        output=payload.get("output"),
+        output=unpacked(payload.get("output")),
         error=error_of(payload.get("error")),
         created_at=provider_instant(payload.get("createdAt")),
     )

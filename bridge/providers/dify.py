@@ -30,9 +30,10 @@ from bridge.providers.base import (
     short_text,
     status_of,
     text_of,
+    unpacked,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp, error_text
-from bridge.providers.strict_json import BadPayload, parse_json, parse_json_text
+from bridge.providers.strict_json import parse_json
 
 STATUSES: Final = {
     "scheduled": RunStatus.QUEUED,
@@ -54,7 +55,9 @@ def normalise(payload: JsonObject) -> Observation:
     if "id" in payload and payload["id"] is None:
         raise NoSuchRun("the server answered 200 with nulls, which means that it has no such run")
     status, word = status_of(payload.get("status"), STATUSES)
-    output = _unpacked(payload.get("outputs"))
+    output = unpacked(payload.get("outputs"))
+    if isinstance(output, str) and not output.strip():
+        output = None
     return Observation(
         status=status,
         provider_status=word,
@@ -64,16 +67,6 @@ def normalise(payload: JsonObject) -> Observation:
         created_at=provider_instant(payload.get("created_at")),
         finished_at=provider_instant(payload.get("finished_at")),
     )
-
-
-def _unpacked(value: Json) -> Json:
-    """The value behind JSON text; text that is no JSON stays what it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_json_text(value)
-    except BadPayload:
-        return value if value.strip() else None
 
 
 STREAM_MAX_S: Final = 1200.0  # a server's own cap on a run, by default

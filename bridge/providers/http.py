@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -252,7 +253,9 @@ def _transport_failure(error: Exception) -> tuple[FailureKind, str]:
         case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
             return FailureKind.TLS, f"no TLS connection ({_reason(error)})"
         case aiohttp.ClientConnectorError():
-            return (FailureKind.CONNECT, f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror})")
+            number = error.os_error.errno
+            why = os.strerror(number) if number and number > 0 else "no address of it can be reached"
+            return FailureKind.CONNECT, f"cannot connect to {error.host}:{error.port} ({why})"
         case aiohttp.ClientError() | OSError():
             return FailureKind.TRANSPORT, f"the connection broke ({_reason(error)})"
         case _:

@@ -27,13 +27,13 @@ from bridge.providers.base import (
     fetch_normalised,
     first_told,
     object_or_empty,
-    object_or_none,
     refused_or_failed,
     segment,
     short_text,
     start_run,
     status_of,
     text_of,
+    unpacked,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.listing import PAGE_RUNS, fetch_page
@@ -62,7 +62,8 @@ def normalise(payload: JsonObject) -> Observation:
     workflow = object_or_empty(payload.get("workflow"))
     word = first_told(lifecycle.get("status"), lifecycle.get("kind"), payload.get("status"))
     status, raw = status_of(word, STATUSES)
-    output = object_or_none(payload.get("final_outputs"))
+    told = unpacked(payload.get("final_outputs"))
+    output = told if isinstance(told, dict | list) else None
 
     def instant(name: str) -> str | None:
         return provider_instant(timing.get(name)) or provider_instant(payload.get(name))
@@ -71,7 +72,7 @@ def normalise(payload: JsonObject) -> Observation:
         status=status,
         provider_status=raw,
         workflow_id=short_text(payload.get("workflow_id")) or short_text(workflow.get("workflow_id")),
-        output=None if output == {} and not status.is_settled else output,  # {} until there is something to tell
+        output=output if output or status.is_settled else None,  # {} until there is something to tell
         error=_error(payload, lifecycle),
         created_at=instant("created_at"),
         started_at=instant("started_at"),

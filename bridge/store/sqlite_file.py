@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from bridge.domain.errors import DatabaseRefused
+from bridge.store import key_file
 
 APPLICATION_ID = 0x72756E62  # "runb", in the file's header: tells our database from somebody else's
 BUSY_TIMEOUT_S = 5.0
@@ -67,10 +68,17 @@ class LockFile:
             os.close(self._descriptor)
 
 
-def check(path: Path) -> None:
-    """Refuse, in one sentence, a file that is empty, foreign, damaged, read-only or locked; a missing one is fine.
+def is_unused(path: Path) -> bool:
+    """Whether nothing beside the file shows that a daemon has used it; to be asked before our own lock file is made."""
+    traces = (path.name + ".lock", path.name + "-wal", key_file.NAME)
+    return not any(path.with_name(name).exists() for name in traces)
 
-    Never creates or changes anything.
+
+def check(path: Path, *, may_be_empty: bool = False) -> None:
+    """Refuse, in one sentence, a file that is foreign, damaged, read-only or locked; a missing one is fine.
+
+    `may_be_empty`: a file without content is new (`is_unused`) and not what is left of a database. Never creates or
+    changes anything.
     """
     if not path.exists():
         return
@@ -79,7 +87,7 @@ def check(path: Path) -> None:
             header = file.read(16)
     except OSError as error:
         raise DatabaseRefused(f"cannot read {path}: {error.strerror}") from error
-    if header != _MAGIC:
+    if header != _MAGIC and (header or not may_be_empty):
         what = "is empty (cut off?)" if not header else "is not a SQLite database"
         raise DatabaseRefused(f"{path} {what}; restore a backup, move it away, or name another [database] url")
     if not os.access(path, os.W_OK):
@@ -99,7 +107,7 @@ def _check_content(path: Path) -> None:
         if path.stat().st_size <= FULL_CHECK_BYTES_MAX:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
-                raise sqlite3.DatabaseError(f"malformed: {found}")
+                raise sqlite3.DatabaseError(found.removeprefix("*** in database main ***\n"))
 
 
 def _sentence(path: Path, error: sqlite3.Error) -> str:

@@ -211,12 +211,13 @@ class Membership:
         """
         if ended := find_surely_dead(self._others):
             await self._database.write(lambda tx: nodes.bury(tx, ended))
-            log.warning("node.ended", nodes=ended)
+            for other in ended:
+                log.warning("node.buried", node=other, reason="its process has ended")
         since = self._unbroken_since
         if since is None or self._clock.monotonic() - since < SURE_AFTER * self.renew_every_s:
             return
         for other in await self._database.write(nodes.bury_dead):
-            log.warning("node.buried", node=other)
+            log.warning("node.buried", node=other, reason="its lease has run out")
 
     async def _keep_listening(self) -> None:
         """Notices are hints: without them everything is found some seconds later."""

@@ -65,6 +65,7 @@ def corrupt(path: Path) -> None:
 
 def empty(path: Path) -> None:
     path.write_bytes(b"")
+    path.with_name(path.name + ".lock").touch()  # as the daemon leaves it
 
 
 def no_database(path: Path) -> None:
@@ -121,10 +122,31 @@ async def test_an_address_that_is_taken_is_named_in_one_sentence(tmp_path: Path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
+        taken_port = taken.getsockname()[1]
         daemon = DaemonProcess(tmp_path)
-        daemon.config["server"]["listen"] = f"127.0.0.1:{taken.getsockname()[1]}"
+        daemon.config["server"]["listen"] = f"127.0.0.1:{taken_port}"
         daemon.config["log"]["level"] = "error"
-        assert f":{taken.getsockname()[1]}" in await refused(daemon)
+        said = await refused(daemon)
+    assert f":{taken_port}: address already in use; is another daemon there?" in said
+
+
+@pytest.mark.parametrize(
+    ("listen", "says"),
+    [
+        ("192.0.2.1:0", "the address is not one of this machine's"),
+        ("unix:/nowhere/api.sock", "the folder of the socket does not exist"),
+        ("no-such-name.invalid:0", "the name of the host is not known"),
+    ],
+)
+async def test_an_address_that_cannot_be_had_is_refused_with_its_own_remedy(
+    tmp_path: Path, listen: str, says: str
+) -> None:
+    daemon = DaemonProcess(tmp_path)
+    daemon.config["server"]["listen"] = listen
+    daemon.config["log"]["level"] = "error"
+    said = await refused(daemon)
+    assert f"cannot listen on {listen}: {says}" in said
+    assert "another daemon" not in said
 
 
 async def test_a_postgresql_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
@@ -133,8 +155,17 @@ async def test_a_postgresql_that_is_not_there_is_named_without_its_password(tmp_
         port = closed.getsockname()[1]
         daemon = DaemonProcess(tmp_path, f"postgresql://runbridge:hunter2-hunter2@127.0.0.1:{port}/runbridge")
         said = await refused(daemon)
-    assert f"127.0.0.1:{port}" in said
+    assert f"127.0.0.1:{port}/runbridge: Connection refused" in said
     assert "hunter2" not in said
+
+
+async def test_a_postgresql_without_that_database_is_refused_in_its_own_words(
+    postgresql_url: str, tmp_path: Path
+) -> None:
+    daemon = DaemonProcess(tmp_path, postgresql_url.rpartition("/")[0] + "/nowhere")
+    said = await refused(daemon)
+    assert ': database "nowhere" does not exist' in said
+    assert "sqlalchemy" not in said
 
 
 async def test_a_postgresql_database_newer_than_the_code_is_refused(postgresql_url: str, tmp_path: Path) -> None:

@@ -103,6 +103,21 @@ async def test_a_wrong_query_is_a_422_that_names_the_parameter(shared: Api, quer
     assert says in reply.fields[field]
 
 
+@pytest.mark.parametrize(
+    "path", ["runs?cursor=", "endpoints?cursor=", "events?cursor=", "events?after=", "replays?cursor="]
+)
+async def test_an_empty_cursor_is_the_first_page(shared: Api, path: str) -> None:
+    """Whoever pages in a loop often begins with the empty text."""
+    reply = await shared.call("GET", f"/v1/{path}")
+    assert (reply.status, reply.body["next_cursor"]) == (200, None)
+
+
+async def test_a_list_where_one_word_is_wanted_is_told_so(shared: Api) -> None:
+    body = {"since": "2026-01-02T00:00:00Z", "status": ["failed"]}
+    reply = await shared.call("POST", "/v1/endpoints/x/replay", body)
+    assert reply.fields["status"].startswith("expected text, one of all, ")
+
+
 @pytest.mark.parametrize("timeout", ["-1", "301", "nan", "soon"])
 async def test_a_wait_lasts_from_nothing_to_five_minutes(shared: Api, timeout: str) -> None:
     assert "timeout" in (await shared.call("GET", f"/v1/runs/run_1/wait?timeout={timeout}")).fields

@@ -223,6 +223,16 @@ def test_guard_explains_with_the_allow_list_of_the_configuration(cli, config):
     assert metadata.json["allowed"] is False
 
 
+@pytest.mark.parametrize("listen", ["localhost:9191", "127.0.0.1:9191", "0.0.0.0:9191"])
+def test_guard_knows_what_the_daemon_listens_on(cli, tmp_path, listen):
+    path = tmp_path / "listening.toml"
+    path.write_text(f'[server]\nlisten = "{listen}"\napi_token = "{"t" * 32}"\n')
+    refused = cli("guard", "explain", "http://127.0.0.1:9191/", "--trust", "config", "--config", path)
+    assert refused.code == 1
+    assert "rule: own address" in refused.out
+    assert cli("guard", "explain", "http://127.0.0.1:9192/", "--trust", "config", "--config", path).code == 0
+
+
 def test_providers_say_what_they_can_do(cli):
     listed = {p["name"]: p for p in cli("providers", "list", "--json").json["data"]}
     assert set(listed) == {"dibby", "retab", "dify", "instabase"}

@@ -194,7 +194,9 @@ def test_an_endpoint_from_birth_to_removal(bridge, running):
     assert endpoint_id in bridge("endpoints", "list").out
     assert "disabled" in bridge("endpoints", "disable", endpoint_id).out
     assert bridge("endpoints", "ping", endpoint_id).code == 1
-    assert "enabled" in bridge("endpoints", "enable", endpoint_id).out
+    enabled = bridge("endpoints", "enable", endpoint_id).out
+    assert "enabled" in enabled
+    assert "missed" not in enabled
     rotated = bridge("endpoints", "rotate-secret", endpoint_id, "--overlap", "1h")
     assert "whsec_" in rotated.out
     assert rotated.out.split()[-1] not in added.out
@@ -219,6 +221,19 @@ def test_enabling_an_endpoint_can_send_what_it_missed_meanwhile(bridge, running)
     assert result.code == 0, result.err
     assert (result.json["state"], result.json["status"]) == ("done", "missed")
     assert result.json["replayed"] == result.json["count"] >= 1
+    assert bridge("endpoints", "rm", endpoint_id).code == 0
+
+
+def test_enabling_an_endpoint_tells_what_it_missed_and_how_to_send_it(bridge, running):
+    """What was recorded while it was off is not sent by itself."""
+    endpoint_id = bridge("endpoints", "add", running.receiver, "--events", "run.finished", "--json").json["id"]
+    assert bridge("endpoints", "disable", endpoint_id).code == 0
+    assert bridge("runs", "wait", _added(bridge, running, duration_s=0.1)).code == 0
+    missed = bridge("endpoints", "replay", endpoint_id, "--status", "missed", "--dry-run", "--json").json["count"]
+    said = bridge("endpoints", "enable", endpoint_id).out
+    assert f"it missed {missed} event" in said
+    command = said.split("`")[1].split()
+    assert bridge(*command[1:], "--wait", "--json").json["replayed"] == missed
     assert bridge("endpoints", "rm", endpoint_id).code == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.errors import ProviderRefused
+from bridge.domain.errors import ProviderRefused, Unsupported
 from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
 from bridge.providers import REGISTRY, dibby, dify, instabase, retab
 from bridge.providers.http import ProviderFailure
@@ -143,11 +143,23 @@ def test_an_ordinary_run_id_is_taken(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+@pytest.mark.parametrize("status", [400, 404, 409, 422])
 async def test_a_trigger_that_the_provider_declines_is_refused_in_its_own_words(name, status):
     async with provider_against(answering({"message": "No such workflow"}, status=status), name) as (http, _):
         with pytest.raises(ProviderRefused, match="No such workflow"):
             await REGISTRY[name].trigger(http, "wf", {}, {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_key_that_the_provider_refuses_is_not_for_whoever_triggers_or_cancels_to_mend(name, status):
+    """Hence a failure and no refusal; where the provider has no cancel it is not even asked."""
+    provider = REGISTRY[name]
+    async with provider_against(answering({"message": "bad token"}, status=status), name) as (http, _):
+        with pytest.raises(ProviderFailure, match=r"refuses this connection's key: .*bad token"):
+            await provider.trigger(http, "wf", {}, {})
+        with pytest.raises((ProviderFailure, Unsupported), match=r"refuses this connection's key|no call to cancel"):
+            await provider.cancel(http, UUID, "task-1")
 
 
 @pytest.mark.parametrize("name", NAMES)

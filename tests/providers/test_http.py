@@ -250,6 +250,7 @@ async def test_nobody_listening_is_a_connect_failure():
         taken.bind(("127.0.0.1", 0))
         failed = await failure_of(f"http://127.0.0.1:{taken.getsockname()[1]}")
     assert failed.kind is FailureKind.CONNECT
+    assert failed.message.endswith("(Connection refused)")
 
 
 async def test_a_name_that_does_not_exist_is_a_dns_failure(monkeypatch):
