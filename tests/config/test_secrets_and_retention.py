@@ -24,7 +24,7 @@ def test_the_key_comes_before_the_old_ones_wherever_they_stand(tmp_path: Path):
     assert keys[0] not in repr(config)
 
 
-@pytest.mark.parametrize("key", ["", "short", "# a comment only", new_key()[:-5]])
+@pytest.mark.parametrize("key", ["", "short", "# a comment only", pytest.param(new_key()[:-5], id="cut off")])
 def test_a_key_that_is_none_is_named_and_not_repeated(tmp_path: Path, key: str):
     found = mistakes(tmp_path, f'{TOKEN}[secrets]\nkey = "{key}"\n')
     assert set(found) == {"secrets.key"}

@@ -34,7 +34,9 @@ def test_a_rotation_puts_a_new_key_first_and_keeps_the_old_ones(tmp_path: Path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("content", ["", "# nothing but words\n", "whsec_abc\n", new_key()[:20], "\x00\x01"])
+@pytest.mark.parametrize(
+    "content", ["", "# nothing but words\n", "whsec_abc\n", pytest.param(new_key()[:20], id="cut off"), "\x00\x01"]
+)
 def test_a_file_without_a_usable_key_is_refused_and_stays(tmp_path: Path, content: str):
     """A fresh key in its place would make every secret in the database unreadable for good."""
     path = tmp_path / "secrets.key"
