@@ -40,7 +40,7 @@ demo: $(RUNTIME) ## the main job against four pretended providers, start to end,
 
 test: $(DEV) ## every test, on SQLite and on a real PostgreSQL (ARGS="-k name" is handed to pytest)
 	@sh .ci/have-commands $(TEST_PACKAGES)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 $(ARGS)
 
 lint: $(DEV) ## ruff and mypy; changes nothing
 	$(BIN)/ruff check .

@@ -251,7 +251,7 @@ class EndpointsQuery(PageQuery):
 class EventsQuery(Query):
     """The pull feed behind the event `after`."""
 
-    after: Annotated[fields.Name | None, fields.EmptyIsAbsent] = Field(
+    after: Annotated[fields.Position | None, fields.EmptyIsAbsent] = Field(
         default=None, validation_alias=AliasChoices("after", "cursor")
     )
     limit: Annotated[int, Field(ge=1, le=200)] = 50

@@ -189,6 +189,7 @@ def _read_signatures(value: object) -> list[str]:
 _STATES = [member.value for member in DeliveryState]
 
 EmptyIsAbsent = BeforeValidator(lambda value: value or None)
+Position = Annotated[str, Field(max_length=200), AfterValidator(_check_printable)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_printable)]
 ProviderId = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_check_printable)]
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_printable)]

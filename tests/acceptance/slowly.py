@@ -1,11 +1,16 @@
-"""Slow stories go on behind the other tests, on a thread with an event loop of its own."""
+"""Slow stories go on behind the other tests, on a thread with an event loop of its own.
+
+Where several processes share the tests each tells only the stories that its tests ask for, when they ask.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 Story = Callable[[], Coroutine[Any, Any, Any]]
@@ -21,10 +26,13 @@ class Slowly:
         self._thread.start()
         self._one_at_a_time = asyncio.Lock()
         self._told: dict[str, Future[Any]] = {}
-        for name, story in idle.items():
-            self._told[name] = asyncio.run_coroutine_threadsafe(story(), self._loop)
-        for name, story in busy.items():
-            self._told[name] = asyncio.run_coroutine_threadsafe(self._in_turn(story), self._loop)
+        self._stories = idle | {name: partial(self._in_turn, story) for name, story in busy.items()}
+        for name in self._stories if "PYTEST_XDIST_WORKER" not in os.environ else ():
+            self._begin(name)
+
+    def _begin(self, name: str) -> None:
+        if name not in self._told:
+            self._told[name] = asyncio.run_coroutine_threadsafe(self._stories[name](), self._loop)
 
     async def _in_turn(self, story: Story) -> Any:
         async with self._one_at_a_time:
@@ -32,6 +40,7 @@ class Slowly:
 
     def outcome_of(self, name: str) -> Any:
         """What the story saw, as soon as it is over; its exception where it has one."""
+        self._begin(name)
         return self._told[name].result(TIMEOUT_S)
 
     def stop(self) -> None:
