@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Container
+from typing import Final
 
 from bridge.api.bodies import EventReplayBody, EventsQuery, NoQuery
 from bridge.api.door import Answer, Call, Door, answer
 from bridge.api.endpoints import enabled_endpoint
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import Endpoint
-from bridge.domain.errors import Conflict, NotFound
+from bridge.domain.errors import BeingSent, Conflict, NotFound
 from bridge.domain.event import Event, EventType, encode
 from bridge.store import endpoints, events
+from bridge.store.deliveries import check_at_rest
 from bridge.store.replays import list_receivers, send_again
 from bridge.store.transaction import Tx
+
+AT_REST_TRIES: Final = 40
+AT_REST_REST_S: Final = 0.05
 
 
 async def list_events(door: Door, call: Call[EventsQuery]) -> Answer:
@@ -57,12 +64,17 @@ async def replay_event(door: Door, call: Call[EventReplayBody]) -> Answer:
         named = call.given.endpoint
         had = list_receivers(tx, event.id)
         receivers = _receivers(tx, event, had) if named is None else [_receiver(tx, event, named)]
+        check_at_rest(tx, [had[endpoint.id] for endpoint in receivers if endpoint.id in had])
         deliveries = []
         for endpoint in receivers:
             known = {event.id: had[endpoint.id]} if endpoint.id in had else {}
             deliveries += send_again(tx, endpoint, [event], known, lane=Lane.AT_ONCE)
         return answer(202, {"deliveries": [*deliveries]})
 
+    for _ in range(AT_REST_TRIES):  # whoever has just received it may ask before the attempt is recorded
+        with contextlib.suppress(BeingSent):
+            return await door.write(call, work)
+        await asyncio.sleep(AT_REST_REST_S)
     return await door.write(call, work)
 
 

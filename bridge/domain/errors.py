@@ -44,6 +44,10 @@ class Conflict(BridgeError):
     """It exists, but not in a state that allows this."""
 
 
+class BeingSent(Conflict):
+    """It is being sent at this moment; look again in some seconds."""
+
+
 class Unsupported(BridgeError):
     """The provider has no such operation."""
 

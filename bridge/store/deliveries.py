@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from bridge.domain.delivery import Delivery, DeliveryState, Lane, Outcome
 from bridge.domain.endpoint import Endpoint
+from bridge.domain.errors import BeingSent
 from bridge.domain.payload import JSON
 from bridge.domain.vault import Unreadable
 from bridge.store.backlog import hold_back
@@ -130,6 +131,13 @@ def give_back(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
         .values(leased_by=None)
     )
     tx.announcements.deliveries_due = True
+
+
+def check_at_rest(tx: Tx, delivery_ids: Sequence[str]) -> None:
+    """BeingSent where one of them is in somebody's hands: what is asked for now would be lost when it is recorded."""
+    held = sa.select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids), deliveries.c.leased_by.is_not(None))
+    if tx.connection.execute(held.limit(1)).first() is not None:
+        raise BeingSent("it is being sent at this moment; look again in some seconds")
 
 
 def list_held(tx: Tx, *, node: str) -> set[str]:

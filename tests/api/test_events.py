@@ -11,8 +11,10 @@ import aiohttp
 import pytest
 
 from bridge.api import stream
+from bridge.domain.delivery import Answer, DeliveryState, Outcome
 from bridge.domain.run import RunStatus
-from bridge.store import events
+from bridge.store import attempts, deliveries, events
+from bridge.store.attempts import AttemptResult
 from tests.support.api_bridge import TOKEN, Api
 
 
@@ -76,6 +78,24 @@ async def test_an_event_is_sent_again_to_all_that_had_it_or_want_it_now(api: Api
     assert sorted(d["id"] for d in due) == sorted(reply.body["deliveries"])
     assert {d["endpoint_id"] for d in due} == {had["id"], new["id"]}
     assert {(d["manual"], d["state"]) for d in due} == {(True, "pending")}
+
+
+async def test_whoever_asks_again_while_it_is_being_sent_is_not_forgotten(api: Api) -> None:
+    """A receiver may ask before the attempt that it has just answered is recorded."""
+    endpoint = await api.create_endpoint(events=["run.finished"])
+    await api.finish((await api.register())["id"])
+    (claimed,) = await api.database.write(
+        lambda tx: deliveries.claim_due(tx, node="n", endpoint_id=endpoint["id"], limit=1)
+    )
+    asked = asyncio.create_task(api.call("POST", f"/v1/events/{claimed.delivery.event_id}/replay"))
+    await asyncio.sleep(0.1)
+    assert not asked.done()
+    answer = Answer(Outcome.DELIVERED, 12, 200)
+    result = AttemptResult(claimed.delivery, claimed.delivery.created_at, answer, DeliveryState.DELIVERED, None)
+    await api.database.write(lambda tx: attempts.record_attempts(tx, node="n", results=[result]))
+    assert (await asked).status == 202
+    (again,) = (await api.call("GET", f"/v1/deliveries?event={claimed.delivery.event_id}")).body["data"]
+    assert (again["state"], again["manual"]) == ("pending", True)
 
 
 async def test_an_event_is_sent_to_the_named_endpoint_only_even_if_it_never_asked_for_it(api: Api) -> None:
