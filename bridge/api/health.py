@@ -70,7 +70,7 @@ def _count(tx: Tx) -> CollectorRegistry:
 _OF_WORKFLOWS = {
     "median_seconds": "Half of its runs take no longer, as learned",
     "p90_seconds": "Nine of ten of its runs take no longer, as learned",
-    "polls_per_run": "Polls of a run of it, on average",
+    "polls_per_run": "Polls of a run of it, on average, its sightings in lists apart",
     "mean_delay_seconds": "How late its ends are noticed, on average, as expected",
 }
 WORKFLOWS_MAX = 50  # of each connection: names of workflows come from outside, so their number must be bounded

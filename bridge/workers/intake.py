@@ -104,7 +104,7 @@ class Intake:
         late_s = self._planner.learn_end(watch, seen, now)
         if late_s is not None:
             self._metrics.noticed_delay.labels(watch.run.connection).observe(late_s)
-            self._metrics.polls_per_run.labels(watch.run.connection).observe(watch.polls)
+            self._metrics.polls_per_run.labels(watch.run.connection).observe(watch.requests)
 
     async def _failed(self, watch: Watch, failed: PollFailed, now: float) -> None:
         wall = self._clock.now()

@@ -296,6 +296,7 @@ class Lister:
         if shown is None:
             return False
         watch.count_poll(self._clock.now(), sighting.sent_at)
+        watch.sightings += 1
         watch.is_in_flight = True
         task = asyncio.create_task(self._desk.take_listed(watch, shown), name=f"listed:{run.id}")
         self._takings.add(task)

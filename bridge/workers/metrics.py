@@ -44,7 +44,7 @@ class Metrics:
         )
         self.polls_per_run = Histogram(
             "runbridge_polls_per_run",
-            "Polls of a run until it had settled",
+            "Polls of a run until it had settled, its sightings in lists apart",
             ["connection"],
             buckets=_POLLS,
             registry=self.registry,

@@ -219,7 +219,7 @@ class Planner:
     def _count(self, run: Run, watch: Watch, delay_s: float) -> None:
         tally = self._tallies.setdefault(run.workflow_id or "", Tally())
         tally.runs += 1
-        tally.polls += watch.polls
+        tally.polls += watch.requests
         tally.delay_s += delay_s
 
     # -- for people

@@ -47,6 +47,7 @@ class Watch:
         "reason",
         "run",
         "sent_at",
+        "sightings",
         "ticket",
         "track",
         "worth_s",
@@ -63,6 +64,7 @@ class Watch:
         self.is_tainted = False
         self.begin(now, monotonic)
         self.polls = run.polls
+        self.sightings = 0
         self.last_polled_at = run.last_polled_at
         self.next_poll_at = run.next_poll_at
         self.failure_streak = run.failure_streak
@@ -95,6 +97,11 @@ class Watch:
         self.polls += 1
         self.last_polled_at = now
         self.sent_at = monotonic
+
+    @property
+    def requests(self) -> int:
+        """Polls that were made for this run alone; a sighting in a list is a poll too, but no request of its own."""
+        return self.polls - self.sightings
 
     def count_failure(self, kind: FailureKind, now: datetime) -> None:
         """A poll brought nothing; any answer but 404 breaks the row of 404s."""

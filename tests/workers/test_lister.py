@@ -98,6 +98,7 @@ async def test_lists_see_every_run_to_its_end(provider: str, database: Database,
         assert await told(database, run.id) == ["run.started", "run.finished"]
     about_one_run = [seen for seen in looks(sandbox) if not seen.path.endswith(("/results", "/steps"))]
     assert len(about_one_run) < len(watched)
+    assert sum(float(str(each["polls_per_run"])) for each in poller.planner.busiest(1)) < 1, "a sighting is no request"
 
 
 async def test_fewer_than_three_runs_are_looked_at_by_themselves(database: Database, sandbox: Sandbox) -> None:
