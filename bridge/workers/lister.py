@@ -38,7 +38,8 @@ log = structlog.get_logger()
 RUNS_MIN: Final = 3  # in hand; with fewer a look at each is as cheap and tells more
 PAGES_MAX: Final = 3
 RIDE_S: Final = 1.0  # a run that is due waits so long for a list under way
-FIRST_LOOK_WAIT_S: Final = 0.25  # a first look shares the next list if that goes so soon; then arrivals share one
+FIRST_LOOK_WAIT_S: Final = 1.0  # first looks share a list, and wait so long for one at most …
+FIRST_LOOK_WORTH: Final = 0.5  # … each gathering so many seconds of lateness a second: that likely it is over
 SHORTEST_WAIT_S: Final = 0.02
 SIGHTING_S: Final = 1.0  # a run counts as looked at if a list showed it so shortly before it was taken in hand
 RIDER_WORTH: Final = 0.5  # in prices: what the next page is worth to a run that may be on it or not
@@ -164,15 +165,22 @@ class Lister:
         if self._is_summary:
             return False
         waiting_since = self._waiting_since.setdefault(run.id, watch.due)
-        if self._task is None and self._opens_at() <= now:
+        next_at = max(self._opens_at(), min(self._first_looks_due(), self._due))
+        if self._task is None and next_at <= now:
             self.send(now)
         if self._task is not None and self._sent_at >= waiting_since:  # one sent before may not know the run yet
             return self._postpone(watch, self._sent_at + RIDE_S, now)
-        next_at = max(self._opens_at(), now + SHORTEST_WAIT_S)
+        next_at = max(next_at, now + SHORTEST_WAIT_S)
         is_soon = next_at <= waiting_since + FIRST_LOOK_WAIT_S
         if is_soon:
             self._desk.hand.hold_until(watch, next_at)
         return is_soon
+
+    def _first_looks_due(self) -> float:
+        """When the first looks that wait are worth a list by themselves."""
+        price_s = self._desk.account.connection.cadence.price_s
+        worth_per_s = FIRST_LOOK_WORTH * len(self._waiting_since)
+        return next(iter(self._waiting_since.values())) + min(price_s / worth_per_s, FIRST_LOOK_WAIT_S)
 
     def _postpone(self, watch: Watch, until: float, now: float) -> bool:
         if until <= now:
@@ -208,6 +216,7 @@ class Lister:
         finally:
             self._task = None
             self._is_stale = True
+            self._waiting_since = {i: at for i, at in self._waiting_since.items() if self._desk.hand.get(i)}
             riders, self._riders = self._riders, {}
             for watch in riders.values():
                 self._look_alone(watch)

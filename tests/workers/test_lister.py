@@ -82,6 +82,27 @@ async def test_one_list_is_the_first_look_at_all_runs_of_a_batch(
     assert await told(database, watched[0].id) == ["run.started"]
 
 
+async def test_first_looks_at_runs_that_come_one_by_one_share_a_list(database: Database, sandbox: Sandbox) -> None:
+    cadence = replace(CALM, price_s=10.0)
+    async with open_poller(database, connection(sandbox, "retab", cadence=cadence)) as poller:
+        there = await register_all(database, "retab", [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)])
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
+        sandbox.requests.clear()
+        late: list[Run] = []
+
+        async def all_came_and_were_observed() -> bool:
+            if len(late) < 12:
+                theirs = sandbox.add_run("retab", life=FOR_EVER)
+                late.append(await register(database, theirs, connection="retab-1", provider="retab"))
+                poller.expect_due()
+                return False
+            return await all_observed(database, late)
+
+        await work(poller.run_pass, poller.bell, all_came_and_were_observed)
+    assert looks(sandbox) == []
+    assert 1 <= len(lists(sandbox)) < len(late) / 2
+
+
 @pytest.mark.parametrize("provider", LISTS)
 async def test_lists_see_every_run_to_its_end(provider: str, database: Database, sandbox: Sandbox) -> None:
     """The list tells everything that a look tells; only an output that lies elsewhere costs a request."""
