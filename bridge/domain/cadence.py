@@ -78,19 +78,24 @@ def next_poll(settings: CadenceSettings, run: Standing, *, poll_after_s: float |
     bounds = (settings.min_interval_s, settings.max_interval_s)
     if run.progress is not None and run.goes_by_progress:
         age_s = run.progress.next_age(run.track, run.alive_s, price_s, *bounds)
-        basis = f"its progress is {run.track.completed:g} steps"
     else:
         age_s = run.belief.next_age(run.alive_s, price_s, *bounds)
-        basis = f"half of such runs are done in {_shown(run.belief.quantile(0.5))}"
     delay_s = age_s - run.alive_s
-    reason = f"{_shown(price_s)} of expected lateness are worth a request, and {basis}"
-    if delay_s >= settings.max_interval_s:
-        reason = "max_interval"
-    elif delay_s <= settings.min_interval_s:
-        reason = "min_interval"
     if poll_after_s is not None and poll_after_s > delay_s:
         return NextPoll(poll_after_s, "the provider asked for this pause")
-    return NextPoll(delay_s, reason)
+    if delay_s >= settings.max_interval_s:
+        return NextPoll(delay_s, "max_interval")
+    if delay_s <= settings.min_interval_s:
+        return NextPoll(delay_s, "min_interval")
+    return NextPoll(delay_s, _reason(run, price_s))
+
+
+def _reason(run: Standing, price_s: float) -> str:
+    if run.goes_by_progress:
+        basis = f"its progress is {run.track.completed:g} steps"
+    else:
+        basis = f"half of such runs are done in {_shown(run.belief.quantile(0.5))}"
+    return f"{_shown(price_s)} of expected lateness are worth a request, and {basis}"
 
 
 def next_poll_after_failure(settings: CadenceSettings, streak: int, *, retry_after_s: float | None = None) -> NextPoll:

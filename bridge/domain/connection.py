@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from bridge.domain.run import CadenceOverrides
 from bridge.domain.secret import Secret
+
+_NOTHING: Final = CadenceOverrides()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class CadenceSettings:
 
     def overridden_by(self, own: CadenceOverrides) -> CadenceSettings:
         """These settings with what `own` sets; setting one of price and target delay unsets the other."""
+        if own == _NOTHING:
+            return self
         price, target = self.price_s, self.target_delay
         if own.target_delay is not None:
             target = own.target_delay

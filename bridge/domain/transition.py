@@ -139,11 +139,15 @@ def is_lost(run: Run, now: datetime) -> bool:
     )
 
 
-def is_expired(run: Run, now: datetime) -> bool:
-    """Whether the run's deadline has passed; while it waits for a person a movable deadline stands still."""
-    if run.deadline_at is None or run.settled:
+def is_expired(run: Run, now: datetime, *, seen: RunStatus | None = None) -> bool:
+    """Whether the run's deadline has passed; while it waits for a person a movable deadline stands still.
+
+    `seen`: the status that a look just showed it in.
+    """
+    status = seen or run.status
+    if run.deadline_at is None or status.is_settled:
         return False
-    if run.status is RunStatus.WAITING and not run.deadline_is_fixed:
+    if status is RunStatus.WAITING and not run.deadline_is_fixed:
         return False
     return now >= run.deadline_at
 

@@ -11,8 +11,8 @@ import json
 import os
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -31,10 +31,10 @@ from bridge.providers.strict_json import BadPayload, parse_json
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 _ERROR_BYTES_MAX: Final = 64 * 1024
 _ERROR_READ_S: Final = 2.0  # the status line has already told the outcome; its body is only a courtesy
-_CHUNK_BYTES: Final = 64 * 1024
 _MESSAGE_CHARS_MAX: Final = 400
 _PATH_CHARS_MAX: Final = 150
 _SAID_CHARS_MAX: Final = 200
+_FAULTS: Final = (BadPayload, aiohttp.ClientError, OSError, ValueError)  # of an exchange; a timeout is an OSError
 _SECRET_CHARS_MIN: Final = 6  # anything shorter would only make holes in ordinary words
 
 
@@ -52,7 +52,7 @@ class ProviderFailure(BridgeError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A 2xx answer with its JSON, or the 304 that an `etag` was sent for. Header names are lower case.
+    """A 2xx answer with its JSON, or the 304 that an `etag` was sent for. Header names match in any case.
 
     `body_bytes` is the size unpacked. `poll_after_s`: the provider asked not to be asked again sooner than that.
     """
@@ -124,53 +124,43 @@ class ProviderHttp:
         `path` begins with a slash and is percent-encoded already. `timeout_s` covers the whole exchange,
         from the name lookup to the last byte. Without `expects_json` the body is read but not looked at.
         """
-        async with self._exchange(method, path, query, json_body, timeout_s, etag) as response:
-            data = await _read_body(response, self.body_bytes_max)
-            headers = {name.lower(): value for name, value in response.headers.items()}
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        response: aiohttp.ClientResponse | None = None
+        try:
+            async with asyncio.timeout(limit_s):
+                response = await self._open(method, path, query, json_body, etag)
+                await self._check(method, path, response, etag)
+                data = await _read_body(response, self.body_bytes_max)
             body = parse_json(data) if expects_json and response.status != 304 else None
-            return Answer(response.status, headers, body, len(data), asked_pause_s(response.headers))
+            return Answer(response.status, response.headers, body, len(data), asked_pause_s(response.headers))
+        except _FAULTS as error:
+            raise self._fault(error, method, path, response, limit_s) from None
+        finally:
+            if response is not None:
+                response.release()  # closes the connection unless the whole body was read
 
     @asynccontextmanager
     async def stream(
         self, method: str, path: str, *, json_body: Json = None, timeout_s: float | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The chunks of a 2xx answer as they come, within the size cap; leaving the block closes the connection."""
-        async with (
-            self._exchange(method, path, (), json_body, timeout_s) as response,
-            aclosing(_chunks(response, self.body_bytes_max)) as chunks,
-        ):
-            yield chunks
-
-    @asynccontextmanager
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        query: Sequence[tuple[str, str]],
-        json_body: Json,
-        timeout_s: float | None,
-        etag: str | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
-        status: int | None = None
+        response: aiohttp.ClientResponse | None = None
         try:
-            async with asyncio.timeout(limit_s), self._open(method, path, query, json_body, etag) as response:
-                status = response.status
-                if not (200 <= status < 300 or (status == 304 and etag)):
-                    raise await self._judge(method, path, response)
-                yield response
-        except BadPayload as error:
-            raise self._failure(FailureKind.BAD_PAYLOAD, method, path, str(error), status) from None
-        except TimeoutError:
-            said = f"no complete answer within {limit_s:g} s"
-            raise self._failure(FailureKind.TIMEOUT, method, path, said, status) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            kind, said = _transport_failure(error)
-            raise self._failure(kind, method, path, said, status) from None
+            async with asyncio.timeout(limit_s):
+                response = await self._open(method, path, (), json_body, None)
+                await self._check(method, path, response, None)
+                async with aclosing(_chunks(response, self.body_bytes_max)) as chunks:
+                    yield chunks
+        except _FAULTS as error:
+            raise self._fault(error, method, path, response, limit_s) from None
+        finally:
+            if response is not None:
+                response.release()
 
     def _open(
         self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, etag: str | None
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    ) -> Awaitable[aiohttp.ClientResponse]:
         # encoded=True: yarl must not undo the percent-encoding of a run id, nor fold its dots
         address = URL(self._base + path + ("?" + urlencode(query) if query else ""), encoded=True)
         headers = dict(self._headers)
@@ -182,14 +172,30 @@ class ProviderHttp:
             data = json.dumps(json_body, allow_nan=False).encode()
         return self._session.request(method, address, headers=headers, data=data, allow_redirects=False)
 
-    async def _judge(self, method: str, path: str, response: aiohttp.ClientResponse) -> ProviderFailure:
+    async def _check(self, method: str, path: str, response: aiohttp.ClientResponse, etag: str | None) -> None:
+        """ProviderFailure unless the status is a success, or the 304 that `etag` was sent for."""
+        if 200 <= response.status < 300 or (response.status == 304 and etag):
+            return
         kind = failure_kind(response.status, response.headers)
         message, code = error_text(await _read_error(response))
         said = f"HTTP {response.status}" + (f", {self._redacted(message)}" if message else "")
         if 300 <= response.status < 400:
             said += ", a redirect, which is not followed: check base_url"
         pause_s = asked_pause_s(response.headers, with_quota=kind is FailureKind.THROTTLED)
-        return self._failure(kind, method, path, said, response.status, pause_s, code)
+        raise self._failure(kind, method, path, said, response.status, pause_s, code)
+
+    def _fault(
+        self, error: Exception, method: str, path: str, response: aiohttp.ClientResponse | None, limit_s: float
+    ) -> ProviderFailure:
+        """What went wrong with an exchange, before its answer or in the middle of it."""
+        match error:
+            case BadPayload():
+                kind, said = FailureKind.BAD_PAYLOAD, str(error)
+            case TimeoutError():
+                kind, said = FailureKind.TIMEOUT, f"no complete answer within {limit_s:g} s"
+            case _:
+                kind, said = _transport_failure(error)
+        return self._failure(kind, method, path, said, None if response is None else response.status)
 
     def _failure(
         self,
@@ -278,22 +284,39 @@ async def _read_error(response: aiohttp.ClientResponse) -> Json:
 
 
 async def _read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    return b"".join([chunk async for chunk in _chunks(response, bytes_max)])
+    intake, pieces = _Intake(response, bytes_max), []
+    while chunk := await response.content.readany():
+        pieces.append(intake(chunk))
+    intake.finish()
+    return b"".join(pieces)
 
 
 async def _chunks(response: aiohttp.ClientResponse, bytes_max: int) -> AsyncGenerator[bytes]:
-    too_large = BadPayload(f"the body is larger than {bytes_max} bytes")
-    if (response.content_length or 0) > bytes_max:
-        raise too_large
-    unpack = _Unpacker(response.headers.get("Content-Encoding", ""))
-    room = bytes_max
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-        piece = unpack(chunk, room + 1)
-        room -= len(piece)
-        if room < 0:
-            raise too_large
-        yield piece
-    unpack.finish()
+    intake = _Intake(response, bytes_max)
+    while chunk := await response.content.readany():
+        yield intake(chunk)
+    intake.finish()
+
+
+class _Intake:
+    """Takes a body in piece by piece, unpacked, at most so many bytes of it."""
+
+    def __init__(self, response: aiohttp.ClientResponse, bytes_max: int) -> None:
+        self._bytes_max = self._room = bytes_max
+        if (response.content_length or 0) > bytes_max:
+            raise self._too_large()
+        self._unpack = _Unpacker(response.headers.get("Content-Encoding", ""))
+        self.finish = self._unpack.finish
+
+    def __call__(self, chunk: bytes) -> bytes:
+        piece = self._unpack(chunk, self._room + 1)
+        self._room -= len(piece)
+        if self._room < 0:
+            raise self._too_large()
+        return piece
+
+    def _too_large(self) -> BadPayload:
+        return BadPayload(f"the body is larger than {self._bytes_max} bytes")
 
 
 class _Unpacker:
@@ -309,7 +332,7 @@ class _Unpacker:
         if self._packed is None or self._packed.eof:  # what follows the end spoils the JSON, and is counted
             return chunk
         try:
-            return self._packed.decompress(chunk, room)
+            return self._packed.decompress(chunk, room) + self._packed.unused_data
         except zlib.error:
             raise BadPayload("the body is not the gzip that its header promises") from None
 

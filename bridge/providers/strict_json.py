@@ -11,6 +11,7 @@ from bridge.domain.errors import BridgeError
 from bridge.domain.run import Json
 
 DEPTH_MAX: Final = 100
+_BOM: Final = "\ufeff"
 INT_DIGITS_MAX: Final = 4300  # what Python itself converts without complaint, in and out
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates: no database or UTF-8 text takes them
 
@@ -22,7 +23,7 @@ class BadPayload(BridgeError):
 def parse_json(data: bytes) -> Json:
     """The value in a UTF-8 body, a leading BOM allowed; BadPayload for everything `parse_json_text` refuses."""
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode().removeprefix(_BOM)
     except UnicodeDecodeError:
         raise BadPayload("the body is not UTF-8") from None
     return parse_json_text(text)
@@ -37,7 +38,7 @@ def parse_json_text(text: str) -> Json:
     if not text.strip():
         raise BadPayload("the body is empty")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer)
+        value = _DECODER.decode(text)
     except RecursionError:
         raise BadPayload(f"the JSON is nested deeper than {DEPTH_MAX} levels") from None
     except json.JSONDecodeError as error:
@@ -62,6 +63,9 @@ def _integer(text: str) -> int:
     if len(text) > INT_DIGITS_MAX:
         raise BadPayload(f"the JSON holds an integer of more than {INT_DIGITS_MAX} digits")
     return int(text)
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer)
 
 
 def _cleaned(value: object, depth: int) -> Json:

@@ -264,9 +264,12 @@ def insert_run_endpoints(tx: Tx, new: Sequence[tuple[Endpoint, Secret]]) -> None
     )
 
 
-def anyone_wants_progress(tx: Tx, run_id: str) -> bool:
-    """Whether an enabled endpoint names `run.progressed`; only then is such an event recorded."""
-    return any(endpoint.wants(EventType.RUN_PROGRESSED) for endpoint in listening_endpoints(tx, run_id))
+def wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:
+    """The runs of which an enabled endpoint names `run.progressed`; only of these is such an event recorded."""
+    if any(endpoint.wants(EventType.RUN_PROGRESSED) for endpoint in shared_listeners(tx)):
+        return set(run_ids)
+    own = run_listeners(tx, run_ids)
+    return {run_id for run_id, found in own.items() if any(each.wants(EventType.RUN_PROGRESSED) for each in found)}
 
 
 def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:

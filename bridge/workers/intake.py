@@ -8,7 +8,6 @@ failed   ──► counted, tried again later; lost or expired: recorded, droppe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -83,7 +82,7 @@ class Intake:
         is_anew = watch.run.observed_at is None or seen.status is not watch.run.status
         if not is_anew:
             self._planner.see_alive(watch, seen)
-        expires = not seen.status.is_settled and transition.is_expired(replace(watch.run, status=seen.status), wall)
+        expires = transition.is_expired(watch.run, wall, seen=seen.status)
         is_overdue = not is_anew and self._planner.is_overdue(watch, now)
         if not (expires or is_overdue) and not transition.has_news(watch.run, seen):
             self._plan(watch, result, now)

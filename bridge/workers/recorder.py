@@ -50,7 +50,8 @@ class Recorder:
             return self._told(before, await self._together.submit(_Look(before, seen, since)))
 
         def record(tx: Tx) -> Run | None:
-            run = self._put(tx, before, _decide(tx, _Look(before, seen, since)))
+            [(_, decision)] = _decide(tx, [_Look(before, seen, since)])
+            run = self._put(tx, before, decision)
             if run is not None and is_overdue and not run.settled:
                 run = self._put(tx, run, transition.overdue(run, now=tx.now))
             if run is not None and expires:
@@ -61,7 +62,7 @@ class Recorder:
 
     async def _record_all(self, looks: list[_Look]) -> list[Run | None]:
         def record(tx: Tx) -> list[Run | None]:
-            decided = [(look, _decide(tx, look)) for look in looks]
+            decided = _decide(tx, looks)
             changes = [transitions.Change(look.before, decision) for look, decision in decided if decision is not None]
             made = transitions.record_all(tx, changes, node=self._node, keep=True)
             after = {change.before.id: run for change, run in zip(changes, made, strict=True)}
@@ -112,11 +113,14 @@ class Recorder:
             log.warning(event.value, connection=connection.name, reason=turned.reason)
 
 
-def _decide(tx: Tx, look: _Look) -> transition.Decision | None:
-    before, seen = look.before, look.seen
-    has_moved = seen.progress != before.progress
-    wants = has_moved and endpoints.anyone_wants_progress(tx, before.id)
-    return transition.observe(before, seen, now=tx.now, wants_progress=wants, since=look.since)
+def _decide(tx: Tx, looks: list[_Look]) -> list[tuple[_Look, transition.Decision | None]]:
+    moved = sorted({look.before.id for look in looks if look.seen.progress != look.before.progress})
+    wanting = endpoints.wanting_progress(tx, moved) if moved else set()
+    return [(look, _decide_one(look, tx.now, wants_progress=look.before.id in wanting)) for look in looks]
+
+
+def _decide_one(look: _Look, now: datetime, *, wants_progress: bool) -> transition.Decision | None:
+    return transition.observe(look.before, look.seen, now=now, wants_progress=wants_progress, since=look.since)
 
 
 def _expired(run: Run, now: datetime) -> transition.Decision | None:

@@ -205,9 +205,13 @@ async def test_sequences_run_on_without_gaps_over_several_observations(database:
 
 async def test_progress_is_told_only_where_somebody_asks(database: Database) -> None:
     run = await register(database)
-    assert not await database.read(lambda tx: endpoints.anyone_wants_progress(tx, run.id))
+    other = await register(database, "2")
+    ids = [run.id, other.id]
+    assert await database.read(lambda tx: endpoints.wanting_progress(tx, ids)) == set()
+    await add_endpoint(database, run_id=run.id, events=only("run.progressed"))
+    assert await database.read(lambda tx: endpoints.wanting_progress(tx, ids)) == {run.id}
     await add_endpoint(database, events=only("run.progressed"))
-    assert await database.read(lambda tx: endpoints.anyone_wants_progress(tx, run.id))
+    assert await database.read(lambda tx: endpoints.wanting_progress(tx, ids)) == set(ids)
 
 
 async def test_a_one_run_webhook_hears_of_its_run_only(database: Database) -> None:

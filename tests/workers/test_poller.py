@@ -111,7 +111,7 @@ async def test_a_poll_error_is_never_a_run_state(kind: str, database: Database, 
 
 
 async def test_an_unknown_word_keeps_the_run_watched(database: Database, sandbox: Sandbox) -> None:
-    life = Life(duration_s=0.6, outcome="succeeded", steps=(Step(0, "running"), Step(0.2, "hovering")))
+    life = Life(duration_s=1.6, outcome="succeeded", steps=(Step(0, "running"), Step(1.0, "hovering")))
     theirs = sandbox.add_run("dibby", life=life)
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
