@@ -38,6 +38,7 @@ LEAST_WEIGHT: Final = 1e-4  # of a run; less is forgotten
 GENERAL_PRIOR: Final = tuple(log_logistic(30.0, 1.2))
 NEIGHBOURS_RUNS: Final = 2.0  # runs after which the connection's other workflows count as much as the general prior
 STATE_VERSION: Final = 1
+Weights = dict[int, float]  # by cell of the grid, in runs
 _DECAYS: Final = tuple(kernel_decay(width) for width in KERNEL_WIDTHS)
 
 
@@ -50,7 +51,8 @@ class Sojourn:
 
     def __init__(self, prior: Sojourn | None = None, *, general: Sequence[float] = GENERAL_PRIOR) -> None:
         self.runs = 0.0
-        self._weights: dict[int, float] = {}
+        self._weights: Weights = {}
+        self._given_up: Weights = {}  # the same of runs whose end nobody saw
         self._scores = [0.0] * len(_DECAYS)
         self._surprises = 0  # negative: earlier than expected
         self._evidence = 0.0
@@ -64,7 +66,7 @@ class Sojourn:
 
     @property
     def ended(self) -> Estimate:
-        """The belief without the runs in flight: some of them may hang, which is no measure for what is normal."""
+        """The belief without the runs in flight and those given up: some of them hang, no measure for what is normal."""
         if self._ended is None or self._estimate is None:
             _ = self.estimate
             self._ended = Estimate(self._mass)
@@ -83,24 +85,32 @@ class Sojourn:
     def refit(self, in_flight_s: Iterable[float] = ()) -> Estimate:
         """The belief after all that was learned, given at which ages runs now in flight were last seen alive."""
         self._prior_mass = self._mass_of_prior()
-        share = PRIOR_RUNS / (self.runs + PRIOR_RUNS)
+        self._experts = self._fit(self._weights, self._given_up)
+        mass = self._vote(self._experts)
+        self._mass = self._vote(self._fit(self._weights)) if self._given_up else mass
+        self._ended = None
+        self._estimate = Estimate(self._outlived(mass, in_flight_s))
+        return self._estimate
+
+    def _fit(self, *weights: Weights) -> list[Sequence[float]]:
+        """What each kernel width makes of these weights together."""
         seen = [0.0] * CELLS
-        for cell, weight in self._weights.items():
-            seen[cell] = weight
-        if self._weights:
-            self._experts = [
-                [(1 - share) * own + share * prior for own, prior in zip(blurred, self._prior_mass, strict=True)]
-                for blurred in (smooth(seen, decay) for decay in _DECAYS)
-            ]
-        else:
-            self._experts = [self._prior_mass] * len(_DECAYS)
+        for each in weights:
+            for cell, weight in each.items():
+                seen[cell] += weight
+        if not any(weights):
+            return [self._prior_mass] * len(_DECAYS)
+        share = PRIOR_RUNS / (self.runs + PRIOR_RUNS)
+        return [
+            [(1 - share) * own + share * prior for own, prior in zip(blurred, self._prior_mass, strict=True)]
+            for blurred in (smooth(seen, decay) for decay in _DECAYS)
+        ]
+
+    def _vote(self, experts: Sequence[Sequence[float]]) -> list[float]:
         votes = [math.exp(score - max(self._scores)) for score in self._scores]
         total = sum(votes)
         narrow, small, middle, wide = (vote / total for vote in votes)
-        mass = [narrow * a + small * b + middle * c + wide * d for a, b, c, d in zip(*self._experts, strict=True)]
-        self._mass, self._ended = mass, None
-        self._estimate = Estimate(self._outlived(mass, in_flight_s))
-        return self._estimate
+        return [narrow * a + small * b + middle * c + wide * d for a, b, c, d in zip(*experts, strict=True)]
 
     def observe(self, alive_s: float, finished_s: float) -> None:
         """A run left the status at an age in (alive_s, finished_s].
@@ -114,13 +124,17 @@ class Sojourn:
         first, shares = covered_shares(alive_s, finished_s)
         expected = [belief.mass[first + i] * share for i, share in enumerate(shares)]
         fresh = [self._prior_mass[first + i] * share for i, share in enumerate(shares)]
-        self._score_experts(first, shares)
-        self._evidence = max(0.0, self._evidence + _log(sum(fresh)) - _log(sum(expected)))
+        is_given_up = finished_s == math.inf  # which says nothing about how the others go on
+        if not is_given_up:
+            self._score_experts(first, shares)
+            self._evidence = max(0.0, self._evidence + _log(sum(fresh)) - _log(sum(expected)))
         odds = CHANGE_RATE * math.exp(self._evidence)
-        memory = self._memory_after(1 - belief.alive_at_edge(first) + sum(expected) / 2)
-        self._weights = {cell: round(w * memory, 6) for cell, w in self._weights.items() if w * memory > LEAST_WEIGHT}
+        rank = 1 - belief.alive_at_edge(first) + sum(expected) / 2
+        memory = MEMORY if is_given_up else self._memory_after(rank)
+        self._weights, self._given_up = _faded(self._weights, memory), _faded(self._given_up, memory)
         self.runs = round(self.runs * memory + 1, 4)
-        self._spread(first, shares, expected, fresh, change=odds / (1 + odds))
+        weights = self._given_up if is_given_up else self._weights
+        _lay_over(weights, first, shares, expected, fresh, change=odds / (1 + odds))
         self._estimate = None
         if self._prior is not None:
             self._prior.observe(alive_s, finished_s)
@@ -135,6 +149,7 @@ class Sojourn:
                 "surprises": self._surprises,
                 "evidence": self._evidence,
                 "weights": self._weights,
+                "given_up": self._given_up,
             },
             separators=(",", ":"),
         )
@@ -147,15 +162,18 @@ class Sojourn:
         learner = cls(prior, general=general)
         try:
             state = json.loads(text or "")
-            weights = {int(cell): float(weight) for cell, weight in state["weights"].items()}
+            weights, given_up = (
+                {int(cell): float(weight) for cell, weight in state[name].items()} for name in ("weights", "given_up")
+            )
             scores = [float(score) for score in state["scores"]]
             runs, evidence, surprises = float(state["runs"]), float(state["evidence"]), int(state["surprises"])
-            is_ours = state["v"] == STATE_VERSION and len(scores) == len(_DECAYS) and set(weights) <= set(range(CELLS))
+            is_ours = state["v"] == STATE_VERSION and len(scores) == len(_DECAYS)
+            is_ours &= set(weights) | set(given_up) <= set(range(CELLS))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return learner
-        numbers = (runs, evidence, *weights.values())
+        numbers = (runs, evidence, *weights.values(), *given_up.values())
         if is_ours and all(0 <= n < 1e9 for n in numbers) and all(-1e9 < score < 1e9 for score in scores):
-            learner._weights, learner._scores = weights, scores
+            learner._weights, learner._given_up, learner._scores = weights, given_up, scores
             learner.runs, learner._evidence, learner._surprises = runs, evidence, surprises
         return learner
 
@@ -200,18 +218,28 @@ class Sojourn:
         self._evidence = round(self._evidence, 3)
         return MEMORY_AT_CHANGE if changed else MEMORY
 
-    def _spread(
-        self, first: int, shares: Sequence[float], expected: Sequence[float], fresh: Sequence[float], change: float
-    ) -> None:
-        """Lay one run's weight over its interval."""
-        seconds = [share * WIDTHS_S[first + i] for i, share in enumerate(shares)]
-        likely = [(1 - change) * own + change * new for own, new in zip(expected, fresh, strict=True)]
-        whole_s, whole = sum(seconds), max(sum(likely), 1e-12)
-        for i, (stretch, chance) in enumerate(zip(seconds, likely, strict=True)):
-            weight = EVEN_SHARE * stretch / whole_s + (1 - EVEN_SHARE) * chance / whole
-            if weight > LEAST_WEIGHT / 100:
-                cell = first + i
-                self._weights[cell] = round(self._weights.get(cell, 0.0) + weight, 6)
+
+def _faded(weights: Weights, memory: float) -> Weights:
+    return {cell: round(weight * memory, 6) for cell, weight in weights.items() if weight * memory > LEAST_WEIGHT}
+
+
+def _lay_over(
+    weights: Weights,
+    first: int,
+    shares: Sequence[float],
+    expected: Sequence[float],
+    fresh: Sequence[float],
+    change: float,
+) -> None:
+    """Lay one run's weight over its interval."""
+    seconds = [share * WIDTHS_S[first + i] for i, share in enumerate(shares)]
+    likely = [(1 - change) * own + change * new for own, new in zip(expected, fresh, strict=True)]
+    whole_s, whole = sum(seconds), max(sum(likely), 1e-12)
+    for i, (stretch, chance) in enumerate(zip(seconds, likely, strict=True)):
+        weight = EVEN_SHARE * stretch / whole_s + (1 - EVEN_SHARE) * chance / whole
+        if weight > LEAST_WEIGHT / 100:
+            cell = first + i
+            weights[cell] = round(weights.get(cell, 0.0) + weight, 6)
 
 
 def _log(chance: float) -> float:

@@ -96,17 +96,28 @@ def test_the_mass_is_a_distribution_whatever_was_seen(seen: list[tuple[float, fl
         "null",
         "{",
         '{"v":1}',
-        '{"v":99,"runs":3,"scores":[0,0,0,0],"surprises":0,"evidence":0,"weights":{}}',
-        '{"v":1,"runs":NaN,"scores":[0,0,0,0],"surprises":0,"evidence":0,"weights":{}}',
-        '{"v":1,"runs":3,"scores":[0,0,0,0],"surprises":0,"evidence":0,"weights":{"9999":1}}',
-        '{"v":1,"runs":3,"scores":[0,0],"surprises":0,"evidence":0,"weights":{}}',
-        '{"v":1,"runs":3,"scores":[0,0,0,0],"surprises":0,"evidence":0,"weights":{"3":-1}}',
-        '{"v":1,"runs":3,"scores":[0,0,0,"x"],"surprises":1e999,"evidence":0,"weights":[]}',
+        '{"v":99,"runs":3,"scores":[0,0,0,0],"surprises":0,"evidence":0,"weights":{},"given_up":{}}',
+        '{"v":1,"runs":NaN,"scores":[0,0,0,0],"surprises":0,"evidence":0,"weights":{},"given_up":{}}',
+        '{"v":1,"runs":3,"scores":[0,0,0,0],"surprises":0,"evidence":0,"weights":{"9999":1},"given_up":{}}',
+        '{"v":1,"runs":3,"scores":[0,0],"surprises":0,"evidence":0,"weights":{},"given_up":{}}',
+        '{"v":1,"runs":3,"scores":[0,0,0,0],"surprises":0,"evidence":0,"weights":{"3":-1},"given_up":{}}',
+        '{"v":1,"runs":3,"scores":[0,0,0,"x"],"surprises":1e999,"evidence":0,"weights":[],"given_up":{}}',
+        '{"v":1,"runs":3,"scores":[0,0,0,0],"surprises":0,"evidence":0,"weights":{},"given_up":{"9999":1}}',
     ],
 )
 def test_garbage_in_the_row_means_a_fresh_start(text: str | None) -> None:
     """Learning is soon redone; refusing to poll because of a bad row would be far worse."""
     assert Sojourn.load(text).dump() == Sojourn().dump()
+
+
+def test_runs_that_were_given_up_make_the_tail_long_but_not_what_is_normal() -> None:
+    sojourn = taught([(9.0, 11.0)] * 40)
+    normal_s = sojourn.ended.quantile(0.99)
+    for _ in range(8):  # in a row, as in an outage
+        sojourn.observe(600.0, math.inf)
+    assert sojourn.estimate.quantile(0.99) > 600
+    assert math.isclose(sojourn.ended.quantile(0.99), normal_s, rel_tol=0.2)
+    assert math.isclose(Sojourn.load(sojourn.dump()).ended.quantile(0.99), sojourn.ended.quantile(0.99))
 
 
 @pytest.mark.parametrize("seen", [(-1.0, 2.0), (5.0, 4.0), (math.nan, 3.0), (1.0, math.nan), (math.inf, math.inf)])
