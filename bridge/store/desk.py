@@ -28,6 +28,8 @@ from bridge.store.transaction import Announcements, Tx
 T = TypeVar("T")
 
 _CALLERS_MISTAKES = (IntegrityError, DataError, ProgrammingError)
+# As text: SQLAlchemy would make and compile each anew, every time.
+_SAVEPOINT, _RELEASE, _UNDO = "SAVEPOINT caller", "RELEASE caller", "ROLLBACK TO caller"
 BATCH_MAX = 500  # callers in one commit; keeps a commit within some tens of milliseconds
 
 
@@ -115,14 +117,14 @@ class WriteDesk:
     def _run_one(self, connection: sa.Connection, job: _Job, tx: Tx, together: Announcements) -> Any:
         if job.answer.cancelled():
             return None
-        savepoint = connection.begin_nested()
+        connection.exec_driver_sql(_SAVEPOINT)
         try:
             answer = job.work(tx)
-            savepoint.commit()
+            connection.exec_driver_sql(_RELEASE)
         except Exception as error:  # handed to the caller that caused it
             if isinstance(error, DatabaseError) and not isinstance(error, _CALLERS_MISTAKES):
                 raise  # the disk or the lock, not this caller: the whole transaction goes
-            savepoint.rollback()
+            connection.exec_driver_sql(_UNDO)
             tx.known.clear()
             return error
         together.add(tx.announcements)
