@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from bridge.domain.frozen import frozen
+
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 
@@ -67,7 +69,7 @@ class CadenceOverrides:
     max_interval_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """One watched execution, as the database has it.
 

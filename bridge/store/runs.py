@@ -9,6 +9,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from bridge.domain.frozen import frozen
 from bridge.domain.run import CadenceOverrides, Json, Run, RunStatus
 from bridge.store.many import execute_many
 from bridge.store.nodes import check_may_claim
@@ -17,7 +18,7 @@ from bridge.store.tables import endpoints, run_tags, runs, transitions
 from bridge.store.transaction import Tx
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewRun:
     """What a registration says; `deadline_at` is already an instant."""
 
