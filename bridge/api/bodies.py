@@ -22,6 +22,7 @@ from bridge.domain.wording import unknown
 BATCH_RUNS_MAX: Final = 1000
 WAIT_MAX_S: Final = 300.0
 _CADENCE_KEYS = ("price", "target_delay", "min_interval", "max_interval")
+_NO_CADENCE: Final = dict.fromkeys(_CADENCE_KEYS)
 
 
 class Body(BaseModel):
@@ -94,7 +95,7 @@ class RunBody(CadenceBody):
     @field_validator("connection")
     @classmethod
     def _is_known(cls, value: str, info: ValidationInfo) -> str:
-        known = checks_of(info).bridge.connections
+        known = checks_of(info).connections
         if value not in known:
             raise ValueError(unknown("connection", value, list(known)))
         return value
@@ -121,17 +122,18 @@ class RunBody(CadenceBody):
             if own[key] is not None and getattr(value, key) is not None:
                 raise ValueError(f"{key} is given twice, here and beside it; leave one out")
             own[key] = getattr(value, key) if own[key] is None else own[key]
-        if any(given is not None for given in own.values()):
-            connection = checks_of(info).bridge.connections.get(info.data.get("connection", ""))
+        if own != _NO_CADENCE:
+            connection = checks_of(info).connections.get(info.data.get("connection", ""))
             _check_cadence(_overrides(own), connection.cadence if connection else CadenceSettings())
         return value
 
     @property
-    def cadence_overrides(self) -> CadenceOverrides:
-        """What this run sets differently, wherever it stood."""
-        nested = self.cadence or CadenceBody()
-        pairs = {key: (getattr(self, key), getattr(nested, key)) for key in _CADENCE_KEYS}
-        return _overrides({key: inner if outer is None else outer for key, (outer, inner) in pairs.items()})
+    def cadence_overrides(self) -> CadenceOverrides | None:
+        """What this run sets differently, wherever it stood; None if nothing."""
+        own = {key: getattr(self, key) for key in _CADENCE_KEYS}
+        if self.cadence is not None:
+            own = {key: getattr(self.cadence, key) if value is None else value for key, value in own.items()}
+        return None if own == _NO_CADENCE else _overrides(own)
 
 
 def _overrides(own: dict[str, Any]) -> CadenceOverrides:

@@ -79,7 +79,7 @@ class Door:
 
     def checks(self) -> Checks:
         """What validating a request asks of the world."""
-        return Checks(self.bridge, self.clock.now())
+        return Checks(self.bridge, self.bridge.connections, self.clock.now())
 
     async def write(self, call: Call[object], work: Callable[[Tx], Answer]) -> Answer:
         """Run `work` in a transaction that also keeps its answer for the request's key."""

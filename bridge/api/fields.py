@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo, WithJsonSchema
 
 from bridge.api.ports import Bridge
+from bridge.domain.connection import Connection
 from bridge.domain.custom_headers import check_headers
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES, read_signatures
@@ -35,6 +37,7 @@ class Checks:
     """What validating a request asks of the world: handed in as pydantic's context."""
 
     bridge: Bridge
+    connections: Mapping[str, Connection]
     now: datetime
 
 

@@ -12,7 +12,7 @@ from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.ids import new_id
-from bridge.domain.run import CadenceOverrides, Run
+from bridge.domain.run import Run
 from bridge.domain.secret import Secret
 from bridge.domain.signature import new_secret
 from bridge.store import endpoints, events, runs
@@ -79,7 +79,6 @@ def _watched(tx: Tx, wanted: Sequence[Registration]) -> dict[tuple[str, str], Ru
 def _new_run(tx: Tx, one: Registration) -> runs.NewRun:
     body, deadline = one.body, one.body.deadline
     after_s = one.connection.cadence.deadline_s if deadline is None else deadline.after_s
-    overrides = body.cadence_overrides
     return runs.NewRun(
         id=new_id("run"),
         connection=one.connection.name,
@@ -88,7 +87,7 @@ def _new_run(tx: Tx, one: Registration) -> runs.NewRun:
         workflow_id=body.workflow_id or (body.trigger.workflow_id if body.trigger else None),
         metadata=body.metadata,
         tags=tuple(body.tags),
-        cadence=None if overrides == CadenceOverrides() else overrides,
+        cadence=body.cadence_overrides,
         deadline_at=deadline.at if deadline and after_s is None else tx.now + timedelta(seconds=after_s or 0),
         deadline_is_fixed=after_s is None,
         provider_ref=one.provider_ref,

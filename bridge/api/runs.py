@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from bridge.api.bodies import BatchBody, NoBody, NoQuery, RunBody, RunsQuery, TriggerBody, WaitQuery
 from bridge.api.door import Answer, Call, Door, answer
+from bridge.api.fields import Checks
 from bridge.api.mistakes import read_given
 from bridge.api.problem import problem_of
 from bridge.api.registering import Registered, Registration, register
@@ -47,7 +48,7 @@ def _register_all(door: Door, tx: Tx, wanted: list[Registration]) -> list[Answer
 
 
 def _shown(door: Door, given: Registered) -> dict[str, Json]:
-    shown = shown_run(given.run, door.bridge.live(given.run.id))
+    shown = shown_run(given.run, None if given.is_new else door.bridge.live(given.run.id))
     if given.webhook is not None:
         secret = given.secret.reveal() if given.secret else None
         shown["webhook"] = {"id": given.webhook.id, "url": given.webhook.url, "secret": secret}
@@ -56,7 +57,8 @@ def _shown(door: Door, given: Registered) -> dict[str, Json]:
 
 async def register_batch(door: Door, call: Call[BatchBody]) -> Answer:
     """Watch up to 1,000 runs in one transaction; each item has its own outcome."""
-    judged = [_judge(door, item) for item in call.given.runs]
+    checks = door.checks()
+    judged = [_judge(checks, item) for item in call.given.runs]
     good = [one for one in judged if isinstance(one, Registration)]
 
     def work(tx: Tx) -> Answer:
@@ -66,14 +68,14 @@ async def register_batch(door: Door, call: Call[BatchBody]) -> Answer:
     return await door.write(call, work)
 
 
-def _judge(door: Door, item: Json) -> Registration | InvalidInput:
+def _judge(checks: Checks, item: Json) -> Registration | InvalidInput:
     try:
-        body = read_given(RunBody, item, context=door.checks())
+        body = read_given(RunBody, item, context=checks)
     except InvalidInput as error:
         return error
     if body.provider_run_id is None:
         return InvalidInput([NO_TRIGGER])
-    return Registration(body, door.bridge.connections[body.connection], body.provider_run_id)
+    return Registration(body, checks.connections[body.connection], body.provider_run_id)
 
 
 def _item(door: Door, one: Registration | InvalidInput, done: Iterator[Registered]) -> Json:
