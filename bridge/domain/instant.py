@@ -20,6 +20,7 @@ _ISO = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=1024)  # all that one transaction writes has its instant
 def format_instant(instant: datetime) -> str:
     """RFC 3339 UTC with milliseconds: `2026-01-15T10:30:05.120Z`."""
     return instant.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
