@@ -27,7 +27,9 @@ def parse_json(data: bytes) -> Json:
     """
     try:
         text = data.decode()
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
+        if text.startswith("\ufeff"):
+            raise NotJson("the body is not JSON: it begins with a byte order mark")
+        value = _DECODER.decode(text)
     except UnicodeDecodeError:
         raise NotJson("the body is not UTF-8") from None
     except RecursionError:
@@ -59,6 +61,10 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise NotJson("the JSON holds a number that is too large")
     return number
+
+
+# Made once: `json.loads` would make one for every body.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _check(value: object, path: list[str | int]) -> None:
