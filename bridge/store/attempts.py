@@ -72,13 +72,13 @@ def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> l
 
     Without our claim (this node slept past its lease) nothing is written: whoever has it now makes its own attempt.
     """
+    present = _lock(tx, results)  # before the wishes are read: who changes them and the backlog waits for these rows
     wishes = {
         row.id: row
         for row in tx.connection.execute(_WISHES, {"ids": sorted({r.delivery.endpoint_id for r in results})})
     }
     ordered = {each.id for each in wishes.values() if each.ordered}
     lock_orders(tx, {(r.delivery.endpoint_id, r.delivery.run_id) for r in results if r.delivery.endpoint_id in ordered})
-    present = _lock(tx, results)
     recordings: list[_Recording] = []
     for result in results:
         row, wish = present.get(result.delivery.id), wishes.get(result.delivery.endpoint_id)

@@ -22,6 +22,7 @@ def hold_backlog(tx: Tx, endpoint_id: str) -> None:
 
 def make_backlog_due(tx: Tx, endpoint_id: str) -> None:
     """What was held back is due at once; where order was asked for, the first of each run only."""
+    _lock_owed(tx, endpoint_id)
     statement = _pending(endpoint_id).where(deliveries.c.next_attempt_at.is_(None), ~_stands_behind(endpoint_id))
     tx.connection.execute(statement.values(next_attempt_at=tx.now))
     tx.announcements.deliveries_due = True
@@ -29,6 +30,7 @@ def make_backlog_due(tx: Tx, endpoint_id: str) -> None:
 
 def hold_followers(tx: Tx, endpoint_id: str) -> None:
     """The endpoint asks for order from now on: what stands behind an earlier event of its run waits."""
+    _lock_owed(tx, endpoint_id)
     tx.connection.execute(_pending(endpoint_id).where(_stands_behind(endpoint_id), _FREE).values(next_attempt_at=None))
 
 
@@ -47,6 +49,27 @@ def lock_orders(tx: Tx, owed: Iterable[tuple[str, str | None]]) -> None:
         for endpoint_id, run_id in sorted({(endpoint_id, run_id) for endpoint_id, run_id in owed if run_id}):
             key = {"key": f"{endpoint_id} {run_id}"}
             tx.connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
+
+
+def lock_orders_of(tx: Tx, delivery_ids: Sequence[str]) -> None:
+    """`lock_orders` for all that these deliveries belong to."""
+    if tx.is_postgresql:
+        of_ordered = deliveries.join(
+            endpoints, sa.and_(endpoints.c.id == deliveries.c.endpoint_id, endpoints.c.ordered)
+        )
+        query = sa.select(deliveries.c.endpoint_id, deliveries.c.run_id).select_from(of_ordered)
+        owed = tx.connection.execute(query.where(deliveries.c.id.in_(delivery_ids))).all()
+        lock_orders(tx, [(row.endpoint_id, row.run_id) for row in owed])
+
+
+def _lock_owed(tx: Tx, endpoint_id: str) -> None:
+    """Until this transaction ends nobody records what came of anything that is owed to this endpoint.
+
+    Whoever is about to settle an event is either done by now, or finds the endpoint as this transaction leaves it.
+    """
+    if tx.is_postgresql:
+        owed = sa.select(deliveries.c.id).where(deliveries.c.endpoint_id == endpoint_id, _IS_PENDING)
+        tx.connection.execute(owed.order_by(deliveries.c.id).with_for_update())
 
 
 def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:

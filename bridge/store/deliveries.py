@@ -13,7 +13,7 @@ from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BeingSent
 from bridge.domain.payload import JSON
 from bridge.domain.vault import Unreadable
-from bridge.store.backlog import hold_back
+from bridge.store.backlog import hold_back, lock_orders_of
 from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
 from bridge.store.nodes import check_may_claim
 from bridge.store.tables import deliveries, endpoints, events
@@ -184,6 +184,7 @@ def retry_now(tx: Tx, delivery_ids: Sequence[str], *, lane: Lane = Lane.AGAIN) -
 
     They get the whole retry schedule again. Where order was asked for, the later ones of a run wait for the earlier.
     """
+    lock_orders_of(tx, delivery_ids)
     count = tx.connection.execute(
         sa.update(deliveries)
         .where(deliveries.c.id.in_(delivery_ids), deliveries.c.leased_by.is_(None))

@@ -14,7 +14,7 @@ from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType, encode
 from bridge.domain.ids import new_id
 from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, rest_s
-from bridge.store.backlog import hold_back
+from bridge.store.backlog import hold_back, lock_orders
 from bridge.store.deliveries import retry_now
 from bridge.store.endpoints import get_endpoint
 from bridge.store.events import event_of, insert_deliveries, wants_event
@@ -100,6 +100,8 @@ def send_again(
 
     Each gets the whole retry schedule again. Where order was asked for it holds among them and what was owed before.
     """
+    if endpoint.ordered:
+        lock_orders(tx, [(endpoint.id, event.run_id) for event in chosen])
     present = [known[event.id] for event in chosen if event.id in known]
     if present:
         retry_now(tx, present, lane=lane)

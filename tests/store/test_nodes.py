@@ -17,7 +17,7 @@ from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import Answer, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import StoreUnavailable
-from bridge.store import attempts, connections, deliveries, endpoints, nodes, notices, runs
+from bridge.store import attempts, connections, deliveries, endpoints, events, nodes, notices, replays, runs
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import Claimed
@@ -214,6 +214,61 @@ async def test_the_next_of_an_ordered_endpoint_is_released_whoever_is_faster(dat
         claimed = await claim_delivery(database, endpoint, ONE)
         await asyncio.gather(record_attempt(database, claimed, ONE), record(database, run, "succeeded"))
         assert await record_attempt(database, await claim_delivery(database, endpoint, TWO), TWO)
+
+
+async def two_delivered(database: Database, number: int) -> tuple[Endpoint, Claimed, Claimed]:
+    """An ordered endpoint that got both events of a run, the first of which is being sent to it again."""
+    endpoint = await add_endpoint(database, ordered=True)
+    run = await record(database, await register(database, str(number)), "running")
+    assert run is not None
+    await record(database, run, "succeeded")
+    first = await claim_delivery(database, endpoint, ONE)
+    await record_attempt(database, first, ONE)
+    second = await claim_delivery(database, endpoint, ONE)
+    await record_attempt(database, second, ONE)
+    await database.write(lambda tx: deliveries.retry_now(tx, [first.delivery.id]))
+    return endpoint, await claim_delivery(database, endpoint, ONE), second
+
+
+@pytest.mark.parametrize("way", ["one", "selection"])
+async def test_what_is_sent_again_is_released_whoever_is_faster(database: Database, way: str) -> None:
+    """A person has the second event sent again while a node records that the first was delivered again."""
+    for number in range(25):
+        endpoint, first, second = await two_delivered(database, number)
+
+        def again(tx: Tx, endpoint: Endpoint = endpoint, sent: Claimed = second) -> None:
+            if way == "one":
+                deliveries.retry_now(tx, [sent.delivery.id])
+                return
+            event = events.get_event(tx, sent.delivery.event_id)
+            assert event is not None
+            replays.send_again(tx, endpoint, [event], {event.id: sent.delivery.id})
+
+        await asyncio.gather(database.write(again), record_attempt(database, first, ONE))
+        assert (await claim_delivery(database, endpoint, TWO)).delivery.id == second.delivery.id
+
+
+@pytest.mark.parametrize("change", ["it is switched on", "it asks for order"])
+async def test_a_changed_endpoint_gets_the_next_event_whoever_is_faster(database: Database, change: str) -> None:
+    """A person changes the endpoint while a node records that the first event of a run was delivered."""
+    for number in range(25):
+        endpoint = await add_endpoint(database, ordered=change == "it is switched on")
+        run = await record(database, await register(database, str(number)), "running")
+        assert run is not None
+        first = await claim_delivery(database, endpoint, ONE)
+        await record(database, run, "succeeded")
+        if endpoint.ordered:
+            await database.write(lambda tx, of=endpoint: endpoints.disable_endpoint(tx, of.id, "a test"))
+
+        def alter(tx: Tx, endpoint: Endpoint = endpoint) -> None:
+            if endpoint.ordered:
+                endpoints.enable_endpoint(tx, endpoint.id)
+            else:
+                endpoints.update_endpoint(tx, replace(endpoint, ordered=True))
+
+        await asyncio.gather(database.write(alter), record_attempt(database, first, ONE))
+        assert (await claim_delivery(database, endpoint, TWO)).delivery.event_type == "run.finished"
+        await database.write(lambda tx, of=endpoint: endpoints.remove_endpoint(tx, of.id))
 
 
 # -- what two nodes do at the same moment
