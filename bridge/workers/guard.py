@@ -134,6 +134,8 @@ async def explain(url: str, policy: AddressPolicy, *, lookup: Lookup | None = No
     except InvalidInput as error:
         return Explanation(url, error.problems[0].message, ())
     address = literal_address(target.host)
+    verdicts: list[tuple[str, Verdict]] = []
+    problem = None
     try:
         if address is not None:
             verdicts = [
@@ -146,12 +148,12 @@ async def explain(url: str, policy: AddressPolicy, *, lookup: Lookup | None = No
                 )
     except OSError as error:
         reason = f"no answer within {LOOKUP_MAX_S:.0f} s" if isinstance(error, TimeoutError) else error.strerror
-        return Explanation(target.url, f"{target.host} cannot be looked up: {reason}", ())
+        problem = f"{target.host} cannot be looked up: {reason}"
     try:
         check_target(url, policy)
-    except InvalidInput as error:
-        return Explanation(target.url, error.problems[0].message, tuple(verdicts))
-    return Explanation(target.url, None, tuple(verdicts))
+    except InvalidInput as error:  # says more than a name that cannot be looked up from here
+        problem = error.problems[0].message
+    return Explanation(target.url, problem, tuple(verdicts))
 
 
 def _judge_dial(address: str, port: int, policy: AddressPolicy, *, is_encrypted: bool) -> Verdict:

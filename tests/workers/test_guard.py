@@ -257,6 +257,8 @@ async def test_explain_says_yes_where_a_delivery_would_be_dialled():
         ("http://10.0.0.1/", "rule: private"),
         ("https://metadata.google.internal/", "metadata"),
         ("https://gone.test/", "cannot be looked up"),
+        ("http://gone.test/", "rule: https"),
+        ("https://metadata.goog/", "rule: metadata"),
         ("https://empty.test/", "cannot be looked up"),
     ],
 )
@@ -264,7 +266,7 @@ async def test_explain_says_what_is_wrong_with_a_url(url, part):
     async def lookup(name):
         if name == "empty.test":
             return []
-        if name == "gone.test":
+        if name in {"gone.test", "metadata.goog"}:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return ["169.254.169.254"]
 
