@@ -11,7 +11,7 @@ from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.pace import Pace
 from bridge.store.standing import pace_of
-from bridge.store.tables import deliveries
+from bridge.store.tables import deliveries, endpoints
 from bridge.store.transaction import Tx
 
 
@@ -69,3 +69,21 @@ def due_endpoints(tx: Tx) -> dict[str, Due]:
         if lanes:
             found[row.id] = Due(row.id, lanes, pace_of(row), row.rate_limit, EndpointSource(row.source))
     return found
+
+
+def may_probe(tx: Tx, endpoint_id: str) -> bool:
+    """Whether nobody is sending anything to an endpoint that is probed; until this transaction ends only it is told so.
+
+    Judged anew: another node's probe may have ended since `due_endpoints` was read.
+    """
+    if not tx.is_postgresql:
+        return True  # the one daemon that there is knows what it sends
+    unwatched = sa.select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update(skip_locked=True)
+    row = tx.connection.execute(unwatched).first()
+    opens_at = None if row is None else pace_of(row).opens_at
+    if row is None or (opens_at is not None and opens_at > tx.now):
+        return False
+    sent = sa.select(deliveries.c.id).where(
+        deliveries.c.endpoint_id == endpoint_id, deliveries.c.leased_by.is_not(None)
+    )
+    return tx.connection.execute(sent.limit(1)).first() is None

@@ -27,7 +27,7 @@ from bridge.store import attempts, deliveries, standing
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import Claimed
-from bridge.store.due import due_endpoints
+from bridge.store.due import due_endpoints, may_probe
 from bridge.store.standing import Note
 from bridge.store.together import Together
 from bridge.store.transaction import Tx
@@ -123,7 +123,8 @@ class Deliverer:
         known = {e: d for e, d in due.items() if d.source is not EndpointSource.CONFIG or e in self.file_secrets}
         shares = self._turnstile.share(known, now=tx.now, monotonic=self._clock.monotonic())
         rest_s = CLAIMED_NOTHING_REST_S if shares else self._turnstile.rest_s(known, now=tx.now)
-        return rest_s, self._claim(tx, shares)
+        probed = [e for e in shares if known[e].pace.is_probed and not may_probe(tx, e)]
+        return rest_s, self._claim(tx, shares | {e: shares[e].asked_for for e in probed})
 
     async def _compare(self, now: float) -> None:
         """Where there may be other nodes: give back what is claimed for us and in nobody's hands."""

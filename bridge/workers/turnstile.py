@@ -32,6 +32,11 @@ class Share:
     limit: int
     lanes: tuple[tuple[Lane, int], ...]
 
+    @property
+    def asked_for(self) -> Share:
+        """Of it what a person asked for one by one: that does not wait while another node probes the endpoint."""
+        return Share(self.limit, tuple(each for each in self.lanes if each[0] is Lane.AT_ONCE))
+
 
 @dataclass(slots=True)
 class _Gate:

@@ -17,10 +17,11 @@ from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import Answer, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import StoreUnavailable
-from bridge.store import attempts, connections, deliveries, endpoints, events, nodes, notices, replays, runs
+from bridge.store import attempts, connections, deliveries, endpoints, events, nodes, notices, replays, runs, standing
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import Claimed
+from bridge.store.due import may_probe
 from bridge.store.transaction import Announcements, Tx
 from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.postgres import Postgres
@@ -269,6 +270,28 @@ async def test_a_changed_endpoint_gets_the_next_event_whoever_is_faster(database
         await asyncio.gather(database.write(alter), record_attempt(database, first, ONE))
         assert (await claim_delivery(database, endpoint, TWO)).delivery.event_type == "run.finished"
         await database.write(lambda tx, of=endpoint: endpoints.remove_endpoint(tx, of.id))
+
+
+async def test_an_endpoint_in_trouble_is_probed_by_one_node_at_a_time(database: Database) -> None:
+    endpoint = await add_endpoint(database)
+    for number in range(2):
+        await record(database, await register(database, str(number)), "succeeded")
+
+    def probe(tx: Tx, node: str) -> list[Claimed]:
+        if not may_probe(tx, endpoint.id):
+            return []
+        return deliveries.claim_due(tx, node=node, endpoint_id=endpoint.id, limit=1)
+
+    claims = await asyncio.gather(*(database.write(lambda tx, of=node: probe(tx, of)) for node in (ONE, TWO) * 3))
+    (claimed,) = [each for claim in claims for each in claim]
+    (holder,) = [node for node, claim in zip((ONE, TWO) * 3, claims, strict=True) if claim]
+    assert not await database.write(lambda tx: may_probe(tx, endpoint.id))
+    refused = Answer(Outcome.THROTTLED, 12, 429, retry_after_s=60)
+    await database.write(lambda tx: standing.note_answer(tx, endpoint.id, refused))
+    await record_attempt(database, claimed, holder)
+    assert not await database.write(lambda tx: may_probe(tx, endpoint.id)), "it asked for a pause"
+    await database.write(lambda tx: endpoints.enable_endpoint(tx, endpoint.id))
+    assert await database.write(lambda tx: may_probe(tx, endpoint.id))
 
 
 # -- what two nodes do at the same moment
