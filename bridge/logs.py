@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
-from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -19,7 +19,6 @@ def set_up(level: str, output_format: str) -> None:
     last: Processor = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if is_console else _json()
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -34,13 +33,13 @@ def set_up(level: str, output_format: str) -> None:
 
 
 def _json() -> Processor:
-    return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+    encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # `json.dumps` would make one for every line
+    return structlog.processors.JSONRenderer(lambda event, **_: encode(event))
 
 
 def _without_control_characters(_logger: object, _name: str, event: EventDict) -> EventDict:
     """Foreign text cannot forge a line or steer a terminal."""
-    return {key: _clean(value) if key != "exception" else value for key, value in event.items()}
-
-
-def _clean(value: Any) -> Any:
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and key != "exception":
+            event[key] = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+    return event

@@ -8,13 +8,14 @@ such runs) and `cadence_progress`; what a request is worth to one run, from `cad
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from bridge.domain.cadence_estimate import Estimate
 from bridge.domain.cadence_price import PATIENCE_S, effective_price, price_for_target
 from bridge.domain.cadence_progress import ProgressSojourn, ProgressTrack
 from bridge.domain.connection import CadenceSettings
+from bridge.domain.frozen import frozen
 from bridge.domain.instant import format_duration
 from bridge.domain.run import RunStatus
 
@@ -24,7 +25,7 @@ OVERDUE_RUNS_MIN: Final = 20  # seen before "longer than normal" means anything
 OVERDUE_FACTOR: Final = 1.5  # times the learned p99
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NextPoll:
     """Seconds from the last look to the next one, and why then, in words for `runs show`."""
 
@@ -32,7 +33,7 @@ class NextPoll:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Standing:
     """One run as the rule sees it. `alive_s`: its age in seconds, in this status, when it was last seen alive.
 

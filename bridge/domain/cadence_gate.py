@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from bridge.domain.cadence_limits import InFlightLimit, RateLimit
+from bridge.domain.frozen import frozen
 
 FLOOR_SHARE: Final = 0.2
 SHADOW_MEMORY: Final = 0.95  # per pick
@@ -20,7 +20,7 @@ SHADOW_HALF_LIFE_S: Final = 10.0
 TENANTS_REMEMBERED: Final = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """A run that could be polled now, in seconds: `urgency_s` is W or its scarcity index, `price_s` what it must reach.
 

@@ -16,6 +16,7 @@ from typing import Final
 from bridge.domain.cadence_estimate import Estimate
 from bridge.domain.cadence_grid import log_logistic
 from bridge.domain.cadence_sojourn import Sojourn
+from bridge.domain.frozen import frozen
 
 DECILES: Final = 10
 LAST_STEP: Final = DECILES  # one step to go says more than the tenth it falls into
@@ -36,7 +37,7 @@ class Mark:
     unit_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProgressTrack:
     """What one run has reported so far: steps done, the age of the last poll (s), and the first mark of each class."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
 
+from bridge.domain.frozen import frozen
 from bridge.domain.retry import RetrySchedule, next_attempt_at
 
 
@@ -57,7 +58,7 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What came of one POST. Durations in milliseconds; `head` is the first 8 KiB of the answer's body.
 
@@ -89,7 +90,7 @@ class Attempt:
     next_attempt_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Delivery:
     """One event for one endpoint. `attempts` counts the finished ones, `failures` those that used up a retry."""
 

@@ -6,10 +6,10 @@ Serialised once; stored, signed and sent as these bytes on every attempt and rep
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from bridge.domain.frozen import frozen
 from bridge.domain.instant import format_instant
 from bridge.domain.run import Json, Run, RunStatus
 
@@ -33,7 +33,7 @@ class EventType(StrEnum):
     BRIDGE_PING = "bridge.ping"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """A recorded fact. `position` orders the pull feed; `sequence` counts the events of its run from 1."""
 

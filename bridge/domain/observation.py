@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bridge.domain.frozen import frozen
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Observation:
     """One run as the provider tells it, in our words.
 
@@ -47,7 +48,7 @@ class FailureKind(StrEnum):
     NOT_FOUND = "not_found"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Observed:
     """The provider answered with a run.
 

@@ -6,12 +6,12 @@ Made once, when the delivery is recorded; every attempt and replay of it sends t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, encode
+from bridge.domain.frozen import frozen
 from bridge.domain.run import Json
 
 JSON: Final = "application/json"
@@ -19,7 +19,7 @@ CLOUDEVENTS: Final = "application/cloudevents+json"
 _THIN_RUN = ("id", "connection", "provider", "provider_run_id", "workflow_id", "status", "settled")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Payload:
     """Bytes of one delivery and what they are."""
 

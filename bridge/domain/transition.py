@@ -10,11 +10,12 @@ Numbered, because the order is the contract's:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from bridge.domain.event import EventType
+from bridge.domain.frozen import frozen
 from bridge.domain.observation import Observation
 from bridge.domain.run import Run, RunError, RunStatus
 
@@ -22,7 +23,7 @@ NOT_FOUND_COUNT_MIN: Final = 5
 NOT_FOUND_SPAN_MIN_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """What to record: the run as it is now, and the events to tell, in order."""
 

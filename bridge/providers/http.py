@@ -13,7 +13,6 @@ import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 from urllib.parse import urlencode
@@ -23,6 +22,7 @@ from yarl import URL
 
 from bridge import __version__
 from bridge.domain.errors import BridgeError
+from bridge.domain.frozen import frozen
 from bridge.domain.observation import FailureKind, PollFailed
 from bridge.domain.run import Json
 from bridge.providers.pause import asked_pause_s, quota_is_used_up
@@ -50,7 +50,7 @@ class ProviderFailure(BridgeError):
         super().__init__(failed.message)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """A 2xx answer with its JSON, or the 304 that an `etag` was sent for. Header names match in any case.
 

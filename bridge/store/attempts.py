@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Lane, Outcome
+from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
 from bridge.store.backlog import lock_orders, release_next
 from bridge.store.many import execute_many
@@ -17,7 +17,7 @@ from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptResult:
     """What to record of one attempt: the answer, and what becomes of the delivery."""
 
@@ -44,7 +44,7 @@ _SETTLE = _THIS.values(leased_by=None, lane=Lane.AGAIN.value, **{name: sa.bindpa
 _INSERT_ATTEMPTS = sa.insert(attempts)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Recording:
     """One result as it can be recorded: `settles` unless the delivery was settled by others meanwhile.
 

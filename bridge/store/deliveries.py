@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from bridge.domain.delivery import Delivery, DeliveryState, Lane, Outcome
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BeingSent
+from bridge.domain.frozen import frozen
 from bridge.domain.payload import JSON
 from bridge.domain.vault import Unreadable
 from bridge.store.backlog import hold_back, lock_orders_of
@@ -20,7 +21,7 @@ from bridge.store.tables import deliveries, endpoints, events
 from bridge.store.transaction import Tx
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claimed:
     """A delivery in our hands, with all that its POST needs."""
 

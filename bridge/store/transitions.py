@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import sqlalchemy as sa
 
 from bridge.domain.event import Event, run_event
+from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
 from bridge.domain.run import Run
 from bridge.domain.transition import Decision
@@ -18,7 +19,7 @@ from bridge.store.tables import runs, transitions
 from bridge.store.transaction import Tx
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """A decision about a run as it was when it was made."""
 

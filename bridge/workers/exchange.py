@@ -9,10 +9,7 @@ import functools
 import ssl
 import time
 from contextvars import ContextVar
-from types import SimpleNamespace
 from typing import Any
-
-import aiohttp
 
 current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
@@ -100,27 +97,3 @@ def client_tls() -> TimedContext:
 def default_tls() -> TimedContext:
     """One `client_tls` for the whole process: reading the certificates takes a tenth of a second."""
     return client_tls()
-
-
-def phase_trace() -> aiohttp.TraceConfig:
-    """Marks the phases that aiohttp tells of."""
-    trace = aiohttp.TraceConfig()
-    trace.on_dns_resolvehost_start.append(_marker("dns_asked"))
-    trace.on_dns_resolvehost_end.append(_marker("dns_answered"))
-    trace.on_connection_create_end.append(_marker("connected"))
-    trace.on_connection_reuseconn.append(_note_reuse)
-    trace.on_request_headers_sent.append(_marker("sent"))
-    return trace
-
-
-def _marker(moment: str) -> Any:
-    async def note(_session: aiohttp.ClientSession, _context: SimpleNamespace, _params: object) -> None:
-        mark(moment)
-
-    return note
-
-
-async def _note_reuse(_session: aiohttp.ClientSession, _context: SimpleNamespace, _params: object) -> None:
-    exchange = current.get()
-    if exchange is not None:
-        exchange.is_reused = True

@@ -11,9 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
@@ -26,6 +24,7 @@ from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.custom_headers import check_headers
 from bridge.domain.delivery import Answer, Outcome
 from bridge.domain.errors import InvalidInput
+from bridge.domain.frozen import frozen
 from bridge.domain.retry_after import retry_after_s
 from bridge.domain.target import parse_target
 from bridge.workers.classify import (
@@ -46,9 +45,10 @@ BODY_TIMEOUT_S: Final = 5.0
 HEAD_BYTES_MAX: Final = 8 * 1024
 READ_BYTES_MAX: Final = 64 * 1024
 _CHUNK_BYTES: Final = 16 * 1024
+_CONNECT_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Request:
     url: URL
     headers: CIMultiDict[str]
@@ -58,7 +58,7 @@ class _Request:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Body:
     head: bytes
     is_truncated: bool
@@ -111,11 +111,13 @@ class Sender:
         all_headers = _merge(headers, custom_headers or {})
         request = _Request(address, all_headers, body, trust, allow_http, deadline)
         token = current.set(exchange)
+        sessions = self._sessions
+        sessions.enter()
         try:
-            async with _entered(self._sessions) as sessions:
-                return await self._run(request, exchange, sessions)
+            return await self._run(request, exchange, sessions)
         finally:
             current.reset(token)
+            await sessions.leave()
 
     async def replace_policies(
         self, policies: Mapping[Trust, AddressPolicy], *, timeout_s: float | None = None
@@ -149,15 +151,6 @@ class Sender:
         return retry_after_s(response.headers, now=self._clock.now())
 
 
-@asynccontextmanager
-async def _entered(sessions: Sessions) -> AsyncIterator[Sessions]:
-    sessions.enter()
-    try:
-        yield sessions
-    finally:
-        await sessions.leave()
-
-
 async def _send(request: _Request, exchange: Exchange, sessions: Sessions) -> aiohttp.ClientResponse:
     """The answer's head; a kept connection that the receiver has closed meanwhile is no failure of its own."""
     try:
@@ -181,7 +174,7 @@ async def _send_once(request: _Request, sessions: Sessions, *, is_pooled: bool) 
         data=request.body,
         headers=request.headers,
         allow_redirects=False,
-        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S),
+        timeout=_CONNECT_TIMEOUT,
     )
 
 

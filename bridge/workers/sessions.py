@@ -28,9 +28,10 @@ class Sessions:
     def session(self, trust: Trust, *, is_encrypted: bool, allow_http: bool, is_pooled: bool) -> aiohttp.ClientSession:
         """The session to post with; one that is not pooled dials anew each time."""
         policy = self._policies[trust]
-        policy = replace(policy, allow_http=policy.allow_http or allow_http)
-        key = (trust, is_encrypted, policy.allow_http, is_pooled)
+        allow_http = policy.allow_http or allow_http
+        key = (trust, is_encrypted, allow_http, is_pooled)
         if key not in self._made:
+            policy = replace(policy, allow_http=allow_http)
             self._made[key] = guarded_session(
                 policy, is_encrypted=is_encrypted, lookup=self._lookup, tls=self._tls, is_pooled=is_pooled
             )

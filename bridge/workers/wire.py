@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bridge.workers.exchange import Exchange, current
+from bridge.workers.exchange import Exchange, current, mark
 
 INTERIM_ANSWERS_MAX: Final = 20
 RAW_BYTES_MAX: Final = 1024 * 1024  # of one answer, head and framing included; 64 KiB of its body are wanted
@@ -33,11 +34,17 @@ class WaryHandler(ResponseHandler):
     """The protocol of one connection, for one request after another."""
 
     _exchange: Exchange | None = None
+    _is_used = False  # by an earlier request
     _is_head_seen = False
     _interim_answers = 0
     _raw_bytes = 0
     _line = b""  # the status line so far
     _before = b""  # the last two bytes of a head so far
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The dial has succeeded, TLS included."""
+        mark("connected")
+        super().connection_made(transport)
 
     def set_response_params(self, **params: Any) -> None:
         """A new request is about to be sent on this connection."""
@@ -46,6 +53,9 @@ class WaryHandler(ResponseHandler):
         self._exchange = current.get()
         if self._exchange is not None and self.transport is not None:
             self._exchange.note_peer(self.transport.get_extra_info("peername"))
+            self._exchange.is_reused = self._is_used
+            self._exchange.mark("sent")
+        self._is_used = True
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
