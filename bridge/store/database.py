@@ -24,10 +24,10 @@ from bridge.domain.ids import new_id
 from bridge.domain.vault import Vault
 from bridge.store import migrate, notices, postgresql, sqlite_file
 from bridge.store.desk import WriteDesk, explain
+from bridge.store.readers import Readers
 from bridge.store.transaction import Announcements, Tx
 
 T = TypeVar("T")
-READERS = 4
 POSTGRESQL_CONNECTIONS = 10
 FAILURE_REMEMBERED_S = 10.0
 _TRIES = 5
@@ -45,8 +45,9 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._lock: sqlite_file.LockFile | None = None
         self._desk: WriteDesk | None = None
+        self._readers: Readers | None = None
         self._pool: AsyncEngine | None = None
-        """SQLite: the readers. PostgreSQL: every connection but one."""
+        """PostgreSQL: every connection but one."""
         self._apart: AsyncEngine | None = None
         """PostgreSQL: a connection for what must not wait behind other work."""
         self._failed_at: float | None = None
@@ -68,6 +69,8 @@ class Database:
         """Commit what is queued and let go of files and connections."""
         if self._desk is not None:
             await self._desk.close()
+        if self._readers is not None:
+            await self._readers.close()
         for engine in (self._pool, self._apart):
             if engine is not None:
                 await engine.dispose()
@@ -84,11 +87,10 @@ class Database:
         return await self._noting(self._read(work))
 
     async def _read(self, work: Callable[[Tx], T]) -> T:
-        if self._apart is not None:
+        if self._readers is None:
             return await self._on_postgresql(self._engine(), work, postgresql.ANSWER_S, is_snapshot=True)
         try:
-            async with self._engine().connect() as connection:
-                return await connection.run_sync(lambda sync: work(Tx(sync, self.clock.now(), vault=self.vault)))
+            return await self._readers.read(lambda sync: work(Tx(sync, self.clock.now(), vault=self.vault)))
         except (OperationalError, InterfaceError, OSError) as error:
             raise _unavailable(error) from error
 
@@ -184,7 +186,8 @@ class Database:
         except DBAPIError as error:
             writer.dispose()
             raise DatabaseRefused(f"{path}: {explain(error)}") from error
-        self._pool = sqlite_file.reader_engine(path, READERS)
+        self._readers = Readers(path)
+        await self._readers.open()
         self._desk = WriteDesk(writer, self.clock, self.vault, self._announce)
         self._desk.open()
 

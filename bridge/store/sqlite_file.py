@@ -12,7 +12,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from bridge.domain.errors import DatabaseRefused
 from bridge.store import key_file
@@ -129,18 +128,6 @@ def writer_engine(path: Path) -> sa.Engine:
     return engine
 
 
-def reader_engine(path: Path, connections: int) -> AsyncEngine:
-    """Connections that cannot write and never checkpoint."""
-    engine = create_async_engine(_url(path), pool_size=connections, max_overflow=0)
-    sa.event.listen(engine.sync_engine, "connect", _set_up_reader)
-    sa.event.listen(engine.sync_engine, "begin", _begin_deferred)
-    return engine
-
-
-def _url(path: Path) -> URL:
-    return URL.create("sqlite+aiosqlite", database=str(path))
-
-
 def _set_up_writer(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are ours; the driver's own begin is deferred
     cursor = connection.cursor()
@@ -156,7 +143,8 @@ def _set_up_writer(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _set_up_reader(connection: Any, _record: object) -> None:
+def set_up_reader(connection: Any, _record: object) -> None:
+    """Make of a new connection one that cannot write and never checkpoints."""
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
@@ -169,7 +157,8 @@ def _begin_immediate(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _begin_deferred(connection: sa.Connection) -> None:
+def begin_deferred(connection: sa.Connection) -> None:
+    """A reader's transaction: it sees the moment of its first statement to its end."""
     connection.exec_driver_sql("BEGIN")
 
 
