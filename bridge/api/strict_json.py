@@ -38,8 +38,10 @@ def parse_json(data: bytes) -> Json:
         raise NotJson(f"the body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except ValueError:  # Python converts integers of up to 4300 digits only
         raise NotJson("the JSON holds an integer with too many digits") from None
-    if "\\u" in text or text.count("{") + text.count("[") > DEPTH_MAX:
+    if "\\u" in text:
         _check(value, [])
+    elif text.count("{") + text.count("[") > DEPTH_MAX and _is_too_deep(value):
+        raise NotJson(f"the JSON is nested deeper than {DEPTH_MAX} levels")
     return cast("Json", value)
 
 
@@ -65,6 +67,18 @@ def _finite(text: str) -> float:
 
 # Made once: `json.loads` would make one for every body.
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def _is_too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+    return any(isinstance(one, dict | list) for one in level)
 
 
 def _check(value: object, path: list[str | int]) -> None:
