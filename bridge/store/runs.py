@@ -62,6 +62,24 @@ _WATCHED = sa.select(runs).where(
     runs.c.connection == sa.bindparam("of_connection"),
     runs.c.provider_run_id.in_(sa.bindparam("ids", expanding=True)),
 )
+_IS_FREE = (
+    runs.c.connection == sa.bindparam("of_connection"),
+    runs.c.next_poll_at.is_not(None),
+    runs.c.leased_by.is_(None),
+)
+_NEXT_DUE = sa.select(sa.func.min(runs.c.next_poll_at, type_=runs.c.next_poll_at.type)).where(*_IS_FREE)
+_DUE = (
+    sa.select(runs.c.id)
+    .where(*_IS_FREE, runs.c.next_poll_at <= sa.bindparam("until"))
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_COUNT_DUE = sa.select(sa.func.count()).select_from(_DUE.subquery())
+_CLAIM = (
+    sa.update(runs)
+    .where(runs.c.id.in_(_DUE.order_by(runs.c.next_poll_at).with_for_update(skip_locked=True).scalar_subquery()))
+    .values(leased_by=sa.bindparam("node"))
+    .returning(runs)
+)
 _INSERT_RUNS, _INSERT_TAGS = sa.insert(runs), sa.insert(run_tags)
 
 
@@ -206,21 +224,12 @@ def claim_due(tx: Tx, *, node: str, connection: str, until: datetime, limit: int
     Of `sharers` nodes each takes at most a fair part at a time. StoreUnavailable when this node was buried.
     """
     check_may_claim(tx, node)
-    is_due = (
-        runs.c.connection == connection,
-        runs.c.next_poll_at.is_not(None),
-        runs.c.leased_by.is_(None),
-        runs.c.next_poll_at <= until,
-    )
+    due = {"of_connection": connection, "until": until}
     if sharers > 1:
-        some = sa.select(runs.c.id).where(*is_due).limit(limit * sharers).subquery()
-        count = tx.connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
+        count = tx.connection.execute(_COUNT_DUE, {**due, "most": limit * sharers}).scalar_one()
         limit = min(limit, -(-count // sharers))
-    due = (
-        sa.select(runs.c.id).where(*is_due).order_by(runs.c.next_poll_at).limit(limit).with_for_update(skip_locked=True)
-    )
-    claim = sa.update(runs).where(runs.c.id.in_(due.scalar_subquery())).values(leased_by=node).returning(runs)
-    return [run_of(row) for row in tx.connection.execute(claim)]
+    rows = tx.connection.execute(_CLAIM, {**due, "most": limit, "node": node}).all()
+    return [run_of(row) for row in rows]
 
 
 def list_held(tx: Tx, *, node: str, connection: str) -> set[str]:
@@ -272,10 +281,7 @@ def put_back(tx: Tx, *, node: str, records: Sequence[PollRecord]) -> None:
 
 def next_due_at(tx: Tx, connection: str) -> datetime | None:
     """When the next unclaimed run of this connection is due."""
-    query = sa.select(sa.func.min(runs.c.next_poll_at, type_=runs.c.next_poll_at.type)).where(
-        runs.c.connection == connection, runs.c.next_poll_at.is_not(None), runs.c.leased_by.is_(None)
-    )
-    found: datetime | None = tx.connection.execute(query).scalar()
+    found: datetime | None = tx.connection.execute(_NEXT_DUE, {"of_connection": connection}).scalar()
     return found
 
 
