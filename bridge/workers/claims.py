@@ -38,8 +38,12 @@ class Claims:
         self._node = node
         self._connection = connection
 
-    async def take(self, now: datetime, *, horizon_s: float, limit: int, sharers: int) -> Taken:
-        """Claim what is due within `horizon_s`, of `sharers` nodes a fair part; writes nothing if nothing is due soon."""
+    async def take(self, now: datetime, *, horizon_s: float, limit: int, sharers: int, look_first: bool) -> Taken:
+        """Claim what is due within `horizon_s`, of `sharers` nodes a fair part.
+
+        `look_first`: to write nothing if nothing is due soon. Where something was announced it would only be one
+        more transaction.
+        """
 
         def claim(tx: Tx) -> Taken:
             until = tx.now + timedelta(seconds=horizon_s)
@@ -48,9 +52,10 @@ class Claims:
             )
             return Taken(found, runs.next_due_at(tx, self._connection), tx.now)
 
-        due_at = await self._database.read(lambda tx: runs.next_due_at(tx, self._connection))
-        if due_at is None or due_at > now + timedelta(seconds=SOON_S):
-            return Taken((), due_at, now)
+        if look_first:
+            due_at = await self._database.read(lambda tx: runs.next_due_at(tx, self._connection))
+            if due_at is None or due_at > now + timedelta(seconds=SOON_S):
+                return Taken((), due_at, now)
         return await self._database.write(claim)
 
     async def put_back(self, records: Sequence[PollRecord]) -> None:

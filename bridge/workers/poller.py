@@ -172,16 +172,19 @@ class Poller:
             self._has_news, self._claim_due = False, now + UNHEARD_S
             self._give_all_back(now)
             return
+        is_told = self._has_news
         self._has_news = False  # before asking: what is announced meanwhile counts for the next pass
         try:
-            await self._claim_from_database(now)
+            await self._claim_from_database(now, look_first=not is_told)
         except StoreUnavailable:
             self._has_news = True
             raise
 
-    async def _claim_from_database(self, now: float) -> None:
+    async def _claim_from_database(self, now: float, *, look_first: bool) -> None:
         limit, sharers = min(CLAIM_MAX, HAND_MAX - len(self.hand)), self.account.gate.sharers
-        taken = await self._claims.take(self._clock.now(), horizon_s=HORIZON_S, limit=limit, sharers=sharers)
+        taken = await self._claims.take(
+            self._clock.now(), horizon_s=HORIZON_S, limit=limit, sharers=sharers, look_first=look_first
+        )
         for run in taken.runs:
             due = now + ((run.next_poll_at or taken.at) - taken.at).total_seconds()
             self.hand.hold(Watch(run, due, now=taken.at, monotonic=now))
