@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from bridge.domain.clock import Clock
 from bridge.domain.event import encode
 from bridge.domain.run import Json
 from bridge.store.database import Database
-from bridge.store.idempotency import KeptAnswer, keep_answer
+from bridge.store.idempotency import KeptAnswer, find_answers, keep_answers
 from bridge.store.together import Together
 from bridge.store.transaction import Tx
 
@@ -75,7 +75,15 @@ class Door:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     keys_in_flight: set[str] = field(default_factory=set)
     streams: int = 0
+    _kept: Together[str, KeptAnswer | None] = field(init=False)
     _groups: dict[Callable[..., list[Answer]], Together[Any, Answer]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._kept = Together(lambda keys: self.database.read(lambda tx: find_answers(tx, keys)))
+
+    async def find_kept(self, key: str) -> KeptAnswer | None:
+        """The answer kept for a key, read in one go with those that other requests wait for."""
+        return await self._kept.submit(key)
 
     def checks(self) -> Checks:
         """What validating a request asks of the world."""
@@ -86,7 +94,7 @@ class Door:
 
         def together(tx: Tx) -> Answer:
             given = work(tx)
-            keep(tx, call.key, given)
+            keep(tx, [(call.key, given)])
             return given
 
         given = await self.database.write(together)
@@ -101,8 +109,7 @@ class Door:
 
             def together(tx: Tx, asked: list[tuple[T, IdempotencyKey | None]]) -> list[Answer]:
                 given = work(self, tx, [item for item, _ in asked])
-                for (_, key), one in zip(asked, given, strict=True):
-                    keep(tx, key, one)
+                keep(tx, [(key, one) for (_, key), one in zip(asked, given, strict=True)])
                 return given
 
             self._groups[work] = Together(lambda asked: self.database.write(lambda tx: together(tx, asked)))
@@ -128,7 +135,13 @@ class Door:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def keep(tx: Tx, key: IdempotencyKey | None, given: Answer) -> None:
-    """Keep a good answer for its key. One that failed is not kept: its cause may be mended."""
-    if key is not None and given.status < 300:
-        keep_answer(tx, key.key, KeptAnswer(key.fingerprint, given.status, given.body))
+def keep(tx: Tx, answers: Sequence[tuple[IdempotencyKey | None, Answer]]) -> None:
+    """Keep good answers for their keys. One that failed is not kept: its cause may be mended."""
+    keep_answers(
+        tx,
+        [
+            (key.key, KeptAnswer(key.fingerprint, given.status, given.body))
+            for key, given in answers
+            if key is not None and given.status < 300
+        ],
+    )

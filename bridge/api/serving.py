@@ -17,7 +17,6 @@ from bridge.api.reading import Rules, check_host, check_path, read_body, read_ke
 from bridge.api.routes import Route
 from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem
 from bridge.domain.ids import new_id
-from bridge.store.idempotency import find_answer
 
 BATCH_BYTES_MAX = 8 * 1024 * 1024  # a thousand registrations with their metadata
 SECURITY_HEADERS = {
@@ -107,7 +106,7 @@ async def _answer_once(door: Door, route: Route, request: web.Request, raw: obje
         raise Conflict("a request with this Idempotency-Key is under way; ask again for its answer")
     door.keys_in_flight.add(key.key)
     try:
-        kept = await door.database.read(lambda tx: find_answer(tx, key.key))
+        kept = await door.find_kept(key.key)
         if kept is not None and kept.fingerprint != key.fingerprint:
             raise InvalidInput(
                 [Problem("Idempotency-Key", "was used for another request; make a new key for this one")]
@@ -118,7 +117,7 @@ async def _answer_once(door: Door, route: Route, request: web.Request, raw: obje
         given = await route.handle(door, call)
         assert isinstance(given, Answer)
         if not call.is_kept:
-            await door.database.write(lambda tx: keep(tx, key, given))
+            await door.database.write(lambda tx: keep(tx, [(key, given)]))
         return given
     finally:
         door.keys_in_flight.discard(key.key)

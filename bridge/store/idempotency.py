@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from bridge.domain.errors import Conflict
 from bridge.domain.vault import Unreadable
+from bridge.store.many import execute_many
 from bridge.store.sealing import open_answer, seal_answer
 from bridge.store.tables import idempotency_keys
 from bridge.store.transaction import Tx
+
+_FIND = sa.select(idempotency_keys).where(idempotency_keys.c.key.in_(sa.bindparam("keys", expanding=True)))
+_KEEP = sa.insert(idempotency_keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +29,32 @@ class KeptAnswer:
     body: bytes
 
 
-def find_answer(tx: Tx, key: str) -> KeptAnswer | None:
-    """The kept answer, or None; Conflict when it can no longer be read."""
-    row = tx.connection.execute(sa.select(idempotency_keys).where(idempotency_keys.c.key == key)).first()
-    if row is None:
-        return None
+def find_answers(tx: Tx, keys: Sequence[str]) -> list[KeptAnswer | None]:
+    """The answers kept for these keys, in their order; Conflict when one can no longer be read."""
+    rows = {row.key: row for row in tx.connection.execute(_FIND, {"keys": keys})}
+    return [None if (row := rows.get(key)) is None else _opened(tx, row) for key in keys]
+
+
+def _opened(tx: Tx, row: sa.Row[Any]) -> KeptAnswer:
     try:
-        return KeptAnswer(row.fingerprint, row.status, open_answer(tx, key, row.body))
+        return KeptAnswer(row.fingerprint, row.status, open_answer(tx, row.key, row.body))
     except Unreadable as error:
         raise Conflict(f"the answer kept for this Idempotency-Key cannot be read: {error}; use a new key") from None
 
 
-def keep_answer(tx: Tx, key: str, answer: KeptAnswer) -> None:
-    """Keep an answer; Conflict when another request with this key was faster, which undoes what this one did."""
-    sealed = seal_answer(tx, key, answer.body)
+def keep_answers(tx: Tx, answers: Sequence[tuple[str, KeptAnswer]]) -> None:
+    """Keep answers by their keys; Conflict when another request with such a key was faster, which undoes this write."""
+    rows = [
+        {
+            "key": key,
+            "fingerprint": answer.fingerprint,
+            "status": answer.status,
+            "body": seal_answer(tx, key, answer.body),
+            "created_at": tx.now,
+        }
+        for key, answer in answers
+    ]
     try:
-        tx.connection.execute(
-            sa.insert(idempotency_keys).values(
-                key=key, fingerprint=answer.fingerprint, status=answer.status, body=sealed, created_at=tx.now
-            )
-        )
+        execute_many(tx, _KEEP, rows)
     except IntegrityError:
         raise Conflict("another request with this Idempotency-Key was faster; ask again for its answer") from None

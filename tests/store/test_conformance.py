@@ -415,10 +415,10 @@ async def test_health_changes_are_told_once_each(database: Database) -> None:
 
 async def test_the_first_answer_to_an_idempotency_key_is_the_one_kept(database: Database) -> None:
     first = idempotency.KeptAnswer("f", 201, b"one")
-    await database.write(lambda tx: idempotency.keep_answer(tx, "k", first))
+    await database.write(lambda tx: idempotency.keep_answers(tx, [("k", first)]))
     with pytest.raises(Conflict):
-        await database.write(lambda tx: idempotency.keep_answer(tx, "k", replace(first, body=b"two")))
-    assert await database.read(lambda tx: idempotency.find_answer(tx, "k")) == first
+        await database.write(lambda tx: idempotency.keep_answers(tx, [("k", replace(first, body=b"two"))]))
+    assert await database.read(lambda tx: idempotency.find_answers(tx, ["none", "k"])) == [None, first]
 
 
 async def test_a_callers_mistake_undoes_only_its_own_work(database: Database) -> None:

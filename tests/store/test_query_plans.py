@@ -177,7 +177,7 @@ WORK: dict[str, Work] = {
     "deliveries of an event": lambda tx, w: deliveries.list_deliveries(
         tx, DeliveryFilter(event_id=w.event_id), limit=50, before=None
     ),
-    "an answer kept by its key": lambda tx, w: idempotency.find_answer(tx, "key"),
+    "an answer kept by its key": lambda tx, w: idempotency.find_answers(tx, ["key"]),
 }
 
 

@@ -241,7 +241,7 @@ async def test_removed_endpoints_rotated_secrets_and_kept_answers_are_erased(
     await database.write(lambda tx: runs.delete_run(tx, run.id))
     await database.write(lambda tx: endpoints.remove_endpoint(tx, removed.id))
     await database.write(lambda tx: endpoints.rotate_secret(tx, rotated.id, Secret(new_secret()), old_until=tx.now))
-    await database.write(lambda tx: idempotency.keep_answer(tx, "k", idempotency.KeptAnswer("f", 201, b"{}")))
+    await database.write(lambda tx: idempotency.keep_answers(tx, [("k", idempotency.KeptAnswer("f", 201, b"{}"))]))
     clock.advance(3599)
     assert await housekeeper(database, clock).sweep() == Counter()
     clock.advance(2)
