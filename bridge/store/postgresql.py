@@ -30,7 +30,8 @@ TRANSACTION_S: Final = 10.0  # likewise, where the server can (17 and newer) tho
 # Connection exceptions, no resources, operator intervention (shutdown, start-up), I/O errors: of the server, not of ours.
 _AWAY: Final = ("08", "53", "57P", "58")
 _TOO_LONG, _READ_ONLY = ("25P03", "25P04"), "25006"  # ended by one of our limits; the server has become a standby
-IN_EACH_OTHERS_WAY: Final = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+# serialization_failure, deadlock_detected, unique_violation (both saw that a row was missing and made it)
+IN_EACH_OTHERS_WAY: Final = {"40001", "40P01", "23505"}
 
 GONE: Final = (InterfaceError, OSError, TimeoutError, sa.exc.TimeoutError)
 """What it looks like when the database cannot be reached, besides `is_gone`."""

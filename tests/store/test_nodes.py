@@ -17,6 +17,7 @@ from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import Answer, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import StoreUnavailable
+from bridge.domain.event import Event
 from bridge.store import attempts, connections, deliveries, endpoints, events, nodes, notices, replays, runs, standing
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
@@ -247,6 +248,23 @@ async def test_what_is_sent_again_is_released_whoever_is_faster(database: Databa
 
         await asyncio.gather(database.write(again), record_attempt(database, first, ONE))
         assert (await claim_delivery(database, endpoint, TWO)).delivery.id == second.delivery.id
+
+
+async def test_a_missed_event_that_is_sent_again_twice_at_the_same_moment_gets_one_delivery(database: Database) -> None:
+    for number in range(10):
+        run = await register(database, str(number))
+        await record(database, run, "succeeded")
+        endpoint = await add_endpoint(database)
+        (event,) = await database.read(lambda tx, run=run: events.list_run_events(tx, run.id))
+
+        def again(tx: Tx, event: Event = event, endpoint: Endpoint = endpoint) -> list[str]:
+            had = replays.list_receivers(tx, event.id)
+            known = {event.id: had[endpoint.id]} if endpoint.id in had else {}
+            return replays.send_again(tx, endpoint, [event], known)
+
+        made = await asyncio.gather(*(database.write(again) for _ in range(4)))
+        assert len({delivery_id for each in made for delivery_id in each}) == 1
+        await database.write(lambda tx, of=endpoint: endpoints.remove_endpoint(tx, of.id))
 
 
 @pytest.mark.parametrize("change", ["it is switched on", "it asks for order"])
