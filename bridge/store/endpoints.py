@@ -323,6 +323,7 @@ def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
         .values(enabled=True, disabled_reason=None, disabled_at=None, **_WELL)
     )
     make_backlog_due(tx, endpoint_id)
+    tx.announcements.replays_due = True  # those that waited for it go on
 
 
 def remove_endpoint(tx: Tx, endpoint_id: str) -> None:

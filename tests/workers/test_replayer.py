@@ -181,7 +181,10 @@ async def test_it_waits_while_its_endpoint_is_switched_off_and_ends_with_it(
     await database.write(lambda tx: endpoints.disable_endpoint(tx, endpoint.id, "a test"))
     clock.advance(5)
     assert await replayer.run_pass() == SWITCHED_OFF_REST_S
+    bells: list[bool] = []
+    database.listeners.append(lambda said: bells.append(said.replays_due))
     await database.write(lambda tx: endpoints.enable_endpoint(tx, endpoint.id))
+    assert bells == [True], "it goes on at once"
     await replayer.run_pass()
     assert (await look(database, replay)).replayed == 2
     await database.write(lambda tx: endpoints.disable_endpoint(tx, endpoint.id, "a test"))
