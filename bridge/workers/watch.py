@@ -12,11 +12,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count, islice
+from typing import Final
 
 from bridge.domain.cadence_progress import ProgressTrack
 from bridge.domain.observation import FailureKind
 from bridge.domain.run import Run
 from bridge.store.runs import PollRecord
+
+STALE_MAX: Final = 1_000  # entries in the order of due times beyond twice the runs in hand
 
 
 class Watch:
@@ -188,7 +191,15 @@ class Hand:
         watch = self._watches.pop(run_id, None)
         if watch is not None:
             self._by_their_id.pop(watch.run.provider_run_id, None)
+        if len(self._heap) > 2 * len(self._watches) + STALE_MAX:
+            self._tidy()
         return watch
+
+    def _tidy(self) -> None:
+        """Forget the due times of what was dropped or held anew; after a storm they would stay for as long."""
+        live = {watch.ticket for watch in self._watches.values()}
+        self._heap = [entry for entry in self._heap if entry[1] in live]
+        heapq.heapify(self._heap)
 
     def hold_until(self, watch: Watch, due: float) -> None:
         """Put a watch into the order at another time, if it is still in hand."""
