@@ -30,6 +30,7 @@ from bridge.providers.strict_json import BadPayload, parse_json
 
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 _ERROR_BYTES_MAX: Final = 64 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
 _ERROR_READ_S: Final = 2.0  # the status line has already told the outcome; its body is only a courtesy
 _MESSAGE_CHARS_MAX: Final = 400
 _PATH_CHARS_MAX: Final = 150
@@ -285,7 +286,7 @@ async def _read_error(response: aiohttp.ClientResponse) -> Json:
 
 async def _read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
     intake, pieces = _Intake(response, bytes_max), []
-    while chunk := await response.content.readany():
+    while chunk := await response.content.read(_CHUNK_BYTES):
         pieces.append(intake(chunk))
     intake.finish()
     return b"".join(pieces)
@@ -293,7 +294,7 @@ async def _read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
 
 async def _chunks(response: aiohttp.ClientResponse, bytes_max: int) -> AsyncGenerator[bytes]:
     intake = _Intake(response, bytes_max)
-    while chunk := await response.content.readany():
+    while chunk := await response.content.read(_CHUNK_BYTES):
         yield intake(chunk)
     intake.finish()
 

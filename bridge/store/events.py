@@ -15,11 +15,12 @@ from bridge.domain.event import Event, EventType, other_event
 from bridge.domain.filter import matches
 from bridge.domain.ids import new_id
 from bridge.domain.payload import payload_for
+from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
 from bridge.store.backlog import lock_orders
 from bridge.store.endpoints import run_listeners, shared_listeners
 from bridge.store.many import execute_many
-from bridge.store.tables import deliveries, events
+from bridge.store.tables import deliveries, events, replays
 from bridge.store.transaction import Tx
 
 _FEED_LOCK = 0x72756E66  # "runf"
@@ -86,8 +87,10 @@ def insert_deliveries(
     lane = Lane.AGAIN if is_manual and lane is Lane.FRESH else lane
     lock_orders(tx, ((endpoint.id, event.run_id) for event, endpoint in pairs if endpoint.ordered))
     rows = [_new_row(tx, event, endpoint, is_manual=is_manual, lane=lane) for event, endpoint in pairs]
-    for row, (_, endpoint) in zip(rows, pairs, strict=True):
-        if endpoint.ordered and _stands_behind(tx, row, rows):
+    for row, (event, endpoint) in zip(rows, pairs, strict=True):
+        if not endpoint.ordered:
+            continue
+        if _stands_behind(tx, row, rows) or (not is_manual and _awaits_replay(tx, event, endpoint)):
             row["next_attempt_at"] = None
     execute_many(tx, _INSERT_DELIVERIES, rows)
     tx.announcements.deliveries_due = True
@@ -129,6 +132,35 @@ def _stands_behind(tx: Tx, row: dict[str, Any], together: list[dict[str, Any]]) 
         deliveries.c.sequence < row["sequence"],
     )
     return tx.connection.execute(earlier.limit(1)).first() is not None
+
+
+_TO_BE_REPLAYED = (
+    sa.select(events, replays.c.types)
+    .select_from(
+        replays.join(events, sa.and_(events.c.position > replays.c.position, events.c.created_at >= replays.c.since))
+    )
+    .where(
+        replays.c.state == sa.literal_column(f"'{ReplayState.RUNNING.value}'"),  # the index's words
+        replays.c.endpoint_id == sa.bindparam("endpoint"),
+        events.c.run_id == sa.bindparam("run"),
+        events.c.sequence < sa.bindparam("before"),
+        sa.or_(replays.c.last_position.is_(None), events.c.position <= replays.c.last_position),
+        sa.or_(replays.c.until.is_(None), events.c.created_at < replays.c.until),
+        ~sa.exists().where(deliveries.c.event_id == events.c.id, deliveries.c.endpoint_id == replays.c.endpoint_id),
+    )
+)
+
+
+def _awaits_replay(tx: Tx, event: Event, endpoint: Endpoint) -> bool:
+    """Whether a replay that is under way has yet to bring an earlier event of the same run, which was missed.
+
+    The end of that event lets this one go, and the end of the replay whatever it did not bring.
+    """
+    if event.run_id is None:
+        return False
+    which = {"endpoint": endpoint.id, "run": event.run_id, "before": event.sequence}
+    rows = tx.connection.execute(_TO_BE_REPLAYED, which).all()
+    return any((not row.types or row.type in row.types) and wants_event(endpoint, event_of(row)) for row in rows)
 
 
 def event_of(row: sa.Row[Any]) -> Event:

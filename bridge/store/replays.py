@@ -14,7 +14,7 @@ from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType, encode
 from bridge.domain.ids import new_id
 from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, rest_s
-from bridge.store.backlog import hold_back, lock_orders
+from bridge.store.backlog import hold_back, lock_orders, make_backlog_due
 from bridge.store.deliveries import retry_now
 from bridge.store.endpoints import get_endpoint
 from bridge.store.events import event_of, insert_deliveries, wants_event
@@ -201,8 +201,18 @@ def list_replays(tx: Tx, *, limit: int, before: str | None) -> list[Replay]:
 def cancel_replay(tx: Tx, replay_id: str) -> bool:
     """Make nothing more due; what is due already is sent. False if it had ended."""
     running = sa.update(replays).where(replays.c.id == replay_id, replays.c.state == ReplayState.RUNNING.value)
-    cancelled = running.values(state=ReplayState.CANCELLED.value, finished_at=tx.now)
-    return bool(tx.connection.execute(cancelled).rowcount)
+    cancelled = running.values(state=ReplayState.CANCELLED.value, finished_at=tx.now).returning(replays.c.endpoint_id)
+    endpoint_id = tx.connection.execute(cancelled).scalar()
+    if endpoint_id is not None:
+        _let_go(tx, endpoint_id)
+    return endpoint_id is not None
+
+
+def _let_go(tx: Tx, endpoint_id: str) -> None:
+    """A replay has ended: what waited for an event that it did not bring goes now."""
+    endpoint = get_endpoint(tx, endpoint_id)
+    if endpoint is not None and endpoint.enabled and endpoint.ordered:
+        make_backlog_due(tx, endpoint_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,3 +284,5 @@ def _make_batch_due(tx: Tx, replay: Replay, endpoint: Endpoint) -> None:
     if rows:
         values["position"] = rows[-1].position
     tx.connection.execute(sa.update(replays).where(replays.c.id == replay.id).values(values))
+    if len(rows) < replay.batch_max:
+        _let_go(tx, replay.endpoint_id)

@@ -41,6 +41,7 @@ class Together(Generic[Item, Answer]):
     async def _serve_group(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._work([item for item, _ in group])
+            answered = list(zip(group, answers, strict=True))
         except StoreUnavailable as error:
             for _, future in group:
                 _fail(future, error)
@@ -51,7 +52,7 @@ class Together(Generic[Item, Answer]):
                 for one in group:
                     await self._serve_group([one])
         else:
-            for (_, future), answer in zip(group, answers, strict=True):
+            for (_, future), answer in answered:
                 if not future.done():
                     future.set_result(answer)
 

@@ -232,7 +232,7 @@ async def test_a_deadline_holds_while_the_provider_is_gone(database: Database, s
 
 async def test_progress_is_an_event_for_those_who_ask(database: Database, sandbox: Sandbox) -> None:
     await add_endpoint(database, events=only("run.progressed", "run.finished"))
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=1.0, parts=4))
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=2.0, parts=4))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
         await finish(poller, database, run.id)

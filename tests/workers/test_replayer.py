@@ -215,6 +215,31 @@ async def test_an_ordered_endpoint_gets_the_missed_events_of_a_run_in_order_befo
     assert [types for types in taken if types] == [["run.started"], ["run.waiting"], ["run.resumed"], ["run.finished"]]
 
 
+@pytest.mark.parametrize("end", ["it comes to the event", "it is cancelled"])
+async def test_an_ordered_endpoint_gets_a_new_event_behind_those_that_a_replay_has_yet_to_bring(
+    database: Database, clock: ManualClock, end: str
+) -> None:
+    before = await register(database, "r-0")
+    await record(database, before, "running")
+    run = await record(database, await register(database, "r-1"), "running")
+    assert run is not None
+    endpoint = await add_endpoint(database, ordered=True)
+    replay = await start(database, endpoint, rate=1, status=ReplayStatus.MISSED)
+    replayer = Replayer(database=database, clock=clock)
+    await replayer.run_pass()
+    assert await take(database, endpoint) == ["run.started"]
+    await record(database, run, "succeeded")
+    assert await take(database, endpoint) == [], "its first event is still to come"
+    if end == "it is cancelled":
+        await database.write(lambda tx: replays.cancel_replay(tx, replay.id))
+        assert await take(database, endpoint) == ["run.finished"]
+        return
+    clock.advance(1)
+    await replayer.run_pass()
+    assert await take(database, endpoint) == ["run.started"]
+    assert await take(database, endpoint) == ["run.finished"]
+
+
 async def test_a_replay_of_a_whole_run_keeps_its_order_whatever_became_of_each_event(
     database: Database, clock: ManualClock
 ) -> None:
