@@ -123,10 +123,13 @@ def endpoint(url: str) -> str:
     )
 
 
-async def work_off(url: str, peers: Peers, count: int, database: str | None = None) -> Spent:
-    """What runs cost the daemon that are in the database already, from the reload on."""
+async def work_off(url: str, peers: Peers, count: int, database: str | None = None) -> tuple[Spent, float]:
+    """What runs cost the daemon that are in the database already, from the reload on; bytes of the file for each."""
     with tempfile.TemporaryDirectory() as folder:
         where = database or f"sqlite:///{folder}/runbridge.db"
+        await insert_runs(where, 0)
+        file = Path(folder) / "runbridge.db"
+        empty = file.stat().st_size if database is None else 0
         await insert_runs(where, count)
         async with daemon(Path(folder), endpoint(url), database=where) as client:
             before = read(client.pid)
@@ -134,7 +137,8 @@ async def work_off(url: str, peers: Peers, count: int, database: str | None = No
             await peers.all_received(count)
             wall_s = time.monotonic() - before.at
             await asyncio.sleep(1)
-            return Spent(count, wall_s, read(client.pid).cpu_s - before.cpu_s)
+            spent = Spent(count, wall_s, read(client.pid).cpu_s - before.cpu_s)
+        return spent, ((file.stat().st_size - empty) / count if database is None else 0.0)
 
 
 async def main() -> None:
@@ -151,7 +155,7 @@ async def main() -> None:
         peers.received = 0
         raw = await measure_raw("events", url, count)
         peers.received = 0
-        ours = await work_off(url, peers, count, arguments.parse_args().database)
+        ours, stored = await work_off(url, peers, count, arguments.parse_args().database)
     print(
         f"bare GET + POST loop, client and servers in one process: {bare_s:8.0f}/s  {bare_cpu_s / count * 1e6:6.0f} us CPU each"
     )
@@ -161,6 +165,8 @@ async def main() -> None:
         f"the same without registering:                            {ours.per_s:8.0f}/s  {ours.cpu_us:6.0f} us CPU each"
     )
     print(f"raw pipeline (benchmarks/pipeline.py):                   {raw.per_s:8.0f}/s  {raw.cpu_us:6.0f} us CPU each")
+    if stored:
+        print(f"database, all told:                                      {stored:8.0f} bytes per finished run")
     print(f"events ÷ bare loop: {events / bare_s:.2f}")
     print(
         f"events without registering ÷ raw pipeline: {ours.per_s / raw.per_s:.2f} in items/s, "
