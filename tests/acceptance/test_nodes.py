@@ -91,10 +91,10 @@ async def test_a_node_cut_off_from_the_database_begins_nothing_more_before_its_l
     async with CuttableProxy(server.port) as cable:
         cut_url = url.replace(f":{server.port}/", f":{cable.port}/")
         async with start_cluster(tmp_path, [url, cut_url], lease=LEASE) as cluster:
-            await be_cut_off(cluster, cable)
+            await check_a_node_that_is_cut_off(cluster, cable)
 
 
-async def be_cut_off(cluster: Cluster, cable: CuttableProxy) -> None:
+async def check_a_node_that_is_cut_off(cluster: Cluster, cable: CuttableProxy) -> None:
     steady, lonely = cluster.nodes
     async with CuttableProxy(int(cluster.sandbox.origin.rsplit(":", 1)[1])) as window:
         for table in lonely.config["connections"].values():

@@ -15,7 +15,7 @@ from tests.support.api_bridge import DOCUMENT, Api
 
 
 def test_the_document_is_valid_openapi_3_1() -> None:
-    definitions.OPENAPI_31_VALIDATOR.validate(json.loads(json.dumps(DOCUMENT)))
+    assert not list(definitions.OPENAPI_31_VALIDATOR.iter_errors(json.loads(json.dumps(DOCUMENT))))
 
 
 def test_every_schema_is_a_valid_json_schema() -> None:

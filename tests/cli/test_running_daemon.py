@@ -146,6 +146,7 @@ def test_show_tells_the_whole_story(bridge, running):
 def test_a_run_under_way_says_when_it_is_looked_at_next(bridge, running):
     run_id = _added(bridge, running, **ENDLESS)
     _until(lambda: "next poll" in bridge("runs", "show", run_id).out, "a planned poll")
+    assert bridge("runs", "show", run_id, "--json").json["next_poll_at"] is not None
 
 
 def test_watching_named_runs_ends_when_all_have_settled(bridge, running):

@@ -27,7 +27,7 @@ def test_a_call_that_can_never_work_is_refused_by_its_name(expression: str, said
 
 @pytest.mark.parametrize("expression", ["not_null(a, b, c)", "merge(a)", "max_by(a, &b)", "not_null(a)"])
 def test_functions_of_any_number_take_any_number(expression: str) -> None:
-    compile_filter(expression)
+    assert compile_filter(expression)
 
 
 def test_a_filter_gathers_a_few_lists_and_objects_and_no_more() -> None:

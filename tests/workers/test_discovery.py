@@ -103,7 +103,7 @@ async def test_what_begins_later_is_found_however_short_it_is(
         async def is_over() -> bool:
             return await told(database, found[short].id) == ["run.finished"]
 
-        await work(poller.run_pass, poller.bell, is_over)
+        assert await work(poller.run_pass, poller.bell, is_over)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -218,7 +218,7 @@ async def test_everything_on_three_pages_is_found_while_they_shift(
         async def are_all_there() -> bool:
             return len(theirs) == 290 and theirs == (await watched(database)).keys()
 
-        await work(poller.run_pass, poller.bell, are_all_there)
+        assert await work(poller.run_pass, poller.bell, are_all_there)
 
 
 async def test_an_account_without_runs_is_known_to_fail_and_to_recover(database: Database, sandbox: Sandbox) -> None:

@@ -284,7 +284,7 @@ async def test_a_look_that_a_person_asks_for_is_made_at_once(database: Database,
             return [seen.run_id for seen in looks(sandbox)] == [watched[2].provider_run_id]
 
         poller.poll_now(watched[2].id)
-        await work(poller.run_pass, poller.bell, looked_at)
+        assert await work(poller.run_pass, poller.bell, looked_at)
 
 
 async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, sandbox: Sandbox) -> None:

@@ -235,7 +235,7 @@ async def test_what_was_claimed_in_a_commit_that_nobody_heard_of_is_found_again(
         run = await register(database, sandbox.add_run("dify", life=Life(duration_s=0)), connection=settings.name)
         await database.write(lambda tx: runs.claim_due(tx, node=NODE, connection=settings.name, until=tx.now, limit=1))
         async with open_poller(database, settings) as poller:
-            await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
+            assert await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
 
 
 async def test_a_run_that_was_deleted_at_another_node_is_dropped(postgresql_url: str) -> None:
