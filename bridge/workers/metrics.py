@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -13,81 +15,58 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.polls = Counter(
-            "runbridge_polls_total", "Polls by outcome", ["connection", "outcome"], registry=self.registry
+        self._add_watching()
+        self._add_delivering()
+        self._add_housekeeping()
+
+    def _add_watching(self) -> None:
+        by_connection = ["connection"]
+        self.polls = self._counter("polls_total", "Polls by outcome", ["connection", "outcome"])
+        self.poll_seconds = self._histogram("poll_duration_seconds", "Time of one poll", by_connection)
+        self.lists = self._counter("lists_total", "Requests for a list of runs by outcome", ["connection", "outcome"])
+        self.discovered = self._counter(
+            "runs_discovered_total", "Runs watched because a list showed them", by_connection
         )
-        self.poll_seconds = Histogram(
-            "runbridge_poll_duration_seconds",
-            "Time of one poll",
-            ["connection"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.lists = Counter(
-            "runbridge_lists_total",
-            "Requests for a list of runs by outcome",
-            ["connection", "outcome"],
-            registry=self.registry,
-        )
-        self.discovered = Counter(
-            "runbridge_runs_discovered_total",
-            "Runs watched because a list showed them",
-            ["connection"],
-            registry=self.registry,
-        )
-        self.noticed_delay = Histogram(
-            "runbridge_noticed_delay_seconds",
+        self.noticed_delay = self._histogram(
+            "noticed_delay_seconds",
             "How late a run's end was noticed: half the time since it was last seen alive",
-            ["connection"],
-            buckets=(*_SECONDS, 60, 300),
-            registry=self.registry,
+            by_connection,
+            (*_SECONDS, 60, 300),
         )
-        self.polls_per_run = Histogram(
-            "runbridge_polls_per_run",
-            "Polls of a run until it had settled, its sightings in lists apart",
-            ["connection"],
-            buckets=_POLLS,
-            registry=self.registry,
+        self.polls_per_run = self._histogram(
+            "polls_per_run", "Polls of a run until it had settled, its sightings in lists apart", by_connection, _POLLS
         )
-        self.transitions = Counter(
-            "runbridge_transitions_total", "Changes of status seen", ["connection", "to"], registry=self.registry
+        self.transitions = self._counter("transitions_total", "Changes of status seen", ["connection", "to"])
+        self.regressions = self._counter(
+            "status_regressions_total", "Observations of a run that was settled already, ignored", by_connection
         )
-        self.regressions = Counter(
-            "runbridge_status_regressions_total",
-            "Observations of a run that was settled already, ignored",
-            ["connection"],
-            registry=self.registry,
-        )
-        self.unmapped = Counter(
-            "runbridge_status_unmapped_total",
-            "Observations with an unknown word",
-            ["connection"],
-            registry=self.registry,
-        )
-        self.attempts = Counter(
-            "runbridge_delivery_attempts_total", "Webhook POSTs by outcome", ["outcome"], registry=self.registry
-        )
-        self.endpoints_disabled = Counter(
-            "runbridge_endpoints_disabled_total",
+        self.unmapped = self._counter("status_unmapped_total", "Observations with an unknown word", by_connection)
+
+    def _add_delivering(self) -> None:
+        self.attempts = self._counter("delivery_attempts_total", "Webhook POSTs by outcome", ["outcome"])
+        self.endpoints_disabled = self._counter(
+            "endpoints_disabled_total",
             "Endpoints switched off by themselves: gone (410) or failing (the rule)",
             ["cause"],
-            registry=self.registry,
         )
-        self.endpoints_failing = Counter(
-            "runbridge_endpoints_failing_total", "Warnings about endpoints that only fail", registry=self.registry
-        )
-        self.attempt_seconds = Histogram(
-            "runbridge_delivery_duration_seconds", "Time of one POST", buckets=_SECONDS, registry=self.registry
-        )
-        self.event_seconds = Histogram(
-            "runbridge_event_to_delivered_seconds",
+        self.endpoints_failing = self._counter("endpoints_failing_total", "Warnings about endpoints that only fail")
+        self.attempt_seconds = self._histogram("delivery_duration_seconds", "Time of one POST")
+        self.event_seconds = self._histogram(
+            "event_to_delivered_seconds",
             "From recording an event to its first delivery",
             buckets=(*_SECONDS, 60, 600, 3600, 86400),
-            registry=self.registry,
         )
-        self.retention_rows = Counter(
-            "runbridge_retention_rows_deleted_total", "Rows no longer kept", ["table"], registry=self.registry
-        )
+
+    def _add_housekeeping(self) -> None:
+        self.retention_rows = self._counter("retention_rows_deleted_total", "Rows no longer kept", ["table"])
         self.retention_last_run = Gauge(
             "runbridge_retention_last_run_timestamp_seconds", "When housekeeping last ended", registry=self.registry
         )
+
+    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(f"runbridge_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = _SECONDS
+    ) -> Histogram:
+        return Histogram(f"runbridge_{name}", text, labels, buckets=buckets, registry=self.registry)
