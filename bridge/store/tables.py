@@ -113,6 +113,7 @@ sa.Index(
     sqlite_where=sa.text("next_poll_at IS NOT NULL"),
     postgresql_where=sa.text("next_poll_at IS NOT NULL"),
 )
+sa.Index("ix_runs_connection", runs.c.connection, runs.c.id)
 sa.Index("ix_runs_status", runs.c.status, runs.c.id)
 sa.Index(
     "ix_runs_settled",

@@ -306,6 +306,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("next_poll_at IS NULL"),
         postgresql_where=sa.text("next_poll_at IS NULL"),
     )
+    op.create_index("ix_runs_connection", "runs", ["connection", "id"], unique=False)
     op.create_index("ix_runs_status", "runs", ["status", "id"], unique=False)
     op.create_index("ix_runs_workflow", "runs", ["workflow_id", "id"], unique=False)
     op.create_table(
