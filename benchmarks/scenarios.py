@@ -179,7 +179,7 @@ def listed(count: int, price_s: float, *, active: int = 60, every_s: float | Non
 
 def _list_wait(learned: Workflows, watched: list[Active], now: float, last: float) -> float:
     views = [WatchedAge(learned.sojourns[run.workflow].estimate, run.alive_s, now - run.start_s) for run in watched]
-    return wait_before_list(views, learned.price_s, MIN_INTERVAL_S, 300.0, since_s=now - last)
+    return wait_before_list([views], learned.price_s, MIN_INTERVAL_S, 300.0, since_s=now - last)
 
 
 def with_progress(count: int, price_s: float, *, last_factor: float, uses_progress: bool) -> Cost:

@@ -1,7 +1,8 @@
 """When to send one request that observes many runs: a list endpoint is worth more than any scheduling.
 
-Fires when the lateness of all runs that the answer will show adds up to the price of one request. What is
-sent anyway is filled with the runs that are next in line: riding along is free.
+Fires when the lateness of all runs that the answer will show adds up to the price of one request; where they
+stand on several pages, when that of the first so many pages adds up to so many prices. What is sent anyway is filled
+with the runs that are next in line: riding along is free.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, Protocol
 
 from bridge.domain.cadence_estimate import Estimate
@@ -58,34 +60,41 @@ class Unseen:
 
 
 def wait_before_list(
-    runs: Sequence[Accruing], price_s: float, min_interval_s: float, max_interval_s: float, *, since_s: float
+    pages: Sequence[Sequence[Accruing]],
+    price_s: float,
+    min_interval_s: float,
+    max_interval_s: float,
+    *,
+    since_s: float,
 ) -> float:
     """Seconds from now until the list should be asked for; `since_s` seconds have passed since it was last.
 
-    Without runs, `max_interval_s` after the last time.
+    `pages`: the runs by the page that shows them. Without any, `max_interval_s` after the last time.
     """
     soonest, latest = max(min_interval_s - since_s, 0.0), max(max_interval_s - since_s, 0.0)
-    if not runs or latest <= soonest or _summed(runs, latest) < price_s:
+    if latest <= soonest or worth_of_pages(pages, latest) < price_s:
         return latest
-    if _summed(runs, soonest) >= price_s:
+    if worth_of_pages(pages, soonest) >= price_s:
         return soonest
     step = max(soonest, 0.05)
-    while step < latest and _summed(runs, step) < price_s:
+    while step < latest and worth_of_pages(pages, step) < price_s:
         soonest, step = step, step * 2
     latest = min(step, latest)
     while latest - soonest > PRECISION * latest:
         middle = (soonest + latest) / 2
-        if _summed(runs, middle) >= price_s:
+        if worth_of_pages(pages, middle) >= price_s:
             latest = middle
         else:
             soonest = middle
     return latest
 
 
+def worth_of_pages(pages: Sequence[Sequence[Accruing]], later_s: float = 0.0) -> float:
+    """What a request is worth `later_s` seconds from now if as many pages are read as make it worth most."""
+    summed = accumulate(sum(run.lateness(later_s) for run in page) for page in pages)
+    return max((worth / requests for requests, worth in enumerate(summed, 1)), default=0.0)
+
+
 def fill_batch(runs: Sequence[WatchedAge], places: int) -> list[int]:
     """The positions of the runs to ask for when one request takes at most `places`: the largest W first."""
     return heapq.nlargest(places, range(len(runs)), key=lambda i: runs[i].lateness())
-
-
-def _summed(runs: Sequence[Accruing], later_s: float) -> float:
-    return sum(run.lateness(later_s) for run in runs)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final, Protocol
 
 import structlog
 
-from bridge.domain.cadence_batch import wait_before_list
+from bridge.domain.cadence_batch import Accruing, wait_before_list, worth_of_pages
 from bridge.domain.cadence_gate import Candidate
 from bridge.domain.clock import Clock
 from bridge.domain.connection import ConnectionHealth
@@ -36,7 +36,7 @@ from bridge.workers.watch import Hand, Watch
 
 log = structlog.get_logger()
 RUNS_MIN: Final = 3  # in hand; with fewer a look at each is as cheap and tells more
-PAGES_MAX: Final = 3
+PAGES_MAX: Final = 10
 RIDE_S: Final = 1.0  # a run that is due waits so long for a list under way
 FIRST_LOOK_WAIT_S: Final = 0.5  # first looks share a list, and wait so long for one at most …
 FIRST_LOOK_WORTH: Final = 0.5  # … each gathering so many seconds of lateness a second: that likely it is over
@@ -82,6 +82,7 @@ class Lister:
         self._shown: dict[str, Watch] = {}  # what the lists show
         self._missed: dict[str, None] = {}  # what they did not show
         self._found: dict[str, Watch] = {}  # what the list under way has shown so far
+        self._pages: dict[str, int] = {}  # from 1: where a run stood when a list last showed it
         self._waiting_since: dict[str, float] = {}  # first looks that wait for the next list
         self._others: dict[str, Sighting] = {}  # what the last list showed that is not in hand, by the provider's id
         self._is_summary = False
@@ -125,12 +126,21 @@ class Lister:
         longest_s, since_s = settings.max_interval_s, now - self._sent_at
         shown = [watch for watch in self._shown.values() if self._is_here(watch)]
         planner.refit(shown)
-        accruals = planner.accruals(shown, now)
+        pages = self._accruals(shown, now)
         if self._discovery is not None:
             longest_s = min(longest_s, ASK_AT_LEAST_S)
-            accruals.append(planner.unseen(self._discovery.per_s, min(since_s, longest_s)))
-        wait_s = wait_before_list(accruals, 1.0, settings.min_interval_s, longest_s, since_s=since_s)
-        self._due = now + wait_s if accruals else math.inf
+            pages[0].append(planner.unseen(self._discovery.per_s, min(since_s, longest_s)))
+        wait_s = wait_before_list(pages, 1.0, settings.min_interval_s, longest_s, since_s=since_s)
+        self._due = now + wait_s if any(pages) else math.inf
+
+    def _accruals(self, watches: Collection[Watch], now: float, first: int = 1) -> list[list[Accruing]]:
+        """How their lateness grows, by page from the `first` on; none stands before it."""
+        pages: list[list[Accruing]] = [[]]
+        for watch, accruing in zip(watches, self._desk.planner.accruals(list(watches), now), strict=True):
+            behind = max(self._pages.get(watch.run.id, first) - first, 0)
+            pages += [[] for _ in range(behind + 1 - len(pages))]
+            pages[behind].append(accruing)
+        return pages
 
     def _is_here(self, watch: Watch) -> bool:
         return self._desk.hand.get(watch.run.id) is watch and not watch.is_in_flight
@@ -152,6 +162,8 @@ class Lister:
         return now >= self._rests_until and self._is_useful()
 
     def _takes_look(self, watch: Watch, now: float) -> bool:
+        if self._task is None and self._pages.get(watch.run.id, 1) > 1 and self._due > now:
+            return False  # the pages before its own are not worth their requests yet
         if self._task is None and self._opens_at() <= now:
             self.send(now)
         until = self._opens_at() if self._task is None else self._sent_at + RIDE_S
@@ -228,19 +240,19 @@ class Lister:
         for number in range(1, PAGES_MAX + 1):
             if number > 1:
                 self._desk.account.gate.send(self._clock.monotonic())
-            page = await self._page(cursor)
+            page = await self._page(cursor, number)
             cursor = page.next_cursor
             if self._discovery is not None:
                 added = await self._discovery.take_in(page)
                 self._metrics.discovered.labels(self._name).inc(added)
-            if cursor is None or not self._wants_more():
+            if cursor is None or not self._wants_more(number + 1):
                 break
         self._conclude(is_whole=cursor is None or number == PAGES_MAX)
         since_s, self._walked_at, self._failures = sent_at - self._walked_at, sent_at, 0
         if self._discovery is not None:
             await self._discovery.end(since_s)
 
-    async def _page(self, cursor: str | None) -> RunPage:
+    async def _page(self, cursor: str | None, number: int) -> RunPage:
         account, sent_at = self._desk.account, self._clock.monotonic()
         try:
             if self._discovery is not None and cursor is None:
@@ -255,7 +267,7 @@ class Lister:
             raise
         await self._judge(page, sent_at)
         for listed in page.runs:
-            self._hand_out(Sighting(listed, page.answered_at, sent_at))
+            self._hand_out(Sighting(listed, page.answered_at, sent_at), number)
         self._is_summary = any(listed.needs_detail for listed in page.runs)
         self._rests_until = self._clock.monotonic() + (page.poll_after_s or 0.0)
         return page
@@ -286,12 +298,12 @@ class Lister:
 
     # -- what it shows
 
-    def _hand_out(self, sighting: Sighting) -> None:
+    def _hand_out(self, sighting: Sighting, number: int) -> None:
         watch = self._desk.hand.find(sighting.listed.provider_run_id)
         if watch is None:
             self._others[sighting.listed.provider_run_id] = sighting
         elif watch.run.id not in self._found:  # pages shift while they are read, and show a run twice
-            self._found[watch.run.id] = watch
+            self._found[watch.run.id], self._pages[watch.run.id] = watch, number
             if not watch.is_in_flight and not self._show(watch, sighting):
                 self._look_alone(watch)
 
@@ -317,15 +329,15 @@ class Lister:
             watch.is_wanted = True
             self._desk.hand.hold_until(watch, self._clock.monotonic())
 
-    def _wants_more(self) -> bool:
-        """Whether the next page is worth a request: for those not found yet, or for discovery."""
+    def _wants_more(self, number: int) -> bool:
+        """Whether page `number`, perhaps with others behind it, is worth a request: for those not found yet, or news."""
         now = self._clock.monotonic()
         if self._desk.account.opens_in_s(now) > 0:
             return False
-        absent = list(self._absent().values())
-        worth = sum(each.lateness() for each in self._desk.planner.accruals(absent, now))
-        worth += RIDER_WORTH * sum(1 for run_id in self._riders if run_id not in self._shown)
-        return worth >= 1 or (self._discovery is not None and self._discovery.wants_more)
+        if self._discovery is not None and self._discovery.wants_more:
+            return True
+        riding = RIDER_WORTH * sum(1 for run_id in self._riders if run_id not in self._shown)
+        return riding + worth_of_pages(self._accruals(self._absent().values(), now, number)) >= 1
 
     def _absent(self) -> dict[str, Watch]:
         """What earlier lists showed and this one has not so far."""
@@ -343,6 +355,7 @@ class Lister:
         while len(self._missed) > MISSED_MAX:
             del self._missed[next(iter(self._missed))]
         self._shown = ({} if is_whole else absent) | self._found
+        self._pages = {run_id: self._pages[run_id] for run_id in self._shown}
 
     async def drain(self) -> None:
         """Stop what is under way; a GET cut short harms nobody."""

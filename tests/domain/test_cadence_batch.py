@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.domain.cadence_batch import Unseen, WatchedAge, fill_batch, wait_before_list
+from bridge.domain.cadence_batch import Unseen, WatchedAge, fill_batch, wait_before_list, worth_of_pages
 from bridge.domain.cadence_estimate import Estimate
 from bridge.domain.cadence_grid import log_logistic
 
@@ -20,20 +20,33 @@ def watched(count: int, alive_s: float = 40.0) -> list[WatchedAge]:
 @given(count=st.integers(0, 8), price=st.floats(0.01, 100), since=st.floats(0, 400))
 @settings(deadline=None)
 def test_the_list_keeps_within_the_two_intervals(count: int, price: float, since: float) -> None:
-    wait = wait_before_list(watched(count), price, 0.25, 300.0, since_s=since)
+    wait = wait_before_list([watched(count)], price, 0.25, 300.0, since_s=since)
     assert max(0.25 - since, 0) <= wait <= max(300.0 - since, 0.25 - since, 0) + 1e-9
 
 
 def test_it_is_sent_when_all_lateness_together_reaches_the_price() -> None:
     runs = watched(10)
-    wait = wait_before_list(runs, 2.0, 0.25, 300.0, since_s=0.0)
+    wait = wait_before_list([runs], 2.0, 0.25, 300.0, since_s=0.0)
     assert 2.0 <= sum(run.lateness(wait) for run in runs) <= 2.0 * 1.1
 
 
 def test_more_runs_make_it_sooner() -> None:
-    waits = [wait_before_list(watched(count), 2.0, 0.25, 300.0, since_s=0.0) for count in (1, 4, 16, 64)]
+    waits = [wait_before_list([watched(count)], 2.0, 0.25, 300.0, since_s=0.0) for count in (1, 4, 16, 64)]
     assert waits == sorted(waits, reverse=True)
     assert waits[0] > 4 * waits[-1]
+
+
+def test_as_many_pages_are_read_as_are_worth_it() -> None:
+    pages = [watched(2), watched(30), watched(1)]
+    wait = wait_before_list(pages, 2.0, 0.25, 300.0, since_s=0.0)
+    assert wait < wait_before_list(pages[:1], 2.0, 0.25, 300.0, since_s=0.0)
+    assert 4.0 <= sum(run.lateness(wait) for page in pages[:2] for run in page) <= 4.0 * 1.1
+
+
+def test_a_page_that_is_reached_through_idle_ones_is_worth_all_their_requests() -> None:
+    few, many = [[], [], watched(5)], [watched(5)]
+    assert worth_of_pages(few, 10.0) == pytest.approx(worth_of_pages(many, 10.0) / 3)
+    assert worth_of_pages([]) == 0
 
 
 def test_without_runs_only_discovery_asks() -> None:
@@ -56,6 +69,6 @@ def test_runs_that_nobody_told_us_of_gather_lateness_from_their_own_beginnings()
 
 def test_where_more_begins_the_list_is_asked_for_sooner() -> None:
     waits = [
-        wait_before_list([Unseen(MINUTE, per_s, 0.0)], 0.5, 0.25, 300.0, since_s=0.0) for per_s in (0.001, 0.01, 0.1)
+        wait_before_list([[Unseen(MINUTE, per_s, 0.0)]], 0.5, 0.25, 300.0, since_s=0.0) for per_s in (0.001, 0.01, 0.1)
     ]
     assert waits[0] > 1.5 * waits[1] > 2 * waits[2]
