@@ -8,7 +8,7 @@ round the tenants: one tenant's burst cannot take everything.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Final
 
 from bridge.domain.cadence_limits import InFlightLimit, RateLimit
@@ -18,6 +18,7 @@ FLOOR_SHARE: Final = 0.2
 SHADOW_MEMORY: Final = 0.95  # per pick
 SHADOW_HALF_LIFE_S: Final = 10.0
 TENANTS_REMEMBERED: Final = 1000
+Call = Callable[[], None]
 
 
 @frozen
@@ -67,6 +68,8 @@ class Gate:
         self._floor_credit = 0.0
         self._turns: dict[str, int] = {}
         self._turn = 0
+        self._queue: dict[Call, None] = {}
+        self._turned_away: dict[Call, None] = {}
 
     def shut(self) -> None:
         """Ask nothing for now: other nodes may still use all of the limits."""
@@ -83,11 +86,40 @@ class Gate:
             self.rate_limit.take_share(1 / self.sharers)
             self.in_flight_limit.take_share(place, self.sharers)
 
-    def opens_at(self) -> float:
-        """When a request may leave; infinity while too many are in flight (an answer opens the gate again)."""
+    def opens_at(self, queued: Call | None = None) -> float:
+        """When a request may leave; infinity while that depends on others, as `call_when_open` and `queue` tell.
+
+        `queued`: the request that is in the queue as this; polls are in none, and go after those that are.
+        """
         if self.is_shut or self.in_flight >= self.in_flight_limit.limit(self.rate_limit.rate):
             return math.inf
+        if next(iter(self._queue), queued) != queued:
+            return math.inf
         return self.rate_limit.opens_at
+
+    def queue(self, call: Call) -> None:
+        """A request that goes before all polls waits for its turn, and is called when that may have come; `leave`."""
+        self._queue[call] = None
+
+    def leave(self, call: Call) -> None:
+        """The request in the queue has passed, or gave up waiting."""
+        self._queue.pop(call, None)
+        self._call()
+
+    def call_when_open(self, call: Call) -> None:
+        """Call whenever a poll may perhaps leave that may not now, until it has been sent or is `forget`-ten.
+
+        Who was turned away first is called first.
+        """
+        self._turned_away.setdefault(call)
+
+    def forget(self, call: Call) -> None:
+        """Nothing waits any more for what `call_when_open` tells."""
+        self._turned_away.pop(call, None)
+
+    def _call(self) -> None:
+        for call in [next(iter(self._queue))] if self._queue else list(self._turned_away):
+            call()
 
     def pick(self, candidates: Iterable[Candidate], *, now: float = 0.0, is_scarce: bool = True) -> Candidate | None:
         """Whose request goes next: the most urgent of those that are worth one, or the tenant left out longest.
@@ -109,8 +141,13 @@ class Gate:
         self._note_shadow(chosen, now, is_contested=is_scarce and len(due) > 1)
         return chosen
 
-    def send(self, now: float) -> None:
-        """A request leaves; exactly one of `answer`, `refuse`, `time_out`, `give_up` must follow."""
+    def send(self, now: float, call: Call | None = None) -> None:
+        """A request leaves; exactly one of `answer`, `refuse`, `time_out`, `give_up` must follow.
+
+        `call`: as in `call_when_open`; its turn has come, the next one comes after that of the others.
+        """
+        if call is not None:
+            self.forget(call)
         self.in_flight += 1
         self.rate_limit.take(now)
 
@@ -136,6 +173,7 @@ class Gate:
 
     def _land(self) -> None:
         self.in_flight = max(self.in_flight - 1, 0)
+        self._call()
 
     def _note_turn(self, chosen: Candidate) -> None:
         self._turn += 1

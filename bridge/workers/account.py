@@ -8,6 +8,7 @@ While failing, one probe at a time is sent, ever more rarely; nothing hammers a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ log = structlog.get_logger()
 FAILURES_MIN, FAILING_SPAN_S = 5, 15.0
 REFUSALS_MIN = 2  # of 403, which may be about one run only
 PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
-OUTPUT_TIMEOUT_S = 5.0  # the output is worth this much of the finish's delay, no more
+OUTPUT_TIMEOUT_S = 5.0  # the output is worth this much of the finish's delay, no more …
+TURN_MAX_S = 60.0  # … but for the wait that our own limits ask for when many runs finish at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +76,15 @@ class Account:
         """It answers again after a row of failures; whoever acts on that sets this back."""
 
     async def look_at(self, run: Run, etag: str | None = None) -> PollResult:
-        """One poll of a run; after success also its output, which may fail without harm.
+        """One poll of a run.
 
         `etag`: that of the answer which showed the run as it is.
         """
         known = Known(etag, transition.unchanged(run)) if etag else None
-        result = await self.provider.fetch_run(self._http, run.provider_run_id, known)
-        return await self.complete(run, result) if isinstance(result, Observed) else result
+        return await self.provider.fetch_run(self._http, run.provider_run_id, known)
 
     async def complete(self, run: Run, seen: Observed) -> Observed:
-        """What was seen with the output, where that lies behind a second request."""
+        """What was seen with the output, where that lies behind a second request, which may fail without harm."""
         self._warn_once(seen.observation.provider_status, is_known=seen.observation.status.value != "unknown")
         if seen.observation.output_is_elsewhere and self.connection.fetch_output:
             return await self._with_output(run, seen)
@@ -95,12 +96,41 @@ class Account:
 
     async def _with_output(self, run: Run, seen: Observed) -> Observed:
         try:
-            async with asyncio.timeout(OUTPUT_TIMEOUT_S):
-                output = await self.provider.fetch_output(self._http, run.provider_run_id)
+            async with asyncio.timeout(TURN_MAX_S):
+                await self.take_turn()
+            output = await self._fetch_output(run.provider_run_id)
         except (ProviderFailure, TimeoutError) as error:
             log.warning("output.missed", connection=self.connection.name, run_id=run.id, reason=str(error) or "timeout")
             return seen
         return replace(seen, observation=replace(seen.observation, output=output))
+
+    async def _fetch_output(self, provider_run_id: str) -> Json:
+        sent_at = time.monotonic()
+        try:
+            async with asyncio.timeout(OUTPUT_TIMEOUT_S):
+                output = await self.provider.fetch_output(self._http, provider_run_id)
+        except ProviderFailure as failure:
+            self.pace(failure.failed, sent_at=sent_at, now=time.monotonic())
+            raise
+        except BaseException:
+            self.gate.give_up()
+            raise
+        self.gate.answer(time.monotonic(), sent_at=sent_at)
+        return output
+
+    async def take_turn(self) -> None:
+        """Pass the gate before any poll that waits for it: for a request that follows from another."""
+        opened = asyncio.Event()
+        call = opened.set
+        self.gate.queue(call)
+        try:
+            while (wait_s := self.gate.opens_at(call) - time.monotonic()) > 0:
+                opened.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(opened.wait(), None if math.isinf(wait_s) else wait_s)
+            self.gate.send(time.monotonic())
+        finally:
+            self.gate.leave(call)
 
     def _warn_once(self, word: str, *, is_known: bool) -> None:
         if not is_known and word not in self._words_told:

@@ -37,6 +37,7 @@ from bridge.workers.watch import Hand, Watch
 log = structlog.get_logger()
 RUNS_MIN: Final = 3  # in hand; with fewer a look at each is as cheap and tells more
 PAGES_MAX: Final = 10
+PAGE_WAIT_S: Final = 5.0  # the longest that the next page is waited for at the gate
 RIDE_S: Final = 1.0  # a run that is due waits so long for a list under way
 FIRST_LOOK_WAIT_S: Final = 0.5  # first looks share a list, and wait so long for one at most …
 FIRST_LOOK_WORTH: Final = 0.5  # … each gathering so many seconds of lateness a second: that likely it is over
@@ -157,7 +158,7 @@ class Lister:
         return is_taken
 
     def _may_show(self, watch: Watch, now: float) -> bool:
-        if watch.is_wanted or watch.failure_streak or watch.run.id in self._missed:
+        if watch.is_wanted or watch.not_found_count or watch.run.id in self._missed:
             return False
         return now >= self._rests_until and self._is_useful()
 
@@ -210,7 +211,7 @@ class Lister:
         """Ask for the list; the gate must be open."""
         account, price_s = self._desk.account, self._desk.account.connection.cadence.price_s
         account.gate.pick([Candidate("list", price_s, price_s)])
-        account.gate.send(now)
+        account.gate.send(now, self._desk.bell.ring)
         self._sent_at = now
         self._found, self._others = {}, {}
         self._task = asyncio.create_task(self._list(now), name=f"list:{self._name}")
@@ -239,7 +240,7 @@ class Lister:
         cursor: str | None = None
         for number in range(1, PAGES_MAX + 1):
             if number > 1:
-                self._desk.account.gate.send(self._clock.monotonic())
+                await self._desk.account.take_turn()
             page = await self._page(cursor, number)
             cursor = page.next_cursor
             if self._discovery is not None:
@@ -332,7 +333,7 @@ class Lister:
     def _wants_more(self, number: int) -> bool:
         """Whether page `number`, perhaps with others behind it, is worth a request: for those not found yet, or news."""
         now = self._clock.monotonic()
-        if self._desk.account.opens_in_s(now) > 0:
+        if self._desk.account.gate.rate_limit.opens_at > now + PAGE_WAIT_S:
             return False
         if self._discovery is not None and self._discovery.wants_more:
             return True

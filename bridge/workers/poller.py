@@ -16,7 +16,7 @@ import structlog
 from bridge.domain.cadence_gate import Candidate
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.observation import Observed
+from bridge.domain.observation import Observed, PollResult
 from bridge.store.database import Database
 from bridge.workers.account import Account, HealthChange
 from bridge.workers.claims import COMPARE_EVERY_S, Claims
@@ -116,6 +116,10 @@ class Poller:
             if self._lister is None or not self._lister.takes(watch, now):
                 self._start(watch, now)
         self._is_scarce = bool(self._ready)
+        if math.isinf(self.account.opens_in_s(now)):
+            self.account.gate.call_when_open(self.bell.ring)  # another connection of this credential may be in it
+        else:
+            self.account.gate.forget(self.bell.ring)
         return self._rest_s(self._clock.monotonic())
 
     def _most_urgent(self, now: float) -> Watch | None:
@@ -210,7 +214,7 @@ class Poller:
     def _start(self, watch: Watch, now: float) -> None:
         watch.is_in_flight = True
         watch.count_poll(self._clock.now(), now)
-        self.account.gate.send(now)
+        self.account.gate.send(now, self.bell.ring)
         task = asyncio.create_task(self._look(watch), name=f"poll:{watch.run.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -230,17 +234,20 @@ class Poller:
         outcome = "observed" if isinstance(result, Observed) else result.kind.value
         self._metrics.polls.labels(self._name, outcome).inc()
         self.bell.ring()
-        await self._intake.take_in(watch, result, now, turned)
-        self.bell.ring()
+        await self._take_in(watch, result, now, turned)
 
     async def take_listed(self, watch: Watch, seen: Observed) -> None:
         """Take in what a list shows of a run, as if it had been looked at by itself."""
-        try:
-            seen = await self.account.complete(watch.run, seen)
-        except BaseException:
-            watch.is_in_flight = False
-            raise
-        await self._intake.take_in(watch, seen, self._clock.monotonic())
+        await self._take_in(watch, seen, self._clock.monotonic())
+
+    async def _take_in(self, watch: Watch, result: PollResult, now: float, turned: HealthChange | None = None) -> None:
+        if isinstance(result, Observed):
+            try:
+                result = await self.account.complete(watch.run, result)
+            except BaseException:
+                watch.is_in_flight = False
+                raise
+        await self._intake.take_in(watch, result, now, turned)
         self.bell.ring()
 
     async def tell_health(self, turned: HealthChange) -> None:

@@ -153,3 +153,52 @@ def test_nobody_is_over_capacity_for_whom_nobody_had_to_wait_or_who_asks_no_more
         gate.pick(both, now=1000.0)
     assert gate.contest(1000.0)[1] > 1.9
     assert gate.contest(1100.0)[1] < 1.01
+
+
+def test_who_was_turned_away_is_called_when_an_answer_comes_and_has_its_turn_after_the_others() -> None:
+    gate, called = Gate(100.0, 1), list[str]()
+
+    def one() -> None:
+        called.append("one")
+
+    def two() -> None:
+        called.append("two")
+
+    def answer() -> list[str]:
+        called.clear()
+        gate.answer(0.1, sent_at=0.0)
+        return called
+
+    gate.send(0.0, one)
+    gate.call_when_open(two)
+    gate.call_when_open(one)
+    assert answer() == ["two", "one"]
+    gate.send(0.2, two)
+    gate.call_when_open(one)
+    gate.call_when_open(two)
+    assert answer() == ["one", "two"]
+    gate.send(0.3, one)
+    gate.forget(two)
+    assert answer() == []
+
+
+def test_what_is_in_the_queue_goes_first_and_in_its_order() -> None:
+    gate, called = Gate(100.0, 1), list[str]()
+    gate.call_when_open(lambda: called.append("poll"))
+
+    def one() -> None:
+        called.append("one")
+
+    def two() -> None:
+        called.append("two")
+
+    gate.queue(one)
+    gate.queue(two)
+    assert [gate.opens_at(each) < math.inf for each in (one, two, None)] == [True, False, False]
+    gate.send(0.0)
+    gate.leave(one)
+    gate.answer(0.1, sent_at=0.0)
+    assert [gate.opens_at(each) < math.inf for each in (two, None)] == [True, False]
+    gate.leave(two)
+    assert gate.opens_at() < math.inf
+    assert called == ["two", "two", "poll"]

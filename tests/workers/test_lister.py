@@ -298,6 +298,33 @@ async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, 
     assert (second.at - first.at).total_seconds() >= 0.95
 
 
+async def test_further_pages_are_read_at_the_limit_too(database: Database, sandbox: Sandbox) -> None:
+    """A page is worth more than the looks that would go instead."""
+    theirs = [sandbox.add_run("retab", life=FOR_EVER, age_s=n / 100) for n in range(350)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM, requests_per_second=2.0)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+    assert len(looks(sandbox)) < len(lists(sandbox)) < 10
+
+
+@pytest.mark.parametrize("runs_min", [lister.RUNS_MIN, 1_000])
+async def test_outputs_keep_to_the_limits_and_none_is_lost(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, runs_min: int
+) -> None:
+    """Whether a list shows the ends, all at once, or looks do."""
+    monkeypatch.setattr(lister, "RUNS_MIN", runs_min)
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.0, output=DEFAULT_OUTPUT)) for _ in range(14)]
+    settings = connection(sandbox, "retab", cadence=CALM, requests_per_second=8.0, max_in_flight=1)
+    async with open_poller(database, settings) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await finish(poller, database, watched)
+    found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
+    assert all(run.output is not None for run in found.values())
+    times = [seen.at for seen in sandbox.requests]
+    burst = 8 + 1
+    assert (times[-1] - times[0]).total_seconds() >= (len(times) - burst) / 8 - 0.05
+
+
 async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:
     theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
     fail_lists(sandbox, "hang")

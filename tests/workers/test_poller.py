@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
 from bridge.store import connections, events, runs
 from bridge.store.database import Database
 from bridge.workers.account import FAILURES_MIN
+from bridge.workers.loop import Bell
 from bridge.workers.poller import Poller
 from tests.support.watching import NODE, add_endpoint, only, open_database, register
 from tests.support.workbench import QUICK, connection, open_poller, settled, told, work
@@ -330,3 +332,22 @@ async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_
         limit.end_pause(now)
         poller.poll_now(first.id)
         assert {(await finish(poller, database, run.id)).status for run in others} == {RunStatus.SUCCEEDED}
+
+
+async def test_a_connection_goes_on_when_the_other_one_of_its_credential_has_its_answer(
+    database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
+        gate = poller.account.gate
+        gate.send(0.0)  # as the other connection's poller does
+        await register(database, theirs, connection="dibby-1", provider="dibby")
+        poller.bell = Bell()  # the registration has rung the old one
+        assert await poller.run_pass() > 1
+        rung = asyncio.create_task(poller.bell.wait(30.0))
+        await asyncio.sleep(0)
+        assert not rung.done()
+        gate.answer(0.1, sent_at=0.0)
+        await asyncio.wait_for(rung, 5.0)
+        await poller.run_pass()
+        assert gate.in_flight == 1
