@@ -44,17 +44,18 @@ class Foresight:
 def foresee(settings: CadenceSettings, belief: Estimate) -> Foresight:
     """How a run would be polled that is seen running at age 0, and what that costs on average.
 
-    After the 400th poll (days, at `max_interval`) the last gap is taken to go on.
+    The last poll is that at its deadline. After the 400th (days, at `max_interval`) the last gap is taken to go on.
     """
     ages_s, polls, delay_s, alive, gap_s = [0.0], 1.0, 0.0, 1.0, settings.max_interval_s
-    while alive > 1 - COUNTED_SHARE and len(ages_s) <= POLLS_FORESEEN:
+    while alive > 1 - COUNTED_SHARE and len(ages_s) <= POLLS_FORESEEN and ages_s[-1] < settings.deadline_s:
         age_s = ages_s[-1]
-        gap_s = next_poll(settings, _any_run(belief, age_s)).delay_s
+        next_s = min(age_s + next_poll(settings, _any_run(belief, age_s)).delay_s, settings.deadline_s)
+        gap_s = next_s - age_s
         polls += alive
-        delay_s += alive * belief.lateness(age_s, age_s + gap_s)
-        alive = 1 - belief.finished(0.0, age_s + gap_s)
-        ages_s.append(age_s + gap_s)
-    counted_s = belief.quantile(COUNTED_SHARE)
+        delay_s += alive * belief.lateness(age_s, next_s)
+        alive = 1 - belief.finished(0.0, next_s)
+        ages_s.append(next_s)
+    counted_s = min(belief.quantile(COUNTED_SHARE), settings.deadline_s)
     if ages_s[-1] < counted_s:
         polls += (belief.mean_up_to(counted_s) - belief.mean_up_to(ages_s[-1])) / gap_s
         delay_s += alive * gap_s / 2

@@ -53,6 +53,15 @@ def test_polls_are_planned_until_nearly_all_runs_are_over_and_no_further() -> No
     assert foresight.polls_s[-2] < last_s <= foresight.polls_s[-1]
 
 
+def test_nothing_is_planned_beyond_the_deadline() -> None:
+    """Runs that hang are given up there: what they would cost later is not expected of anybody."""
+    settings = CadenceSettings(deadline_s=90.0)
+    foresight = foresee(settings, PRIOR)
+    assert foresight.polls_s[-1] == pytest.approx(90.0)
+    assert foresight.cost.polls <= len(foresight.polls_s)
+    assert foresight.cost.polls < 0.8 * foresee(CadenceSettings(), PRIOR).cost.polls
+
+
 def test_of_runs_of_many_days_the_polls_beyond_the_four_hundredth_are_counted_too() -> None:
     belief = Estimate(log_logistic(10 * 86400.0, 0.02))
     foresight = foresee(CadenceSettings(max_interval_s=300.0), belief)
