@@ -58,7 +58,7 @@ class Planner:
 
     def next_look(self, watch: Watch, result: Observed, now: float) -> NextPoll:
         """After a look that saw the run alive: seconds from *now* until the next one."""
-        watch.not_before = now + (result.poll_after_s or 0.0)
+        watch.not_before = max(watch.not_before, now + (result.poll_after_s or 0.0))
         plan = next_poll(self._settings_of(watch), self._standing(watch), poll_after_s=result.poll_after_s)
         took_s = now - watch.sent_at
         least_s = max(self._settings_of(watch).min_interval_s - took_s, watch.not_before - now)

@@ -72,6 +72,13 @@ async def test_a_wish_of_the_provider_outlives_a_new_plan(tmp_path: Path) -> Non
     assert plan.delay_s >= 119
 
 
+async def test_a_wish_of_the_provider_outlives_a_list_that_shows_the_run(tmp_path: Path) -> None:
+    planner, watch = taught(*[1.0] * 30), watched(await running(tmp_path), age_s=0.0)
+    planner.next_look(watch, Observed(seen("running"), poll_after_s=30.0), 0.0)
+    watch.count_poll(NOW, 1.0)
+    assert planner.next_look(watch, Observed(seen("running")), 1.0).delay_s >= 29.0
+
+
 async def test_a_wish_of_the_provider_counts_from_its_answer_however_long_that_took(tmp_path: Path) -> None:
     planner, watch = taught(), watched(await running(tmp_path), age_s=10.0)
     plan = planner.next_look(watch, Observed(seen("running"), poll_after_s=3.0), now=12.5)
