@@ -263,7 +263,7 @@ class Planner:
 
 
 def _learned(workflow: str, sojourn: Sojourn) -> dict[str, Json]:
-    belief = sojourn.estimate
+    belief = sojourn.ended  # as `run.overdue` takes it: runs that hang do not count
     return {
         "workflow_id": workflow or None,
         "runs_remembered": round(sojourn.runs, 1),

@@ -170,6 +170,16 @@ def test_what_is_shown_of_a_workflow_is_what_its_runs_taught_and_how_the_next_is
     assert shown["price_s"] == 0.5
 
 
+def test_runs_that_were_given_up_do_not_count_in_how_long_runs_are_said_to_take() -> None:
+    planner = taught(*[10.0] * 40)
+    for number in range(4):
+        planner.learner.learn("wf", RunStatus.RUNNING, 90.0, float("inf"), now=1e12 + number * 1e6)
+    [shown] = planner.summary()
+    assert isinstance(shown, dict)
+    assert float(str(shown["p90_s"])) < 12
+    assert float(str(shown["p99_s"])) < 90
+
+
 def test_asking_for_a_workflow_that_nobody_knows_shows_the_assumption_and_leaves_no_trace() -> None:
     planner = taught(*[60.0] * 30)
     shown = planner.distribution("typo")
