@@ -3,6 +3,7 @@
     rate       doubles every 7 seconds of full use until the first 429, then creeps up to where it was last refused;
                slow accounts count in requests, fast ones in seconds, so that refusals stay few for both
     pause      a 429 stops the whole provider for its Retry-After, not one run
+    per second a rate that is told, not learned, holds in every second: what was saved up is no reason to exceed it
     in flight  as many as the rate needs at the present latency (Little's law), halved by timeouts
 
 Pure state: every instant is a reading of the monotonic clock in seconds, handed in.
@@ -37,6 +38,8 @@ class RateLimit:
     def __init__(self, known_rate: float | None = None, *, learned_rate: float | None = None) -> None:
         self.is_known = known_rate is not None
         self._whole_rate = known_rate
+        self._sent: deque[float] = deque(maxlen=math.ceil(known_rate or 0))
+        """The latest second's requests, where the rate is known."""
         self._share = 1.0
         self.rate = known_rate or min(max(learned_rate or RATE_FIRST, RATE_MIN), RATE_MAX)
         self._refused_rate = None if learned_rate is None else learned_rate / NEAR
@@ -50,6 +53,17 @@ class RateLimit:
         """The reading of the monotonic clock from which a request may leave."""
         return max(self._free_at, self._paused_until)
 
+    @property
+    def _full_until(self) -> float:
+        """Of a known rate: until then a request would be one more than it allows in a second.
+
+        A rate with a fraction is rounded up, in a time that is as much longer than a second.
+        """
+        allowed = math.ceil(self.rate)
+        if not self.is_known or len(self._sent) < allowed:
+            return -math.inf
+        return self._sent[-allowed] + allowed / self.rate
+
     def take_share(self, share: float) -> None:
         """This node may use so much of the rate. One that is learned falls with the share, but does not rise with it."""
         if self._whole_rate is not None:
@@ -62,6 +76,9 @@ class RateLimit:
         """A request leaves now."""
         self._is_used = now - self.opens_at < IN_USE_S
         self._free_at = max(self._free_at, now - BURST_S) + 1 / self.rate
+        if self.is_known:
+            self._sent.append(now)
+            self._free_at = max(self._free_at, self._full_until)  # after a burst one by one, not burst after burst
 
     def succeed(self) -> None:
         """A request was answered without complaint; the rate grows only while it is really used."""
@@ -95,7 +112,7 @@ class RateLimit:
     def end_pause(self, now: float) -> None:
         """What the pause waited for is there: go on at once."""
         self._paused_until = min(self._paused_until, now)
-        self._free_at = min(self._free_at, now)
+        self._free_at = max(min(self._free_at, now), self._full_until)
 
 
 class InFlightLimit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,22 @@ def test_an_unannounced_limit_is_found_with_few_refusals() -> None:
         requests, refused = drive(RateLimit(), allowed, 600)
         assert refused / requests < 0.02
         assert requests > 0.9 * 600 * allowed
+
+
+@pytest.mark.parametrize("rate", [0.4, 1.0, 2.5, 5.0, 40.0])
+def test_a_rate_that_is_set_holds_in_every_second_after_a_rest_too(rate: float) -> None:
+    """Providers count per second: what was not used in the last one is no reason for more in this one."""
+    limit, sent = RateLimit(rate), []
+    for begin in (100.0, 110.0):  # twice it has rested, then there is plenty to ask
+        now = begin
+        while now < begin + 5:
+            limit.take(now)
+            sent.append(now)
+            now = max(now, limit.opens_at)
+    for at in sent:
+        assert sum(at <= other < at + 0.999999 for other in sent) <= math.ceil(rate)
+    assert len(sent) >= 2 * 5 * rate - 1
+    assert len({round(at, 3) for at in sent if begin + 1 <= at}) >= 4 * rate - 1  # and after a burst one by one
 
 
 def test_a_known_rate_is_kept_and_never_refused_by_a_provider_that_means_it() -> None:
