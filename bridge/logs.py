@@ -29,7 +29,18 @@ def set_up(level: str, output_format: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[_LibraryHandler()])
+    # That a chore takes longer than the pause between two is told by whatever holds it up.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+class _LibraryHandler(logging.Handler):
+    """What libraries say over the standard logging, as lines like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line; a traceback is part of it."""
+        said = {"logger": record.name, "said": record.getMessage()}
+        structlog.get_logger().log(record.levelno, "library.said", **said, exc_info=record.exc_info)
 
 
 def _json() -> Processor:
