@@ -24,6 +24,7 @@ NEAR: Final = 0.95
 CUT: Final = 0.8
 CUT_AT_ONCE, FEW = 0.5, 4  # for a refusal after fewer successes than this: far too fast, not a little
 BURST_S: Final = 1.0  # unused allowance is kept for this long
+COUNTED_RATE_MAX: Final = 1000.0  # of higher rates nobody notices by how little a second exceeds them
 PAUSE_S: Final = 1.0  # after a refusal without Retry-After
 IN_USE_S: Final = 0.2  # the rate counts as used when a request leaves this soon after it may
 IN_FLIGHT_MIN: Final = 2
@@ -38,7 +39,8 @@ class RateLimit:
     def __init__(self, known_rate: float | None = None, *, learned_rate: float | None = None) -> None:
         self.is_known = known_rate is not None
         self._whole_rate = known_rate
-        self._sent: deque[float] = deque(maxlen=math.ceil(known_rate or 0))
+        self._counts_seconds = known_rate is not None and known_rate <= COUNTED_RATE_MAX
+        self._sent: deque[float] = deque(maxlen=math.ceil(known_rate or 0) if self._counts_seconds else 0)
         """The latest second's requests, where the rate is known."""
         self._share = 1.0
         self.rate = known_rate or min(max(learned_rate or RATE_FIRST, RATE_MIN), RATE_MAX)
@@ -60,7 +62,7 @@ class RateLimit:
         A rate with a fraction is rounded up, in a time that is as much longer than a second.
         """
         allowed = math.ceil(self.rate)
-        if not self.is_known or len(self._sent) < allowed:
+        if not self._counts_seconds or len(self._sent) < allowed:
             return -math.inf
         return self._sent[-allowed] + allowed / self.rate
 
@@ -76,7 +78,7 @@ class RateLimit:
         """A request leaves now."""
         self._is_used = now - self.opens_at < IN_USE_S
         self._free_at = max(self._free_at, now - BURST_S) + 1 / self.rate
-        if self.is_known:
+        if self._counts_seconds:
             self._sent.append(now)
             self._free_at = max(self._free_at, self._full_until)  # after a burst one by one, not burst after burst
 

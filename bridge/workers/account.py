@@ -96,6 +96,8 @@ class Account:
 
     async def _with_output(self, run: Run, seen: Observed) -> Observed:
         try:
+            if self.gate.rate_limit.opens_at - time.monotonic() > TURN_MAX_S:
+                raise TimeoutError("the provider asked for a longer pause")
             async with asyncio.timeout(TURN_MAX_S):
                 await self.take_turn()
             output = await self._fetch_output(run.provider_run_id)
