@@ -146,11 +146,12 @@ def is_expired(run: Run, now: datetime, *, seen: RunStatus | None = None) -> boo
     `seen`: the status that a look just showed it in.
     """
     status = seen or run.status
-    if run.deadline_at is None or status.is_settled:
+    deadline_at = _deadline_after_waiting(run, status, now)
+    if deadline_at is None or status.is_settled:
         return False
     if status is RunStatus.WAITING and not run.deadline_is_fixed:
         return False
-    return now >= run.deadline_at
+    return now >= deadline_at
 
 
 def _deadline_after_waiting(run: Run, status: RunStatus, now: datetime) -> datetime | None:

@@ -326,6 +326,15 @@ def test_a_duration_counts_the_time_in_which_nobody_was_waited_for(
         assert is_expired(run, later(now_s)) is (status != "waiting" and counted_s >= duration_s)
 
 
+def test_the_look_that_ends_a_wait_does_not_expire_a_run_whose_deadline_stood_still() -> None:
+    waiting, _ = live([seen("running"), seen("waiting")], sample_run(deadline_at=later(10)))
+    assert not is_expired(waiting, later(100), seen=RunStatus.RUNNING)
+    assert is_expired(replace(waiting, deadline_is_fixed=True), later(100), seen=RunStatus.RUNNING)
+    resumed, _ = live([seen("running")], waiting, every_s=100)
+    assert not is_expired(resumed, later(107))
+    assert is_expired(resumed, later(108))
+
+
 def test_an_instant_given_as_deadline_never_moves() -> None:
     fixed = sample_run(deadline_at=later(50), deadline_is_fixed=True)
     assert live([seen("waiting"), seen("running")], fixed, every_s=20)[0].deadline_at == later(50)
