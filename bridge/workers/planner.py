@@ -34,6 +34,7 @@ from bridge.workers.watch import Watch
 
 CLOCK_GRAIN_S: Final = 1.0  # a Date header, and the times of several providers, are whole seconds
 AGE_MAX_S: Final = 30 * 86400.0
+SOON_S: Final = 0.01  # a look due within this is not put off
 IN_FLIGHT_COUNTED: Final = 200  # runs in flight that a fit takes into account as censored
 
 
@@ -68,6 +69,8 @@ class Planner:
         """The same again, now that more is known of runs like it; None where nothing is, or another time is due."""
         key = (watch.run.workflow_id or "", watch.run.status)
         if key not in self.learner.changed or watch.run.observed_at is None or watch.failure_streak or watch.is_wanted:
+            return None
+        if watch.due <= now + SOON_S:  # perhaps for its deadline
             return None
         plan = next_poll(self._settings_of(watch), self._standing(watch))
         due = max(watch.sent_at + max(plan.delay_s, self._settings_of(watch).min_interval_s), watch.not_before)

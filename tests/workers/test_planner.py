@@ -29,8 +29,8 @@ async def running(tmp_path: Path, **more: object) -> Run:
 
 
 def watched(run: Run, *, age_s: float) -> Watch:
-    """A run in hand, looked at just now at this age; the monotonic clock shows the age."""
-    watch = Watch(run, age_s, now=NOW, monotonic=0.0)
+    """A run in hand, looked at just now at this age, due in a minute; the monotonic clock shows the age."""
+    watch = Watch(run, age_s + 60, now=NOW, monotonic=0.0)
     watch.count_poll(NOW + timedelta(seconds=age_s), age_s)
     return watch
 
@@ -61,6 +61,15 @@ async def test_what_one_run_teaches_changes_the_plans_of_the_others(tmp_path: Pa
     assert after is not None
     assert after.delay_s > before.delay_s + 20
     assert planner.next_look_anew(watched(replace(watch.run, workflow_id="other"), age_s=0.0), 1.0) is None
+
+
+async def test_a_look_that_is_due_is_not_put_off_by_a_new_plan(tmp_path: Path) -> None:
+    """It may be the one that sees a run past its deadline."""
+    planner, watch = taught(), watched(await running(tmp_path), age_s=0.0)
+    planner.learner.learn("wf", RunStatus.RUNNING, 59.8, 60.2, now=1e9)
+    watch.due = 5.0
+    assert planner.next_look_anew(watch, 1.0) is not None
+    assert planner.next_look_anew(watch, 5.0) is None
 
 
 async def test_a_wish_of_the_provider_outlives_a_new_plan(tmp_path: Path) -> None:
