@@ -251,13 +251,18 @@ def count_waiting(tx: Tx, endpoint_id: str) -> int:
 
 
 def go_on(tx: Tx, replay_id: str) -> Replay | None:
-    """Make the next batch due and move the cursor; the replay as it is now, None when another node has it in hand."""
+    """Make the next batch due and move the cursor; the replay as it is now.
+
+    None when another node has it in hand, or when it ended meanwhile: whoever ended it tells.
+    """
     mine = sa.select(replays).where(replays.c.id == replay_id).with_for_update(skip_locked=True)
     row = tx.connection.execute(mine).first()
     if row is None:
         return None
     replay = _replay_of(row)
-    if replay.state is not ReplayState.RUNNING or rest_s(replay.next_batch_at, tx.now) > 0:
+    if replay.state is not ReplayState.RUNNING:
+        return None
+    if rest_s(replay.next_batch_at, tx.now) > 0:
         return replay
     endpoint = get_endpoint(tx, replay.endpoint_id)
     if endpoint is None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
+import structlog
 
 from bridge.domain.clock import ManualClock
 from bridge.domain.delivery import Answer, Delivery, DeliveryState, Outcome
@@ -95,6 +96,21 @@ async def test_no_more_is_made_due_in_a_second_than_the_rate_allows(database: Da
     assert seen == [(5, 1.0), (10, 1.0)]
     done = await look(database, replay)
     assert (done.state, done.replayed, done.count, done.finished_at) == (ReplayState.DONE, 12, 12, clock.now())
+
+
+async def test_the_end_of_a_replay_is_told_by_the_node_that_ended_it(
+    database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other nodes saw it running a moment before."""
+    await finish_runs(database, 2)
+    await start(database, await add_endpoint(database))
+    running = await database.read(replays.list_open)
+    monkeypatch.setattr(replays, "list_open", lambda _tx: running)
+    nodes = [Replayer(database=database, clock=clock) for _ in range(3)]
+    with structlog.testing.capture_logs() as lines:
+        for node in nodes:
+            await node.run_pass()
+    assert [line["event"] for line in lines].count("replay.ended") == 1
 
 
 async def test_a_rate_below_one_is_one_at_a_time(lone: Database, clock: ManualClock) -> None:
