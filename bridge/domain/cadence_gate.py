@@ -85,6 +85,7 @@ class Gate:
         if not self.is_shut:
             self.rate_limit.take_share(1 / self.sharers)
             self.in_flight_limit.take_share(place, self.sharers)
+            self._call()
 
     def opens_at(self, queued: Call | None = None) -> float:
         """When a request may leave; infinity while that depends on others, as `call_when_open` and `queue` tell.
