@@ -8,7 +8,7 @@ round the tenants: one tenant's burst cannot take everything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Final
 
 from bridge.domain.cadence_limits import InFlightLimit, RateLimit
@@ -18,6 +18,7 @@ FLOOR_SHARE: Final = 0.2
 SHADOW_MEMORY: Final = 0.95  # per pick
 SHADOW_HALF_LIFE_S: Final = 10.0
 TENANTS_REMEMBERED: Final = 1000
+TURN_S: Final = 1.0  # a turn that is not taken within this is over
 Call = Callable[[], None]
 
 
@@ -69,7 +70,9 @@ class Gate:
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._queue: dict[Call, None] = {}
-        self._turned_away: dict[Call, None] = {}
+        self._turned_away: dict[str, tuple[Candidate, Call]] = {}
+        self._turn_of: str | None = None
+        self._turn_ends = 0.0
 
     def shut(self) -> None:
         """Ask nothing for now: other nodes may still use all of the limits."""
@@ -107,20 +110,44 @@ class Gate:
         self._queue.pop(call, None)
         self._call()
 
-    def call_when_open(self, call: Call) -> None:
-        """Call whenever a poll may perhaps leave that may not now, until it has been sent or is `forget`-ten.
+    def call_when_open(self, first: Candidate, call: Call) -> None:
+        """Call whenever a poll of this tenant may perhaps leave; `first` is its most urgent, or stands for it.
 
-        Who was turned away first is called first.
+        Until it is `forget`-ten. Who was turned away first is called first.
         """
-        self._turned_away.setdefault(call)
+        self._turned_away[first.tenant] = (first, call)
 
-    def forget(self, call: Call) -> None:
-        """Nothing waits any more for what `call_when_open` tells."""
-        self._turned_away.pop(call, None)
+    def forget(self, tenant: str) -> None:
+        """Nothing of this tenant waits any more; a turn that was its own is another's."""
+        self._turned_away.pop(tenant, None)
+        if self._turn_of == tenant:
+            self._turn_of = None
+            self._call()
 
     def _call(self) -> None:
-        for call in [next(iter(self._queue))] if self._queue else list(self._turned_away):
+        waiting = [call for _, call in self._turned_away.values()]
+        for call in [next(iter(self._queue))] if self._queue else waiting:
             call()
+
+    def lets(self, candidates: Sequence[Candidate], *, now: float, is_scarce: bool) -> bool:
+        """Whether the first of one tenant's candidates goes next, or what another tenant is waiting with.
+
+        Then that is called and has its turn. `is_scarce` as with `pick`.
+        """
+        own = candidates[0].tenant
+        if self._turn_of is not None and self._turn_of != own:
+            if now < self._turn_ends:
+                return False
+            self._turned_away.pop(self._turn_of, None)
+        others = [first for tenant, (first, _) in self._turned_away.items() if tenant != own]
+        is_own_turn, self._turn_of = self._turn_of == own, None
+        field = candidates if is_own_turn else [*candidates, *others]
+        chosen = self.pick(field, now=now, is_scarce=is_scarce or bool(others))
+        if chosen is None or chosen.tenant == own:
+            return True
+        self._turn_of, self._turn_ends = chosen.tenant, now + TURN_S
+        self._turned_away[chosen.tenant][1]()
+        return False
 
     def pick(self, candidates: Iterable[Candidate], *, now: float = 0.0, is_scarce: bool = True) -> Candidate | None:
         """Whose request goes next: the most urgent of those that are worth one, or the tenant left out longest.
@@ -142,13 +169,13 @@ class Gate:
         self._note_shadow(chosen, now, is_contested=is_scarce and len(due) > 1)
         return chosen
 
-    def send(self, now: float, call: Call | None = None) -> None:
+    def send(self, now: float, tenant: str | None = None) -> None:
         """A request leaves; exactly one of `answer`, `refuse`, `time_out`, `give_up` must follow.
 
-        `call`: as in `call_when_open`; its turn has come, the next one comes after that of the others.
+        `tenant`: whose turn has come; its next one comes after that of the others.
         """
-        if call is not None:
-            self.forget(call)
+        if tenant is not None:
+            self._turned_away.pop(tenant, None)
         self.in_flight += 1
         self.rate_limit.take(now)
 

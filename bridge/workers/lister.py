@@ -211,7 +211,7 @@ class Lister:
         """Ask for the list; the gate must be open."""
         account, price_s = self._desk.account, self._desk.account.connection.cadence.price_s
         account.gate.pick([Candidate("list", price_s, price_s)])
-        account.gate.send(now, self._desk.bell.ring)
+        account.gate.send(now, self._name)
         self._sent_at = now
         self._found, self._others = {}, {}
         self._task = asyncio.create_task(self._list(now), name=f"list:{self._name}")

@@ -15,6 +15,7 @@ import structlog
 
 from bridge.domain.cadence_gate import Candidate
 from bridge.domain.clock import Clock
+from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.observation import Observed, PollResult
 from bridge.store.database import Database
@@ -47,6 +48,7 @@ STORE_RETRY_S: Final = 5.0
 UNHEARD_S: Final = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
 ALONE_S: Final = 3600.0
 FENCED_REST_S: Final = 0.5
+TURN_REST_S: Final = 0.05  # while another connection of the same credential has its turn
 
 
 class Poller:
@@ -85,6 +87,7 @@ class Poller:
         self._save_due = 0.0
         self._compare_due = 0.0
         self._plan_anew_due = 0.0
+        self._turn_due = 0.0
         self._claim_due = 0.0  # monotonic: when the database is next asked for due runs
         self._has_news = True  # a run became due since the database was last asked
         self._is_draining = False
@@ -111,15 +114,12 @@ class Poller:
             self._lister.send(now)
         while not self._is_draining and self.account.opens_in_s(now) <= 0 and self._fence.is_open:
             watch = self._most_urgent(now)
-            if watch is None:
+            if watch is None or not self._has_turn(watch, now):
                 break
             if self._lister is None or not self._lister.takes(watch, now):
                 self._start(watch, now)
         self._is_scarce = bool(self._ready)
-        if math.isinf(self.account.opens_in_s(now)):
-            self.account.gate.call_when_open(self.bell.ring)  # another connection of this credential may be in it
-        else:
-            self.account.gate.forget(self.bell.ring)
+        self._stand_in_line(now)
         return self._rest_s(self._clock.monotonic())
 
     def _most_urgent(self, now: float) -> Watch | None:
@@ -134,19 +134,34 @@ class Poller:
         while self._ready:
             watch = self._ready.pop()
             if self._is_takeable(watch):
-                self._note_scarcity(watch)
                 return watch
         return None
 
     def _is_takeable(self, watch: Watch) -> bool:
         return self.hand.get(watch.run.id) is watch and not watch.is_in_flight and not watch.is_scheduled
 
-    def _note_scarcity(self, chosen: Watch) -> None:
-        """Let the gate know what a request is worth, with somebody behind in the queue and without."""
+    def _has_turn(self, watch: Watch, now: float) -> bool:
+        """Whether it goes next, not what another connection of this credential waits with; else it waits again."""
+        field = [self._candidate(each) for each in (watch, *self._ready[-1:])]
+        if self.account.gate.lets(field, now=now, is_scarce=self._is_scarce):
+            return True
+        self._ready.append(watch)
+        self._turn_due = now + TURN_REST_S
+        return False
+
+    def _candidate(self, watch: Watch | None) -> Candidate:
         price_s = self.account.connection.cadence.price_s
-        field = [chosen, *self._ready[-1:]]
-        candidates = [Candidate(i, max(watch.worth_s, price_s), price_s) for i, watch in enumerate(field)]
-        self.account.gate.pick(candidates, now=self._clock.monotonic(), is_scarce=self._is_scarce)
+        worth_s = price_s if watch is None else max(watch.worth_s, price_s)
+        return Candidate(watch and watch.run.id, worth_s, price_s, self._name)
+
+    def _stand_in_line(self, now: float) -> None:
+        """Let the gate know of what waits here, for other connections of this credential to take turns with it."""
+        gate, next_due = self.account.gate, self.hand.next_due()
+        waits = bool(self._ready) or (next_due is not None and next_due <= now)
+        if waits and not self._is_draining and not (self.account.health is ConnectionHealth.FAILING and gate.in_flight):
+            gate.call_when_open(self._candidate(self._ready[-1] if self._ready else None), self.bell.ring)
+        else:
+            gate.forget(self._name)
 
     def _rest_s(self, now: float) -> float:
         waits = [0.0 if self._has_news else self._claim_due - now]
@@ -156,7 +171,7 @@ class Poller:
             waits.append(self._save_due - now)
         due = now if self._ready else self.hand.next_due()
         if due is not None:
-            waits.append(max(due - now, self.account.opens_in_s(now)))
+            waits.append(max(due - now, self.account.opens_in_s(now), self._turn_due - now))
         if self.planner.learner.changed:
             waits.append(self._plan_anew_due - now)
         waits.append(self._list_rest_s(now))
@@ -214,7 +229,7 @@ class Poller:
     def _start(self, watch: Watch, now: float) -> None:
         watch.is_in_flight = True
         watch.count_poll(self._clock.now(), now)
-        self.account.gate.send(now, self.bell.ring)
+        self.account.gate.send(now, self._name)
         task = asyncio.create_task(self._look(watch), name=f"poll:{watch.run.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -372,6 +387,7 @@ class Poller:
     async def abandon(self) -> None:
         """Stop looking and write nothing more: the claims are lost."""
         self._is_draining = True
+        self.account.gate.forget(self._name)
         if self._lister is not None:
             await self._lister.drain()
         for task in list(self._tasks):

@@ -172,36 +172,63 @@ def test_nobody_is_over_capacity_for_whom_nobody_had_to_wait_or_who_asks_no_more
     assert gate.contest(1100.0)[1] < 1.01
 
 
+def waiting(tenant: str, urgency_s: float = 1.0) -> Candidate:
+    return Candidate(tenant, urgency_s, 0.5, tenant)
+
+
 def test_who_was_turned_away_is_called_when_an_answer_comes_and_has_its_turn_after_the_others() -> None:
     gate, called = Gate(100.0, 1), list[str]()
 
-    def one() -> None:
-        called.append("one")
-
-    def two() -> None:
-        called.append("two")
+    def stand(tenant: str) -> None:
+        gate.call_when_open(waiting(tenant), lambda: called.append(tenant))
 
     def answer() -> list[str]:
         called.clear()
         gate.answer(0.1, sent_at=0.0)
         return called
 
-    gate.send(0.0, one)
-    gate.call_when_open(two)
-    gate.call_when_open(one)
+    gate.send(0.0, "one")
+    stand("two")
+    stand("one")
     assert answer() == ["two", "one"]
-    gate.send(0.2, two)
-    gate.call_when_open(one)
-    gate.call_when_open(two)
+    gate.send(0.2, "two")
+    stand("two")
     assert answer() == ["one", "two"]
-    gate.send(0.3, one)
-    gate.forget(two)
+    gate.send(0.3, "one")
+    gate.forget("two")
     assert answer() == []
+
+
+def test_of_two_connections_of_one_credential_the_more_urgent_goes_first_and_the_other_keeps_its_floor() -> None:
+    gate, sent = Gate(10.0), {"busy": 0, "calm": 0}
+    for number in range(100):
+        now = number / 10
+        gate.call_when_open(waiting("busy", 50.0), lambda: None)
+        gate.call_when_open(waiting("calm", 1.0), lambda: None)
+        goes = next(
+            name
+            for name in ("calm", "busy", "calm")
+            if gate.lets([waiting(name, 50.0 if name == "busy" else 1.0)], now=now, is_scarce=True)
+        )
+        gate.send(now, goes)
+        sent[goes] += 1
+    assert sent["busy"] > 2 * sent["calm"]
+    assert sent["calm"] >= 15
+
+
+def test_a_turn_that_is_not_taken_is_soon_over() -> None:
+    gate, called = Gate(10.0), list[str]()
+    gate.call_when_open(waiting("gone", 50.0), lambda: called.append("gone"))
+    assert not gate.lets([waiting("here")], now=0.0, is_scarce=True)
+    assert called == ["gone"]
+    assert not gate.lets([waiting("here")], now=0.5, is_scarce=True)
+    assert gate.lets([waiting("here")], now=1.1, is_scarce=True)
+    assert gate.lets([waiting("here")], now=1.2, is_scarce=True)
 
 
 def test_what_is_in_the_queue_goes_first_and_in_its_order() -> None:
     gate, called = Gate(100.0, 1), list[str]()
-    gate.call_when_open(lambda: called.append("poll"))
+    gate.call_when_open(waiting("a"), lambda: called.append("poll"))
 
     def one() -> None:
         called.append("one")

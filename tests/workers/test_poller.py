@@ -351,3 +351,30 @@ async def test_a_connection_goes_on_when_the_other_one_of_its_credential_has_its
         await asyncio.wait_for(rung, 5.0)
         await poller.run_pass()
         assert gate.in_flight == 1
+
+
+async def test_two_connections_of_one_credential_share_its_limit_and_none_is_left_out(
+    database: Database, sandbox: Sandbox
+) -> None:
+    busy_settings, calm_settings = (
+        connection(sandbox, "dibby", name=name, requests_per_second=20.0) for name in ("busy", "calm")
+    )
+    async with open_poller(database, busy_settings) as busy, open_poller(database, calm_settings) as calm:
+        calm.account.gate = busy.account.gate
+        theirs: dict[str, set[str]] = {"busy": set(), "calm": set()}
+        for name, count in (("busy", 40), ("calm", 2)):
+            for _ in range(count):
+                run = await register(
+                    database, sandbox.add_run("dibby", life=Life(duration_s=None)), connection=name, provider="dibby"
+                )
+                theirs[name].add(run.provider_run_id)
+
+        async def is_asked_often() -> bool:
+            return len(sandbox.requests) >= 100
+
+        await asyncio.gather(*(work(each.run_pass, each.bell, is_asked_often) for each in (busy, calm)))
+    asked = {name: sum(seen.run_id in ids for seen in sandbox.requests) for name, ids in theirs.items()}
+    assert asked["calm"] >= 10
+    assert asked["busy"] >= 40
+    times = [seen.at for seen in sandbox.requests]
+    assert (times[-1] - times[0]).total_seconds() >= (len(times) - 21) / 20 - 0.1
