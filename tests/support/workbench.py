@@ -55,6 +55,19 @@ async def open_poller(
         await poller.drain()
 
 
+def note_sends(poller: Poller) -> list[float]:
+    """When the poller sends requests, by its own monotonic clock: when they arrive, tells more of the machine."""
+    sends: list[float] = []
+    send = poller.account.gate.send
+
+    def noting(now: float, tenant: str | None = None) -> None:
+        sends.append(now)
+        send(now, tenant)
+
+    poller.account.gate.send = noting  # type: ignore[method-assign]
+    return sends
+
+
 async def work(
     run_pass: Callable[[], Awaitable[float]],
     bell: Bell,
