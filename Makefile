@@ -20,7 +20,7 @@ DEV := .venv/.dev-$(VERSION)-$(PLACE)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -qq
-COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras \
   --python-version 3.11 $(if $(UPGRADE),--upgrade) pyproject.toml
 
 # command=Debian package

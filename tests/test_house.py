@@ -7,9 +7,11 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 BRIDGE = ROOT / "bridge"
@@ -220,6 +222,29 @@ def test_what_is_tested_is_what_is_shipped() -> None:
     assert {name: dev.get(name) for name in build} == build
 
 
+@pytest.mark.parametrize("name", ["runtime", "dev"])
+def test_what_is_needed_with_extras_is_pinned_with_them(name: str) -> None:
+    """Else pip takes the newest version for `google-auth[requests]`, finds no hash of it, and installs nothing."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    pinned = {line[1]: set(line[2].split(",")) for line in re.finditer(r"^([a-z0-9.-]+)\[(.+)\]==", text, re.MULTILINE)}
+    needs = [Requirement(each) for package in pins(name) for each in requires_of(package)]
+    wanted = {(need.name, extra) for need in needs if is_always(need) for extra in need.extras}
+    assert {(package, extra) for package, extra in wanted if extra not in pinned.get(package, ())} == set()
+    assert "asyncio" in pinned["sqlalchemy"]  # our own wish
+
+
+def is_always(need: Requirement) -> bool:
+    """Whether it is needed here without any extra of whoever needs it."""
+    return need.marker is None or need.marker.evaluate({"extra": ""})
+
+
+def requires_of(package: str) -> list[str]:
+    try:
+        return metadata.requires(package) or []
+    except metadata.PackageNotFoundError:  # pinned for another platform
+        return []
+
+
 def test_every_declared_dependency_is_pinned() -> None:
     declared = {re.split(r"[\[<>=! ]", line)[0] for line in pyproject()["project"]["dependencies"]}
     assert declared - set(pins("runtime")) == set(), "run `make lock`"
@@ -229,7 +254,7 @@ def pins(name: str) -> dict[str, list[str]]:
     """Package → the lines that pin it: more than one where Python versions need different ones."""
     found: dict[str, list[str]] = {}
     for line in (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"([a-z0-9.-]+)==([^ ;\\]+)", line):
+        if match := re.match(r"([a-z0-9.-]+)(?:\[[a-z0-9,-]+\])?==([^ ;\\]+)", line):
             found.setdefault(match[1], []).append(match[2])
     return found
 
