@@ -101,9 +101,10 @@ class Intake:
 
     def _learn(self, watch: Watch, seen: Observation, now: float) -> None:
         late_s = self._planner.learn_end(watch, seen, now)
+        if seen.status.is_settled:
+            self._metrics.polls_per_run.labels(watch.run.connection).observe(watch.requests)
         if late_s is not None:
             self._metrics.noticed_delay.labels(watch.run.connection).observe(late_s)
-            self._metrics.polls_per_run.labels(watch.run.connection).observe(watch.requests)
 
     async def _failed(self, watch: Watch, failed: PollFailed, now: float) -> None:
         wall = self._clock.now()

@@ -29,7 +29,7 @@ class Metrics:
         )
         self.noticed_delay = self._histogram(
             "noticed_delay_seconds",
-            "How late a run's end was noticed: half the time since it was last seen alive",
+            "How late a run's end was noticed, by when runs like it end between two polls",
             by_connection,
             (*_SECONDS, 60, 300),
         )

@@ -62,12 +62,18 @@ async def test_a_run_goes_through_its_life_and_each_step_is_told(
 
 
 async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=0.3))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
-        run = await register(database, theirs, connection="dibby-1", provider="dibby")
-        after = await finish(poller, database, run.id)
         measured = poller._metrics.registry.get_sample_value
-        assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == after.polls
+        seen_over = sandbox.add_run("dibby", life=Life(duration_s=0.3), age_s=60)
+        run = await register(database, seen_over, connection="dibby-1", provider="dibby")
+        await finish(poller, database, run.id)
+        assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == 1
+        assert measured("runbridge_noticed_delay_seconds_count", {"connection": "dibby-1"}) is None  # nobody can tell
+        seen_alive = sandbox.add_run("dibby", life=Life(duration_s=2.0))
+        run = await register(database, seen_alive, connection="dibby-1", provider="dibby")
+        after = await finish(poller, database, run.id)
+        assert after.polls > 1
+        assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == 1 + after.polls
         assert measured("runbridge_noticed_delay_seconds_count", {"connection": "dibby-1"}) == 1
 
 
