@@ -38,7 +38,13 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 async def finish(poller: Poller, database: Database, run_id: str) -> runs.Run:
-    run = await work(poller.run_pass, poller.bell, lambda: settled(database, run_id))
+    """The run once it is settled and the poller has done with it, its counting included."""
+
+    async def is_over() -> runs.Run | None:
+        run = await settled(database, run_id)
+        return run if poller.hand.get(run_id) is None else None
+
+    run = await work(poller.run_pass, poller.bell, is_over)
     assert isinstance(run, runs.Run)
     return run
 
