@@ -35,7 +35,7 @@ from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from bridge.workers import chores, resealing, retention
 from bridge.workers.account import Account
-from bridge.workers.deliverer import Deliverer
+from bridge.workers.deliverer import LOOK_EVERY_S, Deliverer
 from bridge.workers.fence import Fence
 from bridge.workers.learner import Learner
 from bridge.workers.loop import Loop
@@ -202,7 +202,7 @@ class Daemon:
         )
         self.deliverer.sharers = self.membership.place.nodes if self.membership else 1
         self.office.deliverer = self.deliverer
-        loop = Loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, self.watchdog.beat)
+        loop = Loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, self.watchdog.beat, gap_s=LOOK_EVERY_S)
         self._supervise("deliverer", loop.run)
 
     async def _drain_deliverer(self) -> None:

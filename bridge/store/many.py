@@ -7,12 +7,14 @@ that recording cost). Here that is done once per statement; the values still go 
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from bridge.store.transaction import Tx
@@ -35,7 +37,13 @@ def execute_many(tx: Tx, statement: sa.Insert | sa.Update, rows: Sequence[Mappin
         tuple([row[name] if process is None else process(row.get(name)) for name, process in ready.parameters])
         for row in rows
     ]
-    tx.connection.exec_driver_sql(ready.text, values)
+    if tx.driver is None:
+        tx.connection.exec_driver_sql(ready.text, values)
+        return
+    try:
+        tx.driver.executemany(ready.text, values)
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(ready.text, None, error, sqlite3.Error) from error
 
 
 @functools.lru_cache(maxsize=100)

@@ -8,7 +8,7 @@ import os
 import socket
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
@@ -119,7 +119,7 @@ def _sentence(path: Path, error: sqlite3.Error) -> str:
 
 
 def writer_engine(path: Path) -> sa.Engine:
-    """The one connection that writes and checkpoints; every transaction is `BEGIN IMMEDIATE`."""
+    """The one connection that writes and checkpoints; every transaction is `BEGIN IMMEDIATE`, or the write desk's."""
     engine = sa.create_engine(
         URL.create("sqlite", database=str(path)), pool_size=1, max_overflow=0, connect_args={"check_same_thread": False}
     )
@@ -154,7 +154,13 @@ def set_up_reader(connection: Any, _record: object) -> None:
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    if not driver_of(connection).in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def driver_of(connection: sa.Connection) -> sqlite3.Connection:
+    """What is below SQLAlchemy."""
+    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
 
 
 def begin_deferred(connection: sa.Connection) -> None:

@@ -1,12 +1,14 @@
 """Callers who want the same kind of thing done, served together: one write for all that gathered meanwhile.
 
 A statement for five hundred rows costs little more than one for a single row. Who asks while a write is
-under way joins the next one; nobody waits for company.
+under way joins the next one. Who comes alone does not wait; who comes right behind another waits for company,
+for `gap_s` from when that one's write began.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -15,13 +17,16 @@ from bridge.domain.errors import StoreUnavailable
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 TOGETHER_MAX = 200
+GAP_S = 0.008  # for what comes many times a second: a quarter of the writes at 200 a second, 4 ms later each
 
 
 class Together(Generic[Item, Answer]):
     """Hands what gathered to `work`, which answers in the same order."""
 
-    def __init__(self, work: Callable[[list[Item]], Awaitable[list[Answer]]]) -> None:
+    def __init__(self, work: Callable[[list[Item]], Awaitable[list[Answer]]], *, gap_s: float = 0.0) -> None:
         self._work = work
+        self._gap_s = gap_s
+        self._began_at = -math.inf
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -34,7 +39,12 @@ class Together(Generic[Item, Answer]):
         return await answer
 
     async def _serve(self) -> None:
+        clock = asyncio.get_running_loop().time
         while self._waiting:
+            rest_s = self._began_at + self._gap_s - clock()
+            if rest_s > 0 and len(self._waiting) < TOGETHER_MAX:
+                await asyncio.sleep(rest_s)
+            self._began_at = clock()
             group, self._waiting = self._waiting[:TOGETHER_MAX], self._waiting[TOGETHER_MAX:]
             await self._serve_group(group)
 

@@ -3,6 +3,7 @@ what is to be announced once it is durable."""
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -50,6 +51,8 @@ class Tx:
     known: dict[str, Any] = field(default_factory=dict)
     """What was read and still holds in this transaction, shared by all of one commit; a writer forgets it."""
     vault: Vault = field(default_factory=Vault)
+    driver: sqlite3.Connection | None = None
+    """What is below `connection` where SQLite is written: for statements that are ready for it."""
 
     @property
     def is_postgresql(self) -> bool:

@@ -20,6 +20,7 @@ from bridge.domain.delivery import Answer, Outcome, verdict
 from bridge.domain.disabling import Step
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.errors import Conflict, StoreUnavailable
+from bridge.domain.frozen import frozen
 from bridge.domain.instant import format_instant
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
@@ -29,7 +30,7 @@ from bridge.store.database import Database
 from bridge.store.deliveries import Claimed
 from bridge.store.due import due_endpoints, may_probe
 from bridge.store.standing import Note
-from bridge.store.together import Together
+from bridge.store.together import GAP_S, Together
 from bridge.store.transaction import Tx
 from bridge.workers.fence import Fence
 from bridge.workers.loop import Bell
@@ -43,6 +44,8 @@ CLAIMED_NOTHING_REST_S = 0.5  # another node was faster; its POSTs ring its bell
 UNHEARD_S = 5.0  # where there may be other nodes, what they leave behind becomes due without a bell ringing here
 FENCED_REST_S = 0.5
 COMPARE_EVERY_S = 60.0
+LOOK_EVERY_S = 0.008  # at most so often: under load a look claims for several POSTs
+LOOK_AGAIN_S = 0.25  # after all that was due is claimed: what is due next behind it is not known yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,15 @@ class DeliverySettings:
     schedule: RetrySchedule = RetrySchedule()
     seats: int = 64
     seats_per_endpoint: int = 8
+
+
+@frozen
+class _Look:
+    """What one look claimed, the seconds until the next, and whether something due was left that waits for a seat."""
+
+    claimed: list[Claimed]
+    rest_s: float
+    leaves_something: bool
 
 
 class Deliverer:
@@ -80,13 +92,15 @@ class Deliverer:
         self._node = node
         self._fence = fence or Fence(clock)
         self._compare_due = 0.0
+        self._waits_for_seat = False
+        """The last look left something that may go when a POST has ended; True while looking."""
         self._sender = sender
         self._metrics = metrics
         self._turnstile = Turnstile(settings.seats, settings.seats_per_endpoint)
-        self._tasks: dict[asyncio.Task[None], Claimed] = {}
-        self._posting: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[bool], Claimed] = {}
+        self._posting: set[asyncio.Task[bool]] = set()
         self._is_draining = False
-        self._together = Together(self._record_all)
+        self._together = Together(self._record_all, gap_s=GAP_S)
 
     @property
     def in_flight(self) -> int:
@@ -99,7 +113,8 @@ class Deliverer:
         turnstile.seats, turnstile.seats_per_endpoint = self.settings.seats, self.settings.seats_per_endpoint
         turnstile.sharers = self.sharers
         if self._is_draining or turnstile.free <= 0:
-            return math.inf  # a POST that ends rings the bell
+            self._waits_for_seat = True
+            return math.inf
         if not self._fence.is_open:
             return FENCED_REST_S
         try:
@@ -111,20 +126,31 @@ class Deliverer:
 
     async def _begin_due(self) -> float:
         await self._compare(self._clock.monotonic())
+        self._waits_for_seat = True
         with self._turnstile.looking():
-            rest_s, claimed = await self._database.write(self._claim_due)
-        for each in claimed:
+            look = await self._database.write(self._claim_due)
+        self._waits_for_seat = look.leaves_something
+        for each in look.claimed:
             self._start(each)
-        return 0.0 if claimed else rest_s
+        return look.rest_s
 
-    def _claim_due(self, tx: Tx) -> tuple[float, list[Claimed]]:
-        """What may go now, claimed, and seconds until something else may. Nothing is written where nothing may go."""
+    def _claim_due(self, tx: Tx) -> _Look:
+        """What may go now, claimed. Nothing is written where nothing may go."""
         due = due_endpoints(tx)
         known = {e: d for e, d in due.items() if d.source is not EndpointSource.CONFIG or e in self.file_secrets}
         shares = self._turnstile.share(known, now=tx.now, monotonic=self._clock.monotonic())
-        rest_s = CLAIMED_NOTHING_REST_S if shares else self._turnstile.rest_s(known, now=tx.now)
+        if not shares:
+            is_left = any(one.at <= tx.now for one in known.values())
+            return _Look([], self._turnstile.rest_s(known, now=tx.now), is_left)
         probed = [e for e in shares if known[e].pace.is_probed and not may_probe(tx, e)]
-        return rest_s, self._claim(tx, shares | {e: shares[e].asked_for for e in probed})
+        given = shares | {e: shares[e].asked_for for e in probed}
+        claimed = {e: self._claim(tx, e, share) for e, share in given.items()}
+        is_left = any(
+            one.at <= tx.now and (e not in given or len(claimed[e]) >= given[e].limit) for e, one in known.items()
+        )
+        taken = [each for of_endpoint in claimed.values() for each in of_endpoint]
+        rest_s = CLAIMED_NOTHING_REST_S if not taken else 0.0 if is_left else LOOK_AGAIN_S
+        return _Look(taken, rest_s, is_left)
 
     async def _compare(self, now: float) -> None:
         """Where there may be other nodes: give back what is claimed for us and in nobody's hands."""
@@ -137,14 +163,8 @@ class Deliverer:
             ids = sorted(astray)
             await self._database.write(lambda tx: deliveries.give_back(tx, node=self._node, delivery_ids=ids))
 
-    def _claim(self, tx: Tx, shares: dict[str, Share]) -> list[Claimed]:
-        return [
-            claimed
-            for endpoint_id, share in shares.items()
-            for claimed in deliveries.claim_due(
-                tx, node=self._node, endpoint_id=endpoint_id, limit=share.limit, lanes=share.lanes
-            )
-        ]
+    def _claim(self, tx: Tx, endpoint_id: str, share: Share) -> list[Claimed]:
+        return deliveries.claim_due(tx, node=self._node, endpoint_id=endpoint_id, limit=share.limit, lanes=share.lanes)
 
     # -- one POST
 
@@ -154,20 +174,25 @@ class Deliverer:
         self._tasks[task] = claimed
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[bool]) -> None:
         endpoint_id = self._tasks.pop(task).endpoint.id
         self._turnstile.leave(endpoint_id)
+        is_plain = False
         if task.cancelled():
             self._compare_due = 0.0  # its claim is still ours
         elif (error := task.exception()) is not None:
             log.error("delivery.crashed", endpoint=endpoint_id, exc_info=error)
-        self.bell.ring()
+        else:
+            is_plain = task.result()
+        if self._waits_for_seat or not is_plain:
+            self.bell.ring()
 
-    async def _deliver(self, claimed: Claimed) -> None:
+    async def _deliver(self, claimed: Claimed) -> bool:
+        """Whether it arrived at an endpoint that is as well as before: then nothing but its seat is free for others."""
         at = self._clock.now()
         if not self._fence.is_open:  # since it was claimed this process slept, or the database was slow
             self._compare_due = 0.0
-            return
+            return False
         answer = await self._post_breakably(claimed, int(at.timestamp()))
         state, again_at = verdict(
             claimed.delivery.failures,
@@ -181,10 +206,11 @@ class Deliverer:
             note = await self._record(result)
         except Conflict as error:
             log.warning("attempt.refused", delivery_id=claimed.delivery.id, reason=str(error))
-            return
+            return False
         self._tell(claimed, result)
         if note is not None:
             self._tell_standing(claimed.endpoint.id, note)
+        return answer.outcome is Outcome.DELIVERED and (note is None or note.before == note.after)
 
     async def _post_breakably(self, claimed: Claimed, timestamp: int) -> Answer:
         task = asyncio.current_task()
@@ -287,7 +313,7 @@ class Deliverer:
             ids = [claimed.delivery.id for claimed in cut_off.values()]
             await self._database.write(lambda tx: deliveries.give_back(tx, node=self._node, delivery_ids=ids))
 
-    async def abandon(self) -> dict[asyncio.Task[None], Claimed]:
+    async def abandon(self) -> dict[asyncio.Task[bool], Claimed]:
         """Break everything off and write nothing more; what was under way."""
         self._is_draining = True
         cut_off = dict(self._tasks)

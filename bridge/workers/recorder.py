@@ -15,7 +15,7 @@ from bridge.domain.observation import Observation
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.store import connections, endpoints, transitions
 from bridge.store.database import Database
-from bridge.store.together import Together
+from bridge.store.together import GAP_S, Together
 from bridge.store.transaction import Tx
 from bridge.workers.account import HealthChange
 from bridge.workers.metrics import Metrics
@@ -40,7 +40,7 @@ class Recorder:
         self._database = database
         self._node = node
         self._metrics = metrics
-        self._together = Together(self._record_all)
+        self._together = Together(self._record_all, gap_s=GAP_S)
 
     async def record(
         self, before: Run, seen: Observation, *, since: datetime | None, expires: bool, is_overdue: bool

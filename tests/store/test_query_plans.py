@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -238,7 +238,7 @@ def plans(tx: Tx, work: Work, world: World) -> list[tuple[str, list[str]]]:
     """Each statement of `work`, undone afterwards, with what is wrong with its plan."""
     savepoint = tx.connection.begin_nested()
     with caught() as statements:
-        work(tx, world)
+        work(replace(tx, driver=None), world)  # all of them by way of SQLAlchemy, which tells of each
     savepoint.rollback()
     explain = explain_on_postgresql if tx.is_postgresql else explain_on_sqlite
     return [(statement, explain(tx, statement, given)) for statement, given in statements]
