@@ -58,7 +58,7 @@ class Estimate:
             math.sqrt(value * alive * width)
             for value, alive, width in zip(self.mass, self._alive[1:], WIDTHS_S, strict=True)
         )
-        self._plans: dict[tuple[int, float], list[int]] = {}
+        self._plans: dict[tuple[int, int], list[int]] = {}
         self.prices: dict[float, float] = {}  # target delay → price, remembered by `price_for_target`
 
     def lateness(self, alive_s: float, age_s: float) -> float:
@@ -191,11 +191,10 @@ class Estimate:
 
     def _planned_age(self, alive_s: float, price_s: float, min_interval_s: float) -> float:
         """The next poll of the exact plan, interpolated between the plan's rows around `alive_s`."""
-        octave = round(PLANS_PER_OCTAVE * math.log2(max(price_s, 1e-6)))
-        key = (octave, min_interval_s)
+        key = (round(_steps(price_s)), round(_steps(min_interval_s)))  # of progress both differ with every run
         if key not in self._plans:
             finished = [1 - alive for alive in self._alive]
-            self._plans[key] = plan_polls(EDGES_S, finished, 2 ** (octave / PLANS_PER_OCTAVE), min_interval_s)
+            self._plans[key] = plan_polls(EDGES_S, finished, *(2 ** (step / PLANS_PER_OCTAVE) for step in key))
         successor = self._plans[key]
         if alive_s <= 0:
             return EDGES_S[successor[0]]
@@ -205,3 +204,7 @@ class Estimate:
             return above
         share = (alive_s - EDGES_S[cell]) / WIDTHS_S[cell]
         return (1 - share) * below + share * above
+
+
+def _steps(seconds: float) -> float:
+    return PLANS_PER_OCTAVE * math.log2(max(seconds, 1e-6))

@@ -139,7 +139,9 @@ class Gate:
             if now < self._turn_ends:
                 return False
             self._turned_away.pop(self._turn_of, None)
-        others = [first for tenant, (first, _) in self._turned_away.items() if tenant != own]
+        others = (
+            [first for tenant, (first, _) in self._turned_away.items() if tenant != own] if self._turned_away else []
+        )
         is_own_turn, self._turn_of = self._turn_of == own, None
         field = candidates if is_own_turn else [*candidates, *others]
         chosen = self.pick(field, now=now, is_scarce=is_scarce or bool(others))
@@ -157,6 +159,10 @@ class Gate:
         due = [candidate for candidate in candidates if candidate.is_due]
         if not due:
             return None
+        if len(due) == 1:
+            self._note_turn(due[0])
+            self._note_shadow(due[0], now, is_contested=False)
+            return due[0]
         tenants = {candidate.tenant for candidate in due}
         self._floor_credit += FLOOR_SHARE if len(tenants) > 1 else 0.0
         field = due

@@ -54,7 +54,8 @@ class Observed:
 
     `poll_after_s`: it asked not to be polled sooner than that. `answered_at`: the time of the answer by the
     provider's own clock (canonical text), to be compared with nothing but its other times. `etag`: what to send
-    with the next question; `is_unchanged`: to the last one it answered 304, which spares quota and bytes.
+    with the next question; `is_unchanged`: to the last one it answered 304, which spares quota and bytes. `body`: the
+    answer's bytes, where they are few; the same bytes again mean the same run.
     """
 
     observation: Observation
@@ -62,14 +63,16 @@ class Observed:
     answered_at: str | None = None
     etag: str | None = None
     is_unchanged: bool = False
+    body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Known:
-    """What the last answer about a run said, and its ETag: the observation that a 304 stands for."""
+    """What the last answer about a run said: the observation that a 304 to its `etag`, or the same `body`, stands for."""
 
-    etag: str
     observation: Observation
+    etag: str | None = None
+    body: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

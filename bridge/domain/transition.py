@@ -34,7 +34,19 @@ class Decision:
 
 def has_news(run: Run, seen: Observation) -> bool:
     """Whether `seen` shows anything that the run does not say yet; most polls show nothing."""
-    return not run.settled and any(getattr(run, name) != value for name, value in _shown(run, seen).items())
+    if run.settled:
+        return False
+    return (  # as `_shown` has it, without making that for every poll
+        seen.status is not run.status
+        or seen.provider_status != run.provider_status
+        or (seen.progress is not None and seen.progress != run.progress)
+        or seen.output != run.output
+        or seen.error != run.error
+        or seen.finished_at != run.finished_at
+        or (run.workflow_id is None and seen.workflow_id is not None)
+        or (seen.created_at or run.created_at) != run.created_at
+        or (seen.started_at or run.started_at) != run.started_at
+    )
 
 
 def unchanged(run: Run) -> Observation:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, Protocol, TypeGuard
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ from bridge.providers.strict_json import BadPayload, parse_json_text
 RUN_ID_CHARS_MAX: Final = 512
 WORD_CHARS_MAX: Final = 200
 ERROR_CHARS_MAX: Final = 4000
+KNOWN_BYTES_MAX: Final = 1024  # of a body that is kept to be compared with the next: of thousands of runs at a time
 ETAG_CHARS_MAX: Final = 200
 _COUNT_MAX: Final = 2**53
 
@@ -132,16 +134,26 @@ class ProviderDefaults:
 async def fetch_normalised(
     http: ProviderHttp, path: str, normalise: Callable[[JsonObject], Observation], known: Known | None = None
 ) -> PollResult:
-    """GET `path` and read its body with `normalise`; every fault becomes a `PollFailed`, a 304 what is `known`."""
+    """GET `path` and read its body with `normalise`; every fault becomes a `PollFailed`.
+
+    A 304, or the bytes that came before, are what is `known`.
+    """
     try:
-        answer = await http.request("GET", path, etag=known.etag if known else None)
+        answer = await http.request(
+            "GET", path, etag=known.etag if known else None, known=known.body if known else None
+        )
     except ProviderFailure as failure:
         return failure.failed
     answered_at, etag = provider_instant(answer.headers.get("date")), etag_of(answer.headers)
     if known and answer.status == 304:
-        return Observed(known.observation, answer.poll_after_s, answered_at, known.etag, is_unchanged=True)
+        return Observed(
+            known.observation, answer.poll_after_s, answered_at, known.etag, is_unchanged=True, body=known.body
+        )
+    body = answer.data if len(answer.data) <= KNOWN_BYTES_MAX else None
+    if known and answer.is_known:
+        return Observed(known.observation, answer.poll_after_s, answered_at, etag, body=body)
     try:
-        return Observed(normalise(json_object(answer.body)), answer.poll_after_s, answered_at, etag)
+        return Observed(normalise(json_object(answer.body)), answer.poll_after_s, answered_at, etag, body=body)
     except NoSuchRun as error:
         return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], answer.status)
     except BadPayload as error:
@@ -186,6 +198,7 @@ def refused_or_failed(failure: ProviderFailure) -> ProviderRefused | ProviderFai
     return failure
 
 
+@lru_cache(maxsize=4096)  # a run is asked for again and again
 def segment(text: str) -> str:
     """`text` as one path segment: slashes, question marks and the like lose their meaning."""
     return quote(text, safe="", errors="replace")

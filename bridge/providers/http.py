@@ -13,7 +13,7 @@ import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 from urllib.parse import urlencode
 
@@ -55,14 +55,16 @@ class ProviderFailure(BridgeError):
 class Answer:
     """A 2xx answer with its JSON, or the 304 that an `etag` was sent for. Header names match in any case.
 
-    `body_bytes` is the size unpacked. `poll_after_s`: the provider asked not to be asked again sooner than that.
+    `data` is the body unpacked; where it is what was known before, `is_known`, it is not read once more and `body` is
+    None. `poll_after_s`: the provider asked not to be asked again sooner than that.
     """
 
     status: int
     headers: Mapping[str, str]
     body: Json
-    body_bytes: int = 0
+    data: bytes = b""
     poll_after_s: float | None = None
+    is_known: bool = False
 
 
 def new_session() -> aiohttp.ClientSession:
@@ -119,11 +121,13 @@ class ProviderHttp:
         timeout_s: float | None = None,
         expects_json: bool = True,
         etag: str | None = None,
+        known: bytes | None = None,
     ) -> Answer:
         """The 2xx answer to one request; ProviderFailure for everything else, but 304 where `etag` was sent.
 
         `path` begins with a slash and is percent-encoded already. `timeout_s` covers the whole exchange,
-        from the name lookup to the last byte. Without `expects_json` the body is read but not looked at.
+        from the name lookup to the last byte. Without `expects_json` the body is read but not looked at, as where it
+        is `known`.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response: aiohttp.ClientResponse | None = None
@@ -132,8 +136,9 @@ class ProviderHttp:
                 response = await self._open(method, path, query, json_body, etag)
                 await self._check(method, path, response, etag)
                 data = await _read_body(response, self.body_bytes_max)
-            body = parse_json(data) if expects_json and response.status != 304 else None
-            return Answer(response.status, response.headers, body, len(data), asked_pause_s(response.headers))
+            is_known = data == known
+            body = parse_json(data) if expects_json and response.status != 304 and not is_known else None
+            return Answer(response.status, response.headers, body, data, asked_pause_s(response.headers), is_known)
         except _FAULTS as error:
             raise self._fault(error, method, path, response, limit_s) from None
         finally:
@@ -163,7 +168,7 @@ class ProviderHttp:
         self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, etag: str | None
     ) -> Awaitable[aiohttp.ClientResponse]:
         # encoded=True: yarl must not undo the percent-encoding of a run id, nor fold its dots
-        address = URL(self._base + path + ("?" + urlencode(query) if query else ""), encoded=True)
+        address = _address(self._base + path + ("?" + urlencode(query) if query else ""))
         headers = dict(self._headers)
         data = None
         if etag is not None:
@@ -216,6 +221,11 @@ class ProviderHttp:
         for secret in self._keys:
             text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
         return text[:_SAID_CHARS_MAX]
+
+
+@lru_cache(maxsize=4096)  # a run is asked for again and again
+def _address(url: str) -> URL:
+    return URL(url, encoded=True)
 
 
 def failure_kind(status: int, headers: Mapping[str, str]) -> FailureKind:
@@ -285,8 +295,10 @@ async def _read_error(response: aiohttp.ClientResponse) -> Json:
 
 
 async def _read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    intake, pieces = _Intake(response, bytes_max), []
-    while chunk := await response.content.read(_CHUNK_BYTES):
+    intake, content, pieces = _Intake(response, bytes_max), response.content, []
+    if content.is_eof():  # all of it came with the head, as mostly: nothing to wait for
+        pieces.append(intake(content.read_nowait()))
+    while not content.at_eof() and (chunk := await content.read(_CHUNK_BYTES)):
         pieces.append(intake(chunk))
     intake.finish()
     return b"".join(pieces)

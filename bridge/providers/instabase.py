@@ -137,7 +137,7 @@ class Instabase(ProviderDefaults):
 
 def _page(answer: Answer, path: str, room: int) -> tuple[list[Json], bool, int]:
     """A page's files, whether there are more, and the bytes still allowed; ProviderFailure if it is no page."""
-    body, left = answer.body, room - answer.body_bytes
+    body, left = answer.body, room - len(answer.data)
     files = body.get("files") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(files, list | None):
         raise _bad(path, "the answer is no page of results", answer.status)

@@ -49,7 +49,7 @@ async def _fetch_pages(http: ProviderHttp, path: str, query: list[tuple[str, str
     room = http.body_bytes_max
     for _ in range(_PAGES_MAX):
         answer = await http.request("GET", path, query=[*query, *([("after", after)] if after else [])])
-        room -= answer.body_bytes
+        room -= len(answer.data)
         page = _items(answer.body)
         if page is None or room < 0:
             said = "the answer is no list of steps" if page is None else "the steps are too large"

@@ -75,12 +75,12 @@ class Account:
         self.has_recovered = False
         """It answers again after a row of failures; whoever acts on that sets this back."""
 
-    async def look_at(self, run: Run, etag: str | None = None) -> PollResult:
+    async def look_at(self, run: Run, etag: str | None = None, body: bytes | None = None) -> PollResult:
         """One poll of a run.
 
-        `etag`: that of the answer which showed the run as it is.
+        `etag` and `body`: of the answer which showed the run as it is.
         """
-        known = Known(etag, transition.unchanged(run)) if etag else None
+        known = Known(transition.unchanged(run), etag, body) if etag or body else None
         return await self.provider.fetch_run(self._http, run.provider_run_id, known)
 
     async def complete(self, run: Run, seen: Observed) -> Observed:

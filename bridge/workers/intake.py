@@ -69,7 +69,10 @@ class Intake:
             case Observed():
                 watch.is_304 = result.is_unchanged
                 await self._observed(watch, result, now)
-                watch.etag = result.etag  # not before: until it is recorded, a 304 would hide the change
+                watch.etag, watch.body = (
+                    result.etag,
+                    result.body,
+                )  # not before: until recorded they would hide the change
             case PollFailed():
                 watch.is_304 = False
                 await self._failed(watch, result, now)

@@ -15,6 +15,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._of_polls: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._add_watching()
         self._add_delivering()
         self._add_housekeeping()
@@ -41,6 +42,15 @@ class Metrics:
             "status_regressions_total", "Observations of a run that was settled already, ignored", by_connection
         )
         self.unmapped = self._counter("status_unmapped_total", "Observations with an unknown word", by_connection)
+
+    def note_poll(self, connection: str, outcome: str, took_s: float) -> None:
+        """One poll; prometheus_client takes as long to find a series by its labels as to count in it."""
+        series = self._of_polls.get((connection, outcome))
+        if series is None:
+            series = (self.polls.labels(connection, outcome), self.poll_seconds.labels(connection))
+            self._of_polls[connection, outcome] = series
+        series[0].inc()
+        series[1].observe(took_s)
 
     def _add_delivering(self) -> None:
         self.attempts = self._counter("delivery_attempts_total", "Webhook POSTs by outcome", ["outcome"])

@@ -17,7 +17,7 @@ from bridge.domain.cadence_gate import Candidate
 from bridge.domain.clock import Clock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.observation import Observed, PollResult
+from bridge.domain.observation import Observed, PollFailed, PollResult
 from bridge.store.database import Database
 from bridge.workers.account import Account, HealthChange
 from bridge.workers.claims import COMPARE_EVERY_S, Claims
@@ -236,7 +236,7 @@ class Poller:
 
     async def _look(self, watch: Watch) -> None:
         try:
-            result = await self.account.look_at(watch.run, watch.etag)
+            result = await self.account.look_at(watch.run, watch.etag, watch.body)
         except BaseException:  # cancelled at the end of the daemon, or broken: the gate's seat comes back
             self.account.gate.give_up()
             watch.is_in_flight = False
@@ -245,9 +245,8 @@ class Poller:
         turned = self.account.judge(result, sent_at=watch.sent_at, now=now, runs_in_hand=len(self.hand))
         if self.account.has_recovered:
             self._catch_up(now)
-        self._metrics.poll_seconds.labels(self._name).observe(now - watch.sent_at)
-        outcome = "observed" if isinstance(result, Observed) else result.kind.value
-        self._metrics.polls.labels(self._name, outcome).inc()
+        outcome = result.kind.value if isinstance(result, PollFailed) else "observed"
+        self._metrics.note_poll(self._name, outcome, now - watch.sent_at)
         self.bell.ring()
         await self._take_in(watch, result, now, turned)
 

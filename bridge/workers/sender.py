@@ -180,12 +180,16 @@ async def _send_once(request: _Request, sessions: Sessions, *, is_pooled: bool) 
 
 async def _read_body(response: aiohttp.ClientResponse, deadline: float) -> _Body:
     """The beginning of the body; the connection is kept only where the body came to its end in time and size."""
-    read, note = bytearray(), None
+    content = response.content
+    read, note = bytearray(content.read_nowait(READ_BYTES_MAX) if content.is_eof() else b""), None
+    if content.at_eof():  # all of it came with the head, as mostly: nothing to wait for
+        response.release()
+        return _Body(bytes(read[:HEAD_BYTES_MAX]), len(read) > HEAD_BYTES_MAX, None)
     is_whole = False
     try:
         async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + BODY_TIMEOUT_S)):
             while len(read) < READ_BYTES_MAX and not is_whole:
-                chunk = await response.content.read(min(_CHUNK_BYTES, READ_BYTES_MAX - len(read)))
+                chunk = await content.read(min(_CHUNK_BYTES, READ_BYTES_MAX - len(read)))
                 read += chunk
                 is_whole = not chunk
         note = None if is_whole else f"its body was cut off after {READ_BYTES_MAX // 1024} KiB"

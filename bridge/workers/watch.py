@@ -27,12 +27,13 @@ class Watch:
 
     Monotonic seconds: `due`, `sent_at` (the last look), `not_before` (a wish of the provider), `origin` (when its present status began). Ages:
     `alive_s`, at which it was last seen alive in it. `worth_s`: of a look, when it was last ranked. `is_tainted`:
-    the clock jumped while it was there. `etag`: of the answer that showed the run as it is; `is_304`: the last
+    the clock jumped while it was there. `etag`, `body`: of the answer that showed the run as it is; `is_304`: the last
     look was answered so. `is_wanted`: a look at this very run, now, whatever the plan says.
     """
 
     __slots__ = (
         "alive_s",
+        "body",
         "due",
         "etag",
         "failure_streak",
@@ -76,6 +77,7 @@ class Watch:
         self.reason: str | None = None
         self.is_in_flight = False
         self.etag: str | None = None
+        self.body: bytes | None = None
         self.is_304 = False
         self.is_wanted = False
         self.ticket = 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.domain.cadence_plan import plan_polls
 from bridge.domain.cadence_progress import LAST_STEP, ProgressSojourn, ProgressTrack
 from bridge.domain.cadence_sojourn import Sojourn
 
@@ -121,3 +123,16 @@ def test_a_restart_changes_no_decision() -> None:
 @pytest.mark.parametrize("text", [None, "", "[]", '{"v":1}', '{"v":1,"trust":0,"shared":{},"kinds":{"99":{}}}', "{"])
 def test_garbage_in_the_row_means_a_fresh_start(text: str | None) -> None:
     assert ProgressSojourn.load(text).dump() == ProgressSojourn().dump()
+
+
+def test_runs_of_any_speed_share_a_few_plans() -> None:
+    """A plan takes milliseconds. Price and min_interval in units of a run's own speed are different for every run."""
+    chance, learner, plain = random.Random(3), ProgressSojourn(), Sojourn()
+    for _ in range(20):
+        end = 60 * math.exp(0.3 * chance.gauss(0, 1))
+        learner.observe(ProgressTrack().seen(2, 5, 0.4 * end), 0.95 * end, end, plain.estimate)
+    with mock.patch("bridge.domain.cadence_estimate.plan_polls", wraps=plan_polls) as made:
+        for _ in range(300):
+            track = ProgressTrack().seen(2, 5, chance.uniform(20, 30))
+            assert learner.next_age(track, track.latest.at_s, 5.0, 0.25, 300.0) > track.latest.at_s
+    assert 0 < made.call_count < 15

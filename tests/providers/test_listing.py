@@ -149,7 +149,7 @@ async def test_a_provider_without_a_useful_list_says_so(provider: str) -> None:
 
 # -- conditional requests
 
-KNOWN = Known('W/"abc"', Observation(RunStatus.RUNNING, "running"))
+KNOWN = Known(Observation(RunStatus.RUNNING, "running"), 'W/"abc"')
 
 
 async def tagged(request: web.Request) -> web.Response:
@@ -167,6 +167,25 @@ async def test_an_answer_tells_its_tag_and_304_means_what_is_known() -> None:
     assert (first.etag, first.is_unchanged) == (KNOWN.etag, False)
     assert (second.etag, second.is_unchanged, second.observation) == (KNOWN.etag, True, KNOWN.observation)
     assert "if-none-match" not in server.seen[0].headers
+
+
+async def test_the_same_bytes_again_mean_what_is_known_and_others_are_read() -> None:
+    async with provider_against(answering({"status": "RUNNING"}), "dibby") as (http, _):
+        first = await REGISTRY["dibby"].fetch_run(http, "run_1")
+        assert isinstance(first, Observed)
+        same = await REGISTRY["dibby"].fetch_run(http, "run_1", Known(KNOWN.observation, body=first.body))
+        other = await REGISTRY["dibby"].fetch_run(http, "run_1", Known(KNOWN.observation, body=b'{"status":"PENDING"}'))
+    assert isinstance(same, Observed)
+    assert (same.observation, same.body, same.is_unchanged) == (KNOWN.observation, first.body, False)
+    assert isinstance(other, Observed)
+    assert (other.observation, other.body) == (first.observation, first.body)
+
+
+async def test_only_small_bodies_are_kept() -> None:
+    async with provider_against(answering({"status": "RUNNING", "output": "x" * 2000}), "dibby") as (http, _):
+        result = await REGISTRY["dibby"].fetch_run(http, "run_1")
+    assert isinstance(result, Observed)
+    assert result.body is None
 
 
 @pytest.mark.parametrize("etag", ["", " ", "x" * 201, '"é"'])
