@@ -245,38 +245,25 @@ def let_go(tx: Tx, *, node: str, run_ids: Sequence[str]) -> None:
     )
 
 
-def put_back(tx: Tx, *, node: str, records: Sequence[PollRecord]) -> None:
-    """Give up the claim on runs whose polls brought no news; each is due again at its `next_poll_at`."""
-    if not records:
-        return
-    statement = (
-        sa.update(runs)
-        .where(runs.c.id == sa.bindparam("b_id"), runs.c.leased_by == node)
-        .values(
-            leased_by=None,
-            polls=sa.bindparam("b_polls"),
-            last_polled_at=sa.bindparam("b_last"),
-            next_poll_at=sa.bindparam("b_next"),
-            failure_streak=sa.bindparam("b_streak"),
-            not_found_count=sa.bindparam("b_count"),
-            not_found_since=sa.bindparam("b_since"),
-        )
-    )
-    tx.connection.execute(
-        statement,
-        [
-            {
-                "b_id": r.run_id,
-                "b_polls": r.polls,
-                "b_last": r.last_polled_at,
-                "b_next": r.next_poll_at,
-                "b_streak": r.failure_streak,
-                "b_count": r.not_found_count,
-                "b_since": r.not_found_since,
-            }
-            for r in records
-        ],
-    )
+def _put_back(*, keeps: bool) -> sa.Update:
+    named: dict[str, object] = {name: sa.bindparam(f"v_{name}") for name in PollRecord.__slots__ if name != "run_id"}
+    mine = sa.and_(runs.c.id == sa.bindparam("of_run"), runs.c.leased_by == sa.bindparam("node"))
+    return sa.update(runs).where(mine).values(named if keeps else {**named, "leased_by": None})
+
+
+_PUT_BACK, _PUT_DOWN = _put_back(keeps=False), _put_back(keeps=True)
+
+
+def put_back(tx: Tx, *, node: str, records: Sequence[PollRecord], keep: bool = False) -> None:
+    """Give up the claim on runs whose polls brought no news; each is due again at its `next_poll_at`.
+
+    `keep`: write down what the polls counted and when each is due, but hold on to the claim.
+    """
+    rows = [
+        {"node": node, "of_run": r.run_id} | {f"v_{n}": getattr(r, n) for n in PollRecord.__slots__ if n != "run_id"}
+        for r in records
+    ]
+    execute_many(tx, _PUT_DOWN if keep else _PUT_BACK, rows)
 
 
 def next_due_at(tx: Tx, connection: str) -> datetime | None:

@@ -58,9 +58,15 @@ class Claims:
                 return Taken((), due_at, now)
         return await self._database.write(claim)
 
-    async def put_back(self, records: Sequence[PollRecord]) -> None:
-        """Give up claims, with what the polls counted."""
-        await self._database.write(lambda tx: runs.put_back(tx, node=self._node, records=records))
+    async def put_back(self, records: Sequence[PollRecord], *, wishes: Sequence[PollRecord] = ()) -> None:
+        """Give up claims, with what the polls counted; `wishes` are of runs that stay ours."""
+
+        def write(tx: Tx) -> None:
+            runs.put_back(tx, node=self._node, records=records)
+            runs.put_back(tx, node=self._node, records=wishes, keep=True)
+
+        if records or wishes:
+            await self._database.write(write)
 
     async def compare(self, held: Collection[str]) -> set[str]:
         """Free what is claimed for this node but not among `held`; answers what is held without a claim."""

@@ -17,7 +17,6 @@ from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.observation import Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
-from bridge.workers.account import HealthChange
 from bridge.workers.metrics import Metrics
 from bridge.workers.planner import Planner
 from bridge.workers.recorder import Recorder
@@ -43,14 +42,9 @@ class Intake:
         self._clock = clock
         self._metrics = metrics
 
-    async def take_in(self, watch: Watch, result: PollResult, now: float, turned: HealthChange | None = None) -> None:
-        """Take in what a look brought that ended at `now` (monotonic); the watch is in flight until that is done.
-
-        `turned`: it turned the account's health as well.
-        """
+    async def take_in(self, watch: Watch, result: PollResult, now: float) -> None:
+        """Take in what a look brought that ended at `now` (monotonic); the watch is in flight until that is done."""
         try:
-            if turned is not None:
-                await self._recorder.tell_health(turned)
             if self._hand.get(watch.run.id) is watch:
                 await self._judge(watch, result, now)
         except StoreUnavailable as error:

@@ -7,6 +7,7 @@ claim ──► in hand ──(due, gate open, most urgent first)──► look 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from datetime import timedelta
 from typing import Final
@@ -31,6 +32,7 @@ from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
 from bridge.workers.planner import Planner
 from bridge.workers.recorder import Recorder
+from bridge.workers.returns import GATHER_S, Returns
 from bridge.workers.watch import Hand, Watch
 
 log = structlog.get_logger()
@@ -42,9 +44,7 @@ CLAIM_MAX: Final = 1_000
 RANKED_MAX: Final = 2_000  # due runs that are put in order of urgency at once; 10 ms
 RANK_EVERY_S: Final = 0.25
 RANK_SHARE: Final = 0.05  # of the time, at most, that putting them in order takes
-PUT_BACK_EVERY_S: Final = 1.0
 SAVE_EVERY_S: Final = 10.0  # what was learned; losing it is harmless
-STORE_RETRY_S: Final = 5.0
 UNHEARD_S: Final = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
 ALONE_S: Final = 3600.0
 FENCED_REST_S: Final = 0.5
@@ -72,6 +72,7 @@ class Poller:
         self._recorder = Recorder(account.connection, database, node, metrics)
         self._intake = Intake(self.hand, self.planner, self._recorder, self._schedule, clock=clock, metrics=metrics)
         self._claims = Claims(database, node, account.connection.name)
+        self._returns = Returns(self._claims, self.hand)
         self._lessons = Lessons(self.planner.learner, database, account.connection.name)
         self._fence = fence or Fence(clock)
         self._database = database
@@ -82,8 +83,6 @@ class Poller:
         self._ready: list[Watch] = []  # due and ranked, the most urgent last
         self._is_scarce = False  # some of them had to wait for the gate
         self._rank_due = -math.inf
-        self._leaving: dict[str, Watch] = {}  # to be put back
-        self._put_back_due = 0.0
         self._save_due = 0.0
         self._compare_due = 0.0
         self._plan_anew_due = 0.0
@@ -91,6 +90,7 @@ class Poller:
         self._claim_due = 0.0  # monotonic: when the database is next asked for due runs
         self._has_news = True  # a run became due since the database was last asked
         self._is_draining = False
+        self._untold: HealthChange | None = None
         discovery = Discovery(account.connection, database) if account.connection.discover else None
         lists = account.provider.lists
         self._lister = Lister(self, clock=clock, metrics=metrics, discovery=discovery) if lists else None
@@ -100,6 +100,7 @@ class Poller:
     async def run_pass(self) -> float:
         """Put back, save, claim, look at what is due; seconds until there is something to do."""
         try:
+            await self._tell_untold()
             await self._flush(self._clock.monotonic())
             await self._compare(self._clock.monotonic())
             await self._claim()
@@ -165,8 +166,7 @@ class Poller:
 
     def _rest_s(self, now: float) -> float:
         waits = [0.0 if self._has_news else self._claim_due - now]
-        if self._leaving:
-            waits.append(self._put_back_due - now)
+        waits.append(self._returns.rest_s(now))
         if self.planner.learner.has_lessons:
             waits.append(self._save_due - now)
         due = now if self._ready else self.hand.next_due()
@@ -206,7 +206,9 @@ class Poller:
         )
         for run in taken.runs:
             due = now + ((run.next_poll_at or taken.at) - taken.at).total_seconds()
-            self.hand.hold(Watch(run, due, now=taken.at, monotonic=now))
+            watch = Watch(run, due, now=taken.at, monotonic=now)
+            watch.not_before = due  # perhaps a wish of the provider
+            self.hand.hold(watch)
         wait_s = math.inf if taken.next_due_at is None else (taken.next_due_at - taken.at).total_seconds()
         rest_max_s = ALONE_S if self._database.is_sqlite else UNHEARD_S
         self._claim_due = now + max(0.0 if len(taken.runs) == limit else 0.05, min(wait_s, rest_max_s))
@@ -216,7 +218,9 @@ class Poller:
         if self._database.is_sqlite or self._is_draining or now < self._compare_due:
             return
         self._compare_due = now + COMPARE_EVERY_S
-        for run_id in await self._claims.compare({watch.run.id for watch in self.hand.all()} | self._leaving.keys()):
+        for run_id in await self._claims.compare(
+            {watch.run.id for watch in self.hand.all()} | {*self._returns.run_ids}
+        ):
             self.forget(run_id)
 
     def expect_due(self) -> None:
@@ -255,18 +259,28 @@ class Poller:
         await self._take_in(watch, seen, self._clock.monotonic())
 
     async def _take_in(self, watch: Watch, result: PollResult, now: float, turned: HealthChange | None = None) -> None:
-        if isinstance(result, Observed):
-            try:
+        try:
+            if turned is not None:
+                await self.tell_health(turned)
+            if isinstance(result, Observed):
                 result = await self.account.complete(watch.run, result)
-            except BaseException:
-                watch.is_in_flight = False
-                raise
-        await self._intake.take_in(watch, result, now, turned)
+        except BaseException:
+            watch.is_in_flight = False
+            raise
+        await self._intake.take_in(watch, result, now)
         self.bell.ring()
 
     async def tell_health(self, turned: HealthChange) -> None:
-        """Record that the account's health has turned; StoreUnavailable."""
-        await self._recorder.tell_health(turned)
+        """Record that the account's health has turned; while the database cannot be written, every pass tries again."""
+        self._untold = turned
+        with contextlib.suppress(StoreUnavailable):
+            await self._tell_untold()
+
+    async def _tell_untold(self) -> None:
+        turned = self._untold
+        if turned is not None:
+            await self._recorder.tell_health(turned)
+            self._untold = None if self._untold is turned else self._untold
 
     # -- when next
 
@@ -309,44 +323,28 @@ class Poller:
         )
         if keeps and not self._is_draining and not self.account.gate.is_shut:
             self.hand.hold(watch)
+            self._returns.note_wish(watch, self._clock.monotonic())
             return
-        self._let_go(watch, self._clock.monotonic() + PUT_BACK_EVERY_S)
+        self._returns.let_go(watch, self._clock.monotonic() + GATHER_S)
 
     # -- what goes back to the database
-
-    def _let_go(self, watch: Watch, due: float) -> None:
-        self.hand.drop(watch.run.id)
-        self._put_back_due = min(due, self._put_back_due) if self._leaving else due
-        self._leaving[watch.run.id] = watch
 
     def _give_all_back(self, now: float) -> None:
         for watch in self.hand.all():
             if not watch.is_in_flight:
-                self._let_go(watch, now)
+                self._returns.let_go(watch, now)
 
     async def _flush(self, now: float) -> None:
-        if self._leaving and now >= self._put_back_due:
-            await self._put_back(now)
+        self._claim_due = min(self._claim_due, await self._returns.flush(now))
         if now >= self._save_due and (self.planner.learner.has_lessons or not self._database.is_sqlite):
             self._save_due = now + SAVE_EVERY_S
             await self._lessons.save()
-
-    async def _put_back(self, now: float) -> None:
-        leaving, self._leaving = self._leaving, {}
-        records = [watch.record() for watch in leaving.values()]
-        try:
-            await self._claims.put_back(records)
-        except StoreUnavailable:
-            self._leaving = leaving | self._leaving
-            self._put_back_due = now + STORE_RETRY_S
-            raise
-        self._claim_due = min(self._claim_due, *(watch.due for watch in leaving.values()))
 
     # -- from outside
 
     def live(self, run_id: str) -> Watch | None:
         """The run's watch if it is in hand or on its way back: fresher than the database."""
-        return self.hand.get(run_id) or self._leaving.get(run_id)
+        return self.hand.get(run_id) or self._returns.get(run_id)
 
     def poll_now(self, run_id: str) -> None:
         """Look at a run at once, whatever its schedule says."""
@@ -360,7 +358,7 @@ class Poller:
     def forget(self, run_id: str) -> None:
         """Stop holding a run that was removed or settled elsewhere."""
         self.hand.drop(run_id)
-        self._leaving.pop(run_id, None)
+        self._returns.forget(run_id)
 
     def share_anew(self) -> None:
         """There are more or fewer nodes: give back what is in hand, so that each takes its part of it."""
@@ -376,11 +374,10 @@ class Poller:
     async def drain(self) -> None:
         """Stop looking (a GET cut short harms nobody), save, and put everything back."""
         await self.abandon()
-        self._leaving |= {watch.run.id: watch for watch in self.hand.all()}
-        for run_id in self._leaving:
-            self.hand.drop(run_id)
-        if self._leaving:
-            await self._put_back(self._clock.monotonic())
+        now = self._clock.monotonic()
+        for watch in self.hand.all():
+            self._returns.let_go(watch, now)
+        await self._returns.flush(now)
         await self._lessons.save()
 
     async def abandon(self) -> None:

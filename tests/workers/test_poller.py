@@ -13,6 +13,7 @@ import pytest
 
 from bridge.domain.clock import ManualClock
 from bridge.domain.connection import ConnectionHealth
+from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.run import CadenceOverrides, RunStatus
 from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
@@ -21,6 +22,7 @@ from bridge.store.database import Database
 from bridge.workers.account import FAILURES_MIN
 from bridge.workers.loop import Bell
 from bridge.workers.poller import Poller
+from tests.support.foreign_server import answering, foreign_server
 from tests.support.watching import NODE, add_endpoint, only, open_database, register
 from tests.support.workbench import QUICK, connection, note_sends, open_poller, settled, told, work
 
@@ -175,6 +177,28 @@ async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammerin
     assert told_types == [EventType.CONNECTION_FAILING]
 
 
+async def test_a_failing_connection_is_told_although_the_database_could_not_be_written_at_first(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.fail("dify", "401", count=1)
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        await register(database, sandbox.add_run("dify", life=Life(duration_s=None)), connection="dify-1")
+        tell, failures = poller._recorder.tell_health, [StoreUnavailable("full")]
+
+        async def fail_once(*args):
+            if failures:
+                raise failures.pop()
+            await tell(*args)
+
+        monkeypatch.setattr(poller._recorder, "tell_health", fail_once)
+
+        async def is_told() -> bool:
+            return bool(await database.read(lambda tx: events.list_feed(tx, after=0, limit=50)))
+
+        await work(poller.run_pass, poller.bell, is_told)
+    assert not failures
+
+
 async def test_a_connection_recovers_with_the_first_answer(database: Database, sandbox: Sandbox) -> None:
     theirs = sandbox.add_run("dify", life=Life(duration_s=0.1, outcome="succeeded"))
     sandbox.fail("dify", "401", count=1)
@@ -324,6 +348,28 @@ async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox
     )
     assert [r.id for r in claimed] == [run.id]
     assert claimed[0].polls >= 1
+
+
+async def test_a_wish_of_the_provider_outlives_this_process(database: Database, sandbox: Sandbox) -> None:
+    """Killed at this moment, the daemon leaves a run that is not claimed again before the wish has come to its end."""
+    wishing = answering({"status": "RUNNING"}, headers={"Retry-After": "40"})
+    async with foreign_server(wishing) as server:
+        settings = connection(sandbox, "dibby", base_url=server.url)
+        async with open_poller(database, settings) as poller:
+            run = await register(database, connection="dibby-1", provider="dibby")
+
+            async def is_written() -> bool:
+                found = await database.read(lambda tx: runs.get_run(tx, run.id))
+                return found is not None and (found.next_poll_at or found.registered_at) > datetime.now(UTC)
+
+            await work(poller.run_pass, poller.bell, is_written)
+            assert poller.hand.get(run.id) is not None, "it stays in hand"
+            await database.write(lambda tx: runs.let_go(tx, node=NODE, run_ids=[run.id]))  # as a death does
+            soon = timedelta(seconds=30)
+            claim = {"node": "node_2", "connection": "dibby-1", "limit": 9}
+            assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + soon, **claim)) == []
+            assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + 2 * soon, **claim))
+    assert len(server.seen) == 1
 
 
 async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_off_ends(
