@@ -98,3 +98,15 @@ async def settled(database: Database, run_id: str) -> runs.Run | None:
     """The run if it is settled."""
     run = await database.read(lambda tx: runs.get_run(tx, run_id))
     return run if run is not None and run.settled else None
+
+
+async def finish(poller: Poller, database: Database, run_id: str) -> runs.Run:
+    """The run once it is settled and the poller has done with it, its counting included."""
+
+    async def is_over() -> runs.Run | None:
+        run = await settled(database, run_id)
+        return run if poller.hand.get(run_id) is None else None
+
+    run = await work(poller.run_pass, poller.bell, is_over)
+    assert isinstance(run, runs.Run)
+    return run

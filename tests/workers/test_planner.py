@@ -16,7 +16,7 @@ from bridge.workers.learner import Learner
 from bridge.workers.planner import Planner
 from bridge.workers.watch import Watch
 from tests.support.watching import open_database, register, seen
-from tests.support.workbench import connection, open_poller, settled, work
+from tests.support.workbench import connection, finish, open_poller
 
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 
@@ -148,10 +148,10 @@ async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
 async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
     """What was learned is saved when the poller stops, and the next one starts from it."""
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
-        theirs = sandbox.add_run("dibby", life=Life(duration_s=0.4))
+        theirs = sandbox.add_run("dibby", life=Life(duration_s=2.0))
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             run = await register(database, theirs, connection="dibby-1", provider="dibby", workflow_id="wf")
-            await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
+            await finish(poller, database, run.id)
         rows = await database.read(lambda tx: sojourns.list_sojourns(tx, "dibby-1"))
     again = Learner(rows)
     assert again.sojourn("wf", RunStatus.RUNNING).runs == 1
@@ -165,7 +165,7 @@ async def test_an_overdue_run_is_told_once(tmp_path: Path) -> None:
             for number in range(40):
                 poller.planner.learner.learn("wf", RunStatus.RUNNING, 0.1, 0.11, now=number * 1e6)
             run = await register(database, theirs, connection="dibby-1", provider="dibby", workflow_id="wf")
-            await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
+            await finish(poller, database, run.id)
         told = [event.type for event in await database.read(lambda tx: events.list_run_events(tx, run.id))]
     assert told == [EventType.RUN_STARTED, EventType.RUN_OVERDUE, EventType.RUN_FINISHED]
 

@@ -21,10 +21,9 @@ from bridge.store import connections, events, runs
 from bridge.store.database import Database
 from bridge.workers.account import FAILURES_MIN
 from bridge.workers.loop import Bell
-from bridge.workers.poller import Poller
 from tests.support.foreign_server import answering, foreign_server
 from tests.support.watching import NODE, add_endpoint, only, open_database, register
-from tests.support.workbench import QUICK, connection, note_sends, open_poller, settled, told, work
+from tests.support.workbench import QUICK, connection, finish, note_sends, open_poller, settled, told, work
 
 
 @pytest.fixture
@@ -37,18 +36,6 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 async def sandbox() -> AsyncIterator[Sandbox]:
     async with Sandbox() as opened:
         yield opened
-
-
-async def finish(poller: Poller, database: Database, run_id: str) -> runs.Run:
-    """The run once it is settled and the poller has done with it, its counting included."""
-
-    async def is_over() -> runs.Run | None:
-        run = await settled(database, run_id)
-        return run if poller.hand.get(run_id) is None else None
-
-    run = await work(poller.run_pass, poller.bell, is_over)
-    assert isinstance(run, runs.Run)
-    return run
 
 
 PROVIDERS = ("dibby", "retab", "dify", "instabase")
