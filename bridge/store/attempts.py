@@ -12,7 +12,7 @@ from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Lan
 from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
 from bridge.store.backlog import lock_orders, release_next
-from bridge.store.many import execute_many
+from bridge.store.ready import execute_many, fetch
 from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
 
@@ -73,10 +73,7 @@ def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> l
     Without our claim (this node slept past its lease) nothing is written: whoever has it now makes its own attempt.
     """
     present = _lock(tx, results)  # before the wishes are read: who changes them and the backlog waits for these rows
-    wishes = {
-        row.id: row
-        for row in tx.connection.execute(_WISHES, {"ids": sorted({r.delivery.endpoint_id for r in results})})
-    }
+    wishes = {row.id: row for row in fetch(tx, _WISHES, {"ids": sorted({r.delivery.endpoint_id for r in results})})}
     ordered = {each.id for each in wishes.values() if each.ordered}
     lock_orders(tx, {(r.delivery.endpoint_id, r.delivery.run_id) for r in results if r.delivery.endpoint_id in ordered})
     recordings: list[_Recording] = []
@@ -90,13 +87,12 @@ def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> l
     return [result.delivery.id in ours for result in results]
 
 
-def _lock(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, sa.Row[Any]]:
+def _lock(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
     query = _PRESENT.with_for_update() if tx.is_postgresql else _PRESENT
-    rows: list[sa.Row[Any]] = list(tx.connection.execute(query, {"ids": [r.delivery.id for r in results]}))
-    return {row.id: row for row in rows}
+    return {row.id: row for row in fetch(tx, query, {"ids": [r.delivery.id for r in results]})}
 
 
-def _is_ours(row: sa.Row[Any], delivery: Delivery, node: str) -> bool:
+def _is_ours(row: Any, delivery: Delivery, node: str) -> bool:
     """With `attempts`, else it was recorded already, in a commit whose answer got lost."""
     return bool(row.leased_by == node and row.attempts == delivery.attempts)
 

@@ -17,6 +17,7 @@ from bridge.domain.vault import Unreadable
 from bridge.store.backlog import hold_back, lock_orders_of
 from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
 from bridge.store.nodes import check_may_claim
+from bridge.store.ready import fetch
 from bridge.store.tables import deliveries, endpoints, events
 from bridge.store.transaction import Tx
 
@@ -37,25 +38,24 @@ class Claimed:
 _SHOWN = [column for column in deliveries.c if column.name != "body"]  # up to 256 KiB, wanted only where it is sent
 
 
-def delivery_of(row: sa.Row[Any]) -> Delivery:
+def delivery_of(row: Any) -> Delivery:
     """A row of `deliveries` as the domain knows it."""
-    m = row._mapping  # noqa: SLF001 - the documented way to read a row by name
     return Delivery(
-        id=m["id"],
-        event_id=m["event_id"],
-        event_type=m["event_type"],
-        endpoint_id=m["endpoint_id"],
-        run_id=m["run_id"],
-        state=DeliveryState(m["state"]),
-        attempts=m["attempts"],
-        failures=m["failures"],
-        created_at=m["created_at"],
-        next_attempt_at=m["next_attempt_at"],
-        settled_at=m["settled_at"],
-        last_outcome=m["last_outcome"] and Outcome(m["last_outcome"]),
-        last_status=m["last_status"],
-        is_manual=m["is_manual"],
-        lane=Lane(m["lane"]),
+        id=row.id,
+        event_id=row.event_id,
+        event_type=row.event_type,
+        endpoint_id=row.endpoint_id,
+        run_id=row.run_id,
+        state=DeliveryState(row.state),
+        attempts=row.attempts,
+        failures=row.failures,
+        created_at=row.created_at,
+        next_attempt_at=row.next_attempt_at,
+        settled_at=row.settled_at,
+        last_outcome=row.last_outcome and Outcome(row.last_outcome),
+        last_status=row.last_status,
+        is_manual=row.is_manual,
+        lane=Lane(row.lane),
     )
 
 
@@ -91,16 +91,16 @@ def claim_due(
     StoreUnavailable when this node was buried.
     """
     check_may_claim(tx, node)
-    rows: list[sa.Row[Any]] = []
+    rows: list[Any] = []
     for lane, most in [(lane, limit) for lane in Lane] if lanes is None else lanes:
         if (left := min(most, limit - len(rows))) > 0:
             rows += _claim_lane(tx, node, endpoint_id, lane, left)
     if not rows:
         return []
-    endpoint = endpoint_of(tx, tx.connection.execute(_ENDPOINT, {"endpoint": endpoint_id}).one())
+    endpoint = endpoint_of(tx, fetch(tx, _ENDPOINT, {"endpoint": endpoint_id})[0])
     secrets, fault = _signing(tx, endpoint)
     wanted = {"events": [row.event_id for row in rows if row.body is None]}
-    bodies = {event.id: event.body for event in tx.connection.execute(_BODIES, wanted)}
+    bodies = {event.id: event.body for event in fetch(tx, _BODIES, wanted)}
     return [
         Claimed(delivery_of(row), endpoint, body, secrets, fault, row.content_type or JSON)
         for row in rows
@@ -108,9 +108,9 @@ def claim_due(
     ]
 
 
-def _claim_lane(tx: Tx, node: str, endpoint_id: str, lane: Lane, limit: int) -> list[sa.Row[Any]]:
+def _claim_lane(tx: Tx, node: str, endpoint_id: str, lane: Lane, limit: int) -> list[Any]:
     wanted = {"endpoint": endpoint_id, "of_lane": lane.value, "now": tx.now, "most": limit, "node": node}
-    return sorted(tx.connection.execute(_CLAIM, wanted), key=lambda row: str(row.id))
+    return sorted(fetch(tx, _CLAIM, wanted), key=lambda row: str(row.id))
 
 
 def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | None]:

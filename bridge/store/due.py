@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.pace import Pace
+from bridge.store.ready import fetch
 from bridge.store.standing import pace_of
 from bridge.store.tables import deliveries, endpoints
 from bridge.store.transaction import Tx
@@ -63,7 +64,7 @@ FROM e JOIN endpoints p ON p.id = e.id WHERE e.id IS NOT NULL AND p.enabled
 def due_endpoints(tx: Tx) -> dict[str, Due]:
     """The endpoints with something unclaimed, by id."""
     found = {}
-    for row in tx.connection.execute(_DUE_ENDPOINTS):
+    for row in fetch(tx, _DUE_ENDPOINTS):
         firsts = zip(Lane, (row.lane_0, row.lane_1, row.lane_2), strict=True)
         lanes = {lane: at for lane, at in firsts if at is not None}
         if lanes:

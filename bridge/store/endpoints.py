@@ -17,6 +17,7 @@ from bridge.domain.signature_ed25519 import new_signing_key, public_key
 from bridge.domain.vault import Unreadable
 from bridge.store.backlog import discard_backlog, hold_backlog, hold_followers, make_backlog_due
 from bridge.store.nodes import listed_elsewhere, note_file_endpoints
+from bridge.store.ready import fetch
 from bridge.store.sealing import open_headers, open_secret, seal_headers, seal_secret
 from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
@@ -36,30 +37,29 @@ class LiveSecret:
     expires_at: datetime | None
 
 
-def endpoint_of(tx: Tx, row: sa.Row[Any]) -> Endpoint:
+def endpoint_of(tx: Tx, row: Any) -> Endpoint:
     """A row of `endpoints` as the domain knows it; headers that cannot be opened are its `fault`."""
-    m = row._mapping  # noqa: SLF001 - the documented way to read a row by name
-    headers, fault = _open_headers(tx, m["id"], m["headers"])
+    headers, fault = _open_headers(tx, row.id, row.headers)
     return Endpoint(
-        id=m["id"],
-        url=m["url"],
-        source=EndpointSource(m["source"]),
-        events=None if m["events"] is None else tuple(EventType(name) for name in m["events"]),
-        filter=m["filter"],
-        description=m["description"],
+        id=row.id,
+        url=row.url,
+        source=EndpointSource(row.source),
+        events=None if row.events is None else tuple(EventType(name) for name in row.events),
+        filter=row.filter,
+        description=row.description,
         headers=headers,
         fault=fault,
-        ordered=m["ordered"],
-        payload=m["payload"],
-        run_id=m["run_id"],
-        enabled=m["enabled"],
-        disabled_reason=m["disabled_reason"],
-        created_at=m["created_at"],
-        format=m["format"],
-        rate_limit=m["rate_limit"],
-        signature=tuple(m["signature"]),
-        failing_since=m["failing_since"],
-        paused_until=max((at for at in (m["paused_until"], m["probe_at"]) if at is not None), default=None),
+        ordered=row.ordered,
+        payload=row.payload,
+        run_id=row.run_id,
+        enabled=row.enabled,
+        disabled_reason=row.disabled_reason,
+        created_at=row.created_at,
+        format=row.format,
+        rate_limit=row.rate_limit,
+        signature=tuple(row.signature),
+        failing_since=row.failing_since,
+        paused_until=max((at for at in (row.paused_until, row.probe_at) if at is not None), default=None),
     )
 
 
@@ -174,7 +174,7 @@ def live_secrets(
     found: dict[str, list[LiveSecret]] = {}
     faults: dict[str, Unreadable] = {}
     wanted = {"endpoints": [*endpoint_ids], "now": tx.now, "kinds": [*SIGNATURES] if kind is None else [kind]}
-    for row in tx.connection.execute(_LIVE_SECRETS, wanted):
+    for row in fetch(tx, _LIVE_SECRETS, wanted):
         try:
             secret = open_secret(tx, row.endpoint_id, row.id, row.secret)
         except Unreadable as error:
@@ -214,7 +214,7 @@ _SHARED_KNOWN = "shared endpoints"
 def shared_listeners(tx: Tx) -> list[Endpoint]:
     """The enabled endpoints that hear of every run."""
     if _SHARED_KNOWN not in tx.known:
-        tx.known[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in tx.connection.execute(_SHARED)]
+        tx.known[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in fetch(tx, _SHARED)]
     found: list[Endpoint] = tx.known[_SHARED_KNOWN]
     return found
 
@@ -223,7 +223,7 @@ def run_listeners(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[Endpoint]]:
     """The enabled one-run webhooks of these runs."""
     found: dict[str, list[Endpoint]] = {}
     if run_ids:
-        for row in tx.connection.execute(_OF_RUNS, {"run_ids": list(run_ids)}):
+        for row in fetch(tx, _OF_RUNS, {"run_ids": list(run_ids)}):
             found.setdefault(row.run_id, []).append(endpoint_of(tx, row))
     return found
 

@@ -19,7 +19,7 @@ from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
 from bridge.store.backlog import lock_orders
 from bridge.store.endpoints import run_listeners, shared_listeners
-from bridge.store.many import execute_many
+from bridge.store.ready import execute_many
 from bridge.store.tables import deliveries, events, replays
 from bridge.store.transaction import Tx
 

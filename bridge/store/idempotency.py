@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from bridge.domain.errors import Conflict
 from bridge.domain.vault import Unreadable
-from bridge.store.many import execute_many
+from bridge.store.ready import execute_many, fetch
 from bridge.store.sealing import open_answer, seal_answer
 from bridge.store.tables import idempotency_keys
 from bridge.store.transaction import Tx
@@ -31,7 +31,7 @@ class KeptAnswer:
 
 def find_answers(tx: Tx, keys: Sequence[str]) -> list[KeptAnswer | None]:
     """The answers kept for these keys, in their order; Conflict when one can no longer be read."""
-    rows = {row.key: row for row in tx.connection.execute(_FIND, {"keys": keys})}
+    rows = {row.key: row for row in fetch(tx, _FIND, {"keys": list(keys)})}
     return [None if (row := rows.get(key)) is None else _opened(tx, row) for key in keys]
 
 

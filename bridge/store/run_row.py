@@ -4,49 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
-
 from bridge.domain.run import CadenceOverrides, Progress, Run, RunError, RunStatus
 
 
-def run_of(row: sa.Row[Any]) -> Run:
+def run_of(row: Any) -> Run:
     """A row of `runs` as the domain knows it."""
-    m = row._mapping  # noqa: SLF001 - the documented way to read a row by name
     return Run(
-        id=m["id"],
-        connection=m["connection"],
-        provider=m["provider"],
-        provider_run_id=m["provider_run_id"],
-        workflow_id=m["workflow_id"],
-        status=RunStatus(m["status"]),
-        provider_status=m["provider_status"],
-        progress=Progress(**m["progress"]) if m["progress"] else None,
-        output=m["output"],
-        output_truncated=m["output_truncated"],
-        error=RunError(**m["error"]) if m["error"] else None,
-        created_at=m["created_at"],
-        started_at=m["started_at"],
-        finished_at=m["finished_at"],
-        registered_at=m["registered_at"],
-        observed_at=m["observed_at"],
-        status_since=m["status_since"],
-        metadata=m["metadata"],
-        tags=tuple(m["tags"]),
-        cadence=CadenceOverrides(**m["cadence"]) if m["cadence"] else CadenceOverrides(),
-        deadline_at=m["deadline_at"],
-        deadline_is_fixed=m["deadline_is_fixed"],
-        version=m["version"],
-        sequence=m["sequence"],
-        has_started=m["has_started"],
-        is_paused=m["is_paused"],
-        is_overdue=m["is_overdue"],
-        polls=m["polls"],
-        last_polled_at=m["last_polled_at"],
-        next_poll_at=m["next_poll_at"],
-        failure_streak=m["failure_streak"],
-        not_found_count=m["not_found_count"],
-        not_found_since=m["not_found_since"],
-        provider_ref=m["provider_ref"],
+        id=row.id,
+        connection=row.connection,
+        provider=row.provider,
+        provider_run_id=row.provider_run_id,
+        workflow_id=row.workflow_id,
+        status=RunStatus(row.status),
+        provider_status=row.provider_status,
+        progress=Progress(**row.progress) if row.progress else None,
+        output=row.output,
+        output_truncated=row.output_truncated,
+        error=RunError(**row.error) if row.error else None,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        registered_at=row.registered_at,
+        observed_at=row.observed_at,
+        status_since=row.status_since,
+        metadata=row.metadata,
+        tags=tuple(row.tags),
+        cadence=CadenceOverrides(**row.cadence) if row.cadence else CadenceOverrides(),
+        deadline_at=row.deadline_at,
+        deadline_is_fixed=row.deadline_is_fixed,
+        version=row.version,
+        sequence=row.sequence,
+        has_started=row.has_started,
+        is_paused=row.is_paused,
+        is_overdue=row.is_overdue,
+        polls=row.polls,
+        last_polled_at=row.last_polled_at,
+        next_poll_at=row.next_poll_at,
+        failure_streak=row.failure_streak,
+        not_found_count=row.not_found_count,
+        not_found_since=row.not_found_since,
+        provider_ref=row.provider_ref,
     )
 
 

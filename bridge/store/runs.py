@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from bridge.domain.frozen import frozen
 from bridge.domain.run import CadenceOverrides, Json, Run, RunStatus
-from bridge.store.many import execute_many
 from bridge.store.nodes import check_may_claim
+from bridge.store.ready import execute_many, fetch
 from bridge.store.run_row import row_of, run_of
 from bridge.store.tables import endpoints, run_tags, runs, transitions
 from bridge.store.transaction import Tx
@@ -67,7 +67,7 @@ _IS_FREE = (
     runs.c.next_poll_at.is_not(None),
     runs.c.leased_by.is_(None),
 )
-_NEXT_DUE = sa.select(sa.func.min(runs.c.next_poll_at, type_=runs.c.next_poll_at.type)).where(*_IS_FREE)
+_NEXT_DUE = sa.select(sa.func.min(runs.c.next_poll_at, type_=runs.c.next_poll_at.type).label("due_at")).where(*_IS_FREE)
 _DUE = (
     sa.select(runs.c.id)
     .where(*_IS_FREE, runs.c.next_poll_at <= sa.bindparam("until"))
@@ -165,7 +165,7 @@ def find_watched(tx: Tx, connection: str, provider_run_ids: Sequence[str]) -> di
     found: dict[str, Run] = {}
     for start in range(0, len(provider_run_ids), 500):
         part = provider_run_ids[start : start + 500]
-        rows = tx.connection.execute(_WATCHED, {"of_connection": connection, "ids": part})
+        rows = fetch(tx, _WATCHED, {"of_connection": connection, "ids": list(part)})
         found |= {row.provider_run_id: run_of(row) for row in rows}
     return found
 
@@ -228,8 +228,7 @@ def claim_due(tx: Tx, *, node: str, connection: str, until: datetime, limit: int
     if sharers > 1:
         count = tx.connection.execute(_COUNT_DUE, {**due, "most": limit * sharers}).scalar_one()
         limit = min(limit, -(-count // sharers))
-    rows = tx.connection.execute(_CLAIM, {**due, "most": limit, "node": node}).all()
-    return [run_of(row) for row in rows]
+    return [run_of(row) for row in fetch(tx, _CLAIM, {**due, "most": limit, "node": node})]
 
 
 def list_held(tx: Tx, *, node: str, connection: str) -> set[str]:
@@ -268,7 +267,7 @@ def put_back(tx: Tx, *, node: str, records: Sequence[PollRecord], keep: bool = F
 
 def next_due_at(tx: Tx, connection: str) -> datetime | None:
     """When the next unclaimed run of this connection is due."""
-    found: datetime | None = tx.connection.execute(_NEXT_DUE, {"of_connection": connection}).scalar()
+    found: datetime | None = fetch(tx, _NEXT_DUE, {"of_connection": connection})[0].due_at
     return found
 
 

@@ -19,6 +19,7 @@ from bridge.domain.event import EventType
 from bridge.domain.pace import Pace, pace_after
 from bridge.store.endpoints import disable_endpoint, get_endpoint
 from bridge.store.events import record_endpoint_event
+from bridge.store.ready import fetch
 from bridge.store.tables import endpoints
 from bridge.store.transaction import Tx
 
@@ -76,7 +77,7 @@ def note_answers(tx: Tx, answers: Sequence[tuple[str, Answer]]) -> list[Note | N
     """
     telling = [(endpoint_id, answer) for endpoint_id, answer in answers if answer.outcome not in _NOBODYS_FAULT]
     query = _READ if all(answer.outcome is Outcome.DELIVERED for _, answer in telling) else _READ_TO_CHANGE
-    rows = tx.connection.execute(query, {"ids": sorted({endpoint_id for endpoint_id, _ in telling})}) if telling else ()
+    rows = fetch(tx, query, {"ids": sorted({endpoint_id for endpoint_id, _ in telling})}) if telling else ()
     known = {row.id: _Present(pace_of(row), _failing_of(row), _may_be_disabled(row)) for row in rows}
     return [
         _note(tx, endpoint_id, known[endpoint_id], answer)
@@ -102,11 +103,11 @@ def _note(tx: Tx, endpoint_id: str, present: _Present, answer: Answer) -> Note:
     return note
 
 
-def _may_be_disabled(row: sa.Row[Any]) -> bool:
+def _may_be_disabled(row: Any) -> bool:
     return bool(row.enabled) and row.source != EndpointSource.RUN.value
 
 
-def pace_of(row: sa.Row[Any]) -> Pace:
+def pace_of(row: Any) -> Pace:
     """The pace in a row that has its columns."""
     return Pace(row.failures, row.slowdowns, row.paused_until, row.probe_at)
 
@@ -138,7 +139,7 @@ def _tell(tx: Tx, event_type: EventType, endpoint_id: str, reason: str) -> None:
         record_endpoint_event(tx, event_type, endpoint, reason)
 
 
-def _failing_of(row: sa.Row[Any]) -> Failing | None:
+def _failing_of(row: Any) -> Failing | None:
     return None if row.failing_since is None else Failing(row.failing_since, row.failing_attempts, row.warned_at)
 
 

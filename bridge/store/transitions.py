@@ -13,7 +13,7 @@ from bridge.domain.ids import new_id
 from bridge.domain.run import Run
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
-from bridge.store.many import execute_many
+from bridge.store.ready import execute_many, fetch
 from bridge.store.run_row import CHANGING, values_of
 from bridge.store.tables import runs, transitions
 from bridge.store.transaction import Tx
@@ -73,7 +73,7 @@ def _ours(tx: Tx, changes: Sequence[Change], node: str | None) -> set[str]:
     """The ids of the runs that are still as they were, and in our hands."""
     expected = {change.before.id: change.before.version for change in changes}
     query = _PRESENT.with_for_update() if tx.is_postgresql else _PRESENT
-    rows = tx.connection.execute(query, {"ids": sorted(expected)})
+    rows = fetch(tx, query, {"ids": sorted(expected)})
     return {row.id for row in rows if row.version == expected[row.id] and node in (None, row.leased_by)}
 
 
