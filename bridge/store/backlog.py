@@ -17,6 +17,7 @@ from bridge.store.transaction import Tx
 
 def hold_backlog(tx: Tx, endpoint_id: str) -> None:
     """Nothing of it is due any longer, but all of it is kept."""
+    _lock_owed(tx, endpoint_id)  # in their order: on PostgreSQL whoever records attempts takes the same rows
     tx.connection.execute(_pending(endpoint_id).values(next_attempt_at=None))
 
 
@@ -52,8 +53,10 @@ def lock_orders(tx: Tx, owed: Iterable[tuple[str, str | None]]) -> None:
 
 
 def lock_orders_of(tx: Tx, delivery_ids: Sequence[str]) -> None:
-    """`lock_orders` for all that these deliveries belong to."""
+    """`lock_orders` for all that these deliveries belong to, and they themselves as whoever records attempts does."""
     if tx.is_postgresql:
+        these = sa.select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids))
+        tx.connection.execute(these.order_by(deliveries.c.id).with_for_update())
         of_ordered = deliveries.join(
             endpoints, sa.and_(endpoints.c.id == deliveries.c.endpoint_id, endpoints.c.ordered)
         )
