@@ -43,7 +43,7 @@ def has_news(run: Run, seen: Observation) -> bool:
         or seen.output != run.output
         or seen.error != run.error
         or seen.finished_at != run.finished_at
-        or (run.workflow_id is None and seen.workflow_id is not None)
+        or (run.workflow_id or seen.workflow_id) != run.workflow_id
         or (seen.created_at or run.created_at) != run.created_at
         or (seen.started_at or run.started_at) != run.started_at
     )

@@ -70,7 +70,7 @@ class Planner:
         key = (watch.run.workflow_id or "", watch.run.status)
         if key not in self.learner.changed or watch.run.observed_at is None or watch.failure_streak or watch.is_wanted:
             return None
-        if watch.due <= now + SOON_S:  # perhaps for its deadline
+        if watch.due <= now + SOON_S or watch.reason is None:  # perhaps for its deadline; of the database, for a wish
             return None
         plan = next_poll(self._settings_of(watch), self._standing(watch))
         due = max(watch.sent_at + max(plan.delay_s, self._settings_of(watch).min_interval_s), watch.not_before)

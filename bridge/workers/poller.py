@@ -7,7 +7,6 @@ claim ──► in hand ──(due, gate open, most urgent first)──► look 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from datetime import timedelta
 from typing import Final
@@ -24,7 +23,7 @@ from bridge.workers.account import Account, HealthChange
 from bridge.workers.claims import COMPARE_EVERY_S, Claims
 from bridge.workers.discovery import Discovery
 from bridge.workers.fence import Fence
-from bridge.workers.intake import Intake
+from bridge.workers.intake import CRASH_RETRY_S, STORE_RETRY_S, Intake
 from bridge.workers.learner import Learner
 from bridge.workers.lessons import Lessons
 from bridge.workers.lister import Lister
@@ -91,6 +90,7 @@ class Poller:
         self._has_news = True  # a run became due since the database was last asked
         self._is_draining = False
         self._untold: HealthChange | None = None
+        self._tell_due = 0.0
         discovery = Discovery(account.connection, database) if account.connection.discover else None
         lists = account.provider.lists
         self._lister = Lister(self, clock=clock, metrics=metrics, discovery=discovery) if lists else None
@@ -100,7 +100,7 @@ class Poller:
     async def run_pass(self) -> float:
         """Put back, save, claim, look at what is due; seconds until there is something to do."""
         try:
-            await self._tell_untold()
+            await self._tell_untold(self._clock.monotonic())
             await self._flush(self._clock.monotonic())
             await self._compare(self._clock.monotonic())
             await self._claim()
@@ -167,6 +167,8 @@ class Poller:
     def _rest_s(self, now: float) -> float:
         waits = [0.0 if self._has_news else self._claim_due - now]
         waits.append(self._returns.rest_s(now))
+        if self._untold is not None:
+            waits.append(self._tell_due - now)
         if self.planner.learner.has_lessons:
             waits.append(self._save_due - now)
         due = now if self._ready else self.hand.next_due()
@@ -206,9 +208,7 @@ class Poller:
         )
         for run in taken.runs:
             due = now + ((run.next_poll_at or taken.at) - taken.at).total_seconds()
-            watch = Watch(run, due, now=taken.at, monotonic=now)
-            watch.not_before = due  # perhaps a wish of the provider
-            self.hand.hold(watch)
+            self.hand.hold(Watch(run, due, now=taken.at, monotonic=now))
         wait_s = math.inf if taken.next_due_at is None else (taken.next_due_at - taken.at).total_seconds()
         rest_max_s = ALONE_S if self._database.is_sqlite else UNHEARD_S
         self._claim_due = now + max(0.0 if len(taken.runs) == limit else 0.05, min(wait_s, rest_max_s))
@@ -264,6 +264,11 @@ class Poller:
                 await self.tell_health(turned)
             if isinstance(result, Observed):
                 result = await self.account.complete(watch.run, result)
+        except Exception:  # as where the look is taken in
+            log.exception("poll.crashed", connection=self._name, run_id=watch.run.id)
+            watch.is_in_flight = False
+            self._schedule(watch, CRASH_RETRY_S, "the last look failed inside the bridge")
+            return
         except BaseException:
             watch.is_in_flight = False
             raise
@@ -271,16 +276,23 @@ class Poller:
         self.bell.ring()
 
     async def tell_health(self, turned: HealthChange) -> None:
-        """Record that the account's health has turned; while the database cannot be written, every pass tries again."""
+        """Record that the account's health has turned; while the database cannot be written, passes try again."""
         self._untold = turned
-        with contextlib.suppress(StoreUnavailable):
-            await self._tell_untold()
+        await self._tell_untold(self._tell_due)
 
-    async def _tell_untold(self) -> None:
+    async def _tell_untold(self, now: float) -> None:
         turned = self._untold
-        if turned is not None:
+        if turned is None or now < self._tell_due:
+            return
+        try:
             await self._recorder.tell_health(turned)
-            self._untold = None if self._untold is turned else self._untold
+        except StoreUnavailable as error:
+            self._tell_due = self._clock.monotonic() + STORE_RETRY_S
+            log.warning("health.untold", connection=self._name, reason=str(error))
+            return
+        except Exception:  # a word about the account must not hold up its runs
+            log.exception("health.untold", connection=self._name)
+        self._untold = None if self._untold is turned else self._untold
 
     # -- when next
 
@@ -374,10 +386,9 @@ class Poller:
     async def drain(self) -> None:
         """Stop looking (a GET cut short harms nobody), save, and put everything back."""
         await self.abandon()
-        now = self._clock.monotonic()
         for watch in self.hand.all():
-            self._returns.let_go(watch, now)
-        await self._returns.flush(now)
+            self._returns.let_go(watch, math.inf)
+        await self._returns.flush(math.inf)
         await self._lessons.save()
 
     async def abandon(self) -> None:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection
 from typing import Final
 
-from bridge.domain.errors import StoreUnavailable
 from bridge.workers.claims import Claims
 from bridge.workers.watch import Hand, Watch
 
@@ -60,7 +59,7 @@ class Returns:
         return self._due - now
 
     async def flush(self, now: float) -> float:
-        """Write what is due to be; when the first of the runs given back is due. StoreUnavailable: later, then."""
+        """Write what is due to be by `now`; when the first of the runs given back is due. StoreUnavailable: later, then."""
         if now < self._due:
             return math.inf
         leaving, wishes, self._leaving, self._wishes, self._due = self._leaving, self._wishes, {}, {}, math.inf
@@ -69,7 +68,7 @@ class Returns:
             await self._claims.put_back(
                 [watch.record() for watch in leaving.values()], wishes=[watch.record() for watch in held]
             )
-        except StoreUnavailable:
+        except BaseException:  # also a loop that is ended in the middle of it
             self._leaving, self._wishes = leaving | self._leaving, wishes | self._wishes
             self._due = now + STORE_RETRY_S
             raise

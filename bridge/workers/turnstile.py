@@ -132,7 +132,10 @@ class Turnstile:
         return shares
 
     def rest_s(self, due: Mapping[str, Due], *, now: datetime) -> float:
-        """Seconds until something may go that may not go now; inf where only a POST that ends can change that."""
+        """Seconds until something may go that may not go now; inf where only a POST that ends can change that.
+
+        What is due later counts although there may be no seat then: a POST that ends need not tell of itself.
+        """
         return min((self._ready_in_s(one, now) for one in due.values()), default=math.inf)
 
     def _look_after_gates(self, due: Mapping[str, Due], monotonic: float) -> None:
@@ -171,8 +174,6 @@ class Turnstile:
 
     def _ready_in_s(self, one: Due, now: datetime) -> float:
         gate = self._gates[one.endpoint_id]
-        if gate.busy >= self.seats_per_endpoint:
-            return math.inf
         asked_at = one.lanes.get(Lane.AT_ONCE)
         asked_s = math.inf if asked_at is None else (asked_at - now).total_seconds()
         waits = [asked_s, self._ordinary_in_s(one, gate, now)]
@@ -181,7 +182,7 @@ class Turnstile:
     def _ordinary_in_s(self, one: Due, gate: _Gate, now: datetime) -> float:
         """Not positive where a seat is all that is missing: a POST that ends rings the bell."""
         at = min((at for lane, at in one.lanes.items() if lane is not Lane.AT_ONCE), default=None)
-        if at is None or (one.pace.is_probed and gate.busy):
+        if at is None:
             return math.inf
         opens_at = one.pace.opens_at
         ready_at = at if opens_at is None else max(at, opens_at)

@@ -32,6 +32,7 @@ def watched(run: Run, *, age_s: float) -> Watch:
     """A run in hand, looked at just now at this age, due in a minute; the monotonic clock shows the age."""
     watch = Watch(run, age_s + 60, now=NOW, monotonic=0.0)
     watch.count_poll(NOW + timedelta(seconds=age_s), age_s)
+    watch.reason = "planned"
     return watch
 
 
@@ -79,6 +80,13 @@ async def test_a_wish_of_the_provider_outlives_a_new_plan(tmp_path: Path) -> Non
     plan = planner.next_look_anew(watch, 1.0)
     assert plan is not None
     assert plan.delay_s >= 119
+
+
+async def test_when_a_run_is_due_that_was_just_taken_over_is_what_the_database_says(tmp_path: Path) -> None:
+    """It may be a wish of the provider."""
+    planner, run = taught(), await running(tmp_path)
+    planner.learner.learn("wf", RunStatus.RUNNING, 0.8, 1.2, now=1e9)
+    assert planner.next_look_anew(Watch(run, 60.0, now=NOW, monotonic=0.0), 1.0) is None
 
 
 async def test_a_wish_of_the_provider_outlives_a_list_that_shows_the_run(tmp_path: Path) -> None:

@@ -186,6 +186,26 @@ async def test_a_failing_connection_is_told_although_the_database_could_not_be_w
     assert not failures
 
 
+async def test_what_goes_wrong_in_telling_a_health_holds_up_no_run(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.fail("dify", "401", count=1)
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, sandbox.add_run("dify", life=Life(duration_s=0.1)), connection="dify-1")
+
+        async def fail(*_args):
+            raise RuntimeError("a mistake of ours")
+
+        monkeypatch.setattr(poller._recorder, "tell_health", fail)
+
+        async def is_failing() -> bool:
+            return poller.account.health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, is_failing)
+        poller.account.gate.rate_limit.end_pause(0.0)
+        assert (await finish(poller, database, run.id)).settled
+
+
 async def test_a_connection_recovers_with_the_first_answer(database: Database, sandbox: Sandbox) -> None:
     theirs = sandbox.add_run("dify", life=Life(duration_s=0.1, outcome="succeeded"))
     sandbox.fail("dify", "401", count=1)
@@ -357,6 +377,18 @@ async def test_a_wish_of_the_provider_outlives_this_process(database: Database, 
             assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + soon, **claim)) == []
             assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + 2 * soon, **claim))
     assert len(server.seen) == 1
+
+
+async def test_stopping_puts_back_what_is_already_on_its_way(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dify", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+        await poller.run_pass()
+        watch = poller.hand.get(run.id)
+        assert watch is not None
+        poller._returns.let_go(watch, poller._clock.monotonic() + 60)
+        await poller.drain()
+    assert await database.read(lambda tx: runs.list_held(tx, node=NODE, connection="dify-1")) == set()
 
 
 async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_off_ends(

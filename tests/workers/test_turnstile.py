@@ -54,6 +54,18 @@ def test_one_endpoint_gets_its_own_seats_and_no_more() -> None:
     assert limits(share(turnstile, due())) == {"a": 1}
 
 
+def test_what_is_due_later_is_remembered_although_every_seat_is_taken() -> None:
+    """A post that arrives at a well endpoint tells of itself only where something waits for its seat."""
+    turnstile = Turnstile(64, 1)
+    take(turnstile, share(turnstile, due()))
+    retry = due("a", Lane.AGAIN, when=at(3))
+    assert share(turnstile, retry) == {}
+    assert turnstile.rest_s(retry, now=NOW) == pytest.approx(3)
+    assert turnstile.rest_s(retry, now=at(3)) == math.inf
+    probed = due("a", Lane.AGAIN, when=at(3), pace=Pace(failures=1))
+    assert turnstile.rest_s(probed, now=NOW) == pytest.approx(3)
+
+
 def test_a_seat_that_is_left_during_a_look_is_given_away_only_after_it() -> None:
     """What was read may not know yet what the post that ended has brought: a pause, say."""
     turnstile = Turnstile(64, 1)
