@@ -38,6 +38,7 @@ from bridge.workers.account import Account
 from bridge.workers.deliverer import LOOK_EVERY_S, Deliverer
 from bridge.workers.fence import Fence
 from bridge.workers.learner import Learner
+from bridge.workers.lessons import recall_rate
 from bridge.workers.loop import Loop
 from bridge.workers.membership import Membership, Place, find_surely_dead
 from bridge.workers.metrics import Metrics
@@ -242,6 +243,8 @@ class Daemon:
         latest_s = max(account.connection.cadence.max_interval_s, LATEST_POLL_S)
         learned = await self.database.read(lambda tx: sojourns.list_sojourns(tx, name))
         await self.database.write(lambda tx: runs.clamp_due(tx, name, after(tx.now, latest_s)))
+        if all(other.account.gate is not account.gate for other in self.office.pollers.values()):
+            recall_rate(account.gate.rate_limit, learned)
         poller = Poller(
             account,
             database=self.database,

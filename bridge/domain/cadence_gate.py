@@ -53,10 +53,8 @@ class Gate:
     capacity: requests wanted fall with the square root of the price, hence `over_capacity`.
     """
 
-    def __init__(
-        self, known_rate: float | None = None, known_in_flight: int | None = None, *, learned_rate: float | None = None
-    ) -> None:
-        self.rate_limit = RateLimit(known_rate, learned_rate=learned_rate)
+    def __init__(self, known_rate: float | None = None, known_in_flight: int | None = None) -> None:
+        self.rate_limit = RateLimit(known_rate)
         self.in_flight_limit = InFlightLimit(known_in_flight)
         self.in_flight = 0
         self.is_shut = False

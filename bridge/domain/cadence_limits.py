@@ -1,6 +1,6 @@
 """How much one credential may ask: a request rate learned from refusals, and a number in flight learned from latency.
 
-    rate       doubles every 7 seconds of full use until the first 429, then creeps up to where it was last refused;
+    rate       doubles every 2 seconds of full use until the first 429, then creeps up to where it was last refused;
                slow accounts count in requests, fast ones in seconds, so that refusals stay few for both
     pause      a 429 stops the whole provider for its Retry-After, not one run
     per second a rate that is told, not learned, holds in every second: what was saved up is no reason to exceed it
@@ -11,13 +11,14 @@ Pure state: every instant is a reading of the monotonic clock in seconds, handed
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
 from typing import Final
 
 RATE_FIRST: Final = 10.0  # requests per second, until the provider has taught us better
 RATE_MIN, RATE_MAX = 0.05, 200.0
-STEP_UNREFUSED, SHARE_UNREFUSED = 0.1, 0.02  # per success, before any refusal: requests per second, share of the rate
+STEP_UNREFUSED, SHARE_UNREFUSED = 0.4, 0.04  # per success, before any refusal: requests per second, share of the rate
 STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and near, the rate that was refused …
 SHARE_BELOW, SHARE_NEAR = 0.01, 0.0003  # … but at most this share of the rate per success
 NEAR: Final = 0.95
@@ -36,19 +37,34 @@ HEADROOM: Final = 1.5  # over rate × p95 latency
 class RateLimit:
     """When the next request may leave. A rate that is known (requests per second) is never changed."""
 
-    def __init__(self, known_rate: float | None = None, *, learned_rate: float | None = None) -> None:
+    def __init__(self, known_rate: float | None = None) -> None:
         self.is_known = known_rate is not None
         self._whole_rate = known_rate
         self._counts_seconds = known_rate is not None and known_rate <= COUNTED_RATE_MAX
         self._sent: deque[float] = deque(maxlen=math.ceil(known_rate or 0) if self._counts_seconds else 0)
         """The latest second's requests, where the rate is known."""
         self._share = 1.0
-        self.rate = known_rate or min(max(learned_rate or RATE_FIRST, RATE_MIN), RATE_MAX)
-        self._refused_rate = None if learned_rate is None else learned_rate / NEAR
+        self.rate = known_rate or RATE_FIRST
+        self._refused_rate: float | None = None
         self._free_at = 0.0
         self._paused_until = 0.0
         self._is_used = False
         self._successes = FEW  # since the last refusal
+
+    def dump(self) -> str:
+        """What was learned, for the next start."""
+        return json.dumps({"rate": round(self.rate, 3), "refused": self._refused_rate})
+
+    def recall(self, text: str | None) -> None:
+        """Go on from what `dump` told; with nothing where the text is missing or not ours."""
+        try:
+            state = json.loads(text or "")
+            rate, refused = float(state["rate"]), state["refused"]
+            refused = None if refused is None else float(refused)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            return
+        if not self.is_known and all(RATE_MIN <= each <= RATE_MAX for each in (rate, refused or rate)):
+            self.rate, self._refused_rate = rate, refused
 
     @property
     def opens_at(self) -> float:

@@ -1,4 +1,4 @@
-"""Keeping what one poller's learner has learned, and taking over what other nodes learn of the same connection.
+"""Keeping what one poller has learned, durations and rate, and taking over what other nodes learn of durations.
 
 Two nodes that watch runs of one workflow both save its state. So before saving, what the other saved meanwhile is
 read, and one's own lessons since the last time are learned once more on top of it.
@@ -6,23 +6,29 @@ read, and one's own lessons since the last time are learned once more on top of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
+from bridge.domain.cadence_limits import RateLimit
 from bridge.store import sojourns
 from bridge.store.database import Database
 from bridge.store.sojourns import SojournRow
 from bridge.store.transaction import Tx
 from bridge.workers.learner import Learner
 
+RATE: Final = "rate"  # a kind of row
+RATE_STEP: Final = 0.1  # a rate is saved when it has changed by this much of itself
 OVERLAP: Final = timedelta(minutes=1)  # read twice rather than missed where the nodes' clocks differ
 
 
 class Lessons:
     """Of one connection."""
 
-    def __init__(self, learner: Learner, database: Database, connection: str) -> None:
+    def __init__(self, learner: Learner, rate_limit: RateLimit, database: Database, connection: str) -> None:
         self._learner = learner
+        self._rate_limit = rate_limit
+        self._saved_rate = rate_limit.rate
         self._database = database
         self._connection = connection
         self._read_at = database.clock.now()
@@ -31,9 +37,17 @@ class Lessons:
         """Take over what others learned, save what we did; whatever gets lost on the way is soon learned anew."""
         if not self._database.is_sqlite:
             await self._take_over()
-        lessons = self._learner.take_lessons()
+        lessons, rate = self._learner.take_lessons(), self._rate_limit.rate
+        if self.has_rate:
+            lessons.append(SojournRow(RATE, "", "", self._rate_limit.dump()))
         if lessons:
             await self._database.write(lambda tx: sojourns.save_sojourns(tx, self._connection, lessons))
+            self._saved_rate = rate
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether the rate is another than the one that was saved."""
+        return not self._rate_limit.is_known and abs(self._rate_limit.rate / self._saved_rate - 1) > RATE_STEP
 
     async def _take_over(self) -> None:
         def read(tx: Tx) -> tuple[list[SojournRow], datetime]:
@@ -41,3 +55,8 @@ class Lessons:
 
         rows, self._read_at = await self._database.read(read)
         self._learner.adopt(rows)
+
+
+def recall_rate(rate_limit: RateLimit, rows: Iterable[SojournRow]) -> None:
+    """Go on with the rate that was learned before this start, if one was saved."""
+    rate_limit.recall(next((row.state for row in rows if row.kind == RATE), None))

@@ -72,7 +72,7 @@ class Poller:
         self._intake = Intake(self.hand, self.planner, self._recorder, self._schedule, clock=clock, metrics=metrics)
         self._claims = Claims(database, node, account.connection.name)
         self._returns = Returns(self._claims, self.hand)
-        self._lessons = Lessons(self.planner.learner, database, account.connection.name)
+        self._lessons = Lessons(self.planner.learner, account.gate.rate_limit, database, account.connection.name)
         self._fence = fence or Fence(clock)
         self._database = database
         self._clock = clock
@@ -348,7 +348,8 @@ class Poller:
 
     async def _flush(self, now: float) -> None:
         self._claim_due = min(self._claim_due, await self._returns.flush(now))
-        if now >= self._save_due and (self.planner.learner.has_lessons or not self._database.is_sqlite):
+        has_news = self.planner.learner.has_lessons or self._lessons.has_rate or not self._database.is_sqlite
+        if now >= self._save_due and has_news:
             self._save_due = now + SAVE_EVERY_S
             await self._lessons.save()
 

@@ -78,10 +78,55 @@ def test_a_refusal_stops_everybody_for_as_long_as_the_provider_says() -> None:
 
 def test_refusals_of_one_volley_lower_the_rate_once() -> None:
     """Eight requests that left together are one mistake; cutting eight times would stop a healthy account."""
-    limit = RateLimit(learned_rate=10.0)
+    limit = RateLimit()
     for _ in range(8):
         limit.refuse(5.5, sent_at=5.0, retry_after_s=1.0)
     assert limit.rate == 8.0
+
+
+def used(limit: RateLimit, seconds: float, refuses_above: float = math.inf) -> None:
+    """Full use for so long: a request whenever one may leave, answered at once or refused."""
+    now = 100.0
+    while now < 100.0 + seconds:
+        now = max(now, limit.opens_at)
+        limit.take(now)
+        if limit.rate > refuses_above:
+            limit.refuse(now, sent_at=now, retry_after_s=1.0)
+        else:
+            limit.succeed()
+
+
+def test_a_rate_that_nobody_refuses_doubles_in_some_seconds() -> None:
+    limit = RateLimit()
+    used(limit, 6.0)
+    assert 40 < limit.rate < 200
+
+
+@pytest.mark.parametrize("refuses_above", [math.inf, 17.0])
+def test_what_was_learned_outlives_a_restart(refuses_above: float) -> None:
+    limit, again = RateLimit(), RateLimit()
+    used(limit, 20.0, refuses_above)
+    again.recall(limit.dump())
+    assert again.rate == pytest.approx(limit.rate, abs=1e-3)
+    for each in (limit, again):
+        used(each, 3.0, refuses_above)
+    assert again.rate == pytest.approx(limit.rate, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "[]", "{}", '{"rate":"x","refused":null}', '{"rate":1e9,"refused":null}', '{"rate":NaN,"refused":1}'],
+)
+def test_what_is_no_rate_is_not_recalled(text: str | None) -> None:
+    limit = RateLimit()
+    limit.recall(text)
+    assert limit.rate == RateLimit().rate
+
+
+def test_a_rate_that_is_set_is_not_recalled() -> None:
+    limit = RateLimit(3.0)
+    limit.recall(RateLimit().dump())
+    assert limit.rate == 3.0
 
 
 def test_an_unused_rate_does_not_grow() -> None:

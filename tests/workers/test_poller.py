@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from bridge.domain.cadence_limits import RateLimit
 from bridge.domain.clock import ManualClock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.run import CadenceOverrides, RunStatus
 from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
-from bridge.store import connections, events, runs
+from bridge.store import connections, events, runs, sojourns
 from bridge.store.database import Database
 from bridge.workers.account import FAILURES_MIN
+from bridge.workers.lessons import recall_rate
 from bridge.workers.loop import Bell
 from tests.support.foreign_server import answering, foreign_server
 from tests.support.watching import NODE, add_endpoint, only, open_database, register
@@ -377,6 +379,17 @@ async def test_a_wish_of_the_provider_outlives_this_process(database: Database, 
             assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + soon, **claim)) == []
             assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + 2 * soon, **claim))
     assert len(server.seen) == 1
+
+
+async def test_a_rate_that_was_learned_is_there_after_a_restart(database: Database, sandbox: Sandbox) -> None:
+    settings = connection(sandbox, "dify", requests_per_second=None)
+    async with open_poller(database, settings) as poller:
+        poller.account.gate.rate_limit.recall('{"rate": 42.0, "refused": 50.0}')
+    rows = await database.read(lambda tx: sojourns.list_sojourns(tx, "dify-1"))
+    again = RateLimit()
+    recall_rate(again, rows)
+    assert again.rate == 42.0
+    assert RateLimit().rate != 42.0
 
 
 async def test_stopping_puts_back_what_is_already_on_its_way(database: Database, sandbox: Sandbox) -> None:
