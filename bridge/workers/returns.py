@@ -14,6 +14,7 @@ from bridge.workers.claims import Claims
 from bridge.workers.watch import Hand, Watch
 
 GATHER_S: Final = 1.0
+WISHES_GATHER_S: Final = 0.1  # what is not written yet is lost with the process
 STORE_RETRY_S: Final = 5.0
 
 
@@ -52,7 +53,7 @@ class Returns:
         """The run stays in hand; what its provider wished is to outlive this process."""
         if watch.not_before > now + GATHER_S:
             self._wishes[watch.run.id] = watch
-            self._due = min(self._due, now + GATHER_S)
+            self._due = min(self._due, now + WISHES_GATHER_S)
 
     def rest_s(self, now: float) -> float:
         """Seconds until there is something to write."""
