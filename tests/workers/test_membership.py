@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from bridge.domain.cadence_limits import RateLimit
 from bridge.domain.clock import Clock, ManualClock, SystemClock
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.errors import StoreUnavailable
@@ -286,7 +287,7 @@ async def test_nodes_learn_from_each_other(postgresql_url: str) -> None:
     """The lessons of both count, whoever saves last."""
     async with open_database(postgresql_url) as database:
         learners = [Learner(), Learner()]
-        lessons = [Lessons(learner, database, "hub") for learner in learners]
+        lessons = [Lessons(learner, RateLimit(), database, "hub") for learner in learners]
         for number in range(6):
             for learner in learners:
                 learner.learn("wf", RunStatus.RUNNING, 10.0 + number, 11.0 + number, now=1000.0 * number)
