@@ -214,6 +214,10 @@ class Lister:
         account.gate.send(now, self._name)
         self._sent_at = now
         self._found, self._others = {}, {}
+        for run_id in self._waiting_since:  # they wait for this one, so that it is read as far as they may stand on it
+            watch = self._desk.hand.get(run_id)
+            if watch is not None and not watch.is_in_flight:
+                self._postpone(watch, now + RIDE_S, now)
         self._task = asyncio.create_task(self._list(now), name=f"list:{self._name}")
 
     async def _list(self, sent_at: float) -> None:
