@@ -18,6 +18,7 @@ from typing import Final
 
 RATE_FIRST: Final = 10.0  # requests per second, until the provider has taught us better
 RATE_MIN, RATE_MAX = 0.05, 200.0
+RECALLED_MIN: Final = 1.0  # what an outage full of 429s left behind is not carried over a restart
 STEP_UNREFUSED, SHARE_UNREFUSED = 0.4, 0.04  # per success, before any refusal: requests per second, share of the rate
 STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and near, the rate that was refused …
 SHARE_BELOW, SHARE_NEAR = 0.01, 0.0003  # … but at most this share of the rate per success
@@ -63,7 +64,7 @@ class RateLimit:
             refused = None if refused is None else float(refused)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return
-        if not self.is_known and all(RATE_MIN <= each <= RATE_MAX for each in (rate, refused or rate)):
+        if not self.is_known and all(RECALLED_MIN <= each <= RATE_MAX for each in (rate, refused or rate)):
             self.rate, self._refused_rate = rate, refused
 
     @property

@@ -115,7 +115,16 @@ def test_what_was_learned_outlives_a_restart(refuses_above: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "[]", "{}", '{"rate":"x","refused":null}', '{"rate":1e9,"refused":null}', '{"rate":NaN,"refused":1}'],
+    [
+        None,
+        "",
+        "[]",
+        "{}",
+        '{"rate":"x","refused":null}',
+        '{"rate":1e9,"refused":null}',
+        '{"rate":0.06,"refused":0.07}',
+        '{"rate":NaN,"refused":1}',
+    ],
 )
 def test_what_is_no_rate_is_not_recalled(text: str | None) -> None:
     limit = RateLimit()
