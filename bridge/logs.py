@@ -8,22 +8,24 @@ import re
 import sys
 
 import structlog
+from pydantic_core import to_json
 from structlog.typing import EventDict, Processor
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
 def set_up(level: str, output_format: str) -> None:
     """Log from `level` up; `output_format` is auto, json or console."""
     is_console = output_format == "console" or (output_format == "auto" and sys.stderr.isatty())
-    last: Processor = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if is_console else _json()
+    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    last: list[Processor] = [_without_control_characters, console] if is_console else [_as_json]
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _without_control_characters,
-            last,
+            *last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
@@ -43,14 +45,20 @@ class _LibraryHandler(logging.Handler):
         structlog.get_logger().log(record.levelno, "library.said", **said, exc_info=record.exc_info)
 
 
-def _json() -> Processor:
-    encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # `json.dumps` would make one for every line
-    return structlog.processors.JSONRenderer(lambda event, **_: encode(event))
+def _as_json(logger: object, name: str, event: EventDict) -> str:
+    """One line. pydantic's encoder takes a quarter of the time of `json`, whose lines were 5 % of what an event costs."""
+    try:
+        line = to_json(event, fallback=str).decode()
+    except ValueError:  # half a surrogate pair, bytes that are no text
+        line = ""
+    if line and line.isascii() and "\\" not in line and "\x7f" not in line:
+        return line  # as nearly all: nothing in it that would have to be looked at
+    return _encode(_without_control_characters(logger, name, event))
 
 
 def _without_control_characters(_logger: object, _name: str, event: EventDict) -> EventDict:
     """Foreign text cannot forge a line or steer a terminal."""
     for key, value in event.items():
-        if isinstance(value, str) and not value.isprintable() and key != "exception":
+        if isinstance(value, str) and not value.isprintable():
             event[key] = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
     return event

@@ -10,12 +10,11 @@ Numbered, because the order is the contract's:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from bridge.domain.event import EventType
-from bridge.domain.frozen import frozen
+from bridge.domain.frozen import frozen, replaced
 from bridge.domain.observation import Observation
 from bridge.domain.run import Run, RunError, RunStatus
 
@@ -74,7 +73,7 @@ def observe(
     if not has_news(run, seen):
         return None
     changed = seen.status is not run.status
-    after = replace(
+    after = replaced(
         run,
         **_shown(run, seen),
         observed_at=now,
@@ -134,13 +133,13 @@ def settle(run: Run, status: RunStatus, error: RunError, *, now: datetime) -> De
     """The bridge's own verdict (`expired`, `lost`); None when the run is settled already."""
     if run.settled:
         return None
-    after = replace(run, status=status, error=error, observed_at=now, status_since=now)
+    after = replaced(run, status=status, error=error, observed_at=now, status_since=now)
     return Decision(after, (EventType.RUN_FINISHED,), status_changed=True)
 
 
 def overdue(run: Run, *, now: datetime) -> Decision:
     """The run takes longer than its workflow normally does; told once."""
-    return Decision(replace(run, is_overdue=True), (EventType.RUN_OVERDUE,), status_changed=False)
+    return Decision(replaced(run, is_overdue=True), (EventType.RUN_OVERDUE,), status_changed=False)
 
 
 def is_lost(run: Run, now: datetime) -> bool:

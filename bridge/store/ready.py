@@ -73,7 +73,11 @@ def _parameter(compiled: SQLCompiler, name: str, keys: Container[str]) -> tuple[
 
 
 def _process(compiled: SQLCompiler, name: str) -> Process:
-    process: Process = compiled.binds[name].type.dialect_impl(compiled.dialect).bind_processor(compiled.dialect)
+    """What makes of a value what is stored; the driver takes True for 1 by itself."""
+    kind = compiled.binds[name].type
+    if isinstance(kind, sa.Boolean) and compiled.dialect.name == "sqlite":
+        return None
+    process: Process = kind.dialect_impl(compiled.dialect).bind_processor(compiled.dialect)
     return process
 
 

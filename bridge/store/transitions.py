@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import sqlalchemy as sa
 
 from bridge.domain.event import Event, run_event
-from bridge.domain.frozen import frozen
+from bridge.domain.frozen import frozen, replaced
 from bridge.domain.ids import new_id
 from bridge.domain.run import Run
 from bridge.domain.transition import Decision
@@ -79,7 +78,7 @@ def _ours(tx: Tx, changes: Sequence[Change], node: str | None) -> set[str]:
 
 def _after(change: Change) -> Run:
     before, after = change.before, change.decision.run
-    return replace(
+    return replaced(
         after,
         version=before.version + 1,
         sequence=before.sequence + len(change.decision.events),

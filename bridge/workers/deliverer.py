@@ -101,6 +101,7 @@ class Deliverer:
         self._posting: set[asyncio.Task[bool]] = set()
         self._is_draining = False
         self._together = Together(self._record_all, gap_s=GAP_S)
+        self._log = log.bind()  # made ready once: half of what a line costs
 
     @property
     def in_flight(self) -> int:
@@ -270,7 +271,7 @@ class Deliverer:
         if answer.outcome is Outcome.DELIVERED and not claimed.delivery.is_manual:
             waited_s = (self._clock.now() - claimed.delivery.created_at).total_seconds()
             self._metrics.event_seconds.observe(max(0.0, waited_s))
-        log.info(
+        self._log.info(
             "delivery.attempted",
             delivery_id=claimed.delivery.id,
             event_id=claimed.delivery.event_id,

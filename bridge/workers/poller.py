@@ -44,6 +44,8 @@ RANKED_MAX: Final = 2_000  # due runs that are put in order of urgency at once; 
 RANK_EVERY_S: Final = 0.25
 RANK_SHARE: Final = 0.05  # of the time, at most, that putting them in order takes
 SAVE_EVERY_S: Final = 10.0  # what was learned; losing it is harmless
+CLAIM_GAP_S: Final = 0.008  # from one claim to the next: whoever registers much has it claimed together
+CLAIM_AHEAD_S: Final = 0.25  # before the gate opens: what cannot be asked for anyway stays in the database until then
 UNHEARD_S: Final = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
 ALONE_S: Final = 3600.0
 FENCED_REST_S: Final = 0.5
@@ -87,6 +89,7 @@ class Poller:
         self._plan_anew_due = 0.0
         self._turn_due = 0.0
         self._claim_due = 0.0  # monotonic: when the database is next asked for due runs
+        self._claimed_at = -math.inf
         self._has_news = True  # a run became due since the database was last asked
         self._is_draining = False
         self._untold: HealthChange | None = None
@@ -165,8 +168,7 @@ class Poller:
             gate.forget(self._name)
 
     def _rest_s(self, now: float) -> float:
-        waits = [0.0 if self._has_news else self._claim_due - now]
-        waits.append(self._returns.rest_s(now))
+        waits = [self._claim_rest_s(now), self._returns.rest_s(now)]
         if self._untold is not None:
             waits.append(self._tell_due - now)
         if self.planner.learner.has_lessons:
@@ -184,16 +186,21 @@ class Poller:
             return math.inf
         return max(self._lister.rest_s(now), self.account.opens_in_s(now))
 
+    def _claim_rest_s(self, now: float) -> float:
+        if len(self.hand) >= HAND_MAX:
+            return math.inf
+        wanted_at = self._claimed_at + CLAIM_GAP_S if self._has_news else self._claim_due
+        return max(wanted_at, self.account.gate.rate_limit.opens_at - CLAIM_AHEAD_S) - now
+
     async def _claim(self) -> None:
         now = self._clock.monotonic()
-        is_time = self._has_news or now >= self._claim_due
-        if self._is_draining or not is_time or len(self.hand) >= HAND_MAX:
+        if self._is_draining or self._claim_rest_s(now) > 0:
             return
         if self.account.gate.is_shut:  # the limits leave nothing for this node; others look
             self._has_news, self._claim_due = False, now + UNHEARD_S
             self._give_all_back(now)
             return
-        is_told = self._has_news
+        is_told, self._claimed_at = self._has_news, now
         self._has_news = False  # before asking: what is announced meanwhile counts for the next pass
         try:
             await self._claim_from_database(now, look_first=not is_told)

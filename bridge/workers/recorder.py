@@ -40,6 +40,7 @@ class Recorder:
         self._database = database
         self._node = node
         self._metrics = metrics
+        self._log = log.bind(connection=connection.name)  # made ready once: half of what a line costs
         self._together = Together(self._record_all, gap_s=GAP_S)
 
     async def record(
@@ -87,10 +88,9 @@ class Recorder:
     def _told(self, before: Run, after: Run | None) -> Run | None:
         if after is not None and before.status is not after.status:
             self._metrics.transitions.labels(self._connection.name, after.status.value).inc()
-            log.info(
+            self._log.info(
                 "run.transitioned",
                 run_id=after.id,
-                connection=self._connection.name,
                 provider_run_id=after.provider_run_id,
                 before=before.status.value,
                 after=after.status.value,
@@ -110,7 +110,7 @@ class Recorder:
 
         if await self._database.write(tell):
             event = EventType.CONNECTION_FAILING if turned.reason else EventType.CONNECTION_RECOVERED
-            log.warning(event.value, connection=connection.name, reason=turned.reason)
+            self._log.warning(event.value, reason=turned.reason)
 
 
 def _decide(tx: Tx, looks: list[_Look]) -> list[tuple[_Look, transition.Decision | None]]:

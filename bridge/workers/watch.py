@@ -9,12 +9,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count, islice
 from typing import Final
 
 from bridge.domain.cadence_progress import ProgressTrack
+from bridge.domain.frozen import replaced
 from bridge.domain.observation import FailureKind
 from bridge.domain.run import Run
 from bridge.store.runs import PollRecord
@@ -129,7 +129,7 @@ class Watch:
 
     def with_counters(self) -> Run:
         """The run with what the polls in hand have counted."""
-        return replace(
+        return replaced(
             self.run,
             polls=self.polls,
             last_polled_at=self.last_polled_at,
@@ -145,7 +145,7 @@ class Watch:
         deadline_at = self.run.deadline_at
         if deadline_at is not None and not self.run.deadline_is_fixed:
             deadline_at += jump
-        self.run = replace(self.run, status_since=self.run.status_since + jump, deadline_at=deadline_at)
+        self.run = replaced(self.run, status_since=self.run.status_since + jump, deadline_at=deadline_at)
         self.next_poll_at = self.next_poll_at and self.next_poll_at + jump
 
     def record(self) -> PollRecord:

@@ -404,6 +404,30 @@ async def test_stopping_puts_back_what_is_already_on_its_way(database: Database,
     assert await database.read(lambda tx: runs.list_held(tx, node=NODE, connection="dify-1")) == set()
 
 
+async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_before_it_can(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """To claim each of thousands, and to let it go again, took longer than to register it."""
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=0.0))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        limit = poller.account.gate.rate_limit
+        limit.pause(poller._clock.monotonic(), 60.0)
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        assert await poller.run_pass() > 50.0
+        assert len(poller.hand) == 0
+        limit.end_pause(poller._clock.monotonic())
+        assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
+
+
+async def test_a_full_hand_waits_for_a_look_to_end_instead_of_going_round(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.workers.poller.HAND_MAX", 0)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        await register(database, "r1", connection="dibby-1", provider="dibby")
+        assert await poller.run_pass() > 1.0
+
+
 async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_off_ends(
     database: Database, sandbox: Sandbox
 ) -> None:
@@ -412,8 +436,9 @@ async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_
         made = [sandbox.add_run("dibby", life=Life(duration_s=0.0)) for _ in range(8)]
         first, *others = [await register(database, i, connection="dibby-1", provider="dibby") for i in made]
         limit, now = poller.account.gate.rate_limit, poller._clock.monotonic()
-        limit.pause(now, 100.0)
+        limit.pause(now, 0.2)
         await poller.run_pass()
+        assert len(poller.hand) == 8
         for watch in poller.hand.all():
             watch.failure_streak = 6
             poller.hand.hold_until(watch, now + 60.0)
