@@ -20,7 +20,8 @@ from bridge.domain.errors import StoreUnavailable
 from bridge.domain.observation import Observed, PollFailed, PollResult
 from bridge.store.database import Database
 from bridge.workers.account import Account, HealthChange
-from bridge.workers.claims import COMPARE_EVERY_S, Claims
+from bridge.workers.claiming import Claiming
+from bridge.workers.claims import Claims
 from bridge.workers.discovery import Discovery
 from bridge.workers.fence import Fence
 from bridge.workers.intake import CRASH_RETRY_S, STORE_RETRY_S, Intake
@@ -35,19 +36,12 @@ from bridge.workers.returns import GATHER_S, Returns
 from bridge.workers.watch import Hand, Watch
 
 log = structlog.get_logger()
-HORIZON_S: Final = 15.0  # runs due within this are claimed; those due later stay in the database
 KEEP_S: Final = 30.0  # a run due within this stays in hand between polls …
 KEPT_MAX: Final = 2_000  # … and any, to be planned anew when others end, while there are no more than these
-HAND_MAX: Final = 20_000
-CLAIM_MAX: Final = 1_000
 RANKED_MAX: Final = 2_000  # due runs that are put in order of urgency at once; 10 ms
 RANK_EVERY_S: Final = 0.25
 RANK_SHARE: Final = 0.05  # of the time, at most, that putting them in order takes
 SAVE_EVERY_S: Final = 10.0  # what was learned; losing it is harmless
-CLAIM_GAP_S: Final = 0.008  # from one claim to the next: whoever registers much has it claimed together
-CLAIM_AHEAD_S: Final = 0.25  # before the gate opens: what cannot be asked for anyway stays in the database until then
-UNHEARD_S: Final = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
-ALONE_S: Final = 3600.0
 FENCED_REST_S: Final = 0.5
 TURN_REST_S: Final = 0.05  # while another connection of the same credential has its turn
 
@@ -72,8 +66,11 @@ class Poller:
         self.planner = Planner(account.connection.cadence, learner or Learner())
         self._recorder = Recorder(account.connection, database, node, metrics)
         self._intake = Intake(self.hand, self.planner, self._recorder, self._schedule, clock=clock, metrics=metrics)
-        self._claims = Claims(database, node, account.connection.name)
-        self._returns = Returns(self._claims, self.hand)
+        claims = Claims(database, node, account.connection.name)
+        self._returns = Returns(claims, self.hand)
+        self._claiming = Claiming(
+            claims, self.hand, self._returns, account.gate, clock=clock, is_alone=database.is_sqlite
+        )
         self._lessons = Lessons(self.planner.learner, account.gate.rate_limit, database, account.connection.name)
         self._fence = fence or Fence(clock)
         self._database = database
@@ -85,12 +82,8 @@ class Poller:
         self._is_scarce = False  # some of them had to wait for the gate
         self._rank_due = -math.inf
         self._save_due = 0.0
-        self._compare_due = 0.0
         self._plan_anew_due = 0.0
         self._turn_due = 0.0
-        self._claim_due = 0.0  # monotonic: when the database is next asked for due runs
-        self._claimed_at = -math.inf
-        self._has_news = True  # a run became due since the database was last asked
         self._is_draining = False
         self._untold: HealthChange | None = None
         self._tell_due = 0.0
@@ -105,10 +98,9 @@ class Poller:
         try:
             await self._tell_untold(self._clock.monotonic())
             await self._flush(self._clock.monotonic())
-            await self._compare(self._clock.monotonic())
             await self._claim()
         except StoreUnavailable:
-            self._compare_due = 0.0  # something may have been committed whose answer got lost
+            self._claiming.doubt()
             raise
         now = self._clock.monotonic()
         self._plan_anew(now)
@@ -168,7 +160,7 @@ class Poller:
             gate.forget(self._name)
 
     def _rest_s(self, now: float) -> float:
-        waits = [self._claim_rest_s(now), self._returns.rest_s(now)]
+        waits = [self._claiming.rest_s(now), self._returns.rest_s(now)]
         if self._untold is not None:
             waits.append(self._tell_due - now)
         if self.planner.learner.has_lessons:
@@ -186,53 +178,15 @@ class Poller:
             return math.inf
         return max(self._lister.rest_s(now), self.account.opens_in_s(now))
 
-    def _claim_rest_s(self, now: float) -> float:
-        if len(self.hand) >= HAND_MAX:
-            return math.inf
-        wanted_at = self._claimed_at + CLAIM_GAP_S if self._has_news else self._claim_due
-        return max(wanted_at, self.account.gate.rate_limit.opens_at - CLAIM_AHEAD_S) - now
-
     async def _claim(self) -> None:
-        now = self._clock.monotonic()
-        if self._is_draining or self._claim_rest_s(now) > 0:
-            return
-        if self.account.gate.is_shut:  # the limits leave nothing for this node; others look
-            self._has_news, self._claim_due = False, now + UNHEARD_S
-            self._give_all_back(now)
-            return
-        is_told, self._claimed_at = self._has_news, now
-        self._has_news = False  # before asking: what is announced meanwhile counts for the next pass
-        try:
-            await self._claim_from_database(now, look_first=not is_told)
-        except StoreUnavailable:
-            self._has_news = True
-            raise
-
-    async def _claim_from_database(self, now: float, *, look_first: bool) -> None:
-        limit, sharers = min(CLAIM_MAX, HAND_MAX - len(self.hand)), self.account.gate.sharers
-        taken = await self._claims.take(
-            self._clock.now(), horizon_s=HORIZON_S, limit=limit, sharers=sharers, look_first=look_first
-        )
-        for run in taken.runs:
-            due = now + ((run.next_poll_at or taken.at) - taken.at).total_seconds()
-            self.hand.hold(Watch(run, due, now=taken.at, monotonic=now))
-        wait_s = math.inf if taken.next_due_at is None else (taken.next_due_at - taken.at).total_seconds()
-        rest_max_s = ALONE_S if self._database.is_sqlite else UNHEARD_S
-        self._claim_due = now + max(0.0 if len(taken.runs) == limit else 0.05, min(wait_s, rest_max_s))
-
-    async def _compare(self, now: float) -> None:
-        """Where there may be other nodes: what is in hand against what the database says is ours."""
-        if self._database.is_sqlite or self._is_draining or now < self._compare_due:
-            return
-        self._compare_due = now + COMPARE_EVERY_S
-        for run_id in await self._claims.compare(
-            {watch.run.id for watch in self.hand.all()} | {*self._returns.run_ids}
-        ):
-            self.forget(run_id)
+        if not self._is_draining:
+            for run_id in await self._claiming.compare(self._clock.monotonic()):
+                self.forget(run_id)
+            await self._claiming.claim()
 
     def expect_due(self) -> None:
         """Somebody registered a run or made one due: look into the database at once."""
-        self._has_news = True
+        self._claiming.expect()
         self.bell.ring()
 
     # -- one look
@@ -348,13 +302,8 @@ class Poller:
 
     # -- what goes back to the database
 
-    def _give_all_back(self, now: float) -> None:
-        for watch in self.hand.all():
-            if not watch.is_in_flight:
-                self._returns.let_go(watch, now)
-
     async def _flush(self, now: float) -> None:
-        self._claim_due = min(self._claim_due, await self._returns.flush(now))
+        self._claiming.expect_at(await self._returns.flush(now))
         has_news = self.planner.learner.has_lessons or self._lessons.has_rate or not self._database.is_sqlite
         if now >= self._save_due and has_news:
             self._save_due = now + SAVE_EVERY_S
@@ -382,7 +331,7 @@ class Poller:
 
     def share_anew(self) -> None:
         """There are more or fewer nodes: give back what is in hand, so that each takes its part of it."""
-        self._give_all_back(self._clock.monotonic())
+        self._returns.let_all_go(self._clock.monotonic())
         self.expect_due()
 
     def rebase(self, jump_s: float) -> None:

@@ -49,6 +49,12 @@ class Returns:
         self._leaving[watch.run.id] = watch
         self._due = min(self._due, due)
 
+    def let_all_go(self, due: float) -> None:
+        """Every run in hand that is not being looked at."""
+        for watch in self._hand.all():
+            if not watch.is_in_flight:
+                self.let_go(watch, due)
+
     def note_wish(self, watch: Watch, now: float) -> None:
         """The run stays in hand; what its provider wished is to outlive this process."""
         if watch.not_before > now + GATHER_S:

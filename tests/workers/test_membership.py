@@ -252,7 +252,7 @@ async def test_a_run_that_was_deleted_at_another_node_is_dropped(postgresql_url:
 
             await work(poller.run_pass, poller.bell, in_hand)
             await database.write(lambda tx: runs.delete_run(tx, run.id))
-            poller._compare_due = 0.0
+            poller._claiming.doubt()
             await poller.run_pass()
             assert not await in_hand()
 

@@ -422,7 +422,7 @@ async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_befo
 async def test_a_full_hand_waits_for_a_look_to_end_instead_of_going_round(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.workers.poller.HAND_MAX", 0)
+    monkeypatch.setattr("bridge.workers.claiming.HAND_MAX", 0)
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         await register(database, "r1", connection="dibby-1", provider="dibby")
         assert await poller.run_pass() > 1.0
