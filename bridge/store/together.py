@@ -29,6 +29,8 @@ class Together(Generic[Item, Answer]):
         self._began_at = -math.inf
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._task: asyncio.Task[None] | None = None
+        self.pending = 0
+        """How many wait for their answer."""
 
     async def submit(self, item: Item) -> Answer:
         """The answer for `item`; the error of a whole group comes to each, that of one item to it alone."""
@@ -36,7 +38,11 @@ class Together(Generic[Item, Answer]):
         self._waiting.append((item, answer))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve(), name="together")
-        return await answer
+        self.pending += 1
+        try:
+            return await answer
+        finally:
+            self.pending -= 1
 
     async def _serve(self) -> None:
         clock = asyncio.get_running_loop().time

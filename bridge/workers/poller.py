@@ -108,7 +108,7 @@ class Poller:
             return FENCED_REST_S
         if self._lister is not None and not self._is_draining and self._list_rest_s(now) <= 0:
             self._lister.send(now)
-        while not self._is_draining and self.account.opens_in_s(now) <= 0 and self._fence.is_open:
+        while not self._is_draining and self._opens_in_s(now) <= 0 and self._fence.is_open:
             watch = self._most_urgent(now)
             if watch is None or not self._has_turn(watch, now):
                 break
@@ -167,16 +167,20 @@ class Poller:
             waits.append(self._save_due - now)
         due = now if self._ready else self.hand.next_due()
         if due is not None:
-            waits.append(max(due - now, self.account.opens_in_s(now), self._turn_due - now))
+            waits.append(max(due - now, self._opens_in_s(now), self._turn_due - now))
         if self.planner.learner.changed:
             waits.append(self._plan_anew_due - now)
         waits.append(self._list_rest_s(now))
         return max(0.0005, min(waits))
 
+    def _opens_in_s(self, now: float) -> float:
+        """Seconds until a look may begin; a look whose news was written rings the bell."""
+        return math.inf if self._recorder.is_behind else self.account.opens_in_s(now)
+
     def _list_rest_s(self, now: float) -> float:
         if self._lister is None:
             return math.inf
-        return max(self._lister.rest_s(now), self.account.opens_in_s(now))
+        return max(self._lister.rest_s(now), self._opens_in_s(now))
 
     async def _claim(self) -> None:
         if not self._is_draining:

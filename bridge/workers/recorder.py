@@ -15,12 +15,13 @@ from bridge.domain.observation import Observation
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.store import connections, endpoints, transitions
 from bridge.store.database import Database
-from bridge.store.together import GAP_S, Together
+from bridge.store.together import GAP_S, TOGETHER_MAX, Together
 from bridge.store.transaction import Tx
 from bridge.workers.account import HealthChange
 from bridge.workers.metrics import Metrics
 
 log = structlog.get_logger()
+BEHIND_MIN = 2 * TOGETHER_MAX  # looks whose news is not written yet: one group at the desk, and the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,11 @@ class Recorder:
         self._metrics = metrics
         self._log = log.bind(connection=connection.name)  # made ready once: half of what a line costs
         self._together = Together(self._record_all, gap_s=GAP_S)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits to be written that nothing more should be looked at meanwhile."""
+        return self._together.pending >= BEHIND_MIN
 
     async def record(
         self, before: Run, seen: Observation, *, since: datetime | None, expires: bool, is_overdue: bool

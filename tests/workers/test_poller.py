@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from bridge.domain.run import CadenceOverrides, RunStatus
 from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
 from bridge.store import connections, events, runs, sojourns
 from bridge.store.database import Database
+from bridge.store.transaction import Tx
 from bridge.workers.account import FAILURES_MIN
 from bridge.workers.lessons import recall_rate
 from bridge.workers.loop import Bell
@@ -326,6 +328,35 @@ async def test_seats_bound_the_requests_in_flight(database: Database, sandbox: S
         for run in watched:
             await finish(poller, database, run.id)
     assert sandbox.world.in_flight_peak["dify"] <= 2
+
+
+async def test_nothing_more_is_looked_at_while_what_was_seen_waits_to_be_written(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a storm's news piles up in memory, and is told the later the more there is of it."""
+    monkeypatch.setattr("bridge.workers.recorder.BEHIND_MIN", 3)
+    opened, write = asyncio.Event(), database.write
+
+    async def write_later(work: Callable[[Tx], Any]) -> Any:
+        await opened.wait()
+        return await write(work)
+
+    theirs = [sandbox.add_run("dibby", life=Life(duration_s=0.0)) for _ in range(12)]
+    async with open_poller(database, connection(sandbox, "dibby", max_in_flight=2)) as poller:
+        sends = note_sends(poller)
+        made = [await register(database, each, connection="dibby-1", provider="dibby") for each in theirs]
+        await poller.run_pass()
+        monkeypatch.setattr(database, "write", write_later)
+
+        async def is_behind() -> bool:
+            return poller._recorder.is_behind and not poller.account.gate.in_flight
+
+        await work(poller.run_pass, poller.bell, is_behind)
+        assert await poller.run_pass() > 1.0, "it waits to be told"
+        assert len(sends) <= 3 + 2
+        opened.set()
+        for run in made:
+            assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
 
 
 async def test_a_removed_run_is_let_go(database: Database, sandbox: Sandbox) -> None:
