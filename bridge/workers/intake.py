@@ -25,6 +25,7 @@ from bridge.workers.watch import Hand, Watch
 log = structlog.get_logger()
 STORE_RETRY_S: Final = 5.0
 CRASH_RETRY_S: Final = 60.0
+COMPARED_MAX: Final = 2_000  # runs in hand that a run is compared with before it is called overdue
 
 Schedule = Callable[[Watch, float, str], None]
 
@@ -80,7 +81,7 @@ class Intake:
         if not is_anew:
             self._planner.see_alive(watch, seen)
         expires = transition.is_expired(watch.run, wall, seen=seen.status)
-        is_overdue = not is_anew and self._planner.is_overdue(watch, now)
+        is_overdue = not is_anew and self._planner.is_overdue(watch, now, self._hand.some(COMPARED_MAX))
         if not (expires or is_overdue) and not transition.has_news(watch.run, seen):
             self._plan(watch, result, now)
             return

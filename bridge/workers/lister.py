@@ -40,6 +40,7 @@ PAGES_MAX: Final = 10
 PAGE_WAIT_S: Final = 5.0  # the longest that the next page is waited for at the gate
 RIDE_S: Final = 1.0  # a run that is due waits so long for a list under way
 FIRST_LOOK_WAIT_S: Final = 0.5  # first looks share a list, and wait so long for one at most …
+FIRST_LOOK_GAP_S: Final = 3.0  # … or, where one was just sent for others, until so long after that one
 FIRST_LOOK_WORTH: Final = 0.5  # … each gathering so many seconds of lateness a second: that likely it is over
 SHORTEST_WAIT_S: Final = 0.02
 SIGHTING_S: Final = 1.0  # a run counts as looked at if a list showed it so shortly before it was taken in hand
@@ -88,6 +89,7 @@ class Lister:
         self._others: dict[str, Sighting] = {}  # what the last list showed that is not in hand, by the provider's id
         self._is_summary = False
         self._sent_at = -math.inf
+        self._first_looks_at = -math.inf  # when a list was last sent that first looks waited for
         self._walked_at = -math.inf  # when the last list was sent that was read to its end
         self._due = -math.inf
         self._is_stale = True  # the due time is to be reckoned anew
@@ -184,16 +186,17 @@ class Lister:
         if self._task is not None and self._sent_at >= waiting_since:  # one sent before may not know the run yet
             return self._postpone(watch, self._sent_at + RIDE_S, now)
         next_at = max(next_at, now + SHORTEST_WAIT_S)
-        is_soon = next_at <= waiting_since + FIRST_LOOK_WAIT_S
+        is_soon = next_at <= max(waiting_since + FIRST_LOOK_WAIT_S, self._first_looks_at + FIRST_LOOK_GAP_S)
         if is_soon:
             self._desk.hand.hold_until(watch, next_at)
         return is_soon
 
     def _first_looks_due(self) -> float:
-        """When the first looks that wait are worth a list by themselves."""
+        """When the first looks that wait are worth a list by themselves; who comes alone does not wait long."""
         price_s = self._desk.account.connection.cadence.price_s
         worth_per_s = FIRST_LOOK_WORTH * len(self._waiting_since)
-        return next(iter(self._waiting_since.values())) + min(price_s / worth_per_s, FIRST_LOOK_WAIT_S)
+        worth_at = next(iter(self._waiting_since.values())) + min(price_s / worth_per_s, FIRST_LOOK_WAIT_S)
+        return max(worth_at, self._first_looks_at + FIRST_LOOK_GAP_S)
 
     def _postpone(self, watch: Watch, until: float, now: float) -> bool:
         if until <= now:
@@ -214,6 +217,8 @@ class Lister:
         account.gate.send(now, self._name)
         self._sent_at = now
         self._found, self._others = {}, {}
+        if self._waiting_since:
+            self._first_looks_at = now
         for run_id in self._waiting_since:  # they wait for this one, so that it is read as far as they may stand on it
             watch = self._desk.hand.get(run_id)
             if watch is not None and not watch.is_in_flight:

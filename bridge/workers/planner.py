@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from bridge.domain.cadence import (
+    OVERDUE_RUNS_MIN,
     NextPoll,
     Standing,
     is_overdue,
@@ -36,6 +37,10 @@ CLOCK_GRAIN_S: Final = 1.0  # a Date header, and the times of several providers,
 AGE_MAX_S: Final = 30 * 86400.0
 SOON_S: Final = 0.01  # a look due within this is not put off
 IN_FLIGHT_COUNTED: Final = 200  # runs in flight that a fit takes into account as censored
+OVER_ALREADY: Final = 0.02  # the chance that a run was over when it was registered, whatever its workflow takes
+LATE_FIRST_LOOK_S: Final = 2.0  # after it, a run found over has probably ended since it was registered …
+NO_SURPRISE: Final = 0.2  # … where that is no surprise: old runs that are registered late must not teach
+HUNG_FACTOR: Final = 20.0  # a run that is overdue by this much is no measure for the others any more
 
 
 @dataclass(slots=True)
@@ -60,6 +65,8 @@ class Planner:
     def next_look(self, watch: Watch, result: Observed, now: float) -> NextPoll:
         """After a look that saw the run alive: seconds from *now* until the next one."""
         watch.not_before = max(watch.not_before, now + (result.poll_after_s or 0.0))
+        if watch.runs_known is None:
+            watch.runs_known = self.learner.sojourn(watch.run.workflow_id, RunStatus.RUNNING).runs
         plan = next_poll(self._settings_of(watch), self._standing(watch), poll_after_s=result.poll_after_s)
         took_s = now - watch.sent_at
         least_s = max(self._settings_of(watch).min_interval_s - took_s, watch.not_before - now)
@@ -106,18 +113,20 @@ class Planner:
 
     def urgency(self, watch: Watch, now: float) -> float:
         """What a look at this run is worth now, in seconds of delay."""
-        worth = urgency(self._standing(watch), now - watch.origin)
-        return worth + self._settings.price_s if watch.run.observed_at is None else worth
+        age_s = now - watch.origin
+        worth = urgency(self._standing(watch), age_s)
+        return worth + OVER_ALREADY * age_s if watch.run.observed_at is None else worth
 
     def _settings_of(self, watch: Watch) -> CadenceSettings:
         return self._settings.overridden_by(watch.run.cadence)
 
     def _standing(self, watch: Watch) -> Standing:
         run = watch.run
-        sojourn = self.learner.sojourn(run.workflow_id, run.status)
-        by_progress = run.status is RunStatus.RUNNING and watch.track.latest is not None
+        status = RunStatus.RUNNING if run.observed_at is None else run.status  # most begin to run at once
+        sojourn = self.learner.sojourn(run.workflow_id, status)
+        by_progress = status is RunStatus.RUNNING and watch.track.latest is not None
         progress = self.learner.progress(run.workflow_id) if by_progress else None
-        return Standing(run.id, run.status, sojourn.estimate, watch.alive_s, progress, watch.track, watch.is_304)
+        return Standing(run.id, status, sojourn.estimate, watch.alive_s, progress, watch.track, watch.is_304)
 
     # -- when a list is next
 
@@ -159,13 +168,27 @@ class Planner:
         watch.alive_s = max(watch.alive_s, watch.sent_at - watch.origin)
         watch.track = _tracked(watch, seen)
 
-    def is_overdue(self, watch: Watch, now: float) -> bool:
-        """Whether this run is now running longer than its workflow normally does, and nobody was told yet."""
+    def is_overdue(self, watch: Watch, now: float, others: Iterable[Watch]) -> bool:
+        """Whether this run is now running longer than its workflow normally does, and nobody was told yet.
+
+        `others` in hand: of runs that began together the quick ones end first, and alone tell nothing of what is
+        normal. So only as many runs count as had ended when the longest of those still running was first seen.
+        """
         run = watch.run
         if run.status is not RunStatus.RUNNING or run.is_overdue:
             return False
         sojourn = self.learner.sojourn(run.workflow_id, run.status)
-        return is_overdue(sojourn.ended, sojourn.runs, now - watch.origin)
+        age_s, longest_s = now - watch.origin, sojourn.ended.quantile(0.99)
+        if not is_overdue(sojourn.ended, sojourn.runs, age_s):
+            return False
+        known = [
+            each.runs_known
+            for each in others
+            if each.runs_known is not None
+            and each.run.workflow_id == run.workflow_id
+            and now - each.origin < HUNG_FACTOR * longest_s
+        ]
+        return is_overdue(sojourn.ended, min(known, default=sojourn.runs), age_s)
 
     def began_at(self, watch: Watch, result: Observed, now: datetime, monotonic: float) -> datetime | None:
         """When the status that a look found anew had begun; None where the provider's own times do not tell.
@@ -191,9 +214,9 @@ class Planner:
         nothing is.
         """
         run, told_s = watch.run, seconds_between(seen.started_at or seen.created_at, seen.finished_at)
-        if run.observed_at is None:  # over, or further, before anybody looked: only the provider can tell
-            if seen.status.is_settled and told_s is not None and 0 < told_s < AGE_MAX_S:
-                self._learn(run, RunStatus.RUNNING, max(told_s - CLOCK_GRAIN_S, 0.0), told_s + CLOCK_GRAIN_S, now)
+        if run.observed_at is None:  # over, or further, before anybody looked
+            if seen.status.is_settled:
+                self._learn_unseen(watch, told_s, now)
             return None
         if watch.is_tainted:
             return None
@@ -209,6 +232,21 @@ class Planner:
         if run.status is RunStatus.RUNNING and seen.status.is_settled:
             self.learner.learn_progress(run.workflow_id, watch.track, alive_s, over_s)
         return late_s
+
+    def _learn_unseen(self, watch: Watch, told_s: float | None, now: float) -> None:
+        """The first look found the run over: how long it took the provider can tell, or roughly a look that came late.
+
+        Where requests are so scarce that most first looks find this, only the longest would be learned from else.
+        """
+        if told_s is not None and 0 < told_s < AGE_MAX_S:
+            alive_s, over_s = max(told_s - CLOCK_GRAIN_S, 0.0), told_s + CLOCK_GRAIN_S
+        else:
+            alive_s, over_s = 0.0, now - watch.origin
+            sojourn = self.learner.sojourn(watch.run.workflow_id, RunStatus.RUNNING)
+            is_no_surprise = sojourn.runs < OVERDUE_RUNS_MIN or sojourn.estimate.finished(0.0, over_s) > NO_SURPRISE
+            if watch.is_tainted or over_s < LATE_FIRST_LOOK_S or not is_no_surprise:
+                return
+        self._learn(watch.run, RunStatus.RUNNING, alive_s, over_s, now)
 
     def learn_given_up(self, watch: Watch, now: float) -> None:
         """The run was still alive when its deadline passed: durations like its own are longer than that."""

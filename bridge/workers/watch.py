@@ -25,10 +25,11 @@ STALE_MAX: Final = 1_000  # entries in the order of due times beyond twice the r
 class Watch:
     """One run in hand; the counters run ahead of the database.
 
-    Monotonic seconds: `due`, `sent_at` (the last look), `not_before` (a wish of the provider), `origin` (when its present status began). Ages:
-    `alive_s`, at which it was last seen alive in it. `worth_s`: of a look, when it was last ranked. `is_tainted`:
+    Monotonic seconds: `due`, `sent_at` (the last look), `not_before` (a wish of the provider), `origin` (when its
+    present status began). Ages: `alive_s`, at which it was last seen alive in it. `worth_s`: of a look, when it was last ranked. `is_tainted`:
     the clock jumped while it was there. `etag`, `body`: of the answer that showed the run as it is; `is_304`: the last
-    look was answered so. `is_wanted`: a look at this very run, now, whatever the plan says.
+    look was answered so. `is_wanted`: a look at this very run, now, whatever the plan says. `runs_known`: how many runs
+    of its workflow had taught something when it was first seen going on.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Watch:
         "polls",
         "reason",
         "run",
+        "runs_known",
         "sent_at",
         "sightings",
         "ticket",
@@ -61,6 +63,7 @@ class Watch:
         self.run = run
         self.due = due
         self.alive_s = 0.0
+        self.runs_known: float | None = None
         self.sent_at = monotonic
         self.track = ProgressTrack()
         self.worth_s = 0.0

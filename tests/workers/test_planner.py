@@ -109,16 +109,69 @@ async def test_runs_that_hang_do_not_move_what_is_normal(tmp_path: Path) -> None
         planner.see_alive(watch, seen("running"))
     planner.learner.learn("wf", RunStatus.RUNNING, 4.9, 5.1, now=1e9)
     planner.refit(hanging)
-    assert all(planner.is_overdue(watch, 300.0) for watch in hanging)
+    assert all(planner.is_overdue(watch, 300.0, hanging) for watch in hanging)
 
 
 async def test_a_run_past_the_longest_is_overdue_once_enough_were_seen(tmp_path: Path) -> None:
     run = await running(tmp_path)
     watch = watched(run, age_s=500.0)
-    assert taught(*[10.0] * 40).is_overdue(watch, 500.0)
-    assert not taught(*[10.0] * 5).is_overdue(watch, 500.0)
-    assert not taught(*[10.0] * 40).is_overdue(watched(run, age_s=9.0), 9.0)
-    assert not taught(*[10.0] * 40).is_overdue(watched(replace(run, is_overdue=True), age_s=500.0), 500.0)
+    assert taught(*[10.0] * 40).is_overdue(watch, 500.0, [watch])
+    assert not taught(*[10.0] * 5).is_overdue(watch, 500.0, [watch])
+    assert not taught(*[10.0] * 40).is_overdue(watched(run, age_s=9.0), 9.0, [])
+    assert not taught(*[10.0] * 40).is_overdue(watched(replace(run, is_overdue=True), age_s=500.0), 500.0, [])
+
+
+async def test_of_runs_that_began_together_the_quick_ones_do_not_make_the_others_overdue(tmp_path: Path) -> None:
+    """Half take 3 s, half two minutes: when the first half has ended, nothing is known of the second."""
+    run, planner = await running(tmp_path), taught()
+    batch = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(100)]
+    for watch in batch:
+        planner.next_look(watch, Observed(seen("running")), 0.0)
+    for _ in batch[:50]:
+        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    assert not any(planner.is_overdue(watch, 30.0, batch[50:]) for watch in batch[50:])
+    late = watched(replace(run, id="run_late"), age_s=0.0)
+    planner.next_look(late, Observed(seen("running")), 0.0)
+    assert not planner.is_overdue(late, 30.0, [late, *batch[50:]]), "longer ones were begun before it"
+    assert planner.is_overdue(late, 30.0, [late])
+
+
+async def test_a_run_that_hangs_from_the_beginning_does_not_hide_the_others_for_ever(tmp_path: Path) -> None:
+    run, planner = await running(tmp_path), taught()
+    first = watched(run, age_s=0.0)
+    planner.next_look(first, Observed(seen("running")), 0.0)
+    for _ in range(40):
+        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    late = watched(replace(run, id="run_late"), age_s=0.0)
+    planner.next_look(late, Observed(seen("running")), 0.0)
+    late.origin = 400.0
+    assert not planner.is_overdue(first, 20.0, [first])
+    assert planner.is_overdue(late, 420.0, [first, late])
+
+
+async def test_a_run_found_over_by_a_late_first_look_teaches_what_is_no_surprise(tmp_path: Path) -> None:
+    """Where requests are scarce most first looks are late; and old runs that are registered late must not teach."""
+    run = replace(await running(tmp_path), status=RunStatus.QUEUED, observed_at=None)
+    over = seen("succeeded")
+
+    def learned(planner: Planner, age_s: float) -> float:
+        before = planner.learner.sojourn("wf", RunStatus.RUNNING).runs
+        planner.learn_end(Watch(run, 0.0, now=NOW, monotonic=0.0), over, age_s)
+        return planner.learner.sojourn("wf", RunStatus.RUNNING).runs - before
+
+    assert learned(taught(), 5.0) == 1.0
+    assert learned(taught(), 1.0) == 0.0, "it may have been over when it was registered"
+    assert learned(taught(*[60.0] * 25), 5.0) == 0.0
+    assert learned(taught(*[60.0] * 25), 62.0) > 0.0
+
+
+async def test_a_first_look_is_as_urgent_as_runs_like_it_are_likely_to_be_over(tmp_path: Path) -> None:
+    run = await running(tmp_path)
+    new = Watch(replace(run, status=RunStatus.QUEUED, observed_at=None), 0.0, now=NOW, monotonic=0.0)
+    planner = taught(*[60.0] * 40)
+    assert planner.urgency(new, 10.0) < 1.0
+    assert planner.urgency(new, 70.0) > 5.0
+    assert planner.urgency(new, 0.0) < planner.urgency(new, 10.0), "it may be over already"
 
 
 async def test_the_most_urgent_run_is_ranked_last_to_be_taken_first(tmp_path: Path) -> None:
