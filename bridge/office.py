@@ -92,13 +92,16 @@ class Office:
         """The URL as it will be dialled; InvalidInput when the address policy refuses it."""
         return check_target(url, self.policy).url
 
-    def live(self, run_id: str) -> LivePoll | None:
-        """The polls of a run in hand."""
-        for poller in self.pollers.values():
-            watch = poller.live(run_id)
-            if watch is not None:
-                return LivePoll(watch.polls, watch.last_polled_at, watch.next_poll_at, watch.reason)
-        return None
+    def live(self, run: Run) -> LivePoll | None:
+        """The polls of a run whose connection is watched here."""
+        poller = self.pollers.get(run.connection)
+        if poller is None:
+            return None
+        watch, (next_poll_at, reason) = poller.live(run.id), poller.next_poll(run)
+        polls, last_polled_at = (
+            (run.polls, run.last_polled_at) if watch is None else (watch.polls, watch.last_polled_at)
+        )
+        return LivePoll(polls, last_polled_at, next_poll_at, reason)
 
     async def poll_now(self, run_id: str) -> None:
         """Look at a run at once."""

@@ -13,7 +13,7 @@ from bridge.domain.run import Json, Run
 
 @dataclass(frozen=True, slots=True)
 class LivePoll:
-    """What a node that holds a run knows better than the database. `reason`: why the next poll is then."""
+    """What the node that watches a run knows better than the database. `reason`: why the next poll is then."""
 
     polls: int
     last_polled_at: datetime | None
@@ -55,8 +55,8 @@ class Bridge(Protocol):
         """The URL as it will be dialled; InvalidInput (field `url`) where the address policy refuses it."""
         ...
 
-    def live(self, run_id: str) -> LivePoll | None:
-        """The polls of a run that this node holds in memory; None if it does not."""
+    def live(self, run: Run) -> LivePoll | None:
+        """The polls of a run whose connection this node watches; None if it does not."""
         ...
 
     async def poll_now(self, run_id: str) -> None:

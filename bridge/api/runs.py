@@ -48,7 +48,7 @@ def _register_all(door: Door, tx: Tx, wanted: list[Registration]) -> list[Answer
 
 
 def _shown(door: Door, given: Registered) -> dict[str, Json]:
-    shown = shown_run(given.run, None if given.is_new else door.bridge.live(given.run.id))
+    shown = shown_run(given.run, None if given.is_new else door.bridge.live(given.run))
     if given.webhook is not None:
         secret = given.secret.reveal() if given.secret else None
         shown["webhook"] = {"id": given.webhook.id, "url": given.webhook.url, "secret": secret}
@@ -91,7 +91,7 @@ async def list_runs(door: Door, call: Call[RunsQuery]) -> Answer:
     wanted = runs.RunFilter(query.connection, query.status and query.status.value, query.tag, query.workflow_id)
     before = read_cursor(query.cursor)
     found = await door.database.read(lambda tx: runs.list_runs(tx, wanted, limit=query.limit + 1, before=before))
-    return answer(200, shown_page([shown_run(run, door.bridge.live(run.id)) for run in found], query.limit))
+    return answer(200, shown_page([shown_run(run, door.bridge.live(run)) for run in found], query.limit))
 
 
 async def show_run(door: Door, call: Call[NoQuery]) -> Answer:
@@ -100,7 +100,7 @@ async def show_run(door: Door, call: Call[NoQuery]) -> Answer:
     def work(tx: Tx) -> dict[str, Json]:
         run = _present(tx, call.id())
         return {
-            **shown_run(run, door.bridge.live(run.id)),
+            **shown_run(run, door.bridge.live(run)),
             "transitions": [shown_transition(row) for row in runs.list_transitions(tx, run.id)],
             "events": [shown_event(event) for event in events.list_run_events(tx, run.id)],
         }
@@ -117,7 +117,7 @@ async def wait_for_run(door: Door, call: Call[WaitQuery]) -> Answer:
         async with door.hint(door.bridge.wait_settled(call.id(), max(0.0, min(RECHECK_S, left_s)))) as hint:
             run = await door.database.read(lambda tx: _present(tx, call.id()))
             if run.settled or left_s <= 0 or door.closing.is_set() or _is_gone(call):
-                return answer(200, shown_run(run, door.bridge.live(run.id)))
+                return answer(200, shown_run(run, door.bridge.live(run)))
             await hint()
 
 
@@ -134,7 +134,7 @@ async def _look_now(door: Door, call: Call[NoBody]) -> Answer:
     def work(tx: Tx) -> Answer:
         run = _unsettled(tx, call.id())
         runs.poll_now(tx, run.id)
-        return answer(202, shown_run(_present(tx, run.id), door.bridge.live(run.id)))
+        return answer(202, shown_run(_present(tx, run.id), door.bridge.live(run)))
 
     given = await door.write(call, work)
     await door.bridge.poll_now(call.id())

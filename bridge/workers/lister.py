@@ -106,6 +106,12 @@ class Lister:
             self._reckon(now)
         return max(self._due - now, self._rests_until - now, 0.0)
 
+    def shows_in_s(self, run_id: str, now: float) -> float:
+        """Seconds until a list shows this run, as planned; infinity where none is expected to."""
+        if run_id not in self._shown:
+            return math.inf
+        return 0.0 if self._task is not None else max(self._due, self._rests_until, now) - now
+
     def plan_anew(self) -> None:
         """More is known of the runs that the lists show."""
         self._is_stale = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -18,6 +18,7 @@ from bridge.domain.clock import Clock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.observation import Observed, PollFailed, PollResult
+from bridge.domain.run import Run
 from bridge.store.database import Database
 from bridge.workers.account import Account, HealthChange
 from bridge.workers.claiming import Claiming
@@ -318,6 +319,26 @@ class Poller:
     def live(self, run_id: str) -> Watch | None:
         """The run's watch if it is in hand or on its way back: fresher than the database."""
         return self.hand.get(run_id) or self._returns.get(run_id)
+
+    def next_poll(self, run: Run) -> tuple[datetime | None, str | None]:
+        """When the run is looked at next, as far as is known now, and why then: for people."""
+        now, wall, watch = self._clock.monotonic(), self._clock.now(), self.live(run.id)
+        due_at, reason = (run.next_poll_at, None) if watch is None else (watch.next_poll_at, watch.reason)
+        if due_at is None or (watch is None and not self._database.is_sqlite):  # perhaps another node has it
+            return due_at, reason
+        listed_s = self._lister.shows_in_s(run.id, now) if watch is not None and self._lister else math.inf
+        if watch is not None and watch.is_in_flight:
+            return wall, "it is being looked at"
+        if listed_s < (due_at - wall).total_seconds():
+            return wall + timedelta(seconds=listed_s), "a list is worth a request then, and shows this run too"
+        if due_at > wall:
+            return due_at, reason
+        opens_in_s = self.account.opens_in_s(now)
+        if self.account.health is ConnectionHealth.FAILING:
+            reason = "its provider fails, and is asked again then"
+        elif opens_in_s > 0 or self._ready:
+            reason = "it is due, and waits for its turn at the connection's limit"
+        return (wall if math.isinf(opens_in_s) else wall + timedelta(seconds=opens_in_s)), reason
 
     def poll_now(self, run_id: str) -> None:
         """Look at a run at once, whatever its schedule says."""

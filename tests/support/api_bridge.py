@@ -68,9 +68,9 @@ class ApiBridge:
             raise InvalidInput([Problem("url", "expected an https:// URL")])
         return url
 
-    def live(self, run_id: str) -> LivePoll | None:
+    def live(self, run: Run) -> LivePoll | None:
         """What a test put there."""
-        return self.held.get(run_id)
+        return self.held.get(run.id)
 
     async def poll_now(self, run_id: str) -> None:
         """Noted."""

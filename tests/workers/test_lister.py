@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import pairwise
@@ -101,6 +103,52 @@ async def test_first_looks_at_runs_that_come_one_by_one_share_a_list(database: D
         await work(poller.run_pass, poller.bell, all_came_and_were_observed)
     assert looks(sandbox) == []
     assert 1 <= len(lists(sandbox)) < len(late) / 2
+
+
+async def test_first_looks_right_after_others_had_theirs_wait_for_company(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where runs come every second each would have a list of its own else: as dear as looking at each by itself."""
+    monkeypatch.setattr("bridge.workers.lister.FIRST_LOOK_GAP_S", 2.0)
+    async with open_poller(database, connection(sandbox, "retab", cadence=replace(CALM, price_s=10.0))) as poller:
+        sends = note_sends(poller)
+        there = await register_all(database, "retab", [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)])
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
+        late: list[Run] = []
+
+        async def all_came_and_were_observed() -> bool:
+            if len(late) < 3:
+                await asyncio.sleep(0.55)  # longer than a first look waits that comes alone
+                theirs = sandbox.add_run("retab", life=FOR_EVER)
+                late.append(await register(database, theirs, connection="retab-1", provider="retab"))
+                poller.expect_due()
+                return False
+            return await all_observed(database, late)
+
+        await work(poller.run_pass, poller.bell, all_came_and_were_observed)
+    assert looks(sandbox) == []
+    first, *others = sends
+    assert min(others) - first >= 2.0
+    assert len(others) <= 2
+
+
+async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbox: Sandbox) -> None:
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        there = await register_all(database, "retab", [sandbox.add_run("retab", life=FOR_EVER) for _ in range(40)])
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
+
+        async def is_planned() -> bool:
+            rest_s = poller._lister is not None and poller._lister.rest_s(poller._clock.monotonic())
+            return 0 < rest_s < math.inf
+
+        await work(poller.run_pass, poller.bell, is_planned)
+        watch = poller.hand.get(there[0].id)
+        assert watch is not None
+        at, reason = poller.next_poll(there[0])
+        assert at is not None
+        assert watch.next_poll_at is not None
+        assert at < watch.next_poll_at
+        assert reason == "a list is worth a request then, and shows this run too"
 
 
 @pytest.mark.parametrize("provider", LISTS)

@@ -14,7 +14,7 @@ import pytest
 
 from bridge.domain.cadence_limits import RateLimit
 from bridge.domain.clock import ManualClock
-from bridge.domain.connection import ConnectionHealth
+from bridge.domain.connection import CadenceSettings, ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.run import CadenceOverrides, RunStatus
@@ -457,6 +457,32 @@ async def test_a_full_hand_waits_for_a_look_to_end_instead_of_going_round(
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         await register(database, "r1", connection="dibby-1", provider="dibby")
         assert await poller.run_pass() > 1.0
+
+
+async def test_when_and_why_a_run_is_looked_at_next_is_said_where_it_waits_for_the_limit_too(
+    database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    calm = CadenceSettings(min_interval_s=0.02, max_interval_s=300.0)
+    async with open_poller(database, connection(sandbox, "dibby", cadence=calm)) as poller:
+        limit = poller.account.gate.rate_limit
+        limit.pause(poller._clock.monotonic(), 60.0)
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        at, reason = poller.next_poll(run)
+        assert at is not None
+        assert 50 < (at - datetime.now(UTC)).total_seconds() < 61
+        assert reason == "it is due, and waits for its turn at the connection's limit"
+        limit.end_pause(poller._clock.monotonic())
+
+        async def planned() -> bool:
+            watch = poller.hand.get(run.id)
+            return watch is not None and not watch.is_in_flight and watch.reason is not None
+
+        await work(poller.run_pass, poller.bell, planned)
+        at, reason = poller.next_poll(run)
+        assert at is not None
+        assert at > datetime.now(UTC)
+        assert "half of such runs are done in" in str(reason)
 
 
 async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_off_ends(
