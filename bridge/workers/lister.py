@@ -40,7 +40,8 @@ PAGES_MAX: Final = 10
 PAGE_WAIT_S: Final = 5.0  # the longest that the next page is waited for at the gate
 RIDE_S: Final = 1.0  # a run that is due waits so long for a list under way
 FIRST_LOOK_WAIT_S: Final = 0.5  # first looks share a list, and wait so long for one at most …
-FIRST_LOOK_GAP_S: Final = 3.0  # … or, where one was just sent for others, until so long after that one
+FIRST_LOOK_GAP_S: Final = 3.0  # … or, where one was just sent for others, until so long after that one …
+FIRST_LOOK_GAP_PRICES: Final = 3.0  # … or so many times the price, if that is less
 FIRST_LOOK_WORTH: Final = 0.5  # … each gathering so many seconds of lateness a second: that likely it is over
 SHORTEST_WAIT_S: Final = 0.02
 SIGHTING_S: Final = 1.0  # a run counts as looked at if a list showed it so shortly before it was taken in hand
@@ -192,7 +193,7 @@ class Lister:
         if self._task is not None and self._sent_at >= waiting_since:  # one sent before may not know the run yet
             return self._postpone(watch, self._sent_at + RIDE_S, now)
         next_at = max(next_at, now + SHORTEST_WAIT_S)
-        is_soon = next_at <= max(waiting_since + FIRST_LOOK_WAIT_S, self._first_looks_at + FIRST_LOOK_GAP_S)
+        is_soon = next_at <= max(waiting_since + FIRST_LOOK_WAIT_S, self._first_looks_again_at())
         if is_soon:
             self._desk.hand.hold_until(watch, next_at)
         return is_soon
@@ -202,7 +203,11 @@ class Lister:
         price_s = self._desk.account.connection.cadence.price_s
         worth_per_s = FIRST_LOOK_WORTH * len(self._waiting_since)
         worth_at = next(iter(self._waiting_since.values())) + min(price_s / worth_per_s, FIRST_LOOK_WAIT_S)
-        return max(worth_at, self._first_looks_at + FIRST_LOOK_GAP_S)
+        return max(worth_at, self._first_looks_again_at())
+
+    def _first_looks_again_at(self) -> float:
+        price_s = self._desk.account.connection.cadence.price_s
+        return self._first_looks_at + min(FIRST_LOOK_GAP_S, FIRST_LOOK_GAP_PRICES * price_s)
 
     def _postpone(self, watch: Watch, until: float, now: float) -> bool:
         if until <= now:

@@ -40,7 +40,8 @@ IN_FLIGHT_COUNTED: Final = 200  # runs in flight that a fit takes into account a
 OVER_ALREADY: Final = 0.02  # the chance that a run was over when it was registered, whatever its workflow takes
 LATE_FIRST_LOOK_S: Final = 2.0  # after it, a run found over has probably ended since it was registered …
 NO_SURPRISE: Final = 0.2  # … where that is no surprise: old runs that are registered late must not teach
-HUNG_FACTOR: Final = 20.0  # a run that is overdue by this much is no measure for the others any more
+YOUNG_SHARE: Final = 0.1  # of the runs that ended: so many from before anything was known may still be running …
+HUNG_FACTOR: Final = 50.0  # … and those that take this many times as long as others do not count
 
 
 @dataclass(slots=True)
@@ -172,23 +173,23 @@ class Planner:
         """Whether this run is now running longer than its workflow normally does, and nobody was told yet.
 
         `others` in hand: of runs that began together the quick ones end first, and alone tell nothing of what is
-        normal. So only as many runs count as had ended when the longest of those still running was first seen.
+        normal. So nothing is overdue while many still run that began before enough had ended.
         """
         run = watch.run
         if run.status is not RunStatus.RUNNING or run.is_overdue:
             return False
         sojourn = self.learner.sojourn(run.workflow_id, run.status)
-        age_s, longest_s = now - watch.origin, sojourn.ended.quantile(0.99)
-        if not is_overdue(sojourn.ended, sojourn.runs, age_s):
+        if not is_overdue(sojourn.ended, sojourn.runs, now - watch.origin):
             return False
-        known = [
-            each.runs_known
-            for each in others
-            if each.runs_known is not None
+        oldest_s = HUNG_FACTOR * sojourn.ended.quantile(0.99)
+        young = sum(
+            each.runs_known is not None
+            and each.runs_known < OVERDUE_RUNS_MIN
             and each.run.workflow_id == run.workflow_id
-            and now - each.origin < HUNG_FACTOR * longest_s
-        ]
-        return is_overdue(sojourn.ended, min(known, default=sojourn.runs), age_s)
+            and now - each.origin < oldest_s
+            for each in others
+        )
+        return young <= YOUNG_SHARE * sojourn.runs
 
     def began_at(self, watch: Watch, result: Observed, now: datetime, monotonic: float) -> datetime | None:
         """When the status that a look found anew had begun; None where the provider's own times do not tell.

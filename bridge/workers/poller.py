@@ -337,7 +337,7 @@ class Poller:
         if self.account.health is ConnectionHealth.FAILING:
             reason = "its provider fails, and is asked again then"
         elif opens_in_s > 0 or self._ready:
-            reason = "it is due, and waits for its turn at the connection's limit"
+            reason = f"it is due, and waits for its turn at the connection's limit ({len(self._ready)} wait in all)"
         return (wall if math.isinf(opens_in_s) else wall + timedelta(seconds=opens_in_s)), reason
 
     def poll_now(self, run_id: str) -> None:

@@ -136,17 +136,27 @@ async def test_of_runs_that_began_together_the_quick_ones_do_not_make_the_others
     assert planner.is_overdue(late, 30.0, [late])
 
 
-async def test_a_run_that_hangs_from_the_beginning_does_not_hide_the_others_for_ever(tmp_path: Path) -> None:
+async def test_a_few_that_hang_from_the_beginning_do_not_hide_the_others_nor_themselves(tmp_path: Path) -> None:
     run, planner = await running(tmp_path), taught()
-    first = watched(run, age_s=0.0)
-    planner.next_look(first, Observed(seen("running")), 0.0)
+    first = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(2)]
+    for watch in first:
+        planner.next_look(watch, Observed(seen("running")), 0.0)
     for _ in range(40):
         planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
     late = watched(replace(run, id="run_late"), age_s=0.0)
     planner.next_look(late, Observed(seen("running")), 0.0)
-    late.origin = 400.0
-    assert not planner.is_overdue(first, 20.0, [first])
-    assert planner.is_overdue(late, 420.0, [first, late])
+    assert all(planner.is_overdue(watch, 20.0, [*first, late]) for watch in [*first, late])
+
+
+async def test_many_that_hang_from_the_beginning_do_not_hide_the_others_for_ever(tmp_path: Path) -> None:
+    run, planner = await running(tmp_path), taught()
+    first = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(10)]
+    for watch in first:
+        planner.next_look(watch, Observed(seen("running")), 0.0)
+    for _ in range(40):
+        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    assert not any(planner.is_overdue(watch, 50.0, first) for watch in first)
+    assert all(planner.is_overdue(watch, 300.0, first) for watch in first)
 
 
 async def test_a_run_found_over_by_a_late_first_look_teaches_what_is_no_surprise(tmp_path: Path) -> None:
