@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from structlog.typing import EventDict, Processor
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
@@ -46,10 +47,13 @@ class _LibraryHandler(logging.Handler):
 
 
 def _as_json(logger: object, name: str, event: EventDict) -> str:
-    """One line. pydantic's encoder takes a quarter of the time of `json`, whose lines were 5 % of what an event costs."""
+    """One line. pydantic's encoder takes a quarter of the time of `json`, whose lines were 5 % of what an event costs.
+
+    But it takes objects to pieces, those too that would show themselves without their secrets.
+    """
     try:
-        line = to_json(event, fallback=str).decode()
-    except ValueError:  # half a surrogate pair, bytes that are no text
+        line = to_json(event).decode() if _PLAIN.issuperset(map(type, event.values())) else ""
+    except ValueError:  # half a surrogate pair
         line = ""
     if line and line.isascii() and "\\" not in line and "\x7f" not in line:
         return line  # as nearly all: nothing in it that would have to be looked at

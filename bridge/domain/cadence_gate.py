@@ -95,7 +95,7 @@ class Gate:
         """
         if self.is_shut or self.in_flight >= self.in_flight_limit.limit(self.rate_limit.rate):
             return math.inf
-        if next(iter(self._queue), queued) != queued:
+        if self._queue and next(iter([*self._queue]), queued) != queued:  # a copy: other threads read this too
             return math.inf
         return self.rate_limit.opens_at
 

@@ -45,6 +45,11 @@ class Claiming:
         """A run became due: ask at once."""
         self._has_news = True
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether a run is due in the database that waits there for the gate."""
+        return self._has_news
+
     def expect_at(self, due: float) -> None:
         """A run becomes due then."""
         self._due = min(self._due, due)
@@ -58,6 +63,8 @@ class Claiming:
         if len(self._hand) >= HAND_MAX:
             return math.inf
         wanted_at = self._asked_at + CLAIM_GAP_S if self._has_news else self._due
+        if self._gate.is_shut:  # what came in hand meanwhile is for others at once, not when a pause of our own ends
+            return wanted_at - now
         return max(wanted_at, self._gate.rate_limit.opens_at - CLAIM_AHEAD_S) - now
 
     async def claim(self) -> None:

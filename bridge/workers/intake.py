@@ -15,7 +15,8 @@ import structlog
 from bridge.domain import transition
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.observation import Observation, Observed, PollFailed, PollResult
+from bridge.domain.instant import seconds_between
+from bridge.domain.observation import Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.workers.metrics import Metrics
 from bridge.workers.planner import Planner
@@ -89,7 +90,7 @@ class Intake:
         before = watch.with_counters()
         after = await self._recorder.record(before, seen, since=since, expires=expires, is_overdue=is_overdue)
         if is_anew and after is not None:
-            self._learn(watch, seen, now)
+            self._learn(watch, result, now)
         if expires:
             self._planner.learn_given_up(watch, now)
         if self._keep(watch, after):
@@ -97,8 +98,10 @@ class Intake:
                 watch.begin(wall, now)
             self._plan(watch, result, now)
 
-    def _learn(self, watch: Watch, seen: Observation, now: float) -> None:
-        late_s = self._planner.learn_end(watch, seen, now)
+    def _learn(self, watch: Watch, result: Observed, now: float) -> None:
+        seen = result.observation
+        age_s = seconds_between(seen.started_at or seen.created_at, result.answered_at)
+        late_s = self._planner.learn_end(watch, seen, now, age_s=age_s)
         if seen.status.is_settled:
             self._metrics.polls_per_run.labels(watch.run.connection).observe(watch.requests)
         if late_s is not None:

@@ -185,6 +185,7 @@ class Planner:
         young = sum(
             each.runs_known is not None
             and each.runs_known < OVERDUE_RUNS_MIN
+            and each.run.status is RunStatus.RUNNING
             and each.run.workflow_id == run.workflow_id
             and now - each.origin < oldest_s
             for each in others
@@ -208,16 +209,17 @@ class Planner:
 
     # -- what an end teaches
 
-    def learn_end(self, watch: Watch, seen: Observation, now: float) -> float | None:
+    def learn_end(self, watch: Watch, seen: Observation, now: float, *, age_s: float | None = None) -> float | None:
         """The run has left its status: what the time it spent there teaches about others.
 
+        `age_s`: from its beginning to the answer, as far as the provider's own times tell.
         If it has settled, how many seconds late that was probably noticed, by what is known of runs like it. None where
         nothing is.
         """
         run, told_s = watch.run, seconds_between(seen.started_at or seen.created_at, seen.finished_at)
         if run.observed_at is None:  # over, or further, before anybody looked
             if seen.status.is_settled:
-                self._learn_unseen(watch, told_s, now)
+                self._learn_unseen(watch, told_s, age_s, now)
             return None
         if watch.is_tainted:
             return None
@@ -234,7 +236,7 @@ class Planner:
             self.learner.learn_progress(run.workflow_id, watch.track, alive_s, over_s)
         return late_s
 
-    def _learn_unseen(self, watch: Watch, told_s: float | None, now: float) -> None:
+    def _learn_unseen(self, watch: Watch, told_s: float | None, age_s: float | None, now: float) -> None:
         """The first look found the run over: how long it took the provider can tell, or roughly a look that came late.
 
         Where requests are so scarce that most first looks find this, only the longest would be learned from else.
@@ -243,11 +245,19 @@ class Planner:
             alive_s, over_s = max(told_s - CLOCK_GRAIN_S, 0.0), told_s + CLOCK_GRAIN_S
         else:
             alive_s, over_s = 0.0, now - watch.origin
-            sojourn = self.learner.sojourn(watch.run.workflow_id, RunStatus.RUNNING)
-            is_no_surprise = sojourn.runs < OVERDUE_RUNS_MIN or sojourn.estimate.finished(0.0, over_s) > NO_SURPRISE
-            if watch.is_tainted or over_s < LATE_FIRST_LOOK_S or not is_no_surprise:
+            if watch.is_tainted or over_s < LATE_FIRST_LOOK_S or not self._may_teach(watch.run, over_s, age_s):
                 return
         self._learn(watch.run, RunStatus.RUNNING, alive_s, over_s, now)
+
+    def _may_teach(self, run: Run, over_s: float, age_s: float | None) -> bool:
+        """Whether a run found over has probably begun when it was registered, and says nothing that is unheard of."""
+        sojourn = self.learner.sojourn(run.workflow_id, RunStatus.RUNNING)
+        is_known = sojourn.runs >= OVERDUE_RUNS_MIN
+        if age_s is None and not is_known:
+            return False
+        if age_s is not None and age_s > over_s + 2 * CLOCK_GRAIN_S:
+            return False
+        return not is_known or sojourn.estimate.finished(0.0, over_s) > NO_SURPRISE
 
     def learn_given_up(self, watch: Watch, now: float) -> None:
         """The run was still alive when its deadline passed: durations like its own are longer than that."""

@@ -44,6 +44,7 @@ RANK_EVERY_S: Final = 0.25
 RANK_SHARE: Final = 0.05  # of the time, at most, that putting them in order takes
 SAVE_EVERY_S: Final = 10.0  # what was learned; losing it is harmless
 FENCED_REST_S: Final = 0.5
+SHOWN_MAX_S: Final = 1e8  # later, or never by itself: when depends on other requests
 TURN_REST_S: Final = 0.05  # while another connection of the same credential has its turn
 
 
@@ -154,8 +155,9 @@ class Poller:
     def _stand_in_line(self, now: float) -> None:
         """Let the gate know of what waits here, for other connections of this credential to take turns with it."""
         gate, next_due = self.account.gate, self.hand.next_due()
-        waits = bool(self._ready) or (next_due is not None and next_due <= now)
-        if waits and not self._is_draining and not (self.account.health is ConnectionHealth.FAILING and gate.in_flight):
+        waits = bool(self._ready) or (next_due is not None and next_due <= now) or self._claiming.is_held_up
+        is_probing = self.account.health is ConnectionHealth.FAILING and gate.in_flight
+        if waits and not (self._is_draining or self._recorder.is_behind or is_probing):
             gate.call_when_open(self._candidate(self._ready[-1] if self._ready else None), self.bell.ring)
         else:
             gate.forget(self._name)
@@ -338,7 +340,7 @@ class Poller:
             reason = "its provider fails, and is asked again then"
         elif opens_in_s > 0 or self._ready:
             reason = f"it is due, and waits for its turn at the connection's limit ({len(self._ready)} wait in all)"
-        return (wall if math.isinf(opens_in_s) else wall + timedelta(seconds=opens_in_s)), reason
+        return wall + timedelta(seconds=opens_in_s if opens_in_s < SHOWN_MAX_S else 0.0), reason
 
     def poll_now(self, run_id: str) -> None:
         """Look at a run at once, whatever its schedule says."""

@@ -148,6 +148,17 @@ async def test_a_few_that_hang_from_the_beginning_do_not_hide_the_others_nor_the
     assert all(planner.is_overdue(watch, 20.0, [*first, late]) for watch in [*first, late])
 
 
+async def test_runs_that_wait_for_a_person_hide_no_overdue_run(tmp_path: Path) -> None:
+    run, planner = await running(tmp_path), taught()
+    waiting = [watched(replace(run, id=f"run_{n}", status=RunStatus.WAITING), age_s=0.0) for n in range(9)]
+    for watch in waiting:
+        planner.next_look(watch, Observed(seen("waiting")), 0.0)
+    for _ in range(40):
+        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    late = watched(replace(run, id="run_late"), age_s=0.0)
+    assert planner.is_overdue(late, 20.0, [late, *waiting])
+
+
 async def test_many_that_hang_from_the_beginning_do_not_hide_the_others_for_ever(tmp_path: Path) -> None:
     run, planner = await running(tmp_path), taught()
     first = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(10)]
@@ -164,15 +175,18 @@ async def test_a_run_found_over_by_a_late_first_look_teaches_what_is_no_surprise
     run = replace(await running(tmp_path), status=RunStatus.QUEUED, observed_at=None)
     over = seen("succeeded")
 
-    def learned(planner: Planner, age_s: float) -> float:
+    def learned(planner: Planner, over_s: float, age_s: float | None) -> float:
         before = planner.learner.sojourn("wf", RunStatus.RUNNING).runs
-        planner.learn_end(Watch(run, 0.0, now=NOW, monotonic=0.0), over, age_s)
+        planner.learn_end(Watch(run, 0.0, now=NOW, monotonic=0.0), over, over_s, age_s=age_s)
         return planner.learner.sojourn("wf", RunStatus.RUNNING).runs - before
 
-    assert learned(taught(), 5.0) == 1.0
-    assert learned(taught(), 1.0) == 0.0, "it may have been over when it was registered"
-    assert learned(taught(*[60.0] * 25), 5.0) == 0.0
-    assert learned(taught(*[60.0] * 25), 62.0) > 0.0
+    assert learned(taught(), 5.0, 6.0) == 1.0
+    assert learned(taught(), 1.0, 1.0) == 0.0, "it may have been over when it was registered"
+    assert learned(taught(), 5.0, 60.0) == 0.0, "it had begun long before it was registered"
+    assert learned(taught(), 5.0, None) == 0.0, "perhaps, too"
+    assert learned(taught(*[60.0] * 25), 5.0, 5.0) == 0.0
+    assert learned(taught(*[60.0] * 25), 62.0, 62.0) > 0.0
+    assert learned(taught(*[60.0] * 25), 62.0, None) > 0.0
 
 
 async def test_a_first_look_is_as_urgent_as_runs_like_it_are_likely_to_be_over(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bridge.domain.cadence_gate import Candidate
 from bridge.domain.cadence_limits import RateLimit
 from bridge.domain.clock import ManualClock
 from bridge.domain.connection import CadenceSettings, ConnectionHealth
@@ -522,6 +523,62 @@ async def test_a_connection_goes_on_when_the_other_one_of_its_credential_has_its
         await asyncio.wait_for(rung, 5.0)
         await poller.run_pass()
         assert gate.in_flight == 1
+
+
+async def test_what_waits_in_the_database_for_the_gate_is_called_when_it_opens_early(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """As when a late answer at another connection of the credential shows that the provider is well again."""
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        gate = poller.account.gate
+        gate.send(0.0)
+        gate.rate_limit.pause(poller._clock.monotonic(), 60.0)
+        await register(database, theirs, connection="dibby-1", provider="dibby")
+        poller.bell = Bell()  # the registration has rung the old one
+        assert await poller.run_pass() > 1
+        rung = asyncio.create_task(poller.bell.wait(30.0))
+        await asyncio.sleep(0)
+        assert not rung.done()
+        gate.answer(0.1, sent_at=0.0)
+        gate.rate_limit.end_pause(poller._clock.monotonic())
+        await asyncio.wait_for(rung, 5.0)
+        await poller.run_pass()
+        assert gate.in_flight == 1
+
+
+async def test_a_connection_that_is_behind_lets_the_others_of_its_credential_go_first(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        await register(database, theirs, connection="dibby-1", provider="dibby")
+        monkeypatch.setattr("bridge.workers.recorder.BEHIND_MIN", 0)
+        await poller.run_pass()
+        assert len(poller.hand) == 1
+        other = Candidate("other", 0.5, 0.5, "other")
+        for _ in range(50):
+            assert poller.account.gate.lets([other], now=poller._clock.monotonic(), is_scarce=True)
+
+
+async def test_where_the_limits_leave_nothing_for_this_node_all_is_given_back_although_it_pauses(
+    database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
+        gate = poller.account.gate
+        gate.rate_limit.pause(poller._clock.monotonic(), 0.2)
+        await register(database, theirs, connection="dibby-1", provider="dibby")
+        await poller.run_pass()
+        assert len(poller.hand) == 1
+        gate.rate_limit.pause(poller._clock.monotonic(), 3600.0)
+        gate.divide(1, 2)
+        poller.expect_due()
+
+        async def is_given_back() -> bool:
+            return not await database.read(lambda tx: runs.list_held(tx, node=NODE, connection="dibby-1"))
+
+        await work(poller.run_pass, poller.bell, is_given_back)
 
 
 async def test_two_connections_of_one_credential_share_its_limit_and_none_is_left_out(
