@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _CALLERS_MISTAKES = (IntegrityError, DataError, ProgrammingError)
 _SAVEPOINT, _RELEASE, _UNDO = "SAVEPOINT caller", "RELEASE caller", "ROLLBACK TO caller"
+_STOPPING = "the daemon is stopping; try again when it runs"
 BATCH_MAX = 500  # callers in one commit; keeps a commit within some tens of milliseconds
 
 
@@ -69,7 +70,7 @@ class WriteDesk:
         self._closing = True
         self._bell.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
 
@@ -81,7 +82,7 @@ class WriteDesk:
     async def submit(self, work: Callable[[Tx], T]) -> T:
         """Run `work` in the next commit; its answer comes after the commit. StoreUnavailable if there is none."""
         if self._closing:
-            raise StoreUnavailable("the daemon is stopping; try again when it runs")
+            raise StoreUnavailable(_STOPPING)
         job = _Job(work, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         self._bell.set()
@@ -89,14 +90,19 @@ class WriteDesk:
         return answer
 
     async def _serve(self) -> None:
-        while True:
-            await self._bell.wait()
-            self._bell.clear()
-            while self._jobs:
-                batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), BATCH_MAX))]
-                await self._commit(batch)
-            if self._closing:
-                return
+        try:
+            while True:
+                await self._bell.wait()
+                self._bell.clear()
+                while self._jobs:
+                    batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), BATCH_MAX))]
+                    await self._commit(batch)
+                if self._closing:
+                    return
+        finally:  # also where the whole loop is torn down: nobody is to wait for an answer that never comes
+            self._closing = True
+            for job in self._jobs:
+                _fail(job, StoreUnavailable(_STOPPING))
 
     async def _commit(self, batch: list[_Job]) -> None:
         try:
@@ -106,6 +112,10 @@ class WriteDesk:
             for job in batch:
                 _fail(job, StoreUnavailable(explain(error)))
             return
+        except asyncio.CancelledError:
+            for job in batch:
+                _fail(job, StoreUnavailable(_STOPPING))
+            raise
         self._announce(announcements)
         for job, answer in zip(batch, answers, strict=True):
             if isinstance(answer, BaseException):
