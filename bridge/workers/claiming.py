@@ -19,6 +19,8 @@ HORIZON_S: Final = 15.0  # runs due within this are claimed; those due later sta
 HAND_MAX: Final = 20_000
 CLAIM_MAX: Final = 1_000
 CLAIM_GAP_S: Final = 0.008  # from one claim to the next: whoever registers much has it claimed together
+PLENTY: Final = 5_000  # in hand, some of them overdue: after an outage the others can wait where they are …
+PLENTY_GAP_S: Final = 1.0  # … so long, from one claim to the next
 CLAIM_AHEAD_S: Final = 0.25  # before the gate opens: what cannot be asked for anyway stays in the database until then
 UNHEARD_S: Final = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
 ALONE_S: Final = 3600.0
@@ -62,10 +64,16 @@ class Claiming:
         """Seconds until the database is to be asked; infinity while the hand is full, which a look that ends changes."""
         if len(self._hand) >= HAND_MAX:
             return math.inf
-        wanted_at = self._asked_at + CLAIM_GAP_S if self._has_news else self._due
+        gap_s = PLENTY_GAP_S if self._has_plenty(now) else CLAIM_GAP_S
+        wanted_at = max(self._asked_at + gap_s, -math.inf if self._has_news else self._due)
         if self._gate.is_shut:  # what came in hand meanwhile is for others at once, not when a pause of our own ends
             return wanted_at - now
         return max(wanted_at, self._gate.rate_limit.opens_at - CLAIM_AHEAD_S) - now
+
+    def _has_plenty(self, now: float) -> bool:
+        """Whether more waits in hand already than is put in order of urgency at once."""
+        first_due = self._hand.next_due() if len(self._hand) >= PLENTY else None
+        return first_due is not None and first_due <= now
 
     async def claim(self) -> None:
         """Take in hand what is due, if it is time; where the limits leave nothing for this node, give all back."""

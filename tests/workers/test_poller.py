@@ -451,6 +451,27 @@ async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_befo
         assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
 
 
+async def test_where_plenty_is_overdue_in_hand_more_is_claimed_slowly_but_it_is(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage all of them at once took 15 MB, and stayed; and a new run must not wait for ever behind them."""
+    monkeypatch.setattr("bridge.workers.claiming.PLENTY", 1)
+    monkeypatch.setattr("bridge.workers.claiming.PLENTY_GAP_S", 0.3)
+    async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
+        poller.account.gate.send(0.0)  # and nothing else may leave
+        await register(database, "r1", connection="dibby-1", provider="dibby")
+        await poller.run_pass()
+        await register(database, "r2", connection="dibby-1", provider="dibby")
+        rest_s = await poller.run_pass()
+        assert len(poller.hand) == 1
+        assert 0.1 < rest_s <= 0.3
+
+        async def has_both() -> bool:
+            return len(poller.hand) == 2
+
+        await work(poller.run_pass, poller.bell, has_both)
+
+
 async def test_a_full_hand_waits_for_a_look_to_end_instead_of_going_round(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
