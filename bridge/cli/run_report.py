@@ -47,7 +47,7 @@ def _facts(run: Object) -> Iterator[tuple[str, Cell]]:
     yield "workflow", run.get("workflow_id")
     for name in ("registered", "created", "started", "finished", "observed"):
         yield name, _when(run.get(f"{name}_at"))
-    yield "progress", f"{progress['completed']} of {progress['total']}" if progress else None
+    yield "progress", f"{progress['completed']} of {progress['total']}" if progress and progress["total"] else None
     yield "error", _error(run.get("error"))
     yield "tags", ", ".join(run.get("tags") or [])
     yield "metadata", json.dumps(run["metadata"], ensure_ascii=False) if run.get("metadata") else None

@@ -118,9 +118,9 @@ def run_row(run: Object) -> tuple[Any, ...]:
 
 
 def progress_of(run: Object) -> str:
-    """`3/5`, or nothing where the provider tells none."""
+    """`3/5`, or nothing where the provider tells none, or does not know yet of how many."""
     progress = run.get("progress")
-    return f"{progress['completed']}/{progress['total']}" if progress else ""
+    return f"{progress['completed']}/{progress['total']}" if progress and progress["total"] else ""
 
 
 @command.command

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.cli import output
+from bridge.cli import output, runs
 from tests.support.stub_daemon import Said, stub_daemon
 
 RUN = [sys.executable, "-c", "import sys; from bridge.cli import main; sys.exit(main())"]
@@ -132,6 +132,13 @@ NOW = datetime(2026, 1, 15, tzinfo=UTC)
 def test_ages_are_told_as_people_say_them(seconds, shown):
     at = (NOW - timedelta(seconds=seconds)).isoformat()
     assert output.ago(at, now=NOW) == shown
+
+
+@pytest.mark.parametrize(
+    ("progress", "shown"), [(None, ""), ({"completed": 0, "total": 0}, ""), ({"completed": 3, "total": 5}, "3/5")]
+)
+def test_progress_of_nothing_is_not_shown(progress, shown):
+    assert runs.progress_of({"progress": progress}) == shown
 
 
 def test_no_instant_is_no_text():
