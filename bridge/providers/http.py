@@ -142,8 +142,8 @@ class ProviderHttp:
         except _FAULTS as error:
             raise self._fault(error, method, path, response, limit_s) from None
         finally:
-            if response is not None:
-                response.release()  # closes the connection unless the whole body was read
+            if response is not None and not response.closed:  # as it is by itself when its body has ended
+                response.release()
 
     @asynccontextmanager
     async def stream(

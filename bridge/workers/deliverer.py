@@ -30,7 +30,7 @@ from bridge.store.database import Database
 from bridge.store.deliveries import Claimed
 from bridge.store.due import due_endpoints, may_probe
 from bridge.store.standing import Note
-from bridge.store.together import GAP_S, Together
+from bridge.store.together import GAP_S, TOGETHER_MAX, Together
 from bridge.store.transaction import Tx
 from bridge.workers.fence import Fence
 from bridge.workers.loop import Bell
@@ -45,6 +45,7 @@ UNHEARD_S = 5.0  # where there may be other nodes, what they leave behind become
 FENCED_REST_S = 0.5
 COMPARE_EVERY_S = 60.0
 LOOK_EVERY_S = 0.008  # at most so often: under load a look claims for several POSTs
+UNRECORDED_MAX = TOGETHER_MAX  # POSTs that arrived and wait without a seat to be recorded
 LOOK_AGAIN_S = 0.25  # after all that was due is claimed: what is due next behind it is not known yet
 
 
@@ -98,6 +99,7 @@ class Deliverer:
         self._metrics = metrics
         self._turnstile = Turnstile(settings.seats, settings.seats_per_endpoint)
         self._tasks: dict[asyncio.Task[bool], Claimed] = {}
+        self._seated: set[asyncio.Task[bool]] = set()
         self._posting: set[asyncio.Task[bool]] = set()
         self._is_draining = False
         self._together = Together(self._record_all, gap_s=GAP_S)
@@ -173,11 +175,20 @@ class Deliverer:
         self._turnstile.enter(claimed.endpoint.id)
         task = asyncio.create_task(self._deliver(claimed), name=f"deliver:{claimed.delivery.id}")
         self._tasks[task] = claimed
+        self._seated.add(task)
         task.add_done_callback(self._ended)
 
+    def _leave(self, task: asyncio.Task[bool]) -> None:
+        """Give up its seat; once."""
+        if task in self._seated:
+            self._seated.discard(task)
+            self._turnstile.leave(self._tasks[task].endpoint.id)
+            if self._waits_for_seat:
+                self.bell.ring()
+
     def _ended(self, task: asyncio.Task[bool]) -> None:
+        self._leave(task)
         endpoint_id = self._tasks.pop(task).endpoint.id
-        self._turnstile.leave(endpoint_id)
         is_plain = False
         if task.cancelled():
             self._compare_due = 0.0  # its claim is still ours
@@ -185,7 +196,7 @@ class Deliverer:
             log.error("delivery.crashed", endpoint=endpoint_id, exc_info=error)
         else:
             is_plain = task.result()
-        if self._waits_for_seat or not is_plain:
+        if not is_plain:
             self.bell.ring()
 
     async def _deliver(self, claimed: Claimed) -> bool:
@@ -218,9 +229,12 @@ class Deliverer:
         assert task is not None
         self._posting.add(task)
         try:
-            return await self._post(claimed, timestamp)
+            answer = await self._post(claimed, timestamp)
         finally:
             self._posting.discard(task)
+        if answer.outcome is Outcome.DELIVERED and self._together.pending < UNRECORDED_MAX:
+            self._leave(task)  # the receiver has room again; a failure keeps its seat until its pause is recorded
+        return answer
 
     def break_off(self) -> None:
         """End the POSTs under way: the lease is about to end. What they had to send is due again, here or elsewhere."""
@@ -266,7 +280,7 @@ class Deliverer:
 
     def _tell(self, claimed: Claimed, result: AttemptResult) -> None:
         answer = result.answer
-        self._metrics.attempts.labels(answer.outcome.value).inc()
+        self._metrics.of(self._metrics.attempts, answer.outcome.value).inc()
         self._metrics.attempt_seconds.observe(answer.duration_ms / 1000)
         if answer.outcome is Outcome.DELIVERED and not claimed.delivery.is_manual:
             waited_s = (self._clock.now() - claimed.delivery.created_at).total_seconds()

@@ -11,6 +11,13 @@ import time
 from contextvars import ContextVar
 from typing import Any
 
+_SPANS = (("dns", "dns_asked", "dns_answered"), ("connect", "dialled", "connected"), ("first_byte", "sent", "answered"))
+_SPANS_TLS = (
+    ("dns", "dns_asked", "dns_answered"),
+    ("connect", "dialled", "tls_begun"),
+    ("tls", "tls_begun", "connected"),
+    ("first_byte", "sent", "answered"),
+)
 current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 
@@ -45,21 +52,16 @@ class Exchange:
     @property
     def phases(self) -> dict[str, int]:
         """Milliseconds of dns, connect, tls and first_byte, as far as they came to their end."""
-        spans = {
-            "dns": ("dns_asked", "dns_answered"),
-            "connect": ("dialled", "tls_begun" if self.has("tls_begun") else "connected"),
-            "tls": ("tls_begun", "connected"),
-            "first_byte": ("sent", "answered"),
-        }
-        return {phase: self._span_ms(*ends) for phase, ends in spans.items() if all(map(self.has, ends))}
+        marks, found = self._marks, dict[str, int]()
+        for phase, begin, end in _SPANS_TLS if "tls_begun" in marks else _SPANS:
+            if begin in marks and end in marks:
+                found[phase] = max(0, round((marks[end] - marks[begin]) * 1000))
+        return found
 
     @property
     def duration_ms(self) -> int:
         """Milliseconds since the start."""
         return round((time.monotonic() - self._marks["start"]) * 1000)
-
-    def _span_ms(self, begin: str, end: str) -> int:
-        return max(0, round((self._marks[end] - self._marks[begin]) * 1000))
 
 
 def mark(moment: str) -> None:

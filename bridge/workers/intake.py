@@ -103,9 +103,9 @@ class Intake:
         age_s = seconds_between(seen.started_at or seen.created_at, result.answered_at)
         late_s = self._planner.learn_end(watch, seen, now, age_s=age_s)
         if seen.status.is_settled:
-            self._metrics.polls_per_run.labels(watch.run.connection).observe(watch.requests)
+            self._metrics.of(self._metrics.polls_per_run, watch.run.connection).observe(watch.requests)
         if late_s is not None:
-            self._metrics.noticed_delay.labels(watch.run.connection).observe(late_s)
+            self._metrics.of(self._metrics.noticed_delay, watch.run.connection).observe(late_s)
 
     async def _failed(self, watch: Watch, failed: PollFailed, now: float) -> None:
         wall = self._clock.now()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+Series = TypeVar("Series", Counter, Histogram)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _POLLS = (1, 2, 3, 5, 8, 12, 20, 40, 80, 160, 320)
 
@@ -15,7 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._of_polls: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        self._series: dict[tuple[object, tuple[str, ...]], Any] = {}
         self._add_watching()
         self._add_delivering()
         self._add_housekeeping()
@@ -44,13 +46,16 @@ class Metrics:
         self.unmapped = self._counter("status_unmapped_total", "Observations with an unknown word", by_connection)
 
     def note_poll(self, connection: str, outcome: str, took_s: float) -> None:
-        """One poll; prometheus_client takes as long to find a series by its labels as to count in it."""
-        series = self._of_polls.get((connection, outcome))
+        """One poll."""
+        self.of(self.polls, connection, outcome).inc()
+        self.of(self.poll_seconds, connection).observe(took_s)
+
+    def of(self, metric: Series, *labels: str) -> Series:
+        """`metric.labels(*labels)`, where prometheus_client takes longer to find a series than to count in it."""
+        series: Series | None = self._series.get((metric, labels))
         if series is None:
-            series = (self.polls.labels(connection, outcome), self.poll_seconds.labels(connection))
-            self._of_polls[connection, outcome] = series
-        series[0].inc()
-        series[1].observe(took_s)
+            series = self._series[metric, labels] = metric.labels(*labels)
+        return series
 
     def _add_delivering(self) -> None:
         self.attempts = self._counter("delivery_attempts_total", "Webhook POSTs by outcome", ["outcome"])

@@ -93,7 +93,7 @@ class Recorder:
 
     def _told(self, before: Run, after: Run | None) -> Run | None:
         if after is not None and before.status is not after.status:
-            self._metrics.transitions.labels(self._connection.name, after.status.value).inc()
+            self._metrics.of(self._metrics.transitions, self._connection.name, after.status.value).inc()
             self._log.info(
                 "run.transitioned",
                 run_id=after.id,

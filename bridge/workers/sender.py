@@ -183,7 +183,8 @@ async def _read_body(response: aiohttp.ClientResponse, deadline: float) -> _Body
     content = response.content
     read, note = bytearray(content.read_nowait(READ_BYTES_MAX) if content.is_eof() else b""), None
     if content.at_eof():  # all of it came with the head, as mostly: nothing to wait for
-        response.release()
+        if not response.closed:  # it is as soon as its end has come; saying so again costs 5 us
+            response.release()
         return _Body(bytes(read[:HEAD_BYTES_MAX]), len(read) > HEAD_BYTES_MAX, None)
     is_whole = False
     try:

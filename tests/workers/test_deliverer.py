@@ -21,7 +21,7 @@ from bridge.sandbox import Receiver, Reply, ReplyKind
 from bridge.store import deliveries, endpoints, events
 from bridge.store.database import Database
 from bridge.workers.deliverer import DeliverySettings
-from tests.support.delivering import all_deliveries, attempts_of, deliver_all, open_deliverer
+from tests.support.delivering import NEVER_AGAIN, all_deliveries, attempts_of, deliver_all, open_deliverer
 from tests.support.watching import add_endpoint, open_database, record, register
 from tests.support.workbench import work
 
@@ -187,6 +187,28 @@ async def test_a_hanging_endpoint_holds_up_nobody_else(database: Database, recei
     async with open_deliverer(database, timeout_s=30, seats=10, seats_per_endpoint=4) as deliverer:
         await work(deliverer.run_pass, deliverer.bell, quick_is_done)
     assert sum(a.path == "/slow" for a in receiver.received) <= 4
+
+
+@pytest.mark.parametrize(("status", "arrive"), [(204, 6), (500, 2)])
+async def test_who_took_a_post_has_room_for_the_next_before_it_is_recorded(
+    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, status: int, arrive: int
+) -> None:
+    monkeypatch.setattr("bridge.workers.deliverer.GAP_S", 3600.0)  # the first is recorded at once, the second is not
+    monkeypatch.setattr("bridge.workers.deliverer.UNRECORDED_MAX", 4)
+    receiver.always(Reply(status))
+    await add_endpoint(database, receiver.url())
+    for number in range(10):
+        await record(database, await register(database, str(number)), "failed")
+
+    async def nothing_moves() -> bool:
+        before = len(receiver.received)
+        await asyncio.sleep(0.2)
+        return bool(before) and len(receiver.received) == before
+
+    async with open_deliverer(database, schedule=NEVER_AGAIN, seats_per_endpoint=1) as deliverer:
+        await work(deliverer.run_pass, deliverer.bell, nothing_moves)
+        recorded = [d for d in await all_deliveries(database) if d.attempts]
+    assert (len(receiver.received), len(recorded)) == (arrive, 1)
 
 
 async def test_stopping_gives_back_what_it_cuts_off_and_costs_no_attempt(
