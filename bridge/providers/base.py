@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from typing import Final, Protocol, TypeGuard
 from urllib.parse import quote
 
@@ -198,7 +197,6 @@ def refused_or_failed(failure: ProviderFailure) -> ProviderRefused | ProviderFai
     return failure
 
 
-@lru_cache(maxsize=4096)  # a run is asked for again and again
 def segment(text: str) -> str:
     """`text` as one path segment: slashes, question marks and the like lose their meaning."""
     return quote(text, safe="", errors="replace")

@@ -13,7 +13,7 @@ import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Final
 from urllib.parse import urlencode
 
@@ -108,8 +108,8 @@ class ProviderHttp:
         self.timeout_s = timeout_s
 
     @cached_property
-    def _base(self) -> str:
-        return str(URL(self._base_url)).rstrip("/")
+    def _base(self) -> URL:
+        return URL(self._base_url)
 
     async def request(
         self,
@@ -168,7 +168,9 @@ class ProviderHttp:
         self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, etag: str | None
     ) -> Awaitable[aiohttp.ClientResponse]:
         # encoded=True: yarl must not undo the percent-encoding of a run id, nor fold its dots
-        address = _address(self._base + path + ("?" + urlencode(query) if query else ""))
+        address = self._base.with_path(self._base.raw_path.rstrip("/") + path, encoded=True)
+        if query:
+            address = URL(f"{address}?{urlencode(query)}", encoded=True)
         headers = dict(self._headers)
         data = None
         if etag is not None:
@@ -221,11 +223,6 @@ class ProviderHttp:
         for secret in self._keys:
             text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
         return text[:_SAID_CHARS_MAX]
-
-
-@lru_cache(maxsize=4096)  # a run is asked for again and again
-def _address(url: str) -> URL:
-    return URL(url, encoded=True)
 
 
 def failure_kind(status: int, headers: Mapping[str, str]) -> FailureKind:

@@ -143,7 +143,7 @@ def fetch(tx: Tx, statement: Fetched, given: Mapping[str, Any] | None = None) ->
     """The rows that `statement` answers with; their columns are attributes. Lists are for parameters that expand."""
     if tx.driver is None:
         return tx.connection.execute(statement, given or {}).all()
-    given = given or {}
+    given = {name: _padded(value) if isinstance(value, list) else value for name, value in (given or {}).items()}
     sizes = tuple((name, len(value) if isinstance(value, list) else None) for name, value in given.items())
     ready = _make_ready_to_fetch(statement, tx.connection.dialect, sizes)
     try:
@@ -152,7 +152,12 @@ def fetch(tx: Tx, statement: Fetched, given: Mapping[str, Any] | None = None) ->
         raise DBAPIError.instance(ready.text, None, error, sqlite3.Error) from error
 
 
-@functools.lru_cache(maxsize=1000)  # a list of another length is another text
+def _padded(values: list[Any]) -> list[Any]:
+    """A power of two of them, the last one repeated: a list of another length is another text to be made ready."""
+    return values + values[-1:] * ((1 << max(0, len(values) - 1).bit_length()) - len(values))
+
+
+@functools.lru_cache(maxsize=200)
 def _make_ready_to_fetch(
     statement: Fetched, dialect: Dialect, sizes: tuple[tuple[str, int | None], ...]
 ) -> _ReadyToFetch:

@@ -99,8 +99,10 @@ class Deliverer:
         self._metrics = metrics
         self._turnstile = Turnstile(settings.seats, settings.seats_per_endpoint)
         self._tasks: dict[asyncio.Task[bool], Claimed] = {}
-        self._seated: set[asyncio.Task[bool]] = set()
-        self._posting: set[asyncio.Task[bool]] = set()
+        self._seated: set[str] = set()
+        """The ids of the deliveries under way that have a seat …"""
+        self._posting: set[str] = set()
+        """… and of those whose POST has not ended yet."""
         self._is_draining = False
         self._together = Together(self._record_all, gap_s=GAP_S)
         self._log = log.bind()  # made ready once: half of what a line costs
@@ -175,20 +177,21 @@ class Deliverer:
         self._turnstile.enter(claimed.endpoint.id)
         task = asyncio.create_task(self._deliver(claimed), name=f"deliver:{claimed.delivery.id}")
         self._tasks[task] = claimed
-        self._seated.add(task)
+        self._seated.add(claimed.delivery.id)
         task.add_done_callback(self._ended)
 
-    def _leave(self, task: asyncio.Task[bool]) -> None:
+    def _leave(self, claimed: Claimed) -> None:
         """Give up its seat; once."""
-        if task in self._seated:
-            self._seated.discard(task)
-            self._turnstile.leave(self._tasks[task].endpoint.id)
+        if claimed.delivery.id in self._seated:
+            self._seated.discard(claimed.delivery.id)
+            self._turnstile.leave(claimed.endpoint.id)
             if self._waits_for_seat:
                 self.bell.ring()
 
     def _ended(self, task: asyncio.Task[bool]) -> None:
-        self._leave(task)
-        endpoint_id = self._tasks.pop(task).endpoint.id
+        claimed = self._tasks.pop(task)
+        self._leave(claimed)
+        endpoint_id = claimed.endpoint.id
         is_plain = False
         if task.cancelled():
             self._compare_due = 0.0  # its claim is still ours
@@ -225,21 +228,20 @@ class Deliverer:
         return answer.outcome is Outcome.DELIVERED and (note is None or note.before == note.after)
 
     async def _post_breakably(self, claimed: Claimed, timestamp: int) -> Answer:
-        task = asyncio.current_task()
-        assert task is not None
-        self._posting.add(task)
+        self._posting.add(claimed.delivery.id)
         try:
             answer = await self._post(claimed, timestamp)
         finally:
-            self._posting.discard(task)
+            self._posting.discard(claimed.delivery.id)
         if answer.outcome is Outcome.DELIVERED and self._together.pending < UNRECORDED_MAX:
-            self._leave(task)  # the receiver has room again; a failure keeps its seat until its pause is recorded
+            self._leave(claimed)  # the receiver has room again; a failure keeps its seat until its pause is recorded
         return answer
 
     def break_off(self) -> None:
         """End the POSTs under way: the lease is about to end. What they had to send is due again, here or elsewhere."""
-        for task in self._posting:
-            task.cancel()
+        for task, claimed in self._tasks.items():
+            if claimed.delivery.id in self._posting:
+                task.cancel()
 
     async def _post(self, claimed: Claimed, timestamp: int) -> Answer:
         try:
