@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 import sqlite3
 from collections.abc import Awaitable, Callable
 
 import structlog
-from aiohttp import web
 
 from bridge import __version__, settings
 from bridge.api.server import RULES, build_app, start_server
@@ -303,11 +301,7 @@ class Daemon:
             version=__version__,
             registry=self.metrics.registry,
         )
-        runner: web.AppRunner
-        try:
-            runner, self.address = await start_server(self._app, str(server.listen))
-        except OSError as error:
-            raise CannotListen(f"cannot listen on {server.listen}: {_why_not(error)}") from error
+        runner, self.address = await start_server(self._app, str(server.listen))
         self._stack.push_async_callback(runner.cleanup)
         self.office.policy = settings.policies(self.config, settings.own_addresses(runner))[Trust.API]
         await self.sender.replace_policies(settings.policies(self.config, settings.own_addresses(runner)))
@@ -384,24 +378,3 @@ def _place_gate(gate: Gate, place: Place) -> None:
         gate.divide(place.number, place.nodes)
     else:
         gate.shut()
-
-
-def _why_not(error: OSError) -> str:
-    """Why an address cannot be listened on, with the remedy; asyncio gives no number where none could be bound."""
-    if isinstance(error, socket.gaierror):
-        return "the name of the host is not known here; write an address"
-    match error.errno:
-        case errno.EADDRINUSE:
-            return "address already in use; is another daemon there?"
-        case errno.EADDRNOTAVAIL | None:
-            return "the address is not one of this machine's; name one that is, or 0.0.0.0 for all of them"
-        case errno.ENOENT | errno.ENOTDIR:
-            return "the folder of the socket does not exist; make it, or name another"
-        case errno.EACCES | errno.EPERM:
-            return "this user may not; choose a port above 1023, or a folder that it can write in"
-        case number:
-            return os.strerror(number)
-
-
-class CannotListen(BridgeError):
-    """The address of the API is not free or not ours."""

@@ -22,6 +22,7 @@ from bridge.api.reading import Rules
 from bridge.api.routes import ROUTES
 from bridge.api.serving import add_headers, build_handler, build_middleware
 from bridge.domain.clock import Clock
+from bridge.domain.errors import BridgeError
 from bridge.domain.event import encode
 from bridge.domain.secret import Secret
 from bridge.store.database import Database
@@ -33,6 +34,10 @@ RULES = web.AppKey("rules", Rules)  # what a reload may change
 _wire_log = logging.getLogger("bridge.api.wire")
 # What is no HTTP at all is the client's affair; aiohttp would log it with a traceback and the bytes, token included.
 _wire_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+
+
+class CannotListen(BridgeError):
+    """The address of the API is not free or not ours."""
 
 
 def build_app(
@@ -74,8 +79,15 @@ def build_app(
 async def start_server(app: web.Application, listen: str) -> tuple[web.AppRunner, str]:
     """Serve on `host:port`, `[v6]:port` or `unix:/path`; the runner (to be cleaned up) and the bound address.
 
-    OSError when the address cannot be had.
+    CannotListen when the address cannot be had.
     """
+    try:
+        return await _start_on(app, listen)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {listen}: {_why_not(error)}") from error
+
+
+async def _start_on(app: web.Application, listen: str) -> tuple[web.AppRunner, str]:
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -136,3 +148,20 @@ def _is_alive(path: Path) -> bool:
 
 async def _unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
+
+
+def _why_not(error: OSError) -> str:
+    """Why an address cannot be listened on, with the remedy; asyncio gives no number where none could be bound."""
+    if isinstance(error, socket.gaierror):
+        return "the name of the host is not known here; write an address"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "address already in use; is another daemon there?"
+        case errno.EADDRNOTAVAIL | None:
+            return "the address is not one of this machine's; name one that is, or 0.0.0.0 for all of them"
+        case errno.ENOENT | errno.ENOTDIR:
+            return "the folder of the socket does not exist; make it, or name another"
+        case errno.EACCES | errno.EPERM:
+            return "this user may not; choose a port above 1023, or a folder that it can write in"
+        case number:
+            return os.strerror(number)

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from bridge.api.server import build_app, start_server
+from bridge.api.server import CannotListen, build_app, start_server
 from bridge.domain.secret import Secret
 from tests.support.api_bridge import TOKEN, Api
 
@@ -64,7 +64,7 @@ async def test_a_socket_left_by_a_dead_process_is_replaced(door: Api, tmp_path: 
 async def test_the_socket_of_a_living_process_is_left_alone(door: Api, tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
     runner, _ = await start_server(build(door), f"unix:{path}")
-    with pytest.raises(OSError, match="another process listens"):
+    with pytest.raises(CannotListen, match="is another daemon there"):
         await start_server(build(door), f"unix:{path}")
     assert await get_over(path) == 200
     await runner.cleanup()
@@ -73,13 +73,13 @@ async def test_the_socket_of_a_living_process_is_left_alone(door: Api, tmp_path:
 async def test_a_file_that_is_no_socket_is_never_removed(door: Api, tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    with pytest.raises(OSError):
+    with pytest.raises(CannotListen):
         await start_server(build(door), f"unix:{path}")
     assert path.read_text() == "data"
 
 
 async def test_a_port_in_use_is_an_error(door: Api) -> None:
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(CannotListen, match="in use"):
         await start_server(build(door), door.url.removeprefix("http://"))
 
 
