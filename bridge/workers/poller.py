@@ -13,7 +13,6 @@ from typing import Final
 
 import structlog
 
-from bridge.domain.cadence_gate import Candidate
 from bridge.domain.clock import Clock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
@@ -28,6 +27,7 @@ from bridge.workers.fence import Fence
 from bridge.workers.intake import CRASH_RETRY_S, STORE_RETRY_S, Intake
 from bridge.workers.learner import Learner
 from bridge.workers.lessons import Lessons
+from bridge.workers.line import RANK_EVERY_S, RANKED_MAX, Line
 from bridge.workers.lister import Lister
 from bridge.workers.loop import Bell
 from bridge.workers.metrics import Metrics
@@ -39,13 +39,9 @@ from bridge.workers.watch import Hand, Watch
 log = structlog.get_logger()
 KEEP_S: Final = 30.0  # a run due within this stays in hand between polls …
 KEPT_MAX: Final = 2_000  # … and any, to be planned anew when others end, while there are no more than these
-RANKED_MAX: Final = 2_000  # due runs that are put in order of urgency at once; 10 ms
-RANK_EVERY_S: Final = 0.25
-RANK_SHARE: Final = 0.02  # of the time, at most, that putting them in order takes
 SAVE_EVERY_S: Final = 10.0  # what was learned; losing it is harmless
 FENCED_REST_S: Final = 0.5
 SHOWN_MAX_S: Final = 1e8  # later, or never by itself: when depends on other requests
-TURN_REST_S: Final = 0.05  # while another connection of the same credential has its turn
 
 
 class Poller:
@@ -80,12 +76,9 @@ class Poller:
         self._metrics = metrics
         self._name = account.connection.name
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ready: list[Watch] = []  # due and ranked, the most urgent last
-        self._is_scarce = False  # some of them had to wait for the gate
-        self._rank_due = -math.inf
+        self._line = Line(account, self.hand, self.planner, clock=clock)
         self._save_due = 0.0
         self._plan_anew_due = 0.0
-        self._turn_due = 0.0
         self._is_draining = False
         self._untold: HealthChange | None = None
         self._tell_due = 0.0
@@ -111,56 +104,21 @@ class Poller:
         if self._lister is not None and not self._is_draining and self._list_rest_s(now) <= 0:
             self._lister.send(now)
         while not self._is_draining and self._opens_in_s(now) <= 0 and self._fence.is_open:
-            watch = self._most_urgent(now)
-            if watch is None or not self._has_turn(watch, now):
+            watch = self._line.next(now)
+            if watch is None:
                 break
             if self._lister is None or not self._lister.takes(watch, now):
                 self._start(watch, now)
-        self._is_scarce = bool(self._ready)
         self._stand_in_line(now)
         return self._rest_s(self._clock.monotonic())
 
-    def _most_urgent(self, now: float) -> Watch | None:
-        if not self._ready or now >= self._rank_due:
-            due = self.hand.take_due(now, RANKED_MAX - len(self._ready))
-            waiting = [watch for watch in self._ready if self._is_takeable(watch)]
-            if len(due) + len(waiting) > 1:
-                self.planner.refit(self.hand.some(RANKED_MAX))
-            self._ready = self.planner.rank(waiting + due, now)
-            took_s = self._clock.monotonic() - now
-            self._rank_due = now + max(RANK_EVERY_S, took_s / RANK_SHARE)
-        while self._ready:
-            watch = self._ready.pop()
-            if self._is_takeable(watch):
-                return watch
-        return None
-
-    def _is_takeable(self, watch: Watch) -> bool:
-        return self.hand.get(watch.run.id) is watch and not watch.is_in_flight and not watch.is_scheduled
-
-    def _has_turn(self, watch: Watch, now: float) -> bool:
-        """Whether it goes next, not what another connection of this credential waits with; else it waits again."""
-        field = [self._candidate(each) for each in (watch, *self._ready[-1:])]
-        if self.account.gate.lets(field, now=now, is_scarce=self._is_scarce):
-            return True
-        self._ready.append(watch)
-        self._turn_due = now + TURN_REST_S
-        return False
-
-    def _candidate(self, watch: Watch | None) -> Candidate:
-        price_s = self.account.connection.cadence.price_s
-        worth_s = price_s if watch is None else max(watch.worth_s, price_s)
-        return Candidate(watch and watch.run.id, worth_s, price_s, self._name)
-
     def _stand_in_line(self, now: float) -> None:
         """Let the gate know of what waits here, for other connections of this credential to take turns with it."""
-        gate, next_due = self.account.gate, self.hand.next_due()
-        waits = bool(self._ready) or (next_due is not None and next_due <= now) or self._claiming.is_held_up
-        is_probing = self.account.health is ConnectionHealth.FAILING and gate.in_flight
-        if waits and not (self._is_draining or self._recorder.is_behind or is_probing):
-            gate.call_when_open(self._candidate(self._ready[-1] if self._ready else None), self.bell.ring)
-        else:
-            gate.forget(self._name)
+        next_due = self.hand.next_due()
+        waits = bool(self._line) or (next_due is not None and next_due <= now) or self._claiming.is_held_up
+        is_probing = self.account.health is ConnectionHealth.FAILING and self.account.gate.in_flight
+        may_go = not (self._is_draining or self._recorder.is_behind or is_probing)
+        self._line.stand(self.bell.ring, waits=waits and may_go)
 
     def _rest_s(self, now: float) -> float:
         waits = [self._claiming.rest_s(now), self._returns.rest_s(now)]
@@ -168,9 +126,9 @@ class Poller:
             waits.append(self._tell_due - now)
         if self.planner.learner.has_lessons:
             waits.append(self._save_due - now)
-        due = now if self._ready else self.hand.next_due()
+        due = now if self._line else self.hand.next_due()
         if due is not None:
-            waits.append(max(due - now, self._opens_in_s(now), self._turn_due - now))
+            waits.append(max(due - now, self._opens_in_s(now), self._line.turn_due - now))
         if self.planner.learner.changed:
             waits.append(self._plan_anew_due - now)
         waits.append(self._list_rest_s(now))
@@ -338,8 +296,8 @@ class Poller:
         opens_in_s = self.account.opens_in_s(now)
         if self.account.health is ConnectionHealth.FAILING:
             reason = "its provider fails, and is asked again then"
-        elif opens_in_s > 0 or self._ready:
-            reason = f"it is due, and waits for its turn at the connection's limit ({len(self._ready)} wait in all)"
+        elif opens_in_s > 0 or self._line:
+            reason = f"it is due, and waits for its turn at the connection's limit ({len(self._line)} wait in all)"
         return wall + timedelta(seconds=opens_in_s if opens_in_s < SHOWN_MAX_S else 0.0), reason
 
     def poll_now(self, run_id: str) -> None:
