@@ -233,7 +233,7 @@ class Deliverer:
             answer = await self._post(claimed, timestamp)
         finally:
             self._posting.discard(claimed.delivery.id)
-        if answer.outcome is Outcome.DELIVERED and self._together.pending < UNRECORDED_MAX:
+        if answer.outcome is Outcome.DELIVERED and len(self._tasks) - len(self._seated) < UNRECORDED_MAX:
             self._leave(claimed)  # the receiver has room again; a failure keeps its seat until its pause is recorded
         return answer
 
