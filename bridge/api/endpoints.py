@@ -162,9 +162,9 @@ def _shown(tx: Tx, endpoint_id: str) -> dict[str, Json]:
     return shown_endpoint(endpoint, endpoints.public_keys(tx, [endpoint_id]).get(endpoint_id, ()))
 
 
-def present_endpoint(tx: Tx, endpoint_id: str) -> Endpoint:
-    """The endpoint, or NotFound."""
-    endpoint = endpoints.get_endpoint(tx, endpoint_id)
+def present_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoint:
+    """The endpoint, or NotFound; `to_change` as with `get_endpoint`."""
+    endpoint = endpoints.get_endpoint(tx, endpoint_id, to_change=to_change)
     if endpoint is None:
         raise NotFound(f"there is no endpoint {endpoint_id}")
     return endpoint
@@ -179,7 +179,7 @@ def enabled_endpoint(tx: Tx, endpoint_id: str) -> Endpoint:
 
 
 def _changeable(tx: Tx, endpoint_id: str) -> Endpoint:
-    endpoint = present_endpoint(tx, endpoint_id)
+    endpoint = present_endpoint(tx, endpoint_id, to_change=True)
     if endpoint.source is EndpointSource.CONFIG:
         raise Conflict(f"the endpoint {endpoint.id} stands in the configuration file; change it there and reload")
     return endpoint

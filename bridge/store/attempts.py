@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -67,15 +67,30 @@ class _Recording:
         return self.settles and is_over and self.is_ordered and self.is_enabled and bool(self.result.delivery.run_id)
 
 
+def lock_orders_of_results(tx: Tx, results: Sequence[AttemptResult]) -> None:
+    """The first thing of a transaction that records attempts: see `lock_orders`."""
+    if tx.is_postgresql:
+        _lock_orders(tx, results, _wishes(tx, results))
+
+
+def _wishes(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
+    rows = fetch(tx, _WISHES, {"ids": sorted({result.delivery.endpoint_id for result in results})})
+    return {row.id: row for row in rows}
+
+
+def _lock_orders(tx: Tx, results: Sequence[AttemptResult], wishes: Mapping[str, Any]) -> None:
+    owed = [(result.delivery.endpoint_id, result.delivery.run_id) for result in results]
+    lock_orders(tx, [each for each in owed if each[0] in wishes and wishes[each[0]].ordered])
+
+
 def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> list[bool]:
     """Record attempts of different deliveries and what becomes of these; whether each was still ours to record.
 
     Without our claim (this node slept past its lease) nothing is written: whoever has it now makes its own attempt.
     """
     present = _lock(tx, results)  # before the wishes are read: who changes them and the backlog waits for these rows
-    wishes = {row.id: row for row in fetch(tx, _WISHES, {"ids": sorted({r.delivery.endpoint_id for r in results})})}
-    ordered = {each.id for each in wishes.values() if each.ordered}
-    lock_orders(tx, {(r.delivery.endpoint_id, r.delivery.run_id) for r in results if r.delivery.endpoint_id in ordered})
+    wishes = _wishes(tx, results)
+    _lock_orders(tx, results, wishes)  # again, for an endpoint that asks for order since a moment ago
     recordings: list[_Recording] = []
     for result in results:
         row, wish = present.get(result.delivery.id), wishes.get(result.delivery.endpoint_id)

@@ -41,28 +41,58 @@ def hold_back(tx: Tx, delivery_ids: Sequence[str]) -> None:
     tx.connection.execute(chosen.values(next_attempt_at=None))
 
 
+_KEY = sa.func.unnest(sa.bindparam("keys", type_=sa.ARRAY(sa.Text))).column_valued("key")
+_NUMBER = sa.func.hashtextextended(_KEY, 0)
+# Not of rows: who waits to change one would wait for ever behind sharers that never cease. These are given in turn.
+_LOCK = sa.select(sa.func.pg_advisory_xact_lock(_NUMBER))
+_SHARE = sa.select(sa.func.pg_advisory_xact_lock_shared(_NUMBER))
+
+
+def lock_to_change(tx: Tx, endpoint_id: str) -> None:
+    """Until this transaction ends nobody adds to what an endpoint is owed in order, nor changes what it asks for.
+
+    Before all other locks.
+    """
+    if tx.is_postgresql:
+        tx.connection.execute(_LOCK, {"keys": [endpoint_id]})
+
+
 def lock_orders(tx: Tx, owed: Iterable[tuple[str, str | None]]) -> None:
     """For each (ordered endpoint, run): until this transaction ends, nobody else adds to or takes from what it is owed.
 
     Else one transaction adds an event behind one that another transaction just settles, and nobody releases it.
+    Before endpoints, the feed and deliveries are locked, in this order: else two transactions wait for each other.
     """
-    if tx.is_postgresql:
-        for endpoint_id, run_id in sorted({(endpoint_id, run_id) for endpoint_id, run_id in owed if run_id}):
-            key = {"key": f"{endpoint_id} {run_id}"}
-            tx.connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), key)
+    if tx.is_postgresql and (keys := sorted({f"{endpoint_id} {run_id}" for endpoint_id, run_id in owed if run_id})):
+        tx.connection.execute(_LOCK, {"keys": keys})
+
+
+def lock_orders_to_add(tx: Tx, owed: Iterable[tuple[str, str | None]]) -> set[str]:
+    """`lock_orders` for whoever adds to what is owed: those of the endpoints that ask for order until it has ended.
+
+    Else somebody ends the order meanwhile, lets go what is held back, and does not see what this transaction holds back.
+    """
+    pairs = list(owed)
+    ids = sorted({endpoint_id for endpoint_id, _ in pairs})
+    if not ids or not tx.is_postgresql:
+        return set(ids)
+    tx.connection.execute(_SHARE, {"keys": ids})
+    lock_orders(tx, pairs)
+    these = sa.select(endpoints.c.id).where(endpoints.c.id.in_(ids), endpoints.c.ordered)
+    return set(tx.connection.execute(these).scalars())
 
 
 def lock_orders_of(tx: Tx, delivery_ids: Sequence[str]) -> None:
-    """`lock_orders` for all that these deliveries belong to, and they themselves as whoever records attempts does."""
+    """`lock_orders_to_add` for all that these deliveries belong to, and then they themselves."""
     if tx.is_postgresql:
-        these = sa.select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids))
-        tx.connection.execute(these.order_by(deliveries.c.id).with_for_update())
         of_ordered = deliveries.join(
             endpoints, sa.and_(endpoints.c.id == deliveries.c.endpoint_id, endpoints.c.ordered)
         )
         query = sa.select(deliveries.c.endpoint_id, deliveries.c.run_id).select_from(of_ordered)
         owed = tx.connection.execute(query.where(deliveries.c.id.in_(delivery_ids))).all()
-        lock_orders(tx, [(row.endpoint_id, row.run_id) for row in owed])
+        lock_orders_to_add(tx, [(row.endpoint_id, row.run_id) for row in owed])
+        these = sa.select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids))
+        tx.connection.execute(these.order_by(deliveries.c.id).with_for_update())
 
 
 def _lock_owed(tx: Tx, endpoint_id: str) -> None:

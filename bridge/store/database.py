@@ -233,6 +233,8 @@ def _reason(error: BaseException) -> str:
             return "no answer in time"
         case OSError(errno=int(number)) if number > 0:
             return os.strerror(number)
+        case ConnectionError():  # asyncpg's own, about calls inside it
+            return "the connection broke"
         case OSError():
             return error.strerror or str(error)
         case _:

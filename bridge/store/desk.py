@@ -180,5 +180,6 @@ _SENTENCES = {
     "disk i/o error": "the disk that holds the database fails or is full; free some space or check it",
     "database is locked": "another program holds the database locked; close it",
     "readonly": "the database file is read-only; give the daemon's user write permission",
+    "another operation": "the connection to the database broke; a new one is made",
     "malformed": "the database file is damaged; stop the daemon and restore the last backup",
 }

@@ -15,7 +15,7 @@ from bridge.domain.ids import new_id
 from bridge.domain.secret import Secret
 from bridge.domain.signature_ed25519 import new_signing_key, public_key
 from bridge.domain.vault import Unreadable
-from bridge.store.backlog import discard_backlog, hold_backlog, hold_followers, make_backlog_due
+from bridge.store.backlog import discard_backlog, hold_backlog, hold_followers, lock_to_change, make_backlog_due
 from bridge.store.nodes import listed_elsewhere, note_file_endpoints
 from bridge.store.ready import fetch
 from bridge.store.sealing import open_headers, open_secret, seal_headers, seal_secret
@@ -188,10 +188,12 @@ def live_secrets(
     return found
 
 
-def get_endpoint(tx: Tx, endpoint_id: str) -> Endpoint | None:
-    """One endpoint that was not removed, or None."""
+def get_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoint | None:
+    """One endpoint that was not removed, or None. `to_change`: until this transaction ends it is nobody else's."""
     query = sa.select(endpoints).where(endpoints.c.id == endpoint_id, endpoints.c.deleted_at.is_(None))
-    row = tx.connection.execute(query).first()
+    if to_change:
+        lock_to_change(tx, endpoint_id)
+    row = tx.connection.execute(query.with_for_update() if to_change and tx.is_postgresql else query).first()
     return None if row is None else endpoint_of(tx, row)
 
 
@@ -275,7 +277,7 @@ def wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:
 def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
     """Set what a person changed. Another address begins with a clean slate; order is kept, or no longer, at once."""
     tx.known.pop(_SHARED_KNOWN, None)
-    before = get_endpoint(tx, endpoint.id)
+    before = get_endpoint(tx, endpoint.id, to_change=True)
     if before is None:
         return
     clean = {} if before.url == endpoint.url else _WELL
@@ -316,6 +318,7 @@ def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
 
 def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
     """Switch on again with a clean slate; what was kept is due at once."""
+    lock_to_change(tx, endpoint_id)
     tx.known.pop(_SHARED_KNOWN, None)
     tx.connection.execute(
         sa.update(endpoints)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,12 +17,13 @@ from bridge.domain.ids import new_id
 from bridge.domain.payload import payload_for
 from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
-from bridge.store.backlog import lock_orders
+from bridge.store.backlog import lock_orders_to_add
 from bridge.store.endpoints import run_listeners, shared_listeners
 from bridge.store.ready import execute_many
 from bridge.store.tables import deliveries, events, replays
 from bridge.store.transaction import Tx
 
+Pair = tuple[Event, Endpoint]
 _FEED_LOCK = 0x72756E66  # "runf"
 _INSERT_EVENTS, _INSERT_DELIVERIES = sa.insert(events), sa.insert(deliveries)
 
@@ -38,6 +39,8 @@ def record_events(
     """
     if not told:
         return
+    pairs = _pairs(tx, told, only)
+    ordered = _lock_orders(tx, pairs)
     if tx.is_postgresql:
         tx.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})"))
     execute_many(
@@ -57,18 +60,24 @@ def record_events(
         ],
     )
     tx.announcements.events_recorded = True
+    _insert_deliveries(tx, pairs, ordered, lane=lane)
+
+
+def _pairs(tx: Tx, told: Sequence[Event], only: Sequence[Endpoint] | None) -> list[Pair]:
     if only is not None:
-        insert_deliveries(tx, [(event, endpoint) for event in told for endpoint in only], lane=lane)
-        return
+        return [(event, endpoint) for event in told for endpoint in only]
     shared = shared_listeners(tx)
     of_runs = run_listeners(tx, sorted({event.run_id for event in told if event.run_id is not None}))
-    pairs = [
+    return [
         (event, endpoint)
         for event in told
         for endpoint in (*shared, *of_runs.get(event.run_id or "", ()))
         if wants_event(endpoint, event)
     ]
-    insert_deliveries(tx, pairs, lane=lane)
+
+
+def _lock_orders(tx: Tx, pairs: Sequence[Pair]) -> set[str]:
+    return lock_orders_to_add(tx, ((endpoint.id, event.run_id) for event, endpoint in pairs if endpoint.ordered))
 
 
 def wants_event(endpoint: Endpoint, event: Event) -> bool:
@@ -78,17 +87,20 @@ def wants_event(endpoint: Endpoint, event: Event) -> bool:
     return endpoint.filter is None or matches(endpoint.filter, json.loads(event.body))
 
 
-def insert_deliveries(
-    tx: Tx, pairs: Sequence[tuple[Event, Endpoint]], *, is_manual: bool = False, lane: Lane = Lane.FRESH
-) -> list[str]:
+def insert_deliveries(tx: Tx, pairs: Sequence[Pair], *, is_manual: bool = False, lane: Lane = Lane.FRESH) -> list[str]:
     """One delivery for each pair, due at once, with bytes of its own where the endpoint wants others; their ids."""
+    return _insert_deliveries(tx, pairs, _lock_orders(tx, pairs), is_manual=is_manual, lane=lane)
+
+
+def _insert_deliveries(
+    tx: Tx, pairs: Sequence[Pair], ordered: Container[str], *, is_manual: bool = False, lane: Lane = Lane.FRESH
+) -> list[str]:
     if not pairs:
         return []
     lane = Lane.AGAIN if is_manual and lane is Lane.FRESH else lane
-    lock_orders(tx, ((endpoint.id, event.run_id) for event, endpoint in pairs if endpoint.ordered))
     rows = [_new_row(tx, event, endpoint, is_manual=is_manual, lane=lane) for event, endpoint in pairs]
     for row, (event, endpoint) in zip(rows, pairs, strict=True):
-        if not endpoint.ordered:
+        if endpoint.id not in ordered:
             continue
         if _stands_behind(tx, row, rows) or (not is_manual and _awaits_replay(tx, event, endpoint)):
             row["next_attempt_at"] = None

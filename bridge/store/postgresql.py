@@ -25,7 +25,7 @@ from bridge.store.notices import CHANNEL
 ANSWER_S: Final = 15.0  # the longest transaction of a working day is some tens of milliseconds
 CONNECT_S: Final = 5.0
 QUEUE_S: Final = 10.0  # for a free connection
-STANDSTILL_S: Final = 5.0  # within a transaction; then the server ends it and frees its locks
+STANDSTILL_S: Final = 3.0  # within a transaction; then the server ends it and frees its locks
 TRANSACTION_S: Final = 10.0  # likewise, where the server can (17 and newer) though it waits for the rest of a command
 # Connection exceptions, no resources, operator intervention (shutdown, start-up), I/O errors: of the server, not of ours.
 _AWAY: Final = ("08", "53", "57P", "58")

@@ -14,7 +14,7 @@ from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType, encode
 from bridge.domain.ids import new_id
 from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, rest_s
-from bridge.store.backlog import hold_back, lock_orders, make_backlog_due
+from bridge.store.backlog import hold_back, lock_orders_to_add, make_backlog_due
 from bridge.store.deliveries import retry_now
 from bridge.store.endpoints import get_endpoint
 from bridge.store.events import event_of, insert_deliveries, wants_event
@@ -101,7 +101,7 @@ def send_again(
     Each gets the whole retry schedule again. Where order was asked for it holds among them and what was owed before.
     """
     if endpoint.ordered:
-        lock_orders(tx, [(endpoint.id, event.run_id) for event in chosen])
+        lock_orders_to_add(tx, [(endpoint.id, event.run_id) for event in chosen])
     present = [known[event.id] for event in chosen if event.id in known]
     if present:
         retry_now(tx, present, lane=lane)
@@ -210,7 +210,7 @@ def cancel_replay(tx: Tx, replay_id: str) -> bool:
 
 def _let_go(tx: Tx, endpoint_id: str) -> None:
     """A replay has ended: what waited for an event that it did not bring goes now."""
-    endpoint = get_endpoint(tx, endpoint_id)
+    endpoint = get_endpoint(tx, endpoint_id, to_change=True)
     if endpoint is not None and endpoint.enabled and endpoint.ordered:
         make_backlog_due(tx, endpoint_id)
 

@@ -273,6 +273,7 @@ class Deliverer:
 
     async def _record_all(self, results: list[AttemptResult]) -> list[Note | None]:
         def record(tx: Tx) -> list[Note | None]:
+            attempts.lock_orders_of_results(tx, results)
             notes = standing.note_answers(tx, [(result.delivery.endpoint_id, result.answer) for result in results])
             if not all(attempts.record_attempts(tx, node=self._node, results=results)):
                 raise Conflict("this node has lost the claim, or recorded it before")  # each for itself, then

@@ -207,8 +207,11 @@ class Membership:
     async def bury_dead(self) -> None:
         """A chore: free what nodes hold that have ended or whose lease has run out.
 
-        It may have to wait for locks that one left behind.
+        It may have to wait for locks that one left behind. Not while our own lease is in doubt: who wakes from a long
+        sleep sees the others as they were.
         """
+        if not self.fence.is_open:
+            return
         if ended := find_surely_dead(self._others):
             await self._database.write(lambda tx: nodes.bury(tx, ended))
             for other in ended:

@@ -459,7 +459,7 @@ async def test_what_a_frozen_process_holds_locked_is_freed_by_the_server(
     limit = await database.read(
         lambda tx: tx.connection.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar()
     )
-    assert limit == "5s"
+    assert limit == "3s"
     version = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW server_version_num")).scalar())
     if int(version or 0) >= 170000:
         limit = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW transaction_timeout")).scalar())
