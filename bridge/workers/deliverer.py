@@ -44,7 +44,7 @@ CLAIMED_NOTHING_REST_S = 0.5  # another node was faster; its POSTs ring its bell
 UNHEARD_S = 5.0  # where there may be other nodes, what they leave behind becomes due without a bell ringing here
 FENCED_REST_S = 0.5
 COMPARE_EVERY_S = 60.0
-LOOK_EVERY_S = 0.008  # at most so often: under load a look claims for several POSTs
+LOOK_EVERY_S = 0.004  # at most so often: under load a look claims for several POSTs
 UNRECORDED_MAX = TOGETHER_MAX  # POSTs that arrived and wait without a seat to be recorded
 LOOK_AGAIN_S = 0.25  # after all that was due is claimed: what is due next behind it is not known yet
 
