@@ -101,10 +101,11 @@ class Daemon:
         before, self.node, began = self.node, new_id("node"), self.clock.monotonic()
         lease_s = self.config.database.lease_s
 
-        def join(tx: Tx) -> None:
+        def join(tx: Tx) -> list[str]:
             if before:
                 nodes.leave(tx, before)
-            nodes.bury(tx, find_surely_dead(nodes.list_nodes(tx, with_holdings=False)))
+            dead = find_surely_dead(nodes.list_nodes(tx, with_holdings=False))
+            nodes.bury(tx, dead)
             nodes.join(
                 tx,
                 node=self.node,
@@ -115,8 +116,10 @@ class Daemon:
                 lease_s=lease_s,
             )
             endpoints.sync_file_endpoints(tx, settings.file_endpoints(self.config), node=self.node)
+            return dead
 
-        await self.database.write(join)
+        for other in await self.database.write(join):
+            log.info("node.buried", node=other, reason="its process has ended")
         if self.database.is_sqlite:
             return
         if self.membership is None:
