@@ -56,6 +56,8 @@ class WriteDesk:
         self._clock = clock
         self._vault = vault
         self._announce = announce
+        self._known: dict[str, Any] = {}
+        """What is known of the file from one commit to the next (`Tx.known`): nobody else writes to it."""
         self._jobs: deque[_Job] = deque()
         self._bell = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -131,13 +133,14 @@ class WriteDesk:
             driver.execute("ROLLBACK")
         driver.execute("BEGIN IMMEDIATE")
         try:
-            now, together, known = self._clock.now(), Announcements(), dict[str, Any]()
+            now, together, known = self._clock.now(), Announcements(), self._known
             answers = [
                 self._run_one(driver, job, Tx(connection, now, known=known, vault=self._vault, driver=driver), together)
                 for job in batch
             ]
             driver.execute("COMMIT")
         except BaseException:
+            self._known.clear()
             if driver.in_transaction:  # not where SQLite has undone it by itself
                 driver.execute("ROLLBACK")
             raise

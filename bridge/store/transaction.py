@@ -49,7 +49,7 @@ class Tx:
     now: datetime
     announcements: Announcements = field(default_factory=Announcements)
     known: dict[str, Any] = field(default_factory=dict)
-    """What was read and still holds in this transaction, shared by all of one commit; a writer forgets it."""
+    """What was read and still holds, in this transaction or for the one writer of a file; who changes it forgets it."""
     vault: Vault = field(default_factory=Vault)
     driver: sqlite3.Connection | None = None
     """What is below `connection` where SQLite is written: for statements that are ready for it."""

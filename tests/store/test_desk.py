@@ -1,4 +1,4 @@
-"""The write desk when everything is torn down around it."""
+"""The write desk when everything is torn down around it, and what it knows from one commit to the next."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bridge.domain.errors import StoreUnavailable
+from bridge.store import endpoints
 from bridge.store.transaction import Tx
-from tests.support.watching import open_database
+from tests.support.watching import add_endpoint, open_database
 
 
 async def test_nobody_waits_for_ever_for_a_desk_that_was_cancelled(tmp_path: Path) -> None:
@@ -35,3 +36,26 @@ async def test_nobody_waits_for_ever_for_a_desk_that_was_cancelled(tmp_path: Pat
         ends.set()
         with pytest.raises(StoreUnavailable, match="stopping"):
             await database.write(lambda _: None)
+
+
+async def test_what_was_known_in_a_commit_that_failed_is_forgotten(tmp_path: Path) -> None:
+    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as database:
+        kept = await add_endpoint(database)
+
+        def listeners(tx: Tx) -> list[str]:
+            return [each.id for each in endpoints.shared_listeners(tx)]
+
+        def switch_off_in_vain(tx: Tx) -> None:
+            endpoints.disable_endpoint(tx, kept.id, "a test")
+            assert listeners(tx) == []
+            assert tx.driver is not None
+            tx.driver.execute("ROLLBACK")  # as a full disk does
+
+        assert await database.write(listeners) == [kept.id]
+        with pytest.raises(StoreUnavailable):
+            await database.write(switch_off_in_vain)
+        assert await database.write(listeners) == [kept.id]
+        await database.write(lambda tx: endpoints.disable_endpoint(tx, kept.id, "a test"))
+        assert await database.write(listeners) == []
+        await database.write(lambda tx: endpoints.enable_endpoint(tx, kept.id))
+        assert await database.write(listeners) == [kept.id]
