@@ -41,11 +41,11 @@ def read_reach(path: Path | None, *, env: Mapping[str, str]) -> tuple[ListenAddr
 
 
 def read_database_url(path: Path | None, *, env: Mapping[str, str]) -> str:
-    """[database] url, or its default; ConfigInvalid if it is wrong."""
+    """[database] url, or its default; ConfigInvalid if it is wrong, or stands where it cannot be read from here."""
     loaded = _load(path, env)
     if isinstance(loaded, Config):
         return loaded.database.url
-    values = _values("database", path, env, loaded)
+    values = _values("database", path, env, loaded, needs_all=True)
     if "url" in values:
         return _judged(DatabaseSettings, values, loaded).url
     return default_database_url(env)
@@ -60,11 +60,11 @@ def read_delivery(path: Path | None, *, env: Mapping[str, str]) -> DeliverySetti
 
 
 def read_secrets(path: Path | None, *, env: Mapping[str, str]) -> SecretsSettings:
-    """[secrets]; ConfigInvalid if it is wrong."""
+    """[secrets]; ConfigInvalid if it is wrong, or a key stands where it cannot be read from here."""
     loaded = _load(path, env)
     if isinstance(loaded, Config):
         return loaded.secrets
-    return _judged(SecretsSettings, _values("secrets", path, env, loaded), loaded)
+    return _judged(SecretsSettings, _values("secrets", path, env, loaded, needs_all=True), loaded)
 
 
 def _load(path: Path | None, env: Mapping[str, str]) -> Config | ConfigInvalid:
@@ -74,8 +74,10 @@ def _load(path: Path | None, env: Mapping[str, str]) -> Config | ConfigInvalid:
         return invalid
 
 
-def _values(section: str, path: Path | None, env: Mapping[str, str], invalid: ConfigInvalid) -> dict[str, object]:
-    """What file and environment give for one section, secrets resolved where they can be."""
+def _values(
+    section: str, path: Path | None, env: Mapping[str, str], invalid: ConfigInvalid, *, needs_all: bool = False
+) -> dict[str, object]:
+    """What file and environment give for one section, secrets resolved where they can be; `needs_all`: or refused."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError, RecursionError):
@@ -83,7 +85,9 @@ def _values(section: str, path: Path | None, env: Mapping[str, str], invalid: Co
     layers = Layers()
     layers.add_document({section: document.get(section, {})}, f"file:{path}")
     layers.add_env(env)
-    given, _ = sources_for(path, env).resolve((section,), layers.tables.get((section,), {}))
+    given, problems = sources_for(path, env).resolve((section,), layers.tables.get((section,), {}))
+    if problems and needs_all:
+        raise ConfigInvalid(problems)
     return {key: value.value for key, value in given.items()}
 
 

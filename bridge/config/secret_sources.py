@@ -20,6 +20,9 @@ from bridge.domain.secret import Secret
 
 SECRET_BYTES_MAX = 64 * 1024
 
+SYSTEMD = Path("/run/systemd/system")  # is there where systemd has booted the machine
+_PERHAPS = " (a credential of the unit is to be had only while the service runs, and needs a LoadCredential= line)"
+
 
 @dataclass(frozen=True, slots=True)
 class SecretSources:
@@ -76,9 +79,9 @@ class SecretSources:
         for candidate in candidates:
             if os.path.lexists(candidate):
                 return candidate
-        raise ValueError(
-            f"no file {name} in {' or in '.join(str(folder) for folder in self.folders)}; create it or correct the name"
-        )
+        places = " or in ".join(str(folder) for folder in self.folders)
+        perhaps = "" if len(self.folders) > 1 or not SYSTEMD.exists() else _PERHAPS
+        raise ValueError(f"no file {name} in {places}; create it or correct the name{perhaps}")
 
 
 def sources_for(config: Path | None, env: Mapping[str, str]) -> SecretSources:

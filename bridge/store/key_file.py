@@ -73,6 +73,9 @@ def _make(path: Path) -> None:
 def _write(path: Path, lines: list[str]) -> None:
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:  # a person's shell; the daemon is somebody else, whose folder it is
+        folder = path.parent.stat()
+        os.fchown(descriptor, folder.st_uid, folder.st_gid)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(_HEAD + "".join(f"{line}\n" for line in lines))
         file.flush()

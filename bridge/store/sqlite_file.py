@@ -84,6 +84,9 @@ def check(path: Path, *, may_be_empty: bool = False) -> None:
     try:
         with path.open("rb") as file:
             header = file.read(16)
+    except PermissionError as error:
+        whose = f"it belongs to user {path.stat().st_uid}, and this is {os.geteuid()}"
+        raise DatabaseRefused(f"cannot read {path}: {whose}; give it to the daemon's user (chown)") from error
     except OSError as error:
         raise DatabaseRefused(f"cannot read {path}: {error.strerror}") from error
     if header != _MAGIC and (header or not may_be_empty):

@@ -311,3 +311,24 @@ def test_a_disk_that_runs_full_is_told(monkeypatch, tmp_path):
         usage = type("Usage", (), {"free": free})
         monkeypatch.setattr(checkup.shutil, "disk_usage", lambda _, usage=usage: usage)
         assert check_disk(tmp_path / "x.db").is_good is is_good
+
+
+def test_a_key_that_cannot_be_read_from_here_is_not_replaced_by_another(cli, config, tmp_path):
+    """A credential of the unit is there only while the service runs, which has to be stopped for this."""
+    config.write_text(config.read_text() + '[secrets]\nkey_file = "secrets-key"\n')
+    assert cli("db", "upgrade", "--config", config).code == 0
+    result = cli("db", "rotate-key", "--config", config)
+    assert result.code == 2
+    assert "secrets.key_file" in result.err
+    assert not (tmp_path / "data" / "secrets.key").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "upgrade", "rotate-key"])
+def test_an_address_that_cannot_be_read_from_here_is_not_taken_for_the_default(cli, config, tmp_path, command):
+    text = config.read_text()
+    config.write_text(
+        text.replace(f'url = "sqlite:///{tmp_path / "data" / "runbridge.db"}"', 'url_file = "database-url"')
+    )
+    result = cli("db", command, "--config", config)
+    assert result.code == 2
+    assert "database.url_file" in result.err

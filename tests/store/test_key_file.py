@@ -1,5 +1,6 @@
 """`secrets.key`: made once, for its owner only, never overwritten, rotated by a line at the top."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -32,6 +33,17 @@ def test_a_rotation_puts_a_new_key_first_and_keeps_the_old_ones(tmp_path: Path):
     assert second[0] not in first
     assert ids(path) == second
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_key_belongs_to_whom_the_folder_belongs_although_another_person_makes_it(tmp_path: Path):
+    """Else the daemon, which is somebody else than the root of the shell, could not start any more."""
+    owner = 12345 if os.geteuid() == 0 else os.geteuid()
+    os.chown(tmp_path, owner, -1)
+    path = tmp_path / "secrets.key"
+    ids(path)
+    assert path.stat().st_uid == owner
+    key_file.put_new_key_first(path)
+    assert path.stat().st_uid == owner
 
 
 @pytest.mark.parametrize(
