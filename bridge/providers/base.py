@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, Protocol, TypeGuard
 from urllib.parse import quote
 
@@ -197,6 +198,7 @@ def refused_or_failed(failure: ProviderFailure) -> ProviderRefused | ProviderFai
     return failure
 
 
+@lru_cache(maxsize=1024)
 def segment(text: str) -> str:
     """`text` as one path segment: slashes, question marks and the like lose their meaning."""
     return quote(text, safe="", errors="replace")

@@ -13,7 +13,7 @@ import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 from urllib.parse import urlencode
 
@@ -168,7 +168,7 @@ class ProviderHttp:
         self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, etag: str | None
     ) -> Awaitable[aiohttp.ClientResponse]:
         # encoded=True: yarl must not undo the percent-encoding of a run id, nor fold its dots
-        address = self._base.with_path(self._base.raw_path.rstrip("/") + path, encoded=True)
+        address = _address(self._base, path)
         if query:
             address = URL(f"{address}?{urlencode(query)}", encoded=True)
         headers = dict(self._headers)
@@ -223,6 +223,11 @@ class ProviderHttp:
         for secret in self._keys:
             text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
         return text[:_SAID_CHARS_MAX]
+
+
+@lru_cache(maxsize=1024)  # a run is asked for again and again; a kilobyte each
+def _address(base: URL, path: str) -> URL:
+    return base.with_path(base.raw_path.rstrip("/") + path, encoded=True)
 
 
 def failure_kind(status: int, headers: Mapping[str, str]) -> FailureKind:
