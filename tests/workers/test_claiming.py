@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,20 +16,8 @@ from bridge.store import runs
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from bridge.workers.loop import Bell
-from tests.support.watching import NODE, open_database, register
+from tests.support.watching import NODE, register
 from tests.support.workbench import connection, finish, note_sends, open_poller, told, work
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as opened:
-        yield opened
 
 
 async def test_nothing_more_is_looked_at_while_what_was_seen_waits_to_be_written(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,25 +17,13 @@ from bridge.store import runs, watermarks
 from bridge.store.database import Database
 from bridge.store.runs import RunFilter
 from bridge.workers.poller import Poller
-from tests.support.watching import open_database, register
+from tests.support.watching import register
 from tests.support.workbench import connection, open_poller, told, work
 
 PROVIDERS = ("retab", "instabase")
 FOR_EVER = Life(duration_s=None)
 OVER = Life(duration_s=1.0)
 OFTEN = CadenceSettings(price_s=1e-7, min_interval_s=0.05, max_interval_s=0.5)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as opened:
-        yield opened
 
 
 def discovering(sandbox: Sandbox, provider: str, **more: Any) -> Connection:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -23,25 +21,13 @@ from bridge.store import connections, runs
 from bridge.store.database import Database
 from bridge.workers import intake, lister
 from bridge.workers.poller import Poller
-from tests.support.watching import new_run, open_database, register
+from tests.support.watching import new_run, register
 from tests.support.workbench import QUICK, connection, note_sends, open_poller, settled, told, work
 
 LISTS = {"retab": "/retab/v1/workflows/runs", "instabase": "/instabase/v2/apps/runs"}
 FOR_EVER = Life(duration_s=None)
 CALM = CadenceSettings(price_s=0.5, min_interval_s=0.02, max_interval_s=300.0)
 EAGER = replace(CALM, price_s=0.01)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as opened:
-        yield opened
 
 
 def lists(sandbox: Sandbox) -> list[RequestSeen]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -24,19 +23,6 @@ from bridge.workers.lessons import recall_rate
 from tests.support.foreign_server import answering, foreign_server
 from tests.support.watching import NODE, add_endpoint, only, open_database, register
 from tests.support.workbench import QUICK, connection, finish, note_sends, open_poller, settled, told, work
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as opened:
-        yield opened
-
 
 PROVIDERS = ("dibby", "retab", "dify", "instabase")
 
