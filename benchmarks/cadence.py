@@ -30,7 +30,7 @@ from virtual_time import (
     scheduled,
 )
 
-from bridge.domain.cadence_sojourn import Sojourn
+from bridge.domain.cadence.durations import DurationModel
 
 PRICES_S = (0.05, 0.5, 2.0, 8.0)
 MAIN_PRICE_S = 0.5
@@ -43,7 +43,7 @@ class ColdLearner:
     """A `Sojourn` as the benchmark drives it."""
 
     def __init__(self) -> None:
-        self.sojourn = Sojourn()
+        self.sojourn = DurationModel()
 
     def observe(self, alive_s: float, finished_s: float) -> None:
         self.sojourn.observe(alive_s, finished_s)
@@ -238,7 +238,7 @@ def fastest_s(work: Callable[[], object], times: int = 20) -> float:
 
 def decision_us() -> float:
     """Microseconds for one `next_age` of a learned workflow; prints what a fit takes as well."""
-    chance, sojourn = random.Random(3), Sojourn()
+    chance, sojourn = random.Random(3), DurationModel()
     for _ in range(100):
         end = 60 * math.exp(0.8 * chance.gauss(0, 1))
         sojourn.observe(end * 0.9, end)

@@ -23,20 +23,20 @@ from pathlib import Path
 
 import structlog
 
-from bridge.domain.address import AddressPolicy, AllowRule, Trust
+from bridge.delivery.deliverer import Deliverer, DeliverySettings
+from bridge.delivery.sender import Sender
+from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.clock import SystemClock
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.event import EventType, other_event
 from bridge.domain.ids import new_id
 from bridge.domain.secret import Secret
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
+from bridge.runtime.loop import Loop
+from bridge.runtime.metrics import Metrics
 from bridge.sandbox import Receiver, Reply
 from bridge.store import endpoints, events, nodes
 from bridge.store.database import Database
-from bridge.workers.deliverer import Deliverer, DeliverySettings
-from bridge.workers.loop import Loop
-from bridge.workers.metrics import Metrics
-from bridge.workers.sender import Sender
 
 HEALTHY = 8
 SLOW_S = 10.0

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from families import Distribution, lognormal, mixture, pareto, uniform
 from virtual_time import MAX_INTERVAL_S, MIN_INTERVAL_S, Cost, back_off_ages, follow_schedule
 
-from bridge.domain.cadence_batch import WatchedAge, wait_before_list
-from bridge.domain.cadence_gate import Candidate, Gate
-from bridge.domain.cadence_price import effective_price
-from bridge.domain.cadence_progress import ProgressSojourn, ProgressTrack
-from bridge.domain.cadence_sojourn import Sojourn
+from bridge.domain.cadence.durations import DurationModel
+from bridge.domain.cadence.list_rule import WatchedAge, wait_before_list
+from bridge.domain.cadence.price import effective_price
+from bridge.domain.cadence.progress import ProgressModel, ProgressTrack
+from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 
 LIMIT_PER_S = 5.0
 
@@ -39,7 +39,7 @@ class Workflows:
     """One learner per workflow; what one run teaches moves the next poll of the others in flight."""
 
     def __init__(self, count: int, price_s: float) -> None:
-        self.sojourns = [Sojourn() for _ in range(count)]
+        self.sojourns = [DurationModel() for _ in range(count)]
         self.price_s = price_s
 
     def plan(self, run: Active) -> None:
@@ -94,27 +94,27 @@ def limited(mix: Mix, order: str, count: int, *, announced: bool, price_s: float
     """
     waiting = arrivals(mix.laws, mix.runs_per_s, count, seed=1)[::-1]
     learned = Workflows(len(mix.laws), price_s)
-    gate = Gate(LIMIT_PER_S if announced else None)
+    limiter = FairRateLimiter(LIMIT_PER_S if announced else None)
     active: list[Active] = []
     delays, requests, refused, now, allowance, filled_at = [], 0, 0, 0.0, LIMIT_PER_S, 0.0
     while waiting or active:
         while waiting and waiting[-1].start_s <= now:
             active.append(waiting.pop())
             learned.plan(active[-1])
-        chosen = _choose(order, gate, learned, active, now) if gate.opens_at() <= now else None
+        chosen = _choose(order, limiter, learned, active, now) if limiter.opens_at() <= now else None
         if chosen is None:
             coming = [_ready_at(order, run) for run in active] + [run.start_s for run in waiting[-1:]]
-            now = max(gate.opens_at(), min(coming))
+            now = max(limiter.opens_at(), min(coming))
             continue
         requests += 1
-        gate.send(now)
+        limiter.send(now)
         allowance, filled_at = min(allowance + (now - filled_at) * LIMIT_PER_S, LIMIT_PER_S), now
         if not announced and allowance < 1:
             refused += 1
-            gate.refuse(now, sent_at=now, retry_after_s=1.0)
+            limiter.refuse(now, sent_at=now, retry_after_s=1.0)
             continue
         allowance -= 1
-        gate.answer(now, sent_at=now)
+        limiter.answer(now, sent_at=now)
         chosen.polled_at = now
         if now - chosen.start_s >= chosen.duration_s:
             delays.append(now - chosen.start_s - chosen.duration_s)
@@ -130,7 +130,9 @@ def _ready_at(order: str, run: Active) -> float:
     return run.polled_at + MIN_INTERVAL_S if order == "round robin" else run.due_at
 
 
-def _choose(order: str, gate: Gate, learned: Workflows, active: list[Active], now: float) -> Active | None:
+def _choose(
+    order: str, limiter: FairRateLimiter, learned: Workflows, active: list[Active], now: float
+) -> Active | None:
     ready = [run for run in active if _ready_at(order, run) <= now]
     if order == "round robin":
         return min(ready, key=lambda run: run.polled_at, default=None)
@@ -139,7 +141,7 @@ def _choose(order: str, gate: Gate, learned: Workflows, active: list[Active], no
         estimate = learned.sojourns[run.workflow].estimate
         urgency = (estimate.index if order == "index" else estimate.lateness)(run.alive_s, now - run.start_s)
         candidates.append(Candidate(run, urgency, 0.0))
-    chosen = gate.pick(candidates)
+    chosen = limiter.pick(candidates)
     return chosen.key if chosen else None  # type: ignore[return-value]
 
 
@@ -188,7 +190,7 @@ def with_progress(count: int, price_s: float, *, last_factor: float, uses_progre
     A run's own speed varies with σ 0.6 in log time, its steps with σ 0.4.
     """
     chance = random.Random(7)
-    plain, learner = Sojourn(), ProgressSojourn()
+    plain, learner = DurationModel(), ProgressModel()
     polls, delay_s = 0, 0.0
     for _ in range(count):
         speed, steps = math.exp(0.6 * chance.gauss(0, 1)), chance.randint(5, 40)
@@ -226,7 +228,7 @@ class HungCost:
 def with_hung_runs(count: int, price_s: float, *, deadline_s: float = 3600.0) -> HungCost:
     """Every twentieth run hangs until its deadline; the workflow is log-normal, 60 s, σ 0.8."""
     chance, law = random.Random(5), lognormal(60, 0.8)
-    sojourn, queue = Sojourn(), []
+    sojourn, queue = DurationModel(), []
     durations = [math.inf if i % 20 == 10 else law.draw(chance) for i in range(count)]
     starts = [i * law.mean / 4 for i in range(count)]
     alive, polls, delays = [0.0] * count, [0] * count, [0.0] * count

@@ -41,7 +41,7 @@ class Cost:
         return self.delay_s + price_s * self.polls
 
 
-class Learner(Protocol):
+class DurationLearner(Protocol):
     """Anything that learns when to poll: one per workflow and status."""
 
     def observe(self, alive_s: float, finished_s: float) -> None: ...
@@ -62,7 +62,7 @@ def make_trace(family: Family, runs: int, seed: int) -> list[TracedRun]:
 
 
 def poll_trace(
-    trace: list[TracedRun], learner: Learner, price_s: float, *, knows_end: bool = False, replans: bool = True
+    trace: list[TracedRun], learner: DurationLearner, price_s: float, *, knows_end: bool = False, replans: bool = True
 ) -> list[tuple[int, float]]:
     """Polls and delay of every run when `learner` decides, starting with what it knows and learning on the way.
 

@@ -1,8 +1,8 @@
 """The composition root: build, supervise, drain, close. Read it as a list of what there is.
 
-The data's way through: register → next_poll_at → claim (`workers.poller`) → fetch and normalise (`providers`)
+The data's way through: register → next_poll_at → claim (`polling.poller`) → fetch and normalise (`providers`)
 → detect (`domain.transition`) → record run, event and deliveries in one transaction (`store.transitions`)
-→ sign and post (`workers.deliverer`, `workers.sender`) → judge (`domain.delivery`) → record → retry or replay.
+→ sign and post (`delivery.deliverer`, `delivery.sender`) → judge (`domain.delivery`) → record → retry or replay.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from bridge import __version__, settings
+from bridge import __version__, wiring
 from bridge.api.server import RULES, build_app, start_server
+from bridge.cluster.lease_guard import LeaseGuard
+from bridge.cluster.membership import Membership, NodeRank, find_surely_dead
+from bridge.cluster.process_identity import own_identity
 from bridge.config import Config, ConfigInvalid, changes_that_need_restart
-from bridge.domain.address import Trust
-from bridge.domain.cadence_gate import Gate
+from bridge.daemon_control import DaemonControl
+from bridge.delivery.deliverer import LOOK_EVERY_S, Deliverer
+from bridge.delivery.replayer import Replayer
+from bridge.delivery.sender import Sender
+from bridge.domain.addresses.policy import Trust
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.errors import BridgeError, StoreUnavailable
 from bridge.domain.ids import new_id
-from bridge.domain.instant import after
-from bridge.office import Office
+from bridge.domain.limits.fair_limiter import FairRateLimiter
+from bridge.domain.timestamps import after
+from bridge.maintenance import chores, key_rotation, retention
+from bridge.maintenance.retention import Housekeeper
+from bridge.polling.connection_client import ConnectionClient
+from bridge.polling.duration_learner import DurationLearner
+from bridge.polling.lessons import recall_rate
+from bridge.polling.poller import Poller
 from bridge.providers.http import new_session
-from bridge.store import connections, endpoints, key_file, nodes, runs, sojourns, sqlite_file
+from bridge.runtime.loop import Loop
+from bridge.runtime.metrics import Metrics
+from bridge.runtime.systemd import Notifier, Watchdog
+from bridge.store import connections, endpoints, learned_state, nodes, runs
 from bridge.store.database import Database
+from bridge.store.sqlite import database_file, key_file
 from bridge.store.transaction import Tx
-from bridge.workers import chores, resealing, retention
-from bridge.workers.account import Account
-from bridge.workers.deliverer import LOOK_EVERY_S, Deliverer
-from bridge.workers.fence import Fence
-from bridge.workers.learner import Learner
-from bridge.workers.lessons import recall_rate
-from bridge.workers.loop import Loop
-from bridge.workers.membership import Membership, Place, find_surely_dead
-from bridge.workers.metrics import Metrics
-from bridge.workers.notify import Notifier, Watchdog
-from bridge.workers.poller import Poller
-from bridge.workers.process_mark import own_mark
-from bridge.workers.replayer import Replayer
-from bridge.workers.retention import Housekeeper
-from bridge.workers.sender import Sender
 
 log = structlog.get_logger()
 DRAIN_S = 20.0  # for POSTs under way at SIGTERM; the unit allows 40 s for the whole stop
@@ -64,8 +65,8 @@ class Daemon:
         self.notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
         self.watchdog = Watchdog.from_environ(self.notifier, clock, os.environ)
         self.database = Database(config.database.url, clock)
-        self.office = Office(self.database, clock)
-        self.fence = Fence(clock)
+        self.control = DaemonControl(self.database, clock)
+        self.lease_guard = LeaseGuard(clock)
         self.membership: Membership | None = None
         self._changing = asyncio.Lock()  # workers are being exchanged
         self._stack = contextlib.AsyncExitStack()
@@ -82,13 +83,13 @@ class Daemon:
         self._stack.push_async_callback(self._leave)
         self.session = new_session()
         self._stack.push_async_callback(self.session.close)
-        self.sender = Sender(settings.policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
+        self.sender = Sender(wiring.policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
         self._stack.push_async_callback(self.sender.close)
         self._start_deliverer()
         self._stack.push_async_callback(self._drain_deliverer)
         self._start_replayer()
         await self._set_connections()
-        self.database.listeners.append(self.office.hear)
+        self.database.listeners.append(self.control.hear)
         self._start_chores()
         await self._open_door()
         self._supervise("watchdog", self.watchdog.run)
@@ -105,17 +106,17 @@ class Daemon:
             if before:
                 nodes.leave(tx, before)
             dead = find_surely_dead(nodes.list_nodes(tx, with_holdings=False))
-            nodes.bury(tx, dead)
+            nodes.evict(tx, dead)
             nodes.join(
                 tx,
                 node=self.node,
                 host=socket.gethostname(),
                 pid=os.getpid(),
-                process=own_mark(),
+                process=own_identity(),
                 version=__version__,
                 lease_s=lease_s,
             )
-            endpoints.sync_file_endpoints(tx, settings.file_endpoints(self.config), node=self.node)
+            endpoints.sync_file_endpoints(tx, wiring.file_endpoints(self.config), node=self.node)
             return dead
 
         for other in await self.database.write(join):
@@ -123,7 +124,7 @@ class Daemon:
         if self.database.is_sqlite:
             return
         if self.membership is None:
-            self.membership = self.office.membership = self._new_membership(lease_s)
+            self.membership = self.control.membership = self._new_membership(lease_s)
             loop = Loop("membership", self.membership.run_pass, self.membership.bell, self.watchdog.beat)
             self._supervise("membership", loop.run)
         self.membership.joined(self.node, began)
@@ -133,9 +134,9 @@ class Daemon:
             database=self.database,
             clock=self.clock,
             lease_s=lease_s,
-            fence=self.fence,
+            lease_guard=self.lease_guard,
             break_off=lambda: self.deliverer.break_off(),  # noqa: PLW0108 - it is built after the membership
-            place_changed=self._take_place,
+            rank_changed=self._take_rank,
             start_over=self._start_over,
         )
 
@@ -146,33 +147,33 @@ class Daemon:
         with contextlib.suppress(BridgeError):  # the lease runs out by itself
             await self.database.write(lambda tx: nodes.leave(tx, self.node))
 
-    def _take_place(self, place: Place) -> None:
+    def _take_rank(self, rank: NodeRank) -> None:
         """The limits are shared by more or fewer nodes: take our part of them, and of the runs."""
-        for poller in self.office.pollers.values():
-            _place_gate(poller.account.gate, place)
+        for poller in self.control.pollers.values():
+            _rank_limiter(poller.client.limiter, rank)
             poller.share_anew()
-        self.deliverer.sharers = place.nodes
+        self.deliverer.sharers = rank.nodes
         self.deliverer.bell.ring()
 
     async def _start_over(self) -> None:
         """The lease was lost and others have the work: drop all of it, sign on anew, and begin like a fresh start."""
         async with self._changing:
-            if self.office.is_stopping:
+            if self.control.is_stopping:
                 raise StoreUnavailable("the daemon is stopping")
-            for name, poller in self.office.pollers.items():
+            for name, poller in self.control.pollers.items():
                 await self._end_loop(f"poller:{name}")
                 await poller.abandon()
             await self._end_loop("deliverer")
             await self.deliverer.abandon()
             await self._join()
             self._start_deliverer()
-            for name, poller in list(self.office.pollers.items()):
-                await self._start_poller(name, poller.account)
+            for name, poller in list(self.control.pollers.items()):
+                await self._start_poller(name, poller.client)
             log.info("node.started_over", node=self.node)
 
     def _log_sqlite(self) -> None:
         if self.database.is_sqlite:
-            faulty = sqlite_file.has_wal_reset_fault()
+            faulty = database_file.has_wal_reset_fault()
             log.info("sqlite.opened", version=sqlite3.sqlite_version, has_wal_reset_fault=faulty)
             if faulty:
                 log.warning(
@@ -186,10 +187,10 @@ class Daemon:
         """Seal secrets with the configured key or that beside the SQLite file, older ones anew."""
         keys = config.secrets.vault_keys
         if not keys and self.database.is_sqlite:
-            path = key_file.beside(sqlite_file.path_of(self.database.url))
+            path = key_file.beside(database_file.path_of(self.database.url))
             keys = await asyncio.to_thread(key_file.read_or_make, path)
-        self.database.vault.use(keys)
-        await resealing.tell_sealed(self.database)
+        self.database.keyring.use(keys)
+        await key_rotation.tell_sealed(self.database)
 
     def _start_deliverer(self) -> None:
         self.deliverer = Deliverer(
@@ -198,12 +199,12 @@ class Daemon:
             node=self.node,
             sender=self.sender,
             metrics=self.metrics,
-            settings=settings.delivery_settings(self.config),
+            settings=wiring.delivery_settings(self.config),
             file_secrets={name: endpoint.secret for name, endpoint in self.config.endpoints.items()},
-            fence=self.fence,
+            lease_guard=self.lease_guard,
         )
-        self.deliverer.sharers = self.membership.place.nodes if self.membership else 1
-        self.office.deliverer = self.deliverer
+        self.deliverer.sharers = self.membership.rank.nodes if self.membership else 1
+        self.control.deliverer = self.deliverer
         loop = Loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, self.watchdog.beat, gap_s=LOOK_EVERY_S)
         self._supervise("deliverer", loop.run)
 
@@ -212,76 +213,76 @@ class Daemon:
 
     def _start_replayer(self) -> None:
         replayer = Replayer(database=self.database, clock=self.clock)
-        self.office.replayer = replayer
+        self.control.replayer = replayer
         loop = Loop("replayer", replayer.run_pass, replayer.bell, self.watchdog.beat)
         self._supervise("replayer", loop.run)
 
     async def _set_connections(self) -> None:
         """Have exactly one poller for each connection of the configuration, those unchanged left in peace."""
         health = await self.database.read(connections.list_health)
-        for name, poller in list(self.office.pollers.items()):
-            if self.config.connections.get(name) != poller.account.connection:
+        for name, poller in list(self.control.pollers.items()):
+            if self.config.connections.get(name) != poller.client.connection:
                 await self._end_poller(name)
         for name, connection in self.config.connections.items():
-            if name not in self.office.pollers:
+            if name not in self.control.pollers:
                 present = health[name].health if name in health else ConnectionHealth.OK
-                account = Account(connection, self.session, health=present, gate=self._gate(connection))
-                await self._start_poller(name, account)
+                client = ConnectionClient(connection, self.session, health=present, limiter=self._limiter(connection))
+                await self._start_poller(name, client)
 
-    def _gate(self, connection: Connection) -> Gate:
+    def _limiter(self, connection: Connection) -> FairRateLimiter:
         """One gate for each credential, however many connections use it."""
-        for poller in self.office.pollers.values():
-            other = poller.account.connection
+        for poller in self.control.pollers.values():
+            other = poller.client.connection
             if (other.provider, other.base_url, other.api_key) == (
                 connection.provider,
                 connection.base_url,
                 connection.api_key,
             ):
-                return poller.account.gate
-        return Gate(connection.requests_per_second, connection.max_in_flight)
+                return poller.client.limiter
+        return FairRateLimiter(connection.requests_per_second, connection.max_in_flight)
 
-    async def _start_poller(self, name: str, account: Account) -> None:
-        latest_s = max(account.connection.cadence.max_interval_s, LATEST_POLL_S)
-        learned = await self.database.read(lambda tx: sojourns.list_sojourns(tx, name))
+    async def _start_poller(self, name: str, client: ConnectionClient) -> None:
+        latest_s = max(client.connection.cadence.max_interval_s, LATEST_POLL_S)
+        learned = await self.database.read(lambda tx: learned_state.list_learned(tx, name))
         await self.database.write(lambda tx: runs.clamp_due(tx, name, after(tx.now, latest_s)))
-        if all(other.account.gate is not account.gate for other in self.office.pollers.values()):
-            recall_rate(account.gate.rate_limit, learned)
+        if all(other.client.limiter is not client.limiter for other in self.control.pollers.values()):
+            recall_rate(client.limiter.rate_limit, learned)
         poller = Poller(
-            account,
+            client,
             database=self.database,
             clock=self.clock,
             node=self.node,
             metrics=self.metrics,
-            learner=Learner(learned),
-            fence=self.fence,
+            learner=DurationLearner(learned),
+            lease_guard=self.lease_guard,
         )
         if self.membership is not None:
-            _place_gate(account.gate, self.membership.place)
-        self.office.pollers[name] = poller
+            _rank_limiter(client.limiter, self.membership.rank)
+        self.control.pollers[name] = poller
         loop = Loop(f"poller:{name}", poller.run_pass, poller.bell, self.watchdog.beat)
         self._supervise(loop.name, loop.run)
 
     async def _end_poller(self, name: str) -> None:
-        poller = self.office.pollers.pop(name)
+        poller = self.control.pollers.pop(name)
         await self._end_loop(f"poller:{name}")
         await poller.drain()
 
     def _start_chores(self) -> None:
         scheduler = chores.schedule()
         clock_watch = chores.ClockWatch(self.clock)
-        chores.every(scheduler, 2, lambda: chores.rebase(self.database, clock_watch, self.office.rebase), "clock")
+        chores.every(scheduler, 2, lambda: chores.rebase(self.database, clock_watch, self.control.rebase), "clock")
         self.housekeeper = Housekeeper(
-            database=self.database, clock=self.clock, metrics=self.metrics, settings=settings.retention_of(self.config)
+            database=self.database, clock=self.clock, metrics=self.metrics, settings=wiring.retention_of(self.config)
         )
         chores.every(scheduler, 5, self._for_all(self._expire_overdue), "deadlines")
         chores.every(scheduler, retention.EVERY_S, self._for_all(self.housekeeper.sweep), "housekeeping")
         if self.membership is not None:
-            chores.every(scheduler, self.membership.renew_every_s, self.membership.bury_dead, "burying")
+            chores.every(scheduler, self.membership.renew_every_s, self.membership.evict_dead, "burying")
         scheduler.start()
         self._stack.callback(scheduler.shutdown, wait=False)
 
     async def _expire_overdue(self) -> None:
-        await chores.expire_overdue(self.database, self.office.settled_elsewhere)
+        await chores.expire_overdue(self.database, self.control.settled_elsewhere)
 
     def _for_all(self, chore: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
         """A chore that one node does for all of them."""
@@ -297,17 +298,17 @@ class Daemon:
         self._app = build_app(
             database=self.database,
             clock=self.clock,
-            bridge=self.office,
+            bridge=self.control,
             api_token=server.api_token,
-            allowed_hosts=settings.allowed_hosts(self.config),
+            allowed_hosts=wiring.allowed_hosts(self.config),
             body_bytes_max=server.body_bytes_max,
             version=__version__,
             registry=self.metrics.registry,
         )
         runner, self.address = await start_server(self._app, str(server.listen))
         self._stack.push_async_callback(runner.cleanup)
-        self.office.policy = settings.policies(self.config, settings.own_addresses(runner))[Trust.API]
-        await self.sender.replace_policies(settings.policies(self.config, settings.own_addresses(runner)))
+        self.control.policy = wiring.policies(self.config, wiring.own_addresses(runner))[Trust.API]
+        await self.sender.replace_policies(wiring.policies(self.config, wiring.own_addresses(runner)))
         self._runner = runner
 
     # -- supervision
@@ -343,14 +344,14 @@ class Daemon:
         self.notifier.reloading()
         await self._take_keys(new)
         self.config = new
-        wanted = settings.file_endpoints(new)
+        wanted = wiring.file_endpoints(new)
         await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, wanted, node=self.node))
-        self.deliverer.settings = settings.delivery_settings(new)
-        self.housekeeper.settings = settings.retention_of(new)
+        self.deliverer.settings = wiring.delivery_settings(new)
+        self.housekeeper.settings = wiring.retention_of(new)
         self.deliverer.file_secrets = {name: endpoint.secret for name, endpoint in new.endpoints.items()}
-        policies = settings.policies(new, settings.own_addresses(self._runner))
-        self.office.policy = policies[Trust.API]
-        self._app[RULES].change(new.server.api_token, settings.allowed_hosts(new), new.server.body_bytes_max)
+        policies = wiring.policies(new, wiring.own_addresses(self._runner))
+        self.control.policy = policies[Trust.API]
+        self._app[RULES].change(new.server.api_token, wiring.allowed_hosts(new), new.server.body_bytes_max)
         await self.sender.replace_policies(policies, timeout_s=new.delivery.timeout_s)
         await self._set_connections()
         self.notifier.ready()
@@ -361,11 +362,11 @@ class Daemon:
         self.notifier.stopping()
         if self.address:  # else it never started, and why is all that is to be said
             log.info("daemon.stopping")
-        self.office.is_stopping = True
+        self.control.is_stopping = True
         async with self._changing:
             for name in [name for name in self._loops if name not in {"watchdog", "membership"}]:
                 await self._end_loop(name)
-        for poller in self.office.pollers.values():
+        for poller in self.control.pollers.values():
             with contextlib.suppress(BridgeError):
                 await poller.drain()
         await self._stack.aclose()
@@ -375,9 +376,9 @@ class Daemon:
             log.info("daemon.stopped")
 
 
-def _place_gate(gate: Gate, place: Place) -> None:
+def _rank_limiter(limiter: FairRateLimiter, rank: NodeRank) -> None:
     """A newcomer asks nothing until every other node has seen it and keeps to a smaller share."""
-    if place.is_noticed:
-        gate.divide(place.number, place.nodes)
+    if rank.is_noticed:
+        limiter.divide(rank.number, rank.nodes)
     else:
-        gate.shut()
+        limiter.shut()

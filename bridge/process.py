@@ -12,11 +12,11 @@ from pathlib import Path
 
 import structlog
 
-from bridge import logs
 from bridge.config import Config, ConfigInvalid, load_config
 from bridge.daemon import Daemon
 from bridge.domain.clock import SystemClock
 from bridge.domain.errors import BridgeError
+from bridge.runtime import logs
 
 log = structlog.get_logger()
 

@@ -1,14 +1,17 @@
-"""Fixtures that more than one room's tests need: the two database engines."""
+"""Fixtures that more than one room's tests need: the two database engines, the sandbox."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from bridge.sandbox import Sandbox
+from bridge.store.database import Database
 from tests.support.postgres import Postgres
+from tests.support.watching import open_database
 
 
 def pytest_configure() -> None:
@@ -47,3 +50,17 @@ def database_url(request: pytest.FixtureRequest) -> str:
     url = request.getfixturevalue(f"{request.param}_url")
     assert isinstance(url, str)
     return url
+
+
+@pytest.fixture
+async def database(sqlite_url: str) -> AsyncIterator[Database]:
+    """A new SQLite database, open."""
+    async with open_database(sqlite_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """The fake providers, listening."""
+    async with Sandbox() as opened:
+        yield opened

@@ -16,22 +16,27 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 BRIDGE = ROOT / "bridge"
 
-EVERY_ROOM = frozenset({"domain", "store", "providers", "config", "workers", "api", "sandbox", "logs", "office"})
+EVERY_ROOM = frozenset(
+    {"domain", "runtime", "store", "providers", "config", "cluster", "polling", "delivery", "maintenance", "api"}
+)
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "domain": frozenset(),
-    "logs": frozenset({"domain"}),
+    "runtime": frozenset({"domain"}),
     "store": frozenset({"domain"}),
     "providers": frozenset({"domain"}),
     "config": frozenset({"domain"}),
-    "workers": frozenset({"domain", "store", "providers"}),
+    "cluster": frozenset({"domain", "runtime", "store"}),
+    "delivery": frozenset({"domain", "runtime", "store", "cluster"}),
+    "polling": frozenset({"domain", "runtime", "store", "cluster", "providers"}),
     "api": frozenset({"domain", "store"}),
-    # The office stands between the API's questions and the workers; it is part of the composition root.
-    "office": frozenset({"domain", "store", "providers", "workers", "api"}),
-    "sandbox": EVERY_ROOM - {"config", "office"},
-    "settings": frozenset({"config", "domain", "workers"}),
-    "daemon": (EVERY_ROOM - {"sandbox"}) | {"settings"},
-    "process": frozenset({"config", "daemon", "domain", "logs"}),
-    "cli": EVERY_ROOM | {"process"},
+    "maintenance": frozenset({"domain", "runtime", "store", "cluster", "polling", "delivery"}),
+    # What the API may ask of the running workers; part of the composition root.
+    "daemon_control": frozenset({"domain", "runtime", "store", "providers", "cluster", "polling", "delivery", "api"}),
+    "wiring": frozenset({"config", "domain", "delivery", "maintenance"}),
+    "daemon": EVERY_ROOM | {"wiring", "daemon_control"},
+    "process": frozenset({"config", "daemon", "domain", "runtime"}),
+    "sandbox": (EVERY_ROOM - {"config"}),
+    "cli": EVERY_ROOM | {"sandbox", "process"},
     "__main__": frozenset({"cli"}),
 }
 # Packages that come with a declared one and belong to its interface.
@@ -51,7 +56,7 @@ READ_THE_TIME = {"clock.py", "ids.py"}  # ids begin with it, to be sorted by age
 OWNERS = {  # a package that only some rooms may use
     "sqlalchemy": {"store", "cli"},  # cli: the errors of `db check` and `doctor`
     "alembic": {"store"},
-    "apscheduler": {"workers"},
+    "apscheduler": {"maintenance"},
     "click": {"cli"},
     "rich": {"cli", "sandbox"},
 }
@@ -109,7 +114,7 @@ def test_only_the_daemon_and_the_command_line_import_the_configuration() -> None
     importers = {
         room_of(path) for path in python_files(BRIDGE) for target, _ in rooms_imported(path) if target == "config"
     }
-    assert importers - {"config"} <= {"process", "daemon", "settings", "cli"}  # the composition root, and the commands
+    assert importers - {"config"} <= {"process", "daemon", "wiring", "cli"}  # the composition root, and the commands
 
 
 def test_the_domain_touches_nothing_outside_and_reads_no_clock() -> None:
@@ -145,7 +150,7 @@ def test_the_product_imports_only_what_it_declares_as_its_dependencies() -> None
     assert wrong == []
 
 
-@pytest.mark.parametrize("room", ["workers", "providers"])
+@pytest.mark.parametrize("room", ["polling", "delivery", "cluster", "maintenance", "runtime", "providers"])
 def test_a_foreign_answer_is_never_read_without_a_bound(room: str) -> None:
     """521 KB of gzip became 512 MiB in memory through one `.read()`; the capped reader is the only way in."""
     wrong = [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bridge.api.bodies import DeliveriesQuery, NoBody, NoQuery
-from bridge.api.door import Answer, Call, Door, answer
+from bridge.api.context import Call, Door, Response, answer
 from bridge.api.endpoints import enabled_endpoint
-from bridge.api.shown import read_cursor, shown_delivery, shown_page
+from bridge.api.request_models import DeliveriesQuery, NoBody, NoQuery
+from bridge.api.serializers import read_cursor, shown_delivery, shown_page
 from bridge.domain.delivery import Delivery, DeliveryState, Lane
 from bridge.domain.errors import Conflict, NotFound
 from bridge.domain.run import Json
@@ -13,7 +13,7 @@ from bridge.store import attempts, deliveries
 from bridge.store.transaction import Tx
 
 
-async def list_deliveries(door: Door, call: Call[DeliveriesQuery]) -> Answer:
+async def list_deliveries(door: Door, call: Call[DeliveriesQuery]) -> Response:
     """Newest first, each with its attempts; the receivers' answers are shown with a single delivery."""
     query, before = call.given, read_cursor(call.given.cursor)
     wanted = deliveries.DeliveryFilter(query.endpoint, query.event, query.run, query.state)
@@ -26,15 +26,15 @@ async def list_deliveries(door: Door, call: Call[DeliveriesQuery]) -> Answer:
     return answer(200, shown_page(await door.database.read(work), query.limit))
 
 
-async def show_delivery(door: Door, call: Call[NoQuery]) -> Answer:
+async def show_delivery(door: Door, call: Call[NoQuery]) -> Response:
     """One delivery with every attempt and what the receiver answered."""
     return answer(200, await door.database.read(lambda tx: _shown(tx, call.id())))
 
 
-async def retry_delivery(door: Door, call: Call[NoBody]) -> Answer:
+async def retry_delivery(door: Door, call: Call[NoBody]) -> Response:
     """Send it again now, whatever became of it: same id, same bytes."""
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         delivery = _present(tx, call.id())
         if delivery.state is DeliveryState.DISCARDED:
             raise Conflict("its endpoint was removed; there is nowhere to send it to")

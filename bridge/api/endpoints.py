@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from bridge.api.bodies import (
+from bridge.api.context import Call, Door, Response, answer
+from bridge.api.request_models import (
     EndpointBody,
     EndpointPatch,
     EndpointsQuery,
@@ -13,8 +14,7 @@ from bridge.api.bodies import (
     NoQuery,
     RotateBody,
 )
-from bridge.api.door import Answer, Call, Door, answer
-from bridge.api.shown import read_cursor, shown_endpoint, shown_instant, shown_page
+from bridge.api.serializers import read_cursor, shown_endpoint, shown_instant, shown_page
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem
@@ -22,15 +22,15 @@ from bridge.domain.event import EventType, other_event
 from bridge.domain.ids import new_id
 from bridge.domain.run import Json
 from bridge.domain.secret import Secret
-from bridge.domain.signature import new_secret
-from bridge.domain.signature_ed25519 import new_signing_key, public_key
+from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
+from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.store import endpoints, events
 from bridge.store.transaction import Tx
 
 SWITCHED_OFF = "switched off over the API"
 
 
-async def create_endpoint(door: Door, call: Call[EndpointBody]) -> Answer:
+async def create_endpoint(door: Door, call: Call[EndpointBody]) -> Response:
     """A new subscriber; its secret is shown here only."""
     body = call.given
     secret = body.secret or Secret(new_secret())
@@ -49,7 +49,7 @@ async def create_endpoint(door: Door, call: Call[EndpointBody]) -> Answer:
         signature=tuple(body.signature),
     )
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         made = endpoints.insert_endpoint(tx, endpoint, secret)
         keys = endpoints.public_keys(tx, [made.id]).get(made.id, ())
         return answer(201, {**shown_endpoint(made, keys, with_values=True), "secret": secret.reveal()})
@@ -57,7 +57,7 @@ async def create_endpoint(door: Door, call: Call[EndpointBody]) -> Answer:
     return await door.write(call, work)
 
 
-async def list_endpoints(door: Door, call: Call[EndpointsQuery]) -> Answer:
+async def list_endpoints(door: Door, call: Call[EndpointsQuery]) -> Response:
     """By id; those of single runs only when asked for."""
     query, after = call.given, read_cursor(call.given.cursor)
 
@@ -69,12 +69,12 @@ async def list_endpoints(door: Door, call: Call[EndpointsQuery]) -> Answer:
     return answer(200, shown_page(await door.database.read(work), query.limit))
 
 
-async def show_endpoint(door: Door, call: Call[NoQuery]) -> Answer:
+async def show_endpoint(door: Door, call: Call[NoQuery]) -> Response:
     """One endpoint."""
     return answer(200, await door.database.read(lambda tx: _shown(tx, call.id())))
 
 
-async def change_endpoint(door: Door, call: Call[EndpointPatch]) -> Answer:
+async def change_endpoint(door: Door, call: Call[EndpointPatch]) -> Response:
     """What is given is set, what is left out stays."""
     given: dict[str, object] = {name: getattr(call.given, name) for name in call.given.model_fields_set}
     for name in ("events", "signature"):
@@ -90,13 +90,13 @@ async def change_endpoint(door: Door, call: Call[EndpointPatch]) -> Answer:
     return await show_endpoint(door, Call(call.request, NoQuery()))
 
 
-async def delete_endpoint(door: Door, call: Call[NoQuery]) -> Answer:
+async def delete_endpoint(door: Door, call: Call[NoQuery]) -> Response:
     """Remove it; what it had not got yet is discarded."""
     await door.database.write(lambda tx: endpoints.remove_endpoint(tx, _changeable(tx, call.id()).id))
-    return Answer(204)
+    return Response(204)
 
 
-async def rotate_secret(door: Door, call: Call[RotateBody]) -> Answer:
+async def rotate_secret(door: Door, call: Call[RotateBody]) -> Response:
     """A new secret, shown here only; the old one goes on signing beside it for the overlap."""
     kind = call.given.signature
     is_shared = kind == "v1"
@@ -104,7 +104,7 @@ async def rotate_secret(door: Door, call: Call[RotateBody]) -> Answer:
         raise InvalidInput([Problem("secret", "a v1a key is always made here; leave the secret out")])
     secret = call.given.secret or Secret(new_secret() if is_shared else new_signing_key())
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         endpoint = _changeable(tx, call.id())
         if kind not in endpoint.signature:
             raise Conflict(f"the endpoint is not signed with {kind}; set its signature first")
@@ -119,10 +119,10 @@ async def rotate_secret(door: Door, call: Call[RotateBody]) -> Answer:
     return await door.write(call, work)
 
 
-async def enable_endpoint(door: Door, call: Call[NoBody]) -> Answer:
+async def enable_endpoint(door: Door, call: Call[NoBody]) -> Response:
     """Switch on; what was due is so at once. One from the file too, if it was switched off by itself."""
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         if not present_endpoint(tx, call.id()).enabled:
             endpoints.enable_endpoint(tx, call.id())
         else:
@@ -132,10 +132,10 @@ async def enable_endpoint(door: Door, call: Call[NoBody]) -> Answer:
     return await door.write(call, work)
 
 
-async def disable_endpoint(door: Door, call: Call[NoBody]) -> Answer:
+async def disable_endpoint(door: Door, call: Call[NoBody]) -> Response:
     """Switch off, and tell the others; what is due is kept, what is recorded from now on is not queued for it."""
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         endpoint = _changeable(tx, call.id())
         if endpoints.disable_endpoint(tx, endpoint.id, SWITCHED_OFF):
             events.record_endpoint_event(tx, EventType.ENDPOINT_DISABLED, endpoint, SWITCHED_OFF)
@@ -144,10 +144,10 @@ async def disable_endpoint(door: Door, call: Call[NoBody]) -> Answer:
     return await door.write(call, work)
 
 
-async def ping_endpoint(door: Door, call: Call[NoBody]) -> Answer:
+async def ping_endpoint(door: Door, call: Call[NoBody]) -> Response:
     """A test delivery to this endpoint alone, whatever its types and filter."""
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         endpoint = enabled_endpoint(tx, call.id())
         details: dict[str, Json] = {"endpoint": {"id": endpoint.id, "description": endpoint.description}}
         ping = other_event(new_id("evt"), EventType.BRIDGE_PING, details, now=tx.now)

@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Container
 from typing import Final
 
-from bridge.api.bodies import EventReplayBody, EventsQuery, NoQuery
-from bridge.api.door import Answer, Call, Door, answer
+from bridge.api.context import Call, Door, Response, answer
 from bridge.api.endpoints import enabled_endpoint
+from bridge.api.request_models import EventReplayBody, EventsQuery, NoQuery
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BeingSent, Conflict, NotFound
@@ -23,7 +23,7 @@ AT_REST_TRIES: Final = 40
 AT_REST_REST_S: Final = 0.05
 
 
-async def list_events(door: Door, call: Call[EventsQuery]) -> Answer:
+async def list_events(door: Door, call: Call[EventsQuery]) -> Response:
     """In the order of recording, behind the event `after`; `next_cursor` is where to go on, also at the end."""
     query = call.given
 
@@ -35,7 +35,7 @@ async def list_events(door: Door, call: Call[EventsQuery]) -> Answer:
     found = await door.database.read(work)
     next_cursor = found[-1].id if found else query.after
     bodies = b",".join(event.body for event in found)
-    return Answer(200, b'{"data":[%b],"next_cursor":%b}' % (bodies, encode(next_cursor)))
+    return Response(200, b'{"data":[%b],"next_cursor":%b}' % (bodies, encode(next_cursor)))
 
 
 def position_of(tx: Tx, event_id: str) -> int:
@@ -51,15 +51,15 @@ def present_event(tx: Tx, event_id: str) -> Event:
     return event
 
 
-async def show_event(door: Door, call: Call[NoQuery]) -> Answer:
+async def show_event(door: Door, call: Call[NoQuery]) -> Response:
     """The stored bytes as they are, were and will be sent."""
-    return Answer(200, (await door.database.read(lambda tx: present_event(tx, call.id()))).body)
+    return Response(200, (await door.database.read(lambda tx: present_event(tx, call.id()))).body)
 
 
-async def replay_event(door: Door, call: Call[EventReplayBody]) -> Answer:
+async def replay_event(door: Door, call: Call[EventReplayBody]) -> Response:
     """Send one event again: to one endpoint, or to all that had it or want it now."""
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         event = present_event(tx, call.id())
         named = call.given.endpoint
         had = list_receivers(tx, event.id)

@@ -18,12 +18,12 @@ from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT
 from bridge.domain.errors import InvalidInput
 from bridge.domain.event import EventType, encode
 from bridge.domain.filter import FILTER_CHARS_MAX, compile_filter
-from bridge.domain.instant import format_duration, parse_duration, parse_instant
 from bridge.domain.replay import ReplayStatus
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
-from bridge.domain.signature import secret_key
-from bridge.domain.wording import closest
+from bridge.domain.signing.hmac_v1 import secret_key
+from bridge.domain.suggestions import closest
+from bridge.domain.timestamps import format_duration, parse_duration, parse_instant
 
 DURATION_MAX_S = 3650 * 86400.0  # ten years: beyond it the calendar ends before the deadline
 METADATA_BYTES_MAX = 16 * 1024

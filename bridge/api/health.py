@@ -7,15 +7,15 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from bridge.api.bodies import NoQuery
-from bridge.api.door import Answer, Call, Door, answer
+from bridge.api.context import Call, Door, Response, answer
 from bridge.api.ports import Bridge
+from bridge.api.request_models import NoQuery
 from bridge.domain.connection import ConnectionHealth
 from bridge.store.connections import list_health
 from bridge.store.deliveries import count_by_state
 from bridge.store.due import due_endpoints
 from bridge.store.runs import count_active
-from bridge.store.size import measure
+from bridge.store.sqlite.size import measure
 from bridge.store.transaction import Tx
 
 _PAGE = """<!doctype html>
@@ -27,24 +27,24 @@ _PAGE = """<!doctype html>
 """
 
 
-async def show_liveness(door: Door, _call: Call[NoQuery]) -> Answer:
+async def show_liveness(door: Door, _call: Call[NoQuery]) -> Response:
     """The process answers."""
     return answer(200, {"status": "ok", "version": door.version})
 
 
-async def show_readiness(door: Door, _call: Call[NoQuery]) -> Answer:
+async def show_readiness(door: Door, _call: Call[NoQuery]) -> Response:
     """Whether it can work, check by check."""
     checks = {name: bool(good) for name, good in door.bridge.readiness().items()}
     ready = all(checks.values()) and not door.closing.is_set()
     return answer(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": {**checks}})
 
 
-async def show_metrics(door: Door, _call: Call[NoQuery]) -> Answer:
+async def show_metrics(door: Door, _call: Call[NoQuery]) -> Response:
     """What the workers count, what the database holds at this moment, and how contested each connection is."""
     counted = await door.database.read(_count)
     _read_gates(counted, door.bridge)
     text = generate_latest(door.registry) + generate_latest(counted)
-    return Answer(200, text, content_type=CONTENT_TYPE_LATEST)
+    return Response(200, text, content_type=CONTENT_TYPE_LATEST)
 
 
 def _count(tx: Tx) -> CollectorRegistry:
@@ -81,7 +81,7 @@ def _read_gates(registry: CollectorRegistry, bridge: Bridge) -> None:
     over = _by_connection(registry, "over_capacity_ratio", "Requests wanted over requests allowed, at least 1")
     rate = _by_connection(registry, "requests_per_second", "The limit in force, told or learned")
     for name in bridge.connections:
-        reading = bridge.gate_reading(name)
+        reading = bridge.limiter_reading(name)
         shadow.labels(name).set(reading.shadow_price_s)
         over.labels(name).set(reading.over_capacity)
         rate.labels(name).set(reading.requests_per_second)
@@ -105,11 +105,11 @@ def _since(at: datetime, now: datetime) -> float:
     return max(0.0, (now - at).total_seconds())
 
 
-async def show_openapi(door: Door, _call: Call[NoQuery]) -> Answer:
+async def show_openapi(door: Door, _call: Call[NoQuery]) -> Response:
     """The API as OpenAPI 3.1."""
-    return Answer(200, door.openapi)
+    return Response(200, door.openapi)
 
 
-async def show_front_page(_door: Door, _call: Call[NoQuery]) -> Answer:
+async def show_front_page(_door: Door, _call: Call[NoQuery]) -> Response:
     """What this is."""
-    return Answer(200, _PAGE.encode(), content_type="text/html; charset=utf-8")
+    return Response(200, _PAGE.encode(), content_type="text/html; charset=utf-8")

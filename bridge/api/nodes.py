@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from bridge.api.bodies import NoQuery
-from bridge.api.door import Answer, Call, Door, answer
-from bridge.domain.instant import format_instant
+from bridge.api.context import Call, Door, Response, answer
+from bridge.api.request_models import NoQuery
 from bridge.domain.run import Json
+from bridge.domain.timestamps import format_instant
 from bridge.store import nodes
 from bridge.store.nodes import Node
 
 
-async def list_nodes(door: Door, _call: Call[NoQuery]) -> Answer:
+async def list_nodes(door: Door, _call: Call[NoQuery]) -> Response:
     """Every node, the longest running first; one that is not alive is about to be buried."""
     found = await door.database.read(nodes.list_nodes)
     return answer(

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from bridge.api import answers
+from bridge.api import response_models
 from bridge.api.problem import CONTENT_TYPE
 from bridge.api.routes import JSON, ROUTES, Route
 
@@ -67,8 +67,8 @@ def build_document(version: str) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     given = {route.given for route in ROUTES if route.has_body}
-    shown = {model for route in ROUTES for model in route.answers.values() if model}
-    listed = [(model, "validation") for model in (given | shown | {answers.ProblemAnswer})]
+    shown = {model for route in ROUTES for model in route.response_models.values() if model}
+    listed = [(model, "validation") for model in (given | shown | {response_models.ProblemAnswer})]
     _, schema = models_json_schema(sorted(listed, key=lambda pair: pair[0].__name__), ref_template=_REF)  # type: ignore[arg-type]
     definitions: dict[str, Any] = schema["$defs"]
     return definitions
@@ -144,21 +144,21 @@ def _inline(part: Any, schema: dict[str, Any]) -> Any:
 
 def _responses(route: Route) -> dict[str, Any]:
     responses: dict[str, Any] = {}
-    for status, model in route.answers.items():
+    for status, model in route.response_models.items():
         response: dict[str, Any] = {"description": _describe(status, model)}
         if model is not None:
             response["content"] = {JSON: {"schema": _ref(model)}}
         elif status != 204:
             response["content"] = {route.content_type: {}}
         responses[str(status)] = response
-    for status in sorted(_refusals_of(route) - set(route.answers)):
+    for status in sorted(_refusals_of(route) - set(route.response_models)):
         responses[str(status)] = {
             "description": _REFUSALS[status],
-            "content": {CONTENT_TYPE: {"schema": _ref(answers.ProblemAnswer)}},
+            "content": {CONTENT_TYPE: {"schema": _ref(response_models.ProblemAnswer)}},
         }
     responses["default"] = {
         "description": "Any other error.",
-        "content": {CONTENT_TYPE: {"schema": _ref(answers.ProblemAnswer)}},
+        "content": {CONTENT_TYPE: {"schema": _ref(response_models.ProblemAnswer)}},
     }
     return responses
 

@@ -31,7 +31,7 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
-class GateReading:
+class LimiterReading:
     """The limit in force at a connection's gate, requests per second, and how contested it was lately (`Gate`)."""
 
     requests_per_second: float
@@ -92,7 +92,7 @@ class Bridge(Protocol):
         """The learned running time of a workflow ("": of the runs without one) with the polls planned on it."""
         ...
 
-    def gate_reading(self, name: str) -> GateReading:
+    def limiter_reading(self, name: str) -> LimiterReading:
         """How contested a connection is at this moment; costs nothing."""
         ...
 

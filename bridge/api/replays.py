@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from bridge.api.bodies import EndpointReplayBody, NoBody, NoQuery, PageQuery
-from bridge.api.door import Answer, Call, Door, answer
+from bridge.api.context import Call, Door, Response, answer
 from bridge.api.endpoints import enabled_endpoint, present_endpoint
-from bridge.api.shown import read_cursor, shown_page, shown_replay
+from bridge.api.request_models import EndpointReplayBody, NoBody, NoQuery, PageQuery
+from bridge.api.serializers import read_cursor, shown_page, shown_replay
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem
 from bridge.domain.replay import Replay, ReplayStatus, Selection
 from bridge.store import events, replays
 from bridge.store.transaction import Tx
 
 
-async def replay_to_endpoint(door: Door, call: Call[EndpointReplayBody]) -> Answer:
+async def replay_to_endpoint(door: Door, call: Call[EndpointReplayBody]) -> Response:
     """Send a selection of events to this endpoint again, same ids and bytes; with `dry_run` only count them.
 
     The answer comes before the events are on their way: GET /v1/replays/{id} tells how far it is.
@@ -28,7 +28,7 @@ async def replay_to_endpoint(door: Door, call: Call[EndpointReplayBody]) -> Answ
     if body.dry_run:
         return answer(200, {"count": count})
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         endpoint = enabled_endpoint(tx, call.id())
         return answer(202, shown_replay(replays.start_replay(tx, endpoint, wanted, rate=body.rate, count=count)))
 
@@ -51,22 +51,22 @@ async def _count(door: Door, endpoint_id: str, wanted: Selection) -> int:
         after = position
 
 
-async def list_replays(door: Door, call: Call[PageQuery]) -> Answer:
+async def list_replays(door: Door, call: Call[PageQuery]) -> Response:
     """Newest first."""
     query, before = call.given, read_cursor(call.given.cursor)
     found = await door.database.read(lambda tx: replays.list_replays(tx, limit=query.limit + 1, before=before))
     return answer(200, shown_page([shown_replay(replay) for replay in found], query.limit))
 
 
-async def show_replay(door: Door, call: Call[NoQuery]) -> Answer:
+async def show_replay(door: Door, call: Call[NoQuery]) -> Response:
     """One replay and how far it is."""
     return answer(200, shown_replay(await door.database.read(lambda tx: _present(tx, call.id()))))
 
 
-async def cancel_replay(door: Door, call: Call[NoBody]) -> Answer:
+async def cancel_replay(door: Door, call: Call[NoBody]) -> Response:
     """Make nothing more due; what is on its way already is sent."""
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         replay = _present(tx, call.id())
         if not replays.cancel_replay(tx, replay.id):
             raise Conflict(f"this replay has ended already: {replay.state.value}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from bridge.api.bodies import BatchBody, NoBody, NoQuery, RunBody, RunsQuery, TriggerBody, WaitQuery
-from bridge.api.door import Answer, Call, Door, answer
+from bridge.api.context import Call, Door, Response, answer
 from bridge.api.fields import Checks
-from bridge.api.mistakes import read_given
 from bridge.api.problem import problem_of
-from bridge.api.registering import Registered, Registration, register
-from bridge.api.shown import read_cursor, shown_event, shown_page, shown_run, shown_transition
+from bridge.api.register import Registered, Registration, register
+from bridge.api.request_models import BatchBody, NoBody, NoQuery, RunBody, RunsQuery, TriggerBody, WaitQuery
+from bridge.api.serializers import read_cursor, shown_event, shown_page, shown_run, shown_transition
+from bridge.api.validation_errors import read_given
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable
 from bridge.domain.run import Json, Run
 from bridge.store import endpoints, events, runs
@@ -21,7 +21,7 @@ RECHECK_S = 2.0  # hints come from this process only; another node may have sett
 NO_TRIGGER = Problem("trigger", "a batch only registers runs that exist; start one with POST /v1/runs")
 
 
-async def register_run(door: Door, call: Call[RunBody]) -> Answer:
+async def register_run(door: Door, call: Call[RunBody]) -> Response:
     """Watch a run, or start one and watch it."""
     body = call.given
     connection = door.bridge.connections[body.connection]
@@ -43,7 +43,7 @@ async def _trigger(door: Door, connection: str, trigger: TriggerBody) -> tuple[s
     return await door.bridge.trigger(connection, trigger.workflow_id, trigger.inputs, dict(trigger.model_extra or {}))
 
 
-def _register_all(door: Door, tx: Tx, wanted: list[Registration]) -> list[Answer]:
+def _register_all(door: Door, tx: Tx, wanted: list[Registration]) -> list[Response]:
     return [answer(201 if given.is_new else 200, _shown(door, given)) for given in register(tx, wanted)]
 
 
@@ -55,13 +55,13 @@ def _shown(door: Door, given: Registered) -> dict[str, Json]:
     return shown
 
 
-async def register_batch(door: Door, call: Call[BatchBody]) -> Answer:
+async def register_batch(door: Door, call: Call[BatchBody]) -> Response:
     """Watch up to 1,000 runs in one transaction; each item has its own outcome."""
     checks = door.checks()
     judged = [_judge(checks, item) for item in call.given.runs]
     good = [one for one in judged if isinstance(one, Registration)]
 
-    def work(tx: Tx) -> Answer:
+    def work(tx: Tx) -> Response:
         done = iter(register(tx, good))
         return answer(200, {"data": [_item(door, one, done) for one in judged]})
 
@@ -85,7 +85,7 @@ def _item(door: Door, one: Registration | InvalidInput, done: Iterator[Registere
     return {"status": 201 if given.is_new else 200, "run": _shown(door, given)}
 
 
-async def list_runs(door: Door, call: Call[RunsQuery]) -> Answer:
+async def list_runs(door: Door, call: Call[RunsQuery]) -> Response:
     """Newest first."""
     query = call.given
     wanted = runs.RunFilter(query.connection, query.status and query.status.value, query.tag, query.workflow_id)
@@ -94,7 +94,7 @@ async def list_runs(door: Door, call: Call[RunsQuery]) -> Answer:
     return answer(200, shown_page([shown_run(run, door.bridge.live(run)) for run in found], query.limit))
 
 
-async def show_run(door: Door, call: Call[NoQuery]) -> Answer:
+async def show_run(door: Door, call: Call[NoQuery]) -> Response:
     """One run with its transitions and events."""
 
     def work(tx: Tx) -> dict[str, Json]:
@@ -108,7 +108,7 @@ async def show_run(door: Door, call: Call[NoQuery]) -> Answer:
     return answer(200, await door.database.read(work))
 
 
-async def wait_for_run(door: Door, call: Call[WaitQuery]) -> Answer:
+async def wait_for_run(door: Door, call: Call[WaitQuery]) -> Response:
     """Answers as soon as the run is settled, or as it is at the timeout."""
     loop = asyncio.get_running_loop()
     until = loop.time() + call.given.timeout
@@ -125,13 +125,13 @@ def _is_gone(call: Call[WaitQuery]) -> bool:
     return call.request.transport is None or call.request.transport.is_closing()
 
 
-async def poll_run(door: Door, call: Call[NoBody]) -> Answer:
+async def poll_run(door: Door, call: Call[NoBody]) -> Response:
     """Look at the run now."""
     return await _look_now(door, call)
 
 
-async def _look_now(door: Door, call: Call[NoBody]) -> Answer:
-    def work(tx: Tx) -> Answer:
+async def _look_now(door: Door, call: Call[NoBody]) -> Response:
+    def work(tx: Tx) -> Response:
         run = _unsettled(tx, call.id())
         runs.poll_now(tx, run.id)
         return answer(202, shown_run(_present(tx, run.id), door.bridge.live(run)))
@@ -141,13 +141,13 @@ async def _look_now(door: Door, call: Call[NoBody]) -> Answer:
     return given
 
 
-async def cancel_run(door: Door, call: Call[NoBody]) -> Answer:
+async def cancel_run(door: Door, call: Call[NoBody]) -> Response:
     """Ask the provider to cancel; the run is looked at at once and settles when the provider says so."""
     await door.bridge.cancel(await door.database.read(lambda tx: _unsettled(tx, call.id())))
     return await _look_now(door, call)
 
 
-async def delete_run(door: Door, call: Call[NoQuery]) -> Answer:
+async def delete_run(door: Door, call: Call[NoQuery]) -> Response:
     """Stop watching, without an event; the run's own webhooks go with it."""
 
     def work(tx: Tx) -> None:
@@ -158,7 +158,7 @@ async def delete_run(door: Door, call: Call[NoQuery]) -> Answer:
 
     await door.database.write(work)
     door.bridge.forget(call.id())
-    return Answer(204)
+    return Response(204)
 
 
 def _present(tx: Tx, run_id: str) -> Run:

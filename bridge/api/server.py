@@ -15,10 +15,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 
-from bridge.api.door import Door
+from bridge.api.context import Door
 from bridge.api.openapi import build_document
 from bridge.api.ports import Bridge
-from bridge.api.reading import Rules
+from bridge.api.request_parsing import Rules
 from bridge.api.routes import ROUTES
 from bridge.api.serving import add_headers, build_handler, build_middleware
 from bridge.domain.clock import Clock

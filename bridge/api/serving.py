@@ -9,12 +9,12 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from bridge.api.bodies import NoQuery
-from bridge.api.door import Answer, Call, Door, IdempotencyKey, keep
-from bridge.api.mistakes import read_given
+from bridge.api.context import Call, Door, IdempotencyKey, Response, keep
 from bridge.api.problem import CONTENT_TYPE, headers_of, problem_body, problem_of, shown_problem, status_of
-from bridge.api.reading import Rules, check_host, check_path, read_body, read_key, read_query
+from bridge.api.request_models import NoQuery
+from bridge.api.request_parsing import Rules, check_host, check_path, read_body, read_key, read_query
 from bridge.api.routes import Route
+from bridge.api.validation_errors import read_given
 from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem
 from bridge.domain.ids import new_id
 
@@ -100,7 +100,7 @@ def build_handler(door: Door, route: Route, rules: Rules) -> _Next:
     return handle
 
 
-async def _answer_once(door: Door, route: Route, request: web.Request, raw: object, key: IdempotencyKey) -> Answer:
+async def _answer_once(door: Door, route: Route, request: web.Request, raw: object, key: IdempotencyKey) -> Response:
     """The answer kept for this key, or the handler's, kept; Conflict while the first request is under way."""
     if key.key in door.keys_in_flight:
         raise Conflict("a request with this Idempotency-Key is under way; ask again for its answer")
@@ -112,10 +112,10 @@ async def _answer_once(door: Door, route: Route, request: web.Request, raw: obje
                 [Problem("Idempotency-Key", "was used for another request; make a new key for this one")]
             )
         if kept is not None:
-            return Answer(kept.status, kept.body, headers={"Idempotency-Replayed": "true"})
+            return Response(kept.status, kept.body, headers={"Idempotency-Replayed": "true"})
         call: Call[Any] = Call(request, read_given(route.given, raw, context=door.checks()), key)
         given = await route.handle(door, call)
-        assert isinstance(given, Answer)
+        assert isinstance(given, Response)
         if not call.is_kept:
             await door.database.write(lambda tx: keep(tx, [(key, given)]))
         return given
@@ -123,7 +123,7 @@ async def _answer_once(door: Door, route: Route, request: web.Request, raw: obje
         door.keys_in_flight.discard(key.key)
 
 
-def _response(given: Answer | web.StreamResponse) -> web.StreamResponse:
+def _response(given: Response | web.StreamResponse) -> web.StreamResponse:
     if isinstance(given, web.StreamResponse):
         return given
     headers = {**given.headers, "Content-Type": given.content_type} if given.body else given.headers

@@ -7,10 +7,10 @@ import contextlib
 
 from aiohttp import web
 
-from bridge.api.bodies import StreamQuery
-from bridge.api.door import Call, Door
+from bridge.api.context import Call, Door
 from bridge.api.events import position_of
 from bridge.api.problem import Refusal
+from bridge.api.request_models import StreamQuery
 from bridge.domain.event import Event
 from bridge.store import events
 from bridge.store.transaction import Tx

@@ -9,7 +9,7 @@ from typing import NoReturn, cast
 
 from bridge.domain.errors import BridgeError, InvalidInput, Problem
 from bridge.domain.run import Json
-from bridge.domain.wording import dotted
+from bridge.domain.suggestions import dotted
 
 DEPTH_MAX = 100
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # no database and no UTF-8 text takes them all

@@ -25,8 +25,9 @@ from bridge.cli.options import Settings
 from bridge.config import Config, ConfigInvalid, find_config, load_config
 from bridge.config.reach import read_database_url
 from bridge.domain.errors import BridgeError, NotFound
-from bridge.store import migrate, sqlite_file
-from bridge.store.examine import examine
+from bridge.store import migrate
+from bridge.store.inspection import examine
+from bridge.store.sqlite import database_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,7 +91,7 @@ def check_config(path: Path | None, loaded: Config | ConfigInvalid) -> Iterator[
 def check_sqlite() -> Finding:
     """Versions, and the fault that SQLite had until 3.51.3."""
     versions = f"{sqlite3.sqlite_version} (Python {platform.python_version()})"
-    if sqlite_file.has_wal_reset_fault():
+    if database_file.has_wal_reset_fault():
         advice = "never let another program (Litestream, a shell) write to the file while the daemon runs"
         return Finding(None, "SQLite", f"{versions} has the WAL-reset fault; our single writer avoids it, but {advice}")
     return Finding(True, "SQLite", versions)

@@ -42,7 +42,7 @@ class ApiRefused(BridgeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ClientResponse:
     """What the daemon said: its status and the exact bytes of its JSON."""
 
     status: int
@@ -71,15 +71,15 @@ class Client:
     def __init__(self, address: DaemonAddress) -> None:
         self.address = address
 
-    def get(self, *path: str, timeout_s: float = TIMEOUT_S, **query: object) -> Answer:
+    def get(self, *path: str, timeout_s: float = TIMEOUT_S, **query: object) -> ClientResponse:
         """GET; parts of `path` are escaped, None in `query` is left out, a list repeats its key."""
         return self._call("GET", path, query, None, timeout_s)
 
-    def post(self, *path: str, body: Object | None = None, timeout_s: float = TIMEOUT_S) -> Answer:
+    def post(self, *path: str, body: Object | None = None, timeout_s: float = TIMEOUT_S) -> ClientResponse:
         """POST `body` as JSON."""
         return self._call("POST", path, {}, body if body is not None else {}, timeout_s)
 
-    def delete(self, *path: str) -> Answer:
+    def delete(self, *path: str) -> ClientResponse:
         """DELETE."""
         return self._call("DELETE", path, {}, None, TIMEOUT_S)
 
@@ -106,7 +106,9 @@ class Client:
             patience.answered()
             yield from _server_sent_events(response)
 
-    def _call(self, method: str, path: tuple[str, ...], query: Object, body: Object | None, timeout_s: float) -> Answer:
+    def _call(
+        self, method: str, path: tuple[str, ...], query: Object, body: Object | None, timeout_s: float
+    ) -> ClientResponse:
         headers = self._headers()
         content = None
         if body is not None:
@@ -115,7 +117,7 @@ class Client:
         with self._reaching(), contextlib.closing(self._connection(timeout_s)) as connection:
             connection.request(method, self._target(path, query), body=content, headers=headers)
             response = connection.getresponse()
-            answer = Answer(response.status, response.read(BODY_BYTES_MAX))
+            answer = ClientResponse(response.status, response.read(BODY_BYTES_MAX))
         if answer.status >= 300:
             raise self._refusal(answer.status, answer.body)
         if answer.body and not _is_object(answer.body):

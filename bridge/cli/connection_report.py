@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from bridge.cli.client import Object
 from bridge.cli.output import Cell, ago, console, count, print_facts, print_table, say, say_heading, status_text
 from bridge.cli.plot import draw
-from bridge.domain.wording import closest
+from bridge.domain.suggestions import closest
 
 PLOT_COLUMNS_MIN, PLOT_COLUMNS_MAX = 40, 80
 OVER_CAPACITY_MIN = 1.05  # less would be shown as ×1.0

@@ -18,13 +18,14 @@ from bridge.cli.output import console, mark, note, print_value, say
 from bridge.config import find_config
 from bridge.config.reach import read_database_url, read_secrets
 from bridge.domain.clock import SystemClock
+from bridge.domain.encryption import EncryptionKey
 from bridge.domain.errors import Conflict, InvalidInput, Problem, Unsupported
-from bridge.domain.vault import VaultKey
-from bridge.store import key_file, migrate, nodes, sqlite_file
-from bridge.store.backup import back_up
+from bridge.maintenance.key_rotation import seal_all
+from bridge.store import migrate, nodes
 from bridge.store.database import Database
-from bridge.store.examine import Examination, examine
-from bridge.workers.resealing import seal_all
+from bridge.store.inspection import Examination, examine
+from bridge.store.sqlite import database_file, key_file
+from bridge.store.sqlite.backup import back_up
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,7 +89,7 @@ def backup(settings: Settings, file: Path, database_url: str | None) -> None:
     with Progress(console=console(is_error=True), transient=True, disable=not os.isatty(2)) as bar:
         task = bar.add_task("copying")
         found = back_up(
-            sqlite_file.path_of(url), target, lambda done, total: bar.update(task, completed=done, total=total)
+            database_file.path_of(url), target, lambda done, total: bar.update(task, completed=done, total=total)
         )
     if settings.as_json:
         print_value({"file": str(target), **_described(found)})
@@ -123,7 +124,7 @@ def rotate_key(settings: Settings, database_url: str | None) -> int:
     return 1 if unreadable else 0
 
 
-async def _rotate(url: URL, configured: list[VaultKey]) -> tuple[int, list[str]]:
+async def _rotate(url: URL, configured: list[EncryptionKey]) -> tuple[int, list[str]]:
     database = Database(url.render_as_string(hide_password=False), SystemClock())
     if not configured and not database.is_sqlite:
         raise Conflict("PostgreSQL needs [secrets] key; `openssl rand -base64 32` makes one")
@@ -131,8 +132,8 @@ async def _rotate(url: URL, configured: list[VaultKey]) -> tuple[int, list[str]]
     try:
         if not database.is_sqlite and (alive := await database.read(nodes.list_alive)):
             raise Conflict(f"a daemon uses this database ({', '.join(alive)}); stop it first")
-        beside = None if configured else key_file.beside(sqlite_file.path_of(url))
-        database.vault.use(configured if beside is None else key_file.put_new_key_first(beside))
+        beside = None if configured else key_file.beside(database_file.path_of(url))
+        database.keyring.use(configured if beside is None else key_file.put_new_key_first(beside))
         return await seal_all(database)
     finally:
         await database.close()

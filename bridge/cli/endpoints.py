@@ -12,8 +12,8 @@ from bridge.cli.options import DurationText, EventTypes, Moment, Pair, Settings,
 from bridge.cli.output import count, mark, print_facts, print_json, print_table, print_value, say, status_text
 from bridge.cli.replays import start_replay
 from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES
-from bridge.domain.instant import format_duration
 from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN, ReplayStatus
+from bridge.domain.timestamps import format_duration
 
 PING_WAIT_S = 20.0  # a little more than one attempt may take
 _SELECTIONS = [status.value for status in ReplayStatus]

@@ -13,8 +13,8 @@ from bridge.cli.options import Settings, config_option, json_option, pass_settin
 from bridge.cli.output import mark, print_value, say
 from bridge.config import ConfigInvalid, find_config
 from bridge.config.reach import read_delivery, read_reach
-from bridge.domain.address import AddressPolicy, AllowRule, Trust, Verdict
-from bridge.workers.guard import Explanation, explain
+from bridge.delivery.address_guard import Explanation, explain
+from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust, Verdict
 
 
 @click.group

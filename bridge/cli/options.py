@@ -15,10 +15,10 @@ import click
 
 from bridge.cli.client import Client
 from bridge.cli.where import find_daemon
-from bridge.domain import signature
 from bridge.domain.event import EventType
-from bridge.domain.instant import format_instant, parse_duration, parse_instant
 from bridge.domain.secret import Secret
+from bridge.domain.signing import hmac_v1
+from bridge.domain.timestamps import format_instant, parse_duration, parse_instant
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -175,7 +175,7 @@ def read_keys(secret: str | None, secret_file: Path | None) -> list[bytes]:
             sys.stdin.read() if str(secret_file) == "-" else secret_file.read_text(encoding="utf-8", errors="replace")
         )
     try:
-        return [signature.secret_key(word) for word in text.split()]
+        return [hmac_v1.secret_key(word) for word in text.split()]
     except ValueError as error:
         raise click.UsageError(f"the secret cannot be used: {error}") from None
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bridge.domain.instant import parse_instant
+from bridge.domain.timestamps import parse_instant
 
 WIDE: Final = 10_000  # columns: what is piped into a program is not cut to a terminal's width
 # DEL, C1, line and paragraph separators, what turns the reading direction, and halves of surrogate pairs.

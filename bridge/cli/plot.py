@@ -16,7 +16,7 @@ from typing import Final
 from rich.text import Text
 
 from bridge.cli.client import Object
-from bridge.domain.instant import format_duration
+from bridge.domain.timestamps import format_duration
 
 ROWS: Final = 8
 MARGIN: Final = 2

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import click
 
 from bridge import __version__
-from bridge.domain import signature
+from bridge.domain.signing import hmac_v1
 
 TIMEOUT_S: Final = 15.0  # what the daemon gives a receiver
 _ANSWER_BYTES_MAX: Final = 8 * 1024
@@ -74,7 +74,7 @@ class Receiver:
 
     def _headers(self, event_id: str, body: bytes) -> dict[str, str]:
         now = int(time.time())
-        signed = signature.signature_headers(self._keys, event_id, now, body)
+        signed = hmac_v1.signature_headers(self._keys, event_id, now, body)
         if not self._keys:
             del signed["webhook-signature"]
         return {"Content-Type": "application/json", "User-Agent": f"runbridge/{__version__}", **signed}

@@ -12,8 +12,8 @@ from bridge.cli.output import mark, print_value, say
 from bridge.cli.posting import Receiver
 from bridge.domain.event import Event, EventType, other_event, run_event
 from bridge.domain.ids import new_id
-from bridge.domain.instant import format_instant
 from bridge.domain.run import CadenceOverrides, Progress, Run, RunError, RunStatus
+from bridge.domain.timestamps import format_instant
 
 _STATUS_OF = {
     EventType.RUN_STARTED: (RunStatus.QUEUED, RunStatus.RUNNING),

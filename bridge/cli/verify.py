@@ -12,7 +12,7 @@ import click
 
 from bridge.cli.options import DurationText, Settings, json_option, pass_settings, read_keys, secret_options
 from bridge.cli.output import mark, print_value, rough, say
-from bridge.domain import signature
+from bridge.domain.signing import hmac_v1
 
 NEEDED = ("webhook-id", "webhook-timestamp", "webhook-signature")
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
@@ -80,7 +80,7 @@ def find_faults(keys: list[bytes], headers: dict[str, str], body: bytes, *, now:
 
 
 def _is_signed(keys: list[bytes], message_id: str, stamp: int, body: bytes, given: list[str]) -> bool:
-    expected = [signature.sign(key, message_id, stamp, body).encode() for key in keys]
+    expected = [hmac_v1.sign(key, message_id, stamp, body).encode() for key in keys]
     return any(hmac.compare_digest(one, other.encode()) for one in expected for other in given)
 
 

@@ -32,12 +32,12 @@ from bridge.config.sections import (
     ServerSettings,
     Table,
 )
-from bridge.domain.address import AddressPolicy, AllowRule, Trust
+from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.event import EventType
 from bridge.domain.secret import Secret
-from bridge.domain.target import check_target
+from bridge.domain.webhook_url import check_target
 
 FILE_BYTES_MAX = 4 * 1024 * 1024
 READABLE_BY_OTHERS = 0o044

@@ -17,13 +17,13 @@ from bridge.config.mistakes import one_of
 from bridge.config.values import ListenAddress, between
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.custom_headers import check_headers
+from bridge.domain.encryption import EncryptionKey, parse_keys
 from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, read_signatures
 from bridge.domain.event import EventType
-from bridge.domain.instant import format_duration
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.run import CadenceOverrides
 from bridge.domain.secret import Secret
-from bridge.domain.vault import VaultKey, parse_keys
+from bridge.domain.timestamps import format_duration
 
 # Where each provider's own documentation says that its API lives.
 BASE_URLS = {
@@ -277,7 +277,7 @@ class SecretsSettings(Table):
         return value
 
     @property
-    def vault_keys(self) -> list[VaultKey]:
+    def vault_keys(self) -> list[EncryptionKey]:
         """The keys, the one that seals first; none where none is set."""
         return [key for text in (self.key, self.old_keys) if text for key in parse_keys(text.reveal())]
 

@@ -10,7 +10,7 @@ from bridge.config.load import Config, FileEndpoint
 from bridge.config.sections import PROVIDER_OPTIONS, CadenceTable, ConnectionTable, EndpointTable, Table
 from bridge.config.values import format_size, mask_query
 from bridge.domain.connection import CadenceSettings, Connection
-from bridge.domain.instant import format_duration
+from bridge.domain.timestamps import format_duration
 
 UNSET = "-"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bridge.domain.errors import BridgeError, Conflict
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 
 TOKEN_BYTES = 32
 

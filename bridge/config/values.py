@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bridge.domain import signature
-from bridge.domain.address import AllowRule
+from bridge.domain.addresses.policy import AllowRule
+from bridge.domain.encryption import parse_keys
 from bridge.domain.errors import InvalidInput
 from bridge.domain.filter import compile_filter
-from bridge.domain.instant import format_duration, parse_duration
 from bridge.domain.secret import Secret
-from bridge.domain.target import parse_target
-from bridge.domain.vault import parse_keys
+from bridge.domain.signing import hmac_v1
+from bridge.domain.timestamps import format_duration, parse_duration
+from bridge.domain.webhook_url import parse_target
 
 DURATION_MAX_S = 3650 * 86400.0  # ten years: beyond it the calendar ends before the deadline
 SIZE_BYTES_MIN, SIZE_BYTES_MAX = 10**6, 10**15
@@ -183,7 +183,7 @@ def check_header_safe(secret: Secret) -> Secret:
 
 def check_signing_secret(secret: Secret) -> Secret:
     """A `whsec_…` secret that every receiver library reads alike."""
-    signature.secret_key(secret.reveal())
+    hmac_v1.secret_key(secret.reveal())
     return secret
 
 

@@ -59,7 +59,7 @@ class Outcome(StrEnum):
 
 
 @frozen
-class Answer:
+class PostResult:
     """What came of one POST. Durations in milliseconds; `head` is the first 8 KiB of the answer's body.
 
     `retry_after_s` is the receiver's wish; `detail` a sentence for the operator (never holds a secret).
@@ -85,7 +85,7 @@ class Attempt:
     delivery_id: str
     number: int
     at: datetime
-    answer: Answer
+    answer: PostResult
     is_manual: bool
     next_attempt_at: datetime | None
 
@@ -112,7 +112,7 @@ class Delivery:
 
 
 def verdict(
-    failures: int, answer: Answer, *, now: datetime, schedule: RetrySchedule, ends_when_gone: bool = False
+    failures: int, answer: PostResult, *, now: datetime, schedule: RetrySchedule, ends_when_gone: bool = False
 ) -> tuple[DeliveryState, datetime | None]:
     """What becomes of a delivery with `failures` failed attempts before this answer: its state, and when to try again.
 

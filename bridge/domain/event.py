@@ -12,8 +12,8 @@ from enum import StrEnum
 from pydantic_core import to_json
 
 from bridge.domain.frozen import frozen
-from bridge.domain.instant import format_instant
 from bridge.domain.run import Json, Run, RunStatus
+from bridge.domain.timestamps import format_instant
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 BODY_BYTES_MAX = 256 * 1024  # the cap that large senders settle on; beyond it the output is left out

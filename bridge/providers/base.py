@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import ProviderRefused, Unsupported
-from bridge.domain.instant import provider_instant
 from bridge.domain.observation import FailureKind, Known, Observation, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Progress, RunError, RunStatus
+from bridge.domain.timestamps import provider_instant
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.strict_json import BadPayload, parse_json_text
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge.domain.instant import provider_instant
 from bridge.domain.observation import Known, Observation, PollResult
 from bridge.domain.run import Json, RunStatus
+from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
     JsonObject,
     ProviderDefaults,

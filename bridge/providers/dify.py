@@ -14,9 +14,9 @@ from contextlib import aclosing
 from typing import Final
 
 from bridge.domain.errors import ProviderRefused, Unsupported
-from bridge.domain.instant import provider_instant
 from bridge.domain.observation import FailureKind, Known, Observation, PollFailed, PollResult
 from bridge.domain.run import Json, RunStatus
+from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
     JsonObject,
     NoSuchRun,

@@ -52,7 +52,7 @@ class ProviderFailure(BridgeError):
 
 
 @frozen
-class Answer:
+class ProviderResponse:
     """A 2xx answer with its JSON, or the 304 that an `etag` was sent for. Header names match in any case.
 
     `data` is the body unpacked; where it is what was known before, `is_known`, it is not read once more and `body` is
@@ -122,7 +122,7 @@ class ProviderHttp:
         expects_json: bool = True,
         etag: str | None = None,
         known: bytes | None = None,
-    ) -> Answer:
+    ) -> ProviderResponse:
         """The 2xx answer to one request; ProviderFailure for everything else, but 304 where `etag` was sent.
 
         `path` begins with a slash and is percent-encoded already. `timeout_s` covers the whole exchange,
@@ -138,7 +138,9 @@ class ProviderHttp:
                 data = await _read_body(response, self.body_bytes_max)
             is_known = data == known
             body = parse_json(data) if expects_json and response.status != 304 and not is_known else None
-            return Answer(response.status, response.headers, body, data, asked_pause_s(response.headers), is_known)
+            return ProviderResponse(
+                response.status, response.headers, body, data, asked_pause_s(response.headers), is_known
+            )
         except _FAULTS as error:
             raise self._fault(error, method, path, response, limit_s) from None
         finally:

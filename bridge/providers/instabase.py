@@ -10,9 +10,9 @@ from typing import Final
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import ProviderRefused
-from bridge.domain.instant import instant_from_ns
 from bridge.domain.observation import FailureKind, Known, Observation, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, RunError, RunStatus
+from bridge.domain.timestamps import instant_from_ns
 from bridge.providers.base import (
     ERROR_CHARS_MAX,
     JsonObject,
@@ -26,7 +26,7 @@ from bridge.providers.base import (
     status_of,
     text_of,
 )
-from bridge.providers.http import Answer, ProviderFailure, ProviderHttp
+from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse
 from bridge.providers.listing import PAGE_RUNS, fetch_page
 
 STATUSES: Final = {
@@ -135,7 +135,7 @@ class Instabase(ProviderDefaults):
         await http.request("GET", _RUNS_PATH, query=[("limit", "1")])
 
 
-def _page(answer: Answer, path: str, room: int) -> tuple[list[Json], bool, int]:
+def _page(answer: ProviderResponse, path: str, room: int) -> tuple[list[Json], bool, int]:
     """A page's files, whether there are more, and the bytes still allowed; ProviderFailure if it is no page."""
     body, left = answer.body, room - len(answer.data)
     files = body.get("files") if isinstance(body, dict) else None

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bridge.domain.instant import provider_instant
 from bridge.domain.observation import FailureKind, ListedRun, Observation, PollFailed, RunPage
 from bridge.domain.run import Json
+from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import JsonObject, check_id, text_of
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.strict_json import BadPayload

@@ -15,9 +15,9 @@ from typing import Final
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import ProviderRefused
-from bridge.domain.instant import provider_instant
 from bridge.domain.observation import Known, Observation, PollResult, RunPage
 from bridge.domain.run import Json, RunError, RunStatus
+from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
     ERROR_CHARS_MAX,
     JsonObject,

@@ -4,9 +4,9 @@ For the demo, for users without credentials, and for the tests. Both run inside 
 (`await Sandbox().start()`) or as one of their own (`python -m bridge.sandbox providers`).
 """
 
-from bridge.sandbox.lives import DEFAULT_OUTPUT, Life, Step
-from bridge.sandbox.receipt import Received, Reply, ReplyKind
+from bridge.sandbox.received import Received, Reply, ReplyKind
 from bridge.sandbox.receiver import Receiver
+from bridge.sandbox.scenarios import DEFAULT_OUTPUT, Life, Step
 from bridge.sandbox.server import Sandbox
 
 __all__ = ["DEFAULT_OUTPUT", "Life", "Received", "Receiver", "Reply", "ReplyKind", "Sandbox", "Step"]

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bridge.domain.instant import format_instant
 from bridge.domain.run import RunError
-from bridge.sandbox.dialect import whole_number
-from bridge.sandbox.lives import Life, Step
-from bridge.sandbox.world import RequestSeen
+from bridge.domain.timestamps import format_instant
+from bridge.sandbox.fake_provider import whole_number
+from bridge.sandbox.scenarios import Life, Step
+from bridge.sandbox.state import RequestSeen
 
 if TYPE_CHECKING:
     from bridge.sandbox.server import Sandbox

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 
 TIME_MAX_S = 45.0
 STOP_MAX_S = 10.0

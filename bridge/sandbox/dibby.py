@@ -9,8 +9,8 @@ from typing import ClassVar, Final
 from aiohttp import web
 
 from bridge.domain.run import Json, RunStatus
-from bridge.sandbox.dialect import Dialect, json_object, object_or_empty
-from bridge.sandbox.world import SandboxRun
+from bridge.sandbox.fake_provider import Dialect, json_object, object_or_empty
+from bridge.sandbox.state import SandboxRun
 
 MESSAGES: Final = {401: "Invalid or missing token", 404: "Run not found", 429: "Too many requests"}
 

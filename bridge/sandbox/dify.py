@@ -16,10 +16,10 @@ from typing import ClassVar, Final
 from aiohttp import web
 
 from bridge.domain.run import Json, RunStatus
-from bridge.sandbox.dialect import Dialect, json_object, object_or_empty, whole_number
 from bridge.sandbox.dify_stream import LOOK_S, send_events
-from bridge.sandbox.lives import Moment
-from bridge.sandbox.world import SandboxRun
+from bridge.sandbox.fake_provider import Dialect, json_object, object_or_empty, whole_number
+from bridge.sandbox.scenarios import Moment
+from bridge.sandbox.state import SandboxRun
 
 ERRORS: Final = {
     400: ("invalid_param", "Invalid parameter."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from bridge.domain.run import Json, RunStatus
-from bridge.sandbox.world import SandboxRun
+from bridge.sandbox.state import SandboxRun
 
 if TYPE_CHECKING:
     from bridge.sandbox.dify import Dify

@@ -10,8 +10,8 @@ from typing import ClassVar, Final
 from aiohttp import web
 
 from bridge.domain.run import Json, RunStatus
-from bridge.sandbox.dialect import Dialect, json_object, object_or_empty, whole_number
-from bridge.sandbox.world import SandboxRun
+from bridge.sandbox.fake_provider import Dialect, json_object, object_or_empty, whole_number
+from bridge.sandbox.state import SandboxRun
 
 MESSAGES: Final = {
     401: "Unauthorized: the token or IB-Context is not valid.",

@@ -13,10 +13,10 @@ from typing import Final, Self
 from aiohttp import web
 
 from bridge.domain.clock import Clock, SystemClock
-from bridge.domain.signature import secret_key, verify
-from bridge.sandbox.dialect import reset_connection
-from bridge.sandbox.door import Door
-from bridge.sandbox.receipt import Received, Reply, ReplyKind
+from bridge.domain.signing.hmac_v1 import secret_key, verify
+from bridge.sandbox.fake_provider import reset_connection
+from bridge.sandbox.http_server import Door
+from bridge.sandbox.received import Received, Reply, ReplyKind
 from bridge.sandbox.receiver_control import control_routes
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from pydantic import Field
 
-from bridge.domain.instant import format_instant
+from bridge.domain.timestamps import format_instant
 from bridge.sandbox.control import Body, read_body, refuse_bad_bodies
-from bridge.sandbox.dialect import Handler, whole_number
-from bridge.sandbox.receipt import Received, Reply, ReplyKind
+from bridge.sandbox.fake_provider import Handler, whole_number
+from bridge.sandbox.received import Received, Reply, ReplyKind
 
 if TYPE_CHECKING:
     from bridge.sandbox.receiver import Receiver

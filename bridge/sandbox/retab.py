@@ -10,11 +10,11 @@ from typing import ClassVar, Final
 from aiohttp import web
 
 from bridge.domain.ids import new_id
-from bridge.domain.instant import format_instant
 from bridge.domain.run import Json, RunStatus
-from bridge.sandbox.dialect import Dialect, json_object, object_or_empty, whole_number
+from bridge.domain.timestamps import format_instant
+from bridge.sandbox.fake_provider import Dialect, json_object, object_or_empty, whole_number
 from bridge.sandbox.retab_shapes import flat_steps, run_body, step_bodies
-from bridge.sandbox.world import SandboxRun
+from bridge.sandbox.state import SandboxRun
 
 MESSAGES: Final = {401: "Invalid API key", 404: "Workflow run not found", 429: "Too many requests"}
 PAGE_DEFAULT, PAGE_MAX = 20, 100

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bridge.domain.instant import format_instant
 from bridge.domain.run import Json, RunError, RunStatus
-from bridge.sandbox.lives import Moment
-from bridge.sandbox.world import SandboxRun
+from bridge.domain.timestamps import format_instant
+from bridge.sandbox.scenarios import Moment
+from bridge.sandbox.state import SandboxRun
 
 START_BLOCK, OUTPUT_BLOCK, END_NODE = "start_json-1", "extract-1", "end-1"
 

@@ -14,14 +14,14 @@ from aiohttp import web
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.run import Json
 from bridge.sandbox.control import Control
-from bridge.sandbox.dialect import Dialect
 from bridge.sandbox.dibby import Dibby
 from bridge.sandbox.dify import Dify
-from bridge.sandbox.door import Door
+from bridge.sandbox.fake_provider import Dialect
+from bridge.sandbox.http_server import Door
 from bridge.sandbox.instabase import Instabase
-from bridge.sandbox.lives import Life
 from bridge.sandbox.retab import Retab
-from bridge.sandbox.world import Fault, Limit, RequestSeen, World
+from bridge.sandbox.scenarios import Life
+from bridge.sandbox.state import Fault, Limit, RequestSeen, World
 
 SANDBOX_KEY: Final = "sandbox-key"
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024  # triggers carry whole documents as data URIs

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import Answer, Attempt, Delivery, DeliveryState, Lane, Outcome
+from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Lane, Outcome, PostResult
 from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
-from bridge.store.backlog import lock_orders, release_next
-from bridge.store.ready import execute_many, fetch
+from bridge.store.ordering import lock_orders, release_next
+from bridge.store.prepared import execute_many, fetch
 from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
 
@@ -23,7 +23,7 @@ class AttemptResult:
 
     delivery: Delivery
     at: datetime
-    answer: Answer
+    answer: PostResult
     state: DeliveryState
     next_attempt_at: datetime | None
 
@@ -170,7 +170,7 @@ def list_attempts(tx: Tx, delivery_ids: Sequence[str]) -> dict[str, list[Attempt
 
 
 def _attempt_of(row: sa.Row[Any]) -> Attempt:
-    answer = Answer(
+    answer = PostResult(
         outcome=Outcome(row.outcome),
         duration_ms=row.duration_ms,
         status=row.status,

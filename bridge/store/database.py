@@ -19,13 +19,16 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bridge.domain.clock import Clock
+from bridge.domain.encryption import Keyring
 from bridge.domain.errors import DatabaseRefused, StoreUnavailable
 from bridge.domain.ids import new_id
-from bridge.domain.vault import Vault
-from bridge.store import migrate, notices, postgresql, sqlite_file
-from bridge.store.desk import WriteDesk, explain
-from bridge.store.readers import Readers
-from bridge.store.transaction import Announcements, Tx
+from bridge.store import migrate
+from bridge.store.postgres import engine as postgresql
+from bridge.store.postgres import notifications
+from bridge.store.sqlite import database_file
+from bridge.store.sqlite.reader_pool import Readers
+from bridge.store.sqlite.writer import Writer, explain
+from bridge.store.transaction import CommitSignals, Tx
 
 T = TypeVar("T")
 POSTGRESQL_CONNECTIONS = 10
@@ -39,12 +42,12 @@ class Database:
     def __init__(self, url: str, clock: Clock) -> None:
         self.url = make_url(url)
         self.clock = clock
-        self.vault = Vault()
+        self.keyring = Keyring()
         """Seals the secrets; plain until it is given keys (`vault.use`)."""
-        self.listeners: list[Callable[[Announcements], None]] = []
+        self.listeners: list[Callable[[CommitSignals], None]] = []
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._lock: sqlite_file.LockFile | None = None
-        self._desk: WriteDesk | None = None
+        self._lock: database_file.LockFile | None = None
+        self._desk: Writer | None = None
         self._readers: Readers | None = None
         self._pool: AsyncEngine | None = None
         """PostgreSQL: every connection but one."""
@@ -90,7 +93,7 @@ class Database:
         if self._readers is None:
             return await self._on_postgresql(self._engine(), work, postgresql.ANSWER_S, is_snapshot=True)
         try:
-            return await self._readers.read(lambda sync: work(Tx(sync, self.clock.now(), vault=self.vault)))
+            return await self._readers.read(lambda sync: work(Tx(sync, self.clock.now(), keyring=self.keyring)))
         except (OperationalError, InterfaceError, OSError) as error:
             raise _unavailable(error) from error
 
@@ -136,13 +139,13 @@ class Database:
     async def _on_postgresql(
         self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float, *, is_snapshot: bool = False
     ) -> T:
-        announcements = Announcements()
+        signals = CommitSignals()
 
         def run(sync: sa.Connection) -> T:
-            tx = Tx(sync, self.clock.now(), announcements, vault=self.vault)
+            tx = Tx(sync, self.clock.now(), signals, keyring=self.keyring)
             answer = work(tx)
-            if self.tells_others or announcements.nodes_changed:
-                notices.tell_others(tx, self._voice)
+            if self.tells_others or signals.nodes_changed:
+                notifications.tell_others(tx, self._voice)
             return answer
 
         try:
@@ -154,33 +157,33 @@ class Database:
             raise
         except postgresql.GONE as error:
             raise _unavailable(error) from error
-        self._announce(announcements)
+        self._announce(signals)
         return answer
 
-    def listen(self) -> postgresql.Ear:
+    def listen(self) -> postgresql.NotifyListener:
         """An ear for what other nodes announce, not yet open; our listeners hear it like our own."""
-        return postgresql.Ear(self.url, self._hear)
+        return postgresql.NotifyListener(self.url, self._hear)
 
     def _hear(self, payload: str) -> None:
-        sender, announcements = notices.decode(payload)
+        sender, signals = notifications.decode(payload)
         if sender != self._voice:
-            self._announce(announcements)
+            self._announce(signals)
 
     def _engine(self) -> AsyncEngine:
         if self._pool is None:
             raise StoreUnavailable("the database is not open")
         return self._pool
 
-    def _announce(self, announcements: Announcements) -> None:
+    def _announce(self, signals: CommitSignals) -> None:
         for listener in self.listeners:
-            listener(announcements)
+            listener(signals)
 
     async def _open_sqlite(self) -> None:
-        path = sqlite_file.path_of(self.url)
-        is_unused = sqlite_file.is_unused(path)
-        self._lock = sqlite_file.LockFile.take(path)
-        await asyncio.to_thread(sqlite_file.check, path, may_be_empty=is_unused)
-        writer = sqlite_file.writer_engine(path)
+        path = database_file.path_of(self.url)
+        is_unused = database_file.is_unused(path)
+        self._lock = database_file.LockFile.take(path)
+        await asyncio.to_thread(database_file.check, path, may_be_empty=is_unused)
+        writer = database_file.writer_engine(path)
         try:
             await asyncio.to_thread(_migrate, writer)
         except DBAPIError as error:
@@ -188,7 +191,7 @@ class Database:
             raise DatabaseRefused(f"{path}: {explain(error)}") from error
         self._readers = Readers(path)
         await self._readers.open()
-        self._desk = WriteDesk(writer, self.clock, self.vault, self._announce)
+        self._desk = Writer(writer, self.clock, self.keyring, self._announce)
         self._desk.open()
 
     async def _open_postgresql(self) -> None:

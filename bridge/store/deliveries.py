@@ -9,15 +9,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.domain.delivery import Delivery, DeliveryState, Lane, Outcome
+from bridge.domain.encryption import Unreadable
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BeingSent
 from bridge.domain.frozen import frozen
 from bridge.domain.payload import JSON
-from bridge.domain.vault import Unreadable
-from bridge.store.backlog import hold_back, lock_orders_of
 from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
 from bridge.store.nodes import check_may_claim
-from bridge.store.ready import fetch
+from bridge.store.ordering import hold_back, lock_orders_of
+from bridge.store.prepared import fetch
 from bridge.store.tables import deliveries, endpoints, events
 from bridge.store.transaction import Tx
 
@@ -131,7 +131,7 @@ def give_back(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
         .where(deliveries.c.id.in_(delivery_ids), deliveries.c.leased_by == node)
         .values(leased_by=None)
     )
-    tx.announcements.deliveries_due = True
+    tx.signals.deliveries_due = True
 
 
 def check_at_rest(tx: Tx, delivery_ids: Sequence[str]) -> None:
@@ -199,7 +199,7 @@ def retry_now(tx: Tx, delivery_ids: Sequence[str], *, lane: Lane = Lane.AGAIN) -
         )
     ).rowcount
     hold_back(tx, delivery_ids)
-    tx.announcements.deliveries_due = True
+    tx.signals.deliveries_due = True
     return count
 
 

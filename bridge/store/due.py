@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import EndpointSource
-from bridge.domain.pace import Pace
-from bridge.store.ready import fetch
-from bridge.store.standing import pace_of
+from bridge.domain.endpoint_backoff import EndpointBackoff
+from bridge.store.endpoint_health import backoff_of
+from bridge.store.prepared import fetch
 from bridge.store.tables import deliveries, endpoints
 from bridge.store.transaction import Tx
 
@@ -22,7 +22,7 @@ class Due:
 
     endpoint_id: str
     lanes: dict[Lane, datetime]
-    pace: Pace
+    backoff: EndpointBackoff
     rate_limit: float | None = None
     source: EndpointSource = EndpointSource.API
 
@@ -68,7 +68,7 @@ def due_endpoints(tx: Tx) -> dict[str, Due]:
         firsts = zip(Lane, (row.lane_0, row.lane_1, row.lane_2), strict=True)
         lanes = {lane: at for lane, at in firsts if at is not None}
         if lanes:
-            found[row.id] = Due(row.id, lanes, pace_of(row), row.rate_limit, EndpointSource(row.source))
+            found[row.id] = Due(row.id, lanes, backoff_of(row), row.rate_limit, EndpointSource(row.source))
     return found
 
 
@@ -81,7 +81,7 @@ def may_probe(tx: Tx, endpoint_id: str) -> bool:
         return True  # the one daemon that there is knows what it sends
     unwatched = sa.select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update(skip_locked=True)
     row = tx.connection.execute(unwatched).first()
-    opens_at = None if row is None else pace_of(row).opens_at
+    opens_at = None if row is None else backoff_of(row).opens_at
     if row is None or (opens_at is not None and opens_at > tx.now):
         return False
     sent = sa.select(deliveries.c.id).where(

@@ -9,16 +9,16 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from bridge.domain.encryption import Unreadable
 from bridge.domain.endpoint import SIGNATURES, Endpoint, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.ids import new_id
 from bridge.domain.secret import Secret
-from bridge.domain.signature_ed25519 import new_signing_key, public_key
-from bridge.domain.vault import Unreadable
-from bridge.store.backlog import discard_backlog, hold_backlog, hold_followers, lock_to_change, make_backlog_due
+from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
+from bridge.store.encryption import open_headers, open_secret, seal_headers, seal_secret
 from bridge.store.nodes import listed_elsewhere, note_file_endpoints
-from bridge.store.ready import fetch
-from bridge.store.sealing import open_headers, open_secret, seal_headers, seal_secret
+from bridge.store.ordering import discard_backlog, hold_backlog, hold_followers, lock_to_change, make_backlog_due
+from bridge.store.prepared import fetch
 from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
 
@@ -290,7 +290,7 @@ def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
         hold_followers(tx, endpoint.id)
     if before.ordered and not endpoint.ordered and before.enabled:
         make_backlog_due(tx, endpoint.id)
-    tx.announcements.deliveries_due = True
+    tx.signals.deliveries_due = True
 
 
 _WELL: Final[dict[str, Any]] = {
@@ -326,7 +326,7 @@ def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
         .values(enabled=True, disabled_reason=None, disabled_at=None, **_WELL)
     )
     make_backlog_due(tx, endpoint_id)
-    tx.announcements.replays_due = True  # those that waited for it go on
+    tx.signals.replays_due = True  # those that waited for it go on
 
 
 def remove_endpoint(tx: Tx, endpoint_id: str) -> None:

@@ -17,9 +17,9 @@ from bridge.domain.ids import new_id
 from bridge.domain.payload import payload_for
 from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
-from bridge.store.backlog import lock_orders_to_add
 from bridge.store.endpoints import run_listeners, shared_listeners
-from bridge.store.ready import execute_many
+from bridge.store.ordering import lock_orders_to_add
+from bridge.store.prepared import execute_many
 from bridge.store.tables import deliveries, events, replays
 from bridge.store.transaction import Tx
 
@@ -59,7 +59,7 @@ def record_events(
             for e in told
         ],
     )
-    tx.announcements.events_recorded = True
+    tx.signals.events_recorded = True
     _insert_deliveries(tx, pairs, ordered, lane=lane)
 
 
@@ -105,7 +105,7 @@ def _insert_deliveries(
         if _stands_behind(tx, row, rows) or (not is_manual and _awaits_replay(tx, event, endpoint)):
             row["next_attempt_at"] = None
     execute_many(tx, _INSERT_DELIVERIES, rows)
-    tx.announcements.deliveries_due = True
+    tx.signals.deliveries_due = True
     return [str(row["id"]) for row in rows]
 
 

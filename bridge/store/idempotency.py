@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from bridge.domain.encryption import Unreadable
 from bridge.domain.errors import Conflict
-from bridge.domain.vault import Unreadable
-from bridge.store.ready import execute_many, fetch
-from bridge.store.sealing import open_answer, seal_answer
+from bridge.store.encryption import open_answer, seal_answer
+from bridge.store.prepared import execute_many, fetch
 from bridge.store.tables import idempotency_keys
 from bridge.store.transaction import Tx
 

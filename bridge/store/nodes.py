@@ -65,7 +65,7 @@ def join(tx: Tx, *, node: str, host: str, pid: int, version: str, process: str =
             file_endpoints=[],
         )
     )
-    tx.announcements.nodes_changed = True
+    tx.signals.nodes_changed = True
 
 
 def renew(tx: Tx, node: str, lease_s: float = LEASE_S) -> bool:
@@ -136,12 +136,12 @@ def leave(tx: Tx, node: str) -> None:
     _release(tx, [node])
 
 
-def bury(tx: Tx, node_ids: Sequence[str]) -> None:
+def evict(tx: Tx, node_ids: Sequence[str]) -> None:
     """Free the claims of nodes that are known to be dead, whatever is left of their lease."""
     _release(tx, list(node_ids))
 
 
-def bury_dead(tx: Tx) -> list[str]:
+def evict_dead(tx: Tx) -> list[str]:
     """Free the claims of nodes whose lease has run out; answers their ids.
 
     One that is just being renewed, or just claims something, is passed over: it lives, or comes next time.
@@ -174,5 +174,5 @@ def _release(tx: Tx, node_ids: list[str]) -> None:
     for table in (runs, deliveries):
         tx.connection.execute(sa.update(table).where(table.c.leased_by.in_(node_ids)).values(leased_by=None))
     tx.connection.execute(sa.delete(nodes).where(nodes.c.id.in_(node_ids)))
-    tx.announcements.deliveries_due = True
-    tx.announcements.nodes_changed = True
+    tx.signals.deliveries_due = True
+    tx.signals.nodes_changed = True

@@ -14,10 +14,10 @@ from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType, encode
 from bridge.domain.ids import new_id
 from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, rest_s
-from bridge.store.backlog import hold_back, lock_orders_to_add, make_backlog_due
 from bridge.store.deliveries import retry_now
 from bridge.store.endpoints import get_endpoint
 from bridge.store.events import event_of, insert_deliveries, wants_event
+from bridge.store.ordering import hold_back, lock_orders_to_add, make_backlog_due
 from bridge.store.tables import deliveries, endpoints, events, replays
 from bridge.store.transaction import Tx
 
@@ -141,7 +141,7 @@ def start_replay(tx: Tx, endpoint: Endpoint, wanted: Selection, *, rate: float, 
         created_at=tx.now,
     )
     tx.connection.execute(sa.insert(replays).values(_values_of(replay)))
-    tx.announcements.replays_due = True
+    tx.signals.replays_due = True
     return replay
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from bridge.domain.frozen import frozen
 from bridge.domain.run import CadenceOverrides, Json, Run, RunStatus
 from bridge.store.nodes import check_may_claim
-from bridge.store.ready import execute_many, fetch
+from bridge.store.prepared import execute_many, fetch
 from bridge.store.run_row import row_of, run_of
 from bridge.store.tables import endpoints, run_tags, runs, transitions
 from bridge.store.transaction import Tx
@@ -92,7 +92,7 @@ def insert_runs(tx: Tx, new: Sequence[NewRun]) -> list[Run]:
         return []
     made = _insert(tx, [_begun(n, tx.now) for n in new])
     execute_many(tx, _INSERT_TAGS, [{"tag": tag, "run_id": run.id} for run in made for tag in sorted(set(run.tags))])
-    tx.announcements.runs_due |= {n.connection for n in new}
+    tx.signals.runs_due |= {n.connection for n in new}
     return made
 
 
@@ -214,7 +214,7 @@ def delete_run(tx: Tx, run_id: str) -> bool:
         .where(endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None))
         .values(deleted_at=tx.now)
     )
-    tx.announcements.gone_run_ids.add(run_id)
+    tx.signals.gone_run_ids.add(run_id)
     return bool(gone)
 
 
@@ -275,8 +275,8 @@ def poll_now(tx: Tx, run_id: str) -> None:
     """Make a run due at once."""
     statement = sa.update(runs).where(runs.c.id == run_id, runs.c.next_poll_at.is_not(None)).values(next_poll_at=tx.now)
     names = tx.connection.execute(statement.returning(runs.c.connection)).scalars().all()
-    tx.announcements.runs_due |= set(names)
-    tx.announcements.polls_wanted.add(run_id)
+    tx.signals.runs_due |= set(names)
+    tx.signals.polls_wanted.add(run_id)
 
 
 def list_expired(tx: Tx, before: datetime, limit: int) -> list[Run]:

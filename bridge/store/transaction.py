@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bridge.domain.vault import Vault
+from bridge.domain.encryption import Keyring
 
 
 @dataclass(slots=True)
-class Announcements:
+class CommitSignals:
     """What a commit made true, for the bells of the workers. Hints only: the database is the truth."""
 
     runs_due: set[str] = field(default_factory=set)
@@ -29,7 +29,7 @@ class Announcements:
     """Runs that are no longer watched."""
     nodes_changed: bool = False
 
-    def add(self, other: Announcements) -> None:
+    def add(self, other: CommitSignals) -> None:
         """Take in what another transaction of the same commit announces."""
         self.runs_due |= other.runs_due
         self.deliveries_due |= other.deliveries_due
@@ -47,10 +47,10 @@ class Tx:
 
     connection: Connection
     now: datetime
-    announcements: Announcements = field(default_factory=Announcements)
+    signals: CommitSignals = field(default_factory=CommitSignals)
     known: dict[str, Any] = field(default_factory=dict)
     """What was read and still holds, in this transaction or for the one writer of a file; who changes it forgets it."""
-    vault: Vault = field(default_factory=Vault)
+    keyring: Keyring = field(default_factory=Keyring)
     driver: sqlite3.Connection | None = None
     """What is below `connection` where SQLite is written: for statements that are ready for it."""
 

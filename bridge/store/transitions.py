@@ -12,7 +12,7 @@ from bridge.domain.ids import new_id
 from bridge.domain.run import Run
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
-from bridge.store.ready import execute_many, fetch
+from bridge.store.prepared import execute_many, fetch
 from bridge.store.run_row import CHANGING, values_of
 from bridge.store.tables import runs, transitions
 from bridge.store.transaction import Tx
@@ -65,7 +65,7 @@ def record_all(tx: Tx, changes: Sequence[Change], *, node: str | None, keep: boo
     if moved:
         execute_many(tx, _INSERT_TRANSITIONS, [_transition(tx, c.before, made[c.before.id]) for c in moved])
     record_events(tx, [event for change in valid for event in _events(tx, change, made[change.before.id])])
-    tx.announcements.settled_run_ids |= {run.id for run in made.values() if run.settled}
+    tx.signals.settled_run_ids |= {run.id for run in made.values() if run.settled}
     return [made.get(change.before.id) for change in changes]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from bridge.sandbox import Life, Received, Receiver, Reply, Sandbox
-from bridge.sandbox.receipt import ReplyKind
+from bridge.sandbox.received import ReplyKind
 from tests.support.daemon_process import DaemonProcess
 
 IS_SOAK = os.environ.get("RUNBRIDGE_SOAK") == "1"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.sandbox import Life, Received, Receiver, Reply, Sandbox
-from bridge.sandbox.receipt import ReplyKind
+from bridge.sandbox.received import ReplyKind
 from tests.support.daemon_process import TOKEN, DaemonProcess
 
 ROOT = Path(__file__).resolve().parents[2]

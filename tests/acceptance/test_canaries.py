@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bridge.domain.vault import new_key
+from bridge.domain.encryption import new_key
 from bridge.sandbox import Life, Receiver, Reply, Sandbox
 from tests.support.daemon_process import TOKEN, DaemonProcess
 from tests.support.foreign_server import foreign_server

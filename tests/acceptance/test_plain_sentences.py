@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.sandbox import Life, Receiver, Sandbox
 from tests.support.daemon_process import TOKEN, DaemonProcess
 

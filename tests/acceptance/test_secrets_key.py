@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import standardwebhooks
 
-from bridge.domain.vault import new_key
+from bridge.domain.encryption import new_key
 from bridge.sandbox import Receiver
 from tests.support.daemon_process import DaemonProcess
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.domain.endpoint import Endpoint, EndpointSource
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.store import endpoints
 from tests.support.api_bridge import Api
 

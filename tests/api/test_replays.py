@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from bridge.delivery.replayer import Replayer
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.event import EventType
 from bridge.domain.run import RunStatus
@@ -14,7 +15,6 @@ from bridge.store import attempts, deliveries, endpoints, events
 from bridge.store.attempts import AttemptResult
 from bridge.store.due import due_endpoints
 from bridge.store.transaction import Tx
-from bridge.workers.replayer import Replayer
 from tests.support.api_bridge import NOW, Api
 from tests.support.attempts import failed_attempt
 
@@ -188,7 +188,7 @@ async def test_replays_are_listed_newest_first_and_can_be_cancelled_once(door: A
 def test_a_rate_must_be_one_that_makes_sense(rate: object) -> None:
     from pydantic import ValidationError
 
-    from bridge.api.bodies import EndpointReplayBody
+    from bridge.api.request_models import EndpointReplayBody
 
     with pytest.raises(ValidationError):
         EndpointReplayBody.model_validate({"since": "2026-01-15T00:00:00Z", "rate": rate})

@@ -8,8 +8,8 @@ import pytest
 
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import RunStatus
-from bridge.workers.learner import Learner
-from bridge.workers.planner import Planner
+from bridge.polling.duration_learner import DurationLearner
+from bridge.polling.planner import Planner
 from tests.support.stub_daemon import Said, stub_daemon
 
 STATE = {
@@ -26,7 +26,7 @@ CONNECTION = {
 @pytest.fixture
 def show(cli):
     """Runs `connections show hub` against a daemon that shows this state and knows these workflows."""
-    planner = Planner(CadenceSettings(), Learner())
+    planner = Planner(CadenceSettings(), DurationLearner())
     for number in range(30):
         planner.learner.learn("invoices", RunStatus.RUNNING, 30.5, 31.5, now=number * 10.0)
 

@@ -8,10 +8,10 @@ import pytest
 
 from bridge.cli.plot import MARGIN, ROWS, draw
 from bridge.domain.connection import CadenceSettings
-from bridge.domain.instant import parse_duration
 from bridge.domain.run import RunStatus
-from bridge.workers.learner import Learner
-from bridge.workers.planner import Planner
+from bridge.domain.timestamps import parse_duration
+from bridge.polling.duration_learner import DurationLearner
+from bridge.polling.planner import Planner
 
 LIVES = {
     "nothing is known": [],
@@ -24,7 +24,7 @@ LIVES = {
 
 
 def learned(durations_s):
-    planner = Planner(CadenceSettings(), Learner())
+    planner = Planner(CadenceSettings(), DurationLearner())
     for number, duration_s in enumerate(durations_s):
         planner.learner.learn("wf", RunStatus.RUNNING, duration_s * 0.99, duration_s * 1.01, now=number * 10.0)
     return planner.distribution("wf")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 from tests.support.cli_world import TOKEN, World, free_port
 from tests.support.stub_daemon import Said, stub_daemon
 

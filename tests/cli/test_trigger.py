@@ -11,7 +11,7 @@ from bridge.cli.posting import Receiver
 from bridge.cli.trigger import sample_event
 from bridge.domain.event import EventType
 from bridge.domain.run import RunStatus
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 from tests.support.cli_world import free_port
 from tests.support.stub_daemon import Said, stub_daemon
 

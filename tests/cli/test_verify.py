@@ -9,7 +9,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from bridge.cli.verify import find_faults, read_headers
-from bridge.domain.signature import new_secret, secret_key, signature_headers
+from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_headers
 
 SECRET = new_secret()
 KEY = secret_key(SECRET)

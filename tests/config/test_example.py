@@ -11,8 +11,8 @@ from bridge.config.layers import schema_of
 from bridge.config.sections import BASE_URLS, NAMED_SECTIONS, SECTIONS, CadenceTable
 from bridge.config.values import read_size
 from bridge.domain.connection import CadenceSettings
-from bridge.domain.instant import format_duration, parse_duration
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
+from bridge.domain.timestamps import format_duration, parse_duration
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 COMMENTED_SETTING = re.compile(r"^#(?=[a-z_]+ = )", re.MULTILINE)

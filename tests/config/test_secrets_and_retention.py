@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config.values import format_size, read_size
-from bridge.domain.vault import new_key, parse_keys
+from bridge.domain.encryption import new_key, parse_keys
 from tests.config.config_files import TOKEN, load, mistakes
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.delivery import Answer, DeliveryState, Lane, Outcome, verdict
+from bridge.domain.delivery import DeliveryState, Lane, Outcome, PostResult, verdict
 from bridge.domain.retry import RetrySchedule
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
@@ -20,7 +20,7 @@ def judged(
     failures: int, outcome: Outcome, *, wish_s: float | None = None, gone: bool = False
 ) -> tuple[DeliveryState, float | None]:
     """The state, and seconds until it is tried again."""
-    answer = Answer(outcome, duration_ms=1, retry_after_s=wish_s)
+    answer = PostResult(outcome, duration_ms=1, retry_after_s=wish_s)
     state, again_at = verdict(failures, answer, now=NOW, schedule=PLAIN, ends_when_gone=gone)
     return state, None if again_at is None else (again_at - NOW).total_seconds()
 
@@ -54,7 +54,7 @@ def test_only_gone_ends_a_one_run_webhook_at_once(outcome: Outcome) -> None:
 def test_a_delivery_has_a_next_attempt_exactly_while_it_is_pending(
     failures: int, outcome: Outcome, wish_s: float | None, gone: bool
 ) -> None:
-    answer = Answer(outcome, duration_ms=1, retry_after_s=wish_s)
+    answer = PostResult(outcome, duration_ms=1, retry_after_s=wish_s)
     state, again_at = verdict(failures, answer, now=NOW, schedule=RetrySchedule(), ends_when_gone=gone)
     assert (again_at is not None) is (state is DeliveryState.PENDING)
     assert again_at is None or NOW + timedelta(seconds=4) <= again_at <= NOW + timedelta(seconds=1.2 * 86400)

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from bridge.api.bodies import BATCH_RUNS_MAX, WAIT_MAX_S
 from bridge.api.fields import METADATA_BYTES_MAX
+from bridge.api.request_models import BATCH_RUNS_MAX, WAIT_MAX_S
 from bridge.api.routes import ROUTES
 from bridge.api.serving import BATCH_BYTES_MAX
 from bridge.api.stream import STREAMS_MAX
@@ -22,18 +22,18 @@ from bridge.cli.trigger import sample_event
 from bridge.config import load_config
 from bridge.config.sections import NAMED_SECTIONS, SECTIONS, CadenceTable, DeliverySettings, RetentionSettings, Table
 from bridge.daemon import DRAIN_S
-from bridge.domain.cadence_limits import RATE_FIRST
+from bridge.delivery.sender import CONNECT_TIMEOUT_S, HEAD_BYTES_MAX, READ_BYTES_MAX
 from bridge.domain.custom_headers import VALUE_CHARACTERS_MAX
 from bridge.domain.event import BODY_BYTES_MAX, EventType
 from bridge.domain.filter import FILTER_CHARS_MAX
-from bridge.domain.instant import format_duration
+from bridge.domain.limits.adaptive import RATE_FIRST
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.run import RunStatus
-from bridge.domain.signature import new_secret
-from bridge.domain.target import URL_CHARACTERS_MAX
+from bridge.domain.signing.hmac_v1 import new_secret
+from bridge.domain.timestamps import format_duration
+from bridge.domain.webhook_url import URL_CHARACTERS_MAX
 from bridge.providers import REGISTRY
 from bridge.providers.http import BODY_BYTES_MAX as PROVIDER_BYTES_MAX
-from bridge.workers.sender import CONNECT_TIMEOUT_S, HEAD_BYTES_MAX, READ_BYTES_MAX
 from tests.support.readme_blocks import README, ROOT, blocks, readme, rows, section, spans
 
 SHOWN_COMMANDS = sorted(

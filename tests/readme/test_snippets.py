@@ -17,8 +17,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bridge.domain.signature import new_secret, secret_key, signature_headers
-from bridge.sandbox.lives import Life
+from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_headers
+from bridge.sandbox.scenarios import Life
 from bridge.sandbox.server import Sandbox
 from tests.support.cgi_server import CgiServer
 from tests.support.cli_world import free_port

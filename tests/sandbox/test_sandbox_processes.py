@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bridge.domain.signature import new_secret, secret_key, signature_headers
+from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_headers
 
 
 async def start(*arguments: str) -> tuple[Process, dict[str, Any]]:

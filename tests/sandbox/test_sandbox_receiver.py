@@ -11,7 +11,7 @@ import pytest
 import standardwebhooks
 import svix
 
-from bridge.domain.signature import new_secret, secret_key, signature_headers
+from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_headers
 from bridge.sandbox import Receiver, Reply, ReplyKind
 
 BODY = json.dumps({"id": "evt_1", "type": "run.finished", "data": {"name": "é"}}, ensure_ascii=False)

@@ -14,13 +14,13 @@ from sqlalchemy.util import await_only
 
 from bridge.domain.clock import ManualClock
 from bridge.domain.connection import ConnectionHealth
-from bridge.domain.delivery import Answer, DeliveryState, Outcome
+from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.ids import new_id
 from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.secret import Secret
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.transition import settle
 from bridge.store import attempts, connections, deliveries, endpoints, events, idempotency, nodes, runs, transitions
 from bridge.store.attempts import AttemptResult
@@ -72,7 +72,7 @@ async def attempt(
     next_attempt_at: datetime | None = None,
     node: str = NODE,
 ) -> None:
-    answer = Answer(outcome, 12, 200 if outcome is Outcome.DELIVERED else 500, head=b"ok", phases={"connect": 1})
+    answer = PostResult(outcome, 12, 200 if outcome is Outcome.DELIVERED else 500, head=b"ok", phases={"connect": 1})
     result = AttemptResult(claimed.delivery, START, answer, state, next_attempt_at)
     await database.write(lambda tx: attempts.record_attempts(tx, node=node, results=[result]))
 
@@ -495,5 +495,5 @@ async def test_a_new_start_frees_the_claims_of_the_daemon_before(database: Datab
         await database.write(lambda tx: nodes.join(tx, node=new_id("node"), host="h", pid=2, version="0"))
     else:
         assert await database.write(lambda tx: nodes.renew(tx, NODE, lease_s=-1))
-        assert await database.write(nodes.bury_dead) == [NODE]
+        assert await database.write(nodes.evict_dead) == [NODE]
     assert [r.id for r in await claim(database, "node_2")] == [run.id]

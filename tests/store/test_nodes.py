@@ -14,16 +14,17 @@ import sqlalchemy as sa
 
 from bridge.domain.clock import Clock, ManualClock, SystemClock
 from bridge.domain.connection import ConnectionHealth
-from bridge.domain.delivery import Answer, DeliveryState, Outcome
+from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import Event
-from bridge.store import attempts, connections, deliveries, endpoints, events, nodes, notices, replays, runs, standing
+from bridge.store import attempts, connections, deliveries, endpoint_health, endpoints, events, nodes, replays, runs
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import Claimed
 from bridge.store.due import may_probe
-from bridge.store.transaction import Announcements, Tx
+from bridge.store.postgres import notifications
+from bridge.store.transaction import CommitSignals, Tx
 from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.postgres import Postgres
 from tests.support.watching import add_endpoint, open_database, record, register
@@ -81,7 +82,7 @@ async def claim_delivery(database: Database, endpoint: Endpoint, node: str) -> C
 
 
 async def record_attempt(database: Database, claimed: Claimed, node: str) -> bool:
-    answer = Answer(Outcome.DELIVERED, 12, 200)
+    answer = PostResult(Outcome.DELIVERED, 12, 200)
     result = AttemptResult(claimed.delivery, START, answer, DeliveryState.DELIVERED, None)
     return (await database.write(lambda tx: attempts.record_attempts(tx, node=node, results=[result])))[0]
 
@@ -99,8 +100,8 @@ async def test_a_lease_is_told_by_the_clock_of_the_database(database: Database, 
     for wrong_at in (START, datetime(2036, 1, 1, tzinfo=UTC)):
         confused = await another(ManualClock(wrong_at))
         await join(confused, f"node_{wrong_at.year}")
-        assert await confused.write(nodes.bury_dead) == []
-        assert await database.write(nodes.bury_dead) == []
+        assert await confused.write(nodes.evict_dead) == []
+        assert await database.write(nodes.evict_dead) == []
     listed = await database.read(nodes.list_nodes)
     assert [node.id for node in listed] == [ONE, TWO, "node_2026", "node_2036"]
     assert all(node.is_alive for node in listed)
@@ -115,7 +116,7 @@ async def test_a_dead_node_is_buried_once_and_its_claims_are_free(database: Data
     held = {node.id: (node.runs, node.deliveries) for node in await database.read(nodes.list_nodes)}
     assert held == {ONE: (1, 1), TWO: (0, 0)}
     await expire(database, ONE)
-    buried = await asyncio.gather(*(database.write(nodes.bury_dead) for _ in range(4)))
+    buried = await asyncio.gather(*(database.write(nodes.evict_dead) for _ in range(4)))
     assert sorted(buried) == [[], [], [], [ONE]]
     assert not await database.write(lambda tx: nodes.renew(tx, ONE))
     assert await claim_runs(database, TWO) == [run.id]
@@ -131,8 +132,8 @@ async def test_a_node_that_is_just_renewing_its_lease_is_not_buried(database: Da
             await connection.execute(
                 "UPDATE nodes SET lease_expires_at = lease_expires_at + 60000000 WHERE id = $1", ONE
             )
-            assert await database.write(nodes.bury_dead) == []
-        assert await database.write(nodes.bury_dead) == []
+            assert await database.write(nodes.evict_dead) == []
+        assert await database.write(nodes.evict_dead) == []
     finally:
         await connection.close()
 
@@ -143,7 +144,7 @@ async def test_a_buried_node_can_claim_nothing(database: Database) -> None:
     await record(database, await register(database, "1"), "succeeded")
     await register(database, "2")
     await expire(database, ONE)
-    await database.write(nodes.bury_dead)
+    await database.write(nodes.evict_dead)
     with pytest.raises(StoreUnavailable):
         await claim_runs(database, ONE)
     with pytest.raises(StoreUnavailable):
@@ -304,8 +305,8 @@ async def test_an_endpoint_in_trouble_is_probed_by_one_node_at_a_time(database: 
     (claimed,) = [each for claim in claims for each in claim]
     (holder,) = [node for node, claim in zip((ONE, TWO) * 3, claims, strict=True) if claim]
     assert not await database.write(lambda tx: may_probe(tx, endpoint.id))
-    refused = Answer(Outcome.THROTTLED, 12, 429, retry_after_s=60)
-    await database.write(lambda tx: standing.note_answer(tx, endpoint.id, refused))
+    refused = PostResult(Outcome.THROTTLED, 12, 429, retry_after_s=60)
+    await database.write(lambda tx: endpoint_health.note_answer(tx, endpoint.id, refused))
     await record_attempt(database, claimed, holder)
     assert not await database.write(lambda tx: may_probe(tx, endpoint.id)), "it asked for a pause"
     await database.write(lambda tx: endpoints.enable_endpoint(tx, endpoint.id))
@@ -367,7 +368,7 @@ async def test_the_file_of_a_dead_node_counts_no_longer(database: Database) -> N
 
 
 async def test_what_one_node_commits_another_hears(database: Database, another) -> None:
-    other, heard, own = await another(), asyncio.Queue[Announcements](), list[Announcements]()
+    other, heard, own = await another(), asyncio.Queue[CommitSignals](), list[CommitSignals]()
     other.listeners.append(heard.put_nowait)
     ear, echo = other.listen(), database.listen()
     await asyncio.gather(ear.keep_open(5), echo.keep_open(5))
@@ -388,14 +389,14 @@ async def test_what_one_node_commits_another_hears(database: Database, another) 
 
 
 async def test_what_is_undone_is_not_announced(database: Database, another) -> None:
-    other, heard = await another(), asyncio.Queue[Announcements]()
+    other, heard = await another(), asyncio.Queue[CommitSignals]()
     other.listeners.append(heard.put_nowait)
     ear = other.listen()
     await ear.keep_open(5)
     database.tells_others = True
 
     def fail(tx: Tx) -> None:
-        tx.announcements.runs_due.add("never")
+        tx.signals.runs_due.add("never")
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -407,26 +408,26 @@ async def test_what_is_undone_is_not_announced(database: Database, another) -> N
 
 
 def test_a_notice_says_what_was_announced() -> None:
-    said = Announcements({"a", "b"}, True, True, True, {"run_1"}, {"run_2"}, {"run_3"}, True)
-    assert notices.decode(notices.encode(said, "me") or "") == ("me", said)
-    assert notices.encode(Announcements(), "me") is None
+    said = CommitSignals({"a", "b"}, True, True, True, {"run_1"}, {"run_2"}, {"run_3"}, True)
+    assert notifications.decode(notifications.encode(said, "me") or "") == ("me", said)
+    assert notifications.encode(CommitSignals(), "me") is None
 
 
 def test_a_notice_always_fits_into_what_postgresql_carries() -> None:
     many = {f"run_{'x' * 60}{number:04}" for number in range(1000)}
-    payload = notices.encode(
-        Announcements(many, True, settled_run_ids=many, polls_wanted=many, gone_run_ids=many), "me"
+    payload = notifications.encode(
+        CommitSignals(many, True, settled_run_ids=many, polls_wanted=many, gone_run_ids=many), "me"
     )
     assert payload is not None
     assert len(payload) < 8000
-    sender, heard = notices.decode(payload)
+    sender, heard = notifications.decode(payload)
     assert (sender, heard.deliveries_due) == ("me", True)
     assert heard.settled_run_ids < many
 
 
 @pytest.mark.parametrize("payload", ["", "[]", "{}", '"x"', '{"n":1', '{"n":"a","s":3}', "null"])
 def test_a_notice_that_makes_no_sense_announces_nothing(payload: str) -> None:
-    assert notices.decode(payload)[1] == Announcements()
+    assert notifications.decode(payload)[1] == CommitSignals()
 
 
 # -- a database that does not answer

@@ -17,25 +17,25 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.domain.clock import ManualClock
-from bridge.domain.delivery import Answer, DeliveryState, Outcome
+from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.ids import new_id
 from bridge.domain.run import Run
 from bridge.domain.secret import Secret
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.transition import observe
 from bridge.store import (
     attempts,
-    backlog,
     deliveries,
+    endpoint_health,
     endpoints,
     events,
     idempotency,
     nodes,
+    ordering,
     replays,
     retention,
     runs,
-    standing,
     transitions,
 )
 from bridge.store.attempts import AttemptResult
@@ -88,7 +88,7 @@ def poll_record(run: Run) -> PollRecord:
 
 
 def delivered(one: Claimed) -> AttemptResult:
-    return AttemptResult(one.delivery, START, Answer(Outcome.DELIVERED, 5, 204), DeliveryState.DELIVERED, None)
+    return AttemptResult(one.delivery, START, PostResult(Outcome.DELIVERED, 5, 204), DeliveryState.DELIVERED, None)
 
 
 def finish(tx: Tx, run: Run) -> Run | None:
@@ -123,18 +123,20 @@ WORK: dict[str, Work] = {
     "held deliveries": lambda tx, w: deliveries.list_held(tx, node=NODE),
     "give deliveries back": lambda tx, w: deliveries.give_back(tx, node=NODE, delivery_ids=[w.claimed.delivery.id]),
     "record an attempt": lambda tx, w: attempts.record_attempts(tx, node=NODE, results=[delivered(w.claimed)]),
-    "release the next of a run": lambda tx, w: backlog.release_next(tx, w.ordered.id, w.settled.id),
-    "note an answer": lambda tx, w: standing.note_answer(tx, w.shared.id, Answer(Outcome.SERVER_ERROR, 5, 500)),
+    "release the next of a run": lambda tx, w: ordering.release_next(tx, w.ordered.id, w.settled.id),
+    "note an answer": lambda tx, w: endpoint_health.note_answer(
+        tx, w.shared.id, PostResult(Outcome.SERVER_ERROR, 5, 500)
+    ),
     "retry": lambda tx, w: deliveries.retry_now(tx, [w.claimed.delivery.id]),
     "switch an endpoint off": lambda tx, w: endpoints.disable_endpoint(tx, w.ordered.id, "asked for"),
     "switch an endpoint on": lambda tx, w: endpoints.enable_endpoint(tx, w.ordered.id),
-    "ask for order": lambda tx, w: backlog.hold_followers(tx, w.ordered.id),
+    "ask for order": lambda tx, w: ordering.hold_followers(tx, w.ordered.id),
     "remove an endpoint": lambda tx, w: endpoints.remove_endpoint(tx, w.shared.id),
     "listeners": lambda tx, w: endpoints.listening_endpoints(tx, w.watched.id),
     "sync the file's endpoints": lambda tx, w: endpoints.sync_file_endpoints(tx, [], node=NODE),
     "open replays": lambda tx, w: (replays.list_open(tx), replays.count_waiting(tx, w.shared.id)),
     "sweep": sweep,
-    "bury": lambda tx, w: nodes.bury_dead(tx),
+    "bury": lambda tx, w: nodes.evict_dead(tx),
     "join and leave": lambda tx, w: (
         nodes.join(tx, node="node_3", host="here", pid=3, version="0"),
         nodes.leave(tx, "node_3"),

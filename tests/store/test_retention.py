@@ -10,12 +10,14 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.domain.clock import ManualClock
-from bridge.domain.delivery import Answer, DeliveryState, Outcome
+from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import EventType
 from bridge.domain.run import Run
 from bridge.domain.secret import Secret
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
+from bridge.maintenance.retention import Housekeeper, Retention
+from bridge.runtime.metrics import Metrics
 from bridge.store import attempts, deliveries, endpoints, events, idempotency, replays, retention, runs
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
@@ -23,8 +25,6 @@ from bridge.store.due import due_endpoints
 from bridge.store.retention import Plan
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
-from bridge.workers.metrics import Metrics
-from bridge.workers.retention import Housekeeper, Retention
 from tests.support.watching import NODE, add_endpoint, only, open_database, record, register
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
@@ -57,7 +57,7 @@ def housekeeper(
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.workers.retention.PAUSE_S", 0.0)
+    monkeypatch.setattr("bridge.maintenance.retention.PAUSE_S", 0.0)
 
 
 async def rows(database: Database) -> Counter[str]:
@@ -80,7 +80,7 @@ async def deliver(database: Database, *, state: DeliveryState = DeliveryState.DE
     def work(tx: Tx) -> None:
         for endpoint_id in due_endpoints(tx):
             for one in deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint_id, limit=1000):
-                answer = Answer(Outcome.DELIVERED, 1, 204)
+                answer = PostResult(Outcome.DELIVERED, 1, 204)
                 attempts.record_attempts(
                     tx, node=NODE, results=[AttemptResult(one.delivery, tx.now, answer, state, None)]
                 )
@@ -291,7 +291,7 @@ async def test_an_idle_sweep_writes_nothing(
 async def test_beyond_its_size_the_oldest_settled_go_first_until_nine_tenths_are_left(
     lone: Database, clock: ManualClock
 ) -> None:
-    from bridge.store import size
+    from bridge.store.sqlite import size
 
     made = []
     for number in range(100):

@@ -16,7 +16,7 @@ import aiohttp
 import jsonschema_rs
 
 from bridge.api.openapi import build_document
-from bridge.api.ports import CheckResult, GateReading, LivePoll
+from bridge.api.ports import CheckResult, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
 from bridge.domain.clock import ManualClock
 from bridge.domain.connection import Connection
@@ -25,12 +25,12 @@ from bridge.domain.observation import Observation
 from bridge.domain.run import Json, Progress, Run, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.transition import observe
+from bridge.polling.duration_learner import DurationLearner
+from bridge.polling.planner import Planner
 from bridge.store import nodes, runs
 from bridge.store.database import Database
-from bridge.store.transaction import Announcements, Tx
+from bridge.store.transaction import CommitSignals, Tx
 from bridge.store.transitions import record
-from bridge.workers.learner import Learner
-from bridge.workers.planner import Planner
 
 TOKEN = "a-token-for-tests"
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
@@ -108,14 +108,14 @@ class ApiBridge:
 
     def distribution(self, name: str, workflow_id: str) -> Json:
         """That of a planner that knows two runs of `wf`, of half a minute each."""
-        learner = Learner()
+        learner = DurationLearner()
         for at in (0.0, 1.0):
             learner.learn("wf", RunStatus.RUNNING, 29.0, 31.0, now=at)
         return Planner(self.connections[name].cadence, learner).distribution(workflow_id)
 
-    def gate_reading(self, name: str) -> GateReading:
+    def limiter_reading(self, name: str) -> LimiterReading:
         """A connection twice over its capacity."""
-        return GateReading(10.0, 2.0, 2.0)
+        return LimiterReading(10.0, 2.0, 2.0)
 
     def busiest_workflows(self, name: str, most: int) -> list[dict[str, Json]]:
         """One workflow."""
@@ -135,12 +135,12 @@ class ApiBridge:
         """One check."""
         return {"database": self.ready}
 
-    def hear(self, announcements: Announcements) -> None:
+    def hear(self, signals: CommitSignals) -> None:
         """A listener of the database."""
-        if announcements.settled_run_ids:
+        if signals.settled_run_ids:
             self.settled.set()
             self.settled = asyncio.Event()
-        if announcements.events_recorded:
+        if signals.events_recorded:
             self.grown.set()
             self.grown = asyncio.Event()
 

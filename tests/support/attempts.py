@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bridge.domain.delivery import Answer, Outcome
+from bridge.domain.delivery import Outcome, PostResult
 
 
-def failed_attempt(head: bytes = b"no \xff thanks") -> Answer:
+def failed_attempt(head: bytes = b"no \xff thanks") -> PostResult:
     """A receiver that answered with an error."""
-    return Answer(
+    return PostResult(
         Outcome.SERVER_ERROR,
         duration_ms=31,
         status=500,

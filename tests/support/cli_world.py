@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 
 TOKEN = "token-of-the-tests"
 START_S = 30.0

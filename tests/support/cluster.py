@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bridge.domain.signature import new_secret
-from bridge.domain.vault import new_key
+from bridge.domain.encryption import new_key
+from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.sandbox import Life, Received, Receiver, Sandbox
 from tests.support.daemon_process import DaemonProcess
 

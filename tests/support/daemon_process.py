@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 
 TOKEN = "token-that-must-not-be-seen"
 START_TIMEOUT_S = 60.0

@@ -7,18 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from bridge.domain.address import AddressPolicy, AllowRule, Trust
+from bridge.delivery.deliverer import Deliverer, DeliverySettings
+from bridge.delivery.sender import Sender
+from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.clock import Clock, ManualClock, SystemClock
 from bridge.domain.delivery import Attempt, Delivery, DeliveryState
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
+from bridge.runtime.metrics import Metrics
 from bridge.store import attempts, deliveries, endpoints
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter
-from bridge.workers.deliverer import Deliverer, DeliverySettings
-from bridge.workers.metrics import Metrics
-from bridge.workers.sender import Sender
 from tests.support.watching import NODE
 
 LOCAL = (AllowRule.parse("127.0.0.0/8"),)

@@ -14,7 +14,7 @@ from bridge.domain.ids import new_id
 from bridge.domain.observation import Observation
 from bridge.domain.run import CadenceOverrides, Run, RunStatus
 from bridge.domain.secret import Secret
-from bridge.domain.signature import new_secret
+from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.transition import observe
 from bridge.store import endpoints, nodes, runs, transitions
 from bridge.store.database import Database

@@ -11,14 +11,14 @@ from typing import Any
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
 from bridge.domain.secret import Secret
+from bridge.polling.connection_client import ConnectionClient
+from bridge.polling.poller import Poller
 from bridge.providers.http import new_session
+from bridge.runtime.loop import Bell
+from bridge.runtime.metrics import Metrics
 from bridge.sandbox import Sandbox
 from bridge.store import events, runs
 from bridge.store.database import Database
-from bridge.workers.account import Account
-from bridge.workers.loop import Bell
-from bridge.workers.metrics import Metrics
-from bridge.workers.poller import Poller
 from tests.support.watching import NODE
 
 QUICK = CadenceSettings(min_interval_s=0.02, max_interval_s=0.05)
@@ -44,7 +44,7 @@ async def open_poller(
     """The poller of one connection."""
     async with new_session() as session:
         poller = Poller(
-            Account(settings, session, health=ConnectionHealth.OK),
+            ConnectionClient(settings, session, health=ConnectionHealth.OK),
             database=database,
             clock=clock or SystemClock(),
             node=node,
@@ -58,13 +58,13 @@ async def open_poller(
 def note_sends(poller: Poller) -> list[float]:
     """When the poller sends requests, by its own monotonic clock: when they arrive, tells more of the machine."""
     sends: list[float] = []
-    send = poller.account.gate.send
+    send = poller.client.limiter.send
 
     def noting(now: float, tenant: str | None = None) -> None:
         sends.append(now)
         send(now, tenant)
 
-    poller.account.gate.send = noting  # type: ignore[method-assign]
+    poller.client.limiter.send = noting  # type: ignore[method-assign]
     return sends
 
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from bridge import daemon
-from bridge.workers import loop, notify
+from bridge.runtime import loop, systemd
 
 UNIT = Path(__file__).resolve().parents[2] / "systemd" / "runbridge.service"
 EXPOSURE_MAX_TENTHS = 15
@@ -61,7 +61,7 @@ def test_systemd_waits_longer_than_the_daemon_drains() -> None:
 
 
 def test_a_resting_loop_is_heard_well_before_the_watchdog_bites() -> None:
-    assert notify.SILENCE_MAX_S >= 2 * loop.REST_MAX_S
+    assert systemd.SILENCE_MAX_S >= 2 * loop.REST_MAX_S
     assert int(settings()["WatchdogSec"]) >= 2 * loop.REST_MAX_S
 
 

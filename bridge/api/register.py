@@ -1,0 +1,138 @@
+"""Registering runs: one transaction finds what is watched already, adds the rest and their one-run webhooks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from bridge.api.request_models import RunBody, WebhookBody
+from bridge.domain.connection import Connection
+from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.event import EventType
+from bridge.domain.ids import new_id
+from bridge.domain.run import Run
+from bridge.domain.secret import Secret
+from bridge.domain.signing.hmac_v1 import new_secret
+from bridge.store import endpoints, events, runs
+from bridge.store.transaction import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A checked request to watch a run that exists at the provider."""
+
+    body: RunBody
+    connection: Connection
+    provider_run_id: str
+    provider_ref: str | None = None
+
+
+@dataclass(slots=True)
+class Registered:
+    """The run, whether it is new, and its webhook as asked for; the secret only where the webhook was added."""
+
+    run: Run
+    is_new: bool
+    webhook: Endpoint | None = None
+    secret: Secret | None = None
+
+
+def register(tx: Tx, wanted: Sequence[Registration]) -> list[Registered]:
+    """Watch runs, in a number of statements that does not depend on how many there are.
+
+    What is watched already stays as it is, except that a webhook is added; it hears at once if the run is settled.
+    """
+    found = _watched(tx, wanted)
+    new: dict[tuple[str, str], runs.NewRun] = {}
+    for one in wanted:
+        if _key(one) not in found:
+            new.setdefault(_key(one), _new_run(tx, one))
+    added = {(run.connection, run.provider_run_id): run for run in runs.insert_runs(tx, list(new.values()))}
+    found |= added
+    if len(added) < len(new):  # another node registered some since we looked
+        found |= _watched(tx, [one for one in wanted if _key(one) not in found])
+    answers = []
+    for one in wanted:
+        is_new = added.pop(_key(one), None) is not None  # only the first of its kind in a batch
+        answers.append(Registered(found[_key(one)], is_new))
+    _add_webhooks(tx, wanted, answers)
+    return answers
+
+
+def _key(one: Registration) -> tuple[str, str]:
+    return one.connection.name, one.provider_run_id
+
+
+def _watched(tx: Tx, wanted: Sequence[Registration]) -> dict[tuple[str, str], Run]:
+    by_connection: dict[str, list[str]] = defaultdict(list)
+    for one in wanted:
+        by_connection[one.connection.name].append(one.provider_run_id)
+    return {
+        (name, provider_run_id): run
+        for name, ids in by_connection.items()
+        for provider_run_id, run in runs.find_watched(tx, name, ids).items()
+    }
+
+
+def _new_run(tx: Tx, one: Registration) -> runs.NewRun:
+    body, deadline = one.body, one.body.deadline
+    after_s = one.connection.cadence.deadline_s if deadline is None else deadline.after_s
+    return runs.NewRun(
+        id=new_id("run"),
+        connection=one.connection.name,
+        provider=one.connection.provider,
+        provider_run_id=one.provider_run_id,
+        workflow_id=body.workflow_id or (body.trigger.workflow_id if body.trigger else None),
+        metadata=body.metadata,
+        tags=tuple(body.tags),
+        cadence=body.cadence_overrides,
+        deadline_at=deadline.at if deadline and after_s is None else tx.now + timedelta(seconds=after_s or 0),
+        deadline_is_fixed=after_s is None,
+        provider_ref=one.provider_ref,
+    )
+
+
+def _add_webhooks(tx: Tx, wanted: Sequence[Registration], answers: Sequence[Registered]) -> None:
+    asked = [(one.body.webhook, given) for one, given in zip(wanted, answers, strict=True) if one.body.webhook]
+    if not asked:
+        return
+    old = [given.run.id for _, given in asked if not given.is_new]
+    present = {(ep.run_id, ep.url): ep for ep in (endpoints.list_run_endpoints(tx, old) if old else [])}
+    added: list[tuple[Endpoint, Secret]] = []
+    for webhook, given in asked:
+        given.webhook = present.get((given.run.id, webhook.url))
+        if given.webhook is None:
+            given.webhook, given.secret = _new_webhook(webhook, given.run.id)
+            present[given.run.id, webhook.url] = given.webhook
+            added.append((given.webhook, given.secret))
+    endpoints.insert_run_endpoints(tx, added)
+    _tell_settled(tx, [given for _, given in asked if given.secret and given.run.settled])
+
+
+def _new_webhook(webhook: WebhookBody, run_id: str) -> tuple[Endpoint, Secret]:
+    endpoint = Endpoint(
+        id=new_id("ep"),
+        url=webhook.url,
+        source=EndpointSource.RUN,
+        events=tuple(webhook.events),
+        headers=webhook.headers,
+        run_id=run_id,
+    )
+    return endpoint, webhook.secret or Secret(new_secret())
+
+
+def _tell_settled(tx: Tx, late: Sequence[Registered]) -> None:
+    """A webhook that comes after the end gets the recorded event, the same bytes as everybody."""
+    if not late:
+        return
+    finished = events.finished_events(tx, [given.run.id for given in late])
+    events.insert_deliveries(
+        tx,
+        [
+            (finished[given.run.id], given.webhook)
+            for given in late
+            if given.webhook and given.run.id in finished and given.webhook.wants(EventType.RUN_FINISHED)
+        ],
+    )

@@ -1,0 +1,283 @@
+"""What requests may hold: bodies and query parameters, each field checked, unknown ones refused.
+
+Validated with `fields.Checks` as context. Nothing of pydantic goes further than the handlers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from bridge.api import fields
+from bridge.api.fields import checks_of
+from bridge.domain.connection import CadenceSettings
+from bridge.domain.event import EventType
+from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN
+from bridge.domain.run import CadenceOverrides
+from bridge.domain.secret import Secret
+from bridge.domain.suggestions import unknown
+from bridge.domain.timestamps import format_duration
+
+BATCH_RUNS_MAX: Final = 1000
+WAIT_MAX_S: Final = 300.0
+_CADENCE_KEYS = ("price", "target_delay", "min_interval", "max_interval")
+_NO_CADENCE: Final = dict.fromkeys(_CADENCE_KEYS)
+
+
+class Body(BaseModel):
+    """A JSON object with known keys only."""
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+
+class Query(BaseModel):
+    """Query parameters, known ones only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class NoBody(Body):
+    """Nothing, or `{}`."""
+
+
+class NoQuery(Query):
+    """No parameters."""
+
+
+class CadenceBody(Body):
+    """When to poll; each key overrides the connection's."""
+
+    price: fields.Price | None = None
+    target_delay: fields.TargetDelay | None = None
+    min_interval: fields.Interval | None = None
+    max_interval: fields.Interval | None = None
+
+
+class WebhookBody(Body):
+    """A one-run endpoint. Without `secret` one is made and shown once."""
+
+    url: fields.TargetUrl
+    events: fields.EventNames = Field(default=[EventType.RUN_FINISHED])
+    secret: fields.SigningSecret | None = Field(default=None, repr=False)
+    headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
+
+
+class TriggerBody(Body):
+    """What to start at the provider; further keys are the provider's own and go along."""
+
+    model_config = ConfigDict(extra="allow")
+
+    workflow_id: fields.ProviderId
+    inputs: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunBody(CadenceBody):
+    """A run to watch: one that exists (`provider_run_id`) or one to start (`trigger`)."""
+
+    connection: fields.Name
+    trigger: TriggerBody | None = None
+    provider_run_id: Annotated[fields.ProviderId | None, Field(validate_default=True)] = None
+    workflow_id: fields.ProviderId | None = None
+    metadata: fields.Metadata = Field(default_factory=dict)
+    tags: Annotated[list[fields.Tag], Field(max_length=20)] = Field(default_factory=list)
+    deadline: fields.DeadlineText | None = None
+    webhook: WebhookBody | None = None
+    cadence: Annotated[CadenceBody | None, Field(validate_default=True)] = None
+
+    @field_validator("connection")
+    @classmethod
+    def _is_known(cls, value: str, info: ValidationInfo) -> str:
+        known = checks_of(info).connections
+        if value not in known:
+            raise ValueError(unknown("connection", value, list(known)))
+        return value
+
+    @field_validator("provider_run_id")
+    @classmethod
+    def _either(cls, value: str | None, info: ValidationInfo) -> str | None:
+        triggers = info.data.get("trigger") is not None
+        if value is not None and triggers:
+            raise ValueError("give either this or trigger, not both")
+        if value is None and not triggers and "trigger" in info.data:
+            raise ValueError("is required (or trigger, to start a run)")
+        if value is not None and "connection" in info.data:
+            fault = checks_of(info).bridge.check_run_id(info.data["connection"], value)
+            if fault:
+                raise ValueError(fault)
+        return value
+
+    @field_validator("cadence")
+    @classmethod
+    def _fits(cls, value: CadenceBody | None, info: ValidationInfo) -> CadenceBody | None:
+        own = {key: info.data.get(key) for key in _CADENCE_KEYS}
+        for key in _CADENCE_KEYS if value else ():
+            if own[key] is not None and getattr(value, key) is not None:
+                raise ValueError(f"{key} is given twice, here and beside it; leave one out")
+            own[key] = getattr(value, key) if own[key] is None else own[key]
+        if own != _NO_CADENCE:
+            connection = checks_of(info).connections.get(info.data.get("connection", ""))
+            _check_cadence(_overrides(own), connection.cadence if connection else CadenceSettings())
+        return value
+
+    @property
+    def cadence_overrides(self) -> CadenceOverrides | None:
+        """What this run sets differently, wherever it stood; None if nothing."""
+        own = {key: getattr(self, key) for key in _CADENCE_KEYS}
+        if self.cadence is not None:
+            own = {key: getattr(self.cadence, key) if value is None else value for key, value in own.items()}
+        return None if own == _NO_CADENCE else _overrides(own)
+
+
+def _overrides(own: dict[str, Any]) -> CadenceOverrides:
+    return CadenceOverrides(own["price"], own["target_delay"], own["min_interval"], own["max_interval"])
+
+
+def _check_cadence(own: CadenceOverrides, base: CadenceSettings) -> None:
+    if own.price_s is not None and own.target_delay is not None:
+        raise ValueError("give either price or target_delay, not both")
+    settings = base.overridden_by(own)
+    if settings.min_interval_s > settings.max_interval_s:
+        least, most = format_duration(settings.min_interval_s), format_duration(settings.max_interval_s)
+        raise ValueError(f"min_interval must not exceed max_interval (in effect: {least} and {most})")
+
+
+class BatchBody(Body):
+    """Runs to watch; each is judged by itself."""
+
+    runs: Annotated[list[Any], Field(max_length=BATCH_RUNS_MAX)]
+
+
+class EndpointBody(Body):
+    """A subscriber. Without `events` it hears everything but `run.progressed`."""
+
+    url: fields.TargetUrl
+    events: fields.EventNames | None = None
+    filter: fields.FilterText | None = None
+    secret: fields.SigningSecret | None = Field(default=None, repr=False)
+    description: fields.Description | None = None
+    headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
+    ordered: bool = False
+    payload: fields.Payload = "full"
+    format: fields.Format = "standard"
+    rate_limit: fields.RateLimit | None = None
+    signature: fields.Signature = Field(default=["v1"])
+
+
+class EndpointPatch(Body):
+    """What to change; what is left out stays, null takes away. The secret is changed by rotate-secret."""
+
+    url: fields.TargetUrl = ""
+    events: fields.EventNames | None = None
+    filter: fields.FilterText | None = None
+    description: fields.Description | None = None
+    headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
+    ordered: bool = False
+    payload: fields.Payload = "full"
+    format: fields.Format = "standard"
+    rate_limit: fields.RateLimit | None = None
+    signature: fields.Signature = Field(default=["v1"])
+
+
+class RotateBody(Body):
+    """A new signing secret, made if none is given; the old one goes on signing for `overlap` (0 to 7 d).
+
+    `signature` v1a: a new ed25519 key instead, always made here.
+    """
+
+    signature: fields.SignatureName = "v1"
+    secret: fields.SigningSecret | None = Field(default=None, repr=False)
+    overlap: Annotated[fields.Duration, fields.between(0, 7 * 86400)] = 86400.0
+
+
+class EndpointReplayBody(Body):
+    """Which events to send to this endpoint again; `status` is what became of them there, `rate` how many a second."""
+
+    since: fields.Instant
+    until: fields.Instant | None = None
+    types: fields.EventNames | None = None
+    status: fields.ReplayStatusName | None = None
+    rate: Annotated[float, Field(ge=RATE_MIN, le=RATE_MAX)] = RATE_DEFAULT
+    dry_run: bool = False
+
+
+class EventReplayBody(Body):
+    """`endpoint`: send to this one only."""
+
+    endpoint: fields.Name | None = None
+
+
+class PageQuery(Query):
+    """One page of a list; `cursor` is the `next_cursor` of the page before."""
+
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: Annotated[Annotated[str, Field(max_length=200)] | None, fields.EmptyIsAbsent] = None
+
+
+class RunsQuery(PageQuery):
+    """Which runs to list."""
+
+    connection: fields.Name | None = None
+    status: fields.StatusName | None = None
+    tag: fields.Tag | None = None
+    workflow_id: fields.ProviderId | None = None
+
+
+class WaitQuery(Query):
+    """`timeout` in seconds."""
+
+    timeout: Annotated[float, Field(ge=0, le=WAIT_MAX_S)] = 60.0
+
+
+class ConnectionQuery(Query):
+    """`workflow`: show what was learned of this one; empty for the runs without any."""
+
+    workflow: Annotated[str, Field(max_length=512)] | None = Field(
+        default=None, validation_alias=AliasChoices("workflow", "workflow_id")
+    )
+
+
+class EndpointsQuery(PageQuery):
+    """`one_run`: list the webhooks of single runs as well."""
+
+    one_run: bool = False
+
+
+class EventsQuery(Query):
+    """The pull feed behind the event `after`."""
+
+    after: Annotated[fields.Position | None, fields.EmptyIsAbsent] = Field(
+        default=None, validation_alias=AliasChoices("after", "cursor")
+    )
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    type: list[fields.EventName] = Field(default_factory=list)
+    run_id: fields.Name | None = None
+
+
+class StreamQuery(Query):
+    """Where the stream starts (else with what comes next) and what it holds."""
+
+    after: fields.Name | None = None
+    type: list[fields.EventName] = Field(default_factory=list)
+    run_id: fields.Name | None = None
+
+
+class DeliveriesQuery(PageQuery):
+    """Which deliveries to list."""
+
+    endpoint: fields.Name | None = Field(default=None, validation_alias=AliasChoices("endpoint", "endpoint_id"))
+    event: fields.Name | None = Field(default=None, validation_alias=AliasChoices("event", "event_id"))
+    run: fields.Name | None = Field(default=None, validation_alias=AliasChoices("run", "run_id"))
+    state: fields.StateName | None = None
+
+
+def reveal(secret: Secret | None, made: str) -> str:
+    """The secret that was given, else the one that was made."""
+    return made if secret is None else secret.reveal()

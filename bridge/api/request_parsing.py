@@ -1,0 +1,136 @@
+"""From the wire to checked values: the token, the host, the body's type, size and time, the query."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import re
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from bridge.api.context import Door, IdempotencyKey
+from bridge.api.problem import Refusal
+from bridge.api.strict_json import parse_json
+from bridge.api.validation_errors import read_given
+from bridge.domain.errors import InvalidInput, NotFound, Problem
+from bridge.domain.run import Json
+from bridge.domain.secret import Secret
+
+BODY_TIMEOUT_S = 15.0
+KEY_CHARACTERS_MAX = 255
+_PATH_PART = re.compile(r"[A-Za-z0-9_.~-]{1,200}", re.ASCII)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?", re.ASCII)
+
+
+class TokenCheck:
+    """Compares digests, so that neither time nor length tells anything about the token."""
+
+    def __init__(self, token: Secret) -> None:
+        self._digest = hashlib.sha256(token.reveal().encode()).digest()
+
+    def __call__(self, request: web.Request) -> None:
+        """Refusal unless the request holds the token."""
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        digest = hashlib.sha256(given.strip().encode(errors="surrogateescape")).digest()
+        if not hmac.compare_digest(digest, self._digest) or scheme.lower() != "bearer":
+            detail = "the token is missing or wrong; send it as `Authorization: Bearer …` ([server] api_token)"
+            raise Refusal(401, detail, WWW_Authenticate="Bearer")
+
+
+class Rules:
+    """Who may ask and how much, as the operator's file has it; a reload changes it while requests come in.
+
+    `allowed_hosts`: names and addresses without port, lower case, IPv6 in brackets.
+    """
+
+    def __init__(self, api_token: Secret, allowed_hosts: frozenset[str], body_bytes_max: int) -> None:
+        self.change(api_token, allowed_hosts, body_bytes_max)
+
+    def change(self, api_token: Secret, allowed_hosts: frozenset[str], body_bytes_max: int) -> None:
+        """Hold for every request from now on."""
+        self.check_token = TokenCheck(api_token)
+        self.allowed_hosts = allowed_hosts
+        self.body_bytes_max = body_bytes_max
+
+
+def check_host(request: web.Request, allowed: frozenset[str]) -> None:
+    """Refusal of a name that is not ours: a web page elsewhere may have had it point here."""
+    if request.transport is not None and isinstance(request.transport.get_extra_info("sockname"), str | bytes):
+        return  # a Unix socket: no browser and no DNS leads here
+    given = request.headers.getall("Host", [])
+    found = _HOST.fullmatch(given[0]) if len(given) == 1 else None
+    if found is None or found[1].lower() not in allowed:
+        raise Refusal(421, "this server does not answer for that host name; add it to [server] allowed_hosts")
+
+
+def check_path(request: web.Request) -> None:
+    """NotFound for a path part that can be nobody's id."""
+    for part in request.match_info.values():
+        if not _PATH_PART.fullmatch(part):
+            raise NotFound("there is no such thing: this is no id")
+
+
+async def read_body(request: web.Request, bytes_max: int) -> Json:
+    """The JSON of the body, `{}` where there is none; a Refusal where it is not to be read at all."""
+    if request.content_length is not None and request.content_length > bytes_max:
+        raise _too_large(bytes_max)
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise Refusal(415, "the body must not be compressed; send it without Content-Encoding")
+    came_along = request.content.is_eof()  # with the head, as small bodies do
+    data = request.content.read_nowait() if came_along else await _await_body(request, bytes_max)
+    if len(data) > bytes_max:
+        raise _too_large(bytes_max)
+    if not data:
+        return {}
+    if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise Refusal(415, "the body must be JSON in UTF-8, sent with `Content-Type: application/json`")
+    return parse_json(data)
+
+
+async def _await_body(request: web.Request, bytes_max: int) -> bytes:
+    """The body, in time and not much longer than `bytes_max`."""
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while len(data) <= bytes_max and (chunk := await request.content.readany()):
+                data += chunk
+    except TimeoutError:
+        raise Refusal(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s", Connection="close") from None
+    return bytes(data)
+
+
+def _too_large(bytes_max: int) -> Refusal:
+    return Refusal(413, f"the body may have at most {bytes_max} bytes")
+
+
+def read_query(request: web.Request, model: type[BaseModel], door: Door) -> BaseModel:
+    """The checked query parameters; lists may be given comma-separated or several times."""
+    query = request.rel_url.query
+    lists = {name for name, info in model.model_fields.items() if "list" in str(info.annotation)}
+    twice = [
+        Problem(name, "is given twice")
+        for name in sorted(set(query))
+        if len(query.getall(name)) > 1 and name not in lists
+    ]
+    if twice:
+        raise InvalidInput(twice)
+    given: dict[str, object] = dict(query)
+    for name in lists & set(query):
+        given[name] = [part for value in query.getall(name) for part in value.split(",")]
+    return read_given(model, given, context=door.checks(), what="query parameter")
+
+
+def read_key(request: web.Request, given: Json) -> IdempotencyKey | None:
+    """The request's `Idempotency-Key`, if any, with what makes it this request: method, path and JSON."""
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        return None
+    key = keys[0]
+    if len(keys) > 1 or not 1 <= len(key) <= KEY_CHARACTERS_MAX or not (key.isascii() and key.isprintable()):
+        message = f"one key of 1 to {KEY_CHARACTERS_MAX} printable ASCII characters"
+        raise InvalidInput([Problem("Idempotency-Key", message)])
+    same = json.dumps([request.method, request.path, given], sort_keys=True)
+    return IdempotencyKey(key, hashlib.sha256(same.encode()).hexdigest())

@@ -1,0 +1,84 @@
+"""Mistakes in a request as problems: every field at fault, each with what to do. Never shows a given value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from bridge.domain.errors import InvalidInput, Problem
+from bridge.domain.suggestions import dotted, unknown
+
+M = TypeVar("M", bound=BaseModel)
+
+_EXPECTED = {
+    "missing": "is required",
+    "string_type": "expected text",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "int_parsing_size": "this number is too large",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "finite_number": "expected a finite number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "list_type": "expected a list",
+    "dict_type": "expected an object",
+    "model_type": "expected an object",
+    "model_attributes_type": "expected an object",
+}
+
+
+def read_given(model: type[M], given: object, *, context: object, what: str = "field") -> M:
+    """`given` as `model`; InvalidInput that names every field at fault. `context` is what the checks ask."""
+    try:
+        return model.model_validate(given, context=context)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        raise InvalidInput([_problem(detail, model, what) for detail in details]) from None
+
+
+def _problem(error: ErrorDetails, model: type[BaseModel], what: str) -> Problem:
+    location = [part for part in error["loc"] if part != "[key]"]
+    return Problem(dotted(location) or "(body)", _message(error, model, what))
+
+
+def _message(error: ErrorDetails, model: type[BaseModel], what: str) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            return unknown(what, str(error["loc"][-1]), _known_fields(model, error["loc"][:-1]))
+        case "greater_than_equal":
+            return f"must be at least {context['ge']:g}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}"
+        case "string_too_short" | "too_short":
+            return "must not be empty"  # no field has a higher minimum
+        case "string_too_long":
+            return f"may have at most {context['max_length']} characters"
+        case "too_long":
+            return f"may have at most {context['max_length']} entries"
+        case "value_error":
+            return str(context["error"])
+        case kind:
+            return _EXPECTED.get(kind, error["msg"])
+
+
+def _known_fields(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return [name for field, info in model.model_fields.items() for name in _names(field, info.validation_alias)]
+
+
+def _names(field: str, alias: Any) -> list[str]:
+    return [str(alias.choices[0])] if hasattr(alias, "choices") else [alias or field]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

@@ -1,0 +1,203 @@
+"""The office: what the API may ask of the running daemon, answered from the workers (`api.ports.Bridge`).
+
+It also passes on what commits announce: bells for the workers, a word to those who wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+
+from bridge.api.ports import CheckResult, LimiterReading, LivePoll
+from bridge.cluster.membership import Membership
+from bridge.delivery.deliverer import Deliverer
+from bridge.delivery.replayer import Replayer
+from bridge.domain.addresses.policy import AddressPolicy, Trust
+from bridge.domain.clock import Clock
+from bridge.domain.connection import Connection
+from bridge.domain.errors import NotFound, ProviderFailed
+from bridge.domain.run import Json, Run
+from bridge.domain.webhook_url import check_target
+from bridge.polling.poller import Poller
+from bridge.providers.http import ProviderFailure
+from bridge.store.database import Database
+from bridge.store.transaction import CommitSignals
+
+
+class DaemonControl:
+    """One per daemon."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.pollers: dict[str, Poller] = {}
+        self.deliverer: Deliverer | None = None
+        self.replayer: Replayer | None = None
+        self.membership: Membership | None = None
+        """Where several nodes share a database."""
+        self.policy = AddressPolicy(Trust.API)
+        self.is_stopping = False
+        self._database = database
+        self._clock = clock
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._feed = asyncio.Event()
+
+    # -- what commits announce
+
+    def hear(self, signals: CommitSignals) -> None:
+        """Ring the bells that a commit gives reason to."""
+        for name in signals.runs_due:
+            if name in self.pollers:
+                self.pollers[name].expect_due()
+        if signals.deliveries_due and self.deliverer is not None:
+            self.deliverer.bell.ring()
+        if signals.replays_due and self.replayer is not None:
+            self.replayer.bell.ring()
+        if signals.events_recorded:
+            self._feed.set()
+            self._feed = asyncio.Event()
+        for run_id in signals.polls_wanted:
+            for poller in self.pollers.values():
+                poller.poll_now(run_id)
+        for run_id in signals.gone_run_ids | signals.settled_run_ids:  # perhaps at another node
+            self.forget(run_id)
+        if signals.nodes_changed and self.membership is not None:
+            self.membership.expect_change()
+        for run_id in signals.settled_run_ids:
+            for future in self._waiting.pop(run_id, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    def settled_elsewhere(self, run: Run) -> None:
+        """A chore settled a run; its poller need not hold it any longer."""
+        if run.connection in self.pollers:
+            self.pollers[run.connection].forget(run.id)
+
+    def rebase(self, jump_s: float) -> None:
+        """The wall clock was set by so much."""
+        for poller in self.pollers.values():
+            poller.rebase(jump_s)
+
+    # -- what the API asks
+
+    @property
+    def connections(self) -> Mapping[str, Connection]:
+        """The configured connections by name."""
+        return {name: poller.client.connection for name, poller in self.pollers.items()}
+
+    def check_run_id(self, connection: str, provider_run_id: str) -> str | None:
+        """A sentence if this can never be the id of a run there."""
+        return self._poller(connection).client.provider.check_run_id(provider_run_id)
+
+    def check_target(self, url: str) -> str:
+        """The URL as it will be dialled; InvalidInput when the address policy refuses it."""
+        return check_target(url, self.policy).url
+
+    def live(self, run: Run) -> LivePoll | None:
+        """The polls of a run whose connection is watched here."""
+        poller = self.pollers.get(run.connection)
+        if poller is None:
+            return None
+        watch, (next_poll_at, reason) = poller.live(run.id), poller.next_poll(run)
+        polls, last_polled_at = (
+            (run.polls, run.last_polled_at) if watch is None else (watch.polls, watch.last_polled_at)
+        )
+        return LivePoll(polls, last_polled_at, next_poll_at, reason)
+
+    async def poll_now(self, run_id: str) -> None:
+        """Look at a run at once."""
+        for poller in self.pollers.values():
+            poller.poll_now(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """A run is no longer watched."""
+        for poller in self.pollers.values():
+            poller.forget(run_id)
+
+    async def trigger(
+        self, connection: str, workflow_id: str, inputs: Json, extra: dict[str, Json]
+    ) -> tuple[str, str | None]:
+        """Start a run at the provider."""
+        try:
+            started = await self._poller(connection).client.trigger(workflow_id, inputs, extra)
+        except ProviderFailure as failure:
+            raise ProviderFailed(str(failure)) from failure
+        return started.provider_run_id, started.provider_ref
+
+    async def cancel(self, run: Run) -> None:
+        """Ask the provider to cancel."""
+        try:
+            await self._poller(run.connection).client.cancel(run)
+        except ProviderFailure as failure:
+            raise ProviderFailed(str(failure)) from failure
+
+    async def check_connection(self, name: str) -> CheckResult:
+        """One real authenticated call."""
+        ok, detail, duration_ms = await self._poller(name).client.check()
+        return CheckResult(ok, detail, duration_ms)
+
+    def connection_state(self, name: str) -> dict[str, Json]:
+        """Limits in force and what is going on at this moment."""
+        poller = self._poller(name)
+        limiter, now = poller.client.limiter, self._clock.monotonic()
+        opens_in_s = limiter.rate_limit.opens_at - now
+        shadow_price_s, over_capacity = limiter.contest(now)
+        return {
+            "requests_per_second": round(limiter.rate_limit.rate, 3),
+            "limit_is_learned": not limiter.rate_limit.is_known,
+            "max_in_flight": limiter.in_flight_limit.limit(limiter.rate_limit.rate),
+            "in_flight": limiter.in_flight,
+            "runs_in_hand": len(poller.hand),
+            "limits_shared_by_nodes": limiter.sharers,
+            "paused_for_s": round(max(0.0, opens_in_s), 3),
+            "shadow_price_s": round(shadow_price_s, 4),
+            "over_capacity_by": round(over_capacity, 2),
+            "learned": poller.planner.summary(),
+        }
+
+    def distribution(self, name: str, workflow_id: str) -> Json:
+        """What was learned of one workflow, and how its runs are polled."""
+        return self._poller(name).planner.distribution(workflow_id)
+
+    def limiter_reading(self, name: str) -> LimiterReading:
+        """The limit in force, and what a request was worth lately."""
+        limiter = self._poller(name).client.limiter
+        return LimiterReading(limiter.rate_limit.rate, *limiter.contest(self._clock.monotonic()))
+
+    def busiest_workflows(self, name: str, most: int) -> list[dict[str, Json]]:
+        """What was learned of those of which most runs ended here."""
+        return self._poller(name).planner.busiest(most)
+
+    async def wait_settled(self, run_id: str, timeout_s: float) -> None:
+        """Until the run is announced as settled, at most `timeout_s`."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(run_id, set()).add(future)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await future
+        finally:
+            waiting = self._waiting.get(run_id)
+            if waiting is not None:
+                waiting.discard(future)
+                if not waiting:
+                    del self._waiting[run_id]
+
+    async def feed_grown(self, timeout_s: float) -> None:
+        """Until events were recorded, at most `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._feed.wait()
+
+    def readiness(self) -> dict[str, bool]:
+        """Ready while it is not stopping, its workers stand and the database takes what they write."""
+        checks = {
+            "running": not self.is_stopping,
+            "deliverer": self.deliverer is not None,
+            "database": self._database.is_available,
+        }
+        return checks if self.membership is None else {**checks, "lease": self.membership.lease_guard.is_open}
+
+    def _poller(self, name: str) -> Poller:
+        if name not in self.pollers:
+            raise NotFound(f"no connection {name!r}; the configuration has {', '.join(self.pollers) or 'none'}")
+        return self.pollers[name]

@@ -1,0 +1,158 @@
+"""What a status or an error of one POST means: the only place that turns the wire into an `Outcome`.
+
+The sentences are for the operator: short, without secrets, without query strings.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from yarl import URL
+
+from bridge.delivery.address_guard import BlockedAddress
+from bridge.delivery.exchange import Exchange
+from bridge.domain.delivery import Outcome
+
+_LOCATION_CHARACTERS_MAX = 300
+_SAID_CHARACTERS_MAX = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An outcome and the sentence that explains it, None where there is nothing to explain."""
+
+    outcome: Outcome
+    detail: str | None = None
+
+
+def judge_status(status: int, location: str | None = None) -> Judged:
+    """What a complete head with `status` means; `location` is that header of a redirect."""
+    if 200 <= status <= 299:
+        return Judged(Outcome.DELIVERED)
+    if 300 <= status <= 399:
+        return Judged(Outcome.REDIRECT, f"{status} redirects to {shown_location(location)}; redirects are not followed")
+    if status == 410:
+        return Judged(Outcome.GONE, "410 Gone: the receiver wants no more deliveries")
+    if status == 429:
+        return Judged(Outcome.THROTTLED, "429: the receiver asks for fewer deliveries")
+    if 400 <= status <= 499:
+        return Judged(Outcome.CLIENT_ERROR, f"the receiver answered {status}")
+    if 500 <= status <= 599:
+        return Judged(Outcome.SERVER_ERROR, f"the receiver answered {status}")
+    return Judged(Outcome.PROTOCOL, f"the receiver answered {status}, which means nothing in HTTP here")
+
+
+def judge_broken_head(status: int | None, failed: Judged) -> Judged:
+    """What it means that the head behind a status line with `status` failed so; None if there was no such line.
+
+    A 2xx says that the event was taken, so that only the rest of the answer is lost.
+    """
+    if status is None or not 200 <= status <= 299:
+        return failed
+    return Judged(Outcome.DELIVERED, f"the receiver answered {status}; behind its status line: {failed.detail}")
+
+
+def judge_timeout(exchange: Exchange, limit_s: float) -> Judged:
+    """What it means that nothing more came within `limit_s` seconds, by the phase that it happened in."""
+    within = f"within {limit_s:g} s"
+    if exchange.has("sent"):
+        return Judged(Outcome.TIMEOUT, f"no complete answer {within}")
+    if exchange.has("connected") or exchange.is_reused:
+        return Judged(Outcome.TIMEOUT, f"the request could not be sent {within}")
+    if exchange.has("tls_begun"):
+        return Judged(Outcome.TIMEOUT, f"the TLS handshake was not finished {within}")
+    if exchange.has("dns_asked") and not exchange.has("dns_answered"):
+        return Judged(Outcome.DNS, f"no answer to the name lookup {within}")
+    return Judged(Outcome.TIMEOUT, f"no connection {within}")
+
+
+def judge_error(error: Exception, exchange: Exchange) -> Judged:
+    """What an error before a complete head means."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, BlockedAddress):
+            return Judged(Outcome.BLOCKED_ADDRESS, str(cause.verdict))
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
+            return Judged(Outcome.TLS, f"TLS failed: {_tls_reason(cause)}")
+        if isinstance(cause, socket.gaierror):
+            return Judged(Outcome.DNS, f"the name cannot be looked up: {cause.strerror}")
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return Judged(Outcome.DNS, f"the name cannot be looked up: {_reason(error)}")
+        case aiohttp.ClientConnectorError() if exchange.has("tls_begun"):
+            return Judged(Outcome.TLS, f"the TLS handshake broke off: {_reason(error)}")
+        case aiohttp.ClientConnectorError():
+            return Judged(Outcome.CONNECT, f"no connection: {_reason(error)}")
+        case aiohttp.ServerDisconnectedError() | OSError():
+            return Judged(Outcome.PROTOCOL, "the connection was closed before a complete answer")
+        case aiohttp.ClientResponseError():
+            return _judge_head(causes)
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+            return Judged(Outcome.PROTOCOL, "this URL cannot be dialled")
+        case aiohttp.ClientError():
+            return Judged(Outcome.PROTOCOL, _clean(str(error) or type(error).__name__))
+    return Judged(Outcome.PROTOCOL, "the request cannot be sent with this URL and these headers")
+
+
+def is_stale_connection(error: Exception, exchange: Exchange) -> bool:
+    """Whether a connection kept from before turned out to be closed, before any byte of an answer."""
+    is_closed = isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
+    return is_closed and exchange.is_reused and not exchange.has("answered")
+
+
+def shown_location(location: str | None) -> str:
+    """Where a redirect leads, without credentials, query and fragment, in printable ASCII."""
+    if not location:
+        return "nowhere"
+    try:
+        url = URL(location).with_query(None).with_fragment(None)
+        shown = str(url.with_user(None) if url.raw_host else url)
+    except ValueError:
+        return "something that is no URL"
+    return _clean(shown, _LOCATION_CHARACTERS_MAX)
+
+
+def _judge_head(causes: list[BaseException]) -> Judged:
+    said = next((str(cause.message) for cause in causes if isinstance(cause, HttpProcessingError)), "")
+    if any(isinstance(cause, LineTooLong) for cause in causes) or said.startswith("Too many headers"):
+        return Judged(Outcome.OVERSIZE, "the answer's head is too large (over 8 KiB in a line, or over 128 lines)")
+    fault = said.partition("\n")[0].partition(":")[0]  # what follows are bytes of the answer
+    return Judged(Outcome.PROTOCOL, f"the answer is not HTTP: {_clean(fault) or 'it cannot be read'}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        found = waiting.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        waiting += [found.__cause__, getattr(found, "os_error", None), getattr(found, "certificate_error", None)]
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _clean(error.verify_message or "the certificate cannot be verified")
+    return _clean((error.reason or "the handshake was refused").replace("_", " ").lower())
+
+
+def _reason(error: aiohttp.ClientConnectorError) -> str:
+    number = error.os_error.errno
+    return (
+        os.strerror(number)
+        if number is not None and number > 0
+        else _clean(str(error.os_error) or "the receiver hung up")
+    )
+
+
+def _clean(text: str, characters_max: int = _SAID_CHARACTERS_MAX) -> str:
+    printable = "".join(character if " " <= character <= "~" else "?" for character in text)
+    return printable if len(printable) <= characters_max else printable[: characters_max - 1] + "…"

@@ -1,0 +1,210 @@
+"""What is believed at this moment about how long a run stays in a status, and what follows from it for polling.
+
+The one quantity behind every decision is the lateness W of a run that was last seen alive at age a:
+
+    W(t) = ∫ₐᵗ P(finished by u | alive at a) du          the delay to be expected if it is polled at age t
+
+Poll when W reaches the price of a request. When requests are scarce, poll the run with the largest W. When one
+request observes many runs, send it when their W together reach the price. W weighs gaps and spikes in the
+distribution correctly because it integrates; where polls are few per run an exact plan takes over.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from bridge.domain.cadence.grid import CELLS, EDGES_S, END_S, WIDTHS_S, cell_at
+from bridge.domain.cadence.optimal_plan import plan_polls
+
+SPARSE_CELLS: Final = 4  # a wait over more cells than this is planned exactly
+PLANS_PER_OCTAVE: Final = 4  # plans are cached per price, in steps of 2^(1/4): 9 % off the price costs < 0.5 %
+OLD_S: Final = EDGES_S[-3]  # older runs are beyond the grid: their hazard is taken as 1 / age
+POLLS_FORESEEN: Final = 400
+ALIVE_MIN: Final = 1e-12
+INDEX_MAX: Final = (
+    8.0  # the scarcity index stays within this multiple of W: a gap in the density would make it infinite
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedCost:
+    """What polling at a price is expected to cost per run: requests, and mean delay in seconds."""
+
+    polls: float
+    delay_s: float
+
+
+class Estimate:
+    """A distribution of durations with its running sums; never changes once made.
+
+    `spread` is A = ∫√(density · survival): dense polling at price λ costs A·√(2λ) (Keller 1974). Its square
+    over the mean is the best possible delay relative to a well-tuned fixed interval.
+    """
+
+    __slots__ = ("_ahead", "_alive", "_plans", "mass", "prices", "spread")
+
+    def __init__(self, mass: Sequence[float]) -> None:
+        total = sum(mass)
+        self.mass = [value / total for value in mass]
+        self._alive = list(accumulate(reversed(self.mass), initial=0.0))[::-1]  # P(alive) at every edge
+        slabs = [(a + b) / 2 * width for a, b, width in zip(self._alive, self._alive[1:], WIDTHS_S, strict=False)]
+        self._ahead = list(accumulate(reversed(slabs), initial=0.0))[::-1]  # ∫ P(alive) from every edge on
+        self.spread = sum(
+            math.sqrt(value * alive * width)
+            for value, alive, width in zip(self.mass, self._alive[1:], WIDTHS_S, strict=True)
+        )
+        self._plans: dict[tuple[int, int], list[int]] = {}
+        self.prices: dict[float, float] = {}  # target delay → price, remembered by `price_for_target`
+
+    def lateness(self, alive_s: float, age_s: float) -> float:
+        """W: seconds of delay to be expected when a run last seen alive at `alive_s` is polled at `age_s`."""
+        if age_s <= alive_s:
+            return 0.0
+        if alive_s >= OLD_S:
+            return (age_s - alive_s) ** 2 / (2 * alive_s)
+        alive, ahead, _ = self._at(alive_s)
+        return max(0.0, (age_s - alive_s) - (ahead - self._at(age_s)[1]) / max(alive, ALIVE_MIN))
+
+    def alive_at_edge(self, cell: int) -> float:
+        """P(still alive) at the lower edge of a cell."""
+        return self._alive[cell]
+
+    def chance(self, known_alive_s: float, alive_s: float, finished_s: float) -> float:
+        """P(over within (alive_s, finished_s] | alive at known_alive_s); an interval counts at least its cell's width."""
+        alive = max(self._at(known_alive_s)[0], ALIVE_MIN)
+        finished_s = max(finished_s, alive_s + WIDTHS_S[cell_at(alive_s)])
+        return max(0.0, self._at(max(alive_s, known_alive_s))[0] - self._at(finished_s)[0]) / alive
+
+    def finished(self, alive_s: float, age_s: float) -> float:
+        """The probability that a run last seen alive at `alive_s` is over at `age_s`."""
+        return max(0.0, 1 - self._at(age_s)[0] / max(self._at(alive_s)[0], ALIVE_MIN))
+
+    def late_within(self, alive_s: float, over_s: float) -> float:
+        """Seconds from a run's end to `over_s`, as is to be expected where it ended in (alive_s, over_s]."""
+        ended = self.finished(alive_s, over_s)
+        if ended <= ALIVE_MIN:
+            return (over_s - alive_s) / 2
+        return min(self.lateness(alive_s, over_s) / ended, over_s - alive_s)
+
+    def index(self, alive_s: float, age_s: float) -> float:
+        """Urgency when requests are scarce, in seconds: W with a bonus for runs that have little left to wait for.
+
+        A Whittle-type index, q² / (2 q′ (1 − q)) with q = P(finished) and q′ its growth: equal to W while q is
+        small, larger where q has stopped growing, because there waiting longer brings nothing.
+        """
+        lateness = self.lateness(alive_s, age_s)
+        if alive_s >= OLD_S or lateness <= 0:
+            return lateness
+        alive, _, _ = self._at(alive_s)
+        left, _, cell = self._at(age_s)
+        q = 1 - left / max(alive, ALIVE_MIN)
+        growth = self.mass[cell] / WIDTHS_S[cell] / max(alive, ALIVE_MIN)
+        ceiling = INDEX_MAX * lateness
+        return min(max(q * q / max(2 * growth * (1 - q), q * q / ceiling), lateness), ceiling) if q > 0 else lateness
+
+    def next_age(self, alive_s: float, price_s: float, min_interval_s: float, max_interval_s: float) -> float:
+        """The age at which to poll next a run last seen alive at `alive_s`.
+
+        `price_s` is the delay in seconds that one request is worth. The answer keeps within the two intervals;
+        should they contradict each other, the larger wins nothing: `max_interval_s` binds.
+        """
+        alive_s = max(alive_s, 0.0)
+        if alive_s >= OLD_S:
+            wanted = math.sqrt(2 * price_s * alive_s)
+        else:
+            age = self._age_of_lateness(alive_s, price_s)
+            if age - alive_s > SPARSE_CELLS * WIDTHS_S[cell_at(age)]:
+                age = self._planned_age(alive_s, price_s, min_interval_s)
+            wanted = age - alive_s
+        return alive_s + min(max(wanted, min_interval_s), max_interval_s)
+
+    def expected_cost(self, price_s: float, min_interval_s: float = 0.0, max_interval_s: float = 1e9) -> ExpectedCost:
+        """Polls and delay to be expected of a run polled at this price from age 0; the last 0.2 % of runs are left out."""
+        polls, delay_s, age = 0.0, 0.0, 0.0
+        for _ in range(POLLS_FORESEEN):
+            alive = self._at(age)[0]
+            if alive < 0.002:
+                break
+            after = self.next_age(age, price_s, min_interval_s, max_interval_s)
+            polls += alive
+            delay_s += alive * self.lateness(age, after)
+            age = after
+        return ExpectedCost(polls, delay_s)
+
+    def quantile(self, share: float) -> float:
+        """The age in seconds by which this share of runs is over."""
+        left = 1 - share
+        i = bisect_left(self._alive, -left, key=lambda alive: -alive)
+        if i == 0:
+            return 0.0
+        i = min(i, CELLS)
+        within = (self._alive[i - 1] - left) / max(self.mass[i - 1], ALIVE_MIN)
+        return EDGES_S[i - 1] + min(max(within, 0.0), 1.0) * WIDTHS_S[i - 1]
+
+    def mean_up_to(self, age_s: float) -> float:
+        """E[min(duration, age)] in seconds; without a bound the prior's long tail would rule the mean."""
+        return self._ahead[0] - self._at(age_s)[1]
+
+    def _at(self, age_s: float) -> tuple[float, float, int]:
+        """P(alive), the integral of P(alive) from here on, and the cell, at an age."""
+        if age_s >= END_S:
+            return 0.0, 0.0, CELLS - 1
+        cell = cell_at(age_s)
+        rest = EDGES_S[cell + 1] - age_s
+        after = self._alive[cell + 1]
+        alive = after + self.mass[cell] * rest / WIDTHS_S[cell]
+        return alive, self._ahead[cell + 1] + (after + alive) / 2 * rest, cell
+
+    def _age_of_lateness(self, alive_s: float, price_s: float) -> float:
+        """The age at which W reaches the price: a search for the cell, then a quadratic inside it."""
+        alive, ahead, cell = self._at(alive_s)
+        alive = max(alive, ALIVE_MIN)
+        needed = price_s * alive
+        edges, ahead_of = EDGES_S, self._ahead
+        reached = needed + alive * alive_s + ahead  # W at an edge is the price where alive · edge + ahead_of is this
+        low = high = cell + 1
+        stride = 1
+        while (
+            high < CELLS and alive * edges[high] + ahead_of[high] < reached
+        ):  # waits are mostly short: gallop, then bisect
+            low, high, stride = high + 1, high + stride, stride * 2
+        high = min(high, CELLS)
+        while low < high:
+            middle = (low + high) // 2
+            if alive * edges[middle] + ahead_of[middle] >= reached:
+                high = middle
+            else:
+                low = middle + 1
+        low = min(low, CELLS)
+        start = max(EDGES_S[low - 1], alive_s)
+        alive_there, ahead_there, _ = self._at(start) if start > alive_s else (alive, ahead, cell)
+        missing = max(needed - (alive * (start - alive_s) - (ahead - ahead_there)), 0.0)
+        finished, density = alive - alive_there, self.mass[low - 1] / WIDTHS_S[low - 1]
+        root = math.sqrt(finished * finished + 2 * density * missing)
+        step = 2 * missing / (finished + root) if finished + root > 0 else WIDTHS_S[low - 1]
+        return start + min(step, WIDTHS_S[low - 1])
+
+    def _planned_age(self, alive_s: float, price_s: float, min_interval_s: float) -> float:
+        """The next poll of the exact plan, interpolated between the plan's rows around `alive_s`."""
+        key = (round(_steps(price_s)), round(_steps(min_interval_s)))  # of progress both differ with every run
+        if key not in self._plans:
+            finished = [1 - alive for alive in self._alive]
+            self._plans[key] = plan_polls(EDGES_S, finished, *(2 ** (step / PLANS_PER_OCTAVE) for step in key))
+        successor = self._plans[key]
+        if alive_s <= 0:
+            return EDGES_S[successor[0]]
+        cell = cell_at(alive_s)
+        below, above = EDGES_S[successor[cell]], EDGES_S[successor[cell + 1]] if cell + 1 < CELLS else END_S
+        if successor[cell] <= cell + 1:
+            return above
+        share = (alive_s - EDGES_S[cell]) / WIDTHS_S[cell]
+        return (1 - share) * below + share * above
+
+
+def _steps(seconds: float) -> float:
+    return PLANS_PER_OCTAVE * math.log2(max(seconds, 1e-6))

@@ -1,0 +1,125 @@
+"""Cadence: when to poll a run next. The one place for that rule.
+
+W(t) is the lateness, in seconds, that a run is expected to have gathered at age t since it was last seen
+alive. A request costs a *price*, the seconds of delay it is worth. Poll when W reaches the price; when
+requests are scarce, poll the largest W first. What W is comes from `cadence_sojourn` (what was learned of
+such runs) and `cadence_progress`; what a request is worth to one run, from `cadence_price`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Final
+
+from bridge.domain.cadence.estimate import Estimate
+from bridge.domain.cadence.price import PATIENCE_S, effective_price, price_for_target
+from bridge.domain.cadence.progress import ProgressModel, ProgressTrack
+from bridge.domain.connection import CadenceSettings
+from bridge.domain.frozen import frozen
+from bridge.domain.run import RunStatus
+from bridge.domain.timestamps import format_duration
+
+WAITING_PATIENCE_S: Final = 30.0  # a person acts in minutes or days: lateness is soon judged relative to the wait
+FAILURE_FIRST_S, FAILURE_GROWTH, FAILURE_MAX_S = 1.0, 2.0, 60.0
+OVERDUE_RUNS_MIN: Final = 20  # seen before "longer than normal" means anything
+OVERDUE_FACTOR: Final = 1.5  # times the learned p99
+
+
+@frozen
+class NextPoll:
+    """Seconds from the last look to the next one, and why then, in words for `runs show`."""
+
+    delay_s: float
+    reason: str
+
+
+@frozen
+class Standing:
+    """One run as the rule sees it. `alive_s`: its age in seconds, in this status, when it was last seen alive.
+
+    `belief` is what was learned of runs like it; `progress` what their progress has meant, with `track` its own.
+    `unchanged_is_free`: its provider answers 304 while nothing changes.
+    """
+
+    run_id: str
+    status: RunStatus
+    belief: Estimate
+    alive_s: float
+    progress: ProgressModel | None = None
+    track: ProgressTrack = field(default_factory=ProgressTrack)
+    unchanged_is_free: bool = False
+
+    @property
+    def goes_by_progress(self) -> bool:
+        """Whether its progress foretells its end better than its age."""
+        return self.progress is not None and self.progress.is_useful(self.track)
+
+
+def price_of(settings: CadenceSettings, run: Standing) -> float:
+    """The seconds of delay that one request for this run is worth at its age."""
+    price_s = settings.price_s
+    if settings.target_delay is not None:
+        price_s = price_for_target(run.belief, settings.target_delay)
+    patience_s = WAITING_PATIENCE_S if run.status is RunStatus.WAITING else PATIENCE_S
+    return effective_price(
+        price_s,
+        run_id=run.run_id,
+        age_s=run.alive_s,
+        unchanged_is_free=run.unchanged_is_free,
+        patience_s=patience_s,
+    )
+
+
+def next_poll(settings: CadenceSettings, run: Standing, *, poll_after_s: float | None = None) -> NextPoll:
+    """When to poll a run that the last look saw alive; `poll_after_s` is the provider's wish, a lower bound.
+
+    Within min_interval and max_interval; only a wish may exceed the latter.
+    """
+    price_s = price_of(settings, run)
+    bounds = (settings.min_interval_s, settings.max_interval_s)
+    if run.progress is not None and run.goes_by_progress:
+        age_s = run.progress.next_age(run.track, run.alive_s, price_s, *bounds)
+    else:
+        age_s = run.belief.next_age(run.alive_s, price_s, *bounds)
+    delay_s = age_s - run.alive_s
+    if poll_after_s is not None and poll_after_s > delay_s:
+        return NextPoll(poll_after_s, "the provider asked for this pause")
+    if delay_s >= settings.max_interval_s:
+        return NextPoll(delay_s, "max_interval")
+    if delay_s <= settings.min_interval_s:
+        return NextPoll(delay_s, "min_interval")
+    return NextPoll(delay_s, _reason(run, price_s))
+
+
+def _reason(run: Standing, price_s: float) -> str:
+    if run.goes_by_progress:
+        basis = f"its progress is {run.track.completed:g} steps"
+    else:
+        basis = f"half of such runs are done in {_shown(run.belief.quantile(0.5))}"
+    return f"{_shown(price_s)} of expected lateness are worth a request, and {basis}"
+
+
+def next_poll_after_failure(settings: CadenceSettings, streak: int, *, retry_after_s: float | None = None) -> NextPoll:
+    """When to ask again after `streak` polls in a row that brought nothing."""
+    wanted_s = min(FAILURE_FIRST_S * FAILURE_GROWTH ** min(streak - 1, 16), FAILURE_MAX_S)
+    delay_s = min(max(wanted_s, settings.min_interval_s), settings.max_interval_s)
+    if retry_after_s is not None and retry_after_s > delay_s:
+        return NextPoll(retry_after_s, "the provider asked for this pause")
+    return NextPoll(delay_s, f"after {streak} failed poll{'s' if streak > 1 else ''} in a row")
+
+
+def urgency(run: Standing, age_s: float) -> float:
+    """How much a look at this run is worth now, in seconds: W, raised where waiting longer brings nothing."""
+    if run.progress is not None and run.goes_by_progress:
+        return run.progress.lateness(run.track, run.alive_s, age_s)
+    return run.belief.index(run.alive_s, age_s)
+
+
+def is_overdue(belief: Estimate, runs_seen: float, age_s: float) -> bool:
+    """Whether a run has been running longer than its workflow normally takes, where enough were seen to know."""
+    return runs_seen >= OVERDUE_RUNS_MIN and age_s > OVERDUE_FACTOR * belief.quantile(0.99)
+
+
+def _shown(seconds: float) -> str:
+    rounded = float(f"{seconds:.2g}")
+    return format_duration(rounded) if rounded < 120 else format_duration(round(rounded / 60) * 60)

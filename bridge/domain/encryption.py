@@ -1,0 +1,138 @@
+"""The vault: secrets as they lie in the database, AES-256-GCM, each bound to its table, column and row.
+
+    v1:<key id>:<base64 of 12 bytes nonce, ciphertext and 16 bytes tag>
+
+A copied database or backup is useless without the key, and a sealed value that was moved to another row
+cannot be opened there. Values that were stored before there was a key are read as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from bridge.domain.errors import BridgeError
+
+KEY_BYTES: Final = 32
+_NONCE_BYTES: Final = 12  # what GCM is made for; random ones stay safe for 2^32 values under one key (NIST SP 800-38D)
+_MARK: Final = "v1:"
+
+
+class Unreadable(BridgeError):
+    """A sealed value cannot be opened with the keys at hand, or was put into another row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value lies; it can be opened there only."""
+
+    table: str
+    column: str
+    row: str
+
+    @property
+    def _bytes(self) -> bytes:
+        return f"{self.table}\0{self.column}\0{self.row}".encode()
+
+
+class EncryptionKey:
+    """One key; the repr shows only its id."""
+
+    __slots__ = ("_cipher", "id")
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+        self.id = hashlib.sha256(b"runbridge key id\0" + key).hexdigest()[:12]
+
+    def __repr__(self) -> str:
+        return f"VaultKey({self.id})"
+
+    def seal(self, place: Place, plain: bytes) -> bytes:
+        """Nonce, ciphertext and tag."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, plain, place._bytes)  # noqa: SLF001 - of the same file
+
+    def open(self, place: Place, sealed: bytes) -> bytes:
+        """What was sealed; InvalidTag if it was not, with this key and for this place."""
+        return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place._bytes)  # noqa: SLF001
+
+
+class Keyring:
+    """Seals with the first of its keys, opens with any; without keys it stores plainly."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, keys: Sequence[EncryptionKey] = ()) -> None:
+        self._keys = tuple(keys)
+
+    @property
+    def has_key(self) -> bool:
+        """Whether anything is sealed at all."""
+        return bool(self._keys)
+
+    @property
+    def prefix(self) -> str:
+        """What every value begins with that is sealed with the present key; `` without one."""
+        return f"{_MARK}{self._keys[0].id}:" if self._keys else ""
+
+    def use(self, keys: Sequence[EncryptionKey]) -> None:
+        """Swap the keys."""
+        self._keys = tuple(keys)
+
+    def seal(self, place: Place, text: str) -> str:
+        """The text as it is to be stored."""
+        if not self._keys:
+            return text
+        return self.prefix + base64.b64encode(self._keys[0].seal(place, text.encode())).decode()
+
+    def open(self, place: Place, stored: str) -> str:
+        """The text again; Unreadable says why it cannot be had."""
+        if not is_sealed(stored):
+            return stored
+        key_id, _, encoded = stored.removeprefix(_MARK).partition(":")
+        key = next((key for key in self._keys if key.id == key_id), None)
+        if key is None:
+            raise Unreadable(
+                f"it is encrypted with the key {key_id[:12]!r}, which is not among [secrets] key and old_keys"
+            )
+        try:
+            return key.open(place, base64.b64decode(encoded, validate=True)).decode()
+        except (InvalidTag, binascii.Error, ValueError):
+            raise Unreadable("its ciphertext was changed, or belongs to another row") from None
+
+
+def is_sealed(stored: str) -> bool:
+    """Whether a stored text is a sealed one; no `whsec_…`, JSON or header value begins so."""
+    return stored.startswith(_MARK)
+
+
+def new_key() -> str:
+    """A fresh key as text: 32 random bytes in base64."""
+    return base64.b64encode(os.urandom(KEY_BYTES)).decode()
+
+
+def parse_keys(text: str) -> list[EncryptionKey]:
+    """The keys in a text, newest first: base64, a blank or line break between them, `#` begins a comment.
+
+    ValueError unless each is 32 bytes.
+    """
+    words = [word for line in text.splitlines() for word in line.partition("#")[0].split()]
+    return [EncryptionKey(_key_bytes(word)) for word in words]
+
+
+def _key_bytes(word: str) -> bytes:
+    try:
+        key = base64.b64decode(word, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key is {KEY_BYTES} bytes in standard base64; `openssl rand -base64 {KEY_BYTES}` makes one")
+    return key

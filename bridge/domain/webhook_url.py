@@ -1,0 +1,141 @@
+"""What a delivery's URL may look like, judged when an endpoint is made: parsed once, by one parser (yarl).
+
+Refuses what different parsers read differently, judges literal addresses at once and lets names pass: those are
+judged at every dial, because only then it is known where they lead.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from yarl import URL
+
+from bridge.domain.addresses.policy import AddressPolicy, Trust, Verdict, judge
+from bridge.domain.addresses.tables import METADATA_NAMES, ODD_PORTS
+from bridge.domain.errors import InvalidInput, Problem
+
+URL_CHARACTERS_MAX: Final = 2048  # what every proxy and log on the way still takes
+_FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
+_START: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)")
+_AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
+_NAME: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER_AT_THE_END: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")  # as the URL standard tells IPv4 from names
+_LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL that may be dialled, normalised; `host` is a lower-case ASCII name or a bare address."""
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.scheme == "https"
+
+
+def check_target(url: str, policy: AddressPolicy) -> Target:
+    """The target that `url` means, if `policy` lets an endpoint have it.
+
+    InvalidInput (field `url`) tells the rule and, where there is one, the line of config that would allow it.
+    """
+    target = parse_target(url)
+    address = literal_address(target.host)
+    if address is not None:
+        _require(judge(address, target.port, policy, is_encrypted=target.is_encrypted))
+    elif is_localhost(target.host):
+        verdicts = [judge(own, target.port, policy, is_encrypted=target.is_encrypted) for own in _LOOPBACK]
+        _require(next((verdict for verdict in verdicts if verdict.allowed), verdicts[0]))
+    else:
+        _check_name(target, policy)
+    return target
+
+
+def parse_target(url: str) -> Target:
+    """The target that `url` means, whoever may reach it; InvalidInput (field `url`) where it is malformed."""
+    host_text = _check_text(url)
+    try:
+        parsed = URL(url)
+        host, port = (parsed.raw_host or "").removesuffix("."), parsed.port
+        _ = parsed.host  # decodes the name, which fails for what only looks like an international one
+    except ValueError as error:
+        raise _refused("it cannot be read as a URL") from error
+    if not host or not port:
+        raise _refused("it needs a host, and a port between 1 and 65535")
+    _check_host(host, host_text)
+    parsed = parsed.with_host(host)
+    if len(str(parsed)) > URL_CHARACTERS_MAX:
+        raise _refused(f"it is longer than {URL_CHARACTERS_MAX} characters")
+    return Target(str(parsed), parsed.scheme, host, port)
+
+
+def literal_address(host: str) -> IPv4Address | IPv6Address | None:
+    """The address that `host` spells, or None for a name."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_localhost(host: str) -> bool:
+    """Whether `host` names this machine by RFC 6761, without asking anyone."""
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _check_text(url: str) -> str:
+    """The host as it was written; refuses what parsers are known to read differently."""
+    if len(url) > URL_CHARACTERS_MAX:
+        raise _refused(f"it is longer than {URL_CHARACTERS_MAX} characters")
+    if _FORBIDDEN.search(url):
+        raise _refused("it holds a space, a backslash or a character that is no text")
+    start = _START.match(url)
+    if start is None or start["scheme"].lower() not in {"http", "https"}:
+        raise _refused("it must begin with http:// or https://")
+    if "@" in start["authority"]:
+        raise _refused("it holds a user name or password; put credentials into `headers`")
+    if "#" in url:
+        raise _refused("it has a fragment (#…), which is never sent; leave it out")
+    if "%" in start["authority"]:
+        raise _refused("its host holds a percent sign (an encoded character or a zone id)")
+    authority = _AUTHORITY.fullmatch(start["authority"])
+    if authority is None:
+        raise _refused("it needs a host, and a port between 1 and 65535")
+    return authority["host"]
+
+
+def _check_host(host: str, host_text: str) -> None:
+    if host_text.startswith("["):
+        if not isinstance(literal_address(host), IPv6Address):
+            raise _refused("what stands in brackets is not an IPv6 address")
+    elif _NUMBER_AT_THE_END.fullmatch(host):
+        if host != host_text or literal_address(host) is None:
+            raise _refused("its host is an address in an unusual spelling; write four decimal numbers, as in 192.0.2.1")
+    elif len(host) > 253 or not _NAME.fullmatch(host):
+        raise _refused("its host is not a valid name")
+
+
+def _check_name(target: Target, policy: AddressPolicy) -> None:
+    if target.host in METADATA_NAMES:
+        raise _refused("its host is a cloud metadata service [rule: metadata]")
+    if policy.trust is Trust.CONFIG or policy.allow:
+        return  # it may lead to a private address that is allowed; the dial decides
+    if not target.is_encrypted and not policy.allow_http:
+        raise _refused("public addresses need https [rule: https]; to allow it: [delivery] allow_http = true")
+    if target.port in ODD_PORTS:
+        raise _refused(f"port {target.port} belongs to another protocol than HTTP [rule: odd port]")
+
+
+def _require(verdict: Verdict) -> None:
+    if not verdict.allowed:
+        raise _refused(str(verdict))
+
+
+def _refused(reason: str) -> InvalidInput:
+    return InvalidInput([Problem("url", f"this URL is refused: {reason}")])

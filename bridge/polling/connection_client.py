@@ -1,0 +1,234 @@
+"""An account: one connection at work, with its HTTP, its gate and its health.
+
+    ok ──(401; 403 twice running; five failures in a row over 15 s)──► failing ──(any answer about a run)──► ok
+
+While failing, one probe at a time is sent, ever more rarely; nothing hammers a provider that refuses us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import aiohttp
+import structlog
+
+from bridge.domain import transition
+from bridge.domain.connection import Connection, ConnectionHealth
+from bridge.domain.limits.fair_limiter import FairRateLimiter
+from bridge.domain.observation import FailureKind, Known, Observed, PollFailed, PollResult, RunPage
+from bridge.domain.run import Json, Run
+from bridge.providers import REGISTRY
+from bridge.providers.base import Triggered
+from bridge.providers.http import ProviderFailure, ProviderHttp
+
+log = structlog.get_logger()
+FAILURES_MIN, FAILING_SPAN_S = 5, 15.0
+REFUSALS_MIN = 2  # of 403, which may be about one run only
+PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
+OUTPUT_TIMEOUT_S = 5.0  # the output is worth this much of the finish's delay, no more …
+TURN_MAX_S = 60.0  # … but for the wait that our own limits ask for when many runs finish at once
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChange:
+    """The account's health has turned."""
+
+    health: ConnectionHealth
+    reason: str | None
+
+
+class ConnectionClient:
+    """Talks to one provider account and judges how it is."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        session: aiohttp.ClientSession,
+        *,
+        health: ConnectionHealth,
+        limiter: FairRateLimiter | None = None,
+    ) -> None:
+        """`gate`: that of the credential, where several connections share one."""
+        self.connection = connection
+        self.provider = REGISTRY[connection.provider]
+        self.limiter = limiter or FairRateLimiter(connection.requests_per_second, connection.max_in_flight)
+        self.health = health
+        self.reason: str | None = None
+        self._http = ProviderHttp(
+            session,
+            self.provider.base_url(connection),
+            self.provider.headers(connection),
+            connection.timeout_s,
+            options=connection.options,
+        )
+        self._failures = 0
+        self._refusals = 0
+        self._failing_from = 0.0
+        self._judged_at = -math.inf
+        self._probes = 0
+        self._words_told: set[str] = set()
+        self.has_recovered = False
+        """It answers again after a row of failures; whoever acts on that sets this back."""
+
+    async def look_at(self, run: Run, etag: str | None = None, body: bytes | None = None) -> PollResult:
+        """One poll of a run.
+
+        `etag` and `body`: of the answer which showed the run as it is.
+        """
+        known = Known(transition.unchanged(run), etag, body) if etag or body else None
+        return await self.provider.fetch_run(self._http, run.provider_run_id, known)
+
+    async def complete(self, run: Run, seen: Observed) -> Observed:
+        """What was seen with the output, where that lies behind a second request, which may fail without harm."""
+        self._warn_once(seen.observation.provider_status, is_known=seen.observation.status.value != "unknown")
+        if seen.observation.output_is_elsewhere and self.connection.fetch_output:
+            return await self._with_output(run, seen)
+        return seen
+
+    async def list_runs(self, *, since: datetime, cursor: str | None = None) -> RunPage:
+        """One page of the provider's list; ProviderFailure without one."""
+        return await self.provider.list_runs(self._http, since=since, cursor=cursor)
+
+    async def _with_output(self, run: Run, seen: Observed) -> Observed:
+        try:
+            if self.limiter.rate_limit.opens_at - time.monotonic() > TURN_MAX_S:
+                raise TimeoutError("the provider asked for a longer pause")
+            async with asyncio.timeout(TURN_MAX_S):
+                await self.take_turn()
+            output = await self._fetch_output(run.provider_run_id)
+        except (ProviderFailure, TimeoutError) as error:
+            log.warning("output.missed", connection=self.connection.name, run_id=run.id, reason=str(error) or "timeout")
+            return seen
+        return replace(seen, observation=replace(seen.observation, output=output))
+
+    async def _fetch_output(self, provider_run_id: str) -> Json:
+        sent_at = time.monotonic()
+        try:
+            async with asyncio.timeout(OUTPUT_TIMEOUT_S):
+                output = await self.provider.fetch_output(self._http, provider_run_id)
+        except ProviderFailure as failure:
+            self.pace(failure.failed, sent_at=sent_at, now=time.monotonic())
+            raise
+        except BaseException:
+            self.limiter.give_up()
+            raise
+        self.limiter.answer(time.monotonic(), sent_at=sent_at)
+        return output
+
+    async def take_turn(self) -> None:
+        """Pass the gate before any poll that waits for it: for a request that follows from another."""
+        opened = asyncio.Event()
+        call = opened.set
+        self.limiter.queue(call)
+        try:
+            while (wait_s := self.limiter.opens_at(call) - time.monotonic()) > 0:
+                opened.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(opened.wait(), None if math.isinf(wait_s) else wait_s)
+            self.limiter.send(time.monotonic())
+        finally:
+            self.limiter.leave(call)
+
+    def _warn_once(self, word: str, *, is_known: bool) -> None:
+        if not is_known and word not in self._words_told:
+            self._words_told.add(word)
+            log.warning("run.status_unmapped", connection=self.connection.name, provider_status=word)
+
+    async def trigger(self, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
+        """Start a run at the provider; ProviderRefused or ProviderFailure."""
+        return await self.provider.trigger(self._http, workflow_id, inputs, extra)
+
+    async def cancel(self, run: Run) -> None:
+        """Ask the provider to cancel; Unsupported where it cannot."""
+        await self.provider.cancel(self._http, run.provider_run_id, run.provider_ref)
+
+    async def check(self) -> tuple[bool, str, int]:
+        """One real authenticated call: whether it went well, a sentence, milliseconds."""
+        started = time.monotonic()
+        try:
+            await self.provider.check(self._http)
+            ok, said = True, f"{self.connection.base_url} takes the key"
+        except ProviderFailure as failure:
+            ok, said = False, str(failure)
+        return ok, said, round((time.monotonic() - started) * 1000)
+
+    def judge(
+        self, result: PollResult | RunPage, *, sent_at: float, now: float, runs_in_hand: int
+    ) -> HealthChange | None:
+        """Take in what a poll or a list brought: pace, pause, and whether the account's health has turned.
+
+        Times are monotonic. A 404 is an answer like any other: the account works.
+        """
+        self.pace(result, sent_at=sent_at, now=now)
+        match result:
+            case Observed() | RunPage() | PollFailed(kind=FailureKind.NOT_FOUND):
+                return self._answered(now)
+            case PollFailed(kind=FailureKind.UNAUTHORIZED):
+                self._refusals += 1
+                is_sure = result.status == 401 or self._refusals >= REFUSALS_MIN or runs_in_hand <= 1
+                return self._failed(result.message, sent_at=sent_at, now=now) if is_sure else None
+            case PollFailed(kind=FailureKind.THROTTLED | FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
+                return None  # about the pace, or about this run: not about the account
+            case _:
+                return self._faltered(result, sent_at=sent_at, now=now)
+
+    def pace(self, result: PollResult | RunPage, *, sent_at: float, now: float) -> None:
+        """Take in what an answer says about the pace, and nothing else; gives the gate its seat back."""
+        match result:
+            case PollFailed(kind=FailureKind.THROTTLED):
+                self.limiter.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)
+            case PollFailed(kind=FailureKind.TIMEOUT):
+                self.limiter.time_out()
+            case PollFailed(kind=FailureKind.SERVER_ERROR, retry_after_s=float() as pause_s):
+                self.limiter.refuse(now, sent_at=sent_at, retry_after_s=pause_s)
+            case PollFailed(
+                kind=FailureKind.SERVER_ERROR
+                | FailureKind.CONNECT
+                | FailureKind.TLS
+                | FailureKind.DNS
+                | FailureKind.TRANSPORT
+            ):
+                self.limiter.give_up()
+            case _:
+                self.limiter.answer(now, sent_at=sent_at)
+
+    def _answered(self, now: float) -> HealthChange | None:
+        self.has_recovered |= self._failures >= FAILURES_MIN or self.health is ConnectionHealth.FAILING
+        self._failures = self._refusals = self._probes = 0
+        if self.health is ConnectionHealth.OK:
+            return None
+        self.limiter.rate_limit.end_pause(now)
+        self.health, self.reason = ConnectionHealth.OK, None
+        return HealthChange(ConnectionHealth.OK, None)
+
+    def _faltered(self, result: PollFailed, *, sent_at: float, now: float) -> HealthChange | None:
+        self._failures += 1
+        if self._failures == 1:
+            self._failing_from = now
+        if self.health is ConnectionHealth.FAILING or (
+            self._failures >= FAILURES_MIN and now - self._failing_from >= FAILING_SPAN_S
+        ):
+            return self._failed(result.message, sent_at=sent_at, now=now)
+        return None
+
+    def _failed(self, reason: str, *, sent_at: float, now: float) -> HealthChange | None:
+        if self.health is ConnectionHealth.FAILING and sent_at < self._judged_at:
+            return None  # it left before the last verdict: no probe, and no reason for longer pauses
+        self._judged_at = now
+        self.limiter.rate_limit.pause(now, min(PROBE_FIRST_S * 2.0**self._probes, PROBE_MAX_S))
+        self._probes = min(self._probes + 1, 10)
+        if self.health is ConnectionHealth.FAILING:
+            return None
+        self.health, self.reason = ConnectionHealth.FAILING, reason
+        return HealthChange(ConnectionHealth.FAILING, reason)
+
+    def opens_in_s(self, now: float) -> float:
+        """Seconds until a poll may go, 0 at once; while failing, only one probe at a time."""
+        if self.health is ConnectionHealth.FAILING and self.limiter.in_flight:
+            return float("inf")
+        return max(0.0, self.limiter.opens_at() - now)

@@ -1,0 +1,162 @@
+"""Discovery: runs that a list shows and nobody registered are watched from then on.
+
+What the very first list shows as over stays unknown; the first list only sets the mark. Later ones register what
+began since, settled or not, with an overlap for runs that a list shows late. How far it has got is kept in the
+database, in the provider's own times: they are compared with each other only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from bridge.domain.connection import Connection
+from bridge.domain.ids import new_id
+from bridge.domain.observation import ListedRun, Observation, RunPage
+from bridge.domain.timestamps import parse_instant
+from bridge.store import runs, watermarks
+from bridge.store.database import Database
+from bridge.store.runs import NewRun
+from bridge.store.transaction import Tx
+from bridge.store.watermarks import Watermark
+
+log = structlog.get_logger()
+OVERLAP: Final = timedelta(minutes=10)  # how much later than its successors a list may show a run
+SEEN_MAX: Final = 5_000  # ids: what was removed by hand is not found again at once
+FIRST_PER_S: Final = 1 / 60  # runs that begin, until the lists have told
+MEMORY_S: Final = 600.0  # of the rate
+ASK_AT_LEAST_S: Final = 60.0  # an account where nothing happens is asked this often
+TAGS: Final = ("discovered",)
+
+
+@dataclass(slots=True)
+class _Listing:
+    """What one walk over the pages has brought so far."""
+
+    newest_at: datetime | None = None
+    found: int = 0
+    is_complete: bool = False
+
+
+class Discovery:
+    """Of one connection. `per_s`: how many unregistered runs begin every second, learned."""
+
+    def __init__(self, connection: Connection, database: Database) -> None:
+        self.per_s = FIRST_PER_S
+        self._connection = connection
+        self._database = database
+        self._mark: Watermark | None = None
+        self._is_loaded = False
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._listing = _Listing()
+
+    async def begin(self) -> None:
+        """A list is about to be asked for; StoreUnavailable."""
+        if not self._is_loaded:
+            self._mark = await self._database.read(lambda tx: watermarks.get_watermark(tx, self._connection.name))
+            self._is_loaded = True
+        self._listing = _Listing()
+
+    def reaches_back_to(self, otherwise: datetime) -> datetime:
+        """From when on the list is of interest: `otherwise`, or earlier."""
+        newest_at = self._mark.newest_at if self._mark else None
+        return min(otherwise, newest_at - OVERLAP) if newest_at else otherwise
+
+    async def take_in(self, page: RunPage) -> int:
+        """Watch what is new on this page, in one write; how many that was. StoreUnavailable."""
+        listing = self._listing
+        began = [at for run in page.runs if (at := _began_at(run.observation)) is not None]
+        listing.newest_at = max([*began, *([listing.newest_at] if listing.newest_at else [])], default=None)
+        answered_at = parse_instant(page.answered_at) if page.answered_at else None
+        listing.is_complete = page.next_cursor is None or self._meets_what_was_seen(page, answered_at)
+        wanted = [run for run in page.runs if self._is_wanted(run, answered_at)]
+        added = await self._database.write(lambda tx: self._register(tx, wanted)) if wanted else 0
+        for run in page.runs:
+            if run.observation is not None:
+                self._seen[run.provider_run_id] = None
+        while len(self._seen) > SEEN_MAX:
+            self._seen.popitem(last=False)
+        listing.found += added
+        return added
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether runs that were not seen yet may stand on the next page."""
+        return not self._listing.is_complete
+
+    async def end(self, since_s: float) -> None:
+        """The list has been walked over, `since_s` seconds after the one before; StoreUnavailable."""
+        listing, mark = self._listing, self._mark
+        if math.isfinite(since_s) and since_s > 0:
+            self.per_s += -math.expm1(-since_s / MEMORY_S) * (listing.found / since_s - self.per_s)
+        if not listing.is_complete and mark is not None:
+            log.warning(
+                "discovery.overrun",
+                connection=self._connection.name,
+                advice="more runs began since the last list than its pages show; the oldest of them were not found",
+            )
+        newest_at = max((at for at in (listing.newest_at, mark and mark.newest_at) if at), default=None)
+        now = Watermark(newest_at if mark is None else mark.first_at, newest_at)
+        if now != mark:
+            await self._database.write(lambda tx: watermarks.save_watermark(tx, self._connection.name, now))
+            self._mark = now
+
+    def _meets_what_was_seen(self, page: RunPage, answered_at: datetime | None) -> bool:
+        """Whether the runs on the pages behind this one are no news."""
+        last = page.runs[-1] if page.runs else None
+        if last is None or last.provider_run_id in self._seen:
+            return True
+        return self._is_old(_began_at(last.observation), answered_at)
+
+    def _is_old(self, began_at: datetime | None, answered_at: datetime | None) -> bool:
+        """Whether a run must have been seen by the lists so far, even if nothing is known of it any more.
+
+        The overlap is for what began just now: in a quiet account the newest run may have been forgotten for weeks.
+        """
+        newest_at = self._mark.newest_at if self._mark else None
+        if began_at is None or newest_at is None or began_at > newest_at:
+            return False
+        return began_at < newest_at - OVERLAP or (answered_at is not None and began_at < answered_at - OVERLAP)
+
+    def _is_wanted(self, run: ListedRun, answered_at: datetime | None) -> bool:
+        """Whether it is to be watched, unless it is already."""
+        seen, names = run.observation, self._connection.discover_workflows
+        if seen is None or run.provider_run_id in self._seen or (names and seen.workflow_id not in names):
+            return False
+        mark, began_at = self._mark, _began_at(seen)
+        if mark is None or began_at is None:  # the first list; or its age cannot be told
+            return not seen.status.is_settled
+        if self._is_old(began_at, answered_at):
+            return False
+        return not seen.status.is_settled or mark.first_at is None or began_at > mark.first_at
+
+    def _register(self, tx: Tx, wanted: list[ListedRun]) -> int:
+        connection = self._connection
+        known = runs.find_watched(tx, connection.name, [run.provider_run_id for run in wanted])
+        new = [
+            NewRun(
+                id=new_id("run"),
+                connection=connection.name,
+                provider=connection.provider,
+                provider_run_id=run.provider_run_id,
+                workflow_id=run.observation.workflow_id if run.observation else None,
+                metadata={},
+                tags=TAGS,
+                cadence=None,
+                deadline_at=tx.now + timedelta(seconds=connection.cadence.deadline_s),
+                deadline_is_fixed=False,
+            )
+            for run in {run.provider_run_id: run for run in wanted}.values()
+            if run.provider_run_id not in known
+        ]
+        return len(runs.insert_runs(tx, new))
+
+
+def _began_at(seen: Observation | None) -> datetime | None:
+    told = (seen.created_at or seen.started_at) if seen else None
+    return parse_instant(told) if told else None

@@ -1,0 +1,156 @@
+"""What lies sealed in the database: signing secrets, values of custom headers, kept answers that may show one.
+
+Each is bound to its row, so that a value copied to another row cannot be used there. Sealing anew after a change
+of keys goes row by row in small batches and may stop anywhere: every value names the key that it needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from bridge.domain.encryption import Place, Unreadable
+from bridge.domain.secret import Secret
+from bridge.store.tables import endpoint_secrets, endpoints, idempotency_keys
+from bridge.store.transaction import Tx
+
+BATCH = 100
+
+
+def seal_secret(tx: Tx, endpoint_id: str, secret_id: str, secret: Secret) -> str:
+    """A signing secret as it is stored."""
+    return tx.keyring.seal(_secret_place(endpoint_id, secret_id), secret.reveal())
+
+
+def open_secret(tx: Tx, endpoint_id: str, secret_id: str, stored: str) -> Secret:
+    """The signing secret again, or Unreadable."""
+    return Secret(tx.keyring.open(_secret_place(endpoint_id, secret_id), stored))
+
+
+def seal_headers(tx: Tx, endpoint_id: str, headers: dict[str, str]) -> dict[str, str] | str:
+    """Custom headers as they are stored: none as they are, others as one sealed text."""
+    if not headers or not tx.keyring.has_key:
+        return headers
+    return tx.keyring.seal(_headers_place(endpoint_id), json.dumps(headers))
+
+
+def open_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> dict[str, str]:
+    """The custom headers again, or Unreadable."""
+    if not isinstance(stored, str):
+        return stored
+    opened: dict[str, str] = json.loads(tx.keyring.open(_headers_place(endpoint_id), stored))
+    return opened
+
+
+def seal_answer(tx: Tx, key: str, body: bytes) -> bytes:
+    """A kept answer as it is stored; any may hold a secret that is shown once."""
+    return tx.keyring.seal(_answer_place(key), body.decode()).encode()
+
+
+def open_answer(tx: Tx, key: str, stored: bytes) -> bytes:
+    """The kept answer again, or Unreadable."""
+    return tx.keyring.open(_answer_place(key), stored.decode()).encode()
+
+
+def _secret_place(endpoint_id: str, secret_id: str) -> Place:
+    return Place("endpoint_secrets", "secret", f"{endpoint_id}/{secret_id}")
+
+
+def _headers_place(endpoint_id: str) -> Place:
+    return Place("endpoints", "headers", endpoint_id)
+
+
+def _answer_place(key: str) -> Place:
+    return Place("idempotency_keys", "body", key)
+
+
+# -- after a change of keys
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A column that holds sealed values: how to find those under another key, and how to seal one anew."""
+
+    id: sa.ColumnElement[Any]
+    column: sa.ColumnElement[Any]
+    columns: tuple[sa.ColumnElement[Any], ...]
+    others: Callable[[str], sa.ColumnElement[bool]]
+    again: Callable[[Tx, sa.Row[Any]], Any]
+
+
+def _not_beginning(column: sa.ColumnElement[Any], prefix: str | bytes) -> sa.ColumnElement[bool]:
+    return sa.func.substr(column, 1, len(prefix)) != prefix
+
+
+_TEXT_OF_HEADERS = sa.type_coerce(endpoints.c.headers, sa.Text)
+_KINDS: Final = (
+    _Kind(
+        endpoint_secrets.c.id,
+        endpoint_secrets.c.secret,
+        (endpoint_secrets.c.endpoint_id,),
+        lambda prefix: _not_beginning(endpoint_secrets.c.secret, prefix),
+        lambda tx, row: seal_secret(tx, row.endpoint_id, row.id, open_secret(tx, row.endpoint_id, row.id, row.value)),
+    ),
+    _Kind(
+        endpoints.c.id,
+        endpoints.c.headers,
+        (),
+        lambda prefix: sa.and_(_TEXT_OF_HEADERS != "{}", _not_beginning(_TEXT_OF_HEADERS, f'"{prefix}')),
+        lambda tx, row: seal_headers(tx, row.id, open_headers(tx, row.id, row.value)),
+    ),
+    _Kind(
+        idempotency_keys.c.key,
+        idempotency_keys.c.body,
+        (),
+        lambda prefix: _not_beginning(idempotency_keys.c.body, prefix.encode()),
+        lambda tx, row: seal_answer(tx, row.id, open_answer(tx, row.id, row.value)),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resealed:
+    """What a batch did. `unreadable` names the rows that none of the keys opens; `next` is None at the end."""
+
+    sealed: int
+    unreadable: tuple[str, ...]
+    next: tuple[int, str] | None
+
+
+FIRST: Final = (0, "")
+
+
+def is_all_sealed(tx: Tx) -> bool:
+    """Whether every value is sealed with the present key; a read, so that an ordinary start writes nothing."""
+    if not tx.keyring.has_key:
+        return True
+    return not any(tx.connection.execute(_rows(tx, kind, "").limit(1)).first() for kind in _KINDS)
+
+
+def seal_again(tx: Tx, at: tuple[int, str]) -> Resealed:
+    """Seal the next BATCH of values that are not under the present key; go on `at` the answer's `next`."""
+    number, after = at
+    kind = _KINDS[number]
+    rows = tx.connection.execute(_rows(tx, kind, after).limit(BATCH).with_for_update()).all()
+    sealed, unreadable = 0, []
+    for row in rows:
+        try:
+            value = kind.again(tx, row)
+        except Unreadable:
+            unreadable.append(str(row.id))
+            continue
+        table = kind.id.table
+        tx.connection.execute(sa.update(table).where(kind.id == row.id).values({kind.column: value}))
+        sealed += 1
+    if len(rows) == BATCH:
+        return Resealed(sealed, tuple(unreadable), (number, str(rows[-1].id)))
+    return Resealed(sealed, tuple(unreadable), (number + 1, "") if number + 1 < len(_KINDS) else None)
+
+
+def _rows(tx: Tx, kind: _Kind, after: str) -> sa.Select[Any]:
+    found = sa.select(kind.id.label("id"), kind.column.label("value"), *kind.columns)
+    return found.where(kind.id > after, kind.others(tx.keyring.prefix)).order_by(kind.id)

@@ -1,0 +1,49 @@
+"""What was learned of durations, kept over restarts; the state's content is the domain's business."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from bridge.store.tables import sojourns
+from bridge.store.transaction import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedRow:
+    """One learner's state. `kind` is workflow, connection or progress; `workflow` is empty where there is none."""
+
+    kind: str
+    workflow: str
+    status: str
+    state: str
+
+
+def list_learned(tx: Tx, connection: str) -> list[LearnedRow]:
+    """Everything learned at one connection."""
+    rows = tx.connection.execute(sa.select(sojourns).where(sojourns.c.connection == connection))
+    return [LearnedRow(row.kind, row.workflow, row.status, row.state) for row in rows]
+
+
+def list_changed(tx: Tx, connection: str, since: datetime) -> list[LearnedRow]:
+    """What was saved at one connection since `since`, by whichever node."""
+    recent = sa.select(sojourns).where(sojourns.c.connection == connection, sojourns.c.updated_at >= since)
+    return [LearnedRow(row.kind, row.workflow, row.status, row.state) for row in tx.connection.execute(recent)]
+
+
+def save_learned(tx: Tx, connection: str, learned: Sequence[LearnedRow]) -> None:
+    """Keep these states in place of the ones before; whoever saves last wins, and little is lost by it."""
+    if not learned:
+        return
+    insert = postgresql.insert if tx.is_postgresql else sqlite.insert
+    new = insert(sojourns)
+    save = new.on_conflict_do_update(
+        index_elements=list(sojourns.primary_key.columns),
+        set_={"state": new.excluded.state, "updated_at": new.excluded.updated_at},
+    )
+    rows = [{**asdict(row), "connection": connection, "updated_at": tx.now} for row in learned]
+    tx.connection.execute(save, sorted(rows, key=lambda row: (row["kind"], row["workflow"], row["status"])))

@@ -1,0 +1,1 @@
+"""The PostgreSQL engine: connections, transactions, LISTEN/NOTIFY."""

@@ -1,0 +1,87 @@
+"""A copy of the SQLite database in one file, taken while the daemon may be running, and checked.
+
+SQLite's own backup API reads one consistent state; the daemon's writer goes on meanwhile. The copy
+appears under its name only when it is whole and sound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bridge.domain.errors import BridgeError, Conflict, DatabaseRefused, NotFound
+from bridge.store.inspection import Examination, examine_file, open_for_reading
+from bridge.store.sqlite import database_file
+
+PAGES_PER_STEP = 1000
+
+Progress = Callable[[int, int], None]  # pages done, pages in all
+
+
+def back_up(source: Path, target: Path, progress: Progress | None = None) -> Examination:
+    """Copy `source` to the new file `target` (mode 0600) and answer what was found in the copy.
+
+    NotFound without a source, Conflict if there is a target, DatabaseRefused where the source is not
+    ours or damaged, BridgeError if the copy cannot be written.
+    """
+    if not source.exists():
+        raise NotFound(f"there is no database at {source}; name the right configuration with --config")
+    if target.exists():
+        raise Conflict(f"{target} exists already and stays as it is; choose another name")
+    database_file.check(source)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        with _daemon_kept_out(source):
+            _copy(source, partial, progress)
+        found = examine_file(partial)
+        if found.problems:
+            raise DatabaseRefused(f"the copy of {source} is not sound: {found.problems[0]}; the backup was not kept")
+        _put_in_place(partial, target)
+    except (OSError, sqlite3.Error) as error:
+        raise BridgeError(f"cannot write the backup {target}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return found
+
+
+@contextlib.contextmanager
+def _daemon_kept_out(source: Path) -> Iterator[None]:
+    """Hold the daemon's lock if it is free; if a daemon runs, it is the writer and we only read."""
+    try:
+        lock = database_file.LockFile.take(source)
+    except DatabaseRefused:
+        lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _copy(source: Path, partial: Path, progress: Progress | None) -> None:
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+    def _tell(_status: int, remaining: int, total: int) -> None:
+        if progress is not None:
+            progress(total - remaining, total)
+
+    with open_for_reading(source) as origin, contextlib.closing(sqlite3.connect(partial)) as copy:
+        # One read transaction for all steps: without it every commit of the daemon would start the copy anew.
+        origin.execute("BEGIN")
+        origin.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        origin.backup(copy, pages=PAGES_PER_STEP, progress=_tell)
+        copy.execute("PRAGMA journal_mode=DELETE")  # one file, without -wal and -shm beside it
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.link(partial, target)  # fails where a target has appeared meanwhile; a rename would overwrite it
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

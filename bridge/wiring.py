@@ -1,0 +1,64 @@
+"""What each room gets of the configuration, as plain values: no room but the composition root knows the file."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from aiohttp import web
+
+from bridge.config import Config
+from bridge.delivery.deliverer import DeliverySettings
+from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
+from bridge.domain.addresses.tables import Address
+from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.maintenance.retention import Retention
+
+
+def allowed_hosts(config: Config) -> frozenset[str]:
+    """Names under which the API answers: this machine's own, where it listens, and what the operator adds."""
+    host = config.server.listen.host
+    listening = {f"[{host}]" if ":" in host else host.lower()} if host else set()
+    return frozenset({"127.0.0.1", "localhost", "[::1]", *listening, *config.server.allowed_hosts})
+
+
+def delivery_settings(config: Config) -> DeliverySettings:
+    """How deliveries are made."""
+    delivery = config.delivery
+    return DeliverySettings(delivery.schedule, delivery.max_in_flight, delivery.max_in_flight_per_endpoint)
+
+
+def retention_of(config: Config) -> Retention:
+    """How long what is kept."""
+    return Retention(config.retention.keep_s, config.retention.size_bytes)
+
+
+def policies(config: Config, own: tuple[tuple[Address, int], ...]) -> dict[Trust, AddressPolicy]:
+    """Where webhooks may go; `own` are the addresses that the API listens on."""
+    allow = tuple(AllowRule.parse(line) for line in config.delivery.allow)
+    return {trust: AddressPolicy(trust, allow, config.delivery.allow_http, own) for trust in Trust}
+
+
+def own_addresses(runner: web.AppRunner) -> tuple[tuple[Address, int], ...]:
+    """The addresses and ports that the API listens on; none for a Unix socket."""
+    return tuple((ip_address(a[0]), a[1]) for a in runner.addresses if isinstance(a, tuple))
+
+
+def file_endpoints(config: Config) -> list[Endpoint]:
+    """The endpoints in the operator's file."""
+    return [
+        Endpoint(
+            id=e.id,
+            url=e.url,
+            source=EndpointSource.CONFIG,
+            events=e.events,
+            filter=e.filter,
+            description=e.description,
+            headers=e.headers,
+            ordered=e.ordered,
+            payload=e.payload,
+            format=e.format,
+            rate_limit=e.rate_limit,
+            signature=e.signature,
+        )
+        for e in config.endpoints.values()
+    ]

@@ -1,0 +1,260 @@
+"""The deliverer against a receiver that verifies with other people's libraries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import standardwebhooks
+import svix
+
+from bridge.delivery.deliverer import DeliverySettings
+from bridge.domain.clock import SystemClock
+from bridge.domain.delivery import DeliveryState, Outcome
+from bridge.domain.endpoint import EndpointSource
+from bridge.domain.retry import RetrySchedule
+from bridge.domain.secret import Secret
+from bridge.domain.signing.hmac_v1 import new_secret
+from bridge.sandbox import Receiver, Reply, ReplyKind
+from bridge.store import deliveries, endpoints, events
+from bridge.store.database import Database
+from tests.support.delivering import NEVER_AGAIN, all_deliveries, attempts_of, deliver_all, open_deliverer
+from tests.support.watching import add_endpoint, open_database, record, register
+from tests.support.workbench import work
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as opened:
+        yield opened
+
+
+async def test_a_delivery_is_verified_by_the_official_libraries(database: Database, receiver: Receiver) -> None:
+    secret = new_secret()
+    await add_endpoint(database, receiver.url(), secret=secret)
+    await record(database, await register(database, metadata={"é": "✓"}), "succeeded", output={"text": "naïve"})
+    async with open_deliverer(database) as deliverer:
+        (delivery,) = await deliver_all(deliverer, database)
+    assert delivery.state is DeliveryState.DELIVERED
+    (arrived,) = receiver.received
+    standardwebhooks.Webhook(secret).verify(arrived.body, arrived.headers)
+    svix.Webhook(secret).verify(arrived.body, arrived.headers)
+    event = await database.read(lambda tx: events.get_event(tx, delivery.event_id))
+    assert event is not None
+    assert arrived.body == event.body
+    assert arrived.id == event.id == json.loads(arrived.body)["id"]
+    assert arrived.headers["content-type"] == "application/json"
+    assert arrived.headers["user-agent"].startswith("runbridge/")
+
+
+async def test_a_retry_sends_the_same_id_and_bytes_with_a_fresh_timestamp(
+    database: Database, receiver: Receiver
+) -> None:
+    receiver.script(Reply(500, body="oops"), Reply(503))
+    await add_endpoint(database, receiver.url())
+    await record(database, await register(database), "failed")
+    async with open_deliverer(database) as deliverer:
+        (delivery,) = await deliver_all(deliverer, database)
+    assert (delivery.attempts, delivery.failures) == (3, 2)
+    assert len({(a.id, a.body) for a in receiver.received}) == 1
+    first, second, third = await attempts_of(database, delivery)
+    assert (first.answer.outcome, first.answer.status, first.answer.head) == (Outcome.SERVER_ERROR, 500, b"oops")
+    assert first.next_attempt_at is not None
+    assert second.at >= first.next_attempt_at
+    assert third.answer.outcome is Outcome.DELIVERED
+
+
+async def test_a_used_up_schedule_leaves_the_delivery_exhausted_and_a_person_can_retry(
+    database: Database, receiver: Receiver
+) -> None:
+    receiver.always(Reply(500))
+    await add_endpoint(database, receiver.url())
+    await record(database, await register(database), "failed")
+    async with open_deliverer(database) as deliverer:
+        (delivery,) = await deliver_all(deliverer, database)
+        assert (delivery.state, delivery.attempts) == (DeliveryState.EXHAUSTED, 4)
+        receiver.always(None)
+        assert await database.write(lambda tx: deliveries.retry_now(tx, [delivery.id])) == 1
+        (again,) = await deliver_all(deliverer, database)
+    assert again.state is DeliveryState.DELIVERED
+    tried = await attempts_of(database, again)
+    assert [a.is_manual for a in tried] == [False] * 4 + [True]
+    assert len({a.id for a in receiver.received}) == 1
+
+
+async def test_a_redirect_is_a_failure_that_is_not_followed(database: Database, receiver: Receiver) -> None:
+    receiver.always(Reply(302, headers={"Location": receiver.url("/elsewhere")}))
+    await add_endpoint(database, receiver.url())
+    await record(database, await register(database), "failed")
+    async with open_deliverer(database, schedule=RetrySchedule(())) as deliverer:
+        (delivery,) = await deliver_all(deliverer, database)
+    assert (delivery.state, delivery.last_outcome) == (DeliveryState.EXHAUSTED, Outcome.REDIRECT)
+    assert {a.path for a in receiver.received} == {"/hooks"}
+
+
+async def test_gone_disables_the_endpoint_keeps_its_backlog_and_tells_the_others(
+    database: Database, receiver: Receiver
+) -> None:
+    receiver.always(Reply(410), path="/gone")
+    gone = await add_endpoint(database, receiver.url("/gone"))
+    await add_endpoint(database, receiver.url("/other"))
+    await record(database, await register(database), "failed")
+
+    async def disabled() -> bool:
+        endpoint = await database.read(lambda tx: endpoints.get_endpoint(tx, gone.id))
+        return endpoint is not None and not endpoint.enabled
+
+    async with open_deliverer(database) as deliverer:
+        await work(deliverer.run_pass, deliverer.bell, disabled)
+
+        async def told() -> bool:
+            return any(a.type == "endpoint.disabled" for a in receiver.received)
+
+        await work(deliverer.run_pass, deliverer.bell, told)
+        (notice,) = (a for a in receiver.received if a.type == "endpoint.disabled")
+        assert notice.path == "/other"
+        assert "410" in json.dumps(notice.event)
+        (kept,) = (d for d in await all_deliveries(database) if d.endpoint_id == gone.id)
+        assert kept.state is DeliveryState.PENDING
+        receiver.always(None, path="/gone")
+        await database.write(lambda tx: endpoints.enable_endpoint(tx, gone.id))
+        await deliver_all(deliverer, database)
+    assert [a.type for a in receiver.received if a.path == "/gone" and a.status == 204] == ["run.finished"]
+
+
+async def test_metadata_addresses_are_refused_at_the_dial_and_the_attempt_says_so(database: Database) -> None:
+    await add_endpoint(database, "http://169.254.169.254/latest/meta-data")
+    await record(database, await register(database), "failed")
+    async with open_deliverer(database, schedule=RetrySchedule(())) as deliverer:
+        (delivery,) = await deliver_all(deliverer, database)
+    assert delivery.last_outcome is Outcome.BLOCKED_ADDRESS
+    (tried,) = await attempts_of(database, delivery)
+    assert tried.answer.detail is not None
+    assert "169.254.169.254" in tried.answer.detail
+
+
+async def test_loopback_is_for_the_operators_file_or_the_allow_list_only(
+    database: Database, receiver: Receiver
+) -> None:
+    secret = new_secret()
+    await add_endpoint(database, receiver.url("/api"))
+    await add_endpoint(database, receiver.url("/file"), source=EndpointSource.CONFIG)
+    await record(database, await register(database), "failed")
+    (of_file,) = [
+        e for e in await database.read(lambda tx: endpoints.list_endpoints(tx, limit=9)) if e.url.endswith("file")
+    ]
+    secrets = {of_file.id: Secret(secret)}
+    async with open_deliverer(database, schedule=RetrySchedule(()), allow=(), file_secrets=secrets) as deliverer:
+        await deliver_all(deliverer, database)
+    (arrived,) = receiver.received
+    assert arrived.path == "/file"
+    standardwebhooks.Webhook(secret).verify(arrived.body, arrived.headers)
+
+
+async def test_during_rotation_both_secrets_verify(database: Database, receiver: Receiver) -> None:
+    old, new = new_secret(), new_secret()
+    endpoint = await add_endpoint(database, receiver.url(), secret=old)
+    until = SystemClock().now().replace(year=2099)
+    await database.write(lambda tx: endpoints.rotate_secret(tx, endpoint.id, Secret(new), old_until=until))
+    await record(database, await register(database), "failed")
+    async with open_deliverer(database) as deliverer:
+        await deliver_all(deliverer, database)
+    (arrived,) = receiver.received
+    for secret in (old, new):
+        standardwebhooks.Webhook(secret).verify(arrived.body, arrived.headers)
+
+
+async def test_a_hanging_endpoint_holds_up_nobody_else(database: Database, receiver: Receiver) -> None:
+    receiver.always(Reply(kind=ReplyKind.HANG), path="/slow")
+    slow = await add_endpoint(database, receiver.url("/slow"))
+    await add_endpoint(database, receiver.url("/quick"))
+    for number in range(20):
+        await record(database, await register(database, str(number)), "failed")
+
+    async def quick_is_done() -> bool:
+        found = await all_deliveries(database)
+        return all(d.state is DeliveryState.DELIVERED for d in found if d.endpoint_id != slow.id)
+
+    async with open_deliverer(database, timeout_s=30, seats=10, seats_per_endpoint=4) as deliverer:
+        await work(deliverer.run_pass, deliverer.bell, quick_is_done)
+    assert sum(a.path == "/slow" for a in receiver.received) <= 4
+
+
+@pytest.mark.parametrize(("status", "arrive"), [(204, 6), (500, 2)])
+async def test_who_took_a_post_has_room_for_the_next_before_it_is_recorded(
+    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, status: int, arrive: int
+) -> None:
+    monkeypatch.setattr("bridge.delivery.deliverer.GAP_S", 3600.0)  # the first is recorded at once, the second is not
+    monkeypatch.setattr("bridge.delivery.deliverer.UNRECORDED_MAX", 4)
+    receiver.always(Reply(status))
+    await add_endpoint(database, receiver.url())
+    for number in range(10):
+        await record(database, await register(database, str(number)), "failed")
+
+    async def nothing_moves() -> bool:
+        before = len(receiver.received)
+        await asyncio.sleep(0.2)
+        return bool(before) and len(receiver.received) == before
+
+    async with open_deliverer(database, schedule=NEVER_AGAIN, seats_per_endpoint=1) as deliverer:
+        await work(deliverer.run_pass, deliverer.bell, nothing_moves)
+        recorded = [d for d in await all_deliveries(database) if d.attempts]
+    assert (len(receiver.received), len(recorded)) == (arrive, 1)
+
+
+async def test_stopping_gives_back_what_it_cuts_off_and_costs_no_attempt(
+    database: Database, receiver: Receiver
+) -> None:
+    receiver.always(Reply(kind=ReplyKind.HANG))
+    await add_endpoint(database, receiver.url())
+    await record(database, await register(database), "failed")
+    async with open_deliverer(database, timeout_s=30) as deliverer:
+        await deliverer.run_pass()
+        await receiver.wait_for(bool, 5)
+        await deliverer.drain(0.05)
+    (delivery,) = await all_deliveries(database)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.PENDING, 0)
+    receiver.always(None)
+    async with open_deliverer(database) as deliverer:
+        (after,) = await deliver_all(deliverer, database)
+    assert (after.state, after.attempts) == (DeliveryState.DELIVERED, 1)
+
+
+async def test_an_idle_deliverer_rests_until_something_is_due(database: Database, receiver: Receiver) -> None:
+    async with open_deliverer(database) as deliverer:
+        assert await deliverer.run_pass() == float("inf")
+        receiver.always(Reply(500))
+        await add_endpoint(database, receiver.url())
+        await record(database, await register(database), "failed")
+        deliverer.settings = DeliverySettings(RetrySchedule((300.0,), jitter=0.0))
+        await deliverer.run_pass()
+
+        async def tried() -> bool:
+            (delivery,) = await all_deliveries(database)
+            return delivery.attempts == 1
+
+        await work(deliverer.run_pass, deliverer.bell, tried)
+        await asyncio.sleep(0)
+        rest_s = await deliverer.run_pass()
+    assert 290 < rest_s <= 300
+
+
+async def test_order_is_kept_where_it_was_asked_for_through_failures(database: Database, receiver: Receiver) -> None:
+    receiver.script(Reply(500), Reply(500))
+    await add_endpoint(database, receiver.url(), ordered=True)
+    run = await register(database)
+    for status in ("running", "waiting", "running", "succeeded"):
+        run = await record(database, run, status) or run
+    async with open_deliverer(database) as deliverer:
+        await deliver_all(deliverer, database)
+    taken = [a.type for a in receiver.received if a.status == 204]
+    assert taken == ["run.started", "run.waiting", "run.resumed", "run.finished"]

@@ -1,0 +1,589 @@
+"""The sender against receivers that answer well, badly, endlessly or not at all."""
+
+import asyncio
+import gzip
+import socket
+from datetime import UTC, datetime
+
+import pytest
+
+from bridge import __version__
+from bridge.delivery.sender import HEAD_BYTES_MAX, Sender
+from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
+from bridge.domain.clock import ManualClock
+from bridge.domain.delivery import Outcome
+from bridge.domain.signing.hmac_v1 import secret_key, signature_headers
+from tests.support.raw_server import answer, raw_server, says
+
+ALLOW = (AllowRule.parse("127.0.0.0/8"),)
+POLICIES = {trust: AddressPolicy(trust, allow=ALLOW) for trust in Trust}
+STRICT = {trust: AddressPolicy(trust) for trust in Trust}
+NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+OK_HEAD = b"HTTP/1.1 200 OK\r\n"
+BUSY_HEAD = b"HTTP/1.1 503 Busy\r\n"
+CHUNKED = OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+async def sender():
+    made = Sender(POLICIES, timeout_s=10, clock=ManualClock(NOW))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def hasty():
+    """For answers that never come: its whole deadline is short."""
+    made = Sender(POLICIES, timeout_s=0.3, clock=ManualClock(NOW))
+    yield made
+    await made.close()
+
+
+async def post(sender, raw, path="/hooks", *, trust=Trust.API, host="127.0.0.1", **options):
+    options = {"headers": {"webhook-id": "evt_1"}, "body": b'{"a":1}', **options}
+    return await sender.post(f"http://{host}:{raw.port}{path}", trust=trust, **options)
+
+
+async def post_for(sender, data, **options):
+    """The answer that comes of a server that sends `data` and closes."""
+    async with raw_server(says(data, then_closes=True)) as raw:
+        return await post(sender, raw, **options)
+
+
+# --- what is sent ---
+
+
+async def test_a_post_carries_the_bytes_and_headers_of_the_contract(sender):
+    key, body = secret_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), '{"name":"Zoë"}'.encode()
+    headers = signature_headers([key], "evt_1", 1_800_000_000, body)
+    async with raw_server(says(answer())) as raw:
+        told = await post(sender, raw, "/hooks?a=%2F", headers=headers, body=body, custom_headers={"X-Mine": "yes"})
+    assert told.outcome is Outcome.DELIVERED
+    head, _, sent = raw.requests[0].partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    given = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+    assert lines[0].startswith("POST /hooks?a=")
+    assert sent == body
+    assert given == headers | {
+        "host": f"127.0.0.1:{raw.port}",
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "user-agent": f"runbridge/{__version__}",
+        "accept": "*/*",
+        "accept-encoding": "identity",
+        "x-mine": "yes",
+    }
+
+
+async def test_custom_headers_never_replace_ours_nor_break_the_request(sender):
+    """The doors refuse them; this is the second net, for rows written before a rule was."""
+    custom = {
+        "Webhook-ID": "evil", "webhook-signature": "evil", "User-Agent": "evil", "Content-Type": "evil", "Host": "evil",
+        "Content-Length": "0", "Transfer-Encoding": "chunked", "Connection": "close", "Accept-Encoding": "gzip", "X C": "evil",
+        "X-D": "evil\r\nX-E: evil", "": "evil", "X-Good": "good",
+    }  # fmt: skip
+    async with raw_server(says(answer())) as raw:
+        told = await post(sender, raw, custom_headers=custom)
+    assert told.outcome is Outcome.DELIVERED
+    assert b"evil" not in raw.requests[0]
+    assert b"X-Good: good" in raw.requests[0]
+    assert b"Accept-Encoding: identity" in raw.requests[0] or b"accept-encoding: identity" in raw.requests[0]
+
+
+async def test_another_content_type_may_be_asked_for(sender):
+    async with raw_server(says(answer())) as raw:
+        await post(sender, raw, headers={"content-type": "application/cloudevents+json"})
+    assert b"application/cloudevents+json" in raw.requests[0]
+    assert b"application/json" not in raw.requests[0]
+
+
+# --- what a status means ---
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (200, Outcome.DELIVERED), (201, Outcome.DELIVERED), (202, Outcome.DELIVERED), (204, Outcome.DELIVERED),
+        (299, Outcome.DELIVERED), (300, Outcome.REDIRECT), (304, Outcome.REDIRECT), (399, Outcome.REDIRECT),
+        (400, Outcome.CLIENT_ERROR), (401, Outcome.CLIENT_ERROR), (404, Outcome.CLIENT_ERROR), (409, Outcome.CLIENT_ERROR),
+        (410, Outcome.GONE), (413, Outcome.CLIENT_ERROR), (429, Outcome.THROTTLED), (451, Outcome.CLIENT_ERROR),
+        (500, Outcome.SERVER_ERROR), (502, Outcome.SERVER_ERROR), (503, Outcome.SERVER_ERROR), (504, Outcome.SERVER_ERROR),
+        (599, Outcome.SERVER_ERROR), (600, Outcome.PROTOCOL), (999, Outcome.PROTOCOL), (101, Outcome.PROTOCOL),
+    ],
+)  # fmt: skip
+async def test_each_status_has_one_outcome(sender, status, outcome):
+    upgrade = ("Upgrade: x", "Connection: upgrade") if status == 101 else ()
+    told = await post_for(sender, answer(f"{status} Whatever", b"", *upgrade))
+    assert (told.outcome, told.status) == (outcome, status)
+    assert (told.detail is None) == (outcome is Outcome.DELIVERED)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("location", ["http://169.254.169.254/", "https://example.com/x", "/here"])
+async def test_redirects_are_named_and_never_followed(sender, status, location):
+    async with raw_server(says(answer(f"{status} Moved", b"", f"Location: {location}"))) as raw:
+        told = await post(sender, raw)
+    assert told.outcome is Outcome.REDIRECT
+    assert location in told.detail
+    assert len(raw.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("https://user:hunter2@example.com/x?token=hunter2#hunter2", "https://example.com/x"),
+        ("//user:hunter2@example.com/x", "//example.com/x"),
+        ("/x?token=hunter2", "/x"),
+        ("http://[hunter2", "something that is no URL"),
+        ("javascript:hunter2?x", "javascript:"),
+        ("http://example.com/" + "a" * 5000, "http://example.com/aaa"),
+    ],
+)
+async def test_the_target_of_a_redirect_is_shown_without_what_may_be_secret(sender, location, shown):
+    told = await post_for(sender, answer("302 Found", b"", f"Location: {location}"))
+    assert shown in told.detail
+    assert "hunter2" not in told.detail or location.startswith("javascript")
+    assert len(told.detail) < 500
+
+
+async def test_a_redirect_to_nowhere_is_a_redirect(sender):
+    assert (await post_for(sender, answer("302 Found"))).outcome is Outcome.REDIRECT
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause_s"),
+    [
+        (("Retry-After: 7",), 7),
+        (("Retry-After: 0",), 0),
+        (("Retry-After:   120  ",), 120),
+        (("Retry-After: 99999999",), 86400),
+        (("Retry-After: Thu, 15 Jan 2026 10:31:00 GMT",), 60),
+        (("Retry-After: Thu, 15 Jan 2099 10:31:00 GMT",), 86400),
+        (("Retry-After: Thu, 15 Jan 2026 10:31:00 GMT", "Date: Thu, 15 Jan 2026 10:30:50 GMT"), 10),
+        (("Retry-After: Thu, 15 Jan 2026 10:29:00 GMT",), None),
+        (("Retry-After: -5",), None),
+        (("Retry-After: 1.5",), None),
+        (("Retry-After: soon",), None),
+        (("Retry-After: ",), None),
+        (("Retry-After: " + "9" * 400,), 86400),
+        (("Retry-After: " + "9" * 5000,), 86400),
+        (("Retry-After: Thu, 99 Foo 20266 10:30:00 GMT",), None),
+        ((), None),
+    ],
+)
+@pytest.mark.parametrize("status", ["429 Too Many", "503 Busy", "500 Oops"])
+async def test_retry_after_is_read_in_both_forms_and_never_trusted_beyond_a_day(sender, status, headers, pause_s):
+    assert (await post_for(sender, answer(status, b"", *headers))).retry_after_s == pause_s
+
+
+async def test_retry_after_on_success_means_nothing(sender):
+    assert (await post_for(sender, answer("200 OK", b"", "Retry-After: 7"))).retry_after_s is None
+
+
+# --- what is kept of an answer ---
+
+
+async def test_the_first_8_kib_of_the_body_are_kept(sender):
+    body = bytes(range(256)) * 40
+    told = await post_for(sender, answer("500 Oops", body))
+    assert (told.head, told.head_is_truncated) == (body[:HEAD_BYTES_MAX], True)
+    told = await post_for(sender, answer("500 Oops", body[:HEAD_BYTES_MAX]))
+    assert (told.head, told.head_is_truncated) == (body[:HEAD_BYTES_MAX], False)
+
+
+async def test_an_attempt_tells_its_phases_and_its_peer(sender):
+    async with raw_server(says(answer())) as raw:
+        first = await post(sender, raw, host="localhost")
+        second = await post(sender, raw, host="localhost")
+    assert set(first.phases) == {"dns", "connect", "first_byte"}
+    assert set(second.phases) == {"first_byte"}
+    assert first.peer == second.peer == f"127.0.0.1:{raw.port}"
+    assert all(isinstance(span_ms, int) and span_ms >= 0 for span_ms in first.phases.values())
+
+
+# --- answers that are wrong after their status line: the status counts ---
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CHUNKED + b"ZZZ\r\nfoo",
+        CHUNKED + b"3\r\nabc\r\n-1\r\n",
+        CHUNKED + b"3\r\nabc\r\n0\r\n" + b"".join(b"X-%d: y\r\n" % number for number in range(5000)) + b"\r\n",
+        CHUNKED + b"FFFFFFFFFFFFFFFFFF\r\nabc",
+        OK_HEAD + b"Content-Length: 10\r\n\r\nabc",
+        OK_HEAD + b"Content-Length: 1\r\n\r\nabcdef",
+        OK_HEAD + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 204 None\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + CHUNKED + b"ZZZ\r\n",
+    ],
+)
+async def test_a_success_stands_even_if_the_body_behind_it_is_broken(sender, data):
+    """In one packet, as it mostly comes, aiohttp alone would lose the status line to the fault behind it."""
+    told = await post_for(sender, data)
+    assert told.outcome is Outcome.DELIVERED
+    assert "in time" not in (told.detail or "")  # the fault ends it, not a deadline
+
+
+async def drip(exchange):
+    await exchange.send(OK_HEAD + b"\r\n")
+    while True:
+        await exchange.send(b"a")
+        await asyncio.sleep(0.01)
+
+
+async def stall(exchange):
+    await exchange.send(OK_HEAD + b"Content-Length: 10\r\n\r\nabc")
+    await asyncio.Event().wait()
+
+
+async def reset_in_the_body(exchange):
+    await exchange.send(OK_HEAD + b"Content-Length: 10\r\n\r\nabc")
+    await asyncio.sleep(0.05)
+    exchange.reset()
+
+
+@pytest.mark.parametrize("script", [drip, stall, reset_in_the_body])
+async def test_a_success_stands_even_if_its_body_never_ends(hasty, script):
+    async with raw_server(script) as raw:
+        told = await post(hasty, raw)
+    assert (told.outcome, told.status, told.head_is_truncated) == (Outcome.DELIVERED, 200, True)
+    assert told.head.startswith(b"a")
+    assert "body" in told.detail
+
+
+async def test_a_failure_stays_what_its_status_says_while_its_body_drips(hasty):
+    async def script(exchange):
+        await exchange.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 9\r\n\r\nwait")
+        await asyncio.Event().wait()
+
+    async with raw_server(script) as raw:
+        told = await post(hasty, raw)
+    assert (told.outcome, told.retry_after_s, told.head) == (Outcome.SERVER_ERROR, 9, b"wait")
+
+
+async def test_a_body_may_take_its_own_time_at_most_not_the_whole_deadline(sender, monkeypatch):
+    monkeypatch.setattr("bridge.delivery.sender.BODY_TIMEOUT_S", 0.05)
+    async with raw_server(stall) as raw:
+        told = await post(sender, raw)
+    assert told.outcome is Outcome.DELIVERED
+    assert told.duration_ms < 10_000  # the sender's deadline, which alone would have ended it
+
+
+async def test_of_an_endless_body_64_kib_are_read_and_the_connection_is_closed(sender):
+    sent = 0
+
+    async def script(exchange):
+        nonlocal sent
+        await exchange.send(OK_HEAD + b"Content-Length: 1000000000\r\n\r\n")
+        while True:
+            await exchange.send(b"x" * 65536)
+            sent += 65536
+
+    async with raw_server(script) as raw:
+        told = await post(sender, raw)
+        await asyncio.wait_for(raw.lost.wait(), 10)
+    assert told.outcome is Outcome.DELIVERED
+    assert (len(told.head), told.head_is_truncated) == (HEAD_BYTES_MAX, True)
+    assert sent < 16 * 1024 * 1024  # what the kernel's buffers take
+
+
+async def test_compressed_answers_are_never_unpacked(sender):
+    bomb = gzip.compress(b"\0" * 10_000_000)
+    told = await post_for(sender, answer("200 OK", bomb, "Content-Encoding: gzip"))
+    assert told.head == bomb[:HEAD_BYTES_MAX]
+
+
+# --- no usable answer ---
+
+
+@pytest.mark.parametrize(
+    ("data", "outcome"),
+    [
+        (b"", Outcome.PROTOCOL),
+        (b"HTTP/1.1 20", Outcome.PROTOCOL),
+        (b"HTTP/1.1 200 OK", Outcome.PROTOCOL),
+        (b"HTTP/1.1 500 Oops\r\nFoo: b", Outcome.PROTOCOL),
+        (b"hello world\r\n", Outcome.PROTOCOL),
+        (b"SSH-2.0-OpenSSH_9\r\n", Outcome.PROTOCOL),
+        (b"HTTP/1.1 99 Low\r\n\r\n", Outcome.PROTOCOL),
+        (BUSY_HEAD + b"Content-Length: abc\r\n\r\n", Outcome.PROTOCOL),
+        (BUSY_HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", Outcome.PROTOCOL),
+        (BUSY_HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Outcome.PROTOCOL),
+        (BUSY_HEAD + b"X: a\x00b\r\n\r\n", Outcome.PROTOCOL),
+        (BUSY_HEAD + b"".join(b"X-%d: y\r\n" % number for number in range(100_000)) + b"\r\n", Outcome.OVERSIZE),
+        (BUSY_HEAD + b"X: " + b"a" * 1_000_000 + b"\r\n\r\n", Outcome.OVERSIZE),
+        (b"HTTP/1.1 200 " + b"a" * 1_000_000 + b"\r\n\r\n", Outcome.OVERSIZE),
+    ],
+)
+async def test_what_is_no_answer_is_told_apart_from_what_is_too_large(sender, data, outcome):
+    told = await post_for(sender, data)
+    assert (told.outcome, told.status) == (outcome, None)
+    assert told.detail
+
+
+async def test_a_reset_before_an_answer_is_a_failure(sender):
+    async def script(exchange):
+        exchange.reset()
+
+    async with raw_server(script) as raw:
+        assert (await post(sender, raw)).outcome is Outcome.PROTOCOL
+
+
+@pytest.mark.parametrize(("head", "outcome"), [(BUSY_HEAD, Outcome.OVERSIZE), (OK_HEAD, Outcome.DELIVERED)])
+async def test_headers_without_end_are_cut_off(sender, head, outcome):
+    async def script(exchange):
+        await exchange.send(head)
+        while True:
+            await exchange.send(b"X: " + b"a" * 1000 + b"\r\n")
+
+    async with raw_server(script) as raw:
+        assert (await post(sender, raw)).outcome is outcome
+        await asyncio.wait_for(raw.lost.wait(), 10)
+
+
+async def test_interim_answers_without_end_are_cut_off(sender):
+    async def script(exchange):
+        while True:
+            await exchange.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 4000)
+
+    async with raw_server(script) as raw:
+        told = await post(sender, raw)
+        assert told.outcome is Outcome.PROTOCOL
+        assert "interim" in told.detail
+        await asyncio.wait_for(raw.lost.wait(), 10)
+
+
+async def test_some_interim_answers_are_fine(sender):
+    told = await post_for(sender, b"HTTP/1.1 100 Continue\r\n\r\n" * 15 + answer())
+    assert told.outcome is Outcome.DELIVERED
+
+
+async def drip_headers(exchange):
+    await exchange.send(BUSY_HEAD)
+    while True:
+        await exchange.send(b"a")
+        await asyncio.sleep(0.01)
+
+
+async def hang(exchange):
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("script", [drip_headers, hang])
+async def test_one_deadline_holds_over_the_whole_exchange(hasty, script):
+    async with raw_server(script) as raw:
+        told = await post(hasty, raw)
+        await asyncio.wait_for(raw.lost.wait(), 10) if script is drip_headers else None
+    assert (told.outcome, told.detail) == (Outcome.TIMEOUT, "no complete answer within 0.3 s")
+
+
+async def test_a_receiver_that_does_not_read_cannot_outlast_the_deadline(hasty):
+    async with raw_server(hang, is_silent=True) as raw:
+        told = await post(hasty, raw, body=b"x" * 20_000_000)
+    assert told.outcome is Outcome.TIMEOUT
+
+
+async def test_a_resolver_that_hangs_cannot_outlast_the_deadline():
+    sender = Sender(POLICIES, timeout_s=0.2, lookup=hang)
+    told = await sender.post("https://hooks.test/", headers={}, body=b"", trust=Trust.API)
+    assert (told.outcome, told.detail) == (Outcome.DNS, "no answer to the name lookup within 0.2 s")
+    await sender.close()
+
+
+async def test_a_connection_that_is_never_accepted_times_out(hasty):
+    """A full backlog drops connection requests in silence, as a black hole on the way does."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        crowd = [socket.socket() for _ in range(4)]
+        for one in crowd:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        told = await hasty.post(f"http://127.0.0.1:{full.getsockname()[1]}/", headers={}, body=b"", trust=Trust.API)
+        for one in crowd:
+            one.close()
+    assert (told.outcome, told.detail) == (Outcome.TIMEOUT, "no connection within 0.3 s")
+
+
+async def test_a_closed_port_is_a_failure_to_connect(sender):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/"
+        told = await sender.post(url, headers={}, body=b"", trust=Trust.API)
+    assert (told.outcome, told.detail) == (Outcome.CONNECT, "no connection: Connection refused")
+    assert url == f"http://{told.peer}/"
+
+
+@pytest.mark.parametrize("found", [[], socket.gaierror(socket.EAI_NONAME, "Name or service not known")])
+async def test_a_name_without_address_is_a_lookup_failure(found):
+    async def lookup(name):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    sender = Sender(POLICIES, lookup=lookup)
+    told = await sender.post("https://hooks.test/", headers={}, body=b"", trust=Trust.API)
+    assert told.outcome is Outcome.DNS
+    await sender.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.1/", "http://u:hunter2@x/", "ftp://x/", "", "http://x:0/", "http://[::1%25lo]/"]
+)
+async def test_a_url_that_should_never_have_been_stored_is_not_dialled(sender, url):
+    told = await sender.post(url, headers={}, body=b"", trust=Trust.CONFIG)
+    assert told.outcome is Outcome.PROTOCOL
+    assert "hunter2" not in told.detail
+
+
+# --- the guard ---
+
+
+async def test_a_forbidden_address_is_not_dialled_and_the_operator_is_told_what_would_allow_it():
+    sender = Sender(STRICT)
+    async with raw_server(says(answer())) as raw:
+        refused = await post(sender, raw)
+        trusted = await post(sender, raw, trust=Trust.CONFIG)
+    assert (refused.outcome, refused.peer, refused.phases) == (Outcome.BLOCKED_ADDRESS, None, {})
+    assert f'allow = ["127.0.0.1/32:{raw.port}"]' in refused.detail
+    assert trusted.outcome is Outcome.DELIVERED
+    assert raw.connections == 1
+    await sender.close()
+
+
+async def test_a_connection_of_a_trusted_endpoint_is_never_used_for_another():
+    """Else a kept connection would carry an API-made endpoint past the guard."""
+    sender = Sender(STRICT)
+    async with raw_server(says(answer())) as raw:
+        assert (await post(sender, raw, trust=Trust.CONFIG)).outcome is Outcome.DELIVERED
+        assert (await post(sender, raw, trust=Trust.API)).outcome is Outcome.BLOCKED_ADDRESS
+        assert len(raw.requests) == 1
+    await sender.close()
+
+
+async def test_plain_http_to_a_public_address_needs_leave():
+    async def lookup(name):
+        return ["8.8.8.8"]
+
+    sender = Sender(STRICT, lookup=lookup, timeout_s=0.2)
+    told = await sender.post("http://hooks.test/", headers={}, body=b"", trust=Trust.CONFIG)
+    assert told.outcome is Outcome.BLOCKED_ADDRESS
+    assert "allow_http" in told.detail
+    await sender.close()
+
+
+async def test_new_policies_hold_for_the_next_post_and_leave_those_under_way_alone():
+    sender = Sender(POLICIES)
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def script(exchange):
+        begun.set()
+        await go.wait()
+        await exchange.send(answer())
+
+    async with raw_server(script) as raw:
+        under_way = asyncio.create_task(post(sender, raw))
+        await asyncio.wait_for(begun.wait(), 10)
+        await sender.replace_policies(STRICT)
+        assert (await post(sender, raw)).outcome is Outcome.BLOCKED_ADDRESS
+        go.set()
+        assert (await under_way).outcome is Outcome.DELIVERED
+        await asyncio.wait_for(raw.lost.wait(), 10)  # the last post of the old policies closed their connections
+    await sender.close()
+
+
+async def test_a_new_deadline_comes_with_new_policies(sender):
+    await sender.replace_policies(POLICIES, timeout_s=0.1)
+    async with raw_server(hang) as raw:
+        assert (await post(sender, raw)).detail == "no complete answer within 0.1 s"
+
+
+# --- kept connections ---
+
+
+async def test_connections_are_kept_for_the_next_post(sender):
+    async with raw_server(says(answer("200 OK", b"fine"))) as raw:
+        for _ in range(3):
+            assert (await post(sender, raw)).head == b"fine"
+        assert (len(raw.requests), raw.connections) == (3, 1)
+
+
+async def test_a_kept_connection_that_was_closed_meanwhile_is_no_failure(sender):
+    async def script(exchange):
+        if exchange.number == 2:
+            return exchange.close()
+        return await exchange.send(answer())
+
+    async with raw_server(script) as raw:
+        first, second, third = [await post(sender, raw) for _ in range(3)]
+        assert [told.outcome for told in (first, second, third)] == [Outcome.DELIVERED] * 3
+        assert len(raw.requests) == 4
+        heads, bodies = zip(*(request.split(b"\r\n\r\n") for request in raw.requests), strict=True)
+        assert set(bodies) == {b'{"a":1}'}
+        assert all(b"webhook-id: evt_1" in head for head in heads)
+
+
+async def test_a_fresh_connection_that_is_closed_is_a_failure_and_not_tried_again(sender):
+    async def script(exchange):
+        exchange.close()
+
+    async with raw_server(script) as raw:
+        assert (await post(sender, raw)).outcome is Outcome.PROTOCOL
+        assert raw.connections == 1
+
+
+async def test_a_second_failure_after_a_stale_connection_is_final(sender):
+    async def script(exchange):
+        if exchange.number > 1:
+            return exchange.close()
+        return await exchange.send(answer())
+
+    async with raw_server(script) as raw:
+        assert (await post(sender, raw)).outcome is Outcome.DELIVERED
+        assert (await post(sender, raw)).outcome is Outcome.PROTOCOL
+        assert len(raw.requests) == 3
+
+
+async def test_a_kept_connection_that_breaks_off_within_an_answer_is_a_failure(sender):
+    """Once a byte of an answer has come, the receiver has seen the event: no silent second copy."""
+
+    async def script(exchange):
+        if exchange.number == 2:
+            await exchange.send(BUSY_HEAD + b"X: b\r\n")
+            return exchange.close()
+        return await exchange.send(answer())
+
+    async with raw_server(script) as raw:
+        assert (await post(sender, raw)).outcome is Outcome.DELIVERED
+        assert (await post(sender, raw)).outcome is Outcome.PROTOCOL
+        assert len(raw.requests) == 2
+
+
+async def test_a_post_that_is_cancelled_leaves_nothing_behind(sender):
+    async with raw_server(hang) as raw:
+        task = asyncio.create_task(post(sender, raw))
+        while not raw.requests:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_fifty_posts_at_once_do_not_mix_up_their_answers(sender):
+    async def script(exchange):
+        await exchange.send(answer("200 OK", exchange.request.partition(b"\r\n\r\n")[2]))
+
+    async with raw_server(script) as raw:
+        bodies = [b"%d" % number for number in range(50)]
+        told = await asyncio.gather(*(post(sender, raw, body=body) for body in bodies))
+    assert [one.head for one in told] == bodies
+
+
+async def test_no_answer_shows_the_query_or_a_header(hasty):
+    """Both may hold tokens, and an attempt's detail is shown and logged."""
+    scripts = [says(answer("500 Oops")), says(b"garbage\r\n"), hang, says(b"", then_closes=True)]
+    for script in scripts:
+        async with raw_server(script) as raw:
+            told = await post(hasty, raw, "/?token=hunter2", custom_headers={"Authorization": "Bearer hunter2"})
+        assert "hunter2" not in repr(told)

@@ -1,0 +1,160 @@
+"""The sender and TLS: who is believed, and how each disbelief is told."""
+
+import asyncio
+import ssl
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import trustme
+
+from bridge.delivery.exchange import client_tls
+from bridge.delivery.sender import Sender
+from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
+from bridge.domain.delivery import Outcome
+from tests.support.raw_server import answer, raw_server, says
+
+POLICIES = {trust: AddressPolicy(trust, allow=(AllowRule.parse("127.0.0.0/8"),)) for trust in Trust}
+HOST = "hooks.test"
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+async def lookup(name):
+    return ["127.0.0.1"]
+
+
+@pytest.fixture
+async def sender(authority):
+    tls = client_tls()
+    authority.configure_trust(tls)
+    made = Sender(POLICIES, timeout_s=5, lookup=lookup, tls=tls)
+    yield made
+    await made.close()
+
+
+def server_tls(authority, *names, **options):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names, **options).configure_cert(tls)
+    return tls
+
+
+async def post(sender, tls, host=HOST):
+    async with raw_server(says(answer("200 OK", b"fine")), tls=tls) as raw:
+        told = await sender.post(f"https://{host}:{raw.port}/", headers={}, body=b"{}", trust=Trust.API)
+    return told, raw
+
+
+async def test_a_trusted_certificate_of_the_right_name_is_believed(sender, authority):
+    told, _ = await post(sender, server_tls(authority, HOST))
+    assert (told.outcome, told.head) == (Outcome.DELIVERED, b"fine")
+    assert set(told.phases) == {"dns", "connect", "tls", "first_byte"}
+
+
+async def test_the_name_of_the_url_is_asked_for_and_checked_not_the_address(sender, authority):
+    asked = []
+    tls = server_tls(authority, HOST)
+    tls.sni_callback = lambda _connection, name, _context: asked.append(name)
+    told, _ = await post(sender, tls, HOST + ".")
+    assert told.outcome is Outcome.DELIVERED
+    assert asked == [HOST]
+
+
+async def test_a_certificate_for_an_address_is_believed_for_that_address(sender, authority):
+    assert (await post(sender, server_tls(authority, "127.0.0.1"), "127.0.0.1"))[0].outcome is Outcome.DELIVERED
+
+
+def expired(authority):
+    now = datetime.now(UTC)
+    return server_tls(authority, HOST, not_before=now - timedelta(days=9), not_after=now - timedelta(days=1))
+
+
+def of_another_authority(_):
+    return server_tls(trustme.CA(), HOST)
+
+
+def of_another_name(authority):
+    return server_tls(authority, "other.test")
+
+
+def of_the_address_only(authority):
+    return server_tls(authority, "127.0.0.1")
+
+
+def too_old(authority):
+    tls = server_tls(authority, HOST)
+    tls.set_ciphers("ALL:@SECLEVEL=0")
+    tls.minimum_version = ssl.TLSVersion.TLSv1
+    tls.maximum_version = ssl.TLSVersion.TLSv1_1
+    return tls
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TLS 1.1, on purpose
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (expired, "expired"),
+        (of_another_authority, "self-signed|local issuer"),
+        (of_another_name, "ostname mismatch"),
+        (of_the_address_only, "ostname mismatch"),
+        (too_old, "version|broke off"),
+    ],
+)
+async def test_what_cannot_be_believed_is_a_tls_failure_and_nothing_is_sent(sender, authority, make, word):
+    told, raw = await post(sender, make(authority))
+    assert told.outcome is Outcome.TLS
+    assert any(part in told.detail for part in word.split("|")), told.detail
+    assert told.peer == f"127.0.0.1:{raw.port}"
+    assert raw.requests == []
+
+
+async def test_plain_http_on_a_tls_url_is_a_tls_failure(sender):
+    async def talk(reader, writer):
+        await reader.read(10)
+        writer.write(answer("400 Bad"))
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    told = await sender.post(f"https://{HOST}:{port}/", headers={}, body=b"{}", trust=Trust.API)
+    assert told.outcome is Outcome.TLS
+    server.close()
+
+
+async def test_a_handshake_that_breaks_off_is_a_tls_failure(sender):
+    async def hang_up(reader, writer):
+        await reader.read(10)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    told = await sender.post(f"https://{HOST}:{port}/", headers={}, body=b"{}", trust=Trust.API)
+    assert told.outcome is Outcome.TLS
+    server.close()
+
+
+async def test_a_handshake_that_hangs_times_out_as_such(authority):
+    sender = Sender(POLICIES, timeout_s=0.3, lookup=lookup)
+    async with raw_server(says(b""), is_silent=True) as raw:
+        told = await sender.post(f"https://{HOST}:{raw.port}/", headers={}, body=b"{}", trust=Trust.API)
+    assert (told.outcome, told.detail) == (Outcome.TIMEOUT, "the TLS handshake was not finished within 0.3 s")
+    await sender.close()
+
+
+async def test_a_receiver_that_wants_our_certificate_gets_nothing(sender, authority):
+    """Its refusal comes after the handshake (TLS 1.3), and may reach us as an alert or as a reset."""
+    tls = server_tls(authority, HOST)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(tls)
+    told, raw = await post(sender, tls)
+    assert told.outcome in {Outcome.TLS, Outcome.PROTOCOL}
+    assert raw.requests == []
+
+
+def test_nobody_can_be_spoken_to_without_a_check():
+    tls = client_tls()
+    assert tls.verify_mode is ssl.CERT_REQUIRED
+    assert tls.check_hostname
+    assert tls.minimum_version is ssl.TLSVersion.TLSv1_2

@@ -1,0 +1,418 @@
+"""One request observes many runs: what a list shows, and what happens where it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from bridge.domain.cadence.durations import DurationModel
+from bridge.domain.cadence.price import UNCHANGED_FACTOR
+from bridge.domain.cadence.rule import Standing, next_poll, price_of
+from bridge.domain.connection import CadenceSettings, ConnectionHealth
+from bridge.domain.errors import StoreUnavailable
+from bridge.domain.run import Run, RunStatus
+from bridge.polling import list_poller, poll_results
+from bridge.polling.poller import Poller
+from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
+from bridge.sandbox.state import RequestSeen, SandboxRun, World
+from bridge.store import connections, runs
+from bridge.store.database import Database
+from tests.support.watching import new_run, register
+from tests.support.workbench import QUICK, connection, note_sends, open_poller, settled, told, work
+
+LISTS = {"retab": "/retab/v1/workflows/runs", "instabase": "/instabase/v2/apps/runs"}
+FOR_EVER = Life(duration_s=None)
+CALM = CadenceSettings(price_s=0.5, min_interval_s=0.02, max_interval_s=300.0)
+EAGER = replace(CALM, price_s=0.01)
+
+
+def lists(sandbox: Sandbox) -> list[RequestSeen]:
+    return [seen for seen in sandbox.requests if seen.path in LISTS.values()]
+
+
+def looks(sandbox: Sandbox) -> list[RequestSeen]:
+    return [seen for seen in sandbox.requests if seen.path not in LISTS.values()]
+
+
+async def register_all(database: Database, provider: str, theirs: list[str]) -> list[Run]:
+    """All of them in one transaction, as a batch registers them."""
+    new = [new_run(each, connection=f"{provider}-1", provider=provider) for each in theirs]
+    return await database.write(lambda tx: runs.insert_runs(tx, new))
+
+
+async def all_settled(database: Database, watched: list[Run]) -> bool:
+    return all([await settled(database, run.id) for run in watched])
+
+
+async def all_observed(database: Database, watched: list[Run]) -> bool:
+    found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
+    return all(run.observed_at is not None for run in found.values())
+
+
+async def finish(poller: Poller, database: Database, watched: list[Run]) -> None:
+    await work(poller.run_pass, poller.bell, lambda: all_settled(database, watched))
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_one_list_is_the_first_look_at_all_runs_of_a_batch(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = [sandbox.add_run(provider, life=FOR_EVER) for _ in range(40)]
+    async with open_poller(database, connection(sandbox, provider, cadence=CALM)) as poller:
+        watched = await register_all(database, provider, theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+    assert looks(sandbox) == []
+    assert 1 <= len(lists(sandbox)) <= 2
+    assert await told(database, watched[0].id) == ["run.started"]
+
+
+async def test_first_looks_at_runs_that_come_one_by_one_share_a_list(database: Database, sandbox: Sandbox) -> None:
+    cadence = replace(CALM, price_s=10.0)
+    async with open_poller(database, connection(sandbox, "retab", cadence=cadence)) as poller:
+        there = await register_all(database, "retab", [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)])
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
+        sandbox.requests.clear()
+        late: list[Run] = []
+
+        async def all_came_and_were_observed() -> bool:
+            if len(late) < 12:
+                theirs = sandbox.add_run("retab", life=FOR_EVER)
+                late.append(await register(database, theirs, connection="retab-1", provider="retab"))
+                poller.expect_due()
+                return False
+            return await all_observed(database, late)
+
+        await work(poller.run_pass, poller.bell, all_came_and_were_observed)
+    assert looks(sandbox) == []
+    assert 1 <= len(lists(sandbox)) < len(late) / 2
+
+
+async def test_first_looks_right_after_others_had_theirs_wait_for_company(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where runs come every second each would have a list of its own else: as dear as looking at each by itself."""
+    monkeypatch.setattr("bridge.polling.list_poller.FIRST_LOOK_GAP_S", 2.0)
+    async with open_poller(database, connection(sandbox, "retab", cadence=replace(CALM, price_s=10.0))) as poller:
+        sends = note_sends(poller)
+        there = await register_all(database, "retab", [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)])
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
+        late: list[Run] = []
+
+        async def all_came_and_were_observed() -> bool:
+            if len(late) < 3:
+                await asyncio.sleep(0.55)  # longer than a first look waits that comes alone
+                theirs = sandbox.add_run("retab", life=FOR_EVER)
+                late.append(await register(database, theirs, connection="retab-1", provider="retab"))
+                poller.expect_due()
+                return False
+            return await all_observed(database, late)
+
+        await work(poller.run_pass, poller.bell, all_came_and_were_observed)
+    assert looks(sandbox) == []
+    first, *others = sends
+    assert min(others) - first >= 2.0
+    assert len(others) <= 2
+
+
+async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbox: Sandbox) -> None:
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        there = await register_all(database, "retab", [sandbox.add_run("retab", life=FOR_EVER) for _ in range(40)])
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
+
+        async def is_planned() -> bool:
+            rest_s = poller._list_poller is not None and poller._list_poller.rest_s(poller._clock.monotonic())
+            return 0 < rest_s < math.inf
+
+        await work(poller.run_pass, poller.bell, is_planned)
+        watch = poller.hand.get(there[0].id)
+        assert watch is not None
+        at, reason = poller.next_poll(there[0])
+        assert at is not None
+        assert watch.next_poll_at is not None
+        assert at < watch.next_poll_at
+        assert reason == "a list is worth a request then, and shows this run too"
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_lists_see_every_run_to_its_end(provider: str, database: Database, sandbox: Sandbox) -> None:
+    """The list tells everything that a look tells; only an output that lies elsewhere costs a request."""
+    lives = [Life(duration_s=1.5 + 0.02 * n, output=DEFAULT_OUTPUT) for n in range(30)]
+    theirs = [sandbox.add_run(provider, life=life) for life in lives]
+    settings = connection(sandbox, provider, cadence=EAGER)
+    async with open_poller(database, settings) as poller:
+        watched = await register_all(database, provider, theirs)
+        await finish(poller, database, watched)
+    found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
+    assert {run.status for run in found.values()} == {RunStatus.SUCCEEDED}
+    assert all(run.output is not None and run.finished_at is not None for run in found.values())
+    for run in watched:
+        assert await told(database, run.id) == ["run.started", "run.finished"]
+    about_one_run = [seen for seen in looks(sandbox) if not seen.path.endswith(("/results", "/steps"))]
+    assert len(about_one_run) < len(watched)
+    assert sum(float(str(each["polls_per_run"])) for each in poller.planner.busiest(1)) < 1, "a sighting is no request"
+
+
+async def test_fewer_than_three_runs_are_looked_at_by_themselves(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.3)) for _ in range(list_poller.RUNS_MIN - 1)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=EAGER)) as poller:
+        await finish(poller, database, await register_all(database, "retab", theirs))
+    assert lists(sandbox) == []
+
+
+@pytest.mark.parametrize("provider", ["dibby", "dify"])
+async def test_a_provider_without_a_list_is_asked_run_by_run(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = [sandbox.add_run(provider, life=Life(duration_s=0.2)) for _ in range(5)]
+    async with open_poller(database, connection(sandbox, provider)) as poller:
+        await finish(poller, database, await register_all(database, provider, theirs))
+    assert {seen.run_id for seen in sandbox.requests} == set(theirs)
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_a_list_that_tells_too_little_is_followed_by_a_look(provider: str, database: Database) -> None:
+    life = Life(duration_s=0.4, output=DEFAULT_OUTPUT)
+    async with Sandbox(list_is_summary=True) as sandbox:
+        theirs = [sandbox.add_run(provider, life=life) for _ in range(6)]
+        async with open_poller(database, connection(sandbox, provider, cadence=EAGER)) as poller:
+            watched = await register_all(database, provider, theirs)
+            await finish(poller, database, watched)
+        assert lists(sandbox)
+        shown = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
+        assert all(run.finished_at is not None and run.output is not None for run in shown.values())
+        for run in watched:
+            assert await told(database, run.id) == ["run.started", "run.finished"]
+
+
+async def test_a_list_without_change_costs_no_look(database: Database) -> None:
+    """A summary is enough to see that nothing has happened."""
+    async with Sandbox(list_is_summary=True) as sandbox:
+        theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(10)]
+        async with open_poller(database, connection(sandbox, "retab", cadence=EAGER)) as poller:
+            watched = await register_all(database, "retab", theirs)
+
+            async def listed_often() -> bool:
+                return len(lists(sandbox)) >= 8
+
+            await work(poller.run_pass, poller.bell, listed_often)
+            made = len(looks(sandbox))
+        assert made <= len(theirs) + 2
+        assert await told(database, watched[0].id) == ["run.started"]
+
+
+@pytest.mark.parametrize("kind", ["500", "502", "404", "403", "garbage", "html", "hang", "reset"])
+async def test_a_failing_list_leaves_every_run_to_looks_of_its_own(
+    kind: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.3)) for _ in range(8)]
+    fail_lists(sandbox, kind)
+    settings = connection(sandbox, "retab", cadence=EAGER, fetch_output=False)
+    async with open_poller(database, settings) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await finish(poller, database, watched)
+        assert poller.client.health is ConnectionHealth.OK
+        sandbox.clear_faults()
+    assert lists(sandbox)
+    assert {seen.run_id for seen in looks(sandbox)} == set(theirs)
+    assert await database.read(connections.list_health) == {}
+
+
+def fail_lists(sandbox: Sandbox, kind: str) -> None:
+    """Every list goes wrong, and nothing else."""
+    sandbox.fail("retab", kind, count=None, path_ends="/runs")
+
+
+async def test_a_run_that_the_list_does_not_show_is_looked_at_by_itself(database: Database, sandbox: Sandbox) -> None:
+    """Older than the pages that are read; here because newer ones stand before it."""
+    old = sandbox.add_run("instabase", life=Life(duration_s=100.3), age_s=100)
+    for _ in range(320):
+        sandbox.add_run("instabase", life=FOR_EVER, age_s=50)
+    new = [sandbox.add_run("instabase", life=Life(duration_s=0.5)) for _ in range(5)]
+    async with open_poller(database, connection(sandbox, "instabase", cadence=EAGER, fetch_output=False)) as poller:
+        watched = await register_all(database, "instabase", [old, *new])
+        await finish(poller, database, watched)
+    assert {seen.run_id for seen in looks(sandbox)} >= {old}
+    assert lists(sandbox)
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_further_pages_are_read_when_many_runs_stand_on_them(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = [sandbox.add_run(provider, life=FOR_EVER, age_s=n / 100) for n in range(250)]
+    async with open_poller(database, connection(sandbox, provider, cadence=CALM)) as poller:
+        watched = await register_all(database, provider, theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+    assert looks(sandbox) == []
+    is_further = ["after=" in seen.query or "offset=" in seen.query for seen in lists(sandbox)]
+    assert is_further[:3] == [False, True, True]
+
+
+@pytest.mark.parametrize("provider", LISTS)
+async def test_pages_that_shift_while_they_are_read_lose_and_double_nothing(
+    provider: str, database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = [sandbox.add_run(provider, life=Life(duration_s=1.0), age_s=0.001 * n) for n in range(180)]
+    original = World.listed
+
+    def listed(world: World, name: str) -> list[SandboxRun]:
+        for _ in range(3):  # newer runs push the others on
+            sandbox.add_run(provider, life=FOR_EVER)
+        return original(world, name)
+
+    monkeypatch.setattr(World, "listed", listed)
+    async with open_poller(database, connection(sandbox, provider, cadence=EAGER, fetch_output=False)) as poller:
+        watched = await register_all(database, provider, theirs)
+        await finish(poller, database, watched)
+    for run in watched:
+        assert (await told(database, run.id))[-1:] == ["run.finished"]
+        assert (await told(database, run.id)).count("run.finished") == 1
+
+
+async def test_waiting_and_resuming_are_believed_of_a_look_only(database: Database, sandbox: Sandbox) -> None:
+    """A list may lag behind: to and fro would tell events that never happened."""
+    steps = (Step(0, "running"), Step(0.4, "waiting"), Step(0.8, "running"))
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=1.2, steps=steps)) for _ in range(4)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=QUICK, fetch_output=False)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await finish(poller, database, watched)
+    for run in watched:
+        assert await told(database, run.id) == ["run.started", "run.waiting", "run.resumed", "run.finished"]
+    assert {seen.run_id for seen in looks(sandbox)} == set(theirs)
+
+
+async def test_lists_keep_min_interval_between_them(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=1.5)) for _ in range(10)]
+    cadence = replace(EAGER, price_s=0.001, min_interval_s=0.2)
+    async with open_poller(database, connection(sandbox, "retab", cadence=cadence, fetch_output=False)) as poller:
+        sends = note_sends(poller)
+        await finish(poller, database, await register_all(database, "retab", theirs))
+    assert len(sends) == len(lists(sandbox)) > 1
+    assert min(b - a for a, b in pairwise(sends)) >= 0.2 - 1e-6
+
+
+async def test_a_first_look_does_not_wait_for_a_list_that_hangs(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
+    fail_lists(sandbox, "hang")
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched), timeout_s=5)
+        late = await register(database, sandbox.add_run("retab", life=FOR_EVER), connection="retab-1", provider="retab")
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, [late]), timeout_s=5)
+        sandbox.clear_faults()
+    assert len(lists(sandbox)) == 1
+
+
+async def test_a_look_that_a_person_asks_for_is_made_at_once(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+
+        async def looked_at() -> bool:
+            return [seen.run_id for seen in looks(sandbox)] == [watched[2].provider_run_id]
+
+        poller.poll_now(watched[2].id)
+        assert await work(poller.run_pass, poller.bell, looked_at)
+
+
+async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.5)) for _ in range(5)]
+    sandbox.fail("retab", "429", count=1, retry_after=1)
+    async with open_poller(database, connection(sandbox, "retab", cadence=EAGER, fetch_output=False)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await finish(poller, database, watched)
+    first, second = sandbox.requests[:2]
+    assert (first.status, first.path) == (429, LISTS["retab"])
+    assert (second.at - first.at).total_seconds() >= 0.95
+
+
+async def test_further_pages_are_read_at_the_limit_too(database: Database, sandbox: Sandbox) -> None:
+    """A page is worth more than the looks that would go instead."""
+    theirs = [sandbox.add_run("retab", life=FOR_EVER, age_s=n / 100) for n in range(350)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM, requests_per_second=2.0)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+    assert len(looks(sandbox)) < len(lists(sandbox)) < 10
+
+
+@pytest.mark.parametrize("runs_min", [list_poller.RUNS_MIN, 1_000])
+async def test_outputs_keep_to_the_limits_and_none_is_lost(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, runs_min: int
+) -> None:
+    """Whether a list shows the ends, all at once, or looks do."""
+    monkeypatch.setattr(list_poller, "RUNS_MIN", runs_min)
+    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.0, output=DEFAULT_OUTPUT)) for _ in range(14)]
+    settings = connection(sandbox, "retab", cadence=CALM, requests_per_second=8.0, max_in_flight=1)
+    async with open_poller(database, settings) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await finish(poller, database, watched)
+    found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
+    assert all(run.output is not None for run in found.values())
+    times = [seen.at for seen in sandbox.requests]
+    burst = 8 + 1
+    assert (times[-1] - times[0]).total_seconds() >= (len(times) - burst) / 8 - 0.05
+
+
+async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:
+    theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
+    fail_lists(sandbox, "hang")
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        await register_all(database, "retab", theirs)
+
+        async def asked() -> bool:
+            return bool(lists(sandbox))
+
+        await work(poller.run_pass, poller.bell, asked)
+        await poller.drain()
+        assert poller.client.limiter.in_flight == 0
+        sandbox.clear_faults()
+    assert await database.read(lambda tx: runs.next_due_at(tx, "retab-1")) is not None
+
+
+async def test_a_tagged_answer_is_asked_for_with_its_tag_and_304_means_alive(database: Database) -> None:
+    async with Sandbox(sends_etags=True) as sandbox:
+        theirs = sandbox.add_run("dibby", life=Life(duration_s=1.0, steps=(Step(0, "running", 1),)))
+        async with open_poller(database, connection(sandbox, "dibby")) as poller:
+            run = await register(database, theirs, connection="dibby-1", provider="dibby")
+            await finish(poller, database, [run])
+        answers = [seen.status for seen in sandbox.requests]
+        assert answers[0] == 200
+        assert answers[-1] == 200
+        assert answers.count(304) >= 3
+        assert answers.count(200) == 2
+        assert await told(database, run.id) == ["run.started", "run.finished"]
+
+
+def test_a_304_makes_the_next_look_cheaper() -> None:
+    """It spares the provider's quota, so runs may be looked at more often for the same price."""
+    sojourn = DurationModel()
+    plain = Standing("run_1", RunStatus.RUNNING, sojourn.estimate, 10.0)
+    free = replace(plain, unchanged_is_free=True)
+    assert price_of(CALM, free) == pytest.approx(UNCHANGED_FACTOR * price_of(CALM, plain))
+    assert next_poll(CALM, free).delay_s < 0.7 * next_poll(CALM, plain).delay_s
+
+
+async def test_a_change_that_could_not_be_written_is_not_hidden_by_a_304(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tag is taken over with the record, not before."""
+    monkeypatch.setattr(poll_results, "STORE_RETRY_S", 0.05)
+    async with Sandbox(sends_etags=True) as sandbox:
+        theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+        async with open_poller(database, connection(sandbox, "dibby")) as poller:
+            run = await register(database, theirs, connection="dibby-1", provider="dibby")
+            record, failures = poller._recorder.record, [StoreUnavailable("full"), StoreUnavailable("full")]
+
+            async def fail_twice(*args, **more):
+                if failures:
+                    raise failures.pop()
+                return await record(*args, **more)
+
+            monkeypatch.setattr(poller._recorder, "record", fail_twice)
+            await work(poller.run_pass, poller.bell, lambda: all_observed(database, [run]))
+        assert [seen.status for seen in sandbox.requests][:3] == [200, 200, 200]

@@ -1,0 +1,300 @@
+"""What runs teach, and how it changes when the next ones are looked at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from bridge.domain.connection import CadenceSettings
+from bridge.domain.event import EventType
+from bridge.domain.observation import Observation, Observed
+from bridge.domain.run import Progress, Run, RunStatus
+from bridge.polling.duration_learner import DurationLearner
+from bridge.polling.planner import Planner
+from bridge.polling.schedule import Watch
+from bridge.sandbox import Life, Sandbox
+from bridge.store import events, learned_state
+from tests.support.watching import open_database, register, seen
+from tests.support.workbench import connection, finish, open_poller
+
+NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+
+
+async def running(tmp_path: Path, **more: object) -> Run:
+    async with open_database(f"sqlite:///{tmp_path / 'run.db'}") as database:
+        run = await register(database, workflow_id="wf")
+    values = {"status": RunStatus.RUNNING, "observed_at": NOW, "status_since": NOW, "has_started": True}
+    return replace(run, **(values | more))
+
+
+def watched(run: Run, *, age_s: float) -> Watch:
+    """A run in hand, looked at just now at this age, due in a minute; the monotonic clock shows the age."""
+    watch = Watch(run, age_s + 60, now=NOW, monotonic=0.0)
+    watch.count_poll(NOW + timedelta(seconds=age_s), age_s)
+    watch.reason = "planned"
+    return watch
+
+
+def taught(*durations_s: float) -> Planner:
+    """A planner that has seen runs of `wf` end after so many seconds."""
+    planner = Planner(CadenceSettings(), DurationLearner())
+    for duration_s in durations_s:
+        planner.learner.learn("wf", RunStatus.RUNNING, duration_s - 0.2, duration_s + 0.2, now=duration_s * 1e6)
+    return planner
+
+
+async def test_a_workflow_that_always_takes_a_minute_is_looked_at_after_a_minute(tmp_path: Path) -> None:
+    watch = watched(await running(tmp_path), age_s=0.0)
+    plan = taught(*[60.0] * 30).next_look(watch, Observed(seen("running")), 0.0)
+    assert 55 < plan.delay_s < 65
+    unknown = taught().next_look(watch, Observed(seen("running")), 0.0)
+    assert unknown.delay_s < 10
+
+
+async def test_what_one_run_teaches_changes_the_plans_of_the_others(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=0.0)
+    before = planner.next_look(watch, Observed(seen("running")), 0.0)
+    assert planner.next_look_anew(watch, 0.0) is None
+    for _ in range(10):
+        planner.learner.learn("wf", RunStatus.RUNNING, 59.8, 60.2, now=1e9)
+    after = planner.next_look_anew(watch, 1.0)
+    assert after is not None
+    assert after.delay_s > before.delay_s + 20
+    assert planner.next_look_anew(watched(replace(watch.run, workflow_id="other"), age_s=0.0), 1.0) is None
+
+
+async def test_a_look_that_is_due_is_not_put_off_by_a_new_plan(tmp_path: Path) -> None:
+    """It may be the one that sees a run past its deadline."""
+    planner, watch = taught(), watched(await running(tmp_path), age_s=0.0)
+    planner.learner.learn("wf", RunStatus.RUNNING, 59.8, 60.2, now=1e9)
+    watch.due = 5.0
+    assert planner.next_look_anew(watch, 1.0) is not None
+    assert planner.next_look_anew(watch, 5.0) is None
+
+
+async def test_a_wish_of_the_provider_outlives_a_new_plan(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=0.0)
+    planner.next_look(watch, Observed(seen("running"), poll_after_s=120.0), 0.0)
+    planner.learner.learn("wf", RunStatus.RUNNING, 0.8, 1.2, now=1e9)
+    plan = planner.next_look_anew(watch, 1.0)
+    assert plan is not None
+    assert plan.delay_s >= 119
+
+
+async def test_when_a_run_is_due_that_was_just_taken_over_is_what_the_database_says(tmp_path: Path) -> None:
+    """It may be a wish of the provider."""
+    planner, run = taught(), await running(tmp_path)
+    planner.learner.learn("wf", RunStatus.RUNNING, 0.8, 1.2, now=1e9)
+    assert planner.next_look_anew(Watch(run, 60.0, now=NOW, monotonic=0.0), 1.0) is None
+
+
+async def test_a_wish_of_the_provider_outlives_a_list_that_shows_the_run(tmp_path: Path) -> None:
+    planner, watch = taught(*[1.0] * 30), watched(await running(tmp_path), age_s=0.0)
+    planner.next_look(watch, Observed(seen("running"), poll_after_s=30.0), 0.0)
+    watch.count_poll(NOW, 1.0)
+    assert planner.next_look(watch, Observed(seen("running")), 1.0).delay_s >= 29.0
+
+
+async def test_a_wish_of_the_provider_counts_from_its_answer_however_long_that_took(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=10.0)
+    plan = planner.next_look(watch, Observed(seen("running"), poll_after_s=3.0), now=12.5)
+    assert plan.delay_s >= 3.0
+
+
+async def test_runs_that_hang_do_not_move_what_is_normal(tmp_path: Path) -> None:
+    run, planner = await running(tmp_path), taught(*[5.0] * 40)
+    hanging = [watched(replace(run, id=f"run_{number}"), age_s=300.0) for number in range(6)]
+    for watch in hanging:
+        planner.see_alive(watch, seen("running"))
+    planner.learner.learn("wf", RunStatus.RUNNING, 4.9, 5.1, now=1e9)
+    planner.refit(hanging)
+    assert all(planner.is_overdue(watch, 300.0, hanging) for watch in hanging)
+
+
+async def test_a_run_past_the_longest_is_overdue_once_enough_were_seen(tmp_path: Path) -> None:
+    run = await running(tmp_path)
+    watch = watched(run, age_s=500.0)
+    assert taught(*[10.0] * 40).is_overdue(watch, 500.0, [watch])
+    assert not taught(*[10.0] * 5).is_overdue(watch, 500.0, [watch])
+    assert not taught(*[10.0] * 40).is_overdue(watched(run, age_s=9.0), 9.0, [])
+    assert not taught(*[10.0] * 40).is_overdue(watched(replace(run, is_overdue=True), age_s=500.0), 500.0, [])
+
+
+async def test_of_runs_that_began_together_the_quick_ones_do_not_make_the_others_overdue(tmp_path: Path) -> None:
+    """Half take 3 s, half two minutes: when the first half has ended, nothing is known of the second."""
+    run, planner = await running(tmp_path), taught()
+    batch = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(100)]
+    for watch in batch:
+        planner.next_look(watch, Observed(seen("running")), 0.0)
+    for _ in batch[:50]:
+        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    assert not any(planner.is_overdue(watch, 30.0, batch[50:]) for watch in batch[50:])
+    late = watched(replace(run, id="run_late"), age_s=0.0)
+    planner.next_look(late, Observed(seen("running")), 0.0)
+    assert not planner.is_overdue(late, 30.0, [late, *batch[50:]]), "longer ones were begun before it"
+    assert planner.is_overdue(late, 30.0, [late])
+
+
+async def test_a_few_that_hang_from_the_beginning_do_not_hide_the_others_nor_themselves(tmp_path: Path) -> None:
+    run, planner = await running(tmp_path), taught()
+    first = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(2)]
+    for watch in first:
+        planner.next_look(watch, Observed(seen("running")), 0.0)
+    for _ in range(40):
+        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    late = watched(replace(run, id="run_late"), age_s=0.0)
+    planner.next_look(late, Observed(seen("running")), 0.0)
+    assert all(planner.is_overdue(watch, 20.0, [*first, late]) for watch in [*first, late])
+
+
+async def test_runs_that_wait_for_a_person_hide_no_overdue_run(tmp_path: Path) -> None:
+    run, planner = await running(tmp_path), taught()
+    waiting = [watched(replace(run, id=f"run_{n}", status=RunStatus.WAITING), age_s=0.0) for n in range(9)]
+    for watch in waiting:
+        planner.next_look(watch, Observed(seen("waiting")), 0.0)
+    for _ in range(40):
+        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    late = watched(replace(run, id="run_late"), age_s=0.0)
+    assert planner.is_overdue(late, 20.0, [late, *waiting])
+
+
+async def test_many_that_hang_from_the_beginning_do_not_hide_the_others_for_ever(tmp_path: Path) -> None:
+    run, planner = await running(tmp_path), taught()
+    first = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(10)]
+    for watch in first:
+        planner.next_look(watch, Observed(seen("running")), 0.0)
+    for _ in range(40):
+        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    assert not any(planner.is_overdue(watch, 50.0, first) for watch in first)
+    assert all(planner.is_overdue(watch, 300.0, first) for watch in first)
+
+
+async def test_a_run_found_over_by_a_late_first_look_teaches_what_is_no_surprise(tmp_path: Path) -> None:
+    """Where requests are scarce most first looks are late; and old runs that are registered late must not teach."""
+    run = replace(await running(tmp_path), status=RunStatus.QUEUED, observed_at=None)
+    over = seen("succeeded")
+
+    def learned(planner: Planner, over_s: float, age_s: float | None) -> float:
+        before = planner.learner.sojourn("wf", RunStatus.RUNNING).runs
+        planner.learn_end(Watch(run, 0.0, now=NOW, monotonic=0.0), over, over_s, age_s=age_s)
+        return planner.learner.sojourn("wf", RunStatus.RUNNING).runs - before
+
+    assert learned(taught(), 5.0, 6.0) == 1.0
+    assert learned(taught(), 1.0, 1.0) == 0.0, "it may have been over when it was registered"
+    assert learned(taught(), 5.0, 60.0) == 0.0, "it had begun long before it was registered"
+    assert learned(taught(), 5.0, None) == 0.0, "perhaps, too"
+    assert learned(taught(*[60.0] * 25), 5.0, 5.0) == 0.0
+    assert learned(taught(*[60.0] * 25), 62.0, 62.0) > 0.0
+    assert learned(taught(*[60.0] * 25), 62.0, None) > 0.0
+
+
+async def test_a_first_look_is_as_urgent_as_runs_like_it_are_likely_to_be_over(tmp_path: Path) -> None:
+    run = await running(tmp_path)
+    new = Watch(replace(run, status=RunStatus.QUEUED, observed_at=None), 0.0, now=NOW, monotonic=0.0)
+    planner = taught(*[60.0] * 40)
+    assert planner.urgency(new, 10.0) < 1.0
+    assert planner.urgency(new, 70.0) > 5.0
+    assert planner.urgency(new, 0.0) < planner.urgency(new, 10.0), "it may be over already"
+
+
+async def test_the_most_urgent_run_is_ranked_last_to_be_taken_first(tmp_path: Path) -> None:
+    run = await running(tmp_path)
+    planner = taught(*[20.0] * 30)
+    young, nearly_done = watched(run, age_s=0.0), watched(replace(run, id="run_2"), age_s=0.0)
+    young.origin, nearly_done.origin = 18.0, 0.0
+    assert planner.rank([nearly_done, young], 21.0) == [young, nearly_done]
+
+
+async def test_only_the_providers_own_clock_tells_how_old_a_run_is(tmp_path: Path) -> None:
+    """Its clock is a year off; the difference of its own times is still right."""
+    run = await running(tmp_path, observed_at=None, status=RunStatus.QUEUED)
+    shown = Observation(RunStatus.RUNNING, "running", started_at="2025-01-15T10:00:00Z")
+    result = Observed(shown, answered_at="2025-01-15T10:05:00Z")
+    began_at = taught().began_at(watched(run, age_s=0.0), result, NOW, 0.0)
+    assert began_at == NOW - timedelta(minutes=5)
+
+
+async def test_a_run_that_spans_a_jump_of_the_clock_teaches_nothing(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
+    watch.rebase(3600.0)
+    planner.learn_end(watch, seen("succeeded"), 6.0)
+    assert not planner.learner.has_lessons
+
+
+async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
+    planner.see_alive(watch, seen("running", progress=Progress(2, 4)))
+    assert watch.track.latest is not None
+    planner.learn_end(watch, seen("succeeded"), 10.0)
+    assert {row.kind for row in planner.learner.take_lessons()} == {"workflow", "connection", "progress"}
+
+
+async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
+    """What was learned is saved when the poller stops, and the next one starts from it."""
+    async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
+        theirs = sandbox.add_run("dibby", life=Life(duration_s=2.0))
+        async with open_poller(database, connection(sandbox, "dibby")) as poller:
+            run = await register(database, theirs, connection="dibby-1", provider="dibby", workflow_id="wf")
+            await finish(poller, database, run.id)
+        rows = await database.read(lambda tx: learned_state.list_learned(tx, "dibby-1"))
+    again = DurationLearner(rows)
+    assert again.sojourn("wf", RunStatus.RUNNING).runs == 1
+    assert again.known_workflows() == ["wf"]
+
+
+async def test_an_overdue_run_is_told_once(tmp_path: Path) -> None:
+    async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
+        theirs = sandbox.add_run("dibby", life=Life(duration_s=1.5))
+        async with open_poller(database, connection(sandbox, "dibby")) as poller:
+            for number in range(40):
+                poller.planner.learner.learn("wf", RunStatus.RUNNING, 0.1, 0.11, now=number * 1e6)
+            run = await register(database, theirs, connection="dibby-1", provider="dibby", workflow_id="wf")
+            await finish(poller, database, run.id)
+        told = [event.type for event in await database.read(lambda tx: events.list_run_events(tx, run.id))]
+    assert told == [EventType.RUN_STARTED, EventType.RUN_OVERDUE, EventType.RUN_FINISHED]
+
+
+def test_what_is_shown_of_a_workflow_is_what_its_runs_taught_and_how_the_next_is_polled() -> None:
+    shown = taught(*[60.0] * 30).distribution("wf")
+    assert shown["runs_remembered"] > 20
+    assert 59 < shown["median_s"] < 61
+    assert sum(cell["share"] for cell in shown["cells"] if 55 < cell["from_s"] < 65) > 0.8
+    assert 55 < shown["planned_polls_s"][1] < 65
+    assert shown["price_s"] == 0.5
+
+
+def test_runs_that_were_given_up_do_not_count_in_how_long_runs_are_said_to_take() -> None:
+    planner = taught(*[10.0] * 40)
+    for number in range(4):
+        planner.learner.learn("wf", RunStatus.RUNNING, 90.0, float("inf"), now=1e12 + number * 1e6)
+    [shown] = planner.summary()
+    assert isinstance(shown, dict)
+    assert float(str(shown["p90_s"])) < 12
+    assert float(str(shown["p99_s"])) < 90
+
+
+def test_asking_for_a_workflow_that_nobody_knows_shows_the_assumption_and_leaves_no_trace() -> None:
+    planner = taught(*[60.0] * 30)
+    shown = planner.distribution("typo")
+    assert (shown["workflow_id"], shown["runs_remembered"]) == ("typo", 0)
+    assert len(shown["cells"]) > len(planner.distribution("wf")["cells"])
+    assert planner.learner.known_workflows() == ["wf"]
+    assert planner.distribution("")["workflow_id"] is None
+
+
+async def test_how_late_an_end_was_noticed_is_known_of_runs_that_were_seen_alive(tmp_path: Path) -> None:
+    planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
+    planner.see_alive(watch, seen("running"))
+    late_s = planner.learn_end(watch, seen("succeeded"), 8.0)
+    assert late_s is not None
+    assert 1.2 < late_s < 1.8
+    well_known = taught(*[7.0] * 60)
+    watch = watched(watch.run, age_s=5.0)
+    well_known.see_alive(watch, seen("running"))
+    late_s = well_known.learn_end(watch, seen("succeeded"), 8.0)
+    assert late_s is not None
+    assert 0.8 < late_s < 1.2, "such runs end after 7 s"
+    unseen = watched(replace(watch.run, observed_at=None), age_s=8.0)
+    assert planner.learn_end(unseen, seen("succeeded"), 8.0) is None
+    assert planner.learn_end(watched(watch.run, age_s=5.0), seen("waiting"), 8.0) is None

@@ -1,0 +1,405 @@
+"""The poller against the four sandbox APIs: what it sees becomes events, what goes wrong never becomes a state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from bridge.domain.clock import ManualClock
+from bridge.domain.connection import CadenceSettings, ConnectionHealth
+from bridge.domain.errors import StoreUnavailable
+from bridge.domain.event import EventType
+from bridge.domain.limits.adaptive import RateLimit
+from bridge.domain.run import CadenceOverrides, RunStatus
+from bridge.polling.connection_client import FAILURES_MIN
+from bridge.polling.lessons import recall_rate
+from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
+from bridge.store import connections, events, learned_state, runs
+from bridge.store.database import Database
+from tests.support.foreign_server import answering, foreign_server
+from tests.support.watching import NODE, add_endpoint, only, open_database, register
+from tests.support.workbench import QUICK, connection, finish, note_sends, open_poller, settled, told, work
+
+PROVIDERS = ("dibby", "retab", "dify", "instabase")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_run_goes_through_its_life_and_each_step_is_told(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run(provider, life=Life(duration_s=0.5, outcome="succeeded", output=DEFAULT_OUTPUT))
+    async with open_poller(database, connection(sandbox, provider)) as poller:
+        run = await register(database, theirs, connection=f"{provider}-1", provider=provider)
+        after = await finish(poller, database, run.id)
+        assert after.status is RunStatus.SUCCEEDED
+        assert after.output is not None
+        assert after.next_poll_at is None
+        assert await told(database, run.id) == ["run.started", "run.finished"]
+        assert len(poller.hand) == 0
+
+
+async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Database, sandbox: Sandbox) -> None:
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        measured = poller._metrics.registry.get_sample_value
+        seen_over = sandbox.add_run("dibby", life=Life(duration_s=0.3), age_s=60)
+        run = await register(database, seen_over, connection="dibby-1", provider="dibby")
+        await finish(poller, database, run.id)
+        assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == 1
+        assert measured("runbridge_noticed_delay_seconds_count", {"connection": "dibby-1"}) is None  # nobody can tell
+        seen_alive = sandbox.add_run("dibby", life=Life(duration_s=2.0))
+        run = await register(database, seen_alive, connection="dibby-1", provider="dibby")
+        after = await finish(poller, database, run.id)
+        assert after.polls > 1
+        assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == 1 + after.polls
+        assert measured("runbridge_noticed_delay_seconds_count", {"connection": "dibby-1"}) == 1
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_run_that_is_over_when_registered_fires_at_the_first_look(
+    provider: str, database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run(provider, life=Life(duration_s=1.0, outcome="failed"), age_s=60)
+    async with open_poller(database, connection(sandbox, provider)) as poller:
+        run = await register(database, theirs, connection=f"{provider}-1", provider=provider)
+        after = await finish(poller, database, run.id)
+        assert after.status is RunStatus.FAILED
+        assert after.polls == 1
+        assert await told(database, run.id) == ["run.finished"]
+
+
+async def test_waiting_is_told_as_often_as_it_happens(database: Database, sandbox: Sandbox) -> None:
+    steps = (Step(0, "running"), Step(0.3, "waiting"), Step(0.6, "running"), Step(0.9, "waiting"), Step(1.2, "running"))
+    theirs = sandbox.add_run("dify", life=Life(duration_s=1.5, outcome="succeeded", steps=steps))
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+        await finish(poller, database, run.id)
+    assert await told(database, run.id) == [
+        "run.started",
+        "run.waiting",
+        "run.resumed",
+        "run.waiting",
+        "run.resumed",
+        "run.finished",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["500", "502", "503", "429", "garbage", "html", "reset"])
+async def test_a_poll_error_is_never_a_run_state(kind: str, database: Database, sandbox: Sandbox) -> None:
+    """Loops that die on one 502 are why this daemon exists."""
+    theirs = sandbox.add_run("retab", life=Life(duration_s=0.2, outcome="succeeded"))
+    sandbox.fail("retab", kind, count=3, retry_after=0.05 if kind in {"429", "503"} else None)
+    async with open_poller(database, connection(sandbox, "retab")) as poller:
+        run = await register(database, theirs, connection="retab-1", provider="retab")
+        after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.SUCCEEDED
+    assert [t for t in await told(database, run.id) if t != "run.started"] == ["run.finished"]
+
+
+async def test_an_unknown_word_keeps_the_run_watched(database: Database, sandbox: Sandbox) -> None:
+    life = Life(duration_s=1.6, outcome="succeeded", steps=(Step(0, "running"), Step(1.0, "hovering")))
+    theirs = sandbox.add_run("dibby", life=life)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        await finish(poller, database, run.id)
+    rows = await database.read(lambda tx: runs.list_transitions(tx, run.id))
+    assert [row.to_status for row in rows] == ["running", "unknown", "succeeded"]
+    assert rows[1].provider_status == "hovering"
+
+
+async def test_the_output_request_may_fail_without_holding_the_event_back(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("instabase", life=Life(duration_s=0.0, outcome="succeeded"), age_s=5)
+    sandbox.fail("instabase", "500", count=None, path_contains="/results")
+    async with open_poller(database, connection(sandbox, "instabase")) as poller:
+        run = await register(database, theirs, connection="instabase-1", provider="instabase")
+        after = await finish(poller, database, run.id)
+    assert (after.status, after.output) == (RunStatus.SUCCEEDED, None)
+
+
+async def test_fetch_output_false_makes_no_second_request(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("instabase", life=Life(duration_s=0.0, outcome="succeeded"), age_s=5)
+    async with open_poller(database, connection(sandbox, "instabase", fetch_output=False)) as poller:
+        run = await register(database, theirs, connection="instabase-1", provider="instabase")
+        await finish(poller, database, run.id)
+    assert len(sandbox.requests) == 1
+
+
+async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammering(
+    database: Database, sandbox: Sandbox
+) -> None:
+    life = Life(duration_s=0.1, outcome="succeeded")
+    settings = connection(sandbox, "dify")
+    async with open_poller(database, replace(settings, api_key=settings.api_key.__class__("wrong"))) as poller:
+        for _ in range(20):
+            await register(database, sandbox.add_run("dify", life=life), connection="dify-1")
+
+        async def is_failing() -> bool:
+            health = await database.read(connections.list_health)
+            return bool(health) and health["dify-1"].health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, is_failing)
+        made = len(sandbox.requests)
+        for _ in range(20):
+            await poller.run_pass()
+        assert len(sandbox.requests) == made
+        assert poller.client.opens_in_s(poller._clock.monotonic()) > 1
+    told_types = [e.type for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))]
+    assert told_types == [EventType.CONNECTION_FAILING]
+
+
+async def test_a_failing_connection_is_told_although_the_database_could_not_be_written_at_first(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.fail("dify", "401", count=1)
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        await register(database, sandbox.add_run("dify", life=Life(duration_s=None)), connection="dify-1")
+        tell, failures = poller._recorder.tell_health, [StoreUnavailable("full")]
+
+        async def fail_once(*args):
+            if failures:
+                raise failures.pop()
+            await tell(*args)
+
+        monkeypatch.setattr(poller._recorder, "tell_health", fail_once)
+
+        async def is_told() -> bool:
+            return bool(await database.read(lambda tx: events.list_feed(tx, after=0, limit=50)))
+
+        await work(poller.run_pass, poller.bell, is_told)
+    assert not failures
+
+
+async def test_what_goes_wrong_in_telling_a_health_holds_up_no_run(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.fail("dify", "401", count=1)
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, sandbox.add_run("dify", life=Life(duration_s=0.1)), connection="dify-1")
+
+        async def fail(*_args):
+            raise RuntimeError("a mistake of ours")
+
+        monkeypatch.setattr(poller._recorder, "tell_health", fail)
+
+        async def is_failing() -> bool:
+            return poller.client.health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, is_failing)
+        poller.client.limiter.rate_limit.end_pause(0.0)
+        assert (await finish(poller, database, run.id)).settled
+
+
+async def test_a_connection_recovers_with_the_first_answer(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dify", life=Life(duration_s=0.1, outcome="succeeded"))
+    sandbox.fail("dify", "401", count=1)
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+
+        async def failing() -> bool:
+            return poller.client.health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, failing)
+        poller.client.limiter.rate_limit.end_pause(0.0)  # the pause before the probe, spared
+        await finish(poller, database, run.id)
+    told_types = [e.type.value for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))]
+    assert told_types[:2] == ["connection.failing", "connection.recovered"]
+    assert told_types[-1] == "run.finished"
+
+
+async def test_a_late_run_is_not_yet_visible_rather_than_lost(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("retab", life=Life(duration_s=1.0, outcome="succeeded"), late_404_s=0.5)
+    async with open_poller(database, connection(sandbox, "retab")) as poller:
+        run = await register(database, theirs, connection="retab-1", provider="retab")
+        after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.SUCCEEDED
+
+
+async def test_a_run_is_lost_after_five_404s_over_a_minute_and_not_before(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Never from a single 404, nor from five quick ones."""
+    clock = ManualClock(datetime(2026, 1, 15, tzinfo=UTC))
+    async with open_database(f"sqlite:///{tmp_path / 'lost.db'}", clock) as database:
+        settings = connection(sandbox, "dibby")
+        async with open_poller(database, settings, clock=clock) as poller:
+            run = await register(database, "run_gone", connection="dibby-1", provider="dibby")
+
+            async def asked(times: int) -> bool:
+                watch = poller.live(run.id)
+                return watch is None or (watch.polls >= times and not watch.is_in_flight)
+
+            for times in range(1, 8):
+                await work(poller.run_pass, poller.bell, lambda wanted=times: asked(wanted))
+                clock.advance(1.0)
+            assert await settled(database, run.id) is None
+            clock.advance(60.0)
+            after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.LOST
+    assert after.error is not None
+    assert after.error.code == "not_found"
+
+
+async def test_a_deadline_makes_a_run_expired_after_a_last_look(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    deadline_at = datetime.now(UTC) + timedelta(seconds=0.5)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby", deadline_at=deadline_at)
+        after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.EXPIRED
+    assert after.observed_at is not None
+    assert after.observed_at >= deadline_at
+    assert await told(database, run.id) == ["run.started", "run.finished"]
+
+
+async def test_a_deadline_holds_while_the_provider_is_gone(database: Database, sandbox: Sandbox) -> None:
+    sandbox.fail("dibby", "500", count=None)
+    deadline_at = datetime.now(UTC) + timedelta(seconds=0.3)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, "run_x", connection="dibby-1", provider="dibby", deadline_at=deadline_at)
+        after = await finish(poller, database, run.id)
+    assert after.status is RunStatus.EXPIRED
+
+
+async def test_progress_is_an_event_for_those_who_ask(database: Database, sandbox: Sandbox) -> None:
+    await add_endpoint(database, events=only("run.progressed", "run.finished"))
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=2.0, parts=4))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        await finish(poller, database, run.id)
+    types = await told(database, run.id)
+    assert types[0] == "run.started"
+    assert types[-1] == "run.finished"
+    assert types.count("run.progressed") >= 2
+
+
+async def test_no_two_polls_of_a_run_are_closer_than_min_interval(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=1.0))
+    settings = connection(sandbox, "dibby", cadence=replace(QUICK, min_interval_s=0.2, max_interval_s=0.2))
+    async with open_poller(database, settings) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        sandbox.fail("dibby", "500", count=2)
+        sends = note_sends(poller)
+        await finish(poller, database, run.id)
+    assert len(sends) == len(sandbox.requests) > 2
+    assert min(b - a for a, b in pairwise(sends)) >= 0.2 - 1e-6
+
+
+async def test_a_run_may_set_its_own_cadence(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=0.5))
+    own = CadenceOverrides(min_interval_s=20.0, max_interval_s=30.0)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby", cadence=own)
+
+        async def polled() -> bool:
+            watch = poller.live(run.id)
+            return watch is not None and watch.polls == 1 and not watch.is_in_flight and watch.reason is not None
+
+        await work(poller.run_pass, poller.bell, polled)
+        watch = poller.live(run.id)
+        assert watch is not None
+        assert watch.next_poll_at is not None
+        assert watch.next_poll_at - datetime.now(UTC) > timedelta(seconds=15)
+
+
+async def test_seats_bound_the_requests_in_flight(database: Database, sandbox: Sandbox) -> None:
+    settings = connection(sandbox, "dify", max_in_flight=2)
+    ids = [sandbox.add_run("dify", life=Life(duration_s=0.0), age_s=9) for _ in range(20)]
+    async with open_poller(database, settings) as poller:
+        watched = [await register(database, theirs, connection="dify-1") for theirs in ids]
+        for run in watched:
+            await finish(poller, database, run.id)
+    assert sandbox.world.in_flight_peak["dify"] <= 2
+
+
+async def test_a_removed_run_is_let_go(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dify", life=Life(duration_s=0.3))
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+        await poller.run_pass()
+        await database.write(lambda tx: runs.delete_run(tx, run.id))
+
+        async def let_go() -> bool:
+            return poller.live(run.id) is None
+
+        await work(poller.run_pass, poller.bell, let_go)
+    assert await told(database, run.id) == []
+
+
+async def test_a_wish_of_the_provider_outlives_this_process(database: Database, sandbox: Sandbox) -> None:
+    """Killed at this moment, the daemon leaves a run that is not claimed again before the wish has come to its end."""
+    wishing = answering({"status": "RUNNING"}, headers={"Retry-After": "40"})
+    async with foreign_server(wishing) as server:
+        settings = connection(sandbox, "dibby", base_url=server.url)
+        async with open_poller(database, settings) as poller:
+            run = await register(database, connection="dibby-1", provider="dibby")
+
+            async def is_written() -> bool:
+                found = await database.read(lambda tx: runs.get_run(tx, run.id))
+                return found is not None and (found.next_poll_at or found.registered_at) > datetime.now(UTC)
+
+            await work(poller.run_pass, poller.bell, is_written)
+            assert poller.hand.get(run.id) is not None, "it stays in hand"
+            await database.write(lambda tx: runs.let_go(tx, node=NODE, run_ids=[run.id]))  # as a death does
+            soon = timedelta(seconds=30)
+            claim = {"node": "node_2", "connection": "dibby-1", "limit": 9}
+            assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + soon, **claim)) == []
+            assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + 2 * soon, **claim))
+    assert len(server.seen) == 1
+
+
+async def test_a_rate_that_was_learned_is_there_after_a_restart(database: Database, sandbox: Sandbox) -> None:
+    settings = connection(sandbox, "dify", requests_per_second=None)
+    async with open_poller(database, settings) as poller:
+        poller.client.limiter.rate_limit.recall('{"rate": 42.0, "refused": 50.0}')
+    rows = await database.read(lambda tx: learned_state.list_learned(tx, "dify-1"))
+    again = RateLimit()
+    recall_rate(again, rows)
+    assert again.rate == 42.0
+    assert RateLimit().rate != 42.0
+
+
+async def test_when_and_why_a_run_is_looked_at_next_is_said_where_it_waits_for_the_limit_too(
+    database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    calm = CadenceSettings(min_interval_s=0.02, max_interval_s=300.0)
+    async with open_poller(database, connection(sandbox, "dibby", cadence=calm)) as poller:
+        limit = poller.client.limiter.rate_limit
+        limit.pause(poller._clock.monotonic(), 60.0)
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        at, reason = poller.next_poll(run)
+        assert at is not None
+        assert 50 < (at - datetime.now(UTC)).total_seconds() < 61
+        assert "it is due, and waits for its turn at the connection's limit" in str(reason)
+        limit.end_pause(poller._clock.monotonic())
+
+        async def planned() -> bool:
+            watch = poller.hand.get(run.id)
+            return watch is not None and not watch.is_in_flight and watch.reason is not None
+
+        await work(poller.run_pass, poller.bell, planned)
+        at, reason = poller.next_poll(run)
+        assert at is not None
+        assert at > datetime.now(UTC)
+        assert "half of such runs are done in" in str(reason)
+
+
+async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_off_ends(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """Failures of all of them together say nothing about a single run."""
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        made = [sandbox.add_run("dibby", life=Life(duration_s=0.0)) for _ in range(8)]
+        first, *others = [await register(database, i, connection="dibby-1", provider="dibby") for i in made]
+        limit, now = poller.client.limiter.rate_limit, poller._clock.monotonic()
+        limit.pause(now, 0.2)
+        await poller.run_pass()
+        assert len(poller.hand) == 8
+        for watch in poller.hand.all():
+            watch.failure_streak = 6
+            poller.hand.hold_until(watch, now + 60.0)
+        poller.client._failures = FAILURES_MIN
+        limit.end_pause(now)
+        poller.poll_now(first.id)
+        assert {(await finish(poller, database, run.id)).status for run in others} == {RunStatus.SUCCEEDED}

@@ -1,0 +1,225 @@
+"""What a poller takes in hand and gives back, and how it waits for its limits and for those who share them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from bridge.domain.limits.fair_limiter import Candidate
+from bridge.domain.run import RunStatus
+from bridge.runtime.loop import Bell
+from bridge.sandbox import Life, Sandbox
+from bridge.store import runs
+from bridge.store.database import Database
+from bridge.store.transaction import Tx
+from tests.support.watching import NODE, register
+from tests.support.workbench import connection, finish, note_sends, open_poller, told, work
+
+
+async def test_nothing_more_is_looked_at_while_what_was_seen_waits_to_be_written(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a storm's news piles up in memory, and is told the later the more there is of it."""
+    monkeypatch.setattr("bridge.polling.recorder.BEHIND_MIN", 3)
+    opened, write = asyncio.Event(), database.write
+
+    async def write_later(work: Callable[[Tx], Any]) -> Any:
+        await opened.wait()
+        return await write(work)
+
+    theirs = [sandbox.add_run("dibby", life=Life(duration_s=0.0)) for _ in range(12)]
+    async with open_poller(database, connection(sandbox, "dibby", max_in_flight=2)) as poller:
+        sends = note_sends(poller)
+        made = [await register(database, each, connection="dibby-1", provider="dibby") for each in theirs]
+        await poller.run_pass()
+        monkeypatch.setattr(database, "write", write_later)
+
+        async def is_behind() -> bool:
+            return poller._recorder.is_behind and not poller.client.limiter.in_flight
+
+        await work(poller.run_pass, poller.bell, is_behind)
+        assert await poller.run_pass() > 1.0, "it waits to be told"
+        assert len(sends) <= 3 + 2
+        opened.set()
+        for run in made:
+            assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
+
+
+async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dify", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+
+        async def looked() -> bool:
+            return bool(await told(database, run.id))
+
+        await work(poller.run_pass, poller.bell, looked)
+        await poller.drain()
+    claimed = await database.write(
+        lambda tx: runs.claim_due(tx, node=NODE, connection="dify-1", until=tx.now + timedelta(hours=1), limit=9)
+    )
+    assert [r.id for r in claimed] == [run.id]
+    assert claimed[0].polls >= 1
+
+
+async def test_stopping_puts_back_what_is_already_on_its_way(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dify", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+        await poller.run_pass()
+        watch = poller.hand.get(run.id)
+        assert watch is not None
+        poller._returns.let_go(watch, poller._clock.monotonic() + 60)
+        await poller.drain()
+    assert await database.read(lambda tx: runs.list_held(tx, node=NODE, connection="dify-1")) == set()
+
+
+async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_before_it_can(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """To claim each of thousands, and to let it go again, took longer than to register it."""
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=0.0))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        limit = poller.client.limiter.rate_limit
+        limit.pause(poller._clock.monotonic(), 60.0)
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        assert await poller.run_pass() > 50.0
+        assert len(poller.hand) == 0
+        limit.end_pause(poller._clock.monotonic())
+        assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
+
+
+async def test_where_plenty_is_overdue_in_hand_more_is_claimed_slowly_but_it_is(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage all of them at once took 15 MB, and stayed; and a new run must not wait for ever behind them."""
+    monkeypatch.setattr("bridge.polling.claiming.PLENTY", 1)
+    monkeypatch.setattr("bridge.polling.claiming.PLENTY_GAP_S", 0.3)
+    async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
+        poller.client.limiter.send(0.0)  # and nothing else may leave
+        await register(database, "r1", connection="dibby-1", provider="dibby")
+        await poller.run_pass()
+        await register(database, "r2", connection="dibby-1", provider="dibby")
+        rest_s = await poller.run_pass()
+        assert len(poller.hand) == 1
+        assert 0.1 < rest_s <= 0.3
+
+        async def has_both() -> bool:
+            return len(poller.hand) == 2
+
+        await work(poller.run_pass, poller.bell, has_both)
+
+
+async def test_a_full_hand_waits_for_a_look_to_end_instead_of_going_round(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.polling.claiming.HAND_MAX", 0)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        await register(database, "r1", connection="dibby-1", provider="dibby")
+        assert await poller.run_pass() > 1.0
+
+
+async def test_a_connection_goes_on_when_the_other_one_of_its_credential_has_its_answer(
+    database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
+        limiter = poller.client.limiter
+        limiter.send(0.0)  # as the other connection's poller does
+        await register(database, theirs, connection="dibby-1", provider="dibby")
+        poller.bell = Bell()  # the registration has rung the old one
+        assert await poller.run_pass() > 1
+        rung = asyncio.create_task(poller.bell.wait(30.0))
+        await asyncio.sleep(0)
+        assert not rung.done()
+        limiter.answer(0.1, sent_at=0.0)
+        await asyncio.wait_for(rung, 5.0)
+        await poller.run_pass()
+        assert limiter.in_flight == 1
+
+
+async def test_what_waits_in_the_database_for_the_gate_is_called_when_it_opens_early(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """As when a late answer at another connection of the credential shows that the provider is well again."""
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        limiter = poller.client.limiter
+        limiter.send(0.0)
+        limiter.rate_limit.pause(poller._clock.monotonic(), 60.0)
+        await register(database, theirs, connection="dibby-1", provider="dibby")
+        poller.bell = Bell()  # the registration has rung the old one
+        assert await poller.run_pass() > 1
+        rung = asyncio.create_task(poller.bell.wait(30.0))
+        await asyncio.sleep(0)
+        assert not rung.done()
+        limiter.answer(0.1, sent_at=0.0)
+        limiter.rate_limit.end_pause(poller._clock.monotonic())
+        await asyncio.wait_for(rung, 5.0)
+        await poller.run_pass()
+        assert limiter.in_flight == 1
+
+
+async def test_a_connection_that_is_behind_lets_the_others_of_its_credential_go_first(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        await register(database, theirs, connection="dibby-1", provider="dibby")
+        monkeypatch.setattr("bridge.polling.recorder.BEHIND_MIN", 0)
+        await poller.run_pass()
+        assert len(poller.hand) == 1
+        other = Candidate("other", 0.5, 0.5, "other")
+        for _ in range(50):
+            assert poller.client.limiter.admit([other], now=poller._clock.monotonic(), is_scarce=True)
+
+
+async def test_where_the_limits_leave_nothing_for_this_node_all_is_given_back_although_it_pauses(
+    database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
+        limiter = poller.client.limiter
+        limiter.rate_limit.pause(poller._clock.monotonic(), 0.2)
+        await register(database, theirs, connection="dibby-1", provider="dibby")
+        await poller.run_pass()
+        assert len(poller.hand) == 1
+        limiter.rate_limit.pause(poller._clock.monotonic(), 3600.0)
+        limiter.divide(1, 2)
+        poller.expect_due()
+
+        async def is_given_back() -> bool:
+            return not await database.read(lambda tx: runs.list_held(tx, node=NODE, connection="dibby-1"))
+
+        await work(poller.run_pass, poller.bell, is_given_back)
+
+
+async def test_two_connections_of_one_credential_share_its_limit_and_none_is_left_out(
+    database: Database, sandbox: Sandbox
+) -> None:
+    busy_settings, calm_settings = (
+        connection(sandbox, "dibby", name=name, requests_per_second=20.0) for name in ("busy", "calm")
+    )
+    async with open_poller(database, busy_settings) as busy, open_poller(database, calm_settings) as calm:
+        calm.client.limiter = busy.client.limiter
+        theirs: dict[str, set[str]] = {"busy": set(), "calm": set()}
+        for name, count in (("busy", 40), ("calm", 2)):
+            for _ in range(count):
+                run = await register(
+                    database, sandbox.add_run("dibby", life=Life(duration_s=None)), connection=name, provider="dibby"
+                )
+                theirs[name].add(run.provider_run_id)
+
+        async def is_asked_often() -> bool:
+            return len(sandbox.requests) >= 100
+
+        await asyncio.gather(*(work(each.run_pass, each.bell, is_asked_often) for each in (busy, calm)))
+    asked = {name: sum(seen.run_id in ids for seen in sandbox.requests) for name, ids in theirs.items()}
+    assert asked["calm"] >= 10
+    assert asked["busy"] >= 40
+    times = [seen.at for seen in sandbox.requests]
+    assert (times[-1] - times[0]).total_seconds() >= (len(times) - 21) / 20 - 0.1

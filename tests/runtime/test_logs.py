@@ -1,0 +1,58 @@
+"""The log as a program reads it: one JSON object a line, whoever speaks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+LIBRARIES_SPEAK = """
+import logging
+from bridge.runtime import logs
+logs.set_up("info", "json")
+logging.getLogger("asyncio").warning("took %s", "long\\nvery")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("asyncio").exception("it broke")
+logging.getLogger("apscheduler.scheduler").warning("skipped: maximum number of running instances reached")
+"""
+
+
+def test_what_libraries_say_is_json_like_every_other_line() -> None:
+    """Else a traceback of theirs is many lines that no collector can read."""
+    done = subprocess.run([sys.executable, "-c", LIBRARIES_SPEAK], check=True, capture_output=True, text=True)
+    slow, broke = map(json.loads, done.stderr.splitlines())
+    assert (slow["event"], slow["level"], slow["logger"]) == ("library.said", "warning", "asyncio")
+    assert (broke["said"], broke["level"]) == ("it broke", "error")
+    assert "ZeroDivisionError" in broke["exception"]
+
+
+FOREIGN_TEXT = """
+from bridge.runtime import logs
+import dataclasses
+import structlog
+logs.set_up("info", "json")
+log = structlog.get_logger()
+log.info("plain", run_id="run_1", polls=3, detail=None)
+log.info("quoted", reason='it said "no" \\\\')
+log.info("steering", reason="a\\x1b[31mred\\x7f\\x9b\\u202e\\ud800b", reads="grün")
+@dataclasses.dataclass
+class Hidden:
+    key: str = dataclasses.field(default="canary", repr=False)
+
+log.info("hidden", of=Hidden())
+log.info("odd", raw=b"\\xff", error=ValueError("boo"), ratio=float("inf"))
+"""
+
+
+def test_foreign_text_neither_breaks_a_line_nor_steers_a_terminal() -> None:
+    """A name or message comes from outside; `jq -r` and `less -R` show it as it is."""
+    done = subprocess.run([sys.executable, "-c", FOREIGN_TEXT], check=True, capture_output=True, text=True)
+    plain, quoted, steering, hidden, odd = map(json.loads, done.stderr.splitlines())
+    assert (plain["run_id"], plain["polls"], plain["detail"]) == ("run_1", 3, None)
+    assert quoted["reason"] == 'it said "no" \\'
+    assert steering["reason"] == "a\ufffd[31mred\ufffd\ufffd\ufffd\ufffdb"
+    assert steering["reads"] == "grün"
+    assert hidden["of"] == "Hidden()", "what an object does not show of itself stays hidden"
+    assert odd["error"] == "boo"

@@ -1,0 +1,71 @@
+"""`secrets.key`: made once, for its owner only, never overwritten, rotated by a line at the top."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from bridge.domain.encryption import new_key
+from bridge.domain.errors import DatabaseRefused
+from bridge.store.sqlite import key_file
+
+
+def ids(path: Path) -> list[str]:
+    return [key.id for key in key_file.read_or_make(path)]
+
+
+def test_a_missing_file_is_made_for_its_owner_only_and_found_again(tmp_path: Path):
+    path = key_file.beside(tmp_path / "runbridge.db")
+    made = ids(path)
+    assert path == tmp_path / "secrets.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(made) == 1
+    assert ids(path) == made
+    assert [entry.name for entry in tmp_path.iterdir()] == ["secrets.key"]
+
+
+def test_a_rotation_puts_a_new_key_first_and_keeps_the_old_ones(tmp_path: Path):
+    path = tmp_path / "secrets.key"
+    first = ids(path)
+    second = [key.id for key in key_file.put_new_key_first(path)]
+    assert second[1:] == first
+    assert second[0] not in first
+    assert ids(path) == second
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_key_belongs_to_whom_the_folder_belongs_although_another_person_makes_it(tmp_path: Path):
+    """Else the daemon, which is somebody else than the root of the shell, could not start any more."""
+    owner = 12345 if os.geteuid() == 0 else os.geteuid()
+    os.chown(tmp_path, owner, -1)
+    path = tmp_path / "secrets.key"
+    ids(path)
+    assert path.stat().st_uid == owner
+    key_file.put_new_key_first(path)
+    assert path.stat().st_uid == owner
+
+
+@pytest.mark.parametrize(
+    "content", ["", "# nothing but words\n", "whsec_abc\n", pytest.param(new_key()[:20], id="cut off"), "\x00\x01"]
+)
+def test_a_file_without_a_usable_key_is_refused_and_stays(tmp_path: Path, content: str):
+    """A fresh key in its place would make every secret in the database unreadable for good."""
+    path = tmp_path / "secrets.key"
+    path.write_text(content)
+    with pytest.raises(DatabaseRefused, match=r"secrets\.key"):
+        key_file.read_or_make(path)
+    assert path.read_text() == content
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_a_sentence(tmp_path: Path):
+    (tmp_path / "secrets.key").mkdir()
+    with pytest.raises(DatabaseRefused, match="directory"):
+        key_file.read_or_make(tmp_path / "secrets.key")
+
+
+def test_two_that_make_it_at_once_agree(tmp_path: Path):
+    path = tmp_path / "secrets.key"
+    first = ids(path)
+    key_file._make(path)
+    assert ids(path) == first

@@ -1,0 +1,82 @@
+"""Statements that go to SQLite's driver themselves answer as by way of SQLAlchemy, and their mistakes are told alike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from bridge.store import attempts, deliveries, due, endpoint_health, endpoints, prepared, runs, transitions
+from bridge.store.database import Database
+from bridge.store.tables import run_tags
+from bridge.store.transaction import Tx
+from tests.support.watching import add_endpoint, open_database, record, register
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
+        yield opened
+
+
+async def test_rows_are_those_of_sqlalchemy(database: Database) -> None:
+    shared = await add_endpoint(database, headers={"x-team": "a"})
+    other = await add_endpoint(database, ordered=True)
+    watched = await register(database, "r1", tags=("a", "b"), metadata={"a": [1, None]})
+    await register(database, "r2")
+    await record(database, watched, "succeeded")
+
+    def compare(tx: Tx) -> int:
+        soon = tx.now + timedelta(hours=1)
+        owed = [row.id for row in tx.connection.execute(sa.select(deliveries.deliveries.c.id))]
+        asked: list[tuple[Any, dict[str, Any]]] = [
+            (due._DUE_ENDPOINTS, {}),
+            (endpoints._SHARED, {}),
+            (endpoints._OF_RUNS, {"run_ids": [watched.id]}),
+            (endpoints._LIVE_SECRETS, {"endpoints": [shared.id, other.id], "now": tx.now, "kinds": ["v1", "v1a"]}),
+            (endpoint_health._READ, {"ids": [shared.id, other.id]}),
+            (attempts._PRESENT, {"ids": owed}),
+            (attempts._PRESENT, {"ids": []}),
+            (attempts._WISHES, {"ids": [shared.id]}),
+            (transitions._PRESENT, {"ids": [watched.id]}),
+            (runs._WATCHED, {"of_connection": watched.connection, "ids": ["r1", "r2", "r3"]}),
+            (runs._NEXT_DUE, {"of_connection": watched.connection}),
+            (runs._NEXT_DUE, {"of_connection": "nobody"}),
+            (deliveries._DUE, {"endpoint": shared.id, "of_lane": 1, "now": soon, "most": 5}),
+        ]
+        for statement, given in asked:
+            found = prepared.fetch(tx, statement, given)
+            usual = prepared.fetch(replace(tx, driver=None), statement, given)
+            assert [tuple(row) for row in found] == [tuple(row) for row in usual]
+            assert [row._fields for row in found] == [row._fields for row in usual]
+        return len(asked)
+
+    assert await database.write(compare) == 13
+
+
+async def test_what_is_not_due_is_not_claimed(database: Database) -> None:
+    """An instant that reached the driver as text would be later than every number."""
+    run = await register(database)
+    claim = {"node": "n", "connection": run.connection, "limit": 5}
+    early = await database.write(lambda tx: runs.claim_due(tx, until=tx.now - timedelta(days=1), **claim))
+    later = await database.write(lambda tx: runs.claim_due(tx, until=tx.now, **claim))
+    assert (early, [each.id for each in later]) == ([], [run.id])
+
+
+async def test_a_mistake_is_told_as_sqlalchemy_tells_it_and_undoes_its_caller_only(database: Database) -> None:
+    run = await register(database)
+    insert = sa.insert(run_tags)
+
+    def tag_twice(tx: Tx) -> None:
+        prepared.execute_many(tx, insert, [{"tag": "t", "run_id": run.id}] * 2)
+
+    with pytest.raises(IntegrityError):
+        await database.write(tag_twice)
+    assert await database.read(lambda tx: tx.connection.execute(sa.select(run_tags)).all()) == []
+    assert await database.write(lambda tx: runs.get_run(tx, run.id)) == run
