@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from bridge.domain.clock import ManualClock, SystemClock
+from bridge.domain.clock import SystemClock
 from bridge.domain.ids import new_id
 from bridge.store import runs, tables
 from bridge.store.database import Database
@@ -30,11 +30,21 @@ PLAIN = NewRun(
 )
 
 
+class _FixedClock(SystemClock):
+    """Its wall clock always shows the same instant."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+
 async def insert_runs(
     url: str, count: int, *, due_at: datetime | None = None, every_s: float = 0.0, prefix: str = "w"
 ) -> float:
     """Register `count` runs, the first due at `due_at` (else now), each `every_s` after the one before it; runs/s."""
-    clock = SystemClock() if due_at is None else ManualClock(due_at)
+    clock = SystemClock() if due_at is None else _FixedClock(due_at)
     database = Database(url, clock)
     await database.open()
     began_s = time.monotonic()

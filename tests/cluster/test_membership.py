@@ -13,7 +13,7 @@ import pytest
 from bridge.cluster.lease_guard import SURE_SHARE, LeaseGuard
 from bridge.cluster.membership import Membership, NodeRank
 from bridge.cluster.process_identity import own_identity
-from bridge.domain.clock import Clock, ManualClock, SystemClock
+from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.limits.adaptive import RateLimit
@@ -26,6 +26,7 @@ from bridge.store import learned_state, nodes, runs
 from bridge.store.database import Database
 from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.delivering import none_pending, open_deliverer
+from tests.support.manual_clock import ManualClock
 from tests.support.postgres import Postgres
 from tests.support.watching import NODE, add_endpoint, open_database, record, register
 from tests.support.workbench import connection, open_poller, settled, work

@@ -14,7 +14,6 @@ import standardwebhooks
 import svix
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import new_signing_key, verify_v1a
@@ -24,6 +23,7 @@ from bridge.sandbox.received import Received
 from bridge.store import deliveries, endpoints, events
 from bridge.store.database import Database
 from tests.support.delivering import IN_FIVE_MINUTES, all_deliveries, live_until, open_deliverer, start_due
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import add_endpoint, open_database, record, register
 
 V1A = ("v1", "v1a")

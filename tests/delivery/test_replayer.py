@@ -12,7 +12,6 @@ import pytest
 import structlog
 
 from bridge.delivery.replayer import FAR_AHEAD_REST_S, SWITCHED_OFF_REST_S, Replayer
-from bridge.domain.clock import ManualClock
 from bridge.domain.delivery import Delivery, DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection
@@ -21,6 +20,7 @@ from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter
 from bridge.store.transaction import Tx
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, only, open_database, record, register
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)

@@ -10,9 +10,9 @@ import pytest
 from bridge import __version__
 from bridge.delivery.sender import HEAD_BYTES_MAX, Sender
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
-from bridge.domain.clock import ManualClock
 from bridge.domain.delivery import Outcome
 from bridge.domain.signing.hmac_v1 import secret_key, signature_headers
+from tests.support.manual_clock import ManualClock
 from tests.support.raw_server import answer, raw_server, says
 
 ALLOW = (AllowRule.parse("127.0.0.0/8"),)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.clock import ManualClock, SystemClock
+from bridge.domain.clock import SystemClock
+from tests.support.manual_clock import ManualClock
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
 

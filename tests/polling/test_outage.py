@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.delivery import DeliveryState, Lane
 from bridge.domain.event import EventType, other_event
 from bridge.domain.ids import new_id
@@ -29,6 +28,7 @@ from tests.support.delivering import (
     open_deliverer,
     start_due,
 )
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import add_endpoint, only, open_database, record, register
 
 START = datetime(2026, 1, 15, tzinfo=UTC)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.connection import CadenceSettings, ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
@@ -21,6 +20,7 @@ from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
 from bridge.store import connections, events, learned_state, runs
 from bridge.store.database import Database
 from tests.support.foreign_server import answering, foreign_server
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, only, open_database, register
 from tests.support.workbench import QUICK, connection, finish, note_sends, open_poller, settled, told, work
 

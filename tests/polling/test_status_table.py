@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff
@@ -31,6 +30,7 @@ from tests.support.delivering import (
     open_deliverer,
     start_due,
 )
+from tests.support.manual_clock import ManualClock
 from tests.support.raw_server import raw_server, says
 from tests.support.watching import add_endpoint, open_database, record, register
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from bridge.domain.clock import ManualClock
 from bridge.runtime.systemd import Notifier, Watchdog
+from tests.support.manual_clock import ManualClock
 
 
 class Manager:

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import aiohttp
 import pytest
 
-from bridge.domain.clock import ManualClock
 from bridge.sandbox import Receiver, Sandbox
 from bridge.sandbox.server import SANDBOX_KEY
+from tests.support.manual_clock import ManualClock
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.run import RunError
 from bridge.sandbox import Life, Sandbox, Step
+from tests.support.manual_clock import ManualClock
 
 
 @pytest.mark.parametrize(

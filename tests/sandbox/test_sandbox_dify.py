@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.run import RunError
 from bridge.sandbox import Life, Sandbox, Step
+from tests.support.manual_clock import ManualClock
 
 WORDS = {
     "queued": "scheduled",

@@ -9,8 +9,8 @@ import uuid
 import aiohttp
 import pytest
 
-from bridge.domain.clock import ManualClock
 from bridge.sandbox import Life, Sandbox, Step
+from tests.support.manual_clock import ManualClock
 
 RUN_PATHS = {
     "dibby": "/runs/{}",

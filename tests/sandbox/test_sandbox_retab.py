@@ -12,10 +12,10 @@ import retab
 import retab.client
 from retab.exceptions import AuthenticationError, NotFoundError
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.run import RunError
 from bridge.sandbox import Life, Sandbox, Step
 from bridge.sandbox.server import SANDBOX_KEY
+from tests.support.manual_clock import ManualClock
 
 WORDS = {
     "queued": "pending",

@@ -12,7 +12,6 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.util import await_only
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.errors import Conflict, StoreUnavailable
@@ -29,6 +28,7 @@ from bridge.store.deliveries import DeliveryFilter
 from bridge.store.due import due_endpoints
 from bridge.store.runs import PollRecord, RunFilter
 from bridge.store.transaction import Tx
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, new_run, only, open_database, record, register
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)

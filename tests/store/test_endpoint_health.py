@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bridge.domain.auto_disable import AutoDisableStep
-from bridge.domain.clock import ManualClock
 from bridge.domain.delivery import Delivery, DeliveryState, Lane, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff
@@ -24,6 +23,7 @@ from bridge.store.deliveries import Claimed
 from bridge.store.due import due_endpoints
 from bridge.store.endpoint_health import Note
 from tests.support.delivering import all_deliveries, endpoint_now
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, only, open_database, record, register
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)

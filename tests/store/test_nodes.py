@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 import sqlalchemy as sa
 
-from bridge.domain.clock import Clock, ManualClock, SystemClock
+from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
@@ -26,6 +26,7 @@ from bridge.store.due import may_probe
 from bridge.store.postgres import notifications
 from bridge.store.transaction import CommitSignals, Tx
 from tests.support.cuttable_proxy import CuttableProxy
+from tests.support.manual_clock import ManualClock
 from tests.support.postgres import Postgres
 from tests.support.watching import add_endpoint, open_database, record, register
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.ids import new_id
@@ -45,6 +44,7 @@ from bridge.store.due import due_endpoints
 from bridge.store.runs import PollRecord, RunFilter
 from bridge.store.transaction import Tx
 from bridge.store.transitions import Change
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, new_run, only, open_database, seen
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from bridge.domain.clock import ManualClock
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import EventType
@@ -25,6 +24,7 @@ from bridge.store.due import due_endpoints
 from bridge.store.retention import Plan
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, only, open_database, record, register
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)

@@ -18,7 +18,6 @@ import jsonschema_rs
 from bridge.api.openapi import build_document
 from bridge.api.ports import CheckResult, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
-from bridge.domain.clock import ManualClock
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BridgeError, InvalidInput, Problem
 from bridge.domain.observation import Observation
@@ -31,6 +30,7 @@ from bridge.store import nodes, runs
 from bridge.store.database import Database
 from bridge.store.transaction import CommitSignals, Tx
 from bridge.store.transitions import record
+from tests.support.manual_clock import ManualClock
 
 TOKEN = "a-token-for-tests"
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)

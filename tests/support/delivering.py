@@ -10,7 +10,7 @@ from datetime import datetime
 from bridge.delivery.deliverer import Deliverer, DeliverySettings
 from bridge.delivery.sender import Sender
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
-from bridge.domain.clock import Clock, ManualClock, SystemClock
+from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.delivery import Attempt, Delivery, DeliveryState
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.retry import RetrySchedule
@@ -19,6 +19,7 @@ from bridge.runtime.metrics import Metrics
 from bridge.store import attempts, deliveries, endpoints
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE
 
 LOCAL = (AllowRule.parse("127.0.0.0/8"),)
