@@ -16,8 +16,8 @@ from virtual_time import MAX_INTERVAL_S, MIN_INTERVAL_S, Cost, back_off_ages, fo
 
 from bridge.domain.cadence.durations import DurationModel
 from bridge.domain.cadence.list_rule import WatchedAge, wait_before_list
-from bridge.domain.cadence.price import effective_price
 from bridge.domain.cadence.progress import ProgressModel, ProgressTrack
+from bridge.domain.cadence.rule import effective_price
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 
 LIMIT_PER_S = 5.0

@@ -36,8 +36,7 @@ from bridge.domain.timestamps import after
 from bridge.maintenance import chores, key_rotation, retention
 from bridge.maintenance.retention import Housekeeper
 from bridge.polling.connection_client import ConnectionClient
-from bridge.polling.duration_learner import DurationLearner
-from bridge.polling.lessons import recall_rate
+from bridge.polling.duration_learner import DurationLearner, recall_rate
 from bridge.polling.poller import Poller
 from bridge.providers.http import new_session
 from bridge.runtime.loop import Loop

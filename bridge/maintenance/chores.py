@@ -16,7 +16,7 @@ from bridge.domain import transition
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunError, RunStatus
-from bridge.polling.recorder import expired_message
+from bridge.polling.poll_results import expired_message
 from bridge.store import deliveries, runs, transitions
 from bridge.store.database import Database
 from bridge.store.transaction import Tx

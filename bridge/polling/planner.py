@@ -14,7 +14,6 @@ from typing import Final
 from bridge.domain.cadence.durations import DurationModel
 from bridge.domain.cadence.forecast import foresee, shown_cells
 from bridge.domain.cadence.list_rule import Accruing, Unseen, WatchedAge
-from bridge.domain.cadence.price import price_for_target
 from bridge.domain.cadence.progress import ProgressTrack
 from bridge.domain.cadence.rule import (
     OVERDUE_RUNS_MIN,
@@ -23,6 +22,7 @@ from bridge.domain.cadence.rule import (
     is_overdue,
     next_poll,
     next_poll_after_failure,
+    price_for_target,
     price_of,
     urgency,
 )

@@ -19,18 +19,14 @@ from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.observation import Observed, PollFailed, PollResult
 from bridge.domain.run import Run
-from bridge.polling.claiming import Claiming
 from bridge.polling.connection_client import ConnectionClient, HealthChange
 from bridge.polling.discovery import Discovery
-from bridge.polling.duration_learner import DurationLearner
-from bridge.polling.lessons import Lessons
+from bridge.polling.duration_learner import DurationLearner, Lessons
 from bridge.polling.line import RANK_EVERY_S, RANKED_MAX, Line
 from bridge.polling.list_poller import ListPoller
 from bridge.polling.planner import Planner
-from bridge.polling.poll_results import CRASH_RETRY_S, STORE_RETRY_S, Intake
-from bridge.polling.recorder import Recorder
-from bridge.polling.returns import GATHER_S, Returns
-from bridge.polling.run_leases import Claims
+from bridge.polling.poll_results import CRASH_RETRY_S, STORE_RETRY_S, Intake, Recorder
+from bridge.polling.run_leases import GATHER_S, Claiming, Claims, Returns
 from bridge.polling.schedule import Hand, Watch
 from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics

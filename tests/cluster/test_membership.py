@@ -18,8 +18,7 @@ from bridge.domain.delivery import DeliveryState
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.limits.adaptive import RateLimit
 from bridge.domain.run import RunStatus
-from bridge.polling.duration_learner import DurationLearner
-from bridge.polling.lessons import Lessons
+from bridge.polling.duration_learner import DurationLearner, Lessons
 from bridge.sandbox import Life, Receiver, Reply, Sandbox
 from bridge.sandbox.received import ReplyKind
 from bridge.store import learned_state, nodes, runs

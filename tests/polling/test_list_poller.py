@@ -10,8 +10,7 @@ from itertools import pairwise
 import pytest
 
 from bridge.domain.cadence.durations import DurationModel
-from bridge.domain.cadence.price import UNCHANGED_FACTOR
-from bridge.domain.cadence.rule import Standing, next_poll, price_of
+from bridge.domain.cadence.rule import UNCHANGED_FACTOR, Standing, next_poll, price_of
 from bridge.domain.connection import CadenceSettings, ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunStatus

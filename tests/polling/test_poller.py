@@ -15,7 +15,7 @@ from bridge.domain.event import EventType
 from bridge.domain.limits.adaptive import RateLimit
 from bridge.domain.run import CadenceOverrides, RunStatus
 from bridge.polling.connection_client import FAILURES_MIN
-from bridge.polling.lessons import recall_rate
+from bridge.polling.duration_learner import recall_rate
 from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
 from bridge.store import connections, events, learned_state, runs
 from bridge.store.database import Database

@@ -24,7 +24,7 @@ async def test_nothing_more_is_looked_at_while_what_was_seen_waits_to_be_written
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a storm's news piles up in memory, and is told the later the more there is of it."""
-    monkeypatch.setattr("bridge.polling.recorder.BEHIND_MIN", 3)
+    monkeypatch.setattr("bridge.polling.poll_results.BEHIND_MIN", 3)
     opened, write = asyncio.Event(), database.write
 
     async def write_later(work: Callable[[Tx], Any]) -> Any:
@@ -97,8 +97,8 @@ async def test_where_plenty_is_overdue_in_hand_more_is_claimed_slowly_but_it_is(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an outage all of them at once took 15 MB, and stayed; and a new run must not wait for ever behind them."""
-    monkeypatch.setattr("bridge.polling.claiming.PLENTY", 1)
-    monkeypatch.setattr("bridge.polling.claiming.PLENTY_GAP_S", 0.3)
+    monkeypatch.setattr("bridge.polling.run_leases.PLENTY", 1)
+    monkeypatch.setattr("bridge.polling.run_leases.PLENTY_GAP_S", 0.3)
     async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
         poller.client.limiter.send(0.0)  # and nothing else may leave
         await register(database, "r1", connection="dibby-1", provider="dibby")
@@ -117,7 +117,7 @@ async def test_where_plenty_is_overdue_in_hand_more_is_claimed_slowly_but_it_is(
 async def test_a_full_hand_waits_for_a_look_to_end_instead_of_going_round(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.polling.claiming.HAND_MAX", 0)
+    monkeypatch.setattr("bridge.polling.run_leases.HAND_MAX", 0)
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         await register(database, "r1", connection="dibby-1", provider="dibby")
         assert await poller.run_pass() > 1.0
@@ -170,7 +170,7 @@ async def test_a_connection_that_is_behind_lets_the_others_of_its_credential_go_
     theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         await register(database, theirs, connection="dibby-1", provider="dibby")
-        monkeypatch.setattr("bridge.polling.recorder.BEHIND_MIN", 0)
+        monkeypatch.setattr("bridge.polling.poll_results.BEHIND_MIN", 0)
         await poller.run_pass()
         assert len(poller.hand) == 1
         other = Candidate("other", 0.5, 0.5, "other")

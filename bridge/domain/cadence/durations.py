@@ -21,8 +21,16 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final
 
-from bridge.domain.cadence.estimate import Estimate
-from bridge.domain.cadence.grid import CELLS, WIDTHS_S, cell_at, covered_shares, kernel_decay, log_logistic, smooth
+from bridge.domain.cadence.estimate import (
+    CELLS,
+    WIDTHS_S,
+    Estimate,
+    cell_at,
+    covered_shares,
+    kernel_decay,
+    log_logistic,
+    smooth,
+)
 
 KERNEL_WIDTHS: Final = (0.015, 0.05, 0.15, 0.5)  # in log time: 30 s ± 5 % wants the first, a wide log-normal the last
 MEMORY: Final = 0.985  # weight of a run after one more has been seen: about the last 65 runs count

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from bridge.domain.cadence.estimate import POLLS_FORESEEN, Estimate, ExpectedCost
-from bridge.domain.cadence.grid import EDGES_S, cell_at
+from bridge.domain.cadence.estimate import EDGES_S, POLLS_FORESEEN, Estimate, ExpectedCost, cell_at
 from bridge.domain.cadence.rule import Standing, next_poll, price_of
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import RunStatus

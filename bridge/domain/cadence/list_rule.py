@@ -1,13 +1,11 @@
 """When to send one request that observes many runs: a list endpoint is worth more than any scheduling.
 
 Fires when the lateness of all runs that the answer will show adds up to the price of one request; where they
-stand on several pages, when that of the first so many pages adds up to so many prices. What is sent anyway is filled
-with the runs that are next in line: riding along is free.
+stand on several pages, when that of the first so many pages adds up to so many prices.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -93,8 +91,3 @@ def worth_of_pages(pages: Sequence[Sequence[Accruing]], later_s: float = 0.0) ->
     """What a request is worth `later_s` seconds from now if as many pages are read as make it worth most."""
     summed = accumulate(sum(run.lateness(later_s) for run in page) for page in pages)
     return max((worth / requests for requests, worth in enumerate(summed, 1)), default=0.0)
-
-
-def fill_batch(runs: Sequence[WatchedAge], places: int) -> list[int]:
-    """The positions of the runs to ask for when one request takes at most `places`: the largest W first."""
-    return heapq.nlargest(places, range(len(runs)), key=lambda i: runs[i].lateness())

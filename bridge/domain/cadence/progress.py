@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bridge.domain.cadence.durations import DurationModel
-from bridge.domain.cadence.estimate import Estimate
-from bridge.domain.cadence.grid import log_logistic
+from bridge.domain.cadence.estimate import Estimate, log_logistic
 from bridge.domain.frozen import frozen
 
 DECILES: Final = 10

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.domain.cadence.durations import GENERAL_PRIOR, DurationModel
-from bridge.domain.cadence.estimate import Estimate
-from bridge.domain.cadence.grid import CELLS, EDGES_S, END_S, covered_shares, log_logistic
+from bridge.domain.cadence.estimate import CELLS, EDGES_S, END_S, Estimate, covered_shares, log_logistic
 
 ages = st.floats(0, 3e6)
 prices = st.floats(1e-4, 1e4)

@@ -8,11 +8,9 @@ from statistics import fmean
 import pytest
 
 from bridge.domain.cadence.durations import GENERAL_PRIOR
-from bridge.domain.cadence.estimate import Estimate
+from bridge.domain.cadence.estimate import Estimate, log_logistic
 from bridge.domain.cadence.forecast import ANY_RUN, CELLS_MAX, Foresight, foresee, shown_cells
-from bridge.domain.cadence.grid import log_logistic
-from bridge.domain.cadence.price import phase
-from bridge.domain.cadence.rule import Standing, next_poll
+from bridge.domain.cadence.rule import Standing, next_poll, phase
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import RunStatus
 

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.domain.cadence.estimate import Estimate
-from bridge.domain.cadence.grid import log_logistic
-from bridge.domain.cadence.list_rule import Unseen, WatchedAge, fill_batch, wait_before_list, worth_of_pages
+from bridge.domain.cadence.estimate import Estimate, log_logistic
+from bridge.domain.cadence.list_rule import Unseen, WatchedAge, wait_before_list, worth_of_pages
 
 MINUTE = Estimate(log_logistic(60.0, 0.4))
 
@@ -51,12 +50,6 @@ def test_a_page_that_is_reached_through_idle_ones_is_worth_all_their_requests() 
 
 def test_without_runs_only_discovery_asks() -> None:
     assert wait_before_list([], 0.5, 0.25, 300.0, since_s=100.0) == 200.0
-
-
-def test_a_batch_takes_those_with_the_largest_lateness() -> None:
-    runs = [WatchedAge(MINUTE, 40.0, 40.0 + wait) for wait in (1.0, 9.0, 5.0, 7.0)]
-    assert fill_batch(runs, 2) == [1, 3]
-    assert len(fill_batch(runs, 100)) == 4
 
 
 def test_runs_that_nobody_told_us_of_gather_lateness_from_their_own_beginnings() -> None:

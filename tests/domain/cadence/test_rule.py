@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 from dataclasses import replace
 
@@ -11,9 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.domain.cadence.durations import DurationModel
-from bridge.domain.cadence.estimate import Estimate
+from bridge.domain.cadence.estimate import Estimate, log_logistic
 from bridge.domain.cadence.progress import ProgressModel, ProgressTrack
-from bridge.domain.cadence.rule import Standing, is_overdue, next_poll, next_poll_after_failure, price_of, urgency
+from bridge.domain.cadence.rule import (
+    Standing,
+    effective_price,
+    is_overdue,
+    next_poll,
+    next_poll_after_failure,
+    phase,
+    price_for_target,
+    price_of,
+    target_delay_s,
+    urgency,
+)
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import CadenceOverrides, RunStatus
 
@@ -211,3 +223,47 @@ def test_overdue_needs_twenty_runs_to_know_what_is_normal(runs: float, age_s: fl
 def test_overdue_begins_at_half_as_much_again_as_the_slowest_of_a_hundred(of: Estimate, share: float) -> None:
     slowest_s = of.quantile(0.99)
     assert is_overdue(of, 20, share * slowest_s) is (share * slowest_s > 1.5 * slowest_s)
+
+
+@given(st.text())
+def test_a_run_keeps_its_phase_within_a_fifth(run_id: str) -> None:
+    assert 0.8 <= phase(run_id) <= 1.2
+    assert phase(run_id) == phase(run_id)
+
+
+def test_runs_registered_together_spread_over_the_whole_range() -> None:
+    factors = [phase(f"run_{i}") for i in range(300)]
+    assert min(factors) < 0.82
+    assert max(factors) > 1.18
+
+
+def test_past_patience_the_price_grows_with_the_age() -> None:
+    young, old = (effective_price(0.5, run_id="r", age_s=age) for age in (600.0, 6000.0))
+    assert math.isclose(old, 10 * young)
+    assert effective_price(0.5, run_id="r", age_s=0.0) == young
+
+
+def test_an_answer_that_costs_nothing_is_asked_for_more_often() -> None:
+    assert effective_price(0.5, run_id="r", age_s=1.0, unchanged_is_free=True) < 0.5 / 4
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("target_s", [0.5, 2.0, 5.0])
+def test_a_target_delay_is_met_within_a_tenth(spread: float, target_s: float) -> None:
+    """The closed form alone is off by half for narrow distributions, where polls are few."""
+    estimate = Estimate(log_logistic(60.0, spread))
+    reached = estimate.expected_cost(price_for_target(estimate, f"{target_s}s")).delay_s
+    assert reached <= target_s * 1.1
+    if spread > 0.1:
+        assert reached >= target_s * 0.85
+
+
+def test_a_percentage_refers_to_the_mean_duration() -> None:
+    estimate = Estimate(log_logistic(100.0, 0.1))
+    assert math.isclose(target_delay_s(estimate, "5%"), 5.0, rel_tol=0.1)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0s", "0%", "-1s", "5 %%", "nan%"])
+def test_other_targets_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        price_for_target(Estimate(log_logistic(30.0, 1.0)), text)
