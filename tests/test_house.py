@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "domain": frozenset(),
     "runtime": frozenset({"domain"}),
     "store": frozenset({"domain"}),
-    "providers": frozenset({"domain"}),
+    "providers": frozenset({"domain", "runtime"}),
     "config": frozenset({"domain"}),
     "cluster": frozenset({"domain", "runtime", "store"}),
     "delivery": frozenset({"domain", "runtime", "store", "cluster"}),

@@ -1,32 +1,28 @@
-"""The address guard: every dial to a subscriber is judged, on the very address that is about to be dialled.
+"""The address guard: judges the address of every connection to a subscriber just before it is dialled.
 
-    name ─► one lookup ─► all addresses of the answer judged ─┐
-    literal ──────────────────────────────────────────────────┴─► each dial judged ─► socket
+    name ─► one lookup ─► all its addresses judged ─┐
+    literal ────────────────────────────────────────┴─► each dial judged ─► socket
 
-A resolver alone is no guard: aiohttp never asks it about literal addresses. Ignores proxies in the environment.
+Judging in the resolver is not enough: aiohttp does not call it for literal addresses. Proxies are ignored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import socket
 import ssl
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_proto import ResponseHandler
 
 from bridge.delivery.dns import Lookup, ThreadLookup
-from bridge.delivery.exchange import default_tls, mark, note_peer
-from bridge.delivery.http_connection import WaryHandler
 from bridge.domain.addresses.policy import AddressPolicy, Verdict, judge, own_address
 from bridge.domain.errors import InvalidInput
 from bridge.domain.webhook_url import check_target, is_localhost, literal_address, parse_target
+from bridge.runtime.aiohttp_internals import Connector, WebhookProtocol, default_tls, mark, note_peer
 
 LOOKUP_MAX_S = 10.0
 _READ_BUFFER_BYTES = 16 * 1024
@@ -36,7 +32,7 @@ AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, st
 
 
 class BlockedAddress(OSError):
-    """The address guard refuses this address; an OSError, so that aiohttp hands it on as it is."""
+    """The address guard refuses this address. An OSError, because aiohttp passes those on unchanged."""
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(errno.EACCES, str(verdict))
@@ -45,7 +41,7 @@ class BlockedAddress(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What the guard says about a URL: `problem` (it is refused as it stands), or a verdict per address."""
+    """The guard's verdict on a URL: `problem` if the URL itself is refused, and a verdict per address."""
 
     url: str
     problem: str | None
@@ -53,18 +49,8 @@ class Explanation:
 
     @property
     def allowed(self) -> bool:
-        """Whether a delivery would be dialled: one address that may not be reached spoils the whole answer."""
+        """Whether a delivery would be sent: every address of the name must be allowed."""
         return self.problem is None and bool(self.verdicts) and all(verdict.allowed for _, verdict in self.verdicts)
-
-
-class _OneScheme(aiohttp.TCPConnector):
-    """A connector that speaks either http or https: which one it is decides about public addresses."""
-
-    def __init__(self, scheme: str, **options: Any) -> None:
-        super().__init__(**options)
-        self.allowed_protocol_schema_set = frozenset({scheme})
-        # the one private name of aiohttp that we touch; the sender's tests would notice its loss
-        self._factory = cast("functools.partial[ResponseHandler]", functools.partial(WaryHandler, loop=self._loop))
 
 
 class _GuardedResolver(AbstractResolver):
@@ -94,10 +80,10 @@ def guarded_session(
     tls: ssl.SSLContext | None = None,
     is_pooled: bool = True,
 ) -> aiohttp.ClientSession:
-    """A client session that dials only what `policy` allows, over https (`is_encrypted`) or http alone.
+    """A client session that dials only what `policy` allows, either over https (`is_encrypted`) or over http.
 
-    Keeps no cookies, follows no environment, unpacks nothing. Refusals are BlockedAddress, inside aiohttp's own errors.
-    The phases of a request are marked on the current exchange (a trace, which aiohttp has for that, costs ten calls).
+    Keeps no cookies, ignores proxy variables, decompresses nothing. A refusal is a BlockedAddress inside aiohttp's own
+    errors. Phases are marked on the current exchange; aiohttp's traces for this purpose cost ten calls per request.
     """
 
     def dial(info: AddressInfo) -> socket.socket:
@@ -110,15 +96,16 @@ def guarded_session(
         note_peer(peer)
         return socket.socket(family, kind, protocol)
 
-    connector = _OneScheme(
-        "https" if is_encrypted else "http",
+    connector = Connector(
+        WebhookProtocol,
         resolver=_GuardedResolver(policy, lookup, is_encrypted=is_encrypted),
         socket_factory=dial,
         use_dns_cache=False,
-        limit=0,  # the deliverer's seats are the bound
+        limit=0,  # the DeliveryLimiter bounds them
         force_close=not is_pooled,
         ssl=default_tls() if tls is None else tls,
     )
+    connector.allowed_protocol_schema_set = frozenset({"https" if is_encrypted else "http"})
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -129,7 +116,7 @@ def guarded_session(
 
 
 async def explain(url: str, policy: AddressPolicy, *, lookup: Lookup | None = None) -> Explanation:
-    """What the guard would say to a delivery to `url` now; asks the resolver for names, dials nothing."""
+    """The guard's verdict on a delivery to `url` now. Looks names up, dials nothing."""
     try:
         target = parse_target(url)
     except InvalidInput as error:
@@ -152,20 +139,20 @@ async def explain(url: str, policy: AddressPolicy, *, lookup: Lookup | None = No
         problem = f"{target.host} cannot be looked up: {reason}"
     try:
         check_target(url, policy)
-    except InvalidInput as error:  # says more than a name that cannot be looked up from here
+    except InvalidInput as error:  # more useful than a failed name lookup
         problem = error.problems[0].message
     return Explanation(target.url, problem, tuple(verdicts))
 
 
 def _judge_dial(address: str, port: int, policy: AddressPolicy, *, is_encrypted: bool) -> Verdict:
-    """As `judge`, and on a port where we listen on all addresses each that this machine has is our own."""
+    """As `judge`; where this daemon listens on all addresses of a port, each address of this machine is its own."""
     verdict = judge(address, port, policy, is_encrypted=is_encrypted)
     is_open_everywhere = any(own.is_unspecified and own_port == port for own, own_port in policy.own)
     return own_address(address, port) if verdict.allowed and is_open_everywhere and _is_here(address, port) else verdict
 
 
 def _is_here(address: str, port: int) -> bool:
-    """Whether `address` is this machine's: the way there begins where it ends. Sends nothing."""
+    """Whether `address` is one of this machine's: the local end of a route to it has the same address. Sends nothing."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((address, port))
@@ -179,7 +166,7 @@ async def _judge_name(
 ) -> list[tuple[str, Verdict]]:
     """Every address of `host` with its verdict.
 
-    localhost needs no lookup, and of its two addresses one that is allowed is enough.
+    localhost needs no lookup; one allowed address out of its two is enough.
     """
     is_local = is_localhost(host.removesuffix("."))
     addresses = _LOCALHOST if is_local else await lookup(host)

@@ -16,8 +16,8 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from yarl import URL
 
 from bridge.delivery.address_guard import BlockedAddress
-from bridge.delivery.exchange import Exchange
 from bridge.domain.delivery import Outcome
+from bridge.runtime.aiohttp_internals import Exchange
 
 _LOCATION_CHARACTERS_MAX = 300
 _SAID_CHARACTERS_MAX = 160

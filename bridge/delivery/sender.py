@@ -21,7 +21,6 @@ from yarl import URL
 from bridge import __version__
 from bridge.delivery.client_sessions import Sessions
 from bridge.delivery.dns import Lookup, ThreadLookup
-from bridge.delivery.exchange import Exchange, current, default_tls
 from bridge.delivery.outcome import (
     Judged,
     is_stale_connection,
@@ -38,6 +37,7 @@ from bridge.domain.errors import InvalidInput
 from bridge.domain.frozen import frozen
 from bridge.domain.retry_after import retry_after_s
 from bridge.domain.webhook_url import parse_target
+from bridge.runtime.aiohttp_internals import Exchange, current, default_tls
 
 TIMEOUT_S: Final = 15.0
 CONNECT_TIMEOUT_S: Final = 5.0  # name lookup, connection and TLS together

@@ -27,6 +27,7 @@ from bridge.domain.observation import FailureKind, PollFailed
 from bridge.domain.run import Json
 from bridge.providers.pause import asked_pause_s, quota_is_used_up
 from bridge.providers.strict_json import BadPayload, parse_json
+from bridge.runtime.aiohttp_internals import disable_retry
 
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 _ERROR_BYTES_MAX: Final = 64 * 1024
@@ -80,9 +81,7 @@ def new_session() -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
     )
-    # A private switch, as aiohttp's own tests use it: else a GET whose kept connection broke is sent again at once,
-    # past min_interval, the rate limit and the count of polls. Our tests would notice its loss.
-    session._retry_connection = False  # noqa: SLF001
+    disable_retry(session)
     return session
 
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import trustme
 
-from bridge.delivery.exchange import client_tls
 from bridge.delivery.sender import Sender
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.delivery import Outcome
+from bridge.runtime.aiohttp_internals import client_tls
 from tests.support.raw_server import answer, raw_server, says
 
 POLICIES = {trust: AddressPolicy(trust, allow=(AllowRule.parse("127.0.0.0/8"),)) for trust in Trust}

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from bridge.delivery.http_connection import RAW_BYTES_MAX
 from bridge.delivery.sender import Sender
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.delivery import Outcome
+from bridge.runtime.aiohttp_internals import RAW_BYTES_MAX
 from tests.support.raw_server import RawExchange, answer, raw_server, says
 
 ALLOW = (AllowRule.parse("127.0.0.0/8"),)

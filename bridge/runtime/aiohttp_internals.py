@@ -1,0 +1,248 @@
+"""Everything that leans on private interfaces of aiohttp, in one file. Read on aiohttp 3.14.5.
+
+Used here and nowhere else: `TCPConnector._factory` (makes the protocol of each connection), the methods of
+`ResponseHandler` that `WebhookProtocol` overrides, and `ClientSession._retry_connection`.
+`tests/runtime/test_aiohttp_internals.py` fails when the source of any of them changes.
+
+An `Exchange` holds what is known about one POST while it is under way: when each phase began, and with which peer.
+
+    start ─ dns ─ connect ─ tls ─ request sent ─ first byte of the response ─ status line
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+import ssl
+import time
+from contextvars import ContextVar
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+
+INTERIM_RESPONSES_MAX: Final = 20
+RAW_BYTES_MAX: Final = 1024 * 1024  # of one response, head and framing included; 64 KiB of its body are wanted
+_LINE_BYTES_MAX: Final = 8190  # aiohttp's own limit
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r?\n")
+_END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
+_PHASES: Final = (
+    ("dns", "dns_asked", "dns_answered"),
+    ("connect", "dialled", "connected"),
+    ("first_byte", "sent", "answered"),
+)
+_PHASES_TLS: Final = (
+    ("dns", "dns_asked", "dns_answered"),
+    ("connect", "dialled", "tls_begun"),
+    ("tls", "tls_begun", "connected"),
+    ("first_byte", "sent", "answered"),
+)
+current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+class Exchange:
+    """One POST's marks on the monotonic clock; a mark is absent until its moment has come."""
+
+    def __init__(self) -> None:
+        self._marks = {"start": time.monotonic()}
+        self.peer: str | None = None
+        self.status: int | None = None
+        """From a complete status line, even if the rest of the response is unusable."""
+        self.is_reused = False
+
+    def mark(self, moment: str) -> None:
+        """Note that `moment` is now; of two dials of one exchange the later counts."""
+        self._marks[moment] = time.monotonic()
+
+    def has(self, moment: str) -> bool:
+        """Whether `moment` has come."""
+        return moment in self._marks
+
+    def note_peer(self, address: object) -> None:
+        """Note the peer's address, a tuple as sockets return it."""
+        if isinstance(address, tuple) and len(address) >= 2:
+            host, port = address[0], address[1]
+            self.peer = f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+    def begin_again(self) -> None:
+        """Discard the marks of the first try, except its start: the request is sent again on a new connection."""
+        self._marks = {"start": self._marks["start"]}
+        self.is_reused = False
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Milliseconds of dns, connect, tls and first_byte; only phases that have ended."""
+        marks, found = self._marks, dict[str, int]()
+        for phase, begin, end in _PHASES_TLS if "tls_begun" in marks else _PHASES:
+            if begin in marks and end in marks:
+                found[phase] = max(0, round((marks[end] - marks[begin]) * 1000))
+        return found
+
+    @property
+    def duration_ms(self) -> int:
+        """Milliseconds since the start."""
+        return round((time.monotonic() - self._marks["start"]) * 1000)
+
+
+def mark(moment: str) -> None:
+    """Note `moment` on the exchange of the running task, if there is one."""
+    exchange = current.get()
+    if exchange is not None:
+        exchange.mark(moment)
+
+
+def note_peer(address: object) -> None:
+    """Note the dialled address on the exchange of the running task, if there is one."""
+    exchange = current.get()
+    if exchange is not None:
+        exchange.note_peer(address)
+
+
+class TimedContext(ssl.SSLContext):
+    """A TLS context that marks when a handshake begins: aiohttp has no hook between connecting and TLS."""
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """As SSLContext."""
+        mark("tls_begun")
+        return super().wrap_bio(*args, **kwargs)
+
+
+def client_tls() -> TimedContext:
+    """A context that checks certificate and host name and requires TLS 1.2 or newer."""
+    context = TimedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_default_certs()
+    return context
+
+
+@functools.cache
+def default_tls() -> TimedContext:
+    """One `client_tls` for the whole process: reading the certificates takes a tenth of a second."""
+    return client_tls()
+
+
+class Connector(aiohttp.TCPConnector):
+    """A TCPConnector whose connections are instances of `protocol`."""
+
+    def __init__(self, protocol: type[ResponseHandler], **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = functools.partial(protocol, loop=asyncio.get_running_loop())
+
+
+def disable_retry(session: aiohttp.ClientSession) -> None:
+    """Make `session` send a GET once only.
+
+    By default aiohttp repeats one whose kept-alive connection broke, past our rate limit and the count of polls.
+    """
+    session._retry_connection = False  # noqa: SLF001 - aiohttp's own tests set it the same way
+
+
+class EndlessResponse(aiohttp.ClientError):
+    """The receiver keeps sending without completing a response."""
+
+
+class WebhookProtocol(ResponseHandler):
+    """The protocol of one connection to a subscriber: aiohttp's, with four precautions.
+
+    1. The status line is noted as soon as it is complete: it decides the delivery, even if the rest is unusable.
+    2. A head is parsed before the body behind it. Otherwise a fault in a body that arrives together with its head
+       makes aiohttp discard both.
+    3. Interim responses (1xx) are counted: endless ones would cost CPU until the deadline.
+    4. All bytes of a response are counted: blank lines, chunk extensions and trailers add nothing to the body.
+    """
+
+    _exchange: Exchange | None = None
+    _is_used = False  # by an earlier request
+    _is_head_seen = False
+    _interim_responses = 0
+    _raw_bytes = 0
+    _line = b""  # the status line so far
+    _before = b""  # the last two bytes of a head so far
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The dial has succeeded, TLS included."""
+        mark("connected")
+        super().connection_made(transport)
+
+    def set_response_params(self, **params: Any) -> None:
+        """A new request is about to be sent on this connection."""
+        self._is_head_seen, self._interim_responses, self._raw_bytes = False, 0, 0
+        self._line, self._before = b"", b""
+        self._exchange = current.get()
+        if self._exchange is not None and self.transport is not None:
+            self._exchange.note_peer(self.transport.get_extra_info("peername"))
+            self._exchange.is_reused = self._is_used
+            self._exchange.mark("sent")
+        self._is_used = True
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the receiver; empty when aiohttp resumes parsing what it had set aside."""
+        self._raw_bytes += len(data)
+        if self._raw_bytes > RAW_BYTES_MAX:
+            self._refuse(f"more than {RAW_BYTES_MAX // 1024} KiB came without an end of the answer")
+            return
+        if data and not self._is_head_seen:
+            if self._exchange is not None and not self._exchange.has("answered"):
+                self._exchange.mark("answered")
+            data = self._parse_heads(data)
+            if not data:
+                return
+        super().data_received(data)
+
+    def _parse_heads(self, data: bytes) -> bytes:
+        """Parse the heads in `data` one at a time; return the bytes after the final one."""
+        while not self._is_head_seen:
+            data = data if self._line else data.lstrip(b"\r\n")
+            self._note_status(data)
+            end = self._end_of_head(data)
+            interim_responses = self._interim_responses
+            if data:
+                super().data_received(data[:end])
+            if end is None or self.transport is None or self.transport.is_closing():
+                return b""
+            data = data[end:]
+            if self._interim_responses == interim_responses:
+                break  # a final head, or one whose end aiohttp sees elsewhere
+        return data
+
+    def _note_status(self, data: bytes) -> None:
+        if self._line.endswith(b"\n") or len(self._line) > _LINE_BYTES_MAX:
+            return
+        self._line = (self._line + data[: data.find(b"\n") + 1 or len(data)])[: _LINE_BYTES_MAX + 1]
+        found = _STATUS_LINE.fullmatch(self._line)
+        if found and self._exchange is not None and int(found[1]) >= 200:
+            self._exchange.status = int(found[1])
+
+    def _end_of_head(self, data: bytes) -> int | None:
+        """Where in `data` the present head ends; None if it continues."""
+        found = _END_OF_HEAD.search(self._before + data)
+        end = found and found.end() - len(self._before)
+        self._before = (self._before + data[-2:])[-2:]
+        return end
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """A head has been parsed; `data` is the message and its payload."""
+        status = data[0].code
+        self._is_head_seen = status >= 200 or status == 101
+        if not self._is_head_seen:
+            self._interim_responses += 1
+            self._line, self._before = b"", b""
+        if self._interim_responses <= INTERIM_RESPONSES_MAX:
+            super().feed_data(data, size)
+        else:
+            self._refuse(f"more than {INTERIM_RESPONSES_MAX} interim answers (1xx)")
+
+    def _refuse(self, reason: str) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.set_exception(EndlessResponse(reason))
+            self.transport.abort()
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """Fail the response; a body that is being read fails at once, not at its deadline."""
+        payload = self._payload
+        super().set_exception(exc, exc if exc_cause is None else exc_cause)
+        if isinstance(exc, (HttpProcessingError, EndlessResponse)) and payload is not None and not payload.is_eof():
+            payload.set_exception(aiohttp.ClientPayloadError("the body cannot be read"), exc)

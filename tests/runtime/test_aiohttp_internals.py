@@ -1,0 +1,32 @@
+"""The private interfaces of aiohttp that we use are still the ones that we have read."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from importlib import metadata
+from pkgutil import resolve_name
+
+import pytest
+
+READ = {
+    "aiohttp.client:ClientSession._request": "32986b8105faf5f8",
+    "aiohttp.client_proto:ResponseHandler": "da5da6215c0ef3a0",
+    "aiohttp.connector:BaseConnector.connect": "b9fe1f4d3e57ad12",
+    "aiohttp.connector:BaseConnector._get": "4795a63c99f266c8",
+    "aiohttp.connector:BaseConnector._release": "105426e5b03d8213",
+    "aiohttp.connector:TCPConnector._create_direct_connection": "c009b18bcc3550c3",
+}
+
+
+@pytest.mark.parametrize(("name", "digest"), READ.items())
+def test_the_internals_of_aiohttp_are_those_that_we_have_read(name, digest):
+    """After an upgrade: read what has changed, mend `aiohttp_internals`, name the version there, then note it here."""
+    found = hashlib.sha256(inspect.getsource(resolve_name(name)).encode()).hexdigest()[:16]
+    assert found == digest, f"aiohttp {metadata.version('aiohttp')} has changed {name}: {found}"
+
+
+def test_what_is_replaced_by_name_is_used_under_that_name():
+    assert "_retry_connection" in resolve_name("aiohttp.client:ClientSession").ATTRS
+    constructor = inspect.getsource(resolve_name("aiohttp.connector:BaseConnector.__init__"))
+    assert "self._factory = functools.partial(ResponseHandler, loop=loop)" in constructor
