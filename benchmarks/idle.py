@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.process import Daemon, daemon
-from bridge.sandbox import Life, Sandbox
+from bridge.sandbox import Sandbox, Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def read(pid: int) -> Reading:
 
 async def register(client: Daemon, sandbox: Sandbox, count: int) -> float:
     """Register `count` endless runs in batches; seconds it took."""
-    ids = [sandbox.add_run("dibby", life=Life(duration_s=None)) for _ in range(count)]
+    ids = [sandbox.add_run("dibby", scenario=Scenario(duration_s=None)) for _ in range(count)]
     started = time.monotonic()
     for start in range(0, count, 1000):
         runs = [{"connection": "dibby", "provider_run_id": theirs} for theirs in ids[start : start + 1000]]

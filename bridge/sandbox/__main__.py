@@ -1,6 +1,6 @@
 """The sandbox as processes of its own: `python -m bridge.sandbox providers` and `… receiver`.
 
-Prints one line of JSON with its addresses as soon as it listens, and ends on SIGTERM or Ctrl-C with code 0.
+A process prints one line of JSON with its addresses once it listens; SIGTERM and Ctrl-C end it with code 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bridge.sandbox.server import SANDBOX_KEY, Sandbox
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until told to end; 1 if the address or a secret will not do."""
+    """Serve until a signal; 1 if the address or a secret cannot be used."""
     given = _parser().parse_args(arguments)
     try:
         asyncio.run(_serve(given))
@@ -28,15 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(given: argparse.Namespace) -> None:
-    over = asyncio.Event()
+    stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, over.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     served = _providers(given) if given.what == "providers" else Receiver(*given.secret)
     await served.start(given.host, given.port)
     try:
         sys.stdout.write(json.dumps(_addresses(served)) + "\n")
         sys.stdout.flush()
-        await over.wait()
+        await stopped.wait()
     finally:
         await served.stop()
 
@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bridge.sandbox", description=__doc__)
     kinds = parser.add_subparsers(dest="what", required=True)
     providers = kinds.add_parser("providers", help="fake Dibby, Retab, Dify and Instabase on one port")
-    providers.add_argument("--key", default=SANDBOX_KEY, help="the API key they take (default: %(default)s)")
-    providers.add_argument("--ib-context", help="the IB-Context that Instabase wants (default: none)")
+    providers.add_argument("--key", default=SANDBOX_KEY, help="the API key they accept (default: %(default)s)")
+    providers.add_argument("--ib-context", help="the IB-Context that Instabase requires (default: none)")
     providers.add_argument(
         "--dify-missing-is-null", action="store_true", help="answer unknown Dify runs as old servers do"
     )

@@ -9,24 +9,24 @@ from typing import ClassVar, Final
 from aiohttp import web
 
 from bridge.domain.run import Json, RunStatus
-from bridge.sandbox.fake_provider import Dialect, json_object, object_or_empty
+from bridge.sandbox.fake_provider import FakeProvider, json_object, object_or_empty
 from bridge.sandbox.state import SandboxRun
 
 MESSAGES: Final = {401: "Invalid or missing token", 404: "Run not found", 429: "Too many requests"}
 
 
-class Dibby(Dialect):
+class Dibby(FakeProvider):
     """POST /runs and GET /runs/{id}; knows no list, no cancel, and no word for waiting."""
 
     name = "dibby"
-    spoken: ClassVar = {
+    words: ClassVar = {
         RunStatus.QUEUED: "PENDING",
         RunStatus.RUNNING: "RUNNING",
         RunStatus.WAITING: "RUNNING",  # its human validation step shows only as progress that stands still
         RunStatus.SUCCEEDED: "FINISHED",
         RunStatus.FAILED: "FAILED",
     }
-    understood: ClassVar = {"RUNNING": RunStatus.RUNNING}
+    rare_words: ClassVar = {"RUNNING": RunStatus.RUNNING}
 
     def routes(self) -> list[web.RouteDef]:
         """Method, path and handler of everything it answers."""
@@ -55,21 +55,21 @@ class Dibby(Dialect):
 
     async def show(self, request: web.Request) -> web.Response:
         """One run."""
-        run = self.world.find(self.name, request.match_info["run_id"])
+        run = self.state.find(self.name, request.match_info["run_id"])
         return self.refuse(404) if run is None else web.json_response(self.body(run))
 
     def body(self, run: SandboxRun) -> dict[str, Json]:
         """The run object; `error` is there only for a failed run, and `createdAt` is its only time."""
-        moment = self.world.moment(run)
+        snapshot = self.state.snapshot(run)
         body: dict[str, Json] = {
             "id": run.id,
             "versionName": "1.0",
-            "status": moment.word,
-            "createdAt": run.born_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "steps": run.life.parts,
-            "stepsCompleted": moment.completed,
-            "output": run.life.output if moment.status is RunStatus.SUCCEEDED else None,
+            "status": snapshot.word,
+            "createdAt": run.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "steps": run.scenario.parts,
+            "stepsCompleted": snapshot.completed,
+            "output": run.scenario.output if snapshot.status is RunStatus.SUCCEEDED else None,
         }
-        if moment.status is RunStatus.FAILED and run.life.error:
-            body["error"] = {"message": run.life.error.message, "step": run.life.error.step}
+        if snapshot.status is RunStatus.FAILED and run.scenario.error:
+            body["error"] = {"message": run.scenario.error.message, "step": run.scenario.error.step}
         return body

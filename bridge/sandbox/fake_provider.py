@@ -1,50 +1,48 @@
-"""How a fake provider talks: what the four have in common, and the door every request comes through.
+"""What the four fake providers share, and the middleware that every request passes.
 
-The door answers in the provider's own error shape, in this order: injected fault, wrong key, rate limit, handler.
+The middleware answers in the provider's own error shape, in this order: injected fault, wrong key, rate limit,
+handler.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-import socket
-import struct
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import ClassVar, Final
 
 from aiohttp import web
 
 from bridge.domain.run import Json, RunStatus
-from bridge.sandbox.scenarios import DEFAULT_OUTPUT, Life, Words, beats_of
-from bridge.sandbox.state import Fault, RequestSeen, SandboxRun, World
+from bridge.sandbox.http_server import Handler, reset_connection
+from bridge.sandbox.scenarios import DEFAULT_OUTPUT, Scenario, Vocabulary, provider_steps
+from bridge.sandbox.state import Fault, RequestSeen, SandboxRun, SandboxState
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PROXY_PAGE: Final = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center></body></html>"
 PROXY_TITLES: Final = {502: "502 Bad Gateway", 504: "504 Gateway Time-out"}
-_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with 0 s: close sends RST instead of FIN
 
 
-class Dialect(ABC):
-    """One fake provider: its words, its routes, its errors. `shapes` are the body generations it can speak."""
+class FakeProvider(ABC):
+    """One fake provider: its words, routes and errors. `shapes` are the generations of bodies that it can send."""
 
     name: ClassVar[str]
-    spoken: ClassVar[Mapping[RunStatus, str]]
-    understood: ClassVar[Mapping[str, RunStatus]] = {}
+    words: ClassVar[Mapping[RunStatus, str]]
+    rare_words: ClassVar[Mapping[str, RunStatus]] = {}
     shapes: ClassVar[Mapping[str, str]] = {"new": "new"}
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.words = Words(self.name, self.spoken, self.understood)
+    def __init__(self, state: SandboxState) -> None:
+        self.state = state
+        self.vocabulary = Vocabulary(self.name, self.words, self.rare_words)
 
     @abstractmethod
     def routes(self) -> list[web.RouteDef]:
-        """Method, path and handler of everything it answers."""
+        """The routes of this API."""
 
     @abstractmethod
     def refuse(self, status: int, message: str | None = None) -> web.Response:
-        """An error in the shape this API gives them."""
+        """An error response in the shape of this API."""
 
     @abstractmethod
     def new_run_id(self) -> str:
@@ -57,11 +55,11 @@ class Dialect(ABC):
     def is_authorized(self, request: web.Request) -> bool:
         """Whether the request carries the key."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and secrets.compare_digest(key.encode(), self.world.api_key.encode())
+        return scheme.lower() == "bearer" and secrets.compare_digest(key.encode(), self.state.api_key.encode())
 
     def add_run(
         self,
-        life: Life,
+        scenario: Scenario,
         *,
         run_id: str | None = None,
         shape: str | None = None,
@@ -71,7 +69,7 @@ class Dialect(ABC):
         inputs: dict[str, Json] | None = None,
         metadata: dict[str, str] | None = None,
     ) -> SandboxRun:
-        """A run that began `age_s` seconds ago; ValueError for a shape or a word that this API has not."""
+        """Add a run that began `age_s` seconds ago; ValueError for a shape or a word that this API lacks."""
         wanted = shape or next(iter(self.shapes))
         if wanted not in self.shapes:
             raise ValueError(f"{self.name} has no shape {wanted}; it has {', '.join(self.shapes)}")
@@ -79,55 +77,55 @@ class Dialect(ABC):
             id=run_id or self.new_run_id(),
             provider=self.name,
             shape=self.shapes[wanted],
-            life=life,
-            beats=beats_of(life, self.words),
-            born_at=self.world.clock.now() - timedelta(seconds=age_s),
-            born_s=self.world.clock.monotonic() - age_s,
+            scenario=scenario,
+            steps=provider_steps(scenario, self.vocabulary),
+            created_at=self.state.clock.now() - timedelta(seconds=age_s),
+            created_s=self.state.clock.monotonic() - age_s,
             workflow_id=workflow_id or self.new_workflow_id(),
             task_id=secrets.token_hex(16),
             late_404_s=late_404_s,
             inputs=inputs or {},
             metadata=metadata or {},
         )
-        self.world.keep(run)
+        self.state.add(run)
         return run
 
-    def check_life(self, life: Life) -> None:
-        """ValueError if this API has no word for something in it."""
-        beats_of(life, self.words)
+    def check_scenario(self, scenario: Scenario) -> None:
+        """ValueError if this API has no word for a status in it."""
+        provider_steps(scenario, self.vocabulary)
 
     def start_triggered(
         self, workflow_id: str | None, inputs: dict[str, Json], metadata: dict[str, str] | None = None
     ) -> SandboxRun:
-        """A run that a client asked for; lives what `world.lives` says for this provider."""
-        life = self.world.lives.get(self.name) or Life(output=DEFAULT_OUTPUT)
-        return self.add_run(life, workflow_id=workflow_id, inputs=inputs, metadata=metadata)
+        """Add a run that a client triggered; it follows `state.triggered_scenarios` for this provider."""
+        scenario = self.state.triggered_scenarios.get(self.name) or Scenario(output=DEFAULT_OUTPUT)
+        return self.add_run(scenario, workflow_id=workflow_id, inputs=inputs, metadata=metadata)
 
     def application(self) -> web.Application:
-        """Its routes behind the door."""
-        app = web.Application(middlewares=[self._door])
+        """The routes behind the middleware."""
+        app = web.Application(middlewares=[self._handle])
         app.add_routes(self.routes())
         return app
 
     @web.middleware
-    async def _door(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        world, run_id = self.world, request.match_info.get("run_id")
-        seen = RequestSeen(world.clock.now(), self.name, request.method, request.path, request.query_string, run_id)
-        world.arrived(seen)
+    async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        state, run_id = self.state, request.match_info.get("run_id")
+        seen = RequestSeen(state.clock.now(), self.name, request.method, request.path, request.query_string, run_id)
+        state.record_request(seen)
         status: int | None = None
         try:
-            fault = world.fault_for(self.name, run_id, request.path)
+            fault = state.fault_for(self.name, run_id, request.path)
             seen.fault = fault.kind if fault else None
-            answer = await (self._answer_faulty(request, fault) if fault else self._answer(request, handler))
+            answer = await (self._fail(request, fault) if fault else self._respond(request, handler))
             status = None if fault and fault.kind in ("hang", "reset") else answer.status
             return answer
         finally:
-            world.answered(seen, status)
+            state.record_response(seen, status)
 
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not self.is_authorized(request):
             return self.refuse(401)
-        if over := self.world.retry_after_s(self.name):
+        if over := self.state.retry_after_s(self.name):
             wait_s, is_announced = over
             return _with_retry_after(self.refuse(429), str(wait_s) if is_announced else None)
         try:
@@ -136,9 +134,9 @@ class Dialect(ABC):
             return self.refuse(refused.status)
 
     def _tagged(self, request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-        """The answer about one run with an ETag of its body, or 304 without a body if the client has it."""
+        """The response about one run with an ETag of its body, or 304 without a body if the client has it."""
         is_about_a_run = request.method == "GET" and "run_id" in request.match_info and answer.status == 200
-        if not (self.world.sends_etags and is_about_a_run and isinstance(answer, web.Response)):
+        if not (self.state.sends_etags and is_about_a_run and isinstance(answer, web.Response)):
             return answer
         etag = f'"{hashlib.sha256((answer.text or "").encode()).hexdigest()[:16]}"'
         if request.headers.get("If-None-Match") == etag:
@@ -146,10 +144,10 @@ class Dialect(ABC):
         answer.headers["ETag"] = etag
         return answer
 
-    async def _answer_faulty(self, request: web.Request, fault: Fault) -> web.StreamResponse:
+    async def _fail(self, request: web.Request, fault: Fault) -> web.StreamResponse:
         match fault.kind:
             case "hang":
-                await self.world.faults_over.wait()
+                await self.state.faults_over.wait()
                 return self.refuse(503)
             case "reset":
                 reset_connection(request)
@@ -180,23 +178,7 @@ def object_or_empty(value: Json) -> dict[str, Json]:
     return value if isinstance(value, dict) else {}
 
 
-def whole_number(text: str | None, default: int) -> int | None:
-    """A query parameter as a whole number; None if it is something else."""
-    if text is None:
-        return default
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
 def _with_retry_after(response: web.Response, retry_after: str | None) -> web.Response:
     if retry_after is not None:
         response.headers["Retry-After"] = retry_after
     return response
-
-
-def reset_connection(request: web.Request) -> None:
-    """Break the connection with RST, answering nothing."""
-    if request.transport is None:
-        return
-    connection: socket.socket = request.transport.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    request.transport.abort()

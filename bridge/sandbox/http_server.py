@@ -1,13 +1,20 @@
-"""Listening: one aiohttp application on one socket, for the sandbox and the receiver alike."""
+"""HTTP serving that the fake providers and the receiver share: one aiohttp application on one socket."""
 
 from __future__ import annotations
 
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Final
+
 from aiohttp import web
 
-SHUTDOWN_S = 0.5  # hanging answers are let go of before; nothing here is worth waiting for
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SHUTDOWN_S: Final = 0.5  # hanging requests end before this; no other response is worth waiting for
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with 0 s: close sends RST instead of FIN
 
 
-class Door:
+class HttpServer:
     """An application that listens from `open` to `close`."""
 
     def __init__(self) -> None:
@@ -22,7 +29,7 @@ class Door:
         return self._origin
 
     async def open(self, app: web.Application, host: str, port: int) -> None:
-        """Listen; port 0 takes a free one. OSError where the address is taken."""
+        """Listen; port 0 takes a free one. OSError if the address is in use."""
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
@@ -35,7 +42,23 @@ class Door:
         self._origin = f"http://{shown}:{bound[1]}"
 
     async def close(self) -> None:
-        """Stop listening; more than once does no harm."""
+        """Stop listening; may be called more than once."""
         runner, self._runner = self._runner, None
         if runner:
             await runner.cleanup()
+
+
+def reset_connection(request: web.Request) -> None:
+    """Close the connection with RST, without a response."""
+    if request.transport is None:
+        return
+    connection: socket.socket = request.transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    request.transport.abort()
+
+
+def whole_number(text: str | None, default: int) -> int | None:
+    """A query parameter as a whole number; None if it is something else."""
+    if text is None:
+        return default
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

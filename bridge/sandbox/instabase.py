@@ -10,7 +10,8 @@ from typing import ClassVar, Final
 from aiohttp import web
 
 from bridge.domain.run import Json, RunStatus
-from bridge.sandbox.fake_provider import Dialect, json_object, object_or_empty, whole_number
+from bridge.sandbox.fake_provider import FakeProvider, json_object, object_or_empty
+from bridge.sandbox.http_server import whole_number
 from bridge.sandbox.state import SandboxRun
 
 MESSAGES: Final = {
@@ -25,11 +26,11 @@ LIST_LIMIT: Final = 100  # the real default is not documented
 SUMMARY_KEYS: Final = ("id", "status", "start_timestamp", "app_id", "deployment_id")
 
 
-class Instabase(Dialect):
+class Instabase(FakeProvider):
     """Starts at RUNNING: it has no word for queued. Cancelling happens in its user interface only."""
 
     name = "instabase"
-    spoken: ClassVar = {
+    words: ClassVar = {
         RunStatus.QUEUED: "RUNNING",
         RunStatus.RUNNING: "RUNNING",
         RunStatus.WAITING: "STOPPED_AT_CHECKPOINT",
@@ -37,7 +38,7 @@ class Instabase(Dialect):
         RunStatus.FAILED: "FAILED",
         RunStatus.CANCELLED: "CANCELLED",
     }
-    understood: ClassVar = {"PAUSED": RunStatus.WAITING}
+    rare_words: ClassVar = {"PAUSED": RunStatus.WAITING}
 
     def routes(self) -> list[web.RouteDef]:
         """Method, path and handler of everything it answers."""
@@ -60,8 +61,8 @@ class Instabase(Dialect):
 
     def is_authorized(self, request: web.Request) -> bool:
         """The key, and no IB-Context but ours. None at all is let in, to the community's empty space."""
-        given = request.headers.get("IB-Context", self.world.ib_context)
-        return super().is_authorized(request) and (self.world.ib_context is None or given == self.world.ib_context)
+        given = request.headers.get("IB-Context", self.state.ib_context)
+        return super().is_authorized(request) and (self.state.ib_context is None or given == self.state.ib_context)
 
     async def trigger(self, request: web.Request) -> web.Response:
         """Run an app (200) or a deployment (202)."""
@@ -80,7 +81,7 @@ class Instabase(Dialect):
 
     async def list_runs(self, request: web.Request) -> web.Response:
         """Runs of the last 24 hours unless the request says otherwise (Unix seconds); no total, no cursor."""
-        query, now_s = request.query, int(self.world.clock.now().timestamp())
+        query, now_s = request.query, int(self.state.clock.now().timestamp())
         limit, offset = whole_number(query.get("limit"), LIST_LIMIT), whole_number(query.get("offset"), 0)
         from_s = whole_number(query.get("from_timestamp"), now_s - LIST_WINDOW_S)
         to_s = whole_number(query.get("to_timestamp"), now_s + 1)
@@ -89,16 +90,16 @@ class Instabase(Dialect):
         words = query.getall("status", [])
         runs = [
             self.body(run)
-            for run in (self.world.listed(self.name) if self._is_in_context(request) else [])
-            if from_s <= run.born_at.timestamp() <= to_s
+            for run in (self.state.list_runs(self.name) if self._is_in_context(request) else [])
+            if from_s <= run.created_at.timestamp() <= to_s
             and query.get("deployment_id", run.workflow_id) == run.workflow_id
             and query.get("app_id", run.workflow_id) == run.workflow_id
             and query.get("run_id", run.id) == run.id
-            and (not words or self.world.moment(run).word in words)
+            and (not words or self.state.snapshot(run).word in words)
         ]
         if query.get("order") == "ASCENDING":
             runs.reverse()
-        if self.world.list_is_summary:
+        if self.state.list_is_summary:
             runs = [{key: run[key] for key in SUMMARY_KEYS} for run in runs]
         return web.json_response({"runs": runs[offset : offset + limit]})
 
@@ -107,10 +108,10 @@ class Instabase(Dialect):
         run, offset = self._find(request), whole_number(request.query.get("file_offset"), 0)
         if run is None or offset is None:
             return self.refuse(404 if run is None else 400)
-        moment = self.world.moment(run)
-        if moment.status is not RunStatus.SUCCEEDED:
+        snapshot = self.state.snapshot(run)
+        if snapshot.status is not RunStatus.SUCCEEDED:
             return self.refuse(400, "The run has not completed.")
-        files, page = _files(run), self.world.results_page_files
+        files, page = _files(run), self.state.results_page_files
         body = self.body(run)
         shown: dict[str, Json] = {key: body[key] for key in ("id", "status", "start_timestamp", "finish_timestamp")}
         shown |= {"message": None, "batch_id": str(body["batch_id"]), "case_info": None, "keys": None}
@@ -122,21 +123,21 @@ class Instabase(Dialect):
         run = self._find(request)
         if run is None:
             return self.refuse(404)
-        self.world.forget(run)
+        self.state.remove(run)
         jobs = ("delete_input_dir_job_id", "delete_output_dir_job_id", "delete_log_dir_job_id")
         return web.json_response({job: str(uuid.uuid4()) for job in jobs}, status=202)
 
     def body(self, run: SandboxRun) -> dict[str, Json]:
         """The run object."""
-        moment = self.world.moment(run)
-        tells = moment.status in (RunStatus.FAILED, RunStatus.CANCELLED)
+        snapshot = self.state.snapshot(run)
+        has_error = snapshot.status in (RunStatus.FAILED, RunStatus.CANCELLED)
         batch_id = run.inputs.get("batch_id") or 1000 + zlib.crc32(run.id.encode()) % 9000
         return {
             "id": run.id,
-            "status": moment.word,
-            "start_timestamp": _nanoseconds(run, run.born_at),
-            "finish_timestamp": _nanoseconds(run, run.instant(moment.finished_after_s)),
-            "msg": run.life.error.message if tells and run.life.error else None,
+            "status": snapshot.word,
+            "start_timestamp": _nanoseconds(run, run.created_at),
+            "finish_timestamp": _nanoseconds(run, run.instant(snapshot.finished_after_s)),
+            "msg": run.scenario.error.message if has_error and run.scenario.error else None,
             "batch_id": batch_id,
             "input_dir": f"/data/input/batch_{batch_id}",
             "app_id": run.workflow_id,
@@ -145,10 +146,10 @@ class Instabase(Dialect):
         }
 
     def _is_in_context(self, request: web.Request) -> bool:
-        return self.world.ib_context is None or request.headers.get("IB-Context") == self.world.ib_context
+        return self.state.ib_context is None or request.headers.get("IB-Context") == self.state.ib_context
 
     def _find(self, request: web.Request) -> SandboxRun | None:
-        return self.world.find(self.name, request.match_info["run_id"]) if self._is_in_context(request) else None
+        return self.state.find(self.name, request.match_info["run_id"]) if self._is_in_context(request) else None
 
 
 def _nanoseconds(run: SandboxRun, instant: datetime | None) -> int | None:
@@ -159,8 +160,8 @@ def _nanoseconds(run: SandboxRun, instant: datetime | None) -> int | None:
 
 
 def _files(run: SandboxRun) -> list[Json]:
-    """The life's own `files` list, else one file with one document whose fields are the output's entries."""
-    output = run.life.output
+    """The scenario's own `files` list, else one file with one document whose fields are the output's entries."""
+    output = run.scenario.output
     if isinstance(output, dict) and isinstance(output.get("files"), list):
         files = output["files"]
         return files if isinstance(files, list) else []

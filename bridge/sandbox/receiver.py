@@ -1,32 +1,92 @@
-"""A receiver of webhooks: verifies every signature, keeps what arrived, and answers as its script says.
+"""A webhook receiver: verifies every signature, records what arrived, and answers according to a script.
 
-As a process it can be read and scripted over HTTP: GET /_received, POST /_script, POST /_secrets, POST /_reset.
+A receiver process is read and scripted over HTTP; a wrong body is answered 400 with every field at fault.
+
+    GET  /_received   what arrived: `?path=`, and `?skip=` that many
+    POST /_script     {"replies": [...], "always": {...}|null, "every": {"nth": 10, "reply": {...}}, "path"}
+    POST /_secrets    {"secret": "whsec_…", "path"}
+    POST /_reset      forget what arrived and every script
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
 from typing import Final, Self
 
 from aiohttp import web
+from pydantic import Field
 
 from bridge.domain.clock import Clock, SystemClock
+from bridge.domain.run import Json
 from bridge.domain.signing.hmac_v1 import secret_key, verify
-from bridge.sandbox.fake_provider import reset_connection
-from bridge.sandbox.http_server import Door
-from bridge.sandbox.received import Received, Reply, ReplyKind
-from bridge.sandbox.receiver_control import control_routes
+from bridge.domain.timestamps import format_instant
+from bridge.sandbox.control import Body, read_body, refuse_bad_bodies
+from bridge.sandbox.http_server import Handler, HttpServer, reset_connection, whole_number
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
-class Receiver:
-    """Answers 204 to what verifies and 401 to what does not, unless a script says otherwise.
+class ReplyKind(StrEnum):
+    """How a POST is answered: with a response, never, or by breaking the connection."""
 
-    Secrets and scripts belong to one path, or with path None to all. Without any secret nothing can be
-    verified and everything is taken.
+    ANSWER = "answer"
+    HANG = "hang"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One scripted response, sent after `delay_s`; `headers` hold `Location`, `Retry-After` and the like."""
+
+    status: int = 204
+    kind: ReplyKind = ReplyKind.ANSWER
+    delay_s: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One POST that arrived. Header names are lower-case; `status` is that of the reply, None for hang and drop."""
+
+    at: datetime
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    verified: bool
+    status: int | None
+
+    @property
+    def id(self) -> str:
+        """The event id in the headers."""
+        return self.headers.get("webhook-id", "")
+
+    @property
+    def event(self) -> dict[str, Json]:
+        """The body as JSON; empty if it is not an object."""
+        try:
+            event = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return event if isinstance(event, dict) else {}
+
+    @property
+    def type(self) -> str:
+        """The event type."""
+        return str(self.event.get("type", ""))
+
+
+class Receiver:
+    """Answers 204 to a verified POST and 401 to any other, unless a script says otherwise.
+
+    Secrets and scripts belong to one path, or with path None to all. Without any secret nothing can be verified
+    and everything is accepted.
     """
 
     def __init__(self, *secrets: str, clock: Clock | None = None, tolerance_s: int = 300) -> None:
@@ -39,22 +99,22 @@ class Receiver:
         self._every: tuple[int, Reply] | None = None
         self._count = 0
         self._arrival = asyncio.Condition()
-        self._let_go = asyncio.Event()
-        self._door = Door()
+        self._hanging_over = asyncio.Event()
+        self._http_server = HttpServer()
         for secret in secrets:
             self.add_secret(secret)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
         """Listen; port 0 takes a free one."""
         app = web.Application(client_max_size=BODY_BYTES_MAX)
-        app.add_routes([*control_routes(self), web.post("/{path:.*}", self._take)])
-        await self._door.open(app, host, port)
+        app.add_routes([*_control_routes(self), web.post("/{path:.*}", self._receive)])
+        await self._http_server.open(app, host, port)
         return self
 
     async def stop(self) -> None:
-        """Let go of hanging requests and stop listening."""
-        self._let_go.set()
-        await self._door.close()
+        """End hanging requests and stop listening."""
+        self._hanging_over.set()
+        await self._http_server.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -65,28 +125,28 @@ class Receiver:
     @property
     def origin(self) -> str:
         """`http://host:port`."""
-        return self._door.origin
+        return self._http_server.origin
 
     def url(self, path: str = "/hooks") -> str:
-        """An address to send to; any path will do."""
-        return self._door.origin + path
+        """An address to send to; every path is accepted."""
+        return self._http_server.origin + path
 
     def add_secret(self, secret: str, *, path: str | None = None) -> None:
         """Accept signatures with this `whsec_…` secret; ValueError if it is malformed."""
         self._keys[path].append(secret_key(secret))
 
     def script(self, *replies: Reply, path: str | None = None) -> None:
-        """Give the next requests these answers, one each, in order."""
+        """Answer the next requests with these replies, one each, in order."""
         self._scripts[path].extend(replies)
 
     def always(self, reply: Reply | None, *, path: str | None = None) -> None:
-        """Give this answer once the script is used up; None goes back to judging the signature."""
+        """Answer with this reply once the script is used up; None restores the answer by signature."""
         self._always.pop(path, None)
         if reply is not None:
             self._always[path] = reply
 
     def every(self, nth: int, reply: Reply | None) -> None:
-        """Give every `nth` request this answer; None stops it."""
+        """Answer every `nth` request with this reply; None stops it."""
         self._every = None if reply is None else (nth, reply)
 
     def reset(self) -> None:
@@ -95,13 +155,13 @@ class Receiver:
         self._scripts.clear()
         self._always.clear()
         self._every = None
-        self._let_go.set()
-        self._let_go = asyncio.Event()
+        self._hanging_over.set()
+        self._hanging_over = asyncio.Event()
 
     async def wait_for(
         self, predicate: Callable[[Sequence[Received]], bool], timeout_s: float = 10.0
     ) -> list[Received]:
-        """Everything received, as soon as `predicate` holds for it; TimeoutError telling what there was."""
+        """Everything received, once `predicate` holds for it; TimeoutError that names what arrived."""
         try:
             async with asyncio.timeout(timeout_s), self._arrival:
                 await self._arrival.wait_for(lambda: predicate(self.received))
@@ -110,7 +170,7 @@ class Receiver:
             raise TimeoutError(f"not within {timeout_s:g} s; {len(self.received)} received, last: {types}") from None
         return list(self.received)
 
-    async def _take(self, request: web.Request) -> web.StreamResponse:
+    async def _receive(self, request: web.Request) -> web.StreamResponse:
         body, path = await request.read(), request.path
         headers = {name.lower(): value for name, value in request.headers.items()}
         keys = self._keys.get(None, []) + self._keys.get(path, [])
@@ -121,7 +181,7 @@ class Receiver:
         async with self._arrival:
             self.received.append(Received(now, path, headers, body, verified, status))
             self._arrival.notify_all()
-        return await self._reply(request, reply)
+        return await self._send(request, reply)
 
     def _next_reply(self, path: str) -> Reply | None:
         self._count += 1
@@ -132,15 +192,102 @@ class Receiver:
             return self._every[1]
         return self._always.get(path) or self._always.get(None)
 
-    async def _reply(self, request: web.Request, reply: Reply) -> web.StreamResponse:
+    async def _send(self, request: web.Request, reply: Reply) -> web.StreamResponse:
         if reply.delay_s:
             await asyncio.sleep(reply.delay_s)
         match reply.kind:
             case ReplyKind.HANG:
-                await self._let_go.wait()
+                await self._hanging_over.wait()
                 return web.Response(status=503)
             case ReplyKind.DROP:
                 reset_connection(request)
                 return web.Response()
             case ReplyKind.ANSWER:
                 return web.Response(status=reply.status, headers=reply.headers, text=reply.body or None)
+
+
+class ReplyBody(Body):
+    """One scripted response."""
+
+    status: int = Field(default=204, ge=200, le=599)
+    kind: ReplyKind = ReplyKind.ANSWER
+    delay_s: float = Field(default=0, ge=0)
+    headers: dict[str, str] = Field(default_factory=dict)
+    body: str = ""
+
+    def to_reply(self) -> Reply:
+        """The reply it describes."""
+        return Reply(**self.model_dump())
+
+
+class EveryBody(Body):
+    """A response to every nth request."""
+
+    nth: int = Field(ge=1)
+    reply: ReplyBody
+
+
+class ScriptBody(Body):
+    """The script; an absent key leaves that part as it is."""
+
+    replies: list[ReplyBody] = Field(default_factory=list)
+    always: ReplyBody | None = None
+    every: EveryBody | None = None
+    path: str | None = None
+
+
+class SecretBody(Body):
+    """A secret to accept."""
+
+    secret: str
+    path: str | None = None
+
+
+def _control_routes(receiver: Receiver) -> list[web.RouteDef]:
+    async def show(request: web.Request) -> web.Response:
+        path, skip = request.query.get("path"), whole_number(request.query.get("skip"), 0) or 0
+        wanted = [one for one in receiver.received if path in (None, one.path)]
+        return web.json_response({"count": len(wanted), "data": [_received_body(one) for one in wanted[skip:]]})
+
+    async def script(request: web.Request) -> web.Response:
+        body = await read_body(request, ScriptBody)
+        receiver.script(*(reply.to_reply() for reply in body.replies), path=body.path)
+        if "always" in body.model_fields_set:
+            receiver.always(body.always.to_reply() if body.always else None, path=body.path)
+        if "every" in body.model_fields_set:
+            receiver.every(*((body.every.nth, body.every.reply.to_reply()) if body.every else (1, None)))
+        return web.Response(status=204)
+
+    async def add_secret(request: web.Request) -> web.Response:
+        body = await read_body(request, SecretBody)
+        receiver.add_secret(body.secret, path=body.path)
+        return web.Response(status=204)
+
+    async def reset(_request: web.Request) -> web.Response:
+        receiver.reset()
+        return web.Response(status=204)
+
+    return [
+        web.get("/_received", show),
+        web.post("/_script", _refusing_bad_bodies(script)),
+        web.post("/_secrets", _refusing_bad_bodies(add_secret)),
+        web.post("/_reset", reset),
+    ]
+
+
+def _refusing_bad_bodies(handler: Handler) -> Handler:
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        return await refuse_bad_bodies(request, handler)
+
+    return guarded
+
+
+def _received_body(one: Received) -> dict[str, object]:
+    return {
+        "at": format_instant(one.at),
+        "path": one.path,
+        "headers": one.headers,
+        "body": one.body.decode("utf-8", "replace"),
+        "verified": one.verified,
+        "status": one.status,
+    }

@@ -12,7 +12,8 @@ from aiohttp import web
 from bridge.domain.ids import new_id
 from bridge.domain.run import Json, RunStatus
 from bridge.domain.timestamps import format_instant
-from bridge.sandbox.fake_provider import Dialect, json_object, object_or_empty, whole_number
+from bridge.sandbox.fake_provider import FakeProvider, json_object, object_or_empty
+from bridge.sandbox.http_server import whole_number
 from bridge.sandbox.retab_shapes import flat_steps, run_body, step_bodies
 from bridge.sandbox.state import SandboxRun
 
@@ -21,11 +22,11 @@ PAGE_DEFAULT, PAGE_MAX = 20, 100
 SUMMARY_KEYS: Final = ("id", "workflow_id", "lifecycle", "status")
 
 
-class Retab(Dialect):
+class Retab(FakeProvider):
     """Generation c unless a run asks for another; takes `Bearer` and the older `Api-Key`."""
 
     name = "retab"
-    spoken: ClassVar = {
+    words: ClassVar = {
         RunStatus.QUEUED: "pending",
         RunStatus.RUNNING: "running",
         RunStatus.WAITING: "awaiting_review",
@@ -33,7 +34,7 @@ class Retab(Dialect):
         RunStatus.FAILED: "error",
         RunStatus.CANCELLED: "cancelled",
     }
-    understood: ClassVar = {
+    rare_words: ClassVar = {
         "queued": RunStatus.QUEUED,
         "failed": RunStatus.FAILED,
         "waiting_for_human": RunStatus.WAITING,
@@ -73,7 +74,7 @@ class Retab(Dialect):
     def is_authorized(self, request: web.Request) -> bool:
         """Either header carries the key."""
         given = request.headers.get("Api-Key", "").encode()
-        return secrets.compare_digest(given, self.world.api_key.encode()) or super().is_authorized(request)
+        return secrets.compare_digest(given, self.state.api_key.encode()) or super().is_authorized(request)
 
     async def trigger(self, request: web.Request) -> web.Response:
         """Create a run."""
@@ -94,7 +95,7 @@ class Retab(Dialect):
         run = self._find(request)
         if run is None:
             return self.refuse(404)
-        self.world.forget(run)
+        self.state.remove(run)
         return web.Response(status=204)
 
     async def cancel(self, request: web.Request) -> web.Response:
@@ -102,10 +103,10 @@ class Retab(Dialect):
         run = self._find(request)
         if run is None:
             return self.refuse(404)
-        done = self.world.cancel(run, self.spoken[RunStatus.CANCELLED], "Cancelled by user")
-        run = self.world.runs[self.name, run.id]
+        done = self.state.cancel(run, self.words[RunStatus.CANCELLED], "Cancelled by user")
+        run = self.state.runs[self.name, run.id]
         status = "cancelled" if done else "cancellation_failed"
-        shown = run_body(run, self.world.moment(run))
+        shown = run_body(run, self.state.snapshot(run))
         return web.json_response({"run": shown, "redis_available": True, "cancellation_status": status})
 
     async def list_runs(self, request: web.Request) -> web.Response:
@@ -114,26 +115,26 @@ class Retab(Dialect):
             keep = self._filter(request.query)
         except ValueError as problem:
             return self.refuse(422, str(problem))
-        runs = [run for run in self.world.listed(self.name) if keep(run)]
+        runs = [run for run in self.state.list_runs(self.name) if keep(run)]
         if request.query.get("order") == "asc":
             runs.reverse()
-        bodies = [run_body(run, self.world.moment(run)) for run in runs]
-        if self.world.list_is_summary:
+        bodies = [run_body(run, self.state.snapshot(run)) for run in runs]
+        if self.state.list_is_summary:
             bodies = [{key: body[key] for key in SUMMARY_KEYS if key in body} for body in bodies]
         return self._page(request, bodies, "id")
 
     async def list_steps(self, request: web.Request) -> web.Response:
         """The steps of one run, paged by step id."""
-        run = self.world.find(self.name, request.query.get("run_id", ""))
+        run = self.state.find(self.name, request.query.get("run_id", ""))
         if run is None:
             return self._page(request, [], "step_id")
-        return self._page(request, step_bodies(run, self.world.moment(run)), "step_id")
+        return self._page(request, step_bodies(run, self.state.snapshot(run)), "step_id")
 
     async def show_step(self, request: web.Request) -> web.Response:
         """One step."""
         step_id = request.match_info["step_id"]
-        run = next((run for run in self.world.listed(self.name) if step_id.startswith(f"{run.id}_")), None)
-        steps = step_bodies(run, self.world.moment(run)) if run else []
+        run = next((run for run in self.state.list_runs(self.name) if step_id.startswith(f"{run.id}_")), None)
+        steps = step_bodies(run, self.state.snapshot(run)) if run else []
         found = next((step for step in steps if step["step_id"] == step_id), None)
         return self.refuse(404, "Workflow step not found") if found is None else web.json_response(found)
 
@@ -142,14 +143,14 @@ class Retab(Dialect):
         run = self._find(request)
         if run is None or run.shape != "a":
             return self.refuse(404, "Not Found")
-        return web.json_response(flat_steps(run, self.world.moment(run)))
+        return web.json_response(flat_steps(run, self.state.snapshot(run)))
 
     def _find(self, request: web.Request) -> SandboxRun | None:
-        return self.world.find(self.name, request.match_info["run_id"])
+        return self.state.find(self.name, request.match_info["run_id"])
 
     def _run(self, run: SandboxRun) -> web.Response:
         headers = {"x-request-id": secrets.token_hex(8)}
-        return web.json_response(run_body(run, self.world.moment(run)), headers=headers)
+        return web.json_response(run_body(run, self.state.snapshot(run)), headers=headers)
 
     def _filter(self, query: Mapping[str, str]) -> Callable[[SandboxRun], bool]:
         wanted = json.loads(query.get("metadata", "{}"))
@@ -157,7 +158,7 @@ class Retab(Dialect):
             raise ValueError("metadata: must be a JSON object")  # noqa: TRY004 - a wrong value, not a wrong call
 
         def keep(run: SandboxRun) -> bool:
-            word, day = self.world.moment(run).word, format_instant(run.born_at)[:10]
+            word, day = self.state.snapshot(run).word, format_instant(run.created_at)[:10]
             return (
                 query.get("workflow_id", run.workflow_id) == run.workflow_id
                 and query.get("status", word) == word

@@ -1,7 +1,7 @@
-"""Scripted lives: what a sandbox run does, written down beforehand.
+"""Scenarios: what a sandbox run does over time.
 
-The state of a run is a pure function of its script and its age, so nothing ticks: a run that nobody asks
-about costs nothing, and a clock that is advanced by hand moves every run at once.
+The state of a run is a pure function of its scenario and its age. A run that is not polled costs nothing, and
+advancing a manual clock moves every run at once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ DEFAULT_OUTPUT: Final[Json] = {"invoice_number": "INV-2026-001", "total_amount":
 class Step:
     """From `after_s` seconds of age on, the run has this `status`.
 
-    A canonical word (`waiting`) is put into the provider's own; any other word is sent as it stands, and a
-    leading `=` does that for words that are both (`=queued` at Retab). `lost`: the provider forgets the run.
-    `completed` sets the progress; None lets it grow with age.
+    A canonical status (`waiting`) is translated into the provider's word; any other word is sent as it stands. A
+    leading `=` sends a word that is both as it stands (`=queued` at Retab). `lost`: the provider no longer has the
+    run. `completed` sets the progress; None lets it grow with age.
     """
 
     after_s: float
@@ -31,12 +31,12 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """A whole life: `steps` until `duration_s` (seconds; None means for ever), then `outcome`.
+class Scenario:
+    """The whole life of a run: `steps` until `duration_s` (seconds; None means it never ends), then `outcome`.
 
-    Steps later than `duration_s` are kept: a status may go backwards. A first step later than 0 leaves the
-    run queued until then. `output` is told on success, `error` on every other end that has one.
-    `parts` is what progress counts up to.
+    Steps later than `duration_s` are kept, so that a status can go backwards. A first step later than 0 leaves the
+    run queued until then. `output` appears on success, `error` on every other end that has one. `parts` is the
+    total that progress counts up to.
     """
 
     duration_s: float | None = 3.0
@@ -48,31 +48,31 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A provider's vocabulary: the word it uses for a status, and how to read words it only sometimes uses."""
+class Vocabulary:
+    """A provider's words: the one it sends for each status, and the meaning of those it sends only sometimes."""
 
     provider: str
-    spoken: Mapping[RunStatus, str]
-    understood: Mapping[str, RunStatus]
+    words: Mapping[RunStatus, str]
+    rare_words: Mapping[str, RunStatus]
 
     def translate(self, word: str) -> tuple[str, RunStatus]:
-        """The word on the wire and what it means; ValueError where the provider has none for that status."""
+        """The word on the wire and its meaning; ValueError if the provider has no word for that status."""
         raw = word.removeprefix(RAW_MARK)
         if raw == word and word in RunStatus.__members__.values():
             status = RunStatus(word)
             if status is RunStatus.LOST:
                 return word, status
-            if status in self.spoken:
-                return self.spoken[status], status
-            known = ", ".join(sorted(s.value for s in self.spoken))
+            if status in self.words:
+                return self.words[status], status
+            known = ", ".join(sorted(s.value for s in self.words))
             raise ValueError(f"{self.provider} has no word for {word}; it has one for {known}, or write a raw word")
-        spoken = {said: status for status, said in self.spoken.items()}
-        return raw, self.understood.get(raw, spoken.get(raw, RunStatus.UNKNOWN))
+        meanings = {said: status for status, said in self.words.items()}
+        return raw, self.rare_words.get(raw, meanings.get(raw, RunStatus.UNKNOWN))
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """One step in the provider's words."""
+class ProviderStep:
+    """A step in the provider's words."""
 
     after_s: float
     word: str
@@ -81,8 +81,8 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """A run as it is at one age. `started_after_s` and `finished_after_s` are ages, None if not yet."""
+class RunSnapshot:
+    """The state of a run at one age. `started_after_s` and `finished_after_s` are ages, None if not reached."""
 
     word: str
     status: RunStatus
@@ -91,40 +91,40 @@ class Moment:
     finished_after_s: float | None
 
 
-def beats_of(life: Life, words: Words) -> tuple[Beat, ...]:
-    """The life in the provider's words, in order of time; ValueError where one cannot be said."""
-    steps = list(life.steps)
-    if life.duration_s is not None:
-        steps.append(Step(life.duration_s, life.outcome))
+def provider_steps(scenario: Scenario, vocabulary: Vocabulary) -> tuple[ProviderStep, ...]:
+    """The scenario in the provider's words, in order of time; ValueError if a status has no word."""
+    steps = list(scenario.steps)
+    if scenario.duration_s is not None:
+        steps.append(Step(scenario.duration_s, scenario.outcome))
     steps.sort(key=lambda step: step.after_s)
     if not steps or steps[0].after_s > 0:
         steps.insert(0, Step(0, RunStatus.QUEUED.value))
-    return tuple(Beat(step.after_s, *words.translate(step.status), step.completed) for step in steps)
+    return tuple(ProviderStep(step.after_s, *vocabulary.translate(step.status), step.completed) for step in steps)
 
 
-def moment_at(beats: tuple[Beat, ...], age_s: float, *, life: Life) -> Moment:
-    """What the run shows at `age_s` seconds."""
-    lived = [beat for beat in beats if beat.after_s <= age_s] or [beats[0]]
-    now = lived[-1]
-    started = next((b.after_s for b in lived if b.status is not RunStatus.QUEUED), None)
+def snapshot_at(steps: tuple[ProviderStep, ...], age_s: float, *, scenario: Scenario) -> RunSnapshot:
+    """The state of the run at `age_s` seconds."""
+    reached = [step for step in steps if step.after_s <= age_s] or [steps[0]]
+    now = reached[-1]
+    started = next((step.after_s for step in reached if step.status is not RunStatus.QUEUED), None)
     finished = None
     if now.status.is_settled:
-        finished = next(b.after_s for b in lived if b.status.is_settled)
-    return Moment(now.word, now.status, _completed(now, age_s, life), started, finished)
+        finished = next(step.after_s for step in reached if step.status.is_settled)
+    return RunSnapshot(now.word, now.status, _completed(now, age_s, scenario), started, finished)
 
 
-def cut_short(beats: tuple[Beat, ...], age_s: float, word: str, status: RunStatus) -> tuple[Beat, ...]:
-    """The same life, ended at `age_s` by a cancel."""
-    kept = tuple(beat for beat in beats if beat.after_s <= age_s)
-    return (*kept, Beat(age_s, word, status, None))
+def cut_short(steps: tuple[ProviderStep, ...], age_s: float, word: str, status: RunStatus) -> tuple[ProviderStep, ...]:
+    """The same steps, ended at `age_s` by a cancel."""
+    kept = tuple(step for step in steps if step.after_s <= age_s)
+    return (*kept, ProviderStep(age_s, word, status, None))
 
 
-def _completed(beat: Beat, age_s: float, life: Life) -> int:
-    if beat.completed is not None:
-        return beat.completed
-    if beat.status is RunStatus.SUCCEEDED:
-        return life.parts
-    if not life.duration_s:
+def _completed(step: ProviderStep, age_s: float, scenario: Scenario) -> int:
+    if step.completed is not None:
+        return step.completed
+    if step.status is RunStatus.SUCCEEDED:
+        return scenario.parts
+    if not scenario.duration_s:
         return 0
-    moved_s = age_s if beat.status is RunStatus.RUNNING else beat.after_s  # stands still while waiting and once over
-    return int(life.parts * min(moved_s / life.duration_s, 1.0) * 0.999)  # the last part falls only with success
+    moved_s = age_s if step.status is RunStatus.RUNNING else step.after_s  # progress stands still unless running
+    return int(scenario.parts * min(moved_s / scenario.duration_s, 1.0) * 0.999)  # only success completes all parts

@@ -1,4 +1,4 @@
-"""The sandbox's memory: its runs, the faults waiting to happen, its rate limits, and who asked for what."""
+"""The state of the sandbox: its runs, injected faults, rate limits, and the requests it has seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 from bridge.domain.clock import Clock
 from bridge.domain.run import Json, RunError, RunStatus
-from bridge.sandbox.scenarios import Beat, Life, Moment, cut_short, moment_at
+from bridge.sandbox.scenarios import ProviderStep, RunSnapshot, Scenario, cut_short, snapshot_at
 
 REQUESTS_KEPT: Final = 100_000
 WORD_FAULTS: Final = frozenset({"garbage", "html", "hang", "reset"})
@@ -19,15 +19,15 @@ WORD_FAULTS: Final = frozenset({"garbage", "html", "hang", "reset"})
 
 @dataclass(frozen=True, slots=True)
 class SandboxRun:
-    """One run at a fake provider. `born_s` is monotonic, `born_at` what its timestamps are counted from."""
+    """One run at a fake provider. `created_s` is monotonic; its timestamps count from `created_at`."""
 
     id: str
     provider: str
     shape: str
-    life: Life
-    beats: tuple[Beat, ...]
-    born_at: datetime
-    born_s: float
+    scenario: Scenario
+    steps: tuple[ProviderStep, ...]
+    created_at: datetime
+    created_s: float
     workflow_id: str
     task_id: str
     late_404_s: float
@@ -36,12 +36,12 @@ class SandboxRun:
 
     def instant(self, after_s: float | None) -> datetime | None:
         """The instant at an age of this run."""
-        return None if after_s is None else self.born_at + timedelta(seconds=after_s)
+        return None if after_s is None else self.created_at + timedelta(seconds=after_s)
 
 
 @dataclass(slots=True)
 class Fault:
-    """Something that goes wrong with the next `left` matching requests (None: with all of them).
+    """An injected fault: it strikes the next `left` matching requests (None: all of them).
 
     `kind`: an HTTP status (`500`), or `garbage`, `html` (both with status 200), `hang`, `reset`.
     None in `provider`, `run_id`, `path_contains` and `path_ends` matches everything; `retry_after` is sent as given.
@@ -63,7 +63,7 @@ class Fault:
             )
 
     def matches(self, provider: str, run_id: str | None, path: str) -> bool:
-        """Whether it strikes this request."""
+        """Whether it matches this request."""
         return (
             (self.left is None or self.left > 0)
             and self.provider in (None, provider)
@@ -75,7 +75,7 @@ class Fault:
 
 @dataclass(slots=True)
 class RequestSeen:
-    """One request that came in; `status` is None until it is answered, and for good when it never was."""
+    """One request; `status` is None until it is answered, and stays None if it never is."""
 
     at: datetime
     provider: str
@@ -108,13 +108,13 @@ class Limit:
 
 
 @dataclass(slots=True)
-class World:
-    """Everything the fake providers share. `lives` are what triggered runs live, by provider.
+class SandboxState:
+    """Everything that the fake providers share. `triggered_scenarios`: by provider, what triggered runs do.
 
-    `ib_context`: what Instabase wants in `IB-Context`. `dify_missing_is_null`: unknown Dify runs answer as
-    old servers do, 200 with nulls. `results_page_files`: files in one page of Instabase results. `sends_etags`:
-    answers about one run have an ETag, and 304 where it is sent back. `list_is_summary`: lists tell ids and
-    status only.
+    `ib_context`: the value that Instabase requires in `IB-Context`. `dify_missing_is_null`: an unknown Dify run is
+    answered as by old servers, 200 with nulls. `results_page_files`: files in one page of Instabase results.
+    `sends_etags`: responses about one run have an ETag, and 304 if it is sent back. `list_is_summary`: lists show
+    only ids and status.
     """
 
     clock: Clock
@@ -125,7 +125,7 @@ class World:
     sends_etags: bool = False
     list_is_summary: bool = False
     runs: dict[tuple[str, str], SandboxRun] = field(default_factory=dict)
-    lives: dict[str, Life] = field(default_factory=dict)
+    triggered_scenarios: dict[str, Scenario] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     limits: dict[str, Limit] = field(default_factory=dict)
     requests: deque[RequestSeen] = field(default_factory=lambda: deque(maxlen=REQUESTS_KEPT))
@@ -136,49 +136,49 @@ class World:
     is_closing: bool = False
 
     def age_s(self, run: SandboxRun) -> float:
-        """Seconds since the run began."""
-        return self.clock.monotonic() - run.born_s
+        """Age in seconds."""
+        return self.clock.monotonic() - run.created_s
 
-    def moment(self, run: SandboxRun) -> Moment:
-        """The run as it is now."""
-        return moment_at(run.beats, self.age_s(run), life=run.life)
+    def snapshot(self, run: SandboxRun) -> RunSnapshot:
+        """The state of the run now."""
+        return snapshot_at(run.steps, self.age_s(run), scenario=run.scenario)
 
     def is_visible(self, run: SandboxRun) -> bool:
-        """Whether the provider knows it: not in its late-404 time, not forgotten."""
-        return self.age_s(run) >= run.late_404_s and self.moment(run).status is not RunStatus.LOST
+        """Whether the provider knows it: not during its late-404 time, not when `lost`."""
+        return self.age_s(run) >= run.late_404_s and self.snapshot(run).status is not RunStatus.LOST
 
-    def known(self, provider: str, run_id: str) -> SandboxRun | None:
+    def get(self, provider: str, run_id: str) -> SandboxRun | None:
         """The run, visible or not."""
         return self.runs.get((provider, run_id))
 
     def find(self, provider: str, run_id: str) -> SandboxRun | None:
         """The run if the provider knows it now."""
-        run = self.known(provider, run_id)
+        run = self.get(provider, run_id)
         return run if run and self.is_visible(run) else None
 
-    def listed(self, provider: str) -> list[SandboxRun]:
+    def list_runs(self, provider: str) -> list[SandboxRun]:
         """All visible runs of a provider, newest first."""
         mine = [run for run in self.runs.values() if run.provider == provider and self.is_visible(run)]
-        return sorted(mine, key=lambda run: (run.born_at, run.id), reverse=True)
+        return sorted(mine, key=lambda run: (run.created_at, run.id), reverse=True)
 
-    def keep(self, run: SandboxRun) -> None:
-        """Remember a run under its id."""
+    def add(self, run: SandboxRun) -> None:
+        """Add or replace a run."""
         self.runs[run.provider, run.id] = run
 
-    def forget(self, run: SandboxRun) -> None:
-        """The provider deleted it."""
+    def remove(self, run: SandboxRun) -> None:
+        """Delete a run."""
         self.runs.pop((run.provider, run.id), None)
 
     def cancel(self, run: SandboxRun, word: str, reason: str) -> bool:
-        """End a run now; False if it is over already."""
-        if self.moment(run).status.is_settled:
+        """End a run now; False if it is settled already."""
+        if self.snapshot(run).status.is_settled:
             return False
-        beats = cut_short(run.beats, self.age_s(run), word, RunStatus.CANCELLED)
-        self.keep(replace(run, beats=beats, life=replace(run.life, error=RunError(reason))))
+        steps = cut_short(run.steps, self.age_s(run), word, RunStatus.CANCELLED)
+        self.add(replace(run, steps=steps, scenario=replace(run.scenario, error=RunError(reason))))
         return True
 
     def fault_for(self, provider: str, run_id: str | None, path: str) -> Fault | None:
-        """The first fault that strikes this request; uses it up by one."""
+        """The first fault that matches this request; counts it as used once."""
         fault = next((f for f in self.faults if f.matches(provider, run_id, path)), None)
         if fault and fault.left is not None:
             fault.left -= 1
@@ -190,31 +190,38 @@ class World:
         wait_s = limit.wait_s(self.clock.monotonic()) if limit else None
         return None if limit is None or wait_s is None else (max(1, math.ceil(wait_s)), limit.is_announced)
 
-    def arrived(self, seen: RequestSeen) -> None:
-        """Note a request as it comes in."""
+    def record_request(self, seen: RequestSeen) -> None:
+        """Record a request as it comes in."""
         self.requests.append(seen)
         self.counts[seen.provider] += 1
         self.in_flight[seen.provider] += 1
         self.in_flight_peak[seen.provider] = max(self.in_flight_peak[seen.provider], self.in_flight[seen.provider])
 
-    def answered(self, seen: RequestSeen, status: int | None) -> None:
-        """Note how it was answered."""
+    def record_response(self, seen: RequestSeen, status: int | None) -> None:
+        """Record the status of its response."""
         seen.status = status
         self.in_flight[seen.provider] -= 1
 
     def clear_faults(self) -> None:
-        """Nothing goes wrong any more; let go of hanging requests."""
+        """Remove all faults and end hanging requests."""
         self.faults.clear()
         self.faults_over.set()
         self.faults_over = asyncio.Event()
 
     def reset(self) -> None:
-        """Forget runs, lives, faults, limits and what was asked."""
+        """Forget runs, scenarios, faults, limits and requests."""
         self.clear_faults()
-        for memory in (self.runs, self.lives, self.limits, self.requests, self.counts, self.in_flight_peak):
+        for memory in (
+            self.runs,
+            self.triggered_scenarios,
+            self.limits,
+            self.requests,
+            self.counts,
+            self.in_flight_peak,
+        ):
             memory.clear()
 
     def close(self) -> None:
-        """Let go of everyone who waits."""
+        """End everything that waits."""
         self.is_closing = True
         self.clear_faults()

@@ -16,8 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from bridge.sandbox import Life, Received, Receiver, Reply, Sandbox
-from bridge.sandbox.received import ReplyKind
+from bridge.sandbox import Received, Receiver, Reply, ReplyKind, Sandbox, Scenario
 from tests.support.daemon_process import DaemonProcess
 
 IS_SOAK = os.environ.get("RUNBRIDGE_SOAK") == "1"
@@ -47,8 +46,8 @@ class Registrar:
 
     def _make(self, number: int) -> dict[str, Any]:
         provider, outcome = self._sandbox.providers[number % 4], OUTCOMES[number % 2]
-        life = Life(duration_s=self._chance.uniform(0.5, LIFE_MAX_S), outcome=outcome)
-        run_id = self._sandbox.add_run(provider, life=life)
+        scenario = Scenario(duration_s=self._chance.uniform(0.5, LIFE_MAX_S), outcome=outcome)
+        run_id = self._sandbox.add_run(provider, scenario=scenario)
         return {"connection": provider, "provider_run_id": run_id, "metadata": {"outcome": outcome}}
 
     async def register_batch(self) -> None:

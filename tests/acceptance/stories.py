@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge.sandbox import Life, Received, Receiver, Reply, Sandbox
-from bridge.sandbox.received import ReplyKind
+from bridge.sandbox import Received, Receiver, Reply, ReplyKind, Sandbox, Scenario
 from tests.support.daemon_process import TOKEN, DaemonProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,9 +41,9 @@ async def lose_a_run(folder: Path) -> dict[str, Any]:
             daemon.add_connection(provider, provider, sandbox.url(provider))
         receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
         async with daemon:
-            forgotten = Life(duration_s=1, outcome="lost")
+            forgotten = Scenario(duration_s=1, outcome="lost")
             for provider in sandbox.providers:
-                await daemon.register(provider, sandbox.add_run(provider, life=forgotten, shape=old(provider)))
+                await daemon.register(provider, sandbox.add_run(provider, scenario=forgotten, shape=old(provider)))
             await receiver.wait_for(lambda got: len(told(got, "run.finished")) == len(sandbox.providers), 120)
             await daemon.stop()
         return {"finishes": told(receiver.received, "run.finished"), "requests": sandbox.requests}
@@ -64,8 +63,8 @@ async def drain(folder: Path) -> dict[str, Any]:
         receiver.script(Reply(delay_s=3), path="/slow")
         receiver.script(Reply(kind=ReplyKind.HANG), path="/hanging")
         async with daemon:
-            over = Life(duration_s=1, outcome="failed")
-            await daemon.register("dify", sandbox.add_run("dify", life=over, age_s=60))
+            over = Scenario(duration_s=1, outcome="failed")
+            await daemon.register("dify", sandbox.add_run("dify", scenario=over, age_s=60))
             await receiver.wait_for(lambda got: len(got) == 2)
             daemon.terminate()
             code = await daemon.ended()
@@ -87,7 +86,7 @@ async def refuse_the_key(folder: Path) -> dict[str, Any]:
         async with daemon:
             sandbox.fail("dify", "401", count=None)
             wanted = [
-                {"connection": "dify", "provider_run_id": sandbox.add_run("dify", life=Life(duration_s=1))}
+                {"connection": "dify", "provider_run_id": sandbox.add_run("dify", scenario=Scenario(duration_s=1))}
                 for _ in range(30)
             ]
             await daemon.ask("POST", "/v1/runs/batch", {"runs": wanted})
@@ -111,7 +110,7 @@ async def fuzz(folder: Path) -> tuple[int, str, str]:
         daemon = DaemonProcess(folder, delivery={"allow": ["127.0.0.0/8"], "retry_schedule": []})
         daemon.add_connection("dify", "dify", sandbox.url("dify"))
         async with daemon:
-            over = await daemon.register("dify", sandbox.add_run("dify", life=Life(duration_s=1), age_s=60))
+            over = await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=1), age_s=60))
             await daemon.finish_of(over["id"])  # it will be found, and waiting for it ends at once
             command = [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{daemon.url}/openapi.json"),

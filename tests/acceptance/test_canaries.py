@@ -20,11 +20,11 @@ import pytest
 from aiohttp import web
 
 from bridge.domain.encryption import new_key
-from bridge.sandbox import Life, Receiver, Reply, Sandbox
+from bridge.sandbox import Receiver, Reply, Sandbox, Scenario
 from tests.support.daemon_process import TOKEN, DaemonProcess
 from tests.support.foreign_server import foreign_server
 
-SHORT = Life(duration_s=0.2)
+SHORT = Scenario(duration_s=0.2)
 PLANTED_MIN = 30
 
 
@@ -90,7 +90,7 @@ def configured(
     daemon = DaemonProcess(folder, delivery={"allow": ["127.0.0.0/8"], "retry_schedule": ["100ms", "100ms"]})
     daemon.config["secrets"] = {"key": canaries.key("secrets.key"), "old_keys": canaries.key("secrets.old_keys")}
     for name in ("dify", "retab"):
-        daemon.add_connection(name, name, sandbox.url(name), api_key=sandbox.world.api_key)
+        daemon.add_connection(name, name, sandbox.url(name), api_key=sandbox.state.api_key)
     monkeypatch.setenv("CANARY_KEY", canaries.text("connection api_key_env"))
     (folder / "provider.key").write_text(canaries.text("connection api_key_file") + "\n")
     daemon.add_connection("echo-dify", "dify", provider, api_key=canaries.text("connection api_key"))
@@ -181,13 +181,16 @@ class Story:
             "secret": canaries.secret("secret given with a run"),
             "headers": {"x-key": canaries.text("header of a webhook")},
         }
-        given = {"connection": "dify", "provider_run_id": sandbox.add_run("dify", life=SHORT), "webhook": webhook}
+        given = {"connection": "dify", "provider_run_id": sandbox.add_run("dify", scenario=SHORT), "webhook": webhook}
         await daemon.ask("POST", "/v1/runs", given, status=201, headers={"Idempotency-Key": "run-1"})
-        given = {"connection": "retab", "provider_run_id": sandbox.add_run("retab", life=Life(0.2, outcome="failed"))}
+        given = {
+            "connection": "retab",
+            "provider_run_id": sandbox.add_run("retab", scenario=Scenario(0.2, outcome="failed")),
+        }
         made = await daemon.ask("POST", "/v1/runs", {**given, "webhook": {"url": receiver.url("/own")}}, status=201)
         canaries.shown_once("secret made with a run", made["webhook"]["secret"])
         batch_secret = canaries.secret("secret given in a batch")
-        item = {"connection": "dify", "provider_run_id": sandbox.add_run("dify", life=SHORT)}
+        item = {"connection": "dify", "provider_run_id": sandbox.add_run("dify", scenario=SHORT)}
         item["webhook"] = {"url": receiver.url("/own"), "secret": batch_secret}
         await daemon.ask("POST", "/v1/runs/batch", {"runs": [item]}, headers={"Idempotency-Key": "batch-1"})
         for name in ("echo-dify", "echo-retab", "echo-hub", "echo-dibby"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.sandbox import Life, Receiver, Sandbox
+from bridge.sandbox import Receiver, Sandbox, Scenario
 from tests.support.daemon_process import DaemonProcess
 
 MOUNT_BYTES = 4 * 1024 * 1024
@@ -71,11 +71,14 @@ async def test_a_full_disk_is_a_503_and_after_it_everything_is_delivered(disk: L
         daemon.add_connection("dify", "dify", sandbox.url("dify"))
         receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
         async with daemon:
-            promised = [(await daemon.register("dify", sandbox.add_run("dify", life=Life(duration_s=2))))["id"]]
+            promised = [(await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=2))))["id"]]
             await receiver.wait_for(lambda got: len(got) == 1)  # it is being watched
             disk.fill(daemon)
             for _ in range(TRIES_MAX):
-                wanted = {"connection": "dify", "provider_run_id": sandbox.add_run("dify", life=Life(duration_s=0))}
+                wanted = {
+                    "connection": "dify",
+                    "provider_run_id": sandbox.add_run("dify", scenario=Scenario(duration_s=0)),
+                }
                 status, headers, body = await daemon.call("POST", "/v1/runs", wanted)
                 if status != 201:
                     break

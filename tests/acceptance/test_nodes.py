@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bridge.sandbox import Life, Reply
+from bridge.sandbox import Reply, Scenario
 from tests.support.cluster import Cluster, freeze, start_cluster, thaw
 from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.postgres import Postgres
 
 LEASE, LEASE_S = "5s", 5.0
 TAKEN_OVER_S = 30.0  # the promise, with the lease that is set unless told otherwise
-ENDLESS = Life(duration_s=None, outcome="succeeded")
+ENDLESS = Scenario(duration_s=None, outcome="succeeded")
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,11 @@ def url(server: Postgres) -> Iterator[str]:
     server.drop_database(created)
 
 
-def short_lives(count: int, longest_s: float, *, seed: int = 1) -> list[Life]:
+def short_lives(count: int, longest_s: float, *, seed: int = 1) -> list[Scenario]:
     chance = random.Random(seed)
     return [
-        Life(duration_s=chance.uniform(0.5, longest_s), outcome=("succeeded", "failed")[i % 2]) for i in range(count)
+        Scenario(duration_s=chance.uniform(0.5, longest_s), outcome=("succeeded", "failed")[i % 2])
+        for i in range(count)
     ]
 
 
@@ -154,7 +155,7 @@ async def test_a_question_at_one_node_is_about_the_runs_of_all(url: str, tmp_pat
     async with start_cluster(tmp_path, [url, url], lease=LEASE) as cluster:
         first, second = cluster.nodes
         async with second.stream() as messages:
-            (run_id,) = await cluster.watch(first, [Life(duration_s=0.5, outcome="succeeded")])
+            (run_id,) = await cluster.watch(first, [Scenario(duration_s=0.5, outcome="succeeded")])
             assert (await second.finish_of(run_id))["status"] == "succeeded"
             assert (await first.finish_of(run_id))["status"] == "succeeded"
             async with asyncio.timeout(20):
@@ -163,7 +164,7 @@ async def test_a_question_at_one_node_is_about_the_runs_of_all(url: str, tmp_pat
             for connection in node.config["connections"].values():
                 connection |= {"min_interval": "20s", "max_interval": "20s"}
             await node.reload()
-        (run_id,) = await cluster.watch(first, [Life(duration_s=1.0, outcome="failed")])
+        (run_id,) = await cluster.watch(first, [Scenario(duration_s=1.0, outcome="failed")])
         await first.eventually(f"/v1/runs/{run_id}", lambda run: run["status"] == "running")
         before = len(cluster.sandbox.requests)
         await asyncio.gather(*(node.ask("POST", f"/v1/runs/{run_id}/poll", status=202) for node in cluster.nodes))

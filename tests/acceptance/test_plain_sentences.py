@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from bridge.domain.signing.hmac_v1 import new_secret
-from bridge.sandbox import Life, Receiver, Sandbox
+from bridge.sandbox import Receiver, Sandbox, Scenario
 from tests.support.daemon_process import TOKEN, DaemonProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -101,7 +101,7 @@ async def test_a_wrong_key_is_told_with_the_providers_own_word(world: World) -> 
 
 
 async def test_a_dead_receiver_is_told_with_each_attempt_until_the_schedule_is_used_up(world: World) -> None:
-    over = world.sandbox.add_run("dify", life=Life(duration_s=1), age_s=60)
+    over = world.sandbox.add_run("dify", scenario=Scenario(duration_s=1), age_s=60)
     run = await world.daemon.register("good", over)
     answer = await world.daemon.eventually(
         f"/v1/deliveries?run={run['id']}",

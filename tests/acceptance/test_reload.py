@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from bridge.sandbox import Life, Receiver, Sandbox
+from bridge.sandbox import Receiver, Sandbox, Scenario
 from tests.support.daemon_process import DaemonProcess
 
-SHORT = Life(duration_s=0.5)
+SHORT = Scenario(duration_s=0.5)
 
 
 async def names(daemon: DaemonProcess) -> tuple[list[str], list[str]]:
@@ -24,14 +24,14 @@ async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: 
         daemon.add_connection("dify", "dify", sandbox.url("dify"))
         receiver.add_secret(daemon.add_endpoint("first", receiver.url("/first")), path="/first")
         async with daemon:
-            before = await daemon.register("dify", sandbox.add_run("dify", life=Life(duration_s=3)))
+            before = await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=3)))
 
             daemon.add_connection("retab", "retab", sandbox.url("retab"))
             receiver.add_secret(daemon.add_endpoint("second", receiver.url("/second")), path="/second")
             told = await daemon.reload()
             assert (told["connections"], told["endpoints"]) == (2, 2)
             assert await names(daemon) == (["dify", "retab"], ["first", "second"])
-            run = await daemon.register("retab", sandbox.add_run("retab", life=SHORT))
+            run = await daemon.register("retab", sandbox.add_run("retab", scenario=SHORT))
             both = {before["id"], run["id"]}
             for path in ("/first", "/second"):  # the run from before is watched on, and tells the new one as well
                 await receiver.wait_for(
@@ -55,7 +55,7 @@ async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: 
             assert "max_interval`" in problems or "max_interval" in problems.replace("max_intervall", "")
             assert "run.finished" in problems
             assert await names(daemon) == (["dify", "retab"], ["first", "second"])
-            run = await daemon.register("retab", sandbox.add_run("retab", life=SHORT))
+            run = await daemon.register("retab", sandbox.add_run("retab", scenario=SHORT))
             assert (await daemon.finish_of(run["id"]))["status"] == "succeeded"
 
             daemon.config = good
@@ -82,7 +82,7 @@ async def test_sighup_changes_the_key_the_secret_and_the_token_at_once(tmp_path:
             new = {"Authorization": "Bearer token-two"}
             assert (await daemon.ask("POST", "/v1/connections/dify/check", headers=new))["ok"] is True
             assert (await daemon.call("GET", "/v1/connections"))[0] == 401
-            run_id = sandbox.add_run("dify", life=SHORT)
+            run_id = sandbox.add_run("dify", scenario=SHORT)
             wanted = {"connection": "dify", "provider_run_id": run_id}
             await daemon.ask("POST", "/v1/runs", wanted, status=201, headers=new)
             received = await receiver.wait_for(lambda got: any(one.type == "run.finished" for one in got))

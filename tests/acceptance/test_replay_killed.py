@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-from bridge.sandbox import Life, Receiver, Sandbox
+from bridge.sandbox import Receiver, Sandbox, Scenario
 from tests.support.daemon_process import DaemonProcess
 
 RUNS = 60
@@ -18,7 +18,7 @@ async def test_a_replay_that_is_killed_again_and_again_ends_with_every_event(dat
         daemon = DaemonProcess(tmp_path, database_url, delivery={"retry_schedule": ["200ms"] * 20})
         daemon.add_connection("dify", "dify", sandbox.url("dify"), max_interval="200ms")
         async with daemon:
-            ids = [sandbox.add_run("dify", life=Life(duration_s=0.1)) for _ in range(RUNS)]
+            ids = [sandbox.add_run("dify", scenario=Scenario(duration_s=0.1)) for _ in range(RUNS)]
             wanted = [{"connection": "dify", "provider_run_id": run_id} for run_id in ids]
             await daemon.ask("POST", "/v1/runs/batch", {"runs": wanted})
             await daemon.eventually("/v1/events?type=run.finished&limit=200", lambda feed: len(feed["data"]) == RUNS)

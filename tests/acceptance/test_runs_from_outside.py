@@ -11,13 +11,13 @@ import pytest
 import pytest_asyncio
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from bridge.sandbox import Life, Received, Receiver, Reply, Sandbox
+from bridge.sandbox import Received, Receiver, Reply, Sandbox, Scenario
 from tests.support.daemon_process import DaemonProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-NEVER_ENDS = Life(duration_s=None)
-OVER = Life(duration_s=1, outcome="failed")
+NEVER_ENDS = Scenario(duration_s=None)
+OVER = Scenario(duration_s=1, outcome="failed")
 
 
 class Place:
@@ -28,9 +28,9 @@ class Place:
         self.sandbox = sandbox
         self.receiver = receiver
 
-    async def register(self, life: Life, *, age_s: float = 0, **more: Any) -> dict[str, Any]:
+    async def register(self, scenario: Scenario, *, age_s: float = 0, **more: Any) -> dict[str, Any]:
         """Make a run at Dify and register it."""
-        return await self.daemon.register("dify", self.sandbox.add_run("dify", life=life, age_s=age_s), **more)
+        return await self.daemon.register("dify", self.sandbox.add_run("dify", scenario=scenario, age_s=age_s), **more)
 
     async def add_endpoint(self, path: str, **more: Any) -> dict[str, Any]:
         """A subscriber over the API whose signatures the receiver knows."""
@@ -62,7 +62,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
 
 
 async def test_wait_answers_when_the_run_is_over_not_at_its_timeout(place: Place) -> None:
-    run = await place.register(Life(duration_s=1.5, outcome="partial"))
+    run = await place.register(Scenario(duration_s=1.5, outcome="partial"))
     async with asyncio.timeout(45):  # far less than it was told to wait at most
         finished = await place.daemon.finish_of(run["id"], timeout_s=300)
     assert (finished["status"], finished["next_poll_at"]) == ("partial", None)
@@ -79,10 +79,10 @@ async def test_wait_answers_the_present_state_at_the_timeout(place: Place) -> No
 
 async def test_a_one_run_webhook_hears_the_finish_under_the_secret_that_was_shown_once(place: Place) -> None:
     webhook = {"url": place.receiver.url("/one")}
-    run = await place.register(Life(duration_s=1), webhook=webhook, metadata={"a": 1})
+    run = await place.register(Scenario(duration_s=1), webhook=webhook, metadata={"a": 1})
     secret = run["webhook"]["secret"]
     assert secret.startswith("whsec_")
-    other = await place.register(Life(duration_s=0.5))
+    other = await place.register(Scenario(duration_s=0.5))
     (received,) = await place.wait_for_posts(1, "/one")
     event = Webhook(secret).verify(received.body, received.headers)
     assert (event["type"], event["data"]["run"]["id"]) == ("run.finished", run["id"])
@@ -118,7 +118,7 @@ async def test_a_webhook_that_comes_after_the_finish_is_told_at_once_with_the_sa
 
 
 async def test_the_same_request_again_under_one_idempotency_key_is_one_registration(place: Place) -> None:
-    wanted = {"connection": "dify", "provider_run_id": place.sandbox.add_run("dify", life=NEVER_ENDS)}
+    wanted = {"connection": "dify", "provider_run_id": place.sandbox.add_run("dify", scenario=NEVER_ENDS)}
     key = {"Idempotency-Key": "order-17"}
     first = await place.daemon.ask("POST", "/v1/runs", wanted, status=201, headers=key)
     await place.daemon.kill()
@@ -127,7 +127,7 @@ async def test_the_same_request_again_under_one_idempotency_key_is_one_registrat
 
 
 async def test_delete_stops_the_watching_without_an_event(place: Place) -> None:
-    run = await place.register(Life(duration_s=2), webhook={"url": place.receiver.url("/gone")})
+    run = await place.register(Scenario(duration_s=2), webhook={"url": place.receiver.url("/gone")})
     await place.daemon.eventually(f"/v1/runs/{run['id']}", lambda shown: shown["status"] == "running")
     await place.daemon.ask("DELETE", f"/v1/runs/{run['id']}", status=204)
 
@@ -136,7 +136,7 @@ async def test_delete_stops_the_watching_without_an_event(place: Place) -> None:
 
     counts = []
     for _ in range(2):  # another run's whole life passes meanwhile, twice
-        other = await place.register(Life(duration_s=1.5))
+        other = await place.register(Scenario(duration_s=1.5))
         await place.daemon.finish_of(other["id"])
         counts.append(asked())
     assert counts[0] == counts[1]
@@ -146,17 +146,17 @@ async def test_delete_stops_the_watching_without_an_event(place: Place) -> None:
 
 
 async def test_a_triggered_run_is_started_at_the_provider_and_watched(place: Place) -> None:
-    place.sandbox.set_triggered_life("retab", Life(duration_s=1, output={"total": 3}))
+    place.sandbox.set_triggered_scenario("retab", Scenario(duration_s=1, output={"total": 3}))
     trigger = {"workflow_id": "wf_1", "inputs": {"start": 1}}
     run = await place.daemon.ask("POST", "/v1/runs", {"connection": "retab", "trigger": trigger}, status=201)
     assert run["workflow_id"] == "wf_1"
-    assert place.sandbox.world.known("retab", run["provider_run_id"])
+    assert place.sandbox.state.get("retab", run["provider_run_id"])
     finished = await place.daemon.finish_of(run["id"])
     assert (finished["status"], finished["output"]) == ("succeeded", {"extract-1": {"total": 3}})
 
 
 async def test_cancel_reaches_the_provider_and_the_run_ends_cancelled(place: Place) -> None:
-    run_id = place.sandbox.add_run("retab", life=NEVER_ENDS)
+    run_id = place.sandbox.add_run("retab", scenario=NEVER_ENDS)
     run = await place.daemon.register("retab", run_id)
     await place.daemon.ask("POST", f"/v1/runs/{run['id']}/cancel", status=202)
     assert (await place.daemon.finish_of(run["id"]))["status"] == "cancelled"
@@ -164,7 +164,7 @@ async def test_cancel_reaches_the_provider_and_the_run_ends_cancelled(place: Pla
 
 async def test_the_feed_and_the_stream_tell_every_event_in_order_and_resume_after_any(place: Place) -> None:
     async with place.daemon.stream() as messages:
-        runs = [await place.register(Life(duration_s=1)) for _ in range(3)]
+        runs = [await place.register(Scenario(duration_s=1)) for _ in range(3)]
         for run in runs:
             await place.daemon.finish_of(run["id"])
         async with asyncio.timeout(20):

@@ -29,8 +29,8 @@ def _until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
-def _added(bridge, running: World, **life: object) -> str:
-    return str(bridge("runs", "add", "dify-prod", running.add_run(**life), "--json").json["id"])
+def _added(bridge, running: World, **scenario: object) -> str:
+    return str(bridge("runs", "add", "dify-prod", running.add_run(**scenario), "--json").json["id"])
 
 
 # -- runs

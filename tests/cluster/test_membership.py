@@ -19,8 +19,7 @@ from bridge.domain.errors import StoreUnavailable
 from bridge.domain.limits.adaptive import RateLimit
 from bridge.domain.run import RunStatus
 from bridge.polling.duration_learner import DurationLearner, Lessons
-from bridge.sandbox import Life, Receiver, Reply, Sandbox
-from bridge.sandbox.received import ReplyKind
+from bridge.sandbox import Receiver, Reply, ReplyKind, Sandbox, Scenario
 from bridge.store import learned_state, nodes, runs
 from bridge.store.database import Database
 from tests.support.cuttable_proxy import CuttableProxy
@@ -113,7 +112,7 @@ async def test_behind_a_closed_fence_nothing_is_looked_at(database_url: str) -> 
     async with open_database(database_url) as database, Sandbox() as sandbox:
         settings = connection(sandbox, "dify")
         async with open_poller(database, settings) as poller:
-            run_id = sandbox.add_run("dify", life=Life(duration_s=0))
+            run_id = sandbox.add_run("dify", scenario=Scenario(duration_s=0))
             run = await register(database, run_id, connection=settings.name)
             poller._lease_guard.closes_at = 0.0
             for _ in range(20):
@@ -234,7 +233,9 @@ async def test_after_an_outage_the_others_may_renew_before_they_are_buried(postg
 async def test_what_was_claimed_in_a_commit_that_nobody_heard_of_is_found_again(postgresql_url: str) -> None:
     async with open_database(postgresql_url) as database, Sandbox() as sandbox:
         settings = connection(sandbox, "dify")
-        run = await register(database, sandbox.add_run("dify", life=Life(duration_s=0)), connection=settings.name)
+        run = await register(
+            database, sandbox.add_run("dify", scenario=Scenario(duration_s=0)), connection=settings.name
+        )
         await database.write(lambda tx: runs.claim_due(tx, node=NODE, connection=settings.name, until=tx.now, limit=1))
         async with open_poller(database, settings) as poller:
             assert await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
@@ -244,7 +245,9 @@ async def test_a_run_that_was_deleted_at_another_node_is_dropped(postgresql_url:
     """Also if the notice of it was lost."""
     async with open_database(postgresql_url) as database, Sandbox() as sandbox:
         settings = connection(sandbox, "dify")
-        run = await register(database, sandbox.add_run("dify", life=Life(duration_s=None)), connection=settings.name)
+        run = await register(
+            database, sandbox.add_run("dify", scenario=Scenario(duration_s=None)), connection=settings.name
+        )
         async with open_poller(database, settings) as poller:
 
             async def in_hand() -> bool:
@@ -260,7 +263,7 @@ async def test_a_run_that_was_deleted_at_another_node_is_dropped(postgresql_url:
 async def test_a_node_without_a_share_of_the_limits_leaves_the_runs_to_others(postgresql_url: str) -> None:
     async with open_database(postgresql_url) as database, Sandbox() as sandbox:
         settings = connection(sandbox, "dify")
-        await register(database, sandbox.add_run("dify", life=Life(duration_s=None)), connection=settings.name)
+        await register(database, sandbox.add_run("dify", scenario=Scenario(duration_s=None)), connection=settings.name)
         async with open_poller(database, settings) as poller:
 
             async def hand() -> int:

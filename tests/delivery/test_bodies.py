@@ -18,8 +18,7 @@ from bridge.domain.endpoint import EndpointSource
 from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import new_signing_key, verify_v1a
 from bridge.domain.signing.hmac_v1 import new_secret
-from bridge.sandbox import Receiver, Reply
-from bridge.sandbox.received import Received
+from bridge.sandbox import Received, Receiver, Reply
 from bridge.store import deliveries, endpoints, events
 from bridge.store.database import Database
 from tests.support.delivering import IN_FIVE_MINUTES, all_deliveries, live_until, open_deliverer, start_due

@@ -12,8 +12,8 @@ from bridge.domain.connection import CadenceSettings, Connection, ConnectionHeal
 from bridge.domain.run import Run
 from bridge.polling.poller import Poller
 from bridge.providers import REGISTRY
-from bridge.sandbox import Life, Sandbox
-from bridge.sandbox.state import SandboxRun, World
+from bridge.sandbox import Sandbox, Scenario
+from bridge.sandbox.state import SandboxRun, SandboxState
 from bridge.store import runs, watermarks
 from bridge.store.database import Database
 from bridge.store.runs import RunFilter
@@ -21,8 +21,8 @@ from tests.support.watching import register
 from tests.support.workbench import connection, open_poller, told, work
 
 PROVIDERS = ("retab", "instabase")
-FOR_EVER = Life(duration_s=None)
-OVER = Life(duration_s=1.0)
+FOR_EVER = Scenario(duration_s=None)
+OVER = Scenario(duration_s=1.0)
 OFTEN = CadenceSettings(price_s=1e-7, min_interval_s=0.05, max_interval_s=0.5)
 
 
@@ -63,8 +63,8 @@ async def lists_more(poller: Poller, sandbox: Sandbox, count: int = 3) -> None:
 async def test_what_runs_is_found_and_what_was_over_before_is_not(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
-    over = sandbox.add_run(provider, life=OVER, age_s=60)
-    running = sandbox.add_run(provider, life=FOR_EVER, age_s=3600, workflow_id="wf_1")
+    over = sandbox.add_run(provider, scenario=OVER, age_s=60)
+    running = sandbox.add_run(provider, scenario=FOR_EVER, age_s=3600, workflow_id="wf_1")
     async with open_poller(database, discovering(sandbox, provider)) as poller:
         found = await until_watched(poller, database, {running})
         await lists_more(poller, sandbox)
@@ -82,8 +82,8 @@ async def test_what_begins_later_is_found_however_short_it_is(
     """It may be over before any list shows it; its end is told all the same."""
     async with open_poller(database, discovering(sandbox, provider)) as poller:
         await lists_more(poller, sandbox, 1)
-        short = sandbox.add_run(provider, life=Life(duration_s=0.0))
-        long = sandbox.add_run(provider, life=FOR_EVER)
+        short = sandbox.add_run(provider, scenario=Scenario(duration_s=0.0))
+        long = sandbox.add_run(provider, scenario=FOR_EVER)
         found = await until_watched(poller, database, {short, long})
 
         async def is_over() -> bool:
@@ -95,7 +95,7 @@ async def test_what_begins_later_is_found_however_short_it_is(
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_a_discovered_run_needs_no_look_of_its_own(provider: str, database: Database, sandbox: Sandbox) -> None:
     """The list that found it has shown it, and lists see it to its end."""
-    theirs = [sandbox.add_run(provider, life=Life(duration_s=2.0)) for _ in range(10)]
+    theirs = [sandbox.add_run(provider, scenario=Scenario(duration_s=2.0)) for _ in range(10)]
     async with open_poller(database, discovering(sandbox, provider)) as poller:
 
         async def are_over() -> bool:
@@ -110,8 +110,8 @@ async def test_a_discovered_run_needs_no_look_of_its_own(provider: str, database
 async def test_discovery_goes_on_after_a_restart_where_it_was(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
-    over = sandbox.add_run(provider, life=OVER, age_s=5)
-    known = sandbox.add_run(provider, life=FOR_EVER)
+    over = sandbox.add_run(provider, scenario=OVER, age_s=5)
+    known = sandbox.add_run(provider, scenario=FOR_EVER)
     settings = discovering(sandbox, provider)
     async with open_poller(database, settings) as poller:
         await until_watched(poller, database, {known})
@@ -120,7 +120,7 @@ async def test_discovery_goes_on_after_a_restart_where_it_was(
             return await database.read(lambda tx: watermarks.get_watermark(tx, settings.name)) is not None
 
         await work(poller.run_pass, poller.bell, is_kept)
-    meanwhile = sandbox.add_run(provider, life=Life(duration_s=0.0))
+    meanwhile = sandbox.add_run(provider, scenario=Scenario(duration_s=0.0))
     async with open_poller(database, settings) as poller:
         found = await until_watched(poller, database, {meanwhile})
         await lists_more(poller, sandbox)
@@ -130,15 +130,15 @@ async def test_discovery_goes_on_after_a_restart_where_it_was(
 
 async def test_a_run_that_a_list_shows_late_is_found(database: Database, sandbox: Sandbox) -> None:
     """It began before the newest that was seen; the overlap is for that."""
-    late = sandbox.add_run("retab", life=FOR_EVER, age_s=2, late_404_s=4)
-    seen = sandbox.add_run("retab", life=FOR_EVER)
+    late = sandbox.add_run("retab", scenario=FOR_EVER, age_s=2, late_404_s=4)
+    seen = sandbox.add_run("retab", scenario=FOR_EVER)
     async with open_poller(database, discovering(sandbox, "retab")) as poller:
         assert late not in await until_watched(poller, database, {seen})
         await until_watched(poller, database, {late})
 
 
 async def test_a_removed_run_is_not_found_again(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("retab", life=FOR_EVER)
+    theirs = sandbox.add_run("retab", scenario=FOR_EVER)
     async with open_poller(database, discovering(sandbox, "retab")) as poller:
         found = await until_watched(poller, database, {theirs})
         poller.forget(found[theirs].id)
@@ -152,7 +152,7 @@ async def test_a_run_that_was_forgotten_long_ago_is_not_found_anew_after_a_resta
 ) -> None:
     """In a quiet account the newest run stays the newest, long after retention has let go of it."""
     settings = discovering(sandbox, "instabase")
-    first, theirs = (sandbox.add_run("instabase", life=FOR_EVER, age_s=age_s) for age_s in (3000, 1000))
+    first, theirs = (sandbox.add_run("instabase", scenario=FOR_EVER, age_s=age_s) for age_s in (3000, 1000))
     mark = watermarks.Watermark(sandbox_birth(sandbox, first), sandbox_birth(sandbox, theirs))
     await database.write(lambda tx: watermarks.save_watermark(tx, settings.name, mark))
     async with open_poller(database, settings) as poller:
@@ -161,13 +161,13 @@ async def test_a_run_that_was_forgotten_long_ago_is_not_found_anew_after_a_resta
 
 
 def sandbox_birth(sandbox: Sandbox, theirs: str) -> datetime:
-    known = sandbox.world.known("instabase", theirs)
+    known = sandbox.state.known("instabase", theirs)
     assert known is not None
-    return known.born_at + timedelta(microseconds=1)  # it tells nanoseconds
+    return known.created_at + timedelta(microseconds=1)  # it tells nanoseconds
 
 
 async def test_a_registered_run_stays_as_it_was_registered(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("retab", life=FOR_EVER)
+    theirs = sandbox.add_run("retab", scenario=FOR_EVER)
     async with open_poller(database, discovering(sandbox, "retab")) as poller:
         run = await register(database, theirs, connection="retab-1", provider="retab", tags=("mine",))
         await lists_more(poller, sandbox)
@@ -178,8 +178,8 @@ async def test_a_registered_run_stays_as_it_was_registered(database: Database, s
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_only_the_named_workflows_are_discovered(provider: str, database: Database, sandbox: Sandbox) -> None:
-    wanted = sandbox.add_run(provider, life=FOR_EVER, workflow_id="wf_1")
-    sandbox.add_run(provider, life=FOR_EVER, workflow_id="wf_2")
+    wanted = sandbox.add_run(provider, scenario=FOR_EVER, workflow_id="wf_1")
+    sandbox.add_run(provider, scenario=FOR_EVER, workflow_id="wf_2")
     async with open_poller(database, discovering(sandbox, provider, discover_workflows=("wf_1",))) as poller:
         await until_watched(poller, database, {wanted})
         await lists_more(poller, sandbox)
@@ -190,15 +190,15 @@ async def test_only_the_named_workflows_are_discovered(provider: str, database: 
 async def test_everything_on_three_pages_is_found_while_they_shift(
     provider: str, database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = {sandbox.add_run(provider, life=FOR_EVER, age_s=1 + n / 1000) for n in range(280)}
-    original = World.listed
+    theirs = {sandbox.add_run(provider, scenario=FOR_EVER, age_s=1 + n / 1000) for n in range(280)}
+    original = SandboxState.list_runs
 
-    def listed(world: World, name: str) -> list[SandboxRun]:
+    def listed(state: SandboxState, name: str) -> list[SandboxRun]:
         if len(theirs) < 290:
-            theirs.add(sandbox.add_run(provider, life=FOR_EVER))
-        return original(world, name)
+            theirs.add(sandbox.add_run(provider, scenario=FOR_EVER))
+        return original(state, name)
 
-    monkeypatch.setattr(World, "listed", listed)
+    monkeypatch.setattr(SandboxState, "list_runs", listed)
     async with open_poller(database, discovering(sandbox, provider)) as poller:
 
         async def are_all_there() -> bool:

@@ -16,15 +16,15 @@ from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunStatus
 from bridge.polling import list_poller, poll_results
 from bridge.polling.poller import Poller
-from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
-from bridge.sandbox.state import RequestSeen, SandboxRun, World
+from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
+from bridge.sandbox.state import RequestSeen, SandboxRun, SandboxState
 from bridge.store import connections, runs
 from bridge.store.database import Database
 from tests.support.watching import new_run, register
 from tests.support.workbench import QUICK, connection, note_sends, open_poller, settled, told, work
 
 LISTS = {"retab": "/retab/v1/workflows/runs", "instabase": "/instabase/v2/apps/runs"}
-FOR_EVER = Life(duration_s=None)
+FOR_EVER = Scenario(duration_s=None)
 CALM = CadenceSettings(price_s=0.5, min_interval_s=0.02, max_interval_s=300.0)
 EAGER = replace(CALM, price_s=0.01)
 
@@ -60,7 +60,7 @@ async def finish(poller: Poller, database: Database, watched: list[Run]) -> None
 async def test_one_list_is_the_first_look_at_all_runs_of_a_batch(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = [sandbox.add_run(provider, life=FOR_EVER) for _ in range(40)]
+    theirs = [sandbox.add_run(provider, scenario=FOR_EVER) for _ in range(40)]
     async with open_poller(database, connection(sandbox, provider, cadence=CALM)) as poller:
         watched = await register_all(database, provider, theirs)
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
@@ -72,14 +72,14 @@ async def test_one_list_is_the_first_look_at_all_runs_of_a_batch(
 async def test_first_looks_at_runs_that_come_one_by_one_share_a_list(database: Database, sandbox: Sandbox) -> None:
     cadence = replace(CALM, price_s=10.0)
     async with open_poller(database, connection(sandbox, "retab", cadence=cadence)) as poller:
-        there = await register_all(database, "retab", [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)])
+        there = await register_all(database, "retab", [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)])
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
         sandbox.requests.clear()
         late: list[Run] = []
 
         async def all_came_and_were_observed() -> bool:
             if len(late) < 12:
-                theirs = sandbox.add_run("retab", life=FOR_EVER)
+                theirs = sandbox.add_run("retab", scenario=FOR_EVER)
                 late.append(await register(database, theirs, connection="retab-1", provider="retab"))
                 poller.expect_due()
                 return False
@@ -97,14 +97,14 @@ async def test_first_looks_right_after_others_had_theirs_wait_for_company(
     monkeypatch.setattr("bridge.polling.list_poller.FIRST_LOOK_GAP_S", 2.0)
     async with open_poller(database, connection(sandbox, "retab", cadence=replace(CALM, price_s=10.0))) as poller:
         sends = note_sends(poller)
-        there = await register_all(database, "retab", [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)])
+        there = await register_all(database, "retab", [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)])
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
         late: list[Run] = []
 
         async def all_came_and_were_observed() -> bool:
             if len(late) < 3:
                 await asyncio.sleep(0.55)  # longer than a first look waits that comes alone
-                theirs = sandbox.add_run("retab", life=FOR_EVER)
+                theirs = sandbox.add_run("retab", scenario=FOR_EVER)
                 late.append(await register(database, theirs, connection="retab-1", provider="retab"))
                 poller.expect_due()
                 return False
@@ -119,7 +119,7 @@ async def test_first_looks_right_after_others_had_theirs_wait_for_company(
 
 async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbox: Sandbox) -> None:
     async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
-        there = await register_all(database, "retab", [sandbox.add_run("retab", life=FOR_EVER) for _ in range(40)])
+        there = await register_all(database, "retab", [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(40)])
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
 
         async def is_planned() -> bool:
@@ -139,8 +139,8 @@ async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbo
 @pytest.mark.parametrize("provider", LISTS)
 async def test_lists_see_every_run_to_its_end(provider: str, database: Database, sandbox: Sandbox) -> None:
     """The list tells everything that a look tells; only an output that lies elsewhere costs a request."""
-    lives = [Life(duration_s=1.5 + 0.02 * n, output=DEFAULT_OUTPUT) for n in range(30)]
-    theirs = [sandbox.add_run(provider, life=life) for life in lives]
+    scenarios = [Scenario(duration_s=1.5 + 0.02 * n, output=DEFAULT_OUTPUT) for n in range(30)]
+    theirs = [sandbox.add_run(provider, scenario=scenario) for scenario in scenarios]
     settings = connection(sandbox, provider, cadence=EAGER)
     async with open_poller(database, settings) as poller:
         watched = await register_all(database, provider, theirs)
@@ -156,7 +156,7 @@ async def test_lists_see_every_run_to_its_end(provider: str, database: Database,
 
 
 async def test_fewer_than_three_runs_are_looked_at_by_themselves(database: Database, sandbox: Sandbox) -> None:
-    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.3)) for _ in range(list_poller.RUNS_MIN - 1)]
+    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=0.3)) for _ in range(list_poller.RUNS_MIN - 1)]
     async with open_poller(database, connection(sandbox, "retab", cadence=EAGER)) as poller:
         await finish(poller, database, await register_all(database, "retab", theirs))
     assert lists(sandbox) == []
@@ -166,7 +166,7 @@ async def test_fewer_than_three_runs_are_looked_at_by_themselves(database: Datab
 async def test_a_provider_without_a_list_is_asked_run_by_run(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = [sandbox.add_run(provider, life=Life(duration_s=0.2)) for _ in range(5)]
+    theirs = [sandbox.add_run(provider, scenario=Scenario(duration_s=0.2)) for _ in range(5)]
     async with open_poller(database, connection(sandbox, provider)) as poller:
         await finish(poller, database, await register_all(database, provider, theirs))
     assert {seen.run_id for seen in sandbox.requests} == set(theirs)
@@ -174,9 +174,9 @@ async def test_a_provider_without_a_list_is_asked_run_by_run(
 
 @pytest.mark.parametrize("provider", LISTS)
 async def test_a_list_that_tells_too_little_is_followed_by_a_look(provider: str, database: Database) -> None:
-    life = Life(duration_s=0.4, output=DEFAULT_OUTPUT)
+    scenario = Scenario(duration_s=0.4, output=DEFAULT_OUTPUT)
     async with Sandbox(list_is_summary=True) as sandbox:
-        theirs = [sandbox.add_run(provider, life=life) for _ in range(6)]
+        theirs = [sandbox.add_run(provider, scenario=scenario) for _ in range(6)]
         async with open_poller(database, connection(sandbox, provider, cadence=EAGER)) as poller:
             watched = await register_all(database, provider, theirs)
             await finish(poller, database, watched)
@@ -190,7 +190,7 @@ async def test_a_list_that_tells_too_little_is_followed_by_a_look(provider: str,
 async def test_a_list_without_change_costs_no_look(database: Database) -> None:
     """A summary is enough to see that nothing has happened."""
     async with Sandbox(list_is_summary=True) as sandbox:
-        theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(10)]
+        theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(10)]
         async with open_poller(database, connection(sandbox, "retab", cadence=EAGER)) as poller:
             watched = await register_all(database, "retab", theirs)
 
@@ -207,7 +207,7 @@ async def test_a_list_without_change_costs_no_look(database: Database) -> None:
 async def test_a_failing_list_leaves_every_run_to_looks_of_its_own(
     kind: str, database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.3)) for _ in range(8)]
+    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=0.3)) for _ in range(8)]
     fail_lists(sandbox, kind)
     settings = connection(sandbox, "retab", cadence=EAGER, fetch_output=False)
     async with open_poller(database, settings) as poller:
@@ -227,10 +227,10 @@ def fail_lists(sandbox: Sandbox, kind: str) -> None:
 
 async def test_a_run_that_the_list_does_not_show_is_looked_at_by_itself(database: Database, sandbox: Sandbox) -> None:
     """Older than the pages that are read; here because newer ones stand before it."""
-    old = sandbox.add_run("instabase", life=Life(duration_s=100.3), age_s=100)
+    old = sandbox.add_run("instabase", scenario=Scenario(duration_s=100.3), age_s=100)
     for _ in range(320):
-        sandbox.add_run("instabase", life=FOR_EVER, age_s=50)
-    new = [sandbox.add_run("instabase", life=Life(duration_s=0.5)) for _ in range(5)]
+        sandbox.add_run("instabase", scenario=FOR_EVER, age_s=50)
+    new = [sandbox.add_run("instabase", scenario=Scenario(duration_s=0.5)) for _ in range(5)]
     async with open_poller(database, connection(sandbox, "instabase", cadence=EAGER, fetch_output=False)) as poller:
         watched = await register_all(database, "instabase", [old, *new])
         await finish(poller, database, watched)
@@ -242,7 +242,7 @@ async def test_a_run_that_the_list_does_not_show_is_looked_at_by_itself(database
 async def test_further_pages_are_read_when_many_runs_stand_on_them(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = [sandbox.add_run(provider, life=FOR_EVER, age_s=n / 100) for n in range(250)]
+    theirs = [sandbox.add_run(provider, scenario=FOR_EVER, age_s=n / 100) for n in range(250)]
     async with open_poller(database, connection(sandbox, provider, cadence=CALM)) as poller:
         watched = await register_all(database, provider, theirs)
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
@@ -255,15 +255,15 @@ async def test_further_pages_are_read_when_many_runs_stand_on_them(
 async def test_pages_that_shift_while_they_are_read_lose_and_double_nothing(
     provider: str, database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = [sandbox.add_run(provider, life=Life(duration_s=1.0), age_s=0.001 * n) for n in range(180)]
-    original = World.listed
+    theirs = [sandbox.add_run(provider, scenario=Scenario(duration_s=1.0), age_s=0.001 * n) for n in range(180)]
+    original = SandboxState.list_runs
 
-    def listed(world: World, name: str) -> list[SandboxRun]:
+    def listed(state: SandboxState, name: str) -> list[SandboxRun]:
         for _ in range(3):  # newer runs push the others on
-            sandbox.add_run(provider, life=FOR_EVER)
-        return original(world, name)
+            sandbox.add_run(provider, scenario=FOR_EVER)
+        return original(state, name)
 
-    monkeypatch.setattr(World, "listed", listed)
+    monkeypatch.setattr(SandboxState, "list_runs", listed)
     async with open_poller(database, connection(sandbox, provider, cadence=EAGER, fetch_output=False)) as poller:
         watched = await register_all(database, provider, theirs)
         await finish(poller, database, watched)
@@ -275,7 +275,7 @@ async def test_pages_that_shift_while_they_are_read_lose_and_double_nothing(
 async def test_waiting_and_resuming_are_believed_of_a_look_only(database: Database, sandbox: Sandbox) -> None:
     """A list may lag behind: to and fro would tell events that never happened."""
     steps = (Step(0, "running"), Step(0.4, "waiting"), Step(0.8, "running"))
-    theirs = [sandbox.add_run("retab", life=Life(duration_s=1.2, steps=steps)) for _ in range(4)]
+    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=1.2, steps=steps)) for _ in range(4)]
     async with open_poller(database, connection(sandbox, "retab", cadence=QUICK, fetch_output=False)) as poller:
         watched = await register_all(database, "retab", theirs)
         await finish(poller, database, watched)
@@ -285,7 +285,7 @@ async def test_waiting_and_resuming_are_believed_of_a_look_only(database: Databa
 
 
 async def test_lists_keep_min_interval_between_them(database: Database, sandbox: Sandbox) -> None:
-    theirs = [sandbox.add_run("retab", life=Life(duration_s=1.5)) for _ in range(10)]
+    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=1.5)) for _ in range(10)]
     cadence = replace(EAGER, price_s=0.001, min_interval_s=0.2)
     async with open_poller(database, connection(sandbox, "retab", cadence=cadence, fetch_output=False)) as poller:
         sends = note_sends(poller)
@@ -295,19 +295,21 @@ async def test_lists_keep_min_interval_between_them(database: Database, sandbox:
 
 
 async def test_a_first_look_does_not_wait_for_a_list_that_hangs(database: Database, sandbox: Sandbox) -> None:
-    theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
+    theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)]
     fail_lists(sandbox, "hang")
     async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
         watched = await register_all(database, "retab", theirs)
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched), timeout_s=5)
-        late = await register(database, sandbox.add_run("retab", life=FOR_EVER), connection="retab-1", provider="retab")
+        late = await register(
+            database, sandbox.add_run("retab", scenario=FOR_EVER), connection="retab-1", provider="retab"
+        )
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, [late]), timeout_s=5)
         sandbox.clear_faults()
     assert len(lists(sandbox)) == 1
 
 
 async def test_a_look_that_a_person_asks_for_is_made_at_once(database: Database, sandbox: Sandbox) -> None:
-    theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
+    theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)]
     async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
         watched = await register_all(database, "retab", theirs)
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
@@ -320,7 +322,7 @@ async def test_a_look_that_a_person_asks_for_is_made_at_once(database: Database,
 
 
 async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, sandbox: Sandbox) -> None:
-    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.5)) for _ in range(5)]
+    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=0.5)) for _ in range(5)]
     sandbox.fail("retab", "429", count=1, retry_after=1)
     async with open_poller(database, connection(sandbox, "retab", cadence=EAGER, fetch_output=False)) as poller:
         watched = await register_all(database, "retab", theirs)
@@ -332,7 +334,7 @@ async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, 
 
 async def test_further_pages_are_read_at_the_limit_too(database: Database, sandbox: Sandbox) -> None:
     """A page is worth more than the looks that would go instead."""
-    theirs = [sandbox.add_run("retab", life=FOR_EVER, age_s=n / 100) for n in range(350)]
+    theirs = [sandbox.add_run("retab", scenario=FOR_EVER, age_s=n / 100) for n in range(350)]
     async with open_poller(database, connection(sandbox, "retab", cadence=CALM, requests_per_second=2.0)) as poller:
         watched = await register_all(database, "retab", theirs)
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
@@ -345,7 +347,7 @@ async def test_outputs_keep_to_the_limits_and_none_is_lost(
 ) -> None:
     """Whether a list shows the ends, all at once, or looks do."""
     monkeypatch.setattr(list_poller, "RUNS_MIN", runs_min)
-    theirs = [sandbox.add_run("retab", life=Life(duration_s=0.0, output=DEFAULT_OUTPUT)) for _ in range(14)]
+    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=0.0, output=DEFAULT_OUTPUT)) for _ in range(14)]
     settings = connection(sandbox, "retab", cadence=CALM, requests_per_second=8.0, max_in_flight=1)
     async with open_poller(database, settings) as poller:
         watched = await register_all(database, "retab", theirs)
@@ -358,7 +360,7 @@ async def test_outputs_keep_to_the_limits_and_none_is_lost(
 
 
 async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:
-    theirs = [sandbox.add_run("retab", life=FOR_EVER) for _ in range(5)]
+    theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)]
     fail_lists(sandbox, "hang")
     async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
         await register_all(database, "retab", theirs)
@@ -375,7 +377,7 @@ async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Da
 
 async def test_a_tagged_answer_is_asked_for_with_its_tag_and_304_means_alive(database: Database) -> None:
     async with Sandbox(sends_etags=True) as sandbox:
-        theirs = sandbox.add_run("dibby", life=Life(duration_s=1.0, steps=(Step(0, "running", 1),)))
+        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=1.0, steps=(Step(0, "running", 1),)))
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             run = await register(database, theirs, connection="dibby-1", provider="dibby")
             await finish(poller, database, [run])
@@ -402,7 +404,7 @@ async def test_a_change_that_could_not_be_written_is_not_hidden_by_a_304(
     """The tag is taken over with the record, not before."""
     monkeypatch.setattr(poll_results, "STORE_RETRY_S", 0.05)
     async with Sandbox(sends_etags=True) as sandbox:
-        theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             run = await register(database, theirs, connection="dibby-1", provider="dibby")
             record, failures = poller._recorder.record, [StoreUnavailable("full"), StoreUnavailable("full")]

@@ -13,7 +13,7 @@ from bridge.domain.run import Progress, Run, RunStatus
 from bridge.polling.duration_learner import DurationLearner
 from bridge.polling.planner import Planner
 from bridge.polling.schedule import Watch
-from bridge.sandbox import Life, Sandbox
+from bridge.sandbox import Sandbox, Scenario
 from bridge.store import events, learned_state
 from tests.support.watching import open_database, register, seen
 from tests.support.workbench import connection, finish, open_poller
@@ -233,7 +233,7 @@ async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
 async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
     """What was learned is saved when the poller stops, and the next one starts from it."""
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
-        theirs = sandbox.add_run("dibby", life=Life(duration_s=2.0))
+        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=2.0))
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             run = await register(database, theirs, connection="dibby-1", provider="dibby", workflow_id="wf")
             await finish(poller, database, run.id)
@@ -245,7 +245,7 @@ async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
 
 async def test_an_overdue_run_is_told_once(tmp_path: Path) -> None:
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
-        theirs = sandbox.add_run("dibby", life=Life(duration_s=1.5))
+        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=1.5))
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             for number in range(40):
                 poller.planner.learner.learn("wf", RunStatus.RUNNING, 0.1, 0.11, now=number * 1e6)

@@ -16,7 +16,7 @@ from bridge.domain.limits.adaptive import RateLimit
 from bridge.domain.run import CadenceOverrides, RunStatus
 from bridge.polling.connection_client import FAILURES_MIN
 from bridge.polling.duration_learner import recall_rate
-from bridge.sandbox import DEFAULT_OUTPUT, Life, Sandbox, Step
+from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
 from bridge.store import connections, events, learned_state, runs
 from bridge.store.database import Database
 from tests.support.foreign_server import answering, foreign_server
@@ -31,7 +31,7 @@ PROVIDERS = ("dibby", "retab", "dify", "instabase")
 async def test_a_run_goes_through_its_life_and_each_step_is_told(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = sandbox.add_run(provider, life=Life(duration_s=0.5, outcome="succeeded", output=DEFAULT_OUTPUT))
+    theirs = sandbox.add_run(provider, scenario=Scenario(duration_s=0.5, outcome="succeeded", output=DEFAULT_OUTPUT))
     async with open_poller(database, connection(sandbox, provider)) as poller:
         run = await register(database, theirs, connection=f"{provider}-1", provider=provider)
         after = await finish(poller, database, run.id)
@@ -45,12 +45,12 @@ async def test_a_run_goes_through_its_life_and_each_step_is_told(
 async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Database, sandbox: Sandbox) -> None:
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         measured = poller._metrics.registry.get_sample_value
-        seen_over = sandbox.add_run("dibby", life=Life(duration_s=0.3), age_s=60)
+        seen_over = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.3), age_s=60)
         run = await register(database, seen_over, connection="dibby-1", provider="dibby")
         await finish(poller, database, run.id)
         assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == 1
         assert measured("runbridge_noticed_delay_seconds_count", {"connection": "dibby-1"}) is None  # nobody can tell
-        seen_alive = sandbox.add_run("dibby", life=Life(duration_s=2.0))
+        seen_alive = sandbox.add_run("dibby", scenario=Scenario(duration_s=2.0))
         run = await register(database, seen_alive, connection="dibby-1", provider="dibby")
         after = await finish(poller, database, run.id)
         assert after.polls > 1
@@ -62,7 +62,7 @@ async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Dat
 async def test_a_run_that_is_over_when_registered_fires_at_the_first_look(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = sandbox.add_run(provider, life=Life(duration_s=1.0, outcome="failed"), age_s=60)
+    theirs = sandbox.add_run(provider, scenario=Scenario(duration_s=1.0, outcome="failed"), age_s=60)
     async with open_poller(database, connection(sandbox, provider)) as poller:
         run = await register(database, theirs, connection=f"{provider}-1", provider=provider)
         after = await finish(poller, database, run.id)
@@ -73,7 +73,7 @@ async def test_a_run_that_is_over_when_registered_fires_at_the_first_look(
 
 async def test_waiting_is_told_as_often_as_it_happens(database: Database, sandbox: Sandbox) -> None:
     steps = (Step(0, "running"), Step(0.3, "waiting"), Step(0.6, "running"), Step(0.9, "waiting"), Step(1.2, "running"))
-    theirs = sandbox.add_run("dify", life=Life(duration_s=1.5, outcome="succeeded", steps=steps))
+    theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=1.5, outcome="succeeded", steps=steps))
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         run = await register(database, theirs, connection="dify-1")
         await finish(poller, database, run.id)
@@ -90,7 +90,7 @@ async def test_waiting_is_told_as_often_as_it_happens(database: Database, sandbo
 @pytest.mark.parametrize("kind", ["500", "502", "503", "429", "garbage", "html", "reset"])
 async def test_a_poll_error_is_never_a_run_state(kind: str, database: Database, sandbox: Sandbox) -> None:
     """Loops that die on one 502 are why this daemon exists."""
-    theirs = sandbox.add_run("retab", life=Life(duration_s=0.2, outcome="succeeded"))
+    theirs = sandbox.add_run("retab", scenario=Scenario(duration_s=0.2, outcome="succeeded"))
     sandbox.fail("retab", kind, count=3, retry_after=0.05 if kind in {"429", "503"} else None)
     async with open_poller(database, connection(sandbox, "retab")) as poller:
         run = await register(database, theirs, connection="retab-1", provider="retab")
@@ -100,8 +100,8 @@ async def test_a_poll_error_is_never_a_run_state(kind: str, database: Database, 
 
 
 async def test_an_unknown_word_keeps_the_run_watched(database: Database, sandbox: Sandbox) -> None:
-    life = Life(duration_s=1.6, outcome="succeeded", steps=(Step(0, "running"), Step(1.0, "hovering")))
-    theirs = sandbox.add_run("dibby", life=life)
+    scenario = Scenario(duration_s=1.6, outcome="succeeded", steps=(Step(0, "running"), Step(1.0, "hovering")))
+    theirs = sandbox.add_run("dibby", scenario=scenario)
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
         await finish(poller, database, run.id)
@@ -111,7 +111,7 @@ async def test_an_unknown_word_keeps_the_run_watched(database: Database, sandbox
 
 
 async def test_the_output_request_may_fail_without_holding_the_event_back(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("instabase", life=Life(duration_s=0.0, outcome="succeeded"), age_s=5)
+    theirs = sandbox.add_run("instabase", scenario=Scenario(duration_s=0.0, outcome="succeeded"), age_s=5)
     sandbox.fail("instabase", "500", count=None, path_contains="/results")
     async with open_poller(database, connection(sandbox, "instabase")) as poller:
         run = await register(database, theirs, connection="instabase-1", provider="instabase")
@@ -120,7 +120,7 @@ async def test_the_output_request_may_fail_without_holding_the_event_back(databa
 
 
 async def test_fetch_output_false_makes_no_second_request(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("instabase", life=Life(duration_s=0.0, outcome="succeeded"), age_s=5)
+    theirs = sandbox.add_run("instabase", scenario=Scenario(duration_s=0.0, outcome="succeeded"), age_s=5)
     async with open_poller(database, connection(sandbox, "instabase", fetch_output=False)) as poller:
         run = await register(database, theirs, connection="instabase-1", provider="instabase")
         await finish(poller, database, run.id)
@@ -130,11 +130,11 @@ async def test_fetch_output_false_makes_no_second_request(database: Database, sa
 async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammering(
     database: Database, sandbox: Sandbox
 ) -> None:
-    life = Life(duration_s=0.1, outcome="succeeded")
+    scenario = Scenario(duration_s=0.1, outcome="succeeded")
     settings = connection(sandbox, "dify")
     async with open_poller(database, replace(settings, api_key=settings.api_key.__class__("wrong"))) as poller:
         for _ in range(20):
-            await register(database, sandbox.add_run("dify", life=life), connection="dify-1")
+            await register(database, sandbox.add_run("dify", scenario=scenario), connection="dify-1")
 
         async def is_failing() -> bool:
             health = await database.read(connections.list_health)
@@ -155,7 +155,7 @@ async def test_a_failing_connection_is_told_although_the_database_could_not_be_w
 ) -> None:
     sandbox.fail("dify", "401", count=1)
     async with open_poller(database, connection(sandbox, "dify")) as poller:
-        await register(database, sandbox.add_run("dify", life=Life(duration_s=None)), connection="dify-1")
+        await register(database, sandbox.add_run("dify", scenario=Scenario(duration_s=None)), connection="dify-1")
         tell, failures = poller._recorder.tell_health, [StoreUnavailable("full")]
 
         async def fail_once(*args):
@@ -177,7 +177,7 @@ async def test_what_goes_wrong_in_telling_a_health_holds_up_no_run(
 ) -> None:
     sandbox.fail("dify", "401", count=1)
     async with open_poller(database, connection(sandbox, "dify")) as poller:
-        run = await register(database, sandbox.add_run("dify", life=Life(duration_s=0.1)), connection="dify-1")
+        run = await register(database, sandbox.add_run("dify", scenario=Scenario(duration_s=0.1)), connection="dify-1")
 
         async def fail(*_args):
             raise RuntimeError("a mistake of ours")
@@ -193,7 +193,7 @@ async def test_what_goes_wrong_in_telling_a_health_holds_up_no_run(
 
 
 async def test_a_connection_recovers_with_the_first_answer(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("dify", life=Life(duration_s=0.1, outcome="succeeded"))
+    theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=0.1, outcome="succeeded"))
     sandbox.fail("dify", "401", count=1)
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         run = await register(database, theirs, connection="dify-1")
@@ -210,7 +210,7 @@ async def test_a_connection_recovers_with_the_first_answer(database: Database, s
 
 
 async def test_a_late_run_is_not_yet_visible_rather_than_lost(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("retab", life=Life(duration_s=1.0, outcome="succeeded"), late_404_s=0.5)
+    theirs = sandbox.add_run("retab", scenario=Scenario(duration_s=1.0, outcome="succeeded"), late_404_s=0.5)
     async with open_poller(database, connection(sandbox, "retab")) as poller:
         run = await register(database, theirs, connection="retab-1", provider="retab")
         after = await finish(poller, database, run.id)
@@ -241,7 +241,7 @@ async def test_a_run_is_lost_after_five_404s_over_a_minute_and_not_before(tmp_pa
 
 
 async def test_a_deadline_makes_a_run_expired_after_a_last_look(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
     deadline_at = datetime.now(UTC) + timedelta(seconds=0.5)
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         run = await register(database, theirs, connection="dibby-1", provider="dibby", deadline_at=deadline_at)
@@ -263,7 +263,7 @@ async def test_a_deadline_holds_while_the_provider_is_gone(database: Database, s
 
 async def test_progress_is_an_event_for_those_who_ask(database: Database, sandbox: Sandbox) -> None:
     await add_endpoint(database, events=only("run.progressed", "run.finished"))
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=2.0, parts=4))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=2.0, parts=4))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
         await finish(poller, database, run.id)
@@ -274,7 +274,7 @@ async def test_progress_is_an_event_for_those_who_ask(database: Database, sandbo
 
 
 async def test_no_two_polls_of_a_run_are_closer_than_min_interval(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=1.0))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=1.0))
     settings = connection(sandbox, "dibby", cadence=replace(QUICK, min_interval_s=0.2, max_interval_s=0.2))
     async with open_poller(database, settings) as poller:
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
@@ -286,7 +286,7 @@ async def test_no_two_polls_of_a_run_are_closer_than_min_interval(database: Data
 
 
 async def test_a_run_may_set_its_own_cadence(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=0.5))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.5))
     own = CadenceOverrides(min_interval_s=20.0, max_interval_s=30.0)
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         run = await register(database, theirs, connection="dibby-1", provider="dibby", cadence=own)
@@ -304,16 +304,16 @@ async def test_a_run_may_set_its_own_cadence(database: Database, sandbox: Sandbo
 
 async def test_seats_bound_the_requests_in_flight(database: Database, sandbox: Sandbox) -> None:
     settings = connection(sandbox, "dify", max_in_flight=2)
-    ids = [sandbox.add_run("dify", life=Life(duration_s=0.0), age_s=9) for _ in range(20)]
+    ids = [sandbox.add_run("dify", scenario=Scenario(duration_s=0.0), age_s=9) for _ in range(20)]
     async with open_poller(database, settings) as poller:
         watched = [await register(database, theirs, connection="dify-1") for theirs in ids]
         for run in watched:
             await finish(poller, database, run.id)
-    assert sandbox.world.in_flight_peak["dify"] <= 2
+    assert sandbox.state.in_flight_peak["dify"] <= 2
 
 
 async def test_a_removed_run_is_let_go(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("dify", life=Life(duration_s=0.3))
+    theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=0.3))
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         run = await register(database, theirs, connection="dify-1")
         await poller.run_pass()
@@ -362,7 +362,7 @@ async def test_a_rate_that_was_learned_is_there_after_a_restart(database: Databa
 async def test_when_and_why_a_run_is_looked_at_next_is_said_where_it_waits_for_the_limit_too(
     database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
     calm = CadenceSettings(min_interval_s=0.02, max_interval_s=300.0)
     async with open_poller(database, connection(sandbox, "dibby", cadence=calm)) as poller:
         limit = poller.client.limiter.rate_limit
@@ -390,7 +390,7 @@ async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_
 ) -> None:
     """Failures of all of them together say nothing about a single run."""
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
-        made = [sandbox.add_run("dibby", life=Life(duration_s=0.0)) for _ in range(8)]
+        made = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(8)]
         first, *others = [await register(database, i, connection="dibby-1", provider="dibby") for i in made]
         limit, now = poller.client.limiter.rate_limit, poller._clock.monotonic()
         limit.pause(now, 0.2)

@@ -12,7 +12,7 @@ import pytest
 from bridge.domain.limits.fair_limiter import Candidate
 from bridge.domain.run import RunStatus
 from bridge.runtime.loop import Bell
-from bridge.sandbox import Life, Sandbox
+from bridge.sandbox import Sandbox, Scenario
 from bridge.store import runs
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
@@ -31,7 +31,7 @@ async def test_nothing_more_is_looked_at_while_what_was_seen_waits_to_be_written
         await opened.wait()
         return await write(work)
 
-    theirs = [sandbox.add_run("dibby", life=Life(duration_s=0.0)) for _ in range(12)]
+    theirs = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(12)]
     async with open_poller(database, connection(sandbox, "dibby", max_in_flight=2)) as poller:
         sends = note_sends(poller)
         made = [await register(database, each, connection="dibby-1", provider="dibby") for each in theirs]
@@ -50,7 +50,7 @@ async def test_nothing_more_is_looked_at_while_what_was_seen_waits_to_be_written
 
 
 async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("dify", life=Life(duration_s=None))
+    theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         run = await register(database, theirs, connection="dify-1")
 
@@ -67,7 +67,7 @@ async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox
 
 
 async def test_stopping_puts_back_what_is_already_on_its_way(database: Database, sandbox: Sandbox) -> None:
-    theirs = sandbox.add_run("dify", life=Life(duration_s=None))
+    theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         run = await register(database, theirs, connection="dify-1")
         await poller.run_pass()
@@ -82,7 +82,7 @@ async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_befo
     database: Database, sandbox: Sandbox
 ) -> None:
     """To claim each of thousands, and to let it go again, took longer than to register it."""
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=0.0))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         limit = poller.client.limiter.rate_limit
         limit.pause(poller._clock.monotonic(), 60.0)
@@ -126,7 +126,7 @@ async def test_a_full_hand_waits_for_a_look_to_end_instead_of_going_round(
 async def test_a_connection_goes_on_when_the_other_one_of_its_credential_has_its_answer(
     database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
         limiter = poller.client.limiter
         limiter.send(0.0)  # as the other connection's poller does
@@ -146,7 +146,7 @@ async def test_what_waits_in_the_database_for_the_gate_is_called_when_it_opens_e
     database: Database, sandbox: Sandbox
 ) -> None:
     """As when a late answer at another connection of the credential shows that the provider is well again."""
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         limiter = poller.client.limiter
         limiter.send(0.0)
@@ -167,7 +167,7 @@ async def test_what_waits_in_the_database_for_the_gate_is_called_when_it_opens_e
 async def test_a_connection_that_is_behind_lets_the_others_of_its_credential_go_first(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         await register(database, theirs, connection="dibby-1", provider="dibby")
         monkeypatch.setattr("bridge.polling.poll_results.BEHIND_MIN", 0)
@@ -181,7 +181,7 @@ async def test_a_connection_that_is_behind_lets_the_others_of_its_credential_go_
 async def test_where_the_limits_leave_nothing_for_this_node_all_is_given_back_although_it_pauses(
     database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = sandbox.add_run("dibby", life=Life(duration_s=None))
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
         limiter = poller.client.limiter
         limiter.rate_limit.pause(poller._clock.monotonic(), 0.2)
@@ -210,7 +210,10 @@ async def test_two_connections_of_one_credential_share_its_limit_and_none_is_lef
         for name, count in (("busy", 40), ("calm", 2)):
             for _ in range(count):
                 run = await register(
-                    database, sandbox.add_run("dibby", life=Life(duration_s=None)), connection=name, provider="dibby"
+                    database,
+                    sandbox.add_run("dibby", scenario=Scenario(duration_s=None)),
+                    connection=name,
+                    provider="dibby",
                 )
                 theirs[name].add(run.provider_run_id)
 

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_headers
-from bridge.sandbox.scenarios import Life
+from bridge.sandbox.scenarios import Scenario
 from bridge.sandbox.server import Sandbox
 from tests.support.cgi_server import CgiServer
 from tests.support.cli_world import free_port
@@ -125,7 +125,9 @@ async def test_a_receiver_takes_in_every_delivery_once(
         daemon.add_connection("dify", "dify", sandbox.url("dify"))
         daemon.add_endpoint("my-app", receiver.url, secret=secret)
         async with daemon:
-            theirs = sandbox.add_run("dify", life=Life(duration_s=1, output={"text": "Zwölf Boxkämpfer – \u2028 ✓"}))
+            theirs = sandbox.add_run(
+                "dify", scenario=Scenario(duration_s=1, output={"text": "Zwölf Boxkämpfer – \u2028 ✓"})
+            )
             run = await daemon.register("dify", theirs, metadata={"order": 4711})
             await daemon.finish_of(run["id"])
             await daemon.eventually("/v1/deliveries", lambda page: states(page) == ["delivered"] * 2)

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from bridge.domain.run import RunError
-from bridge.sandbox import Life, Sandbox, Step
+from bridge.sandbox import Sandbox, Scenario, Step
 from tests.support.manual_clock import ManualClock
 
 
@@ -17,7 +17,9 @@ from tests.support.manual_clock import ManualClock
 async def test_a_run_goes_through_its_life(
     sandbox: Sandbox, client: aiohttp.ClientSession, age_s: int, status: str, completed: int, output: object
 ) -> None:
-    run_id = sandbox.add_run("dibby", life=Life(10, steps=(Step(1, "running"),), output={"total": 1}), age_s=age_s)
+    run_id = sandbox.add_run(
+        "dibby", scenario=Scenario(10, steps=(Step(1, "running"),), output={"total": 1}), age_s=age_s
+    )
     answer = await client.get(f"{sandbox.url('dibby')}/runs/{run_id}")
     body = await answer.json()
     assert (answer.status, body.pop("createdAt")[:8]) == (200, "2026-01-")
@@ -32,8 +34,8 @@ async def test_a_run_goes_through_its_life(
 
 
 async def test_a_failed_run_alone_has_an_error(sandbox: Sandbox, client: aiohttp.ClientSession) -> None:
-    life = Life(10, "failed", error=RunError("Failed to process document", step="Document Extractor"))
-    run_id = sandbox.add_run("dibby", life=life, age_s=10)
+    scenario = Scenario(10, "failed", error=RunError("Failed to process document", step="Document Extractor"))
+    run_id = sandbox.add_run("dibby", scenario=scenario, age_s=10)
     body = await (await client.get(f"{sandbox.url('dibby')}/runs/{run_id}")).json()
     assert (body["status"], body["output"]) == ("FAILED", None)
     assert body["error"] == {"message": "Failed to process document", "step": "Document Extractor"}
@@ -43,7 +45,7 @@ async def test_a_failed_run_alone_has_an_error(sandbox: Sandbox, client: aiohttp
 async def test_a_triggered_run_lives_what_was_set(
     sandbox: Sandbox, client: aiohttp.ClientSession, clock: ManualClock, key: str
 ) -> None:
-    sandbox.set_triggered_life("dibby", Life(2, output={"done": True}))
+    sandbox.set_triggered_scenario("dibby", Scenario(2, output={"done": True}))
     answer = await client.post(f"{sandbox.url('dibby')}/runs", json={key: "wf-1", "inputs": {}})
     run = await answer.json()
     assert (answer.status, run["status"]) == (201, "RUNNING")
@@ -59,8 +61,8 @@ async def test_while_it_waits_it_says_running_and_progress_stands_still(
     sandbox: Sandbox, client: aiohttp.ClientSession, clock: ManualClock
 ) -> None:
     """Dibby has no word for its human validation."""
-    life = Life(100, steps=(Step(0, "running"), Step(50, "waiting")))
-    run_id = sandbox.add_run("dibby", life=life, age_s=50)
+    scenario = Scenario(100, steps=(Step(0, "running"), Step(50, "waiting")))
+    run_id = sandbox.add_run("dibby", scenario=scenario, age_s=50)
     before = await (await client.get(f"{sandbox.url('dibby')}/runs/{run_id}")).json()
     clock.advance(40)
     after = await (await client.get(f"{sandbox.url('dibby')}/runs/{run_id}")).json()

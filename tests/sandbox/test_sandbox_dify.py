@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from bridge.domain.run import RunError
-from bridge.sandbox import Life, Sandbox, Step
+from bridge.sandbox import Sandbox, Scenario, Step
 from tests.support.manual_clock import ManualClock
 
 WORDS = {
@@ -35,8 +35,8 @@ async def test_every_status_has_its_word_and_its_fields(
     sandbox: Sandbox, client: aiohttp.ClientSession, status: str, word: str
 ) -> None:
     is_over, has_outputs = status not in ("queued", "running", "waiting"), status in ("succeeded", "partial")
-    life = Life(None, steps=(Step(0, status),), output={"result": "x"}, error=RunError("why"))
-    run_id = sandbox.add_run("dify", life=life, inputs={"query": "é"}, workflow_id="w")
+    scenario = Scenario(None, steps=(Step(0, status),), output={"result": "x"}, error=RunError("why"))
+    run_id = sandbox.add_run("dify", scenario=scenario, inputs={"query": "é"}, workflow_id="w")
     body = await detail(sandbox, client, run_id)
     assert (body["id"], body["workflow_id"], body["status"]) == (run_id, "w", word)
     assert json.loads(body["inputs"]) == {"query": "é"}
@@ -48,14 +48,14 @@ async def test_every_status_has_its_word_and_its_fields(
 async def test_old_servers_tell_outputs_as_text_or_null(
     sandbox: Sandbox, client: aiohttp.ClientSession, clock: ManualClock
 ) -> None:
-    run_id = sandbox.add_run("dify", life=Life(5, output={"result": "x"}), shape="old")
+    run_id = sandbox.add_run("dify", scenario=Scenario(5, output={"result": "x"}), shape="old")
     assert (await detail(sandbox, client, run_id))["outputs"] is None
     clock.advance(5)
     assert json.loads((await detail(sandbox, client, run_id))["outputs"]) == {"result": "x"}
 
 
 async def test_one_server_generation_told_times_as_email_dates(sandbox: Sandbox, client: aiohttp.ClientSession) -> None:
-    run_id = sandbox.add_run("dify", life=Life(5), shape="rfc822", age_s=5)
+    run_id = sandbox.add_run("dify", scenario=Scenario(5), shape="rfc822", age_s=5)
     assert (await detail(sandbox, client, run_id))["finished_at"].startswith("Thu, 15 Jan 2026 10:30:00")
 
 
@@ -68,7 +68,7 @@ async def test_a_missing_run_is_404_today_and_was_200_with_nulls(
         404,
         {"code": "not_found", "message": "Workflow run not found.", "status": 404},
     )
-    sandbox.world.dify_missing_is_null = True
+    sandbox.state.dify_missing_is_null = True
     answer = await client.get(url)
     body = await answer.json()
     assert (answer.status, body["id"], body["status"], body["total_steps"]) == (200, None, None, 0)
@@ -110,7 +110,7 @@ async def test_a_run_goes_on_when_the_caller_drops_the_stream(
 async def test_a_stream_ends_at_a_pause_and_stop_takes_the_task_id(
     sandbox: Sandbox, client: aiohttp.ClientSession
 ) -> None:
-    sandbox.set_triggered_life("dify", Life(None, steps=(Step(0, "waiting"),)))
+    sandbox.set_triggered_scenario("dify", Scenario(None, steps=(Step(0, "waiting"),)))
     text = await (await client.post(f"{sandbox.url('dify')}/workflows/run", json=ASK)).text()
     first, last = (json.loads(part.removeprefix("data: ")) for part in text.strip().split("\n\n"))
     assert (last["event"], last["data"]["status"]) == ("workflow_paused", "paused")
@@ -123,10 +123,10 @@ async def test_a_stream_ends_at_a_pause_and_stop_takes_the_task_id(
 async def test_a_blocking_run_answers_once_it_is_over(
     sandbox: Sandbox, client: aiohttp.ClientSession, clock: ManualClock
 ) -> None:
-    sandbox.set_triggered_life("dify", Life(30, output={"result": "x"}))
+    sandbox.set_triggered_scenario("dify", Scenario(30, output={"result": "x"}))
     url = f"{sandbox.url('dify')}/workflows/0f4cd9c6-3b30-44c2-a1bb-6f4a4d5d7a55/run"
     asked = asyncio.create_task(client.post(url, json={**ASK, "response_mode": "blocking"}))
-    while not sandbox.world.runs:
+    while not sandbox.state.runs:
         await asyncio.sleep(0)
     clock.advance(30)
     body = await (await asked).json()
@@ -145,7 +145,7 @@ async def test_a_run_needs_inputs_and_user(
 
 async def test_the_log_is_paged_and_its_items_are_not_the_runs(sandbox: Sandbox, client: aiohttp.ClientSession) -> None:
     ids = [sandbox.add_run("dify", age_s=age_s) for age_s in (30, 20, 10)]
-    sandbox.add_run("dify", life=Life(None))
+    sandbox.add_run("dify", scenario=Scenario(None))
     logs = f"{sandbox.url('dify')}/workflows/logs"
     page = await (await client.get(f"{logs}?status=succeeded&limit=2")).json()
     assert [item["workflow_run"]["id"] for item in page["data"]] == [ids[2], ids[1]]

@@ -9,7 +9,7 @@ import uuid
 import aiohttp
 import pytest
 
-from bridge.sandbox import Life, Sandbox, Step
+from bridge.sandbox import Sandbox, Scenario, Step
 from tests.support.manual_clock import ManualClock
 
 RUN_PATHS = {
@@ -72,8 +72,8 @@ async def test_a_new_run_can_stay_invisible_for_a_while(
 async def test_a_lost_run_is_404_for_good(
     sandbox: Sandbox, client: aiohttp.ClientSession, clock: ManualClock, provider: str
 ) -> None:
-    life = Life(None, steps=(Step(0, "running"), Step(10, "lost")))
-    url = run_url(sandbox, provider, sandbox.add_run(provider, life=life))
+    scenario = Scenario(None, steps=(Step(0, "running"), Step(10, "lost")))
+    url = run_url(sandbox, provider, sandbox.add_run(provider, scenario=scenario))
     before = (await client.get(url)).status
     clock.advance(10)
     assert (before, (await client.get(url)).status) == (200, 404)
@@ -114,7 +114,7 @@ async def test_hang_answers_nothing_until_the_faults_are_cleared(
     asked = asyncio.create_task(client.get(run_url(sandbox, "dibby", sandbox.add_run("dibby"))))
     while not sandbox.requests:
         await asyncio.sleep(0)
-    assert (sandbox.requests[0].status, sandbox.world.in_flight["dibby"]) == (None, 1)
+    assert (sandbox.requests[0].status, sandbox.state.in_flight["dibby"]) == (None, 1)
     sandbox.clear_faults()
     assert (await asked).status == 503
 
@@ -125,11 +125,11 @@ async def test_a_caller_who_gives_up_on_a_hanging_request_is_no_longer_in_flight
     """Seats per connection are judged by this count."""
     sandbox.fail("dibby", "hang")
     asked = asyncio.create_task(client.get(run_url(sandbox, "dibby", "x")))
-    while not sandbox.world.in_flight["dibby"]:
+    while not sandbox.state.in_flight["dibby"]:
         await asyncio.sleep(0)
     asked.cancel()
     async with asyncio.timeout(10):
-        while sandbox.world.in_flight["dibby"]:
+        while sandbox.state.in_flight["dibby"]:
             await asyncio.sleep(0.01)
     assert sandbox.requests[0].status is None
 
@@ -178,13 +178,13 @@ async def test_the_control_door_does_what_the_methods_do(
     sandbox: Sandbox, client: aiohttp.ClientSession, clock: ManualClock
 ) -> None:
     control = f"{sandbox.origin}/_control"
-    life = {
+    scenario = {
         "duration_s": 10,
         "outcome": "failed",
         "steps": [{"after_s": 0, "status": "running"}, {"after_s": 5, "status": "waiting"}],
         "error": "it broke",
     }
-    made = await client.post(f"{control}/runs", json={"provider": "retab", "life": life, "shape": "b"})
+    made = await client.post(f"{control}/runs", json={"provider": "retab", "life": scenario, "shape": "b"})
     run_id = (await made.json())["id"]
     assert (made.status, run_id.startswith("run_")) == (201, True)
     url = run_url(sandbox, "retab", run_id)
@@ -216,8 +216,8 @@ async def test_the_control_door_sets_what_triggered_runs_live_and_takes_faults_b
     control = f"{sandbox.origin}/_control"
     await client.post(f"{control}/faults", json={"kind": "500", "count": None})
     assert (await client.delete(f"{control}/faults")).status == 204
-    life = {"duration_s": 1, "output": {"n": 10**30}}
-    assert (await client.post(f"{control}/lives", json={"provider": "dibby", "life": life})).status == 204
+    scenario = {"duration_s": 1, "output": {"n": 10**30}}
+    assert (await client.post(f"{control}/lives", json={"provider": "dibby", "life": scenario})).status == 204
     run = await (await client.post(f"{sandbox.url('dibby')}/runs", json={"workflowId": "w"})).json()
     clock.advance(1)
     assert (await (await client.get(f"{sandbox.url('dibby')}/runs/{run['id']}")).json())["output"] == {"n": 10**30}
@@ -258,8 +258,8 @@ async def test_stopping_lets_go_of_a_request_that_hangs(clock: ManualClock, clie
 async def test_the_most_requests_at_one_time_are_counted(sandbox: Sandbox, client: aiohttp.ClientSession) -> None:
     sandbox.fail("dify", "hang", 3)
     asked = [asyncio.create_task(client.get(run_url(sandbox, "dify", "x"))) for _ in range(3)]
-    while sandbox.world.in_flight["dibby"] + sandbox.world.in_flight["dify"] < 3:
+    while sandbox.state.in_flight["dibby"] + sandbox.state.in_flight["dify"] < 3:
         await asyncio.sleep(0)
     sandbox.clear_faults()
     await asyncio.gather(*asked)
-    assert (sandbox.world.in_flight_peak["dify"], sandbox.world.in_flight["dify"]) == (3, 0)
+    assert (sandbox.state.in_flight_peak["dify"], sandbox.state.in_flight["dify"]) == (3, 0)

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from bridge.domain.run import RunError
-from bridge.sandbox import Life, Sandbox, Step
+from bridge.sandbox import Sandbox, Scenario, Step
 from tests.support.manual_clock import ManualClock
 
 WORDS = {
@@ -31,8 +31,8 @@ async def get(sandbox: Sandbox, client: aiohttp.ClientSession, path: str, **head
 async def test_every_status_has_its_word_and_its_fields(
     sandbox: Sandbox, client: aiohttp.ClientSession, status: str, word: str
 ) -> None:
-    life = Life(None, steps=(Step(0, status),), error=RunError("why"))
-    run_id = sandbox.add_run("instabase", life=life, inputs={"batch_id": 4523, "tags": ["urgent"]})
+    scenario = Scenario(None, steps=(Step(0, status),), error=RunError("why"))
+    run_id = sandbox.add_run("instabase", scenario=scenario, inputs={"batch_id": 4523, "tags": ["urgent"]})
     body = await get(sandbox, client, f"/{run_id}")
     assert (body["id"], body["status"], body["batch_id"], body["tags"]) == (run_id, word, 4523, ["urgent"])
     assert body["msg"] == ("why" if word in ("FAILED", "CANCELLED") else None)
@@ -50,7 +50,7 @@ async def test_times_are_whole_nanoseconds_that_no_float_could_hold(
 
 async def test_results_come_in_pages_that_join_to_the_whole(sandbox: Sandbox, client: aiohttp.ClientSession) -> None:
     files: list[Any] = [{"original_file_name": f"{n}.pdf", "documents": []} for n in range(5)]
-    run_id = sandbox.add_run("instabase", life=Life(1, output={"files": files}), age_s=1)
+    run_id = sandbox.add_run("instabase", scenario=Scenario(1, output={"files": files}), age_s=1)
     pages = [await get(sandbox, client, f"/{run_id}/results?file_offset={offset}") for offset in (0, 2, 4)]
     assert [page["has_more"] for page in pages] == [True, True, False]
     assert [file for page in pages for file in page["files"]] == files
@@ -60,14 +60,14 @@ async def test_results_come_in_pages_that_join_to_the_whole(sandbox: Sandbox, cl
 async def test_output_without_files_is_told_as_the_fields_of_one_document(
     sandbox: Sandbox, client: aiohttp.ClientSession
 ) -> None:
-    run_id = sandbox.add_run("instabase", life=Life(1, output={"total": 12.5}), age_s=1)
+    run_id = sandbox.add_run("instabase", scenario=Scenario(1, output={"total": 12.5}), age_s=1)
     results = await get(sandbox, client, f"/{run_id}/results")
     fields = results["files"][0]["documents"][0]["fields"]
     assert [(field["field_name"], field["value"]) for field in fields] == [("total", 12.5)]
 
 
 async def test_an_unfinished_run_has_no_results(sandbox: Sandbox, client: aiohttp.ClientSession) -> None:
-    run_id = sandbox.add_run("instabase", life=Life(None))
+    run_id = sandbox.add_run("instabase", scenario=Scenario(None))
     answer = await client.get(f"{sandbox.url('instabase')}/v2/apps/runs/{run_id}/results")
     assert (answer.status, list(await answer.json())) == (400, ["message"])
 

@@ -13,7 +13,7 @@ import retab.client
 from retab.exceptions import AuthenticationError, NotFoundError
 
 from bridge.domain.run import RunError
-from bridge.sandbox import Life, Sandbox, Step
+from bridge.sandbox import Sandbox, Scenario, Step
 from bridge.sandbox.server import SANDBOX_KEY
 from tests.support.manual_clock import ManualClock
 
@@ -42,8 +42,8 @@ async def get(sandbox: Sandbox, client: aiohttp.ClientSession, path: str) -> Any
 
 @pytest.mark.parametrize(("status", "word"), WORDS.items())
 async def test_the_official_sdk_reads_every_status(sandbox: Sandbox, sdk: retab.Retab, status: str, word: str) -> None:
-    life = Life(None, steps=(Step(0, status),), error=RunError("it broke", code="E1", step="Extract"))
-    run_id = sandbox.add_run("retab", life=life, metadata={"order": "42"}, age_s=5)
+    scenario = Scenario(None, steps=(Step(0, status),), error=RunError("it broke", code="E1", step="Extract"))
+    run_id = sandbox.add_run("retab", scenario=scenario, metadata={"order": "42"}, age_s=5)
     run = await asyncio.to_thread(sdk.workflows.runs.get, run_id)
     assert (run.id, run.lifecycle.status, run.metadata) == (run_id, word, {"order": "42"})
     assert (run.timing.started_at is None) == (status == "queued")
@@ -88,7 +88,7 @@ async def test_the_older_api_key_header_is_taken_too(sandbox: Sandbox) -> None:
 async def test_generation_a_has_a_flat_status_and_outputs_inside(
     sandbox: Sandbox, client: aiohttp.ClientSession
 ) -> None:
-    run_id = sandbox.add_run("retab", life=Life(15, output={"total": 1}), shape="a", age_s=15)
+    run_id = sandbox.add_run("retab", scenario=Scenario(15, output={"total": 1}), shape="a", age_s=15)
     body = await get(sandbox, client, f"/v1/workflows/runs/{run_id}")
     assert (body["status"], body["duration_ms"], body["error"]) == ("completed", 15000, None)
     assert body["final_outputs"] == {"end-1": {"label": "Output", "json_data": {"total": 1}}}
@@ -103,7 +103,9 @@ async def test_generation_a_has_a_flat_status_and_outputs_inside(
 async def test_each_generation_keeps_status_and_review_word_in_its_own_place(
     sandbox: Sandbox, client: aiohttp.ClientSession, shape: str, path: str
 ) -> None:
-    run_id = sandbox.add_run("retab", life=Life(None, steps=(Step(0, "waiting"),)), shape=shape, workflow_id="wf_7")
+    run_id = sandbox.add_run(
+        "retab", scenario=Scenario(None, steps=(Step(0, "waiting"),)), shape=shape, workflow_id="wf_7"
+    )
     found = body = await get(sandbox, client, f"/v1/workflows/runs/{run_id}")
     for key in path.split("."):
         found = found[key]
@@ -112,8 +114,8 @@ async def test_each_generation_keeps_status_and_review_word_in_its_own_place(
 
 
 async def test_an_error_names_stage_block_and_code(sandbox: Sandbox, client: aiohttp.ClientSession) -> None:
-    life = Life(1, "failed", error=RunError("it broke", code="E1", step="Extract Data"))
-    run_id = sandbox.add_run("retab", life=life, age_s=1)
+    scenario = Scenario(1, "failed", error=RunError("it broke", code="E1", step="Extract Data"))
+    run_id = sandbox.add_run("retab", scenario=scenario, age_s=1)
     lifecycle = (await get(sandbox, client, f"/v1/workflows/runs/{run_id}"))["lifecycle"]
     assert (lifecycle["message"], lifecycle["stage"]) == ("it broke", "execution")
     assert (lifecycle["details"]["block_name"], lifecycle["details"]["error_code"]) == ("Extract Data", "E1")

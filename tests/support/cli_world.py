@@ -33,9 +33,9 @@ class World:
     receiver: str
     secret: str
 
-    def add_run(self, provider: str = "dify", **life: Any) -> str:
+    def add_run(self, provider: str = "dify", **scenario: Any) -> str:
         """A run at a sandbox provider; its id there."""
-        return str(post_json(f"{self.sandbox}/_control/runs", {"provider": provider, "life": life})["id"])
+        return str(post_json(f"{self.sandbox}/_control/runs", {"provider": provider, "life": scenario})["id"])
 
 
 def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:

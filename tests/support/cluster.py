@@ -13,7 +13,7 @@ from typing import Any
 
 from bridge.domain.encryption import new_key
 from bridge.domain.signing.hmac_v1 import new_secret
-from bridge.sandbox import Life, Received, Receiver, Sandbox
+from bridge.sandbox import Received, Receiver, Sandbox, Scenario
 from tests.support.daemon_process import DaemonProcess
 
 RETRIES = ["200ms", "500ms", *["1s"] * 40]
@@ -29,16 +29,16 @@ class Cluster:
     nodes: list[DaemonProcess]
     expected: dict[str, str] = field(default_factory=dict)
 
-    async def watch(self, at: DaemonProcess, lives: Sequence[Life]) -> list[str]:
+    async def watch(self, at: DaemonProcess, scenarios: Sequence[Scenario]) -> list[str]:
         """Register runs in one batch at one node; their ids."""
         wanted = []
-        for number, life in enumerate(lives):
+        for number, scenario in enumerate(scenarios):
             provider = self.sandbox.providers[number % len(self.sandbox.providers)]
-            run_id = self.sandbox.add_run(provider, life=life)
+            run_id = self.sandbox.add_run(provider, scenario=scenario)
             wanted.append({"connection": provider, "provider_run_id": run_id})
         answer = await at.ask("POST", "/v1/runs/batch", {"runs": wanted})
         ids = [str(item["run"]["id"]) for item in answer["data"]]
-        self.expected |= {run_id: life.outcome for run_id, life in zip(ids, lives, strict=True)}
+        self.expected |= {run_id: scenario.outcome for run_id, scenario in zip(ids, scenarios, strict=True)}
         return ids
 
     def finished(self, received: Sequence[Received]) -> set[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.domain.run import RunError
-from bridge.sandbox import Life, Received, Receiver, Reply, Sandbox, Step
+from bridge.sandbox import Received, Receiver, Reply, Sandbox, Scenario, Step
 from tests.support.daemon_process import DaemonProcess
 
 RUN_FIELDS = {
@@ -22,12 +22,12 @@ ERROR = RunError("Page 2 cannot be read", "unreadable", "Extract")
 PLAIN = ("run.started", "run.finished")
 PAUSED = ("run.started", "run.waiting", "run.resumed", "run.finished")
 AT_ONCE = ("run.finished",)
-NEVER_ENDS = Life(duration_s=None)
+NEVER_ENDS = Scenario(duration_s=None)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run to make: what it lives, and what a subscriber is to hear of it.
+    """One run to make: its scenario, and what a subscriber is to hear of it.
 
     `output` is what the event holds for a run with OUTPUT; `error` whether it tells ERROR's message.
     """
@@ -35,7 +35,7 @@ class Case:
     provider: str
     status: str
     word: str
-    life: Life
+    scenario: Scenario
     told: tuple[str, ...] = PLAIN
     shape: str | None = None
     output: Any = None
@@ -49,13 +49,13 @@ class Case:
         return "-".join([self.provider, self.shape or "new", self.status, self.word, *more])
 
 
-def ends(outcome: str, **more: Any) -> Life:
-    """A short life."""
-    return Life(**({"duration_s": 1.5, "outcome": outcome, "output": OUTPUT, "error": ERROR} | more))
+def ends(outcome: str, **more: Any) -> Scenario:
+    """A short scenario."""
+    return Scenario(**({"duration_s": 1.5, "outcome": outcome, "output": OUTPUT, "error": ERROR} | more))
 
 
-def pauses(word: str) -> Life:
-    """A life with a wait for a person in the middle; each part is long enough to be seen."""
+def pauses(word: str) -> Scenario:
+    """A scenario with a wait for a person in the middle; each part is long enough to be seen."""
     return ends("succeeded", duration_s=7.5, steps=(Step(0, "running"), Step(2.5, word), Step(5, "running")))
 
 
@@ -212,7 +212,7 @@ async def _register(daemon: DaemonProcess, sandbox: Sandbox, cases: Sequence[Cas
 def _make(sandbox: Sandbox, case: Case) -> str:
     return sandbox.add_run(
         case.provider,
-        life=case.life,
+        scenario=case.scenario,
         shape=case.shape,
         workflow_id="workflow-7",
         late_404_s=case.late_404_s,
