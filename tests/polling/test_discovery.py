@@ -161,7 +161,7 @@ async def test_a_run_that_was_forgotten_long_ago_is_not_found_anew_after_a_resta
 
 
 def sandbox_birth(sandbox: Sandbox, theirs: str) -> datetime:
-    known = sandbox.state.known("instabase", theirs)
+    known = sandbox.state.get("instabase", theirs)
     assert known is not None
     return known.created_at + timedelta(microseconds=1)  # it tells nanoseconds
 
