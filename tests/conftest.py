@@ -1,4 +1,4 @@
-"""Fixtures that more than one room's tests need: the two database engines, the sandbox."""
+"""Fixtures that several folders use: a clock, the two database engines, fake providers, a receiver of webhooks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.sandbox import Sandbox
+from bridge.domain.clock import Clock
+from bridge.sandbox import Receiver, Sandbox
 from bridge.store.database import Database
+from tests.support.manual_clock import START, ManualClock
 from tests.support.postgres import Postgres
 from tests.support.watching import open_database
 
@@ -53,14 +55,40 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def database(sqlite_url: str) -> AsyncIterator[Database]:
-    """A new SQLite database, open."""
-    async with open_database(sqlite_url) as opened:
+def clock() -> ManualClock:
+    """A clock that the test moves; the databases below run on it."""
+    return ManualClock(START)
+
+
+@pytest.fixture
+async def lone(sqlite_url: str, clock: Clock) -> AsyncIterator[Database]:
+    """A new SQLite database, open: for rules that do not depend on the engine."""
+    async with open_database(sqlite_url, clock) as opened:
         yield opened
+
+
+@pytest.fixture
+async def either(database_url: str, clock: Clock) -> AsyncIterator[Database]:
+    """A new database, open, once per engine."""
+    async with open_database(database_url, clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def database(lone: Database) -> Database:
+    """What most tests use. A folder or file that tests both engines returns `either` from its own `database`."""
+    return lone
 
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
     """The fake providers, listening."""
     async with Sandbox() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver of webhooks that verifies and keeps what arrives."""
+    async with Receiver() as opened:
         yield opened

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import standardwebhooks
@@ -23,7 +21,7 @@ from bridge.store import deliveries, endpoints, events
 from bridge.store.database import Database
 from tests.support.delivering import IN_FIVE_MINUTES, all_deliveries, live_until, open_deliverer, start_due
 from tests.support.manual_clock import ManualClock
-from tests.support.watching import add_endpoint, open_database, record, register
+from tests.support.watching import add_endpoint, record, register
 
 V1A = ("v1", "v1a")
 
@@ -32,18 +30,6 @@ V1A = ("v1", "v1a")
 def clock() -> ManualClock:
     """Now, because the official libraries hold timestamps against the machine's clock."""
     return ManualClock(datetime.now(UTC))
-
-
-@pytest.fixture
-async def database(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Database]:
-    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}", clock) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with Receiver() as opened:
-        yield opened
 
 
 async def finish_run(database: Database, name: str = "abc") -> None:

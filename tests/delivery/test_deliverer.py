@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import standardwebhooks
@@ -22,20 +20,14 @@ from bridge.sandbox import Receiver, Reply, ReplyKind
 from bridge.store import deliveries, endpoints, events
 from bridge.store.database import Database
 from tests.support.delivering import NEVER_AGAIN, all_deliveries, attempts_of, deliver_all, open_deliverer
-from tests.support.watching import add_endpoint, open_database, record, register
+from tests.support.watching import add_endpoint, record, register
 from tests.support.workbench import work
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with Receiver() as opened:
-        yield opened
+def clock() -> SystemClock:
+    """The official libraries hold timestamps against the machine's clock."""
+    return SystemClock()
 
 
 async def test_a_delivery_is_verified_by_the_official_libraries(database: Database, receiver: Receiver) -> None:

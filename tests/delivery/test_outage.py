@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
-import pytest
+from datetime import datetime, timedelta
 
 from bridge.domain.delivery import DeliveryState, Lane
 from bridge.domain.event import EventType, other_event
@@ -28,28 +24,10 @@ from tests.support.delivering import (
     open_deliverer,
     start_due,
 )
-from tests.support.manual_clock import ManualClock
-from tests.support.watching import add_endpoint, only, open_database, record, register
+from tests.support.manual_clock import START, ManualClock
+from tests.support.watching import add_endpoint, only, record, register
 
-START = datetime(2026, 1, 15, tzinfo=UTC)
 DOWN = "http://127.0.0.1:1/hooks"  # nobody listens there: refused at once
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(START)
-
-
-@pytest.fixture
-async def database(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Database]:
-    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}", clock) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with Receiver() as opened:
-        yield opened
 
 
 async def finish_runs(database: Database, count: int, prefix: str = "r") -> None:

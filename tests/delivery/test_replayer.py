@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 import structlog
@@ -20,28 +18,13 @@ from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter
 from bridge.store.transaction import Tx
-from tests.support.manual_clock import ManualClock
+from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import NODE, add_endpoint, only, open_database, record, register
 
-START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
-
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(START)
-
-
-@pytest.fixture
-async def database(database_url: str, clock: ManualClock) -> AsyncIterator[Database]:
-    async with open_database(database_url, clock) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def lone(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Database]:
-    """SQLite, where the engine does not matter."""
-    async with open_database(sqlite_url, clock) as opened:
-        yield opened
+def database(either: Database) -> Database:
+    return either
 
 
 async def finish_runs(database: Database, number: int) -> None:

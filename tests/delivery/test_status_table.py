@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
@@ -30,30 +30,12 @@ from tests.support.delivering import (
     open_deliverer,
     start_due,
 )
-from tests.support.manual_clock import ManualClock
+from tests.support.manual_clock import START, ManualClock
 from tests.support.raw_server import raw_server, says
-from tests.support.watching import add_endpoint, open_database, record, register
+from tests.support.watching import add_endpoint, record, register
 
 TABLE = Path(__file__).parents[2] / "docs" / "delivery.md"
-START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 PLANNED = START + timedelta(minutes=5)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(START)
-
-
-@pytest.fixture
-async def database(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Database]:
-    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}", clock) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with Receiver() as opened:
-        yield opened
 
 
 class Tried:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import aiohttp
 import pytest
 
-from bridge.sandbox import Receiver, Sandbox
+from bridge.sandbox import Sandbox
 from bridge.sandbox.server import SANDBOX_KEY
 from tests.support.manual_clock import ManualClock
 
@@ -30,9 +30,3 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
     headers = {"Authorization": f"Bearer {SANDBOX_KEY}"}
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
         yield session
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with Receiver() as running:
-        yield running

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -28,23 +27,15 @@ from bridge.store.deliveries import DeliveryFilter
 from bridge.store.due import due_endpoints
 from bridge.store.runs import PollRecord, RunFilter
 from bridge.store.transaction import Tx
-from tests.support.manual_clock import ManualClock
-from tests.support.watching import NODE, add_endpoint, new_run, only, open_database, record, register
-
-START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+from tests.support.manual_clock import START, ManualClock
+from tests.support.watching import NODE, add_endpoint, new_run, only, record, register
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(START)
-
-
-@pytest.fixture
-async def database(database_url: str, clock: ManualClock) -> AsyncIterator[Database]:
-    async with open_database(database_url, clock) as opened:
-        if not opened.is_sqlite:
-            await opened.write(lambda tx: nodes.join(tx, node="node_2", host="there", pid=2, version="0"))
-        yield opened
+async def database(either: Database) -> Database:
+    if not either.is_sqlite:
+        await either.write(lambda tx: nodes.join(tx, node="node_2", host="there", pid=2, version="0"))
+    return either
 
 
 def body_of(event: events.Event) -> dict[str, Json]:

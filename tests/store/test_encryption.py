@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -27,10 +26,9 @@ TOKEN = "Bearer header-token-canary"
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    async with open_database(database_url) as opened:
-        opened.keyring.use(parse_keys(new_key()))
-        yield opened
+def database(either: Database) -> Database:
+    either.keyring.use(parse_keys(new_key()))
+    return either
 
 
 async def stored(database: Database) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
@@ -23,23 +22,11 @@ from bridge.store.deliveries import Claimed
 from bridge.store.due import due_endpoints
 from bridge.store.endpoint_health import Note
 from tests.support.delivering import all_deliveries, endpoint_now
-from tests.support.manual_clock import ManualClock
-from tests.support.watching import NODE, add_endpoint, only, open_database, record, register
+from tests.support.manual_clock import START, ManualClock
+from tests.support.watching import NODE, add_endpoint, only, record, register
 
-START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 REFUSED = PostResult(Outcome.CONNECT, duration_ms=1)
 TAKEN = PostResult(Outcome.DELIVERED, duration_ms=1, status=204)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(START)
-
-
-@pytest.fixture
-async def database(database_url: str, clock: ManualClock) -> AsyncIterator[Database]:
-    async with open_database(database_url, clock) as opened:
-        yield opened
 
 
 async def note(database: Database, endpoint: Endpoint, answer: PostResult, times: int = 1) -> Note | None:

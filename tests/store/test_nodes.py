@@ -26,12 +26,11 @@ from bridge.store.due import may_probe
 from bridge.store.postgres import notifications
 from bridge.store.transaction import CommitSignals, Tx
 from tests.support.cuttable_proxy import CuttableProxy
-from tests.support.manual_clock import ManualClock
+from tests.support.manual_clock import START, ManualClock
 from tests.support.postgres import Postgres
 from tests.support.watching import add_endpoint, open_database, record, register
 
 ONE, TWO = "node_1", "node_2"  # `open_database` signs the first one on
-START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 
 
 async def join(database: Database, node: str, *, lease_s: float = nodes.LEASE_S) -> None:
@@ -56,13 +55,6 @@ async def another(postgresql_url: str) -> AsyncIterator[Callable[..., AsyncItera
 async def database(postgresql_url: str) -> AsyncIterator[Database]:
     async with open_database(postgresql_url) as opened:
         await join(opened, TWO)
-        yield opened
-
-
-@pytest.fixture
-async def either(database_url: str) -> AsyncIterator[Database]:
-    """On both engines."""
-    async with open_database(database_url, ManualClock(START)) as opened:
         yield opened
 
 

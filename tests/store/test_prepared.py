@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +14,12 @@ from bridge.store import attempts, deliveries, due, endpoint_health, endpoints, 
 from bridge.store.database import Database
 from bridge.store.tables import run_tags
 from bridge.store.transaction import Tx
-from tests.support.watching import add_endpoint, open_database, record, register
+from tests.support.watching import add_endpoint, record, register
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as opened:
-        yield opened
+def database(lone: Database) -> Database:
+    return lone
 
 
 async def test_rows_are_those_of_sqlalchemy(database: Database) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -24,29 +22,10 @@ from bridge.store.due import due_endpoints
 from bridge.store.retention import Plan
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
-from tests.support.manual_clock import ManualClock
+from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import NODE, add_endpoint, only, open_database, record, register
 
-START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 DAY_S = 86400.0
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(START)
-
-
-@pytest.fixture
-async def database(database_url: str, clock: ManualClock) -> AsyncIterator[Database]:
-    async with open_database(database_url, clock) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def lone(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Database]:
-    """SQLite, where the engine does not matter."""
-    async with open_database(sqlite_url, clock) as opened:
-        yield opened
 
 
 def housekeeper(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+
+START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 
 
 class ManualClock:
