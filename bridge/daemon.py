@@ -23,7 +23,7 @@ from bridge.cluster.membership import Membership, NodeRank, find_surely_dead
 from bridge.cluster.process_identity import own_identity
 from bridge.config import Config, ConfigInvalid, changes_that_need_restart
 from bridge.daemon_control import DaemonControl
-from bridge.delivery.deliverer import LOOK_EVERY_S, Deliverer
+from bridge.delivery.deliverer import PASS_GAP_S, Deliverer
 from bridge.delivery.replayer import Replayer
 from bridge.delivery.sender import Sender
 from bridge.domain.addresses.policy import Trust
@@ -134,7 +134,7 @@ class Daemon:
             clock=self.clock,
             lease_s=lease_s,
             lease_guard=self.lease_guard,
-            break_off=lambda: self.deliverer.break_off(),  # noqa: PLW0108 - it is built after the membership
+            break_off=lambda: self.deliverer.cancel_posts(),  # noqa: PLW0108 - it is built after the membership
             rank_changed=self._take_rank,
             start_over=self._start_over,
         )
@@ -151,7 +151,7 @@ class Daemon:
         for poller in self.control.pollers.values():
             _rank_limiter(poller.client.limiter, rank)
             poller.share_anew()
-        self.deliverer.sharers = rank.nodes
+        self.deliverer.nodes = rank.nodes
         self.deliverer.bell.ring()
 
     async def _start_over(self) -> None:
@@ -202,9 +202,9 @@ class Daemon:
             file_secrets={name: endpoint.secret for name, endpoint in self.config.endpoints.items()},
             lease_guard=self.lease_guard,
         )
-        self.deliverer.sharers = self.membership.rank.nodes if self.membership else 1
+        self.deliverer.nodes = self.membership.rank.nodes if self.membership else 1
         self.control.deliverer = self.deliverer
-        loop = Loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, self.watchdog.beat, gap_s=LOOK_EVERY_S)
+        loop = Loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, self.watchdog.beat, gap_s=PASS_GAP_S)
         self._supervise("deliverer", loop.run)
 
     async def _drain_deliverer(self) -> None:

@@ -66,7 +66,7 @@ LINES_MAX = 450
 # Private names of other objects that may be used, with the file that may use them.
 PRIVATE_ALLOWED = {
     # aiohttp has no public switch for it: a GET on a broken kept-alive connection would be sent again at once.
-    ("bridge/providers/http.py", "_retry_connection"),
+    ("bridge/runtime/aiohttp_internals.py", "_retry_connection"),
 }
 # Public interface in spite of the underscore: SQLAlchemy's row by name, a named tuple's fields.
 PUBLIC_UNDERSCORE = {"_mapping", "_fields", "_asdict", "_replace"}

@@ -1,8 +1,8 @@
-"""The deliverer: claims due deliveries endpoint by endpoint, signs, posts, judges, records.
+"""The deliverer: claims due deliveries endpoint by endpoint, signs, posts, judges and records them.
 
-Who may be sent to and how much of it is the turnstile's business. What an answer means is judged twice: for the
-delivery (`domain.delivery.verdict`) and for its endpoint as a whole (`store.endpoint_health`). A POST that is cut off because
-the daemon stops is not a failed attempt: its claim is given back.
+The `DeliveryLimiter` decides how many deliveries each endpoint may start. A result is judged twice: for the delivery
+(`domain.delivery.state_after`) and for its endpoint (`store.endpoint_health`). A POST that is cut off because the
+daemon stops is not a failed attempt: its claim is given back.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import structlog
 
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.delivery.limiter import DeliveryLimiter, Share
 from bridge.delivery.sender import Sender
-from bridge.delivery.signing import sign_attempt
 from bridge.domain.addresses.policy import Trust
 from bridge.domain.auto_disable import AutoDisableStep
 from bridge.domain.clock import Clock
-from bridge.domain.delivery import Outcome, PostResult, verdict
+from bridge.domain.delivery import Outcome, PostResult, state_after
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.domain.frozen import frozen
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
+from bridge.domain.signing.ed25519_v1a import signing_key, with_v1a
+from bridge.domain.signing.hmac_v1 import secret_key, signature_headers
 from bridge.domain.timestamps import format_instant
 from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
@@ -40,31 +42,47 @@ from bridge.store.endpoint_health import Note
 from bridge.store.transaction import Tx
 
 log = structlog.get_logger()
-CLAIMED_NOTHING_REST_S = 0.5  # another node was faster; its POSTs ring its bell, not ours
-UNHEARD_S = 5.0  # where there may be other nodes, what they leave behind becomes due without a bell ringing here
+PASS_GAP_S = 0.004  # at least this long between passes: under load one pass claims for several POSTs
+CLAIMED_NOTHING_REST_S = 0.5  # another node was faster; its POSTs ring its own bell
+CLAIM_AGAIN_S = 0.25  # after claiming all that was due: when the next delivery is due is not known yet
+UNHEARD_S = 5.0  # with several nodes: what another node gives back becomes due without ringing our bell
 FENCED_REST_S = 0.5
 COMPARE_EVERY_S = 60.0
-LOOK_EVERY_S = 0.004  # at most so often: under load a look claims for several POSTs
-UNRECORDED_MAX = GROUP_MAX  # POSTs that arrived and wait without a seat to be recorded
-LOOK_AGAIN_S = 0.25  # after all that was due is claimed: what is due next behind it is not known yet
+UNRECORDED_MAX = GROUP_MAX  # delivered, without a slot, and waiting to be recorded
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverySettings:
-    """How deliveries are made. Seats are POSTs at the same time, in all and to one endpoint."""
+    """How deliveries are made: the retry schedule, and how many POSTs may run in all and to one endpoint."""
 
     schedule: RetrySchedule = RetrySchedule()
-    seats: int = 64
-    seats_per_endpoint: int = 8
+    slots: int = 64
+    slots_per_endpoint: int = 8
+
+
+class _Phase(Enum):
+    """How far a delivery in flight is. Its slot is free once it is recording, unless its POST failed."""
+
+    POSTING = "posting"
+    RECORDING = "recording"
+
+
+@dataclass(slots=True, eq=False)
+class _InFlight:
+    """A delivery that this deliverer works on, from its claim until its attempt is recorded."""
+
+    claimed: Claimed
+    phase: _Phase = _Phase.POSTING
+    has_slot: bool = True
 
 
 @frozen
-class _Look:
-    """What one look claimed, the seconds until the next, and whether something due was left that waits for a seat."""
+class _Claims:
+    """What one pass claimed, the seconds until the next, and whether something due still waits for a slot."""
 
     claimed: list[Claimed]
     rest_s: float
-    leaves_something: bool
+    has_more: bool
 
 
 class Deliverer:
@@ -86,130 +104,131 @@ class Deliverer:
         self.settings = settings
         self.file_secrets = file_secrets
         """Signing secrets of the endpoints in the operator's file, by id; they are never in the database."""
+        self.nodes = 1
+        """How many nodes share the endpoints' rate limits."""
         self._database = database
         self._clock = clock
-        self.sharers = 1
-        """How many nodes share the endpoints' rate limits."""
         self._node = node
         self._lease_guard = lease_guard or LeaseGuard(clock)
         self._compare_due = 0.0
-        self._waits_for_seat = False
-        """The last look left something that may go when a POST has ended; True while looking."""
+        self._waits_for_slot = False
+        """The last pass left something that may start when a POST ends; True during a pass."""
         self._sender = sender
         self._metrics = metrics
-        self._limiter = DeliveryLimiter(settings.seats, settings.seats_per_endpoint)
-        self._tasks: dict[asyncio.Task[bool], Claimed] = {}
-        self._seated: set[str] = set()
-        """The ids of the deliveries under way that have a seat …"""
-        self._posting: set[str] = set()
-        """… and of those whose POST has not ended yet."""
+        self._limiter = DeliveryLimiter(settings.slots, settings.slots_per_endpoint)
+        self._in_flight: dict[asyncio.Task[bool], _InFlight] = {}
         self._is_draining = False
         self._batcher = Batcher(self._record_all, gap_s=GAP_S)
-        self._log = log.bind()  # made ready once: half of what a line costs
+        self._log = log.bind()  # bound once: half of what a line costs
 
     @property
     def in_flight(self) -> int:
-        """POSTs under way, recording included."""
-        return len(self._tasks)
+        """Deliveries being posted or recorded."""
+        return len(self._in_flight)
 
     async def run_pass(self) -> float:
-        """Claim and start what may go; seconds until something else may."""
+        """Claim and start what may start; return the seconds until something else may."""
         limiter = self._limiter
-        limiter.seats, limiter.seats_per_endpoint = self.settings.seats, self.settings.seats_per_endpoint
-        limiter.sharers = self.sharers
+        limiter.slots, limiter.slots_per_endpoint = self.settings.slots, self.settings.slots_per_endpoint
+        limiter.nodes = self.nodes
         if self._is_draining or limiter.free <= 0:
-            self._waits_for_seat = True
+            self._waits_for_slot = True
             return math.inf
         if not self._lease_guard.is_open:
             return FENCED_REST_S
         try:
-            rest_s = await self._begin_due()
+            rest_s = await self._start_due()
         except StoreUnavailable:
-            self._compare_due = 0.0  # something may have been committed whose answer got lost
+            self._compare_due = 0.0  # a claim may have been committed although its result was lost
             raise
         return rest_s if self._database.is_sqlite else min(rest_s, UNHEARD_S)
 
-    async def _begin_due(self) -> float:
-        await self._compare(self._clock.monotonic())
-        self._waits_for_seat = True
-        with self._limiter.looking():
-            look = await self._database.write(self._claim_due)
-        self._waits_for_seat = look.leaves_something
-        for each in look.claimed:
-            self._start(each)
-        return look.rest_s
+    async def _start_due(self) -> float:
+        await self._give_back_strays(self._clock.monotonic())
+        self._waits_for_slot = True
+        with self._limiter.snapshot():
+            claims = await self._database.write(self._claim_due)
+        self._waits_for_slot = claims.has_more
+        for claimed in claims.claimed:
+            self._start(claimed)
+        return claims.rest_s
 
-    def _claim_due(self, tx: Tx) -> _Look:
-        """What may go now, claimed. Nothing is written where nothing may go."""
+    def _claim_due(self, tx: Tx) -> _Claims:
+        """Claim what may start now; write nothing where nothing may."""
         due = due_endpoints(tx)
         known = {e: d for e, d in due.items() if d.source is not EndpointSource.CONFIG or e in self.file_secrets}
         shares = self._limiter.share(known, now=tx.now, monotonic=self._clock.monotonic())
         if not shares:
-            is_left = any(one.at <= tx.now for one in known.values())
-            return _Look([], self._limiter.rest_s(known, now=tx.now), is_left)
+            has_more = any(one.at <= tx.now for one in known.values())
+            return _Claims([], self._limiter.rest_s(known, now=tx.now), has_more)
         probed = [e for e in shares if known[e].backoff.is_probed and not may_probe(tx, e)]
-        given = shares | {e: shares[e].asked_for for e in probed}
+        given = shares | {e: shares[e].at_once for e in probed}
         claimed = {e: self._claim(tx, e, share) for e, share in given.items()}
-        is_left = any(
+        has_more = any(
             one.at <= tx.now and (e not in given or len(claimed[e]) >= given[e].limit) for e, one in known.items()
         )
         taken = [each for of_endpoint in claimed.values() for each in of_endpoint]
-        rest_s = CLAIMED_NOTHING_REST_S if not taken else 0.0 if is_left else LOOK_AGAIN_S
-        return _Look(taken, rest_s, is_left)
+        rest_s = CLAIMED_NOTHING_REST_S if not taken else 0.0 if has_more else CLAIM_AGAIN_S
+        return _Claims(taken, rest_s, has_more)
 
-    async def _compare(self, now: float) -> None:
-        """Where there may be other nodes: give back what is claimed for us and in nobody's hands."""
+    async def _give_back_strays(self, now: float) -> None:
+        """With several nodes: give back what the database holds claimed for this node and is not in flight."""
         if self._database.is_sqlite or now < self._compare_due:
             return
         self._compare_due = now + COMPARE_EVERY_S
-        held = {claimed.delivery.id for claimed in self._tasks.values()}
-        astray = await self._database.read(lambda tx: deliveries.list_held(tx, node=self._node)) - held
-        if astray:
-            ids = sorted(astray)
-            await self._database.write(lambda tx: deliveries.give_back(tx, node=self._node, delivery_ids=ids))
+        held = {flight.claimed.delivery.id for flight in self._in_flight.values()}
+        strays = await self._database.read(lambda tx: deliveries.list_held(tx, node=self._node)) - held
+        if strays:
+            await self._give_back(sorted(strays))
+
+    async def _give_back(self, delivery_ids: list[str]) -> None:
+        await self._database.write(lambda tx: deliveries.give_back(tx, node=self._node, delivery_ids=delivery_ids))
 
     def _claim(self, tx: Tx, endpoint_id: str, share: Share) -> list[Claimed]:
         return deliveries.claim_due(tx, node=self._node, endpoint_id=endpoint_id, limit=share.limit, lanes=share.lanes)
 
-    # -- one POST
+    # -- one delivery
 
     def _start(self, claimed: Claimed) -> None:
-        self._limiter.enter(claimed.endpoint.id)
-        task = asyncio.create_task(self._deliver(claimed), name=f"deliver:{claimed.delivery.id}")
-        self._tasks[task] = claimed
-        self._seated.add(claimed.delivery.id)
+        self._limiter.take(claimed.endpoint.id)
+        flight = _InFlight(claimed)
+        task = asyncio.create_task(self._deliver(flight), name=f"deliver:{claimed.delivery.id}")
+        self._in_flight[task] = flight
         task.add_done_callback(self._ended)
 
-    def _leave(self, claimed: Claimed) -> None:
-        """Give up its seat; once."""
-        if claimed.delivery.id in self._seated:
-            self._seated.discard(claimed.delivery.id)
-            self._limiter.leave(claimed.endpoint.id)
-            if self._waits_for_seat:
+    def _release_slot(self, flight: _InFlight) -> None:
+        if flight.has_slot:
+            flight.has_slot = False
+            self._limiter.release(flight.claimed.endpoint.id)
+            if self._waits_for_slot:
                 self.bell.ring()
 
     def _ended(self, task: asyncio.Task[bool]) -> None:
-        claimed = self._tasks.pop(task)
-        self._leave(claimed)
-        endpoint_id = claimed.endpoint.id
+        flight = self._in_flight.pop(task)
+        self._release_slot(flight)
         is_plain = False
         if task.cancelled():
             self._compare_due = 0.0  # its claim is still ours
         elif (error := task.exception()) is not None:
-            log.error("delivery.crashed", endpoint=endpoint_id, exc_info=error)
+            log.error("delivery.crashed", endpoint=flight.claimed.endpoint.id, exc_info=error)
         else:
             is_plain = task.result()
         if not is_plain:
             self.bell.ring()
 
-    async def _deliver(self, claimed: Claimed) -> bool:
-        """Whether it arrived at an endpoint that is as well as before: then nothing but its seat is free for others."""
+    async def _deliver(self, flight: _InFlight) -> bool:
+        """True if it was delivered and the endpoint's health is unchanged: only the slot is new to the next pass."""
+        claimed = flight.claimed
         at = self._clock.now()
-        if not self._lease_guard.is_open:  # since it was claimed this process slept, or the database was slow
+        if not self._lease_guard.is_open:  # this process was suspended, or the database slow, since the claim
             self._compare_due = 0.0
             return False
-        answer = await self._post_breakably(claimed, int(at.timestamp()))
-        state, again_at = verdict(
+        answer = await self._post(claimed, int(at.timestamp()))
+        is_delivered = answer.outcome is Outcome.DELIVERED
+        flight.phase = _Phase.RECORDING
+        if is_delivered and len(self._in_flight) - self._limiter.busy < UNRECORDED_MAX:
+            self._release_slot(flight)  # a failure keeps its slot until its pause is recorded
+        state, again_at = state_after(
             claimed.delivery.failures,
             answer,
             now=self._clock.now(),
@@ -222,26 +241,10 @@ class Deliverer:
         except Conflict as error:
             log.warning("attempt.refused", delivery_id=claimed.delivery.id, reason=str(error))
             return False
-        self._tell(claimed, result)
+        self._log_attempt(claimed, result)
         if note is not None:
-            self._tell_standing(claimed.endpoint.id, note)
-        return answer.outcome is Outcome.DELIVERED and (note is None or note.before == note.after)
-
-    async def _post_breakably(self, claimed: Claimed, timestamp: int) -> PostResult:
-        self._posting.add(claimed.delivery.id)
-        try:
-            answer = await self._post(claimed, timestamp)
-        finally:
-            self._posting.discard(claimed.delivery.id)
-        if answer.outcome is Outcome.DELIVERED and len(self._tasks) - len(self._seated) < UNRECORDED_MAX:
-            self._leave(claimed)  # the receiver has room again; a failure keeps its seat until its pause is recorded
-        return answer
-
-    def break_off(self) -> None:
-        """End the POSTs under way: the lease is about to end. What they had to send is due again, here or elsewhere."""
-        for task, claimed in self._tasks.items():
-            if claimed.delivery.id in self._posting:
-                task.cancel()
+            self._log_health(claimed.endpoint.id, note)
+        return is_delivered and (note is None or note.before == note.after)
 
     async def _post(self, claimed: Claimed, timestamp: int) -> PostResult:
         try:
@@ -252,15 +255,15 @@ class Deliverer:
             claimed.endpoint.url,
             headers=headers,
             body=claimed.body,
-            trust=Trust.CONFIG if claimed.endpoint.source is EndpointSource.CONFIG else Trust.API,
+            trust=Trust.of(claimed.endpoint.source),
             custom_headers=claimed.endpoint.headers,
         )
 
     async def _record(self, result: AttemptResult) -> Note | None:
-        """The attempt and what it means for the endpoint; tried again while the database cannot be written.
+        """Record the attempt and its effect on the endpoint; retry while the database cannot be written.
 
-        Until it is recorded the claim stands, so the same POST is not made twice meanwhile. Conflict, and nothing
-        written, when the claim was lost: others have the delivery now.
+        The claim stands until then, so the same POST is not made twice. Raises Conflict, with nothing written, if the
+        claim was lost to another node.
         """
         rest_s = 0.5
         while True:
@@ -278,12 +281,12 @@ class Deliverer:
                 tx, [(result.delivery.endpoint_id, result.answer) for result in results]
             )
             if not all(attempts.record_attempts(tx, node=self._node, results=results)):
-                raise Conflict("this node has lost the claim, or recorded it before")  # each for itself, then
+                raise Conflict("this node has lost the claim, or recorded it before")  # the Batcher repeats one by one
             return notes
 
         return await self._database.write(record)
 
-    def _tell(self, claimed: Claimed, result: AttemptResult) -> None:
+    def _log_attempt(self, claimed: Claimed, result: AttemptResult) -> None:
         answer = result.answer
         self._metrics.of(self._metrics.attempts, answer.outcome.value).inc()
         self._metrics.attempt_seconds.observe(answer.duration_ms / 1000)
@@ -304,8 +307,8 @@ class Deliverer:
             next_attempt_at=result.next_attempt_at and format_instant(result.next_attempt_at),
         )
 
-    def _tell_standing(self, endpoint_id: str, note: Note) -> None:
-        """Edges only: once when it is slowed down, fails or is switched off, once when it is well again."""
+    def _log_health(self, endpoint_id: str, note: Note) -> None:
+        """Log edges only: slowed, failing, disabled, recovered; each once."""
         if note.after.is_probed and not note.before.is_probed:
             opens_at = note.after.opens_at
             log.warning("endpoint.slowed", endpoint=endpoint_id, until=opens_at and format_instant(opens_at))
@@ -323,21 +326,45 @@ class Deliverer:
 
     # -- stopping
 
+    def cancel_posts(self) -> None:
+        """Cancel the POSTs under way because the lease is about to end; their deliveries become due again."""
+        for task, flight in self._in_flight.items():
+            if flight.phase is _Phase.POSTING:
+                task.cancel()
+
     async def drain(self, timeout_s: float) -> None:
-        """Let POSTs under way end within `timeout_s`; give back the claims of those that do not."""
+        """Wait up to `timeout_s` for deliveries in flight; give back the claims of those that are not done."""
         self._is_draining = True
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=timeout_s)
+        if self._in_flight:
+            await asyncio.wait(list(self._in_flight), timeout=timeout_s)
         cut_off = await self.abandon()
         if cut_off:
-            ids = [claimed.delivery.id for claimed in cut_off.values()]
-            await self._database.write(lambda tx: deliveries.give_back(tx, node=self._node, delivery_ids=ids))
+            await self._give_back([claimed.delivery.id for claimed in cut_off])
 
-    async def abandon(self) -> dict[asyncio.Task[bool], Claimed]:
-        """Break everything off and write nothing more; what was under way."""
+    async def abandon(self) -> list[Claimed]:
+        """Cancel all deliveries in flight and write nothing more; return what was cut off."""
         self._is_draining = True
-        cut_off = dict(self._tasks)
+        cut_off = dict(self._in_flight)
         for task in cut_off:
             task.cancel()
         await asyncio.gather(*cut_off, return_exceptions=True)
-        return cut_off
+        return [flight.claimed for flight in cut_off.values()]
+
+
+def sign_attempt(claimed: Claimed, file_secret: Secret | None, timestamp: int) -> dict[str, str]:
+    """Our headers of one attempt: the signatures of every live secret over the claimed bytes, and the content type.
+
+    `file_secret` is that of an endpoint from the operator's file; `timestamp` is in Unix seconds.
+    Raises ValueError with the reason if nothing can sign.
+    """
+    if claimed.fault is not None:
+        raise ValueError(claimed.fault)
+    shared = [file_secret] if file_secret is not None else [s.secret for s in claimed.secrets if s.kind == "v1"]
+    if not shared:
+        raise ValueError("it has no signing secret; rotate it to get one")
+    keys = [secret_key(secret.reveal()) for secret in shared]
+    headers = signature_headers(keys, claimed.delivery.event_id, timestamp, claimed.body)
+    own = [signing_key(s.secret.reveal()) for s in claimed.secrets if s.kind == "v1a"]
+    if own:
+        headers = with_v1a(headers, own, claimed.body)
+    return {**headers, "content-type": claimed.content_type}

@@ -1,11 +1,11 @@
-"""The turnstile: who may be sent to now, how much of it, and when to look again.
+"""The delivery limiter: how many deliveries each endpoint may start now, and when to check again.
 
-1. An endpoint has seats of its own; one that is being probed has one; one that rests or is paused has none. What a
-   person asked for one by one (`Lane.AT_ONCE`) waits for none of this.
-2. A rate limit is a bucket of tokens, one per delivery, that holds a second's worth.
-3. Of every four deliveries that an endpoint is given one is a retry or a replay, as long as there are any; else what
-   is new goes first.
-4. The last quarter of all seats is for endpoints that have none, so that many slow receivers hold up no quick one.
+1. Each endpoint has slots of its own; a probed endpoint has one; an endpoint that rests or is paused has none. A
+   delivery that a person requested (`Lane.AT_ONCE`) waits for none of this.
+2. A rate limit is a token bucket, one token per delivery, that holds one second's worth.
+3. One in four deliveries that an endpoint is given is a retry or a replay while there are any; otherwise new ones
+   go first.
+4. The last quarter of all slots is for endpoints that hold none, so slow receivers cannot hold up a quick one.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from bridge.domain.delivery import Lane
 from bridge.store.due import Due
 
 AGAIN_EVERY: Final = 4
-RESERVED_SHARE: Final = 4  # one in so many of all seats
+RESERVED_SHARE: Final = 4  # a quarter of all slots
 REST_S_MIN: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one endpoint gets in this pass: `limit` deliveries, at most so many of each lane, in this order."""
+    """What one endpoint may start in this pass: up to `limit` deliveries, up to so many of each lane, in this order."""
 
     limit: int
     lanes: tuple[tuple[Lane, int], ...]
 
     @property
-    def asked_for(self) -> Share:
-        """Of it what a person asked for one by one: that does not wait while another node probes the endpoint."""
+    def at_once(self) -> Share:
+        """The part that a person requested, which goes out even while another node probes the endpoint."""
         return Share(self.limit, tuple(each for each in self.lanes if each[0] is Lane.AT_ONCE))
 
 
 @dataclass(slots=True)
 class _EndpointSlots:
-    """What one endpoint has in flight and has been given; `tokens` as of `filled_at` (monotonic seconds)."""
+    """Slots and tokens of one endpoint; `tokens` as of `filled_at` (monotonic seconds), `given` counts deliveries."""
 
     busy: int = 0
     given: int = 0
@@ -49,12 +49,12 @@ class _EndpointSlots:
     filled_at: float = 0.0
 
     def fill(self, rate: float | None, monotonic: float) -> None:
-        """Let in the tokens of the time that has passed, `rate` per second."""
+        """Add `rate` tokens for each second since the last fill."""
         passed_s, self.filled_at, self.rate = monotonic - self.filled_at, monotonic, rate
         self.tokens = math.inf if rate is None else min(max(1.0, rate), self.tokens + rate * passed_s)
 
-    def is_forgettable(self, monotonic: float) -> bool:
-        """Nothing is in flight and its bucket is full by now: a new gate would be no different."""
+    def is_idle(self, monotonic: float) -> bool:
+        """Nothing is in flight and the bucket is full: indistinguishable from a new one."""
         if self.busy or self.rate is None:
             return not self.busy
         return self.tokens + self.rate * (monotonic - self.filled_at) >= max(1.0, self.rate)
@@ -66,58 +66,63 @@ class _EndpointSlots:
 
 
 class DeliveryLimiter:
-    """Of one deliverer. In memory only: what must outlive a restart, the pace, is the database's."""
+    """The slots of one deliverer, in memory. What must survive a restart, the back-off, is in the database."""
 
-    def __init__(self, seats: int, seats_per_endpoint: int) -> None:
-        self.seats = seats
-        self.seats_per_endpoint = seats_per_endpoint
-        self.sharers = 1
-        """How many nodes share what an endpoint takes per second; seats are each node's own."""
-        self._slots: dict[str, _EndpointSlots] = {}
+    def __init__(self, slots: int, slots_per_endpoint: int) -> None:
+        self.slots = slots
+        self.slots_per_endpoint = slots_per_endpoint
+        self.nodes = 1
+        """How many nodes share each endpoint's rate limit; slots are each node's own."""
+        self._endpoints: dict[str, _EndpointSlots] = {}
         self._busy = 0
         self._last = ""
-        self._is_looking = False
-        self._left: list[str] = []
+        self._is_snapshot_open = False
+        self._released: list[str] = []
+
+    @property
+    def busy(self) -> int:
+        """Slots that are taken; one released during a snapshot counts as free here."""
+        return self._busy - len(self._released)
 
     @property
     def free(self) -> int:
-        """Seats that nobody has."""
-        return self.seats - self._busy
+        """Slots that `share` may give away."""
+        return self.slots - self._busy
 
-    def enter(self, endpoint_id: str) -> None:
-        """A delivery of this endpoint takes a seat and a token."""
-        slots = self._slots[endpoint_id]
-        slots.busy += 1
-        slots.given += 1
-        slots.tokens -= 1
+    def take(self, endpoint_id: str) -> None:
+        """A delivery to this endpoint takes a slot and a token."""
+        endpoint = self._endpoints[endpoint_id]
+        endpoint.busy += 1
+        endpoint.given += 1
+        endpoint.tokens -= 1
         self._busy += 1
 
-    def leave(self, endpoint_id: str) -> None:
-        """Its POST has ended."""
-        if self._is_looking:
-            self._left.append(endpoint_id)
+    def release(self, endpoint_id: str) -> None:
+        """Free a slot of this endpoint."""
+        if self._is_snapshot_open:
+            self._released.append(endpoint_id)
             return
-        self._slots[endpoint_id].busy -= 1
+        self._endpoints[endpoint_id].busy -= 1
         self._busy -= 1
 
     @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Around reading what is due and sharing seats: a seat that is left meanwhile is free only afterwards.
+    def snapshot(self) -> Iterator[None]:
+        """Surrounds the read of what is due and `share`; a slot released within becomes free at its end.
 
-        Else it could be given away by what was read before its POST ended, and with it a pause that it brought.
+        Such a slot must not be reused at once: the snapshot predates the back-off that its POST may have set.
         """
-        self._is_looking = True
+        self._is_snapshot_open = True
         try:
             yield
         finally:
-            self._is_looking = False
-            for endpoint_id in self._left:
-                self.leave(endpoint_id)
-            self._left.clear()
+            self._is_snapshot_open = False
+            released, self._released = self._released, []
+            for endpoint_id in released:
+                self.release(endpoint_id)
 
     def share(self, due: Mapping[str, Due], *, now: datetime, monotonic: float) -> dict[str, Share]:
-        """Seats for each endpoint in turn, going on behind the one that was served last."""
-        self._look_after_gates(due, monotonic)
+        """Divide the free slots among the endpoints in turn, continuing after the one that was served last."""
+        self._refill(due, monotonic)
         wanting = {one.endpoint_id: room for one in due.values() if one.at <= now and (room := self._room(one, now))}
         in_turn = sorted(wanting, key=lambda endpoint_id: (endpoint_id <= self._last, endpoint_id))
         free = self.free
@@ -132,61 +137,60 @@ class DeliveryLimiter:
         return shares
 
     def rest_s(self, due: Mapping[str, Due], *, now: datetime) -> float:
-        """Seconds until something may go that may not go now; inf where only a POST that ends can change that.
+        """Seconds until something else may start; inf if that takes the end of a POST.
 
-        What is due later counts although there may be no seat then: a POST that ends need not tell of itself.
+        What is due later counts even if no slot may be free then: the end of a POST need not ring the bell.
         """
         return min((self._ready_in_s(one, now) for one in due.values()), default=math.inf)
 
-    def _look_after_gates(self, due: Mapping[str, Due], monotonic: float) -> None:
+    def _refill(self, due: Mapping[str, Due], monotonic: float) -> None:
         for endpoint_id, one in due.items():
-            rate = None if one.rate_limit is None else one.rate_limit / self.sharers
-            self._slots.setdefault(endpoint_id, _EndpointSlots()).fill(rate, monotonic)
-        for endpoint_id in [e for e, g in self._slots.items() if e not in due and g.is_forgettable(monotonic)]:
-            del self._slots[endpoint_id]
+            rate = None if one.rate_limit is None else one.rate_limit / self.nodes
+            self._endpoints.setdefault(endpoint_id, _EndpointSlots()).fill(rate, monotonic)
+        for endpoint_id in [e for e, slots in self._endpoints.items() if e not in due and slots.is_idle(monotonic)]:
+            del self._endpoints[endpoint_id]
 
     def _room(self, one: Due, now: datetime) -> int:
-        """How much the endpoint may be given, whatever seats there are in all."""
+        """How many deliveries the endpoint may start, regardless of the slots in all."""
         ordinary = self._ordinary_room(one, now)
         if ordinary > 0 or not _is_due(one, Lane.AT_ONCE, now):
             return ordinary
-        return self.seats_per_endpoint - self._slots[one.endpoint_id].busy
+        return self.slots_per_endpoint - self._endpoints[one.endpoint_id].busy
 
     def _ordinary_room(self, one: Due, now: datetime) -> int:
-        slots, opens_at = self._slots[one.endpoint_id], one.backoff.opens_at
+        endpoint, opens_at = self._endpoints[one.endpoint_id], one.backoff.opens_at
         if opens_at is not None and opens_at > now:
             return 0
-        seats = 1 if one.backoff.is_probed else self.seats_per_endpoint
-        return max(0, int(min(seats - slots.busy, slots.tokens)))
+        slots = 1 if one.backoff.is_probed else self.slots_per_endpoint
+        return max(0, int(min(slots - endpoint.busy, endpoint.tokens)))
 
     def _open_to(self, endpoint_id: str, free: int) -> int:
-        """How many of the free seats this endpoint may take."""
-        unreserved = max(0, free - self.seats // RESERVED_SHARE)
-        return unreserved if self._slots[endpoint_id].busy else max(unreserved, min(1, free))
+        """How many of the free slots this endpoint may take."""
+        unreserved = max(0, free - self.slots // RESERVED_SHARE)
+        return unreserved if self._endpoints[endpoint_id].busy else max(unreserved, min(1, free))
 
     def _lanes(self, one: Due, limit: int, now: datetime) -> tuple[tuple[Lane, int], ...]:
         if self._ordinary_room(one, now) == 0:
             return ((Lane.AT_ONCE, limit),)
-        given = self._slots[one.endpoint_id].given
+        given = self._endpoints[one.endpoint_id].given
         again = (given + limit) // AGAIN_EVERY - given // AGAIN_EVERY
         order = ((Lane.AT_ONCE, limit), (Lane.AGAIN, again), (Lane.FRESH, limit), (Lane.AGAIN, limit))
         return tuple((lane, most) for lane, most in order if most and _is_due(one, lane, now))
 
     def _ready_in_s(self, one: Due, now: datetime) -> float:
-        slots = self._slots[one.endpoint_id]
-        asked_at = one.lanes.get(Lane.AT_ONCE)
-        asked_s = math.inf if asked_at is None else (asked_at - now).total_seconds()
-        waits = [asked_s, self._ordinary_in_s(one, slots, now)]
+        at_once = one.lanes.get(Lane.AT_ONCE)
+        at_once_s = math.inf if at_once is None else (at_once - now).total_seconds()
+        waits = [at_once_s, self._ordinary_in_s(one, now)]
         return max(REST_S_MIN, min((wait_s for wait_s in waits if wait_s > 0), default=math.inf))
 
-    def _ordinary_in_s(self, one: Due, slots: _EndpointSlots, now: datetime) -> float:
-        """Not positive where a seat is all that is missing: a POST that ends rings the bell."""
+    def _ordinary_in_s(self, one: Due, now: datetime) -> float:
+        """Not positive if only a slot is missing: the end of a POST rings the bell."""
         at = min((at for lane, at in one.lanes.items() if lane is not Lane.AT_ONCE), default=None)
         if at is None:
             return math.inf
         opens_at = one.backoff.opens_at
         ready_at = at if opens_at is None else max(at, opens_at)
-        return max((ready_at - now).total_seconds(), slots.token_in_s)
+        return max((ready_at - now).total_seconds(), self._endpoints[one.endpoint_id].token_in_s)
 
 
 def _is_due(one: Due, lane: Lane, now: datetime) -> bool:

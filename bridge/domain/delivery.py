@@ -111,7 +111,7 @@ class Delivery:
     lane: Lane = Lane.FRESH
 
 
-def verdict(
+def state_after(
     failures: int, answer: PostResult, *, now: datetime, schedule: RetrySchedule, ends_when_gone: bool = False
 ) -> tuple[DeliveryState, datetime | None]:
     """What becomes of a delivery with `failures` failed attempts before this answer: its state, and when to try again.

@@ -149,7 +149,7 @@ async def test_a_post_that_is_broken_off_is_no_failed_attempt_and_is_made_again(
             await record(database, await register(database), "succeeded")
             await deliverer.run_pass()
             await receiver.wait_for(lambda got: len(got) == 1)
-            deliverer.break_off()
+            deliverer.cancel_posts()
             (delivery,) = await work(deliverer.run_pass, deliverer.bell, none_pending(database))
             assert (delivery.state, delivery.attempts, delivery.failures) == (DeliveryState.DELIVERED, 1, 0)
             assert [one.status for one in receiver.received] == [None, 204]

@@ -176,7 +176,7 @@ async def test_a_hanging_endpoint_holds_up_nobody_else(database: Database, recei
         found = await all_deliveries(database)
         return all(d.state is DeliveryState.DELIVERED for d in found if d.endpoint_id != slow.id)
 
-    async with open_deliverer(database, timeout_s=30, seats=10, seats_per_endpoint=4) as deliverer:
+    async with open_deliverer(database, timeout_s=30, slots=10, slots_per_endpoint=4) as deliverer:
         await work(deliverer.run_pass, deliverer.bell, quick_is_done)
     assert sum(a.path == "/slow" for a in receiver.received) <= 4
 
@@ -197,7 +197,7 @@ async def test_who_took_a_post_has_room_for_the_next_before_it_is_recorded(
         await asyncio.sleep(0.2)
         return bool(before) and len(receiver.received) == before
 
-    async with open_deliverer(database, schedule=NEVER_AGAIN, seats_per_endpoint=1) as deliverer:
+    async with open_deliverer(database, schedule=NEVER_AGAIN, slots_per_endpoint=1) as deliverer:
         await work(deliverer.run_pass, deliverer.bell, nothing_moves)
         recorded = [d for d in await all_deliveries(database) if d.attempts]
     assert (len(receiver.received), len(recorded)) == (arrive, 1)

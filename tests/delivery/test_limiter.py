@@ -1,4 +1,4 @@
-"""The turnstile: seats, lanes, tokens and rests, without any database."""
+"""The delivery limiter: slots, lanes, tokens and rests, without a database."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def take(limiter: DeliveryLimiter, shares: dict[str, Share]) -> None:
     """Everything that was offered is claimed."""
     for endpoint_id, one in shares.items():
         for _ in range(one.limit):
-            limiter.enter(endpoint_id)
+            limiter.take(endpoint_id)
 
 
-def test_one_endpoint_gets_its_own_seats_and_no_more() -> None:
+def test_one_endpoint_gets_its_own_slots_and_no_more() -> None:
     limiter = DeliveryLimiter(64, 8)
     take(limiter, first := share(limiter, due()))
     assert limits(first) == {"a": 8}
     assert share(limiter, due()) == {}
     assert limiter.rest_s(due(), now=NOW) == math.inf, "a post that ends rings the bell"
-    limiter.leave("a")
+    limiter.release("a")
     assert limits(share(limiter, due())) == {"a": 1}
 
 
-def test_what_is_due_later_is_remembered_although_every_seat_is_taken() -> None:
-    """A post that arrives at a well endpoint tells of itself only where something waits for its seat."""
+def test_what_is_due_later_is_remembered_although_every_slot_is_taken() -> None:
+    """A delivered POST rings the bell only if something waits for its slot."""
     limiter = DeliveryLimiter(64, 1)
     take(limiter, share(limiter, due()))
     retry = due("a", Lane.AGAIN, when=at(3))
@@ -68,29 +68,29 @@ def test_what_is_due_later_is_remembered_although_every_seat_is_taken() -> None:
     assert limiter.rest_s(probed, now=NOW) == pytest.approx(3)
 
 
-def test_a_seat_that_is_left_during_a_look_is_given_away_only_after_it() -> None:
-    """What was read may not know yet what the post that ended has brought: a pause, say."""
+def test_a_slot_released_during_a_snapshot_is_free_only_after_it() -> None:
+    """The snapshot predates the pause that the POST may have brought."""
     limiter = DeliveryLimiter(64, 1)
     take(limiter, share(limiter, due()))
-    with limiter.looking():
-        limiter.leave("a")
+    with limiter.snapshot():
+        limiter.release("a")
         assert share(limiter, due()) == {}
     assert limits(share(limiter, due())) == {"a": 1}
 
 
-def test_few_seats_are_shared_in_turn() -> None:
+def test_few_slots_are_shared_in_turn() -> None:
     limiter = DeliveryLimiter(4, 8)
     waiting = {**due("a"), **due("b"), **due("c"), **due("d"), **due("e"), **due("f")}
     first = share(limiter, waiting)
     take(limiter, first)
     for endpoint_id in first:
-        limiter.leave(endpoint_id)
+        limiter.release(endpoint_id)
     second = share(limiter, waiting)
     assert set(first) | set(second) == set(waiting)
 
 
-def test_the_last_quarter_of_the_seats_is_for_endpoints_that_have_none() -> None:
-    """However many slow receivers there are, a quick one finds a seat."""
+def test_the_last_quarter_of_the_slots_is_for_endpoints_that_have_none() -> None:
+    """However many slow receivers there are, a quick one finds a slot."""
     limiter = DeliveryLimiter(16, 8)
     slow = {**due("s1"), **due("s2"), **due("s3"), **due("s4")}
     for _ in range(10):
@@ -107,9 +107,9 @@ def test_what_is_new_goes_first_and_one_in_four_is_a_retry() -> None:
     assert one.lanes[0][0] is Lane.AGAIN
 
 
-@pytest.mark.parametrize("seats", [1, 2, 3, 8])
-def test_retries_keep_their_share_even_where_seats_become_free_one_by_one(seats: int) -> None:
-    limiter = DeliveryLimiter(64, seats)
+@pytest.mark.parametrize("slots", [1, 2, 3, 8])
+def test_retries_keep_their_share_even_where_slots_become_free_one_by_one(slots: int) -> None:
+    limiter = DeliveryLimiter(64, slots)
     waiting = due("a", Lane.FRESH, Lane.AGAIN)
     given: Counter[Lane] = Counter()
     for _ in range(200):
@@ -119,8 +119,8 @@ def test_retries_keep_their_share_even_where_seats_become_free_one_by_one(seats:
                 given[lane] += min(left, most)
                 left -= min(left, most)
             for _ in range(one.limit):
-                limiter.enter(endpoint_id)
-        limiter.leave("a")
+                limiter.take(endpoint_id)
+        limiter.release("a")
     assert given[Lane.AGAIN] / given.total() == pytest.approx(0.25, abs=0.02)
 
 
@@ -173,8 +173,8 @@ def test_a_rate_limit_lets_so_many_go_each_second() -> None:
         for endpoint_id, one in share(limiter, limited, monotonic=1000 + tenth / 10).items():
             sent += one.limit
             for _ in range(one.limit):
-                limiter.enter(endpoint_id)
-                limiter.leave(endpoint_id)
+                limiter.take(endpoint_id)
+                limiter.release(endpoint_id)
     assert 5 + 49 <= sent <= 5 + 50, "a second's worth at once, then five a second for 9.9 s"
 
 
@@ -182,7 +182,7 @@ def test_waiting_for_a_token_is_a_rest_of_known_length() -> None:
     limiter = DeliveryLimiter(64, 8)
     limited = due(rate_limit=0.1)
     take(limiter, share(limiter, limited))
-    limiter.leave("a")
+    limiter.release("a")
     assert share(limiter, limited, monotonic=1004.0) == {}
     assert limiter.rest_s(limited, now=NOW) == pytest.approx(6.0)
     assert limits(share(limiter, limited, monotonic=1010.0)) == {"a": 1}
@@ -193,16 +193,18 @@ def test_a_rate_limit_is_not_forgotten_while_nothing_waits() -> None:
     limiter = DeliveryLimiter(64, 8)
     limited = due(rate_limit=0.1)
     take(limiter, share(limiter, limited))
-    limiter.leave("a")
+    limiter.release("a")
     share(limiter, {}, monotonic=1003.0)
     assert share(limiter, limited, monotonic=1003.0) == {}
 
 
 def test_endpoints_that_are_done_are_forgotten() -> None:
-    limiter = DeliveryLimiter(64, 8)
-    for number in range(50):
-        take(limiter, share(limiter, due(f"run-{number}")))
-        for _ in range(8):
-            limiter.leave(f"run-{number}")
+    """Each run may bring an endpoint of its own; thousands a day must not add up in memory."""
+    limiter = DeliveryLimiter(64, 1)
+    waiting = due("a", Lane.FRESH, Lane.AGAIN)
+    for _ in range(3):
+        take(limiter, share(limiter, waiting))
+        limiter.release("a")
+    assert share(limiter, waiting)["a"].lanes[0][0] is Lane.AGAIN, "the fourth is a retry"
     share(limiter, {})
-    assert limiter._slots == {}
+    assert share(limiter, waiting)["a"].lanes[0][0] is Lane.FRESH, "counting begins again"

@@ -46,7 +46,7 @@ async def test_a_failing_endpoint_is_probed_with_one_delivery_and_the_rest_waits
 ) -> None:
     await add_endpoint(database, DOWN)
     await finish_runs(database, 40)
-    async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock, seats_per_endpoint=1) as deliverer:
+    async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock, slots_per_endpoint=1) as deliverer:
         await start_due(deliverer)
         assert sum(d.attempts for d in await all_deliveries(database)) == 5
         for _ in range(5):  # rests of 5, 10, 20, 40 and 80 s
@@ -98,7 +98,7 @@ async def test_a_ping_goes_to_a_resting_endpoint_at_once_and_its_success_opens_i
     receiver.always(Reply(500))
     endpoint = await add_endpoint(database, receiver.url())
     await finish_runs(database, 20)
-    async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock, seats_per_endpoint=1) as deliverer:
+    async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock, slots_per_endpoint=1) as deliverer:
         await start_due(deliverer)
         receiver.always(None)
         sent = await ping(database, endpoint)

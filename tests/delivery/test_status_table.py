@@ -311,7 +311,7 @@ async def test_what_waits_behind_a_pause_uses_up_no_attempts(
     for number in range(20):
         await record(database, await register(database, str(number)), "failed")
     receiver.script(Reply(429, headers={"Retry-After": "600"}))
-    async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock, seats_per_endpoint=1) as deliverer:
+    async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock, slots_per_endpoint=1) as deliverer:
         assert await start_due(deliverer) == 600
         assert len(receiver.received) == 1
         await live_until(deliverer, clock, START + timedelta(seconds=599))

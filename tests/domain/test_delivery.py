@@ -1,4 +1,4 @@
-"""The verdict on one attempt: delivered, again later, or given up."""
+"""The state_after on one attempt: delivered, again later, or given up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.delivery import DeliveryState, Lane, Outcome, PostResult, verdict
+from bridge.domain.delivery import DeliveryState, Lane, Outcome, PostResult, state_after
 from bridge.domain.retry import RetrySchedule
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
@@ -21,7 +21,7 @@ def judged(
 ) -> tuple[DeliveryState, float | None]:
     """The state, and seconds until it is tried again."""
     answer = PostResult(outcome, duration_ms=1, retry_after_s=wish_s)
-    state, again_at = verdict(failures, answer, now=NOW, schedule=PLAIN, ends_when_gone=gone)
+    state, again_at = state_after(failures, answer, now=NOW, schedule=PLAIN, ends_when_gone=gone)
     return state, None if again_at is None else (again_at - NOW).total_seconds()
 
 
@@ -55,7 +55,7 @@ def test_a_delivery_has_a_next_attempt_exactly_while_it_is_pending(
     failures: int, outcome: Outcome, wish_s: float | None, gone: bool
 ) -> None:
     answer = PostResult(outcome, duration_ms=1, retry_after_s=wish_s)
-    state, again_at = verdict(failures, answer, now=NOW, schedule=RetrySchedule(), ends_when_gone=gone)
+    state, again_at = state_after(failures, answer, now=NOW, schedule=RetrySchedule(), ends_when_gone=gone)
     assert (again_at is not None) is (state is DeliveryState.PENDING)
     assert again_at is None or NOW + timedelta(seconds=4) <= again_at <= NOW + timedelta(seconds=1.2 * 86400)
     assert state is not DeliveryState.DISCARDED

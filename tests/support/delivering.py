@@ -36,8 +36,8 @@ async def open_deliverer(
     timeout_s: float = 5.0,
     allow: tuple[AllowRule, ...] = LOCAL,
     file_secrets: dict[str, Secret] | None = None,
-    seats: int = 64,
-    seats_per_endpoint: int = 8,
+    slots: int = 64,
+    slots_per_endpoint: int = 8,
     clock: Clock | None = None,
     metrics: Metrics | None = None,
 ) -> AsyncIterator[Deliverer]:
@@ -49,7 +49,7 @@ async def open_deliverer(
         node=NODE,
         sender=sender,
         metrics=metrics or Metrics(),
-        settings=DeliverySettings(schedule, seats, seats_per_endpoint),
+        settings=DeliverySettings(schedule, slots, slots_per_endpoint),
         file_secrets=file_secrets or {},
     )
     database.listeners.append(lambda said: deliverer.bell.ring() if said.deliveries_due else None)
