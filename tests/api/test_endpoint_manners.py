@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from bridge.domain.delivery import Answer, Lane, Outcome
+from bridge.domain.delivery import Lane, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.store import endpoint_health, endpoints
 from bridge.store.due import due_endpoints
@@ -14,7 +14,7 @@ from tests.support.api_bridge import Api
 
 
 async def fail(api: Api, endpoint_id: str, times: int = 5) -> None:
-    answer = Answer(Outcome.TIMEOUT, duration_ms=1)
+    answer = PostResult(Outcome.TIMEOUT, duration_ms=1)
     for _ in range(times):
         await api.database.write(lambda tx: endpoint_health.note_answer(tx, endpoint_id, answer))
 
@@ -137,7 +137,7 @@ async def test_an_endpoint_of_the_file_can_be_enabled_when_it_was_switched_off_b
     """Else nothing but a restart under another name would bring it back."""
     endpoint = Endpoint(id="my-app", url="http://127.0.0.1:9/hooks", source=EndpointSource.CONFIG)
     await api.database.write(lambda tx: endpoints.sync_file_endpoints(tx, [endpoint]))
-    gone = Answer(Outcome.GONE, duration_ms=1, status=410)
+    gone = PostResult(Outcome.GONE, duration_ms=1, status=410)
     await api.database.write(lambda tx: endpoint_health.note_answer(tx, "my-app", gone))
     assert not (await api.call("GET", "/v1/endpoints/my-app")).body["enabled"]
     await api.database.write(lambda tx: endpoints.sync_file_endpoints(tx, [endpoint]))

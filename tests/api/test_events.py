@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from bridge.api import stream
-from bridge.domain.delivery import Answer, DeliveryState, Outcome
+from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.run import RunStatus
 from bridge.store import attempts, deliveries, events
 from bridge.store.attempts import AttemptResult
@@ -90,7 +90,7 @@ async def test_whoever_asks_again_while_it_is_being_sent_is_not_forgotten(api: A
     asked = asyncio.create_task(api.call("POST", f"/v1/events/{claimed.delivery.event_id}/replay"))
     await asyncio.sleep(0.1)
     assert not asked.done()
-    answer = Answer(Outcome.DELIVERED, 12, 200)
+    answer = PostResult(Outcome.DELIVERED, 12, 200)
     result = AttemptResult(claimed.delivery, claimed.delivery.created_at, answer, DeliveryState.DELIVERED, None)
     await api.database.write(lambda tx: attempts.record_attempts(tx, node="n", results=[result]))
     assert (await asked).status == 202
