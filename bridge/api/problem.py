@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from bridge.api.strict_json import NotJson
 from bridge.domain.errors import (
     BridgeError,
     Conflict,
     InvalidInput,
     NotFound,
+    NotJson,
     Problem,
     ProviderRefused,
     StoreUnavailable,

@@ -13,11 +13,11 @@ from pydantic import BaseModel
 
 from bridge.api.context import Door, IdempotencyKey
 from bridge.api.problem import Refusal
-from bridge.api.strict_json import parse_json
 from bridge.api.validation_errors import read_given
 from bridge.domain.errors import InvalidInput, NotFound, Problem
 from bridge.domain.run import Json
 from bridge.domain.secret import Secret
+from bridge.domain.strict_json import parse_request
 
 BODY_TIMEOUT_S = 15.0
 KEY_CHARACTERS_MAX = 255
@@ -87,7 +87,7 @@ async def read_body(request: web.Request, bytes_max: int) -> Json:
         return {}
     if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
         raise Refusal(415, "the body must be JSON in UTF-8, sent with `Content-Type: application/json`")
-    return parse_json(data)
+    return parse_request(data)
 
 
 async def _await_body(request: web.Request, bytes_max: int) -> bytes:

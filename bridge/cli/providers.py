@@ -10,7 +10,7 @@ import click
 from bridge.cli.connections import check_connections
 from bridge.cli.options import Settings, common_options, json_option, pass_settings
 from bridge.cli.output import mark, print_facts, print_table, print_value, say, say_heading
-from bridge.domain.errors import NotFound
+from bridge.domain.errors import BadPayload, NotFound
 from bridge.providers import REGISTRY
 from bridge.providers.base import Provider, ProviderDefaults
 
@@ -99,8 +99,8 @@ def _read_body(settings: Settings, provider: Provider, body: Path) -> int:
     from dataclasses import asdict
     from importlib import import_module
 
+    from bridge.domain.strict_json import parse_json
     from bridge.providers.base import json_object
-    from bridge.providers.strict_json import BadPayload, parse_json
 
     normalise = import_module(f"bridge.providers.{provider.name}").normalise
     try:

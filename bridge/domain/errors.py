@@ -2,11 +2,13 @@
 
 BridgeError                     anything we raise on purpose; its text is the message a person reads
 ├── InvalidInput                what was given is wrong: `problems` names every field at fault
+├── NotJson                     a request's body is not JSON that every reader understands alike
 ├── NotFound                    no such run, endpoint, event, delivery, connection
 ├── Conflict                    it exists, but not in a state that allows this
 ├── Unsupported                 the provider has no such operation
 ├── ProviderRefused             the provider answered a trigger or cancel with a refusal
 ├── ProviderFailed              the provider gave no answer to a trigger or cancel that could be used
+├── BadPayload                  a provider's answer is not what its documentation promises
 ├── StoreUnavailable            the database cannot be written or read now (full, locked, gone)
 └── DatabaseRefused             the database is not ours to open (corrupt, foreign, newer, in use)
 """
@@ -36,6 +38,10 @@ class InvalidInput(BridgeError):
         super().__init__("; ".join(f"{p.field}: {p.message}" for p in problems))
 
 
+class NotJson(BridgeError):
+    """The body is not JSON that every reader understands alike."""
+
+
 class NotFound(BridgeError):
     """There is no such thing."""
 
@@ -58,6 +64,10 @@ class ProviderRefused(BridgeError):
 
 class ProviderFailed(BridgeError):
     """The provider gave no answer that could be used; what it did is not known."""
+
+
+class BadPayload(BridgeError):
+    """The answer is not what the provider's documentation promises; the text says in which way."""
 
 
 class StoreUnavailable(BridgeError):

@@ -16,12 +16,12 @@ from typing import Final, Protocol, TypeGuard
 from urllib.parse import quote
 
 from bridge.domain.connection import Connection
-from bridge.domain.errors import ProviderRefused, Unsupported
+from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
 from bridge.domain.observation import FailureKind, Known, Observation, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Progress, RunError, RunStatus
+from bridge.domain.strict_json import parse_json_text
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.http import ProviderFailure, ProviderHttp
-from bridge.providers.strict_json import BadPayload, parse_json_text
 
 RUN_ID_CHARS_MAX: Final = 512
 WORD_CHARS_MAX: Final = 200

@@ -16,6 +16,7 @@ from typing import Final
 from bridge.domain.errors import ProviderRefused, Unsupported
 from bridge.domain.observation import FailureKind, Known, Observation, PollFailed, PollResult
 from bridge.domain.run import Json, RunStatus
+from bridge.domain.strict_json import parse_json
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
     JsonObject,
@@ -33,7 +34,6 @@ from bridge.providers.base import (
     unpacked,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp, error_text
-from bridge.providers.strict_json import parse_json
 
 STATUSES: Final = {
     "scheduled": RunStatus.QUEUED,

@@ -21,12 +21,12 @@ import aiohttp
 from yarl import URL
 
 from bridge import __version__
-from bridge.domain.errors import BridgeError
+from bridge.domain.errors import BadPayload, BridgeError
 from bridge.domain.frozen import frozen
 from bridge.domain.observation import FailureKind, PollFailed
 from bridge.domain.run import Json
+from bridge.domain.strict_json import parse_json
 from bridge.providers.pause import asked_pause_s, quota_is_used_up
-from bridge.providers.strict_json import BadPayload, parse_json
 from bridge.runtime.aiohttp_internals import disable_retry
 
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bridge.domain.errors import BadPayload
 from bridge.domain.observation import FailureKind, ListedRun, Observation, PollFailed, RunPage
 from bridge.domain.run import Json
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import JsonObject, check_id, text_of
 from bridge.providers.http import ProviderFailure, ProviderHttp
-from bridge.providers.strict_json import BadPayload
 
 PAGE_RUNS: Final = 100  # Retab's maximum; Instabase tells none
 TIMEOUT_S: Final = 10.0  # a list that takes longer observes nothing any sooner

@@ -176,7 +176,7 @@ async def test_every_body_is_checked(shared: Api, path: str, body: dict[str, obj
         (b"{", 400, "line 1"),
         (b'{"a": NaN}', 400, "NaN"),
         (b'{"a": 1e999}', 400, "too large"),
-        (b'{"a": ' + b"9" * 5000 + b"}", 400, "too many digits"),
+        (b'{"a": ' + b"9" * 5000 + b"}", 400, "more than 4300 digits"),
         (b'{"a": 1, "b": 2, "a": 3}', 400, '"a" stands twice'),
         (b"[" * 30000, 400, "nested"),
         (b'{"metadata": ' + b'{"a":' * 101 + b"1" + b"}" * 102, 400, "nested"),

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.errors import ProviderRefused, Unsupported
+from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
 from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
 from bridge.providers import REGISTRY, dibby, dify, instabase, retab
 from bridge.providers.http import ProviderFailure
-from bridge.providers.strict_json import BadPayload
 from tests.support.foreign_server import answering
 from tests.support.provider_http import provider_against
 
