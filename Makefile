@@ -1,6 +1,6 @@
-# What a person or the CI gate does with a checkout. Every target sets up what it needs by itself:
-# an environment in .venv (PYTHON=python3.13 chooses another interpreter), and nothing outside it
-# except the few commands of the tests that no Python package brings (TEST_PACKAGES).
+# Commands for a checkout. Every target sets up what it needs: an environment in .venv (PYTHON=python3.13
+# chooses another interpreter) and, for `make test` alone, the Debian packages in TEST_PACKAGES.
+# Each step says what it installs before it does.
 
 ifndef PYTHON
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -10,8 +10,8 @@ ifeq ($(PYTHON),)
 PYTHON := python3
 endif
 
-# The stamps' names hold the interpreter's version and the checkout's place: another Python, a moved
-# or copied checkout, or newer requirements each make the environment anew.
+# The names of the stamps hold the interpreter's version and the checkout's place: another Python, a moved
+# or copied checkout, or newer requirements each rebuild the environment.
 VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
 PLACE := $(shell pwd | cksum | cut -d' ' -f1)
 RUNTIME := .venv/.runtime-$(VERSION)-$(PLACE)
@@ -20,27 +20,32 @@ DEV := .venv/.dev-$(VERSION)-$(PLACE)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -qq
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras \
   --python-version 3.11 $(if $(UPGRADE),--upgrade) pyproject.toml
 
-# command=Debian package
+# The commands that the tests run and no Python package brings, each with its Debian package.
 TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl curl=curl
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test test-fast lint format bench lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
-	  printf '  make %-8s %s\n' "$$name" "$$does"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
+	  printf '  make %-10s %s\n' "$$name" "$$does"; done
 	@echo '  (PYTHON=python3.13 after any of them chooses the interpreter)'
 
-demo: $(RUNTIME) ## the main job against four pretended providers, start to end, in under a minute
+demo: $(RUNTIME) ## the main job against four fake providers, start to end, in under a minute
 	@$(BIN)/runbridge demo
 
-test: $(DEV) ## every test, on SQLite and on a real PostgreSQL (ARGS="-k name" is handed to pytest)
+test: $(DEV) ## every test, on SQLite and on a real PostgreSQL; installs what they need (ARGS="-k name" goes to pytest)
 	@sh .ci/have-commands $(TEST_PACKAGES)
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 $(ARGS)
+	@echo 'Tests of the Node receiver fetch the npm package "standardwebhooks" into a temporary folder.'
+	$(PYTEST) $(ARGS)
+
+test-fast: $(DEV) ## the tests that are not marked slow: an answer within a minute
+	$(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(DEV) ## ruff and mypy; changes nothing
 	$(BIN)/ruff check .
@@ -55,7 +60,7 @@ bench: $(DEV) ## what the performance claims rest on; prints tables
 	@for benchmark in $$(grep -l "^if __name__ ==" benchmarks/*.py); do \
 	  echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python "$$benchmark" || exit 1; done
 
-lock: $(DEV) ## write requirements/ anew from pyproject.toml (UPGRADE=1 takes the newest versions)
+lock: $(DEV) ## resolve requirements/ again from pyproject.toml (UPGRADE=1 takes the newest versions)
 	$(COMPILE) --output-file requirements/runtime.txt
 	$(COMPILE) --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt
 	$(COMPILE:pyproject.toml=) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
@@ -69,13 +74,13 @@ $(RUNTIME): requirements/build.txt requirements/runtime.txt pyproject.toml
 	  echo "runbridge needs Python 3.11 or newer and '$(PYTHON)' is not; name one that is: make PYTHON=/path/to/python3.11" >&2; \
 	  exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || sh .ci/have-package python3-venv "to make .venv"
-	@echo "Setting up .venv with Python $(VERSION) (once; up to a minute) …"
+	@echo "Setting up .venv with Python $(VERSION): pip installs requirements/build.txt and requirements/runtime.txt (once; up to a minute) …"
 	@$(PYTHON) -m venv --clear .venv
 	@$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/runtime.txt
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): $(RUNTIME) requirements/dev.txt
-	@echo "Installing what the tests and checks need (once; up to two minutes) …"
+	@echo "Setting up the tests and checks: pip installs requirements/dev.txt into .venv (once; up to two minutes) …"
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,7 +15,10 @@ from bridge.sandbox import Receiver, Sandbox
 from bridge.store.database import Database
 from tests.support.manual_clock import START, ManualClock
 from tests.support.postgres import Postgres
+from tests.support.readme_blocks import block
 from tests.support.watching import open_database
+
+NPM_S = 180.0
 
 
 def pytest_configure() -> None:
@@ -23,6 +28,13 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start PostgreSQL or install from npm are slow: `make test-fast` does neither."""
+    for item in items:
+        if {"postgres", "node_folder"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +58,7 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'runbridge.db'}"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def database_url(request: pytest.FixtureRequest) -> str:
     """A fresh database, once per engine: a test that asks for this runs on both."""
     url = request.getfixturevalue(f"{request.param}_url")
@@ -92,3 +104,17 @@ async def receiver() -> AsyncIterator[Receiver]:
     """A receiver of webhooks that verifies and keeps what arrives."""
     async with Receiver() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the npm packages that the README's Node receiver needs."""
+    folder = tmp_path_factory.mktemp("node")
+    needs = re.search(r"needs: npm install ([\w@./-]+)", block("receiver-node"))
+    assert needs is not None
+    subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder), needs[1]],
+        check=True,
+        timeout=NPM_S,
+    )
+    return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -42,5 +43,9 @@ def slowly(begun: Slowly | None) -> Slowly:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is judged comes last: by then it has been going on for a while."""
+    """Every test of this folder starts processes. The tests of slow stories run last: by then the stories are told."""
+    folder = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(folder):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: "slowly" in getattr(item, "fixturenames", ()))

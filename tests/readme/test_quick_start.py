@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.support.cli_world import free_port, process
 from tests.support.readme_blocks import ROOT, block
 
@@ -69,6 +71,7 @@ def until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_quick_start_leads_from_nothing_to_a_verified_webhook(tmp_path: Path):
     api, hooks = free_port(), free_port()
     with process("-m", "bridge.sandbox", "providers", "--port", "0", log=tmp_path / "sandbox.log") as sandbox:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,8 +23,9 @@ from tests.support.cli_world import free_port
 from tests.support.daemon_process import DaemonProcess
 from tests.support.readme_blocks import block
 
-NPM_S = 180.0
 START_S = 30.0
+
+pytestmark = pytest.mark.slow  # each test starts a receiver, some a daemon
 
 
 @dataclass(frozen=True)
@@ -35,20 +34,6 @@ class Receiver:
 
     url: str
     heard: Callable[[], list[str]]
-
-
-@pytest.fixture(scope="session")
-def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the Node snippet says that it needs."""
-    folder = tmp_path_factory.mktemp("node")
-    needs = re.search(r"needs: npm install ([\w@./-]+)", block("receiver-node"))
-    assert needs is not None
-    subprocess.run(
-        ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder), needs[1]],
-        check=True,
-        timeout=NPM_S,
-    )
-    return folder
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from bridge.domain.event import encode
 from bridge.domain.signing.hmac_v1 import secret_key, signature_headers
-from tests.readme.test_snippets import node_folder  # noqa: F401 - a fixture: `npm install standardwebhooks`
 
 COUNT = 1000
 NODE_S = 60.0
@@ -47,7 +46,7 @@ def signed(number: int, chance: random.Random, now: int) -> dict[str, object]:
     return {"secret": chance.choice(secrets), "headers": headers, "body": base64.b64encode(body).decode()}
 
 
-def test_a_thousand_random_bodies_verify_with_npm_standardwebhooks(node_folder: Path, tmp_path: Path) -> None:  # noqa: F811 - the fixture
+def test_a_thousand_random_bodies_verify_with_npm_standardwebhooks(node_folder: Path, tmp_path: Path) -> None:
     """And none of them with one bit changed."""
     chance, now = random.Random(11), int(time.time())
     lines, script = tmp_path / "signed.jsonl", node_folder / "verify.mjs"
