@@ -1,4 +1,4 @@
-"""What a status or an error of one POST means: the only place that turns the wire into an `Outcome`.
+"""Turns the status or the error of one POST into an `Outcome`; nothing else does.
 
 The sentences are for the operator: short, without secrets, without query strings.
 """
@@ -25,14 +25,14 @@ _SAID_CHARACTERS_MAX = 160
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An outcome and the sentence that explains it, None where there is nothing to explain."""
+    """An outcome and the sentence that explains it; None if there is nothing to explain."""
 
     outcome: Outcome
     detail: str | None = None
 
 
 def judge_status(status: int, location: str | None = None) -> Judged:
-    """What a complete head with `status` means; `location` is that header of a redirect."""
+    """Judge a complete head with `status`; `location` is that header of a redirect."""
     if 200 <= status <= 299:
         return Judged(Outcome.DELIVERED)
     if 300 <= status <= 399:
@@ -49,9 +49,9 @@ def judge_status(status: int, location: str | None = None) -> Judged:
 
 
 def judge_broken_head(status: int | None, failed: Judged) -> Judged:
-    """What it means that the head behind a status line with `status` failed so; None if there was no such line.
+    """Judge a head that `failed` after a status line with `status`, which is None if there was no such line.
 
-    A 2xx says that the event was taken, so that only the rest of the answer is lost.
+    With a 2xx the receiver has accepted the event; only the rest of the response is lost.
     """
     if status is None or not 200 <= status <= 299:
         return failed
@@ -59,7 +59,7 @@ def judge_broken_head(status: int | None, failed: Judged) -> Judged:
 
 
 def judge_timeout(exchange: Exchange, limit_s: float) -> Judged:
-    """What it means that nothing more came within `limit_s` seconds, by the phase that it happened in."""
+    """Judge a timeout after `limit_s` seconds by the phase in which it happened."""
     within = f"within {limit_s:g} s"
     if exchange.has("sent"):
         return Judged(Outcome.TIMEOUT, f"no complete answer {within}")
@@ -73,7 +73,7 @@ def judge_timeout(exchange: Exchange, limit_s: float) -> Judged:
 
 
 def judge_error(error: Exception, exchange: Exchange) -> Judged:
-    """What an error before a complete head means."""
+    """Judge an error before a complete head."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, BlockedAddress):
@@ -101,13 +101,13 @@ def judge_error(error: Exception, exchange: Exchange) -> Judged:
 
 
 def is_stale_connection(error: Exception, exchange: Exchange) -> bool:
-    """Whether a connection kept from before turned out to be closed, before any byte of an answer."""
+    """Whether a kept-alive connection turned out to be closed, before any byte of a response."""
     is_closed = isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
     return is_closed and exchange.is_reused and not exchange.has("answered")
 
 
 def shown_location(location: str | None) -> str:
-    """Where a redirect leads, without credentials, query and fragment, in printable ASCII."""
+    """The target of a redirect in printable ASCII, without credentials, query and fragment."""
     if not location:
         return "nowhere"
     try:
@@ -122,7 +122,7 @@ def _judge_head(causes: list[BaseException]) -> Judged:
     said = next((str(cause.message) for cause in causes if isinstance(cause, HttpProcessingError)), "")
     if any(isinstance(cause, LineTooLong) for cause in causes) or said.startswith("Too many headers"):
         return Judged(Outcome.OVERSIZE, "the answer's head is too large (over 8 KiB in a line, or over 128 lines)")
-    fault = said.partition("\n")[0].partition(":")[0]  # what follows are bytes of the answer
+    fault = said.partition("\n")[0].partition(":")[0]  # bytes of the response follow
     return Judged(Outcome.PROTOCOL, f"the answer is not HTTP: {_clean(fault) or 'it cannot be read'}")
 
 

@@ -1,7 +1,7 @@
-"""The replayer: makes what replays selected due again, a batch at a time, never faster than it can be delivered.
+"""The replayer: makes the events that replays selected due again, in batches, no faster than they can be delivered.
 
-The cursor is committed with each batch, so a killed daemon goes on behind it: no event of a selection is passed
-over and none made due twice.
+The cursor is committed with each batch. A daemon that was killed continues after it, so no event of a selection is
+skipped or made due twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SWITCHED_OFF_REST_S = 10.0
 
 
 class Replayer:
-    """Drains the running replays, each in its turn."""
+    """Advances the running replays."""
 
     def __init__(self, *, database: Database, clock: Clock) -> None:
         self.bell = Bell()
@@ -31,7 +31,7 @@ class Replayer:
         self._clock = clock
 
     async def run_pass(self) -> float:
-        """One batch of every replay that may have one; seconds until the next may."""
+        """Make one batch of each replay that may have one due; return the seconds until the next batch."""
         running = await self._database.read(replays.list_open)
         return min([await self._serve(replay) for replay in running], default=math.inf)
 
@@ -41,9 +41,9 @@ class Replayer:
         if replay.is_far_ahead:
             return FAR_AHEAD_REST_S
         wait_s = rest_s(replay.next_batch_at, self._clock.now())
-        return wait_s if wait_s > 0 else await self._go_on(replay.id)
+        return wait_s if wait_s > 0 else await self._make_batch_due(replay.id)
 
-    async def _go_on(self, replay_id: str) -> float:
+    async def _make_batch_due(self, replay_id: str) -> float:
         after = await self._database.write(lambda tx: replays.go_on(tx, replay_id))
         if after is None:
             return FAR_AHEAD_REST_S

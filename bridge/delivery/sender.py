@@ -1,9 +1,9 @@
-"""The sender: one POST to a subscriber through the address guard, bounded in time and size, judged once.
+"""The sender: makes one POST to a subscriber through the address guard, bounded in time and size, and judges it.
 
-    session of its trust and scheme ─► post ─► head: the outcome ─► body: 8 KiB of it kept ─► Answer
+    session of its trust and scheme ─► POST ─► head: the outcome ─► body: 8 KiB of it kept ─► PostResult
 
-Success is decided by the status line: headers and body may be cut off, endless or garbage without changing the
-outcome. Follows no redirect, keeps no cookie, unpacks nothing, heeds no proxy variable.
+The status line decides: truncated, endless or unreadable headers and bodies do not change the outcome. Follows no
+redirect, keeps no cookie, decompresses nothing, ignores proxy variables.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import functools
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import aiohttp
@@ -19,7 +20,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from bridge import __version__
-from bridge.delivery.client_sessions import Sessions
+from bridge.delivery.address_guard import guarded_session
 from bridge.delivery.dns import Lookup, ThreadLookup
 from bridge.delivery.outcome import (
     Judged,
@@ -35,7 +36,7 @@ from bridge.domain.custom_headers import check_headers
 from bridge.domain.delivery import Outcome, PostResult
 from bridge.domain.errors import InvalidInput
 from bridge.domain.frozen import frozen
-from bridge.domain.retry_after import retry_after_s
+from bridge.domain.retry import parse_retry_after
 from bridge.domain.webhook_url import parse_target
 from bridge.runtime.aiohttp_internals import Exchange, current, default_tls
 
@@ -65,10 +66,59 @@ class _Body:
     note: str | None
 
 
-class Sender:
-    """Posts to subscribers; connections are kept for the next post, apart for each trust.
+class _Sessions:
+    """The client sessions of one set of policies: made on demand, closed after the last POST that uses them.
 
-    `timeout_s` bounds the whole exchange, from the name lookup to the last byte of the answer.
+    One session per trust, scheme and permission to use http, so that no connection that one policy allowed is used
+    under another.
+    """
+
+    def __init__(self, policies: Mapping[Trust, AddressPolicy], *, lookup: Lookup, tls: ssl.SSLContext) -> None:
+        self._policies, self._lookup, self._tls = dict(policies), lookup, tls
+        self._made: dict[tuple[Trust, bool, bool, bool], aiohttp.ClientSession] = {}
+        self._users = 0
+        self._is_retired = False
+
+    def session(self, trust: Trust, *, is_encrypted: bool, allow_http: bool, is_pooled: bool) -> aiohttp.ClientSession:
+        """The session to post with; one that is not pooled opens a new connection for each POST."""
+        policy = self._policies[trust]
+        allow_http = policy.allow_http or allow_http
+        key = (trust, is_encrypted, allow_http, is_pooled)
+        if key not in self._made:
+            policy = replace(policy, allow_http=allow_http)
+            self._made[key] = guarded_session(
+                policy, is_encrypted=is_encrypted, lookup=self._lookup, tls=self._tls, is_pooled=is_pooled
+            )
+        return self._made[key]
+
+    def enter(self) -> None:
+        """A POST begins."""
+        self._users += 1
+
+    async def leave(self) -> None:
+        """A POST has ended."""
+        self._users -= 1
+        await self._close_if_unused()
+
+    async def retire(self) -> None:
+        """No POST will begin any more; close once the last one has ended."""
+        self._is_retired = True
+        await self._close_if_unused()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for session in self._made.values():
+            await session.close()
+
+    async def _close_if_unused(self) -> None:
+        if self._is_retired and not self._users:
+            await self.close()
+
+
+class Sender:
+    """Posts to subscribers; connections are reused, separately for each trust.
+
+    `timeout_s` bounds the whole exchange, from the name lookup to the last byte of the response.
     """
 
     def __init__(
@@ -84,7 +134,7 @@ class Sender:
         self._lookup = lookup or ThreadLookup()
         self._tls = tls or default_tls()
         self._timeout_s = timeout_s
-        self._sessions = Sessions(policies, lookup=self._lookup, tls=self._tls)
+        self._sessions = _Sessions(policies, lookup=self._lookup, tls=self._tls)
 
     async def post(
         self,
@@ -96,17 +146,17 @@ class Sender:
         custom_headers: Mapping[str, str] | None = None,
         allow_http: bool = False,
     ) -> PostResult:
-        """Send `body` once and say what came of it; raises nothing but CancelledError.
+        """Send `body` once and return the result; raises nothing but CancelledError.
 
-        `headers` are ours (the signature's); `custom_headers` the endpoint's own, which never replace ours,
-        `user-agent` or `content-type` (application/json unless `headers` says otherwise).
-        `allow_http`: this endpoint may use plain http to a public address, whatever the policy says.
+        `headers` are ours (the signatures); `custom_headers` are the endpoint's and never replace ours, `user-agent` or
+        `content-type` (application/json unless `headers` says otherwise).
+        `allow_http`: this endpoint may use http to a public address, whatever the policy says.
         """
         exchange = Exchange()
         try:
             address = _address(url)
         except InvalidInput as error:
-            return _answer(exchange, Judged(Outcome.PROTOCOL, error.problems[0].message))
+            return _result(exchange, Judged(Outcome.PROTOCOL, error.problems[0].message))
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         all_headers = _merge(headers, custom_headers or {})
         request = _Request(address, all_headers, body, trust, allow_http, deadline)
@@ -122,17 +172,17 @@ class Sender:
     async def replace_policies(
         self, policies: Mapping[Trust, AddressPolicy], *, timeout_s: float | None = None
     ) -> None:
-        """Judge all posts from now on by `policies`; posts under way end as they began."""
+        """Apply `policies` to every POST that begins from now on."""
         old = self._sessions
-        self._sessions = Sessions(policies, lookup=self._lookup, tls=self._tls)
+        self._sessions = _Sessions(policies, lookup=self._lookup, tls=self._tls)
         self._timeout_s = self._timeout_s if timeout_s is None else timeout_s
         await old.retire()
 
     async def close(self) -> None:
-        """Close every connection; posts under way fail."""
+        """Close every connection; POSTs under way fail."""
         await self._sessions.close()
 
-    async def _run(self, request: _Request, exchange: Exchange, sessions: Sessions) -> PostResult:
+    async def _run(self, request: _Request, exchange: Exchange, sessions: _Sessions) -> PostResult:
         try:
             async with asyncio.timeout_at(request.deadline):
                 response = await _send(request, exchange, sessions)
@@ -145,14 +195,14 @@ class Sender:
         judged = judge_status(response.status, response.headers.get("Location"))
         pause_s = None if judged.outcome is Outcome.DELIVERED else self._pause_s(response)
         body = await _read_body(response, request.deadline)
-        return _answer(exchange, judged, status=response.status, pause_s=pause_s, body=body)
+        return _result(exchange, judged, status=response.status, pause_s=pause_s, body=body)
 
     def _pause_s(self, response: aiohttp.ClientResponse) -> float | None:
-        return retry_after_s(response.headers, now=self._clock.now())
+        return parse_retry_after(response.headers, now=self._clock.now())
 
 
-async def _send(request: _Request, exchange: Exchange, sessions: Sessions) -> aiohttp.ClientResponse:
-    """The answer's head; a kept connection that the receiver has closed meanwhile is no failure of its own."""
+async def _send(request: _Request, exchange: Exchange, sessions: _Sessions) -> aiohttp.ClientResponse:
+    """The head of the response; a kept-alive connection that the receiver has closed is replaced once."""
     try:
         return await _send_once(request, sessions, is_pooled=True)
     except aiohttp.ClientError as error:
@@ -162,7 +212,7 @@ async def _send(request: _Request, exchange: Exchange, sessions: Sessions) -> ai
     return await _send_once(request, sessions, is_pooled=False)
 
 
-async def _send_once(request: _Request, sessions: Sessions, *, is_pooled: bool) -> aiohttp.ClientResponse:
+async def _send_once(request: _Request, sessions: _Sessions, *, is_pooled: bool) -> aiohttp.ClientResponse:
     session = sessions.session(
         request.trust,
         is_encrypted=request.url.scheme == "https",
@@ -179,11 +229,11 @@ async def _send_once(request: _Request, sessions: Sessions, *, is_pooled: bool) 
 
 
 async def _read_body(response: aiohttp.ClientResponse, deadline: float) -> _Body:
-    """The beginning of the body; the connection is kept only where the body came to its end in time and size."""
+    """The beginning of the body; the connection is reused only if the body ended within its time and size."""
     content = response.content
     read, note = bytearray(content.read_nowait(READ_BYTES_MAX) if content.is_eof() else b""), None
-    if content.at_eof():  # all of it came with the head, as mostly: nothing to wait for
-        if not response.closed:  # it is as soon as its end has come; saying so again costs 5 us
+    if content.at_eof():  # usually it arrives with the head
+        if not response.closed:  # usually it is; releasing it again costs 5 us
             response.release()
         return _Body(bytes(read[:HEAD_BYTES_MAX]), len(read) > HEAD_BYTES_MAX, None)
     is_whole = False
@@ -212,7 +262,7 @@ def _address(url: str) -> URL:
 
 
 def _merge(ours: Mapping[str, str], custom: Mapping[str, str]) -> CIMultiDict[str]:
-    """All headers of a request. What the doors refuse today but let in once is left out."""
+    """All headers of a request; leaves out stored custom headers that are refused by now."""
     refused = {problem.field for problem in check_headers(custom)} if custom else ()
     merged = CIMultiDict({name: value for name, value in custom.items() if name not in refused})
     merged.update({"accept": "*/*", "accept-encoding": "identity", "content-type": "application/json"})
@@ -222,12 +272,12 @@ def _merge(ours: Mapping[str, str], custom: Mapping[str, str]) -> CIMultiDict[st
 
 
 def _without_head(exchange: Exchange, failed: Judged) -> PostResult:
-    """The answer where no complete head came, yet perhaps the status line that decides."""
+    """The result without a complete head; a status line alone may still decide."""
     judged = judge_broken_head(exchange.status, failed)
-    return _answer(exchange, judged, status=exchange.status if judged.outcome is Outcome.DELIVERED else None)
+    return _result(exchange, judged, status=exchange.status if judged.outcome is Outcome.DELIVERED else None)
 
 
-def _answer(
+def _result(
     exchange: Exchange,
     judged: Judged,
     *,

@@ -1,7 +1,7 @@
-"""When an endpoint is switched off by itself.
+"""When an endpoint is disabled automatically.
 
 The rule: every attempt of the last 5 days failed, there were at least 10 of them, and at least 12 hours lie between
-the first and the last. One success begins anew, so that sporadic failure never disables. At half the time the other
+the first and the last. A success resets the streak, so sporadic failures never disable. At half the time the other
 endpoints are warned, once.
 """
 
@@ -21,7 +21,7 @@ RULE: Final = "all attempts failed for 5 days, at least 10 of them, the first an
 
 
 class AutoDisableStep(StrEnum):
-    """What the rule asks for now."""
+    """What the rule requires now."""
 
     NOTHING = "nothing"
     WARN = "warn"
@@ -30,7 +30,7 @@ class AutoDisableStep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FailureStreak:
-    """A row of failed attempts without a success between: the first at `since`, `attempts` of them by now."""
+    """Failed attempts without a success between them: the first at `since`, `attempts` of them so far."""
 
     since: datetime
     attempts: int
@@ -38,12 +38,12 @@ class FailureStreak:
 
 
 def failing_after(failing: FailureStreak | None, *, at: datetime) -> FailureStreak:
-    """One more attempt has failed, `at`."""
+    """The streak after one more failed attempt, `at`."""
     return FailureStreak(at, 1) if failing is None else replace(failing, attempts=failing.attempts + 1)
 
 
 def next_step(failing: FailureStreak, *, now: datetime) -> AutoDisableStep:
-    """What to do about an endpoint whose last attempt failed `now`."""
+    """What the rule requires for an endpoint whose last attempt failed `now`."""
     span = now - failing.since
     if span >= max(FAILING_FOR, SPAN_MIN) and failing.attempts >= ATTEMPTS_MIN:
         return AutoDisableStep.DISABLE
@@ -52,5 +52,5 @@ def next_step(failing: FailureStreak, *, now: datetime) -> AutoDisableStep:
 
 
 def describe(failing: FailureStreak) -> str:
-    """The reason as the operator and the other endpoints read it."""
+    """The reason, for the operator and the other endpoints."""
     return f"all {failing.attempts} attempts since {format_instant(failing.since)} failed"

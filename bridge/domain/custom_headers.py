@@ -1,6 +1,6 @@
-"""Custom headers of an endpoint: which ones an operator or a client may set, and which are ours.
+"""Custom headers of an endpoint: which may be set, and which are ours.
 
-Both doors (the config file and the API) ask here, so that they never disagree.
+The config file and the API both check here, so they never disagree.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from bridge.domain.errors import Problem
 
 NAME_CHARACTERS_MAX = 256
-VALUE_CHARACTERS_MAX = 4096  # half of what common servers take for all headers together
+VALUE_CHARACTERS_MAX = 4096  # half of what common servers accept for all headers together
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110 §5.6.2
 _VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
 _HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
@@ -29,7 +29,7 @@ _RESERVED_PREFIXES = ("proxy-", "webhook-")
 
 
 def check_headers(headers: Mapping[str, str]) -> list[Problem]:
-    """What is wrong with `headers`, each named by its header; never shows a value."""
+    """The problems of `headers`, each named by its header; never shows a value."""
     seen: set[str] = set()
     problems: list[Problem] = []
     for name, value in headers.items():

@@ -27,9 +27,9 @@ class DeliveryState(StrEnum):
 
 
 class Lane(IntEnum):
-    """What is served first at one endpoint.
+    """The order in which the deliveries of one endpoint are served.
 
-    AT_ONCE: a person asked for this very one (a ping, one retry); it waits for no rest, pause or rate limit ·
+    AT_ONCE: requested by a person (a ping, a single retry); waits for no rest, pause or rate limit ·
     FRESH: never tried · AGAIN: retries and replays, which have a reserved share.
     """
 
@@ -60,10 +60,10 @@ class Outcome(StrEnum):
 
 @frozen
 class PostResult:
-    """What came of one POST. Durations in milliseconds; `head` is the first 8 KiB of the answer's body.
+    """The result of one POST. Durations are in milliseconds; `head` is the first 8 KiB of the response body.
 
-    `retry_after_s` is the receiver's wish; `detail` a sentence for the operator (never holds a secret).
-    `phases` holds dns, connect, tls, first_byte where they happened.
+    `retry_after_s` is the pause that the receiver asks for; `detail` is a sentence for the operator, without secrets.
+    `phases` holds dns, connect, tls and first_byte as far as they happened.
     """
 
     outcome: Outcome
@@ -79,7 +79,7 @@ class PostResult:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One recorded POST. `next_attempt_at` is None when there will be no automatic one."""
+    """One recorded POST. `next_attempt_at` is None if no automatic one follows."""
 
     id: str
     delivery_id: str
@@ -92,7 +92,7 @@ class Attempt:
 
 @frozen
 class Delivery:
-    """One event for one endpoint. `attempts` counts the finished ones, `failures` those that used up a retry."""
+    """One event for one endpoint. `attempts` counts finished attempts, `failures` those that used up a retry."""
 
     id: str
     event_id: str
@@ -114,9 +114,9 @@ class Delivery:
 def state_after(
     failures: int, answer: PostResult, *, now: datetime, schedule: RetrySchedule, ends_when_gone: bool = False
 ) -> tuple[DeliveryState, datetime | None]:
-    """What becomes of a delivery with `failures` failed attempts before this answer: its state, and when to try again.
+    """State and next attempt of a delivery after `answer`, with `failures` failed attempts before it.
 
-    `ends_when_gone`: a 410 ends this delivery, there being no endpoint to switch off (a one-run webhook).
+    `ends_when_gone`: a 410 exhausts this delivery because there is no endpoint to disable (a one-run webhook).
     """
     if answer.outcome is Outcome.DELIVERED:
         return DeliveryState.DELIVERED, None

@@ -1,4 +1,4 @@
-"""An endpoint: a subscriber's URL with what it wants to hear and how its deliveries are signed."""
+"""An endpoint: a subscriber's URL, the events that it wants, and how its deliveries are signed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RATE_LIMIT_MIN, RATE_LIMIT_MAX = 0.001, 10_000.0  # deliveries per second; at th
 
 
 def read_signatures(names: Sequence[object]) -> tuple[str, ...]:
-    """The schemes named, each once, in the order in which they are sent; ValueError where `v1` is not among them."""
+    """The named schemes, each once, in the order in which they are sent. Raises ValueError if `v1` is missing."""
     if unknown := [str(name) for name in names if name not in SIGNATURES]:
         raise ValueError(f"knows no {', '.join(unknown)}; give v1, or v1 and v1a")
     if "v1" not in names:
@@ -40,9 +40,9 @@ class EndpointSource(StrEnum):
 class Endpoint:
     """One subscriber. `events` None means every type except `run.progressed`; names are exact.
 
-    `payload` full or thin, `format` standard or cloudevents; `rate_limit` in deliveries per second; `signature`
-    names the schemes that its deliveries are signed with. `failing_since`: the first failed attempt since its last
-    success; `paused_until`: it gets nothing before. `fault` says why nothing can be sent to it as it is stored.
+    `payload` is full or thin, `format` standard or cloudevents; `rate_limit` is in deliveries per second; `signature`
+    names the schemes that sign its deliveries. `failing_since` is the first failed attempt since the last success;
+    nothing is sent before `paused_until`. `fault` says why nothing can be sent to it as it is stored.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Endpoint:
     fault: str | None = None
 
     def wants(self, event_type: EventType) -> bool:
-        """Whether this endpoint asked for such events (its `filter` is judged separately, on the body)."""
+        """Whether this endpoint wants events of this type; its `filter` is evaluated separately, on the body."""
         if self.events is None:
             return event_type is not EventType.RUN_PROGRESSED
         return event_type in self.events

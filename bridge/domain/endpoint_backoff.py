@@ -1,10 +1,10 @@
-"""The pace of an endpoint: when it may be sent to next, judged by how it answered.
+"""The back-off of an endpoint: when the next delivery may be sent, judged by the results so far.
 
     open ── 5 failures in a row ────────────────► resting ── rest over ─► probed with one delivery at a time
      ▲ ◄── 429, 502, 503 with Retry-After, 504 ─► paused ─── pause over ─►    │         │
      └────────────────────────── first success ──────────────────────────────┘         └─ failure: rests again, longer
 
-What waits for an endpoint that rests or is paused costs none of its attempts.
+Deliveries that wait for an endpoint that rests or is paused use up no attempts.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from bridge.domain.retry import RETRY_AFTER_MAX_S
 FAILURES_MIN: Final = 5
 REST_S, REST_S_MAX = 5.0, 300.0  # doubled by each failed probe
 PAUSE_S, PAUSE_S_MAX = 1.0, 300.0  # doubled by each further such answer, where the receiver names no longer one
-_NOBODY_THERE = frozenset({Outcome.TIMEOUT, Outcome.DNS, Outcome.CONNECT, Outcome.TLS, Outcome.SERVER_ERROR})
-_STANDS = frozenset({Outcome.CLIENT_ERROR, Outcome.REDIRECT, Outcome.GONE, Outcome.THROTTLED})
+_UNREACHABLE = frozenset({Outcome.TIMEOUT, Outcome.DNS, Outcome.CONNECT, Outcome.TLS, Outcome.SERVER_ERROR})
+_REACHED = frozenset({Outcome.CLIENT_ERROR, Outcome.REDIRECT, Outcome.GONE, Outcome.THROTTLED})
 _OVERLOADED = frozenset({429, 502, 504})  # Standard Webhooks 1.0.0: "slow down"
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointBackoff:
-    """`failures` and `slowdowns` count in a row; `paused_until` is the receiver's wish, `probe_at` our own caution."""
+    """`failures` and `slowdowns` count in a row; the receiver asked for `paused_until`, `probe_at` is our own rest."""
 
     failures: int = 0
     slowdowns: int = 0
@@ -35,30 +35,29 @@ class EndpointBackoff:
 
     @property
     def is_probed(self) -> bool:
-        """It gets one delivery at a time until it takes one."""
+        """It gets one delivery at a time until one succeeds."""
         return self.failures >= FAILURES_MIN or self.slowdowns > 0
 
     @property
     def opens_at(self) -> datetime | None:
-        """Before this instant it gets nothing; None when nothing stands in the way."""
+        """Nothing is sent before this instant; None if it is open."""
         return max((at for at in (self.paused_until, self.probe_at) if at is not None), default=None)
 
 
 def backoff_after(backoff: EndpointBackoff, answer: PostResult, *, now: datetime) -> EndpointBackoff:
-    """The pace after one more answer.
+    """The back-off after one more result.
 
-    Several answers may arrive that were asked for before the first of them closed the endpoint: these make no rest
-    or pause longer.
+    Results of POSTs that began before the endpoint closed may still arrive; they do not lengthen a rest or pause.
     """
     if answer.outcome is Outcome.DELIVERED:
         return EndpointBackoff(paused_until=_ahead(backoff.paused_until, now))
-    if answer.outcome in _STANDS:
+    if answer.outcome in _REACHED:
         backoff = replace(backoff, failures=0, probe_at=None)
-    elif answer.outcome in _NOBODY_THERE:
+    elif answer.outcome in _UNREACHABLE:
         backoff = _rested(backoff, now)
     if answer.status in _OVERLOADED or (answer.status == 503 and answer.retry_after_s is not None):
         return _paused(backoff, answer, now)
-    return replace(backoff, slowdowns=0) if answer.outcome in _STANDS else backoff
+    return replace(backoff, slowdowns=0) if answer.outcome in _REACHED else backoff
 
 
 def _rested(backoff: EndpointBackoff, now: datetime) -> EndpointBackoff:
@@ -72,10 +71,10 @@ def _rested(backoff: EndpointBackoff, now: datetime) -> EndpointBackoff:
 
 
 def _paused(backoff: EndpointBackoff, answer: PostResult, now: datetime) -> EndpointBackoff:
-    """Never shorter than the receiver asks (up to 24 h), and never shorter than we would have planned."""
-    is_news = not _ahead(backoff.paused_until, now)
-    slowdowns = backoff.slowdowns + (1 if is_news else 0)
-    own_s = _doubled(PAUSE_S, slowdowns - 1, PAUSE_S_MAX) if is_news and answer.status in _OVERLOADED else 0.0
+    """Pause at least as long as the receiver asks (up to 24 h) and as our own doubling pause."""
+    is_first = not _ahead(backoff.paused_until, now)
+    slowdowns = backoff.slowdowns + (1 if is_first else 0)
+    own_s = _doubled(PAUSE_S, slowdowns - 1, PAUSE_S_MAX) if is_first and answer.status in _OVERLOADED else 0.0
     pause_s = max(own_s, min(answer.retry_after_s or 0.0, RETRY_AFTER_MAX_S))
     until = now + timedelta(seconds=pause_s)
     later = until if backoff.paused_until is None else max(until, backoff.paused_until)

@@ -1,6 +1,6 @@
-"""What an endpoint's own taste makes of an event: the bytes to send where they are not the event's own.
+"""The bytes of a delivery whose endpoint asks for another payload or format than the event's own.
 
-Made once, when the delivery is recorded; every attempt and replay of it sends them. The event id stays the same.
+Made once, when the delivery is recorded; every attempt and replay sends them. The event id stays the same.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _THIN_RUN = ("id", "connection", "provider", "provider_run_id", "workflow_id", "
 
 @frozen
 class Payload:
-    """Bytes of one delivery and what they are."""
+    """The bytes of one delivery and their content type."""
 
     body: bytes
     content_type: str
 
 
 def payload_for(endpoint: Endpoint, event: Event) -> Payload | None:
-    """The bytes for this endpoint; None where they are the event's own, sent as `application/json`."""
+    """The bytes for this endpoint; None if it takes the event's own, sent as `application/json`."""
     if endpoint.payload == "full" and endpoint.format == "standard":
         return None
     body = json.loads(event.body)
@@ -40,7 +40,7 @@ def payload_for(endpoint: Endpoint, event: Event) -> Payload | None:
 
 
 def _thin(body: dict[str, Any]) -> dict[str, Any]:
-    """The event with its run reduced to what names it, and the path on our API where the rest is."""
+    """The event with its run reduced to what identifies it, and the path on our API to the rest."""
     run = body["data"]["run"]
     if run is None:
         return body
@@ -65,6 +65,6 @@ def _cloud_event(body: dict[str, Any]) -> Json:
 
 
 def _source(data: dict[str, Any]) -> str:
-    """`/runbridge/<connection>`, or `/runbridge` for what concerns none."""
+    """`/runbridge/<connection>`, or `/runbridge` if the event concerns none."""
     connection = data["run"]["connection"] if data["run"] else (data.get("connection") or {}).get("name")
     return f"/runbridge/{quote(connection, safe='')}" if connection else "/runbridge"

@@ -1,9 +1,9 @@
-"""A replay: a person has a selection of events sent to one endpoint again, same ids, same bytes.
+"""A replay: sends a selection of events to one endpoint again, with the same ids and bytes.
 
     running ──► done            (every event of the selection was made due)
        └──────► cancelled       (by a person, or its endpoint was removed)
 
-It goes on where it stood after a crash, waits while its endpoint is switched off, and never gets far ahead of it.
+It continues from its cursor after a crash, waits while its endpoint is disabled, and never gets far ahead of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _REST_MAX_S: Final = 1 / RATE_MIN
 
 
 def rest_s(next_batch_at: datetime, now: datetime) -> float:
-    """Seconds until the next batch may be made; none where the instant lies beyond any rest: the clock was set back."""
+    """Seconds until the next batch; 0 if the instant is further ahead than any rest, because the clock was set back."""
     wait_s = (next_batch_at - now).total_seconds()
     return wait_s if 0 < wait_s <= _REST_MAX_S else 0.0
 
@@ -51,9 +51,9 @@ class ReplayState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which events: recorded from `since` on and before `until`, of these types (empty: all), that ended so.
+    """Which events: recorded from `since` and before `until`, of these types (empty: all), with this status.
 
-    `last_position`: none behind it, so that a replay on a busy bridge comes to an end.
+    `last_position` is the last event that existed when the replay was created, so that it ends on a busy bridge.
     """
 
     since: datetime
@@ -65,7 +65,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """One replay. `rate`: deliveries made due per second; `position`: of the last event that was looked at."""
+    """One replay. `rate` is in deliveries made due per second; `position` is that of the last event considered."""
 
     id: str
     endpoint_id: str
@@ -81,5 +81,5 @@ class Replay:
 
     @property
     def batch_max(self) -> int:
-        """How many are made due together: at most 100 and no more than a second's worth."""
+        """How many deliveries are made due together: at most 100 and at most one second's worth."""
         return max(1, min(100, int(self.rate)))

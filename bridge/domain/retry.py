@@ -1,12 +1,16 @@
-"""The retry schedule: when to try a failed delivery again."""
+"""When to try a failed delivery again: the retry schedule, and a receiver's `Retry-After` (RFC 9110 §10.2.3)."""
 
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 RETRY_AFTER_MAX_S = 24 * 3600.0
+_SECONDS = re.compile(r"[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +33,9 @@ def next_attempt_at(
     retry_after_s: float | None = None,
     chance: random.Random | None = None,
 ) -> datetime | None:
-    """When to try again after failed attempt number `failures` (the first is 1).
+    """When to try again after failed attempt number `failures` (the first is 1); None once the schedule is used up.
 
-    Each delay is spread by ±20 %. A `Retry-After` later than the delay wins, up to 24 h; one that
-    is earlier never does. None once the schedule is used up.
+    A `Retry-After` that is longer than the delay replaces it, up to 24 h.
     """
     if failures > len(schedule.delays_s):
         return None
@@ -41,3 +44,26 @@ def next_attempt_at(
     if retry_after_s is not None:
         delay_s = max(delay_s, min(retry_after_s, RETRY_AFTER_MAX_S))
     return now + timedelta(seconds=delay_s)
+
+
+def parse_retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
+    """The pause in seconds that `headers` (case-insensitive) ask for, at most 24 h; None if none can be read.
+
+    A date is compared with the response's own `Date` if it has one, so that a wrong clock does no harm.
+    """
+    text = headers.get("Retry-After", "").strip()
+    if _SECONDS.fullmatch(text):
+        return min(float(text), RETRY_AFTER_MAX_S)
+    then = _http_date(text)
+    if then is None:
+        return None
+    pause_s = (then - (_http_date(headers.get("Date", "")) or now)).total_seconds()
+    return min(pause_s, RETRY_AFTER_MAX_S) if pause_s >= 0 else None
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        parsed = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed  # -0000 parses as naive and means UTC

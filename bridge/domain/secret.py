@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Secret:
-    """Wraps a secret text so that no repr, format or log can show it; `reveal()` is the only way out."""
+    """Wraps a secret text so that no repr, format or log shows it; `reveal()` returns it."""
 
     __slots__ = ("_value",)
 
@@ -12,7 +12,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The secret itself, for the one place that sends or signs with it."""
+        """The secret itself, for the code that sends or signs with it."""
         return self._value
 
     def __repr__(self) -> str:

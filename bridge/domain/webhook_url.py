@@ -1,7 +1,7 @@
-"""What a delivery's URL may look like, judged when an endpoint is made: parsed once, by one parser (yarl).
+"""Which URLs an endpoint may have; each is parsed once, by one parser (yarl), when the endpoint is created.
 
-Refuses what different parsers read differently, judges literal addresses at once and lets names pass: those are
-judged at every dial, because only then it is known where they lead.
+Refuses what different parsers read differently and judges literal addresses. Names pass: the guard judges their
+addresses at every dial, because a name may lead elsewhere by then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bridge.domain.addresses.policy import AddressPolicy, Trust, Verdict, judge
 from bridge.domain.addresses.tables import METADATA_NAMES, ODD_PORTS
 from bridge.domain.errors import InvalidInput, Problem
 
-URL_CHARACTERS_MAX: Final = 2048  # what every proxy and log on the way still takes
+URL_CHARACTERS_MAX: Final = 2048  # what every proxy and log can handle
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _START: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)")
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
@@ -28,7 +28,7 @@ _LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL that may be dialled, normalised; `host` is a lower-case ASCII name or a bare address."""
+    """A normalised URL that may be dialled; `host` is a lower-case ASCII name or a bare address."""
 
     url: str
     scheme: str
@@ -37,14 +37,14 @@ class Target:
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether TLS is spoken."""
+        """Whether it is an https URL."""
         return self.scheme == "https"
 
 
 def check_target(url: str, policy: AddressPolicy) -> Target:
-    """The target that `url` means, if `policy` lets an endpoint have it.
+    """Parse `url` and check that `policy` allows it for an endpoint.
 
-    InvalidInput (field `url`) tells the rule and, where there is one, the line of config that would allow it.
+    Raises InvalidInput (field `url`) with the rule and, if there is one, the line of config that would allow it.
     """
     target = parse_target(url)
     address = literal_address(target.host)
@@ -59,7 +59,7 @@ def check_target(url: str, policy: AddressPolicy) -> Target:
 
 
 def parse_target(url: str) -> Target:
-    """The target that `url` means, whoever may reach it; InvalidInput (field `url`) where it is malformed."""
+    """Parse `url` without checking who may reach it. Raises InvalidInput (field `url`) if it is malformed."""
     host_text = _check_text(url)
     try:
         parsed = URL(url)
@@ -85,12 +85,12 @@ def literal_address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def is_localhost(host: str) -> bool:
-    """Whether `host` names this machine by RFC 6761, without asking anyone."""
+    """Whether `host` names this machine by RFC 6761, which needs no lookup."""
     return host == "localhost" or host.endswith(".localhost")
 
 
 def _check_text(url: str) -> str:
-    """The host as it was written; refuses what parsers are known to read differently."""
+    """The host as written. Refuses what parsers are known to read differently."""
     if len(url) > URL_CHARACTERS_MAX:
         raise _refused(f"it is longer than {URL_CHARACTERS_MAX} characters")
     if _FORBIDDEN.search(url):

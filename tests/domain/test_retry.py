@@ -1,17 +1,19 @@
-"""The retry schedule: delays, their spread, the receiver's own wish, the end."""
+"""The retry schedule (delays, their spread, the receiver's wish, the end) and both spellings of `Retry-After`."""
 
 from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
-from bridge.domain.retry import RetrySchedule, next_attempt_at
+from bridge.domain.retry import RetrySchedule, next_attempt_at, parse_retry_after
 
-NOW = datetime(2026, 1, 15, tzinfo=UTC)
+NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 HOUR_S, DAY_S = 3600.0, 86400.0
 DELAYS_S = [5, 300, 1800, 2 * HOUR_S, 5 * HOUR_S, 10 * HOUR_S, 14 * HOUR_S, 20 * HOUR_S, DAY_S]
 DEFAULT = RetrySchedule()
@@ -75,3 +77,57 @@ def test_an_own_schedule_is_used_up_after_its_own_length(delays_s: list[float]) 
     for failures, planned_s in enumerate(delays_s, start=1):
         assert delay_s(failures, schedule=schedule) == pytest.approx(planned_s, abs=1e-5)
     assert next_attempt_at(len(delays_s) + 1, now=NOW, schedule=schedule) is None
+
+
+# --- Retry-After ---
+
+
+def pause_s(wish: str | None, date: str | None = None) -> float | None:
+    given_ = {"retry-after": wish, "date": date}
+    return parse_retry_after(CIMultiDict({name: text for name, text in given_.items() if text is not None}), now=NOW)
+
+
+def http_date(seconds: float) -> str:
+    return format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
+
+
+@given(st.integers(0, 10**15 - 1))
+def test_seconds_are_taken_up_to_a_day(seconds: int) -> None:
+    assert pause_s(str(seconds)) == pause_s(f"  {seconds} ") == min(seconds, DAY_S)
+
+
+@given(st.integers(0, 10**9))
+def test_a_date_is_taken_up_to_a_day(seconds: int) -> None:
+    assert pause_s(http_date(seconds)) == min(seconds, DAY_S)
+
+
+@given(st.integers(0, DAY_S), st.integers(-(10**8), 10**8))
+def test_a_date_is_held_against_the_answers_own_clock(seconds: int, wrong_by_s: int) -> None:
+    assert pause_s(http_date(wrong_by_s + seconds), http_date(wrong_by_s)) == seconds
+
+
+def test_an_own_date_that_cannot_be_read_does_no_harm() -> None:
+    assert pause_s(http_date(60), "yesterday") == 60
+
+
+@pytest.mark.parametrize(
+    "date", ["Thursday, 15-Jan-26 10:31:00 GMT", "Thu Jan 15 10:31:00 2026", "Thu, 15 Jan 2026 10:31:00 -0000"]
+)
+def test_the_old_spellings_of_a_date_are_read_too(date: str) -> None:
+    assert pause_s(date) == 60
+
+
+@pytest.mark.parametrize("wish", [None, "", " ", "soon", "-1", "1.5", "1e3", "+5", "٣", "0x10", "5 s", "5, 6"])
+def test_what_is_neither_is_no_wish(wish: str | None) -> None:
+    assert pause_s(wish) is None
+
+
+def test_a_date_that_is_over_is_no_wish() -> None:
+    assert pause_s(http_date(-1)) is None
+    assert pause_s(http_date(0)) == 0
+
+
+@given(st.text(), st.text())
+def test_no_text_is_an_error_and_no_pause_exceeds_a_day(wish: str, date: str) -> None:
+    found = pause_s(wish, date)
+    assert found is None or 0 <= found <= DAY_S

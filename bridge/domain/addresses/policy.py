@@ -1,9 +1,9 @@
-"""Which addresses a delivery may go to: an allow list of address space, not a list of known tricks.
+"""Judges which addresses a delivery may go to, by an allow list of address space, not by a list of known tricks.
 
     an address in any spelling ─► the IPv4 inside it ─► our own? ─► what kind? ─► `allow` ─► verdict
 
-`ipaddress.is_global` is not asked: it calls NAT64 of loopback and multicast global, and its answers differ
-between Python versions. The tables are in `address_tables`.
+`ipaddress.is_global` is not used: it calls NAT64 of loopback and multicast global, and differs between Python
+versions. The tables are in `addresses.tables`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _NETWORK: Final = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")  # ipaddress alone
 
 
 class Trust(StrEnum):
-    """How far an endpoint is trusted: written in the operator's file, or made over the API (one-run ones too)."""
+    """How far an endpoint is trusted: defined in the operator's file, or created over the API (one-run ones too)."""
 
     CONFIG = "config"
     API = "api"
 
     @classmethod
     def of(cls, source: EndpointSource) -> Trust:
-        """The trust that goes with who made an endpoint."""
+        """The trust of an endpoint from `source`."""
         return cls.CONFIG if source is EndpointSource.CONFIG else cls.API
 
 
@@ -64,7 +64,7 @@ class AllowRule:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it names a single address, which alone opens a cloud metadata address."""
+        """Whether it names a single address; only such a rule opens a cloud metadata address."""
         return self.network.prefixlen == self.network.max_prefixlen
 
     def covers(self, address: Address, port: int) -> bool:
@@ -76,9 +76,9 @@ class AllowRule:
 class AddressPolicy:
     """What endpoints of one trust may reach.
 
-    `allow_http`: public addresses may be spoken to without TLS. `own`: addresses and ports that this daemon
-    listens on, never delivered to; an unspecified address (0.0.0.0, ::) there stands for every loopback address, and
-    at the dial for every other address of this machine.
+    `allow_http` permits http to public addresses. `own` holds the addresses and ports that this daemon listens on,
+    which are always refused; an unspecified address (0.0.0.0, ::) there stands for every loopback address and, at the
+    dial, for every other address of this machine.
     """
 
     trust: Trust
@@ -102,9 +102,9 @@ class Verdict:
 
 
 def judge(address: str | Address, port: int, policy: AddressPolicy, *, is_encrypted: bool = True) -> Verdict:
-    """Whether `policy` lets a delivery go to `address` and `port`, over TLS or not (`is_encrypted`).
+    """Whether `policy` allows a delivery to `address` and `port`, over TLS or not (`is_encrypted`).
 
-    Never depends on how the address is spelled: IPv4 in mapped and NAT64 form is judged as that IPv4.
+    The spelling never matters: IPv4 in mapped and NAT64 form is judged as that IPv4.
     """
     given = _parsed(address)
     if isinstance(given, Verdict):

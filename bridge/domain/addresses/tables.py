@@ -1,7 +1,7 @@
-"""The map of address space that deliveries are judged by: data only, each line with its reason.
+"""The map of address space that deliveries are judged by; data only, each line with its reason.
 
 IPv4: IANA's special-purpose registry, multicast, the reserved block; everything else is public.
-IPv6: only 2000::/3 is public, minus its exceptions; what no line covers is unusable. The first match decides.
+IPv6: only 2000::/3 is public, minus its exceptions; the rest is unusable. The first match decides.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Network = IPv4Network | IPv6Network
 
 
 class Kind(StrEnum):
-    """What an address is; the word is also the rule that a verdict names. UNUSABLE can never be opened."""
+    """The kind of an address; verdicts name it as their rule. UNUSABLE can never be allowed."""
 
     PUBLIC = "public"
     LOOPBACK = "loopback"
@@ -27,7 +27,7 @@ class Kind(StrEnum):
     UNUSABLE = "unusable"
 
 
-# Served by the host itself to whoever asks, often with credentials.
+# Served by the host to any process on it, often with credentials.
 METADATA: Final[frozenset[Address]] = frozenset(
     ip_address(text)
     for text in (
@@ -49,7 +49,7 @@ METADATA: Final[frozenset[Address]] = frozenset(
     )
 )
 
-# Names that lead to the above; refused by name too, because that says more than the address at the dial.
+# Names of the above; refused by name too, because that message says more than the address at the dial.
 METADATA_NAMES: Final = frozenset(
     {
         "instance-data",
@@ -94,7 +94,7 @@ KINDS: Final[tuple[tuple[Network, Kind, str], ...]] = (
     (IPv6Network("::/0"), Kind.UNUSABLE, "outside 2000::/3, where public IPv6 lives"),
 )
 
-# Ports that browsers refuse too (the Fetch standard, "bad port"): whoever listens there does not speak HTTP.
+# Ports that browsers refuse too (the Fetch standard, "bad port"): services there do not speak HTTP.
 # fmt: off
 ODD_PORTS: Final = frozenset({
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,

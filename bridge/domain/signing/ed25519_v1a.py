@@ -1,7 +1,7 @@
 """Standard Webhooks `v1a` signatures (ed25519): the receiver holds no secret, only our public key.
 
-A signing key is `whsk_` and base64 of 64 bytes (seed, then public key); what a receiver is given is `whpk_` and
-base64 of the 32 public ones. Sent beside `v1`, never instead of it: the official libraries verify `v1` only.
+A signing key is `whsk_` and base64 of 64 bytes (seed, then public key); a receiver gets `whpk_` and base64 of the 32
+public ones. Sent beside `v1`, never instead of it: the official libraries verify `v1` only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STAMP = re.compile(r"[0-9]{1,15}")  # int() of thousands of digits would raise
 
 
 def new_signing_key() -> str:
-    """A fresh signing key, as `whsk_…`."""
+    """A new signing key, as `whsk_…`."""
     key = Ed25519PrivateKey.generate()
     return _SIGNING_PREFIX + base64.b64encode(key.private_bytes_raw() + key.public_key().public_bytes_raw()).decode()
 
@@ -28,7 +28,7 @@ def new_signing_key() -> str:
 def signing_key(text: str) -> Ed25519PrivateKey:
     """The key in a `whsk_…` text.
 
-    ValueError unless it is standard base64 of 64 bytes whose second half is the public key of the first.
+    Raises ValueError unless it is standard base64 of 64 bytes whose second half is the public key of the first.
     """
     raw = _decoded(text, _SIGNING_PREFIX, 2 * _KEY_BYTES)
     key = Ed25519PrivateKey.from_private_bytes(raw[:_KEY_BYTES])
@@ -38,7 +38,7 @@ def signing_key(text: str) -> Ed25519PrivateKey:
 
 
 def public_key(text: str) -> str:
-    """The `whpk_…` text that receivers verify with, of a `whsk_…` signing key; ValueError as `signing_key`."""
+    """The `whpk_…` text of a `whsk_…` signing key, for receivers. Raises ValueError as `signing_key`."""
     return _PUBLIC_PREFIX + base64.b64encode(signing_key(text).public_key().public_bytes_raw()).decode()
 
 
@@ -55,9 +55,9 @@ def with_v1a(headers: dict[str, str], keys: Sequence[Ed25519PrivateKey], body: b
 
 
 def verify_v1a(public: str, headers: dict[str, str], body: bytes, *, now: int, tolerance_s: int = 300) -> bool:
-    """Whether a `v1a` entry in `headers` (lower-case names) is of the `whpk_…` key `public` and fresh.
+    """Whether a `v1a` entry in `headers` (lower-case names) is of the `whpk_…` key `public` and recent.
 
-    ValueError if `public` is no such key.
+    Raises ValueError if `public` is not such a key.
     """
     key = Ed25519PublicKey.from_public_bytes(_decoded(public, _PUBLIC_PREFIX, _KEY_BYTES))
     message_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")

@@ -1,4 +1,4 @@
-"""Standard Webhooks 1.0.0 signatures: what a receiver checks to know that a POST is ours."""
+"""Standard Webhooks 1.0.0 signatures (`v1`, HMAC-SHA256), by which a receiver knows that a POST is ours."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _STAMP = re.compile(r"[0-9]{1,15}")  # int() of thousands of digits would raise
 
 
 def new_secret() -> str:
-    """A fresh signing secret of 32 random bytes, as `whsec_…`."""
+    """A new signing secret of 32 random bytes, as `whsec_…`."""
     return _PREFIX + base64.b64encode(os.urandom(32)).decode()
 
 
 def secret_key(secret: str) -> bytes:
     """The key bytes of a `whsec_…` secret.
 
-    ValueError unless it is standard base64 (with padding; `-` and `_` are refused because receivers
-    drop them silently) of 24 to 64 bytes.
+    Raises ValueError unless it is standard base64 of 24 to 64 bytes, with padding; receivers silently drop `-` and
+    `_`, so these are refused.
     """
     if not secret.startswith(_PREFIX):
         raise ValueError("a signing secret starts with whsec_, followed by standard base64")
     encoded = secret.removeprefix(_PREFIX)
-    if not _BASE64.fullmatch(encoded):  # b64decode alone lets too much padding pass
+    if not _BASE64.fullmatch(encoded):  # b64decode accepts excess padding
         raise ValueError("after whsec_ the signing secret must be standard base64 with padding (no - or _)")
     key = base64.b64decode(encoded)
     if not SECRET_BYTES_MIN <= len(key) <= SECRET_BYTES_MAX:
@@ -52,12 +52,12 @@ def signature_headers(keys: list[bytes], message_id: str, timestamp: int, body: 
 
 
 def verify(keys: list[bytes], headers: dict[str, str], body: bytes, *, now: int, tolerance_s: int = 300) -> bool:
-    """Whether one of the signatures in `headers` (lower-case names) is ours and the timestamp is fresh."""
+    """Whether one of the signatures in `headers` (lower-case names) is ours and the timestamp is recent."""
     message_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not _STAMP.fullmatch(stamp) or abs(now - int(stamp)) > tolerance_s:
         return False
     if not message_id.isascii():
-        return False  # ours are; and what is no UTF-8 on the wire comes as surrogates, which cannot be encoded
+        return False  # ours is; bytes that are not UTF-8 arrive as surrogates, which cannot be encoded
     given = [entry for entry in headers.get("webhook-signature", "").split(" ") if entry.isascii()]
     expected = [sign(key, message_id, int(stamp), body) for key in keys]
     return any(hmac.compare_digest(e, g) for e in expected for g in given)
