@@ -1,6 +1,6 @@
-"""Talking to the running daemon: one HTTP call at a time, and the event stream.
+"""Client of the running daemon: HTTP calls and the event stream.
 
-Plain `http.client`: a command makes a call or two and ends, and proxies in the environment are none of its business.
+Uses `http.client`: a command makes one or two calls, and proxies in the environment do not apply to the daemon.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from bridge import __version__
-from bridge.cli.where import DaemonAddress
+from bridge.cli.daemon_address import DaemonAddress
 from bridge.domain.errors import BridgeError
 
 TIMEOUT_S: Final = 30.0
 SILENCE_MAX_S: Final = 45.0  # three missed heartbeats of the event stream
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
-GIVE_UP_AFTER_S: Final = 60.0  # a daemon that restarts is back long before
+GIVE_UP_AFTER_S: Final = 60.0  # a restart takes a few seconds
 
 T = TypeVar("T")
 Object = dict[str, Any]
 
 
 class DaemonUnreachable(BridgeError):
-    """Nobody answers where the daemon should be."""
+    """No daemon answers at its address."""
 
 
 class ApiRefused(BridgeError):
-    """The daemon answered that it will not; `is_wrong_use` when what was asked was malformed."""
+    """The daemon refused the request; `is_wrong_use` is true for a malformed one."""
 
     def __init__(self, message: str, *, is_wrong_use: bool = False) -> None:
         self.is_wrong_use = is_wrong_use
@@ -43,23 +43,23 @@ class ApiRefused(BridgeError):
 
 @dataclass(frozen=True, slots=True)
 class ClientResponse:
-    """What the daemon said: its status and the exact bytes of its JSON."""
+    """A response of the daemon: its status and the exact bytes of its JSON."""
 
     status: int
     body: bytes
 
     def object(self) -> Object:
-        """The body as an object; {} where there is none (204)."""
+        """The body as an object; {} for an empty body (204)."""
         return cast("Object", json.loads(self.body)) if self.body else {}
 
     def rows(self) -> list[Object]:
-        """The `data` of a list."""
+        """The items of a list response."""
         return cast("list[Object]", self.object().get("data", []))
 
 
 @dataclass(frozen=True, slots=True)
 class StreamedEvent:
-    """One event from the stream: its id, and its body exactly as webhooks carry it."""
+    """One event of the stream: its id, and the bytes that webhooks carry."""
 
     id: str
     body: bytes
@@ -72,38 +72,40 @@ class Client:
         self.address = address
 
     def get(self, *path: str, timeout_s: float = TIMEOUT_S, **query: object) -> ClientResponse:
-        """GET; parts of `path` are escaped, None in `query` is left out, a list repeats its key."""
+        """Send GET. Parts of `path` are escaped; None in `query` is left out; a list repeats its key."""
         return self._call("GET", path, query, None, timeout_s)
 
     def post(self, *path: str, body: Object | None = None, timeout_s: float = TIMEOUT_S) -> ClientResponse:
-        """POST `body` as JSON."""
+        """Send POST with `body` as JSON."""
         return self._call("POST", path, {}, body if body is not None else {}, timeout_s)
 
     def delete(self, *path: str) -> ClientResponse:
-        """DELETE."""
+        """Send DELETE."""
         return self._call("DELETE", path, {}, None, TIMEOUT_S)
 
-    def stream_events(self, *, after: str | None, types: list[str] | None = None) -> Iterator[StreamedEvent]:
-        """Events as they are recorded, for ever; a lost connection is taken up again where it broke."""
-        patience = Patience()
+    def stream_events(
+        self, *, after: str | None, types: list[str] | None = None, patience: Patience | None = None
+    ) -> Iterator[StreamedEvent]:
+        """Yield events as they are recorded, without end; reconnect after the last event when the connection breaks."""
+        patience = patience or Patience()
         while True:
             try:
                 for event in self._stream_once(after, types, patience):
                     after = event.id
                     yield event
-                patience.lost(DaemonUnreachable(f"the daemon at {self.address} closed the event stream"))
+                patience.wait_or_raise(DaemonUnreachable(f"the daemon at {self.address} closed the event stream"))
             except DaemonUnreachable as error:
-                patience.lost(error)
+                patience.wait_or_raise(error)
 
     def _stream_once(self, after: str | None, types: list[str] | None, patience: Patience) -> Iterator[StreamedEvent]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
-        with self._reaching(), contextlib.closing(self._connection(SILENCE_MAX_S)) as connection:
+        with self._translated_errors(), contextlib.closing(self._connection(SILENCE_MAX_S)) as connection:
             target = self._target(("v1", "events", "stream"), {"type": types})
             connection.request("GET", target, headers=self._headers() | headers)
             response = connection.getresponse()
             if response.status != 200:
                 raise self._refusal(response.status, response.read(BODY_BYTES_MAX))
-            patience.answered()
+            patience.reset()
             yield from _server_sent_events(response)
 
     def _call(
@@ -114,15 +116,15 @@ class Client:
         if body is not None:
             content = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        with self._reaching(), contextlib.closing(self._connection(timeout_s)) as connection:
+        with self._translated_errors(), contextlib.closing(self._connection(timeout_s)) as connection:
             connection.request(method, self._target(path, query), body=content, headers=headers)
-            response = connection.getresponse()
-            answer = ClientResponse(response.status, response.read(BODY_BYTES_MAX))
-        if answer.status >= 300:
-            raise self._refusal(answer.status, answer.body)
-        if answer.body and not _is_object(answer.body):
-            raise ApiRefused(f"what answers at {self.address} is not a runbridge daemon")
-        return answer
+            raw = connection.getresponse()
+            response = ClientResponse(raw.status, raw.read(BODY_BYTES_MAX))
+        if response.status >= 300:
+            raise self._refusal(response.status, response.body)
+        if response.body and not _is_object(response.body):
+            raise ApiRefused(f"the server at {self.address} is not a runbridge daemon")
+        return response
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         address = self.address
@@ -140,22 +142,22 @@ class Client:
 
     def _target(self, path: tuple[str, ...], query: Object) -> str:
         given = {key: value for key, value in query.items() if value not in (None, [], ())}
-        shown = "/".join(quote(part, safe="") for part in path)
-        return f"{self.address.prefix}/{shown}" + (f"?{urlencode(given, doseq=True)}" if given else "")
+        escaped = "/".join(quote(part, safe="") for part in path)
+        return f"{self.address.prefix}/{escaped}" + (f"?{urlencode(given, doseq=True)}" if given else "")
 
     @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Turn what the socket says into the one sentence about an unreachable daemon."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Raise DaemonUnreachable, with one sentence, for every error of the connection."""
         try:
             yield
         except TimeoutError as error:
-            raise self._unreachable("it does not answer in time") from error
+            raise self._unreachable("no answer in time") from error
         except ssl.SSLError as error:
             raise self._unreachable(f"TLS failed: {error.reason or 'no details'}") from error
         except OSError as error:
             raise self._unreachable((error.strerror or str(error) or type(error).__name__).lower()) from error
         except http.client.HTTPException as error:
-            raise self._unreachable(f"what answers there does not speak HTTP: {type(error).__name__}") from error
+            raise self._unreachable(f"the server there does not speak HTTP: {type(error).__name__}") from error
 
     def _unreachable(self, why: str) -> DaemonUnreachable:
         return DaemonUnreachable(
@@ -165,21 +167,21 @@ class Client:
 
     def _refusal(self, status: int, body: bytes) -> ApiRefused:
         if status == 401:
-            wants = f"the daemon at {self.address} wants another token ({self.address.token_from})"
-            return ApiRefused(f"{wants}; give --token or set RUNBRIDGE_TOKEN")
+            refused = f"the daemon at {self.address} does not accept this token ({self.address.token_from})"
+            return ApiRefused(f"{refused}; give --token or set RUNBRIDGE_TOKEN")
         problem = json.loads(body) if _is_object(body) else {}
         if isinstance(problem.get("checks"), dict):
             return ApiRefused(f"not ready: {', '.join(name for name, ok in problem['checks'].items() if not ok)}")
         detail = problem.get("detail") or problem.get("title")
         if not detail:
-            return ApiRefused(f"what answers at {self.address} is not a runbridge daemon (HTTP {status})")
+            return ApiRefused(f"the server at {self.address} is not a runbridge daemon (HTTP {status})")
         fields = [f"{e.get('field')}: {e.get('message')}" for e in problem.get("errors") or [] if isinstance(e, dict)]
         is_wrong_use = status == 400 or bool(fields)
         return ApiRefused("; ".join(fields) if fields else str(detail), is_wrong_use=is_wrong_use)
 
 
 class Patience:
-    """How long to put up with a daemon that has answered before and is gone now; none with one that never did."""
+    """Retries across a restart of the daemon: for GIVE_UP_AFTER_S once it has answered, not at all before."""
 
     def __init__(
         self, *, sleep: Callable[[float], None] = time.sleep, monotonic: Callable[[], float] = time.monotonic
@@ -189,12 +191,12 @@ class Patience:
         self._has_answered = False
         self._lost_at: float | None = None
 
-    def answered(self) -> None:
-        """It is there."""
+    def reset(self) -> None:
+        """Note an answer: the next loss may last GIVE_UP_AFTER_S again."""
         self._has_answered, self._lost_at = True, None
 
-    def lost(self, error: DaemonUnreachable) -> None:
-        """Wait a moment before the next try, or raise `error`."""
+    def wait_or_raise(self, error: DaemonUnreachable) -> None:
+        """Sleep one second before the next try, or raise `error` when it is time to give up."""
         if self._lost_at is None:
             self._lost_at = self._monotonic()
         if not self._has_answered or self._monotonic() - self._lost_at > GIVE_UP_AFTER_S:
@@ -202,15 +204,15 @@ class Patience:
         self._sleep(1.0)
 
     def keep_trying(self, ask: Callable[[], T]) -> T:
-        """The answer to `ask`, across a restart of the daemon."""
+        """The result of `ask`, which is called again while the daemon restarts."""
         while True:
             try:
-                answer = ask()
+                result = ask()
             except DaemonUnreachable as error:
-                self.lost(error)
+                self.wait_or_raise(error)
             else:
-                self.answered()
-                return answer
+                self.reset()
+                return result
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -221,14 +223,14 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connect to the socket's path instead of host and port."""
+        """Connect to the path instead of host and port."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
 def _server_sent_events(response: http.client.HTTPResponse) -> Iterator[StreamedEvent]:
-    """The events in a stream; comments and other fields are passed over."""
+    """Yield the events of a stream; comments and other fields are skipped."""
     event_id, data = "", list[bytes]()
     while line := response.readline():
         field, _, value = line.rstrip(b"\r\n").partition(b":")

@@ -1,67 +1,79 @@
-"""The command table: every noun, the file that holds it, and the line that `--help` shows.
+"""The command table, and `main`, which turns every result and error of a command into an exit code.
 
 A file is imported when its command is called, so that `runbridge runs list` does not load the database.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import platform
 import sqlite3
+import sys
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 import click
 
 from bridge import __version__
+from bridge.cli.client import ApiRefused, DaemonUnreachable
 from bridge.cli.options import common_options
+from bridge.cli.output import clean
+from bridge.domain.errors import BridgeError, InvalidInput
+
+FAILED, WRONG_USE, UNREACHABLE, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
+_BRIDGE_FOLDER = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A command: the module in this room that holds it as `command`, and its line in `--help`."""
+class CommandEntry:
+    """A command: the module of this package that defines it under its own name, and its line in `--help`."""
 
     module: str
     help: str
 
 
 TABLE = {
-    "serve": Entry("serve", "Run the daemon in the foreground."),
-    "init": Entry("init", "Write a first configuration with a fresh token."),
-    "demo": Entry("demo", "See the whole thing work against sandbox providers."),
-    "runs": Entry("runs", "Register runs, look at them, wait for them."),
-    "endpoints": Entry("endpoints", "Who is told: subscribers and their secrets."),
-    "events": Entry("events", "What happened, in order; tail it, replay it."),
-    "deliveries": Entry("deliveries", "What was sent where, with every attempt."),
-    "replays": Entry("replays", "How far replays are; stop one."),
-    "connections": Entry("connections", "Accounts at providers, and whether they answer."),
-    "nodes": Entry("nodes", "The daemons that share one database."),
-    "providers": Entry("providers", "The kinds of API that can be watched."),
-    "listen": Entry("listen", "Forward events to a local URL while you develop."),
-    "trigger": Entry("trigger", "Send a test event."),
-    "verify": Entry("verify", "Check the signature of a received webhook."),
-    "guard": Entry("guard", "Why an address may or may not be posted to."),
-    "config": Entry("config", "Check and show the configuration."),
-    "db": Entry("db", "Upgrade, check and back up the database."),
-    "doctor": Entry("doctor", "Look for anything that is or will be wrong."),
+    "serve": CommandEntry("serve", "Run the daemon in the foreground."),
+    "init": CommandEntry("serve", "Write a first configuration with a new token."),
+    "demo": CommandEntry("serve", "Run the main job against sandbox providers."),
+    "runs": CommandEntry("runs", "Register runs, show them, wait for them."),
+    "endpoints": CommandEntry("endpoints", "Subscribers, their filters and their secrets."),
+    "events": CommandEntry("events", "List, show, follow and replay events."),
+    "deliveries": CommandEntry("deliveries", "What was sent to each endpoint, with every attempt."),
+    "replays": CommandEntry("replays", "Progress of replays; cancel one."),
+    "connections": CommandEntry("connections", "Accounts at providers, and whether they answer."),
+    "nodes": CommandEntry("serve", "The daemons that share one database."),
+    "providers": CommandEntry("providers", "The kinds of API that can be watched."),
+    "listen": CommandEntry("listen", "Forward events to a local URL during development."),
+    "trigger": CommandEntry("trigger", "Send a test event."),
+    "verify": CommandEntry("verify", "Check the signature of a received webhook."),
+    "guard": CommandEntry("guard", "Explain whether the daemon may post to an address."),
+    "config": CommandEntry("config", "Check and show the configuration."),
+    "db": CommandEntry("db", "Upgrade, check and back up the database."),
+    "doctor": CommandEntry("doctor", "Check this installation and say what to repair."),
 }
 
 
 class ReaderGone(Exception):
-    """Whoever read our output (`head`, a pager) went away. Not an OSError: click would answer that with exit code 1."""
+    """The reader of our output (`head`, a pager) closed it. Not an OSError: click answers that with exit code 1."""
 
 
 class CommandTable(click.Group):
-    """The commands of TABLE, loaded when called for."""
+    """The commands of TABLE, imported when called."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; ReaderGone instead of a broken pipe."""
+        """Run the command; raise ReaderGone instead of BrokenPipeError."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the table's order."""
+        """All names, in the order of the table."""
         return list(TABLE)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -69,19 +81,19 @@ class CommandTable(click.Group):
         entry = TABLE.get(cmd_name)
         if entry is None:
             return None
-        command: click.Command = import_module(f"bridge.cli.{entry.module}").command
+        command: click.Command = getattr(import_module(f"bridge.cli.{entry.module}"), cmd_name)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that `args` begin with; a wrong name is answered with what was probably meant."""
+        """The command that `args` begin with; an unknown name raises NoSuchCommand with the closest names."""
         if args[0] not in TABLE and not args[0].startswith("-"):
             raise click.exceptions.NoSuchCommand(args[0], possibilities=list(TABLE), ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in `--help`, without loading anything."""
+        """Write the list for `--help` without importing any command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in TABLE.items()])
 
@@ -100,4 +112,68 @@ _VERSION = f"%(prog)s %(version)s (Python {platform.python_version()}, SQLite {s
 @click.version_option(__version__, prog_name="runbridge", message=_VERSION)
 @common_options
 def runbridge() -> None:
-    """Watch runs at AI-workflow and document-processing providers, and tell your application when they are over."""
+    """Watch runs at AI-workflow and document-processing providers, and notify your application when they finish."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; `arguments` default to those of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ✓ shows ? instead of ending the program
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except (BrokenPipeError, ReaderGone):
+        # Without this, Python complains when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        result = runbridge.main(arguments, prog_name="runbridge", standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (BrokenPipeError, ReaderGone):
+        raise
+    except BridgeError as error:
+        return _report(error)
+    except OSError as error:
+        return _print_error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+    except Exception as error:  # noqa: BLE001 - the outermost frame: a fault of ours is one line, not a traceback
+        return _print_error(
+            f"a fault in runbridge itself ({type(error).__name__} at {_place_of(error)}); please report it"
+        )
+    return result if isinstance(result, int) else 0
+
+
+def _place_of(error: Exception) -> str:
+    """The file and line of our code. Never the error's text: a database error may quote the values of a row."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_BRIDGE_FOLDER)] or frames
+    return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+
+
+def _report(error: BridgeError) -> int:
+    match error:
+        case DaemonUnreachable():
+            _print_error(str(error))
+            return UNREACHABLE
+        case ApiRefused():
+            _print_error(str(error))
+            return WRONG_USE if error.is_wrong_use else FAILED
+        case InvalidInput():
+            for problem in error.problems:
+                _print_error(f"{problem.field}: {problem.message}")
+            return WRONG_USE
+        case _:
+            return _print_error(str(error))
+
+
+def _print_error(message: str) -> int:
+    click.echo(f"runbridge: {clean(message)}", err=True)
+    return FAILED

@@ -1,4 +1,4 @@
-"""`runbridge config …`: is it right, and what is in effect."""
+"""`runbridge config …`: check the configuration, and show what is in effect."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 @click.group
-def command() -> None:
+def config() -> None:
     """Check and show the configuration."""
 
 
-@command.command
+@config.command
 @config_option
 @json_option
 @pass_settings
 def check(settings: Settings) -> int:
-    """Read everything, secrets included, and name every mistake; exit 1 if there is one."""
+    """Read the configuration with its secrets, and list every mistake; exit 1 if there is one."""
     from bridge.config import ConfigInvalid, find_config
 
     path = find_config(settings.config_path, os.environ)
@@ -47,7 +47,7 @@ def check(settings: Settings) -> int:
             say(
                 mark(is_good=True),
                 str(path) if path else "no configuration file, only the environment:",
-                "all in order",
+                "no mistakes",
             )
     return 1 if problems else 0
 
@@ -56,13 +56,13 @@ def _shown(problems: list[Problem]) -> list[dict[str, str]]:
     return [{"field": problem.field, "message": problem.message} for problem in problems]
 
 
-@command.command
-@click.option("--origin", "with_origin", is_flag=True, help="Also where each value comes from.")
+@config.command
+@click.option("--origin", "with_origin", is_flag=True, help="Show where each value comes from.")
 @config_option
 @json_option
 @pass_settings
 def show(settings: Settings, with_origin: bool) -> None:
-    """Every setting in effect; secrets as ****."""
+    """Show every setting in effect, secrets as ****."""
     from bridge.config import show_config
 
     rows = show_config(load(settings))
@@ -76,7 +76,7 @@ def show(settings: Settings, with_origin: bool) -> None:
 
 
 def load(settings: Settings) -> Config:
-    """The configuration that `serve` would run with; ConfigInvalid with every mistake."""
+    """Load the configuration as `serve` does; raises ConfigInvalid with every mistake."""
     from bridge.config import find_config, load_config
 
     return load_config(find_config(settings.config_path, os.environ), env=os.environ)

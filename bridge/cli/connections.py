@@ -1,73 +1,89 @@
-"""`runbridge connections …`: accounts at providers, and whether they answer."""
+"""`runbridge connections …`: accounts at providers: health, limits, learned durations."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import click
 
 from bridge.cli.client import Client, Object
-from bridge.cli.connection_report import print_connection, print_distribution
 from bridge.cli.options import Settings, common_options, pass_settings
-from bridge.cli.output import mark, print_json, print_table, print_value, say, status_text
+from bridge.cli.output import (
+    Cell,
+    ago,
+    console,
+    count,
+    mark,
+    print_facts,
+    print_json,
+    print_page,
+    print_table,
+    print_value,
+    say,
+    say_heading,
+    status_text,
+)
+from bridge.cli.plot import draw
+from bridge.domain.suggestions import closest
 
-CHECK_TIMEOUT_S = 60.0  # the provider's own deadline lies below
+CHECK_TIMEOUT_S = 60.0  # above the daemon's own deadline for the provider
+PLOT_COLUMNS_MIN, PLOT_COLUMNS_MAX = 40, 80
+OVER_CAPACITY_MIN = 1.05  # less would be shown as ×1.0
 
 
 @click.group
-def command() -> None:
+def connections() -> None:
     """Accounts at providers, and whether they answer."""
 
 
-@command.command("list")
+@connections.command("list")
 @common_options
 @pass_settings
 def list_connections(settings: Settings) -> None:
-    """The configured connections, their health and limits."""
-    answer = settings.client().get("v1", "connections")
-    if settings.as_json:
-        print_json(answer.body)
-        return
-    print_table(("CONNECTION", "PROVIDER", "BASE URL", "HEALTH", "SINCE", "WHY"), (_row(c) for c in answer.rows()))
-
-
-def _row(connection: Object) -> tuple[Any, ...]:
-    return (
-        connection["name"],
-        connection.get("provider"),
-        connection.get("base_url"),
-        status_text(connection["health"]),
-        connection.get("since"),
-        connection.get("reason"),
+    """List the configured connections with their health."""
+    print_page(
+        settings.client().get("v1", "connections"),
+        ("CONNECTION", "PROVIDER", "BASE URL", "HEALTH", "SINCE", "WHY"),
+        lambda connection: (
+            connection["name"],
+            connection.get("provider"),
+            connection.get("base_url"),
+            status_text(connection["health"]),
+            connection.get("since"),
+            connection.get("reason"),
+        ),
+        as_json=settings.as_json,
     )
 
 
-@command.command
+@connections.command
 @click.argument("name")
-@click.option("--workflow", metavar="ID", help='Plot how long its runs take, and its polls; "" for runs without one.')
+@click.option(
+    "--workflow", metavar="ID", help='Plot the durations of its runs and its polls; "" for runs without a workflow.'
+)
 @common_options
 @pass_settings
 def show(settings: Settings, name: str, workflow: str | None) -> None:
-    """How NAME stands, its limits, and what was learned of each of its workflows."""
-    answer = settings.client().get("v1", "connections", name, workflow=workflow)
+    """Show the health and limits of NAME, and the durations learned for each of its workflows."""
+    response = settings.client().get("v1", "connections", name, workflow=workflow)
     if settings.as_json:
-        print_json(answer.body)
+        print_json(response.body)
     elif workflow is None:
-        print_connection(answer.object())
+        _print_connection(response.object())
     else:
-        print_distribution(answer.object())
+        _print_distribution(response.object())
 
 
-@command.command
+@connections.command
 @click.argument("name", nargs=-1)
 @common_options
 @pass_settings
 def check(settings: Settings, name: tuple[str, ...]) -> int:
-    """One real authenticated call through each NAME (all without any); exit 1 if one fails."""
+    """Make one authenticated request through each NAME (default: all); exit 1 if one fails."""
     client = settings.client()
     names = list(name) or [connection["name"] for connection in client.get("v1", "connections").rows()]
     if not names:
-        say("no connections are configured; add one to the configuration file under [connections.NAME]")
+        say("no connection is configured; add one to the configuration file under [connections.NAME]")
     results = check_connections(client, names)
     for each, result in results.items():
         if settings.as_json:
@@ -78,5 +94,87 @@ def check(settings: Settings, name: tuple[str, ...]) -> int:
 
 
 def check_connections(client: Client, names: list[str]) -> dict[str, Object]:
-    """What the daemon says about each, in the order given."""
+    """Have the daemon check each connection; results in the order of `names`."""
     return {name: client.post("v1", "connections", name, "check", timeout_s=CHECK_TIMEOUT_S).object() for name in names}
+
+
+def _print_connection(connection: Object) -> None:
+    say(connection["name"], status_text(connection["health"]), connection["reason"])
+    print_facts(_facts(connection, connection["state"]))
+    learned = connection["state"]["learned"]
+    if not learned:
+        say("no run has been watched yet, so nothing was learned about durations")
+        return
+    say_heading("workflows")
+    columns = ("  WORKFLOW", "RUNS", "MEDIAN", "P90", "P99", "POLLS PER RUN", "MEAN DELAY")
+    print_table(columns, (_workflow_row(workflow) for workflow in learned))
+
+
+def _print_distribution(connection: Object) -> None:
+    """Plot the learned durations of one workflow, with the polls planned from them."""
+    learned = connection["distribution"]
+    runs = round(learned["runs_remembered"])
+    which = f"runs of {learned['workflow_id']}" if learned["workflow_id"] else "runs without a workflow"
+    if runs:
+        say(f"how long {which} take at {connection['name']}, learned from {count(runs, 'run')}:")
+    else:
+        say(f"no {which} have ended yet at {connection['name']}; so far this is assumed:", _suggestion(connection))
+    for line in draw(learned, min(max(console().width, PLOT_COLUMNS_MIN), PLOT_COLUMNS_MAX)):
+        say(line)
+    polls, delay = learned["expected_polls"], _shown(learned["expected_delay_s"])
+    say(f"▲ polls of a run: {polls:.1f} polls per run expected, {delay} mean delay")
+    say(f"half are done in {_shown(learned['median_s'])}, 90 % in {_shown(learned['p90_s'])}")
+    if over := _over_capacity(connection["state"]):
+        say(f"this account is {over}: polls come later")
+
+
+def _suggestion(connection: Object) -> str | None:
+    given = connection["distribution"]["workflow_id"]
+    known = [workflow["workflow_id"] for workflow in connection["state"]["learned"] if workflow["workflow_id"]]
+    near = closest(given, known) if given and given not in known else None
+    return f"(did you mean {near}?)" if near else None
+
+
+def _facts(connection: Object, state: Object) -> Iterator[tuple[str, Cell]]:
+    limits, cadence = connection["limits"], connection["cadence"]
+    yield "provider", f"{connection['provider']} at {connection['base_url']}"
+    yield "since", f"{connection['since']}  ({ago(connection['since'])})" if connection["since"] else None
+    yield "requests", f"at most {state['requests_per_second']:g} a second{_origin(limits['requests_per_second'])}"
+    in_flight = f"{state['in_flight']}, at most {state['max_in_flight']}"
+    yield "in flight", in_flight + _origin(limits["max_in_flight"])
+    nodes, paused_s = state["limits_shared_by_nodes"], state["paused_for_s"]
+    yield "shared", f"limits divided among {nodes} nodes" if nodes > 1 else None
+    is_paused = paused_s * state["requests_per_second"] > 1  # otherwise the usual gap between two requests
+    yield "paused", f"for {_shown(paused_s)}" if is_paused else None
+    yield "capacity", _over_capacity(state)
+    yield "runs watched", state["runs_in_hand"]
+    yield "cadence", ", ".join(f"{key} {value}" for key, value in cadence.items() if value is not None)
+
+
+def _origin(limit: float | None) -> str:
+    return ", learned" if limit is None else ", as configured"
+
+
+def _over_capacity(state: Object) -> str | None:
+    if state["over_capacity_by"] < OVER_CAPACITY_MIN:
+        return None
+    return f"lately over capacity by ×{state['over_capacity_by']:.1f} (shadow price {_shown(state['shadow_price_s'])})"
+
+
+def _workflow_row(workflow: Object) -> tuple[Cell, ...]:
+    polls, delay_s = workflow["polls_per_run"], workflow["mean_delay_s"]
+    return (
+        f"  {workflow['workflow_id'] or '–'}",
+        round(workflow["runs_remembered"]),
+        *(_shown(workflow[name]) for name in ("median_s", "p90_s", "p99_s")),
+        "–" if polls is None else f"{polls:.1f}",
+        "–" if delay_s is None else _shown(delay_s),
+    )
+
+
+def _shown(seconds: float) -> str:
+    """A duration to three significant digits: `249ms`, `31.2s`, `2.5m`."""
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g}{unit}"
+    return f"{seconds:.3g}s" if seconds >= 1 else f"{seconds * 1000:.3g}ms"

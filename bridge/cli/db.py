@@ -1,4 +1,7 @@
-"""`runbridge db …`: the one command that opens the database itself, and never to write while a daemon runs."""
+"""`runbridge db …`: upgrade, check, back up and re-encrypt the database.
+
+The only command that opens the database itself; it never writes while a daemon runs.
+"""
 
 from __future__ import annotations
 
@@ -31,26 +34,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _database_option(function: F) -> F:
-    option = click.option("--database", "database_url", metavar="URL", help="Instead of [database] url.")
+    option = click.option("--database", "database_url", metavar="URL", help="This database instead of [database] url.")
     return config_option(json_option(option(function)))
 
 
 @click.group
-def command() -> None:
+def db() -> None:
     """Upgrade, check and back up the database."""
 
 
-@command.command
+@db.command
 @_database_option
 @pass_settings
 def upgrade(settings: Settings, database_url: str | None) -> None:
-    """Bring the schema up to date. `serve` does so itself; this is for doing it beforehand."""
+    """Upgrade the schema. `serve` does so too when it starts."""
     url = _url(settings, database_url)
     asyncio.run(_open_once(url))
     if settings.as_json:
         print_value({"database": _shown(url), "schema": migrate.HEAD})
     else:
-        say(mark(is_good=True), _shown(url), f"has schema {migrate.HEAD}, which is what this version needs")
+        say(mark(is_good=True), _shown(url), f"has schema {migrate.HEAD}, which this version needs")
 
 
 async def _open_once(url: URL) -> None:
@@ -59,11 +62,11 @@ async def _open_once(url: URL) -> None:
     await database.close()
 
 
-@command.command
+@db.command
 @_database_option
 @pass_settings
 def check(settings: Settings, database_url: str | None) -> int:
-    """Read the whole database and say whether it is sound; exit 1 if not. Works beside a running daemon."""
+    """Read the whole database and check that it is sound; exit 1 if not. The daemon may run."""
     url = _url(settings, database_url)
     found = asyncio.run(examine(url))
     if settings.as_json:
@@ -76,15 +79,15 @@ def check(settings: Settings, database_url: str | None) -> int:
     return 1 if found.problems else 0
 
 
-@command.command
+@db.command
 @click.argument("file", type=click.Path(path_type=Path))
 @_database_option
 @pass_settings
 def backup(settings: Settings, file: Path, database_url: str | None) -> None:
-    """Copy the SQLite database to FILE, also while the daemon runs; the copy is checked."""
+    """Copy the SQLite database to FILE and check the copy. The daemon may run."""
     url = _url(settings, database_url)
     if url.get_backend_name() != "sqlite":
-        raise Unsupported(f"PostgreSQL has its own tool: pg_dump --format=custom --file={file} '{_shown(url)}'")
+        raise Unsupported(f"PostgreSQL has its own backup tool: pg_dump --format=custom --file={file} '{_shown(url)}'")
     target = file / f"runbridge-{SystemClock().now():%Y%m%dT%H%M%SZ}.db" if file.is_dir() else file
     with Progress(console=console(is_error=True), transient=True, disable=not os.isatty(2)) as bar:
         task = bar.add_task("copying")
@@ -96,19 +99,20 @@ def backup(settings: Settings, file: Path, database_url: str | None) -> None:
     else:
         say(mark(is_good=True), str(target), f"is a sound copy: {_in_words(found)}")
         note(
-            "the key of the secrets in it ([secrets] key, or secrets.key beside the database) is not in the copy; keep it elsewhere"
+            "the copy does not hold the key of its secrets ([secrets] key, or secrets.key beside the database); "
+            "back it up separately"
         )
 
 
-@command.command("rotate-key")
+@db.command("rotate-key")
 @_database_option
 @pass_settings
 def rotate_key(settings: Settings, database_url: str | None) -> int:
     """Encrypt the secrets in the database with a new key; the daemon must be stopped.
 
-    Without [secrets] key a new one is put first in secrets.key, beside the SQLite file. Where you name the key
-    yourself, set the new one as key and the present one as old_keys first (a daemon that is reloaded or started
-    then does the same). It may be interrupted and run again.
+    Without [secrets] key, a new key is put first in secrets.key beside the SQLite file. With it, set the new key as
+    key and the present one in old_keys first; a daemon that is then started or reloaded re-encrypts too. An
+    interrupted run can be repeated.
     """
     url = _url(settings, database_url)
     configured = read_secrets(find_config(settings.config_path, os.environ), env=os.environ).vault_keys
@@ -120,14 +124,14 @@ def rotate_key(settings: Settings, database_url: str | None) -> int:
     if unreadable:
         say(mark(is_good=False), f"no key opens {len(unreadable)} more: {', '.join(unreadable[:20])}")
     elif configured:
-        say("old_keys is needed for backups made before only")
+        say("old_keys is now needed only for earlier backups")
     return 1 if unreadable else 0
 
 
 async def _rotate(url: URL, configured: list[EncryptionKey]) -> tuple[int, list[str]]:
     database = Database(url.render_as_string(hide_password=False), SystemClock())
     if not configured and not database.is_sqlite:
-        raise Conflict("PostgreSQL needs [secrets] key; `openssl rand -base64 32` makes one")
+        raise Conflict("PostgreSQL needs [secrets] key; create one with `openssl rand -base64 32`")
     await database.open()
     try:
         if not database.is_sqlite and (alive := await database.read(nodes.list_alive)):
@@ -160,5 +164,5 @@ def _described(found: Examination) -> dict[str, Any]:
 
 
 def _in_words(found: Examination) -> str:
-    size = f"{(found.size_bytes or 0) / 1e6:.1f} MB, schema {found.schema or 'not yet made'}"
-    return size + (f", to be upgraded by {', '.join(found.pending)}" if found.pending else "")
+    size = f"{(found.size_bytes or 0) / 1e6:.1f} MB, schema {found.schema or 'not created yet'}"
+    return size + (f", pending upgrades: {', '.join(found.pending)}" if found.pending else "")

@@ -1,4 +1,4 @@
-"""`runbridge deliveries …`: what was sent where, every attempt, and sending it again."""
+"""`runbridge deliveries …`: what was sent to each endpoint, with every attempt; retry one."""
 
 from __future__ import annotations
 
@@ -9,36 +9,28 @@ from rich.text import Text
 
 from bridge.cli.client import Object
 from bridge.cli.options import Settings, common_options, pass_settings
-from bridge.cli.output import ago, clean, mark, print_facts, print_json, print_table, say, say_heading, status_text
-from bridge.cli.runs import tell_more
+from bridge.cli.output import ago, clean, mark, print_facts, print_json, print_page, say, say_heading, status_text
 from bridge.domain.delivery import DeliveryState
 
 
 @click.group
-def command() -> None:
-    """What was sent where, with every attempt."""
+def deliveries() -> None:
+    """What was sent to each endpoint, with every attempt."""
 
 
-@command.command("list")
-@click.option("--endpoint", metavar="ID")
-@click.option("--event", metavar="ID")
-@click.option("--run", metavar="ID")
-@click.option("--state", type=click.Choice([state.value for state in DeliveryState]))
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
-@click.option("--cursor", help="Where the list before this one ended.")
+@deliveries.command("list")
+@click.option("--endpoint", metavar="ID", help="Only deliveries to this endpoint.")
+@click.option("--event", metavar="ID", help="Only deliveries of this event.")
+@click.option("--run", metavar="ID", help="Only deliveries of events of this run.")
+@click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only those in this state.")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Deliveries per page.")
+@click.option("--cursor", help="Where the previous page ended.")
 @common_options
 @pass_settings
 def list_deliveries(settings: Settings, /, **query: Any) -> None:
-    """Deliveries, newest first."""
-    answer = settings.client().get("v1", "deliveries", **query)
-    if settings.as_json:
-        print_json(answer.body)
-        return
-    print_table(
-        ("DELIVERY", "EVENT", "TYPE", "ENDPOINT", "STATE", "ATTEMPTS", "LAST", "NEXT"),
-        (_row(delivery) for delivery in answer.rows()),
-    )
-    tell_more(answer.object())
+    """List deliveries, newest first."""
+    columns = ("DELIVERY", "EVENT", "TYPE", "ENDPOINT", "STATE", "ATTEMPTS", "LAST", "NEXT")
+    print_page(settings.client().get("v1", "deliveries", **query), columns, _row, as_json=settings.as_json)
 
 
 def _row(delivery: Object) -> tuple[Any, ...]:
@@ -54,17 +46,17 @@ def _row(delivery: Object) -> tuple[Any, ...]:
     )
 
 
-@command.command
+@deliveries.command
 @click.argument("delivery_id")
 @common_options
 @pass_settings
 def show(settings: Settings, delivery_id: str) -> None:
-    """One delivery with every attempt and what the receiver answered."""
-    answer = settings.client().get("v1", "deliveries", delivery_id)
+    """Show one delivery with every attempt and the receiver's response."""
+    response = settings.client().get("v1", "deliveries", delivery_id)
     if settings.as_json:
-        print_json(answer.body)
+        print_json(response.body)
         return
-    delivery = answer.object()
+    delivery = response.object()
     say(delivery["id"], status_text(delivery.get("state")))
     print_facts(
         [
@@ -80,17 +72,14 @@ def show(settings: Settings, delivery_id: str) -> None:
 
 
 def _print_attempt(attempt: Object) -> None:
-    by_hand = "by hand" if attempt.get("manual") else None
-    how = attempt.get("status") or attempt.get("outcome")
-    took = f"in {attempt.get('duration_ms')} ms"
     say_heading(f"#{attempt['number']}")
     say(
         " ",
         attempt.get("at"),
         mark(attempt.get("outcome") == "delivered"),
-        how,
-        took,
-        by_hand,
+        attempt.get("status") or attempt.get("outcome"),
+        f"in {attempt.get('duration_ms')} ms",
+        "by hand" if attempt.get("manual") else None,
     )
     phases = attempt.get("phases") or {}
     next_at = attempt.get("next_attempt_at")
@@ -106,19 +95,19 @@ def _print_attempt(attempt: Object) -> None:
     for line in str(attempt.get("response") or "").splitlines():
         say(Text("  │ " + clean(line), style="dim"))
     if attempt.get("truncated"):
-        say(Text("  │ … (the answer was longer)", style="dim"))
+        say(Text("  │ … (the response was longer)", style="dim"))
 
 
-@command.command
+@deliveries.command
 @click.argument("delivery_id", nargs=-1, required=True)
 @common_options
 @pass_settings
 def retry(settings: Settings, delivery_id: tuple[str, ...]) -> None:
-    """Try DELIVERY_ID again now."""
+    """Send DELIVERY_ID again now."""
     client = settings.client()
     for each in delivery_id:
-        answer = client.post("v1", "deliveries", each, "retry")
+        response = client.post("v1", "deliveries", each, "retry")
         if settings.as_json:
-            print_json(answer.body)
+            print_json(response.body)
         else:
             say(each, "is tried again now")

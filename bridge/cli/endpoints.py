@@ -1,4 +1,4 @@
-"""`runbridge endpoints …`: who is told, of what, and with which secret."""
+"""`runbridge endpoints …`: subscribers, their filters, secrets, pings and replays."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Any
 import click
 
 from bridge.cli.client import Client, Object
-from bridge.cli.options import DurationText, EventTypes, Moment, Pair, Settings, common_options, pass_settings
-from bridge.cli.output import count, mark, print_facts, print_json, print_table, print_value, say, status_text
+from bridge.cli.options import DurationText, EventTypes, InstantText, Pair, Settings, common_options, pass_settings
+from bridge.cli.output import count, mark, print_facts, print_json, print_page, print_value, say, status_text
 from bridge.cli.replays import start_replay
 from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES
 from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN, ReplayStatus
 from bridge.domain.timestamps import format_duration
 
-PING_WAIT_S = 20.0  # a little more than one attempt may take
+PING_WAIT_S = 20.0  # longer than one attempt may take
 _SELECTIONS = [status.value for status in ReplayStatus]
 
 
 @click.group
-def command() -> None:
-    """Who is told: subscribers and their secrets."""
+def endpoints() -> None:
+    """Subscribers, their filters and their secrets."""
 
 
-@command.command
+@endpoints.command
 @click.argument("url")
-@click.option("--events", metavar="A,B", type=EventTypes(), help="What it hears; else all but run.progressed.")
+@click.option("--events", metavar="A,B", type=EventTypes(), help="Its events; default: all but run.progressed.")
 @click.option("--filter", "filter_", metavar="JMESPATH", help="For example: data.run.status == 'failed'")
-@click.option("--header", metavar="NAME:VALUE", type=Pair(":"), multiple=True, help="Sent along with every POST.")
-@click.option("--ordered", is_flag=True, help="The events of one run strictly one after the other.")
+@click.option("--header", metavar="NAME:VALUE", type=Pair(":"), multiple=True, help="A header of every POST.")
+@click.option("--ordered", is_flag=True, help="Send the events of one run in order, one at a time.")
 @click.option("--payload", type=click.Choice(PAYLOADS), help="thin: ids and status, without output.")
-@click.option("--format", type=click.Choice(FORMATS), help="How the body is laid out.")
+@click.option("--format", type=click.Choice(FORMATS), help="The layout of the body.")
 @click.option(
-    "--rate-limit", metavar="N", type=click.FloatRange(RATE_LIMIT_MIN, RATE_LIMIT_MAX), help="At most N a second."
+    "--rate-limit", metavar="N", type=click.FloatRange(RATE_LIMIT_MIN, RATE_LIMIT_MAX), help="At most N POSTs a second."
 )
-@click.option("--v1a", "is_v1a", is_flag=True, help="Sign with an ed25519 key beside the secret.")
-@click.option("--description", metavar="TEXT")
-@click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own whsec_… secret; else one is made.")
+@click.option("--v1a", "is_v1a", is_flag=True, help="Sign with an ed25519 key in addition to the secret.")
+@click.option("--description", metavar="TEXT", help="A note for people.")
+@click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own whsec_… secret; default: a new one.")
 @common_options
 @pass_settings
 def add(
@@ -50,7 +50,7 @@ def add(
     is_v1a: bool,
     **given: Any,
 ) -> None:
-    """Tell URL of events from now on. Prints the signing secret, this once."""
+    """Send events to URL from now on. Prints the signing secret, which is shown only once."""
     body = {
         **given,
         "url": url,
@@ -59,68 +59,69 @@ def add(
         "headers": dict(header),
         "secret": secret_file.read().strip() if secret_file else None,
     }
-    answer = settings.client().post("v1", "endpoints", body={key: value for key, value in body.items() if value})
+    response = settings.client().post("v1", "endpoints", body={key: value for key, value in body.items() if value})
     if settings.as_json:
-        print_json(answer.body)
+        print_json(response.body)
         return
-    made = answer.object()
-    say(made["id"], "will be told at", made["url"])
-    say("signing secret (shown this once):", made["secret"])
-    for key in made.get("public_keys") or []:
+    created = response.object()
+    say(created["id"], "will receive events at", created["url"])
+    say("signing secret (shown only once):", created["secret"])
+    for key in created.get("public_keys") or []:
         say("public key of its v1a signatures:", key)
 
 
-@command.command("list")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
-@click.option("--cursor", help="Where the list before this one ended.")
+@endpoints.command("list")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Endpoints per page.")
+@click.option("--cursor", help="Where the previous page ended.")
 @common_options
 @pass_settings
 def list_endpoints(settings: Settings, /, **query: Any) -> None:
-    """All endpoints, those from the configuration file included."""
-    from bridge.cli.runs import tell_more
-
-    answer = settings.client().get("v1", "endpoints", **query)
-    if settings.as_json:
-        print_json(answer.body)
-        return
-    print_table(
+    """List all endpoints, including those of the configuration file."""
+    print_page(
+        settings.client().get("v1", "endpoints", **query),
         ("ENDPOINT", "URL", "EVENTS", "STATE", "FROM"),
-        ((e["id"], e["url"], _events(e), _state(e), e.get("source")) for e in answer.rows()),
+        lambda endpoint: (
+            endpoint["id"],
+            endpoint["url"],
+            _event_names(endpoint),
+            _state(endpoint),
+            endpoint.get("source"),
+        ),
+        as_json=settings.as_json,
     )
-    tell_more(answer.object())
 
 
-@command.command
+@endpoints.command
 @click.argument("endpoint_id")
 @common_options
 @pass_settings
 def show(settings: Settings, endpoint_id: str) -> None:
-    """One endpoint (never its secret)."""
-    answer = settings.client().get("v1", "endpoints", endpoint_id)
+    """Show one endpoint, without its secret."""
+    response = settings.client().get("v1", "endpoints", endpoint_id)
     if settings.as_json:
-        print_json(answer.body)
+        print_json(response.body)
     else:
-        _print_endpoint(answer.object())
+        _print_endpoint(response.object())
 
 
-@command.command
+@endpoints.command
 @click.argument("endpoint_id")
-@click.option("--no-wait", is_flag=True, help="Do not stay to see what came of it.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for the first attempt.")
 @common_options
 @pass_settings
 def ping(settings: Settings, endpoint_id: str, no_wait: bool) -> int:
-    """Send it a bridge.ping and say what it answered; exit 1 unless it took it."""
+    """Send it a bridge.ping and print its response; exit 1 unless it accepts the ping."""
     return ping_endpoint(settings, endpoint_id, is_waiting=not no_wait)
 
 
 def ping_endpoint(settings: Settings, endpoint_id: str, *, is_waiting: bool) -> int:
-    """Ping and, where wanted, wait for the first attempt; 1 if that failed or did not happen in time."""
+    """Send a ping; with `is_waiting`, return 1 unless the first attempt succeeds within PING_WAIT_S."""
     client = settings.client()
-    answer = client.post("v1", "endpoints", endpoint_id, "ping")
+    response = client.post("v1", "endpoints", endpoint_id, "ping")
     if settings.as_json and not is_waiting:
-        print_json(answer.body)
+        print_json(response.body)
         return 0
-    event_id = answer.object()["event_id"]
+    event_id = response.object()["event_id"]
     delivery = _first_attempt(client, event_id) if is_waiting else {}
     if settings.as_json:
         print_value({"event_id": event_id, "delivery": delivery})
@@ -132,7 +133,7 @@ def ping_endpoint(settings: Settings, endpoint_id: str, *, is_waiting: bool) -> 
 
 
 def _first_attempt(client: Client, event_id: str) -> Object | None:
-    """The ping's delivery once it was tried; None if it was not within PING_WAIT_S."""
+    """The delivery of the ping after its first attempt; None if there was none within PING_WAIT_S."""
     end = time.monotonic() + PING_WAIT_S
     while time.monotonic() < end:
         for row in client.get("v1", "deliveries", event=event_id).rows():
@@ -148,82 +149,82 @@ def _print_ping(event_id: str, delivery: Object | None) -> None:
         return
     last: Object = delivery["attempts"][-1]
     took = f"in {last['duration_ms']} ms" if "duration_ms" in last else None
-    how = last.get("status") or last.get("outcome")
-    say(mark(delivery["state"] == "delivered"), event_id, how, took, last.get("detail"))
+    result = last.get("status") or last.get("outcome")
+    say(mark(delivery["state"] == "delivered"), event_id, result, took, last.get("detail"))
 
 
-@command.command("rotate-secret")
+@endpoints.command("rotate-secret")
 @click.argument("endpoint_id")
-@click.option("--overlap", type=DurationText(), help="How long the old secret signs along (0s to 7d; else 24h).")
-@click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own new secret; else one is made.")
-@click.option("--v1a", "is_v1a", is_flag=True, help="A new ed25519 key instead of a new secret.")
+@click.option("--overlap", type=DurationText(), help="How long the old secret signs too (0s to 7d; default: 24h).")
+@click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own new secret; default: a random one.")
+@click.option("--v1a", "is_v1a", is_flag=True, help="Replace the ed25519 key instead of the secret.")
 @common_options
 @pass_settings
 def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, secret_file: Any, is_v1a: bool) -> None:
-    """Give it a new signing secret. Prints it, this once; the old one signs along for a while."""
+    """Replace its signing secret. Prints the new one, which is shown only once; the old one signs too for a while."""
     body: Object = {} if overlap is None else {"overlap": format_duration(overlap) if overlap else "0s"}
     if is_v1a:
         body["signature"] = "v1a"
     if secret_file:
         body["secret"] = secret_file.read().strip()
-    answer = settings.client().post("v1", "endpoints", endpoint_id, "rotate-secret", body=body)
+    response = settings.client().post("v1", "endpoints", endpoint_id, "rotate-secret", body=body)
     if settings.as_json:
-        print_json(answer.body)
+        print_json(response.body)
     elif is_v1a:
-        say("new public key of its v1a signatures:", answer.object()["public_key"])
+        say("new public key of its v1a signatures:", response.object()["public_key"])
     else:
-        say("new signing secret (shown this once):", answer.object()["secret"])
+        say("new signing secret (shown only once):", response.object()["secret"])
 
 
-@command.command
+@endpoints.command
 @click.argument("endpoint_id")
-@click.option("--replay-missed", is_flag=True, help="And send what it missed since it was added.")
-@click.option("--wait", "is_waiting", is_flag=True, help="With --replay-missed: stay until all of it is on its way.")
+@click.option("--replay-missed", is_flag=True, help="Also replay the events that it missed since it was added.")
+@click.option("--wait", "is_waiting", is_flag=True, help="With --replay-missed: wait until all are queued.")
 @common_options
 @pass_settings
 def enable(settings: Settings, endpoint_id: str, replay_missed: bool, is_waiting: bool) -> int:
-    """Send to it again: at once what was due when it was switched off, but nothing that was recorded since."""
+    """Send to it again, beginning with its pending deliveries; events recorded while it was disabled need a replay."""
     if not replay_missed:
         endpoint = _switch(settings, endpoint_id, "enable")
         if not settings.as_json:
-            _tell_missed(settings.client(), endpoint)
+            _print_missed(settings.client(), endpoint)
         return 0
     settings.client().post("v1", "endpoints", endpoint_id, "enable")
     return start_replay(settings, endpoint_id, {"status": "missed"}, is_waiting=is_waiting)
 
 
-@command.command
+@endpoints.command
 @click.argument("endpoint_id")
 @common_options
 @pass_settings
 def disable(settings: Settings, endpoint_id: str) -> None:
-    """Send it nothing until it is enabled again; what is due is kept, what is recorded meanwhile is not queued."""
+    """Send nothing to it until it is enabled. Pending deliveries are kept; new events are not queued."""
     _switch(settings, endpoint_id, "disable")
 
 
 def _switch(settings: Settings, endpoint_id: str, operation: str) -> Object:
-    answer = settings.client().post("v1", "endpoints", endpoint_id, operation)
+    response = settings.client().post("v1", "endpoints", endpoint_id, operation)
     if settings.as_json:
-        print_json(answer.body)
+        print_json(response.body)
     else:
-        say(endpoint_id, "is now", _state(answer.object()))
-    return answer.object()
+        say(endpoint_id, "is now", _state(response.object()))
+    return response.object()
 
 
-def _tell_missed(client: Client, endpoint: Object) -> None:
+def _print_missed(client: Client, endpoint: Object) -> None:
     selection = {"since": endpoint["created_at"], "status": "missed", "dry_run": True}
-    answer = client.post("v1", "endpoints", endpoint["id"], "replay", body=selection, timeout_s=300.0)
-    if missed := answer.object()["count"]:
+    response = client.post("v1", "endpoints", endpoint["id"], "replay", body=selection, timeout_s=300.0)
+    if missed := response.object()["count"]:
         command = f"runbridge endpoints replay {endpoint['id']} --status missed"
-        say(f"it missed {count(missed, 'event')}, which `{command}` sends")
+        say(f"it missed {count(missed, 'event')}; `{command}` sends them")
 
 
-@command.command
+@endpoints.command
 @click.argument("endpoint_id", nargs=-1, required=True)
 @common_options
 @pass_settings
 def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
-    """Remove it; what it was still to get is discarded."""
+    """Remove it and discard its pending deliveries."""
     client = settings.client()
     for each in endpoint_id:
         client.delete("v1", "endpoints", each)
@@ -231,26 +232,28 @@ def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
             say(each, "is removed")
 
 
-@command.command
+@endpoints.command
 @click.argument("endpoint_id")
-@click.option("--since", type=Moment(), help="From when on: 2h (ago) or an instant; else since it was added.")
-@click.option("--until", type=Moment(), help="Up to when; else now.")
-@click.option("--types", metavar="A,B", type=EventTypes(), help="Only these events.")
-@click.option("--status", type=click.Choice(_SELECTIONS), help="Only what came to this there; missed: never arrived.")
-@click.option("--rate", type=click.FloatRange(RATE_MIN, RATE_MAX), help=f"Events a second (else {RATE_DEFAULT:g}).")
-@click.option("--dry-run", is_flag=True, help="Only count.")
-@click.option("--wait", "is_waiting", is_flag=True, help="Stay until all of it is on its way, with a progress bar.")
+@click.option("--since", type=InstantText(), help="Start: 2h (ago) or an instant; with --status missed optional.")
+@click.option("--until", type=InstantText(), help="End: 2h (ago) or an instant; default: now.")
+@click.option("--types", metavar="A,B", type=EventTypes(), help="Only these event types.")
+@click.option(
+    "--status", type=click.Choice(_SELECTIONS), help="Only events with this outcome here; missed: never delivered."
+)
+@click.option("--rate", type=click.FloatRange(RATE_MIN, RATE_MAX), help=f"Events a second; default: {RATE_DEFAULT:g}.")
+@click.option("--dry-run", is_flag=True, help="Only count the events.")
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait until all are queued, with a progress bar.")
 @common_options
 @pass_settings
 def replay(settings: Settings, /, endpoint_id: str, is_waiting: bool, **selection: Any) -> int:
-    """Send it again what it should have had: same ids, same bytes."""
+    """Send past events again, with the same ids and bytes."""
     given = {key: value for key, value in selection.items() if value}
     if "since" not in given and given.get("status") != "missed":
         raise click.UsageError("give --since, or --status missed for everything missed since it was added")
     return start_replay(settings, endpoint_id, given, is_waiting=is_waiting)
 
 
-def _events(endpoint: Object) -> str:
+def _event_names(endpoint: Object) -> str:
     events = endpoint.get("events")
     return ", ".join(events) if events else "all but run.progressed"
 
@@ -260,15 +263,14 @@ def _state(endpoint: Object) -> Any:
 
 
 def _print_endpoint(endpoint: Object) -> None:
-    headers = endpoint.get("headers") or {}
-    shown = [f"{name}: {value}" for name, value in headers.items()]
+    headers = (endpoint.get("headers") or {}).items()
     say(endpoint["id"], _state(endpoint), endpoint.get("disabled_reason"))
     print_facts(
         [
             ("url", endpoint["url"]),
-            ("events", _events(endpoint)),
+            ("events", _event_names(endpoint)),
             ("filter", endpoint.get("filter")),
-            ("headers", ", ".join(shown)),
+            ("headers", ", ".join(f"{name}: {value}" for name, value in headers)),
             ("ordered", "yes" if endpoint.get("ordered") else None),
             ("payload", endpoint.get("payload")),
             ("format", endpoint.get("format")),

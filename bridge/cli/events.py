@@ -1,4 +1,4 @@
-"""`runbridge events …`: what happened, in order of recording; tail it, send it again."""
+"""`runbridge events …`: list, show, follow and replay recorded events."""
 
 from __future__ import annotations
 
@@ -9,75 +9,77 @@ import click
 
 from bridge.cli.client import Object
 from bridge.cli.options import EventTypes, Settings, common_options, pass_settings
-from bridge.cli.output import Cell, count, print_json, print_table, say, status_text
+from bridge.cli.output import Cell, count, print_json, print_page, say, status_text
 
 
 @click.group
-def command() -> None:
-    """What happened, in order; tail it, replay it."""
+def events() -> None:
+    """List, show, follow and replay events."""
 
 
-@command.command("list")
-@click.option("--after", metavar="EVENT", help="Only what was recorded after this event.")
+@events.command("list")
+@click.option("--after", metavar="EVENT", help="Only events recorded after this one.")
 @click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types.")
 @click.option("--run", "run_id", metavar="RUN", help="Only events of this run.")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Events per page.")
 @common_options
 @pass_settings
 def list_events(settings: Settings, after: str | None, types: list[str] | None, run_id: str | None, limit: int) -> None:
-    """Recorded events, oldest first; go on with --after and the last id."""
-    answer = settings.client().get("v1", "events", after=after, type=types, run_id=run_id, limit=limit)
-    if settings.as_json:
-        print_json(answer.body)
-        return
-    print_table(
+    """List events, oldest first; --after with the last id lists the next page."""
+    print_page(
+        settings.client().get("v1", "events", after=after, type=types, run_id=run_id, limit=limit),
         ("EVENT", "AT", "TYPE", "ABOUT", "STATUS", "#"),
-        (
-            (e["id"], e["timestamp"], e["type"], about(e), status_of(e), e["data"].get("sequence"))
-            for e in answer.rows()
+        lambda event: (
+            event["id"],
+            event["timestamp"],
+            event["type"],
+            about(event),
+            status_of(event),
+            event["data"].get("sequence"),
         ),
+        as_json=settings.as_json,
     )
 
 
-@command.command
+@events.command
 @click.argument("event_id")
 @common_options
 @pass_settings
 def show(settings: Settings, event_id: str) -> None:
-    """One event; with --json, when piped, exactly the bytes that are signed and sent."""
-    answer = settings.client().get("v1", "events", event_id)
+    """Show one event; with --json into a pipe, exactly the bytes that are signed and sent."""
+    response = settings.client().get("v1", "events", event_id)
     if settings.as_json:
-        print_json(answer.body)
+        print_json(response.body)
         return
-    for line in json.dumps(answer.object(), indent=2, ensure_ascii=False).splitlines():
+    for line in json.dumps(response.object(), indent=2, ensure_ascii=False).splitlines():
         sys.stdout.flush()
         say(line)
 
 
-@command.command
+@events.command
 @click.argument("event_id", nargs=-1, required=True)
-@click.option("--endpoint", metavar="ID", help="Only to this endpoint; else to all that got or wanted it.")
+@click.option("--endpoint", metavar="ID", help="Only to this endpoint; default: all that received or match it.")
 @common_options
 @pass_settings
 def replay(settings: Settings, event_id: tuple[str, ...], endpoint: str | None) -> None:
-    """Send EVENT_ID again: same id, same bytes."""
+    """Send EVENT_ID again, with the same id and bytes."""
     client = settings.client()
     for each in event_id:
-        answer = client.post("v1", "events", each, "replay", body={"endpoint": endpoint} if endpoint else {})
+        response = client.post("v1", "events", each, "replay", body={"endpoint": endpoint} if endpoint else {})
         if settings.as_json:
-            print_json(answer.body)
+            print_json(response.body)
         else:
-            deliveries = answer.object().get("deliveries", [])
-            say(each, f"goes out again {count(len(deliveries), 'time')}:", " ".join(deliveries))
+            deliveries = response.object().get("deliveries", [])
+            say(each, f"is sent again {count(len(deliveries), 'time')}:", " ".join(deliveries))
 
 
-@command.command
-@click.option("--after", metavar="EVENT", help="Begin after this event; else with what happens from now on.")
+@events.command
+@click.option("--after", metavar="EVENT", help="Start after this event; default: with the next one recorded.")
 @click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types.")
 @common_options
 @pass_settings
 def tail(settings: Settings, after: str | None, types: list[str] | None) -> None:
-    """Print events as they happen, until interrupted; with --json one body per line."""
+    """Print events as they are recorded, until interrupted; with --json one body per line."""
     for event in settings.client().stream_events(after=after, types=types):
         if settings.as_json:
             sys.stdout.write(json.dumps(json.loads(event.body)) + "\n")  # ASCII: safe on a terminal, one line each
@@ -88,7 +90,7 @@ def tail(settings: Settings, after: str | None, types: list[str] | None) -> None
 
 
 def about(event: Object) -> str:
-    """What the event concerns: a run, a connection, an endpoint."""
+    """The run, connection or endpoint that the event is about."""
     data = event["data"]
     if data.get("run"):
         return f"{data['run']['id']} ({data['run']['connection']})"
@@ -100,6 +102,6 @@ def about(event: Object) -> str:
 
 
 def status_of(event: Object) -> Cell:
-    """The run's status in its colour, if it is about a run."""
+    """The status of the run in its colour; None for an event without a run."""
     run = event["data"].get("run")
     return status_text(run["status"]) if run else None

@@ -1,4 +1,4 @@
-"""`runbridge guard …`: why an address may or may not be posted to."""
+"""`runbridge guard …`: explain whether the daemon may post to an address."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust, Verd
 
 
 @click.group
-def command() -> None:
-    """Why an address may or may not be posted to."""
+def guard() -> None:
+    """Explain whether the daemon may post to an address."""
 
 
-@command.command("explain")
+@guard.command("explain")
 @click.argument("url")
 @click.option(
     "--trust",
     type=click.Choice([trust.value for trust in Trust]),
     default=Trust.API.value,
     show_default=True,
-    help="Judge it as an endpoint made over the API, or as one from the configuration file.",
+    help="Judge it as an endpoint created over the API, or as one of the configuration file.",
 )
 @config_option
 @json_option
 @pass_settings
 def explain_url(settings: Settings, url: str, trust: str) -> int:
-    """Say which rule decides about URL, and which line of configuration would allow it; exit 1 if refused."""
+    """Show which rule decides about URL, and which line of configuration would allow it; exit 1 if it is refused."""
     path = find_config(settings.config_path, os.environ)
     delivery = read_delivery(path, env=os.environ)
     policy = AddressPolicy(
         Trust(trust),
         allow=tuple(AllowRule.parse(text) for text in delivery.allow),
         allow_http=delivery.allow_http,
-        own=_own(settings),
+        own=_own_addresses(settings),
     )
     found = asyncio.run(explain(url, policy))
     if settings.as_json:
@@ -52,8 +52,8 @@ def explain_url(settings: Settings, url: str, trust: str) -> int:
     return 0 if found.allowed else 1
 
 
-def _own(settings: Settings) -> tuple[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int], ...]:
-    """The daemon's own addresses, which it never posts to; none where it listens on a Unix socket."""
+def _own_addresses(settings: Settings) -> tuple[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int], ...]:
+    """The addresses that the daemon listens on, which it never posts to; none for a Unix socket."""
     try:
         listen, _ = read_reach(find_config(settings.config_path, os.environ), env=os.environ)
         found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM) if listen.host else []

@@ -1,4 +1,4 @@
-"""`runbridge listen`: forward events to a local URL while you develop; needs no endpoint and no tunnel."""
+"""`runbridge listen`: forward events to a local URL during development, without an endpoint or a tunnel."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 import click
 
-from bridge.cli.client import Object, StreamedEvent
+from bridge.cli.client import Object
 from bridge.cli.events import about, status_of
 from bridge.cli.options import EventTypes, Settings, common_options, pass_settings, read_keys, secret_options
 from bridge.cli.output import mark, note, say
-from bridge.cli.posting import Posted, Receiver
+from bridge.cli.webhook_post import WebhookTarget
 
 
 @click.command
 @click.option("--forward-to", metavar="URL", required=True, help="Where your application listens.")
-@click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types; else all.")
-@click.option("--after", metavar="EVENT", help="Begin after this event; else with what happens from now on.")
+@click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types; default: all.")
+@click.option("--after", metavar="EVENT", help="Start after this event; default: with the next one recorded.")
 @secret_options
 @common_options
 @pass_settings
-def command(
+def listen(
     settings: Settings,
     forward_to: str,
     types: list[str] | None,
@@ -30,31 +30,19 @@ def command(
     secret: str | None,
     secret_file: Path | None,
 ) -> None:
-    """Post every event to URL as it happens, until interrupted: the same bytes and headers as a real delivery.
+    """Post every event to URL as it is recorded, until interrupted, with the bytes and headers of a real delivery.
 
-    Each is sent once; what fails is shown and not tried again. Without a secret nothing is signed.
+    Each event is sent once; failures are shown and not retried. Without a secret, requests are not signed.
     """
     keys = read_keys(secret, secret_file)
-    receiver = Receiver(forward_to, keys)
-    note(f"forwarding to {forward_to}, {'signed' if keys else 'unsigned (--secret-file FILE signs)'}; Ctrl-C ends it")
+    target = WebhookTarget(forward_to, keys)
+    note(f"forwarding to {forward_to}, {'signed' if keys else 'unsigned (--secret-file FILE signs)'}; Ctrl-C stops it")
     for event in settings.client().stream_events(after=after, types=types):
-        posted = receiver.post(event.id, event.body)
-        _tell(settings, event, posted)
+        result = target.post(event.id, event.body)
+        body: Object = json.loads(event.body)
+        if settings.as_json:
+            sys.stdout.write(json.dumps({"event_id": event.id, "type": body["type"], **result.as_object()}) + "\n")
+        else:
+            took = f"{result.took_ms} ms"
+            say(mark(result.is_accepted), str(result), took, body["type"], event.id, about(body), status_of(body))
         sys.stdout.flush()
-
-
-def _tell(settings: Settings, event: StreamedEvent, posted: Posted) -> None:
-    body: Object = json.loads(event.body)
-    if settings.as_json:
-        told = {"event_id": event.id, "type": body["type"], "status": posted.status, "why": posted.why}
-        sys.stdout.write(json.dumps({**told, "duration_ms": posted.took_ms}) + "\n")
-    else:
-        say(
-            mark(posted.is_taken),
-            posted.shown,
-            f"{posted.took_ms} ms",
-            body["type"],
-            event.id,
-            about(body),
-            status_of(body),
-        )

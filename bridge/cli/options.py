@@ -1,4 +1,4 @@
-"""Options that many commands share, and the kinds of value that they take."""
+"""Options that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from bridge.cli.client import Client
-from bridge.cli.where import find_daemon
+from bridge.cli.daemon_address import find_daemon
 from bridge.domain.event import EventType
 from bridge.domain.secret import Secret
 from bridge.domain.signing import hmac_v1
+from bridge.domain.suggestions import closest
 from bridge.domain.timestamps import format_instant, parse_duration, parse_instant
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(slots=True)
 class Settings:
-    """What the common options said."""
+    """Values of the common options."""
 
     config_path: Path | None = None
     url: str | None = None
@@ -33,20 +33,20 @@ class Settings:
     as_json: bool = False
 
     def __post_init__(self) -> None:
-        """See what the service sees, where its configuration is ours."""
+        """Add the environment of the system service, where its configuration applies to us."""
         from bridge.config.locate import service_env
 
         os.environ.update(service_env(os.environ))
 
     def client(self) -> Client:
-        """The way to the daemon, found from flags, environment or configuration."""
+        """A client of the daemon, whose address comes from flags, environment or configuration."""
         return Client(find_daemon(url=self.url, token=self.token, config_path=self.config_path, env=os.environ))
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 
-def _keep(attribute: str, convert: Callable[[Any], object]) -> Callable[..., None]:
+def _store(attribute: str, convert: Callable[[Any], object]) -> Callable[..., None]:
     def callback(ctx: click.Context, _parameter: click.Parameter, value: object) -> None:
         if value:
             setattr(ctx.ensure_object(Settings), attribute, convert(value))
@@ -55,7 +55,7 @@ def _keep(attribute: str, convert: Callable[[Any], object]) -> Callable[..., Non
 
 
 _json = click.option(
-    "--json", "as_json", is_flag=True, expose_value=False, callback=_keep("as_json", bool), help="Print JSON."
+    "--json", "as_json", is_flag=True, expose_value=False, callback=_store("as_json", bool), help="Print JSON."
 )
 _config = click.option(
     "--config",
@@ -63,7 +63,7 @@ _config = click.option(
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
     expose_value=False,
-    callback=_keep("config_path", Path),
+    callback=_store("config_path", Path),
     help="The configuration file.",
 )
 _url = click.option(
@@ -71,7 +71,7 @@ _url = click.option(
     "daemon_url",
     metavar="URL",
     expose_value=False,
-    callback=_keep("url", str),
+    callback=_store("url", str),
     help="The daemon's address (http://… or unix:/path).",
 )
 _token = click.option(
@@ -79,50 +79,50 @@ _token = click.option(
     "daemon_token",
     metavar="TOKEN",
     expose_value=False,
-    callback=_keep("token", Secret),
-    help="The API token; RUNBRIDGE_TOKEN keeps it out of the process list.",
+    callback=_store("token", Secret),
+    help="The API token. RUNBRIDGE_TOKEN keeps it out of the process list.",
 )
 
 
 def config_option(function: F) -> F:
-    """--config FILE."""
+    """Add --config FILE."""
     return _config(function)
 
 
 def json_option(function: F) -> F:
-    """--json."""
+    """Add --json."""
     return _json(function)
 
 
 def common_options(function: F) -> F:
-    """--config, --url, --token, --json: for every command that talks to the daemon."""
+    """Add --config, --url, --token and --json, for commands that call the daemon."""
     return _config(_url(_token(_json(function))))
 
 
 class EventTypes(click.ParamType[list[str]]):
-    """`run.finished,run.waiting`: exact names, comma separated."""
+    """Event types, comma separated: `run.finished,run.waiting`."""
 
     name = "a,b"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """The names as a list; fails naming what was probably meant."""
+        """Split `value`; an unknown name fails with the closest one."""
         known = [member.value for member in EventType]
         names = [name.strip() for name in str(value).split(",") if name.strip()]
         for name in names:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                near = closest(name, known)
+                hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
                 self.fail(f"unknown event type {name!r}; {hint}", param, ctx)
         return names or self.fail("name at least one event type", param, ctx)
 
 
 class DurationText(click.ParamType[float]):
-    """`90s`, `5m`, `2h`: seconds."""
+    """A duration such as `90s`, `5m` or `2h`, in seconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds as a float."""
+        """Parse `value` into seconds."""
         if isinstance(value, float):
             return value
         try:
@@ -131,13 +131,13 @@ class DurationText(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-class Moment(click.ParamType[str]):
-    """`2h` (ago) or an RFC 3339 instant."""
+class InstantText(click.ParamType[str]):
+    """An instant: a duration back from now (`2h`), or RFC 3339."""
 
     name = "2h|instant"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The instant as RFC 3339 text."""
+        """Return the instant as RFC 3339 text."""
         try:
             return format_instant(datetime.now(UTC) - timedelta(seconds=parse_duration(str(value))))
         except (ValueError, OverflowError):
@@ -149,14 +149,14 @@ class Moment(click.ParamType[str]):
 
 
 class Pair(click.ParamType[tuple[str, str]]):
-    """`name=value` (or `name: value`), split at the first separator."""
+    """`name=value` or `name: value`, split at the first separator."""
 
     def __init__(self, separator: str) -> None:
         self.separator = separator
         self.name = f"name{separator}value"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Name and value, without blanks around them."""
+        """Split `value` and strip both parts."""
         if isinstance(value, tuple):
             return value
         name, separator, rest = str(value).partition(self.separator)
@@ -166,7 +166,7 @@ class Pair(click.ParamType[tuple[str, str]]):
 
 
 def read_keys(secret: str | None, secret_file: Path | None) -> list[bytes]:
-    """The signing keys in --secret (a space between several) or --secret-file (a line each); [] for neither."""
+    """The signing keys in --secret (separated by spaces) or --secret-file (one per line); [] without either."""
     if secret is not None and secret_file is not None:
         raise click.UsageError("give either --secret or --secret-file, not both")
     text = secret or ""
@@ -181,7 +181,7 @@ def read_keys(secret: str | None, secret_file: Path | None) -> list[bytes]:
 
 
 def secret_options(function: F) -> F:
-    """--secret and --secret-file."""
+    """Add --secret and --secret-file."""
     flag = click.option(
         "--secret", metavar="whsec_…", help="The signing secret; a file keeps it out of the process list."
     )

@@ -1,11 +1,11 @@
-"""What commands print: tables for people, JSON for programs, and never a control character from outside."""
+"""Output of the commands: tables for people, JSON for programs, and no control character from outside."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bridge.cli.client import ClientResponse, Object
 from bridge.domain.timestamps import parse_instant
 
-WIDE: Final = 10_000  # columns: what is piped into a program is not cut to a terminal's width
-# DEL, C1, line and paragraph separators, what turns the reading direction, and halves of surrogate pairs.
+WIDE: Final = 10_000  # columns: output into a pipe is not cut to the width of a terminal
+# DEL, C1, line and paragraph separators, bidirectional controls, and halves of surrogate pairs.
 _BEYOND_ASCII: Final = "\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _UNSAFE: Final = re.compile(f"[\x00-\x1f{_BEYOND_ASCII}]")
 _UNSAFE_IN_JSON: Final = re.compile(f"[{_BEYOND_ASCII}]")  # json escapes the rest
@@ -33,29 +34,29 @@ Cell = Text | str | int | float | None
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Let the exit code be decided at the door; rich would end the process here."""
+        """Leave the exit code to `main`; rich would exit here."""
         raise  # noqa: PLE0704 - called while the BrokenPipeError is being handled
 
 
 def console(*, is_error: bool = False) -> Console:
-    """Where to print: colours only on a terminal and without NO_COLOR."""
+    """Standard output or error; colours only on a terminal and without NO_COLOR."""
     stream = sys.stderr if is_error else sys.stdout
     width = None if stream.isatty() else WIDE
     return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def clean(text: object) -> str:
-    """`text` on one line, without anything that could move the cursor or change what stands before it."""
+    """`text` on one line, without characters that move the cursor or reorder the text."""
     return _UNSAFE.sub(lambda found: " " if found[0] in "\n\t\r" else "", str(text))
 
 
 def say(*parts: Cell) -> None:
-    """One line of text on standard output."""
+    """Print one line on standard output; None is left out."""
     console().print(Text(" ").join(_cell(part) for part in parts if part is not None), soft_wrap=True)
 
 
 def say_heading(title: str) -> None:
-    """An empty line and the name of what follows."""
+    """Print an empty line and `title`."""
     console().print(Text(f"\n{clean(title)}", style="bold"), soft_wrap=True)
 
 
@@ -65,12 +66,12 @@ def count(number: int, noun: str) -> str:
 
 
 def note(text: str) -> None:
-    """A remark on standard error, out of the way of what a program reads."""
+    """Print a remark on standard error, apart from what a program reads."""
     console(is_error=True).print(Text(clean(text)), soft_wrap=True)
 
 
 def print_json(body: bytes) -> None:
-    """The daemon's own bytes; on a terminal indented and without raw control characters."""
+    """Print the daemon's bytes unchanged; on a terminal indented and with control characters escaped."""
     if not body:
         return
     if not sys.stdout.isatty():
@@ -83,17 +84,29 @@ def print_json(body: bytes) -> None:
 
 
 def print_value(value: Any) -> None:
-    """A value of our own as JSON, on one line when it is not for a terminal."""
+    """Print `value` as JSON, on one line unless standard output is a terminal."""
     print_json(json.dumps(value, ensure_ascii=False).encode())
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """A table; on a terminal long cells are folded, elsewhere nothing is cut."""
+    """Print a table; a terminal folds long cells, elsewhere nothing is cut."""
     _print(build_table(columns, rows))
 
 
+def print_page(
+    response: ClientResponse, columns: Sequence[str], row: Callable[[Object], Sequence[Cell]], *, as_json: bool
+) -> None:
+    """Print a list of the API as a table, and how to get its next page; as JSON, the daemon's bytes."""
+    if as_json:
+        print_json(response.body)
+        return
+    print_table(columns, (row(each) for each in response.rows()))
+    if cursor := response.object().get("next_cursor"):
+        note(f"there is more: --cursor {cursor}")
+
+
 def build_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
-    """The table itself, for a live view as well."""
+    """Return the table that `print_table` prints, for a live view."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -103,7 +116,7 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table
 
 
 def print_facts(facts: Iterable[tuple[str, Cell]]) -> None:
-    """Name and value, one pair a line; what is not known is left out."""
+    """Print one name and value per line; None and empty texts are left out."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
@@ -114,19 +127,19 @@ def print_facts(facts: Iterable[tuple[str, Cell]]) -> None:
 
 
 def status_text(status: object) -> Text:
-    """A status word in its colour."""
+    """A status in its colour."""
     return Text(clean(status), style=_STYLES.get(str(status), ""))
 
 
 def mark(is_good: bool | None) -> Text:
-    """✓, ✗, or ! for what is worth knowing."""
+    """✓ for True, ✗ for False, ! for None (a remark)."""
     return Text(
         {True: "✓", False: "✗", None: "!"}[is_good], style={True: "green", False: "red", None: "yellow"}[is_good]
     )
 
 
 def ago(instant: object, *, now: datetime | None = None) -> str:
-    """`12s ago` or `in 5m`; empty where there is no instant."""
+    """`12s ago` or `in 5m`; empty for anything but an RFC 3339 instant."""
     at = instant_of(instant)
     if at is None:
         return ""
@@ -135,7 +148,7 @@ def ago(instant: object, *, now: datetime | None = None) -> str:
 
 
 def rough(seconds: float) -> str:
-    """A duration as people say it: two digits that matter, one unit."""
+    """A duration in one unit with two significant digits."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f}{unit}"
@@ -143,7 +156,7 @@ def rough(seconds: float) -> str:
 
 
 def instant_of(value: object) -> datetime | None:
-    """The instant in an RFC 3339 text; None for anything else."""
+    """Parse an RFC 3339 text; None for anything else."""
     try:
         return parse_instant(value) if isinstance(value, str) else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""A learned distribution on a terminal: how long runs take, on a logarithmic axis, and when such a run is polled.
+"""Plot of a learned distribution for a terminal: durations on a logarithmic axis, and the planned polls.
 
      ▂█▁
     ▅███▆▁
@@ -31,33 +31,33 @@ STEPS_S: Final = (
 )
 TICKS_MIN: Final = 4
 
-Place = Callable[[float], float]
+ColumnOf = Callable[[float], float]
 
 
 def draw(distribution: Object, width: int) -> list[Text]:
-    """The histogram, its axis, and the planned polls under it, in lines of at most `width` characters."""
+    """Return the histogram, its axis, and the planned polls, in lines of at most `width` characters."""
     cells, columns = distribution["cells"], width - 2 * MARGIN
     low, high = math.log(cells[0]["from_s"] or cells[0]["to_s"] / 2), math.log(cells[-1]["to_s"])
     low, high = low - math.log(PADDING), high + math.log(PADDING)
 
-    def place(age_s: float) -> float:
-        """The column of an age; before and behind the axis for the young and the old."""
+    def column_of(age_s: float) -> float:
+        """The column of an age; below 0 or above `columns` for an age beyond the axis."""
         return (math.log(age_s) - low) / (high - low) * columns if age_s > 0 else -math.inf
 
-    axis, labels = _axis(math.exp(low), math.exp(high), columns, place)
+    axis, labels = _axis(math.exp(low), math.exp(high), columns, column_of)
     return [
-        *(Text(" " * MARGIN + line.rstrip(), style="cyan") for line in _bars(_heights(cells, columns, place))),
+        *(Text(" " * MARGIN + line.rstrip(), style="cyan") for line in _bars(_heights(cells, columns, column_of))),
         Text(" " * MARGIN + axis, style="dim"),
         Text(" " * MARGIN + labels.rstrip()),
-        Text(" " * MARGIN + _marks(distribution["planned_polls_s"], columns, place).rstrip(), style="yellow"),
+        Text(" " * MARGIN + _marks(distribution["planned_polls_s"], columns, column_of).rstrip(), style="yellow"),
     ]
 
 
-def _heights(cells: Sequence[Object], columns: int, place: Place) -> list[float]:
-    """The share of runs in each column, in parts of the largest."""
+def _heights(cells: Sequence[Object], columns: int, column_of: ColumnOf) -> list[float]:
+    """The share of runs in each column, divided by the largest."""
     shares = [0.0] * columns
     for cell in cells:
-        left, right = max(place(cell["from_s"]), 0.0), place(cell["to_s"])
+        left, right = max(column_of(cell["from_s"]), 0.0), column_of(cell["to_s"])
         for column in range(int(left), min(math.ceil(right), columns)):
             covered = min(right, column + 1) - max(left, column)
             shares[column] += cell["share"] * covered / (right - left)
@@ -70,11 +70,11 @@ def _bars(heights: Sequence[float]) -> list[str]:
     return ["".join(EIGHTHS[min(max(full - row * 8, 0), 8)] for full in eighths) for row in reversed(range(ROWS))]
 
 
-def _axis(low_s: float, high_s: float, columns: int, place: Place) -> tuple[str, str]:
-    """The line with its ticks, and their labels centred below; a label that has no room is left out."""
+def _axis(low_s: float, high_s: float, columns: int, column_of: ColumnOf) -> tuple[str, str]:
+    """The line with its ticks, and the labels centred below; a label without room is left out."""
     line, labels, free_from = ["─"] * columns, [" "] * columns, 0
     for age_s in _ticks(low_s, high_s):
-        column, label = min(int(place(age_s)), columns - 1), format_duration(age_s)
+        column, label = min(int(column_of(age_s)), columns - 1), format_duration(age_s)
         start = min(max(column - len(label) // 2, 0), columns - len(label))
         if start >= free_from:
             line[column] = "┬"
@@ -84,7 +84,7 @@ def _axis(low_s: float, high_s: float, columns: int, place: Place) -> tuple[str,
 
 
 def _ticks(low_s: float, high_s: float) -> list[float]:
-    """Round ages along the axis: of all sizes where it is long, evenly spaced where it is short."""
+    """Round ages on the axis: STEPS_S where it is long, evenly spaced where it is short."""
     ticks = [step for step in STEPS_S if low_s <= step <= high_s]
     finer = (step for step in reversed(STEPS_S) if step < high_s - low_s)
     while len(ticks) < TICKS_MIN and (step := next(finer, None)):
@@ -93,11 +93,11 @@ def _ticks(low_s: float, high_s: float) -> list[float]:
     return ticks
 
 
-def _marks(ages_s: Sequence[float], columns: int, place: Place) -> str:
-    """▲ where a poll is planned; ◂ and ▸ for those that lie beside the axis. The first, at age 0, needs no mark."""
+def _marks(ages_s: Sequence[float], columns: int, column_of: ColumnOf) -> str:
+    """▲ for a planned poll; ◂ and ▸ for those beyond the axis. The first poll, at age 0, has no mark."""
     marks = [" "] * columns
     for age_s in ages_s[1:]:
-        column = place(age_s)
+        column = column_of(age_s)
         at = min(max(int(column), 0), columns - 1)
         marks[at] = "◂" if column < 0 else "▸" if column >= columns else "▲"
     return "".join(marks)

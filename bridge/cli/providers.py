@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +13,38 @@ from bridge.cli.connections import check_connections
 from bridge.cli.options import Settings, common_options, json_option, pass_settings
 from bridge.cli.output import mark, print_facts, print_table, print_value, say, say_heading
 from bridge.domain.errors import BadPayload, NotFound
+from bridge.domain.strict_json import parse_json
 from bridge.providers import REGISTRY
-from bridge.providers.base import Provider, ProviderDefaults
+from bridge.providers.base import Provider, ProviderDefaults, json_object
 
 _ALWAYS = ("watch", "trigger", "check")
-_SETTINGS = {"instabase": "ib_context", "retab": "auth_scheme", "dibby": "workflow_key"}
+_SETTINGS = {"instabase": "ib_context", "retab": "auth_scheme", "dibby": "workflow_key"}  # of one provider only
 
 
 @click.group
-def command() -> None:
+def providers() -> None:
     """The kinds of API that can be watched."""
 
 
-@command.command("list")
+@providers.command("list")
 @json_option
 @pass_settings
 def list_providers(settings: Settings) -> None:
-    """All of them, with their usual address and what they can do."""
-    providers = [_described(provider) for provider in REGISTRY.values()]
+    """List them with their default address and what the daemon can do there."""
+    described = [_described(provider) for provider in REGISTRY.values()]
     if settings.as_json:
-        print_value({"data": providers, "next_cursor": None})
+        print_value({"data": described, "next_cursor": None})
     else:
-        rows = ((p["name"], p["base_url"], ", ".join(p["can"])) for p in providers)
+        rows = ((each["name"], each["base_url"], ", ".join(each["can"])) for each in described)
         print_table(("PROVIDER", "BASE URL", "CAN"), rows)
 
 
-@command.command
+@providers.command
 @click.argument("name")
 @json_option
 @pass_settings
 def show(settings: Settings, name: str) -> None:
-    """One of them, and the lines of configuration that it takes."""
+    """Show provider NAME and its lines of configuration."""
     provider = _described(_find(name))
     if settings.as_json:
         print_value(provider)
@@ -51,21 +54,21 @@ def show(settings: Settings, name: str) -> None:
     for line in (f"[connections.my-{name}]", f'provider = "{name}"', f'api_key_env = "{name.upper()}_API_KEY"'):
         say(f"  {line}")
     if name in _SETTINGS:
-        say(f'  # {_SETTINGS[name]} = "…"   only {name} has this one; see config.example.toml')
+        say(f'  # {_SETTINGS[name]} = "…"   for {name} only; see config.example.toml')
 
 
-@command.command
+@providers.command
 @click.argument("name")
 @click.option(
     "--body",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A recorded answer of the provider about one run: say how it would be read, ask nobody.",
+    help="Show how this recorded response about one run is read, without any request.",
 )
 @common_options
 @pass_settings
 def check(settings: Settings, name: str, body: Path | None) -> int:
-    """One real authenticated call through every connection at provider NAME; exit 1 if one fails."""
+    """Make one authenticated request through every connection of provider NAME; exit 1 if one fails."""
     provider = _find(name)
     if body is not None:
         return _read_body(settings, provider, body)
@@ -75,7 +78,9 @@ def check(settings: Settings, name: str, body: Path | None) -> int:
     if settings.as_json:
         print_value({"provider": name, "connections": results})
     elif not names:
-        say(mark(None), f"no connection at {name} is configured; `runbridge providers show {name}` says how")
+        say(
+            mark(None), f"no connection at {name} is configured; `runbridge providers show {name}` shows how to add one"
+        )
     else:
         for each, result in results.items():
             say(mark(bool(result["ok"])), each, result.get("detail"), f"({result.get('duration_ms')} ms)")
@@ -84,7 +89,7 @@ def check(settings: Settings, name: str, body: Path | None) -> int:
 
 def _find(name: str) -> Provider:
     if name not in REGISTRY:
-        raise NotFound(f"no provider is called {name}; there are {', '.join(REGISTRY)}")
+        raise NotFound(f"there is no provider {name}; known: {', '.join(REGISTRY)}")
     return REGISTRY[name]
 
 
@@ -96,20 +101,14 @@ def _described(provider: Provider) -> dict[str, Any]:
 
 
 def _read_body(settings: Settings, provider: Provider, body: Path) -> int:
-    from dataclasses import asdict
-    from importlib import import_module
-
-    from bridge.domain.strict_json import parse_json
-    from bridge.providers.base import json_object
-
     normalise = import_module(f"bridge.providers.{provider.name}").normalise
     try:
-        seen = asdict(normalise(json_object(parse_json(body.read_bytes()))))
+        facts = asdict(normalise(json_object(parse_json(body.read_bytes()))))
     except BadPayload as error:
-        say(mark(is_good=False), f"{provider.name} could not be read from {body}: {error}")
+        say(mark(is_good=False), f"{body} cannot be read as a response of {provider.name}: {error}")
         return 1
     if settings.as_json:
-        print_value(seen)
+        print_value(facts)
     else:
-        print_facts([(key.replace("_", " "), str(value)) for key, value in seen.items() if value not in (None, False)])
+        print_facts([(key.replace("_", " "), str(value)) for key, value in facts.items() if value not in (None, False)])
     return 0

@@ -1,4 +1,4 @@
-"""`runbridge replays …`: how far replays are; starting one is `endpoints replay` and `endpoints enable --replay-missed`."""
+"""`runbridge replays …`: progress of replays, which `endpoints replay` and `endpoints enable --replay-missed` start."""
 
 from __future__ import annotations
 
@@ -11,50 +11,49 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bridge.cli.client import Client, Object, Patience
 from bridge.cli.options import Settings, common_options, pass_settings
-from bridge.cli.output import console, count, mark, print_facts, print_json, print_table, print_value, say, status_text
+from bridge.cli.output import console, count, mark, print_facts, print_json, print_page, print_value, say, status_text
 
-LOOK_S = 0.3
+PROGRESS_EVERY_S = 0.3
 
 
 @click.group
-def command() -> None:
-    """How far replays are; stop one."""
+def replays() -> None:
+    """Progress of replays; cancel one."""
 
 
-@command.command("list")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
-@click.option("--cursor", help="Where the list before this one ended.")
+@replays.command("list")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Replays per page.")
+@click.option("--cursor", help="Where the previous page ended.")
 @common_options
 @pass_settings
 def list_replays(settings: Settings, /, **query: Any) -> None:
-    """Replays, newest first."""
-    from bridge.cli.runs import tell_more
-
-    answer = settings.client().get("v1", "replays", **query)
-    if settings.as_json:
-        print_json(answer.body)
-        return
-    print_table(
+    """List replays, newest first."""
+    print_page(
+        settings.client().get("v1", "replays", **query),
         ("REPLAY", "ENDPOINT", "STATE", "SENT AGAIN", "OF", "STARTED"),
-        (
-            (r["id"], r["endpoint_id"], status_text(r["state"]), r["replayed"], r["count"], r["created_at"])
-            for r in answer.rows()
+        lambda replay: (
+            replay["id"],
+            replay["endpoint_id"],
+            status_text(replay["state"]),
+            replay["replayed"],
+            replay["count"],
+            replay["created_at"],
         ),
+        as_json=settings.as_json,
     )
-    tell_more(answer.object())
 
 
-@command.command
+@replays.command
 @click.argument("replay_id")
 @common_options
 @pass_settings
 def show(settings: Settings, replay_id: str) -> None:
-    """One replay."""
-    answer = settings.client().get("v1", "replays", replay_id)
+    """Show one replay."""
+    response = settings.client().get("v1", "replays", replay_id)
     if settings.as_json:
-        print_json(answer.body)
+        print_json(response.body)
         return
-    replay = answer.object()
+    replay = response.object()
     say(replay["id"], status_text(replay["state"]), f"{replay['replayed']} of {count(replay['count'], 'event')}")
     print_facts(
         [
@@ -70,59 +69,59 @@ def show(settings: Settings, replay_id: str) -> None:
     )
 
 
-@command.command
+@replays.command
 @click.argument("replay_id")
 @common_options
 @pass_settings
 def wait(settings: Settings, replay_id: str) -> int:
-    """Stay until everything is on its way, with a progress bar; exit 1 if it was cancelled."""
+    """Wait until all its events are queued, with a progress bar; exit 1 if it was cancelled."""
     client = settings.client()
     return follow_replay(client, client.get("v1", "replays", replay_id).object(), settings)
 
 
-@command.command
+@replays.command
 @click.argument("replay_id", nargs=-1, required=True)
 @common_options
 @pass_settings
 def cancel(settings: Settings, replay_id: tuple[str, ...]) -> None:
-    """Send nothing more of it; what is on its way already arrives."""
+    """Queue no more of its events; those queued already are still sent."""
     client = settings.client()
     for each in replay_id:
-        answer = client.post("v1", "replays", each, "cancel")
+        response = client.post("v1", "replays", each, "cancel")
         if settings.as_json:
-            print_json(answer.body)
+            print_json(response.body)
         else:
-            replay = answer.object()
+            replay = response.object()
             say(each, "is cancelled after", f"{replay['replayed']} of {count(replay['count'], 'event')}")
 
 
 def start_replay(settings: Settings, endpoint_id: str, selection: Object, *, is_waiting: bool) -> int:
-    """Ask for a replay and say what becomes of it; 1 if it was waited for and cancelled."""
+    """Start a replay and print it; 1 if it was waited for and cancelled, else 0."""
     client = settings.client()
     if "since" not in selection:
         selection = {**selection, "since": client.get("v1", "endpoints", endpoint_id).object()["created_at"]}
-    answer = client.post("v1", "endpoints", endpoint_id, "replay", body=selection, timeout_s=300.0)
+    response = client.post("v1", "endpoints", endpoint_id, "replay", body=selection, timeout_s=300.0)
     if is_waiting and not selection.get("dry_run"):
-        return follow_replay(client, answer.object(), settings)
+        return follow_replay(client, response.object(), settings)
     if settings.as_json:
-        print_json(answer.body)
+        print_json(response.body)
     elif selection.get("dry_run"):
-        say(count(answer.object()["count"], "event"), "to be sent again")
+        say(count(response.object()["count"], "event"), "to be sent again")
     else:
-        replay = answer.object()
+        replay = response.object()
         say(replay["id"], "sends", count(replay["count"], "event"), f"again to {endpoint_id}")
     return 0
 
 
 def follow_replay(client: Client, replay: Object, settings: Settings) -> int:
-    """A progress bar until the replay has ended, across restarts of the daemon; 1 if it was cancelled."""
+    """Show a progress bar until the replay ends, across restarts of the daemon; 1 if it was cancelled, else 0."""
     patience, replay_id = Patience(), replay["id"]
     columns = (TextColumn("sending again"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(is_error=True), transient=True, disable=not os.isatty(2)) as bar:
         task = bar.add_task("", total=replay["count"])
         while replay["state"] == "running":
             bar.update(task, completed=replay["replayed"])
-            time.sleep(LOOK_S)
+            time.sleep(PROGRESS_EVERY_S)
             replay = patience.keep_trying(lambda: client.get("v1", "replays", replay_id)).object()
     if settings.as_json:
         print_value(replay)

@@ -1,9 +1,10 @@
-"""One run for a person: what it is, how it went, what was told, and what comes next."""
+"""A run as text: its row in lists, and the report of `runs show`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Final
 
 from rich.text import Text
 
@@ -22,16 +23,37 @@ from bridge.cli.output import (
     status_text,
 )
 
-OUTPUT_CHARACTERS_MAX = 2000  # a screenful; --json has the rest
+FAILURES: Final = frozenset({"failed", "cancelled", "expired", "lost"})
+RUN_COLUMNS: Final = ("RUN", "CONNECTION", "PROVIDER RUN", "STATUS", "PROGRESS", "REGISTERED", "NEXT POLL")
+OUTPUT_CHARACTERS_MAX: Final = 2000  # a screenful; --json prints all of it
+
+
+def run_row(run: Object) -> tuple[Cell, ...]:
+    """The row of `run` under RUN_COLUMNS."""
+    return (
+        run["id"],
+        run["connection"],
+        run["provider_run_id"],
+        status_text(run["status"]),
+        progress_text(run),
+        ago(run.get("registered_at")),
+        ago(run.get("next_poll_at")),
+    )
+
+
+def progress_text(run: Object) -> str:
+    """`3/5`; empty while the provider reports no progress or no total."""
+    progress = run.get("progress")
+    return f"{progress['completed']}/{progress['total']}" if progress and progress["total"] else ""
 
 
 def print_run(run: Object, deliveries: list[Object]) -> None:
-    """The whole report."""
+    """Print one run with its timeline, its events with `deliveries`, and its output."""
     word = run.get("provider_status")
     say(run["id"], status_text(run["status"]), f"(the provider says {word})" if word else None)
     print_facts(_facts(run))
     _print_timeline(run)
-    _print_told(run.get("events") or [], deliveries)
+    _print_events(run.get("events") or [], deliveries)
     if run.get("output") is not None:
         text = json.dumps(run["output"], ensure_ascii=False, indent=2)
         cut = f"\n… ({len(text)} characters; --json has all)" if len(text) > OUTPUT_CHARACTERS_MAX else ""
@@ -88,25 +110,26 @@ def _print_timeline(run: Object) -> None:
         gap = f"+{rough(max(0.0, (at - before).total_seconds()))}" if at and before else ""
         rows.append((f"  {step['at']}", gap, status_text(step["to"]), step.get("provider_status")))
         before = at or before
-    print_table(("  AT", "AFTER", "STATUS", "PROVIDER'S WORD"), rows)
+    print_table(("  AT", "AFTER", "STATUS", "PROVIDER STATUS"), rows)
 
 
-def _print_told(events: list[Object], deliveries: list[Object]) -> None:
+def _print_events(events: list[Object], deliveries: list[Object]) -> None:
     if not events:
         return
-    say_heading("told")
+    say_heading("events")
     rows: list[tuple[Cell, ...]] = []
     for event in events:
         rows.append((f"  {(event.get('data') or {}).get('sequence')}", event["type"], event["id"], ""))
-        rows += (_delivery(delivery) for delivery in deliveries if delivery.get("event_id") == event["id"])
+        rows += (_delivery_row(delivery) for delivery in deliveries if delivery.get("event_id") == event["id"])
     print_table(("  #", "EVENT", "ID", "DELIVERY"), rows)
 
 
-def _delivery(delivery: Object) -> tuple[Cell, ...]:
-    how = delivery.get("last_status") or delivery.get("last_outcome") or ""
+def _delivery_row(delivery: Object) -> tuple[Cell, ...]:
+    result = delivery.get("last_status") or delivery.get("last_outcome") or ""
     next_at = delivery.get("next_attempt_at")
     state = status_text(delivery.get("state"))
     detail = Text(
-        clean(f" {how}, {count(delivery['attempt_count'], 'attempt')}") + (f", next {ago(next_at)}" if next_at else "")
+        clean(f" {result}, {count(delivery['attempt_count'], 'attempt')}")
+        + (f", next {ago(next_at)}" if next_at else "")
     )
     return "", f"  → {delivery.get('endpoint_id')}", f"  {delivery['id']}", state + detail

@@ -1,12 +1,16 @@
-"""`runbridge serve`: the daemon in the foreground."""
+"""`runbridge serve`, `init`, `demo` and `nodes`: start a daemon, and list those that run."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
-from bridge.cli.options import Settings, config_option, pass_settings
+from bridge.cli.options import Settings, common_options, config_option, json_option, pass_settings
+from bridge.cli.output import ago, print_page, print_value, say, status_text
+
+DEFAULT_LISTEN = "127.0.0.1:8484"
 
 
 @click.command
@@ -14,10 +18,10 @@ from bridge.cli.options import Settings, config_option, pass_settings
 @click.option("--database", metavar="URL", help="sqlite:////path or postgresql://…, instead of [database] url.")
 @config_option
 @pass_settings
-def command(settings: Settings, listen: str | None, database: str | None) -> int:
+def serve(settings: Settings, listen: str | None, database: str | None) -> int:
     """Run the daemon in the foreground.
 
-    SIGTERM or Ctrl-C lets it finish what is in flight and end; SIGHUP makes it read its configuration again.
+    SIGTERM and Ctrl-C finish the requests in flight and stop it. SIGHUP reloads the configuration.
     """
     from bridge.config import find_config
     from bridge.process import main
@@ -25,3 +29,69 @@ def command(settings: Settings, listen: str | None, database: str | None) -> int
     path = find_config(settings.config_path, os.environ)
     flags = {"server.listen": listen, "database.url": database}
     return main(path, {key: value for key, value in flags.items() if value is not None})
+
+
+@click.command
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--listen", metavar="ADDRESS", help=f"host:port or unix:/path; default: {DEFAULT_LISTEN}.")
+@click.option(
+    "--database", metavar="URL", help="sqlite:////path or postgresql://…; default: a file in the state folder."
+)
+@config_option
+@json_option
+@pass_settings
+def init(settings: Settings, path: Path | None, listen: str | None, database: str | None) -> None:
+    """Write a first configuration with a new token to PATH (default: ~/.config/runbridge/config.toml).
+
+    An existing file is never overwritten. Only you can read the new one (mode 0600).
+    """
+    from bridge.config import init_config, user_config
+
+    target = path or settings.config_path or user_config(os.environ)
+    if target.is_dir():
+        target /= "runbridge.toml"
+    init_config(target, listen=listen or DEFAULT_LISTEN, database_url=database)
+    if settings.as_json:
+        print_value({"path": str(target)})
+        return
+    is_found_by_default = target == user_config(os.environ) or target.absolute() == Path("runbridge.toml").absolute()
+    flag = "" if is_found_by_default else f" --config {target}"
+    say("wrote", str(target), "with a new token")
+    say("next: add a provider's key to it, then run")
+    say(f"  runbridge config check{flag}")
+    say(f"  runbridge serve{flag}")
+
+
+@click.command
+def demo() -> int:
+    """Run the main job: sandbox providers, the daemon, and a receiver that verifies signatures.
+
+    Needs no account and no configuration, and ends by itself within a minute.
+    """
+    from bridge.sandbox.demo import main
+
+    return main()
+
+
+@click.command
+@common_options
+@pass_settings
+def nodes(settings: Settings) -> None:
+    """List the daemons that share this database, the longest running first, with the leases that each holds."""
+    columns = ("NODE", "HOST", "PID", "VERSION", "STATE", "STARTED", "LEASE ENDS", "RUNS", "DELIVERIES")
+    print_page(
+        settings.client().get("v1", "nodes"),
+        columns,
+        lambda node: (
+            node["id"],
+            node["host"],
+            node["pid"],
+            node["version"],
+            status_text("alive" if node["alive"] else "dead"),
+            ago(node["started_at"]),
+            ago(node["lease_expires_at"]),
+            node["runs"],
+            node["deliveries"],
+        ),
+        as_json=settings.as_json,
+    )

@@ -1,21 +1,22 @@
-"""`runbridge trigger EVENT`: a test event, through the daemon (bridge.ping) or straight to a URL (any type)."""
+"""`runbridge trigger EVENT`: send a test event, through the daemon (bridge.ping) or directly to a URL (any type)."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bridge.cli.options import EventTypes, Settings, common_options, pass_settings, read_keys, secret_options
 from bridge.cli.output import mark, print_value, say
-from bridge.cli.posting import Receiver
+from bridge.cli.webhook_post import WebhookTarget
 from bridge.domain.event import Event, EventType, other_event, run_event
 from bridge.domain.ids import new_id
 from bridge.domain.run import CadenceOverrides, Progress, Run, RunError, RunStatus
 from bridge.domain.timestamps import format_instant
 
-_STATUS_OF = {
+_STATUSES_OF = {  # before and after
     EventType.RUN_STARTED: (RunStatus.QUEUED, RunStatus.RUNNING),
     EventType.RUN_PROGRESSED: (RunStatus.RUNNING, RunStatus.RUNNING),
     EventType.RUN_WAITING: (RunStatus.RUNNING, RunStatus.WAITING),
@@ -28,13 +29,13 @@ _OUTCOMES = [status.value for status in RunStatus if status.is_settled]
 
 @click.command
 @click.argument("event", metavar="EVENT", type=EventTypes())
-@click.option("--endpoint", metavar="ID", help="Send it to this endpoint's URL; bridge.ping goes through the daemon.")
-@click.option("--to", "to_url", metavar="URL", help="Send it to this URL, from here.")
-@click.option("--status", type=click.Choice(_OUTCOMES), help="How the run of a run.finished ended.")
+@click.option("--endpoint", metavar="ID", help="Send to this endpoint's URL; the daemon sends bridge.ping itself.")
+@click.option("--to", "to_url", metavar="URL", help="Send to this URL, from here.")
+@click.option("--status", type=click.Choice(_OUTCOMES), help="Status of the run in a run.finished.")
 @secret_options
 @common_options
 @pass_settings
-def command(
+def trigger(
     settings: Settings,
     event: list[str],
     endpoint: str | None,
@@ -43,16 +44,18 @@ def command(
     secret: str | None,
     secret_file: Path | None,
 ) -> int:
-    """Send a test event of type EVENT, for example run.finished; exit 1 unless the receiver takes it.
+    """Send a test event of type EVENT, for example run.finished; exit 1 unless the receiver accepts it.
 
-    Its body has the form of a real one and says `"test": true` in the run's metadata. It is not recorded, except a
-    bridge.ping to --endpoint. Without a secret it goes unsigned.
+    The body has the form of a real event, with `"test": true` in the metadata of the run. It is not recorded, except
+    a bridge.ping to --endpoint. Without a secret it is not signed.
     """
-    event_type = _only(event)
+    if len(event) != 1:
+        raise click.UsageError("give one event type")
+    event_type = EventType(event[0])
     if (endpoint is None) == (to_url is None):
-        raise click.UsageError("say where: either --endpoint ID or --to URL")
+        raise click.UsageError("give either --endpoint ID or --to URL")
     if status and event_type is not EventType.RUN_FINISHED:
-        raise click.UsageError("--status is for run.finished")
+        raise click.UsageError("--status applies to run.finished only")
     if endpoint is not None and event_type is EventType.BRIDGE_PING:
         from bridge.cli.endpoints import ping_endpoint
 
@@ -63,59 +66,43 @@ def command(
             raise click.UsageError("the daemon does not give out an endpoint's secret: add --secret-file FILE")
         to_url = settings.client().get("v1", "endpoints", endpoint).object()["url"]
     assert to_url is not None
-    return _send(settings, Receiver(to_url, keys), sample_event(event_type, RunStatus(status) if status else None))
-
-
-def _only(event: list[str]) -> EventType:
-    if len(event) != 1:
-        raise click.UsageError("one event at a time")
-    return EventType(event[0])
-
-
-def _send(settings: Settings, receiver: Receiver, event: Event) -> int:
-    posted = receiver.post(event.id, event.body)
+    sample = sample_event(event_type, RunStatus(status) if status else None)
+    result = WebhookTarget(to_url, keys).post(sample.id, sample.body)
     if settings.as_json:
-        print_value({"event_id": event.id, "status": posted.status, "why": posted.why, "duration_ms": posted.took_ms})
+        print_value(result.as_object())
     else:
-        say(
-            mark(posted.is_taken),
-            event.type.value,
-            event.id,
-            "→",
-            receiver.url,
-            posted.shown,
-            f"in {posted.took_ms} ms",
-        )
-    return 0 if posted.is_taken else 1
+        took = f"in {result.took_ms} ms"
+        say(mark(result.is_accepted), sample.type.value, sample.id, "→", to_url, str(result), took)
+    return 0 if result.is_accepted else 1
 
 
 def sample_event(event_type: EventType, outcome: RunStatus | None = None) -> Event:
-    """An event with the exact form of a real one, about a made-up run, connection or endpoint."""
+    """Return an event with the exact form of a real one, about an invented run, connection or endpoint."""
     now = datetime.now(UTC)
     match event_type:
         case EventType.CONNECTION_FAILING | EventType.CONNECTION_RECOVERED:
-            failing = event_type is EventType.CONNECTION_FAILING
-            connection = {
+            is_failing = event_type is EventType.CONNECTION_FAILING
+            connection: dict[str, Any] = {
                 "name": "test",
                 "provider": "dify",
-                "health": "failing" if failing else "ok",
-                "reason": "a test" if failing else None,
+                "health": "failing" if is_failing else "ok",
+                "reason": "a test" if is_failing else None,
             }
-            return other_event(new_id("evt"), event_type, {"connection": {**connection}}, now=now)
+            return other_event(new_id("evt"), event_type, {"connection": connection}, now=now)
         case EventType.ENDPOINT_FAILING | EventType.ENDPOINT_DISABLED:
-            endpoint = {"id": new_id("ep"), "description": "a test", "reason": "a test"}
-            return other_event(new_id("evt"), event_type, {"endpoint": {**endpoint}}, now=now)
+            endpoint: dict[str, Any] = {"id": new_id("ep"), "description": "a test", "reason": "a test"}
+            return other_event(new_id("evt"), event_type, {"endpoint": endpoint}, now=now)
         case EventType.BRIDGE_PING:
-            pinged = {"id": new_id("ep"), "description": "a test"}
-            return other_event(new_id("evt"), event_type, {"endpoint": {**pinged}}, now=now)
+            endpoint = {"id": new_id("ep"), "description": "a test"}
+            return other_event(new_id("evt"), event_type, {"endpoint": endpoint}, now=now)
         case _:
-            before, after = _STATUS_OF[event_type]
+            before, after = _STATUSES_OF[event_type]
             run = _sample_run(outcome or after, now)
             return run_event(new_id("evt"), event_type, run, sequence=1, previous_status=before, now=now)
 
 
 def _sample_run(status: RunStatus, now: datetime) -> Run:
-    begun = format_instant(now - timedelta(seconds=42))
+    started_at = format_instant(now - timedelta(seconds=42))
     is_good = status is RunStatus.SUCCEEDED
     return Run(
         id=new_id("run"),
@@ -129,8 +116,8 @@ def _sample_run(status: RunStatus, now: datetime) -> Run:
         output={"result": "a test"} if is_good else None,
         output_truncated=False,
         error=RunError("a test") if status.is_settled and not is_good else None,
-        created_at=begun,
-        started_at=begun,
+        created_at=started_at,
+        started_at=started_at,
         finished_at=format_instant(now) if status.is_settled else None,
         registered_at=now - timedelta(seconds=40),
         observed_at=now,

@@ -1,4 +1,4 @@
-"""`runbridge verify`: is a received webhook ours, and if not, why not."""
+"""`runbridge verify`: check the signature of a received webhook, and explain a mismatch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bridge.cli.options import DurationText, Settings, json_option, pass_setting
 from bridge.cli.output import mark, print_value, rough, say
 from bridge.domain.signing import hmac_v1
 
-NEEDED = ("webhook-id", "webhook-timestamp", "webhook-signature")
+REQUIRED_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
@@ -31,10 +31,10 @@ _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 @click.option(
     "--body", "body_file", metavar="FILE", type=_FILE, required=True, help="The body, byte for byte as received."
 )
-@click.option("--tolerance", type=DurationText(), default="5m", show_default=True, help="How old or early it may be.")
+@click.option("--tolerance", type=DurationText(), default="5m", show_default=True, help="Allowed age, or lead, of it.")
 @json_option
 @pass_settings
-def command(
+def verify(
     settings: Settings,
     secret: str | None,
     secret_file: Path | None,
@@ -42,7 +42,7 @@ def command(
     body_file: Path,
     tolerance: float,
 ) -> int:
-    """Check the signature of a received webhook; exit 1 and the reason if it does not hold. A FILE may be -."""
+    """Check the signature of a received webhook; exit 1, with the reason, if it does not match. A FILE may be -."""
     keys = read_keys(secret, secret_file)
     if not keys:
         raise click.UsageError("give the endpoint's secret with --secret-file or --secret")
@@ -58,8 +58,8 @@ def command(
 
 
 def find_faults(keys: list[bytes], headers: dict[str, str], body: bytes, *, now: int, tolerance_s: int) -> list[str]:
-    """Every reason not to trust this webhook; [] if it is genuine. `headers` have lower-case names."""
-    if missing := [name for name in NEEDED if not headers.get(name)]:
+    """Return every reason not to trust this webhook; [] if it is genuine. `headers` have lower-case names."""
+    if missing := [name for name in REQUIRED_HEADERS if not headers.get(name)]:
         return [f"the header {name} is missing" for name in missing]
     message_id, stamp = headers["webhook-id"], headers["webhook-timestamp"]
     if not (stamp.isascii() and stamp.isdigit() and len(stamp) < 16):
@@ -67,9 +67,9 @@ def find_faults(keys: list[bytes], headers: dict[str, str], body: bytes, *, now:
     faults = []
     off_s = now - int(stamp)
     if abs(off_s) > tolerance_s:
-        how = "old" if off_s > 0 else "in the future"
+        direction = "old" if off_s > 0 else "in the future"
         faults.append(
-            f"the timestamp is off by {abs(off_s)} s ({rough(abs(off_s))} {how}; {tolerance_s} s are tolerated)"
+            f"the timestamp is off by {abs(off_s)} s ({rough(abs(off_s))} {direction}; {tolerance_s} s are allowed)"
         )
     given = [entry for entry in headers["webhook-signature"].split() if entry.startswith("v1,")]
     if not given:
@@ -85,11 +85,11 @@ def _is_signed(keys: list[bytes], message_id: str, stamp: int, body: bytes, give
 
 
 def _explain_mismatch(keys: list[bytes], message_id: str, stamp: int, body: bytes, given: list[str]) -> str:
-    """The usual accidents between socket and file, tried one by one."""
-    for variant, accident in _variants(body):
+    """Try the usual changes of a body between socket and file."""
+    for variant, change in _variants(body):
         if variant != body and _is_signed(keys, message_id, stamp, variant, given):
-            return f"no signature matches this body, but one does {accident}: keep the body byte for byte"
-    return f"no signature matches ({len(given)} tried): another secret, or the body is not as it was sent"
+            return f"no signature matches this body, but one does {change}: keep the body byte for byte"
+    return f"no signature matches ({len(given)} tried): another secret, or the body was changed"
 
 
 def _variants(body: bytes) -> list[tuple[bytes, str]]:
@@ -101,16 +101,16 @@ def _variants(body: bytes) -> list[tuple[bytes, str]]:
         compact = json.dumps(json.loads(body), ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         return variants
-    return [*variants, (compact.encode(errors="replace"), "as compact JSON (it was parsed and written anew)")]
+    return [*variants, (compact.encode(errors="replace"), "as compact JSON (it was parsed and rewritten)")]
 
 
 def read_headers(text: str) -> dict[str, str]:
-    """Names in lower case and values, from `name: value` lines (a status line is passed over) or a JSON object."""
+    """Parse `name: value` lines, skipping a status line, or a JSON object; names in lower case."""
     if text.lstrip().startswith("{"):
         try:
             found = json.loads(text)
         except (ValueError, RecursionError):
-            raise click.UsageError("--headers begins like a JSON object but is none") from None
+            raise click.UsageError("--headers begins like a JSON object but is not valid JSON") from None
         return {str(name).lower(): str(value).strip() for name, value in found.items()}
     lines = (line.lstrip("<> ").partition(":") for line in text.splitlines())
     return {name.strip().lower(): value.strip() for name, colon, value in lines if colon and name.strip()}

@@ -251,7 +251,7 @@ def swap_secrets(database: Path, one: str, other: str) -> None:
 
 async def told(daemon: DaemonProcess, *words: str) -> str:
     """What a command prints."""
-    command = [sys.executable, "-m", "bridge.cli", *words, "--config", str(daemon.config_path)]
+    command = [sys.executable, "-m", "bridge", *words, "--config", str(daemon.config_path)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout + done.stderr
 

@@ -19,7 +19,7 @@ from tests.support.daemon_process import DaemonProcess
 
 async def rotate(daemon: DaemonProcess) -> tuple[int, str]:
     """`runbridge db rotate-key`: exit code and what it says."""
-    command = [sys.executable, "-m", "bridge.cli", "db", "rotate-key", "--config", str(daemon.config_path)]
+    command = [sys.executable, "-m", "bridge", "db", "rotate-key", "--config", str(daemon.config_path)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout + done.stderr
 

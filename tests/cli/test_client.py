@@ -9,9 +9,9 @@ import threading
 import pytest
 
 from bridge.cli.client import GIVE_UP_AFTER_S, ApiRefused, Client, DaemonUnreachable, Patience
-from bridge.cli.where import find_daemon
+from bridge.cli.daemon_address import find_daemon
 from bridge.domain.secret import Secret
-from tests.support.stub_daemon import Said, stub_daemon
+from tests.support.stub_server import StubResponse, stub_server
 
 
 def _client(url: str) -> Client:
@@ -19,35 +19,35 @@ def _client(url: str) -> Client:
 
 
 def test_the_token_goes_along_and_ids_are_escaped():
-    with stub_daemon(lambda seen: Said()) as daemon:
+    with stub_server(lambda request: StubResponse()) as daemon:
         _client(daemon.url).get("v1", "runs", "../../x?y", tag="a b", type=["p", "q"], none=None, empty=[])
-    assert daemon.seen[0].target == "/v1/runs/..%2F..%2Fx%3Fy?tag=a+b&type=p&type=q"
-    assert daemon.seen[0].headers["authorization"] == "Bearer the-token"
+    assert daemon.requests[0].target == "/v1/runs/..%2F..%2Fx%3Fy?tag=a+b&type=p&type=q"
+    assert daemon.requests[0].headers["authorization"] == "Bearer the-token"
 
 
 def test_a_post_says_that_it_is_json():
-    with stub_daemon(lambda seen: Said(202)) as daemon:
+    with stub_server(lambda request: StubResponse(202)) as daemon:
         _client(daemon.url).post("v1", "runs", body={"a": 1})
         _client(daemon.url).post("v1", "x")
-    assert [json.loads(seen.body) for seen in daemon.seen] == [{"a": 1}, {}]
-    assert daemon.seen[0].headers["content-type"] == "application/json"
+    assert [json.loads(seen.body) for seen in daemon.requests] == [{"a": 1}, {}]
+    assert daemon.requests[0].headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize(
     ("said", "text"),
     [
-        (Said(404, b"<html>nginx</html>", "text/html"), "not a runbridge daemon"),
-        (Said(200, b"<html>welcome</html>", "text/html"), "not a runbridge daemon"),
-        (Said(200, b"[" * 100_000), "not a runbridge daemon"),
-        (Said(401, b"{}"), "wants another token"),
-        (Said(404, b'{"title":"Not Found","detail":"there is no run x"}'), "there is no run x"),
-        (Said(503, b'{"status":"not ready","checks":{"database":false,"poller":true}}'), "not ready: database"),
-        (Said(302, b"", "text/html"), "not a runbridge daemon (HTTP 302)"),
+        (StubResponse(404, b"<html>nginx</html>", "text/html"), "not a runbridge daemon"),
+        (StubResponse(200, b"<html>welcome</html>", "text/html"), "not a runbridge daemon"),
+        (StubResponse(200, b"[" * 100_000), "not a runbridge daemon"),
+        (StubResponse(401, b"{}"), "does not accept this token"),
+        (StubResponse(404, b'{"title":"Not Found","detail":"there is no run x"}'), "there is no run x"),
+        (StubResponse(503, b'{"status":"not ready","checks":{"database":false,"poller":true}}'), "not ready: database"),
+        (StubResponse(302, b"", "text/html"), "not a runbridge daemon (HTTP 302)"),
     ],
     ids=["html 404", "html 200", "depth bomb", "401", "problem", "not ready", "redirect"],
 )
 def test_a_refusal_becomes_one_sentence(said, text):
-    with stub_daemon(lambda seen: said) as daemon, pytest.raises(ApiRefused) as caught:
+    with stub_server(lambda request: said) as daemon, pytest.raises(ApiRefused) as caught:
         _client(daemon.url).get("v1", "runs")
     assert text in str(caught.value)
     assert "the-token" not in str(caught.value)
@@ -56,7 +56,7 @@ def test_a_refusal_becomes_one_sentence(said, text):
 def test_every_field_at_fault_is_named_and_that_is_wrong_use():
     problem = {"detail": "two mistakes", "errors": [{"field": "a", "message": "b"}, {"field": "c", "message": "d"}]}
     with (
-        stub_daemon(lambda seen: Said(422, json.dumps(problem).encode())) as daemon,
+        stub_server(lambda request: StubResponse(422, json.dumps(problem).encode())) as daemon,
         pytest.raises(ApiRefused) as caught,
     ):
         _client(daemon.url).post("v1", "runs")
@@ -66,7 +66,7 @@ def test_every_field_at_fault_is_named_and_that_is_wrong_use():
 
 def test_a_refusal_by_the_provider_is_not_the_callers_wrong_use():
     with (
-        stub_daemon(lambda seen: Said(422, b'{"detail":"dify says no","errors":[]}')) as daemon,
+        stub_server(lambda request: StubResponse(422, b'{"detail":"dify says no","errors":[]}')) as daemon,
         pytest.raises(ApiRefused) as caught,
     ):
         _client(daemon.url).post("v1", "runs", "x", "cancel")
@@ -117,27 +117,28 @@ STREAM = (
 )
 
 
-def test_the_stream_is_taken_up_again_behind_the_last_event(monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    patience_default = Patience.__init__.__kwdefaults__
-    monkeypatch.setitem(patience_default, "sleep", lambda _: None)
+def test_the_stream_is_taken_up_again_behind_the_last_event():
     number = iter(range(1, 10))
 
-    def answer(seen: object) -> Said:
+    def respond(request: object) -> StubResponse:
         n = next(number)
-        return Said(content_type="text/event-stream", chunks=[STREAM % (n, n)])
+        return StubResponse(content_type="text/event-stream", chunks=[STREAM % (n, n)])
 
-    with stub_daemon(answer) as daemon:
-        events = _client(daemon.url).stream_events(after=None, types=["run.finished"])
+    with stub_server(respond) as daemon:
+        events = _client(daemon.url).stream_events(
+            after=None, types=["run.finished"], patience=Patience(sleep=lambda _: None)
+        )
         ids = [next(events).id for _ in range(3)]
         events.close()
     assert ids == ["evt_1", "evt_2", "evt_3"]
-    assert [seen.headers.get("last-event-id") for seen in daemon.seen[:3]] == [None, "evt_1", "evt_2"]
-    assert daemon.seen[0].target == "/v1/events/stream?type=run.finished"
+    assert [seen.headers.get("last-event-id") for seen in daemon.requests[:3]] == [None, "evt_1", "evt_2"]
+    assert daemon.requests[0].target == "/v1/events/stream?type=run.finished"
 
 
 def test_the_body_of_a_streamed_event_is_put_together_from_its_data_lines():
-    with stub_daemon(lambda seen: Said(content_type="text/event-stream", chunks=[STREAM % (1, 1)])) as daemon:
+    with stub_server(
+        lambda request: StubResponse(content_type="text/event-stream", chunks=[STREAM % (1, 1)])
+    ) as daemon:
         events = _client(daemon.url).stream_events(after="evt_0")
         assert json.loads(next(events).body) == {"id": "evt_1", "type": "run.finished"}
         events.close()
@@ -157,7 +158,7 @@ class _Time:
 def test_a_daemon_that_never_answered_is_not_waited_for():
     time = _Time()
     with pytest.raises(DaemonUnreachable):
-        Patience(sleep=time.sleep, monotonic=time.monotonic).lost(DaemonUnreachable("gone"))
+        Patience(sleep=time.sleep, monotonic=time.monotonic).wait_or_raise(DaemonUnreachable("gone"))
     assert time.now == 0
 
 
@@ -166,10 +167,10 @@ def test_a_daemon_that_restarts_is_waited_for_a_minute_each_time():
     patience = Patience(sleep=time.sleep, monotonic=time.monotonic)
     gone = DaemonUnreachable("gone")
     for _ in range(3):
-        patience.answered()
+        patience.reset()
         time.now += 3600  # it was there all the time
-        patience.lost(gone)
+        patience.wait_or_raise(gone)
     with pytest.raises(DaemonUnreachable):
         for _ in range(1000):
-            patience.lost(gone)
+            patience.wait_or_raise(gone)
     assert time.now <= 3 * 3601 + GIVE_UP_AFTER_S + 2

@@ -10,7 +10,7 @@ from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import RunStatus
 from bridge.polling.duration_learner import DurationLearner
 from bridge.polling.planner import Planner
-from tests.support.stub_daemon import Said, stub_daemon
+from tests.support.stub_server import StubResponse, stub_server
 
 STATE = {
     "requests_per_second": 4.0, "limit_is_learned": False, "max_in_flight": 2, "in_flight": 1, "runs_in_hand": 3,
@@ -34,7 +34,7 @@ def show(cli):
         body = {**CONNECTION, "state": {**STATE, "learned": planner.summary(), **state}}
         if "--workflow" in arguments:
             body["distribution"] = planner.distribution(arguments[1])
-        with stub_daemon(lambda seen: Said(body=json.dumps(body).encode())) as daemon:
+        with stub_server(lambda request: StubResponse(body=json.dumps(body).encode())) as daemon:
             return cli("connections", "show", "hub", *arguments, "--url", daemon.url)
 
     return run
@@ -92,3 +92,14 @@ def test_the_daemon_shows_what_it_knows_and_refuses_a_name_that_it_does_not(brid
     assert "▲" in bridge("connections", "show", "dify-prod", "--workflow", "new").out
     unknown = bridge("connections", "show", "dify-prd")
     assert (unknown.code, "did you mean `dify-prod`" in unknown.err) == (1, True)
+
+
+def test_checking_a_connection_tells_a_good_key_from_a_wrong_one(bridge):
+    assert bridge("connections", "check", "dify-prod").code == 0
+    wrong = bridge("connections", "check", "dify-wrong-key")
+    assert wrong.code == 1
+    assert wrong.out.startswith("✗")
+    assert "not-the-key" not in wrong.out
+    assert bridge("connections", "check").code == 1
+    assert bridge("providers", "check", "dify").code == 1
+    assert "no connection at retab" in bridge("providers", "check", "retab").out

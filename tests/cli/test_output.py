@@ -6,17 +6,17 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.cli import output, runs
-from tests.support.stub_daemon import Said, stub_daemon
+from bridge.cli import output
+from bridge.cli.run_report import progress_text
+from tests.support.installation import RUNBRIDGE
+from tests.support.stub_server import StubResponse, stub_server
 
-RUN = [sys.executable, "-c", "import sys; from bridge.cli import main; sys.exit(main())"]
 NASTY = "a\x1b[2Jb\x9b31mc\u202ed\x07\r\ne"
 RUN_BODY = {
     "id": "run_1", "connection": "c", "provider_run_id": NASTY, "status": "failed", "settled": True,
@@ -48,7 +48,7 @@ def _on_a_terminal(*arguments: str, **env: str) -> tuple[int, bytes]:
     """Run a command with a terminal as its output, as a person has it."""
     mine, theirs = pty.openpty()
     child = subprocess.Popen(
-        [*RUN, *arguments], stdout=theirs, stderr=theirs, stdin=theirs,
+        [*RUNBRIDGE, *arguments], stdout=theirs, stderr=theirs, stdin=theirs,
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "xterm", "COLUMNS": "120", **env},
     )  # fmt: skip
     os.close(theirs)
@@ -62,12 +62,12 @@ def _on_a_terminal(*arguments: str, **env: str) -> tuple[int, bytes]:
     return child.wait(20), told
 
 
-def _answer(body: object) -> Said:
-    return Said(body=json.dumps(body).encode())
+def _response(body: object) -> StubResponse:
+    return StubResponse(body=json.dumps(body).encode())
 
 
 def test_a_terminal_gets_colours_unless_no_color_is_set():
-    with stub_daemon(lambda seen: _answer({"data": [RUN_BODY], "next_cursor": None})) as daemon:
+    with stub_server(lambda request: _response({"data": [RUN_BODY], "next_cursor": None})) as daemon:
         _, coloured = _on_a_terminal("runs", "list", "--url", daemon.url)
         _, plain = _on_a_terminal("runs", "list", "--url", daemon.url, NO_COLOR="1")
     assert b"\x1b[31mfailed" in coloured
@@ -77,7 +77,7 @@ def test_a_terminal_gets_colours_unless_no_color_is_set():
 
 
 def test_json_on_a_terminal_is_indented_and_escaped_and_still_the_same_json():
-    with stub_daemon(lambda seen: _answer({"data": [RUN_BODY], "next_cursor": None})) as daemon:
+    with stub_server(lambda request: _response({"data": [RUN_BODY], "next_cursor": None})) as daemon:
         code, told = _on_a_terminal("runs", "list", "--json", "--url", daemon.url)
     assert code == 0
     assert json.loads(told)["data"] == [RUN_BODY]
@@ -87,11 +87,11 @@ def test_json_on_a_terminal_is_indented_and_escaped_and_still_the_same_json():
 def test_the_live_view_ends_when_the_named_runs_have_settled():
     states = iter(["running", "failed"])
 
-    def answer(seen: object) -> Said:
+    def respond(request: object) -> StubResponse:
         status = next(states)
-        return _answer({**RUN_BODY, "status": status, "settled": status == "failed"})
+        return _response({**RUN_BODY, "status": status, "settled": status == "failed"})
 
-    with stub_daemon(answer) as daemon:
+    with stub_server(respond) as daemon:
         code, told = _on_a_terminal("runs", "watch", "run_1", "--url", daemon.url)
     assert code == 1
     assert told.index(b"running") < told.index(b"failed")
@@ -99,15 +99,15 @@ def test_the_live_view_ends_when_the_named_runs_have_settled():
 
 def test_json_that_is_piped_is_what_the_daemon_sent_byte_for_byte(cli):
     body = '{"data": [],  "next_cursor":null, "x":"ü\\u001b"}'.encode()
-    with stub_daemon(lambda seen: Said(body=body)) as daemon:
+    with stub_server(lambda request: StubResponse(body=body)) as daemon:
         result = cli("runs", "list", "--json", "--url", daemon.url)
     assert result.out.encode() == body + b"\n"
 
 
 def test_a_terminal_that_cannot_show_a_mark_shows_something_else():
-    with stub_daemon(lambda seen: Said(500)) as receiver:
+    with stub_server(lambda request: StubResponse(500)) as receiver:
         done = subprocess.run(
-            [*RUN, "trigger", "bridge.ping", "--to", receiver.url],
+            [*RUNBRIDGE, "trigger", "bridge.ping", "--to", receiver.url],
             env={"PATH": os.environ["PATH"], "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, b"")
@@ -138,7 +138,7 @@ def test_ages_are_told_as_people_say_them(seconds, shown):
     ("progress", "shown"), [(None, ""), ({"completed": 0, "total": 0}, ""), ({"completed": 3, "total": 5}, "3/5")]
 )
 def test_progress_of_nothing_is_not_shown(progress, shown):
-    assert runs.progress_of({"progress": progress}) == shown
+    assert progress_text({"progress": progress}) == shown
 
 
 def test_no_instant_is_no_text():

@@ -7,13 +7,13 @@ import json
 import pytest
 from standardwebhooks import Webhook
 
-from bridge.cli.posting import Receiver
 from bridge.cli.trigger import sample_event
+from bridge.cli.webhook_post import WebhookTarget
 from bridge.domain.event import EventType
 from bridge.domain.run import RunStatus
 from bridge.domain.signing.hmac_v1 import new_secret
-from tests.support.cli_world import free_port
-from tests.support.stub_daemon import Said, stub_daemon
+from tests.support.installation import free_port
+from tests.support.stub_server import StubResponse, stub_server
 
 SECRET = new_secret()
 RUN_FIELDS = {
@@ -25,10 +25,10 @@ RUN_FIELDS = {
 
 @pytest.mark.parametrize("event_type", list(EventType))
 def test_every_type_can_be_sent_and_verifies(cli, event_type):
-    with stub_daemon(lambda seen: Said(204, b"")) as receiver:
+    with stub_server(lambda request: StubResponse(204, b"")) as receiver:
         result = cli("trigger", event_type.value, "--to", f"{receiver.url}/hooks", "--secret", SECRET)
     assert result.code == 0, result.err
-    seen = receiver.seen[0]
+    seen = receiver.requests[0]
     body = Webhook(SECRET).verify(seen.body.decode(), seen.headers)
     assert body["type"] == event_type.value
     assert body["id"] == seen.headers["webhook-id"]
@@ -48,15 +48,15 @@ def test_a_finished_run_may_have_ended_in_any_way(status):
 
 
 def test_without_a_secret_nothing_is_signed(cli):
-    with stub_daemon(lambda seen: Said()) as receiver:
+    with stub_server(lambda request: StubResponse()) as receiver:
         assert cli("trigger", "bridge.ping", "--to", receiver.url).code == 0
-    assert "webhook-signature" not in receiver.seen[0].headers
-    assert receiver.seen[0].headers["webhook-id"].startswith("evt_")
+    assert "webhook-signature" not in receiver.requests[0].headers
+    assert receiver.requests[0].headers["webhook-id"].startswith("evt_")
 
 
 @pytest.mark.parametrize("status", [302, 400, 410, 500])
 def test_a_receiver_that_does_not_take_it_gives_1(cli, status):
-    with stub_daemon(lambda seen: Said(status, b"no")) as receiver:
+    with stub_server(lambda request: StubResponse(status, b"no")) as receiver:
         result = cli("trigger", "run.finished", "--to", receiver.url, "--json")
     assert result.code == 1
     assert result.json["status"] == status
@@ -81,10 +81,21 @@ def test_wrong_use_is_told_before_anything_is_sent(cli, arguments):
 
 
 def test_a_receiver_that_is_not_there_is_a_reason_and_no_exception():
-    assert Receiver(f"http://127.0.0.1:{free_port()}/", []).post("evt_1", b"{}").why == "connection refused"
+    assert WebhookTarget(f"http://127.0.0.1:{free_port()}/", []).post("evt_1", b"{}").why == "connection refused"
     assert "TLS failed" in str(_post_tls_to_plain())
 
 
 def _post_tls_to_plain() -> str | None:
-    with stub_daemon(lambda seen: Said()) as receiver:
-        return Receiver(receiver.url.replace("http:", "https:"), []).post("evt_1", b"{}").why
+    with stub_server(lambda request: StubResponse()) as receiver:
+        return WebhookTarget(receiver.url.replace("http:", "https:"), []).post("evt_1", b"{}").why
+
+
+def test_trigger_pings_an_endpoint_through_the_daemon(bridge):
+    assert bridge("trigger", "bridge.ping", "--endpoint", "my-app").code == 0
+
+
+def test_trigger_sends_any_type_to_an_endpoints_url_with_its_secret(bridge, running, tmp_path):
+    (tmp_path / "secret").write_text(running.secret)
+    result = bridge("trigger", "run.finished", "--endpoint", "my-app", "--secret-file", tmp_path / "secret")
+    assert result.code == 0, result.out
+    assert bridge("trigger", "run.finished", "--endpoint", "my-app").code == 2

@@ -65,7 +65,7 @@ def test_another_secret_is_told_from_another_body():
     [
         (BODY + b"\n", "line break at its end"),
         (BODY + b"\r\n", "line break at its end"),
-        (json.dumps(json.loads(BODY), indent=2).encode(), "parsed and written anew"),
+        (json.dumps(json.loads(BODY), indent=2).encode(), "parsed and rewritten"),
     ],
 )
 def test_the_usual_accidents_with_a_body_are_recognised(body, accident):

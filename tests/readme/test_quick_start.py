@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli_world import free_port, process
+from tests.support.installation import free_port, process
 from tests.support.readme_blocks import ROOT, block
 
 PATIENCE_S = 30.0

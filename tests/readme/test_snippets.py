@@ -19,8 +19,8 @@ from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_head
 from bridge.sandbox.scenarios import Scenario
 from bridge.sandbox.server import Sandbox
 from tests.support.cgi_server import CgiServer
-from tests.support.cli_world import free_port
 from tests.support.daemon_process import DaemonProcess
+from tests.support.installation import free_port
 from tests.support.readme_blocks import block
 
 START_S = 30.0
@@ -29,41 +29,41 @@ pytestmark = pytest.mark.slow  # each test starts a receiver, some a daemon
 
 
 @dataclass(frozen=True)
-class Receiver:
-    """A snippet that listens at `url`; `heard` tells the types of the events that it took in."""
+class SnippetReceiver:
+    """A snippet that listens at `url`; `received` tells the types of the events that it took in."""
 
     url: str
-    heard: Callable[[], list[str]]
+    received: Callable[[], list[str]]
 
 
 @contextlib.asynccontextmanager
-async def python_receiver(folder: Path, secret: str, _request: pytest.FixtureRequest) -> AsyncIterator[Receiver]:
+async def python_receiver(folder: Path, secret: str, _request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
     async with program(sys.executable, folder / "receiver.py", block("receiver-python"), folder, secret) as receiver:
         yield receiver
 
 
 @contextlib.asynccontextmanager
-async def node_receiver(folder: Path, secret: str, request: pytest.FixtureRequest) -> AsyncIterator[Receiver]:
+async def node_receiver(folder: Path, secret: str, request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
     script = request.getfixturevalue("node_folder") / "receiver.mjs"
     async with program("node", script, block("receiver-node"), folder, secret) as receiver:
         yield receiver
 
 
 @contextlib.asynccontextmanager
-async def program(command: str, script: Path, text: str, folder: Path, secret: str) -> AsyncIterator[Receiver]:
+async def program(command: str, script: Path, text: str, folder: Path, secret: str) -> AsyncIterator[SnippetReceiver]:
     script.write_text(text)
-    output, port = folder / "heard.txt", free_port()
-    with output.open("wb") as heard:
+    output, port = folder / "received.txt", free_port()
+    with output.open("wb") as received:
         process = await asyncio.create_subprocess_exec(
             command,
             str(script),
-            stdout=heard,
+            stdout=received,
             stderr=asyncio.subprocess.DEVNULL,
             env={**os.environ, "MY_APP_WEBHOOK_SECRET": secret, "PORT": str(port)},
         )
     try:
         await until_it_listens(port)
-        yield Receiver(
+        yield SnippetReceiver(
             f"http://127.0.0.1:{port}/hooks", lambda: [line.split()[0] for line in output.read_text().splitlines()]
         )
     finally:
@@ -72,13 +72,13 @@ async def program(command: str, script: Path, text: str, folder: Path, secret: s
 
 
 @contextlib.asynccontextmanager
-async def shell_receiver(folder: Path, secret: str, _request: pytest.FixtureRequest) -> AsyncIterator[Receiver]:
+async def shell_receiver(folder: Path, secret: str, _request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
     script, inbox = folder / "hooks.cgi", folder / "inbox"
     script.write_text(block("receiver-shell"))
     inbox.mkdir()
     env = {"MY_APP_WEBHOOK_SECRET": secret, "INBOX": str(inbox), "PATH": os.environ["PATH"]}
     async with CgiServer(script, env) as server:
-        yield Receiver(
+        yield SnippetReceiver(
             server.url, lambda: [json.loads(path.read_bytes())["type"] for path in sorted(inbox.glob("*.json"))]
         )
 
@@ -123,7 +123,7 @@ async def test_a_receiver_takes_in_every_delivery_once(
             await daemon.eventually(
                 f"/v1/deliveries?event={ping['event_id']}", lambda page: states(page) == ["delivered"]
             )
-            assert receiver.heard() == ["run.started", "run.finished", "bridge.ping"]
+            assert receiver.received() == ["run.started", "run.finished", "bridge.ping"]
             await daemon.stop()
 
 
@@ -156,7 +156,7 @@ async def test_a_receiver_refuses_what_is_not_ours(
         for what, (headers, sent) in forged.items():
             async with http.post(receiver.url, data=sent, headers=headers) as answer:
                 assert answer.status == 401, what
-        assert receiver.heard() == []
+        assert receiver.received() == []
         async with http.post(receiver.url, data=body, headers=rotated) as answer:
             assert answer.status == 204
-        assert receiver.heard() == ["run.finished"]
+        assert receiver.received() == ["run.finished"]

@@ -129,7 +129,7 @@ class DaemonProcess:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RUNBRIDGE_")}
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "bridge.cli", "serve", "--config", str(self.config_path)),
+                *(sys.executable, "-m", "bridge", "serve", "--config", str(self.config_path)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

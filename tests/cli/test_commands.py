@@ -10,12 +10,11 @@ import sys
 import click
 import pytest
 
-from bridge.cli import commands, entry
+from bridge.cli import commands
 from bridge.domain.errors import BridgeError
-from tests.support.cli_world import free_port
-from tests.support.stub_daemon import Said, stub_daemon
+from tests.support.installation import RUNBRIDGE, free_port
+from tests.support.stub_server import StubResponse, stub_server
 
-RUN = [sys.executable, "-c", "import sys; from bridge.cli import main; sys.exit(main())"]
 NOWHERE = {"HOME": "/nonexistent", "PATH": os.environ["PATH"]}
 
 
@@ -99,11 +98,14 @@ def test_without_any_configuration_the_default_address_is_tried(cli):
 
 
 def test_ctrl_c_ends_a_command_with_130_and_no_word():
-    with stub_daemon(lambda seen: Said(body=b'{"data": [], "next_cursor": null}')) as daemon:
+    with stub_server(lambda request: StubResponse(body=b'{"data": [], "next_cursor": null}')) as daemon:
         child = subprocess.Popen(
-            [*RUN, "runs", "watch", "--url", daemon.url], env=NOWHERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*RUNBRIDGE, "runs", "watch", "--url", daemon.url],
+            env=NOWHERE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-        while not daemon.seen:
+        while not daemon.requests:
             assert child.poll() is None
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=20)
@@ -116,10 +118,10 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain(words):
     rows = b",".join(
         b'{"id":"evt_%d","timestamp":"","type":"bridge.ping","data":{}}' % number for number in range(5000)
     )
-    with stub_daemon(lambda seen: Said(body=b'{"data":[%b],"next_cursor":null}' % rows)) as daemon:
+    with stub_server(lambda request: StubResponse(body=b'{"data":[%b],"next_cursor":null}' % rows)) as daemon:
         reading, writing = os.pipe()
         child = subprocess.Popen(
-            [*RUN, *words, "--url", daemon.url], env=NOWHERE, stdout=writing, stderr=subprocess.PIPE
+            [*RUNBRIDGE, *words, "--url", daemon.url], env=NOWHERE, stdout=writing, stderr=subprocess.PIPE
         )
         os.close(writing)
         os.close(reading)
@@ -132,7 +134,7 @@ def test_whatever_goes_wrong_is_one_line_and_never_a_traceback(cli, monkeypatch,
     def fail(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr(entry.runbridge, "main", fail)
+    monkeypatch.setattr(commands.runbridge, "main", fail)
     result = cli("runs", "list")
     assert result.code == 1
     assert result.err.startswith("runbridge: ")
@@ -146,8 +148,8 @@ def test_a_fault_of_our_own_is_placed_and_its_text_kept_back(cli, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("INSERT INTO endpoints VALUES ('whsec_secret')")
 
-    monkeypatch.setattr("bridge.cli.runs.print_json", fail)
-    with stub_daemon(lambda seen: Said()) as daemon:
+    monkeypatch.setattr("bridge.cli.runs.print_page", fail)
+    with stub_server(lambda request: StubResponse()) as daemon:
         result = cli("runs", "list", "--json", "--url", daemon.url)
     assert result.code == 1
     assert "RuntimeError at runs.py:" in result.err
@@ -156,5 +158,20 @@ def test_a_fault_of_our_own_is_placed_and_its_text_kept_back(cli, monkeypatch):
 
 def test_shell_completion_completes_commands():
     env = {**os.environ, "_RUNBRIDGE_COMPLETE": "bash_complete", "COMP_WORDS": "runbridge run", "COMP_CWORD": "1"}
-    done = subprocess.run(RUN, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(RUNBRIDGE, env=env, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["plain,runs"]
+
+
+def test_json_may_stand_before_the_command_as_well(bridge):
+    assert "data" in bridge("--json", "runs", "list").json
+
+
+def test_a_wrong_token_gives_1_and_says_which_one_was_used(bridge, running):
+    result = bridge("runs", "list", "--token", "wrong")
+    assert result.code == 1
+    assert "--token" in result.err
+    assert "wrong " not in result.err
+
+
+def test_address_and_token_are_found_in_the_configuration_file(cli, running):
+    assert cli("runs", "list", "--config", running.config).code == 0

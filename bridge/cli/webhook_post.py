@@ -1,4 +1,4 @@
-"""One signed POST to a URL that the operator named on the command line; no retries, no redirects, no guard."""
+"""One signed POST to a URL given on the command line, without retries, redirects or address guard."""
 
 from __future__ import annotations
 
@@ -15,31 +15,35 @@ import click
 from bridge import __version__
 from bridge.domain.signing import hmac_v1
 
-TIMEOUT_S: Final = 15.0  # what the daemon gives a receiver
-_ANSWER_BYTES_MAX: Final = 8 * 1024
+TIMEOUT_S: Final = 15.0  # as [delivery] timeout
+_RESPONSE_BYTES_MAX: Final = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
-    """What came of it: a status, or why there was none. `took_ms` in milliseconds."""
+class WebhookResult:
+    """The status of the response, or the reason why there was none. `took_ms` in milliseconds."""
 
+    event_id: str
     status: int | None
     why: str | None
     took_ms: int
 
     @property
-    def is_taken(self) -> bool:
-        """Whether the receiver said 2xx."""
+    def is_accepted(self) -> bool:
+        """Whether the status is 2xx."""
         return self.status is not None and 200 <= self.status < 300
 
-    @property
-    def shown(self) -> str:
+    def as_object(self) -> dict[str, object]:
+        """The result as `--json` prints it."""
+        return {"event_id": self.event_id, "status": self.status, "why": self.why, "duration_ms": self.took_ms}
+
+    def __str__(self) -> str:
         """`200`, or the reason."""
         return str(self.status) if self.status is not None else str(self.why)
 
 
-class Receiver:
-    """Where to post; UsageError unless `url` is an http or https URL."""
+class WebhookTarget:
+    """A URL to post to; raises click.UsageError unless `url` is an http or https URL."""
 
     def __init__(self, url: str, keys: list[bytes]) -> None:
         try:
@@ -48,15 +52,15 @@ class Receiver:
         except ValueError:
             parts, host, port = urlsplit(""), None, None
         if not host or parts.scheme not in ("http", "https") or any(ord(character) <= 32 for character in url):
-            raise click.UsageError(f"{url!r} is no http:// or https:// URL")
+            raise click.UsageError(f"{url!r} is not an http:// or https:// URL")
         self.url = url
         self._is_tls, self._host, self._port = parts.scheme == "https", host, port
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._keys = keys
 
-    def post(self, event_id: str, body: bytes) -> Posted:
-        """Send `body` as the webhook `event_id`, signed with every key there is."""
-        begun = time.monotonic()
+    def post(self, event_id: str, body: bytes) -> WebhookResult:
+        """Send `body` as the webhook `event_id`, with one signature per key."""
+        started = time.monotonic()
         status, why = None, None
         try:
             status = self._exchange(self._headers(event_id, body), body)
@@ -69,8 +73,8 @@ class Receiver:
         except OSError as error:
             why = (error.strerror or "the connection broke").lower()
         except (http.client.HTTPException, ValueError) as error:
-            why = f"no HTTP answer ({type(error).__name__})"
-        return Posted(status, why, round((time.monotonic() - begun) * 1000))
+            why = f"no HTTP response ({type(error).__name__})"
+        return WebhookResult(event_id, status, why, round((time.monotonic() - started) * 1000))
 
     def _headers(self, event_id: str, body: bytes) -> dict[str, str]:
         now = int(time.time())
@@ -85,7 +89,7 @@ class Receiver:
         try:
             connection.request("POST", self._target, body=body, headers=headers)
             response = connection.getresponse()
-            response.read1(_ANSWER_BYTES_MAX)
+            response.read1(_RESPONSE_BYTES_MAX)
             return response.status
         finally:
             connection.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from bridge.cli.where import find_daemon
+from bridge.cli.daemon_address import find_daemon
 from bridge.domain.secret import Secret
 
 

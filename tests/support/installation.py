@@ -18,13 +18,14 @@ from typing import Any
 
 from bridge.domain.signing.hmac_v1 import new_secret
 
+RUNBRIDGE = [sys.executable, "-m", "bridge"]
 TOKEN = "token-of-the-tests"
 START_S = 30.0
 
 
 @dataclass(frozen=True)
-class World:
-    """Where everything is."""
+class Installation:
+    """Addresses and files of everything that runs."""
 
     folder: Path
     config: Path
@@ -69,8 +70,8 @@ def process(*arguments: str, env: dict[str, str] | None = None, log: Path) -> It
 
 
 @contextmanager
-def world(folder: Path) -> Iterator[World]:
-    """Everything up and answering while the block runs."""
+def installation(folder: Path) -> Iterator[Installation]:
+    """Run everything while the block runs; it is ready when the block begins."""
     secret = new_secret()
     with ExitStack() as stack:
         providers = stack.enter_context(process("-m", "bridge.sandbox", "providers", log=folder / "sandbox.log"))
@@ -85,13 +86,12 @@ def world(folder: Path) -> Iterator[World]:
         config = folder / "runbridge.toml"
         config.write_text(_config_text(folder, port, sandbox["providers"], hooks, secret))
         config.chmod(0o600)
-        daemon = stack.enter_context(process("-c", _SERVE, "serve", "--config", str(config), log=folder / "daemon.log"))
+        daemon = stack.enter_context(
+            process("-m", "bridge", "serve", "--config", str(config), log=folder / "daemon.log")
+        )
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(daemon, url, folder / "daemon.log")
-        yield World(folder, config, url, sandbox["url"], hooks, secret)
-
-
-_SERVE = "import sys; from bridge.cli import main; sys.exit(main())"
+        yield Installation(folder, config, url, sandbox["url"], hooks, secret)
 
 
 def _config_text(folder: Path, port: int, providers: dict[str, str], hooks: str, secret: str) -> str:
@@ -119,7 +119,7 @@ allow = ["127.0.0.0/8"]
 
 
 def free_port() -> int:
-    """A port that is free at the moment."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Where the daemon is and which token it takes: flags, then environment, then the configuration file."""
+"""Address and token of the daemon: from flags, then the environment, then the configuration file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import click
 from bridge.domain.secret import Secret
 
 T = TypeVar("T")
-NOWHERE = "no token was found"
+NO_TOKEN = "no token was found"  # noqa: S105 - the origin of a missing token
 DEFAULT_URL = "http://127.0.0.1:8484"
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a daemon that listens everywhere is reached
+_LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how to reach a daemon that listens everywhere
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonAddress:
-    """How to reach the daemon. `socket` is the path of a Unix socket; `origin` says who named the address."""
+    """How to reach the daemon. `socket` is the path of a Unix socket; `origin` is where the address was given."""
 
     host: str
     port: int
     origin: str
     token: Secret | None = None
-    token_from: str = NOWHERE
+    token_from: str = NO_TOKEN
     is_tls: bool = False
     prefix: str = ""
     socket: str | None = None
@@ -41,9 +41,10 @@ class DaemonAddress:
 def find_daemon(
     *, url: str | None, token: Secret | None, config_path: Path | None, env: Mapping[str, str]
 ) -> DaemonAddress:
-    """The daemon's address and token, each from the first place that names it.
+    """Return address and token, each from the first source that has it.
 
-    Where nothing names an address it is the default one; a missing token is left to the daemon to refuse.
+    The default address applies where no source has one. A missing token is for the daemon to refuse.
+    Raises click.UsageError for a malformed address.
     """
     url, url_origin = _first((url, "--url"), (env.get("RUNBRIDGE_URL"), "RUNBRIDGE_URL"))
     given, token_origin = _first((token, "--token"), (_secret(env.get("RUNBRIDGE_TOKEN")), "RUNBRIDGE_TOKEN"))
@@ -53,7 +54,7 @@ def find_daemon(
             url, url_origin = listen, origin
         if given is None and configured is not None:
             given, token_origin = configured, origin
-    return _parse(url or DEFAULT_URL, url_origin or "the default", given, token_origin or NOWHERE)
+    return _parse(url or DEFAULT_URL, url_origin or "the default", given, token_origin or NO_TOKEN)
 
 
 def _secret(text: str | None) -> Secret | None:
@@ -65,7 +66,7 @@ def _first(*candidates: tuple[T | None, str]) -> tuple[T | None, str]:
 
 
 def _from_config(config_path: Path | None, env: Mapping[str, str]) -> tuple[str, Secret | None, str]:
-    """Address, token and a name for the source; without any configuration file the defaults."""
+    """Address, token and the name of their source; the defaults without a configuration file."""
     from bridge.config import find_config
     from bridge.config.reach import read_reach
 
@@ -73,7 +74,7 @@ def _from_config(config_path: Path | None, env: Mapping[str, str]) -> tuple[str,
     listen, token = read_reach(path, env=env)
     if listen.path is not None:
         return f"unix:{listen.path}", token, str(path)
-    host = _ANY.get(listen.host or "", listen.host or "")
+    host = _LOOPBACK_OF_ANY.get(listen.host or "", listen.host or "")
     return f"http://{f'[{host}]' if ':' in host else host}:{listen.port}", token, str(path) if path else "the default"
 
 
@@ -87,7 +88,7 @@ def _parse(url: str, origin: str, token: Secret | None, token_origin: str) -> Da
     except ValueError:
         host, port, parts = None, None, urlsplit("")
     if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.query:
-        raise click.UsageError(f"{origin}: {url!r} is no address of a daemon; expected {DEFAULT_URL} or unix:/path")
+        raise click.UsageError(f"{origin}: {url!r} is not an address of a daemon; expected {DEFAULT_URL} or unix:/path")
     is_tls = parts.scheme == "https"
     return DaemonAddress(
         host,

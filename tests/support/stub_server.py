@@ -1,4 +1,4 @@
-"""A real HTTP server that says what a test tells it to: for daemons that misbehave and receivers that record."""
+"""An HTTP server with scripted responses: for daemons that misbehave and receivers that record."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 
 @dataclass
-class Seen:
+class StubRequest:
     """One request as it arrived."""
 
     method: str
@@ -25,21 +26,22 @@ class Seen:
 
 
 @dataclass
-class Said:
-    """One answer. `chunks` are sent one by one as a stream that then ends, instead of `body`."""
+class StubResponse:
+    """One response. `chunks` are sent one by one as a stream that then ends, instead of `body`."""
 
     status: int = 200
     body: bytes = b"{}"
     content_type: str = "application/json"
     chunks: list[bytes] | None = None
+    date: str | None = field(default_factory=lambda: formatdate(usegmt=True))
 
 
 @dataclass
-class StubDaemon:
-    """Answers by `answer(request)`; keeps what arrived in `seen`."""
+class StubServer:
+    """Responds by `respond(request)`; keeps the `requests` that arrived."""
 
-    answer: Callable[[Seen], Said]
-    seen: list[Seen] = field(default_factory=list)
+    respond: Callable[[StubRequest], StubResponse]
+    requests: list[StubRequest] = field(default_factory=list)
     port: int = 0
 
     @property
@@ -48,28 +50,30 @@ class StubDaemon:
 
 
 @contextmanager
-def stub_daemon(answer: Callable[[Seen], Said]) -> Iterator[StubDaemon]:
+def stub_server(respond: Callable[[StubRequest], StubResponse]) -> Iterator[StubServer]:
     """Serve on a free port while the block runs."""
-    stub = StubDaemon(answer)
+    stub = StubServer(respond)
 
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             headers = {name.lower(): value for name, value in self.headers.items()}
-            seen = Seen(self.command, self.path, headers, self.rfile.read(length))
-            stub.seen.append(seen)
-            said = stub.answer(seen)
-            self.send_response(said.status)
-            self.send_header("Content-Type", said.content_type)
+            request = StubRequest(self.command, self.path, headers, self.rfile.read(length))
+            stub.requests.append(request)
+            response = stub.respond(request)
+            self.send_response_only(response.status)
+            if response.date is not None:
+                self.send_header("Date", response.date)
+            self.send_header("Content-Type", response.content_type)
             self.send_header("Connection", "close")
-            if said.chunks is None:
-                self.send_header("Content-Length", str(len(said.body)))
+            if response.chunks is None:
+                self.send_header("Content-Length", str(len(response.body)))
             self.end_headers()
-            for chunk in said.chunks if said.chunks is not None else [said.body]:
+            for chunk in response.chunks if response.chunks is not None else [response.body]:
                 self.wfile.write(chunk)
                 self.wfile.flush()
 
-        do_GET = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815 - the names that http.server looks for
+        do_GET = do_POST = do_DELETE = do_PATCH = do_HEAD = _serve  # noqa: N815 - the names that http.server calls
 
         def log_message(self, *_: object) -> None:
             pass

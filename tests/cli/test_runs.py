@@ -1,0 +1,152 @@
+"""The `runs` commands against a running daemon."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.conftest import add_run, until
+
+ENDLESS = {"duration_s": None}
+
+
+def test_a_run_that_succeeds_is_waited_for_with_0(bridge, running):
+    result = bridge("runs", "add", "dify-prod", running.add_run(duration_s=0.5), "--wait")
+    assert result.code == 0
+    assert "is watched" in result.out
+    assert "succeeded" in result.out
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled"])
+def test_a_run_that_does_not_end_well_is_waited_for_with_1(bridge, running, outcome):
+    run_id = add_run(bridge, running, duration_s=0.2, outcome=outcome, error="the reason")
+    result = bridge("runs", "wait", run_id, "--json")
+    assert result.code == 1
+    assert result.json["status"] == outcome
+    assert result.json["error"]["message"] == "the reason"
+
+
+def test_a_partial_run_counts_as_done(bridge, running):
+    assert bridge("runs", "wait", add_run(bridge, running, duration_s=0.1, outcome="partial")).code == 0
+
+
+def test_waiting_for_several_runs_fails_if_one_failed(bridge, running):
+    good, bad = (add_run(bridge, running, duration_s=0.1, outcome=outcome) for outcome in ("succeeded", "failed"))
+    result = bridge("runs", "wait", bad, good)
+    assert result.code == 1
+    assert [line.split()[1] for line in result.out.splitlines()] == ["failed", "succeeded"]
+
+
+def test_waiting_gives_up_at_its_timeout_with_1(bridge, running):
+    result = bridge("runs", "wait", add_run(bridge, running, **ENDLESS), "--timeout", "100ms")
+    assert result.code == 1
+    assert "is still" in result.out
+
+
+def test_what_is_registered_comes_back_as_json(bridge, running):
+    result = bridge(
+        "runs", "add", "dify-prod", running.add_run(**ENDLESS), "--workflow", "w1", "--meta", "order=a=b", "--meta", "x=1",
+        "--tag", "t1", "--tag", "t2", "--deadline", "2h", "--json",
+    )  # fmt: skip
+    run = result.json
+    assert (run["workflow_id"], run["metadata"], run["tags"]) == ("w1", {"order": "a=b", "x": "1"}, ["t1", "t2"])
+    assert bridge("runs", "list", "--tag", "t2", "--json").json["data"][0]["id"] == run["id"]
+
+
+def test_registering_twice_says_so_and_changes_nothing(bridge, running):
+    provider_run_id = running.add_run(**ENDLESS)
+    first = bridge("runs", "add", "dify-prod", provider_run_id)
+    again = bridge("runs", "add", "dify-prod", provider_run_id)
+    assert "is watched" in first.out
+    assert "was watched already" in again.out
+    assert first.out.split()[0] == again.out.split()[0]
+
+
+def test_the_secret_of_a_one_run_webhook_is_shown_once(bridge, running):
+    provider_run_id = running.add_run(**ENDLESS)
+    first = bridge("runs", "add", "dify-prod", provider_run_id, "--webhook", running.receiver)
+    again = bridge("runs", "add", "dify-prod", provider_run_id)
+    assert "whsec_" in first.out
+    assert "whsec_" not in again.out
+
+
+def test_waiting_for_json_does_not_swallow_the_secret(bridge, running):
+    provider_run_id = running.add_run(duration_s=0.1)
+    result = bridge("runs", "add", "dify-prod", provider_run_id, "--webhook", running.receiver, "--wait", "--json")
+    assert result.json["status"] == "succeeded"
+    assert "whsec_" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("nope", "x"), "connection"),
+        (("dify-prod", "no-uuid"), "provider_run_id"),
+        (("dify-prod", "x", "--deadline", "soon"), "deadline"),
+    ],
+)
+def test_what_the_daemon_finds_wrong_is_wrong_use_and_named(bridge, arguments, named):
+    result = bridge("runs", "add", *arguments)
+    assert result.code == 2
+    assert f"{named}: " in result.err
+
+
+def test_a_run_that_is_not_there_gives_1(bridge):
+    for words in (("show",), ("wait",), ("watch",), ("poll",), ("cancel",), ("rm",)):
+        result = bridge("runs", *words, "run_nowhere")
+        assert result.code == 1
+        assert "run_nowhere" in result.err
+
+
+def test_show_tells_the_whole_story(bridge, running):
+    steps = [{"after_s": 0, "status": "running"}, {"after_s": 0.5, "status": "waiting"}]
+    run_id = add_run(bridge, running, duration_s=1.5, steps=steps, outcome="failed", error="broken")
+    assert bridge("runs", "wait", run_id).code == 1
+    until(lambda: "delivered" in bridge("runs", "show", run_id).out, "the delivery")
+    told = bridge("runs", "show", run_id).out
+    for words in (
+        "dify-prod (dify)",
+        "broken",
+        "timeline",
+        "waiting",
+        "run.finished",
+        "my-app",
+        "none, it has settled",
+    ):
+        assert words in told
+    assert bridge("runs", "show", run_id, "--json").json["transitions"]
+
+
+def test_a_run_under_way_says_when_it_is_looked_at_next(bridge, running):
+    run_id = add_run(bridge, running, **ENDLESS)
+    until(lambda: "next poll" in bridge("runs", "show", run_id).out, "a planned poll")
+    assert bridge("runs", "show", run_id, "--json").json["next_poll_at"] is not None
+
+
+def test_watching_named_runs_ends_when_all_have_settled(bridge, running):
+    good, bad = (add_run(bridge, running, duration_s=0.3, outcome=outcome) for outcome in ("succeeded", "failed"))
+    result = bridge("runs", "watch", good, bad)
+    assert result.code == 1
+    ends = {line.split()[0]: line.split()[2] for line in result.out.splitlines()}
+    assert ends == {good: "succeeded", bad: "failed"}
+
+
+def test_a_run_that_cannot_be_cancelled_there_gives_1_and_the_reason(bridge, running):
+    result = bridge("runs", "cancel", add_run(bridge, running, **ENDLESS))
+    assert result.code == 1
+    assert "dify" in result.err
+
+
+def test_a_run_is_looked_at_at_once_on_request_and_then_forgotten(bridge, running):
+    run_id = add_run(bridge, running, **ENDLESS)
+    assert bridge("runs", "poll", run_id).code == 0
+    assert bridge("runs", "rm", run_id).code == 0
+    assert bridge("runs", "show", run_id).code == 1
+
+
+def test_a_long_list_says_how_to_go_on(bridge, running):
+    for _ in range(3):
+        add_run(bridge, running, duration_s=0.1)
+    page = bridge("runs", "list", "--limit", "2")
+    assert "--cursor" in page.err
+    cursor = page.err.split()[-1]
+    assert bridge("runs", "list", "--limit", "1", "--cursor", cursor).code == 0
