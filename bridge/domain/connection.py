@@ -14,11 +14,11 @@ _NOTHING: Final = CadenceOverrides()
 
 @dataclass(frozen=True, slots=True)
 class CadenceSettings:
-    """How eagerly to poll, all in seconds.
+    """How often to poll, all in seconds.
 
     `price_s`: seconds of delay that one request is worth; `target_delay` ("2s" or "5%") instead of it.
-    `min_interval_s` lies between any two polls of one run, `max_interval_s` binds every status.
-    `deadline_s`: after this a run that never settles becomes `expired`; waiting time is not counted.
+    `min_interval_s` lies between any two polls of one run; `max_interval_s` applies to every status.
+    `deadline_s`: a run that has not settled by then becomes `expired`; waiting time is not counted.
     """
 
     price_s: float = 0.5
@@ -28,7 +28,7 @@ class CadenceSettings:
     deadline_s: float = 30 * 86400.0
 
     def overridden_by(self, own: CadenceOverrides) -> CadenceSettings:
-        """These settings with what `own` sets; setting one of price and target delay unsets the other."""
+        """These settings overridden by `own`; setting one of price and target delay unsets the other."""
         if own == _NOTHING:
             return self
         price, target = self.price_s, self.target_delay
@@ -47,11 +47,11 @@ class CadenceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Everything needed to talk to one account at one provider.
+    """The credentials, limits and settings of one account at one provider.
 
-    `requests_per_second` and `max_in_flight`: None means learned from 429s and latency.
-    `options` are the provider's own settings (`ib_context`, `auth_scheme` …), already checked.
-    `discover`: runs that its list shows are watched without being registered, all or those of `discover_workflows`.
+    `requests_per_second` and `max_in_flight`: None means that they are learned from 429s and latency.
+    `options` are the provider's own settings (`ib_context`, `auth_scheme` …), already validated.
+    `discover`: watch the runs that its list shows without registration, all or those of `discover_workflows`.
     """
 
     name: str

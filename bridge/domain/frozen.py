@@ -1,7 +1,7 @@
-"""A dataclass for what is made thousands of times a second: frozen by mypy, not by Python.
+"""A dataclass for objects that are created thousands of times a second: frozen by mypy, not by Python.
 
-Each field of `@dataclass(frozen=True)` is set through `object.__setattr__`: a run, of 36 fields, takes 13 µs to be
-made so, and 2 µs with this. Nobody changes one all the same, because mypy lets nobody.
+`@dataclass(frozen=True)` sets each field through `object.__setattr__`: creating a run, with 36 fields, takes 13 µs
+that way and 2 µs with this decorator. mypy rejects an assignment to a field all the same.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def frozen(cls: type[T]) -> type[T]:
-    """A slotted dataclass that is not to be changed."""
+    """Make a slotted dataclass whose fields mypy treats as read-only."""
     return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
 def replaced(one: T, **changes: Any) -> T:
-    """`dataclasses.replace` for what is made anew at every poll: a run in 2.4 µs instead of 6.7."""
+    """`dataclasses.replace` for hot paths: 2.4 µs for a run instead of 6.7."""
     kind: Any = type(one)
-    values_of, places = _layout(kind)
+    values_of, position_of = _layout(kind)
     values = list(values_of(one))
     for name, value in changes.items():
-        values[places[name]] = value
-    made: T = kind(*values)
-    return made
+        values[position_of[name]] = value
+    copy: T = kind(*values)
+    return copy
 
 
 @functools.cache
 def _layout(cls: type[Any]) -> tuple[Callable[[Any], tuple[Any, ...]], Mapping[str, int]]:
-    """What reads all fields at once (two at least), and the place of each among them."""
+    """A getter of all fields (at least two), and the position of each."""
     names = [field.name for field in fields(cls)]
-    return operator.attrgetter(*names), {name: place for place, name in enumerate(names)}
+    return operator.attrgetter(*names), {name: position for position, name in enumerate(names)}

@@ -1,7 +1,7 @@
-"""Identifiers: a prefix and 26 characters that sort by the time they were made.
+"""Identifiers: a prefix and 26 characters that sort by creation time.
 
-48 bits of Unix milliseconds, then 80 random bits, in Crockford's base 32, lower case (the layout
-of a ULID). Never a dot: `webhook-id` must not hold one. Within one process strictly increasing.
+48 bits of Unix milliseconds, then 80 random bits, in lower-case Crockford base 32 (the layout of a ULID). An
+identifier has no dot, which `webhook-id` must not contain. Within one process they increase strictly.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _RANDOM_BYTES = 10
 _lock = threading.Lock()
 _last = 0
-_drawn = b""
+_random = b""
 
 
 def new_id(prefix: str) -> str:
-    """A fresh identifier such as `run_01k…`; prefixes in use: run, evt, ep, dlv, att, sec, node."""
-    global _last, _drawn  # noqa: PLW0603 - the monotonic counter and the random bytes belong to the process
+    """A new identifier such as `run_01k…`; prefixes in use: run, evt, ep, dlv, att, sec, node."""
+    global _last, _random  # noqa: PLW0603 - the monotonic counter and the random bytes belong to the process
     milliseconds = time.time_ns() // 1_000_000
     with _lock:
-        if not _drawn:  # many at once: each system call lets other threads in, and waits to come back
-            _drawn = os.urandom(400 * _RANDOM_BYTES)
-        drawn, _drawn = _drawn[:_RANDOM_BYTES], _drawn[_RANDOM_BYTES:]
+        if not _random:  # in bulk: each system call releases the interpreter lock and waits for it
+            _random = os.urandom(400 * _RANDOM_BYTES)
+        drawn, _random = _random[:_RANDOM_BYTES], _random[_RANDOM_BYTES:]
         value = milliseconds << 80 | int.from_bytes(drawn)
         if value <= _last:
             value = _last + 1

@@ -1,6 +1,6 @@
-"""What one poll saw: an observation, or one of the reasons why there was none.
+"""The result of a poll: an observation, or the kind of failure.
 
-Judged once, near the wire; the rest of the code matches on these values.
+Each result is classified once, near the wire; the rest of the code matches on these values.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from bridge.domain.run import Json, Progress, RunError, RunStatus
 
 @frozen
 class Observation:
-    """One run as the provider tells it, in our words.
+    """The state of one run at the provider, in canonical terms.
 
-    `provider_status` is the provider's own word. Times are canonical text (see `instant`).
-    `output_is_elsewhere`: the output lies behind a second request, made once after success.
+    `provider_status` is the provider's own word. Times are canonical text (see `provider_instant`).
+    `output_is_elsewhere`: the output needs a second request, made once after success.
     """
 
     status: RunStatus
@@ -33,7 +33,7 @@ class Observation:
 
 
 class FailureKind(StrEnum):
-    """Why a poll brought no observation. None of these is ever a state of the run."""
+    """Why a poll failed. A failure is never a status of the run."""
 
     TIMEOUT = "timeout"
     CONNECT = "connect"
@@ -52,10 +52,10 @@ class FailureKind(StrEnum):
 class Observed:
     """The provider answered with a run.
 
-    `poll_after_s`: it asked not to be polled sooner than that. `answered_at`: the time of the answer by the
-    provider's own clock (canonical text), to be compared with nothing but its other times. `etag`: what to send
-    with the next question; `is_unchanged`: to the last one it answered 304, which spares quota and bytes. `body`: the
-    answer's bytes, where they are few; the same bytes again mean the same run.
+    `poll_after_s`: the pause that the provider asked for. `answered_at`: the time of the response by the provider's
+    clock (canonical text), comparable only with its other times. `etag`: to be sent with the next poll.
+    `is_unchanged`: the response was a 304. `body`: the bytes of a short response; the same bytes mean the same
+    observation.
     """
 
     observation: Observation
@@ -67,8 +67,8 @@ class Observed:
 
 
 @frozen
-class Known:
-    """What the last answer about a run said: the observation that a 304 to its `etag`, or the same `body`, stands for."""
+class LastResponse:
+    """The last response about a run: a 304 to its `etag`, or the same `body`, stands for its observation."""
 
     observation: Observation
     etag: str | None = None
@@ -77,7 +77,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class PollFailed:
-    """The poll brought nothing. `retry_after_s` is the provider's wish, `status` its HTTP status if any."""
+    """The poll failed. `retry_after_s` is the pause that the provider asked for, `status` its HTTP status if any."""
 
     kind: FailureKind
     message: str
@@ -90,9 +90,9 @@ PollResult = Observed | PollFailed
 
 @dataclass(frozen=True, slots=True)
 class ListedRun:
-    """A run as a list shows it; no observation where that part of the list cannot be read.
+    """A run in a list; no observation if its item cannot be read.
 
-    `needs_detail`: the list leaves out what belongs to a settled run, so a change is to be looked at.
+    `needs_detail`: the item lacks fields of a settled run, so a change needs a poll of the run itself.
     """
 
     provider_run_id: str
@@ -102,7 +102,7 @@ class ListedRun:
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
-    """One page of a provider's list, newest run first; `next_cursor` None at its end.
+    """One page of a provider's list, newest run first; `next_cursor` is None on the last page.
 
     `poll_after_s` and `answered_at` as in `Observed`.
     """

@@ -1,7 +1,7 @@
-"""Instants and durations as text: RFC 3339 UTC out, and every spelling that providers use in.
+"""Instants and durations as text: RFC 3339 UTC out, every spelling that providers use in.
 
-A provider's time stays text after `provider_instant` has made it canonical, because Instabase tells
-nanoseconds and `datetime` would drop the last three digits.
+A provider's time stays text once `provider_instant` has made it canonical: Instabase sends nanoseconds, and
+`datetime` would drop the last three digits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ISO = re.compile(
 )
 
 
-@functools.lru_cache(maxsize=1024)  # all that one transaction writes has its instant
+@functools.lru_cache(maxsize=1024)  # every row that a transaction writes has the same instant
 def format_instant(instant: datetime) -> str:
     """RFC 3339 UTC with milliseconds: `2026-01-15T10:30:05.120Z`."""
     return instant.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
@@ -36,7 +36,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in `250ms`, `2s`, `5m`, `2h`, `30d` or a sum such as `1h30m`; ValueError otherwise."""
+    """Seconds in `250ms`, `2s`, `5m`, `2h`, `30d` or a sum such as `1h30m`. Raises ValueError otherwise."""
     stripped = text.strip()
     parts = _DURATION.findall(stripped)
     if not parts or "".join(number + unit for number, unit in parts) != stripped:
@@ -45,7 +45,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_instant(text: str) -> datetime:
-    """The aware instant in an RFC 3339 text (an offset is required); ValueError otherwise."""
+    """The aware instant in RFC 3339 text with an offset. Raises ValueError otherwise."""
     instant = datetime.fromisoformat(text.strip())
     if instant.tzinfo is None:
         raise ValueError("an instant needs its offset, for example 2026-01-15T10:30:00Z")
@@ -53,7 +53,7 @@ def parse_instant(text: str) -> datetime:
 
 
 def instant_from_ns(nanoseconds: int) -> str | None:
-    """Canonical text of Unix nanoseconds, exact to the last digit; None for 0 and what no calendar holds."""
+    """Canonical text of Unix nanoseconds, exact to the last digit; None for 0 and outside the calendar."""
     if nanoseconds <= 0:
         return None
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
@@ -65,10 +65,10 @@ def instant_from_ns(nanoseconds: int) -> str | None:
 
 
 def provider_instant(value: object) -> str | None:
-    """Canonical RFC 3339 text of a provider's time, or None where it tells none.
+    """Canonical RFC 3339 text of a provider's time, or None.
 
-    Takes Unix seconds (int or float), ISO 8601 with or without zone (then UTC), and RFC 822 text.
-    0, empty text, year 1 and anything unreadable mean that the provider tells no time.
+    Accepts Unix seconds (int or float), ISO 8601 with or without a zone (then UTC), and RFC 822 text. 0, empty text,
+    year 1 and unreadable values are None.
     """
     match value:
         case bool() | None:
@@ -90,7 +90,7 @@ def seconds_between(earlier: str | None, later: str | None) -> float | None:
     return (parse_instant(later) - parse_instant(earlier)).total_seconds()
 
 
-@functools.lru_cache(maxsize=1024)  # every answer of a second has the same Date header
+@functools.lru_cache(maxsize=1024)  # all responses within a second have the same Date header
 def _from_text(text: str) -> str | None:
     found = _ISO.fullmatch(text)
     try:
@@ -101,7 +101,7 @@ def _from_text(text: str) -> str | None:
             return _canonical(whole, (fraction or "").ljust(9, "0")[:9])
         if text.isascii() and text.isdigit():
             return instant_from_ns(int(text) * 1_000_000_000)
-        if _FIRST_CENTURIES.search(text):  # which the parser takes for this century: 0001 is 2001
+        if _FIRST_CENTURIES.search(text):  # the parser reads 0001 as 2001
             return None
         spelled = parsedate_to_datetime(text)
     except (ValueError, OverflowError, TypeError):
@@ -111,7 +111,7 @@ def _from_text(text: str) -> str | None:
 
 
 def _canonical(whole: datetime, nanos: str) -> str | None:
-    if whole.year < 1971 or whole.year > 9000:  # 0001-01-01 and 1970 are "not set" at several providers
+    if whole.year < 1971 or whole.year > 9000:  # 0001-01-01 and 1970 mean "not set" at several providers
         return None
     fraction = nanos.rstrip("0")
     digits = next(n for n in (0, 3, 6, 9) if n >= len(fraction))

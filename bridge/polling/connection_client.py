@@ -20,7 +20,7 @@ import structlog
 from bridge.domain import transition
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.limits.fair_limiter import FairRateLimiter
-from bridge.domain.observation import FailureKind, Known, Observed, PollFailed, PollResult, RunPage
+from bridge.domain.observation import FailureKind, LastResponse, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Run
 from bridge.providers import REGISTRY
 from bridge.providers.base import Triggered
@@ -80,8 +80,8 @@ class ConnectionClient:
 
         `etag` and `body`: of the answer which showed the run as it is.
         """
-        known = Known(transition.unchanged(run), etag, body) if etag or body else None
-        return await self.provider.fetch_run(self._http, run.provider_run_id, known)
+        last = LastResponse(transition.unchanged(run), etag, body) if etag or body else None
+        return await self.provider.fetch_run(self._http, run.provider_run_id, last)
 
     async def complete(self, run: Run, seen: Observed) -> Observed:
         """What was seen with the output, where that lies behind a second request, which may fail without harm."""

@@ -1,14 +1,14 @@
-"""What every provider can do, and the small pure pieces that they share.
+"""The provider interface, and the functions that providers share.
 
-A provider is one file with a pure `normalise` and one line in the registry. It never raises for what a
-provider does while a run is fetched: that is a `PollFailed`.
+A provider is one file with a pure `normalise` and one line in the registry. `fetch_run` never raises for what the
+provider does: every fault is returned as a `PollFailed`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -17,7 +17,16 @@ from urllib.parse import quote
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
-from bridge.domain.observation import FailureKind, Known, Observation, Observed, PollFailed, PollResult, RunPage
+from bridge.domain.observation import (
+    FailureKind,
+    LastResponse,
+    ListedRun,
+    Observation,
+    Observed,
+    PollFailed,
+    PollResult,
+    RunPage,
+)
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.domain.strict_json import parse_json_text
 from bridge.domain.timestamps import provider_instant
@@ -26,8 +35,10 @@ from bridge.providers.http import ProviderFailure, ProviderHttp
 RUN_ID_CHARS_MAX: Final = 512
 WORD_CHARS_MAX: Final = 200
 ERROR_CHARS_MAX: Final = 4000
-KNOWN_BYTES_MAX: Final = 1024  # of a body that is kept to be compared with the next: of thousands of runs at a time
+LAST_BODY_BYTES_MAX: Final = 1024  # a longer body is not kept for comparison: thousands of runs keep one
 ETAG_CHARS_MAX: Final = 200
+PAGE_RUNS: Final = 100  # Retab's maximum; Instabase documents none
+LIST_TIMEOUT_S: Final = 10.0  # a slower list is no quicker than polling each run
 _COUNT_MAX: Final = 2**53
 
 JsonObject = dict[str, Json]
@@ -35,26 +46,26 @@ JsonObject = dict[str, Json]
 
 @dataclass(frozen=True, slots=True)
 class Triggered:
-    """A run that was started. `provider_ref` is what cancelling needs besides the run's id, if anything."""
+    """A run that was started. `provider_ref` is what `cancel` needs besides the run's id, None if nothing."""
 
     provider_run_id: str
     provider_ref: str | None = None
 
 
 class NoSuchRun(BadPayload):
-    """The answer has the form of a run and says that there is none."""
+    """The body has the form of a run and means that the run does not exist."""
 
 
 class Provider(Protocol):
-    """One kind of API. `http` is made by `open_http` for the connection in question."""
+    """One kind of API. Every `http` argument comes from `open_http` for the connection concerned."""
 
     name: str
     default_base_url: str
     lists: bool
-    """Whether `list_runs` shows runs of every status, so that one request can observe many."""
+    """Whether `list_runs` shows runs of every status, so that one request observes many runs."""
 
     def base_url(self, connection: Connection) -> str:
-        """The address that this provider's paths are appended to."""
+        """The URL that this provider's paths are appended to."""
         ...
 
     def headers(self, connection: Connection) -> dict[str, str]:
@@ -62,52 +73,52 @@ class Provider(Protocol):
         ...
 
     def check_run_id(self, provider_run_id: str) -> str | None:
-        """A sentence if this can never be the id of a run here, else None."""
+        """Why this cannot be the id of a run here, as a sentence; None if it can."""
         ...
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
-        """One poll; whatever the provider does wrong comes back as `PollFailed`.
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
+        """Poll one run; every fault of the provider is returned as `PollFailed`.
 
-        `known`: an answer 304 is welcome, and means what is known.
+        `last` allows the provider to answer 304, which then stands for its observation.
         """
         ...
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
-        """One page of runs, newest first: the first one, or that of a `next_cursor`. ProviderFailure without one.
+        """Fetch one page of runs, newest first: the first page, or the one at `cursor` (a `next_cursor`).
 
-        `since`: runs that began before it need not be shown. Unsupported where there is no such list.
+        Runs that began before `since` may be left out. Raises ProviderFailure, or Unsupported if there is no list.
         """
         ...
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
-        """The output of a run whose observation said `output_is_elsewhere`; ProviderFailure if it cannot be had."""
+        """Fetch the output of a run whose observation has `output_is_elsewhere`. Raises ProviderFailure."""
         ...
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
-        """Start a run. ProviderRefused when the provider says no, ProviderFailure when it could not be asked."""
+        """Start a run. Raises ProviderRefused if the provider declines, ProviderFailure if the outcome is not known."""
         ...
 
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
-        """Ask for the run to be cancelled; watching tells whether it was. Unsupported where there is no way.
+        """Request cancellation; later polls show whether it happened.
 
-        ProviderRefused and ProviderFailure as with `trigger`.
+        Raises ProviderRefused and ProviderFailure as `trigger` does, Unsupported if the API has no such call.
         """
         ...
 
     async def check(self, http: ProviderHttp) -> None:
-        """One real authenticated call; ProviderFailure unless the provider takes the key."""
+        """Make one authenticated call. Raises ProviderFailure unless the provider accepts the key."""
         ...
 
 
 class ProviderDefaults:
-    """What most providers do alike; a provider overrides what it does differently."""
+    """Behaviour that most providers share; a provider overrides the rest."""
 
     name: str
     default_base_url: str
     lists: bool = False
 
     def base_url(self, connection: Connection) -> str:
-        """The configured address as it is."""
+        """The configured URL."""
         return connection.base_url
 
     def headers(self, connection: Connection) -> dict[str, str]:
@@ -115,7 +126,7 @@ class ProviderDefaults:
         return {"Authorization": f"Bearer {connection.api_key.reveal()}"}
 
     def check_run_id(self, provider_run_id: str) -> str | None:
-        """Any text that can stand in a path."""
+        """Any text that fits in a path."""
         return check_id(provider_run_id)
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
@@ -123,7 +134,7 @@ class ProviderDefaults:
         raise Unsupported(f"{self.name} sends a run's output with the run itself")
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
-        """Unsupported: the API has no list, or one that does not show running runs."""
+        """Unsupported: the API has no list, or its list leaves out running runs."""
         raise Unsupported(f"{self.name} has no list of its running runs")
 
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
@@ -132,51 +143,92 @@ class ProviderDefaults:
 
 
 async def fetch_normalised(
-    http: ProviderHttp, path: str, normalise: Callable[[JsonObject], Observation], known: Known | None = None
+    http: ProviderHttp, path: str, normalise: Callable[[JsonObject], Observation], last: LastResponse | None = None
 ) -> PollResult:
-    """GET `path` and read its body with `normalise`; every fault becomes a `PollFailed`.
+    """GET `path` and read its body with `normalise`; every fault is returned as a `PollFailed`.
 
-    A 304, or the bytes that came before, are what is `known`.
+    A 304, or the same bytes as last time, stand for the last observation.
     """
     try:
-        answer = await http.request(
-            "GET", path, etag=known.etag if known else None, known=known.body if known else None
+        response = await http.request(
+            "GET", path, etag=last.etag if last else None, last_body=last.body if last else None
         )
     except ProviderFailure as failure:
         return failure.failed
-    answered_at, etag = provider_instant(answer.headers.get("date")), etag_of(answer.headers)
-    if known and answer.status == 304:
+    answered_at, etag = provider_instant(response.headers.get("date")), etag_of(response.headers)
+    if last and response.status == 304:
         return Observed(
-            known.observation, answer.poll_after_s, answered_at, known.etag, is_unchanged=True, body=known.body
+            last.observation, response.poll_after_s, answered_at, last.etag, is_unchanged=True, body=last.body
         )
-    body = answer.data if len(answer.data) <= KNOWN_BYTES_MAX else None
-    if known and answer.is_known:
-        return Observed(known.observation, answer.poll_after_s, answered_at, etag, body=body)
+    body = response.data if len(response.data) <= LAST_BODY_BYTES_MAX else None
+    if last and response.is_same_body:
+        return Observed(last.observation, response.poll_after_s, answered_at, etag, body=body)
     try:
-        return Observed(normalise(json_object(answer.body)), answer.poll_after_s, answered_at, etag, body=body)
+        return Observed(normalise(json_object(response.body)), response.poll_after_s, answered_at, etag, body=body)
     except NoSuchRun as error:
-        return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], answer.status)
+        return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], response.status)
     except BadPayload as error:
-        return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {error}"[:400], answer.status)
+        return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {error}"[:400], response.status)
 
 
 def etag_of(headers: Mapping[str, str]) -> str | None:
-    """The answer's ETag; None without one, and for what can hardly be meant as one."""
+    """The ETag of a response; None if it is absent, too long or not printable ASCII."""
     etag = headers.get("etag", "").strip()
     return etag if 1 <= len(etag) <= ETAG_CHARS_MAX and etag.isascii() and etag.isprintable() else None
 
 
-async def start_run(http: ProviderHttp, path: str, body: JsonObject) -> Triggered:
-    """POST `body` and take the run's id from the `id` of the answer; errors as with `Provider.trigger`."""
+async def fetch_page(
+    http: ProviderHttp,
+    path: str,
+    query: Sequence[tuple[str, str]],
+    *,
+    key: str,
+    normalise: Callable[[JsonObject], Observation],
+    is_complete: Callable[[JsonObject], bool],
+    cursor_after: Callable[[JsonObject, int], str | None],
+) -> RunPage:
+    """GET one page of a list whose runs are in `key`. Raises ProviderFailure if the body is not such a page.
+
+    A run in the list is read by the same `normalise` as a single run; one that cannot be read spoils only itself.
+    `is_complete` says whether an item has all the fields of a single run; `cursor_after` returns the cursor of the
+    next page, given the body and the number of its runs.
+    """
+    response = await http.request("GET", path, query=query, timeout_s=LIST_TIMEOUT_S)
+    items = response.body.get(key) if isinstance(response.body, dict) else None
+    if not isinstance(response.body, dict) or not isinstance(items, list):
+        message = f"GET {path}: the answer is no list of runs"
+        raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message, response.status))
+    return RunPage(
+        runs=tuple(run for item in items if (run := _listed_run(item, normalise, is_complete)) is not None),
+        next_cursor=cursor_after(response.body, len(items)),
+        poll_after_s=response.poll_after_s,
+        answered_at=provider_instant(response.headers.get("date")),
+    )
+
+
+def _listed_run(
+    item: Json, normalise: Callable[[JsonObject], Observation], is_complete: Callable[[JsonObject], bool]
+) -> ListedRun | None:
+    run_id = text_of(item.get("id")) if isinstance(item, dict) else None
+    if not isinstance(item, dict) or run_id is None or check_id(run_id) is not None:
+        return None
     try:
-        answer = await http.request("POST", path, json_body=body)
+        return ListedRun(run_id, normalise(item), needs_detail=not is_complete(item))
+    except BadPayload:
+        return ListedRun(run_id, None, needs_detail=True)
+
+
+async def start_run(http: ProviderHttp, path: str, body: JsonObject) -> Triggered:
+    """POST `body` and take the run's id from the `id` of the response. Raises as `Provider.trigger` does."""
+    try:
+        response = await http.request("POST", path, json_body=body)
     except ProviderFailure as failure:
-        raise refused_or_failed(failure) from None
-    return Triggered(run_id_in(answer.body, "id", f"POST {path}"))
+        raise action_error(failure) from None
+    return Triggered(run_id_in(response.body, "id", f"POST {path}"))
 
 
 def run_id_in(body: Json, key: str, what: str) -> str:
-    """The run id in the answer to a trigger; ProviderFailure if it holds none (a run may well have started)."""
+    """The run id in the response to a trigger. Raises ProviderFailure if it has none: a run may have started."""
     run_id = text_of(body.get(key)) if isinstance(body, dict) else None
     if run_id is None or check_id(run_id) is not None:
         message = f"{what}: the answer holds no run id; whether a run was started is not known"
@@ -184,10 +236,10 @@ def run_id_in(body: Json, key: str, what: str) -> str:
     return run_id
 
 
-def refused_or_failed(failure: ProviderFailure) -> ProviderRefused | ProviderFailure:
-    """What to raise for a failed trigger or cancel: any 4xx is a no, except being told to slow down.
+def action_error(failure: ProviderFailure) -> ProviderRefused | ProviderFailure:
+    """The error to raise for a failed trigger or cancel: a 4xx is a refusal, except 429 and a refused key.
 
-    A key that is refused is no answer to the one who asks, who cannot mend it.
+    A refused key is a fault of the connection, which the caller of our API cannot mend.
     """
     failed = failure.failed
     if failed.kind is FailureKind.UNAUTHORIZED:
@@ -199,13 +251,13 @@ def refused_or_failed(failure: ProviderFailure) -> ProviderRefused | ProviderFai
 
 
 @lru_cache(maxsize=1024)
-def segment(text: str) -> str:
-    """`text` as one path segment: slashes, question marks and the like lose their meaning."""
+def path_segment(text: str) -> str:
+    """`text` percent-encoded as one path segment."""
     return quote(text, safe="", errors="replace")
 
 
 def check_id(provider_run_id: str) -> str | None:
-    """A sentence if no provider could have such an id, else None."""
+    """Why no provider can have such a run id, as a sentence; None if one can."""
     if not 1 <= len(provider_run_id) <= RUN_ID_CHARS_MAX:
         return f"a run id has 1 to {RUN_ID_CHARS_MAX} characters"
     if not provider_run_id.isprintable():  # also refuses lone surrogates, which no URL can hold
@@ -216,9 +268,9 @@ def check_id(provider_run_id: str) -> str | None:
 
 
 def status_of(word: Json, table: Mapping[str, RunStatus]) -> tuple[RunStatus, str]:
-    """The canonical status and the provider's own word; unknown words are `RunStatus.UNKNOWN`.
+    """The canonical status and the provider's own word; an unknown word is `RunStatus.UNKNOWN`.
 
-    Compared without regard to case and surrounding blanks; BadPayload if there is no word at all.
+    Case and surrounding blanks do not matter. Raises BadPayload if there is no word.
     """
     if not isinstance(word, str) or not word.strip():
         raise BadPayload("the answer has no status")
@@ -226,7 +278,7 @@ def status_of(word: Json, table: Mapping[str, RunStatus]) -> tuple[RunStatus, st
 
 
 def json_object(value: Json) -> JsonObject:
-    """`value` if it is an object; BadPayload otherwise."""
+    """`value` if it is an object. Raises BadPayload otherwise."""
     if not isinstance(value, dict):
         raise BadPayload("the answer is not a JSON object")
     return value
@@ -238,19 +290,19 @@ def object_or_empty(value: Json) -> JsonObject:
 
 
 def text_of(value: Json) -> str | None:
-    """`value` as an id or text: strings as they are, integers spelled out; None for everything else and blanks."""
+    """A string as it is, an integer as its digits; None for blanks and everything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value.strip() else None
 
 
-def first_told(*values: Json) -> Json:
-    """The first that is not null."""
+def first_not_null(*values: Json) -> Json:
+    """The first value that is not null; None if all are."""
     return next((value for value in values if value is not None), None)
 
 
-def unpacked(value: Json) -> Json:
-    """The value behind JSON text; text that is no JSON stays what it is."""
+def unpack_json(value: Json) -> Json:
+    """The value of JSON text; any other value is returned unchanged."""
     try:
         return parse_json_text(value) if isinstance(value, str) else value
     except BadPayload:
@@ -258,12 +310,12 @@ def unpacked(value: Json) -> Json:
 
 
 def progress_of(completed: Json, total: Json) -> Progress | None:
-    """Progress from two counts, 0 of 0 too; None unless both are sensible numbers."""
+    """Progress from two counts, including 0 of 0; None unless both are finite and not negative."""
     return Progress(completed, total) if _is_count(completed) and _is_count(total) else None
 
 
 def error_of(value: Json) -> RunError | None:
-    """A provider's error as text or object; an object without a message is shown as its JSON."""
+    """A provider's error, given as text or object; an object without a message becomes its JSON."""
     if isinstance(value, str):
         return RunError(value[:ERROR_CHARS_MAX]) if value.strip() else None
     if not isinstance(value, dict) or not value:
@@ -273,7 +325,7 @@ def error_of(value: Json) -> RunError | None:
 
 
 def short_text(value: Json) -> str | None:
-    """A name or code, cut to a length that fits a line."""
+    """A name or code, cut to `WORD_CHARS_MAX`."""
     text = text_of(value)
     return text and text[:WORD_CHARS_MAX]
 

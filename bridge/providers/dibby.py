@@ -1,14 +1,14 @@
-"""Dibby (dibby.ai): trigger and look at one run. There is no list, no cancel, and one timestamp.
+"""Dibby (dibby.ai): trigger a run and get one run. The API has no list and no cancel.
 
-A run names neither its workflow nor when it ended. The documentation spells the trigger's key
-`worfklowId` in its tables and `workflowId` in its runnable examples; the examples are believed.
+A run object has no workflow id, and `createdAt` is its only time. The documentation spells the trigger's key
+`worfklowId` in its tables and `workflowId` in its runnable examples; this provider sends the latter.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from bridge.domain.observation import Known, Observation, PollResult
+from bridge.domain.observation import LastResponse, Observation, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
@@ -17,11 +17,11 @@ from bridge.providers.base import (
     Triggered,
     error_of,
     fetch_normalised,
+    path_segment,
     progress_of,
-    segment,
     start_run,
     status_of,
-    unpacked,
+    unpack_json,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp
 
@@ -32,17 +32,17 @@ STATUSES: Final = {
     "failed": RunStatus.FAILED,
 }
 _NO_RUN: Final = "runbridge-connection-check"
-_KEY_TAKEN: Final = frozenset({400, 404, 410, 422})  # the key was taken, only the id was not
+_KEY_ACCEPTED: Final = frozenset({400, 404, 410, 422})  # only the run id was refused
 
 
 def normalise(payload: JsonObject) -> Observation:
-    """A run as `GET /runs/{id}` tells it; BadPayload if it has no status."""
+    """Read the body of `GET /runs/{id}`. Raises BadPayload if it has no status."""
     status, word = status_of(payload.get("status"), STATUSES)
     return Observation(
         status=status,
         provider_status=word,
         progress=progress_of(payload.get("stepsCompleted"), payload.get("steps")),
-        output=unpacked(payload.get("output")),
+        output=unpack_json(payload.get("output")),
         error=error_of(payload.get("error")),
         created_at=provider_instant(payload.get("createdAt")),
     )
@@ -54,9 +54,9 @@ class Dibby(ProviderDefaults):
     name = "dibby"
     default_base_url = "https://dibby.ai/api"
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
-        """One poll of `GET /runs/{id}`."""
-        return await fetch_normalised(http, f"/runs/{segment(provider_run_id)}", normalise, known)
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
+        """Poll `GET /runs/{id}`."""
+        return await fetch_normalised(http, f"/runs/{path_segment(provider_run_id)}", normalise, last)
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """`POST /runs`; `inputs` must match the workflow's start node."""
@@ -64,9 +64,9 @@ class Dibby(ProviderDefaults):
         return await start_run(http, "/runs", {**extra, key: workflow_id, "inputs": inputs})
 
     async def check(self, http: ProviderHttp) -> None:
-        """Look at a run that cannot exist: being told so means that the key is good."""
+        """Get a run that cannot exist: a 404 means that the key was accepted."""
         try:
             await http.request("GET", f"/runs/{_NO_RUN}")
         except ProviderFailure as failure:
-            if failure.failed.status not in _KEY_TAKEN:
+            if failure.failed.status not in _KEY_ACCEPTED:
                 raise

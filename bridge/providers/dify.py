@@ -1,8 +1,8 @@
 """Dify (cloud and self-hosted): one key per app, run ids are UUIDs.
 
-Servers differ by age: `outputs` is an object in newer ones and JSON text in older ones, times are Unix
-seconds or, in one generation, RFC 822 text, and a missing run is a 404 or a 200 full of nulls. A run is
-started by opening its event stream; there is no other way to learn its id before it ends.
+Servers differ by age: `outputs` is an object in newer ones and JSON text in older ones, times are Unix seconds
+or, in one generation, RFC 822 text, and a missing run is a 404 or a 200 full of nulls. A run is started by opening
+its event stream, because no other call returns its id before it ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import aclosing
 from typing import Final
 
 from bridge.domain.errors import ProviderRefused, Unsupported
-from bridge.domain.observation import FailureKind, Known, Observation, PollFailed, PollResult
+from bridge.domain.observation import FailureKind, LastResponse, Observation, PollFailed, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.domain.strict_json import parse_json
 from bridge.domain.timestamps import provider_instant
@@ -23,15 +23,15 @@ from bridge.providers.base import (
     NoSuchRun,
     ProviderDefaults,
     Triggered,
+    action_error,
     error_of,
     fetch_normalised,
-    refused_or_failed,
+    path_segment,
     run_id_in,
-    segment,
     short_text,
     status_of,
     text_of,
-    unpacked,
+    unpack_json,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp, error_text
 
@@ -44,33 +44,31 @@ STATUSES: Final = {
     "failed": RunStatus.FAILED,
     "stopped": RunStatus.CANCELLED,
 }
-USER: Final = "runbridge"  # Dify wants a name for whoever starts a run, and the same one again to stop it
+USER: Final = "runbridge"  # Dify requires a user to start a run, and the same one to stop it
 _RUN_PATH: Final = "/workflows/run"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _PLAN_QUOTA: Final = "rate_limit_error"  # a 429 that waiting does not cure, unlike too_many_requests
+STREAM_MAX_S: Final = 1200.0  # the default cap of a server on a run
+_OPEN_STREAMS: set[asyncio.Task[None]] = set()  # a loop holds only weak references to its tasks
 
 
 def normalise(payload: JsonObject) -> Observation:
-    """A run as `GET /workflows/run/{id}` tells it; NoSuchRun if all is null, BadPayload if it has no status."""
+    """Read the body of `GET /workflows/run/{id}`. Raises NoSuchRun if all is null, BadPayload without a status."""
     if "id" in payload and payload["id"] is None:
         raise NoSuchRun("the server answered 200 with nulls, which means that it has no such run")
     status, word = status_of(payload.get("status"), STATUSES)
-    output = unpacked(payload.get("outputs"))
+    output = unpack_json(payload.get("outputs"))
     if isinstance(output, str) and not output.strip():
         output = None
     return Observation(
         status=status,
         provider_status=word,
         workflow_id=short_text(payload.get("workflow_id")),
-        output=None if output == {} and not status.is_settled else output,  # {} until there is something to tell
+        output=None if output == {} and not status.is_settled else output,  # {} until the run has outputs
         error=error_of(payload.get("error")),
         created_at=provider_instant(payload.get("created_at")),
         finished_at=provider_instant(payload.get("finished_at")),
     )
-
-
-STREAM_MAX_S: Final = 1200.0  # a server's own cap on a run, by default
-_LISTENING: set[asyncio.Task[None]] = set()  # the loop itself holds its tasks only weakly
 
 
 class Dify(ProviderDefaults):
@@ -84,57 +82,57 @@ class Dify(ProviderDefaults):
         is_uuid = _UUID.fullmatch(provider_run_id) is not None
         return None if is_uuid else "a Dify run id is a UUID, the workflow_run_id and not the task_id"
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
-        """One poll of `GET /workflows/run/{id}`."""
-        return await fetch_normalised(http, f"{_RUN_PATH}/{segment(provider_run_id)}", normalise, known)
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
+        """Poll `GET /workflows/run/{id}`."""
+        return await fetch_normalised(http, f"{_RUN_PATH}/{path_segment(provider_run_id)}", normalise, last)
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
-        """Start the app's published workflow; which one that is, the key decides and not `workflow_id`.
+        """Start the app's published workflow; the key selects it, not `workflow_id`.
 
-        Reads the event stream until the run has its id, and in the background to its end: older servers write
-        a run's final state from that stream, and leave it `running` for ever when nobody listens any more.
+        Reads the event stream until it names the run's id, and in the background to its end: older servers write a
+        run's final state from that stream and leave the run `running` for ever if the client disconnects.
         `provider_ref` is the task id.
         """
         body: JsonObject = {**extra, "inputs": inputs or {}, "response_mode": "streaming", "user": USER}
         started: asyncio.Future[Triggered] = asyncio.get_running_loop().create_future()
-        listening = asyncio.create_task(_listen(http, body, started), name="dify-stream")
-        _LISTENING.add(listening)
-        listening.add_done_callback(_LISTENING.discard)
+        stream = asyncio.create_task(_read_stream(http, body, started), name="dify-stream")
+        _OPEN_STREAMS.add(stream)
+        stream.add_done_callback(_OPEN_STREAMS.discard)
         try:
             async with asyncio.timeout(http.timeout_s):
                 return await started
         except TimeoutError:
-            listening.cancel()
+            stream.cancel()
             message = f"POST {_RUN_PATH}: no run id within {http.timeout_s:g} s; whether a run was started is not known"
             raise ProviderFailure(PollFailed(FailureKind.TIMEOUT, message)) from None
         except ProviderFailure as failure:
             if failure.code == _PLAN_QUOTA:
                 raise ProviderRefused(failure.failed.message) from None
-            raise refused_or_failed(failure) from None
+            raise action_error(failure) from None
 
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
-        """Stop by task id, which only a run that was triggered through us has."""
+        """Stop by task id, which is known only for runs triggered through runbridge."""
         if provider_ref is None:
             raise Unsupported("dify stops a run by its task id, known only for runs that runbridge has triggered")
-        path = f"/workflows/tasks/{segment(provider_ref)}/stop"
+        path = f"/workflows/tasks/{path_segment(provider_ref)}/stop"
         try:
             await http.request("POST", path, json_body={"user": USER}, expects_json=False)
         except ProviderFailure as failure:
-            raise refused_or_failed(failure) from None
+            raise action_error(failure) from None
 
     async def check(self, http: ProviderHttp) -> None:
-        """One line of the app's log."""
+        """Get one line of the app's log."""
         await http.request("GET", "/workflows/logs", query=[("limit", "1")])
 
 
-async def _listen(http: ProviderHttp, body: JsonObject, started: asyncio.Future[Triggered]) -> None:
+async def _read_stream(http: ProviderHttp, body: JsonObject, started: asyncio.Future[Triggered]) -> None:
     try:
         async with http.stream("POST", _RUN_PATH, json_body=body, timeout_s=STREAM_MAX_S) as chunks:
             started.set_result(await _read_start(chunks))
             async for _ in chunks:
                 pass
     except (ProviderFailure, ProviderRefused) as error:
-        if not started.done():  # afterwards the stream may end as it likes: polling tells the outcome
+        if not started.done():  # later faults of the stream do not matter: polling finds the outcome
             started.set_exception(error)
 
 
@@ -153,7 +151,7 @@ async def _read_start(chunks: AsyncIterator[bytes]) -> Triggered:
 
 
 async def _events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[JsonObject]:
-    """The JSON objects in a stream's `data:` lines; pings and comments hold none."""
+    """The JSON objects in the `data:` lines of a stream; pings and comments have none."""
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,7 +1,7 @@
-"""One request to a provider, bounded in time and size, its failure judged once and for all.
+"""One request to a provider, bounded in time and size.
 
-Whatever goes wrong between us and the provider leaves here as a `ProviderFailure` that carries a domain
-`PollFailed`. Follows no redirect, keeps no cookie, heeds no proxy variable, shows no secret.
+Every fault is classified here, once, and raised as a `ProviderFailure` that carries a `PollFailed`. Requests follow no
+redirect, keep no cookie, ignore proxy variables, and no message contains a secret.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from bridge.domain.frozen import frozen
 from bridge.domain.observation import FailureKind, PollFailed
 from bridge.domain.run import Json
 from bridge.domain.strict_json import parse_json
-from bridge.providers.pause import asked_pause_s, quota_is_used_up
+from bridge.providers.retry_after import quota_is_used_up, requested_pause_s
 from bridge.runtime.aiohttp_internals import disable_retry
 
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 _ERROR_BYTES_MAX: Final = 64 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
-_ERROR_READ_S: Final = 2.0  # the status line has already told the outcome; its body is only a courtesy
+ERROR_READ_S: Final = 2.0  # the status line has the outcome; the body only explains it
 _MESSAGE_CHARS_MAX: Final = 400
 _PATH_CHARS_MAX: Final = 150
 _SAID_CHARS_MAX: Final = 200
-_FAULTS: Final = (BadPayload, aiohttp.ClientError, OSError, ValueError)  # of an exchange; a timeout is an OSError
-_SECRET_CHARS_MIN: Final = 6  # anything shorter would only make holes in ordinary words
+_FAULTS: Final = (BadPayload, aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
+_SECRET_CHARS_MIN: Final = 6  # redacting a shorter one would mutilate ordinary words
 
 
 class ProviderFailure(BridgeError):
-    """The provider could not be asked or its answer cannot be used; `failed` says why.
+    """The request failed or its response cannot be used; `failed` says why.
 
-    `code` is the provider's own error code where its error body had one.
+    `code` is the provider's own error code, if its error body has one.
     """
 
     def __init__(self, failed: PollFailed, code: str | None = None) -> None:
@@ -54,10 +54,10 @@ class ProviderFailure(BridgeError):
 
 @frozen
 class ProviderResponse:
-    """A 2xx answer with its JSON, or the 304 that an `etag` was sent for. Header names match in any case.
+    """A 2xx response with its JSON, or the 304 to a request with `etag`. Header names match in any case.
 
-    `data` is the body unpacked; where it is what was known before, `is_known`, it is not read once more and `body` is
-    None. `poll_after_s`: the provider asked not to be asked again sooner than that.
+    `data` is the body without its content encoding. If it equals `last_body` of the request, `is_same_body` is true
+    and `body` is None, because it was not parsed again. `poll_after_s` is the pause that the provider asked for.
     """
 
     status: int
@@ -65,13 +65,13 @@ class ProviderResponse:
     body: Json
     data: bytes = b""
     poll_after_s: float | None = None
-    is_known: bool = False
+    is_same_body: bool = False
 
 
 def new_session() -> aiohttp.ClientSession:
-    """A session for all providers; to be made inside the running loop and closed by the caller.
+    """A session for all providers; create it inside the running loop and close it.
 
-    Has no time or connection limits of its own: deadlines stand beside each request, seats are the poller's.
+    It has no timeout and no connection limit: each request has its deadline, and the poller limits concurrency.
     """
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
@@ -86,7 +86,7 @@ def new_session() -> aiohttp.ClientSession:
 
 
 class ProviderHttp:
-    """Requests to one connection. `options` are the connection's own settings, for the provider's use."""
+    """HTTP requests of one connection. `options` are the connection's settings for its provider."""
 
     def __init__(
         self,
@@ -120,43 +120,42 @@ class ProviderHttp:
         timeout_s: float | None = None,
         expects_json: bool = True,
         etag: str | None = None,
-        known: bytes | None = None,
+        last_body: bytes | None = None,
     ) -> ProviderResponse:
-        """The 2xx answer to one request; ProviderFailure for everything else, but 304 where `etag` was sent.
+        """Send one request. Raises ProviderFailure unless the response is a 2xx, or a 304 and `etag` was given.
 
-        `path` begins with a slash and is percent-encoded already. `timeout_s` covers the whole exchange,
-        from the name lookup to the last byte. Without `expects_json` the body is read but not looked at, as where it
-        is `known`.
+        `path` begins with a slash and is percent-encoded. `timeout_s` covers the whole exchange, from the name lookup
+        to the last byte. The body is read but not parsed without `expects_json`, and if it equals `last_body`.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response: aiohttp.ClientResponse | None = None
         try:
             async with asyncio.timeout(limit_s):
-                response = await self._open(method, path, query, json_body, etag)
-                await self._check(method, path, response, etag)
+                response = await self._send(method, path, query, json_body, etag)
+                await self._raise_for_status(method, path, response, etag)
                 data = await _read_body(response, self.body_bytes_max)
-            is_known = data == known
-            body = parse_json(data) if expects_json and response.status != 304 and not is_known else None
+            is_same_body = data == last_body
+            body = parse_json(data) if expects_json and response.status != 304 and not is_same_body else None
             return ProviderResponse(
-                response.status, response.headers, body, data, asked_pause_s(response.headers), is_known
+                response.status, response.headers, body, data, requested_pause_s(response.headers), is_same_body
             )
         except _FAULTS as error:
             raise self._fault(error, method, path, response, limit_s) from None
         finally:
-            if response is not None and not response.closed:  # as it is by itself when its body has ended
+            if response is not None and not response.closed:  # it closes by itself when its body has ended
                 response.release()
 
     @asynccontextmanager
     async def stream(
         self, method: str, path: str, *, json_body: Json = None, timeout_s: float | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The chunks of a 2xx answer as they come, within the size cap; leaving the block closes the connection."""
+        """Stream the chunks of a 2xx response, up to the size limit; leaving the block closes the connection."""
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response: aiohttp.ClientResponse | None = None
         try:
             async with asyncio.timeout(limit_s):
-                response = await self._open(method, path, (), json_body, None)
-                await self._check(method, path, response, None)
+                response = await self._send(method, path, (), json_body, None)
+                await self._raise_for_status(method, path, response, None)
                 async with aclosing(_chunks(response, self.body_bytes_max)) as chunks:
                     yield chunks
         except _FAULTS as error:
@@ -165,10 +164,10 @@ class ProviderHttp:
             if response is not None:
                 response.release()
 
-    def _open(
+    def _send(
         self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, etag: str | None
     ) -> Awaitable[aiohttp.ClientResponse]:
-        # encoded=True: yarl must not undo the percent-encoding of a run id, nor fold its dots
+        # encoded=True: yarl must neither decode the percent-encoding of a run id nor resolve its dots
         address = _address(self._base, path)
         if query:
             address = URL(f"{address}?{urlencode(query)}", encoded=True)
@@ -181,8 +180,10 @@ class ProviderHttp:
             data = json.dumps(json_body, allow_nan=False).encode()
         return self._session.request(method, address, headers=headers, data=data, allow_redirects=False)
 
-    async def _check(self, method: str, path: str, response: aiohttp.ClientResponse, etag: str | None) -> None:
-        """ProviderFailure unless the status is a success, or the 304 that `etag` was sent for."""
+    async def _raise_for_status(
+        self, method: str, path: str, response: aiohttp.ClientResponse, etag: str | None
+    ) -> None:
+        """Raise ProviderFailure unless the status is 2xx, or 304 and `etag` was given."""
         if 200 <= response.status < 300 or (response.status == 304 and etag):
             return
         kind = failure_kind(response.status, response.headers)
@@ -190,13 +191,13 @@ class ProviderHttp:
         said = f"HTTP {response.status}" + (f", {self._redacted(message)}" if message else "")
         if 300 <= response.status < 400:
             said += ", a redirect, which is not followed: check base_url"
-        pause_s = asked_pause_s(response.headers, with_quota=kind is FailureKind.THROTTLED)
+        pause_s = requested_pause_s(response.headers, with_quota=kind is FailureKind.THROTTLED)
         raise self._failure(kind, method, path, said, response.status, pause_s, code)
 
     def _fault(
         self, error: Exception, method: str, path: str, response: aiohttp.ClientResponse | None, limit_s: float
     ) -> ProviderFailure:
-        """What went wrong with an exchange, before its answer or in the middle of it."""
+        """The failure for a fault before the response or in the middle of it."""
         match error:
             case BadPayload():
                 kind, said = FailureKind.BAD_PAYLOAD, str(error)
@@ -220,19 +221,19 @@ class ProviderHttp:
         return ProviderFailure(PollFailed(kind, message, status, retry_after_s), code)
 
     def _redacted(self, text: str) -> str:
-        # some servers repeat the key they were given in the error that refuses it
+        # some servers repeat the refused key in their error message
         for secret in self._keys:
             text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
         return text[:_SAID_CHARS_MAX]
 
 
-@lru_cache(maxsize=1024)  # a run is asked for again and again; a kilobyte each
+@lru_cache(maxsize=1024)  # a run is polled repeatedly; a kilobyte each
 def _address(base: URL, path: str) -> URL:
     return base.with_path(base.raw_path.rstrip("/") + path, encoded=True)
 
 
 def failure_kind(status: int, headers: Mapping[str, str]) -> FailureKind:
-    """What a status outside 2xx means for the poll; a 403 about a used-up quota is throttling."""
+    """The kind of failure for a status outside 2xx; a 403 about a used-up quota is throttling."""
     match status:
         case 429:
             return FailureKind.THROTTLED
@@ -249,9 +250,9 @@ def failure_kind(status: int, headers: Mapping[str, str]) -> FailureKind:
 
 
 def error_text(body: Json) -> tuple[str | None, str | None]:
-    """Message and code in an error body, in any of the spellings that the providers use; None where absent."""
+    """Message and code in an error body, in any of the spellings that providers use; None if absent."""
     if isinstance(body, str):
-        printable = "".join(char if char.isprintable() else " " for char in body)  # it will be shown on a terminal
+        printable = "".join(char if char.isprintable() else " " for char in body)  # it may be shown on a terminal
         return " ".join(printable.split()) or None, None
     if isinstance(body, list) and body:
         return error_text(body[0])
@@ -291,41 +292,41 @@ def _reason(error: Exception) -> str:
 
 async def _read_error(response: aiohttp.ClientResponse) -> Json:
     try:
-        async with asyncio.timeout(_ERROR_READ_S):
+        async with asyncio.timeout(ERROR_READ_S):
             return parse_json(await _read_body(response, _ERROR_BYTES_MAX))
     except (BadPayload, TimeoutError, aiohttp.ClientError, OSError):
         return None
 
 
 async def _read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    intake, content, pieces = _Intake(response, bytes_max), response.content, []
-    if content.is_eof():  # all of it came with the head, as mostly: nothing to wait for
-        pieces.append(intake(content.read_nowait()))
+    limit, content, pieces = _BodyLimit(response, bytes_max), response.content, []
+    if content.is_eof():  # usually all of it came with the head
+        pieces.append(limit(content.read_nowait()))
     while not content.at_eof() and (chunk := await content.read(_CHUNK_BYTES)):
-        pieces.append(intake(chunk))
-    intake.finish()
+        pieces.append(limit(chunk))
+    limit.finish()
     return b"".join(pieces)
 
 
 async def _chunks(response: aiohttp.ClientResponse, bytes_max: int) -> AsyncGenerator[bytes]:
-    intake = _Intake(response, bytes_max)
+    limit = _BodyLimit(response, bytes_max)
     while chunk := await response.content.read(_CHUNK_BYTES):
-        yield intake(chunk)
-    intake.finish()
+        yield limit(chunk)
+    limit.finish()
 
 
-class _Intake:
-    """Takes a body in piece by piece, unpacked, at most so many bytes of it."""
+class _BodyLimit:
+    """Decompresses a body chunk by chunk. Raises BadPayload beyond `bytes_max` bytes of it."""
 
     def __init__(self, response: aiohttp.ClientResponse, bytes_max: int) -> None:
         self._bytes_max = self._room = bytes_max
         if (response.content_length or 0) > bytes_max:
             raise self._too_large()
-        self._unpack = _Unpacker(response.headers.get("Content-Encoding", ""))
-        self.finish = self._unpack.finish
+        self._decompress = _Decompressor(response.headers.get("Content-Encoding", ""))
+        self.finish = self._decompress.finish
 
     def __call__(self, chunk: bytes) -> bytes:
-        piece = self._unpack(chunk, self._room + 1)
+        piece = self._decompress(chunk, self._room + 1)
         self._room -= len(piece)
         if self._room < 0:
             raise self._too_large()
@@ -335,23 +336,25 @@ class _Intake:
         return BadPayload(f"the body is larger than {self._bytes_max} bytes")
 
 
-class _Unpacker:
-    """Undoes gzip, for servers that pack although identity was asked for; never beyond the room given."""
+class _Decompressor:
+    """Decompresses gzip from servers that ignore `Accept-Encoding: identity`, at most `room` bytes at a time."""
 
     def __init__(self, encoding: str) -> None:
         name = encoding.strip().lower()
         if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
             raise BadPayload(f"the body is packed as {name[:40]}, though identity was asked for")
-        self._packed = None if name in ("", "identity") else zlib.decompressobj(wbits=47)  # gzip or zlib, told by head
+        self._inflate = (
+            None if name in ("", "identity") else zlib.decompressobj(wbits=47)
+        )  # gzip or zlib, by its header
 
     def __call__(self, chunk: bytes, room: int) -> bytes:
-        if self._packed is None or self._packed.eof:  # what follows the end spoils the JSON, and is counted
+        if self._inflate is None or self._inflate.eof:  # bytes after the end count, and spoil the JSON
             return chunk
         try:
-            return self._packed.decompress(chunk, room) + self._packed.unused_data
+            return self._inflate.decompress(chunk, room) + self._inflate.unused_data
         except zlib.error:
             raise BadPayload("the body is not the gzip that its header promises") from None
 
     def finish(self) -> None:
-        if self._packed is not None and not self._packed.eof:
+        if self._inflate is not None and not self._inflate.eof:
             raise BadPayload("the packed body breaks off")

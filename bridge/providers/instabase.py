@@ -1,6 +1,7 @@
-"""Instabase AI Hub: runs of apps and deployments; times in Unix nanoseconds, results on pages of their own.
+"""Instabase AI Hub: runs of apps and deployments.
 
-Nanoseconds exceed what a double holds, so they stay integers all the way. There is no cancel and no queue.
+Times are Unix nanoseconds, which a double cannot represent; they stay integers. Results are fetched separately, page
+by page. The API has no cancel and no status for queued.
 """
 
 from __future__ import annotations
@@ -10,24 +11,25 @@ from typing import Final
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import ProviderRefused
-from bridge.domain.observation import FailureKind, Known, Observation, PollFailed, PollResult, RunPage
+from bridge.domain.observation import FailureKind, LastResponse, Observation, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.timestamps import instant_from_ns
 from bridge.providers.base import (
     ERROR_CHARS_MAX,
+    PAGE_RUNS,
     JsonObject,
     ProviderDefaults,
     Triggered,
     fetch_normalised,
-    first_told,
-    segment,
+    fetch_page,
+    first_not_null,
+    path_segment,
     short_text,
     start_run,
     status_of,
     text_of,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse
-from bridge.providers.listing import PAGE_RUNS, fetch_page
 
 STATUSES: Final = {
     "running": RunStatus.RUNNING,
@@ -40,23 +42,23 @@ STATUSES: Final = {
 _WITH_ERROR: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED})
 _PAGES_MAX: Final = 1000  # an app run takes at most 1,000 files
 _RUNS_PATH: Final = "/v2/apps/runs"
-_CAPS: Final = frozenset({10, 20, 25, 30, 50})  # a server that sends fewer than asked for, though there are more
+_CAPS: Final = frozenset({10, 20, 25, 30, 50})  # page sizes of servers that ignore a larger limit
 
 
 def normalise(payload: JsonObject) -> Observation:
-    """A run as `GET /v2/apps/runs/{id}` tells it; BadPayload if it has no status.
+    """Read the body of `GET /v2/apps/runs/{id}`. Raises BadPayload if it has no status.
 
-    `msg` is the error of a failed or cancelled run; elsewhere it is a remark. The workflow is the
-    deployment, else the app.
+    `msg` is the error of a failed or cancelled run; with any other status it is a remark. The workflow is the
+    deployment, or the app if there is none.
     """
     status, word = status_of(payload.get("status"), STATUSES)
     remark = text_of(payload.get("msg"))
-    told = status in _WITH_ERROR and remark is not None
+    has_error = status in _WITH_ERROR and remark is not None
     return Observation(
         status=status,
         provider_status=word,
-        workflow_id=short_text(first_told(payload.get("deployment_id"), payload.get("app_id"))),
-        error=RunError(str(remark)[:ERROR_CHARS_MAX]) if told else None,
+        workflow_id=short_text(first_not_null(payload.get("deployment_id"), payload.get("app_id"))),
+        error=RunError(str(remark)[:ERROR_CHARS_MAX]) if has_error else None,
         started_at=_instant(payload.get("start_timestamp")),
         finished_at=_instant(payload.get("finish_timestamp")),
         output_is_elsewhere=status is RunStatus.SUCCEEDED,
@@ -69,8 +71,8 @@ def _instant(value: Json) -> str | None:
     return instant_from_ns(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def is_whole(payload: JsonObject) -> bool:
-    """Whether a run in a list tells all that it tells by itself."""
+def is_complete(payload: JsonObject) -> bool:
+    """Whether a run in a list has all the fields of a single run."""
     return payload.keys() >= {"finish_timestamp", "msg"}
 
 
@@ -82,16 +84,16 @@ class Instabase(ProviderDefaults):
     lists = True
 
     def headers(self, connection: Connection) -> dict[str, str]:
-        """The key and, where set, the organization; without it only the community account's runs are found."""
+        """The key and, if set, the organization; without one only the community account's runs are found."""
         context = connection.options.get("ib_context")
         return super().headers(connection) | ({"IB-Context": context} if context else {})
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
-        """One poll of `GET /v2/apps/runs/{id}`."""
-        return await fetch_normalised(http, f"{_RUNS_PATH}/{segment(provider_run_id)}", normalise, known)
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
+        """Poll `GET /v2/apps/runs/{id}`."""
+        return await fetch_normalised(http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", normalise, last)
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
-        """`GET /v2/apps/runs`; without `since` it would show the last 24 hours. Pages shift as runs begin."""
+        """`GET /v2/apps/runs`; without `from_timestamp` it covers 24 hours. Pages shift as runs begin."""
         offset = int(cursor or 0)
         query = [
             ("from_timestamp", str(int(since.timestamp()))),
@@ -105,12 +107,12 @@ class Instabase(ProviderDefaults):
             return str(offset + count) if count >= PAGE_RUNS or count in _CAPS else None
 
         return await fetch_page(
-            http, _RUNS_PATH, query, key="runs", normalise=normalise, is_whole=is_whole, cursor_after=cursor_after
+            http, _RUNS_PATH, query, key="runs", normalise=normalise, is_complete=is_complete, cursor_after=cursor_after
         )
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
-        """The run's results: the first page's object with the `files` of all pages in it."""
-        path = f"{_RUNS_PATH}/{segment(run_id)}/results"
+        """Fetch the run's results: the object of the first page, with the `files` of all pages."""
+        path = f"{_RUNS_PATH}/{path_segment(run_id)}/results"
         first = await http.request("GET", path)
         files, has_more, room = _page(first, path, http.body_bytes_max)
         for _ in range(_PAGES_MAX):
@@ -118,31 +120,31 @@ class Instabase(ProviderDefaults):
                 break
             page = await http.request("GET", path, query=[("file_offset", str(len(files)))])
             more, has_more, room = _page(page, path, room)
-            has_more = has_more and bool(more)  # a page without files would be asked for without end
+            has_more = has_more and bool(more)  # an empty page would be requested for ever
             files += more
-        whole = first.body if isinstance(first.body, dict) else {}
-        return {**whole, "files": files, "has_more": has_more}
+        results = first.body if isinstance(first.body, dict) else {}
+        return {**results, "files": files, "has_more": has_more}
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
-        """Run the deployment `workflow_id`; `inputs` is the request's body (`batch_id` or `input_dir` …)."""
+        """Run the deployment `workflow_id`; `inputs` is the body of the request (`batch_id` or `input_dir` …)."""
         if not isinstance(inputs, dict):
             raise ProviderRefused("instabase takes inputs as an object, for example with batch_id or input_dir")
-        path = f"/v2/apps/deployments/{segment(workflow_id)}/runs"
+        path = f"/v2/apps/deployments/{path_segment(workflow_id)}/runs"
         return await start_run(http, path, {**extra, **inputs})
 
     async def check(self, http: ProviderHttp) -> None:
-        """The newest run, if there is one."""
+        """Get the newest run, if there is one."""
         await http.request("GET", _RUNS_PATH, query=[("limit", "1")])
 
 
-def _page(answer: ProviderResponse, path: str, room: int) -> tuple[list[Json], bool, int]:
-    """A page's files, whether there are more, and the bytes still allowed; ProviderFailure if it is no page."""
-    body, left = answer.body, room - len(answer.data)
+def _page(response: ProviderResponse, path: str, room: int) -> tuple[list[Json], bool, int]:
+    """The files of a page, whether more follow, and the bytes still allowed. Raises ProviderFailure."""
+    body, left = response.body, room - len(response.data)
     files = body.get("files") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(files, list | None):
-        raise _bad(path, "the answer is no page of results", answer.status)
+        raise _bad(path, "the answer is no page of results", response.status)
     if left < 0:
-        raise _bad(path, "the results are too large", answer.status)
+        raise _bad(path, "the results are too large", response.status)
     return files or [], body.get("has_more") is True, left
 
 

@@ -4,7 +4,8 @@
     B  May 2026           `lifecycle.kind`, ids under `workflow`, times under `timing`
     C  since              `lifecycle.status`, review word `awaiting_review`, outputs only in the steps
 
-A server of any age is read without being asked for its age: the first field that tells something counts.
+A body of any generation is read the same way: the first field that is not null counts. Since `final_outputs` is
+gone, the outputs are in the steps of a run.
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ from typing import Final
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import ProviderRefused
-from bridge.domain.observation import Known, Observation, PollResult, RunPage
+from bridge.domain.observation import FailureKind, LastResponse, Observation, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
     ERROR_CHARS_MAX,
+    PAGE_RUNS,
     JsonObject,
     ProviderDefaults,
     Triggered,
+    action_error,
     error_of,
     fetch_normalised,
-    first_told,
+    fetch_page,
+    first_not_null,
     object_or_empty,
-    refused_or_failed,
-    segment,
+    path_segment,
     short_text,
     start_run,
     status_of,
     text_of,
-    unpacked,
+    unpack_json,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp
-from bridge.providers.listing import PAGE_RUNS, fetch_page
-from bridge.providers.retab_steps import fetch_steps, output_of_steps
 
 STATUSES: Final = {
     "pending": RunStatus.QUEUED,
@@ -52,18 +53,21 @@ STATUSES: Final = {
 }
 _VERSION_AT_END: Final = re.compile(r"/v\d+/*\Z", re.ASCII)
 _RUNS_PATH: Final = "/v1/workflows/runs"
+_STEPS_PATH: Final = "/v1/workflows/steps"
+_STEP_PAGES_MAX: Final = 500
+_END_TYPES: Final = frozenset({"end", "output"})
 _INPUT_KEYS: Final = frozenset({"documents", "json_inputs"})
 
 
 def normalise(payload: JsonObject) -> Observation:
-    """A run of any generation; BadPayload if it has no status."""
+    """Read a run of any generation. Raises BadPayload if it has no status."""
     lifecycle = object_or_empty(payload.get("lifecycle"))
     timing = object_or_empty(payload.get("timing"))
     workflow = object_or_empty(payload.get("workflow"))
-    word = first_told(lifecycle.get("status"), lifecycle.get("kind"), payload.get("status"))
+    word = first_not_null(lifecycle.get("status"), lifecycle.get("kind"), payload.get("status"))
     status, raw = status_of(word, STATUSES)
-    told = unpacked(payload.get("final_outputs"))
-    output = told if isinstance(told, dict | list) else None
+    outputs = unpack_json(payload.get("final_outputs"))
+    output = outputs if isinstance(outputs, dict | list) else None
 
     def instant(name: str) -> str | None:
         return provider_instant(timing.get(name)) or provider_instant(payload.get(name))
@@ -72,7 +76,7 @@ def normalise(payload: JsonObject) -> Observation:
         status=status,
         provider_status=raw,
         workflow_id=short_text(payload.get("workflow_id")) or short_text(workflow.get("workflow_id")),
-        output=output if output or status.is_settled else None,  # {} until there is something to tell
+        output=output if output or status.is_settled else None,  # {} until the run has outputs
         error=_error(payload, lifecycle),
         created_at=instant("created_at"),
         started_at=instant("started_at"),
@@ -82,13 +86,13 @@ def normalise(payload: JsonObject) -> Observation:
 
 
 def _error(payload: JsonObject, lifecycle: JsonObject) -> RunError | None:
-    """The lifecycle's message or reason, else the flat `error`; code and step from wherever they are told."""
-    flat = error_of(first_told(lifecycle.get("error"), payload.get("error")))
-    message = text_of(first_told(lifecycle.get("message"), lifecycle.get("reason")))
+    """The lifecycle's message or reason, or the flat `error`; code and step from the first field that has them."""
+    flat = error_of(first_not_null(lifecycle.get("error"), payload.get("error")))
+    message = text_of(first_not_null(lifecycle.get("message"), lifecycle.get("reason")))
     if message is None and flat is None:
         return None
-    details = object_or_empty(first_told(lifecycle.get("details"), payload.get("error_details")))
-    stage = first_told(lifecycle.get("stage"), payload.get("error_stage"))
+    details = object_or_empty(first_not_null(lifecycle.get("details"), payload.get("error_details")))
+    stage = first_not_null(lifecycle.get("stage"), payload.get("error_stage"))
     code = short_text(details.get("error_code")) or short_text(stage)
     step = (
         short_text(lifecycle.get("failing_step_id"))
@@ -100,49 +104,49 @@ def _error(payload: JsonObject, lifecycle: JsonObject) -> RunError | None:
     return flat and RunError(flat.message, flat.code or code, flat.step or step)
 
 
-def is_whole(payload: JsonObject) -> bool:
-    """Whether a run in a list tells all that it tells by itself, in any generation."""
+def is_complete(payload: JsonObject) -> bool:
+    """Whether a run in a list has all the fields of a single run of its generation."""
     if "lifecycle" in payload:
         return "timing" in payload
     return payload.keys() >= {"completed_at", "final_outputs", "error"}
 
 
 class Retab(ProviderDefaults):
-    """The provider `retab`. Option `auth_scheme = "api-key"` sends the header that it took until June 2026."""
+    """The provider `retab`. Option `auth_scheme = "api-key"` sends the header in use until June 2026."""
 
     name = "retab"
     default_base_url = "https://api.retab.com"
     lists = True
 
     def base_url(self, connection: Connection) -> str:
-        """The configured address without a trailing version: the paths bring their own."""
+        """The configured URL without a trailing version, which the paths include."""
         return _VERSION_AT_END.sub("", connection.base_url)
 
     def headers(self, connection: Connection) -> dict[str, str]:
-        """The key as bearer token, or in `Api-Key`."""
+        """The key as a bearer token, or in `Api-Key`."""
         if connection.options.get("auth_scheme") == "api-key":
             return {"Api-Key": connection.api_key.reveal()}
         return super().headers(connection)
 
-    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, known: Known | None = None) -> PollResult:
-        """One poll of `GET /v1/workflows/runs/{id}`."""
-        return await fetch_normalised(http, f"{_RUNS_PATH}/{segment(provider_run_id)}", normalise, known)
+    async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
+        """Poll `GET /v1/workflows/runs/{id}`."""
+        return await fetch_normalised(http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", normalise, last)
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
-        """`GET /v1/workflows/runs`; the cursor is a run's id, so that pages do not shift. `since` is not needed."""
+        """`GET /v1/workflows/runs`; the cursor is a run's id, so pages do not shift. `since` is not used."""
         query = [("limit", str(PAGE_RUNS)), ("order", "desc"), *([("after", cursor)] if cursor else [])]
 
         def cursor_after(body: JsonObject, _count: int) -> str | None:
             after = text_of(object_or_empty(body.get("list_metadata")).get("after"))
-            return None if after == cursor else after  # a server that ignores the cursor sends the same for ever
+            return None if after == cursor else after  # a server that ignores the cursor repeats it for ever
 
         return await fetch_page(
-            http, _RUNS_PATH, query, key="data", normalise=normalise, is_whole=is_whole, cursor_after=cursor_after
+            http, _RUNS_PATH, query, key="data", normalise=normalise, is_complete=is_complete, cursor_after=cursor_after
         )
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
-        """The outputs of the run's steps, as `output_of_steps` arranges them."""
-        return output_of_steps(await fetch_steps(http, run_id))
+        """Fetch the steps of the run and return their outputs, see `output_of_steps`."""
+        return output_of_steps(await _fetch_steps(http, run_id))
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """`POST /v1/workflows/runs`.
@@ -155,15 +159,93 @@ class Retab(ProviderDefaults):
         return await start_run(http, _RUNS_PATH, body)
 
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
-        """Ask for it; a 200 only says that the wish was heard, unless it says outright that it failed."""
-        path = f"{_RUNS_PATH}/{segment(provider_run_id)}/cancel"
+        """Request cancellation; a 200 means only that the request was accepted, unless the body says that it failed."""
+        path = f"{_RUNS_PATH}/{path_segment(provider_run_id)}/cancel"
         try:
-            answer = await http.request("POST", path, json_body={})
+            response = await http.request("POST", path, json_body={})
         except ProviderFailure as failure:
-            raise refused_or_failed(failure) from None
-        if object_or_empty(answer.body).get("cancellation_status") == "cancellation_failed":
+            raise action_error(failure) from None
+        if object_or_empty(response.body).get("cancellation_status") == "cancellation_failed":
             raise ProviderRefused("retab could not cancel the run; it may have finished before")
 
     async def check(self, http: ProviderHttp) -> None:
-        """The newest run, if there is one."""
+        """Get the newest run, if there is one."""
         await http.request("GET", _RUNS_PATH, query=[("limit", "1")])
+
+
+async def _fetch_steps(http: ProviderHttp, run_id: str) -> list[JsonObject]:
+    """All steps of a run; if the current path answers 404, from the path in use before May 2026.
+
+    Raises ProviderFailure if a page cannot be read, or if the pages together exceed the limit for one body.
+    """
+    try:
+        return await _fetch_pages(http, _STEPS_PATH, [("run_id", run_id)])
+    except ProviderFailure as failure:
+        if failure.failed.kind is not FailureKind.NOT_FOUND:
+            raise
+    return await _fetch_pages(http, f"/v1/workflows/runs/{path_segment(run_id)}/steps", [])
+
+
+def output_of_steps(steps: list[JsonObject]) -> Json:
+    """The outputs of a run as `{block id: data}`; None if no step has JSON.
+
+    The blocks of type `end` or `output` count if any has JSON; otherwise every completed block except the start
+    blocks, whose outputs are the run's inputs. A block with several JSON handles becomes `{handle: data}`, one that
+    ran several times (a loop) a list in the order of the steps. Files are left out.
+    """
+    outputs = [(step, data) for step in steps if _is_completed(step) for data in _json_outputs(step)]
+    ends = [(step, data) for step, data in outputs if text_of(_block_type(step)) in _END_TYPES]
+    by_block: dict[str, list[Json]] = {}
+    for step, data in ends or outputs:
+        block = text_of(first_not_null(step.get("block_id"), step.get("node_id"), step.get("step_id")))
+        by_block.setdefault(block or "unnamed", []).append(data)
+    return {block: found[0] if len(found) == 1 else found for block, found in by_block.items()} or None
+
+
+async def _fetch_pages(http: ProviderHttp, path: str, query: list[tuple[str, str]]) -> list[JsonObject]:
+    steps: list[JsonObject] = []
+    after: str | None = None
+    room = http.body_bytes_max
+    for _ in range(_STEP_PAGES_MAX):
+        response = await http.request("GET", path, query=[*query, *([("after", after)] if after else [])])
+        room -= len(response.data)
+        page = _items(response.body)
+        if page is None or room < 0:
+            said = "the answer is no list of steps" if page is None else "the steps are too large"
+            raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {said}", response.status))
+        before = after
+        after = text_of(object_or_empty(object_or_empty(response.body).get("list_metadata")).get("after"))
+        if after is not None and after == before:
+            break  # a server that ignores the cursor repeats the page for ever
+        steps += [step for step in page if isinstance(step, dict)]
+        if after is None:
+            break
+    return steps
+
+
+def _items(body: Json) -> list[Json] | None:
+    items = first_not_null(body.get("data"), body.get("steps")) if isinstance(body, dict) else body
+    return items if isinstance(items, list) else None
+
+
+def _is_completed(step: JsonObject) -> bool:
+    lifecycle = object_or_empty(step.get("lifecycle"))
+    word = first_not_null(lifecycle.get("status"), lifecycle.get("kind"), step.get("status"))
+    return word == "completed" and not (text_of(_block_type(step)) or "").startswith("start")
+
+
+def _block_type(step: JsonObject) -> Json:
+    return first_not_null(step.get("block_type"), step.get("node_type"))
+
+
+def _json_outputs(step: JsonObject) -> list[Json]:
+    """The JSON of a step as a list of at most one value."""
+    handles = {
+        name: handle["data"]
+        for name, handle in object_or_empty(step.get("handle_outputs")).items()
+        if isinstance(handle, dict) and handle.get("type", "json") == "json" and handle.get("data") is not None
+    }
+    if handles:
+        return [handles if len(handles) > 1 else next(iter(handles.values()))]
+    flat = step.get("output")  # the oldest shape
+    return [] if flat is None else [flat]

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
@@ -62,6 +62,7 @@ FIELDS = [
     "started_at",
     "completed_at",
 ]
+BUSY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # speed is not the point
 WORDS = sorted({*dibby.STATUSES, *dify.STATUSES, *instabase.STATUSES, *retab.STATUSES})
 NEARLY_A_RUN = st.dictionaries(
     st.sampled_from(FIELDS),
@@ -75,6 +76,7 @@ def test_the_registry_knows_each_provider_by_its_name():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@BUSY_MACHINE
 @given(payload=NEARLY_A_RUN)
 def test_normalising_any_object_gives_an_observation_or_a_bad_payload(name, payload):
     try:

@@ -206,7 +206,7 @@ async def test_a_body_that_drips_does_not_outlive_the_deadline():
 
 
 async def test_an_error_whose_body_never_comes_is_still_that_error(monkeypatch):
-    monkeypatch.setattr("bridge.providers.http._ERROR_READ_S", 0.1)
+    monkeypatch.setattr("bridge.providers.http.ERROR_READ_S", 0.1)
 
     async def half(reader, writer):
         writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 90\r\nRetry-After: 4\r\n\r\n{")

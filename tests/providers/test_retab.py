@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import web
 
 from bridge.domain.errors import ProviderRefused
+from bridge.domain.observation import FailureKind
 from bridge.providers import REGISTRY
 from bridge.providers.base import Triggered
+from bridge.providers.http import ProviderFailure
+from bridge.providers.retab import output_of_steps
 from tests.support.foreign_server import answering
 from tests.support.provider_http import KEY, provider_against
 
@@ -71,3 +75,108 @@ async def test_a_cancel_that_did_not_work_is_a_refusal(status, body):
     async with provider_against(answering(body, status=status), "retab") as (http, _):
         with pytest.raises(ProviderRefused):
             await RETAB.cancel(http, "run_1", None)
+
+
+def step(block: str, data: object, *, kind: str = "extract", status: str = "completed", handle: str = "output-json-0"):
+    outputs = {} if data is None else {handle: {"type": "json", "data": data, "document": None}}
+    return {
+        "block_id": block,
+        "step_id": f"run_1_{block}",
+        "block_type": kind,
+        "lifecycle": {"status": status},
+        "handle_outputs": outputs,
+    }
+
+
+def paging(steps: list[object], per_page: int):
+    async def answer(request: web.Request) -> web.Response:
+        if request.path != "/v1/workflows/steps" or request.query["run_id"] != "run_1":
+            return web.json_response({"detail": "Not Found"}, status=404)
+        start = int(request.query.get("after", "0"))
+        end = start + per_page
+        after = str(end) if end < len(steps) else None
+        return web.json_response({"data": steps[start:end], "list_metadata": {"before": None, "after": after}})
+
+    return answer
+
+
+@pytest.mark.parametrize("per_page", [1, 2, 20])
+async def test_the_steps_of_all_pages_make_the_output(per_page):
+    steps = [step("start-1", {"in": 1}, kind="start_json"), step("a", {"x": 1}), step("b", [2]), step("c", None)]
+    async with provider_against(paging(steps, per_page), "retab") as (http, _):
+        assert await RETAB.fetch_output(http, "run_1") == {"a": {"x": 1}, "b": [2]}
+
+
+async def test_a_server_from_before_may_2026_is_asked_at_its_own_address():
+    flat = [
+        {"node_id": "start-node-1", "node_type": "start", "status": "completed", "output": {"in": 1}},
+        {"node_id": "extract-node-1", "node_type": "extract", "status": "completed", "output": {"total": 2}},
+    ]
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/v1/workflows/runs/run_1/steps":
+            return web.json_response(flat)
+        return web.json_response({"detail": "Not Found"}, status=404)
+
+    async with provider_against(answer, "retab") as (http, server):
+        assert await RETAB.fetch_output(http, "run_1") == {"extract-node-1": {"total": 2}}
+    assert len(server.seen) == 2
+
+
+async def test_a_cursor_that_stands_still_comes_to_an_end():
+    page = {"data": [step("a", 1)], "list_metadata": {"after": "same"}}
+    async with provider_against(answering(page), "retab") as (http, server):
+        assert await RETAB.fetch_output(http, "run_1") == {"a": 1}
+    assert len(server.seen) == 2
+
+
+async def test_the_pages_together_keep_to_the_cap_of_one_body():
+    async with provider_against(paging([step("a", "x" * 1000)] * 50, 1), "retab") as (http, server):
+        http.body_bytes_max = 10_000
+        with pytest.raises(ProviderFailure, match="too large"):
+            await RETAB.fetch_output(http, "run_1")
+    assert len(server.seen) < 12
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (500, {}, FailureKind.SERVER_ERROR),
+        (404, {}, FailureKind.NOT_FOUND),
+        (200, {"data": 7}, FailureKind.BAD_PAYLOAD),
+        (200, 7, FailureKind.BAD_PAYLOAD),
+    ],
+)
+async def test_steps_that_cannot_be_had_are_a_failure(status, body, kind):
+    async with provider_against(answering(body, status=status), "retab") as (http, _):
+        with pytest.raises(ProviderFailure) as caught:
+            await RETAB.fetch_output(http, "run_1")
+    assert caught.value.failed.kind is kind
+
+
+def test_where_there_are_end_blocks_only_theirs_count():
+    assert output_of_steps([step("a", 1), step("end-1", {"out": 2}, kind="end")]) == {"end-1": {"out": 2}}
+
+
+def test_end_blocks_without_json_leave_the_others():
+    assert output_of_steps([step("a", 1), step("end-1", None, kind="end")]) == {"a": 1}
+
+
+@pytest.mark.parametrize("status", ["error", "skipped", "running", "cancelled"])
+def test_a_step_that_did_not_complete_has_no_say(status):
+    assert output_of_steps([step("a", 1, status=status)]) is None
+
+
+def test_a_block_that_ran_in_a_loop_has_a_list():
+    assert output_of_steps([step("a", 1), step("a", 2), step("b", 3)]) == {"a": [1, 2], "b": 3}
+
+
+def test_several_handles_are_told_apart_and_files_are_left_out():
+    many = step("a", 1)
+    many["handle_outputs"] |= {"second": {"type": "json", "data": 2}, "pdf": {"type": "file", "document": {"id": "f"}}}
+    assert output_of_steps([many]) == {"a": {"output-json-0": 1, "second": 2}}
+
+
+def test_steps_of_odd_shapes_are_passed_over():
+    odd = [{}, {"lifecycle": 1, "status": "completed"}, {"status": "completed", "handle_outputs": [1]}]
+    assert output_of_steps(odd) is None

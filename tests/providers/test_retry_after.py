@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from bridge.providers.pause import PAUSE_MAX_S, asked_pause_s
+from bridge.providers.retry_after import PAUSE_MAX_S, requested_pause_s
 
 NOW_S = 1_800_000_000
 DATE = {"Date": formatdate(NOW_S, usegmt=True)}
@@ -44,15 +44,15 @@ DATE = {"Date": formatdate(NOW_S, usegmt=True)}
 )
 def test_a_pause_is_read_in_every_spelling_and_rubbish_is_ignored(headers, pause_s):
     """Instants are held against the answer's own Date, whatever our clock says."""
-    assert asked_pause_s(CIMultiDict(DATE | headers), with_quota=True) == pause_s
+    assert requested_pause_s(CIMultiDict(DATE | headers), with_quota=True) == pause_s
 
 
 def test_a_quota_reset_is_no_pause_unless_the_quota_is_the_reason():
     """Many APIs send x-ratelimit-reset with every answer."""
-    assert asked_pause_s(CIMultiDict({"x-ratelimit-reset": "60"})) is None
+    assert requested_pause_s(CIMultiDict({"x-ratelimit-reset": "60"})) is None
 
 
 @given(st.dictionaries(st.sampled_from(["Retry-After", "retry-after-ms", "x-ratelimit-reset", "Date"]), st.text()))
 def test_any_header_text_gives_a_pause_within_bounds_or_none(headers):
-    pause_s = asked_pause_s(CIMultiDict(headers), with_quota=True)
+    pause_s = requested_pause_s(CIMultiDict(headers), with_quota=True)
     assert pause_s is None or 0 <= pause_s <= PAUSE_MAX_S

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from bridge.domain.errors import Unsupported
-from bridge.domain.observation import FailureKind, Known, Observation, Observed, RunPage
+from bridge.domain.observation import FailureKind, LastResponse, Observation, Observed, RunPage
 from bridge.domain.run import RunStatus
 from bridge.providers import REGISTRY
 from bridge.providers.http import ProviderFailure
@@ -149,23 +149,23 @@ async def test_a_provider_without_a_useful_list_says_so(provider: str) -> None:
 
 # -- conditional requests
 
-KNOWN = Known(Observation(RunStatus.RUNNING, "running"), 'W/"abc"')
+LAST = LastResponse(Observation(RunStatus.RUNNING, "running"), 'W/"abc"')
 
 
 async def tagged(request: web.Request) -> web.Response:
-    if request.headers.get("If-None-Match") == KNOWN.etag:
-        return web.Response(status=304, headers={"ETag": KNOWN.etag})
-    return web.json_response({"status": "RUNNING"}, headers={"ETag": KNOWN.etag})
+    if request.headers.get("If-None-Match") == LAST.etag:
+        return web.Response(status=304, headers={"ETag": LAST.etag})
+    return web.json_response({"status": "RUNNING"}, headers={"ETag": LAST.etag})
 
 
 async def test_an_answer_tells_its_tag_and_304_means_what_is_known() -> None:
     async with provider_against(tagged, "dibby") as (http, server):
         first = await REGISTRY["dibby"].fetch_run(http, "run_1")
-        second = await REGISTRY["dibby"].fetch_run(http, "run_1", KNOWN)
+        second = await REGISTRY["dibby"].fetch_run(http, "run_1", LAST)
     assert isinstance(first, Observed)
     assert isinstance(second, Observed)
-    assert (first.etag, first.is_unchanged) == (KNOWN.etag, False)
-    assert (second.etag, second.is_unchanged, second.observation) == (KNOWN.etag, True, KNOWN.observation)
+    assert (first.etag, first.is_unchanged) == (LAST.etag, False)
+    assert (second.etag, second.is_unchanged, second.observation) == (LAST.etag, True, LAST.observation)
     assert "if-none-match" not in server.seen[0].headers
 
 
@@ -173,10 +173,12 @@ async def test_the_same_bytes_again_mean_what_is_known_and_others_are_read() -> 
     async with provider_against(answering({"status": "RUNNING"}), "dibby") as (http, _):
         first = await REGISTRY["dibby"].fetch_run(http, "run_1")
         assert isinstance(first, Observed)
-        same = await REGISTRY["dibby"].fetch_run(http, "run_1", Known(KNOWN.observation, body=first.body))
-        other = await REGISTRY["dibby"].fetch_run(http, "run_1", Known(KNOWN.observation, body=b'{"status":"PENDING"}'))
+        same = await REGISTRY["dibby"].fetch_run(http, "run_1", LastResponse(LAST.observation, body=first.body))
+        other = await REGISTRY["dibby"].fetch_run(
+            http, "run_1", LastResponse(LAST.observation, body=b'{"status":"PENDING"}')
+        )
     assert isinstance(same, Observed)
-    assert (same.observation, same.body, same.is_unchanged) == (KNOWN.observation, first.body, False)
+    assert (same.observation, same.body, same.is_unchanged) == (LAST.observation, first.body, False)
     assert isinstance(other, Observed)
     assert (other.observation, other.body) == (first.observation, first.body)
 

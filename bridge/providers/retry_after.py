@@ -1,4 +1,4 @@
-"""How long a provider asks us to wait, in any of the headers that providers use for it."""
+"""The pause that a provider asks for, in any of the headers that providers use for it."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-PAUSE_MAX_S: Final = 3600.0  # a header is a wish; one typing error at the provider must not silence us for a year
+PAUSE_MAX_S: Final = 3600.0  # a mistaken header must not stop polling for a year
 _NUMBER: Final = re.compile(r"\d{1,15}(\.\d{1,9})?", re.ASCII)
-_EPOCH_MIN: Final = 1e9  # smaller numbers in a reset header are seconds from now
+_EPOCH_MIN: Final = 1e9  # a smaller number in a reset header is seconds from now
 
 
-def asked_pause_s(headers: Mapping[str, str], *, with_quota: bool = False) -> float | None:
-    """The pause in seconds that `headers` (case-insensitive) ask for, at most one hour; None if none can be read.
+def requested_pause_s(headers: Mapping[str, str], *, with_quota: bool = False) -> float | None:
+    """The pause in seconds that `headers` (case-insensitive) ask for, at most one hour; None if they ask for none.
 
-    Takes `retry-after-ms`, `openai-poll-after-ms`, `Retry-After` as seconds or HTTP date and, `with_quota`,
-    `x-ratelimit-reset`. Dates are held against the answer's own `Date`, so that a wrong clock does no harm.
+    Reads `retry-after-ms`, `openai-poll-after-ms`, `Retry-After` as seconds or HTTP date and, with `with_quota`,
+    `x-ratelimit-reset`. Dates are compared with the response's own `Date`, so that a wrong clock does no harm.
     """
     for name in ("retry-after-ms", "openai-poll-after-ms"):
         milliseconds = _number(headers.get(name))
         if milliseconds is not None:
             return min(milliseconds / 1000, PAUSE_MAX_S)
-    asked = headers.get("retry-after")
-    pause_s = _number(asked)
-    if pause_s is None and asked is not None:
-        pause_s = _until(_epoch_of(asked), headers)
+    wanted = headers.get("retry-after")
+    pause_s = _number(wanted)
+    if pause_s is None and wanted is not None:
+        pause_s = _until(_epoch_of(wanted), headers)
     if pause_s is None and with_quota:
         pause_s = _until_reset(headers)
     return None if pause_s is None else min(pause_s, PAUSE_MAX_S)
 
 
 def quota_is_used_up(headers: Mapping[str, str]) -> bool:
-    """Whether a 403 speaks of requests used up rather than of the key."""
-    return headers.get("x-ratelimit-remaining", "").strip() == "0" or asked_pause_s(headers) is not None
+    """Whether the headers of a 403 mean a used-up quota rather than a refused key."""
+    return headers.get("x-ratelimit-remaining", "").strip() == "0" or requested_pause_s(headers) is not None
 
 
 def _number(text: str | None) -> float | None:
