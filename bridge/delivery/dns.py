@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 Lookup = Callable[[str], Awaitable[list[str]]]
 
-_THREADS_MAX = 256  # only names that hang pile up, and each name at most once
+THREADS_MAX = 256  # only names that hang pile up, and each name at most once
 
 
 class ThreadLookup:
@@ -30,8 +30,8 @@ class ThreadLookup:
         return await asyncio.shield(future)  # one caller's deadline must not cancel the others
 
     def _start(self, name: str) -> asyncio.Future[list[str]]:
-        if len(self._pending) >= _THREADS_MAX:
-            raise socket.gaierror(socket.EAI_AGAIN, f"{_THREADS_MAX} other names are being looked up without an answer")
+        if len(self._pending) >= THREADS_MAX:
+            raise socket.gaierror(socket.EAI_AGAIN, f"{THREADS_MAX} other names are being looked up without an answer")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[str]] = loop.create_future()
         future.add_done_callback(lambda done: self._finish(name, done))

@@ -25,12 +25,14 @@ class Bell:
         """Wake the worker now, or spare it its next rest."""
         self._event.set()
 
-    async def wait(self, timeout_s: float) -> None:
-        """Rest until the bell rings, at most `timeout_s` seconds."""
+    async def wait(self, timeout_s: float) -> bool:
+        """Rest until the bell rings, at most `timeout_s` seconds; return whether it rang."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._event.wait()
+        has_rung = self._event.is_set()
         self._event.clear()
+        return has_rung
 
 
 class Loop:

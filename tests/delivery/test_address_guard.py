@@ -131,8 +131,8 @@ async def test_every_address_of_this_machine_is_our_own_where_we_listen_on_all_o
 async def test_the_addresses_of_other_machines_are_not_our_own():
     policy = AddressPolicy(Trust.CONFIG, own=((ip_address("0.0.0.0"), 8484),))
     for address in ("10.255.255.254", "fd00::dead:beef", "8.8.8.8"):
-        told = await explain("https://hooks.test:8484/", policy, lookup=Names(hooks_test=[[address]]))
-        assert told.allowed
+        explained = await explain("https://hooks.test:8484/", policy, lookup=Names(hooks_test=[[address]]))
+        assert explained.allowed
 
 
 async def test_public_addresses_are_not_dialled_over_http():
@@ -202,7 +202,7 @@ async def test_callers_of_the_same_name_share_one_query_and_may_leave_it(resolve
     assert len(resolver.asked) == 2
 
 
-async def test_a_resolver_that_hangs_holds_nobody_up(resolver):
+async def test_a_resolver_that_hangs_delays_nothing_else(resolver):
     """Its thread is a daemon: neither a deadline nor the end of the program waits for it."""
     lookup = ThreadLookup()
     with pytest.raises(TimeoutError):
@@ -212,7 +212,7 @@ async def test_a_resolver_that_hangs_holds_nobody_up(resolver):
 
 
 async def test_many_hanging_names_are_refused_rather_than_piled_up(resolver, monkeypatch):
-    monkeypatch.setattr("bridge.delivery.dns._THREADS_MAX", 2)
+    monkeypatch.setattr("bridge.delivery.dns.THREADS_MAX", 2)
     lookup = ThreadLookup()
     waiting = [asyncio.create_task(lookup(name)) for name in ("a.test", "b.test")]
     await asyncio.sleep(0)
@@ -233,14 +233,14 @@ async def test_names_that_no_resolver_takes_are_lookup_errors(name):
 
 async def test_explain_judges_each_address_of_a_name():
     names = Names(hooks_test=[["8.8.8.8", "10.0.0.5"]])
-    told = await explain("https://hooks.test/x", STRICT, lookup=names)
-    assert not told.allowed
-    assert told.problem is None
-    assert [(address, verdict.allowed, verdict.rule) for address, verdict in told.verdicts] == [
+    explained = await explain("https://hooks.test/x", STRICT, lookup=names)
+    assert not explained.allowed
+    assert explained.problem is None
+    assert [(address, verdict.allowed, verdict.rule) for address, verdict in explained.verdicts] == [
         ("8.8.8.8", True, "public"),
         ("10.0.0.5", False, "private"),
     ]
-    assert told.verdicts[1][1].allow_line == '[delivery] allow = ["10.0.0.5/32:443"]'
+    assert explained.verdicts[1][1].allow_line == '[delivery] allow = ["10.0.0.5/32:443"]'
 
 
 async def test_explain_says_yes_where_a_delivery_would_be_dialled():
@@ -270,6 +270,6 @@ async def test_explain_says_what_is_wrong_with_a_url(url, part):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return ["169.254.169.254"]
 
-    told = await explain(url, STRICT, lookup=lookup)
-    assert not told.allowed
-    assert part in told.problem
+    explained = await explain(url, STRICT, lookup=lookup)
+    assert not explained.allowed
+    assert part in explained.problem

@@ -72,11 +72,11 @@ async def test_an_answer_without_end_ends_with_its_bytes_and_not_with_its_deadli
     """In single bytes of work or in 15 s of a core: a receiver must not choose how long we calculate."""
     async with raw_server(endless(beginning, piece)) as raw:
         cpu_s = time.thread_time()
-        told = await post(sender, raw)
+        result = await post(sender, raw)
         cpu_s = time.thread_time() - cpu_s  # the server's share is in it
         await asyncio.wait_for(raw.lost.wait(), 10)
-    assert told.outcome is outcome
-    assert "in time" not in (told.detail or "")
+    assert result.outcome is outcome
+    assert "in time" not in (result.detail or "")
     assert cpu_s < 1
 
 
@@ -84,12 +84,12 @@ async def test_blank_lines_before_an_answer_are_no_part_of_it(sender):
     assert (await post_for(sender, b"\r\n" * 2000 + answer("200 OK", b"fine"))).head == b"fine"
 
 
-async def test_the_bytes_of_each_answer_are_counted_anew(sender):
+async def test_the_bytes_of_each_response_are_counted_separately(sender):
     """A kept connection serves any number of answers."""
     async with raw_server(says(answer("200 OK", b"x" * 60_000))) as raw:
         for _ in range(RAW_BYTES_MAX // 60_000 + 2):
-            told = await post(sender, raw)
-            assert (told.outcome, told.detail) == (Outcome.DELIVERED, None)
+            result = await post(sender, raw)
+            assert (result.outcome, result.detail) == (Outcome.DELIVERED, None)
         assert raw.connections == 1
 
 
@@ -137,11 +137,11 @@ async def in_single_bytes(exchange):
 async def test_a_success_stands_whatever_its_head_is_worth(sender, script):
     """The receiver has taken the event; to send it again would only repeat it there."""
     async with raw_server(script) as raw:
-        told = await post(sender, raw)
-    assert told.outcome is Outcome.DELIVERED
-    assert told.status in {200, 204}
-    assert told.detail.startswith(f"the receiver answered {told.status}; behind its status line: ")
-    assert "first_byte" in told.phases
+        result = await post(sender, raw)
+    assert result.outcome is Outcome.DELIVERED
+    assert result.status in {200, 204}
+    assert result.detail.startswith(f"the receiver answered {result.status}; behind its status line: ")
+    assert "first_byte" in result.phases
 
 
 async def test_a_success_stands_even_if_its_head_never_ends(hasty):
@@ -150,9 +150,9 @@ async def test_a_success_stands_even_if_its_head_never_ends(hasty):
         await asyncio.Event().wait()
 
     async with raw_server(script) as raw:
-        told = await post(hasty, raw)
+        result = await post(hasty, raw)
     detail = "the receiver answered 200; behind its status line: no complete answer within 0.3 s"
-    assert (told.outcome, told.status, told.detail) == (Outcome.DELIVERED, 200, detail)
+    assert (result.outcome, result.status, result.detail) == (Outcome.DELIVERED, 200, detail)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ async def test_a_success_stands_even_if_its_head_never_ends(hasty):
     ],
 )
 async def test_what_is_no_whole_status_line_of_success_is_none(sender, data):
-    told = await post_for(sender, data)
-    assert told.outcome in {Outcome.PROTOCOL, Outcome.OVERSIZE}
-    assert told.status is None
+    result = await post_for(sender, data)
+    assert result.outcome in {Outcome.PROTOCOL, Outcome.OVERSIZE}
+    assert result.status is None
 
 
 async def test_an_event_that_was_taken_is_not_sent_again_when_a_kept_connection_breaks_off(sender):

@@ -57,8 +57,8 @@ async def test_a_post_carries_the_bytes_and_headers_of_the_contract(sender):
     key, body = secret_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), '{"name":"Zoë"}'.encode()
     headers = signature_headers([key], "evt_1", 1_800_000_000, body)
     async with raw_server(says(answer())) as raw:
-        told = await post(sender, raw, "/hooks?a=%2F", headers=headers, body=body, custom_headers={"X-Mine": "yes"})
-    assert told.outcome is Outcome.DELIVERED
+        result = await post(sender, raw, "/hooks?a=%2F", headers=headers, body=body, custom_headers={"X-Mine": "yes"})
+    assert result.outcome is Outcome.DELIVERED
     head, _, sent = raw.requests[0].partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     given = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
@@ -83,8 +83,8 @@ async def test_custom_headers_never_replace_ours_nor_break_the_request(sender):
         "X-D": "evil\r\nX-E: evil", "": "evil", "X-Good": "good",
     }  # fmt: skip
     async with raw_server(says(answer())) as raw:
-        told = await post(sender, raw, custom_headers=custom)
-    assert told.outcome is Outcome.DELIVERED
+        result = await post(sender, raw, custom_headers=custom)
+    assert result.outcome is Outcome.DELIVERED
     assert b"evil" not in raw.requests[0]
     assert b"X-Good: good" in raw.requests[0]
     assert b"Accept-Encoding: identity" in raw.requests[0] or b"accept-encoding: identity" in raw.requests[0]
@@ -113,18 +113,18 @@ async def test_another_content_type_may_be_asked_for(sender):
 )  # fmt: skip
 async def test_each_status_has_one_outcome(sender, status, outcome):
     upgrade = ("Upgrade: x", "Connection: upgrade") if status == 101 else ()
-    told = await post_for(sender, answer(f"{status} Whatever", b"", *upgrade))
-    assert (told.outcome, told.status) == (outcome, status)
-    assert (told.detail is None) == (outcome is Outcome.DELIVERED)
+    result = await post_for(sender, answer(f"{status} Whatever", b"", *upgrade))
+    assert (result.outcome, result.status) == (outcome, status)
+    assert (result.detail is None) == (outcome is Outcome.DELIVERED)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("location", ["http://169.254.169.254/", "https://example.com/x", "/here"])
 async def test_redirects_are_named_and_never_followed(sender, status, location):
     async with raw_server(says(answer(f"{status} Moved", b"", f"Location: {location}"))) as raw:
-        told = await post(sender, raw)
-    assert told.outcome is Outcome.REDIRECT
-    assert location in told.detail
+        result = await post(sender, raw)
+    assert result.outcome is Outcome.REDIRECT
+    assert location in result.detail
     assert len(raw.requests) == 1
 
 
@@ -140,10 +140,10 @@ async def test_redirects_are_named_and_never_followed(sender, status, location):
     ],
 )
 async def test_the_target_of_a_redirect_is_shown_without_what_may_be_secret(sender, location, shown):
-    told = await post_for(sender, answer("302 Found", b"", f"Location: {location}"))
-    assert shown in told.detail
-    assert "hunter2" not in told.detail or location.startswith("javascript")
-    assert len(told.detail) < 500
+    result = await post_for(sender, answer("302 Found", b"", f"Location: {location}"))
+    assert shown in result.detail
+    assert "hunter2" not in result.detail or location.startswith("javascript")
+    assert len(result.detail) < 500
 
 
 async def test_a_redirect_to_nowhere_is_a_redirect(sender):
@@ -185,10 +185,10 @@ async def test_retry_after_on_success_means_nothing(sender):
 
 async def test_the_first_8_kib_of_the_body_are_kept(sender):
     body = bytes(range(256)) * 40
-    told = await post_for(sender, answer("500 Oops", body))
-    assert (told.head, told.head_is_truncated) == (body[:HEAD_BYTES_MAX], True)
-    told = await post_for(sender, answer("500 Oops", body[:HEAD_BYTES_MAX]))
-    assert (told.head, told.head_is_truncated) == (body[:HEAD_BYTES_MAX], False)
+    result = await post_for(sender, answer("500 Oops", body))
+    assert (result.head, result.head_is_truncated) == (body[:HEAD_BYTES_MAX], True)
+    result = await post_for(sender, answer("500 Oops", body[:HEAD_BYTES_MAX]))
+    assert (result.head, result.head_is_truncated) == (body[:HEAD_BYTES_MAX], False)
 
 
 async def test_an_attempt_tells_its_phases_and_its_peer(sender):
@@ -220,9 +220,9 @@ async def test_an_attempt_tells_its_phases_and_its_peer(sender):
 )
 async def test_a_success_stands_even_if_the_body_behind_it_is_broken(sender, data):
     """In one packet, as it mostly comes, aiohttp alone would lose the status line to the fault behind it."""
-    told = await post_for(sender, data)
-    assert told.outcome is Outcome.DELIVERED
-    assert "in time" not in (told.detail or "")  # the fault ends it, not a deadline
+    result = await post_for(sender, data)
+    assert result.outcome is Outcome.DELIVERED
+    assert "in time" not in (result.detail or "")  # the fault ends it, not a deadline
 
 
 async def drip(exchange):
@@ -246,10 +246,10 @@ async def reset_in_the_body(exchange):
 @pytest.mark.parametrize("script", [drip, stall, reset_in_the_body])
 async def test_a_success_stands_even_if_its_body_never_ends(hasty, script):
     async with raw_server(script) as raw:
-        told = await post(hasty, raw)
-    assert (told.outcome, told.status, told.head_is_truncated) == (Outcome.DELIVERED, 200, True)
-    assert told.head.startswith(b"a")
-    assert "body" in told.detail
+        result = await post(hasty, raw)
+    assert (result.outcome, result.status, result.head_is_truncated) == (Outcome.DELIVERED, 200, True)
+    assert result.head.startswith(b"a")
+    assert "body" in result.detail
 
 
 async def test_a_failure_stays_what_its_status_says_while_its_body_drips(hasty):
@@ -258,16 +258,16 @@ async def test_a_failure_stays_what_its_status_says_while_its_body_drips(hasty):
         await asyncio.Event().wait()
 
     async with raw_server(script) as raw:
-        told = await post(hasty, raw)
-    assert (told.outcome, told.retry_after_s, told.head) == (Outcome.SERVER_ERROR, 9, b"wait")
+        result = await post(hasty, raw)
+    assert (result.outcome, result.retry_after_s, result.head) == (Outcome.SERVER_ERROR, 9, b"wait")
 
 
 async def test_a_body_may_take_its_own_time_at_most_not_the_whole_deadline(sender, monkeypatch):
     monkeypatch.setattr("bridge.delivery.sender.BODY_TIMEOUT_S", 0.05)
     async with raw_server(stall) as raw:
-        told = await post(sender, raw)
-    assert told.outcome is Outcome.DELIVERED
-    assert told.duration_ms < 10_000  # the sender's deadline, which alone would have ended it
+        result = await post(sender, raw)
+    assert result.outcome is Outcome.DELIVERED
+    assert result.duration_ms < 10_000  # the sender's deadline, which alone would have ended it
 
 
 async def test_of_an_endless_body_64_kib_are_read_and_the_connection_is_closed(sender):
@@ -281,17 +281,17 @@ async def test_of_an_endless_body_64_kib_are_read_and_the_connection_is_closed(s
             sent += 65536
 
     async with raw_server(script) as raw:
-        told = await post(sender, raw)
+        result = await post(sender, raw)
         await asyncio.wait_for(raw.lost.wait(), 10)
-    assert told.outcome is Outcome.DELIVERED
-    assert (len(told.head), told.head_is_truncated) == (HEAD_BYTES_MAX, True)
+    assert result.outcome is Outcome.DELIVERED
+    assert (len(result.head), result.head_is_truncated) == (HEAD_BYTES_MAX, True)
     assert sent < 16 * 1024 * 1024  # what the kernel's buffers take
 
 
 async def test_compressed_answers_are_never_unpacked(sender):
     bomb = gzip.compress(b"\0" * 10_000_000)
-    told = await post_for(sender, answer("200 OK", bomb, "Content-Encoding: gzip"))
-    assert told.head == bomb[:HEAD_BYTES_MAX]
+    result = await post_for(sender, answer("200 OK", bomb, "Content-Encoding: gzip"))
+    assert result.head == bomb[:HEAD_BYTES_MAX]
 
 
 # --- no usable answer ---
@@ -317,9 +317,9 @@ async def test_compressed_answers_are_never_unpacked(sender):
     ],
 )
 async def test_what_is_no_answer_is_told_apart_from_what_is_too_large(sender, data, outcome):
-    told = await post_for(sender, data)
-    assert (told.outcome, told.status) == (outcome, None)
-    assert told.detail
+    result = await post_for(sender, data)
+    assert (result.outcome, result.status) == (outcome, None)
+    assert result.detail
 
 
 async def test_a_reset_before_an_answer_is_a_failure(sender):
@@ -348,15 +348,15 @@ async def test_interim_answers_without_end_are_cut_off(sender):
             await exchange.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 4000)
 
     async with raw_server(script) as raw:
-        told = await post(sender, raw)
-        assert told.outcome is Outcome.PROTOCOL
-        assert "interim" in told.detail
+        result = await post(sender, raw)
+        assert result.outcome is Outcome.PROTOCOL
+        assert "interim" in result.detail
         await asyncio.wait_for(raw.lost.wait(), 10)
 
 
 async def test_some_interim_answers_are_fine(sender):
-    told = await post_for(sender, b"HTTP/1.1 100 Continue\r\n\r\n" * 15 + answer())
-    assert told.outcome is Outcome.DELIVERED
+    result = await post_for(sender, b"HTTP/1.1 100 Continue\r\n\r\n" * 15 + answer())
+    assert result.outcome is Outcome.DELIVERED
 
 
 async def drip_headers(exchange):
@@ -373,21 +373,21 @@ async def hang(exchange):
 @pytest.mark.parametrize("script", [drip_headers, hang])
 async def test_one_deadline_holds_over_the_whole_exchange(hasty, script):
     async with raw_server(script) as raw:
-        told = await post(hasty, raw)
+        result = await post(hasty, raw)
         await asyncio.wait_for(raw.lost.wait(), 10) if script is drip_headers else None
-    assert (told.outcome, told.detail) == (Outcome.TIMEOUT, "no complete answer within 0.3 s")
+    assert (result.outcome, result.detail) == (Outcome.TIMEOUT, "no complete answer within 0.3 s")
 
 
 async def test_a_receiver_that_does_not_read_cannot_outlast_the_deadline(hasty):
     async with raw_server(hang, is_silent=True) as raw:
-        told = await post(hasty, raw, body=b"x" * 20_000_000)
-    assert told.outcome is Outcome.TIMEOUT
+        result = await post(hasty, raw, body=b"x" * 20_000_000)
+    assert result.outcome is Outcome.TIMEOUT
 
 
 async def test_a_resolver_that_hangs_cannot_outlast_the_deadline():
     sender = Sender(POLICIES, timeout_s=0.2, lookup=hang)
-    told = await sender.post("https://hooks.test/", headers={}, body=b"", trust=Trust.API)
-    assert (told.outcome, told.detail) == (Outcome.DNS, "no answer to the name lookup within 0.2 s")
+    result = await sender.post("https://hooks.test/", headers={}, body=b"", trust=Trust.API)
+    assert (result.outcome, result.detail) == (Outcome.DNS, "no answer to the name lookup within 0.2 s")
     await sender.close()
 
 
@@ -400,19 +400,19 @@ async def test_a_connection_that_is_never_accepted_times_out(hasty):
         for one in crowd:
             one.setblocking(False)
             one.connect_ex(full.getsockname())
-        told = await hasty.post(f"http://127.0.0.1:{full.getsockname()[1]}/", headers={}, body=b"", trust=Trust.API)
+        result = await hasty.post(f"http://127.0.0.1:{full.getsockname()[1]}/", headers={}, body=b"", trust=Trust.API)
         for one in crowd:
             one.close()
-    assert (told.outcome, told.detail) == (Outcome.TIMEOUT, "no connection within 0.3 s")
+    assert (result.outcome, result.detail) == (Outcome.TIMEOUT, "no connection within 0.3 s")
 
 
 async def test_a_closed_port_is_a_failure_to_connect(sender):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"
-        told = await sender.post(url, headers={}, body=b"", trust=Trust.API)
-    assert (told.outcome, told.detail) == (Outcome.CONNECT, "no connection: Connection refused")
-    assert url == f"http://{told.peer}/"
+        result = await sender.post(url, headers={}, body=b"", trust=Trust.API)
+    assert (result.outcome, result.detail) == (Outcome.CONNECT, "no connection: Connection refused")
+    assert url == f"http://{result.peer}/"
 
 
 @pytest.mark.parametrize("found", [[], socket.gaierror(socket.EAI_NONAME, "Name or service not known")])
@@ -423,8 +423,8 @@ async def test_a_name_without_address_is_a_lookup_failure(found):
         return found
 
     sender = Sender(POLICIES, lookup=lookup)
-    told = await sender.post("https://hooks.test/", headers={}, body=b"", trust=Trust.API)
-    assert told.outcome is Outcome.DNS
+    result = await sender.post("https://hooks.test/", headers={}, body=b"", trust=Trust.API)
+    assert result.outcome is Outcome.DNS
     await sender.close()
 
 
@@ -432,9 +432,9 @@ async def test_a_name_without_address_is_a_lookup_failure(found):
     "url", ["http://127.1/", "http://u:hunter2@x/", "ftp://x/", "", "http://x:0/", "http://[::1%25lo]/"]
 )
 async def test_a_url_that_should_never_have_been_stored_is_not_dialled(sender, url):
-    told = await sender.post(url, headers={}, body=b"", trust=Trust.CONFIG)
-    assert told.outcome is Outcome.PROTOCOL
-    assert "hunter2" not in told.detail
+    result = await sender.post(url, headers={}, body=b"", trust=Trust.CONFIG)
+    assert result.outcome is Outcome.PROTOCOL
+    assert "hunter2" not in result.detail
 
 
 # --- the guard ---
@@ -467,9 +467,9 @@ async def test_plain_http_to_a_public_address_needs_leave():
         return ["8.8.8.8"]
 
     sender = Sender(STRICT, lookup=lookup, timeout_s=0.2)
-    told = await sender.post("http://hooks.test/", headers={}, body=b"", trust=Trust.CONFIG)
-    assert told.outcome is Outcome.BLOCKED_ADDRESS
-    assert "allow_http" in told.detail
+    result = await sender.post("http://hooks.test/", headers={}, body=b"", trust=Trust.CONFIG)
+    assert result.outcome is Outcome.BLOCKED_ADDRESS
+    assert "allow_http" in result.detail
     await sender.close()
 
 
@@ -517,7 +517,7 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_no_failure(sender)
 
     async with raw_server(script) as raw:
         first, second, third = [await post(sender, raw) for _ in range(3)]
-        assert [told.outcome for told in (first, second, third)] == [Outcome.DELIVERED] * 3
+        assert [result.outcome for result in (first, second, third)] == [Outcome.DELIVERED] * 3
         assert len(raw.requests) == 4
         heads, bodies = zip(*(request.split(b"\r\n\r\n") for request in raw.requests), strict=True)
         assert set(bodies) == {b'{"a":1}'}
@@ -563,8 +563,7 @@ async def test_a_kept_connection_that_breaks_off_within_an_answer_is_a_failure(s
 async def test_a_post_that_is_cancelled_leaves_nothing_behind(sender):
     async with raw_server(hang) as raw:
         task = asyncio.create_task(post(sender, raw))
-        while not raw.requests:
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(raw.asked.wait(), 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -576,8 +575,8 @@ async def test_fifty_posts_at_once_do_not_mix_up_their_answers(sender):
 
     async with raw_server(script) as raw:
         bodies = [b"%d" % number for number in range(50)]
-        told = await asyncio.gather(*(post(sender, raw, body=body) for body in bodies))
-    assert [one.head for one in told] == bodies
+        result = await asyncio.gather(*(post(sender, raw, body=body) for body in bodies))
+    assert [one.head for one in result] == bodies
 
 
 async def test_no_answer_shows_the_query_or_a_header(hasty):
@@ -585,5 +584,5 @@ async def test_no_answer_shows_the_query_or_a_header(hasty):
     scripts = [says(answer("500 Oops")), says(b"garbage\r\n"), hang, says(b"", then_closes=True)]
     for script in scripts:
         async with raw_server(script) as raw:
-            told = await post(hasty, raw, "/?token=hunter2", custom_headers={"Authorization": "Bearer hunter2"})
-        assert "hunter2" not in repr(told)
+            result = await post(hasty, raw, "/?token=hunter2", custom_headers={"Authorization": "Bearer hunter2"})
+        assert "hunter2" not in repr(result)

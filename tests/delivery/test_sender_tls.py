@@ -1,4 +1,4 @@
-"""The sender and TLS: who is believed, and how each disbelief is told."""
+"""The sender and TLS: who is believed, and how each disbelief is result."""
 
 import asyncio
 import ssl
@@ -43,22 +43,22 @@ def server_tls(authority, *names, **options):
 
 async def post(sender, tls, host=HOST):
     async with raw_server(says(answer("200 OK", b"fine")), tls=tls) as raw:
-        told = await sender.post(f"https://{host}:{raw.port}/", headers={}, body=b"{}", trust=Trust.API)
-    return told, raw
+        result = await sender.post(f"https://{host}:{raw.port}/", headers={}, body=b"{}", trust=Trust.API)
+    return result, raw
 
 
 async def test_a_trusted_certificate_of_the_right_name_is_believed(sender, authority):
-    told, _ = await post(sender, server_tls(authority, HOST))
-    assert (told.outcome, told.head) == (Outcome.DELIVERED, b"fine")
-    assert set(told.phases) == {"dns", "connect", "tls", "first_byte"}
+    result, _ = await post(sender, server_tls(authority, HOST))
+    assert (result.outcome, result.head) == (Outcome.DELIVERED, b"fine")
+    assert set(result.phases) == {"dns", "connect", "tls", "first_byte"}
 
 
 async def test_the_name_of_the_url_is_asked_for_and_checked_not_the_address(sender, authority):
     asked = []
     tls = server_tls(authority, HOST)
     tls.sni_callback = lambda _connection, name, _context: asked.append(name)
-    told, _ = await post(sender, tls, HOST + ".")
-    assert told.outcome is Outcome.DELIVERED
+    result, _ = await post(sender, tls, HOST + ".")
+    assert result.outcome is Outcome.DELIVERED
     assert asked == [HOST]
 
 
@@ -103,10 +103,10 @@ def too_old(authority):
     ],
 )
 async def test_what_cannot_be_believed_is_a_tls_failure_and_nothing_is_sent(sender, authority, make, word):
-    told, raw = await post(sender, make(authority))
-    assert told.outcome is Outcome.TLS
-    assert any(part in told.detail for part in word.split("|")), told.detail
-    assert told.peer == f"127.0.0.1:{raw.port}"
+    result, raw = await post(sender, make(authority))
+    assert result.outcome is Outcome.TLS
+    assert any(part in result.detail for part in word.split("|")), result.detail
+    assert result.peer == f"127.0.0.1:{raw.port}"
     assert raw.requests == []
 
 
@@ -118,8 +118,8 @@ async def test_plain_http_on_a_tls_url_is_a_tls_failure(sender):
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    told = await sender.post(f"https://{HOST}:{port}/", headers={}, body=b"{}", trust=Trust.API)
-    assert told.outcome is Outcome.TLS
+    result = await sender.post(f"https://{HOST}:{port}/", headers={}, body=b"{}", trust=Trust.API)
+    assert result.outcome is Outcome.TLS
     server.close()
 
 
@@ -130,16 +130,16 @@ async def test_a_handshake_that_breaks_off_is_a_tls_failure(sender):
 
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    told = await sender.post(f"https://{HOST}:{port}/", headers={}, body=b"{}", trust=Trust.API)
-    assert told.outcome is Outcome.TLS
+    result = await sender.post(f"https://{HOST}:{port}/", headers={}, body=b"{}", trust=Trust.API)
+    assert result.outcome is Outcome.TLS
     server.close()
 
 
 async def test_a_handshake_that_hangs_times_out_as_such(authority):
     sender = Sender(POLICIES, timeout_s=0.3, lookup=lookup)
     async with raw_server(says(b""), is_silent=True) as raw:
-        told = await sender.post(f"https://{HOST}:{raw.port}/", headers={}, body=b"{}", trust=Trust.API)
-    assert (told.outcome, told.detail) == (Outcome.TIMEOUT, "the TLS handshake was not finished within 0.3 s")
+        result = await sender.post(f"https://{HOST}:{raw.port}/", headers={}, body=b"{}", trust=Trust.API)
+    assert (result.outcome, result.detail) == (Outcome.TIMEOUT, "the TLS handshake was not finished within 0.3 s")
     await sender.close()
 
 
@@ -148,8 +148,8 @@ async def test_a_receiver_that_wants_our_certificate_gets_nothing(sender, author
     tls = server_tls(authority, HOST)
     tls.verify_mode = ssl.CERT_REQUIRED
     authority.configure_trust(tls)
-    told, raw = await post(sender, tls)
-    assert told.outcome in {Outcome.TLS, Outcome.PROTOCOL}
+    result, raw = await post(sender, tls)
+    assert result.outcome in {Outcome.TLS, Outcome.PROTOCOL}
     assert raw.requests == []
 
 

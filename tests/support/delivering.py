@@ -104,12 +104,12 @@ async def start_due(deliverer: Deliverer) -> float:
         rest_s = await deliverer.run_pass()
         if rest_s == 0:
             continue
+        has_rung = False
         async with asyncio.timeout(20):
-            while deliverer.in_flight and not deliverer.bell._event.is_set():
-                await asyncio.sleep(0.001)
-        if not deliverer.bell._event.is_set():
+            while deliverer.in_flight and not has_rung:
+                has_rung = await deliverer.bell.wait(0.001)
+        if not has_rung and not await deliverer.bell.wait(0):
             return rest_s
-        await deliverer.bell.wait(0)
 
 
 async def live_until(deliverer: Deliverer, clock: ManualClock, until: datetime) -> None:

@@ -43,6 +43,7 @@ class RawServer:
         self.is_silent = is_silent
         self.requests: list[bytes] = []
         self.connections = 0
+        self.asked = asyncio.Event()
         self.lost = asyncio.Event()
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,6 +59,7 @@ class RawServer:
             while not self.is_silent:
                 exchange = RawExchange(await _read_request(reader), len(self.requests) + 1, connection, writer)
                 self.requests.append(exchange.request)
+                self.asked.set()
                 await self.script(exchange)
                 if not exchange.is_open:
                     break
