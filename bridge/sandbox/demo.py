@@ -1,7 +1,7 @@
-"""`make demo`: the whole job once, with real processes that talk HTTP, in well under a minute.
+"""`make demo`: the main job with real processes that speak HTTP, in well under a minute.
 
-Four pretended providers, the daemon on SQLite, and a receiver that verifies signatures. Runs are registered
-through the API; the demo ends when each has sent its signed `run.finished`, or says what is missing.
+Starts four fake providers, the daemon on SQLite, and a receiver that verifies signatures. Runs are registered through
+the API; the demo ends when each has sent its signed `run.finished`, or reports what is missing.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from bridge.domain.signing.hmac_v1 import new_secret
 
 TIME_MAX_S = 45.0
 STOP_MAX_S = 10.0
-TOKEN = "demo-token"  # noqa: S105 - of a daemon that lives for seconds, on loopback
+TOKEN = "demo-token"  # noqa: S105 - for a daemon that runs for seconds, on loopback
 
 FACTS = {"invoice": "INV-2025-001", "total": 1234.56}
-# provider, workflow, what happens, and what the subscriber is to hear at the end
-STORIES: tuple[tuple[str, str, dict[str, Any], str], ...] = (
+# provider, workflow, body for the control API, expected status
+DEMO_RUNS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("dibby", "invoices", {"life": {"duration_s": 6, "output": FACTS}}, "succeeded"),
     ("dibby", "invoices", {"life": {"duration_s": 4, "outcome": "failed", "error": "Failed to read page 2"}}, "failed"),
     ("retab", "contracts", {"life": {"duration_s": 5, "output": FACTS}}, "succeeded"),
@@ -59,7 +59,7 @@ STORIES: tuple[tuple[str, str, dict[str, Any], str], ...] = (
 
 
 def main() -> int:
-    """0 when every run's finish arrived and verified, 1 otherwise."""
+    """Run the demo; 0 if the end of every run arrived and verified, 1 otherwise."""
     console = Console(highlight=False)
     try:
         return asyncio.run(_Demo(console).play())
@@ -69,14 +69,14 @@ def main() -> int:
 
 
 @dataclass(slots=True)
-class _Watched:
-    """One run of the demo: what is expected of it, and what arrived."""
+class _DemoRun:
+    """One run of the demo: the expected outcome, and the events that arrived."""
 
     provider: str
     workflow: str
     expected: str
     run_id: str = ""
-    heard: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
     outcome: str | None = None
 
 
@@ -84,7 +84,7 @@ class _Demo:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = time.monotonic()
-        self._runs: list[_Watched] = []
+        self._runs: list[_DemoRun] = []
         self._unverified = 0
 
     async def play(self) -> int:
@@ -111,10 +111,10 @@ class _Demo:
         return 0 if self._is_complete() and not self._unverified else 1
 
     async def _register(self, http: aiohttp.ClientSession, providers: str, api: str) -> None:
-        for provider, workflow, story, expected in STORIES:
-            async with http.post(f"{providers}/_control/runs", json={"provider": provider, **story}) as made:
+        for provider, workflow, run_body, expected in DEMO_RUNS:
+            async with http.post(f"{providers}/_control/runs", json={"provider": provider, **run_body}) as made:
                 theirs = (await made.json())["id"]
-            watched = _Watched(provider, workflow, expected)
+            watched = _DemoRun(provider, workflow, expected)
             body = {
                 "connection": provider,
                 "provider_run_id": theirs,
@@ -142,16 +142,16 @@ class _Demo:
                 arrived = (await answer.json())["data"]
             seen += len(arrived)
             for one in arrived:
-                self._take(one)
+                self._show(one)
             await asyncio.sleep(0.2)
 
-    def _take(self, one: dict[str, Any]) -> None:
+    def _show(self, one: dict[str, Any]) -> None:
         event = json.loads(one["body"])
         run = event["data"]["run"]
         watched = next((w for w in self._runs if run and w.run_id == run["id"]), None)
         if watched is None:
             return
-        watched.heard.append(event["type"])
+        watched.events.append(event["type"])
         self._unverified += not one["verified"]
         mark = "[green]✓ verified[/green]" if one["verified"] else "[red]✗ signature[/red]"
         outcome = f" → {run['status']}" if event["type"] == "run.finished" else ""
@@ -173,9 +173,9 @@ class _Demo:
             table.add_column(heading)
         for watched in self._runs:
             colour = "green" if watched.outcome == watched.expected else "red"
-            heard = " ".join(name.removeprefix("run.") for name in watched.heard)
+            events = " ".join(name.removeprefix("run.") for name in watched.events)
             table.add_row(
-                watched.provider, watched.workflow, heard, f"[{colour}]{watched.outcome or 'missing'}[/{colour}]"
+                watched.provider, watched.workflow, events, f"[{colour}]{watched.outcome or 'missing'}[/{colour}]"
             )
         self._console.print(table)
         if not self._is_complete():
@@ -208,7 +208,7 @@ def _write_config(folder: Path, providers: dict[str, str], receiver: str, secret
 
 @contextlib.asynccontextmanager
 async def _process(*command: str) -> AsyncIterator[dict[str, Any]]:
-    """A sandbox process; what it says about itself when it is ready."""
+    """Run a sandbox process; yields the line of JSON that it prints when it is ready."""
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -222,7 +222,7 @@ async def _process(*command: str) -> AsyncIterator[dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def _daemon(config: Path, log: Path) -> AsyncIterator[str]:
-    """The daemon as a process; its API's address once it is ready."""
+    """Run the daemon as a process; yields the address of its API."""
     command = [sys.executable, "-m", "bridge", "serve", "--config", str(config)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RUNBRIDGE_")}
     with log.open("wb") as output:

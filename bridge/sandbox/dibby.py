@@ -1,4 +1,4 @@
-"""A fake Dibby: trigger and read runs. Its error bodies are our guess; its documentation shows none."""
+"""A fake Dibby: trigger and read runs. The error bodies are a guess, because its documentation shows none."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ MESSAGES: Final = {401: "Invalid or missing token", 404: "Run not found", 429: "
 
 
 class Dibby(FakeProvider):
-    """POST /runs and GET /runs/{id}; knows no list, no cancel, and no word for waiting."""
+    """POST /runs and GET /runs/{id}; there is no list, no cancel, and no word for waiting."""
 
     name = "dibby"
     words: ClassVar = {
         RunStatus.QUEUED: "PENDING",
         RunStatus.RUNNING: "RUNNING",
-        RunStatus.WAITING: "RUNNING",  # its human validation step shows only as progress that stands still
+        RunStatus.WAITING: "RUNNING",  # its human validation step shows only as progress that stops
         RunStatus.SUCCEEDED: "FINISHED",
         RunStatus.FAILED: "FAILED",
     }
     rare_words: ClassVar = {"RUNNING": RunStatus.RUNNING}
 
     def routes(self) -> list[web.RouteDef]:
-        """Method, path and handler of everything it answers."""
+        """The routes of this API."""
         return [web.post("/runs", self.trigger), web.get("/runs/{run_id}", self.show)]
 
     def refuse(self, status: int, message: str | None = None) -> web.Response:
-        """An error in the shape we suppose."""
+        """An error in the assumed shape."""
         return web.json_response({"error": message or MESSAGES.get(status, "Request failed")}, status=status)
 
     def new_run_id(self) -> str:
@@ -41,11 +41,11 @@ class Dibby(FakeProvider):
         return f"run_{secrets.token_hex(8)}"
 
     def new_workflow_id(self) -> str:
-        """A UUID, as at the end of its workflow pages' addresses."""
+        """A UUID, as in the addresses of its workflow pages."""
         return str(uuid.uuid4())
 
     async def trigger(self, request: web.Request) -> web.Response:
-        """Start a run. The key is taken in both spellings that its documentation uses."""
+        """Start a run. Both spellings of the key in its documentation are accepted."""
         body = await json_object(request) or {}
         workflow_id = body.get("workflowId") or body.get("worfklowId")
         if not isinstance(workflow_id, str):
@@ -59,7 +59,7 @@ class Dibby(FakeProvider):
         return self.refuse(404) if run is None else web.json_response(self.body(run))
 
     def body(self, run: SandboxRun) -> dict[str, Json]:
-        """The run object; `error` is there only for a failed run, and `createdAt` is its only time."""
+        """The run object; only a failed run has `error`, and `createdAt` is its only time."""
         snapshot = self.state.snapshot(run)
         body: dict[str, Json] = {
             "id": run.id,

@@ -41,7 +41,7 @@ _WITH_ERROR: Final = (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.PARTIAL)
 
 
 class Dify(FakeProvider):
-    """One app behind one key."""
+    """A Dify app; its key gives access to one app only."""
 
     name = "dify"
     words: ClassVar = {
@@ -56,7 +56,7 @@ class Dify(FakeProvider):
     shapes: ClassVar = {"new": "new", "old": "old", "rfc822": "rfc822"}
 
     def routes(self) -> list[web.RouteDef]:
-        """Method, path and handler of everything it answers."""
+        """The routes of this API."""
         return [
             web.post("/workflows/run", self.trigger),
             web.post("/workflows/{workflow_id}/run", self.trigger),
@@ -114,7 +114,7 @@ class Dify(FakeProvider):
         return web.json_response({"result": "success"})
 
     async def list_logs(self, request: web.Request) -> web.Response:
-        """The log, newest first; its items have ids of their own and hold a summary of the run."""
+        """The log, newest first; an item has an id of its own and a summary of the run."""
         page, limit = whole_number(request.query.get("page"), 1), whole_number(request.query.get("limit"), 20)
         status = request.query.get("status")
         if not page or not limit or limit > 100 or (status and status not in LOG_STATUSES):
@@ -148,7 +148,7 @@ class Dify(FakeProvider):
         return status.is_settled or status is RunStatus.WAITING
 
     def body(self, run: SandboxRun) -> dict[str, Json]:
-        """The run detail in the shape the run asks for."""
+        """The run detail in the shape of the run."""
         snapshot = self.state.snapshot(run)
         error = run.scenario.error if snapshot.status in _WITH_ERROR else None
         return {

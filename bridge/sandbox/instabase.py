@@ -27,7 +27,7 @@ SUMMARY_KEYS: Final = ("id", "status", "start_timestamp", "app_id", "deployment_
 
 
 class Instabase(FakeProvider):
-    """Starts at RUNNING: it has no word for queued. Cancelling happens in its user interface only."""
+    """Runs start at RUNNING, because there is no word for queued. Only its user interface can cancel."""
 
     name = "instabase"
     words: ClassVar = {
@@ -41,7 +41,7 @@ class Instabase(FakeProvider):
     rare_words: ClassVar = {"PAUSED": RunStatus.WAITING}
 
     def routes(self) -> list[web.RouteDef]:
-        """Method, path and handler of everything it answers."""
+        """The routes of this API."""
         return [
             web.post("/v2/apps/runs", self.trigger),
             web.post("/v2/apps/deployments/{deployment_id}/runs", self.trigger),
@@ -52,7 +52,7 @@ class Instabase(FakeProvider):
         ]
 
     def refuse(self, status: int, message: str | None = None) -> web.Response:
-        """An error: only a message."""
+        """An error with only a message."""
         return web.json_response({"message": message or MESSAGES.get(status, "Try again later.")}, status=status)
 
     def new_run_id(self) -> str:
@@ -60,7 +60,7 @@ class Instabase(FakeProvider):
         return str(uuid.uuid4())
 
     def is_authorized(self, request: web.Request) -> bool:
-        """The key, and no IB-Context but ours. None at all is let in, to the community's empty space."""
+        """Whether the key and IB-Context match. Without IB-Context the request sees the empty community account."""
         given = request.headers.get("IB-Context", self.state.ib_context)
         return super().is_authorized(request) and (self.state.ib_context is None or given == self.state.ib_context)
 
@@ -80,7 +80,7 @@ class Instabase(FakeProvider):
         return self.refuse(404) if run is None else web.json_response(self.body(run))
 
     async def list_runs(self, request: web.Request) -> web.Response:
-        """Runs of the last 24 hours unless the request says otherwise (Unix seconds); no total, no cursor."""
+        """Runs of the last 24 hours unless the request sets the range (Unix seconds); no total, no cursor."""
         query, now_s = request.query, int(self.state.clock.now().timestamp())
         limit, offset = whole_number(query.get("limit"), LIST_LIMIT), whole_number(query.get("offset"), 0)
         from_s = whole_number(query.get("from_timestamp"), now_s - LIST_WINDOW_S)
@@ -119,7 +119,7 @@ class Instabase(FakeProvider):
         return web.json_response({**shown, "has_more": offset + page < len(files)})
 
     async def delete(self, request: web.Request) -> web.Response:
-        """Delete a run; answers with the jobs that do it."""
+        """Delete a run; the response names the jobs that do it."""
         run = self._find(request)
         if run is None:
             return self.refuse(404)
@@ -153,14 +153,14 @@ class Instabase(FakeProvider):
 
 
 def _nanoseconds(run: SandboxRun, instant: datetime | None) -> int | None:
-    """Unix nanoseconds; the last three digits, which a datetime has not, come from the run's id."""
+    """Unix nanoseconds; the last three digits, which a datetime lacks, come from the run's id."""
     if instant is None:
         return None
     return (instant - EPOCH) // timedelta(microseconds=1) * 1000 + zlib.crc32(run.id.encode()) % 1000
 
 
 def _files(run: SandboxRun) -> list[Json]:
-    """The scenario's own `files` list, else one file with one document whose fields are the output's entries."""
+    """The `files` of the scenario's output, or one file with one document whose fields are the output's entries."""
     output = run.scenario.output
     if isinstance(output, dict) and isinstance(output.get("files"), list):
         files = output["files"]

@@ -23,7 +23,7 @@ SUMMARY_KEYS: Final = ("id", "workflow_id", "lifecycle", "status")
 
 
 class Retab(FakeProvider):
-    """Generation c unless a run asks for another; takes `Bearer` and the older `Api-Key`."""
+    """Generation c unless a run has another shape; accepts `Bearer` and the older `Api-Key`."""
 
     name = "retab"
     words: ClassVar = {
@@ -42,7 +42,7 @@ class Retab(FakeProvider):
     shapes: ClassVar = {"c": "c", "c-nested": "c-nested", "b": "b", "a": "a", "old": "a", "new": "c"}
 
     def routes(self) -> list[web.RouteDef]:
-        """Method, path and handler of everything it answers."""
+        """The routes of this API."""
         runs = "/v1/workflows/runs"
         return [
             web.post(runs, self.trigger),
@@ -56,7 +56,7 @@ class Retab(FakeProvider):
         ]
 
     def refuse(self, status: int, message: str | None = None) -> web.Response:
-        """An error: `{"detail": text}`, or for 5xx the structured kind."""
+        """An error: `{"detail": text}`, or the structured form for a 5xx."""
         text = message or MESSAGES.get(status, "Request failed")
         detail: Json = text
         if status >= 500:
@@ -72,7 +72,7 @@ class Retab(FakeProvider):
         return _ulid("wf")
 
     def is_authorized(self, request: web.Request) -> bool:
-        """Either header carries the key."""
+        """Whether either header has the key."""
         given = request.headers.get("Api-Key", "").encode()
         return secrets.compare_digest(given, self.state.api_key.encode()) or super().is_authorized(request)
 
@@ -99,7 +99,7 @@ class Retab(FakeProvider):
         return web.Response(status=204)
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """Cancel a run; 200 also when it had finished first, then with `cancellation_failed`."""
+        """Cancel a run; a run that has finished is answered 200 with `cancellation_failed`."""
         run = self._find(request)
         if run is None:
             return self.refuse(404)
@@ -139,7 +139,7 @@ class Retab(FakeProvider):
         return self.refuse(404, "Workflow step not found") if found is None else web.json_response(found)
 
     async def list_flat_steps(self, request: web.Request) -> web.Response:
-        """The steps of a generation a run; newer runs do not have this address."""
+        """The steps of a generation a run; newer runs do not have this path."""
         run = self._find(request)
         if run is None or run.shape != "a":
             return self.refuse(404, "Not Found")

@@ -18,7 +18,7 @@ START_BLOCK, OUTPUT_BLOCK, END_NODE = "start_json-1", "extract-1", "end-1"
 
 
 def run_body(run: SandboxRun, snapshot: RunSnapshot) -> dict[str, Json]:
-    """The run object in the generation that the run asks for."""
+    """The run object in the generation of the run."""
     match run.shape:
         case "a":
             return _flat(run, snapshot)
@@ -38,7 +38,7 @@ def run_body(run: SandboxRun, snapshot: RunSnapshot) -> dict[str, Json]:
 
 
 def step_bodies(run: SandboxRun, snapshot: RunSnapshot) -> list[dict[str, Json]]:
-    """The steps of a run in generation c: as many as the scenario has parts; the last one holds the output."""
+    """The steps of a run in generation c: one for each part of the scenario; the last one has the output."""
     return [_step(run, snapshot, number) for number in range(run.scenario.parts)]
 
 

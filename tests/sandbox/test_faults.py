@@ -111,23 +111,23 @@ async def test_hang_answers_nothing_until_the_faults_are_cleared(
     sandbox: Sandbox, client: aiohttp.ClientSession
 ) -> None:
     sandbox.fail("dibby", "hang")
-    asked = asyncio.create_task(client.get(run_url(sandbox, "dibby", sandbox.add_run("dibby"))))
+    request = asyncio.create_task(client.get(run_url(sandbox, "dibby", sandbox.add_run("dibby"))))
     while not sandbox.requests:
         await asyncio.sleep(0)
     assert (sandbox.requests[0].status, sandbox.state.in_flight["dibby"]) == (None, 1)
     sandbox.clear_faults()
-    assert (await asked).status == 503
+    assert (await request).status == 503
 
 
 async def test_a_caller_who_gives_up_on_a_hanging_request_is_no_longer_in_flight(
     sandbox: Sandbox, client: aiohttp.ClientSession
 ) -> None:
-    """Seats per connection are judged by this count."""
+    """Tests of the limits on concurrency read this count."""
     sandbox.fail("dibby", "hang")
-    asked = asyncio.create_task(client.get(run_url(sandbox, "dibby", "x")))
+    request = asyncio.create_task(client.get(run_url(sandbox, "dibby", "x")))
     while not sandbox.state.in_flight["dibby"]:
         await asyncio.sleep(0)
-    asked.cancel()
+    request.cancel()
     async with asyncio.timeout(10):
         while sandbox.state.in_flight["dibby"]:
             await asyncio.sleep(0.01)
@@ -188,11 +188,11 @@ async def test_the_control_door_does_what_the_methods_do(
     run_id = (await made.json())["id"]
     assert (made.status, run_id.startswith("run_")) == (201, True)
     url = run_url(sandbox, "retab", run_id)
-    told = []
+    words_seen = []
     for _ in range(3):
-        told.append((await (await client.get(url)).json())["lifecycle"]["kind"])
+        words_seen.append((await (await client.get(url)).json())["lifecycle"]["kind"])
         clock.advance(5)
-    assert told == ["running", "waiting_for_human", "error"]
+    assert words_seen == ["running", "waiting_for_human", "error"]
 
     await client.post(f"{control}/faults", json={"provider": "retab", "kind": "429", "retry_after": 3})
     assert (await client.get(url)).headers["Retry-After"] == "3"
@@ -244,22 +244,22 @@ async def test_the_control_door_names_what_is_wrong(
     assert words in (await answer.json())["error"]
 
 
-async def test_stopping_lets_go_of_a_request_that_hangs(clock: ManualClock, client: aiohttp.ClientSession) -> None:
+async def test_stopping_ends_a_request_that_hangs(clock: ManualClock, client: aiohttp.ClientSession) -> None:
     sandbox = await Sandbox(clock=clock).start()
     sandbox.fail("dify", "hang", None)
-    asked = asyncio.create_task(client.get(run_url(sandbox, "dify", "x")))
+    request = asyncio.create_task(client.get(run_url(sandbox, "dify", "x")))
     while not sandbox.requests:
         await asyncio.sleep(0)
     await sandbox.stop()
-    assert (await asked).status == 503
+    assert (await request).status == 503
     await sandbox.stop()
 
 
 async def test_the_most_requests_at_one_time_are_counted(sandbox: Sandbox, client: aiohttp.ClientSession) -> None:
     sandbox.fail("dify", "hang", 3)
-    asked = [asyncio.create_task(client.get(run_url(sandbox, "dify", "x"))) for _ in range(3)]
+    request = [asyncio.create_task(client.get(run_url(sandbox, "dify", "x"))) for _ in range(3)]
     while sandbox.state.in_flight["dibby"] + sandbox.state.in_flight["dify"] < 3:
         await asyncio.sleep(0)
     sandbox.clear_faults()
-    await asyncio.gather(*asked)
+    await asyncio.gather(*request)
     assert (sandbox.state.in_flight_peak["dify"], sandbox.state.in_flight["dify"]) == (3, 0)
