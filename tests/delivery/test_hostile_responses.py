@@ -5,40 +5,13 @@ import time
 
 import pytest
 
-from bridge.delivery.sender import Sender
-from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.delivery import Outcome
 from bridge.runtime.aiohttp_internals import RAW_BYTES_MAX
+from tests.support.posting import post, post_for
 from tests.support.raw_server import RawExchange, answer, raw_server, says
 
-ALLOW = (AllowRule.parse("127.0.0.0/8"),)
 OK_LINE = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK_LINE + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture
-async def sender():
-    made = Sender({trust: AddressPolicy(trust, allow=ALLOW) for trust in Trust}, timeout_s=10)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def hasty():
-    """For answers that never come: its whole deadline is short."""
-    made = Sender({trust: AddressPolicy(trust, allow=ALLOW) for trust in Trust}, timeout_s=0.3)
-    yield made
-    await made.close()
-
-
-async def post(sender, raw):
-    return await sender.post(f"http://127.0.0.1:{raw.port}/", headers={}, body=b"{}", trust=Trust.API)
-
-
-async def post_for(sender, data):
-    """The answer that comes of a server that sends `data` and closes."""
-    async with raw_server(says(data, then_closes=True)) as raw:
-        return await post(sender, raw)
 
 
 def endless(beginning: bytes, piece: bytes):

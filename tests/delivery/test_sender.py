@@ -9,45 +9,17 @@ import pytest
 
 from bridge import __version__
 from bridge.delivery.sender import HEAD_BYTES_MAX, Sender
-from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
+from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.delivery import Outcome
 from bridge.domain.signing.hmac_v1 import secret_key, signature_headers
-from tests.support.manual_clock import ManualClock
+from tests.support.posting import LOOPBACK, post, post_for
 from tests.support.raw_server import answer, raw_server, says
 
-ALLOW = (AllowRule.parse("127.0.0.0/8"),)
-POLICIES = {trust: AddressPolicy(trust, allow=ALLOW) for trust in Trust}
 STRICT = {trust: AddressPolicy(trust) for trust in Trust}
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 OK_HEAD = b"HTTP/1.1 200 OK\r\n"
 BUSY_HEAD = b"HTTP/1.1 503 Busy\r\n"
 CHUNKED = OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture
-async def sender():
-    made = Sender(POLICIES, timeout_s=10, clock=ManualClock(NOW))
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def hasty():
-    """For answers that never come: its whole deadline is short."""
-    made = Sender(POLICIES, timeout_s=0.3, clock=ManualClock(NOW))
-    yield made
-    await made.close()
-
-
-async def post(sender, raw, path="/hooks", *, trust=Trust.API, host="127.0.0.1", **options):
-    options = {"headers": {"webhook-id": "evt_1"}, "body": b'{"a":1}', **options}
-    return await sender.post(f"http://{host}:{raw.port}{path}", trust=trust, **options)
-
-
-async def post_for(sender, data, **options):
-    """The answer that comes of a server that sends `data` and closes."""
-    async with raw_server(says(data, then_closes=True)) as raw:
-        return await post(sender, raw, **options)
 
 
 # --- what is sent ---
@@ -385,7 +357,7 @@ async def test_a_receiver_that_does_not_read_cannot_outlast_the_deadline(hasty):
 
 
 async def test_a_resolver_that_hangs_cannot_outlast_the_deadline():
-    sender = Sender(POLICIES, timeout_s=0.2, lookup=hang)
+    sender = Sender(LOOPBACK, timeout_s=0.2, lookup=hang)
     result = await sender.post("https://hooks.test/", headers={}, body=b"", trust=Trust.API)
     assert (result.outcome, result.detail) == (Outcome.DNS, "no answer to the name lookup within 0.2 s")
     await sender.close()
@@ -422,7 +394,7 @@ async def test_a_name_without_address_is_a_lookup_failure(found):
             raise found
         return found
 
-    sender = Sender(POLICIES, lookup=lookup)
+    sender = Sender(LOOPBACK, lookup=lookup)
     result = await sender.post("https://hooks.test/", headers={}, body=b"", trust=Trust.API)
     assert result.outcome is Outcome.DNS
     await sender.close()
@@ -474,7 +446,7 @@ async def test_plain_http_to_a_public_address_needs_leave():
 
 
 async def test_new_policies_hold_for_the_next_post_and_leave_those_under_way_alone():
-    sender = Sender(POLICIES)
+    sender = Sender(LOOPBACK)
     begun, go = asyncio.Event(), asyncio.Event()
 
     async def script(exchange):
@@ -494,7 +466,7 @@ async def test_new_policies_hold_for_the_next_post_and_leave_those_under_way_alo
 
 
 async def test_a_new_deadline_comes_with_new_policies(sender):
-    await sender.replace_policies(POLICIES, timeout_s=0.1)
+    await sender.replace_policies(LOOPBACK, timeout_s=0.1)
     async with raw_server(hang) as raw:
         assert (await post(sender, raw)).detail == "no complete answer within 0.1 s"
 

@@ -8,12 +8,12 @@ import pytest
 import trustme
 
 from bridge.delivery.sender import Sender
-from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
+from bridge.domain.addresses.policy import Trust
 from bridge.domain.delivery import Outcome
 from bridge.runtime.aiohttp_internals import client_tls
+from tests.support.posting import LOOPBACK
 from tests.support.raw_server import answer, raw_server, says
 
-POLICIES = {trust: AddressPolicy(trust, allow=(AllowRule.parse("127.0.0.0/8"),)) for trust in Trust}
 HOST = "hooks.test"
 
 
@@ -30,7 +30,7 @@ async def lookup(name):
 async def sender(authority):
     tls = client_tls()
     authority.configure_trust(tls)
-    made = Sender(POLICIES, timeout_s=5, lookup=lookup, tls=tls)
+    made = Sender(LOOPBACK, timeout_s=5, lookup=lookup, tls=tls)
     yield made
     await made.close()
 
@@ -136,7 +136,7 @@ async def test_a_handshake_that_breaks_off_is_a_tls_failure(sender):
 
 
 async def test_a_handshake_that_hangs_times_out_as_such(authority):
-    sender = Sender(POLICIES, timeout_s=0.3, lookup=lookup)
+    sender = Sender(LOOPBACK, timeout_s=0.3, lookup=lookup)
     async with raw_server(says(b""), is_silent=True) as raw:
         result = await sender.post(f"https://{HOST}:{raw.port}/", headers={}, body=b"{}", trust=Trust.API)
     assert (result.outcome, result.detail) == (Outcome.TIMEOUT, "the TLS handshake was not finished within 0.3 s")
