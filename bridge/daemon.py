@@ -36,13 +36,13 @@ from bridge.domain.timestamps import after
 from bridge.maintenance import chores, key_rotation, retention
 from bridge.maintenance.retention import Housekeeper
 from bridge.polling.connection_client import ConnectionClient
-from bridge.polling.duration_learner import DurationLearner, recall_rate
+from bridge.polling.duration_learner import LearnedState
 from bridge.polling.poller import Poller
 from bridge.providers.http import new_session
 from bridge.runtime.loop import Loop
 from bridge.runtime.metrics import Metrics
 from bridge.runtime.systemd import Notifier, Watchdog
-from bridge.store import connections, endpoints, learned_state, nodes, runs
+from bridge.store import connections, endpoints, nodes, runs
 from bridge.store.database import Database
 from bridge.store.sqlite import database_file, key_file
 from bridge.store.transaction import Tx
@@ -150,7 +150,7 @@ class Daemon:
         """The limits are shared by more or fewer nodes: take our part of them, and of the runs."""
         for poller in self.control.pollers.values():
             _rank_limiter(poller.client.limiter, rank)
-            poller.share_anew()
+            poller.rebalance()
         self.deliverer.nodes = rank.nodes
         self.deliverer.bell.ring()
 
@@ -242,17 +242,16 @@ class Daemon:
 
     async def _start_poller(self, name: str, client: ConnectionClient) -> None:
         latest_s = max(client.connection.cadence.max_interval_s, LATEST_POLL_S)
-        learned = await self.database.read(lambda tx: learned_state.list_learned(tx, name))
         await self.database.write(lambda tx: runs.clamp_due(tx, name, after(tx.now, latest_s)))
-        if all(other.client.limiter is not client.limiter for other in self.control.pollers.values()):
-            recall_rate(client.limiter.rate_limit, learned)
+        is_first = all(other.client.limiter is not client.limiter for other in self.control.pollers.values())
+        limit = client.limiter.rate_limit
         poller = Poller(
             client,
+            learned=await LearnedState.load(self.database, name, limit, recalls_rate=is_first),
             database=self.database,
             clock=self.clock,
             node=self.node,
             metrics=self.metrics,
-            learner=DurationLearner(learned),
             lease_guard=self.lease_guard,
         )
         if self.membership is not None:

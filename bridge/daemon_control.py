@@ -97,9 +97,9 @@ class DaemonControl:
         poller = self.pollers.get(run.connection)
         if poller is None:
             return None
-        watch, (next_poll_at, reason) = poller.live(run.id), poller.next_poll(run)
+        tracked, (next_poll_at, reason) = poller.live(run.id), poller.next_poll(run)
         polls, last_polled_at = (
-            (run.polls, run.last_polled_at) if watch is None else (watch.polls, watch.last_polled_at)
+            (run.polls, run.last_polled_at) if tracked is None else (tracked.polls, tracked.last_polled_at)
         )
         return LivePoll(polls, last_polled_at, next_poll_at, reason)
 
@@ -146,7 +146,7 @@ class DaemonControl:
             "limit_is_learned": not limiter.rate_limit.is_known,
             "max_in_flight": limiter.in_flight_limit.limit(limiter.rate_limit.rate),
             "in_flight": limiter.in_flight,
-            "runs_in_hand": len(poller.hand),
+            "runs_in_hand": len(poller.schedule),
             "limits_shared_by_nodes": limiter.sharers,
             "paused_for_s": round(max(0.0, opens_in_s), 3),
             "shadow_price_s": round(shadow_price_s, 4),

@@ -72,10 +72,9 @@ class ConnectionClient:
         self._judged_at = -math.inf
         self._probes = 0
         self._words_told: set[str] = set()
-        self.has_recovered = False
-        """It answers again after a row of failures; whoever acts on that sets this back."""
+        self._has_recovered = False
 
-    async def look_at(self, run: Run, etag: str | None = None, body: bytes | None = None) -> PollResult:
+    async def poll(self, run: Run, etag: str | None = None, body: bytes | None = None) -> PollResult:
         """One poll of a run.
 
         `etag` and `body`: of the answer which showed the run as it is.
@@ -157,9 +156,7 @@ class ConnectionClient:
             ok, said = False, str(failure)
         return ok, said, round((time.monotonic() - started) * 1000)
 
-    def judge(
-        self, result: PollResult | RunPage, *, sent_at: float, now: float, runs_in_hand: int
-    ) -> HealthChange | None:
+    def judge(self, result: PollResult | RunPage, *, sent_at: float, now: float, runs_held: int) -> HealthChange | None:
         """Take in what a poll or a list brought: pace, pause, and whether the account's health has turned.
 
         Times are monotonic. A 404 is an answer like any other: the account works.
@@ -170,7 +167,7 @@ class ConnectionClient:
                 return self._answered(now)
             case PollFailed(kind=FailureKind.UNAUTHORIZED):
                 self._refusals += 1
-                is_sure = result.status == 401 or self._refusals >= REFUSALS_MIN or runs_in_hand <= 1
+                is_sure = result.status == 401 or self._refusals >= REFUSALS_MIN or runs_held <= 1
                 return self._failed(result.message, sent_at=sent_at, now=now) if is_sure else None
             case PollFailed(kind=FailureKind.THROTTLED | FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
                 return None  # about the pace, or about this run: not about the account
@@ -198,7 +195,7 @@ class ConnectionClient:
                 self.limiter.answer(now, sent_at=sent_at)
 
     def _answered(self, now: float) -> HealthChange | None:
-        self.has_recovered |= self._failures >= FAILURES_MIN or self.health is ConnectionHealth.FAILING
+        self._has_recovered |= self._failures >= FAILURES_MIN or self.health is ConnectionHealth.FAILING
         self._failures = self._refusals = self._probes = 0
         if self.health is ConnectionHealth.OK:
             return None
@@ -226,6 +223,11 @@ class ConnectionClient:
             return None
         self.health, self.reason = ConnectionHealth.FAILING, reason
         return HealthChange(ConnectionHealth.FAILING, reason)
+
+    def take_recovery(self) -> bool:
+        """Whether the connection has begun to answer again after a row of failures, since this was last asked."""
+        has_recovered, self._has_recovered = self._has_recovered, False
+        return has_recovered
 
     def opens_in_s(self, now: float) -> float:
         """Seconds until a poll may go, 0 at once; while failing, only one probe at a time."""

@@ -1,12 +1,13 @@
-"""What one connection's runs have taught about durations, and how much of it is still to be saved.
+"""What the runs of one connection have taught about durations, and how that is saved.
 
-A `Sojourn` for each workflow and status, all leaning on the connection's own per status; a
-`ProgressSojourn` for each workflow that reports progress. At high rates only a share of the runs is
-learned from: a fit costs a millisecond, and the thousandth run of a minute teaches nothing new.
+There is a `DurationModel` for each workflow and status, all with the connection's own per status as their prior, and a
+`ProgressModel` for each workflow that reports progress. At high rates only a share of the runs is learned from: a fit
+costs a millisecond, and the thousandth run of a minute teaches nothing new.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,15 +24,19 @@ from bridge.store.learned_state import LearnedRow
 from bridge.store.transaction import Tx
 
 WAITING_PRIOR: Final = tuple(log_logistic(1800.0, 1.2))  # a person: anything from minutes to days
-LESSON_EVERY_S: Final = 0.5  # per workflow and status, once it is known well
+LEARN_EVERY_S: Final = 0.5  # per workflow and status, once it is known well
 WELL_KNOWN_RUNS: Final = 30
+RATE: Final = "rate"  # the kind of row that holds the rate limit
+RATE_STEP: Final = 0.1  # a rate is saved when it has changed by this share
+SAVE_EVERY_S: Final = 10.0
+OVERLAP: Final = timedelta(minutes=1)  # read twice rather than missed where the nodes' clocks differ
 KEYS_MAX: Final = 500  # in memory as learners; beyond, the one longest unused is kept as text
 
 Key = tuple[str, RunStatus]
 
 
 @dataclass(frozen=True, slots=True)
-class _Lesson:
+class _End:
     """The end of one run that was learned from; `track` where it is about progress."""
 
     workflow: str
@@ -47,27 +52,27 @@ class DurationLearner:
     def __init__(self, rows: Iterable[LearnedRow] = ()) -> None:
         self._texts = {(row.kind, row.workflow, row.status): row.state for row in rows}
         self._priors: dict[RunStatus, DurationModel] = {}
-        self._sojourns: dict[Key, DurationModel] = {}
+        self._durations: dict[Key, DurationModel] = {}
         self._progress: dict[str, ProgressModel] = {}
         self._taught_at: dict[Key, float] = {}
         self.changed: set[Key] = set()
         """Of what more is known since the poller last planned anew; it empties this."""
         self._dirty: set[tuple[str, str, str]] = set()
-        self._unsaved: list[_Lesson] = []
+        self._unsaved: list[_End] = []
 
-    def sojourn(self, workflow: str | None, status: RunStatus) -> DurationModel:
+    def durations(self, workflow: str | None, status: RunStatus) -> DurationModel:
         """What is known of runs of this workflow in this status."""
         key = (workflow or "", status)
-        known = self._sojourns.pop(key, None)
+        known = self._durations.pop(key, None)
         if known is None:
             self._make_room()
             known = DurationModel.load(self._texts.get(("workflow", *key)), self._prior(status))
-        self._sojourns[key] = known
+        self._durations[key] = known
         return known
 
     def look_up(self, workflow: str, status: RunStatus) -> DurationModel:
         """The same for people, who may ask for anything: what is not known is not kept for having been asked for."""
-        known = self._sojourns.get((workflow, status))
+        known = self._durations.get((workflow, status))
         return known or DurationModel.load(self._texts.get(("workflow", workflow, status)), self._prior(status))
 
     def progress(self, workflow: str | None) -> ProgressModel:
@@ -80,29 +85,29 @@ class DurationLearner:
     def learn(self, workflow: str | None, status: RunStatus, alive_s: float, finished_s: float, now: float) -> None:
         """A run left `status` at an age in (alive_s, finished_s]."""
         key = (workflow or "", status)
-        sojourn = self.sojourn(workflow, status)
-        if sojourn.runs > WELL_KNOWN_RUNS and now - self._taught_at.get(key, -1e9) < LESSON_EVERY_S:
+        model = self.durations(workflow, status)
+        if model.runs > WELL_KNOWN_RUNS and now - self._taught_at.get(key, -1e9) < LEARN_EVERY_S:
             return
         self._taught_at[key] = now
-        sojourn.observe(alive_s, finished_s)
-        self._unsaved.append(_Lesson(key[0], status, alive_s, finished_s))
+        model.observe(alive_s, finished_s)
+        self._unsaved.append(_End(key[0], status, alive_s, finished_s))
         self.changed.add(key)
         self._dirty |= {("workflow", key[0], status.value), ("connection", "", status.value)}
 
     def learn_progress(self, workflow: str | None, track: ProgressTrack, alive_s: float, finished_s: float) -> None:
         """A run with this track of progress ended at an age in (alive_s, finished_s]."""
         if track.marks:
-            plain = self.sojourn(workflow, RunStatus.RUNNING).estimate
+            plain = self.durations(workflow, RunStatus.RUNNING).estimate
             self.progress(workflow).observe(track, alive_s, finished_s, plain)
-            self._unsaved.append(_Lesson(workflow or "", RunStatus.RUNNING, alive_s, finished_s, track))
+            self._unsaved.append(_End(workflow or "", RunStatus.RUNNING, alive_s, finished_s, track))
             self._dirty.add(("progress", workflow or "", ""))
 
     @property
-    def has_lessons(self) -> bool:
+    def has_unsaved(self) -> bool:
         """Whether something is still to be saved."""
         return bool(self._dirty)
 
-    def take_lessons(self) -> list[LearnedRow]:
+    def take_unsaved(self) -> list[LearnedRow]:
         """What changed since it was last taken, to be saved."""
         dirty, self._dirty = self._dirty, set()
         self._unsaved = []
@@ -111,7 +116,7 @@ class DurationLearner:
         ]
 
     def adopt(self, rows: Iterable[LearnedRow]) -> None:
-        """Go on from these states, saved by another node, where they are not our own; our unsaved lessons on top."""
+        """Go on from these states, saved by another node, where they are not our own; our unsaved ends on top."""
         news = {
             key: row.state for row in rows if self._texts.get(key := (row.kind, row.workflow, row.status)) != row.state
         }
@@ -123,21 +128,21 @@ class DurationLearner:
             self._progress.pop(name, None)
         for status in statuses:  # all of a status at once: they lean on one prior
             self._priors.pop(status, None)
-        self._sojourns = {key: kept for key, kept in self._sojourns.items() if key[1] not in statuses}
-        for lesson in self._unsaved:
-            self._learn_again(lesson, statuses, news)
+        self._durations = {key: kept for key, kept in self._durations.items() if key[1] not in statuses}
+        for end in self._unsaved:
+            self._learn_again(end, statuses, news)
 
-    def _learn_again(self, lesson: _Lesson, statuses: set[RunStatus], news: Mapping[tuple[str, str, str], str]) -> None:
-        if lesson.track is None and lesson.status in statuses:
-            self.sojourn(lesson.workflow, lesson.status).observe(lesson.alive_s, lesson.finished_s)
-        elif lesson.track is not None and ("progress", lesson.workflow, "") in news:
-            plain = self.sojourn(lesson.workflow, RunStatus.RUNNING).estimate
-            self.progress(lesson.workflow).observe(lesson.track, lesson.alive_s, lesson.finished_s, plain)
+    def _learn_again(self, end: _End, statuses: set[RunStatus], news: Mapping[tuple[str, str, str], str]) -> None:
+        if end.track is None and end.status in statuses:
+            self.durations(end.workflow, end.status).observe(end.alive_s, end.finished_s)
+        elif end.track is not None and ("progress", end.workflow, "") in news:
+            plain = self.durations(end.workflow, RunStatus.RUNNING).estimate
+            self.progress(end.workflow).observe(end.track, end.alive_s, end.finished_s, plain)
 
     def known_workflows(self) -> list[str]:
         """The workflows whose running time is being learned."""
         saved = {workflow for kind, workflow, status in self._texts if (kind, status) == ("workflow", "running")}
-        return sorted(saved | {workflow for workflow, status in self._sojourns if status is RunStatus.RUNNING})
+        return sorted(saved | {workflow for workflow, status in self._durations if status is RunStatus.RUNNING})
 
     def _prior(self, status: RunStatus) -> DurationModel:
         if status not in self._priors:
@@ -151,7 +156,7 @@ class DurationLearner:
         learner: DurationModel | ProgressModel
         match kind:
             case "workflow":
-                learner = self.sojourn(workflow, RunStatus(status))
+                learner = self.durations(workflow, RunStatus(status))
             case "connection":
                 learner = self._prior(RunStatus(status))
             case _:
@@ -161,41 +166,61 @@ class DurationLearner:
         return text
 
     def _make_room(self) -> None:
-        if len(self._sojourns) >= KEYS_MAX:
-            workflow, status = next(iter(self._sojourns))
-            self._texts[("workflow", workflow, status.value)] = self._sojourns.pop((workflow, status)).dump()
+        if len(self._durations) >= KEYS_MAX:
+            workflow, status = next(iter(self._durations))
+            self._texts[("workflow", workflow, status.value)] = self._durations.pop((workflow, status)).dump()
 
 
-RATE: Final = "rate"  # a kind of row
-RATE_STEP: Final = 0.1  # a rate is saved when it has changed by this much of itself
-OVERLAP: Final = timedelta(minutes=1)  # read twice rather than missed where the nodes' clocks differ
+class LearnedState:
+    """What one connection has learned, durations and rate limit, with its saving.
 
-
-class Lessons:
-    """Of one connection."""
+    Two nodes that watch runs of one workflow both save its state. So before saving, a node reads what the other saved
+    and learns its own unsaved ends once more on top of it. What a lost write loses is soon learned again.
+    """
 
     def __init__(self, learner: DurationLearner, rate_limit: RateLimit, database: Database, connection: str) -> None:
-        self._learner = learner
+        self.learner = learner
         self._rate_limit = rate_limit
         self._saved_rate = rate_limit.rate
         self._database = database
         self._connection = connection
         self._read_at = database.clock.now()
+        self._save_due = 0.0
+
+    @classmethod
+    async def load(
+        cls, database: Database, connection: str, rate_limit: RateLimit, *, recalls_rate: bool = True
+    ) -> LearnedState:
+        """What was saved before this start; with `recalls_rate` the rate limit goes on from there too."""
+        rows = await database.read(lambda tx: learned_state.list_learned(tx, connection))
+        if recalls_rate:
+            rate_limit.recall(next((row.state for row in rows if row.kind == RATE), None))
+        return cls(DurationLearner(rows), rate_limit, database, connection)
+
+    def rest_s(self, now: float) -> float:
+        """Seconds until what was learned is saved; infinity while nothing is to be saved."""
+        return self._save_due - now if self.learner.has_unsaved else math.inf
+
+    async def save_if_due(self, now: float) -> None:
+        """Save what was learned, every ten seconds at most."""
+        is_useful = self.learner.has_unsaved or self._has_new_rate or not self._database.is_sqlite
+        if is_useful and now >= self._save_due:
+            self._save_due = now + SAVE_EVERY_S
+            await self.save()
 
     async def save(self) -> None:
-        """Take over what others learned, save what we did; whatever gets lost on the way is soon learned anew."""
+        """Take over what other nodes learned, and save what this one did."""
         if not self._database.is_sqlite:
             await self._take_over()
-        lessons, rate = self._learner.take_lessons(), self._rate_limit.rate
-        if self.has_rate:
-            lessons.append(LearnedRow(RATE, "", "", self._rate_limit.dump()))
-        if lessons:
-            await self._database.write(lambda tx: learned_state.save_learned(tx, self._connection, lessons))
+        rows, rate = self.learner.take_unsaved(), self._rate_limit.rate
+        if self._has_new_rate:
+            rows.append(LearnedRow(RATE, "", "", self._rate_limit.dump()))
+        if rows:
+            await self._database.write(lambda tx: learned_state.save_learned(tx, self._connection, rows))
             self._saved_rate = rate
 
     @property
-    def has_rate(self) -> bool:
-        """Whether the rate is another than the one that was saved."""
+    def _has_new_rate(self) -> bool:
         return not self._rate_limit.is_known and abs(self._rate_limit.rate / self._saved_rate - 1) > RATE_STEP
 
     async def _take_over(self) -> None:
@@ -203,9 +228,4 @@ class Lessons:
             return learned_state.list_changed(tx, self._connection, self._read_at - OVERLAP), tx.now
 
         rows, self._read_at = await self._database.read(read)
-        self._learner.adopt(rows)
-
-
-def recall_rate(rate_limit: RateLimit, rows: Iterable[LearnedRow]) -> None:
-    """Go on with the rate that was learned before this start, if one was saved."""
-    rate_limit.recall(next((row.state for row in rows if row.kind == RATE), None))
+        self.learner.adopt(rows)

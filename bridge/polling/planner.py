@@ -1,7 +1,7 @@
-"""The planner of one connection: when each run in hand is looked at next, whom first, and what its end teaches.
+"""The planner of one connection: when each run is polled next, which is most urgent, and what its end teaches.
 
-Ages are seconds since the run's present status began, by the monotonic clock; a look proves a run alive at
-the moment it was *sent* and over at the moment its answer *came*. Between the two lies what is learned.
+Ages are seconds since the run's present status began, by the monotonic clock. A poll proves a run alive at
+the moment it was *sent* and over at the moment its answer *came*; the interval between the two is learned from.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Final
 
 from bridge.domain.cadence.durations import DurationModel
 from bridge.domain.cadence.forecast import foresee, shown_cells
 from bridge.domain.cadence.list_rule import Accruing, Unseen, WatchedAge
-from bridge.domain.cadence.progress import ProgressTrack
 from bridge.domain.cadence.rule import (
     OVERDUE_RUNS_MIN,
     NextPoll,
-    Standing,
+    RunView,
     is_overdue,
     next_poll,
     next_poll_after_failure,
@@ -31,7 +31,7 @@ from bridge.domain.observation import Observation, Observed
 from bridge.domain.run import Json, Run, RunStatus
 from bridge.domain.timestamps import seconds_between
 from bridge.polling.duration_learner import DurationLearner
-from bridge.polling.schedule import Watch
+from bridge.polling.schedule import TrackedRun
 
 CLOCK_GRAIN_S: Final = 1.0  # a Date header, and the times of several providers, are whole seconds
 AGE_MAX_S: Final = 30 * 86400.0
@@ -63,125 +63,125 @@ class Planner:
 
     # -- when next
 
-    def next_look(self, watch: Watch, result: Observed, now: float) -> NextPoll:
-        """After a look that saw the run alive: seconds from *now* until the next one."""
-        watch.not_before = max(watch.not_before, now + (result.poll_after_s or 0.0))
-        if watch.runs_known is None:
-            watch.runs_known = self.learner.sojourn(watch.run.workflow_id, RunStatus.RUNNING).runs
-        plan = next_poll(self._settings_of(watch), self._standing(watch), poll_after_s=result.poll_after_s)
-        took_s = now - watch.sent_at
-        least_s = max(self._settings_of(watch).min_interval_s - took_s, watch.not_before - now)
+    def plan(self, tracked: TrackedRun, result: Observed, now: float) -> NextPoll:
+        """The next poll of a run that this result showed going on, in seconds from *now*."""
+        tracked.note_pause(now + (result.poll_after_s or 0.0))
+        if tracked.runs_known is None:
+            tracked.note_runs_known(self.learner.durations(tracked.run.workflow_id, RunStatus.RUNNING).runs)
+        settings = self._settings_of(tracked)
+        plan = next_poll(settings, self._view(tracked), poll_after_s=result.poll_after_s)
+        took_s = now - tracked.sent_at
+        least_s = max(settings.min_interval_s - took_s, tracked.not_before - now)
         return NextPoll(max(plan.delay_s - took_s, least_s, 0.0), plan.reason)
 
-    def next_look_anew(self, watch: Watch, now: float) -> NextPoll | None:
-        """The same again, now that more is known of runs like it; None where nothing is, or another time is due."""
-        key = (watch.run.workflow_id or "", watch.run.status)
-        if key not in self.learner.changed or watch.run.observed_at is None or watch.failure_streak or watch.is_wanted:
+    def replan(self, tracked: TrackedRun, now: float) -> NextPoll | None:
+        """The next poll by what was learned since; None where the present plan stands.
+
+        It stands where nothing was learned of runs like it, where the poll is due or was asked for, after a failure,
+        and before the first poll here: the due time in the database may be a pause that the provider asked for.
+        """
+        run = tracked.run
+        if (run.workflow_id or "", run.status) not in self.learner.changed:
             return None
-        if watch.due <= now + SOON_S or watch.reason is None:  # perhaps for its deadline; of the database, for a wish
+        if run.observed_at is None or tracked.failure_streak or tracked.is_wanted or tracked.reason is None:
             return None
-        plan = next_poll(self._settings_of(watch), self._standing(watch))
-        due = max(watch.sent_at + max(plan.delay_s, self._settings_of(watch).min_interval_s), watch.not_before)
+        if tracked.due <= now + SOON_S:
+            return None
+        settings = self._settings_of(tracked)
+        plan = next_poll(settings, self._view(tracked))
+        due = max(tracked.sent_at + max(plan.delay_s, settings.min_interval_s), tracked.not_before)
         return NextPoll(max(due - now, 0.0), plan.reason)
 
-    def next_try_anew(self, watch: Watch, now: float) -> NextPoll | None:
-        """The provider answers again: what it could not be asked is asked now; None where a look is due sooner anyway."""
-        due = max(now, watch.sent_at + self._settings_of(watch).min_interval_s)
-        if not watch.failure_streak or watch.not_found_count or watch.due <= due:
+    def replan_after_outage(self, tracked: TrackedRun, now: float) -> NextPoll | None:
+        """The next poll of a run whose last one failed, now that the provider answers again; None where it stands."""
+        due = max(now, tracked.sent_at + self._settings_of(tracked).min_interval_s)
+        if not tracked.failure_streak or tracked.not_found_count or tracked.due <= due:
             return None
         return NextPoll(due - now, "the provider answers again")
 
-    def next_try(self, watch: Watch, retry_after_s: float | None) -> NextPoll:
-        """After a look that brought nothing."""
-        return next_poll_after_failure(self._settings_of(watch), watch.failure_streak, retry_after_s=retry_after_s)
+    def plan_retry(self, tracked: TrackedRun, retry_after_s: float | None) -> NextPoll:
+        """The next poll after one that failed."""
+        return next_poll_after_failure(self._settings_of(tracked), tracked.failure_streak, retry_after_s=retry_after_s)
 
-    def left_s(self, watch: Watch, now: datetime) -> float:
-        """Seconds to the run's deadline, for a last look just after it; infinity where none is near."""
-        run = watch.run
+    def deadline_in_s(self, tracked: TrackedRun, now: datetime) -> float:
+        """Seconds until a last poll just after the run's deadline; infinity without a deadline ahead."""
+        run = tracked.run
         stands_still = run.status is RunStatus.WAITING and not run.deadline_is_fixed
         if run.deadline_at is None or stands_still or run.deadline_at <= now:
             return float("inf")
-        return max((run.deadline_at - now).total_seconds() + 0.001, self._settings_of(watch).min_interval_s)
+        return max((run.deadline_at - now).total_seconds() + 0.001, self._settings_of(tracked).min_interval_s)
 
-    def rank(self, watches: list[Watch], now: float) -> list[Watch]:
-        """The watches that are due, the most urgent last (to be popped), each with what a look at it is worth."""
-        if len(watches) == 1:  # nobody to be compared with
-            watches[0].worth_s = self._settings.price_s
-            return watches
-        for watch in watches:
-            watch.worth_s = self.urgency(watch, now)
-        return sorted(watches, key=lambda watch: watch.worth_s)
+    def rank(self, due: Sequence[TrackedRun], now: float) -> list[tuple[float, TrackedRun]]:
+        """The due runs, each with what a poll of it is worth in seconds; most urgent last."""
+        if len(due) == 1:  # nothing to compare it with
+            return [(self._settings.price_s, due[0])]
+        return sorted(((self.urgency(tracked, now), tracked) for tracked in due), key=itemgetter(0))
 
-    def urgency(self, watch: Watch, now: float) -> float:
-        """What a look at this run is worth now, in seconds of delay."""
-        age_s = now - watch.origin
-        worth = urgency(self._standing(watch), age_s)
-        return worth + OVER_ALREADY * age_s if watch.run.observed_at is None else worth
+    def urgency(self, tracked: TrackedRun, now: float) -> float:
+        """What a poll of this run is worth now, in seconds of delay."""
+        age_s = now - tracked.origin
+        worth = urgency(self._view(tracked), age_s)
+        return worth + OVER_ALREADY * age_s if tracked.run.observed_at is None else worth
 
-    def _settings_of(self, watch: Watch) -> CadenceSettings:
-        return self._settings.overridden_by(watch.run.cadence)
+    def _settings_of(self, tracked: TrackedRun) -> CadenceSettings:
+        return self._settings.overridden_by(tracked.run.cadence)
 
-    def _standing(self, watch: Watch) -> Standing:
-        run = watch.run
+    def _view(self, tracked: TrackedRun) -> RunView:
+        run = tracked.run
         status = RunStatus.RUNNING if run.observed_at is None else run.status  # most begin to run at once
-        sojourn = self.learner.sojourn(run.workflow_id, status)
-        by_progress = status is RunStatus.RUNNING and watch.track.latest is not None
+        durations = self.learner.durations(run.workflow_id, status)
+        by_progress = status is RunStatus.RUNNING and tracked.track.latest is not None
         progress = self.learner.progress(run.workflow_id) if by_progress else None
-        return Standing(run.id, status, sojourn.estimate, watch.alive_s, progress, watch.track, watch.is_304)
+        return RunView(run.id, status, durations.estimate, tracked.alive_s, progress, tracked.track, tracked.is_304)
 
     # -- when a list is next
 
-    def accruals(self, watches: Sequence[Watch], now: float) -> list[Accruing]:
+    def accruals(self, runs: Sequence[TrackedRun], now: float) -> list[Accruing]:
         """How the lateness of these runs grows together, in prices: 1 is worth a request that shows them all.
 
         A target delay asks each run to wait for its own price, so there it takes as many prices as runs.
         """
         found: list[Accruing] = []
-        for watch in watches:
-            settings, standing = self._settings_of(watch), self._standing(watch)
-            share = 1.0 if settings.target_delay is None else 1.0 / len(watches)
-            weight = share / price_of(settings, standing)
-            found.append(WatchedAge(standing.belief, watch.alive_s, now - watch.origin, weight))
+        for tracked in runs:
+            settings, view = self._settings_of(tracked), self._view(tracked)
+            share = 1.0 if settings.target_delay is None else 1.0 / len(runs)
+            weight = share / price_of(settings, view)
+            found.append(WatchedAge(view.belief, tracked.alive_s, now - tracked.origin, weight))
         return found
 
     def unseen(self, per_s: float, since_s: float) -> Accruing:
         """The same for runs that nobody registered, begun since the last list `since_s` ago, `per_s` every second."""
-        belief = self.learner.sojourn(None, RunStatus.RUNNING).estimate
+        belief = self.learner.durations(None, RunStatus.RUNNING).estimate
         price_s, target = self._settings.price_s, self._settings.target_delay
         return Unseen(belief, per_s, since_s, 1 / (price_for_target(belief, target) if target else price_s))
 
-    def refit(self, watches: Iterable[Watch]) -> None:
+    def refit(self, runs: Iterable[TrackedRun]) -> None:
         """Fit what was learned since, with the runs in flight counted as not over yet."""
         ages: dict[tuple[str | None, RunStatus], list[float]] = {}
-        for watch in watches:
-            found = ages.setdefault((watch.run.workflow_id, watch.run.status), [])
-            if watch.alive_s > 0 and len(found) < IN_FLIGHT_COUNTED:
-                found.append(watch.alive_s)
+        for tracked in runs:
+            found = ages.setdefault((tracked.run.workflow_id, tracked.run.status), [])
+            if tracked.alive_s > 0 and len(found) < IN_FLIGHT_COUNTED:
+                found.append(tracked.alive_s)
         for (workflow, status), in_flight_s in ages.items():
-            sojourn = self.learner.sojourn(workflow, status)
-            if sojourn.is_stale:
-                sojourn.refit(in_flight_s)
+            durations = self.learner.durations(workflow, status)
+            if durations.is_stale:
+                durations.refit(in_flight_s)
 
-    # -- what a look shows
+    # -- what a poll shows
 
-    def see_alive(self, watch: Watch, seen: Observation) -> None:
-        """The last look saw the run in the status that it had before."""
-        watch.alive_s = max(watch.alive_s, watch.sent_at - watch.origin)
-        watch.track = _tracked(watch, seen)
-
-    def is_overdue(self, watch: Watch, now: float, others: Iterable[Watch]) -> bool:
+    def is_overdue(self, tracked: TrackedRun, now: float, others: Iterable[TrackedRun]) -> bool:
         """Whether this run is now running longer than its workflow normally does, and nobody was told yet.
 
         `others` in hand: of runs that began together the quick ones end first, and alone tell nothing of what is
         normal. So nothing is overdue while many still run that began before enough had ended.
         """
-        run = watch.run
+        run = tracked.run
         if run.status is not RunStatus.RUNNING or run.is_overdue:
             return False
-        sojourn = self.learner.sojourn(run.workflow_id, run.status)
-        if not is_overdue(sojourn.ended, sojourn.runs, now - watch.origin):
+        durations = self.learner.durations(run.workflow_id, run.status)
+        if not is_overdue(durations.ended, durations.runs, now - tracked.origin):
             return False
-        oldest_s = HUNG_FACTOR * sojourn.ended.quantile(0.99)
+        oldest_s = HUNG_FACTOR * durations.ended.quantile(0.99)
         young = sum(
             each.runs_known is not None
             and each.runs_known < OVERDUE_RUNS_MIN
@@ -190,9 +190,9 @@ class Planner:
             and now - each.origin < oldest_s
             for each in others
         )
-        return young <= YOUNG_SHARE * sojourn.runs
+        return young <= YOUNG_SHARE * durations.runs
 
-    def began_at(self, watch: Watch, result: Observed, now: datetime, monotonic: float) -> datetime | None:
+    def began_at(self, tracked: TrackedRun, result: Observed, now: datetime, monotonic: float) -> datetime | None:
         """When the status that a look found anew had begun; None where the provider's own times do not tell.
 
         Their differences only: its clock may be wrong by hours.
@@ -203,75 +203,77 @@ class Planner:
         age_s = seconds_between(seen.started_at or seen.created_at, result.answered_at)
         if age_s is None or not 2 * CLOCK_GRAIN_S < age_s < AGE_MAX_S:
             return None
-        if watch.run.observed_at is not None:  # it cannot have begun before it was last seen in another status
-            age_s = min(age_s, monotonic - watch.origin - watch.alive_s)
+        if tracked.run.observed_at is not None:  # it cannot have begun before it was last seen in another status
+            age_s = min(age_s, monotonic - tracked.origin - tracked.alive_s)
         return now - timedelta(seconds=age_s)
 
     # -- what an end teaches
 
-    def learn_end(self, watch: Watch, seen: Observation, now: float, *, age_s: float | None = None) -> float | None:
+    def learn_end(
+        self, tracked: TrackedRun, seen: Observation, now: float, *, age_s: float | None = None
+    ) -> float | None:
         """The run has left its status: what the time it spent there teaches about others.
 
         `age_s`: from its beginning to the answer, as far as the provider's own times tell.
         If it has settled, how many seconds late that was probably noticed, by what is known of runs like it. None where
         nothing is.
         """
-        run, told_s = watch.run, seconds_between(seen.started_at or seen.created_at, seen.finished_at)
+        run, reported_s = tracked.run, seconds_between(seen.started_at or seen.created_at, seen.finished_at)
         if run.observed_at is None:  # over, or further, before anybody looked
             if seen.status.is_settled:
-                self._learn_unseen(watch, told_s, age_s, now)
+                self._learn_unseen(tracked, reported_s, age_s, now)
             return None
-        if watch.is_tainted:
+        if tracked.is_tainted:
             return None
-        alive_s, over_s, late_s = watch.alive_s, now - watch.origin, None
+        alive_s, over_s, late_s = tracked.alive_s, now - tracked.origin, None
         if seen.status.is_settled:
             noticed_s = over_s
-            if run.status is RunStatus.RUNNING and told_s is not None:
-                alive_s, over_s = _narrowed(alive_s, over_s, told_s)
-            belief = self.learner.sojourn(run.workflow_id, run.status).estimate
+            if run.status is RunStatus.RUNNING and reported_s is not None:
+                alive_s, over_s = _narrowed(alive_s, over_s, reported_s)
+            belief = self.learner.durations(run.workflow_id, run.status).estimate
             late_s = noticed_s - over_s + belief.late_within(alive_s, over_s)
-            self._count(run, watch, late_s)
+            self._count(run, tracked, late_s)
         self._learn(run, run.status, alive_s, over_s, now)
         if run.status is RunStatus.RUNNING and seen.status.is_settled:
-            self.learner.learn_progress(run.workflow_id, watch.track, alive_s, over_s)
+            self.learner.learn_progress(run.workflow_id, tracked.track, alive_s, over_s)
         return late_s
 
-    def _learn_unseen(self, watch: Watch, told_s: float | None, age_s: float | None, now: float) -> None:
+    def _learn_unseen(self, tracked: TrackedRun, reported_s: float | None, age_s: float | None, now: float) -> None:
         """The first look found the run over: how long it took the provider can tell, or roughly a look that came late.
 
         Where requests are so scarce that most first looks find this, only the longest would be learned from else.
         """
-        if told_s is not None and 0 < told_s < AGE_MAX_S:
-            alive_s, over_s = max(told_s - CLOCK_GRAIN_S, 0.0), told_s + CLOCK_GRAIN_S
+        if reported_s is not None and 0 < reported_s < AGE_MAX_S:
+            alive_s, over_s = max(reported_s - CLOCK_GRAIN_S, 0.0), reported_s + CLOCK_GRAIN_S
         else:
-            alive_s, over_s = 0.0, now - watch.origin
-            if watch.is_tainted or over_s < LATE_FIRST_LOOK_S or not self._may_teach(watch.run, over_s, age_s):
+            alive_s, over_s = 0.0, now - tracked.origin
+            if tracked.is_tainted or over_s < LATE_FIRST_LOOK_S or not self._may_teach(tracked.run, over_s, age_s):
                 return
-        self._learn(watch.run, RunStatus.RUNNING, alive_s, over_s, now)
+        self._learn(tracked.run, RunStatus.RUNNING, alive_s, over_s, now)
 
     def _may_teach(self, run: Run, over_s: float, age_s: float | None) -> bool:
         """Whether a run found over has probably begun when it was registered, and says nothing that is unheard of."""
-        sojourn = self.learner.sojourn(run.workflow_id, RunStatus.RUNNING)
-        is_known = sojourn.runs >= OVERDUE_RUNS_MIN
+        durations = self.learner.durations(run.workflow_id, RunStatus.RUNNING)
+        is_known = durations.runs >= OVERDUE_RUNS_MIN
         if age_s is None and not is_known:
             return False
         if age_s is not None and age_s > over_s + 2 * CLOCK_GRAIN_S:
             return False
-        return not is_known or sojourn.estimate.finished(0.0, over_s) > NO_SURPRISE
+        return not is_known or durations.estimate.finished(0.0, over_s) > NO_SURPRISE
 
-    def learn_given_up(self, watch: Watch, now: float) -> None:
+    def learn_given_up(self, tracked: TrackedRun, now: float) -> None:
         """The run was still alive when its deadline passed: durations like its own are longer than that."""
-        if watch.alive_s > 0 and not watch.is_tainted:
-            self._learn(watch.run, watch.run.status, watch.alive_s, float("inf"), now)
+        if tracked.alive_s > 0 and not tracked.is_tainted:
+            self._learn(tracked.run, tracked.run.status, tracked.alive_s, float("inf"), now)
 
     def _learn(self, run: Run, status: RunStatus, alive_s: float, over_s: float, now: float) -> None:
         if status is not RunStatus.UNKNOWN:
             self.learner.learn(run.workflow_id, status, alive_s, over_s, now)
 
-    def _count(self, run: Run, watch: Watch, delay_s: float) -> None:
+    def _count(self, run: Run, tracked: TrackedRun, delay_s: float) -> None:
         tally = self._tallies.setdefault(run.workflow_id or "", Tally())
         tally.runs += 1
-        tally.polls += watch.requests
+        tally.polls += tracked.requests
         tally.delay_s += delay_s
 
     # -- for people
@@ -290,13 +292,13 @@ class Planner:
 
         "" stands for the runs without a workflow. Of one that is not known it is what its first run is met with.
         """
-        sojourn = self.learner.look_up(workflow, RunStatus.RUNNING)
-        foresight = foresee(self._settings, sojourn.estimate)
+        durations = self.learner.look_up(workflow, RunStatus.RUNNING)
+        foresight = foresee(self._settings, durations.estimate)
         return {
-            **_learned(workflow, sojourn),
+            **_learned(workflow, durations),
             "cells": [
                 {"from_s": round(cell.from_s, 3), "to_s": round(cell.to_s, 3), "share": round(cell.share, 6)}
-                for cell in shown_cells(sojourn.estimate)
+                for cell in shown_cells(durations.estimate)
             ],
             "planned_polls_s": [round(age_s, 3) for age_s in foresight.polls_s],
             "expected_polls": round(foresight.cost.polls, 2),
@@ -307,31 +309,25 @@ class Planner:
     def _workflow(self, name: str) -> dict[str, Json]:
         tally = self._tallies.get(name, Tally())
         return {
-            **_learned(name, self.learner.sojourn(name, RunStatus.RUNNING)),
+            **_learned(name, self.learner.durations(name, RunStatus.RUNNING)),
             "runs_ended": tally.runs,
             "polls_per_run": round(tally.polls / tally.runs, 2) if tally.runs else None,
             "mean_delay_s": round(tally.delay_s / tally.runs, 3) if tally.runs else None,
         }
 
 
-def _learned(workflow: str, sojourn: DurationModel) -> dict[str, Json]:
-    belief = sojourn.ended  # as `run.overdue` takes it: runs that hang do not count
+def _learned(workflow: str, durations: DurationModel) -> dict[str, Json]:
+    belief = durations.ended  # as `run.overdue` takes it: runs that hang do not count
     return {
         "workflow_id": workflow or None,
-        "runs_remembered": round(sojourn.runs, 1),
+        "runs_remembered": round(durations.runs, 1),
         "median_s": round(belief.quantile(0.5), 3),
         "p90_s": round(belief.quantile(0.9), 3),
         "p99_s": round(belief.quantile(0.99), 3),
     }
 
 
-def _tracked(watch: Watch, seen: Observation) -> ProgressTrack:
-    if seen.progress is None or seen.progress.total <= 0:
-        return watch.track
-    return watch.track.seen(seen.progress.completed, seen.progress.total, watch.sent_at - watch.origin)
-
-
-def _narrowed(alive_s: float, over_s: float, told_s: float) -> tuple[float, float]:
+def _narrowed(alive_s: float, over_s: float, reported_s: float) -> tuple[float, float]:
     """The interval of the polls, narrowed by the provider's own duration where that fits and says more."""
-    low, high = max(alive_s, told_s - CLOCK_GRAIN_S), min(over_s, told_s + CLOCK_GRAIN_S)
+    low, high = max(alive_s, reported_s - CLOCK_GRAIN_S), min(over_s, reported_s + CLOCK_GRAIN_S)
     return (low, high) if low <= high else (alive_s, over_s)

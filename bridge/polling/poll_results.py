@@ -1,13 +1,14 @@
-"""What looks bring: recorded where it is news, learned from where it is an end, and the next look planned.
+"""Handling what a poll brought: record what changed, learn from an end, and say when to poll next.
 
-observed ──► as before ──► seen alive, planned
-         └──► news ──────► recorded (run, events, deliveries) ──► goes on: planned · over: dropped
-failed   ──► counted, tried again later; lost or expired: recorded, dropped
+observed ──► as before ──► Continue
+         └──► changed ───► recorded (run, events, deliveries) ──► goes on: Continue · settled: Drop
+failed   ──► counted: Continue · lost or expired: recorded, Drop
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -19,12 +20,13 @@ from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
+from bridge.domain.frozen import frozen
 from bridge.domain.observation import Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.domain.timestamps import format_duration, seconds_between
 from bridge.polling.connection_client import HealthChange
 from bridge.polling.planner import Planner
-from bridge.polling.schedule import Hand, Watch
+from bridge.polling.schedule import TrackedRun
 from bridge.runtime.metrics import Metrics
 from bridge.store import connections, endpoints, transitions
 from bridge.store.batching import GAP_S, GROUP_MAX, Batcher
@@ -34,194 +36,194 @@ from bridge.store.transaction import Tx
 log = structlog.get_logger()
 STORE_RETRY_S: Final = 5.0
 CRASH_RETRY_S: Final = 60.0
-COMPARED_MAX: Final = 2_000  # runs in hand that a run is compared with before it is called overdue
-
-Schedule = Callable[[Watch, float, str], None]
+BEHIND_MIN: Final = 2 * GROUP_MAX  # changes that are not recorded yet: one group being written, and the next
 
 
-class Intake:
-    """Of one poller. `schedule` takes a watch, the seconds until its next look, and why then."""
+@frozen
+class Continue:
+    """Poll the run again in so many seconds; `reason` is for people."""
 
-    def __init__(
-        self, hand: Hand, planner: Planner, recorder: Recorder, schedule: Schedule, *, clock: Clock, metrics: Metrics
-    ) -> None:
-        self._hand = hand
-        self._planner = planner
-        self._recorder = recorder
-        self._schedule = schedule
-        self._clock = clock
-        self._metrics = metrics
-
-    async def take_in(self, watch: Watch, result: PollResult, now: float) -> None:
-        """Take in what a look brought that ended at `now` (monotonic); the watch is in flight until that is done."""
-        try:
-            if self._hand.get(watch.run.id) is watch:
-                await self._judge(watch, result, now)
-        except StoreUnavailable as error:
-            log.warning(
-                "observation.postponed", connection=watch.run.connection, run_id=watch.run.id, reason=str(error)
-            )
-            self._schedule(watch, STORE_RETRY_S, "the database could not be written")
-        except Exception:  # like the loop: one run's trouble must not end its being watched
-            log.exception("poll.crashed", connection=watch.run.connection, run_id=watch.run.id)
-            self._schedule(watch, CRASH_RETRY_S, "the last look failed inside the bridge")
-        finally:  # not before: a list that shows the run meanwhile would be recorded beside it
-            watch.is_in_flight = False
-
-    async def _judge(self, watch: Watch, result: PollResult, now: float) -> None:
-        match result:
-            case Observed():
-                watch.is_304 = result.is_unchanged
-                await self._observed(watch, result, now)
-                watch.etag, watch.body = (
-                    result.etag,
-                    result.body,
-                )  # not before: until recorded they would hide the change
-            case PollFailed():
-                watch.is_304 = False
-                await self._failed(watch, result, now)
-
-    async def _observed(self, watch: Watch, result: Observed, now: float) -> None:
-        watch.forget_failures()
-        seen, wall = result.observation, self._clock.now()
-        if seen.status is RunStatus.UNKNOWN:
-            self._metrics.unmapped.labels(watch.run.connection).inc()
-        is_anew = watch.run.observed_at is None or seen.status is not watch.run.status
-        if not is_anew:
-            self._planner.see_alive(watch, seen)
-        expires = transition.is_expired(watch.run, wall, seen=seen.status)
-        is_overdue = not is_anew and self._planner.is_overdue(watch, now, self._hand.some(COMPARED_MAX))
-        if not (expires or is_overdue) and not transition.has_news(watch.run, seen):
-            self._plan(watch, result, now)
-            return
-        since = self._planner.began_at(watch, result, wall, now) if is_anew else None
-        before = watch.with_counters()
-        after = await self._recorder.record(before, seen, since=since, expires=expires, is_overdue=is_overdue)
-        if is_anew and after is not None:
-            self._learn(watch, result, now)
-        if expires:
-            self._planner.learn_given_up(watch, now)
-        if self._keep(watch, after):
-            if is_anew:
-                watch.begin(wall, now)
-            self._plan(watch, result, now)
-
-    def _learn(self, watch: Watch, result: Observed, now: float) -> None:
-        seen = result.observation
-        age_s = seconds_between(seen.started_at or seen.created_at, result.answered_at)
-        late_s = self._planner.learn_end(watch, seen, now, age_s=age_s)
-        if seen.status.is_settled:
-            self._metrics.of(self._metrics.polls_per_run, watch.run.connection).observe(watch.requests)
-        if late_s is not None:
-            self._metrics.of(self._metrics.noticed_delay, watch.run.connection).observe(late_s)
-
-    async def _failed(self, watch: Watch, failed: PollFailed, now: float) -> None:
-        wall = self._clock.now()
-        watch.count_failure(failed.kind, wall)
-        lost: RunError | None = None
-        if transition.is_lost(watch.with_counters(), wall):
-            lost = RunError(f"the provider no longer knows this run ({failed.message})", "not_found")
-        log.info(
-            "poll.failed",
-            connection=watch.run.connection,
-            run_id=watch.run.id,
-            kind=failed.kind.value,
-            reason=failed.message,
-        )
-        if lost or transition.is_expired(watch.run, wall):
-            if not lost:
-                self._planner.learn_given_up(watch, now)
-            self._keep(watch, await self._recorder.give_up(watch.with_counters(), lost))
-        if self._hand.get(watch.run.id) is watch:
-            plan = self._planner.next_try(watch, failed.retry_after_s)
-            self._schedule(watch, plan.delay_s, plan.reason)
-
-    def _keep(self, watch: Watch, after: Run | None) -> bool:
-        """Go on with the run as it is now; False when it is over, was removed, or another node has it."""
-        if after is None or after.settled:
-            self._hand.drop(watch.run.id)
-            return False
-        watch.run = after
-        return self._hand.get(after.id) is watch
-
-    def _plan(self, watch: Watch, result: Observed, now: float) -> None:
-        plan = self._planner.next_look(watch, result, now)
-        self._schedule(watch, plan.delay_s, plan.reason)
+    delay_s: float
+    reason: str
 
 
-BEHIND_MIN = 2 * GROUP_MAX  # looks whose news is not written yet: one group at the desk, and the next
+@frozen
+class Drop:
+    """Hold the run no longer: it is settled, was removed, or is leased to another node."""
+
+
+NextStep = Continue | Drop
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What one look saw of a run; `since` as in `transition.observe`."""
+class _Change:
+    """What one poll changed about a run; `since` as in `transition.observe`."""
 
     before: Run
     seen: Observation
     since: datetime | None
 
 
-class Recorder:
-    """The pen of one poller; writes only under its node's claim."""
+class PollResults:
+    """Of one connection; records only under its node's lease."""
 
-    def __init__(self, connection: Connection, database: Database, node: str, metrics: Metrics) -> None:
-        self._connection = connection
+    def __init__(
+        self,
+        connection: Connection,
+        planner: Planner,
+        database: Database,
+        *,
+        node: str,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._connection, self._name = connection, connection.name
+        self._planner = planner
         self._database = database
         self._node = node
+        self._clock = clock
         self._metrics = metrics
-        self._log = log.bind(connection=connection.name)  # made ready once: half of what a line costs
+        self._log = log.bind(connection=connection.name)  # bound once: binding is half of what a line costs
         self._batcher = Batcher(self._record_all, gap_s=GAP_S)
+        self._health: HealthChange | None = None  # not recorded yet
+        self._health_due = -math.inf
 
     @property
     def is_behind(self) -> bool:
-        """Whether so much waits to be written that nothing more should be looked at meanwhile."""
+        """Whether so many changes wait to be recorded that no further poll should begin."""
         return self._batcher.pending >= BEHIND_MIN
 
-    async def record(
-        self, before: Run, seen: Observation, *, since: datetime | None, expires: bool, is_overdue: bool
-    ) -> Run | None:
-        """The run after this observation, with all that it tells; None if it is no longer ours to write."""
+    # -- one poll
+
+    async def handle(
+        self, tracked: TrackedRun, result: PollResult, now: float, others: Iterable[TrackedRun]
+    ) -> NextStep:
+        """What to do with the run after a poll that ended at `now` (monotonic); `others`: runs held beside it.
+
+        The run must stay in flight until this returns: a list that shows it in between would be recorded as well.
+        """
+        try:
+            if isinstance(result, PollFailed):
+                return await self._failed(tracked, result, now)
+            tracked.note_answer(is_304=result.is_unchanged)
+            step = await self._observed(tracked, result, now, others)
+        except StoreUnavailable as error:
+            log.warning("observation.postponed", connection=self._name, run_id=tracked.run.id, reason=str(error))
+            return Continue(STORE_RETRY_S, "the database could not be written")
+        except Exception:  # like the loop: trouble with one run must not end its being watched
+            log.exception("poll.crashed", connection=self._name, run_id=tracked.run.id)
+            return Continue(CRASH_RETRY_S, "the last poll failed inside runbridge")
+        tracked.keep_validators(result.etag, result.body)
+        return step
+
+    async def _observed(
+        self, tracked: TrackedRun, result: Observed, now: float, others: Iterable[TrackedRun]
+    ) -> NextStep:
+        run, seen, wall = tracked.run, result.observation, self._clock.now()
+        if seen.status is RunStatus.UNKNOWN:
+            self._metrics.unmapped.labels(run.connection).inc()
+        is_new_status = run.observed_at is None or seen.status is not run.status
+        if not is_new_status:
+            tracked.note_alive(seen)
+        expires = transition.is_expired(run, wall, seen=seen.status)
+        is_overdue = not is_new_status and self._planner.is_overdue(tracked, now, others)
+        if not (expires or is_overdue) and not transition.has_news(run, seen):
+            return self._continue(tracked, result, now)
+        since = self._planner.began_at(tracked, result, wall, now) if is_new_status else None
+        change = _Change(tracked.with_counters(), seen, since)
+        after = await self._record(change, expires=expires, is_overdue=is_overdue)
+        if is_new_status and after is not None:
+            self._learn_end(tracked, result, now)
+        if expires:
+            self._planner.learn_given_up(tracked, now)
+        if after is None or after.settled:
+            return Drop()
+        tracked.note_recorded(after, began_at=(wall, now) if is_new_status else None)
+        return self._continue(tracked, result, now)
+
+    def _continue(self, tracked: TrackedRun, result: Observed, now: float) -> Continue:
+        plan = self._planner.plan(tracked, result, now)
+        return Continue(plan.delay_s, plan.reason)
+
+    def _learn_end(self, tracked: TrackedRun, result: Observed, now: float) -> None:
+        seen, connection = result.observation, tracked.run.connection
+        age_s = seconds_between(seen.started_at or seen.created_at, result.answered_at)
+        late_s = self._planner.learn_end(tracked, seen, now, age_s=age_s)
+        if seen.status.is_settled:
+            self._metrics.of(self._metrics.polls_per_run, connection).observe(tracked.requests)
+        if late_s is not None:
+            self._metrics.of(self._metrics.noticed_delay, connection).observe(late_s)
+
+    async def _failed(self, tracked: TrackedRun, failed: PollFailed, now: float) -> NextStep:
+        wall = self._clock.now()
+        tracked.note_failure(failed.kind, wall)
+        lost: RunError | None = None
+        if transition.is_lost(tracked.with_counters(), wall):
+            lost = RunError(f"the provider no longer knows this run ({failed.message})", "not_found")
+        log.info(
+            "poll.failed",
+            connection=self._name,
+            run_id=tracked.run.id,
+            kind=failed.kind.value,
+            reason=failed.message,
+        )
+        if lost or transition.is_expired(tracked.run, wall):
+            if not lost:
+                self._planner.learn_given_up(tracked, now)
+            after = await self._give_up(tracked.with_counters(), lost)
+            if after is None or after.settled:
+                return Drop()
+            tracked.note_recorded(after)
+        plan = self._planner.plan_retry(tracked, failed.retry_after_s)
+        return Continue(plan.delay_s, plan.reason)
+
+    # -- recording
+
+    async def _record(self, change: _Change, *, expires: bool, is_overdue: bool) -> Run | None:
+        """The run after this change, recorded with its events; None if it is not ours any more."""
         if not (expires or is_overdue):
-            return self._told(before, await self._batcher.submit(_Look(before, seen, since)))
+            return self._logged(change.before, await self._batcher.submit(change))
 
         def record(tx: Tx) -> Run | None:
-            [(_, decision)] = _decide(tx, [_Look(before, seen, since)])
-            run = self._put(tx, before, decision)
+            [(_, decision)] = _decide(tx, [change])
+            run = self._put(tx, change.before, decision)
             if run is not None and is_overdue and not run.settled:
                 run = self._put(tx, run, transition.overdue(run, now=tx.now))
             if run is not None and expires:
                 run = self._put(tx, run, _expired(run, tx.now))
             return run
 
-        return self._told(before, await self._database.write(record))
+        return self._logged(change.before, await self._database.write(record))
 
-    async def _record_all(self, looks: list[_Look]) -> list[Run | None]:
+    async def _record_all(self, changes: list[_Change]) -> list[Run | None]:
         def record(tx: Tx) -> list[Run | None]:
-            decided = _decide(tx, looks)
-            changes = [transitions.Change(look.before, decision) for look, decision in decided if decision is not None]
-            made = transitions.record_all(tx, changes, node=self._node, keep=True)
-            after = {change.before.id: run for change, run in zip(changes, made, strict=True)}
-            return [after[look.before.id] if decision is not None else look.before for look, decision in decided]
+            decided = _decide(tx, changes)
+            to_record = [
+                transitions.Change(each.before, decision) for each, decision in decided if decision is not None
+            ]
+            made = transitions.record_all(tx, to_record, node=self._node, keep=True)
+            after = {each.before.id: run for each, run in zip(to_record, made, strict=True)}
+            return [after[each.before.id] if decision is not None else each.before for each, decision in decided]
 
         return await self._database.write(record)
 
-    async def give_up(self, before: Run, lost: RunError | None) -> Run | None:
-        """The run after the bridge's own verdict: lost for this reason, else expired."""
+    async def _give_up(self, before: Run, lost: RunError | None) -> Run | None:
+        """The run after our own verdict: lost for this reason, otherwise expired."""
 
         def record(tx: Tx) -> Run | None:
             decision = transition.settle(before, RunStatus.LOST, lost, now=tx.now) if lost else _expired(before, tx.now)
             return self._put(tx, before, decision)
 
-        return self._told(before, await self._database.write(record))
+        return self._logged(before, await self._database.write(record))
 
     def _put(self, tx: Tx, before: Run, decision: transition.Decision | None) -> Run | None:
         if decision is None:
             return before
         return transitions.record(tx, before, decision, node=self._node, keep=True)
 
-    def _told(self, before: Run, after: Run | None) -> Run | None:
+    def _logged(self, before: Run, after: Run | None) -> Run | None:
         if after is not None and before.status is not after.status:
-            self._metrics.of(self._metrics.transitions, self._connection.name, after.status.value).inc()
+            self._metrics.of(self._metrics.transitions, self._name, after.status.value).inc()
             self._log.info(
                 "run.transitioned",
                 run_id=after.id,
@@ -233,28 +235,53 @@ class Recorder:
             )
         return after
 
-    async def tell_health(self, turned: HealthChange) -> None:
-        """Record and announce that the account's health has turned."""
+    # -- the health of the connection
+
+    async def report_health(self, changed: HealthChange) -> None:
+        """Record and announce that the connection's health has changed; while that fails, `flush_health` tries again."""
+        self._health = changed
+        await self.flush_health(self._health_due)
+
+    def health_rest_s(self, now: float) -> float:
+        """Seconds until a change of health that could not be recorded is tried again."""
+        return math.inf if self._health is None else self._health_due - now
+
+    async def flush_health(self, now: float) -> None:
+        """Record the last change of health, if it still has to be and it is time."""
+        changed = self._health
+        if changed is None or now < self._health_due:
+            return
+        try:
+            await self._record_health(changed)
+        except StoreUnavailable as error:
+            self._health_due = self._clock.monotonic() + STORE_RETRY_S
+            log.warning("health.untold", connection=self._name, reason=str(error))
+            return
+        except Exception:  # the health of the connection must not hold up its runs
+            log.exception("health.untold", connection=self._name)
+        self._health = None if self._health is changed else self._health
+
+    async def _record_health(self, changed: HealthChange) -> None:
         connection = self._connection
 
-        def tell(tx: Tx) -> bool:
+        def record(tx: Tx) -> bool:
             return connections.change_health(
-                tx, connection.name, provider=connection.provider, health=turned.health, reason=turned.reason
+                tx, connection.name, provider=connection.provider, health=changed.health, reason=changed.reason
             )
 
-        if await self._database.write(tell):
-            event = EventType.CONNECTION_FAILING if turned.reason else EventType.CONNECTION_RECOVERED
-            self._log.warning(event.value, reason=turned.reason)
+        if await self._database.write(record):
+            event = EventType.CONNECTION_FAILING if changed.reason else EventType.CONNECTION_RECOVERED
+            self._log.warning(event.value, reason=changed.reason)
 
 
-def _decide(tx: Tx, looks: list[_Look]) -> list[tuple[_Look, transition.Decision | None]]:
-    moved = sorted({look.before.id for look in looks if look.seen.progress != look.before.progress})
+def _decide(tx: Tx, changes: list[_Change]) -> list[tuple[_Change, transition.Decision | None]]:
+    moved = sorted({each.before.id for each in changes if each.seen.progress != each.before.progress})
     wanting = endpoints.wanting_progress(tx, moved) if moved else set()
-    return [(look, _decide_one(look, tx.now, wants_progress=look.before.id in wanting)) for look in looks]
+    return [(each, _decide_one(each, tx.now, wants_progress=each.before.id in wanting)) for each in changes]
 
 
-def _decide_one(look: _Look, now: datetime, *, wants_progress: bool) -> transition.Decision | None:
-    return transition.observe(look.before, look.seen, now=now, wants_progress=wants_progress, since=look.since)
+def _decide_one(change: _Change, now: datetime, *, wants_progress: bool) -> transition.Decision | None:
+    return transition.observe(change.before, change.seen, now=now, wants_progress=wants_progress, since=change.since)
 
 
 def _expired(run: Run, now: datetime) -> transition.Decision | None:

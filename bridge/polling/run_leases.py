@@ -1,14 +1,15 @@
-"""What one poller holds of the database's runs: take, give back, and now and then compare the two sides.
+"""The leases of one connection's runs on this node: acquire, release, and compare with the database.
 
-With several nodes each takes a fair part of what is due at a time, and what a poller holds in memory can become wrong:
-a run was deleted or settled at another node, or a commit happened whose answer got lost with the connection.
+A release is gathered for a moment. So is a pause that the provider asked for while a run goes on: the run stays held,
+but a node that takes it over after a kill must find the pause in the database.
+
+With several nodes each acquires a fair part of what is due at a time, and what a node holds in memory can become wrong:
+another node deleted or settled a run, or a commit succeeded whose answer was lost with the connection.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -16,233 +17,186 @@ from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.limits.fair_limiter import FairRateLimiter
 from bridge.domain.run import Run
-from bridge.polling.schedule import Hand, Watch
+from bridge.polling.schedule import PollSchedule, TrackedRun
 from bridge.store import runs
 from bridge.store.database import Database
-from bridge.store.runs import PollRecord
 from bridge.store.transaction import Tx
 
-SOON_S: Final = 1.0  # only for a run that is due sooner a writing transaction is begun
+HORIZON_S: Final = 15.0  # runs due within this are acquired; those due later stay in the database
+SOON_S: Final = 1.0  # a writing transaction is begun only for a run that is due within this
+HELD_MAX: Final = 20_000
+ACQUIRED_MAX: Final = 1_000  # at once
+ACQUIRE_GAP_S: Final = 0.008  # from one acquisition to the next, so that many registrations share one
+PLENTY: Final = 5_000  # held, some of them overdue: after an outage the others can wait in the database …
+PLENTY_GAP_S: Final = 1.0  # … so long from one acquisition to the next
+AHEAD_S: Final = 0.25  # before the limiter opens: what cannot be polled yet stays in the database until then
+UNHEARD_S: Final = 5.0  # other nodes' leases lapse or are released without a bell ringing here
+ALONE_S: Final = 3600.0
 COMPARE_EVERY_S: Final = 60.0  # and at once after the database was away
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """Runs that were claimed at the instant `at`, and when the next one is due that nobody holds."""
-
-    runs: Sequence[Run]
-    next_due_at: datetime | None
-    at: datetime
-
-
-class Claims:
-    """Of one connection and one node."""
-
-    def __init__(self, database: Database, node: str, connection: str) -> None:
-        self._database = database
-        self._node = node
-        self._connection = connection
-
-    async def take(self, now: datetime, *, horizon_s: float, limit: int, sharers: int, look_first: bool) -> Taken:
-        """Claim what is due within `horizon_s`, of `sharers` nodes a fair part.
-
-        `look_first`: to write nothing if nothing is due soon. Where something was announced it would only be one
-        more transaction.
-        """
-
-        def claim(tx: Tx) -> Taken:
-            until = tx.now + timedelta(seconds=horizon_s)
-            found = runs.claim_due(
-                tx, node=self._node, connection=self._connection, until=until, limit=limit, sharers=sharers
-            )
-            return Taken(found, runs.next_due_at(tx, self._connection), tx.now)
-
-        if look_first:
-            due_at = await self._database.read(lambda tx: runs.next_due_at(tx, self._connection))
-            if due_at is None or due_at > now + timedelta(seconds=SOON_S):
-                return Taken((), due_at, now)
-        return await self._database.write(claim)
-
-    async def put_back(self, records: Sequence[PollRecord], *, wishes: Sequence[PollRecord] = ()) -> None:
-        """Give up claims, with what the polls counted; `wishes` are of runs that stay ours."""
-
-        def write(tx: Tx) -> None:
-            runs.put_back(tx, node=self._node, records=records)
-            runs.put_back(tx, node=self._node, records=wishes, keep=True)
-
-        if records or wishes:
-            await self._database.write(write)
-
-    async def compare(self, held: Collection[str]) -> set[str]:
-        """Free what is claimed for this node but not among `held`; answers what is held without a claim."""
-        claimed = await self._database.read(lambda tx: runs.list_held(tx, node=self._node, connection=self._connection))
-        astray = sorted(claimed.difference(held))
-        if astray:
-            await self._database.write(lambda tx: runs.let_go(tx, node=self._node, run_ids=astray))
-        return set(held) - claimed
-
-
-GATHER_S: Final = 1.0
-WISHES_GATHER_S: Final = 0.1  # what is not written yet is lost with the process
+GATHER_S: Final = 1.0  # releases
+GATHER_PAUSES_S: Final = 0.1  # a pause that is not written yet is lost with the process
 STORE_RETRY_S: Final = 5.0
 
 
-class Returns:
-    """Of one poller. Times are readings of the monotonic clock."""
-
-    def __init__(self, claims: Claims, hand: Hand) -> None:
-        self._claims = claims
-        self._hand = hand
-        self._leaving: dict[str, Watch] = {}
-        self._wishes: dict[str, Watch] = {}
-        self._due = math.inf
-
-    @property
-    def run_ids(self) -> Collection[str]:
-        """The runs that are on their way back and still ours."""
-        return self._leaving.keys()
-
-    def get(self, run_id: str) -> Watch | None:
-        """The watch of a run that is on its way back."""
-        return self._leaving.get(run_id)
-
-    def forget(self, run_id: str) -> None:
-        """Nothing is to be written of this run."""
-        self._leaving.pop(run_id, None)
-        self._wishes.pop(run_id, None)
-
-    def let_go(self, watch: Watch, due: float) -> None:
-        """Out of hand, and back to the database at `due` at the latest."""
-        self._hand.drop(watch.run.id)
-        self._wishes.pop(watch.run.id, None)
-        self._leaving[watch.run.id] = watch
-        self._due = min(self._due, due)
-
-    def let_all_go(self, due: float) -> None:
-        """Every run in hand that is not being looked at."""
-        for watch in self._hand.all():
-            if not watch.is_in_flight:
-                self.let_go(watch, due)
-
-    def note_wish(self, watch: Watch, now: float) -> None:
-        """The run stays in hand; what its provider wished is to outlive this process."""
-        if watch.not_before > now + GATHER_S:
-            self._wishes[watch.run.id] = watch
-            self._due = min(self._due, now + WISHES_GATHER_S)
-
-    def rest_s(self, now: float) -> float:
-        """Seconds until there is something to write."""
-        return self._due - now
-
-    async def flush(self, now: float) -> float:
-        """Write what is due to be by `now`; when the first of the runs given back is due. StoreUnavailable: later, then."""
-        if now < self._due:
-            return math.inf
-        leaving, wishes, self._leaving, self._wishes, self._due = self._leaving, self._wishes, {}, {}, math.inf
-        held = [watch for watch in wishes.values() if self._hand.get(watch.run.id) is watch]
-        try:
-            await self._claims.put_back(
-                [watch.record() for watch in leaving.values()], wishes=[watch.record() for watch in held]
-            )
-        except BaseException:  # also a loop that is ended in the middle of it
-            self._leaving, self._wishes = leaving | self._leaving, wishes | self._wishes
-            self._due = now + STORE_RETRY_S
-            raise
-        return min((watch.due for watch in leaving.values()), default=math.inf)
-
-
-HORIZON_S: Final = 15.0  # runs due within this are claimed; those due later stay in the database
-HAND_MAX: Final = 20_000
-CLAIM_MAX: Final = 1_000
-CLAIM_GAP_S: Final = 0.008  # from one claim to the next: whoever registers much has it claimed together
-PLENTY: Final = 5_000  # in hand, some of them overdue: after an outage the others can wait where they are …
-PLENTY_GAP_S: Final = 1.0  # … so long, from one claim to the next
-CLAIM_AHEAD_S: Final = 0.25  # before the gate opens: what cannot be asked for anyway stays in the database until then
-UNHEARD_S: Final = 5.0  # where there may be other nodes, their claims lapse or come back without a bell ringing here
-ALONE_S: Final = 3600.0
-
-
-class Claiming:
-    """Of one poller. Times are readings of the monotonic clock."""
+class RunLeases:
+    """Of one connection and one node. Reads the schedule, never changes it. Times are monotonic seconds."""
 
     def __init__(
-        self, claims: Claims, hand: Hand, returns: Returns, limiter: FairRateLimiter, *, clock: Clock, is_alone: bool
+        self,
+        database: Database,
+        schedule: PollSchedule,
+        limiter: FairRateLimiter,
+        *,
+        node: str,
+        connection: str,
+        clock: Clock,
     ) -> None:
-        self._claims = claims
-        self._hand = hand
-        self._returns = returns
+        self._database = database
+        self._schedule = schedule
         self._limiter = limiter
+        self._node = node
+        self._connection = connection
         self._clock = clock
-        self._is_alone = is_alone
-        self._has_news = True  # a run became due since the database was last asked
-        self._due = 0.0
-        self._asked_at = -math.inf
+        self._is_alone = database.is_sqlite
+        self._expects_due = True
+        self._acquire_due = 0.0
+        self._acquired_at = -math.inf
         self._compare_due = 0.0
+        self._releasing: dict[str, TrackedRun] = {}
+        self._paused: dict[str, TrackedRun] = {}
+        self._flush_due = math.inf
+
+    # -- acquiring
 
     def expect(self) -> None:
-        """A run became due: ask at once."""
-        self._has_news = True
+        """A run became due in the database: acquire at once."""
+        self._expects_due = True
 
     @property
     def is_held_up(self) -> bool:
-        """Whether a run is due in the database that waits there for the gate."""
-        return self._has_news
-
-    def expect_at(self, due: float) -> None:
-        """A run becomes due then."""
-        self._due = min(self._due, due)
-
-    def doubt(self) -> None:
-        """Something may have been committed whose answer got lost: compare with the database at once."""
-        self._compare_due = 0.0
+        """Whether a run that is due in the database waits there for the limiter."""
+        return self._expects_due
 
     def rest_s(self, now: float) -> float:
-        """Seconds until the database is to be asked; infinity while the hand is full, which a look that ends changes."""
-        if len(self._hand) >= HAND_MAX:
-            return math.inf
-        gap_s = PLENTY_GAP_S if self._has_plenty(now) else CLAIM_GAP_S
-        wanted_at = max(self._asked_at + gap_s, -math.inf if self._has_news else self._due)
-        if self._limiter.is_shut:  # what came in hand meanwhile is for others at once, not when a pause of our own ends
-            return wanted_at - now
-        return max(wanted_at, self._limiter.rate_limit.opens_at - CLAIM_AHEAD_S) - now
+        """Seconds until something is to be acquired or written."""
+        return min(self._acquire_in_s(now), self._flush_due - now)
 
-    def _has_plenty(self, now: float) -> bool:
-        """Whether more waits in hand already than is put in order of urgency at once."""
-        first_due = self._hand.next_due() if len(self._hand) >= PLENTY else None
-        return first_due is not None and first_due <= now
-
-    async def claim(self) -> None:
-        """Take in hand what is due, if it is time; where the limits leave nothing for this node, give all back."""
-        now = self._clock.monotonic()
-        if self.rest_s(now) > 0:
-            return
-        is_told, self._asked_at = self._has_news, now
-        self._has_news = False  # before asking: what is announced meanwhile counts for the next pass
+    def _acquire_in_s(self, now: float) -> float:
+        if len(self._schedule) >= HELD_MAX:
+            return math.inf  # until a poll ends
+        has_plenty = len(self._schedule) >= PLENTY and self._schedule.has_overdue(now)
+        gap_s = PLENTY_GAP_S if has_plenty else ACQUIRE_GAP_S
+        wanted_at = max(self._acquired_at + gap_s, -math.inf if self._expects_due else self._acquire_due)
         if self._limiter.is_shut:
-            self._due = now + UNHEARD_S
-            self._returns.let_all_go(now)
-            return
+            return wanted_at - now
+        return max(wanted_at, self._limiter.rate_limit.opens_at - AHEAD_S) - now
+
+    async def acquire(self) -> list[TrackedRun]:
+        """Lease what is due soon, if it is time to ask; StoreUnavailable. Nothing while the limits leave us nothing."""
+        now = self._clock.monotonic()
+        if self._acquire_in_s(now) > 0:
+            return []
+        expected, self._acquired_at = self._expects_due, now
+        self._expects_due = False  # before asking: a run that becomes due during it counts for the next pass
+        if self._limiter.is_shut:
+            self._acquire_due = now + UNHEARD_S
+            return []
         try:
-            await self._take(now, look_first=not is_told)
+            return await self._lease_due(now, is_expected=expected)
         except StoreUnavailable:
-            self._has_news = True
+            self._expects_due = True
             raise
 
-    async def _take(self, now: float, *, look_first: bool) -> None:
-        limit = min(CLAIM_MAX, HAND_MAX - len(self._hand))
-        taken = await self._claims.take(
-            self._clock.now(), horizon_s=HORIZON_S, limit=limit, sharers=self._limiter.sharers, look_first=look_first
-        )
-        for run in taken.runs:
-            due = now + ((run.next_poll_at or taken.at) - taken.at).total_seconds()
-            self._hand.hold(Watch(run, due, now=taken.at, monotonic=now))
-        wait_s = math.inf if taken.next_due_at is None else (taken.next_due_at - taken.at).total_seconds()
-        rest_max_s = ALONE_S if self._is_alone else UNHEARD_S
-        self._due = now + max(0.0 if len(taken.runs) == limit else 0.05, min(wait_s, rest_max_s))
+    async def _lease_due(self, now: float, *, is_expected: bool) -> list[TrackedRun]:
+        limit = min(ACQUIRED_MAX, HELD_MAX - len(self._schedule))
+        sharers = self._limiter.sharers
 
-    async def compare(self, now: float) -> set[str]:
-        """Where there may be other nodes: the ids of runs in hand or on their way back that are not ours any more."""
+        def claim(tx: Tx) -> tuple[list[Run], datetime | None, datetime]:
+            until = tx.now + timedelta(seconds=HORIZON_S)
+            found = runs.claim_due(
+                tx, node=self._node, connection=self._connection, until=until, limit=limit, sharers=sharers
+            )
+            return list(found), runs.next_due_at(tx, self._connection), tx.now
+
+        leased: list[Run] = []
+        at = self._clock.now()
+        due_at = None if is_expected else await self._database.read(lambda tx: runs.next_due_at(tx, self._connection))
+        if is_expected or (due_at is not None and due_at <= at + timedelta(seconds=SOON_S)):
+            leased, due_at, at = await self._database.write(claim)
+        wait_s = math.inf if due_at is None else (due_at - at).total_seconds()
+        longest_s = ALONE_S if self._is_alone else UNHEARD_S
+        self._acquire_due = now + max(0.0 if len(leased) == limit else 0.05, min(wait_s, longest_s))
+        return [
+            TrackedRun(run, now + ((run.next_poll_at or at) - at).total_seconds(), now=at, monotonic=now)
+            for run in leased
+        ]
+
+    # -- comparing
+
+    def doubt(self) -> None:
+        """A commit may have succeeded whose answer was lost: compare at once."""
+        self._compare_due = 0.0
+
+    async def find_lost(self, now: float) -> set[str]:
+        """The ids of runs that are held here without a lease; frees what is leased to this node but not held.
+
+        Where no other node can be, nothing is lost.
+        """
         if self._is_alone or now < self._compare_due:
             return set()
         self._compare_due = now + COMPARE_EVERY_S
-        return await self._claims.compare({watch.run.id for watch in self._hand.all()} | {*self._returns.run_ids})
+        held = {tracked.run.id for tracked in self._schedule.all()} | self._releasing.keys()
+        leased = await self._database.read(lambda tx: runs.list_held(tx, node=self._node, connection=self._connection))
+        astray = sorted(leased - held)
+        if astray:
+            await self._database.write(lambda tx: runs.let_go(tx, node=self._node, run_ids=astray))
+        return held - leased
+
+    # -- releasing
+
+    def get(self, run_id: str) -> TrackedRun | None:
+        """The run with this id, if its release is not written yet."""
+        return self._releasing.get(run_id)
+
+    def release(self, tracked: TrackedRun, due: float) -> None:
+        """Write the end of the lease, with what was counted, by `due`; the schedule no longer holds the run."""
+        self._paused.pop(tracked.run.id, None)
+        self._releasing[tracked.run.id] = tracked
+        self._flush_due = min(self._flush_due, due)
+
+    def keep_pause(self, tracked: TrackedRun, now: float) -> None:
+        """Write the pause, if the provider asked for one on a run that stays held."""
+        if tracked.not_before > now + GATHER_S:
+            self._paused[tracked.run.id] = tracked
+            self._flush_due = min(self._flush_due, now + GATHER_PAUSES_S)
+
+    def forget(self, run_id: str) -> None:
+        """Write nothing of this run."""
+        self._releasing.pop(run_id, None)
+        self._paused.pop(run_id, None)
+
+    async def flush(self, now: float) -> None:
+        """Write what is due to be written by `now`. StoreUnavailable: it is written later."""
+        if now < self._flush_due:
+            return
+        releasing, paused = self._releasing, self._paused
+        self._releasing, self._paused, self._flush_due = {}, {}, math.inf
+        try:
+            await self._write(
+                list(releasing.values()), [each for each in paused.values() if self._schedule.holds(each)]
+            )
+        except BaseException:  # also when the loop is cancelled during the write
+            self._releasing, self._paused = releasing | self._releasing, paused | self._paused
+            self._flush_due = now + STORE_RETRY_S
+            raise
+        self._acquire_due = min([self._acquire_due, *(tracked.due for tracked in releasing.values())])
+
+    async def _write(self, releasing: list[TrackedRun], paused: list[TrackedRun]) -> None:
+        released, kept = [each.record() for each in releasing], [each.record() for each in paused]
+
+        def write(tx: Tx) -> None:
+            runs.put_back(tx, node=self._node, records=released)
+            runs.put_back(tx, node=self._node, records=kept, keep=True)
+
+        if released or kept:
+            await self._database.write(write)

@@ -1,35 +1,45 @@
-"""The runs in hand: claimed from the database, held in memory while they are due soon, ordered by due time.
+"""The runs of one connection that are held in memory under leases: when each is due, and which is polled next.
 
-A poll that changes nothing is counted here and writes nothing. When a run is next due in a while it is put
-back; after a crash the lapsed lease makes it due again, and asking once more is harmless.
+    planned, by due time ──(due)──► ready, by urgency ──(its turn at the limiter)──► in flight ──► planned again
+
+A poll that changes nothing is counted here and writes nothing. After a crash the lapsed lease makes a run due again;
+polling it once more is harmless.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import count, islice
 from typing import Final
 
 from bridge.domain.cadence.progress import ProgressTrack
+from bridge.domain.clock import Clock
+from bridge.domain.connection import Connection
 from bridge.domain.frozen import replaced
-from bridge.domain.observation import FailureKind
+from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
+from bridge.domain.observation import FailureKind, Observation
 from bridge.domain.run import Run
 from bridge.store.runs import PollRecord
 
-STALE_MAX: Final = 1_000  # entries in the order of due times beyond twice the runs in hand
+STALE_MAX: Final = 1_000  # entries in the order of due times beyond twice the runs held
+READY_MAX: Final = 2_000  # due runs that are ranked at once, in about 10 ms
+RANK_EVERY_S: Final = 0.25
+RANK_SHARE: Final = 0.02  # of the time, at most, goes into ranking
+TURN_REST_S: Final = 0.05  # while another connection of the same credential has its turn
 
 
-class Watch:
-    """One run in hand; the counters run ahead of the database.
+class TrackedRun:
+    """A run held in memory under a lease. Its counters run ahead of the database. Change it by its methods only.
 
-    Monotonic seconds: `due`, `sent_at` (the last look), `not_before` (a wish of the provider), `origin` (when its
-    present status began). Ages: `alive_s`, at which it was last seen alive in it. `worth_s`: of a look, when it was last ranked. `is_tainted`:
-    the clock jumped while it was there. `etag`, `body`: of the answer that showed the run as it is; `is_304`: the last
-    look was answered so. `is_wanted`: a look at this very run, now, whatever the plan says. `runs_known`: how many runs
-    of its workflow had taught something when it was first seen going on.
+    On the monotonic clock, in seconds: `due`, when it is polled next; `sent_at`, when it was last polled; `not_before`,
+    the end of a pause that the provider asked for; `origin`, when its present status began. `alive_s` is its age in
+    this status when it was last seen in it. `is_tainted`: the wall clock jumped while it was held. `etag` and `body`
+    belong to the answer that showed the run as it is; `is_304`: the last answer was a 304. `is_wanted`: the next poll
+    was asked for and waits for no list. `runs_known`: how many runs of its workflow had been learned from when it was
+    first seen going on.
     """
 
     __slots__ = (
@@ -56,63 +66,73 @@ class Watch:
         "sightings",
         "ticket",
         "track",
-        "worth_s",
     )
 
     def __init__(self, run: Run, due: float, *, now: datetime, monotonic: float) -> None:
         self.run = run
         self.due = due
-        self.alive_s = 0.0
-        self.runs_known: float | None = None
-        self.sent_at = monotonic
-        self.track = ProgressTrack()
-        self.worth_s = 0.0
+        self.next_poll_at = run.next_poll_at
+        self.reason: str | None = None
         self.not_before = -math.inf
+        self.is_wanted = False
+        self.is_in_flight = False
+        self.ticket = 0
+        self.sent_at = monotonic
+        self.alive_s = 0.0
+        self.track = ProgressTrack()
+        self.runs_known: float | None = None
         self.is_tainted = False
-        self.begin(now, monotonic)
         self.polls = run.polls
         self.sightings = 0
         self.last_polled_at = run.last_polled_at
-        self.next_poll_at = run.next_poll_at
         self.failure_streak = run.failure_streak
         self.not_found_count = run.not_found_count
         self.not_found_since = run.not_found_since
-        self.reason: str | None = None
-        self.is_in_flight = False
         self.etag: str | None = None
         self.body: bytes | None = None
         self.is_304 = False
-        self.is_wanted = False
-        self.ticket = 0
+        self._count_age(now, monotonic)
 
-    def begin(self, now: datetime, monotonic: float) -> None:
-        """The run is in a status anew, or was taken in hand: count its age from there, never negative."""
-        age_s = max(0.0, (now - self.run.status_since).total_seconds())
-        self.origin = monotonic - age_s
-        seen_at = self.last_seen_at()
-        self.alive_s = max(0.0, (seen_at - self.run.status_since).total_seconds()) if seen_at else 0.0
-
-    def last_seen_at(self) -> datetime | None:
-        """When the run was last known to be alive in its present status, as the database tells."""
-        if self.run.observed_at is None:
-            return None
-        looked_in_vain = self.run.failure_streak > 0
-        return self.run.observed_at if looked_in_vain else self.run.last_polled_at or self.run.observed_at
-
-    def count_poll(self, now: datetime, monotonic: float) -> None:
-        """A poll is being made, by itself or with a list."""
-        self.is_wanted = False
-        self.polls += 1
-        self.last_polled_at = now
-        self.sent_at = monotonic
+    def _count_age(self, now: datetime, monotonic: float) -> None:
+        """Count the age, never negative, from the beginning of the present status."""
+        run = self.run
+        self.origin = monotonic - max(0.0, (now - run.status_since).total_seconds())
+        seen_at = run.observed_at
+        if seen_at is not None and not run.failure_streak:
+            seen_at = run.last_polled_at or seen_at
+        self.alive_s = max(0.0, (seen_at - run.status_since).total_seconds()) if seen_at else 0.0
 
     @property
     def requests(self) -> int:
-        """Polls that were made for this run alone; a sighting in a list is a poll too, but no request of its own."""
+        """Polls of this run alone; a list that showed it counts as a poll, but not as a request for it."""
         return self.polls - self.sightings
 
-    def count_failure(self, kind: FailureKind, now: datetime) -> None:
-        """A poll brought nothing; any answer but 404 breaks the row of 404s."""
+    @property
+    def is_planned(self) -> bool:
+        """Whether it stands in the order of due times: neither ready nor in flight."""
+        return self.ticket != 0
+
+    def start_poll(self, now: datetime, monotonic: float, *, is_listed: bool = False) -> None:
+        """Count a poll that was sent at `monotonic`, on its own or, if `is_listed`, as part of a list."""
+        self.is_in_flight, self.is_wanted = True, False
+        self.polls += 1
+        self.sightings += is_listed
+        self.last_polled_at = now
+        self.sent_at = monotonic
+
+    def end_poll(self) -> None:
+        """What the poll brought has been dealt with, or the poll was cancelled."""
+        self.is_in_flight = False
+
+    def note_answer(self, *, is_304: bool) -> None:
+        """The poll brought an observation, which ends a row of failures."""
+        self.is_304 = is_304
+        self.failure_streak = self.not_found_count = 0
+        self.not_found_since = None
+
+    def note_failure(self, kind: FailureKind, now: datetime) -> None:
+        """The poll brought no observation; any failure but a 404 ends a row of 404s."""
+        self.is_304 = False
         self.failure_streak += 1
         if kind is FailureKind.NOT_FOUND:
             self.not_found_count += 1
@@ -120,18 +140,46 @@ class Watch:
         else:
             self.not_found_count, self.not_found_since = 0, None
 
-    def forget_failures(self) -> None:
-        """A poll brought something."""
-        self.failure_streak = self.not_found_count = 0
-        self.not_found_since = None
+    def note_alive(self, seen: Observation) -> None:
+        """The poll saw the run in the status that it already had."""
+        self.alive_s = max(self.alive_s, self.sent_at - self.origin)
+        if seen.progress is not None and seen.progress.total > 0:
+            self.track = self.track.seen(seen.progress.completed, seen.progress.total, self.sent_at - self.origin)
 
-    @property
-    def is_scheduled(self) -> bool:
-        """Whether it stands in the order of due times; not while it is ranked or being looked at."""
-        return self.ticket != 0
+    def note_pause(self, until: float) -> None:
+        """The provider asked not to be polled about this run before `until`; an earlier, longer pause stays."""
+        self.not_before = max(self.not_before, until)
+
+    def note_runs_known(self, runs: float) -> None:
+        """The run goes on; `runs` of its workflow have been learned from so far."""
+        self.runs_known = runs
+
+    def note_recorded(self, after: Run, *, began_at: tuple[datetime, float] | None = None) -> None:
+        """The run is recorded as `after`; `began_at`: it was then (wall and monotonic time) found in a new status."""
+        self.run = after
+        if began_at is not None:
+            self._count_age(*began_at)
+
+    def keep_validators(self, etag: str | None, body: bytes | None) -> None:
+        """Keep what recognises the same answer. Call it after recording: a 304 would hide an unrecorded change."""
+        self.etag, self.body = etag, body
+
+    def plan(self, due: float, next_poll_at: datetime, reason: str) -> None:
+        """Set when it is polled next, on both clocks, and why then."""
+        self.due, self.next_poll_at, self.reason = due, next_poll_at, reason
+
+    def rebase(self, jump_s: float) -> None:
+        """Move the wall times after a jump of the wall clock, as the database moves its own."""
+        jump = timedelta(seconds=jump_s)
+        self.is_tainted = True
+        deadline_at = self.run.deadline_at
+        if deadline_at is not None and not self.run.deadline_is_fixed:
+            deadline_at += jump
+        self.run = replaced(self.run, status_since=self.run.status_since + jump, deadline_at=deadline_at)
+        self.next_poll_at = self.next_poll_at and self.next_poll_at + jump
 
     def with_counters(self) -> Run:
-        """The run with what the polls in hand have counted."""
+        """The run with what was counted in memory."""
         return replaced(
             self.run,
             polls=self.polls,
@@ -141,18 +189,8 @@ class Watch:
             not_found_since=self.not_found_since,
         )
 
-    def rebase(self, jump_s: float) -> None:
-        """The wall clock jumped; the database's times are moved alike."""
-        jump = timedelta(seconds=jump_s)
-        self.is_tainted = True
-        deadline_at = self.run.deadline_at
-        if deadline_at is not None and not self.run.deadline_is_fixed:
-            deadline_at += jump
-        self.run = replaced(self.run, status_since=self.run.status_since + jump, deadline_at=deadline_at)
-        self.next_poll_at = self.next_poll_at and self.next_poll_at + jump
-
     def record(self) -> PollRecord:
-        """What the database is to know when the run is put back."""
+        """What the database needs when the lease is released."""
         return PollRecord(
             self.run.id,
             self.polls,
@@ -164,77 +202,178 @@ class Watch:
         )
 
 
-class Hand:
-    """The watches of one connection: found by id, taken by due time."""
+class PollSchedule:
+    """The tracked runs of one connection: found by id, taken by due time, then by urgency.
 
-    def __init__(self) -> None:
-        self._watches: dict[str, Watch] = {}
-        self._by_their_id: dict[str, Watch] = {}
-        self._heap: list[tuple[float, int, str]] = []
+    Several connections of one credential share a limiter; each has a schedule and takes turns with the others.
+    """
+
+    def __init__(self, connection: Connection, limiter: FairRateLimiter, clock: Clock) -> None:
+        self._name, self._price_s = connection.name, connection.cadence.price_s
+        self._limiter = limiter
+        self._clock = clock
+        self._runs: dict[str, TrackedRun] = {}
+        self._by_provider_id: dict[str, TrackedRun] = {}
+        self._heap: list[tuple[float, int, str]] = []  # due, ticket, id; an entry whose ticket has changed is stale
         self._tickets = count(1)
+        self._ready: list[tuple[float, TrackedRun]] = []  # with what a poll is worth, in seconds; most urgent last
+        self._rank_due = -math.inf
+        self._is_scarce = False  # ready runs had to wait for the limiter
+        self.turn_due = -math.inf
+        """When this connection may have its turn, after another one's."""
 
     def __len__(self) -> int:
-        return len(self._watches)
+        return len(self._runs)
 
-    def get(self, run_id: str) -> Watch | None:
-        """The watch of a run, if it is in hand."""
-        return self._watches.get(run_id)
+    @property
+    def ready_count(self) -> int:
+        """How many due runs wait for the limiter."""
+        return len(self._ready)
 
-    def find(self, provider_run_id: str) -> Watch | None:
-        """The same by the provider's id of the run."""
-        return self._by_their_id.get(provider_run_id)
+    @property
+    def order_size(self) -> int:
+        """Entries in the order of due times; at most twice the runs held and `STALE_MAX` more."""
+        return len(self._heap)
 
-    def hold(self, watch: Watch) -> None:
-        """Take a watch in hand, or give one that is held a new due time."""
-        self._watches[watch.run.id] = watch
-        self._by_their_id[watch.run.provider_run_id] = watch
-        watch.ticket = next(self._tickets)
-        heapq.heappush(self._heap, (watch.due, watch.ticket, watch.run.id))
+    def get(self, run_id: str) -> TrackedRun | None:
+        """The run with this id, if it is held."""
+        return self._runs.get(run_id)
 
-    def drop(self, run_id: str) -> Watch | None:
-        """Let go of a run."""
-        watch = self._watches.pop(run_id, None)
-        if watch is not None:
-            self._by_their_id.pop(watch.run.provider_run_id, None)
-        if len(self._heap) > 2 * len(self._watches) + STALE_MAX:
+    def find(self, provider_run_id: str) -> TrackedRun | None:
+        """The run with this id at the provider, if it is held."""
+        return self._by_provider_id.get(provider_run_id)
+
+    def holds(self, tracked: TrackedRun) -> bool:
+        """Whether this very object is held; it may have been removed, and its run acquired again, during a poll."""
+        return self._runs.get(tracked.run.id) is tracked
+
+    def some(self, limit: int) -> Iterable[TrackedRun]:
+        """Up to `limit` runs, those held longest first."""
+        return islice(self._runs.values(), limit)
+
+    def all(self) -> list[TrackedRun]:
+        """Every run held."""
+        return list(self._runs.values())
+
+    # -- when each is due
+
+    def add(self, tracked: TrackedRun) -> None:
+        """Hold a run, or put one that is held into the order by its new due time."""
+        self._runs[tracked.run.id] = tracked
+        self._by_provider_id[tracked.run.provider_run_id] = tracked
+        tracked.ticket = next(self._tickets)
+        heapq.heappush(self._heap, (tracked.due, tracked.ticket, tracked.run.id))
+
+    def remove(self, run_id: str) -> TrackedRun | None:
+        """Hold this run no longer."""
+        tracked = self._runs.pop(run_id, None)
+        if tracked is not None:
+            self._by_provider_id.pop(tracked.run.provider_run_id, None)
+        if len(self._heap) > 2 * len(self._runs) + STALE_MAX:
             self._tidy()
-        return watch
+        return tracked
 
     def _tidy(self) -> None:
-        """Forget the due times of what was dropped or held anew; after a storm they would stay for as long."""
-        live = {watch.ticket for watch in self._watches.values()}
+        live = {tracked.ticket for tracked in self._runs.values()}
         self._heap = [entry for entry in self._heap if entry[1] in live]
         heapq.heapify(self._heap)
 
-    def hold_until(self, watch: Watch, due: float) -> None:
-        """Put a watch into the order at another time, if it is still in hand."""
-        if self._watches.get(watch.run.id) is watch:
-            watch.due = due
-            self.hold(watch)
+    def plan(self, tracked: TrackedRun, delay_s: float, reason: str, *, keep: bool = True) -> None:
+        """Set when and why a held run is polled next; without `keep` it is also removed."""
+        due, next_poll_at = self._clock.monotonic() + delay_s, self._clock.now() + timedelta(seconds=delay_s)
+        tracked.plan(due, next_poll_at, reason)
+        if keep:
+            self.add(tracked)
+        else:
+            self.remove(tracked.run.id)
 
-    def take_due(self, now: float, limit: int) -> list[Watch]:
-        """Up to `limit` due watches, the most overdue first; they are out of the order until held again."""
-        taken: list[Watch] = []
-        while len(taken) < limit and (due := self.next_due()) is not None and due <= now:
-            watch = self._watches[heapq.heappop(self._heap)[2]]
-            watch.ticket = 0
-            taken.append(watch)
+    def postpone(self, tracked: TrackedRun, due: float) -> None:
+        """Put a run, if it is held, into the order at another time; what people are shown stays."""
+        if self.holds(tracked):
+            tracked.due = due
+            self.add(tracked)
+
+    def poll_now(self, tracked: TrackedRun, reason: str | None = None) -> None:
+        """Make a held run due by itself, without a list, unless it is in flight; people are shown `reason`, if any."""
+        if not self.holds(tracked) or tracked.is_in_flight:
+            return
+        now = self._clock.monotonic()
+        tracked.is_wanted = True
+        if reason is not None:
+            tracked.plan(now, self._clock.now(), reason)
+        self.postpone(tracked, now)
+
+    def take_due(self, now: float, limit: int) -> list[TrackedRun]:
+        """Up to `limit` due runs, the most overdue first, taken out of the order of due times."""
+        taken: list[TrackedRun] = []
+        while len(taken) < limit and (due := self._first_due()) is not None and due <= now:
+            tracked = self._runs[heapq.heappop(self._heap)[2]]
+            tracked.ticket = 0
+            taken.append(tracked)
         return taken
 
-    def next_due(self) -> float | None:
-        """When the next watch is due; stale entries fall out on the way."""
+    def next_due(self) -> float:
+        """When the next run is due: at once while some are ready, never without any."""
+        due = -math.inf if self._ready else self._first_due()
+        return math.inf if due is None else due
+
+    def has_overdue(self, now: float) -> bool:
+        """Whether a run that is not ranked yet is due."""
+        due = self._first_due()
+        return due is not None and due <= now
+
+    def _first_due(self) -> float | None:
         while self._heap:
             due, ticket, run_id = self._heap[0]
-            watch = self._watches.get(run_id)
-            if watch is not None and watch.ticket == ticket:
+            tracked = self._runs.get(run_id)
+            if tracked is not None and tracked.ticket == ticket:
                 return due
             heapq.heappop(self._heap)
         return None
 
-    def some(self, limit: int) -> Iterable[Watch]:
-        """Up to `limit` watches, those longest in hand first."""
-        return islice(self._watches.values(), limit)
+    # -- which goes next
 
-    def all(self) -> list[Watch]:
-        """Every watch in hand."""
-        return list(self._watches.values())
+    def take_to_rank(self, now: float) -> list[TrackedRun] | None:
+        """The ready runs and those that became due, for `set_ready`; None while the present order stands."""
+        if self._ready and now < self._rank_due:
+            return None
+        waiting = [tracked for _, tracked in self._ready if self._is_ready(tracked)]
+        return waiting + self.take_due(now, READY_MAX - len(self._ready))
+
+    def set_ready(self, ranked: Sequence[tuple[float, TrackedRun]], now: float) -> None:
+        """Set the ready runs, each with what a poll of it is worth in seconds, most urgent last.
+
+        `now` is when ranking began: the longer it took, the later the runs are ranked again.
+        """
+        self._ready = list(ranked)
+        took_s = self._clock.monotonic() - now
+        self._rank_due = now + max(RANK_EVERY_S, took_s / RANK_SHARE)
+
+    def take_ready(self, now: float) -> TrackedRun | None:
+        """The most urgent ready run; None where there is none, or another connection of the credential has its turn."""
+        while self._ready:
+            worth_s, tracked = self._ready.pop()
+            if not self._is_ready(tracked):
+                continue
+            rivals = [self._candidate(*each) for each in ((worth_s, tracked), *self._ready[-1:])]
+            if self._limiter.admit(rivals, now=now, is_scarce=self._is_scarce):
+                return tracked
+            self._ready.append((worth_s, tracked))
+            self.turn_due = now + TURN_REST_S
+            return None
+        return None
+
+    def _is_ready(self, tracked: TrackedRun) -> bool:
+        return self.holds(tracked) and not tracked.is_in_flight and not tracked.is_planned
+
+    def _candidate(self, worth_s: float, tracked: TrackedRun | None) -> Candidate:
+        return Candidate(tracked and tracked.run.id, max(worth_s, self._price_s), self._price_s, self._name)
+
+    def queue_at_limiter(self, call: Callable[[], None], *, waits: bool) -> None:
+        """At the end of a pass: have `call` called when the limiter may open for this connection, if a run `waits`."""
+        self._is_scarce = bool(self._ready)
+        if waits:
+            first = self._ready[-1] if self._ready else (self._price_s, None)
+            self._limiter.call_when_open(self._candidate(*first), call)
+        else:
+            self._limiter.forget(self._name)

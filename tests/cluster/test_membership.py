@@ -18,7 +18,7 @@ from bridge.domain.delivery import DeliveryState
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.limits.adaptive import RateLimit
 from bridge.domain.run import RunStatus
-from bridge.polling.duration_learner import DurationLearner, Lessons
+from bridge.polling.duration_learner import DurationLearner, LearnedState
 from bridge.sandbox import Receiver, Reply, ReplyKind, Sandbox, Scenario
 from bridge.store import learned_state, nodes, runs
 from bridge.store.database import Database
@@ -267,7 +267,7 @@ async def test_a_node_without_a_share_of_the_limits_leaves_the_runs_to_others(po
         async with open_poller(database, settings) as poller:
 
             async def hand() -> int:
-                return len(poller.hand)
+                return len(poller.schedule)
 
             await work(poller.run_pass, poller.bell, hand)
             poller.client.limiter.shut()
@@ -290,24 +290,24 @@ async def test_nodes_learn_from_each_other(postgresql_url: str) -> None:
     """The lessons of both count, whoever saves last."""
     async with open_database(postgresql_url) as database:
         learners = [DurationLearner(), DurationLearner()]
-        lessons = [Lessons(learner, RateLimit(), database, "hub") for learner in learners]
+        states = [LearnedState(learner, RateLimit(), database, "hub") for learner in learners]
         for number in range(6):
             for learner in learners:
                 learner.learn("wf", RunStatus.RUNNING, 10.0 + number, 11.0 + number, now=1000.0 * number)
-            for each in lessons:
+            for each in states:
                 await each.save()
-        await lessons[0].save()
+        await states[0].save()
         both = DurationLearner()
         for number in range(12):
             both.learn("wf", RunStatus.RUNNING, 10.0, 11.0, now=1000.0 * number)
-        expected = both.sojourn("wf", RunStatus.RUNNING).runs
+        expected = both.durations("wf", RunStatus.RUNNING).runs
         for learner in learners:
-            assert learner.sojourn("wf", RunStatus.RUNNING).runs == pytest.approx(expected)
+            assert learner.durations("wf", RunStatus.RUNNING).runs == pytest.approx(expected)
             assert learner._prior(RunStatus.RUNNING).runs == pytest.approx(expected)
         (saved,) = [
             row for row in await database.read(lambda tx: learned_state.list_learned(tx, "hub")) if row.workflow
         ]
-        assert saved.state == learners[0].sojourn("wf", RunStatus.RUNNING).dump()
+        assert saved.state == learners[0].durations("wf", RunStatus.RUNNING).dump()
 
 
 async def test_a_node_whose_process_has_ended_is_buried_though_its_lease_is_good(postgresql_url: str) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from bridge.config.sections import LISTING_PROVIDERS
 from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
+from bridge.domain.observation import RunPage
 from bridge.domain.run import Run
+from bridge.polling.discovery import Discovery
 from bridge.polling.poller import Poller
 from bridge.providers import REGISTRY
 from bridge.sandbox import Sandbox, Scenario
@@ -207,8 +209,11 @@ async def test_everything_on_three_pages_is_found_while_they_shift(
         assert await work(poller.run_pass, poller.bell, are_all_there)
 
 
-async def test_an_account_without_runs_is_known_to_fail_and_to_recover(database: Database, sandbox: Sandbox) -> None:
+async def test_an_account_without_runs_is_known_to_fail_and_to_recover(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing but the list is asked there, so it has to tell."""
+    monkeypatch.setattr("bridge.polling.list_poller.REFUSED_FIRST_S", 0.05)
     sandbox.fail("retab", "401", count=2)
     async with open_poller(database, discovering(sandbox, "retab")) as poller:
 
@@ -221,21 +226,19 @@ async def test_an_account_without_runs_is_known_to_fail_and_to_recover(database:
         await work(poller.run_pass, poller.bell, is_failing)
         sandbox.clear_faults()
         poller.client.limiter.rate_limit.end_pause(0.0)  # the pauses before the probe, spared
-        assert poller._list_poller is not None
-        poller._list_poller._rests_until = 0.0
         await work(poller.run_pass, poller.bell, is_well)
 
 
 async def test_a_quiet_account_is_asked_ever_more_rarely(database: Database, sandbox: Sandbox) -> None:
     """Where nothing begins there is nothing to be late for."""
-    async with open_poller(database, discovering(sandbox, "retab")) as poller:
-        await lists_more(poller, sandbox, 2)
-        assert poller._list_poller is not None
-        discovery = poller._list_poller._discovery
-        assert discovery is not None
-        before = discovery.per_s
-        await lists_more(poller, sandbox, 2)
-        assert discovery.per_s < before
+    discovery = Discovery(discovering(sandbox, "retab"), database)
+    rates = [discovery.per_s]
+    for _ in range(2):
+        await discovery.begin()
+        await discovery.take_in(RunPage(()))
+        await discovery.end(60.0)
+        rates.append(discovery.per_s)
+    assert rates[0] > rates[1] > rates[2]
 
 
 def test_the_configuration_knows_which_providers_have_a_list() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from bridge.domain.cadence.durations import DurationModel
-from bridge.domain.cadence.rule import UNCHANGED_FACTOR, Standing, next_poll, price_of
+from bridge.domain.cadence.rule import UNCHANGED_FACTOR, RunView, next_poll, price_of
 from bridge.domain.connection import CadenceSettings, ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunStatus
@@ -18,7 +19,7 @@ from bridge.polling import list_poller, poll_results
 from bridge.polling.poller import Poller
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
 from bridge.sandbox.state import RequestSeen, SandboxRun, SandboxState
-from bridge.store import connections, runs
+from bridge.store import connections, runs, transitions
 from bridge.store.database import Database
 from tests.support.watching import new_run, register
 from tests.support.workbench import QUICK, connection, note_sends, open_poller, settled, told, work
@@ -94,7 +95,7 @@ async def test_first_looks_right_after_others_had_theirs_wait_for_company(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where runs come every second each would have a list of its own else: as dear as looking at each by itself."""
-    monkeypatch.setattr("bridge.polling.list_poller.FIRST_LOOK_GAP_S", 2.0)
+    monkeypatch.setattr("bridge.polling.list_poller.FIRST_POLL_GAP_S", 2.0)
     async with open_poller(database, connection(sandbox, "retab", cadence=replace(CALM, price_s=10.0))) as poller:
         sends = note_sends(poller)
         there = await register_all(database, "retab", [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)])
@@ -123,11 +124,11 @@ async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbo
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
 
         async def is_planned() -> bool:
-            rest_s = poller._list_poller is not None and poller._list_poller.rest_s(poller._clock.monotonic())
+            rest_s = poller.lists is not None and poller.lists.rest_s(time.monotonic())
             return 0 < rest_s < math.inf
 
         await work(poller.run_pass, poller.bell, is_planned)
-        watch = poller.hand.get(there[0].id)
+        watch = poller.schedule.get(there[0].id)
         assert watch is not None
         at, reason = poller.next_poll(there[0])
         assert at is not None
@@ -392,7 +393,7 @@ async def test_a_tagged_answer_is_asked_for_with_its_tag_and_304_means_alive(dat
 def test_a_304_makes_the_next_look_cheaper() -> None:
     """It spares the provider's quota, so runs may be looked at more often for the same price."""
     sojourn = DurationModel()
-    plain = Standing("run_1", RunStatus.RUNNING, sojourn.estimate, 10.0)
+    plain = RunView("run_1", RunStatus.RUNNING, sojourn.estimate, 10.0)
     free = replace(plain, unchanged_is_free=True)
     assert price_of(CALM, free) == pytest.approx(UNCHANGED_FACTOR * price_of(CALM, plain))
     assert next_poll(CALM, free).delay_s < 0.7 * next_poll(CALM, plain).delay_s
@@ -407,13 +408,13 @@ async def test_a_change_that_could_not_be_written_is_not_hidden_by_a_304(
         theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             run = await register(database, theirs, connection="dibby-1", provider="dibby")
-            record, failures = poller._recorder.record, [StoreUnavailable("full"), StoreUnavailable("full")]
+            record_all, failures = transitions.record_all, [StoreUnavailable("full"), StoreUnavailable("full")]
 
-            async def fail_twice(*args, **more):
+            def fail_twice(*args, **more):
                 if failures:
                     raise failures.pop()
-                return await record(*args, **more)
+                return record_all(*args, **more)
 
-            monkeypatch.setattr(poller._recorder, "record", fail_twice)
+            monkeypatch.setattr(transitions, "record_all", fail_twice)
             await work(poller.run_pass, poller.bell, lambda: all_observed(database, [run]))
         assert [seen.status for seen in sandbox.requests][:3] == [200, 200, 200]

@@ -12,7 +12,7 @@ from bridge.domain.observation import Observation, Observed
 from bridge.domain.run import Progress, Run, RunStatus
 from bridge.polling.duration_learner import DurationLearner
 from bridge.polling.planner import Planner
-from bridge.polling.schedule import Watch
+from bridge.polling.schedule import TrackedRun
 from bridge.sandbox import Sandbox, Scenario
 from bridge.store import events, learned_state
 from tests.support.watching import open_database, register, seen
@@ -28,12 +28,13 @@ async def running(tmp_path: Path, **more: object) -> Run:
     return replace(run, **(values | more))
 
 
-def watched(run: Run, *, age_s: float) -> Watch:
-    """A run in hand, looked at just now at this age, due in a minute; the monotonic clock shows the age."""
-    watch = Watch(run, age_s + 60, now=NOW, monotonic=0.0)
-    watch.count_poll(NOW + timedelta(seconds=age_s), age_s)
-    watch.reason = "planned"
-    return watch
+def watched(run: Run, *, age_s: float) -> TrackedRun:
+    """A run polled just now at this age, and due in a minute; the monotonic clock shows the age."""
+    tracked = TrackedRun(run, age_s, now=NOW, monotonic=0.0)
+    tracked.start_poll(NOW + timedelta(seconds=age_s), age_s)
+    tracked.end_poll()
+    tracked.plan(age_s + 60, NOW + timedelta(seconds=age_s + 60), "planned")
+    return tracked
 
 
 def taught(*durations_s: float) -> Planner:
@@ -45,39 +46,39 @@ def taught(*durations_s: float) -> Planner:
 
 
 async def test_a_workflow_that_always_takes_a_minute_is_looked_at_after_a_minute(tmp_path: Path) -> None:
-    watch = watched(await running(tmp_path), age_s=0.0)
-    plan = taught(*[60.0] * 30).next_look(watch, Observed(seen("running")), 0.0)
+    tracked = watched(await running(tmp_path), age_s=0.0)
+    plan = taught(*[60.0] * 30).plan(tracked, Observed(seen("running")), 0.0)
     assert 55 < plan.delay_s < 65
-    unknown = taught().next_look(watch, Observed(seen("running")), 0.0)
+    unknown = taught().plan(tracked, Observed(seen("running")), 0.0)
     assert unknown.delay_s < 10
 
 
 async def test_what_one_run_teaches_changes_the_plans_of_the_others(tmp_path: Path) -> None:
-    planner, watch = taught(), watched(await running(tmp_path), age_s=0.0)
-    before = planner.next_look(watch, Observed(seen("running")), 0.0)
-    assert planner.next_look_anew(watch, 0.0) is None
+    planner, tracked = taught(), watched(await running(tmp_path), age_s=0.0)
+    before = planner.plan(tracked, Observed(seen("running")), 0.0)
+    assert planner.replan(tracked, 0.0) is None
     for _ in range(10):
         planner.learner.learn("wf", RunStatus.RUNNING, 59.8, 60.2, now=1e9)
-    after = planner.next_look_anew(watch, 1.0)
+    after = planner.replan(tracked, 1.0)
     assert after is not None
     assert after.delay_s > before.delay_s + 20
-    assert planner.next_look_anew(watched(replace(watch.run, workflow_id="other"), age_s=0.0), 1.0) is None
+    assert planner.replan(watched(replace(tracked.run, workflow_id="other"), age_s=0.0), 1.0) is None
 
 
 async def test_a_look_that_is_due_is_not_put_off_by_a_new_plan(tmp_path: Path) -> None:
     """It may be the one that sees a run past its deadline."""
-    planner, watch = taught(), watched(await running(tmp_path), age_s=0.0)
+    planner, tracked = taught(), watched(await running(tmp_path), age_s=0.0)
     planner.learner.learn("wf", RunStatus.RUNNING, 59.8, 60.2, now=1e9)
-    watch.due = 5.0
-    assert planner.next_look_anew(watch, 1.0) is not None
-    assert planner.next_look_anew(watch, 5.0) is None
+    tracked.plan(5.0, NOW + timedelta(seconds=5), "its deadline")
+    assert planner.replan(tracked, 1.0) is not None
+    assert planner.replan(tracked, 5.0) is None
 
 
 async def test_a_wish_of_the_provider_outlives_a_new_plan(tmp_path: Path) -> None:
-    planner, watch = taught(), watched(await running(tmp_path), age_s=0.0)
-    planner.next_look(watch, Observed(seen("running"), poll_after_s=120.0), 0.0)
+    planner, tracked = taught(), watched(await running(tmp_path), age_s=0.0)
+    planner.plan(tracked, Observed(seen("running"), poll_after_s=120.0), 0.0)
     planner.learner.learn("wf", RunStatus.RUNNING, 0.8, 1.2, now=1e9)
-    plan = planner.next_look_anew(watch, 1.0)
+    plan = planner.replan(tracked, 1.0)
     assert plan is not None
     assert plan.delay_s >= 119
 
@@ -86,37 +87,37 @@ async def test_when_a_run_is_due_that_was_just_taken_over_is_what_the_database_s
     """It may be a wish of the provider."""
     planner, run = taught(), await running(tmp_path)
     planner.learner.learn("wf", RunStatus.RUNNING, 0.8, 1.2, now=1e9)
-    assert planner.next_look_anew(Watch(run, 60.0, now=NOW, monotonic=0.0), 1.0) is None
+    assert planner.replan(TrackedRun(run, 60.0, now=NOW, monotonic=0.0), 1.0) is None
 
 
 async def test_a_wish_of_the_provider_outlives_a_list_that_shows_the_run(tmp_path: Path) -> None:
-    planner, watch = taught(*[1.0] * 30), watched(await running(tmp_path), age_s=0.0)
-    planner.next_look(watch, Observed(seen("running"), poll_after_s=30.0), 0.0)
-    watch.count_poll(NOW, 1.0)
-    assert planner.next_look(watch, Observed(seen("running")), 1.0).delay_s >= 29.0
+    planner, tracked = taught(*[1.0] * 30), watched(await running(tmp_path), age_s=0.0)
+    planner.plan(tracked, Observed(seen("running"), poll_after_s=30.0), 0.0)
+    tracked.start_poll(NOW, 1.0)
+    assert planner.plan(tracked, Observed(seen("running")), 1.0).delay_s >= 29.0
 
 
 async def test_a_wish_of_the_provider_counts_from_its_answer_however_long_that_took(tmp_path: Path) -> None:
-    planner, watch = taught(), watched(await running(tmp_path), age_s=10.0)
-    plan = planner.next_look(watch, Observed(seen("running"), poll_after_s=3.0), now=12.5)
+    planner, tracked = taught(), watched(await running(tmp_path), age_s=10.0)
+    plan = planner.plan(tracked, Observed(seen("running"), poll_after_s=3.0), now=12.5)
     assert plan.delay_s >= 3.0
 
 
 async def test_runs_that_hang_do_not_move_what_is_normal(tmp_path: Path) -> None:
     run, planner = await running(tmp_path), taught(*[5.0] * 40)
     hanging = [watched(replace(run, id=f"run_{number}"), age_s=300.0) for number in range(6)]
-    for watch in hanging:
-        planner.see_alive(watch, seen("running"))
+    for tracked in hanging:
+        tracked.note_alive(seen("running"))
     planner.learner.learn("wf", RunStatus.RUNNING, 4.9, 5.1, now=1e9)
     planner.refit(hanging)
-    assert all(planner.is_overdue(watch, 300.0, hanging) for watch in hanging)
+    assert all(planner.is_overdue(tracked, 300.0, hanging) for tracked in hanging)
 
 
 async def test_a_run_past_the_longest_is_overdue_once_enough_were_seen(tmp_path: Path) -> None:
     run = await running(tmp_path)
-    watch = watched(run, age_s=500.0)
-    assert taught(*[10.0] * 40).is_overdue(watch, 500.0, [watch])
-    assert not taught(*[10.0] * 5).is_overdue(watch, 500.0, [watch])
+    tracked = watched(run, age_s=500.0)
+    assert taught(*[10.0] * 40).is_overdue(tracked, 500.0, [tracked])
+    assert not taught(*[10.0] * 5).is_overdue(tracked, 500.0, [tracked])
     assert not taught(*[10.0] * 40).is_overdue(watched(run, age_s=9.0), 9.0, [])
     assert not taught(*[10.0] * 40).is_overdue(watched(replace(run, is_overdue=True), age_s=500.0), 500.0, [])
 
@@ -125,13 +126,13 @@ async def test_of_runs_that_began_together_the_quick_ones_do_not_make_the_others
     """Half take 3 s, half two minutes: when the first half has ended, nothing is known of the second."""
     run, planner = await running(tmp_path), taught()
     batch = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(100)]
-    for watch in batch:
-        planner.next_look(watch, Observed(seen("running")), 0.0)
+    for tracked in batch:
+        planner.plan(tracked, Observed(seen("running")), 0.0)
     for _ in batch[:50]:
         planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
-    assert not any(planner.is_overdue(watch, 30.0, batch[50:]) for watch in batch[50:])
+    assert not any(planner.is_overdue(tracked, 30.0, batch[50:]) for tracked in batch[50:])
     late = watched(replace(run, id="run_late"), age_s=0.0)
-    planner.next_look(late, Observed(seen("running")), 0.0)
+    planner.plan(late, Observed(seen("running")), 0.0)
     assert not planner.is_overdue(late, 30.0, [late, *batch[50:]]), "longer ones were begun before it"
     assert planner.is_overdue(late, 30.0, [late])
 
@@ -139,20 +140,20 @@ async def test_of_runs_that_began_together_the_quick_ones_do_not_make_the_others
 async def test_a_few_that_hang_from_the_beginning_do_not_hide_the_others_nor_themselves(tmp_path: Path) -> None:
     run, planner = await running(tmp_path), taught()
     first = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(2)]
-    for watch in first:
-        planner.next_look(watch, Observed(seen("running")), 0.0)
+    for tracked in first:
+        planner.plan(tracked, Observed(seen("running")), 0.0)
     for _ in range(40):
         planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
     late = watched(replace(run, id="run_late"), age_s=0.0)
-    planner.next_look(late, Observed(seen("running")), 0.0)
-    assert all(planner.is_overdue(watch, 20.0, [*first, late]) for watch in [*first, late])
+    planner.plan(late, Observed(seen("running")), 0.0)
+    assert all(planner.is_overdue(tracked, 20.0, [*first, late]) for tracked in [*first, late])
 
 
 async def test_runs_that_wait_for_a_person_hide_no_overdue_run(tmp_path: Path) -> None:
     run, planner = await running(tmp_path), taught()
     waiting = [watched(replace(run, id=f"run_{n}", status=RunStatus.WAITING), age_s=0.0) for n in range(9)]
-    for watch in waiting:
-        planner.next_look(watch, Observed(seen("waiting")), 0.0)
+    for tracked in waiting:
+        planner.plan(tracked, Observed(seen("waiting")), 0.0)
     for _ in range(40):
         planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
     late = watched(replace(run, id="run_late"), age_s=0.0)
@@ -162,12 +163,12 @@ async def test_runs_that_wait_for_a_person_hide_no_overdue_run(tmp_path: Path) -
 async def test_many_that_hang_from_the_beginning_do_not_hide_the_others_for_ever(tmp_path: Path) -> None:
     run, planner = await running(tmp_path), taught()
     first = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(10)]
-    for watch in first:
-        planner.next_look(watch, Observed(seen("running")), 0.0)
+    for tracked in first:
+        planner.plan(tracked, Observed(seen("running")), 0.0)
     for _ in range(40):
         planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
-    assert not any(planner.is_overdue(watch, 50.0, first) for watch in first)
-    assert all(planner.is_overdue(watch, 300.0, first) for watch in first)
+    assert not any(planner.is_overdue(tracked, 50.0, first) for tracked in first)
+    assert all(planner.is_overdue(tracked, 300.0, first) for tracked in first)
 
 
 async def test_a_run_found_over_by_a_late_first_look_teaches_what_is_no_surprise(tmp_path: Path) -> None:
@@ -176,9 +177,9 @@ async def test_a_run_found_over_by_a_late_first_look_teaches_what_is_no_surprise
     over = seen("succeeded")
 
     def learned(planner: Planner, over_s: float, age_s: float | None) -> float:
-        before = planner.learner.sojourn("wf", RunStatus.RUNNING).runs
-        planner.learn_end(Watch(run, 0.0, now=NOW, monotonic=0.0), over, over_s, age_s=age_s)
-        return planner.learner.sojourn("wf", RunStatus.RUNNING).runs - before
+        before = planner.learner.durations("wf", RunStatus.RUNNING).runs
+        planner.learn_end(TrackedRun(run, 0.0, now=NOW, monotonic=0.0), over, over_s, age_s=age_s)
+        return planner.learner.durations("wf", RunStatus.RUNNING).runs - before
 
     assert learned(taught(), 5.0, 6.0) == 1.0
     assert learned(taught(), 1.0, 1.0) == 0.0, "it may have been over when it was registered"
@@ -191,7 +192,7 @@ async def test_a_run_found_over_by_a_late_first_look_teaches_what_is_no_surprise
 
 async def test_a_first_look_is_as_urgent_as_runs_like_it_are_likely_to_be_over(tmp_path: Path) -> None:
     run = await running(tmp_path)
-    new = Watch(replace(run, status=RunStatus.QUEUED, observed_at=None), 0.0, now=NOW, monotonic=0.0)
+    new = TrackedRun(replace(run, status=RunStatus.QUEUED, observed_at=None), 0.0, now=NOW, monotonic=0.0)
     planner = taught(*[60.0] * 40)
     assert planner.urgency(new, 10.0) < 1.0
     assert planner.urgency(new, 70.0) > 5.0
@@ -201,9 +202,10 @@ async def test_a_first_look_is_as_urgent_as_runs_like_it_are_likely_to_be_over(t
 async def test_the_most_urgent_run_is_ranked_last_to_be_taken_first(tmp_path: Path) -> None:
     run = await running(tmp_path)
     planner = taught(*[20.0] * 30)
-    young, nearly_done = watched(run, age_s=0.0), watched(replace(run, id="run_2"), age_s=0.0)
-    young.origin, nearly_done.origin = 18.0, 0.0
-    assert planner.rank([nearly_done, young], 21.0) == [young, nearly_done]
+    nearly_done = watched(run, age_s=0.0)
+    later = NOW + timedelta(seconds=18)
+    young = TrackedRun(replace(run, id="run_2", status_since=later), 18.0, now=later, monotonic=18.0)
+    assert [ranked for _, ranked in planner.rank([nearly_done, young], 21.0)] == [young, nearly_done]
 
 
 async def test_only_the_providers_own_clock_tells_how_old_a_run_is(tmp_path: Path) -> None:
@@ -216,18 +218,18 @@ async def test_only_the_providers_own_clock_tells_how_old_a_run_is(tmp_path: Pat
 
 
 async def test_a_run_that_spans_a_jump_of_the_clock_teaches_nothing(tmp_path: Path) -> None:
-    planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
-    watch.rebase(3600.0)
-    planner.learn_end(watch, seen("succeeded"), 6.0)
-    assert not planner.learner.has_lessons
+    planner, tracked = taught(), watched(await running(tmp_path), age_s=5.0)
+    tracked.rebase(3600.0)
+    planner.learn_end(tracked, seen("succeeded"), 6.0)
+    assert not planner.learner.has_unsaved
 
 
 async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
-    planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
-    planner.see_alive(watch, seen("running", progress=Progress(2, 4)))
-    assert watch.track.latest is not None
-    planner.learn_end(watch, seen("succeeded"), 10.0)
-    assert {row.kind for row in planner.learner.take_lessons()} == {"workflow", "connection", "progress"}
+    planner, tracked = taught(), watched(await running(tmp_path), age_s=5.0)
+    tracked.note_alive(seen("running", progress=Progress(2, 4)))
+    assert tracked.track.latest is not None
+    planner.learn_end(tracked, seen("succeeded"), 10.0)
+    assert {row.kind for row in planner.learner.take_unsaved()} == {"workflow", "connection", "progress"}
 
 
 async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
             await finish(poller, database, run.id)
         rows = await database.read(lambda tx: learned_state.list_learned(tx, "dibby-1"))
     again = DurationLearner(rows)
-    assert again.sojourn("wf", RunStatus.RUNNING).runs == 1
+    assert again.durations("wf", RunStatus.RUNNING).runs == 1
     assert again.known_workflows() == ["wf"]
 
 
@@ -284,17 +286,17 @@ def test_asking_for_a_workflow_that_nobody_knows_shows_the_assumption_and_leaves
 
 
 async def test_how_late_an_end_was_noticed_is_known_of_runs_that_were_seen_alive(tmp_path: Path) -> None:
-    planner, watch = taught(), watched(await running(tmp_path), age_s=5.0)
-    planner.see_alive(watch, seen("running"))
-    late_s = planner.learn_end(watch, seen("succeeded"), 8.0)
+    planner, tracked = taught(), watched(await running(tmp_path), age_s=5.0)
+    tracked.note_alive(seen("running"))
+    late_s = planner.learn_end(tracked, seen("succeeded"), 8.0)
     assert late_s is not None
     assert 1.2 < late_s < 1.8
     well_known = taught(*[7.0] * 60)
-    watch = watched(watch.run, age_s=5.0)
-    well_known.see_alive(watch, seen("running"))
-    late_s = well_known.learn_end(watch, seen("succeeded"), 8.0)
+    tracked = watched(tracked.run, age_s=5.0)
+    tracked.note_alive(seen("running"))
+    late_s = well_known.learn_end(tracked, seen("succeeded"), 8.0)
     assert late_s is not None
     assert 0.8 < late_s < 1.2, "such runs end after 7 s"
-    unseen = watched(replace(watch.run, observed_at=None), age_s=8.0)
+    unseen = watched(replace(tracked.run, observed_at=None), age_s=8.0)
     assert planner.learn_end(unseen, seen("succeeded"), 8.0) is None
-    assert planner.learn_end(watched(watch.run, age_s=5.0), seen("waiting"), 8.0) is None
+    assert planner.learn_end(watched(tracked.run, age_s=5.0), seen("waiting"), 8.0) is None

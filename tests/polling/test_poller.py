@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -13,11 +14,13 @@ from bridge.domain.connection import CadenceSettings, ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.limits.adaptive import RateLimit
+from bridge.domain.observation import FailureKind, PollFailed
 from bridge.domain.run import CadenceOverrides, RunStatus
 from bridge.polling.connection_client import FAILURES_MIN
-from bridge.polling.duration_learner import recall_rate
+from bridge.polling.duration_learner import LearnedState
+from bridge.runtime.metrics import Metrics
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
-from bridge.store import connections, events, learned_state, runs
+from bridge.store import connections, events, runs
 from bridge.store.database import Database
 from tests.support.foreign_server import answering, foreign_server
 from tests.support.manual_clock import ManualClock
@@ -39,12 +42,13 @@ async def test_a_run_goes_through_its_life_and_each_step_is_told(
         assert after.output is not None
         assert after.next_poll_at is None
         assert await told(database, run.id) == ["run.started", "run.finished"]
-        assert len(poller.hand) == 0
+        assert len(poller.schedule) == 0
 
 
 async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Database, sandbox: Sandbox) -> None:
-    async with open_poller(database, connection(sandbox, "dibby")) as poller:
-        measured = poller._metrics.registry.get_sample_value
+    metrics = Metrics()
+    measured = metrics.registry.get_sample_value
+    async with open_poller(database, connection(sandbox, "dibby"), metrics=metrics) as poller:
         seen_over = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.3), age_s=60)
         run = await register(database, seen_over, connection="dibby-1", provider="dibby")
         await finish(poller, database, run.id)
@@ -145,7 +149,7 @@ async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammerin
         for _ in range(20):
             await poller.run_pass()
         assert len(sandbox.requests) == made
-        assert poller.client.opens_in_s(poller._clock.monotonic()) > 1
+        assert poller.client.opens_in_s(time.monotonic()) > 1
     told_types = [e.type for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))]
     assert told_types == [EventType.CONNECTION_FAILING]
 
@@ -156,14 +160,14 @@ async def test_a_failing_connection_is_told_although_the_database_could_not_be_w
     sandbox.fail("dify", "401", count=1)
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         await register(database, sandbox.add_run("dify", scenario=Scenario(duration_s=None)), connection="dify-1")
-        tell, failures = poller._recorder.tell_health, [StoreUnavailable("full")]
+        change_health, failures = connections.change_health, [StoreUnavailable("full")]
 
-        async def fail_once(*args):
+        def fail_once(*args, **more):
             if failures:
                 raise failures.pop()
-            await tell(*args)
+            return change_health(*args, **more)
 
-        monkeypatch.setattr(poller._recorder, "tell_health", fail_once)
+        monkeypatch.setattr(connections, "change_health", fail_once)
 
         async def is_told() -> bool:
             return bool(await database.read(lambda tx: events.list_feed(tx, after=0, limit=50)))
@@ -179,10 +183,10 @@ async def test_what_goes_wrong_in_telling_a_health_holds_up_no_run(
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         run = await register(database, sandbox.add_run("dify", scenario=Scenario(duration_s=0.1)), connection="dify-1")
 
-        async def fail(*_args):
+        def fail(*_args, **_more):
             raise RuntimeError("a mistake of ours")
 
-        monkeypatch.setattr(poller._recorder, "tell_health", fail)
+        monkeypatch.setattr(connections, "change_health", fail)
 
         async def is_failing() -> bool:
             return poller.client.health is ConnectionHealth.FAILING
@@ -339,7 +343,7 @@ async def test_a_wish_of_the_provider_outlives_this_process(database: Database, 
                 return found is not None and (found.next_poll_at or found.registered_at) > datetime.now(UTC)
 
             await work(poller.run_pass, poller.bell, is_written)
-            assert poller.hand.get(run.id) is not None, "it stays in hand"
+            assert poller.schedule.get(run.id) is not None, "it stays in hand"
             await database.write(lambda tx: runs.let_go(tx, node=NODE, run_ids=[run.id]))  # as a death does
             soon = timedelta(seconds=30)
             claim = {"node": "node_2", "connection": "dibby-1", "limit": 9}
@@ -352,9 +356,8 @@ async def test_a_rate_that_was_learned_is_there_after_a_restart(database: Databa
     settings = connection(sandbox, "dify", requests_per_second=None)
     async with open_poller(database, settings) as poller:
         poller.client.limiter.rate_limit.recall('{"rate": 42.0, "refused": 50.0}')
-    rows = await database.read(lambda tx: learned_state.list_learned(tx, "dify-1"))
     again = RateLimit()
-    recall_rate(again, rows)
+    await LearnedState.load(database, "dify-1", again)
     assert again.rate == 42.0
     assert RateLimit().rate != 42.0
 
@@ -366,16 +369,16 @@ async def test_when_and_why_a_run_is_looked_at_next_is_said_where_it_waits_for_t
     calm = CadenceSettings(min_interval_s=0.02, max_interval_s=300.0)
     async with open_poller(database, connection(sandbox, "dibby", cadence=calm)) as poller:
         limit = poller.client.limiter.rate_limit
-        limit.pause(poller._clock.monotonic(), 60.0)
+        limit.pause(time.monotonic(), 60.0)
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
         at, reason = poller.next_poll(run)
         assert at is not None
         assert 50 < (at - datetime.now(UTC)).total_seconds() < 61
         assert "it is due, and waits for its turn at the connection's limit" in str(reason)
-        limit.end_pause(poller._clock.monotonic())
+        limit.end_pause(time.monotonic())
 
         async def planned() -> bool:
-            watch = poller.hand.get(run.id)
+            watch = poller.schedule.get(run.id)
             return watch is not None and not watch.is_in_flight and watch.reason is not None
 
         await work(poller.run_pass, poller.bell, planned)
@@ -392,14 +395,16 @@ async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         made = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(8)]
         first, *others = [await register(database, i, connection="dibby-1", provider="dibby") for i in made]
-        limit, now = poller.client.limiter.rate_limit, poller._clock.monotonic()
+        limit, now = poller.client.limiter.rate_limit, time.monotonic()
         limit.pause(now, 0.2)
         await poller.run_pass()
-        assert len(poller.hand) == 8
-        for watch in poller.hand.all():
-            watch.failure_streak = 6
-            poller.hand.hold_until(watch, now + 60.0)
-        poller.client._failures = FAILURES_MIN
+        assert len(poller.schedule) == 8
+        refused = PollFailed(FailureKind.CONNECT, "connection refused")
+        for tracked in poller.schedule.all():
+            tracked.note_failure(refused.kind, datetime.now(UTC))
+            poller.schedule.postpone(tracked, now + 60.0)
+        for _ in range(FAILURES_MIN):
+            poller.client.judge(refused, sent_at=now, now=now, runs_held=8)
         limit.end_pause(now)
         poller.poll_now(first.id)
         assert {(await finish(poller, database, run.id)).status for run in others} == {RunStatus.SUCCEEDED}

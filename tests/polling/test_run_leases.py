@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from bridge.domain.limits.fair_limiter import Candidate
+from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.run import RunStatus
 from bridge.runtime.loop import Bell
 from bridge.sandbox import Sandbox, Scenario
@@ -39,7 +40,7 @@ async def test_nothing_more_is_looked_at_while_what_was_seen_waits_to_be_written
         monkeypatch.setattr(database, "write", write_later)
 
         async def is_behind() -> bool:
-            return poller._recorder.is_behind and not poller.client.limiter.in_flight
+            return poller.results.is_behind and not poller.client.limiter.in_flight
 
         await work(poller.run_pass, poller.bell, is_behind)
         assert await poller.run_pass() > 1.0, "it waits to be told"
@@ -70,10 +71,14 @@ async def test_stopping_puts_back_what_is_already_on_its_way(database: Database,
     theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         run = await register(database, theirs, connection="dify-1")
-        await poller.run_pass()
-        watch = poller.hand.get(run.id)
-        assert watch is not None
-        poller._returns.let_go(watch, poller._clock.monotonic() + 60)
+
+        async def is_idle() -> bool:
+            tracked = poller.live(run.id)
+            return tracked is not None and tracked.polls > 0 and not tracked.is_in_flight
+
+        await work(poller.run_pass, poller.bell, is_idle)
+        poller.rebalance()
+        assert len(poller.schedule) == 0, "its release is gathered, and not written yet"
         await poller.drain()
     assert await database.read(lambda tx: runs.list_held(tx, node=NODE, connection="dify-1")) == set()
 
@@ -85,11 +90,11 @@ async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_befo
     theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         limit = poller.client.limiter.rate_limit
-        limit.pause(poller._clock.monotonic(), 60.0)
+        limit.pause(time.monotonic(), 60.0)
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
         assert await poller.run_pass() > 50.0
-        assert len(poller.hand) == 0
-        limit.end_pause(poller._clock.monotonic())
+        assert len(poller.schedule) == 0
+        limit.end_pause(time.monotonic())
         assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
 
 
@@ -105,11 +110,11 @@ async def test_where_plenty_is_overdue_in_hand_more_is_claimed_slowly_but_it_is(
         await poller.run_pass()
         await register(database, "r2", connection="dibby-1", provider="dibby")
         rest_s = await poller.run_pass()
-        assert len(poller.hand) == 1
+        assert len(poller.schedule) == 1
         assert 0.1 < rest_s <= 0.3
 
         async def has_both() -> bool:
-            return len(poller.hand) == 2
+            return len(poller.schedule) == 2
 
         await work(poller.run_pass, poller.bell, has_both)
 
@@ -117,7 +122,7 @@ async def test_where_plenty_is_overdue_in_hand_more_is_claimed_slowly_but_it_is(
 async def test_a_full_hand_waits_for_a_look_to_end_instead_of_going_round(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.polling.run_leases.HAND_MAX", 0)
+    monkeypatch.setattr("bridge.polling.run_leases.HELD_MAX", 0)
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         await register(database, "r1", connection="dibby-1", provider="dibby")
         assert await poller.run_pass() > 1.0
@@ -150,7 +155,7 @@ async def test_what_waits_in_the_database_for_the_gate_is_called_when_it_opens_e
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         limiter = poller.client.limiter
         limiter.send(0.0)
-        limiter.rate_limit.pause(poller._clock.monotonic(), 60.0)
+        limiter.rate_limit.pause(time.monotonic(), 60.0)
         await register(database, theirs, connection="dibby-1", provider="dibby")
         poller.bell = Bell()  # the registration has rung the old one
         assert await poller.run_pass() > 1
@@ -158,7 +163,7 @@ async def test_what_waits_in_the_database_for_the_gate_is_called_when_it_opens_e
         await asyncio.sleep(0)
         assert not rung.done()
         limiter.answer(0.1, sent_at=0.0)
-        limiter.rate_limit.end_pause(poller._clock.monotonic())
+        limiter.rate_limit.end_pause(time.monotonic())
         await asyncio.wait_for(rung, 5.0)
         await poller.run_pass()
         assert limiter.in_flight == 1
@@ -172,10 +177,10 @@ async def test_a_connection_that_is_behind_lets_the_others_of_its_credential_go_
         await register(database, theirs, connection="dibby-1", provider="dibby")
         monkeypatch.setattr("bridge.polling.poll_results.BEHIND_MIN", 0)
         await poller.run_pass()
-        assert len(poller.hand) == 1
+        assert len(poller.schedule) == 1
         other = Candidate("other", 0.5, 0.5, "other")
         for _ in range(50):
-            assert poller.client.limiter.admit([other], now=poller._clock.monotonic(), is_scarce=True)
+            assert poller.client.limiter.admit([other], now=time.monotonic(), is_scarce=True)
 
 
 async def test_where_the_limits_leave_nothing_for_this_node_all_is_given_back_although_it_pauses(
@@ -184,11 +189,11 @@ async def test_where_the_limits_leave_nothing_for_this_node_all_is_given_back_al
     theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, "dibby", max_in_flight=1)) as poller:
         limiter = poller.client.limiter
-        limiter.rate_limit.pause(poller._clock.monotonic(), 0.2)
+        limiter.rate_limit.pause(time.monotonic(), 0.2)
         await register(database, theirs, connection="dibby-1", provider="dibby")
         await poller.run_pass()
-        assert len(poller.hand) == 1
-        limiter.rate_limit.pause(poller._clock.monotonic(), 3600.0)
+        assert len(poller.schedule) == 1
+        limiter.rate_limit.pause(time.monotonic(), 3600.0)
         limiter.divide(1, 2)
         poller.expect_due()
 
@@ -204,8 +209,11 @@ async def test_two_connections_of_one_credential_share_its_limit_and_none_is_lef
     busy_settings, calm_settings = (
         connection(sandbox, "dibby", name=name, requests_per_second=20.0) for name in ("busy", "calm")
     )
-    async with open_poller(database, busy_settings) as busy, open_poller(database, calm_settings) as calm:
-        calm.client.limiter = busy.client.limiter
+    limiter = FairRateLimiter(20.0)
+    async with (
+        open_poller(database, busy_settings, limiter=limiter) as busy,
+        open_poller(database, calm_settings, limiter=limiter) as calm,
+    ):
         theirs: dict[str, set[str]] = {"busy": set(), "calm": set()}
         for name, count in (("busy", 40), ("calm", 2)):
             for _ in range(count):

@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from bridge.cluster.lease_guard import LeaseGuard
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
+from bridge.domain.limits.fair_limiter import FairRateLimiter
 from bridge.domain.secret import Secret
 from bridge.polling.connection_client import ConnectionClient
+from bridge.polling.duration_learner import LearnedState
 from bridge.polling.poller import Poller
 from bridge.providers.http import new_session
 from bridge.runtime.loop import Bell
@@ -39,16 +42,26 @@ def connection(sandbox: Sandbox, provider: str, **more: Any) -> Connection:
 
 @asynccontextmanager
 async def open_poller(
-    database: Database, settings: Connection, *, clock: Clock | None = None, node: str = NODE
+    database: Database,
+    settings: Connection,
+    *,
+    clock: Clock | None = None,
+    node: str = NODE,
+    limiter: FairRateLimiter | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Poller]:
-    """The poller of one connection."""
+    """The poller of one connection, as the daemon builds it; `limiter`: that of another one of the same credential."""
+    clock = clock or SystemClock()
     async with new_session() as session:
+        client = ConnectionClient(settings, session, health=ConnectionHealth.OK, limiter=limiter)
         poller = Poller(
-            ConnectionClient(settings, session, health=ConnectionHealth.OK),
+            client,
+            learned=await LearnedState.load(database, settings.name, client.limiter.rate_limit),
             database=database,
-            clock=clock or SystemClock(),
+            clock=clock,
             node=node,
-            metrics=Metrics(),
+            metrics=metrics or Metrics(),
+            lease_guard=LeaseGuard(clock),
         )
         database.listeners.append(lambda said: poller.expect_due() if said.runs_due else None)
         yield poller
@@ -105,7 +118,7 @@ async def finish(poller: Poller, database: Database, run_id: str) -> runs.Run:
 
     async def is_over() -> runs.Run | None:
         run = await settled(database, run_id)
-        return run if poller.hand.get(run_id) is None else None
+        return run if poller.schedule.get(run_id) is None else None
 
     run = await work(poller.run_pass, poller.bell, is_over)
     assert isinstance(run, runs.Run)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final
 
 from bridge.domain.cadence.estimate import EDGES_S, POLLS_FORESEEN, Estimate, ExpectedCost, cell_at
-from bridge.domain.cadence.rule import Standing, next_poll, price_of
+from bridge.domain.cadence.rule import RunView, next_poll, price_of
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import RunStatus
 
@@ -71,5 +71,5 @@ def shown_cells(belief: Estimate) -> list[Cell]:
     return [Cell(EDGES_S[a], EDGES_S[b], sum(belief.mass[a:b])) for a, b in pairwise(bounds)]
 
 
-def _any_run(belief: Estimate, alive_s: float) -> Standing:
-    return Standing(ANY_RUN, RunStatus.RUNNING, belief, alive_s)
+def _any_run(belief: Estimate, alive_s: float) -> RunView:
+    return RunView(ANY_RUN, RunStatus.RUNNING, belief, alive_s)

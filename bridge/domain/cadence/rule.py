@@ -35,7 +35,7 @@ class NextPoll:
 
 
 @frozen
-class Standing:
+class RunView:
     """One run as the rule sees it. `alive_s`: its age in seconds, in this status, when it was last seen alive.
 
     `belief` is what was learned of runs like it; `progress` what their progress has meant, with `track` its own.
@@ -56,7 +56,7 @@ class Standing:
         return self.progress is not None and self.progress.is_useful(self.track)
 
 
-def price_of(settings: CadenceSettings, run: Standing) -> float:
+def price_of(settings: CadenceSettings, run: RunView) -> float:
     """The seconds of delay that one request for this run is worth at its age."""
     price_s = settings.price_s
     if settings.target_delay is not None:
@@ -71,7 +71,7 @@ def price_of(settings: CadenceSettings, run: Standing) -> float:
     )
 
 
-def next_poll(settings: CadenceSettings, run: Standing, *, poll_after_s: float | None = None) -> NextPoll:
+def next_poll(settings: CadenceSettings, run: RunView, *, poll_after_s: float | None = None) -> NextPoll:
     """When to poll a run that the last look saw alive; `poll_after_s` is the provider's wish, a lower bound.
 
     Within min_interval and max_interval; only a wish may exceed the latter.
@@ -92,7 +92,7 @@ def next_poll(settings: CadenceSettings, run: Standing, *, poll_after_s: float |
     return NextPoll(delay_s, _reason(run, price_s))
 
 
-def _reason(run: Standing, price_s: float) -> str:
+def _reason(run: RunView, price_s: float) -> str:
     if run.goes_by_progress:
         basis = f"its progress is {run.track.completed:g} steps"
     else:
@@ -109,7 +109,7 @@ def next_poll_after_failure(settings: CadenceSettings, streak: int, *, retry_aft
     return NextPoll(delay_s, f"after {streak} failed poll{'s' if streak > 1 else ''} in a row")
 
 
-def urgency(run: Standing, age_s: float) -> float:
+def urgency(run: RunView, age_s: float) -> float:
     """How much a look at this run is worth now, in seconds: W, raised where waiting longer brings nothing."""
     if run.progress is not None and run.goes_by_progress:
         return run.progress.lateness(run.track, run.alive_s, age_s)

@@ -10,7 +10,7 @@ import pytest
 from bridge.domain.cadence.durations import GENERAL_PRIOR
 from bridge.domain.cadence.estimate import Estimate, log_logistic
 from bridge.domain.cadence.forecast import ANY_RUN, CELLS_MAX, Foresight, foresee, shown_cells
-from bridge.domain.cadence.rule import Standing, next_poll, phase
+from bridge.domain.cadence.rule import RunView, next_poll, phase
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import RunStatus
 
@@ -32,7 +32,7 @@ def test_the_run_that_stands_for_all_is_neither_early_nor_late() -> None:
 def test_every_planned_poll_is_the_one_that_the_rule_gives_after_the_one_before() -> None:
     settings = CadenceSettings(target_delay="2s")
     for before_s, after_s in pairwise(foresee(settings, MINUTE).polls_s):
-        told = next_poll(settings, Standing(ANY_RUN, RunStatus.RUNNING, MINUTE, before_s))
+        told = next_poll(settings, RunView(ANY_RUN, RunStatus.RUNNING, MINUTE, before_s))
         assert after_s == pytest.approx(before_s + told.delay_s)
 
 

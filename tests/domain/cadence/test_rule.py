@@ -15,7 +15,7 @@ from bridge.domain.cadence.durations import DurationModel
 from bridge.domain.cadence.estimate import Estimate, log_logistic
 from bridge.domain.cadence.progress import ProgressModel, ProgressTrack
 from bridge.domain.cadence.rule import (
-    Standing,
+    RunView,
     effective_price,
     is_overdue,
     next_poll,
@@ -52,8 +52,8 @@ WIDE = belief(*(CHANCE.lognormvariate(3, 1.5) for _ in range(60)))
 beliefs = st.sampled_from([NEW, A_MINUTE, WIDE])
 
 
-def standing(alive_s: float = 0.0, *, of: Estimate = NEW, status: RunStatus = RunStatus.RUNNING) -> Standing:
-    return Standing("run_1", status, of, alive_s)
+def standing(alive_s: float = 0.0, *, of: Estimate = NEW, status: RunStatus = RunStatus.RUNNING) -> RunView:
+    return RunView("run_1", status, of, alive_s)
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def test_two_polls_are_never_nearer_than_min_interval_nor_farther_than_max_inter
     """Whatever is believed, paid or waited for: `max_interval` binds every status, waiting included."""
     least_s, most_s = bounds
     cadence = replace(DEFAULT, price_s=price_s, min_interval_s=least_s, max_interval_s=most_s)
-    plan = next_poll(cadence, Standing(run_id, status, of, alive_s))
+    plan = next_poll(cadence, RunView(run_id, status, of, alive_s))
     rounding_s = 1e-9 * (1 + alive_s)
     assert least_s - rounding_s <= plan.delay_s <= most_s + rounding_s
     assert plan.reason
@@ -122,7 +122,7 @@ def test_runs_that_never_end_are_asked_about_ever_more_seldom_up_to_max_interval
 
 
 def test_the_same_run_has_the_same_plan_after_a_restart_and_others_are_spread() -> None:
-    runs = [Standing(f"run_{number}", RunStatus.RUNNING, NEW, 10.0) for number in range(200)]
+    runs = [RunView(f"run_{number}", RunStatus.RUNNING, NEW, 10.0) for number in range(200)]
     assert [next_poll(DEFAULT, run) for run in runs] == [next_poll(DEFAULT, run) for run in runs]
     prices_s = [price_of(DEFAULT, run) for run in runs]
     assert all(0.4 <= price_s <= 0.6 for price_s in prices_s)
