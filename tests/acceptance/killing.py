@@ -1,4 +1,4 @@
-"""The story of kill -9 again and again while runs finish and a tenth of the posts fail.
+"""Repeated `kill -9` while runs finish and a tenth of the posts fail.
 
 RUNBRIDGE_SOAK=1 makes it 400 runs and two minutes; nothing else is different.
 """
@@ -18,24 +18,25 @@ import aiohttp
 
 from bridge.sandbox import Received, Receiver, Reply, ReplyKind, Sandbox, Scenario
 from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_setup import daemon_setup
 
 IS_SOAK = os.environ.get("RUNBRIDGE_SOAK") == "1"
 RUNS, LIFE_MAX_S, KILLS = (400, 90.0, 60) if IS_SOAK else (150, 7.0, 4)
 RETRIES = ["200ms", "500ms", *["1s"] * 20]
 OUTCOMES = ("succeeded", "failed")
-SPACING_S = 0.05
-LEASE_S = 30  # on PostgreSQL a killed daemon's claims stand for 20 s
+LEASE_S = 30  # on PostgreSQL a killed daemon's leases last for 20 s
+STALL_S = 60  # no webhook for so long: something is stuck
 
 
 def finished(received: Sequence[Received]) -> set[str]:
-    """The runs whose finish was taken."""
+    """Ids of the runs whose `run.finished` was accepted."""
     return {one.event["data"]["run"]["id"] for one in received if one.type == "run.finished" and one.status == 204}
 
 
 class Registrar:
-    """Makes runs that end one after another and registers them: half in one batch, half singly while it kills.
+    """Makes runs that end one after another; registers half in one batch, half one by one while the daemon is killed.
 
-    `expected`: what was answered with an id, and its outcome.
+    `expected` maps the id of each run that was registered to its outcome.
     """
 
     def __init__(self, daemon: DaemonProcess, sandbox: Sandbox) -> None:
@@ -56,9 +57,13 @@ class Registrar:
             assert item["status"] == 201
             self._note(item["run"])
 
-    async def register_singly(self) -> None:
-        """One after the other; a call that a kill broke off is made again, and either is fine then."""
+    async def register_one_by_one(self, receiver: Receiver) -> None:
+        """Spread over the whole story: one more for every two webhooks that arrive.
+
+        A call that a kill broke off is made again; it may answer 200, because the first one may have got through.
+        """
         for number in range(RUNS // 2, RUNS):
+            await receiver.wait_for(lambda got, number=number: len(got) >= 2 * number - RUNS, STALL_S)
             wanted, was_broken_off = self._make(number), False
             while True:
                 try:
@@ -70,14 +75,13 @@ class Registrar:
                     break
             assert status == 201 or (status == 200 and was_broken_off), body
             self._note(json.loads(body))
-            await asyncio.sleep(SPACING_S)
 
     def _note(self, run: dict[str, Any]) -> None:
         self.expected[run["id"]] = run["metadata"]["outcome"]
 
 
 async def kill_until(daemon: DaemonProcess, receiver: Receiver, kills: int) -> int:
-    """Kill and start again every one to two seconds, until the last kill or the last finish; how often."""
+    """Kill and restart every one to two seconds, `kills` times or until every run has finished; the number of kills."""
     chance = random.Random(8)
     for number in range(kills):
         try:
@@ -92,7 +96,7 @@ async def kill_until(daemon: DaemonProcess, receiver: Receiver, kills: int) -> i
 
 @dataclass
 class Killed:
-    """What was registered, with its outcome; what the feed tells in the end; what arrived."""
+    """What was registered, with its outcome; the feed at the end; the webhooks that arrived."""
 
     expected: dict[str, str]
     feed: list[dict[str, Any]]
@@ -100,18 +104,15 @@ class Killed:
 
 
 async def kill_again_and_again(folder: Path, database_url: str | None = None) -> Killed:
-    """Register, kill and start until all is over."""
-    async with Sandbox() as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(folder, database_url, delivery={"retry_schedule": RETRIES})
-        for provider in sandbox.providers:
-            daemon.add_connection(provider, provider, sandbox.url(provider))
-        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+    """Register, kill and restart until every run is over and every delivery made."""
+    delivery = {"retry_schedule": RETRIES}
+    async with daemon_setup(folder, database_url=database_url, delivery=delivery) as (daemon, sandbox, receiver):
         receiver.every(10, Reply(503))
         receiver.script(*[Reply(kind=ReplyKind.DROP)] * 3)
         registrar = Registrar(daemon, sandbox)
         async with daemon:
             await registrar.register_batch()
-            registering = asyncio.create_task(registrar.register_singly())
+            registering = asyncio.create_task(registrar.register_one_by_one(receiver))
             assert await kill_until(daemon, receiver, KILLS) >= 2
             await registering
             await receiver.wait_for(lambda got: len(finished(got)) == RUNS, LEASE_S + 60)
@@ -122,7 +123,7 @@ async def kill_again_and_again(folder: Path, database_url: str | None = None) ->
 
 
 async def every_delivery_is_made(daemon: DaemonProcess) -> None:
-    """Nothing is pending and nothing given up."""
+    """Wait until no delivery is pending; none may have been given up."""
     for state in ("pending", "exhausted", "discarded"):
         await daemon.eventually(
             f"/v1/deliveries?state={state}&limit=1", lambda answer: answer["data"] == [], timeout_s=60

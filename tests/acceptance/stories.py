@@ -1,6 +1,6 @@
-"""What takes its time by contract (a lost run, a drain, a probe) or by nature (fuzzing, the demo), told as stories.
+"""Stories that are slow by contract (a lost run, a drain, a probe) or by nature (fuzzing, the demo).
 
-A story answers what it saw; the tests of test_slow_stories judge it.
+A story returns what it saw; the tests in test_slow_stories check it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge.sandbox import Received, Receiver, Reply, ReplyKind, Sandbox, Scenario
+from bridge.sandbox import Received, Reply, ReplyKind, Sandbox, Scenario
 from tests.support.daemon_process import TOKEN, DaemonProcess
+from tests.support.daemon_setup import daemon_setup
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = (
@@ -35,11 +37,7 @@ def posts(received: Sequence[Received], path: str) -> list[Received]:
 
 
 async def lose_a_run(folder: Path) -> dict[str, Any]:
-    async with Sandbox() as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(folder)
-        for provider in sandbox.providers:
-            daemon.add_connection(provider, provider, sandbox.url(provider))
-        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+    async with daemon_setup(folder) as (daemon, sandbox, receiver):
         async with daemon:
             forgotten = Scenario(duration_s=1, outcome="lost")
             for provider in sandbox.providers:
@@ -50,16 +48,13 @@ async def lose_a_run(folder: Path) -> dict[str, Any]:
 
 
 def old(provider: str) -> str | None:
-    """Dify's way of saying that there is no such run used to be 200 and nulls."""
+    """An older Dify answers 200 with nulls for a run that it does not know."""
     return "old" if provider == "dify" else None
 
 
 async def drain(folder: Path) -> dict[str, Any]:
-    async with Sandbox() as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(folder, delivery={"timeout": "60s"})
-        daemon.add_connection("dify", "dify", sandbox.url("dify"))
-        for path in ("/slow", "/hanging"):
-            receiver.add_secret(daemon.add_endpoint(path[1:], receiver.url(path)), path=path)
+    endpoints, delivery = ("slow", "hanging"), {"timeout": "60s"}
+    async with daemon_setup(folder, "dify", endpoints=endpoints, delivery=delivery) as (daemon, sandbox, receiver):
         receiver.script(Reply(delay_s=3), path="/slow")
         receiver.script(Reply(kind=ReplyKind.HANG), path="/hanging")
         async with daemon:
@@ -79,10 +74,8 @@ async def drain(folder: Path) -> dict[str, Any]:
 
 
 async def refuse_the_key(folder: Path) -> dict[str, Any]:
-    async with Sandbox() as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(folder)
-        daemon.add_connection("dify", "dify", sandbox.url("dify"), max_in_flight=4)
-        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+    async with daemon_setup(folder, "dify") as (daemon, sandbox, receiver):
+        daemon.config["connections"]["dify"]["max_in_flight"] = 4
         async with daemon:
             sandbox.fail("dify", "401", count=None)
             wanted = [
@@ -94,9 +87,7 @@ async def refuse_the_key(folder: Path) -> dict[str, Any]:
             shown = (await daemon.ask("GET", "/v1/connections"))["data"][0]
             waiting = (await daemon.ask("GET", "/v1/runs"))["data"]
             refused = len(sandbox.requests)
-            async with asyncio.timeout(40):
-                while len(sandbox.requests) == refused:
-                    await asyncio.sleep(0.05)  # until the first probe, which is refused as well
+            await until(lambda: len(sandbox.requests) > refused, timeout_s=40)  # the first probe, refused as well
             refused = len(sandbox.requests)
             sandbox.clear_faults()
             await receiver.wait_for(lambda got: len(told(got, "run.finished")) == len(wanted), 90)

@@ -1,4 +1,4 @@
-"""A full disk: the API says so, nothing that was promised is lost, and all goes on once there is space again."""
+"""A full disk: the API says so, nothing that was registered is lost, and work resumes once there is space."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from bridge.sandbox import Receiver, Sandbox, Scenario
+from bridge.sandbox import Scenario
 from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_setup import daemon_setup
 
 MOUNT_BYTES = 4 * 1024 * 1024
 TRIES_MAX = 300
 
 
 class LimitedDisk:
-    """No file of the daemon may grow any more: what a user without a mount can do to it."""
+    """No file of the daemon may grow: a limit that needs no right to mount."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +34,7 @@ class LimitedDisk:
 
 
 class SmallDisk(LimitedDisk):
-    """A disk of its own, filled by another file."""
+    """A file system of its own, filled by another file."""
 
     def fill(self, daemon: DaemonProcess) -> None:
         with (self.folder / "ballast").open("wb", buffering=0) as ballast:
@@ -54,7 +55,7 @@ def mount(folder: Path) -> bool:
 
 @pytest.fixture(params=["small disk", "file size limit"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LimitedDisk]:
-    """A disk that can be filled; where nothing may be mounted, the limit stands for it both times."""
+    """A disk that can be filled; where mounting is not allowed, both cases use the limit."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if request.param == "small disk" and mount(folder):
@@ -65,11 +66,9 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LimitedDisk
 
 
 async def test_a_full_disk_is_a_503_and_after_it_everything_is_delivered(disk: LimitedDisk, tmp_path: Path) -> None:
-    async with Sandbox() as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(tmp_path, f"sqlite:///{disk.folder / 'runbridge.db'}")
+    url = f"sqlite:///{disk.folder / 'runbridge.db'}"
+    async with daemon_setup(tmp_path, "dify", database_url=url) as (daemon, sandbox, receiver):
         daemon.config["log"]["level"] = "info"
-        daemon.add_connection("dify", "dify", sandbox.url("dify"))
-        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
         async with daemon:
             promised = [(await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=2))))["id"]]
             await receiver.wait_for(lambda got: len(got) == 1)  # it is being watched

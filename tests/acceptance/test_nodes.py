@@ -13,6 +13,7 @@ from bridge.sandbox import Reply, Scenario
 from tests.support.cluster import Cluster, freeze, start_cluster, thaw
 from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.postgres import Postgres
+from tests.support.waiting import until
 
 LEASE, LEASE_S = "5s", 5.0
 TAKEN_OVER_S = 30.0  # the promise, with the lease that is set unless told otherwise
@@ -49,9 +50,7 @@ async def held(cluster: Cluster, number: int, *, asked_at: int = 0) -> int:
 
 
 async def until_held(cluster: Cluster, number: int, *, asked_at: int = 0) -> None:
-    async with asyncio.timeout(20):
-        while not await held(cluster, number, asked_at=asked_at):
-            await asyncio.sleep(0.02)
+    await until(lambda: held(cluster, number, asked_at=asked_at))
 
 
 async def test_the_work_of_a_killed_node_is_taken_over(url: str, tmp_path: Path) -> None:
@@ -168,9 +167,7 @@ async def test_a_question_at_one_node_is_about_the_runs_of_all(url: str, tmp_pat
         await first.eventually(f"/v1/runs/{run_id}", lambda run: run["status"] == "running")
         before = len(cluster.sandbox.requests)
         await asyncio.gather(*(node.ask("POST", f"/v1/runs/{run_id}/poll", status=202) for node in cluster.nodes))
-        async with asyncio.timeout(10):
-            while len(cluster.sandbox.requests) == before:
-                await asyncio.sleep(0.02)
+        await until(lambda: len(cluster.sandbox.requests) > before)
 
 
 async def test_a_node_survives_the_migration_of_the_next_version(server: Postgres, url: str, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from bridge.sandbox import Receiver, Sandbox, Scenario
+from bridge.sandbox import Scenario
 from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_setup import daemon_setup
 
 SHORT = Scenario(duration_s=0.5)
 
@@ -19,10 +20,7 @@ async def names(daemon: DaemonProcess) -> tuple[list[str], list[str]]:
 
 
 async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: Path) -> None:
-    async with Sandbox() as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(tmp_path)
-        daemon.add_connection("dify", "dify", sandbox.url("dify"))
-        receiver.add_secret(daemon.add_endpoint("first", receiver.url("/first")), path="/first")
+    async with daemon_setup(tmp_path, "dify", endpoints=["first"]) as (daemon, sandbox, receiver):
         async with daemon:
             before = await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=3)))
 
@@ -69,10 +67,8 @@ async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: 
 
 
 async def test_sighup_changes_the_key_the_secret_and_the_token_at_once(tmp_path: Path) -> None:
-    async with Sandbox(api_key="key-two") as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(tmp_path)
-        daemon.add_connection("dify", "dify", sandbox.url("dify"), api_key="key-one")
-        daemon.add_endpoint("app", receiver.url())
+    async with daemon_setup(tmp_path, "dify", api_key="key-two") as (daemon, sandbox, receiver):
+        daemon.config["connections"]["dify"]["api_key"] = "key-one"
         async with daemon:
             assert (await daemon.ask("POST", "/v1/connections/dify/check"))["ok"] is False
             daemon.config["connections"]["dify"]["api_key"] = "key-two"

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from pathlib import Path
 
-from bridge.sandbox import Receiver, Sandbox, Scenario
-from tests.support.daemon_process import DaemonProcess
+from bridge.sandbox import Scenario
+from tests.support.daemon_setup import daemon_setup
 
 RUNS = 60
 KILLS = 3
 
 
 async def test_a_replay_that_is_killed_again_and_again_ends_with_every_event(database_url: str, tmp_path: Path) -> None:
-    async with Sandbox() as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(tmp_path, database_url, delivery={"retry_schedule": ["200ms"] * 20})
-        daemon.add_connection("dify", "dify", sandbox.url("dify"), max_interval="200ms")
+    delivery = {"retry_schedule": ["200ms"] * 20}
+    async with daemon_setup(tmp_path, "dify", database_url=database_url, endpoints=[], delivery=delivery) as (
+        daemon,
+        sandbox,
+        receiver,
+    ):
+        daemon.config["connections"]["dify"]["max_interval"] = "200ms"
         async with daemon:
             ids = [sandbox.add_run("dify", scenario=Scenario(duration_s=0.1)) for _ in range(RUNS)]
             wanted = [{"connection": "dify", "provider_run_id": run_id} for run_id in ids]
@@ -50,7 +53,6 @@ async def test_a_replay_that_is_killed_again_and_again_ends_with_every_event(dat
             made = await daemon.ask("GET", "/v1/deliveries?endpoint=late&limit=200")
             assert Counter(delivery["event_id"] for delivery in made["data"]) == dict.fromkeys(feed, 1)
             assert all(attempt["manual"] for delivery in made["data"] for attempt in delivery["attempts"])
-            await asyncio.sleep(0)
             await daemon.stop()
         assert all(one.verified for one in receiver.received)
         assert len({(one.id, one.body) for one in receiver.received}) == RUNS

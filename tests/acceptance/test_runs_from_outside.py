@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from bridge.sandbox import Received, Receiver, Reply, Sandbox, Scenario
-from tests.support.daemon_process import DaemonProcess
+from bridge.sandbox import Reply, Scenario
+from tests.support.daemon_setup import DaemonSetup, daemon_setup
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,48 +20,17 @@ NEVER_ENDS = Scenario(duration_s=None)
 OVER = Scenario(duration_s=1, outcome="failed")
 
 
-class Place:
-    """A daemon, two sandbox providers and a receiver, shared by the tests of this file: each has paths of its own."""
-
-    def __init__(self, daemon: DaemonProcess, sandbox: Sandbox, receiver: Receiver) -> None:
-        self.daemon = daemon
-        self.sandbox = sandbox
-        self.receiver = receiver
-
-    async def register(self, scenario: Scenario, *, age_s: float = 0, **more: Any) -> dict[str, Any]:
-        """Make a run at Dify and register it."""
-        return await self.daemon.register("dify", self.sandbox.add_run("dify", scenario=scenario, age_s=age_s), **more)
-
-    async def add_endpoint(self, path: str, **more: Any) -> dict[str, Any]:
-        """A subscriber over the API whose signatures the receiver knows."""
-        made = await self.daemon.ask("POST", "/v1/endpoints", {"url": self.receiver.url(path), **more}, status=201)
-        self.receiver.add_secret(made["secret"], path=path)
-        return made
-
-    def posts(self, *paths: str) -> list[Received]:
-        """What arrived there so far."""
-        return [one for one in self.receiver.received if one.path in paths]
-
-    async def wait_for_posts(self, number: int, *paths: str) -> list[Received]:
-        """What arrived there once there are so many."""
-        await self.receiver.wait_for(lambda _: len(self.posts(*paths)) >= number, 20)
-        return self.posts(*paths)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    async with Sandbox() as sandbox, Receiver() as receiver:
-        daemon = DaemonProcess(
-            tmp_path_factory.mktemp("place"), delivery={"allow": ["127.0.0.0/8"], "retry_schedule": ["200ms"] * 5}
-        )
-        for provider in ("dify", "retab"):
-            daemon.add_connection(provider, provider, sandbox.url(provider))
-        async with daemon:
-            yield Place(daemon, sandbox, receiver)
-            assert "Traceback" not in daemon.log_since()
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DaemonSetup]:
+    """One set-up for all tests of this file; each uses paths of its own."""
+    folder = tmp_path_factory.mktemp("place")
+    delivery = {"allow": ["127.0.0.0/8"], "retry_schedule": ["200ms"] * 5}
+    async with daemon_setup(folder, "dify", "retab", endpoints=[], delivery=delivery) as made, made.daemon:
+        yield made
+        assert "Traceback" not in made.daemon.log_since()
 
 
-async def test_wait_answers_when_the_run_is_over_not_at_its_timeout(place: Place) -> None:
+async def test_wait_answers_when_the_run_is_over_not_at_its_timeout(place: DaemonSetup) -> None:
     run = await place.register(Scenario(duration_s=1.5, outcome="partial"))
     async with asyncio.timeout(45):  # far less than it was told to wait at most
         finished = await place.daemon.finish_of(run["id"], timeout_s=300)
@@ -70,14 +39,14 @@ async def test_wait_answers_when_the_run_is_over_not_at_its_timeout(place: Place
         assert await place.daemon.finish_of(run["id"], timeout_s=300) == finished
 
 
-async def test_wait_answers_the_present_state_at_the_timeout(place: Place) -> None:
+async def test_wait_answers_the_present_state_at_the_timeout(place: DaemonSetup) -> None:
     run = await place.register(NEVER_ENDS)
     await place.daemon.eventually(f"/v1/runs/{run['id']}", lambda shown: shown["status"] == "running")
     shown = await place.daemon.ask("GET", f"/v1/runs/{run['id']}/wait?timeout=0.2")
     assert (shown["status"], shown["settled"]) == ("running", False)
 
 
-async def test_a_one_run_webhook_hears_the_finish_under_the_secret_that_was_shown_once(place: Place) -> None:
+async def test_a_one_run_webhook_hears_the_finish_under_the_secret_that_was_shown_once(place: DaemonSetup) -> None:
     webhook = {"url": place.receiver.url("/one")}
     run = await place.register(Scenario(duration_s=1), webhook=webhook, metadata={"a": 1})
     secret = run["webhook"]["secret"]
@@ -95,7 +64,7 @@ async def test_a_one_run_webhook_hears_the_finish_under_the_secret_that_was_show
     assert len(place.posts("/one")) == 1  # it hears of no other run, and of no other event
 
 
-async def test_a_second_registration_is_a_200_that_changes_nothing_but_adds_a_webhook(place: Place) -> None:
+async def test_a_second_registration_is_a_200_that_changes_nothing_but_adds_a_webhook(place: DaemonSetup) -> None:
     first = await place.register(NEVER_ENDS, metadata={"n": 1}, tags=["a"])
     again = {"metadata": {"n": 2}, "tags": ["b"], "deadline": "1s"}
     second = await place.daemon.register("dify", first["provider_run_id"], status=200, **again)
@@ -107,7 +76,7 @@ async def test_a_second_registration_is_a_200_that_changes_nothing_but_adds_a_we
     assert (fourth["webhook"]["id"], fourth["webhook"].get("secret")) == (third["webhook"]["id"], None)
 
 
-async def test_a_webhook_that_comes_after_the_finish_is_told_at_once_with_the_same_bytes(place: Place) -> None:
+async def test_a_webhook_that_comes_after_the_finish_is_told_at_once_with_the_same_bytes(place: DaemonSetup) -> None:
     run = await place.register(OVER, age_s=60, webhook={"url": place.receiver.url("/early")})
     await place.daemon.finish_of(run["id"])
     late = {"webhook": {"url": place.receiver.url("/late")}}
@@ -117,7 +86,7 @@ async def test_a_webhook_that_comes_after_the_finish_is_told_at_once_with_the_sa
     assert len({(one.id, one.body) for one in received}) == 1
 
 
-async def test_the_same_request_again_under_one_idempotency_key_is_one_registration(place: Place) -> None:
+async def test_the_same_request_again_under_one_idempotency_key_is_one_registration(place: DaemonSetup) -> None:
     wanted = {"connection": "dify", "provider_run_id": place.sandbox.add_run("dify", scenario=NEVER_ENDS)}
     key = {"Idempotency-Key": "order-17"}
     first = await place.daemon.ask("POST", "/v1/runs", wanted, status=201, headers=key)
@@ -126,7 +95,7 @@ async def test_the_same_request_again_under_one_idempotency_key_is_one_registrat
     assert await place.daemon.ask("POST", "/v1/runs", wanted, status=201, headers=key) == first
 
 
-async def test_delete_stops_the_watching_without_an_event(place: Place) -> None:
+async def test_delete_stops_the_watching_without_an_event(place: DaemonSetup) -> None:
     run = await place.register(Scenario(duration_s=2), webhook={"url": place.receiver.url("/gone")})
     await place.daemon.eventually(f"/v1/runs/{run['id']}", lambda shown: shown["status"] == "running")
     await place.daemon.ask("DELETE", f"/v1/runs/{run['id']}", status=204)
@@ -145,7 +114,7 @@ async def test_delete_stops_the_watching_without_an_event(place: Place) -> None:
     assert [event["type"] for event in await place.daemon.all_events(run_id=run["id"])] == ["run.started"]
 
 
-async def test_a_triggered_run_is_started_at_the_provider_and_watched(place: Place) -> None:
+async def test_a_triggered_run_is_started_at_the_provider_and_watched(place: DaemonSetup) -> None:
     place.sandbox.set_triggered_scenario("retab", Scenario(duration_s=1, output={"total": 3}))
     trigger = {"workflow_id": "wf_1", "inputs": {"start": 1}}
     run = await place.daemon.ask("POST", "/v1/runs", {"connection": "retab", "trigger": trigger}, status=201)
@@ -155,14 +124,14 @@ async def test_a_triggered_run_is_started_at_the_provider_and_watched(place: Pla
     assert (finished["status"], finished["output"]) == ("succeeded", {"extract-1": {"total": 3}})
 
 
-async def test_cancel_reaches_the_provider_and_the_run_ends_cancelled(place: Place) -> None:
+async def test_cancel_reaches_the_provider_and_the_run_ends_cancelled(place: DaemonSetup) -> None:
     run_id = place.sandbox.add_run("retab", scenario=NEVER_ENDS)
     run = await place.daemon.register("retab", run_id)
     await place.daemon.ask("POST", f"/v1/runs/{run['id']}/cancel", status=202)
     assert (await place.daemon.finish_of(run["id"]))["status"] == "cancelled"
 
 
-async def test_the_feed_and_the_stream_tell_every_event_in_order_and_resume_after_any(place: Place) -> None:
+async def test_the_feed_and_the_stream_tell_every_event_in_order_and_resume_after_any(place: DaemonSetup) -> None:
     async with place.daemon.stream() as messages:
         runs = [await place.register(Scenario(duration_s=1)) for _ in range(3)]
         for run in runs:
@@ -197,7 +166,7 @@ async def messages_until(
     return seen
 
 
-async def test_a_replay_brings_the_same_event_again_under_its_id(place: Place) -> None:
+async def test_a_replay_brings_the_same_event_again_under_its_id(place: DaemonSetup) -> None:
     made = await place.add_endpoint("/replayed", filter="data.run.tags[0] == 'replayed'")
     run = await place.register(OVER, age_s=60, tags=["replayed"])
     (first,) = await place.wait_for_posts(1, "/replayed")
@@ -209,7 +178,7 @@ async def test_a_replay_brings_the_same_event_again_under_its_id(place: Place) -
     await place.daemon.ask("DELETE", f"/v1/endpoints/{made['id']}", status=204)
 
 
-async def test_a_ping_reaches_its_endpoint_alone(place: Place) -> None:
+async def test_a_ping_reaches_its_endpoint_alone(place: DaemonSetup) -> None:
     first, second = [await place.add_endpoint(path, events=["endpoint.disabled"]) for path in ("/a", "/b")]
     told = await place.daemon.ask("POST", f"/v1/endpoints/{second['id']}/ping", status=202)
     (received,) = await place.wait_for_posts(1, "/a", "/b")
@@ -222,7 +191,7 @@ async def test_a_ping_reaches_its_endpoint_alone(place: Place) -> None:
     assert len(place.posts("/a", "/b")) == 1
 
 
-async def test_a_redirect_is_a_failed_attempt_and_is_not_followed(place: Place) -> None:
+async def test_a_redirect_is_a_failed_attempt_and_is_not_followed(place: DaemonSetup) -> None:
     moved = Reply(307, headers={"Location": place.receiver.url("/elsewhere")})
     place.receiver.script(moved, path="/moved")
     await place.register(OVER, age_s=60, webhook={"url": place.receiver.url("/moved")})

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from tests.support.installation import free_port, process
 from tests.support.readme_blocks import ROOT, block
+from tests.support.waiting import wait_until
 
 PATIENCE_S = 30.0
 
@@ -64,13 +64,6 @@ class Shell:
             child.wait(PATIENCE_S)
 
 
-def until(holds: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, f"not within {PATIENCE_S:g} s: {what}"
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 def test_the_quick_start_leads_from_nothing_to_a_verified_webhook(tmp_path: Path):
     api, hooks = free_port(), free_port()
@@ -94,7 +87,8 @@ def test_the_quick_start_leads_from_nothing_to_a_verified_webhook(tmp_path: Path
             shell.running(block("quickstart-serve")) as daemon,
         ):
             assert app.stdout is not None
-            until(lambda: daemon.poll() is None and ready(shell), (shell.folder / "serve.log").read_text())
+            wait_until(lambda: daemon.poll() is not None or ready(shell), timeout_s=PATIENCE_S, what="a start")
+            assert daemon.poll() is None, (shell.folder / "serve.log").read_text()
             shell.run("runbridge connections check dify")
             shell.run(block("quickstart-sandbox"))
             run = json.loads(shell.run(block("quickstart-register")))

@@ -22,6 +22,7 @@ from tests.support.cgi_server import CgiServer
 from tests.support.daemon_process import DaemonProcess
 from tests.support.installation import free_port
 from tests.support.readme_blocks import block
+from tests.support.waiting import until
 
 START_S = 30.0
 
@@ -62,7 +63,7 @@ async def program(command: str, script: Path, text: str, folder: Path, secret: s
             env={**os.environ, "MY_APP_WEBHOOK_SECRET": secret, "PORT": str(port)},
         )
     try:
-        await until_it_listens(port)
+        await until(lambda: listens(port), timeout_s=START_S, what="a start of the receiver")
         yield SnippetReceiver(
             f"http://127.0.0.1:{port}/hooks", lambda: [line.split()[0] for line in output.read_text().splitlines()]
         )
@@ -86,17 +87,13 @@ async def shell_receiver(folder: Path, secret: str, _request: pytest.FixtureRequ
 RECEIVERS = {"python": python_receiver, "node": node_receiver, "shell": shell_receiver}
 
 
-async def until_it_listens(port: int) -> None:
-    end = time.monotonic() + START_S
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            assert time.monotonic() < end, "the receiver does not start"
-            await asyncio.sleep(0.05)
-        else:
-            writer.close()
-            return
+async def listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 @pytest.mark.parametrize("language", RECEIVERS)

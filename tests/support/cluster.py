@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -75,12 +76,12 @@ class Cluster:
 
 def freeze(node: DaemonProcess) -> None:
     """SIGSTOP: the process stands still in the middle of whatever it does."""
-    node._running().send_signal(signal.SIGSTOP)
+    os.kill(node.pid, signal.SIGSTOP)
 
 
 def thaw(node: DaemonProcess) -> None:
     """SIGCONT."""
-    node._running().send_signal(signal.SIGCONT)
+    os.kill(node.pid, signal.SIGCONT)
 
 
 @asynccontextmanager
