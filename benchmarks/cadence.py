@@ -1,8 +1,8 @@
 """What the learned cadence gains, in virtual time: `python benchmarks/cadence.py [--quick]`.
 
-Learners start knowing nothing and their cold start is inside every figure; providers tell no end times.
-Ratios rest on one seed: read them as ±5 %. The table at the end sets every figure beside what was asked for;
---quick sees little but the cold start and gives no verdict. Under 3 minutes; --quick under 30 seconds.
+Learners start empty, and their cold start is part of every figure; providers report no end times. Ratios come from
+one seed: read them as ±5 %. The table at the end compares every figure with its target; --quick measures little more
+than the cold start and gives no verdict. Under 3 minutes; --quick under 30 seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from families import Family, families
-from scenarios import crowded, limited, listed, long_and_short, with_hung_runs, with_progress
+from situations import crowded, limited, listed, long_and_short, with_hung_runs, with_progress
 from virtual_time import (
     Cost,
     TracedRun,
@@ -40,20 +40,20 @@ BUCKETS = ((1, 4), (5, 10), (11, 20), (21, 50), (51, 150), (151, 300))
 
 
 class ColdLearner:
-    """A `Sojourn` as the benchmark drives it."""
+    """A `DurationModel` as a LearningPolicy."""
 
     def __init__(self) -> None:
-        self.sojourn = DurationModel()
+        self.model = DurationModel()
 
     def observe(self, alive_s: float, finished_s: float) -> None:
-        self.sojourn.observe(alive_s, finished_s)
+        self.model.observe(alive_s, finished_s)
 
     def next_age(
         self, alive_s: float, price_s: float, min_interval_s: float, max_interval_s: float, in_flight: Sequence[float]
     ) -> float:
-        if self.sojourn.is_stale:
-            self.sojourn.refit(in_flight)
-        return self.sojourn.estimate.next_age(alive_s, price_s, min_interval_s, max_interval_s)
+        if self.model.is_stale:
+            self.model.refit(in_flight)
+        return self.model.estimate.next_age(alive_s, price_s, min_interval_s, max_interval_s)
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Measured:
 
 
 def measure(family: Family, runs: int, prices: Sequence[float]) -> Measured:
-    """Every way of polling on one trace of this family."""
+    """Run every policy on one trace of this family."""
     trace = make_trace(family, runs, seed=1)
     found = Measured(family, trace)
     for price in prices:
@@ -92,7 +92,7 @@ def geomean(values: Sequence[float]) -> float:
 
 
 def pooled(costs: Sequence[Cost]) -> Cost:
-    """All families together, a run of each counting the same."""
+    """All families together, each with the same weight."""
     return Cost(sum(c.polls for c in costs) / len(costs), sum(c.delay_s for c in costs) / len(costs))
 
 
@@ -137,7 +137,7 @@ def first_ten(m: Measured) -> float:
 
 
 def print_references(all_found: list[Measured]) -> None:
-    """Learned against every plain way of polling, at equal polls and at equal delay."""
+    """Learned against every simple policy, at equal polls and at equal delay."""
     print("\nLearned ÷ reference: geometric mean over families / worst family")
     print(f"{'':14}{'delay at equal polls':>24}{'polls at equal delay':>24}")
     for name, cost_of in REFERENCES:
@@ -227,7 +227,7 @@ def hung_ratio(count: int) -> float:
 
 
 def fastest_s(work: Callable[[], object], times: int = 20) -> float:
-    """Seconds of the fastest of some repetitions: the others shared the machine."""
+    """Seconds of the fastest repetition; the others shared the machine."""
     spent = []
     for _ in range(times):
         started = time.perf_counter()
@@ -237,23 +237,23 @@ def fastest_s(work: Callable[[], object], times: int = 20) -> float:
 
 
 def decision_us() -> float:
-    """Microseconds for one `next_age` of a learned workflow; prints what a fit takes as well."""
-    chance, sojourn = random.Random(3), DurationModel()
+    """Microseconds for one `next_age` of a learned workflow; prints the time of a fit too."""
+    chance, model = random.Random(3), DurationModel()
     for _ in range(100):
         end = 60 * math.exp(0.8 * chance.gauss(0, 1))
-        sojourn.observe(end * 0.9, end)
-    estimate = sojourn.refit([5.0, 20.0, 80.0])
-    fit_ms = fastest_s(lambda: sojourn.refit([5.0, 20.0, 80.0])) * 1e3
+        model.observe(end * 0.9, end)
+    estimate = model.refit([5.0, 20.0, 80.0])
+    fit_ms = fastest_s(lambda: model.refit([5.0, 20.0, 80.0])) * 1e3
     ages = [chance.uniform(0, 200) for _ in range(1000)]
     whole_s = fastest_s(lambda: [estimate.next_age(age, MAIN_PRICE_S, 0.25, 300) for age in ages])
     per_decision = whole_s / len(ages) * 1e6
-    print(f"\nOne decision {per_decision:.1f} µs, one fit {fit_ms:.2f} ms, state {len(sojourn.dump()) / 1e3:.1f} kB")
+    print(f"\nOne decision {per_decision:.1f} µs, one fit {fit_ms:.2f} ms, state {len(model.dump()) / 1e3:.1f} kB")
     return per_decision
 
 
 @dataclass(frozen=True)
-class Line:
-    """One figure beside what was asked for."""
+class Figure:
+    """One figure, its requirement and its aim."""
 
     what: str
     measured: float
@@ -261,8 +261,8 @@ class Line:
     aim: float
 
 
-def print_verdict(lines: list[Line], *, is_rough: bool) -> None:
-    """The table of the figures to reach; smaller is better in every line. No verdict on a few cold runs."""
+def print_verdict(lines: list[Figure], *, is_rough: bool) -> None:
+    """Print every figure with its targets; smaller is better in every line. A rough run gives no verdict."""
     print(f"\n{'':62}{'measured':>9}{'at least':>9}{'aim':>8}")
     for line in lines:
         verdict = "aim" if line.measured <= line.aim else "yes" if line.measured <= line.at_least else "MISSED"
@@ -285,18 +285,18 @@ def main() -> None:
     over_best, over_fixed = pooled_ratios(found)
     scarce, refused = limited_ratios(250, ["crowded"]) if quick else limited_ratios(1000)
     lines = [
-        Line("requests / optimum at equal mean delay, pooled", over_best, 1.35, 1.15),
-        Line("  the same per family, geometric mean", geomean([over_optimum(m) for m in found]), 1.35, 1.15),
-        Line("requests / best single fixed interval, pooled", over_fixed, 0.60, 0.47),
-        Line("delay at equal polls / back-off x1.5/60, worst family", max(map(over_back_off, found)), 1.0, 0.6),
-        Line("first ten runs: cost / back-off's, geometric mean", geomean([first_ten(m) for m in found]), 1.05, 0.7),
-        Line("  the same, worst family", max(map(first_ten, found)), 1.05, 0.7),
-        Line("limited provider: mean delay / round robin, worse mix", scarce, 0.40, 0.22),
-        Line("share of 429 when the limit is unannounced, worse mix", refused, 0.03, 0.005),
-        Line("progress: delay at equal polls / without it, 8 polls", progress_ratio(25 if quick else 150), 0.5, 0.2),
-        Line("list, 60 active: requests per run at 1 s mean delay", list_requests(400 if quick else 900), 0.8, 0.55),
-        Line("hung run: requests / back-off's", hung_ratio(60 if quick else 300), 2.0, 1.0),
-        Line("one decision, microseconds", decision_us(), 50, 5),
+        Figure("requests / optimum at equal mean delay, pooled", over_best, 1.35, 1.15),
+        Figure("  the same per family, geometric mean", geomean([over_optimum(m) for m in found]), 1.35, 1.15),
+        Figure("requests / best single fixed interval, pooled", over_fixed, 0.60, 0.47),
+        Figure("delay at equal polls / back-off x1.5/60, worst family", max(map(over_back_off, found)), 1.0, 0.6),
+        Figure("first ten runs: cost / back-off's, geometric mean", geomean([first_ten(m) for m in found]), 1.05, 0.7),
+        Figure("  the same, worst family", max(map(first_ten, found)), 1.05, 0.7),
+        Figure("limited provider: mean delay / round robin, worse mix", scarce, 0.40, 0.22),
+        Figure("share of 429 when the limit is unannounced, worse mix", refused, 0.03, 0.005),
+        Figure("progress: delay at equal polls / without it, 8 polls", progress_ratio(25 if quick else 150), 0.5, 0.2),
+        Figure("list, 60 active: requests per run at 1 s mean delay", list_requests(400 if quick else 900), 0.8, 0.55),
+        Figure("hung run: requests / back-off's", hung_ratio(60 if quick else 300), 2.0, 1.0),
+        Figure("one decision, microseconds", decision_us(), 50, 5),
     ]
     print_verdict(lines, is_rough=quick)
     print(f"\nmeasured in {time.perf_counter() - started:.0f} s, {time.process_time():.0f} s of them computing")

@@ -1,10 +1,10 @@
-"""Do a dead and a very slow receiver hold up the others? Ten receivers, real HTTP, the deliverer on SQLite.
+"""Whether a dead and a very slow receiver delay the others: ten receivers, HTTP, the deliverer on SQLite.
 
-Eight receivers answer at once, and are measured. Two more do so too in every other round; in the rounds between, one
-of them refuses every connection and one takes ten seconds for each answer: the same is recorded in both. Events come
-at a steady rate, each for every endpoint. Measured is the time from the recording of an event to its arrival at one of
-the eight, the first second of a round left out; the ratio is that of the 95th percentiles over all rounds of a kind.
-Sender and receivers share one process: on a busy machine both kinds of rounds are slow, and the ratio means little.
+Eight receivers answer at once and are measured. In every other round two more do so too; in the rounds between, one of
+them refuses connections and one takes ten seconds per response. Events are recorded at a steady rate, each for every
+endpoint. Measured: the time from recording an event to its arrival at one of the eight, without the first second of a
+round. The ratio is that of the 95th percentiles over all rounds of a kind. Sender and receivers share one process: on
+a busy machine both kinds of rounds are slow, and the ratio means little.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ REFUSING = "http://127.0.0.1:1/dead"
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Milliseconds from recording to arrival at the healthy receivers, and of CPU for each event."""
+    """Milliseconds from recording to arrival at the healthy receivers, and milliseconds of CPU per event."""
 
     waits: list[float]
     expected: int
     cpu_ms: float
 
     def percentile(self, percent: int) -> float:
-        """That of the arrivals of the round."""
+        """A percentile of `waits`."""
         return sorted(self.waits)[min(len(self.waits) - 1, len(self.waits) * percent // 100)]
 
 
 @asynccontextmanager
 async def deliverer_on(folder: str) -> AsyncIterator[Database]:
-    """A database with a deliverer at work on it."""
+    """A database with a running deliverer."""
     clock = SystemClock()
     database = Database(f"sqlite:///{Path(folder) / 'runbridge.db'}", clock)
     await database.open()
@@ -91,8 +91,8 @@ async def add(database: Database, url: str) -> None:
     await database.write(lambda tx: endpoints.insert_endpoint(tx, endpoint, Secret(new_secret())))
 
 
-async def tell(database: Database, count: int, rate: float) -> None:
-    """Record events at a steady rate, whatever becomes of them."""
+async def record(database: Database, count: int, rate: float) -> None:
+    """Record events at a steady rate."""
     start = time.monotonic()
     for number in range(count):
         await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
@@ -105,7 +105,7 @@ async def tell(database: Database, count: int, rate: float) -> None:
 
 
 async def play(*, with_bad: bool, seconds: float, rate: float) -> Round:
-    """One round on a fresh database."""
+    """Play one round on a new database."""
     count = int(seconds * rate)
     cpu_s = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -113,10 +113,10 @@ async def play(*, with_bad: bool, seconds: float, rate: float) -> Round:
             receiver.always(Reply(delay_s=SLOW_S), path="/slow")
             for number in range(HEALTHY):
                 await add(database, receiver.url(f"/healthy/{number}"))
-            well = receiver.url("/others/1"), receiver.url("/others/2")
-            for url in (REFUSING, receiver.url("/slow")) if with_bad else well:
+            good = receiver.url("/others/1"), receiver.url("/others/2")
+            for url in (REFUSING, receiver.url("/slow")) if with_bad else good:
                 await add(database, url)
-            await tell(database, count, rate)
+            await record(database, count, rate)
             with contextlib.suppress(TimeoutError):
                 await receiver.wait_for(lambda all_: len(healthy(all_)) == count * HEALTHY, 5)
             recorded = {
@@ -138,32 +138,34 @@ def healthy(received) -> list:
 
 async def main() -> None:
     """Print the table and the ratio."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=4.0, help="of each round")
-    arguments.add_argument("--rate", type=float, default=10.0, help="events per second")
-    arguments.add_argument("--rounds", type=int, default=4, help="of each kind")
-    given = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each round")
+    parser.add_argument("--rate", type=float, default=10.0, help="events per second")
+    parser.add_argument("--rounds", type=int, default=4, help="of each kind")
+    arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    print(f"{given.rate:g} events/s to {HEALTHY} healthy receivers, {given.rounds} rounds of {given.seconds:g} s each")
-    await play(with_bad=True, seconds=2, rate=given.rate)  # warms up imports, the disk and the connection code
+    print(
+        f"{arguments.rate:g} events/s to {HEALTHY} healthy receivers, {arguments.rounds} rounds of {arguments.seconds:g} s each"
+    )
+    await play(with_bad=True, seconds=2, rate=arguments.rate)  # warms up imports, the disk and the connection code
     found: dict[bool, list[Round]] = {False: [], True: []}
-    for number in range(2 * given.rounds):
+    for number in range(2 * arguments.rounds):
         with_bad = bool(number % 2)
-        one = await play(with_bad=with_bad, seconds=given.seconds, rate=given.rate)
+        one = await play(with_bad=with_bad, seconds=arguments.seconds, rate=arguments.rate)
         found[with_bad].append(one)
-        kind = "two are bad" if with_bad else "all ten are well"
+        kind = "two are bad" if with_bad else "all ten are good"
         print(
             f"{kind:20} p50 {one.percentile(50):6.1f} ms  p95 {one.percentile(95):6.1f} ms  "
             f"arrived {len(one.waits)}/{one.expected}  CPU {one.cpu_ms:.1f} ms per event"
         )
-    alone, both = (together(found[with_bad]) for with_bad in (False, True))
+    alone, both = (pooled(found[with_bad]) for with_bad in (False, True))
     p95 = (alone.percentile(95), both.percentile(95))
-    print(f"p95 of the eight: {p95[0]:.1f} ms, {p95[1]:.1f} ms beside the two; ratio {p95[1] / p95[0]:.2f}")
+    print(f"p95 of the eight: {p95[0]:.1f} ms, {p95[1]:.1f} ms with the two; ratio {p95[1] / p95[0]:.2f}")
     print(f"CPU per event: {alone.cpu_ms:.1f} ms and {both.cpu_ms:.1f} ms; ratio {both.cpu_ms / alone.cpu_ms:.2f}")
 
 
-def together(rounds: list[Round]) -> Round:
-    """Several rounds as one."""
+def pooled(rounds: list[Round]) -> Round:
+    """All rounds as one."""
     waits = [wait for one in rounds for wait in one.waits]
     return Round(waits, sum(one.expected for one in rounds), sum(one.cpu_ms for one in rounds) / len(rounds))
 

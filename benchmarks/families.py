@@ -1,7 +1,7 @@
 """Families of run durations for the cadence benchmark, with the exact optimum for each of them.
 
-Standard library only. A family is what one workflow's runs may look like: narrow, wide, two humps, a
-heavy tail, a person in the loop, a change half-way. Durations in seconds.
+Standard library only. A family models the runs of one workflow: narrow, wide, two humps, a heavy tail, a person in
+the loop, a change half-way. Durations in seconds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Family:
     parts: tuple[Distribution, ...]
 
     def part(self, number: int, total: int) -> Distribution:
-        """The law that run `number` of `total` follows."""
+        """The law of run `number` of `total`."""
         return self.parts[number * len(self.parts) // total]
 
 
@@ -113,7 +113,7 @@ def families() -> list[Family]:
 
 
 def best_schedule(law: Distribution, price_s: float) -> list[float]:
-    """The poll ages that minimise E[delay] + price · E[polls] for a law that is known: nobody can do better."""
+    """The poll ages that minimise E[delay] + price · E[polls] for a known law: a lower bound for any policy."""
     successors = plan_polls(law.grid, law.on_grid, price_s, 0.0)
     ages, point = [], 0
     while point < len(successors) - 1:

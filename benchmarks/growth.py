@@ -1,10 +1,10 @@
-"""How cost grows with what lies in the database: 1,000 to 1,000,000 watched runs, 1 to 100 endpoints.
+"""How cost grows with the database: 1,000 to 1,000,000 watched runs, 1 to 100 endpoints.
 
-Each size is a fresh SQLite file, filled over the store's own functions with watched runs that are next due in an
-hour, and a fresh daemon on it. Measured are the start from the call to /readyz; memory (RSS) and CPU over ten seconds
-while nothing is due; one event at a time (a run that is over is registered; from the provider's answer to the webhook's
-arrival at the first endpoint; median of 20); registration in batches of 1,000; bytes of the file per run. Endpoints
-beside the first hear of `run.waiting` only, so that an event costs one POST however many they are.
+Each size has a new SQLite file, filled through the store with runs that are due in an hour, and a new daemon.
+Measured: the time from start to /readyz; memory (RSS) and CPU over ten seconds while nothing is due; one event at a
+time (a finished run is registered; median of 20 from the provider's response to the arrival at the first endpoint);
+registration in batches of 1,000; bytes of the file per run. The other endpoints receive `run.waiting` only, so that an
+event costs one POST whatever their number.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ from collections.abc import Sequence
 from itertools import count as count_up
 from pathlib import Path
 
-from benchmarks.events import connection, endpoint
-from benchmarks.idle import read
-from benchmarks.latency import TimedPeers
-from benchmarks.prefill import in_an_hour, insert_runs
-from benchmarks.process import Daemon, daemon
-from benchmarks.register import measure as measure_asking
+from benchmarks.harness import (
+    RunningDaemon,
+    TimedPeers,
+    connection,
+    daemon,
+    endpoint,
+    in_an_hour,
+    insert_runs,
+    read_usage,
+)
+from benchmarks.register import measure as measure_requests
 from benchmarks.register import post_batch
 
 IDLE_S = 10.0
@@ -33,38 +38,38 @@ COLUMNS = ("ready s", "rss MB", "idle cpu %", "event ms", "registered/s", "file 
 
 
 async def measure(runs: int, endpoints: int) -> dict[str, float]:
-    """One size."""
+    """Measure one size."""
     peers = TimedPeers()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "runbridge.db"
         await insert_runs(f"sqlite:///{file}", runs, due_at=in_an_hour())
         size = file.stat().st_size
         async with peers.serve() as url:
-            config = connection(url) + endpoint(url) + deaf_endpoints(url, endpoints - 1)
+            config = connection(url) + endpoint(url) + other_endpoints(url, endpoints - 1)
             started = time.monotonic()
             async with daemon(Path(folder), config) as client:
                 await ready(client)
                 ready_s = time.monotonic() - started
                 await asyncio.sleep(2)
-                before = read(client.pid)
+                before = read_usage(client.pid)
                 await asyncio.sleep(IDLE_S)
-                after = read(client.pid)
+                after = read_usage(client.pid)
                 event_ms = await time_events(client, peers)
-                spent = await measure_asking(client.pid, BATCHES, post_batch(client, count_up(10**9)), concurrency=1)
+                spent = await measure_requests(client.pid, BATCHES, post_batch(client, count_up(10**9)), concurrency=1)
     idle_cpu = 100 * (after.cpu_s - before.cpu_s) / (after.at - before.at)
     return dict(
         zip(COLUMNS, (ready_s, after.rss / 1e6, idle_cpu, event_ms, spent.per_s * 1000, size / runs), strict=True)
     )
 
 
-def deaf_endpoints(url: str, count: int) -> str:
+def other_endpoints(url: str, count: int) -> str:
     return "".join(
         f'[endpoints.other-{n}]\nurl = "{url}/other"\nsecret = "whsec_{"A" * 43}="\nevents = ["run.waiting"]\n'
         for n in range(count)
     )
 
 
-async def ready(client: Daemon) -> None:
+async def ready(client: RunningDaemon) -> None:
     while True:
         async with client.http.get(f"{client.url}/readyz") as answer:
             if answer.status == 200:
@@ -72,8 +77,8 @@ async def ready(client: Daemon) -> None:
         await asyncio.sleep(0.02)
 
 
-async def time_events(client: Daemon, peers: TimedPeers) -> float:
-    """Median milliseconds from answer to arrival, one after the other."""
+async def time_events(client: RunningDaemon, peers: TimedPeers) -> float:
+    """Median milliseconds from response to arrival, one event at a time."""
     for number in range(EVENTS):
         run = {"connection": "dibby", "provider_run_id": f"over{number}"}
         async with client.http.post(f"{client.url}/v1/runs", json=run) as answer:
@@ -83,7 +88,7 @@ async def time_events(client: Daemon, peers: TimedPeers) -> float:
 
 
 async def main(sizes: Sequence[int], endpoints: Sequence[int]) -> None:
-    """Print a line for each size, and how many times the smallest's cost the largest's is."""
+    """Print a line for each size, and the cost of the largest divided by that of the smallest."""
     print(f"{'runs':>9} {'endpoints':>9} " + " ".join(f"{name:>12}" for name in COLUMNS))
     pairs = [(runs, 1) for runs in sizes] + [(sizes[0], many) for many in endpoints if many > 1]
     found = {}
@@ -96,14 +101,14 @@ async def main(sizes: Sequence[int], endpoints: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument(
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
         "--runs",
         type=int,
         nargs="+",
         default=[1_000, 100_000],
         help="ascending; 1000 10000 100000 1000000 takes minutes",
     )
-    arguments.add_argument("--endpoints", type=int, nargs="+", default=[1, 100], help="ascending")
-    given = arguments.parse_args()
-    asyncio.run(main(given.runs, given.endpoints))
+    parser.add_argument("--endpoints", type=int, nargs="+", default=[1, 100], help="ascending")
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.runs, arguments.endpoints))

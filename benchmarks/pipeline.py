@@ -1,10 +1,10 @@
-"""The raw pipeline: what the daemon does for one event, by hand and with nothing else around it.
+"""The raw pipeline: the work of the daemon for one event and nothing else; the yardstick of the other benchmarks.
 
 poll (aiohttp GET, json, compare) → commit (run, event, delivery) → signed POST → commit (attempt, delivery), on one
-sqlite3 connection in one thread, WAL, synchronous=FULL, all that gathers within 20 ms in one transaction. No leases,
-retries, limits, addresses to guard or API: it is the yardstick for benchmarks/events.py and benchmarks/polls.py, not
-something to run. It works in a process of its own against servers in the caller's, as the daemon does, and tells its
-own CPU (user + system, all threads) from the first poll to the last commit. uvloop where it is installed.
+sqlite3 connection in one thread, WAL, synchronous=FULL, one transaction for what arrives within 20 ms. It has no
+leases, retries, limits, address guard or API. It runs in a process of its own against servers in the caller's, as the
+daemon does, and reports its CPU (user + system, all threads) from the first poll to the last commit. It uses uvloop
+if that is installed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from yarl import URL
+
+from benchmarks.harness import Peers, Spent
 
 WINDOW_S = 0.02
 UNRECORDED_MAX = 2000
@@ -55,26 +57,8 @@ CREATE INDEX attempts_of ON attempts (delivery_id);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What a job cost: `count` items, seconds of the clock and of CPU."""
-
-    count: int
-    wall_s: float
-    cpu_s: float
-
-    @property
-    def per_s(self) -> float:
-        return self.count / self.wall_s
-
-    @property
-    def cpu_us(self) -> float:
-        """Of each item."""
-        return self.cpu_s / self.count * 1e6
-
-
-class Writer:
-    """Commits what gathers within the window, in its own thread, and then calls back."""
+class RawWriter:
+    """Commits the rows of one window in its own thread, then calls back."""
 
     def __init__(self, path: Path, run_count: int) -> None:
         self._thread = ThreadPoolExecutor(1)
@@ -85,7 +69,7 @@ class Writer:
         self._connection = self._thread.submit(_open, path, run_count).result()
 
     def add(self, rows: dict[str, Sequence[Any]], then: Callable[[], None]) -> None:
-        """Rows for the next commit, and what to do after it."""
+        """Add rows to the next commit; `then` is called after it."""
         for name, row in rows.items():
             self._rows[name].append(row)
         self._then.append(then)
@@ -132,7 +116,7 @@ def _open(path: Path, run_count: int) -> sqlite3.Connection:
 
 @asynccontextmanager
 async def thin_client() -> AsyncIterator[aiohttp.ClientSession]:
-    """aiohttp with all that can be left out left out."""
+    """An aiohttp session without its optional work."""
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -144,9 +128,9 @@ async def thin_client() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 class Pipeline:
-    """`count` runs, each looked at once and found finished."""
+    """`count` runs, each polled once and found finished."""
 
-    def __init__(self, url: str, http: aiohttp.ClientSession, writer: Writer, count: int) -> None:
+    def __init__(self, url: str, http: aiohttp.ClientSession, writer: RawWriter, count: int) -> None:
         self._url, self._hook = url, URL(f"{url}/hooks")
         self._http = http
         self._writer = writer
@@ -197,7 +181,7 @@ class Pipeline:
 
 
 def event_body(event_id: str, run_id: str, provider_run_id: str, shown: dict[str, Any]) -> bytes:
-    """Of the size and shape of the daemon's."""
+    """An event body with the size and shape of the daemon's."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     run = {
         "id": run_id,
@@ -221,12 +205,12 @@ def event_body(event_id: str, run_id: str, provider_run_id: str, shown: dict[str
         "tags": [],
     }
     data = {"sequence": 1, "previous_status": "queued", "run": run}
-    told = {"id": event_id, "type": "run.finished", "timestamp": now, "data": data}
-    return json.dumps(told, separators=(",", ":")).encode()
+    event = {"id": event_id, "type": "run.finished", "timestamp": now, "data": data}
+    return json.dumps(event, separators=(",", ":")).encode()
 
 
 def signed_headers(event_id: str, body: bytes) -> dict[str, str]:
-    """Standard Webhooks."""
+    """Headers of Standard Webhooks."""
     sent_at = str(int(time.time()))
     digest = hmac.digest(SECRET, f"{event_id}.{sent_at}.".encode() + body, hashlib.sha256)
     return {
@@ -238,10 +222,10 @@ def signed_headers(event_id: str, body: bytes) -> dict[str, str]:
 
 
 async def do_events(url: str, count: int, concurrency: int) -> Spent:
-    """Everything, for `count` runs that are in the database already."""
+    """Run the whole pipeline for `count` runs that are in the database already."""
     with tempfile.TemporaryDirectory() as folder:
         async with thin_client() as http:
-            writer = Writer(Path(folder) / "raw.db", count)
+            writer = RawWriter(Path(folder) / "raw.db", count)
             pipeline = Pipeline(url, http, writer, count)
             stop = stopwatch(count)
             senders = [asyncio.create_task(pipeline.send_all()) for _ in range(concurrency)]
@@ -256,7 +240,7 @@ async def do_events(url: str, count: int, concurrency: int) -> Spent:
 
 
 async def do_polls(url: str, count: int, concurrency: int) -> Spent:
-    """A bare loop: GET, read, GET, read …"""
+    """Run a bare loop that sends GET and reads."""
     todo = iter(range(count))
     async with thin_client() as http:
 
@@ -271,31 +255,29 @@ async def do_polls(url: str, count: int, concurrency: int) -> Spent:
 
 
 def stopwatch(count: int) -> Callable[[], Spent]:
-    """Starts; the answer stops it."""
+    """Start measuring; calling the result stops it."""
     gc.collect()
     gc.freeze()
-    began_s, cpu_s = time.monotonic(), time.process_time()
+    started_s, cpu_s = time.monotonic(), time.process_time()
 
     def stop() -> Spent:
-        return Spent(count, time.monotonic() - began_s, time.process_time() - cpu_s)
+        return Spent(count, time.monotonic() - started_s, time.process_time() - cpu_s)
 
     return stop
 
 
 async def measure_raw(job: str, url: str, count: int, concurrency: int = 64) -> Spent:
-    """Do `job` (events or polls) in a process of its own against the servers at `url`."""
+    """Run `job` (events or polls) in a process of its own against the servers at `url`."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, __file__, "--job", job, url, str(count), str(concurrency), stdout=asyncio.subprocess.PIPE
     )
-    told, _ = await process.communicate()
+    output, _ = await process.communicate()
     assert process.returncode == 0, f"the raw {job} failed"
-    return Spent(**json.loads(told))
+    return Spent(**json.loads(output))
 
 
 async def main() -> None:
-    """Print what the raw pipeline and the bare GET loop reach here."""
-    from benchmarks.events import Peers
-
+    """Print the rates of the raw pipeline and of the bare GET loop on this machine."""
     async with Peers().serve() as url:
         print("raw loops in a process of their own, aiohttp, SQLite FULL; servers in another process")
         for job, what in (("events", "poll → commit → POST → commit"), ("polls", "GET")):
@@ -304,7 +286,7 @@ async def main() -> None:
 
 
 def run(work: Any) -> Any:
-    """On the fastest loop that there is."""
+    """Run `work` on uvloop if it is installed, else on asyncio's loop."""
     if importlib.util.find_spec("uvloop") is None:
         return asyncio.run(work)
     import uvloop
@@ -314,7 +296,7 @@ def run(work: Any) -> Any:
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--job", nargs=4, metavar=("JOB", "URL", "COUNT", "CONCURRENCY"), help="for its own use")
+    arguments.add_argument("--job", nargs=4, metavar=("JOB", "URL", "COUNT", "CONCURRENCY"), help=argparse.SUPPRESS)
     if job := arguments.parse_args().job:
         do = {"events": do_events, "polls": do_polls}[job[0]]
         print(json.dumps(asdict(run(do(job[1], int(job[2]), int(job[3]))))))

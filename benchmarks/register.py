@@ -1,10 +1,10 @@
-"""Registering runs: one durable `POST /v1/runs` against a handler that does nothing, and batches of 1,000.
+"""Registration: durable `POST /v1/runs` against a handler that does nothing, and batches of 1,000.
 
-Each server is a process of its own; the client in this one keeps 64 requests in flight over kept connections. The
+Each server is a process of its own; the client in this one keeps 64 requests in flight on persistent connections. The
 handler that does nothing is a bare aiohttp application that answers 201 without reading the body; `GET /healthz` is
-the daemon's own cheapest answer. CPU is the server's, user + system, from /proc; items a second are also the client's,
-which costs more than the handler that does nothing, so that its ratio flatters. Nothing is polled meanwhile: the
-connection may ask its provider once in a hundred seconds.
+the cheapest response of the daemon. CPU is user + system time of the server. Items per second include the client,
+which costs more than the handler that does nothing, so that ratio looks better than it is. Nothing is polled: the
+connection allows one request in a hundred seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from benchmarks.idle import read
-from benchmarks.pipeline import Spent
-from benchmarks.process import Daemon, daemon
+from benchmarks.harness import RunningDaemon, Spent, daemon, read_usage
 
 CONCURRENCY = 64
 BATCH = 1_000
@@ -31,62 +29,62 @@ CONFIG = (
     '[connections.dibby]\nprovider = "dibby"\nbase_url = "http://127.0.0.1:1"\napi_key = "k"\n'
     "requests_per_second = 0.01\nmax_in_flight = 1\n"
 )
-Ask = Callable[[], Awaitable[None]]
+SendRequest = Callable[[], Awaitable[None]]
 
 
-async def measure(pid: int, count: int, ask: Ask, *, concurrency: int = CONCURRENCY) -> Spent:
-    """What `count` requests cost the process `pid`, after some to warm it up."""
-    await _ask_all(ask, min(count, 10 * concurrency), concurrency)
-    before = read(pid)
-    await _ask_all(ask, count, concurrency)
-    after = read(pid)
+async def measure(pid: int, count: int, send: SendRequest, *, concurrency: int = CONCURRENCY) -> Spent:
+    """What `count` requests cost the process `pid`, after some that warm it up."""
+    await _send_all(send, min(count, 10 * concurrency), concurrency)
+    before = read_usage(pid)
+    await _send_all(send, count, concurrency)
+    after = read_usage(pid)
     return Spent(count, after.at - before.at, after.cpu_s - before.cpu_s)
 
 
-async def _ask_all(ask: Ask, count: int, concurrency: int) -> None:
+async def _send_all(send: SendRequest, count: int, concurrency: int) -> None:
     todo = iter(range(count))
 
     async def worker() -> None:
         for _ in todo:
-            await ask()
+            await send()
 
     await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
-def post_one(server: Daemon, numbers: Iterator[int]) -> Ask:
-    """A registration of a run not seen before."""
+def post_one(server: RunningDaemon, numbers: Iterator[int]) -> SendRequest:
+    """Register one new run."""
 
-    async def ask() -> None:
+    async def send() -> None:
         run = {"connection": "dibby", "provider_run_id": f"r{next(numbers)}"}
         async with server.http.post(f"{server.url}/v1/runs", json=run) as answer:
             await answer.read()
             assert answer.status == 201, answer.status
 
-    return ask
+    return send
 
 
-def post_batch(server: Daemon, numbers: Iterator[int]) -> Ask:
-    """A thousand."""
+def post_batch(server: RunningDaemon, numbers: Iterator[int]) -> SendRequest:
+    """Register a thousand new runs."""
 
-    async def ask() -> None:
+    async def send() -> None:
         runs = [{"connection": "dibby", "provider_run_id": f"r{next(numbers)}"} for _ in range(BATCH)]
         async with server.http.post(f"{server.url}/v1/runs/batch", json={"runs": runs}) as answer:
             await answer.read()
             assert answer.status == 200, answer.status
 
-    return ask
+    return send
 
 
-def get_health(server: Daemon) -> Ask:
-    async def ask() -> None:
+def get_health(server: RunningDaemon) -> SendRequest:
+    async def send() -> None:
         async with server.http.get(f"{server.url}/healthz") as answer:
             await answer.read()
 
-    return ask
+    return send
 
 
 async def serve_nothing() -> None:
-    """The handler that does nothing, until it is killed; its port goes to standard output."""
+    """Serve the handler that does nothing until killed; print its port."""
 
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(status=201)
@@ -101,8 +99,8 @@ async def serve_nothing() -> None:
 
 
 @asynccontextmanager
-async def nothing() -> AsyncIterator[Daemon]:
-    """`serve_nothing` in a process of its own."""
+async def nothing() -> AsyncIterator[RunningDaemon]:
+    """Run `serve_nothing` in a process of its own."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, __file__, "--serve-nothing", stdout=asyncio.subprocess.PIPE
     )
@@ -110,13 +108,13 @@ async def nothing() -> AsyncIterator[Daemon]:
         assert process.stdout is not None
         port = int(await process.stdout.readline())
         async with aiohttp.ClientSession(trust_env=False) as http:
-            yield Daemon(f"http://127.0.0.1:{port}", process.pid, http)
+            yield RunningDaemon(f"http://127.0.0.1:{port}", process.pid, http)
     finally:
         process.terminate()
         await process.wait()
 
 
-def tell(what: str, spent: Spent, *, times: int = 1) -> None:
+def print_spent(what: str, spent: Spent, *, times: int = 1) -> None:
     print(f"{what:46} {spent.per_s * times:8.0f}/s  {spent.cpu_us / times:6.0f} us CPU each")
 
 
@@ -132,10 +130,10 @@ async def main(count: int, batches: int) -> None:
             single = await measure(server.pid, count, post_one(server, numbers))
             batch = await measure(server.pid, batches, post_batch(server, numbers), concurrency=4)
             size = sum(entry.stat().st_size for entry in Path(folder).glob("runbridge.db*"))
-    tell("POST to a handler that does nothing", noop)
-    tell("GET /healthz", health)
-    tell("POST /v1/runs, durable", single)
-    tell("in batches of 1000, durable", batch, times=BATCH)
+    print_spent("POST to a handler that does nothing", noop)
+    print_spent("GET /healthz", health)
+    print_spent("POST /v1/runs, durable", single)
+    print_spent("in batches of 1000, durable", batch, times=BATCH)
     print(
         f"POST /v1/runs ÷ no-op handler: {single.per_s / noop.per_s:.2f} in items/s, "
         f"{noop.cpu_us / single.cpu_us:.2f} in CPU per item (no-op ÷ ours)"
@@ -144,9 +142,9 @@ async def main(count: int, batches: int) -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--requests", type=int, default=5_000, help="of each kind")
-    arguments.add_argument("--batches", type=int, default=20, help="of 1,000 runs")
-    arguments.add_argument("--serve-nothing", action="store_true", help="for its own use")
-    given = arguments.parse_args()
-    asyncio.run(serve_nothing() if given.serve_nothing else main(given.requests, given.batches))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=5_000, help="of each kind")
+    parser.add_argument("--batches", type=int, default=20, help="of 1,000 runs")
+    parser.add_argument("--serve-nothing", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    asyncio.run(serve_nothing() if arguments.serve_nothing else main(arguments.requests, arguments.batches))

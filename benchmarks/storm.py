@@ -1,10 +1,10 @@
-"""After an outage: many overdue polls at once. Does the API answer meanwhile, and is the memory given back?
+"""After an outage: many overdue polls at once. Measures API latency, memory and WAL size while they are made.
 
-All runs are an hour overdue in the database, and a reload gives the daemon their connection. The provider shows each
-to be running now, so every poll is a transition with an event, committed; then it is not due for ten minutes. From the
-reload until every run was looked at (or the time is up) `GET /v1/runs/{id}` and `GET /healthz` are asked in turn, a
-tenth of a second after the last answer; the WAL file and the daemon's memory (RSS) are looked at as often.
-Client and provider share this process, whose own waits are within the API's times.
+All runs are an hour overdue in the database, and a reload adds their connection. The provider shows each run as
+running, so every poll commits a transition with an event; the run is then not due for ten minutes. From the reload
+until every run has been polled (or the time is up), `GET /v1/runs/{id}` and `GET /healthz` are sent in turn, with a
+pause of a tenth of a second; the WAL file and the memory (RSS) of the daemon are read as often. Client and provider
+share this process, so its delays are included in the API's times.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from benchmarks.idle import read
-from benchmarks.latency import percentile
+from benchmarks.harness import RunningDaemon, add_to_config, daemon, insert_runs, percentile, read_usage
 from benchmarks.polls import IN_FLIGHT, StillRunning
-from benchmarks.prefill import insert_runs
-from benchmarks.process import Daemon, add_to_config, daemon
 from bridge.domain.clock import SystemClock
 
 EVERY_S = 0.1
@@ -31,8 +28,8 @@ CALM_S = 5.0  # after the storm, before memory is read again
 
 
 @dataclass
-class Seen:
-    """Milliseconds of the answers, and the largest sizes, while the storm lasts."""
+class StormFigures:
+    """Response times in milliseconds, and the largest sizes in bytes, during the storm."""
 
     run_ms: list[float] = field(default_factory=list)
     health_ms: list[float] = field(default_factory=list)
@@ -48,64 +45,64 @@ def config(url: str) -> str:
     )
 
 
-async def ask(client: Daemon, path: str, waits: list[float]) -> None:
-    began_s = time.monotonic()
+async def get(client: RunningDaemon, path: str, waits: list[float]) -> None:
+    started_s = time.monotonic()
     async with client.http.get(f"{client.url}{path}") as answer:
         await answer.read()
         assert answer.status == 200, path
-    waits.append((time.monotonic() - began_s) * 1000)
+    waits.append((time.monotonic() - started_s) * 1000)
 
 
-async def look(client: Daemon, folder: Path, run_ids: list[str], seen: Seen) -> None:
-    """Ask and measure until cancelled."""
+async def sample(client: RunningDaemon, folder: Path, run_ids: list[str], figures: StormFigures) -> None:
+    """Send requests and read sizes until cancelled."""
     wal = folder / "runbridge.db-wal"
     while True:
-        await ask(client, f"/v1/runs/{random.choice(run_ids)}", seen.run_ms)
-        await ask(client, "/healthz", seen.health_ms)
-        seen.wal = max(seen.wal, wal.stat().st_size if wal.exists() else 0)
-        seen.rss = max(seen.rss, read(client.pid).rss)
+        await get(client, f"/v1/runs/{random.choice(run_ids)}", figures.run_ms)
+        await get(client, "/healthz", figures.health_ms)
+        figures.wal = max(figures.wal, wal.stat().st_size if wal.exists() else 0)
+        figures.rss = max(figures.rss, read_usage(client.pid).rss)
         await asyncio.sleep(EVERY_S)
 
 
-async def some_ids(client: Daemon) -> list[str]:
+async def some_ids(client: RunningDaemon) -> list[str]:
     async with client.http.get(f"{client.url}/v1/runs?limit=100") as answer:
         return [run["id"] for run in (await answer.json())["data"]]
 
 
 async def main(runs: int, seconds: float) -> None:
-    """Print what was seen."""
-    peers, seen = StillRunning(runs), Seen()
+    """Print the figures."""
+    peers, figures = StillRunning(runs), StormFigures()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         an_hour_ago = SystemClock().now() - timedelta(hours=1)
         await insert_runs(f"sqlite:///{folder}/runbridge.db", runs, due_at=an_hour_ago)
         async with peers.serve() as url, daemon(folder, "", database=f"sqlite:///{folder}/runbridge.db") as client:
             run_ids = await some_ids(client)
-            before = read(client.pid)
+            before = read_usage(client.pid)
             add_to_config(client, folder, config(url))
-            looking = asyncio.create_task(look(client, folder, run_ids, seen))
+            sampling = asyncio.create_task(sample(client, folder, run_ids, figures))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(peers.warm.wait(), seconds)
             polled, storm_s = peers.polled, time.monotonic() - before.at
-            looking.cancel()
+            sampling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await looking
+                await sampling
             await asyncio.sleep(CALM_S)
-            after = read(client.pid)
+            after = read_usage(client.pid)
     print(f"{runs} overdue runs, {polled} polled in {storm_s:.1f} s: {polled / storm_s:.0f}/s")
-    for what, waits in (("GET /v1/runs/{id}", seen.run_ms), ("GET /healthz", seen.health_ms)):
-        figures = "  ".join(f"p{percent} {percentile(waits, percent):6.1f} ms" for percent in (50, 95, 99))
-        print(f"{what:18} {figures}  worst {max(waits):6.1f} ms  of {len(waits)}")
-    print(f"WAL file at most {seen.wal / 1e6:.1f} MB")
+    for what, waits in (("GET /v1/runs/{id}", figures.run_ms), ("GET /healthz", figures.health_ms)):
+        percentiles = "  ".join(f"p{percent} {percentile(waits, percent):6.1f} ms" for percent in (50, 95, 99))
+        print(f"{what:18} {percentiles}  worst {max(waits):6.1f} ms  of {len(waits)}")
+    print(f"WAL file at most {figures.wal / 1e6:.1f} MB")
     print(
-        f"memory {before.rss / 1e6:.1f} MB before, at most {seen.rss / 1e6:.1f} MB, "
+        f"memory {before.rss / 1e6:.1f} MB before, at most {figures.rss / 1e6:.1f} MB, "
         f"{after.rss / 1e6:.1f} MB {CALM_S:g} s after{'' if polled == runs else ' (not over yet)'}"
     )
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--runs", type=int, default=20_000)
-    arguments.add_argument("--seconds", type=float, default=40.0, help="at most")
-    given = arguments.parse_args()
-    asyncio.run(main(given.runs, given.seconds))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=40.0, help="at most")
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.runs, arguments.seconds))

@@ -1,7 +1,7 @@
-"""Runs in virtual time: traces of one workflow, and what a way of polling costs on them.
+"""Runs in virtual time: traces of one workflow, and what a polling policy costs on them.
 
-A trace is a Poisson stream with about four runs in flight. Whoever polls sees only answers, "alive" or
-"finished", never the durations. Answers are instantaneous; every request counts one.
+A trace is a Poisson stream with about four runs in flight. A policy sees only responses, "alive" or
+"finished", never the durations. Responses are instantaneous; every request counts one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MIN_INTERVAL_S, MAX_INTERVAL_S = 0.25, 3600.0
 
 @dataclass(frozen=True)
 class TracedRun:
-    """One run: when it starts, how long it takes, and the law it was drawn from."""
+    """One run: its start, its duration, and the law of that duration."""
 
     start_s: float
     duration_s: float
@@ -31,18 +31,18 @@ class TracedRun:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a way of polling costs on a trace, per run: requests, and delay in seconds."""
+    """What a policy costs on a trace, per run: requests, and delay in seconds."""
 
     polls: float
     delay_s: float
 
     def at(self, price_s: float) -> float:
-        """Both in one number: delay + price · polls."""
+        """Delay + price · polls."""
         return self.delay_s + price_s * self.polls
 
 
-class DurationLearner(Protocol):
-    """Anything that learns when to poll: one per workflow and status."""
+class LearningPolicy(Protocol):
+    """A policy that learns when to poll: one per workflow and status."""
 
     def observe(self, alive_s: float, finished_s: float) -> None: ...
     def next_age(
@@ -51,7 +51,7 @@ class DurationLearner(Protocol):
 
 
 def make_trace(family: Family, runs: int, seed: int) -> list[TracedRun]:
-    """`runs` runs of a family, in the order of their starts."""
+    """Return `runs` runs of a family, in the order of their starts."""
     chance = random.Random(f"{family.name}/{seed}")
     trace, start = [], 0.0
     for number in range(runs):
@@ -62,12 +62,12 @@ def make_trace(family: Family, runs: int, seed: int) -> list[TracedRun]:
 
 
 def poll_trace(
-    trace: list[TracedRun], learner: DurationLearner, price_s: float, *, knows_end: bool = False, replans: bool = True
+    trace: list[TracedRun], learner: LearningPolicy, price_s: float, *, knows_end: bool = False, replans: bool = True
 ) -> list[tuple[int, float]]:
-    """Polls and delay of every run when `learner` decides, starting with what it knows and learning on the way.
+    """Polls and delay of every run when `learner` decides and learns from each run that ends.
 
-    `knows_end`: the provider tells how long a finished run took. `replans`: what one run teaches moves the next
-    poll of the others in flight at once.
+    `knows_end`: the provider reports how long a finished run took. `replans`: each end moves the next poll of the
+    other runs in flight at once.
     """
     due = {number: run.start_s for number, run in enumerate(trace)}
     queue = [(at, number) for number, at in due.items()]
@@ -106,7 +106,7 @@ def mean_cost(results: Sequence[tuple[int, float]]) -> Cost:
 
 
 def follow_schedule(ages: list[float], duration_s: float) -> tuple[int, float]:
-    """Polls and delay of one run that is polled at fixed ages; after the last one, at its last gap again and again."""
+    """Polls and delay of one run that is polled at fixed ages; after the last one, the last gap repeats."""
     at = bisect_left(ages, duration_s)
     if at < len(ages):
         return at + 1, ages[at] - duration_s
@@ -116,7 +116,7 @@ def follow_schedule(ages: list[float], duration_s: float) -> tuple[int, float]:
 
 
 def fixed_cost(trace: list[TracedRun], interval_s: float) -> Cost:
-    """Polling every `interval_s`."""
+    """The cost of polling every `interval_s`."""
     counts = [math.ceil(run.duration_s / interval_s) for run in trace]
     return mean_cost([(n, n * interval_s - run.duration_s) for n, run in zip(counts, trace, strict=True)])
 
@@ -131,19 +131,19 @@ def back_off_ages(growth: float, cap_s: float, until_s: float = 4e6) -> list[flo
 
 
 def scheduled(trace: list[TracedRun], ages: list[float]) -> list[tuple[int, float]]:
-    """Every run of the trace polled at the same ages."""
+    """Polls and delay of every run when all are polled at the same ages."""
     return [follow_schedule(ages, run.duration_s) for run in trace]
 
 
 def optimum(trace: list[TracedRun], price_s: float) -> list[tuple[int, float]]:
-    """What someone who knows each run's law exactly pays at this price."""
+    """Polls and delay at this price for a policy that knows the law of each run."""
     laws = {id(run.law): run.law for run in trace}
     plans = {key: best_schedule(law, price_s) for key, law in laws.items()}
     return [follow_schedule(plans[id(run.law)], run.duration_s) for run in trace]
 
 
 def frontier(points: list[Cost]) -> list[Cost]:
-    """Only the costs that no other one undercuts in both polls and delay, by rising polls."""
+    """The costs that no other undercuts in both polls and delay, by rising polls."""
     kept: list[Cost] = []
     for point in sorted(points, key=lambda p: (p.polls, p.delay_s)):
         if not kept or point.delay_s < kept[-1].delay_s:

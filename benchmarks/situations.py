@@ -1,6 +1,6 @@
 """Situations beyond one workflow's trace: a limited provider, progress, a list endpoint, runs that never end.
 
-Virtual time, standard library only, cold start throughout.
+Virtual time, standard library only, every learner starts empty.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIMIT_PER_S = 5.0
 
 @dataclass(eq=False)
 class Active:
-    """A run in flight, and what was last seen of it."""
+    """A run in flight, and its last poll."""
 
     workflow: int
     start_s: float
@@ -36,21 +36,21 @@ class Active:
 
 
 class Workflows:
-    """One learner per workflow; what one run teaches moves the next poll of the others in flight."""
+    """One duration model per workflow; each end moves the next poll of the other runs in flight."""
 
     def __init__(self, count: int, price_s: float) -> None:
-        self.sojourns = [DurationModel() for _ in range(count)]
+        self.models = [DurationModel() for _ in range(count)]
         self.price_s = price_s
 
     def plan(self, run: Active) -> None:
-        estimate = self.sojourns[run.workflow].estimate
+        estimate = self.models[run.workflow].estimate
         run.due_at = run.start_s + estimate.next_age(run.alive_s, self.price_s, MIN_INTERVAL_S, MAX_INTERVAL_S)
 
     def finish(self, run: Active, now: float, in_flight: list[Active]) -> None:
-        sojourn = self.sojourns[run.workflow]
-        sojourn.observe(run.alive_s, now - run.start_s)
+        model = self.models[run.workflow]
+        model.observe(run.alive_s, now - run.start_s)
         others = [other for other in in_flight if other.workflow == run.workflow]
-        sojourn.refit([other.alive_s for other in others])
+        model.refit([other.alive_s for other in others])
         for other in others:
             self.plan(other)
 
@@ -75,14 +75,14 @@ class Mix:
 
 
 def crowded() -> Mix:
-    """Many shapes of half a minute: fewer than two requests per run."""
+    """Many shapes of about half a minute: fewer than two requests per run."""
     bimodal = mixture((0.5, lognormal(3, 0.1)), (0.5, lognormal(120, 0.1)))
     shapes = (uniform(28.5, 31.5), lognormal(8, 0.3), lognormal(8, 1.3), lognormal(60, 0.3), bimodal, pareto(10, 1.5))
     return Mix(shapes, 3.0)
 
 
 def long_and_short() -> Mix:
-    """Wide ten-minute runs among short ones: little shape to profit from."""
+    """Wide ten-minute runs among short ones: little to learn from."""
     bimodal = mixture((0.5, lognormal(3, 0.1)), (0.5, lognormal(120, 0.1)))
     return Mix((lognormal(8, 0.8), lognormal(60, 0.3), lognormal(600, 0.8), bimodal, pareto(10, 1.5)), 1.4)
 
@@ -90,7 +90,7 @@ def long_and_short() -> Mix:
 def limited(mix: Mix, order: str, count: int, *, announced: bool, price_s: float = 0.5) -> tuple[float, float]:
     """Mean delay (s) and share of 429s at a provider that takes 5 requests per second.
 
-    `order`: "round robin", "W" or "index". Without `announced` the gate has to find the limit out.
+    `order`: "round robin", "W" or "index". Without `announced`, the limiter has to learn the limit.
     """
     waiting = arrivals(mix.laws, mix.runs_per_s, count, seed=1)[::-1]
     learned = Workflows(len(mix.laws), price_s)
@@ -138,7 +138,7 @@ def _choose(
         return min(ready, key=lambda run: run.polled_at, default=None)
     candidates = []
     for run in ready:
-        estimate = learned.sojourns[run.workflow].estimate
+        estimate = learned.models[run.workflow].estimate
         urgency = (estimate.index if order == "index" else estimate.lateness)(run.alive_s, now - run.start_s)
         candidates.append(Candidate(run, urgency, 0.0))
     chosen = limiter.pick(candidates)
@@ -148,7 +148,7 @@ def _choose(
 def listed(count: int, price_s: float, *, active: int = 60, every_s: float | None = None) -> Cost:
     """Requests and delay per run when one list request shows every run: the summed-W rule, or every `every_s`.
 
-    Starts cold amid the full number of runs and ends with the last arrival, so that few in flight never count.
+    Begins with the full number of runs and ends with the last arrival, so that times with few runs do not count.
     """
     bimodal = mixture((0.5, lognormal(3, 0.1)), (0.5, lognormal(120, 0.1)))
     laws = [lognormal(8, 0.8), lognormal(60, 0.3), lognormal(60, 0.8), bimodal, lognormal(120, 0.5)]
@@ -180,7 +180,7 @@ def listed(count: int, price_s: float, *, active: int = 60, every_s: float | Non
 
 
 def _list_wait(learned: Workflows, watched: list[Active], now: float, last: float) -> float:
-    views = [WatchedAge(learned.sojourns[run.workflow].estimate, run.alive_s, now - run.start_s) for run in watched]
+    views = [WatchedAge(learned.models[run.workflow].estimate, run.alive_s, now - run.start_s) for run in watched]
     return wait_before_list([views], learned.price_s, MIN_INTERVAL_S, 300.0, since_s=now - last)
 
 
@@ -217,7 +217,7 @@ def with_progress(count: int, price_s: float, *, last_factor: float, uses_progre
 
 @dataclass(frozen=True)
 class HungCost:
-    """Requests per run that never ends, at back-off and learned, and what the others cost beside them."""
+    """Requests per run that never ends, by back-off and learned, and the cost of the other runs."""
 
     back_off_polls: float
     hung_polls: float
@@ -228,17 +228,17 @@ class HungCost:
 def with_hung_runs(count: int, price_s: float, *, deadline_s: float = 3600.0) -> HungCost:
     """Every twentieth run hangs until its deadline; the workflow is log-normal, 60 s, σ 0.8."""
     chance, law = random.Random(5), lognormal(60, 0.8)
-    sojourn, queue = DurationModel(), []
+    model, queue = DurationModel(), []
     durations = [math.inf if i % 20 == 10 else law.draw(chance) for i in range(count)]
     starts = [i * law.mean / 4 for i in range(count)]
     alive, polls, delays = [0.0] * count, [0] * count, [0.0] * count
     in_flight: set[int] = set()
 
     def plan(i: int) -> None:
-        if sojourn.is_stale:
-            sojourn.refit([alive[other] for other in in_flight if other != i])
+        if model.is_stale:
+            model.refit([alive[other] for other in in_flight if other != i])
         price = effective_price(price_s, run_id=str(i), age_s=alive[i])
-        age = sojourn.estimate.next_age(alive[i], price, MIN_INTERVAL_S, 300.0)
+        age = model.estimate.next_age(alive[i], price, MIN_INTERVAL_S, 300.0)
         heapq.heappush(queue, (starts[i] + min(age, deadline_s), i))
 
     for i, start in enumerate(starts):
@@ -254,7 +254,7 @@ def with_hung_runs(count: int, price_s: float, *, deadline_s: float = 3600.0) ->
         if age >= durations[i] or age >= deadline_s - 1e-6:
             in_flight.discard(i)
             delays[i] = max(age - durations[i], 0.0) if durations[i] < deadline_s else 0.0
-            sojourn.observe(alive[i], age if age >= durations[i] else math.inf)
+            model.observe(alive[i], age if age >= durations[i] else math.inf)
         else:
             alive[i] = age
             plan(i)
