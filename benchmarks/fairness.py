@@ -87,7 +87,7 @@ async def deliverer_on(folder: str) -> AsyncIterator[Database]:
 
 
 async def add(database: Database, url: str) -> None:
-    endpoint = Endpoint(new_id("ep"), url, EndpointSource.API)
+    endpoint = Endpoint(id=new_id("ep"), url=url, source=EndpointSource.API)
     await database.write(lambda tx: endpoints.insert_endpoint(tx, endpoint, Secret(new_secret())))
 
 

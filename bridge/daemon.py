@@ -115,7 +115,7 @@ class Daemon:
                 version=__version__,
                 lease_s=lease_s,
             )
-            endpoints.sync_file_endpoints(tx, wiring.file_endpoints(self.config), node=self.node)
+            endpoints.sync_file_endpoints(tx, list(self.config.endpoints.values()), node=self.node)
             return dead
 
         for other in await self.database.write(join):
@@ -342,7 +342,7 @@ class Daemon:
         self.notifier.reloading()
         await self._take_keys(new)
         self.config = new
-        wanted = wiring.file_endpoints(new)
+        wanted = list(new.endpoints.values())
         await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, wanted, node=self.node))
         self.deliverer.settings = wiring.delivery_settings(new)
         self.housekeeper.settings = wiring.retention_of(new)

@@ -10,7 +10,6 @@ from bridge.config import Config
 from bridge.delivery.deliverer import DeliverySettings
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.addresses.tables import Address
-from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.maintenance.retention import Retention
 
 
@@ -41,24 +40,3 @@ def policies(config: Config, own: tuple[tuple[Address, int], ...]) -> dict[Trust
 def own_addresses(runner: web.AppRunner) -> tuple[tuple[Address, int], ...]:
     """The addresses and ports that the API listens on; none for a Unix socket."""
     return tuple((ip_address(a[0]), a[1]) for a in runner.addresses if isinstance(a, tuple))
-
-
-def file_endpoints(config: Config) -> list[Endpoint]:
-    """The endpoints in the operator's file."""
-    return [
-        Endpoint(
-            id=e.id,
-            url=e.url,
-            source=EndpointSource.CONFIG,
-            events=e.events,
-            filter=e.filter,
-            description=e.description,
-            headers=e.headers,
-            ordered=e.ordered,
-            payload=e.payload,
-            format=e.format,
-            rate_limit=e.rate_limit,
-            signature=e.signature,
-        )
-        for e in config.endpoints.values()
-    ]

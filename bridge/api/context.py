@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from bridge.api.fields import Checks
 from bridge.api.ports import Bridge
+from bridge.api.request_models import Checks
 from bridge.domain.clock import Clock
 from bridge.domain.event import encode
 from bridge.domain.run import Json

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from bridge.api.context import Call, Door, Response, answer
@@ -34,20 +33,7 @@ async def create_endpoint(door: Door, call: Call[EndpointBody]) -> Response:
     """A new subscriber; its secret is shown here only."""
     body = call.given
     secret = body.secret or Secret(new_secret())
-    endpoint = Endpoint(
-        id=new_id("ep"),
-        url=body.url,
-        source=EndpointSource.API,
-        events=None if body.events is None else tuple(body.events),
-        filter=body.filter,
-        description=body.description,
-        headers=body.headers,
-        ordered=body.ordered,
-        payload=body.payload,
-        format=body.format,
-        rate_limit=body.rate_limit,
-        signature=tuple(body.signature),
-    )
+    endpoint = Endpoint(id=new_id("ep"), source=EndpointSource.API, **body.settings())
 
     def work(tx: Tx) -> Response:
         made = endpoints.insert_endpoint(tx, endpoint, secret)
@@ -77,14 +63,11 @@ async def show_endpoint(door: Door, call: Call[NoQuery]) -> Response:
 async def change_endpoint(door: Door, call: Call[EndpointPatch]) -> Response:
     """What is given is set, what is left out stays."""
     given: dict[str, object] = {name: getattr(call.given, name) for name in call.given.model_fields_set}
-    for name in ("events", "signature"):
-        if given.get(name) is not None:
-            given[name] = tuple(getattr(call.given, name))
     if "headers" in given:
         given["fault"] = None  # whatever was wrong with the old ones
 
     def work(tx: Tx) -> None:
-        endpoints.update_endpoint(tx, replace(_changeable(tx, call.id()), **given))  # type: ignore[arg-type]
+        endpoints.update_endpoint(tx, _changeable(tx, call.id()).model_copy(update=given))
 
     await door.database.write(work)
     return await show_endpoint(door, Call(call.request, NoQuery()))

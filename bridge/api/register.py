@@ -116,7 +116,7 @@ def _new_webhook(webhook: WebhookBody, run_id: str) -> tuple[Endpoint, Secret]:
         id=new_id("ep"),
         url=webhook.url,
         source=EndpointSource.RUN,
-        events=tuple(webhook.events),
+        events=webhook.events,
         headers=webhook.headers,
         run_id=run_id,
     )

@@ -1,41 +1,139 @@
 """What requests may hold: bodies and query parameters, each field checked, unknown ones refused.
 
-Validated with `fields.Checks` as context. Nothing of pydantic goes further than the handlers.
+Validated with `Checks` as context. Nothing of pydantic goes further than the handlers.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Final
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
-from bridge.api import fields
-from bridge.api.fields import checks_of
-from bridge.domain.connection import CadenceSettings
-from bridge.domain.event import EventType
-from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN
-from bridge.domain.run import CadenceOverrides
-from bridge.domain.secret import Secret
+from bridge.api.ports import Bridge
+from bridge.domain import fields
+from bridge.domain.connection import CadenceSettings, Connection
+from bridge.domain.delivery import DeliveryState
+from bridge.domain.endpoint import EndpointSettings
+from bridge.domain.errors import InvalidInput
+from bridge.domain.event import EventType, encode
+from bridge.domain.fields import Printable, choice, one_of
+from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN, ReplayStatus
+from bridge.domain.run import CadenceOverrides, RunStatus
 from bridge.domain.suggestions import unknown
-from bridge.domain.timestamps import format_duration
+from bridge.domain.timestamps import format_duration, parse_instant
 
 BATCH_RUNS_MAX: Final = 1000
+METADATA_BYTES_MAX: Final = 16 * 1024
 WAIT_MAX_S: Final = 300.0
 _CADENCE_KEYS = ("price", "target_delay", "min_interval", "max_interval")
 _NO_CADENCE: Final = dict.fromkeys(_CADENCE_KEYS)
 
 
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What validating a request needs to know; handed in as pydantic's context."""
+
+    bridge: Bridge
+    connections: Mapping[str, Connection]
+    now: datetime
+
+
+def checks_of(info: ValidationInfo) -> Checks:
+    """The context that every request is validated with."""
+    if not isinstance(info.context, Checks):
+        raise TypeError("requests are validated with a Checks as context")
+    return info.context
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """Either an instant or seconds from registration."""
+
+    at: datetime | None = None
+    after_s: float | None = None
+
+
+def _read_instant(value: object) -> datetime:
+    try:
+        return parse_instant(value if isinstance(value, str) else "")
+    except (ValueError, OverflowError):
+        raise ValueError("expected an instant with its offset, such as 2026-01-15T10:30:00Z") from None
+
+
+def _read_deadline(value: object, info: ValidationInfo) -> Deadline:
+    text = value if isinstance(value, str) else ""
+    if re.search(r"\d[-:T]", text):
+        at = _read_instant(text)
+        if at <= checks_of(info).now:
+            raise ValueError("this instant has already passed")
+        return Deadline(at=at)
+    try:
+        after_s = fields.read_duration(text)
+    except ValueError as error:
+        if "at most" in str(error):
+            raise
+        raise ValueError("expected a duration such as 2h or 30d, or an instant such as 2026-01-15T10:30:00Z") from None
+    if after_s <= 0:
+        raise ValueError("must be longer than nothing")
+    return Deadline(after_s=after_s)
+
+
+def _check_target(url: str, info: ValidationInfo) -> str:
+    try:
+        return checks_of(info).bridge.check_target(url)
+    except InvalidInput as error:
+        raise ValueError("; ".join(problem.message for problem in error.problems)) from None
+
+
+def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(encode(metadata)) > METADATA_BYTES_MAX:
+        raise ValueError(f"may take at most {METADATA_BYTES_MAX} bytes as JSON")
+    return metadata
+
+
+_STATES = [member.value for member in DeliveryState]
+EmptyIsAbsent = BeforeValidator(lambda value: value or None)
+Position = Annotated[str, Field(max_length=200), Printable]
+Name = Annotated[str, Field(min_length=1, max_length=200), Printable]
+ProviderId = Annotated[str, Field(min_length=1, max_length=512), Printable]
+Tag = Annotated[str, Field(min_length=1, max_length=100), Printable]
+Metadata = Annotated[dict[str, Any], AfterValidator(_check_metadata)]
+StateName = Annotated[str, choice(_STATES), Field(json_schema_extra={"enum": [*_STATES]})]
+StatusName = Annotated[RunStatus, BeforeValidator(lambda value: RunStatus(one_of(value, RunStatus)))]
+ReplayStatusName = Annotated[ReplayStatus, BeforeValidator(lambda value: ReplayStatus(one_of(value, ReplayStatus)))]
+Instant = Annotated[datetime, PlainValidator(_read_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
+DeadlineText = Annotated[
+    Deadline,
+    PlainValidator(_read_deadline),
+    WithJsonSchema({"type": "string", "examples": ["2h", "2030-01-15T10:30:00Z"]}),
+]
+TargetUrl = Annotated[
+    str,
+    Field(min_length=1, max_length=2048),
+    AfterValidator(_check_target),
+    WithJsonSchema({"type": "string", "format": "uri"}),
+]
+
+
 class Body(BaseModel):
     """A JSON object with known keys only."""
 
-    model_config = ConfigDict(
-        strict=True,
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        arbitrary_types_allowed=True,
-        hide_input_in_errors=True,
-    )
+    model_config = fields.STRICT
 
 
 class Query(BaseModel):
@@ -64,8 +162,8 @@ class CadenceBody(Body):
 class WebhookBody(Body):
     """A one-run endpoint. Without `secret` one is made and shown once."""
 
-    url: fields.TargetUrl
-    events: fields.EventNames = Field(default=[EventType.RUN_FINISHED])
+    url: TargetUrl
+    events: fields.EventNames = (EventType.RUN_FINISHED,)
     secret: fields.SigningSecret | None = Field(default=None, repr=False)
     headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
 
@@ -75,20 +173,20 @@ class TriggerBody(Body):
 
     model_config = ConfigDict(extra="allow")
 
-    workflow_id: fields.ProviderId
+    workflow_id: ProviderId
     inputs: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunBody(CadenceBody):
     """A run to watch: one that exists (`provider_run_id`) or one to start (`trigger`)."""
 
-    connection: fields.Name
+    connection: Name
     trigger: TriggerBody | None = None
-    provider_run_id: Annotated[fields.ProviderId | None, Field(validate_default=True)] = None
-    workflow_id: fields.ProviderId | None = None
-    metadata: fields.Metadata = Field(default_factory=dict)
-    tags: Annotated[list[fields.Tag], Field(max_length=20)] = Field(default_factory=list)
-    deadline: fields.DeadlineText | None = None
+    provider_run_id: Annotated[ProviderId | None, Field(validate_default=True)] = None
+    workflow_id: ProviderId | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    tags: Annotated[list[Tag], Field(max_length=20)] = Field(default_factory=list)
+    deadline: DeadlineText | None = None
     webhook: WebhookBody | None = None
     cadence: Annotated[CadenceBody | None, Field(validate_default=True)] = None
 
@@ -155,35 +253,17 @@ class BatchBody(Body):
     runs: Annotated[list[Any], Field(max_length=BATCH_RUNS_MAX)]
 
 
-class EndpointBody(Body):
+class EndpointBody(EndpointSettings):
     """A subscriber. Without `events` it hears everything but `run.progressed`."""
 
-    url: fields.TargetUrl
-    events: fields.EventNames | None = None
-    filter: fields.FilterText | None = None
+    url: TargetUrl
     secret: fields.SigningSecret | None = Field(default=None, repr=False)
-    description: fields.Description | None = None
-    headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
-    ordered: bool = False
-    payload: fields.Payload = "full"
-    format: fields.Format = "standard"
-    rate_limit: fields.RateLimit | None = None
-    signature: fields.Signature = Field(default=["v1"])
 
 
-class EndpointPatch(Body):
+class EndpointPatch(EndpointSettings):
     """What to change; what is left out stays, null takes away. The secret is changed by rotate-secret."""
 
-    url: fields.TargetUrl = ""
-    events: fields.EventNames | None = None
-    filter: fields.FilterText | None = None
-    description: fields.Description | None = None
-    headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
-    ordered: bool = False
-    payload: fields.Payload = "full"
-    format: fields.Format = "standard"
-    rate_limit: fields.RateLimit | None = None
-    signature: fields.Signature = Field(default=["v1"])
+    url: TargetUrl = ""
 
 
 class RotateBody(Body):
@@ -194,16 +274,16 @@ class RotateBody(Body):
 
     signature: fields.SignatureName = "v1"
     secret: fields.SigningSecret | None = Field(default=None, repr=False)
-    overlap: Annotated[fields.Duration, fields.between(0, 7 * 86400)] = 86400.0
+    overlap: Annotated[fields.Duration, fields.between("0s", "7d")] = 86400.0
 
 
 class EndpointReplayBody(Body):
     """Which events to send to this endpoint again; `status` is what became of them there, `rate` how many a second."""
 
-    since: fields.Instant
-    until: fields.Instant | None = None
+    since: Instant
+    until: Instant | None = None
     types: fields.EventNames | None = None
-    status: fields.ReplayStatusName | None = None
+    status: ReplayStatusName | None = None
     rate: Annotated[float, Field(ge=RATE_MIN, le=RATE_MAX)] = RATE_DEFAULT
     dry_run: bool = False
 
@@ -211,23 +291,23 @@ class EndpointReplayBody(Body):
 class EventReplayBody(Body):
     """`endpoint`: send to this one only."""
 
-    endpoint: fields.Name | None = None
+    endpoint: Name | None = None
 
 
 class PageQuery(Query):
     """One page of a list; `cursor` is the `next_cursor` of the page before."""
 
     limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: Annotated[Annotated[str, Field(max_length=200)] | None, fields.EmptyIsAbsent] = None
+    cursor: Annotated[Annotated[str, Field(max_length=200)] | None, EmptyIsAbsent] = None
 
 
 class RunsQuery(PageQuery):
     """Which runs to list."""
 
-    connection: fields.Name | None = None
-    status: fields.StatusName | None = None
-    tag: fields.Tag | None = None
-    workflow_id: fields.ProviderId | None = None
+    connection: Name | None = None
+    status: StatusName | None = None
+    tag: Tag | None = None
+    workflow_id: ProviderId | None = None
 
 
 class WaitQuery(Query):
@@ -253,31 +333,26 @@ class EndpointsQuery(PageQuery):
 class EventsQuery(Query):
     """The pull feed behind the event `after`."""
 
-    after: Annotated[fields.Position | None, fields.EmptyIsAbsent] = Field(
+    after: Annotated[Position | None, EmptyIsAbsent] = Field(
         default=None, validation_alias=AliasChoices("after", "cursor")
     )
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     type: list[fields.EventName] = Field(default_factory=list)
-    run_id: fields.Name | None = None
+    run_id: Name | None = None
 
 
 class StreamQuery(Query):
     """Where the stream starts (else with what comes next) and what it holds."""
 
-    after: fields.Name | None = None
+    after: Name | None = None
     type: list[fields.EventName] = Field(default_factory=list)
-    run_id: fields.Name | None = None
+    run_id: Name | None = None
 
 
 class DeliveriesQuery(PageQuery):
     """Which deliveries to list."""
 
-    endpoint: fields.Name | None = Field(default=None, validation_alias=AliasChoices("endpoint", "endpoint_id"))
-    event: fields.Name | None = Field(default=None, validation_alias=AliasChoices("event", "event_id"))
-    run: fields.Name | None = Field(default=None, validation_alias=AliasChoices("run", "run_id"))
-    state: fields.StateName | None = None
-
-
-def reveal(secret: Secret | None, made: str) -> str:
-    """The secret that was given, else the one that was made."""
-    return made if secret is None else secret.reveal()
+    endpoint: Name | None = Field(default=None, validation_alias=AliasChoices("endpoint", "endpoint_id"))
+    event: Name | None = Field(default=None, validation_alias=AliasChoices("event", "event_id"))
+    run: Name | None = Field(default=None, validation_alias=AliasChoices("run", "run_id"))
+    state: StateName | None = None

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Iterator
 
 from bridge.api.context import Call, Door, Response, answer
-from bridge.api.fields import Checks
 from bridge.api.problem import problem_of
 from bridge.api.register import Registered, Registration, register
-from bridge.api.request_models import BatchBody, NoBody, NoQuery, RunBody, RunsQuery, TriggerBody, WaitQuery
+from bridge.api.request_models import BatchBody, Checks, NoBody, NoQuery, RunBody, RunsQuery, TriggerBody, WaitQuery
 from bridge.api.serializers import read_cursor, shown_event, shown_page, shown_run, shown_transition
 from bridge.api.validation_errors import read_given
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable

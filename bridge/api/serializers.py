@@ -9,13 +9,13 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from bridge.api.fields import MASK
 from bridge.api.ports import LivePoll
 from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
 from bridge.domain.delivery import Attempt, Delivery
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.event import Event, run_body
+from bridge.domain.fields import MASK
 from bridge.domain.replay import Replay
 from bridge.domain.run import Json, Run
 from bridge.domain.timestamps import format_duration, format_instant

@@ -9,23 +9,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bridge.domain.errors import InvalidInput, Problem
-from bridge.domain.suggestions import dotted, unknown
+from bridge.domain.suggestions import dotted
+from bridge.domain.validation import describe
 
 M = TypeVar("M", bound=BaseModel)
 
-_EXPECTED = {
-    "missing": "is required",
+_WORDS = {
     "string_type": "expected text",
-    "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "int_parsing_size": "this number is too large",
-    "float_type": "expected a number",
-    "float_parsing": "expected a number",
-    "finite_number": "expected a finite number",
-    "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
     "list_type": "expected a list",
+    "tuple_type": "expected a list",
     "dict_type": "expected an object",
     "model_type": "expected an object",
     "model_attributes_type": "expected an object",
@@ -43,28 +35,7 @@ def read_given(model: type[M], given: object, *, context: object, what: str = "f
 
 def _problem(error: ErrorDetails, model: type[BaseModel], what: str) -> Problem:
     location = [part for part in error["loc"] if part != "[key]"]
-    return Problem(dotted(location) or "(body)", _message(error, model, what))
-
-
-def _message(error: ErrorDetails, model: type[BaseModel], what: str) -> str:
-    context = error.get("ctx", {})
-    match error["type"]:
-        case "extra_forbidden":
-            return unknown(what, str(error["loc"][-1]), _known_fields(model, error["loc"][:-1]))
-        case "greater_than_equal":
-            return f"must be at least {context['ge']:g}"
-        case "less_than_equal":
-            return f"must be at most {context['le']:g}"
-        case "string_too_short" | "too_short":
-            return "must not be empty"  # no field has a higher minimum
-        case "string_too_long":
-            return f"may have at most {context['max_length']} characters"
-        case "too_long":
-            return f"may have at most {context['max_length']} entries"
-        case "value_error":
-            return str(context["error"])
-        case kind:
-            return _EXPECTED.get(kind, error["msg"])
+    return Problem(dotted(location) or "(body)", describe(error, what, _known_fields(model, error["loc"][:-1]), _WORDS))
 
 
 def _known_fields(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

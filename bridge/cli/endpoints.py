@@ -11,7 +11,7 @@ from bridge.cli.client import Client, Object
 from bridge.cli.options import DurationText, EventTypes, InstantText, Pair, Settings, common_options, pass_settings
 from bridge.cli.output import count, mark, print_facts, print_json, print_page, print_value, say, status_text
 from bridge.cli.replays import start_replay
-from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES
+from bridge.domain.fields import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES
 from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN, ReplayStatus
 from bridge.domain.timestamps import format_duration
 

@@ -4,9 +4,8 @@ Only the daemon and the command line read it; the other rooms receive plain valu
 file and the secrets that the file names, and never writes, except for `init_config`.
 """
 
-from bridge.config.load import Config, FileEndpoint, changes_that_need_restart, load_config
+from bridge.config.load import Config, ConfigInvalid, FileEndpoint, changes_that_need_restart, load_config
 from bridge.config.locate import find_config, standard_places, user_config
-from bridge.config.mistakes import ConfigInvalid
 from bridge.config.sections import (
     BASE_URLS,
     DatabaseSettings,

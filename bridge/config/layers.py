@@ -15,9 +15,9 @@ from enum import IntEnum
 from types import UnionType
 from typing import Annotated, Union, get_args, get_origin
 
-from bridge.config.mistakes import closest, dotted, unknown
 from bridge.config.sections import NAMED_SECTIONS, SECTIONS, Table
 from bridge.domain.errors import Problem
+from bridge.domain.suggestions import closest, dotted, unknown
 
 PREFIX = "RUNBRIDGE_"
 _FOR_THE_CLI = {"RUNBRIDGE_CONFIG", "RUNBRIDGE_URL", "RUNBRIDGE_TOKEN"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,6 @@ from pydantic_core import ErrorDetails
 
 from bridge.config.layers import Given, Layer, Layers, TablePath, place, schema_of, variants
 from bridge.config.locate import home_of
-from bridge.config.mistakes import ConfigInvalid, describe
 from bridge.config.secret_sources import sources_for
 from bridge.config.sections import (
     BASE_URLS,
@@ -34,34 +33,32 @@ from bridge.config.sections import (
 )
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.connection import CadenceSettings, Connection
+from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import InvalidInput, Problem
-from bridge.domain.event import EventType
 from bridge.domain.secret import Secret
+from bridge.domain.validation import describe
 from bridge.domain.webhook_url import check_target
 
 FILE_BYTES_MAX = 4 * 1024 * 1024
 READABLE_BY_OTHERS = 0o044
+_WORDS = {
+    "string_type": "expected text in quotes",
+    "tuple_type": 'expected a list such as ["…", "…"]',
+    "dict_type": 'expected a table such as { name = "value" }',
+}
 _AT = re.compile(r"(?P<what>.*?) ?\(at (?P<where>.*)\)", re.DOTALL)
 
 SomeTable = TypeVar("SomeTable", bound=Table)
 
 
-@dataclass(frozen=True, slots=True)
-class FileEndpoint:
-    """An endpoint from the operator's file; its name is its id. `events` None: all but `run.progressed`."""
+class ConfigInvalid(InvalidInput):
+    """The configuration cannot be used; every mistake is named with its key and the remedy."""
 
-    id: str
-    url: str
+
+class FileEndpoint(Endpoint):
+    """An endpoint from the operator's file; its name is its id, and its secret is not stored."""
+
     secret: Secret
-    events: tuple[EventType, ...] | None = None
-    filter: str | None = None
-    description: str | None = None
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
-    ordered: bool = False
-    payload: str = "full"
-    format: str = "standard"
-    rate_limit: float | None = None
-    signature: tuple[str, ...] = ("v1",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +169,8 @@ class _Loading:
             self._problems += [
                 problem for name, table in judged.items() if table for problem in _reach(name, table, policy)
             ]
-        return {name: _endpoint(name, table) for name, table in judged.items() if table}
+        source = EndpointSource.CONFIG
+        return {name: FileEndpoint(id=name, source=source, **dict(table)) for name, table in judged.items() if table}
 
     def _judge(self, table: type[SomeTable], at: TablePath, cadence: CadenceSettings | None = None) -> SomeTable | None:
         """The table at `at`, or None after noting everything that is wrong with it."""
@@ -186,7 +184,8 @@ class _Loading:
         for error in errors:
             key = _key_of(table, error)
             if place(at, key) not in self._troubled:
-                message = describe(error, table.known_keys(), _missing(table, key)) + self._whence(given.get(key))
+                words = {**_WORDS, "missing": _missing(table, key)}
+                message = describe(error, "key", table.known_keys(), words) + self._whence(given.get(key))
                 self._problems.append(Problem(place(at, key, *error["loc"][1:]), message))
         return None
 
@@ -204,23 +203,6 @@ def _reach(name: str, table: EndpointTable, policy: AddressPolicy) -> list[Probl
     except InvalidInput as invalid:
         return [Problem(place(("endpoints", name), "url"), problem.message) for problem in invalid.problems]
     return []
-
-
-def _endpoint(name: str, table: EndpointTable) -> FileEndpoint:
-    return FileEndpoint(
-        id=name,
-        url=table.url,
-        secret=table.secret,
-        events=table.events,
-        filter=table.filter,
-        description=table.description,
-        headers=dict(table.headers),
-        ordered=table.ordered,
-        payload=table.payload,
-        format=table.format,
-        rate_limit=table.rate_limit,
-        signature=table.signature,
-    )
 
 
 def _read_document(path: Path) -> dict[str, object]:

@@ -15,8 +15,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from bridge.config.layers import Layers
-from bridge.config.load import Config, default_database_url, load_config
-from bridge.config.mistakes import ConfigInvalid
+from bridge.config.load import Config, ConfigInvalid, default_database_url, load_config
 from bridge.config.secret_sources import sources_for
 from bridge.config.sections import DatabaseSettings, DeliverySettings, SecretsSettings, ServerSettings, Table
 from bridge.config.values import ListenAddress, read_listen

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from bridge.config.layers import Given, TablePath, place, schema_of, variants
 from bridge.config.locate import home_of
-from bridge.config.mistakes import closest
 from bridge.domain.errors import Problem
 from bridge.domain.secret import Secret
+from bridge.domain.suggestions import closest
 
 SECRET_BYTES_MAX = 64 * 1024
 

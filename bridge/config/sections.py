@@ -10,16 +10,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
 from bridge.config import values
-from bridge.config.mistakes import one_of
-from bridge.config.values import ListenAddress, between
+from bridge.config.values import ListenAddress
+from bridge.domain import endpoint
 from bridge.domain.connection import CadenceSettings, Connection
-from bridge.domain.custom_headers import check_headers
 from bridge.domain.encryption import EncryptionKey, parse_keys
-from bridge.domain.endpoint import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, read_signatures
-from bridge.domain.event import EventType
+from bridge.domain.fields import (
+    STRICT,
+    Duration,
+    Interval,
+    Lax,
+    Price,
+    Printable,
+    SigningSecret,
+    TargetDelay,
+    between,
+    one_of,
+)
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.run import CadenceOverrides
 from bridge.domain.secret import Secret
@@ -44,28 +53,13 @@ def _choice(*known: str) -> BeforeValidator:
     return BeforeValidator(lambda value: one_of(value.lower() if isinstance(value, str) else value, known))
 
 
-def _event_type(value: object) -> EventType:
-    return EventType(one_of(value, [member.value for member in EventType]))
-
-
-Duration = Annotated[float, BeforeValidator(values.read_duration)]
-Interval = Annotated[Duration, AfterValidator(between("10ms", "3650d"))]
 HeaderSecret = Annotated[Secret, AfterValidator(values.check_header_safe)]
-Printable = AfterValidator(values.check_printable)
-Lax = Field(strict=False)  # a list from the file becomes a tuple
 
 
 class Table(BaseModel):
     """One table of the file. `secrets` names the keys that may also be given as X_env or X_file."""
 
-    model_config = ConfigDict(
-        strict=True,
-        frozen=True,
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
+    model_config = STRICT
     secrets: ClassVar[tuple[str, ...]] = ()
     rivals: ClassVar[frozenset[str]] = frozenset()
 
@@ -100,7 +94,7 @@ class DatabaseSettings(Table):
     secrets: ClassVar[tuple[str, ...]] = ("url",)
 
     url: Annotated[str, BeforeValidator(values.check_database_url)] = Field(repr=False)
-    lease_s: Annotated[Duration, AfterValidator(between("5s", "10m"))] = Field(20.0, alias="lease")
+    lease_s: Annotated[Duration, between("5s", "10m")] = Field(20.0, alias="lease")
 
     @property
     def shown(self) -> str:
@@ -116,11 +110,11 @@ class CadenceTable(Table):
 
     rivals: ClassVar[frozenset[str]] = frozenset({"price", "target_delay"})
 
-    price_s: Annotated[Duration, AfterValidator(between("1ms", "1d"))] | None = Field(None, alias="price")
-    target_delay: Annotated[str, BeforeValidator(values.read_target_delay)] | None = None
+    price_s: Price | None = Field(None, alias="price")
+    target_delay: TargetDelay | None = None
     min_interval_s: Interval | None = Field(None, alias="min_interval")
     max_interval_s: Interval | None = Field(None, alias="max_interval", validate_default=True)
-    deadline_s: Annotated[Duration, AfterValidator(between("1ms", "3650d"))] | None = Field(None, alias="deadline")
+    deadline_s: Annotated[Duration, between("1ms", "3650d")] | None = Field(None, alias="deadline")
 
     @field_validator("target_delay")
     @classmethod
@@ -164,7 +158,7 @@ class ConnectionTable(CadenceTable):
     fetch_output: bool = True
     discover: bool = False
     discover_workflows: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255), Printable], ...], Lax] = ()
-    timeout_s: Annotated[Duration, AfterValidator(between("100ms", "10m"))] = Field(30.0, alias="timeout")
+    timeout_s: Annotated[Duration, between("100ms", "10m")] = Field(30.0, alias="timeout")
 
     @field_validator(*PROVIDER_OPTIONS)
     @classmethod
@@ -210,46 +204,30 @@ class ConnectionTable(CadenceTable):
         )
 
 
-class EndpointTable(Table):
-    """[endpoints.NAME]: a subscriber. Without `events` it gets every type except `run.progressed`.
-
-    `rate_limit` in deliveries per second.
-    """
+class EndpointTable(endpoint.EndpointSettings, Table):
+    """[endpoints.NAME]: a subscriber. Without `events` it gets every type except `run.progressed`."""
 
     secrets: ClassVar[tuple[str, ...]] = ("secret",)
 
     url: Annotated[str, AfterValidator(values.check_url)]
-    events: Annotated[tuple[Annotated[EventType, BeforeValidator(_event_type)], ...], Lax] | None = None
-    filter: Annotated[str, AfterValidator(values.check_filter)] | None = None
-    secret: Annotated[Secret, AfterValidator(values.check_signing_secret)]
-    description: Annotated[str, Field(max_length=1024), Printable] | None = None
-    headers: dict[str, str] = Field(default_factory=dict, repr=False)
-    ordered: bool = False
-    payload: Annotated[str, _choice(*PAYLOADS)] = "full"
-    format: Annotated[str, _choice(*FORMATS)] = "standard"
-    rate_limit: float | None = Field(None, ge=RATE_LIMIT_MIN, le=RATE_LIMIT_MAX)
-    signature: Annotated[tuple[str, ...], Lax, AfterValidator(read_signatures)] = ("v1",)
+    secret: SigningSecret
 
-    @field_validator("events")
+    @field_validator("payload", "format", mode="before")
     @classmethod
-    def _some(cls, value: tuple[EventType, ...] | None) -> tuple[EventType, ...] | None:
-        if value == ():
-            raise ValueError("an empty list would never hear anything; leave the key out to get every type")
-        return value and tuple(dict.fromkeys(value))
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
-    @field_validator("headers")
+    @field_validator("description", mode="before")
     @classmethod
-    def _settable(cls, value: dict[str, str]) -> dict[str, str]:
-        if problems := check_headers(value):
-            raise ValueError("; ".join(f"{problem.field!r} {problem.message}" for problem in problems))
-        return value
+    def _none(cls, value: object) -> object:
+        return value or None
 
 
 class DeliverySettings(Table):
     """[delivery]: how webhooks are posted. `allow` lists private networks for endpoints made over the API."""
 
     allow: Annotated[tuple[Annotated[str, AfterValidator(values.check_allow)], ...], Lax] = ()
-    timeout_s: Annotated[Duration, AfterValidator(between("1s", "60s"))] = Field(15.0, alias="timeout")
+    timeout_s: Annotated[Duration, between("1s", "60s")] = Field(15.0, alias="timeout")
     retry_schedule: Annotated[tuple[Duration, ...], Field(strict=False, max_length=100)] = RetrySchedule().delays_s
     allow_http: bool = False
     max_in_flight: int = Field(64, ge=1)
@@ -285,7 +263,7 @@ class SecretsSettings(Table):
 class RetentionSettings(Table):
     """[retention]: what is settled goes when it is older than `keep` or the database larger than `size` (bytes)."""
 
-    keep_s: Annotated[Duration, AfterValidator(between("1s", "3650d"))] = Field(30 * 86400.0, alias="keep")
+    keep_s: Annotated[Duration, between("1s", "3650d")] = Field(30 * 86400.0, alias="keep")
     size_bytes: Annotated[int, BeforeValidator(values.read_size)] = Field(10**9, alias="size")
 
 

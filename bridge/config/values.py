@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.domain.addresses.policy import AllowRule
 from bridge.domain.encryption import parse_keys
 from bridge.domain.errors import InvalidInput
-from bridge.domain.filter import compile_filter
 from bridge.domain.secret import Secret
-from bridge.domain.signing import hmac_v1
-from bridge.domain.timestamps import format_duration, parse_duration
 from bridge.domain.webhook_url import parse_target
 
-DURATION_MAX_S = 3650 * 86400.0  # ten years: beyond it the calendar ends before the deadline
 SIZE_BYTES_MIN, SIZE_BYTES_MAX = 10**6, 10**15
 UNIX_PATH_BYTES_MAX = 107  # sun_path in sockaddr_un holds 108 with the final zero
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _HEADER_SAFE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
-_PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
 _SIZE = re.compile(r"(?P<number>\d{1,15}(?:\.\d{1,6})?) ?(?P<unit>[KMGT]i?B|B)", re.ASCII | re.IGNORECASE)
 _UNITS_BYTES = {"B": 1} | {
     f"{prefix}{middle}B": base**power
@@ -31,7 +25,6 @@ _UNITS_BYTES = {"B": 1} | {
 }
 _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,20})", re.ASCII)
 _AUTHORITY = re.compile(r"(?:\[[^\]]*\]|[^:/?\[\]]*)(?::\d{1,5})?(?:[/?].*)?", re.ASCII)
-_IN_QUOTES = 'expected a duration such as "250ms", "2s", "5m", "2h" or "30d", in quotes and with its unit'
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,42 +39,6 @@ class ListenAddress:
         if self.path is not None:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
-
-
-def read_duration(value: object) -> float:
-    """Seconds in a text such as `250ms`."""
-    if not isinstance(value, str):
-        raise ValueError(_IN_QUOTES)  # noqa: TRY004 - pydantic collects ValueErrors
-    seconds = parse_duration(value)
-    if seconds > DURATION_MAX_S:
-        raise ValueError(f"must be at most {format_duration(DURATION_MAX_S)}")
-    return seconds
-
-
-def between(least: str, most: str) -> Callable[[float], float]:
-    """A check that seconds lie within two durations, both included."""
-    low_s, high_s = parse_duration(least), parse_duration(most)
-
-    def check(seconds: float) -> float:
-        if not low_s <= seconds <= high_s:
-            raise ValueError(f"must lie between {least} and {most}")
-        return seconds
-
-    return check
-
-
-def read_target_delay(value: object) -> str:
-    """`2s` or `5%`, as given, once it is known to be one of the two."""
-    text = value.strip() if isinstance(value, str) else ""
-    percent = _PERCENT.fullmatch(text)
-    if percent and 0 < float(percent[1]) <= 100:
-        return text
-    try:
-        if 0 < parse_duration(text) <= DURATION_MAX_S:
-            return text
-    except ValueError:
-        pass
-    raise ValueError('expected a duration such as "2s" or a share of the run\'s duration such as "5%"')
 
 
 def read_listen(value: object) -> ListenAddress:
@@ -155,19 +112,6 @@ def check_allow(text: str) -> str:
     return text
 
 
-def check_filter(text: str) -> str:
-    """A JMESPath expression over the event's body."""
-    compile_filter(text)
-    return text
-
-
-def check_printable(text: str) -> str:
-    """Text on one line."""
-    if not text.isprintable():
-        raise ValueError("holds control characters; leave them out")
-    return text
-
-
 def check_header_text(text: str) -> str:
     """Text that can stand in an HTTP header."""
     if not _HEADER_SAFE.fullmatch(text):
@@ -178,12 +122,6 @@ def check_header_text(text: str) -> str:
 def check_header_safe(secret: Secret) -> Secret:
     """A key or token that can stand in an HTTP header."""
     check_header_text(secret.reveal())
-    return secret
-
-
-def check_signing_secret(secret: Secret) -> Secret:
-    """A `whsec_…` secret that every receiver library reads alike."""
-    hmac_v1.secret_key(secret.reveal())
     return secret
 
 

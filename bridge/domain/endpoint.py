@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
+from pydantic import BaseModel, Field
+
+from bridge.domain import fields
 from bridge.domain.event import EventType
-
-PAYLOADS = ("full", "thin")
-FORMATS = ("standard", "cloudevents")
-SIGNATURES = ("v1", "v1a")
-RATE_LIMIT_MIN, RATE_LIMIT_MAX = 0.001, 10_000.0  # deliveries per second; at the least one in 17 minutes
-
-
-def read_signatures(names: Sequence[object]) -> tuple[str, ...]:
-    """The named schemes, each once, in the order in which they are sent. Raises ValueError if `v1` is missing."""
-    if unknown := [str(name) for name in names if name not in SIGNATURES]:
-        raise ValueError(f"knows no {', '.join(unknown)}; give v1, or v1 and v1a")
-    if "v1" not in names:
-        raise ValueError("v1 cannot be left out: receivers' libraries verify nothing else; give v1, or v1 and v1a")
-    return tuple(name for name in SIGNATURES if name in names)
 
 
 class EndpointSource(StrEnum):
@@ -36,27 +24,40 @@ class EndpointSource(StrEnum):
     RUN = "run"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One subscriber. `events` None means every type except `run.progressed`; names are exact.
+class EndpointSettings(BaseModel):
+    """What a person may set: in the configuration file, over the API and in the database alike.
 
-    `payload` is full or thin, `format` standard or cloudevents; `rate_limit` is in deliveries per second; `signature`
-    names the schemes that sign its deliveries. `failing_since` is the first failed attempt since the last success;
-    nothing is sent before `paused_until`. `fault` says why nothing can be sent to it as it is stored.
+    `events` None means every type except `run.progressed`; names are exact. `payload` is full or thin, `format`
+    standard or cloudevents; `signature` names the schemes that deliveries are signed with.
+    """
+
+    model_config = fields.STRICT
+
+    url: str
+    events: fields.EventNames | None = None
+    filter: fields.FilterText | None = None
+    description: fields.Description | None = None
+    headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
+    ordered: bool = False
+    payload: fields.Payload = "full"
+    format: fields.Format = "standard"
+    rate_limit: fields.RateLimit | None = None
+    signature: fields.Signatures = fields.SIGNATURES[:1]
+
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, without what a subclass adds."""
+        return {name: getattr(self, name) for name in EndpointSettings.model_fields}
+
+
+class Endpoint(EndpointSettings):
+    """One subscriber and its state.
+
+    `failing_since` is the first failed attempt since the last success; nothing is sent before `paused_until`.
+    `fault` says why nothing can be sent to it as it is stored.
     """
 
     id: str
-    url: str
     source: EndpointSource
-    events: tuple[EventType, ...] | None = None
-    filter: str | None = None
-    description: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    ordered: bool = False
-    payload: str = "full"
-    format: str = "standard"
-    rate_limit: float | None = None
-    signature: tuple[str, ...] = SIGNATURES[:1]
     run_id: str | None = None
     enabled: bool = True
     disabled_reason: str | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -92,7 +91,9 @@ async def test_every_attempt_and_replay_sends_the_bytes_made_at_first(
     async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock) as deliverer:
         await start_due(deliverer)
         await database.write(
-            lambda tx: endpoints.update_endpoint(tx, replace(endpoint, payload="full", format="standard"))
+            lambda tx: endpoints.update_endpoint(
+                tx, endpoint.model_copy(update={"payload": "full", "format": "standard"})
+            )
         )
         await live_until(deliverer, clock, clock.now() + timedelta(minutes=6))
         (delivery,) = await all_deliveries(database)
@@ -177,7 +178,7 @@ async def test_v1a_can_be_asked_for_later_and_given_up_again(
 ) -> None:
     endpoint = await add_endpoint(database, receiver.url())
     for signature in (V1A, ("v1",)):
-        changed = replace(endpoint, signature=signature)
+        changed = endpoint.model_copy(update={"signature": signature})
         await database.write(lambda tx, changed=changed: endpoints.update_endpoint(tx, changed))
         await finish_run(database, str(len(signature)))
         await deliver(database, clock)
@@ -192,7 +193,7 @@ async def test_an_endpoint_of_the_file_keeps_its_v1a_key_over_restarts(
     from bridge.domain.endpoint import Endpoint
 
     secret = new_secret()
-    own = Endpoint("my-app", receiver.url(), EndpointSource.CONFIG, signature=V1A)
+    own = Endpoint(id="my-app", url=receiver.url(), source=EndpointSource.CONFIG, signature=V1A)
     keys = []
     for _ in range(2):
         await database.write(lambda tx: endpoints.sync_file_endpoints(tx, [own]))

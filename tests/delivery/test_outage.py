@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from bridge.domain.delivery import DeliveryState, Lane
@@ -242,7 +241,7 @@ async def repaired(database: Database, endpoint, receiver: Receiver) -> None:
     def repair(tx) -> None:
         present = endpoints.get_endpoint(tx, endpoint.id)
         assert present is not None
-        endpoints.update_endpoint(tx, replace(present, url=receiver.url("/repaired")))
+        endpoints.update_endpoint(tx, present.model_copy(update={"url": receiver.url("/repaired")}))
         endpoints.enable_endpoint(tx, endpoint.id)
 
     await database.write(repair)

@@ -260,9 +260,8 @@ async def test_a_replay_of_a_whole_run_keeps_its_order_whatever_became_of_each_e
 
 
 def _change(tx: Tx, endpoint: Endpoint) -> Endpoint:
-    from dataclasses import replace
 
-    endpoints.update_endpoint(tx, replace(endpoint, events=None))
+    endpoints.update_endpoint(tx, endpoint.model_copy(update={"events": None}))
     found = endpoints.get_endpoint(tx, endpoint.id)
     assert found is not None
     return found

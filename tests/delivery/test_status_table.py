@@ -115,7 +115,7 @@ async def test_410_switches_the_endpoint_off_and_keeps_its_backlog(
 async def test_410_exhausts_a_one_run_webhook(database: Database, clock: ManualClock, receiver: Receiver) -> None:
     receiver.always(Reply(410))
     run = await register(database)
-    own = Endpoint(new_id("ep"), receiver.url(), EndpointSource.RUN, run_id=run.id)
+    own = Endpoint(id=new_id("ep"), url=receiver.url(), source=EndpointSource.RUN, run_id=run.id)
     await database.write(lambda tx: endpoints.insert_run_endpoints(tx, [(own, Secret(new_secret()))]))
     await record(database, run, "failed")
     async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock) as deliverer:

@@ -17,7 +17,7 @@ RUN_EVENTS = [t for t in EventType if t.value.startswith("run.")]
 
 
 def endpoint(**more: object) -> Endpoint:
-    return Endpoint("ep_1", "https://app.example.org", EndpointSource.API, **more)  # type: ignore[arg-type]
+    return Endpoint(id="ep_1", url="https://app.example.org", source=EndpointSource.API, **more)  # type: ignore[arg-type]
 
 
 def test_the_default_is_the_events_own_bytes() -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from bridge.api.fields import METADATA_BYTES_MAX
-from bridge.api.request_models import BATCH_RUNS_MAX, WAIT_MAX_S
+from bridge.api.request_models import BATCH_RUNS_MAX, METADATA_BYTES_MAX, WAIT_MAX_S
 from bridge.api.routes import ROUTES
 from bridge.api.serving import BATCH_BYTES_MAX
 from bridge.api.stream import STREAMS_MAX

@@ -54,7 +54,9 @@ async def test_signing_secrets_header_values_and_kept_answers_lie_sealed_and_com
     secret, one_run = new_secret(), new_secret()
     endpoint = await add_endpoint(database, secret=secret, headers={"authorization": TOKEN})
     run = await register(database)
-    webhook = Endpoint(new_id("ep"), "https://a.example", EndpointSource.RUN, run_id=run.id, headers={"x-key": TOKEN})
+    webhook = Endpoint(
+        id=new_id("ep"), url="https://a.example", source=EndpointSource.RUN, run_id=run.id, headers={"x-key": TOKEN}
+    )
     await database.write(lambda tx: endpoints.insert_run_endpoints(tx, [(webhook, Secret(one_run))]))
     await keep(database, f'{{"secret":"{secret}","é":1}}'.encode())
     lying = await stored(database)

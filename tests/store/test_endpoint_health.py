@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -104,7 +103,7 @@ async def test_a_person_who_changes_it_gives_it_a_clean_slate(database: Database
 
     def change(tx) -> None:
         if how == "another url":
-            endpoints.update_endpoint(tx, replace(endpoint, url="https://new.example.org"))
+            endpoints.update_endpoint(tx, endpoint.model_copy(update={"url": "https://new.example.org"}))
         else:
             endpoints.disable_endpoint(tx, endpoint.id, "a test")
             endpoints.enable_endpoint(tx, endpoint.id)
@@ -192,7 +191,7 @@ async def test_gone_disables_at_once(database: Database) -> None:
 
 async def test_a_one_run_endpoint_is_never_disabled(database: Database, clock: ManualClock) -> None:
     run = await register(database)
-    endpoint = Endpoint(new_id("ep"), "https://app.example.org/once", EndpointSource.RUN, run_id=run.id)
+    endpoint = Endpoint(id=new_id("ep"), url="https://app.example.org/once", source=EndpointSource.RUN, run_id=run.id)
     await database.write(lambda tx: endpoints.insert_run_endpoints(tx, [(endpoint, Secret(new_secret()))]))
     await fail_for(database, clock, endpoint, hours=130)
     await note(database, endpoint, PostResult(Outcome.GONE, 1, 410))
@@ -273,7 +272,7 @@ async def test_order_asked_for_later_holds_what_stands_behind(database: Database
     endpoint = await add_endpoint(database)
     await four_events(database)
     assert len(await due_types(database, endpoint)) == 4
-    await database.write(lambda tx: endpoints.update_endpoint(tx, replace(endpoint, ordered=True)))
+    await database.write(lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": True})))
     assert await due_types(database, endpoint) == ["run.started"]
     (first,) = await claim(database, endpoint)
     await settle(database, first)
@@ -284,7 +283,7 @@ async def test_order_asked_for_while_the_first_is_in_flight_still_releases_the_s
     endpoint = await add_endpoint(database)
     await four_events(database)
     taken = await database.write(lambda tx: deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint.id, limit=1))
-    await database.write(lambda tx: endpoints.update_endpoint(tx, replace(endpoint, ordered=True)))
+    await database.write(lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": True})))
     assert await due_types(database, endpoint) == []
     await settle(database, taken[0])
     assert await due_types(database, endpoint) == ["run.waiting"]
@@ -296,7 +295,7 @@ async def test_order_no_longer_asked_for_lets_everything_go_but_keeps_planned_re
     (first,) = await claim(database, endpoint)
     await settle(database, first, DeliveryState.PENDING, 7200)
     assert await due_types(database, endpoint) == []
-    await database.write(lambda tx: endpoints.update_endpoint(tx, replace(endpoint, ordered=False)))
+    await database.write(lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": False})))
     assert sorted(await due_types(database, endpoint)) == ["run.finished", "run.resumed", "run.waiting"]
     (kept, *_) = await in_order(database, endpoint)
     assert kept.next_attempt_at == START + timedelta(hours=2)

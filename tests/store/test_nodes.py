@@ -277,7 +277,7 @@ async def test_a_changed_endpoint_gets_the_next_event_whoever_is_faster(database
             if endpoint.ordered:
                 endpoints.enable_endpoint(tx, endpoint.id)
             else:
-                endpoints.update_endpoint(tx, replace(endpoint, ordered=True))
+                endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": True}))
 
         await asyncio.gather(database.write(alter), record_attempt(database, first, ONE))
         assert (await claim_delivery(database, endpoint, TWO)).delivery.event_type == "run.finished"
@@ -323,7 +323,7 @@ async def test_two_nodes_that_see_the_same_failure_tell_it_once(either: Database
 
 
 def file_endpoint(endpoint_id: str) -> Endpoint:
-    return Endpoint(endpoint_id, f"http://127.0.0.1:9/{endpoint_id}", EndpointSource.CONFIG)
+    return Endpoint(id=endpoint_id, url=f"http://127.0.0.1:9/{endpoint_id}", source=EndpointSource.CONFIG)
 
 
 async def sync(database: Database, node: str, *ids: str) -> None:

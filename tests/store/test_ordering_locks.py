@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -66,7 +65,11 @@ async def test_what_is_recorded_while_the_order_ends_is_not_held_back(database: 
     endpoint = await add_endpoint(database, ordered=True)
     run = await record(database, await register(database), "running")
     assert run is not None
-    await meet(database, finishing(run), lambda tx: endpoints.update_endpoint(tx, replace(endpoint, ordered=False)))
+    await meet(
+        database,
+        finishing(run),
+        lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": False})),
+    )
     assert await held_back(database) == []
 
 
@@ -75,7 +78,11 @@ async def test_what_is_recorded_after_the_order_has_ended_is_not_held_back(datab
     endpoint = await add_endpoint(database, ordered=True)
     run = await record(database, await register(database), "running")
     assert run is not None
-    await meet(database, lambda tx: endpoints.update_endpoint(tx, replace(endpoint, ordered=False)), finishing(run))
+    await meet(
+        database,
+        lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": False})),
+        finishing(run),
+    )
     assert await held_back(database) == []
 
 
@@ -89,7 +96,7 @@ async def test_an_endpoint_that_is_switched_on_while_its_order_ends_gets_everyth
     def end_order(tx: Tx) -> None:
         present = endpoints.get_endpoint(tx, endpoint.id, to_change=True)
         assert present is not None
-        endpoints.update_endpoint(tx, replace(present, ordered=False))
+        endpoints.update_endpoint(tx, present.model_copy(update={"ordered": False}))
 
     await meet(database, lambda tx: endpoints.enable_endpoint(tx, endpoint.id), end_order)
     assert await held_back(database) == []
@@ -102,7 +109,7 @@ async def test_two_changes_at_the_same_moment_are_both_made(database: Database) 
         def work(tx: Tx) -> None:
             present = endpoints.get_endpoint(tx, endpoint.id, to_change=True)
             assert present is not None
-            endpoints.update_endpoint(tx, replace(present, **given))  # type: ignore[arg-type]
+            endpoints.update_endpoint(tx, present.model_copy(update=given))
 
         return work
 
@@ -127,5 +134,7 @@ async def test_what_a_replay_holds_back_while_the_order_ends_goes_too(database: 
     def again(tx: Tx) -> None:
         replays.send_again(tx, endpoint, events.list_run_events(tx, run.id), told)
 
-    await meet(database, again, lambda tx: endpoints.update_endpoint(tx, replace(endpoint, ordered=False)))
+    await meet(
+        database, again, lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": False}))
+    )
     assert await held_back(database) == []

@@ -207,7 +207,10 @@ async def fill(database: Database, clock: ManualClock) -> World:
     new = [new_run(f"r{n}", tags=(f"team_{n % 5}",), workflow_id=f"wf_{n % 7}") for n in range(RUNS)]
     made = await database.write(lambda tx: runs.insert_runs(tx, new))
     hooks = [
-        (Endpoint(new_id("ep"), "https://app.example.org/one", EndpointSource.RUN, run_id=run.id), Secret(new_secret()))
+        (
+            Endpoint(id=new_id("ep"), url="https://app.example.org/one", source=EndpointSource.RUN, run_id=run.id),
+            Secret(new_secret()),
+        )
         for run in made[::5]
     ]
     await database.write(lambda tx: endpoints.insert_run_endpoints(tx, hooks))

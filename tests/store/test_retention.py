@@ -135,7 +135,7 @@ async def test_events_without_a_run_go_by_age_too_unless_they_are_still_owed(
 
     def ping(tx: Tx) -> None:
         events.record_endpoint_event(
-            tx, EventType.ENDPOINT_DISABLED, Endpoint("ep_x", "https://a", endpoint.source), "gone"
+            tx, EventType.ENDPOINT_DISABLED, Endpoint(id="ep_x", url="https://a", source=endpoint.source), "gone"
         )
 
     await database.write(ping)

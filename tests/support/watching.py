@@ -61,7 +61,7 @@ async def add_endpoint(
     database: Database, url: str = "https://app.example.org/hooks", *, secret: str | None = None, **more: Any
 ) -> Endpoint:
     """A subscriber made over the API."""
-    endpoint = Endpoint(new_id("ep"), url, more.pop("source", EndpointSource.API), **more)
+    endpoint = Endpoint(id=new_id("ep"), url=url, source=more.pop("source", EndpointSource.API), **more)
     return await database.write(lambda tx: endpoints.insert_endpoint(tx, endpoint, Secret(secret or new_secret())))
 
 
