@@ -66,14 +66,14 @@ class DurationLearner:
         known = self._durations.pop(key, None)
         if known is None:
             self._make_room()
-            known = DurationModel.load(self._texts.get(("workflow", *key)), self._prior(status))
+            known = DurationModel.load(self._texts.get(("workflow", *key)), self.prior(status))
         self._durations[key] = known
         return known
 
     def look_up(self, workflow: str, status: RunStatus) -> DurationModel:
         """The same for people, who may ask for anything: what is not known is not kept for having been asked for."""
         known = self._durations.get((workflow, status))
-        return known or DurationModel.load(self._texts.get(("workflow", workflow, status)), self._prior(status))
+        return known or DurationModel.load(self._texts.get(("workflow", workflow, status)), self.prior(status))
 
     def progress(self, workflow: str | None) -> ProgressModel:
         """What progress has meant at this workflow."""
@@ -144,7 +144,8 @@ class DurationLearner:
         saved = {workflow for kind, workflow, status in self._texts if (kind, status) == ("workflow", "running")}
         return sorted(saved | {workflow for workflow, status in self._durations if status is RunStatus.RUNNING})
 
-    def _prior(self, status: RunStatus) -> DurationModel:
+    def prior(self, status: RunStatus) -> DurationModel:
+        """What is known of all workflows of the connection together, in this status."""
         if status not in self._priors:
             general = WAITING_PRIOR if status is RunStatus.WAITING else GENERAL_PRIOR
             self._priors[status] = DurationModel.load(
@@ -158,7 +159,7 @@ class DurationLearner:
             case "workflow":
                 learner = self.durations(workflow, RunStatus(status))
             case "connection":
-                learner = self._prior(RunStatus(status))
+                learner = self.prior(RunStatus(status))
             case _:
                 learner = self.progress(workflow)
         text = learner.dump()

@@ -72,7 +72,7 @@ class Poller:
                 client, self.schedule, self.planner, clock=clock, metrics=metrics, discovery=discovery
             )
         self._learned = learned
-        self._lease_guard = lease_guard
+        self.lease_guard = lease_guard
         self._clock = clock
         self._metrics = metrics
         self._name = connection.name
@@ -96,7 +96,7 @@ class Poller:
             raise
         now = self._clock.monotonic()
         self._replan(now)
-        if not self._lease_guard.is_open:
+        if not self.lease_guard.is_open:
             return GUARDED_REST_S
         if self.lists is not None and not self._is_draining and self._list_rest_s(now) <= 0:
             self._start_list(now)
@@ -115,7 +115,7 @@ class Poller:
             self._release_idle()
 
     def _start_polls(self, now: float) -> None:
-        while not self._is_draining and self._opens_in_s(now) <= 0 and self._lease_guard.is_open:
+        while not self._is_draining and self._opens_in_s(now) <= 0 and self.lease_guard.is_open:
             if (due := self.schedule.take_to_rank(now)) is not None:
                 if len(due) > 1:
                     self.planner.refit(self.schedule.some(READY_MAX))

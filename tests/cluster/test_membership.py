@@ -114,11 +114,11 @@ async def test_behind_a_closed_fence_nothing_is_looked_at(database_url: str) -> 
         async with open_poller(database, settings) as poller:
             run_id = sandbox.add_run("dify", scenario=Scenario(duration_s=0))
             run = await register(database, run_id, connection=settings.name)
-            poller._lease_guard.closes_at = 0.0
+            poller.lease_guard.closes_at = 0.0
             for _ in range(20):
                 assert await poller.run_pass() > 0, "it rests instead of spinning"
             assert list(sandbox.requests) == []
-            poller._lease_guard.closes_at = float("inf")
+            poller.lease_guard.closes_at = float("inf")
             await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
 
 
@@ -255,7 +255,7 @@ async def test_a_run_that_was_deleted_at_another_node_is_dropped(postgresql_url:
 
             await work(poller.run_pass, poller.bell, in_hand)
             await database.write(lambda tx: runs.delete_run(tx, run.id))
-            poller._claiming.doubt()
+            poller.leases.doubt()
             await poller.run_pass()
             assert not await in_hand()
 
@@ -271,7 +271,7 @@ async def test_a_node_without_a_share_of_the_limits_leaves_the_runs_to_others(po
 
             await work(poller.run_pass, poller.bell, hand)
             poller.client.limiter.shut()
-            poller.share_anew()
+            poller.rebalance()
 
             async def is_free() -> bool:
                 return not await database.read(lambda tx: runs.list_held(tx, node=NODE, connection=settings.name))
@@ -303,7 +303,7 @@ async def test_nodes_learn_from_each_other(postgresql_url: str) -> None:
         expected = both.durations("wf", RunStatus.RUNNING).runs
         for learner in learners:
             assert learner.durations("wf", RunStatus.RUNNING).runs == pytest.approx(expected)
-            assert learner._prior(RunStatus.RUNNING).runs == pytest.approx(expected)
+            assert learner.prior(RunStatus.RUNNING).runs == pytest.approx(expected)
         (saved,) = [
             row for row in await database.read(lambda tx: learned_state.list_learned(tx, "hub")) if row.workflow
         ]
