@@ -117,7 +117,7 @@ STREAM = (
 )
 
 
-def test_the_stream_is_taken_up_again_behind_the_last_event():
+def test_the_stream_resumes_after_the_last_event():
     number = iter(range(1, 10))
 
     def respond(request: object) -> StubResponse:

@@ -60,7 +60,7 @@ def test_version_names_python_and_sqlite_too(cli):
 
 
 def test_help_loads_neither_the_database_nor_the_providers():
-    """Whoever completes or asks for help waits for it."""
+    """A person waits for it at every completion and --help."""
     code = (
         "import sys; from bridge.cli import main; main(['--help']); "
         "sys.exit(any(name in sys.modules for name in ('sqlalchemy', 'aiohttp', 'pydantic')))"
@@ -69,7 +69,7 @@ def test_help_loads_neither_the_database_nor_the_providers():
 
 
 @pytest.mark.parametrize(("words", "said"), [(["runz"], "runs"), (["runs", "lst"], "list")], ids=" ".join)
-def test_a_wrong_word_is_wrong_use_and_is_told_what_was_meant(cli, words, said):
+def test_a_wrong_word_is_wrong_use_with_a_suggestion(cli, words, said):
     result = cli(*words)
     assert result.code == 2
     assert f"Did you mean '{said}'?" in result.err
@@ -93,7 +93,7 @@ def test_an_unreachable_daemon_gives_3_and_one_sentence_with_the_remedy(cli, mon
 
 def test_without_any_configuration_the_default_address_is_tried(cli):
     result = cli("runs", "list")
-    assert result.code in (1, 3)  # 1 where a daemon of somebody else happens to listen there
+    assert result.code in (1, 3)  # 1 where another daemon listens there
     assert "127.0.0.1:8484" in result.err
 
 

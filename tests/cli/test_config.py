@@ -21,7 +21,7 @@ def test_a_file_that_others_can_read_is_a_remark_and_no_mistake(cli, config):
     assert "! server.api_token" in result.out
 
 
-def test_show_tells_origins_and_no_secret(cli, config, monkeypatch):
+def test_show_prints_origins_and_no_secret(cli, config, monkeypatch):
     monkeypatch.setenv("RUNBRIDGE_LOG__LEVEL", "debug")
     result = cli("config", "show", "--origin", "--config", config)
     assert result.code == 0

@@ -40,7 +40,7 @@ def show(cli):
     return run
 
 
-def test_limits_say_whether_they_were_told_or_learned(show):
+def test_limits_say_whether_they_were_configured_or_learned(show):
     lines = show().out.splitlines()
     assert lines[0] == "hub ok"
     assert "requests      at most 4 a second, as configured" in lines
@@ -53,7 +53,7 @@ def test_an_account_over_its_capacity_says_by_how_much(show):
     assert "over capacity" not in show(over_capacity_by=1.04).out
 
 
-def test_a_pause_is_told_but_not_the_gap_between_two_requests(show):
+def test_a_pause_is_shown_but_not_the_gap_between_two_requests(show):
     assert "paused" not in show(paused_for_s=0.2).out
     assert "paused        for 30s" in show(paused_for_s=30.0).out
 
@@ -94,7 +94,7 @@ def test_the_daemon_shows_what_it_knows_and_refuses_a_name_that_it_does_not(brid
     assert (unknown.code, "did you mean `dify-prod`" in unknown.err) == (1, True)
 
 
-def test_checking_a_connection_tells_a_good_key_from_a_wrong_one(bridge):
+def test_checking_a_connection_distinguishes_a_good_key_from_a_wrong_one(bridge):
     assert bridge("connections", "check", "dify-prod").code == 0
     wrong = bridge("connections", "check", "dify-wrong-key")
     assert wrong.code == 1

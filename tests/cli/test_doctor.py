@@ -40,14 +40,14 @@ def test_doctor_finds_a_damaged_database(cli, config, tmp_path):
         (None, None, "no Date header"),
     ],
 )
-def test_a_clock_that_differs_from_the_providers_is_told(date, is_good, words):
+def test_a_clock_that_differs_from_the_providers_is_reported(date, is_good, words):
     with stub_server(lambda request: StubResponse(401, b"", date=date)) as provider:
         finding = check_clock(f"{provider.url}/v1")
     assert finding.is_good is is_good
     assert words in finding.detail
 
 
-def test_a_disk_that_runs_full_is_told(monkeypatch, tmp_path):
+def test_a_disk_that_runs_full_is_reported(monkeypatch, tmp_path):
     assert check_disk(tmp_path / "not" / "yet" / "x.db").is_good is not False
     for free, is_good in ((10**6, False), (500 * 10**6, None), (10**12, True)):
         usage = type("Usage", (), {"free": free})

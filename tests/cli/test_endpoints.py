@@ -10,7 +10,7 @@ from tests.support.installation import Installation
 from tests.support.stub_server import StubResponse, stub_server
 
 
-def test_an_endpoint_from_birth_to_removal(bridge, running):
+def test_an_endpoint_is_added_shown_switched_rotated_and_removed(bridge, running):
     added = bridge(
         "endpoints", "add", running.receiver, "--events", "run.finished,run.waiting", "--header", "X-Team: a:b",
         "--filter", "data.run.status == 'failed'", "--ordered", "--description", "for tests",
@@ -41,7 +41,7 @@ def test_an_endpoint_may_bring_its_own_secret(bridge, running, tmp_path):
     assert bridge("endpoints", "rm", added["id"]).code == 0
 
 
-def test_enabling_an_endpoint_can_send_what_it_missed_meanwhile(bridge, running):
+def test_enabling_an_endpoint_can_send_what_it_missed(bridge, running):
     endpoint_id = bridge("endpoints", "add", running.receiver, "--events", "run.finished", "--json").json["id"]
     assert bridge("endpoints", "disable", endpoint_id).code == 0
     assert bridge("runs", "wait", add_run(bridge, running, duration_s=0.1)).code == 0
@@ -53,8 +53,8 @@ def test_enabling_an_endpoint_can_send_what_it_missed_meanwhile(bridge, running)
     assert bridge("endpoints", "rm", endpoint_id).code == 0
 
 
-def test_enabling_an_endpoint_tells_what_it_missed_and_how_to_send_it(bridge, running):
-    """What was recorded while it was off is not sent by itself."""
+def test_enabling_an_endpoint_prints_what_it_missed_and_how_to_send_it(bridge, running):
+    """Events recorded while it was disabled are not sent without a replay."""
     endpoint_id = bridge("endpoints", "add", running.receiver, "--events", "run.finished", "--json").json["id"]
     assert bridge("endpoints", "disable", endpoint_id).code == 0
     assert bridge("runs", "wait", add_run(bridge, running, duration_s=0.1)).code == 0
@@ -82,8 +82,8 @@ def test_a_ping_says_what_the_receiver_answered(bridge):
     result = bridge("endpoints", "ping", "my-app")
     assert result.code == 0
     assert result.out.startswith("✓ evt_")
-    told = bridge("endpoints", "ping", "my-app", "--no-wait", "--json").json
-    assert set(told) == {"event_id"}
+    shown = bridge("endpoints", "ping", "my-app", "--no-wait", "--json").json
+    assert set(shown) == {"event_id"}
 
 
 def test_a_ping_that_is_not_taken_gives_1_and_the_reason(bridge):
@@ -137,7 +137,7 @@ def test_wishes_are_given_when_it_is_added_and_shown(bridge: RunCommand, running
     assert bridge("endpoints", "rm", made["id"]).code == 0
 
 
-def test_the_public_key_is_told_when_it_is_added(bridge: RunCommand, running: Installation) -> None:
+def test_the_public_key_is_printed_when_it_is_added(bridge: RunCommand, running: Installation) -> None:
     added = bridge("endpoints", "add", running.receiver, "--v1a")
     assert "whpk_" in added.out
     assert bridge("endpoints", "rm", added.out.split()[0]).code == 0

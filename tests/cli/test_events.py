@@ -118,5 +118,5 @@ def test_listen_shows_what_failed_and_goes_on(bridge, following):
     for _ in range(2):
         bridge("endpoints", "ping", "my-app")
     until(lambda: len(lines.read_text().splitlines()) >= 2, "two lines")
-    told = json.loads(lines.read_text().splitlines()[0])
-    assert (told["status"], told["why"]) == (None, "connection refused")
+    shown = json.loads(lines.read_text().splitlines()[0])
+    assert (shown["status"], shown["why"]) == (None, "connection refused")

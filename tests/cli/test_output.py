@@ -1,4 +1,4 @@
-"""What is printed: nothing from outside may move the cursor, colours only where somebody sees them."""
+"""Output: no text from outside moves the cursor, and only terminals get colours."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def _on_a_terminal(*arguments: str, **env: str) -> tuple[int, bytes]:
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "xterm", "COLUMNS": "120", **env},
     )  # fmt: skip
     os.close(theirs)
-    told = b""
+    shown = b""
     try:
         while part := os.read(mine, 65536):
-            told += part
+            shown += part
     except OSError:  # how Linux says that the other side of a terminal is closed
         pass
     os.close(mine)
-    return child.wait(20), told
+    return child.wait(20), shown
 
 
 def _response(body: object) -> StubResponse:
@@ -72,16 +72,16 @@ def test_a_terminal_gets_colours_unless_no_color_is_set():
         _, plain = _on_a_terminal("runs", "list", "--url", daemon.url, NO_COLOR="1")
     assert b"\x1b[31mfailed" in coloured
     assert b"\x1b[31m" not in plain
-    for told in (coloured, plain):
-        assert b"a[2Jb31mcd  e" in told
+    for shown in (coloured, plain):
+        assert b"a[2Jb31mcd  e" in shown
 
 
 def test_json_on_a_terminal_is_indented_and_escaped_and_still_the_same_json():
     with stub_server(lambda request: _response({"data": [RUN_BODY], "next_cursor": None})) as daemon:
-        code, told = _on_a_terminal("runs", "list", "--json", "--url", daemon.url)
+        code, shown = _on_a_terminal("runs", "list", "--json", "--url", daemon.url)
     assert code == 0
-    assert json.loads(told)["data"] == [RUN_BODY]
-    assert not any(nasty in told for nasty in (b"\x1b", b"\x07", "\x9b".encode(), "\u202e".encode()))
+    assert json.loads(shown)["data"] == [RUN_BODY]
+    assert not any(nasty in shown for nasty in (b"\x1b", b"\x07", "\x9b".encode(), "\u202e".encode()))
 
 
 def test_the_live_view_ends_when_the_named_runs_have_settled():
@@ -92,9 +92,9 @@ def test_the_live_view_ends_when_the_named_runs_have_settled():
         return _response({**RUN_BODY, "status": status, "settled": status == "failed"})
 
     with stub_server(respond) as daemon:
-        code, told = _on_a_terminal("runs", "watch", "run_1", "--url", daemon.url)
+        code, shown = _on_a_terminal("runs", "watch", "run_1", "--url", daemon.url)
     assert code == 1
-    assert told.index(b"running") < told.index(b"failed")
+    assert shown.index(b"running") < shown.index(b"failed")
 
 
 def test_json_that_is_piped_is_what_the_daemon_sent_byte_for_byte(cli):
@@ -129,7 +129,7 @@ NOW = datetime(2026, 1, 15, tzinfo=UTC)
         (-5, "in 5.0s"),
     ],
 )
-def test_ages_are_told_as_people_say_them(seconds, shown):
+def test_ages_have_two_significant_digits_and_one_unit(seconds, shown):
     at = (NOW - timedelta(seconds=seconds)).isoformat()
     assert output.ago(at, now=NOW) == shown
 

@@ -43,9 +43,9 @@ def test_whatever_was_learned_fits_and_says_where_it_stands(durations_s, width):
     assert len(bars) == ROWS
     assert max(len(line) for line in (*bars, axis, labels, marks)) <= width
     assert "█" in bars[0] or "▇" in bars[0]
-    told = [parse_duration(label) for label in labels.split()]
-    assert len(told) == axis.count("┬") >= 2
-    assert told == sorted(set(told))
+    shown = [parse_duration(label) for label in labels.split()]
+    assert len(shown) == axis.count("┬") >= 2
+    assert shown == sorted(set(shown))
     assert set(marks) & set("▲◂▸")
 
 

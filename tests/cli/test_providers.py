@@ -15,7 +15,7 @@ def test_providers_say_what_they_can_do(cli):
     assert cli("providers", "show", "nope").code == 1
 
 
-def test_a_recorded_body_is_read_without_asking_anybody(cli, tmp_path):
+def test_a_recorded_body_is_read_without_a_request(cli, tmp_path):
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"id": "x", "status": "FINISHED", "stepsCompleted": 2, "steps": 5}))
     result = cli("providers", "check", "dibby", "--body", body, "--json")

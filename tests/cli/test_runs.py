@@ -97,12 +97,12 @@ def test_a_run_that_is_not_there_gives_1(bridge):
         assert "run_nowhere" in result.err
 
 
-def test_show_tells_the_whole_story(bridge, running):
+def test_show_prints_timeline_events_and_deliveries(bridge, running):
     steps = [{"after_s": 0, "status": "running"}, {"after_s": 0.5, "status": "waiting"}]
     run_id = add_run(bridge, running, duration_s=1.5, steps=steps, outcome="failed", error="broken")
     assert bridge("runs", "wait", run_id).code == 1
     until(lambda: "delivered" in bridge("runs", "show", run_id).out, "the delivery")
-    told = bridge("runs", "show", run_id).out
+    shown = bridge("runs", "show", run_id).out
     for words in (
         "dify-prod (dify)",
         "broken",
@@ -112,11 +112,11 @@ def test_show_tells_the_whole_story(bridge, running):
         "my-app",
         "none, it has settled",
     ):
-        assert words in told
+        assert words in shown
     assert bridge("runs", "show", run_id, "--json").json["transitions"]
 
 
-def test_a_run_under_way_says_when_it_is_looked_at_next(bridge, running):
+def test_a_run_under_way_shows_its_next_poll(bridge, running):
     run_id = add_run(bridge, running, **ENDLESS)
     until(lambda: "next poll" in bridge("runs", "show", run_id).out, "a planned poll")
     assert bridge("runs", "show", run_id, "--json").json["next_poll_at"] is not None
@@ -136,7 +136,7 @@ def test_a_run_that_cannot_be_cancelled_there_gives_1_and_the_reason(bridge, run
     assert "dify" in result.err
 
 
-def test_a_run_is_looked_at_at_once_on_request_and_then_forgotten(bridge, running):
+def test_a_run_is_polled_on_request_and_removed(bridge, running):
     run_id = add_run(bridge, running, **ENDLESS)
     assert bridge("runs", "poll", run_id).code == 0
     assert bridge("runs", "rm", run_id).code == 0

@@ -76,7 +76,7 @@ def test_a_receiver_that_does_not_take_it_gives_1(cli, status):
         ("run.finished", "--to", "http://x", "--secret", "nothing"),
     ],
 )
-def test_wrong_use_is_told_before_anything_is_sent(cli, arguments):
+def test_wrong_use_is_refused_before_anything_is_sent(cli, arguments):
     assert cli("trigger", *arguments).code == 2
 
 

@@ -44,7 +44,7 @@ def test_a_missing_header_is_named(name):
 
 
 @pytest.mark.parametrize("stamp", ["soon", "-5", "1.5", "१२", "9" * 400])
-def test_a_timestamp_that_is_no_number_is_told(stamp):
+def test_a_timestamp_that_is_not_a_number_is_reported(stamp):
     assert _faults(_headers(webhook_timestamp=stamp)) == ["webhook-timestamp is not a number of Unix seconds"]
 
 
@@ -55,7 +55,7 @@ def test_a_timestamp_that_is_off_says_by_how_much_and_whether_the_signature_woul
     assert words in faults[0]
 
 
-def test_another_secret_is_told_from_another_body():
+def test_another_secret_is_distinguished_from_another_body():
     assert "another secret" in _faults(keys=[secret_key(new_secret())])[0]
     assert "no signature matches" in _faults(body=b'{"id":"evt_2"}')[0]
 

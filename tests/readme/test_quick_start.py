@@ -51,7 +51,7 @@ class Shell:
 
     @contextmanager
     def running(self, text: str) -> Iterator[subprocess.Popen[str]]:
-        """A block that goes on until it is told to end, which is then done cleanly."""
+        """A block that goes on until it is shown to end, which is then done cleanly."""
         with (self.folder / "serve.log").open("w") as log:
             child = subprocess.Popen(
                 ["sh", "-euc", self.adapted(text)], cwd=self.folder, env=self.env, stdout=log, stderr=log, text=True,
@@ -69,14 +69,16 @@ def test_the_quick_start_leads_from_nothing_to_a_verified_webhook(tmp_path: Path
     api, hooks = free_port(), free_port()
     with process("-m", "bridge.sandbox", "providers", "--port", "0", log=tmp_path / "sandbox.log") as sandbox:
         assert sandbox.stdout is not None
-        told = json.loads(sandbox.stdout.readline())
-        providers = int(told["url"].rpartition(":")[2])
+        shown = json.loads(sandbox.stdout.readline())
+        providers = int(shown["url"].rpartition(":")[2])
         shell = Shell(tmp_path, {"127.0.0.1:8484": api, "127.0.0.1:9000": hooks, "127.0.0.1:9100": providers})
         shell.run(block("quickstart-secrets").replace("app-…", "sandbox-key"), cwd=ROOT)
         assert {path.stat().st_mode & 0o777 for path in shell.folder.iterdir()} == {0o600}
         config = shell.adapted(block("quickstart-config"))
         config = config.replace("[server]\n", f'[server]\nlisten = "127.0.0.1:{api}"\n')
-        config = config.replace('provider = "dify"\n', f'provider = "dify"\nbase_url = "{told["providers"]["dify"]}"\n')
+        config = config.replace(
+            'provider = "dify"\n', f'provider = "dify"\nbase_url = "{shown["providers"]["dify"]}"\n'
+        )
         (shell.folder / "runbridge.toml").write_text(config)
         receiver = tmp_path / "receiver.py"
         receiver.write_text(block("receiver-python"))

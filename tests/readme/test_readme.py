@@ -177,14 +177,14 @@ def test_every_provider_has_its_column():
         ("Providers", f"begin at {RATE_FIRST:g} requests a second"),
     ],
 )
-def test_a_number_that_is_told_is_the_code_s(title: str, text: str):
+def test_a_number_in_the_manual_is_that_of_the_code(title: str, text: str):
     assert text in " ".join(section(title).split())
 
 
-def test_the_retry_schedule_that_is_told_is_the_code_s():
-    told = re.search(r"tried again after (.+?) \(each ±20 %\), ten", " ".join(section("What you can rely on").split()))
-    assert told is not None
-    parts = [part.replace("min", "m").replace(" ", "") for part in re.split(r", | and ", told[1])]
+def test_the_retry_schedule_in_the_manual_is_that_of_the_code():
+    shown = re.search(r"tried again after (.+?) \(each ±20 %\), ten", " ".join(section("What you can rely on").split()))
+    assert shown is not None
+    parts = [part.replace("min", "m").replace(" ", "") for part in re.split(r", | and ", shown[1])]
     assert parts == [format_duration(s).replace("1d", "24h") for s in RetrySchedule().delays_s]
     assert len(parts) + 1 == 10
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow  # each test starts a receiver, some a daemon
 
 @dataclass(frozen=True)
 class SnippetReceiver:
-    """A snippet that listens at `url`; `received` tells the types of the events that it took in."""
+    """A snippet that listens at `url`; `received` returns the types of the events that it accepted."""
 
     url: str
     received: Callable[[], list[str]]

@@ -1,4 +1,4 @@
-"""The README taken apart: fenced blocks by name, sections, code spans."""
+"""Parts of the README: fenced blocks by name, sections, code spans."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Block:
 
 
 def readme() -> str:
-    """All of it."""
+    """The whole text."""
     return README.read_text(encoding="utf-8")
 
 
@@ -39,13 +39,13 @@ def block(name: str) -> str:
 
 
 def section(title: str) -> str:
-    """What stands under `## title`, without fenced blocks."""
+    """The text under `## title`, without fenced blocks."""
     parts = re.split(r"^## (.+)$", _FENCED.sub("", readme()), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))[title]
 
 
 def spans(text: str) -> list[str]:
-    """What stands between backticks, with the bar that a table needs escaped."""
+    """The code spans of `text`; the bars that a table escapes are unescaped."""
     return [span.replace("\\|", "|") for span in _SPAN.findall(_FENCED.sub("", text))]
 
 
