@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Final
 
 from bridge.domain.cadence.durations import DurationModel
-from bridge.domain.cadence.forecast import foresee, shown_cells
+from bridge.domain.cadence.forecast import duration_cells, forecast_polls
 from bridge.domain.cadence.list_rule import Accruing, Unseen, WatchedAge
 from bridge.domain.cadence.rule import (
     OVERDUE_RUNS_MIN,
@@ -293,17 +293,17 @@ class Planner:
         "" stands for the runs without a workflow. Of one that is not known it is what its first run is met with.
         """
         durations = self.learner.look_up(workflow, RunStatus.RUNNING)
-        foresight = foresee(self._settings, durations.estimate)
+        predicted = forecast_polls(self._settings, durations.estimate)
         return {
             **_learned(workflow, durations),
             "cells": [
                 {"from_s": round(cell.from_s, 3), "to_s": round(cell.to_s, 3), "share": round(cell.share, 6)}
-                for cell in shown_cells(durations.estimate)
+                for cell in duration_cells(durations.estimate)
             ],
-            "planned_polls_s": [round(age_s, 3) for age_s in foresight.polls_s],
-            "expected_polls": round(foresight.cost.polls, 2),
-            "expected_delay_s": round(foresight.cost.delay_s, 3),
-            "price_s": round(foresight.price_s, 4),
+            "planned_polls_s": [round(age_s, 3) for age_s in predicted.polls_s],
+            "expected_polls": round(predicted.cost.polls, 2),
+            "expected_delay_s": round(predicted.cost.delay_s, 3),
+            "price_s": round(predicted.price_s, 4),
         }
 
     def _workflow(self, name: str) -> dict[str, Json]:

@@ -95,7 +95,7 @@ async def test_what_begins_later_is_found_however_short_it_is(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_discovered_run_needs_no_look_of_its_own(provider: str, database: Database, sandbox: Sandbox) -> None:
+async def test_a_discovered_run_needs_no_poll_of_its_own(provider: str, database: Database, sandbox: Sandbox) -> None:
     """The list that found it has shown it, and lists see it to its end."""
     theirs = [sandbox.add_run(provider, scenario=Scenario(duration_s=2.0)) for _ in range(10)]
     async with open_poller(database, discovering(sandbox, provider)) as poller:

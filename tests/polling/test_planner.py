@@ -1,4 +1,4 @@
-"""What runs teach, and how it changes when the next ones are looked at."""
+"""What runs teach, and how it changes when the next ones are polled."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def taught(*durations_s: float) -> Planner:
     return planner
 
 
-async def test_a_workflow_that_always_takes_a_minute_is_looked_at_after_a_minute(tmp_path: Path) -> None:
+async def test_a_workflow_that_always_takes_a_minute_is_polled_after_a_minute(tmp_path: Path) -> None:
     tracked = watched(await running(tmp_path), age_s=0.0)
     plan = taught(*[60.0] * 30).plan(tracked, Observed(seen("running")), 0.0)
     assert 55 < plan.delay_s < 65
@@ -65,7 +65,7 @@ async def test_what_one_run_teaches_changes_the_plans_of_the_others(tmp_path: Pa
     assert planner.replan(watched(replace(tracked.run, workflow_id="other"), age_s=0.0), 1.0) is None
 
 
-async def test_a_look_that_is_due_is_not_put_off_by_a_new_plan(tmp_path: Path) -> None:
+async def test_a_poll_that_is_due_is_not_put_off_by_a_new_plan(tmp_path: Path) -> None:
     """It may be the one that sees a run past its deadline."""
     planner, tracked = taught(), watched(await running(tmp_path), age_s=0.0)
     planner.learner.learn("wf", RunStatus.RUNNING, 59.8, 60.2, now=1e9)
@@ -171,8 +171,8 @@ async def test_many_that_hang_from_the_beginning_do_not_hide_the_others_for_ever
     assert all(planner.is_overdue(tracked, 300.0, first) for tracked in first)
 
 
-async def test_a_run_found_over_by_a_late_first_look_teaches_what_is_no_surprise(tmp_path: Path) -> None:
-    """Where requests are scarce most first looks are late; and old runs that are registered late must not teach."""
+async def test_a_run_found_over_by_a_late_first_poll_teaches_what_is_no_surprise(tmp_path: Path) -> None:
+    """Where requests are scarce most first polls are late; and old runs that are registered late must not teach."""
     run = replace(await running(tmp_path), status=RunStatus.QUEUED, observed_at=None)
     over = seen("succeeded")
 
@@ -190,7 +190,7 @@ async def test_a_run_found_over_by_a_late_first_look_teaches_what_is_no_surprise
     assert learned(taught(*[60.0] * 25), 62.0, None) > 0.0
 
 
-async def test_a_first_look_is_as_urgent_as_runs_like_it_are_likely_to_be_over(tmp_path: Path) -> None:
+async def test_a_first_poll_is_as_urgent_as_runs_like_it_are_likely_to_be_over(tmp_path: Path) -> None:
     run = await running(tmp_path)
     new = TrackedRun(replace(run, status=RunStatus.QUEUED, observed_at=None), 0.0, now=NOW, monotonic=0.0)
     planner = taught(*[60.0] * 40)

@@ -63,7 +63,7 @@ async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Dat
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_run_that_is_over_when_registered_fires_at_the_first_look(
+async def test_a_run_that_is_over_when_registered_fires_at_the_first_poll(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
     theirs = sandbox.add_run(provider, scenario=Scenario(duration_s=1.0, outcome="failed"), age_s=60)
@@ -230,8 +230,8 @@ async def test_a_run_is_lost_after_five_404s_over_a_minute_and_not_before(tmp_pa
             run = await register(database, "run_gone", connection="dibby-1", provider="dibby")
 
             async def asked(times: int) -> bool:
-                watch = poller.live(run.id)
-                return watch is None or (watch.polls >= times and not watch.is_in_flight)
+                tracked = poller.live(run.id)
+                return tracked is None or (tracked.polls >= times and not tracked.is_in_flight)
 
             for times in range(1, 8):
                 await work(poller.run_pass, poller.bell, lambda wanted=times: asked(wanted))
@@ -244,7 +244,7 @@ async def test_a_run_is_lost_after_five_404s_over_a_minute_and_not_before(tmp_pa
     assert after.error.code == "not_found"
 
 
-async def test_a_deadline_makes_a_run_expired_after_a_last_look(database: Database, sandbox: Sandbox) -> None:
+async def test_a_deadline_makes_a_run_expired_after_a_last_poll(database: Database, sandbox: Sandbox) -> None:
     theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
     deadline_at = datetime.now(UTC) + timedelta(seconds=0.5)
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
@@ -296,14 +296,16 @@ async def test_a_run_may_set_its_own_cadence(database: Database, sandbox: Sandbo
         run = await register(database, theirs, connection="dibby-1", provider="dibby", cadence=own)
 
         async def polled() -> bool:
-            watch = poller.live(run.id)
-            return watch is not None and watch.polls == 1 and not watch.is_in_flight and watch.reason is not None
+            tracked = poller.live(run.id)
+            return (
+                tracked is not None and tracked.polls == 1 and not tracked.is_in_flight and tracked.reason is not None
+            )
 
         await work(poller.run_pass, poller.bell, polled)
-        watch = poller.live(run.id)
-        assert watch is not None
-        assert watch.next_poll_at is not None
-        assert watch.next_poll_at - datetime.now(UTC) > timedelta(seconds=15)
+        tracked = poller.live(run.id)
+        assert tracked is not None
+        assert tracked.next_poll_at is not None
+        assert tracked.next_poll_at - datetime.now(UTC) > timedelta(seconds=15)
 
 
 async def test_seats_bound_the_requests_in_flight(database: Database, sandbox: Sandbox) -> None:
@@ -362,7 +364,7 @@ async def test_a_rate_that_was_learned_is_there_after_a_restart(database: Databa
     assert RateLimit().rate != 42.0
 
 
-async def test_when_and_why_a_run_is_looked_at_next_is_said_where_it_waits_for_the_limit_too(
+async def test_when_and_why_a_run_is_polled_next_is_shown_while_it_waits_for_the_limit_too(
     database: Database, sandbox: Sandbox
 ) -> None:
     theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
@@ -378,8 +380,8 @@ async def test_when_and_why_a_run_is_looked_at_next_is_said_where_it_waits_for_t
         limit.end_pause(time.monotonic())
 
         async def planned() -> bool:
-            watch = poller.schedule.get(run.id)
-            return watch is not None and not watch.is_in_flight and watch.reason is not None
+            tracked = poller.schedule.get(run.id)
+            return tracked is not None and not tracked.is_in_flight and tracked.reason is not None
 
         await work(poller.run_pass, poller.bell, planned)
         at, reason = poller.next_poll(run)

@@ -21,7 +21,7 @@ from tests.support.watching import NODE, register
 from tests.support.workbench import connection, finish, note_sends, open_poller, told, work
 
 
-async def test_nothing_more_is_looked_at_while_what_was_seen_waits_to_be_written(
+async def test_no_poll_begins_while_too_many_changes_wait_to_be_recorded(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a storm's news piles up in memory, and is told the later the more there is of it."""
@@ -55,10 +55,10 @@ async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         run = await register(database, theirs, connection="dify-1")
 
-        async def looked() -> bool:
+        async def polled() -> bool:
             return bool(await told(database, run.id))
 
-        await work(poller.run_pass, poller.bell, looked)
+        await work(poller.run_pass, poller.bell, polled)
         await poller.drain()
     claimed = await database.write(
         lambda tx: runs.claim_due(tx, node=NODE, connection="dify-1", until=tx.now + timedelta(hours=1), limit=9)
@@ -119,7 +119,7 @@ async def test_where_plenty_is_overdue_in_hand_more_is_claimed_slowly_but_it_is(
         await work(poller.run_pass, poller.bell, has_both)
 
 
-async def test_a_full_hand_waits_for_a_look_to_end_instead_of_going_round(
+async def test_a_full_schedule_waits_for_a_poll_to_end_instead_of_going_round(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.polling.run_leases.HELD_MAX", 0)

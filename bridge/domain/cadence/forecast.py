@@ -1,6 +1,6 @@
-"""What the rule of `cadence` comes to for a run of which only its workflow is known: to be looked at, not to decide by.
+"""Forecast of the poll schedule for a workflow; display only.
 
-It foresees the polls of a run that is running when it is registered, reports no progress and sets nothing itself.
+It holds for a run that is running when it is registered, reports no progress and has no cadence of its own.
 Where requests are scarce, or a list shows many runs at once, polls come at other times.
 """
 
@@ -15,10 +15,10 @@ from bridge.domain.cadence.rule import RunView, next_poll, price_of
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import RunStatus
 
-ANY_RUN: Final = "run 28389"  # its phase is 1 to six digits: it stands for all
-POLLED_SHARE: Final = 0.995  # of runs are over at the last poll that is shown
+ANY_RUN: Final = "run 28389"  # an id whose phase is 1 to six digits
+POLLED_SHARE: Final = 0.995  # of runs have ended by the last poll that is shown
 COUNTED_SHARE: Final = 0.998  # of runs count in what is expected
-TAIL: Final = 0.02  # of runs at either end are not shown: every belief keeps a little of its prior
+TAIL: Final = 0.02  # of runs at either end are not shown: every estimate keeps a little of its prior
 CELLS_MAX: Final = 120
 
 
@@ -32,18 +32,22 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Foresight:
-    """`price_s`: of a request for a young run. `polls_s`: the ages at which a run is polled while it goes on, 0 first."""
+class Forecast:
+    """The polls of a typical run.
+
+    `price_s` is the price of a request while the run is young; `polls_s` are the ages at which it is polled while it
+    goes on, 0 first.
+    """
 
     price_s: float
     polls_s: tuple[float, ...]
     cost: ExpectedCost
 
 
-def foresee(settings: CadenceSettings, belief: Estimate) -> Foresight:
-    """How a run would be polled that is seen running at age 0, and what that costs on average.
+def forecast_polls(settings: CadenceSettings, belief: Estimate) -> Forecast:
+    """The polls of a run that is seen running at age 0, and what they cost on average.
 
-    The last poll is that at its deadline. After the 400th (days, at `max_interval`) the last gap is taken to go on.
+    The last poll is that at its deadline. After the 400th (days, at `max_interval`) the last gap is repeated.
     """
     ages_s, polls, delay_s, alive, gap_s = [0.0], 1.0, 0.0, 1.0, settings.max_interval_s
     while alive > 1 - COUNTED_SHARE and len(ages_s) <= POLLS_FORESEEN and ages_s[-1] < settings.deadline_s:
@@ -60,11 +64,11 @@ def foresee(settings: CadenceSettings, belief: Estimate) -> Foresight:
         delay_s += alive * gap_s / 2
     last_s = belief.quantile(POLLED_SHARE)
     shown = [0.0, *(age for before, age in pairwise(ages_s) if before < last_s)]
-    return Foresight(price_of(settings, _any_run(belief, 0.0)), tuple(shown), ExpectedCost(polls, delay_s))
+    return Forecast(price_of(settings, _any_run(belief, 0.0)), tuple(shown), ExpectedCost(polls, delay_s))
 
 
-def shown_cells(belief: Estimate) -> list[Cell]:
-    """Where the runs between the tails end: cells of equal length in log time, at most 120."""
+def duration_cells(belief: Estimate) -> list[Cell]:
+    """When the runs between the tails end: at most 120 cells of equal length in log time."""
     first, last = cell_at(belief.quantile(TAIL)), cell_at(belief.quantile(1 - TAIL))
     step = -(-(last + 1 - first) // CELLS_MAX)
     bounds = [*range(first, last + 1, step), last + 1]

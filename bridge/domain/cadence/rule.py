@@ -1,9 +1,9 @@
 """Cadence: when to poll a run next. The one place for that rule.
 
 W(t) is the lateness, in seconds, that a run is expected to have gathered at age t since it was last seen
-alive. A request costs a *price*, the seconds of delay it is worth. Poll when W reaches the price; when
-requests are scarce, poll the largest W first. What W is comes from `cadence_sojourn` (what was learned of
-such runs) and `cadence_progress`; what a request is worth to one run, from `cadence_price`.
+alive. A request costs a *price*: the seconds of delay that it is worth. Poll when W reaches the price; when
+requests are scarce, poll the run with the largest W first. W comes from `estimate` (what was learned of such
+runs) and `progress`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ from bridge.domain.frozen import frozen
 from bridge.domain.run import RunStatus
 from bridge.domain.timestamps import format_duration, parse_duration
 
+JITTER: Final = 0.2  # ±20 % of the price costs 0–1.5 %; the same jitter on the gap would cost 15 %
+PATIENCE_S: Final = 600.0  # from this age on lateness is judged relative to the age
+UNCHANGED_FACTOR: Final = 0.2  # a 304 is free of quota where providers say so; it still costs a round trip
+MANY_POLLS: Final = 40  # per run: the closed form is right to 3 %
+PRICE_MIN_S, PRICE_MAX_S = 1e-4, 1e4
 WAITING_PATIENCE_S: Final = 30.0  # a person acts in minutes or days: lateness is soon judged relative to the wait
 FAILURE_FIRST_S, FAILURE_GROWTH, FAILURE_MAX_S = 1.0, 2.0, 60.0
-OVERDUE_RUNS_MIN: Final = 20  # seen before "longer than normal" means anything
+OVERDUE_RUNS_MIN: Final = 20  # that must have been seen before any run is overdue
 OVERDUE_FACTOR: Final = 1.5  # times the learned p99
 
 
 @frozen
 class NextPoll:
-    """Seconds from the last look to the next one, and why then, in words for `runs show`."""
+    """Seconds from the last poll to the next one, with the reason that `runs show` prints."""
 
     delay_s: float
     reason: str
@@ -36,10 +41,11 @@ class NextPoll:
 
 @frozen
 class RunView:
-    """One run as the rule sees it. `alive_s`: its age in seconds, in this status, when it was last seen alive.
+    """One run as the rule sees it.
 
-    `belief` is what was learned of runs like it; `progress` what their progress has meant, with `track` its own.
-    `unchanged_is_free`: its provider answers 304 while nothing changes.
+    `alive_s` is its age in this status, in seconds, when it was last seen alive. `belief` is the estimate for runs
+    like it; `progress` says what their progress has meant, `track` is its own. `unchanged_is_free`: its provider
+    answers 304 while nothing changes.
     """
 
     run_id: str
@@ -52,7 +58,7 @@ class RunView:
 
     @property
     def goes_by_progress(self) -> bool:
-        """Whether its progress foretells its end better than its age."""
+        """Whether its progress predicts its end better than its age does."""
         return self.progress is not None and self.progress.is_useful(self.track)
 
 
@@ -72,9 +78,9 @@ def price_of(settings: CadenceSettings, run: RunView) -> float:
 
 
 def next_poll(settings: CadenceSettings, run: RunView, *, poll_after_s: float | None = None) -> NextPoll:
-    """When to poll a run that the last look saw alive; `poll_after_s` is the provider's wish, a lower bound.
+    """When to poll a run that the last poll saw alive, between min_interval and max_interval.
 
-    Within min_interval and max_interval; only a wish may exceed the latter.
+    `poll_after_s`, the pause that the provider asked for, is a lower bound and may exceed max_interval.
     """
     price_s = price_of(settings, run)
     bounds = (settings.min_interval_s, settings.max_interval_s)
@@ -101,7 +107,7 @@ def _reason(run: RunView, price_s: float) -> str:
 
 
 def next_poll_after_failure(settings: CadenceSettings, streak: int, *, retry_after_s: float | None = None) -> NextPoll:
-    """When to ask again after `streak` polls in a row that brought nothing."""
+    """When to poll again after `streak` polls in a row that failed."""
     wanted_s = min(FAILURE_FIRST_S * FAILURE_GROWTH ** min(streak - 1, 16), FAILURE_MAX_S)
     delay_s = min(max(wanted_s, settings.min_interval_s), settings.max_interval_s)
     if retry_after_s is not None and retry_after_s > delay_s:
@@ -110,27 +116,20 @@ def next_poll_after_failure(settings: CadenceSettings, streak: int, *, retry_aft
 
 
 def urgency(run: RunView, age_s: float) -> float:
-    """How much a look at this run is worth now, in seconds: W, raised where waiting longer brings nothing."""
+    """What a poll of this run is worth now, in seconds: W, raised where waiting longer gains nothing."""
     if run.progress is not None and run.goes_by_progress:
         return run.progress.lateness(run.track, run.alive_s, age_s)
     return run.belief.index(run.alive_s, age_s)
 
 
 def is_overdue(belief: Estimate, runs_seen: float, age_s: float) -> bool:
-    """Whether a run has been running longer than its workflow normally takes, where enough were seen to know."""
+    """Whether a run takes longer than its workflow normally does; never before `OVERDUE_RUNS_MIN` runs were seen."""
     return runs_seen >= OVERDUE_RUNS_MIN and age_s > OVERDUE_FACTOR * belief.quantile(0.99)
 
 
 def _shown(seconds: float) -> str:
     rounded = float(f"{seconds:.2g}")
     return format_duration(rounded) if rounded < 120 else format_duration(round(rounded / 60) * 60)
-
-
-JITTER: Final = 0.2  # ±20 % of the price costs 0–1.5 %; the same jitter on the gap would cost 15 %
-PATIENCE_S: Final = 600.0  # from this age on lateness is judged relative to the age
-UNCHANGED_FACTOR: Final = 0.2  # a 304 is free of quota where providers say so; it still costs a round trip
-MANY_POLLS: Final = 40  # per run: the closed form is right to 3 %
-PRICE_MIN_S, PRICE_MAX_S = 1e-4, 1e4
 
 
 def effective_price(
@@ -144,8 +143,8 @@ def effective_price(
     """The price in seconds for one run at this age.
 
     `unchanged_is_free`: the provider answers 304 without counting it. Past `patience_s` the price grows with
-    the age, so that runs which never end are polled ever more seldom. What a request is worth at the provider's
-    limit is not in here: the gate serves the largest W first, which amounts to the same without feedback.
+    the age, so that runs which never end are polled ever more rarely. The provider's limit does not raise the price:
+    the limiter serves the largest W first, which has the same effect without feedback.
     """
     if unchanged_is_free:
         price_s *= UNCHANGED_FACTOR
@@ -153,15 +152,15 @@ def effective_price(
 
 
 def phase(run_id: str) -> float:
-    """A factor within 1 ± 0.2, always the same for the same run: a restart keeps every run's phase."""
+    """A factor within 1 ± 0.2 that depends on the run alone, so that a restart keeps every run's phase."""
     return 1 + JITTER * (2 * zlib.crc32(run_id.encode()) / 0xFFFFFFFF - 1)
 
 
 def price_for_target(estimate: Estimate, target: str) -> float:
     """The price in seconds at which runs like these are noticed `target` late on average: "2s" or "5%".
 
-    A percentage refers to the mean duration. ValueError for any other text. Starts from λ = 2 (D/A)², right
-    where polls are many, and corrects it by the delay that the schedule at that price really has.
+    A percentage refers to the mean duration. Raises ValueError for any other text. Starts from λ = 2 (D/A)², which
+    holds where polls are many, and corrects it by the delay that the schedule at that price has.
     """
     delay_s = target_delay_s(estimate, target)
     if delay_s <= 0:

@@ -164,7 +164,7 @@ def test_a_workflow_that_became_much_faster_is_found_out() -> None:
 
 
 def test_runs_still_in_flight_count_as_longer_ones() -> None:
-    """Else short runs, which finish first, would make a new workflow look fast."""
+    """Else short runs, which finish first, would make a new workflow poll fast."""
     sojourn = taught([(4.0, 1.0), (5.0, 1.0)])
     alone = sojourn.refit().quantile(0.5)
     assert sojourn.refit([60.0, 80.0, 100.0]).quantile(0.5) > 2 * alone

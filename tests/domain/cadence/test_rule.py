@@ -94,7 +94,7 @@ def test_a_wish_of_the_provider_is_a_lower_bound_and_nothing_else(
     assert (wished == plan) is (wish_s <= plan.delay_s)
 
 
-def test_a_workflow_that_always_takes_a_minute_is_looked_at_when_it_is_about_to_end() -> None:
+def test_a_workflow_that_always_takes_a_minute_is_polled_when_it_is_about_to_end() -> None:
     assert 55 < next_poll(DEFAULT, standing(of=A_MINUTE)).delay_s < 65
     assert next_poll(DEFAULT, standing(59.9, of=A_MINUTE)).delay_s < 2
 
@@ -108,7 +108,7 @@ def test_the_dearer_a_request_the_longer_the_wait(of: Estimate, alive_s: float, 
     assert dear >= cheap * 0.99
 
 
-def test_a_run_that_waits_for_a_person_is_looked_at_more_seldom() -> None:
+def test_a_run_that_waits_for_a_person_is_polled_more_seldom() -> None:
     waiting, at_work = (
         next_poll(DEFAULT, standing(3600.0, status=status)).delay_s for status in (RunStatus.WAITING, RunStatus.RUNNING)
     )
@@ -195,7 +195,7 @@ def test_urgency_is_at_least_the_lateness_to_be_expected_and_bounded_by_it(
 
 @given(beliefs, ages_s)
 @settings(deadline=None)
-def test_a_run_that_was_looked_at_just_now_is_not_urgent(of: Estimate, alive_s: float) -> None:
+def test_a_run_that_was_polled_just_now_is_not_urgent(of: Estimate, alive_s: float) -> None:
     assert urgency(standing(alive_s, of=of), alive_s) == 0
 
 
