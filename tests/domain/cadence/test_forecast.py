@@ -9,7 +9,7 @@ import pytest
 
 from bridge.domain.cadence.durations import GENERAL_PRIOR
 from bridge.domain.cadence.estimate import Estimate, log_logistic
-from bridge.domain.cadence.forecast import ANY_RUN, CELLS_MAX, Forecast
+from bridge.domain.cadence.forecast import ANY_RUN, CELLS_MAX, Forecast, duration_cells, forecast_polls
 from bridge.domain.cadence.rule import RunView, next_poll, phase
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import RunStatus
