@@ -42,7 +42,7 @@ from bridge.providers.http import new_session
 from bridge.runtime.loop import Loop
 from bridge.runtime.metrics import Metrics
 from bridge.runtime.systemd import Notifier, Watchdog
-from bridge.store import connections, endpoints, nodes, runs
+from bridge.store import connections, endpoints, nodes, run_leases
 from bridge.store.database import Database
 from bridge.store.sqlite import database_file, key_file
 from bridge.store.transaction import Tx
@@ -186,8 +186,8 @@ class Daemon:
         """Seal secrets with the configured key or that beside the SQLite file, older ones anew."""
         keys = config.secrets.vault_keys
         if not keys and self.database.is_sqlite:
-            path = key_file.beside(database_file.path_of(self.database.url))
-            keys = await asyncio.to_thread(key_file.read_or_make, path)
+            path = key_file.path_beside(database_file.path_of(self.database.url))
+            keys = await asyncio.to_thread(key_file.read_or_create, path)
         self.database.keyring.use(keys)
         await key_rotation.tell_sealed(self.database)
 
@@ -242,7 +242,7 @@ class Daemon:
 
     async def _start_poller(self, name: str, client: ConnectionClient) -> None:
         latest_s = max(client.connection.cadence.max_interval_s, LATEST_POLL_S)
-        await self.database.write(lambda tx: runs.clamp_due(tx, name, after(tx.now, latest_s)))
+        await self.database.write(lambda tx: run_leases.clamp_due(tx, name, after(tx.now, latest_s)))
         is_first = all(other.client.limiter is not client.limiter for other in self.control.pollers.values())
         limit = client.limiter.rate_limit
         poller = Poller(

@@ -45,7 +45,7 @@ class DaemonControl:
 
     def hear(self, signals: CommitSignals) -> None:
         """Ring the bells that a commit gives reason to."""
-        for name in signals.runs_due:
+        for name in signals.connections_due:
             if name in self.pollers:
                 self.pollers[name].expect_due()
         if signals.deliveries_due and self.deliverer is not None:
@@ -55,10 +55,10 @@ class DaemonControl:
         if signals.events_recorded:
             self._feed.set()
             self._feed = asyncio.Event()
-        for run_id in signals.polls_wanted:
+        for run_id in signals.poll_requested_run_ids:
             for poller in self.pollers.values():
                 poller.poll_now(run_id)
-        for run_id in signals.gone_run_ids | signals.settled_run_ids:  # perhaps at another node
+        for run_id in signals.deleted_run_ids | signals.settled_run_ids:  # perhaps at another node
             self.forget(run_id)
         if signals.nodes_changed and self.membership is not None:
             self.membership.expect_change()

@@ -18,7 +18,7 @@ from bridge.domain.event import encode
 from bridge.domain.run import Json
 from bridge.store.batching import Batcher
 from bridge.store.database import Database
-from bridge.store.idempotency import KeptAnswer, find_answers, keep_answers
+from bridge.store.idempotency import StoredResponse, find_responses, store_responses
 from bridge.store.transaction import Tx
 
 G_co = TypeVar("G_co", covariant=True)
@@ -75,13 +75,13 @@ class Door:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     keys_in_flight: set[str] = field(default_factory=set)
     streams: int = 0
-    _kept: Batcher[str, KeptAnswer | None] = field(init=False)
+    _kept: Batcher[str, StoredResponse | None] = field(init=False)
     _groups: dict[Callable[..., list[Response]], Batcher[Any, Response]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._kept = Batcher(lambda keys: self.database.read(lambda tx: find_answers(tx, keys)))
+        self._kept = Batcher(lambda keys: self.database.read(lambda tx: find_responses(tx, keys)))
 
-    async def find_kept(self, key: str) -> KeptAnswer | None:
+    async def find_kept(self, key: str) -> StoredResponse | None:
         """The answer kept for a key, read in one go with those that other requests wait for."""
         return await self._kept.submit(key)
 
@@ -137,10 +137,10 @@ class Door:
 
 def keep(tx: Tx, answers: Sequence[tuple[IdempotencyKey | None, Response]]) -> None:
     """Keep good answers for their keys. One that failed is not kept: its cause may be mended."""
-    keep_answers(
+    store_responses(
         tx,
         [
-            (key.key, KeptAnswer(key.fingerprint, given.status, given.body))
+            (key.key, StoredResponse(key.fingerprint, given.status, given.body))
             for key, given in answers
             if key is not None and given.status < 300
         ],

@@ -15,8 +15,8 @@ from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BeingSent, Conflict, NotFound
 from bridge.domain.event import Event, EventType, encode
 from bridge.store import endpoints, events
-from bridge.store.deliveries import check_at_rest
-from bridge.store.replays import list_receivers, send_again
+from bridge.store.deliveries import check_not_being_sent
+from bridge.store.replays import deliveries_by_endpoint, resend
 from bridge.store.transaction import Tx
 
 AT_REST_TRIES: Final = 40
@@ -62,13 +62,13 @@ async def replay_event(door: Door, call: Call[EventReplayBody]) -> Response:
     def work(tx: Tx) -> Response:
         event = present_event(tx, call.id())
         named = call.given.endpoint
-        had = list_receivers(tx, event.id)
+        had = deliveries_by_endpoint(tx, event.id)
         receivers = _receivers(tx, event, had) if named is None else [_receiver(tx, event, named)]
-        check_at_rest(tx, [had[endpoint.id] for endpoint in receivers if endpoint.id in had])
+        check_not_being_sent(tx, [had[endpoint.id] for endpoint in receivers if endpoint.id in had])
         deliveries = []
         for endpoint in receivers:
             known = {event.id: had[endpoint.id]} if endpoint.id in had else {}
-            deliveries += send_again(tx, endpoint, [event], known, lane=Lane.AT_ONCE)
+            deliveries += resend(tx, endpoint, [event], known, lane=Lane.AT_ONCE)
         return answer(202, {"deliveries": [*deliveries]})
 
     for _ in range(AT_REST_TRIES):  # whoever has just received it may ask before the attempt is recorded

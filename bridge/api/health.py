@@ -12,10 +12,9 @@ from bridge.api.ports import Bridge
 from bridge.api.request_models import NoQuery
 from bridge.domain.connection import ConnectionHealth
 from bridge.store.connections import list_health
-from bridge.store.deliveries import count_by_state
-from bridge.store.due import due_endpoints
+from bridge.store.deliveries import count_by_state, due_endpoints
+from bridge.store.inspection import measure_size
 from bridge.store.runs import count_active
-from bridge.store.sqlite.size import measure
 from bridge.store.transaction import Tx
 
 _PAGE = """<!doctype html>
@@ -57,7 +56,7 @@ def _count(tx: Tx) -> CollectorRegistry:
         kept.labels(state).set(count)
     oldest_at = min((due.at for due in due_endpoints(tx).values()), default=tx.now)
     _set(registry, "runbridge_oldest_due_delivery_seconds", "How long it has been due", _since(oldest_at, tx.now))
-    size = measure(tx)
+    size = measure_size(tx)
     _set(registry, "runbridge_database_bytes", "The database on disk", size.total)
     _set(registry, "runbridge_database_free_bytes", "Of it, what holds nothing (SQLite)", size.free)
     _set(registry, "runbridge_wal_bytes", "The write-ahead log beside it (SQLite)", size.wal)

@@ -13,7 +13,7 @@ from bridge.api.serializers import read_cursor, shown_event, shown_page, shown_r
 from bridge.api.validation_errors import read_given
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable
 from bridge.domain.run import Json, Run
-from bridge.store import endpoints, events, runs
+from bridge.store import endpoints, events, run_leases, runs
 from bridge.store.transaction import Tx
 
 RECHECK_S = 2.0  # hints come from this process only; another node may have settled the run
@@ -132,7 +132,7 @@ async def poll_run(door: Door, call: Call[NoBody]) -> Response:
 async def _look_now(door: Door, call: Call[NoBody]) -> Response:
     def work(tx: Tx) -> Response:
         run = _unsettled(tx, call.id())
-        runs.poll_now(tx, run.id)
+        run_leases.request_poll(tx, run.id)
         return answer(202, shown_run(_present(tx, run.id), door.bridge.live(run)))
 
     given = await door.write(call, work)

@@ -26,7 +26,7 @@ from bridge.domain.errors import Conflict, InvalidInput, Problem, Unsupported
 from bridge.maintenance.key_rotation import seal_all
 from bridge.store import migrate, nodes
 from bridge.store.database import Database
-from bridge.store.inspection import Examination, examine
+from bridge.store.inspection import Inspection, inspect_database
 from bridge.store.sqlite import database_file, key_file
 from bridge.store.sqlite.backup import back_up
 
@@ -68,7 +68,7 @@ async def _open_once(url: URL) -> None:
 def check(settings: Settings, database_url: str | None) -> int:
     """Read the whole database and check that it is sound; exit 1 if not. The daemon may run."""
     url = _url(settings, database_url)
-    found = asyncio.run(examine(url))
+    found = asyncio.run(inspect_database(url))
     if settings.as_json:
         print_value({"database": _shown(url), "ok": not found.problems, **_described(found)})
         return 1 if found.problems else 0
@@ -136,8 +136,8 @@ async def _rotate(url: URL, configured: list[EncryptionKey]) -> tuple[int, list[
     try:
         if not database.is_sqlite and (alive := await database.read(nodes.list_alive)):
             raise Conflict(f"a daemon uses this database ({', '.join(alive)}); stop it first")
-        beside = None if configured else key_file.beside(database_file.path_of(url))
-        database.keyring.use(configured if beside is None else key_file.put_new_key_first(beside))
+        beside = None if configured else key_file.path_beside(database_file.path_of(url))
+        database.keyring.use(configured if beside is None else key_file.add_new_key(beside))
         return await seal_all(database)
     finally:
         await database.close()
@@ -154,7 +154,7 @@ def _shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def _described(found: Examination) -> dict[str, Any]:
+def _described(found: Inspection) -> dict[str, Any]:
     return {
         "schema": found.schema,
         "pending": list(found.pending),
@@ -163,6 +163,6 @@ def _described(found: Examination) -> dict[str, Any]:
     }
 
 
-def _in_words(found: Examination) -> str:
+def _in_words(found: Inspection) -> str:
     size = f"{(found.size_bytes or 0) / 1e6:.1f} MB, schema {found.schema or 'not created yet'}"
     return size + (f", pending upgrades: {', '.join(found.pending)}" if found.pending else "")

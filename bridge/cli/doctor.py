@@ -32,7 +32,7 @@ from bridge.config import Config, ConfigInvalid, find_config, load_config
 from bridge.config.reach import read_database_url
 from bridge.domain.errors import BridgeError, NotFound
 from bridge.store import migrate
-from bridge.store.inspection import examine
+from bridge.store.inspection import inspect_database
 from bridge.store.sqlite import database_file
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def check_database(path: Path | None, env: Mapping[str, str], *, is_running: boo
         yield Finding(True, "database", f"{shown}: in use by the daemon, see readiness")
     else:
         try:
-            found = asyncio.run(examine(url))
+            found = asyncio.run(inspect_database(url))
         except NotFound as error:
             yield Finding(None, "database", str(error))
         except BridgeError as error:

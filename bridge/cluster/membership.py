@@ -76,7 +76,7 @@ class Membership:
         self._break_off = break_off
         self._rank_changed = rank_changed
         self._start_over = start_over
-        self._ear = database.listen()
+        self._ear = database.notify_listener()
         self._is_deaf = False
         self._is_fenced = False
         self._is_lost = False
@@ -139,7 +139,7 @@ class Membership:
 
     async def _apart(self, work: Callable[[Tx], T]) -> T:
         """On a connection of its own, so that no other work can keep the lease waiting."""
-        return await self._database.write_apart(work, self.renew_every_s)
+        return await self._database.write_reserved(work, self.renew_every_s)
 
     def expect_change(self) -> None:
         """A node came or went: renew at once, which also shows a newcomer that it is counted."""
@@ -191,7 +191,7 @@ class Membership:
             node.id: node.lease_expires_at.timestamp() for node in listed if node.is_alive and node.id != self._node
         }
         rank = NodeRank(ids.index(self._node), len(ids), self._is_noticed(alive))
-        self._database.tells_others = rank.nodes > 1
+        self._database.has_other_nodes = rank.nodes > 1
         if rank != self.rank:
             log.info("node.placed", node=self._node, place=rank.number, nodes=rank.nodes, is_noticed=rank.is_noticed)
             self.rank = rank

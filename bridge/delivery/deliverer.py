@@ -36,9 +36,8 @@ from bridge.store import attempts, deliveries, endpoint_health
 from bridge.store.attempts import AttemptResult
 from bridge.store.batching import GAP_S, GROUP_MAX, Batcher
 from bridge.store.database import Database
-from bridge.store.deliveries import Claimed
-from bridge.store.due import due_endpoints, may_probe
-from bridge.store.endpoint_health import Note
+from bridge.store.deliveries import LeasedDelivery, due_endpoints, may_probe
+from bridge.store.endpoint_health import HealthChange
 from bridge.store.transaction import Tx
 
 log = structlog.get_logger()
@@ -71,7 +70,7 @@ class _Phase(Enum):
 class _InFlight:
     """A delivery that this deliverer works on, from its claim until its attempt is recorded."""
 
-    claimed: Claimed
+    claimed: LeasedDelivery
     phase: _Phase = _Phase.POSTING
     has_slot: bool = True
 
@@ -80,7 +79,7 @@ class _InFlight:
 class _Claims:
     """What one pass claimed, the seconds until the next, and whether something due still waits for a slot."""
 
-    claimed: list[Claimed]
+    claimed: list[LeasedDelivery]
     rest_s: float
     has_more: bool
 
@@ -177,19 +176,21 @@ class Deliverer:
             return
         self._compare_due = now + COMPARE_EVERY_S
         held = {flight.claimed.delivery.id for flight in self._in_flight.values()}
-        strays = await self._database.read(lambda tx: deliveries.list_held(tx, node=self._node)) - held
+        strays = await self._database.read(lambda tx: deliveries.list_leased(tx, node=self._node)) - held
         if strays:
             await self._give_back(sorted(strays))
 
     async def _give_back(self, delivery_ids: list[str]) -> None:
-        await self._database.write(lambda tx: deliveries.give_back(tx, node=self._node, delivery_ids=delivery_ids))
+        await self._database.write(lambda tx: deliveries.release(tx, node=self._node, delivery_ids=delivery_ids))
 
-    def _claim(self, tx: Tx, endpoint_id: str, share: Share) -> list[Claimed]:
-        return deliveries.claim_due(tx, node=self._node, endpoint_id=endpoint_id, limit=share.limit, lanes=share.lanes)
+    def _claim(self, tx: Tx, endpoint_id: str, share: Share) -> list[LeasedDelivery]:
+        return deliveries.acquire_due(
+            tx, node=self._node, endpoint_id=endpoint_id, limit=share.limit, lanes=share.lanes
+        )
 
     # -- one delivery
 
-    def _start(self, claimed: Claimed) -> None:
+    def _start(self, claimed: LeasedDelivery) -> None:
         self._limiter.take(claimed.endpoint.id)
         flight = _InFlight(claimed)
         task = asyncio.create_task(self._deliver(flight), name=f"deliver:{claimed.delivery.id}")
@@ -246,7 +247,7 @@ class Deliverer:
             self._log_health(claimed.endpoint.id, note)
         return is_delivered and (note is None or note.before == note.after)
 
-    async def _post(self, claimed: Claimed, timestamp: int) -> PostResult:
+    async def _post(self, claimed: LeasedDelivery, timestamp: int) -> PostResult:
         try:
             headers = sign_attempt(claimed, self.file_secrets.get(claimed.endpoint.id), timestamp)
         except ValueError as error:
@@ -259,7 +260,7 @@ class Deliverer:
             custom_headers=claimed.endpoint.headers,
         )
 
-    async def _record(self, result: AttemptResult) -> Note | None:
+    async def _record(self, result: AttemptResult) -> HealthChange | None:
         """Record the attempt and its effect on the endpoint; retry while the database cannot be written.
 
         The claim stands until then, so the same POST is not made twice. Raises Conflict, with nothing written, if the
@@ -274,10 +275,10 @@ class Deliverer:
                 await asyncio.sleep(rest_s)
                 rest_s = min(rest_s * 2, 15.0)
 
-    async def _record_all(self, results: list[AttemptResult]) -> list[Note | None]:
-        def record(tx: Tx) -> list[Note | None]:
-            attempts.lock_orders_of_results(tx, results)
-            notes = endpoint_health.note_answers(
+    async def _record_all(self, results: list[AttemptResult]) -> list[HealthChange | None]:
+        def record(tx: Tx) -> list[HealthChange | None]:
+            attempts.lock_ordering(tx, results)
+            notes = endpoint_health.apply_results(
                 tx, [(result.delivery.endpoint_id, result.answer) for result in results]
             )
             if not all(attempts.record_attempts(tx, node=self._node, results=results)):
@@ -286,7 +287,7 @@ class Deliverer:
 
         return await self._database.write(record)
 
-    def _log_attempt(self, claimed: Claimed, result: AttemptResult) -> None:
+    def _log_attempt(self, claimed: LeasedDelivery, result: AttemptResult) -> None:
         answer = result.answer
         self._metrics.of(self._metrics.attempts, answer.outcome.value).inc()
         self._metrics.attempt_seconds.observe(answer.duration_ms / 1000)
@@ -307,7 +308,7 @@ class Deliverer:
             next_attempt_at=result.next_attempt_at and format_instant(result.next_attempt_at),
         )
 
-    def _log_health(self, endpoint_id: str, note: Note) -> None:
+    def _log_health(self, endpoint_id: str, note: HealthChange) -> None:
         """Log edges only: slowed, failing, disabled, recovered; each once."""
         if note.after.is_probed and not note.before.is_probed:
             opens_at = note.after.opens_at
@@ -341,7 +342,7 @@ class Deliverer:
         if cut_off:
             await self._give_back([claimed.delivery.id for claimed in cut_off])
 
-    async def abandon(self) -> list[Claimed]:
+    async def abandon(self) -> list[LeasedDelivery]:
         """Cancel all deliveries in flight and write nothing more; return what was cut off."""
         self._is_draining = True
         cut_off = dict(self._in_flight)
@@ -351,7 +352,7 @@ class Deliverer:
         return [flight.claimed for flight in cut_off.values()]
 
 
-def sign_attempt(claimed: Claimed, file_secret: Secret | None, timestamp: int) -> dict[str, str]:
+def sign_attempt(claimed: LeasedDelivery, file_secret: Secret | None, timestamp: int) -> dict[str, str]:
     """Our headers of one attempt: the signatures of every live secret over the claimed bytes, and the content type.
 
     `file_secret` is that of an endpoint from the operator's file; `timestamp` is in Unix seconds.

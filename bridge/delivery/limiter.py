@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Final
 
 from bridge.domain.delivery import Lane
-from bridge.store.due import Due
+from bridge.store.deliveries import DueEndpoint
 
 AGAIN_EVERY: Final = 4
 RESERVED_SHARE: Final = 4  # a quarter of all slots
@@ -120,7 +120,7 @@ class DeliveryLimiter:
             for endpoint_id in released:
                 self.release(endpoint_id)
 
-    def share(self, due: Mapping[str, Due], *, now: datetime, monotonic: float) -> dict[str, Share]:
+    def share(self, due: Mapping[str, DueEndpoint], *, now: datetime, monotonic: float) -> dict[str, Share]:
         """Divide the free slots among the endpoints in turn, continuing after the one that was served last."""
         self._refill(due, monotonic)
         wanting = {one.endpoint_id: room for one in due.values() if one.at <= now and (room := self._room(one, now))}
@@ -136,28 +136,28 @@ class DeliveryLimiter:
                 free -= limit
         return shares
 
-    def rest_s(self, due: Mapping[str, Due], *, now: datetime) -> float:
+    def rest_s(self, due: Mapping[str, DueEndpoint], *, now: datetime) -> float:
         """Seconds until something else may start; inf if that takes the end of a POST.
 
         What is due later counts even if no slot may be free then: the end of a POST need not ring the bell.
         """
         return min((self._ready_in_s(one, now) for one in due.values()), default=math.inf)
 
-    def _refill(self, due: Mapping[str, Due], monotonic: float) -> None:
+    def _refill(self, due: Mapping[str, DueEndpoint], monotonic: float) -> None:
         for endpoint_id, one in due.items():
             rate = None if one.rate_limit is None else one.rate_limit / self.nodes
             self._endpoints.setdefault(endpoint_id, _EndpointSlots()).fill(rate, monotonic)
         for endpoint_id in [e for e, slots in self._endpoints.items() if e not in due and slots.is_idle(monotonic)]:
             del self._endpoints[endpoint_id]
 
-    def _room(self, one: Due, now: datetime) -> int:
+    def _room(self, one: DueEndpoint, now: datetime) -> int:
         """How many deliveries the endpoint may start, regardless of the slots in all."""
         ordinary = self._ordinary_room(one, now)
         if ordinary > 0 or not _is_due(one, Lane.AT_ONCE, now):
             return ordinary
         return self.slots_per_endpoint - self._endpoints[one.endpoint_id].busy
 
-    def _ordinary_room(self, one: Due, now: datetime) -> int:
+    def _ordinary_room(self, one: DueEndpoint, now: datetime) -> int:
         endpoint, opens_at = self._endpoints[one.endpoint_id], one.backoff.opens_at
         if opens_at is not None and opens_at > now:
             return 0
@@ -169,7 +169,7 @@ class DeliveryLimiter:
         unreserved = max(0, free - self.slots // RESERVED_SHARE)
         return unreserved if self._endpoints[endpoint_id].busy else max(unreserved, min(1, free))
 
-    def _lanes(self, one: Due, limit: int, now: datetime) -> tuple[tuple[Lane, int], ...]:
+    def _lanes(self, one: DueEndpoint, limit: int, now: datetime) -> tuple[tuple[Lane, int], ...]:
         if self._ordinary_room(one, now) == 0:
             return ((Lane.AT_ONCE, limit),)
         given = self._endpoints[one.endpoint_id].given
@@ -177,13 +177,13 @@ class DeliveryLimiter:
         order = ((Lane.AT_ONCE, limit), (Lane.AGAIN, again), (Lane.FRESH, limit), (Lane.AGAIN, limit))
         return tuple((lane, most) for lane, most in order if most and _is_due(one, lane, now))
 
-    def _ready_in_s(self, one: Due, now: datetime) -> float:
+    def _ready_in_s(self, one: DueEndpoint, now: datetime) -> float:
         at_once = one.lanes.get(Lane.AT_ONCE)
         at_once_s = math.inf if at_once is None else (at_once - now).total_seconds()
         waits = [at_once_s, self._ordinary_in_s(one, now)]
         return max(REST_S_MIN, min((wait_s for wait_s in waits if wait_s > 0), default=math.inf))
 
-    def _ordinary_in_s(self, one: Due, now: datetime) -> float:
+    def _ordinary_in_s(self, one: DueEndpoint, now: datetime) -> float:
         """Not positive if only a slot is missing: the end of a POST rings the bell."""
         at = min((at for lane, at in one.lanes.items() if lane is not Lane.AT_ONCE), default=None)
         if at is None:
@@ -193,6 +193,6 @@ class DeliveryLimiter:
         return max((ready_at - now).total_seconds(), self._endpoints[one.endpoint_id].token_in_s)
 
 
-def _is_due(one: Due, lane: Lane, now: datetime) -> bool:
+def _is_due(one: DueEndpoint, lane: Lane, now: datetime) -> bool:
     at = one.lanes.get(lane)
     return at is not None and at <= now

@@ -15,7 +15,7 @@ from bridge.domain.replay import ReplayState, rest_s
 from bridge.runtime.loop import Bell
 from bridge.store import replays
 from bridge.store.database import Database
-from bridge.store.replays import OpenReplay
+from bridge.store.replays import RunningReplay
 
 log = structlog.get_logger()
 FAR_AHEAD_REST_S = 1.0
@@ -32,10 +32,10 @@ class Replayer:
 
     async def run_pass(self) -> float:
         """Make one batch of each replay that may have one due; return the seconds until the next batch."""
-        running = await self._database.read(replays.list_open)
+        running = await self._database.read(replays.list_running)
         return min([await self._serve(replay) for replay in running], default=math.inf)
 
-    async def _serve(self, replay: OpenReplay) -> float:
+    async def _serve(self, replay: RunningReplay) -> float:
         if replay.is_switched_off:
             return SWITCHED_OFF_REST_S
         if replay.is_far_ahead:
@@ -44,7 +44,7 @@ class Replayer:
         return wait_s if wait_s > 0 else await self._make_batch_due(replay.id)
 
     async def _make_batch_due(self, replay_id: str) -> float:
-        after = await self._database.write(lambda tx: replays.go_on(tx, replay_id))
+        after = await self._database.write(lambda tx: replays.advance(tx, replay_id))
         if after is None:
             return FAR_AHEAD_REST_S
         if after.state is ReplayState.RUNNING:

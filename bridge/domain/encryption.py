@@ -31,7 +31,7 @@ class Unreadable(BridgeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SecretPlace:
     """Where a value lies; it can be opened there only."""
 
     table: str
@@ -55,12 +55,12 @@ class EncryptionKey:
     def __repr__(self) -> str:
         return f"VaultKey({self.id})"
 
-    def seal(self, place: Place, plain: bytes) -> bytes:
+    def encrypt(self, place: SecretPlace, plain: bytes) -> bytes:
         """Nonce, ciphertext and tag."""
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, plain, place._bytes)  # noqa: SLF001 - of the same file
 
-    def open(self, place: Place, sealed: bytes) -> bytes:
+    def decrypt(self, place: SecretPlace, sealed: bytes) -> bytes:
         """What was sealed; InvalidTag if it was not, with this key and for this place."""
         return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place._bytes)  # noqa: SLF001
 
@@ -87,15 +87,15 @@ class Keyring:
         """Swap the keys."""
         self._keys = tuple(keys)
 
-    def seal(self, place: Place, text: str) -> str:
+    def encrypt(self, place: SecretPlace, text: str) -> str:
         """The text as it is to be stored."""
         if not self._keys:
             return text
-        return self.prefix + base64.b64encode(self._keys[0].seal(place, text.encode())).decode()
+        return self.prefix + base64.b64encode(self._keys[0].encrypt(place, text.encode())).decode()
 
-    def open(self, place: Place, stored: str) -> str:
+    def decrypt(self, place: SecretPlace, stored: str) -> str:
         """The text again; Unreadable says why it cannot be had."""
-        if not is_sealed(stored):
+        if not is_encrypted(stored):
             return stored
         key_id, _, encoded = stored.removeprefix(_MARK).partition(":")
         key = next((key for key in self._keys if key.id == key_id), None)
@@ -104,12 +104,12 @@ class Keyring:
                 f"it is encrypted with the key {key_id[:12]!r}, which is not among [secrets] key and old_keys"
             )
         try:
-            return key.open(place, base64.b64decode(encoded, validate=True)).decode()
+            return key.decrypt(place, base64.b64decode(encoded, validate=True)).decode()
         except (InvalidTag, binascii.Error, ValueError):
             raise Unreadable("its ciphertext was changed, or belongs to another row") from None
 
 
-def is_sealed(stored: str) -> bool:
+def is_encrypted(stored: str) -> bool:
     """Whether a stored text is a sealed one; no `whsec_…`, JSON or header value begins so."""
     return stored.startswith(_MARK)
 

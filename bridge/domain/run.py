@@ -71,46 +71,47 @@ class CadenceOverrides:
 
 @frozen
 class Run:
-    """One watched execution, as the database has it.
+    """One watched execution, as the database has it; each field is a column of the same name.
 
-    `version` counts the writes that changed it (compare-and-set); `sequence` the events told of it.
-    `created_at`, `started_at`, `finished_at` are the provider's own, canonical text; None is "not told".
-    `is_paused`: its waiting was told, and not yet that it runs again. `deadline_at` moves with waiting time unless `deadline_is_fixed`. `next_poll_at` is None once settled.
+    The defaults are those of a run before its first poll. `created_at`, `started_at` and `finished_at` are the
+    provider's own times as canonical text, None where it gives none. `version` counts the writes that changed the run
+    (compare-and-set), `sequence` its events. `is_paused`: `run.waiting` was recorded, and not yet that it runs again.
+    `deadline_at` moves with waiting time unless `deadline_is_fixed`. `next_poll_at` is None once settled.
     """
 
     id: str
     connection: str
     provider: str
     provider_run_id: str
-    workflow_id: str | None
-    status: RunStatus
-    provider_status: str | None
-    progress: Progress | None
-    output: Json
-    output_truncated: bool
-    error: RunError | None
-    created_at: str | None
-    started_at: str | None
-    finished_at: str | None
     registered_at: datetime
-    observed_at: datetime | None
     status_since: datetime
     metadata: dict[str, Json]
-    tags: tuple[str, ...]
-    cadence: CadenceOverrides
-    deadline_at: datetime | None
-    deadline_is_fixed: bool
-    version: int
-    sequence: int
-    has_started: bool
-    is_paused: bool
-    is_overdue: bool
-    polls: int
-    last_polled_at: datetime | None
-    next_poll_at: datetime | None
-    failure_streak: int
-    not_found_count: int
-    not_found_since: datetime | None
+    workflow_id: str | None = None
+    status: RunStatus = RunStatus.QUEUED
+    provider_status: str | None = None
+    progress: Progress | None = None
+    output: Json = None
+    output_truncated: bool = False
+    error: RunError | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    observed_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+    cadence: CadenceOverrides = CadenceOverrides()
+    deadline_at: datetime | None = None
+    deadline_is_fixed: bool = False
+    version: int = 1
+    sequence: int = 0
+    has_started: bool = False
+    is_paused: bool = False
+    is_overdue: bool = False
+    polls: int = 0
+    last_polled_at: datetime | None = None
+    next_poll_at: datetime | None = None
+    failure_streak: int = 0
+    not_found_count: int = 0
+    not_found_since: datetime | None = None
     provider_ref: str | None = None
 
     @property

@@ -17,7 +17,7 @@ from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.polling.poll_results import expired_message
-from bridge.store import deliveries, runs, transitions
+from bridge.store import deliveries, runs
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 
@@ -59,7 +59,7 @@ async def expire_overdue(database: Database, forget: Callable[[Run], None]) -> i
                 continue
             error = RunError(expired_message(run), "deadline")
             decision = transition.settle(run, RunStatus.EXPIRED, error, now=tx.now)
-            if decision and transitions.record(tx, run, decision, node=None, keep=False):
+            if decision and runs.record_decision(tx, run, decision, node=None, keep_lease=False):
                 expired.append(run)
         return expired
 

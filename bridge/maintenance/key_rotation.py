@@ -16,13 +16,13 @@ SHOWN_MAX = 20
 
 async def seal_all(database: Database) -> tuple[int, list[str]]:
     """Seal what is not under the present key: how many values were, and the rows that no key opens."""
-    if await database.read(encryption.is_all_sealed):
+    if await database.read(encryption.is_all_encrypted):
         return 0, []
     count, unreadable = 0, list[str]()
-    at: tuple[int, str] | None = encryption.FIRST
+    at: tuple[int, str] | None = encryption.START
     while at is not None:
         here = at
-        done = await database.write(lambda tx, here=here: encryption.seal_again(tx, here))  # type: ignore[misc]
+        done = await database.write(lambda tx, here=here: encryption.reencrypt_batch(tx, here))  # type: ignore[misc]
         count, at = count + done.sealed, done.next
         unreadable += done.unreadable
         await asyncio.sleep(_REST_S)

@@ -16,10 +16,9 @@ import structlog
 
 from bridge.domain.clock import Clock
 from bridge.runtime.metrics import Metrics
-from bridge.store import retention
+from bridge.store import inspection, retention
 from bridge.store.database import Database
-from bridge.store.retention import Plan
-from bridge.store.sqlite import size
+from bridge.store.retention import DeletionPlan
 from bridge.store.transaction import Tx
 
 log = structlog.get_logger()
@@ -64,7 +63,9 @@ class Housekeeper:
             )
         return swept
 
-    async def _sweep_all(self, plan: Callable[[Tx], Plan], *, batches_max: float = float("inf")) -> Counter[str]:
+    async def _sweep_all(
+        self, plan: Callable[[Tx], DeletionPlan], *, batches_max: float = float("inf")
+    ) -> Counter[str]:
         """Plan and delete until nothing is left of it, at most so many batches."""
         swept, batches = Counter[str](), 0
         while batches < batches_max and (rows := await self._sweep_once(plan)):
@@ -73,11 +74,11 @@ class Housekeeper:
             await asyncio.sleep(PAUSE_S)
         return swept
 
-    async def _sweep_once(self, plan: Callable[[Tx], Plan]) -> dict[str, int]:
+    async def _sweep_once(self, plan: Callable[[Tx], DeletionPlan]) -> dict[str, int]:
         planned = await self._database.read(plan)
         if planned.is_empty:
             return {}
-        rows = await self._database.write(lambda tx: retention.carry_out(tx, planned))
+        rows = await self._database.write(lambda tx: retention.delete_planned(tx, planned))
         for table, count in rows.items():
             self._metrics.retention_rows.labels(table).inc(count)
         return rows
@@ -98,7 +99,7 @@ class Housekeeper:
         return swept
 
     async def _used(self) -> int:
-        return await self._database.read(lambda tx: size.measure_used(tx, self.settings.size_bytes))
+        return await self._database.read(lambda tx: inspection.measure_used_bytes(tx, self.settings.size_bytes))
 
     def _tell_size(self, used: int) -> None:
         is_too_large = used > self.settings.size_bytes
@@ -118,10 +119,10 @@ class Housekeeper:
             return 0
         released = 0
         while True:
-            now = await self._database.read(size.measure)
+            now = await self._database.read(inspection.measure_size)
             if now.free <= now.total * FREE_SHARE_MAX:
                 return released
-            pages = await self._database.write(lambda tx: size.release_pages(tx, PAGES_PER_STEP))
+            pages = await self._database.write(lambda tx: inspection.release_free_pages(tx, PAGES_PER_STEP))
             if not pages:
                 return released
             released += pages

@@ -19,11 +19,11 @@ from bridge.domain.connection import Connection
 from bridge.domain.ids import new_id
 from bridge.domain.observation import ListedRun, Observation, RunPage
 from bridge.domain.timestamps import parse_instant
-from bridge.store import runs, watermarks
+from bridge.store import learned_state, runs
 from bridge.store.database import Database
+from bridge.store.learned_state import Watermark
 from bridge.store.runs import NewRun
 from bridge.store.transaction import Tx
-from bridge.store.watermarks import Watermark
 
 log = structlog.get_logger()
 OVERLAP: Final = timedelta(minutes=10)  # how much later than its successors a list may show a run
@@ -58,7 +58,7 @@ class Discovery:
     async def begin(self) -> None:
         """A list is about to be asked for; StoreUnavailable."""
         if not self._is_loaded:
-            self._mark = await self._database.read(lambda tx: watermarks.get_watermark(tx, self._connection.name))
+            self._mark = await self._database.read(lambda tx: learned_state.get_watermark(tx, self._connection.name))
             self._is_loaded = True
         self._listing = _Listing()
 
@@ -103,7 +103,7 @@ class Discovery:
         newest_at = max((at for at in (listing.newest_at, mark and mark.newest_at) if at), default=None)
         now = Watermark(newest_at if mark is None else mark.first_at, newest_at)
         if now != mark:
-            await self._database.write(lambda tx: watermarks.save_watermark(tx, self._connection.name, now))
+            await self._database.write(lambda tx: learned_state.save_watermark(tx, self._connection.name, now))
             self._mark = now
 
     def _meets_what_was_seen(self, page: RunPage, answered_at: datetime | None) -> bool:

@@ -28,7 +28,7 @@ from bridge.polling.connection_client import HealthChange
 from bridge.polling.planner import Planner
 from bridge.polling.schedule import TrackedRun
 from bridge.runtime.metrics import Metrics
-from bridge.store import connections, endpoints, transitions
+from bridge.store import connections, endpoints, runs
 from bridge.store.batching import GAP_S, GROUP_MAX, Batcher
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
@@ -198,10 +198,8 @@ class PollResults:
     async def _record_all(self, changes: list[_Change]) -> list[Run | None]:
         def record(tx: Tx) -> list[Run | None]:
             decided = _decide(tx, changes)
-            to_record = [
-                transitions.Change(each.before, decision) for each, decision in decided if decision is not None
-            ]
-            made = transitions.record_all(tx, to_record, node=self._node, keep=True)
+            to_record = [runs.RunChange(each.before, decision) for each, decision in decided if decision is not None]
+            made = runs.record_decisions(tx, to_record, node=self._node, keep_lease=True)
             after = {each.before.id: run for each, run in zip(to_record, made, strict=True)}
             return [after[each.before.id] if decision is not None else each.before for each, decision in decided]
 
@@ -219,7 +217,7 @@ class PollResults:
     def _put(self, tx: Tx, before: Run, decision: transition.Decision | None) -> Run | None:
         if decision is None:
             return before
-        return transitions.record(tx, before, decision, node=self._node, keep=True)
+        return runs.record_decision(tx, before, decision, node=self._node, keep_lease=True)
 
     def _logged(self, before: Run, after: Run | None) -> Run | None:
         if after is not None and before.status is not after.status:
@@ -276,7 +274,7 @@ class PollResults:
 
 def _decide(tx: Tx, changes: list[_Change]) -> list[tuple[_Change, transition.Decision | None]]:
     moved = sorted({each.before.id for each in changes if each.seen.progress != each.before.progress})
-    wanting = endpoints.wanting_progress(tx, moved) if moved else set()
+    wanting = endpoints.runs_wanting_progress(tx, moved) if moved else set()
     return [(each, _decide_one(each, tx.now, wants_progress=each.before.id in wanting)) for each in changes]
 
 

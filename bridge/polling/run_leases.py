@@ -18,7 +18,7 @@ from bridge.domain.errors import StoreUnavailable
 from bridge.domain.limits.fair_limiter import FairRateLimiter
 from bridge.domain.run import Run
 from bridge.polling.schedule import PollSchedule, TrackedRun
-from bridge.store import runs
+from bridge.store import run_leases
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 
@@ -113,14 +113,16 @@ class RunLeases:
 
         def claim(tx: Tx) -> tuple[list[Run], datetime | None, datetime]:
             until = tx.now + timedelta(seconds=HORIZON_S)
-            found = runs.claim_due(
+            found = run_leases.acquire_due(
                 tx, node=self._node, connection=self._connection, until=until, limit=limit, sharers=sharers
             )
-            return list(found), runs.next_due_at(tx, self._connection), tx.now
+            return list(found), run_leases.next_due_at(tx, self._connection), tx.now
 
         leased: list[Run] = []
         at = self._clock.now()
-        due_at = None if is_expected else await self._database.read(lambda tx: runs.next_due_at(tx, self._connection))
+        due_at = (
+            None if is_expected else await self._database.read(lambda tx: run_leases.next_due_at(tx, self._connection))
+        )
         if is_expected or (due_at is not None and due_at <= at + timedelta(seconds=SOON_S)):
             leased, due_at, at = await self._database.write(claim)
         wait_s = math.inf if due_at is None else (due_at - at).total_seconds()
@@ -146,10 +148,12 @@ class RunLeases:
             return set()
         self._compare_due = now + COMPARE_EVERY_S
         held = {tracked.run.id for tracked in self._schedule.all()} | self._releasing.keys()
-        leased = await self._database.read(lambda tx: runs.list_held(tx, node=self._node, connection=self._connection))
+        leased = await self._database.read(
+            lambda tx: run_leases.list_leased(tx, node=self._node, connection=self._connection)
+        )
         astray = sorted(leased - held)
         if astray:
-            await self._database.write(lambda tx: runs.let_go(tx, node=self._node, run_ids=astray))
+            await self._database.write(lambda tx: run_leases.release(tx, node=self._node, run_ids=astray))
         return held - leased
 
     # -- releasing
@@ -195,8 +199,8 @@ class RunLeases:
         released, kept = [each.record() for each in releasing], [each.record() for each in paused]
 
         def write(tx: Tx) -> None:
-            runs.put_back(tx, node=self._node, records=released)
-            runs.put_back(tx, node=self._node, records=kept, keep=True)
+            run_leases.save_polls(tx, node=self._node, records=released)
+            run_leases.save_polls(tx, node=self._node, records=kept, keep_lease=True)
 
         if released or kept:
             await self._database.write(write)

@@ -22,7 +22,7 @@ from bridge.domain.frozen import replaced
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.observation import FailureKind, Observation
 from bridge.domain.run import Run
-from bridge.store.runs import PollRecord
+from bridge.store.run_leases import PollRecord
 
 STALE_MAX: Final = 1_000  # entries in the order of due times beyond twice the runs held
 READY_MAX: Final = 2_000  # due runs that are ranked at once, in about 10 ms

@@ -12,7 +12,7 @@ from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Lane, Outco
 from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
 from bridge.store.ordering import lock_orders, release_next
-from bridge.store.prepared import execute_many, fetch
+from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
 
@@ -29,12 +29,12 @@ class AttemptResult:
 
 
 # Made once: to put a statement together takes longer than to run it.
-_PRESENT = (
+PRESENT = (
     sa.select(deliveries.c.id, deliveries.c.attempts, deliveries.c.leased_by, deliveries.c.state)
     .where(deliveries.c.id.in_(sa.bindparam("ids", expanding=True)))
     .order_by(deliveries.c.id)
 )
-_WISHES = sa.select(endpoints.c.id, endpoints.c.ordered, endpoints.c.enabled).where(
+WISHES = sa.select(endpoints.c.id, endpoints.c.ordered, endpoints.c.enabled).where(
     endpoints.c.id.in_(sa.bindparam("ids", expanding=True))
 )
 _THIS = sa.update(deliveries).where(deliveries.c.id == sa.bindparam("delivery"))
@@ -67,14 +67,14 @@ class _Recording:
         return self.settles and is_over and self.is_ordered and self.is_enabled and bool(self.result.delivery.run_id)
 
 
-def lock_orders_of_results(tx: Tx, results: Sequence[AttemptResult]) -> None:
+def lock_ordering(tx: Tx, results: Sequence[AttemptResult]) -> None:
     """The first thing of a transaction that records attempts: see `lock_orders`."""
     if tx.is_postgresql:
         _lock_orders(tx, results, _wishes(tx, results))
 
 
 def _wishes(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
-    rows = fetch(tx, _WISHES, {"ids": sorted({result.delivery.endpoint_id for result in results})})
+    rows = fetch(tx, WISHES, {"ids": sorted({result.delivery.endpoint_id for result in results})})
     return {row.id: row for row in rows}
 
 
@@ -103,7 +103,7 @@ def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> l
 
 
 def _lock(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
-    query = _PRESENT.with_for_update() if tx.is_postgresql else _PRESENT
+    query = PRESENT.with_for_update() if tx.is_postgresql else PRESENT
     return {row.id: row for row in fetch(tx, query, {"ids": [r.delivery.id for r in results]})}
 
 

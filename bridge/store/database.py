@@ -26,7 +26,7 @@ from bridge.store import migrate
 from bridge.store.postgres import engine as postgresql
 from bridge.store.postgres import notifications
 from bridge.store.sqlite import database_file
-from bridge.store.sqlite.reader_pool import Readers
+from bridge.store.sqlite.reader_pool import ReaderPool
 from bridge.store.sqlite.writer import Writer, explain
 from bridge.store.transaction import CommitSignals, Tx
 
@@ -48,14 +48,14 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._lock: database_file.LockFile | None = None
         self._desk: Writer | None = None
-        self._readers: Readers | None = None
+        self._readers: ReaderPool | None = None
         self._pool: AsyncEngine | None = None
         """PostgreSQL: every connection but one."""
         self._apart: AsyncEngine | None = None
         """PostgreSQL: a connection for what must not wait behind other work."""
         self._failed_at: float | None = None
         """Monotonic, of the latest StoreUnavailable; None again after a write that changed something."""
-        self.tells_others = False
+        self.has_other_nodes = False
         """Whether there are other nodes to tell what a commit announces."""
         self._voice = new_id("voice")
         """The sender of our notices, so that we do not listen to ourselves."""
@@ -121,7 +121,7 @@ class Database:
             self._failed_at = self.clock.monotonic()
             raise
 
-    async def write_apart(self, work: Callable[[Tx], T], within_s: float) -> T:
+    async def write_reserved(self, work: Callable[[Tx], T], within_s: float) -> T:
         """`write` on PostgreSQL that does not wait behind other work; StoreUnavailable if not done in time."""
         if self._apart is None:
             raise StoreUnavailable("the database is not open")
@@ -144,7 +144,7 @@ class Database:
         def run(sync: sa.Connection) -> T:
             tx = Tx(sync, self.clock.now(), signals, keyring=self.keyring)
             answer = work(tx)
-            if self.tells_others or signals.nodes_changed:
+            if self.has_other_nodes or signals.nodes_changed:
                 notifications.tell_others(tx, self._voice)
             return answer
 
@@ -160,9 +160,9 @@ class Database:
         self._announce(signals)
         return answer
 
-    def listen(self) -> postgresql.NotifyListener:
+    def notify_listener(self) -> notifications.NotifyListener:
         """An ear for what other nodes announce, not yet open; our listeners hear it like our own."""
-        return postgresql.NotifyListener(self.url, self._hear)
+        return notifications.NotifyListener(self.url, self._hear)
 
     def _hear(self, payload: str) -> None:
         sender, signals = notifications.decode(payload)
@@ -189,7 +189,7 @@ class Database:
         except DBAPIError as error:
             writer.dispose()
             raise DatabaseRefused(f"{path}: {explain(error)}") from error
-        self._readers = Readers(path)
+        self._readers = ReaderPool(path)
         await self._readers.open()
         self._desk = Writer(writer, self.clock, self.keyring, self._announce)
         self._desk.open()

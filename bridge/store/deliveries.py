@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from bridge.domain.delivery import Delivery, DeliveryState, Lane, Outcome
 from bridge.domain.encryption import Unreadable
-from bridge.domain.endpoint import Endpoint
+from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.domain.errors import BeingSent
 from bridge.domain.frozen import frozen
 from bridge.domain.payload import JSON
+from bridge.store.endpoint_health import backoff_of
 from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
-from bridge.store.nodes import check_may_claim
+from bridge.store.nodes import check_may_lease
 from bridge.store.ordering import hold_back, lock_orders_of
-from bridge.store.prepared import fetch
+from bridge.store.prepared_statements import fetch
 from bridge.store.tables import deliveries, endpoints, events
 from bridge.store.transaction import Tx
 
 
 @frozen
-class Claimed:
+class LeasedDelivery:
     """A delivery in our hands, with all that its POST needs."""
 
     delivery: Delivery
@@ -60,7 +63,7 @@ def delivery_of(row: Any) -> Delivery:
 
 
 # Made once: to put a statement together takes longer than to run it.
-_DUE = (
+DUE = (
     sa.select(deliveries.c.id)
     .where(
         deliveries.c.endpoint_id == sa.bindparam("endpoint"),
@@ -73,9 +76,9 @@ _DUE = (
     .limit(sa.bindparam("most", type_=sa.Integer))
     .with_for_update(skip_locked=True)
 )
-_CLAIM = (
+ACQUIRE_DUE = (
     sa.update(deliveries)
-    .where(deliveries.c.id.in_(_DUE.scalar_subquery()))
+    .where(deliveries.c.id.in_(DUE.scalar_subquery()))
     .values(leased_by=sa.bindparam("node"))
     .returning(deliveries)
 )
@@ -83,14 +86,14 @@ _ENDPOINT = sa.select(endpoints).where(endpoints.c.id == sa.bindparam("endpoint"
 _BODIES = sa.select(events.c.id, events.c.body).where(events.c.id.in_(sa.bindparam("events", expanding=True)))
 
 
-def claim_due(
+def acquire_due(
     tx: Tx, *, node: str, endpoint_id: str, limit: int, lanes: Sequence[tuple[Lane, int]] | None = None
-) -> list[Claimed]:
+) -> list[LeasedDelivery]:
     """Take up to `limit` due deliveries of one endpoint: so many of each lane in this order, longest due first.
 
     StoreUnavailable when this node was buried.
     """
-    check_may_claim(tx, node)
+    check_may_lease(tx, node)
     rows: list[Any] = []
     for lane, most in [(lane, limit) for lane in Lane] if lanes is None else lanes:
         if (left := min(most, limit - len(rows))) > 0:
@@ -102,7 +105,7 @@ def claim_due(
     wanted = {"events": [row.event_id for row in rows if row.body is None]}
     bodies = {event.id: event.body for event in fetch(tx, _BODIES, wanted)}
     return [
-        Claimed(delivery_of(row), endpoint, body, secrets, fault, row.content_type or JSON)
+        LeasedDelivery(delivery_of(row), endpoint, body, secrets, fault, row.content_type or JSON)
         for row in rows
         if (body := row.body or bodies.get(row.event_id)) is not None
     ]
@@ -110,7 +113,7 @@ def claim_due(
 
 def _claim_lane(tx: Tx, node: str, endpoint_id: str, lane: Lane, limit: int) -> list[Any]:
     wanted = {"endpoint": endpoint_id, "of_lane": lane.value, "now": tx.now, "most": limit, "node": node}
-    return sorted(fetch(tx, _CLAIM, wanted), key=lambda row: str(row.id))
+    return sorted(fetch(tx, ACQUIRE_DUE, wanted), key=lambda row: str(row.id))
 
 
 def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | None]:
@@ -124,7 +127,7 @@ def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | 
     return tuple(secrets), endpoint.fault
 
 
-def give_back(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
+def release(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
     """Give up claims without an attempt: an interrupted POST is not a failed one."""
     tx.connection.execute(
         sa.update(deliveries)
@@ -134,14 +137,14 @@ def give_back(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
     tx.signals.deliveries_due = True
 
 
-def check_at_rest(tx: Tx, delivery_ids: Sequence[str]) -> None:
+def check_not_being_sent(tx: Tx, delivery_ids: Sequence[str]) -> None:
     """BeingSent where one of them is in somebody's hands: what is asked for now would be lost when it is recorded."""
     held = sa.select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids), deliveries.c.leased_by.is_not(None))
     if tx.connection.execute(held.limit(1)).first() is not None:
         raise BeingSent("it is being sent at this moment; look again in some seconds")
 
 
-def list_held(tx: Tx, *, node: str) -> set[str]:
+def list_leased(tx: Tx, *, node: str) -> set[str]:
     """The ids of the deliveries that this node has claimed."""
     return set(tx.connection.execute(sa.select(deliveries.c.id).where(deliveries.c.leased_by == node)).scalars())
 
@@ -216,3 +219,80 @@ def shift_times(tx: Tx, seconds: float) -> None:
     tx.connection.execute(
         sa.update(deliveries).where(deliveries.c.next_attempt_at.is_not(None)).values(next_attempt_at=later)
     )
+
+
+# -- what is due
+
+
+@dataclass(frozen=True, slots=True)
+class DueEndpoint:
+    """An endpoint with something unclaimed: the earliest of each lane, its pace and its limit (deliveries per second)."""
+
+    endpoint_id: str
+    lanes: dict[Lane, datetime]
+    backoff: EndpointBackoff
+    rate_limit: float | None = None
+    source: EndpointSource = EndpointSource.API
+
+    @property
+    def at(self) -> datetime:
+        """When the earliest of it is due."""
+        return min(self.lanes.values())
+
+
+# The index on (endpoint_id, lane, next_attempt_at) is walked endpoint by endpoint: four look-ups each, however
+# long the backlog behind it. What is owed to an endpoint that is switched off is not seen.
+DUE_ENDPOINTS = sa.text("""
+WITH RECURSIVE e(id) AS (
+  SELECT min(endpoint_id) FROM deliveries WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL
+  UNION ALL
+  SELECT (SELECT min(endpoint_id) FROM deliveries
+          WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL AND endpoint_id > e.id)
+  FROM e WHERE e.id IS NOT NULL)
+SELECT e.id AS id,
+  (SELECT min(next_attempt_at) FROM deliveries d
+   WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 0) AS lane_0,
+  (SELECT min(next_attempt_at) FROM deliveries d
+   WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 1) AS lane_1,
+  (SELECT min(next_attempt_at) FROM deliveries d
+   WHERE d.next_attempt_at IS NOT NULL AND d.leased_by IS NULL AND d.endpoint_id = e.id AND d.lane = 2) AS lane_2,
+  p.failures AS failures, p.slowdowns AS slowdowns, p.paused_until AS paused_until, p.probe_at AS probe_at,
+  p.rate_limit AS rate_limit, p.source AS source
+FROM e JOIN endpoints p ON p.id = e.id WHERE e.id IS NOT NULL AND p.enabled
+""").columns(
+    id=sa.Text,
+    failures=sa.Integer,
+    slowdowns=sa.Integer,
+    rate_limit=sa.Float,
+    source=sa.Text,
+    **dict.fromkeys(("lane_0", "lane_1", "lane_2", "paused_until", "probe_at"), deliveries.c.next_attempt_at.type),
+)
+
+
+def due_endpoints(tx: Tx) -> dict[str, DueEndpoint]:
+    """The endpoints with something unclaimed, by id."""
+    found = {}
+    for row in fetch(tx, DUE_ENDPOINTS):
+        firsts = zip(Lane, (row.lane_0, row.lane_1, row.lane_2), strict=True)
+        lanes = {lane: at for lane, at in firsts if at is not None}
+        if lanes:
+            found[row.id] = DueEndpoint(row.id, lanes, backoff_of(row), row.rate_limit, EndpointSource(row.source))
+    return found
+
+
+def may_probe(tx: Tx, endpoint_id: str) -> bool:
+    """Whether nobody is sending anything to an endpoint that is probed; until this transaction ends only it is told so.
+
+    Judged anew: another node's probe may have ended since `due_endpoints` was read.
+    """
+    if not tx.is_postgresql:
+        return True  # the one daemon that there is knows what it sends
+    unwatched = sa.select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update(skip_locked=True)
+    row = tx.connection.execute(unwatched).first()
+    opens_at = None if row is None else backoff_of(row).opens_at
+    if row is None or (opens_at is not None and opens_at > tx.now):
+        return False
+    sent = sa.select(deliveries.c.id).where(
+        deliveries.c.endpoint_id == endpoint_id, deliveries.c.leased_by.is_not(None)
+    )
+    return tx.connection.execute(sent.limit(1)).first() is None

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from bridge.domain.encryption import Place, Unreadable
+from bridge.domain.encryption import SecretPlace, Unreadable
 from bridge.domain.secret import Secret
 from bridge.store.tables import endpoint_secrets, endpoints, idempotency_keys
 from bridge.store.transaction import Tx
@@ -21,51 +21,51 @@ from bridge.store.transaction import Tx
 BATCH = 100
 
 
-def seal_secret(tx: Tx, endpoint_id: str, secret_id: str, secret: Secret) -> str:
+def encrypt_secret(tx: Tx, endpoint_id: str, secret_id: str, secret: Secret) -> str:
     """A signing secret as it is stored."""
-    return tx.keyring.seal(_secret_place(endpoint_id, secret_id), secret.reveal())
+    return tx.keyring.encrypt(_secret_place(endpoint_id, secret_id), secret.reveal())
 
 
-def open_secret(tx: Tx, endpoint_id: str, secret_id: str, stored: str) -> Secret:
+def decrypt_secret(tx: Tx, endpoint_id: str, secret_id: str, stored: str) -> Secret:
     """The signing secret again, or Unreadable."""
-    return Secret(tx.keyring.open(_secret_place(endpoint_id, secret_id), stored))
+    return Secret(tx.keyring.decrypt(_secret_place(endpoint_id, secret_id), stored))
 
 
-def seal_headers(tx: Tx, endpoint_id: str, headers: dict[str, str]) -> dict[str, str] | str:
+def encrypt_headers(tx: Tx, endpoint_id: str, headers: dict[str, str]) -> dict[str, str] | str:
     """Custom headers as they are stored: none as they are, others as one sealed text."""
     if not headers or not tx.keyring.has_key:
         return headers
-    return tx.keyring.seal(_headers_place(endpoint_id), json.dumps(headers))
+    return tx.keyring.encrypt(_headers_place(endpoint_id), json.dumps(headers))
 
 
-def open_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> dict[str, str]:
+def decrypt_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> dict[str, str]:
     """The custom headers again, or Unreadable."""
     if not isinstance(stored, str):
         return stored
-    opened: dict[str, str] = json.loads(tx.keyring.open(_headers_place(endpoint_id), stored))
+    opened: dict[str, str] = json.loads(tx.keyring.decrypt(_headers_place(endpoint_id), stored))
     return opened
 
 
-def seal_answer(tx: Tx, key: str, body: bytes) -> bytes:
+def encrypt_response(tx: Tx, key: str, body: bytes) -> bytes:
     """A kept answer as it is stored; any may hold a secret that is shown once."""
-    return tx.keyring.seal(_answer_place(key), body.decode()).encode()
+    return tx.keyring.encrypt(_response_place(key), body.decode()).encode()
 
 
-def open_answer(tx: Tx, key: str, stored: bytes) -> bytes:
+def decrypt_response(tx: Tx, key: str, stored: bytes) -> bytes:
     """The kept answer again, or Unreadable."""
-    return tx.keyring.open(_answer_place(key), stored.decode()).encode()
+    return tx.keyring.decrypt(_response_place(key), stored.decode()).encode()
 
 
-def _secret_place(endpoint_id: str, secret_id: str) -> Place:
-    return Place("endpoint_secrets", "secret", f"{endpoint_id}/{secret_id}")
+def _secret_place(endpoint_id: str, secret_id: str) -> SecretPlace:
+    return SecretPlace("endpoint_secrets", "secret", f"{endpoint_id}/{secret_id}")
 
 
-def _headers_place(endpoint_id: str) -> Place:
-    return Place("endpoints", "headers", endpoint_id)
+def _headers_place(endpoint_id: str) -> SecretPlace:
+    return SecretPlace("endpoints", "headers", endpoint_id)
 
 
-def _answer_place(key: str) -> Place:
-    return Place("idempotency_keys", "body", key)
+def _response_place(key: str) -> SecretPlace:
+    return SecretPlace("idempotency_keys", "body", key)
 
 
 # -- after a change of keys
@@ -93,21 +93,23 @@ _KINDS: Final = (
         endpoint_secrets.c.secret,
         (endpoint_secrets.c.endpoint_id,),
         lambda prefix: _not_beginning(endpoint_secrets.c.secret, prefix),
-        lambda tx, row: seal_secret(tx, row.endpoint_id, row.id, open_secret(tx, row.endpoint_id, row.id, row.value)),
+        lambda tx, row: encrypt_secret(
+            tx, row.endpoint_id, row.id, decrypt_secret(tx, row.endpoint_id, row.id, row.value)
+        ),
     ),
     _Kind(
         endpoints.c.id,
         endpoints.c.headers,
         (),
         lambda prefix: sa.and_(_TEXT_OF_HEADERS != "{}", _not_beginning(_TEXT_OF_HEADERS, f'"{prefix}')),
-        lambda tx, row: seal_headers(tx, row.id, open_headers(tx, row.id, row.value)),
+        lambda tx, row: encrypt_headers(tx, row.id, decrypt_headers(tx, row.id, row.value)),
     ),
     _Kind(
         idempotency_keys.c.key,
         idempotency_keys.c.body,
         (),
         lambda prefix: _not_beginning(idempotency_keys.c.body, prefix.encode()),
-        lambda tx, row: seal_answer(tx, row.id, open_answer(tx, row.id, row.value)),
+        lambda tx, row: encrypt_response(tx, row.id, decrypt_response(tx, row.id, row.value)),
     ),
 )
 
@@ -121,17 +123,17 @@ class Resealed:
     next: tuple[int, str] | None
 
 
-FIRST: Final = (0, "")
+START: Final = (0, "")
 
 
-def is_all_sealed(tx: Tx) -> bool:
+def is_all_encrypted(tx: Tx) -> bool:
     """Whether every value is sealed with the present key; a read, so that an ordinary start writes nothing."""
     if not tx.keyring.has_key:
         return True
     return not any(tx.connection.execute(_rows(tx, kind, "").limit(1)).first() for kind in _KINDS)
 
 
-def seal_again(tx: Tx, at: tuple[int, str]) -> Resealed:
+def reencrypt_batch(tx: Tx, at: tuple[int, str]) -> Resealed:
     """Seal the next BATCH of values that are not under the present key; go on `at` the answer's `next`."""
     number, after = at
     kind = _KINDS[number]

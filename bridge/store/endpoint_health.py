@@ -19,7 +19,7 @@ from bridge.domain.endpoint_backoff import EndpointBackoff, backoff_after
 from bridge.domain.event import EventType
 from bridge.store.endpoints import disable_endpoint, get_endpoint
 from bridge.store.events import record_endpoint_event
-from bridge.store.prepared import fetch
+from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoints
 from bridge.store.transaction import Tx
 
@@ -37,16 +37,16 @@ _COLUMNS = (
     endpoints.c.failing_attempts,
     endpoints.c.warned_at,
 )
-_READ: Final[sa.Select[Any]] = (
+READ: Final[sa.Select[Any]] = (
     sa.select(*_COLUMNS)
     .where(endpoints.c.id.in_(sa.bindparam("ids", expanding=True)), endpoints.c.deleted_at.is_(None))
     .order_by(endpoints.c.id)
 )
-_READ_TO_CHANGE: Final = _READ.with_for_update()
+_READ_TO_CHANGE: Final = READ.with_for_update()
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class HealthChange:
     """What changed about an endpoint, for the log and the counters."""
 
     before: EndpointBackoff
@@ -65,18 +65,18 @@ class _Present:
     may_be_disabled: bool
 
 
-def note_answer(tx: Tx, endpoint_id: str, answer: PostResult) -> Note | None:
-    """Take in one answer; see `note_answers`."""
-    return note_answers(tx, [(endpoint_id, answer)])[0]
+def apply_result(tx: Tx, endpoint_id: str, answer: PostResult) -> HealthChange | None:
+    """Take in one answer; see `apply_results`."""
+    return apply_results(tx, [(endpoint_id, answer)])[0]
 
 
-def note_answers(tx: Tx, answers: Sequence[tuple[str, PostResult]]) -> list[Note | None]:
+def apply_results(tx: Tx, answers: Sequence[tuple[str, PostResult]]) -> list[HealthChange | None]:
     """Take in answers by endpoint, in this order; writes nothing about an endpoint that is well.
 
     None for each that says nothing about its endpoint.
     """
     telling = [(endpoint_id, answer) for endpoint_id, answer in answers if answer.outcome not in _NOBODYS_FAULT]
-    query = _READ if all(answer.outcome is Outcome.DELIVERED for _, answer in telling) else _READ_TO_CHANGE
+    query = READ if all(answer.outcome is Outcome.DELIVERED for _, answer in telling) else _READ_TO_CHANGE
     rows = fetch(tx, query, {"ids": sorted({endpoint_id for endpoint_id, _ in telling})}) if telling else ()
     known = {row.id: _Present(backoff_of(row), _failing_of(row), _may_be_disabled(row)) for row in rows}
     return [
@@ -87,13 +87,13 @@ def note_answers(tx: Tx, answers: Sequence[tuple[str, PostResult]]) -> list[Note
     ]
 
 
-def _note(tx: Tx, endpoint_id: str, present: _Present, answer: PostResult) -> Note:
+def _note(tx: Tx, endpoint_id: str, present: _Present, answer: PostResult) -> HealthChange:
     before, failing = present.backoff, present.failing
     present.backoff = backoff_after(before, answer, now=tx.now)
     present.failing = None if answer.outcome is Outcome.DELIVERED else failing_after(failing, at=tx.now)
     if (present.backoff, present.failing) != (before, failing):
         _store(tx, endpoint_id, _values(present.backoff, present.failing))
-    note = Note(before, present.backoff)
+    note = HealthChange(before, present.backoff)
     if present.failing is None or not present.may_be_disabled:
         return note
     note = _judge(tx, endpoint_id, note, present.failing, is_gone=answer.outcome is Outcome.GONE)
@@ -112,7 +112,7 @@ def backoff_of(row: Any) -> EndpointBackoff:
     return EndpointBackoff(row.failures, row.slowdowns, row.paused_until, row.probe_at)
 
 
-def _judge(tx: Tx, endpoint_id: str, note: Note, failing: FailureStreak, *, is_gone: bool) -> Note:
+def _judge(tx: Tx, endpoint_id: str, note: HealthChange, failing: FailureStreak, *, is_gone: bool) -> HealthChange:
     if is_gone:
         return _disable(tx, endpoint_id, note, "gone", GONE)
     match next_step(failing, now=tx.now):
@@ -122,15 +122,15 @@ def _judge(tx: Tx, endpoint_id: str, note: Note, failing: FailureStreak, *, is_g
             reason = f"{describe(failing)}; it will be switched off when {RULE}"
             _store(tx, endpoint_id, {"warned_at": tx.now})
             _tell(tx, EventType.ENDPOINT_FAILING, endpoint_id, reason)
-            return Note(note.before, note.after, AutoDisableStep.WARN, "failing", reason)
+            return HealthChange(note.before, note.after, AutoDisableStep.WARN, "failing", reason)
         case AutoDisableStep.NOTHING:
             return note
 
 
-def _disable(tx: Tx, endpoint_id: str, note: Note, cause: str, reason: str) -> Note:
+def _disable(tx: Tx, endpoint_id: str, note: HealthChange, cause: str, reason: str) -> HealthChange:
     disable_endpoint(tx, endpoint_id, reason)
     _tell(tx, EventType.ENDPOINT_DISABLED, endpoint_id, reason)
-    return Note(note.before, note.after, AutoDisableStep.DISABLE, cause, reason)
+    return HealthChange(note.before, note.after, AutoDisableStep.DISABLE, cause, reason)
 
 
 def _tell(tx: Tx, event_type: EventType, endpoint_id: str, reason: str) -> None:

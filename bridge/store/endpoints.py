@@ -16,10 +16,10 @@ from bridge.domain.fields import SIGNATURES
 from bridge.domain.ids import new_id
 from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
-from bridge.store.encryption import open_headers, open_secret, seal_headers, seal_secret
+from bridge.store.encryption import decrypt_headers, decrypt_secret, encrypt_headers, encrypt_secret
 from bridge.store.nodes import listed_elsewhere, note_file_endpoints
-from bridge.store.ordering import discard_backlog, hold_backlog, hold_followers, lock_to_change, make_backlog_due
-from bridge.store.prepared import fetch
+from bridge.store.ordering import discard_pending, hold_followers, hold_pending, lock_to_change, release_pending
+from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
 
@@ -40,7 +40,7 @@ class LiveSecret:
 
 def endpoint_of(tx: Tx, row: Any) -> Endpoint:
     """A row of `endpoints` as the domain knows it; headers that cannot be opened are its `fault`."""
-    headers, fault = _open_headers(tx, row.id, row.headers)
+    headers, fault = _decrypt_headers(tx, row.id, row.headers)
     settings: dict[str, Any] = {name: getattr(row, name) for name in EndpointSettings.model_fields}
     settings["events"] = None if row.events is None else tuple(EventType(name) for name in row.events)
     return Endpoint.model_construct(  # unchecked: what is stored stays readable when the rules get stricter
@@ -57,9 +57,9 @@ def endpoint_of(tx: Tx, row: Any) -> Endpoint:
     )
 
 
-def _open_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> tuple[dict[str, str], str | None]:
+def _decrypt_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> tuple[dict[str, str], str | None]:
     try:
-        return open_headers(tx, endpoint_id, stored), None
+        return decrypt_headers(tx, endpoint_id, stored), None
     except Unreadable as error:
         return {}, f"its custom headers cannot be read: {error}; set them again"
 
@@ -68,7 +68,7 @@ def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
     """The columns that a person sets; headers that could not be read stay as they are."""
     values = endpoint.model_dump(mode="json", include=set(EndpointSettings.model_fields))
     headers = values.pop("headers")
-    return values if endpoint.fault else {**values, "headers": seal_headers(tx, endpoint.id, headers)}
+    return values if endpoint.fault else {**values, "headers": encrypt_headers(tx, endpoint.id, headers)}
 
 
 def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoint:
@@ -100,7 +100,7 @@ def add_secret(tx: Tx, endpoint_id: str, secret: Secret, *, kind: str = "v1") ->
 
 def _secret_row(tx: Tx, endpoint_id: str, secret: Secret, kind: str = "v1") -> dict[str, Any]:
     secret_id = new_id("sec")
-    sealed = seal_secret(tx, endpoint_id, secret_id, secret)
+    sealed = encrypt_secret(tx, endpoint_id, secret_id, secret)
     return {"id": secret_id, "endpoint_id": endpoint_id, "kind": kind, "secret": sealed, "created_at": tx.now}
 
 
@@ -137,7 +137,7 @@ def _signs(tx: Tx) -> sa.ColumnElement[bool]:
     return sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > tx.now)
 
 
-_LIVE_SECRETS = (
+LIVE_SECRETS = (
     sa.select(endpoint_secrets)
     .where(
         endpoint_secrets.c.endpoint_id.in_(sa.bindparam("endpoints", expanding=True)),
@@ -158,9 +158,9 @@ def live_secrets(
     found: dict[str, list[LiveSecret]] = {}
     faults: dict[str, Unreadable] = {}
     wanted = {"endpoints": [*endpoint_ids], "now": tx.now, "kinds": [*SIGNATURES] if kind is None else [kind]}
-    for row in fetch(tx, _LIVE_SECRETS, wanted):
+    for row in fetch(tx, LIVE_SECRETS, wanted):
         try:
-            secret = open_secret(tx, row.endpoint_id, row.id, row.secret)
+            secret = decrypt_secret(tx, row.endpoint_id, row.id, row.secret)
         except Unreadable as error:
             faults.setdefault(row.endpoint_id, error)
         else:
@@ -192,15 +192,15 @@ def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run
 
 
 _HEARS = sa.and_(endpoints.c.deleted_at.is_(None), endpoints.c.enabled)
-_SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _HEARS)
-_OF_RUNS = sa.select(endpoints).where(endpoints.c.run_id.in_(sa.bindparam("run_ids", expanding=True)), _HEARS)
+SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _HEARS)
+OF_RUNS = sa.select(endpoints).where(endpoints.c.run_id.in_(sa.bindparam("run_ids", expanding=True)), _HEARS)
 _SHARED_KNOWN = "shared endpoints"
 
 
 def shared_listeners(tx: Tx) -> list[Endpoint]:
     """The enabled endpoints that hear of every run."""
     if _SHARED_KNOWN not in tx.known:
-        tx.known[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in fetch(tx, _SHARED)]
+        tx.known[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in fetch(tx, SHARED)]
     found: list[Endpoint] = tx.known[_SHARED_KNOWN]
     return found
 
@@ -209,7 +209,7 @@ def run_listeners(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[Endpoint]]:
     """The enabled one-run webhooks of these runs."""
     found: dict[str, list[Endpoint]] = {}
     if run_ids:
-        for row in fetch(tx, _OF_RUNS, {"run_ids": list(run_ids)}):
+        for row in fetch(tx, OF_RUNS, {"run_ids": list(run_ids)}):
             found.setdefault(row.run_id, []).append(endpoint_of(tx, row))
     return found
 
@@ -250,7 +250,7 @@ def insert_run_endpoints(tx: Tx, new: Sequence[tuple[Endpoint, Secret]]) -> None
     )
 
 
-def wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:
+def runs_wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:
     """The runs of which an enabled endpoint names `run.progressed`; only of these is such an event recorded."""
     if any(endpoint.wants(EventType.RUN_PROGRESSED) for endpoint in shared_listeners(tx)):
         return set(run_ids)
@@ -273,7 +273,7 @@ def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
     if endpoint.ordered and not before.ordered:
         hold_followers(tx, endpoint.id)
     if before.ordered and not endpoint.ordered and before.enabled:
-        make_backlog_due(tx, endpoint.id)
+        release_pending(tx, endpoint.id)
     tx.signals.deliveries_due = True
 
 
@@ -296,7 +296,7 @@ def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
         .where(endpoints.c.id == endpoint_id, endpoints.c.enabled)
         .values(enabled=False, disabled_reason=reason, disabled_at=tx.now)
     ).rowcount
-    hold_backlog(tx, endpoint_id)
+    hold_pending(tx, endpoint_id)
     return bool(switched)
 
 
@@ -309,7 +309,7 @@ def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
         .where(endpoints.c.id == endpoint_id)
         .values(enabled=True, disabled_reason=None, disabled_at=None, **_WELL)
     )
-    make_backlog_due(tx, endpoint_id)
+    release_pending(tx, endpoint_id)
     tx.signals.replays_due = True  # those that waited for it go on
 
 
@@ -318,7 +318,7 @@ def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
     tx.known.pop(_SHARED_KNOWN, None)
     tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(deleted_at=tx.now))
     tx.connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
-    discard_backlog(tx, endpoint_id)
+    discard_pending(tx, endpoint_id)
 
 
 def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -> None:

@@ -19,7 +19,7 @@ from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
 from bridge.store.endpoints import run_listeners, shared_listeners
 from bridge.store.ordering import lock_orders_to_add
-from bridge.store.prepared import execute_many
+from bridge.store.prepared_statements import execute_many
 from bridge.store.tables import deliveries, events, replays
 from bridge.store.transaction import Tx
 

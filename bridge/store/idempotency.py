@@ -11,8 +11,8 @@ from sqlalchemy.exc import IntegrityError
 
 from bridge.domain.encryption import Unreadable
 from bridge.domain.errors import Conflict
-from bridge.store.encryption import open_answer, seal_answer
-from bridge.store.prepared import execute_many, fetch
+from bridge.store.encryption import decrypt_response, encrypt_response
+from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import idempotency_keys
 from bridge.store.transaction import Tx
 
@@ -21,7 +21,7 @@ _KEEP = sa.insert(idempotency_keys)
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class StoredResponse:
     """The answer that the first request got; `fingerprint` tells whether a later one is the same request."""
 
     fingerprint: str
@@ -29,27 +29,27 @@ class KeptAnswer:
     body: bytes
 
 
-def find_answers(tx: Tx, keys: Sequence[str]) -> list[KeptAnswer | None]:
+def find_responses(tx: Tx, keys: Sequence[str]) -> list[StoredResponse | None]:
     """The answers kept for these keys, in their order; Conflict when one can no longer be read."""
     rows = {row.key: row for row in fetch(tx, _FIND, {"keys": list(keys)})}
     return [None if (row := rows.get(key)) is None else _opened(tx, row) for key in keys]
 
 
-def _opened(tx: Tx, row: sa.Row[Any]) -> KeptAnswer:
+def _opened(tx: Tx, row: sa.Row[Any]) -> StoredResponse:
     try:
-        return KeptAnswer(row.fingerprint, row.status, open_answer(tx, row.key, row.body))
+        return StoredResponse(row.fingerprint, row.status, decrypt_response(tx, row.key, row.body))
     except Unreadable as error:
         raise Conflict(f"the answer kept for this Idempotency-Key cannot be read: {error}; use a new key") from None
 
 
-def keep_answers(tx: Tx, answers: Sequence[tuple[str, KeptAnswer]]) -> None:
+def store_responses(tx: Tx, answers: Sequence[tuple[str, StoredResponse]]) -> None:
     """Keep answers by their keys; Conflict when another request with such a key was faster, which undoes this write."""
     rows = [
         {
             "key": key,
             "fingerprint": answer.fingerprint,
             "status": answer.status,
-            "body": seal_answer(tx, key, answer.body),
+            "body": encrypt_response(tx, key, answer.body),
             "created_at": tx.now,
         }
         for key, answer in answers

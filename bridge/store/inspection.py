@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
@@ -19,13 +20,15 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from bridge.domain.errors import DatabaseRefused, NotFound
 from bridge.store import migrate
 from bridge.store.sqlite import database_file
+from bridge.store.tables import metadata
+from bridge.store.transaction import Tx
 
 PROBLEMS_MAX = 20
 CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class Inspection:
     """What was found. `schema` None: no tables yet. `pending`: the revisions that `db upgrade` would apply."""
 
     schema: str | None
@@ -34,7 +37,7 @@ class Examination:
     size_bytes: int | None = None
 
 
-async def examine(url: URL) -> Examination:
+async def inspect_database(url: URL) -> Inspection:
     """Read the whole database once (SQLite) or its schema (PostgreSQL, which checks its own pages).
 
     NotFound where there is no file, DatabaseRefused for one that is not ours or cannot be read.
@@ -45,10 +48,10 @@ async def examine(url: URL) -> Examination:
     if not path.exists():
         raise NotFound(f"there is no database at {path}; `runbridge serve` or `runbridge db upgrade` makes one")
     database_file.check(path)
-    return examine_file(path)
+    return inspect_file(path)
 
 
-def examine_file(path: Path) -> Examination:
+def inspect_file(path: Path) -> Inspection:
     """Every page, index and reference of a SQLite file; DatabaseRefused where it cannot even be read."""
     try:
         with open_for_reading(path) as connection:
@@ -61,7 +64,7 @@ def examine_file(path: Path) -> Examination:
     problems = [] if problems == ["ok"] else problems
     problems += [f"a row of {table} refers to a missing row of {parent}" for table, _, parent, _ in strays]
     schema = str(found[0]) if found else None
-    return Examination(schema, tuple(migrate.pending(schema)), tuple(problems), path.stat().st_size)
+    return Inspection(schema, tuple(migrate.pending(schema)), tuple(problems), path.stat().st_size)
 
 
 @contextlib.contextmanager
@@ -75,7 +78,7 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-async def _examine_postgresql(url: URL) -> Examination:
+async def _examine_postgresql(url: URL) -> Inspection:
     shown = url.render_as_string(hide_password=True)
     engine = create_async_engine(
         url.set(drivername="postgresql+asyncpg"), connect_args={"timeout": CONNECT_TIMEOUT_S}, poolclass=sa.NullPool
@@ -88,4 +91,71 @@ async def _examine_postgresql(url: URL) -> Examination:
         raise DatabaseRefused(f"cannot use the database {shown}: {str(error).splitlines()[0]}") from error
     finally:
         await engine.dispose()
-    return Examination(schema, tuple(migrate.pending(schema)), size_bytes=size_bytes)
+    return Inspection(schema, tuple(migrate.pending(schema)), size_bytes=size_bytes)
+
+
+# -- size
+
+_INCREMENTAL: Final = 2
+_SAMPLED_PAGES: Final = 1000  # of each table; enough for an estimate within some percent
+_PAGE_BYTES: Final = 8192
+_OVERHEAD: Final = 1.5  # of a row's bytes: its header, its share of indexes and of pages that are not quite full
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes. `free`: within `total`, but holding nothing (SQLite only)."""
+
+    total: int
+    free: int = 0
+    wal: int = 0
+
+    @property
+    def used(self) -> int:
+        """What the rows take."""
+        return self.total - self.free
+
+
+def measure_size(tx: Tx) -> Size:
+    """The size at this moment; cheap enough for every scrape."""
+    if tx.is_postgresql:
+        return Size(tx.connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
+    page_bytes = _pragma(tx, "page_size")
+    file = Path(tx.connection.exec_driver_sql("PRAGMA database_list").one()[2])
+    wal = file.with_name(file.name + "-wal")
+    wal_bytes = wal.stat().st_size if wal.exists() else 0
+    return Size(_pragma(tx, "page_count") * page_bytes, _pragma(tx, "freelist_count") * page_bytes, wal_bytes)
+
+
+def measure_used_bytes(tx: Tx, limit: int) -> int:
+    """Bytes in use, exact on SQLite; on PostgreSQL an estimate where the database is larger than `limit`.
+
+    PostgreSQL keeps the space of deleted rows for new ones, so that its size tells nothing once it was reached.
+    """
+    size = measure_size(tx)
+    if not tx.is_postgresql or size.total <= limit:
+        return size.used
+    return min(size.total, sum(_estimate(tx, table) for table in metadata.tables.values()))
+
+
+def _estimate(tx: Tx, table: sa.Table) -> int:
+    """What the rows in some of a table's pages take, times how many there are of such."""
+    name = table.name
+    heap = tx.connection.scalar(sa.text(f"SELECT pg_relation_size('{name}')")) or 0
+    percent = min(100.0, 100.0 * _SAMPLED_PAGES / max(1, heap // _PAGE_BYTES))
+    sampled = f"SELECT sum(pg_column_size({name}.*)) FROM {name} TABLESAMPLE SYSTEM ({percent:.4f})"  # noqa: S608 - our names
+    return int((tx.connection.scalar(sa.text(sampled)) or 0) * 100 / percent * _OVERHEAD)
+
+
+def release_free_pages(tx: Tx, pages: int) -> int:
+    """Give up to `pages` free pages of a SQLite file back to the disk; answers how many."""
+    if tx.is_postgresql or _pragma(tx, "auto_vacuum") != _INCREMENTAL:
+        return 0
+    before = _pragma(tx, "freelist_count")
+    for _ in range(min(pages, before)):  # given a number, the statement frees one page a step, and the driver makes one
+        tx.connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
+    return before - _pragma(tx, "freelist_count")
+
+
+def _pragma(tx: Tx, name: str) -> int:
+    return int(tx.connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())

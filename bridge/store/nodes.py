@@ -27,7 +27,7 @@ from bridge.store.transaction import Tx
 LEASE_S: Final = 20.0
 _JOIN_LOCK: Final = 0x72756E6A  # "runj"; any number, the same in every node
 _MICROSECONDS: Final = 1_000_000
-_MAY_CLAIM: Final = "may claim"
+_MAY_LEASE: Final = "may lease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +74,17 @@ def renew(tx: Tx, node: str, lease_s: float = LEASE_S) -> bool:
     return bool(tx.connection.execute(mine).rowcount)
 
 
-def check_may_claim(tx: Tx, node: str) -> None:
+def check_may_lease(tx: Tx, node: str) -> None:
     """StoreUnavailable unless this node is still listed; until the transaction ends nobody can bury it.
 
     Else a node that does not know yet that it was buried would take claims that nobody ever frees.
     """
-    if not tx.is_postgresql or _MAY_CLAIM in tx.known:
+    if not tx.is_postgresql or _MAY_LEASE in tx.known:
         return
     mine = sa.select(nodes.c.id).where(nodes.c.id == node).with_for_update(key_share=True, read=True)
     if tx.connection.execute(mine).first() is None:
         raise StoreUnavailable("this node's lease ran out and others do its work; it starts over at once")
-    tx.known[_MAY_CLAIM] = True
+    tx.known[_MAY_LEASE] = True
 
 
 def list_nodes(tx: Tx, *, with_holdings: bool = True) -> list[Node]:

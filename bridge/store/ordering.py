@@ -15,13 +15,13 @@ from bridge.store.tables import deliveries, endpoints
 from bridge.store.transaction import Tx
 
 
-def hold_backlog(tx: Tx, endpoint_id: str) -> None:
+def hold_pending(tx: Tx, endpoint_id: str) -> None:
     """Nothing of it is due any longer, but all of it is kept."""
     _lock_owed(tx, endpoint_id)  # in their order: on PostgreSQL whoever records attempts takes the same rows
     tx.connection.execute(_pending(endpoint_id).values(next_attempt_at=None))
 
 
-def make_backlog_due(tx: Tx, endpoint_id: str) -> None:
+def release_pending(tx: Tx, endpoint_id: str) -> None:
     """What was held back is due at once; where order was asked for, the first of each run only."""
     _lock_owed(tx, endpoint_id)
     statement = _pending(endpoint_id).where(deliveries.c.next_attempt_at.is_(None), ~_stands_behind(endpoint_id))
@@ -121,7 +121,7 @@ def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:
     tx.signals.deliveries_due |= bool(found)
 
 
-def discard_backlog(tx: Tx, endpoint_id: str) -> None:
+def discard_pending(tx: Tx, endpoint_id: str) -> None:
     """The endpoint was removed: there is nowhere to send it to."""
     tx.connection.execute(
         _pending(endpoint_id).values(state=DeliveryState.DISCARDED.value, next_attempt_at=None, settled_at=tx.now)

@@ -17,7 +17,7 @@ from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, r
 from bridge.store.deliveries import retry_now
 from bridge.store.endpoints import get_endpoint
 from bridge.store.events import event_of, insert_deliveries, wants_event
-from bridge.store.ordering import hold_back, lock_orders_to_add, make_backlog_due
+from bridge.store.ordering import hold_back, lock_orders_to_add, release_pending
 from bridge.store.tables import deliveries, endpoints, events, replays
 from bridge.store.transaction import Tx
 
@@ -93,7 +93,7 @@ def _passing(endpoint: Endpoint, rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any
 # -- sending again
 
 
-def send_again(
+def resend(
     tx: Tx, endpoint: Endpoint, chosen: Sequence[Event], known: Mapping[str, str], *, lane: Lane = Lane.AGAIN
 ) -> list[str]:
     """Make events due at this endpoint, through the deliveries that are `known` (by event) or new ones; their ids.
@@ -117,7 +117,7 @@ def send_again(
     return made
 
 
-def list_receivers(tx: Tx, event_id: str) -> dict[str, str]:
+def deliveries_by_endpoint(tx: Tx, event_id: str) -> dict[str, str]:
     """The deliveries that there are of an event, by endpoint."""
     query = sa.select(deliveries.c.endpoint_id, deliveries.c.id).where(deliveries.c.event_id == event_id)
     return {row.endpoint_id: row.id for row in tx.connection.execute(query)}
@@ -212,11 +212,11 @@ def _let_go(tx: Tx, endpoint_id: str) -> None:
     """A replay has ended: what waited for an event that it did not bring goes now."""
     endpoint = get_endpoint(tx, endpoint_id, to_change=True)
     if endpoint is not None and endpoint.enabled and endpoint.ordered:
-        make_backlog_due(tx, endpoint_id)
+        release_pending(tx, endpoint_id)
 
 
 @dataclass(frozen=True, slots=True)
-class OpenReplay:
+class RunningReplay:
     """A running replay: when its next batch may be made, and whether its endpoint can take one."""
 
     id: str
@@ -225,7 +225,7 @@ class OpenReplay:
     is_far_ahead: bool
 
 
-def list_open(tx: Tx) -> list[OpenReplay]:
+def list_running(tx: Tx) -> list[RunningReplay]:
     """What is running, oldest first."""
     is_off = sa.and_(~endpoints.c.enabled, endpoints.c.deleted_at.is_(None))
     query = (
@@ -235,7 +235,7 @@ def list_open(tx: Tx) -> list[OpenReplay]:
         .order_by(replays.c.id)
     )
     return [
-        OpenReplay(row.id, row.next_batch_at, bool(row.is_off), count_waiting(tx, row.endpoint_id) >= AHEAD_MAX)
+        RunningReplay(row.id, row.next_batch_at, bool(row.is_off), count_waiting(tx, row.endpoint_id) >= AHEAD_MAX)
         for row in tx.connection.execute(query).all()
     ]
 
@@ -250,7 +250,7 @@ def count_waiting(tx: Tx, endpoint_id: str) -> int:
     return tx.connection.execute(sa.select(sa.func.count()).select_from(waiting.subquery())).scalar_one()
 
 
-def go_on(tx: Tx, replay_id: str) -> Replay | None:
+def advance(tx: Tx, replay_id: str) -> Replay | None:
     """Make the next batch due and move the cursor; the replay as it is now.
 
     None when another node has it in hand, or when it ended meanwhile: whoever ended it tells.
@@ -279,7 +279,7 @@ def _make_batch_due(tx: Tx, replay: Replay, endpoint: Endpoint) -> None:
     chosen = _passing(endpoint, rows)
     if chosen:
         known = {row.id: row.delivery_id for row in chosen if row.delivery_id is not None}
-        send_again(tx, endpoint, [event_of(row) for row in chosen], known)
+        resend(tx, endpoint, [event_of(row) for row in chosen], known)
     values: dict[str, Any] = {
         "replayed": replay.replayed + len(chosen),
         "next_batch_at": tx.now + timedelta(seconds=len(chosen) / replay.rate),

@@ -39,7 +39,7 @@ _PENDING: Final[sa.ColumnElement[str]] = sa.literal_column("'pending'")  # as th
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DeletionPlan:
     """Rows to delete, by id. `is_whole`: nothing of these runs lies beyond the lists, so that the runs may go too."""
 
     runs: Sequence[str] = ()
@@ -57,7 +57,7 @@ class Plan:
         return not any((self.runs, self.events, self.endpoints, self.secrets, self.replays, self.answers))
 
 
-def plan_settled(tx: Tx, before: datetime) -> Plan:
+def plan_settled(tx: Tx, before: datetime) -> DeletionPlan:
     """The oldest runs that settled before `before` with all that belongs to them, and events of that age without a run."""
     found = tx.connection.execute(_settled_runs(before)).all()
     run_ids = [row.id for row in found]
@@ -67,7 +67,7 @@ def plan_settled(tx: Tx, before: datetime) -> Plan:
     of_events = sa.select(deliveries.c.id).where(deliveries.c.event_id.in_(event_ids)).limit(ROWS_MAX)
     delivery_ids = _ids(tx, of_events)
     is_whole = len(event_ids) < ROWS_MAX and len(delivery_ids) < ROWS_MAX
-    return Plan(runs=run_ids, events=event_ids, deliveries=delivery_ids, is_whole=is_whole)
+    return DeletionPlan(runs=run_ids, events=event_ids, deliveries=delivery_ids, is_whole=is_whole)
 
 
 def _settled_runs(before: datetime) -> sa.Select[Any]:
@@ -93,7 +93,7 @@ def _events_without_run(before: datetime) -> sa.Select[Any]:
     )
 
 
-def plan_leftovers(tx: Tx, before: datetime) -> Plan:
+def plan_leftovers(tx: Tx, before: datetime) -> DeletionPlan:
     """Removed endpoints, rotated secrets, kept answers of yesterday; replays that ended before `before`."""
     erased_before = tx.now - ERASED_AFTER
     is_owed = sa.exists().where(
@@ -105,7 +105,7 @@ def plan_leftovers(tx: Tx, before: datetime) -> Plan:
     rotated = sa.select(endpoint_secrets.c.id).where(endpoint_secrets.c.expires_at < erased_before)
     answers = sa.select(idempotency_keys.c.key).where(idempotency_keys.c.created_at < tx.now - ANSWERS_KEPT)
     ended = sa.select(replays.c.id).where(replays.c.state != ReplayState.RUNNING.value, replays.c.finished_at < before)
-    return Plan(
+    return DeletionPlan(
         endpoints=_ids(tx, removed.limit(_THINGS_MAX)),
         secrets=_ids(tx, rotated.limit(_THINGS_MAX)),
         answers=_ids(tx, answers.limit(_THINGS_MAX)),
@@ -140,7 +140,7 @@ class _Broom:
         return self.left > 0
 
 
-def carry_out(tx: Tx, plan: Plan) -> dict[str, int]:
+def delete_planned(tx: Tx, plan: DeletionPlan) -> dict[str, int]:
     """Delete at most ROWS_MAX of the planned rows; how many, by table. What is owed again meanwhile stays."""
     broom = _Broom(tx)
     if _sweep_events(broom, plan) and plan.is_whole:
@@ -153,7 +153,7 @@ def carry_out(tx: Tx, plan: Plan) -> dict[str, int]:
     return broom.rows
 
 
-def _sweep_events(broom: _Broom, plan: Plan) -> bool:
+def _sweep_events(broom: _Broom, plan: DeletionPlan) -> bool:
     is_told = sa.exists().where(deliveries.c.event_id == events.c.id)
     return (
         broom.sweep(attempts, attempts.c.delivery_id.in_(plan.deliveries))

@@ -1,21 +1,102 @@
-"""Runs: register, find, claim, put back. What an observation changes is in `transitions`."""
+"""Runs: register, find, record what happened to them. Leases and due times are in `run_leases`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from bridge.domain.frozen import frozen
-from bridge.domain.run import CadenceOverrides, Json, Run, RunStatus
-from bridge.store.nodes import check_may_claim
-from bridge.store.prepared import execute_many, fetch
-from bridge.store.run_row import row_of, run_of
+from bridge.domain.event import Event, run_event
+from bridge.domain.frozen import frozen, replaced
+from bridge.domain.ids import new_id
+from bridge.domain.run import CadenceOverrides, Json, Progress, Run, RunError, RunStatus
+from bridge.domain.transition import Decision
+from bridge.store.events import record_events
+from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import endpoints, run_tags, runs, transitions
 from bridge.store.transaction import Tx
+
+_PART: Final = 500  # ids in one statement
+
+# -- a run as a row: each field of `Run` is a column of the same name
+
+_FIELDS: Final = tuple(field.name for field in fields(Run))
+_FIXED: Final = {  # at registration
+    "id",
+    "connection",
+    "provider",
+    "provider_run_id",
+    "provider_ref",
+    "registered_at",
+    "metadata",
+    "tags",
+    "cadence",
+    "deadline_is_fixed",
+}
+_CHANGING: Final = tuple(name for name in _FIELDS if name not in _FIXED)
+_fields_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_FIELDS)
+_changing_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_CHANGING)
+
+
+def _encode_progress(progress: Progress | None) -> dict[str, Any] | None:
+    return {"completed": progress.completed, "total": progress.total} if progress else None
+
+
+def _encode_error(error: RunError | None) -> dict[str, Any] | None:
+    return {"message": error.message, "code": error.code, "step": error.step} if error else None
+
+
+def _encode_cadence(cadence: CadenceOverrides) -> dict[str, Any] | None:
+    return {name: value for name in cadence.__slots__ if (value := getattr(cadence, name)) is not None} or None
+
+
+_ENCODERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "status": attrgetter("value"),
+    "progress": _encode_progress,
+    "error": _encode_error,
+    "tags": list,
+    "cadence": _encode_cadence,
+}
+_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "status": RunStatus,
+    "progress": lambda stored: Progress(**stored) if stored else None,
+    "error": lambda stored: RunError(**stored) if stored else None,
+    "tags": tuple,
+    "cadence": lambda stored: CadenceOverrides(**stored) if stored else CadenceOverrides(),
+}
+_PLACES: Final = tuple((_FIELDS.index(name), decode) for name, decode in _DECODERS.items())
+_CHANGING_ENCODERS: Final = tuple((name, encode) for name, encode in _ENCODERS.items() if name in _CHANGING)
+
+
+def run_of(row: Any) -> Run:
+    """The run in a row of `runs`."""
+    values = list(_fields_of(row))
+    for place, decode in _PLACES:
+        values[place] = decode(values[place])
+    return Run(*values)
+
+
+def _row_of(run: Run) -> dict[str, Any]:
+    row = dict(zip(_FIELDS, _fields_of(run), strict=True))
+    for name, encode in _ENCODERS.items():
+        row[name] = encode(row[name])
+    return row
+
+
+def _changed_row_of(run: Run) -> dict[str, Any]:
+    """The columns that an observation may change."""
+    row = dict(zip(_CHANGING, _changing_of(run), strict=True))
+    for name, encode in _CHANGING_ENCODERS:
+        row[name] = encode(row[name])
+    return row
+
+
+# -- register
 
 
 @frozen
@@ -35,69 +116,24 @@ class NewRun:
     provider_ref: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PollRecord:
-    """What polls without news leave behind when a run is put back."""
-
-    run_id: str
-    polls: int
-    last_polled_at: datetime | None
-    next_poll_at: datetime | None
-    failure_streak: int
-    not_found_count: int
-    not_found_since: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class TransitionRow:
-    """One change of status, as `GET /v1/runs/{id}` shows it."""
-
-    at: datetime
-    from_status: str
-    to_status: str
-    provider_status: str | None
-
-
-_WATCHED = sa.select(runs).where(
-    runs.c.connection == sa.bindparam("of_connection"),
-    runs.c.provider_run_id.in_(sa.bindparam("ids", expanding=True)),
-)
-_IS_FREE = (
-    runs.c.connection == sa.bindparam("of_connection"),
-    runs.c.next_poll_at.is_not(None),
-    runs.c.leased_by.is_(None),
-)
-_NEXT_DUE = sa.select(sa.func.min(runs.c.next_poll_at, type_=runs.c.next_poll_at.type).label("due_at")).where(*_IS_FREE)
-_DUE = (
-    sa.select(runs.c.id)
-    .where(*_IS_FREE, runs.c.next_poll_at <= sa.bindparam("until"))
-    .limit(sa.bindparam("most", type_=sa.Integer))
-)
-_COUNT_DUE = sa.select(sa.func.count()).select_from(_DUE.subquery())
-_CLAIM = (
-    sa.update(runs)
-    .where(runs.c.id.in_(_DUE.order_by(runs.c.next_poll_at).with_for_update(skip_locked=True).scalar_subquery()))
-    .values(leased_by=sa.bindparam("node"))
-    .returning(runs)
-)
 _INSERT_RUNS, _INSERT_TAGS = sa.insert(runs), sa.insert(run_tags)
 
 
 def insert_runs(tx: Tx, new: Sequence[NewRun]) -> list[Run]:
-    """Start to watch; each is due at once. The caller has looked that none is watched already.
+    """Start to watch runs, each due at once. The caller has checked that none of them is watched.
 
-    On PostgreSQL another node may have registered one since; it is left out of the answer.
+    On PostgreSQL another node may register one at the same time; the answer leaves it out.
     """
     if not new:
         return []
-    made = _insert(tx, [_begun(n, tx.now) for n in new])
+    made = _insert(tx, [_registered(each, tx.now) for each in new])
     execute_many(tx, _INSERT_TAGS, [{"tag": tag, "run_id": run.id} for run in made for tag in sorted(set(run.tags))])
-    tx.signals.runs_due |= {n.connection for n in new}
+    tx.signals.connections_due |= {each.connection for each in new}
     return made
 
 
 def _insert(tx: Tx, wanted: Sequence[Run]) -> list[Run]:
-    rows = [row_of(run) for run in wanted]
+    rows = [_row_of(run) for run in wanted]
     if not tx.is_postgresql:
         execute_many(tx, _INSERT_RUNS, rows)
         return list(wanted)
@@ -105,44 +141,32 @@ def _insert(tx: Tx, wanted: Sequence[Run]) -> list[Run]:
     return [run for run in wanted if run.id in added]
 
 
-def _begun(new: NewRun, now: datetime) -> Run:
-    """A run at which nobody has looked yet."""
+def _registered(new: NewRun, now: datetime) -> Run:
+    """A run before its first poll."""
     return Run(
         id=new.id,
         connection=new.connection,
         provider=new.provider,
         provider_run_id=new.provider_run_id,
-        workflow_id=new.workflow_id,
-        status=RunStatus.QUEUED,
-        provider_status=None,
-        progress=None,
-        output=None,
-        output_truncated=False,
-        error=None,
-        created_at=None,
-        started_at=None,
-        finished_at=None,
+        provider_ref=new.provider_ref,
         registered_at=now,
-        observed_at=None,
         status_since=now,
         metadata=new.metadata,
+        workflow_id=new.workflow_id,
         tags=new.tags,
         cadence=new.cadence or CadenceOverrides(),
         deadline_at=new.deadline_at,
         deadline_is_fixed=new.deadline_is_fixed,
-        version=1,
-        sequence=0,
-        has_started=False,
-        is_paused=False,
-        is_overdue=False,
-        polls=0,
-        last_polled_at=None,
         next_poll_at=now,
-        failure_streak=0,
-        not_found_count=0,
-        not_found_since=None,
-        provider_ref=new.provider_ref,
     )
+
+
+# -- find
+
+WATCHED = sa.select(runs).where(
+    runs.c.connection == sa.bindparam("of_connection"),
+    runs.c.provider_run_id.in_(sa.bindparam("ids", expanding=True)),
+)
 
 
 def get_run(tx: Tx, run_id: str) -> Run | None:
@@ -152,20 +176,20 @@ def get_run(tx: Tx, run_id: str) -> Run | None:
 
 
 def get_runs(tx: Tx, run_ids: Sequence[str]) -> dict[str, Run]:
-    """Runs by id; those that are not there are left out."""
+    """Runs by id; ids of no run are left out."""
     found: dict[str, Run] = {}
-    for start in range(0, len(run_ids), 500):
-        part = run_ids[start : start + 500]
-        found |= {row.id: run_of(row) for row in tx.connection.execute(sa.select(runs).where(runs.c.id.in_(part)))}
+    for start in range(0, len(run_ids), _PART):
+        query = sa.select(runs).where(runs.c.id.in_(run_ids[start : start + _PART]))
+        found |= {row.id: run_of(row) for row in tx.connection.execute(query)}
     return found
 
 
 def find_watched(tx: Tx, connection: str, provider_run_ids: Sequence[str]) -> dict[str, Run]:
     """Runs of one connection by the provider's id."""
     found: dict[str, Run] = {}
-    for start in range(0, len(provider_run_ids), 500):
-        part = provider_run_ids[start : start + 500]
-        rows = fetch(tx, _WATCHED, {"of_connection": connection, "ids": list(part)})
+    for start in range(0, len(provider_run_ids), _PART):
+        part = list(provider_run_ids[start : start + _PART])
+        rows = fetch(tx, WATCHED, {"of_connection": connection, "ids": part})
         found |= {row.provider_run_id: run_of(row) for row in rows}
     return found
 
@@ -198,89 +222,8 @@ def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> l
     return [run_of(row) for row in tx.connection.execute(query)]
 
 
-def list_transitions(tx: Tx, run_id: str) -> list[TransitionRow]:
-    """The changes of status of one run, oldest first."""
-    query = sa.select(transitions).where(transitions.c.run_id == run_id).order_by(transitions.c.id)
-    return [TransitionRow(r.at, r.from_status, r.to_status, r.provider_status) for r in tx.connection.execute(query)]
-
-
-def delete_run(tx: Tx, run_id: str) -> bool:
-    """Stop watching and forget the run; its events and deliveries stay. False if there was none."""
-    gone = tx.connection.execute(sa.delete(runs).where(runs.c.id == run_id)).rowcount
-    tx.connection.execute(sa.delete(run_tags).where(run_tags.c.run_id == run_id))
-    tx.connection.execute(sa.delete(transitions).where(transitions.c.run_id == run_id))
-    tx.connection.execute(
-        sa.update(endpoints)
-        .where(endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None))
-        .values(deleted_at=tx.now)
-    )
-    tx.signals.gone_run_ids.add(run_id)
-    return bool(gone)
-
-
-def claim_due(tx: Tx, *, node: str, connection: str, until: datetime, limit: int, sharers: int = 1) -> list[Run]:
-    """Take the runs of one connection that are due before `until` and that nobody holds, most overdue first.
-
-    Of `sharers` nodes each takes at most a fair part at a time. StoreUnavailable when this node was buried.
-    """
-    check_may_claim(tx, node)
-    due = {"of_connection": connection, "until": until}
-    if sharers > 1:
-        count = tx.connection.execute(_COUNT_DUE, {**due, "most": limit * sharers}).scalar_one()
-        limit = min(limit, -(-count // sharers))
-    return [run_of(row) for row in fetch(tx, _CLAIM, {**due, "most": limit, "node": node})]
-
-
-def list_held(tx: Tx, *, node: str, connection: str) -> set[str]:
-    """The ids of the runs of one connection that this node has claimed."""
-    held = sa.select(runs.c.id).where(runs.c.leased_by == node, runs.c.connection == connection)
-    return set(tx.connection.execute(held).scalars())
-
-
-def let_go(tx: Tx, *, node: str, run_ids: Sequence[str]) -> None:
-    """Give up the claim on runs about which there is nothing to say."""
-    tx.connection.execute(
-        sa.update(runs).where(runs.c.id.in_(run_ids), runs.c.leased_by == node).values(leased_by=None)
-    )
-
-
-def _put_back(*, keeps: bool) -> sa.Update:
-    named: dict[str, object] = {name: sa.bindparam(f"v_{name}") for name in PollRecord.__slots__ if name != "run_id"}
-    mine = sa.and_(runs.c.id == sa.bindparam("of_run"), runs.c.leased_by == sa.bindparam("node"))
-    return sa.update(runs).where(mine).values(named if keeps else {**named, "leased_by": None})
-
-
-_PUT_BACK, _PUT_DOWN = _put_back(keeps=False), _put_back(keeps=True)
-
-
-def put_back(tx: Tx, *, node: str, records: Sequence[PollRecord], keep: bool = False) -> None:
-    """Give up the claim on runs whose polls brought no news; each is due again at its `next_poll_at`.
-
-    `keep`: write down what the polls counted and when each is due, but hold on to the claim.
-    """
-    rows = [
-        {"node": node, "of_run": r.run_id} | {f"v_{n}": getattr(r, n) for n in PollRecord.__slots__ if n != "run_id"}
-        for r in records
-    ]
-    execute_many(tx, _PUT_DOWN if keep else _PUT_BACK, rows)
-
-
-def next_due_at(tx: Tx, connection: str) -> datetime | None:
-    """When the next unclaimed run of this connection is due."""
-    found: datetime | None = fetch(tx, _NEXT_DUE, {"of_connection": connection})[0].due_at
-    return found
-
-
-def poll_now(tx: Tx, run_id: str) -> None:
-    """Make a run due at once."""
-    statement = sa.update(runs).where(runs.c.id == run_id, runs.c.next_poll_at.is_not(None)).values(next_poll_at=tx.now)
-    names = tx.connection.execute(statement.returning(runs.c.connection)).scalars().all()
-    tx.signals.runs_due |= set(names)
-    tx.signals.polls_wanted.add(run_id)
-
-
 def list_expired(tx: Tx, before: datetime, limit: int) -> list[Run]:
-    """Runs whose deadline passed before `before` and that are still watched."""
+    """Watched runs whose deadline passed before `before`, earliest deadline first."""
     query = (
         sa.select(runs)
         .where(
@@ -294,29 +237,151 @@ def list_expired(tx: Tx, before: datetime, limit: int) -> list[Run]:
     return [run_of(row) for row in tx.connection.execute(query)]
 
 
-def shift_times(tx: Tx, seconds: float) -> None:
-    """The wall clock was set by so much: what is due, and since when, moves along; fixed deadlines stay."""
-    by = round(seconds * 1_000_000)
-    moved = {name: sa.cast(runs.c[name], sa.BigInteger) + by for name in ("next_poll_at", "status_since")}
-    movable = sa.cast(runs.c.deadline_at, sa.BigInteger) + by
-    deadline_at = sa.case((runs.c.deadline_is_fixed, sa.cast(runs.c.deadline_at, sa.BigInteger)), else_=movable)
-    tx.connection.execute(
-        sa.update(runs).where(runs.c.next_poll_at.is_not(None)).values(**moved, deadline_at=deadline_at)
-    )
-
-
-def clamp_due(tx: Tx, connection: str, latest: datetime) -> int:
-    """Make due at once what would be due only after `latest`: the clock was wrong when it was written."""
-    return tx.connection.execute(
-        sa.update(runs).where(runs.c.connection == connection, runs.c.next_poll_at > latest).values(next_poll_at=tx.now)
-    ).rowcount
-
-
 def count_active(tx: Tx) -> dict[tuple[str, str], int]:
-    """Runs that are being watched, by connection and status."""
+    """Watched runs by connection and status."""
     query = (
         sa.select(runs.c.connection, runs.c.status, sa.func.count())
         .where(runs.c.next_poll_at.is_not(None))
         .group_by(runs.c.connection, runs.c.status)
     )
-    return {(r[0], r[1]): r[2] for r in tx.connection.execute(query)}
+    return {(row[0], row[1]): row[2] for row in tx.connection.execute(query)}
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionRow:
+    """One change of status, as `GET /v1/runs/{id}` shows it."""
+
+    at: datetime
+    from_status: str
+    to_status: str
+    provider_status: str | None
+
+
+def list_transitions(tx: Tx, run_id: str) -> list[TransitionRow]:
+    """The changes of status of one run, oldest first."""
+    query = sa.select(transitions).where(transitions.c.run_id == run_id).order_by(transitions.c.id)
+    rows = tx.connection.execute(query)
+    return [TransitionRow(row.at, row.from_status, row.to_status, row.provider_status) for row in rows]
+
+
+# -- record what happened
+
+
+@frozen
+class RunChange:
+    """A decision, and the run that it was made about."""
+
+    before: Run
+    decision: Decision
+
+
+VERSIONS = sa.select(runs.c.id, runs.c.version, runs.c.leased_by).where(
+    runs.c.id.in_(sa.bindparam("ids", expanding=True))
+)
+_UPDATE = sa.update(runs).where(runs.c.id == sa.bindparam("run_id"))
+_INSERT_TRANSITIONS = sa.insert(transitions)
+
+
+def record_decision(tx: Tx, before: Run, decision: Decision, *, node: str | None, keep_lease: bool) -> Run | None:
+    """Record one decision; see `record_decisions`."""
+    return record_decisions(tx, [RunChange(before, decision)], node=node, keep_lease=keep_lease)[0]
+
+
+def record_decisions(tx: Tx, changes: Sequence[RunChange], *, node: str | None, keep_lease: bool) -> list[Run | None]:
+    """Record decisions about different runs, with their transitions, events and deliveries.
+
+    1. Compare and set: only a run that still has the version of `before`, and only under the lease of `node` if that
+       is given. The rows are locked while they are compared (on SQLite the whole database is).
+    2. Insert the transition, if the status changed.
+    3. Insert the events with their final bytes, numbered on from the run's last, and a delivery per endpoint that
+       wants each.
+    `keep_lease`: keep the leases of runs that are not settled. The answer holds each run as it is now, or None where
+    another writer was faster or the run is no longer watched.
+    """
+    present = _present(tx, changes, node)
+    made = {change.before.id: _after(change) for change in changes if change.before.id in present}
+    valid = [change for change in changes if change.before.id in made]
+    _update_runs(tx, list(made.values()), keep_lease=keep_lease)
+    moved = [change for change in valid if change.decision.status_changed]
+    execute_many(tx, _INSERT_TRANSITIONS, [_transition(tx, c.before, made[c.before.id]) for c in moved])
+    record_events(tx, [event for change in valid for event in _events(tx, change, made[change.before.id])])
+    tx.signals.settled_run_ids |= {run.id for run in made.values() if run.settled}
+    return [made.get(change.before.id) for change in changes]
+
+
+def _present(tx: Tx, changes: Sequence[RunChange], node: str | None) -> set[str]:
+    """The ids of the runs that still have the expected version, and are leased by `node` if that is given."""
+    expected = {change.before.id: change.before.version for change in changes}
+    query = VERSIONS.with_for_update() if tx.is_postgresql else VERSIONS
+    rows = fetch(tx, query, {"ids": sorted(expected)})
+    return {row.id for row in rows if row.version == expected[row.id] and node in (None, row.leased_by)}
+
+
+def _after(change: RunChange) -> Run:
+    before, after = change.before, change.decision.run
+    return replaced(
+        after,
+        version=before.version + 1,
+        sequence=before.sequence + len(change.decision.events),
+        next_poll_at=None if after.settled else after.next_poll_at,
+    )
+
+
+def _update_runs(tx: Tx, made: Sequence[Run], *, keep_lease: bool) -> None:
+    kept = [run for run in made if keep_lease and not run.settled]
+    released = [run for run in made if not keep_lease or run.settled]
+    execute_many(tx, _UPDATE, [{"run_id": run.id, **_changed_row_of(run)} for run in kept])
+    execute_many(tx, _UPDATE, [{"run_id": run.id, "leased_by": None, **_changed_row_of(run)} for run in released])
+
+
+def _transition(tx: Tx, before: Run, after: Run) -> dict[str, object]:
+    return {
+        "run_id": after.id,
+        "at": after.observed_at or tx.now,
+        "from_status": before.status.value,
+        "to_status": after.status.value,
+        "provider_status": after.provider_status,
+    }
+
+
+def _events(tx: Tx, change: RunChange, after: Run) -> list[Event]:
+    before = change.before
+    return [
+        run_event(
+            new_id("evt"),
+            event_type,
+            after,
+            sequence=before.sequence + number,
+            previous_status=before.status,
+            now=tx.now,
+        )
+        for number, event_type in enumerate(change.decision.events, start=1)
+    ]
+
+
+# -- remove, and move in time
+
+
+def delete_run(tx: Tx, run_id: str) -> bool:
+    """Stop watching and forget the run; its events and deliveries stay. False if there was none."""
+    gone = tx.connection.execute(sa.delete(runs).where(runs.c.id == run_id)).rowcount
+    tx.connection.execute(sa.delete(run_tags).where(run_tags.c.run_id == run_id))
+    tx.connection.execute(sa.delete(transitions).where(transitions.c.run_id == run_id))
+    tx.connection.execute(
+        sa.update(endpoints)
+        .where(endpoints.c.run_id == run_id, endpoints.c.deleted_at.is_(None))
+        .values(deleted_at=tx.now)
+    )
+    tx.signals.deleted_run_ids.add(run_id)
+    return bool(gone)
+
+
+def shift_times(tx: Tx, seconds: float) -> None:
+    """Move due times, status times and movable deadlines by `seconds`, because the wall clock was set by as much."""
+    by = round(seconds * 1_000_000)
+    moved = {name: sa.cast(runs.c[name], sa.BigInteger) + by for name in ("next_poll_at", "status_since")}
+    deadline = sa.cast(runs.c.deadline_at, sa.BigInteger)
+    deadline_at = sa.case((runs.c.deadline_is_fixed, deadline), else_=deadline + by)
+    tx.connection.execute(
+        sa.update(runs).where(runs.c.next_poll_at.is_not(None)).values(**moved, deadline_at=deadline_at)
+    )

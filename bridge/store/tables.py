@@ -25,13 +25,23 @@ class Instant(TypeDecorator[datetime]):
     impl = sa.BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+    @staticmethod
+    def encode(value: datetime | None) -> int | None:
         """Microseconds since 1970."""
         return None if value is None else (value - _EPOCH) // _MICROSECOND
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
-        """The aware datetime again."""
+    @staticmethod
+    def decode(value: int | None) -> datetime | None:
+        """The aware datetime."""
         return None if value is None else _EPOCH + timedelta(0, 0, value)
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """SQLAlchemy's hook for `encode`."""
+        return self.encode(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """SQLAlchemy's hook for `decode`."""
+        return self.decode(value)
 
 
 class JsonText(TypeDecorator[Any]):
@@ -40,13 +50,23 @@ class JsonText(TypeDecorator[Any]):
     impl = sa.Text
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        """Compact text."""
+    @staticmethod
+    def encode(value: Any) -> str | None:
+        """Compact JSON."""
         return None if value is None else _ENCODER.encode(value)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """The value again."""
+    @staticmethod
+    def decode(value: str | None) -> Any:
+        """The value that the text holds."""
         return None if value is None else json.loads(value)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """SQLAlchemy's hook for `encode`."""
+        return self.encode(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """SQLAlchemy's hook for `decode`."""
+        return self.decode(value)
 
 
 metadata = sa.MetaData(

@@ -17,27 +17,27 @@ from bridge.domain.encryption import Keyring
 class CommitSignals:
     """What a commit made true, for the bells of the workers. Hints only: the database is the truth."""
 
-    runs_due: set[str] = field(default_factory=set)
+    connections_due: set[str] = field(default_factory=set)
     """Names of connections with a run that is due sooner than was known."""
     deliveries_due: bool = False
     replays_due: bool = False
     events_recorded: bool = False
     settled_run_ids: set[str] = field(default_factory=set)
-    polls_wanted: set[str] = field(default_factory=set)
+    poll_requested_run_ids: set[str] = field(default_factory=set)
     """Runs that somebody asked to have looked at now."""
-    gone_run_ids: set[str] = field(default_factory=set)
+    deleted_run_ids: set[str] = field(default_factory=set)
     """Runs that are no longer watched."""
     nodes_changed: bool = False
 
     def add(self, other: CommitSignals) -> None:
         """Take in what another transaction of the same commit announces."""
-        self.runs_due |= other.runs_due
+        self.connections_due |= other.connections_due
         self.deliveries_due |= other.deliveries_due
         self.replays_due |= other.replays_due
         self.events_recorded |= other.events_recorded
         self.settled_run_ids |= other.settled_run_ids
-        self.polls_wanted |= other.polls_wanted
-        self.gone_run_ids |= other.gone_run_ids
+        self.poll_requested_run_ids |= other.poll_requested_run_ids
+        self.deleted_run_ids |= other.deleted_run_ids
         self.nodes_changed |= other.nodes_changed
 
 

@@ -9,7 +9,7 @@ import pytest
 from bridge.domain.delivery import DeliveryState, Lane
 from bridge.store import attempts, deliveries
 from bridge.store.attempts import AttemptResult
-from bridge.store.due import due_endpoints
+from bridge.store.deliveries import due_endpoints
 from bridge.store.transaction import Tx
 from tests.support.api_bridge import NOW, Api
 from tests.support.attempts import failed_attempt
@@ -21,7 +21,7 @@ async def fail_once(api: Api, state: DeliveryState = DeliveryState.PENDING) -> N
     def work(tx: Tx) -> None:
         again_at = tx.now + timedelta(minutes=5) if state is DeliveryState.PENDING else None
         for endpoint_id in due_endpoints(tx):
-            claimed = deliveries.claim_due(tx, node="n", endpoint_id=endpoint_id, limit=100)
+            claimed = deliveries.acquire_due(tx, node="n", endpoint_id=endpoint_id, limit=100)
             results = [AttemptResult(c.delivery, tx.now, failed_attempt(), state, again_at) for c in claimed]
             attempts.record_attempts(tx, node="n", results=results)
 
@@ -105,7 +105,7 @@ async def test_a_retry_that_cannot_be_made_is_a_409(door: Api, how: str) -> None
             await door.call("POST", f"/v1/endpoints/{endpoint['id']}/disable")
         case _:
             await door.database.write(
-                lambda tx: deliveries.claim_due(tx, node="n", endpoint_id=endpoint["id"], limit=1)
+                lambda tx: deliveries.acquire_due(tx, node="n", endpoint_id=endpoint["id"], limit=1)
             )
     assert (await door.call("POST", f"/v1/deliveries/{delivery['id']}/retry")).status == 409
 

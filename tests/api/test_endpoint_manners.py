@@ -9,14 +9,14 @@ import pytest
 from bridge.domain.delivery import Lane, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.store import endpoint_health, endpoints
-from bridge.store.due import due_endpoints
+from bridge.store.deliveries import due_endpoints
 from tests.support.api_bridge import Api
 
 
 async def fail(api: Api, endpoint_id: str, times: int = 5) -> None:
     answer = PostResult(Outcome.TIMEOUT, duration_ms=1)
     for _ in range(times):
-        await api.database.write(lambda tx: endpoint_health.note_answer(tx, endpoint_id, answer))
+        await api.database.write(lambda tx: endpoint_health.apply_result(tx, endpoint_id, answer))
 
 
 async def test_without_wishes_an_endpoint_has_plain_manners(door: Api) -> None:
@@ -138,7 +138,7 @@ async def test_an_endpoint_of_the_file_can_be_enabled_when_it_was_switched_off_b
     endpoint = Endpoint(id="my-app", url="http://127.0.0.1:9/hooks", source=EndpointSource.CONFIG)
     await api.database.write(lambda tx: endpoints.sync_file_endpoints(tx, [endpoint]))
     gone = PostResult(Outcome.GONE, duration_ms=1, status=410)
-    await api.database.write(lambda tx: endpoint_health.note_answer(tx, "my-app", gone))
+    await api.database.write(lambda tx: endpoint_health.apply_result(tx, "my-app", gone))
     assert not (await api.call("GET", "/v1/endpoints/my-app")).body["enabled"]
     await api.database.write(lambda tx: endpoints.sync_file_endpoints(tx, [endpoint]))
     assert not (await api.call("GET", "/v1/endpoints/my-app")).body["enabled"], "a restart does not undo it"

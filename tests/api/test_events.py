@@ -85,7 +85,7 @@ async def test_whoever_asks_again_while_it_is_being_sent_is_not_forgotten(api: A
     endpoint = await api.create_endpoint(events=["run.finished"])
     await api.finish((await api.register())["id"])
     (claimed,) = await api.database.write(
-        lambda tx: deliveries.claim_due(tx, node="n", endpoint_id=endpoint["id"], limit=1)
+        lambda tx: deliveries.acquire_due(tx, node="n", endpoint_id=endpoint["id"], limit=1)
     )
     asked = asyncio.create_task(api.call("POST", f"/v1/events/{claimed.delivery.event_id}/replay"))
     await asyncio.sleep(0.1)

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from bridge.domain.errors import ProviderFailed
-from bridge.store.idempotency import KeptAnswer, find_answers, keep_answers
+from bridge.store.idempotency import StoredResponse, find_responses, store_responses
 from tests.support.api_bridge import Api
 
 RUN = {"connection": "dify-prod", "provider_run_id": "r-1", "webhook": {"url": "https://app.example.org/"}}
@@ -98,7 +98,7 @@ async def test_a_key_is_1_to_255_printable_ascii_characters(door: Api, key: str)
 async def test_the_answer_is_kept_in_the_transaction_of_what_was_done(api: Api) -> None:
     """A crash between the two would do it twice. Another node that was faster undoes this one's part."""
     reply = await api.call("POST", "/v1/endpoints", {"url": "https://a.example.org"}, headers=KEY)
-    (kept,) = await api.database.read(lambda tx: find_answers(tx, ["k-1"]))
+    (kept,) = await api.database.read(lambda tx: find_responses(tx, ["k-1"]))
     assert kept is not None
     assert json.loads(kept.body)["id"] == reply.body["id"]
 
@@ -106,7 +106,7 @@ async def test_the_answer_is_kept_in_the_transaction_of_what_was_done(api: Api) 
 
     async def read_before_the_other_node(work: object) -> list[None]:
         api.database.read = real_read  # type: ignore[method-assign]
-        await api.database.write(lambda tx: keep_answers(tx, [("k-2", KeptAnswer("other", 201, b"{}"))]))
+        await api.database.write(lambda tx: store_responses(tx, [("k-2", StoredResponse("other", 201, b"{}"))]))
         return [None]
 
     api.database.read = read_before_the_other_node  # type: ignore[assignment, method-assign]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.store import nodes, runs
+from bridge.store import nodes, run_leases
 from tests.support.api_bridge import Api, serve_api
 
 
@@ -10,7 +10,7 @@ async def test_the_nodes_are_listed_with_what_they_hold(api: Api) -> None:
     run = await api.register()
     (before,) = (await api.call("GET", "/v1/nodes")).body["data"]
     claim = {"connection": run["connection"], "until": api.clock.now(), "limit": 10}
-    await api.database.write(lambda tx: runs.claim_due(tx, node=before["id"], **claim))
+    await api.database.write(lambda tx: run_leases.acquire_due(tx, node=before["id"], **claim))
     (node,) = (await api.call("GET", "/v1/nodes")).body["data"]
     assert (before["runs"], node["runs"], node["deliveries"]) == (0, 1, 0)
     assert node["alive"] is True

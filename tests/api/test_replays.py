@@ -13,7 +13,7 @@ from bridge.domain.event import EventType
 from bridge.domain.run import RunStatus
 from bridge.store import attempts, deliveries, endpoints, events
 from bridge.store.attempts import AttemptResult
-from bridge.store.due import due_endpoints
+from bridge.store.deliveries import due_endpoints
 from bridge.store.transaction import Tx
 from tests.support.api_bridge import NOW, Api
 from tests.support.attempts import failed_attempt
@@ -24,7 +24,7 @@ async def settle_deliveries(api: Api, state: DeliveryState) -> None:
 
     def work(tx: Tx) -> None:
         for endpoint_id in due_endpoints(tx):
-            claimed = deliveries.claim_due(tx, node="n", endpoint_id=endpoint_id, limit=1000)
+            claimed = deliveries.acquire_due(tx, node="n", endpoint_id=endpoint_id, limit=1000)
             results = [AttemptResult(c.delivery, tx.now, failed_attempt(), state, None) for c in claimed]
             attempts.record_attempts(tx, node="n", results=results)
 

@@ -20,7 +20,7 @@ from bridge.domain.limits.adaptive import RateLimit
 from bridge.domain.run import RunStatus
 from bridge.polling.duration_learner import DurationLearner, LearnedState
 from bridge.sandbox import Receiver, Reply, ReplyKind, Sandbox, Scenario
-from bridge.store import learned_state, nodes, runs
+from bridge.store import learned_state, nodes, run_leases, runs
 from bridge.store.database import Database
 from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.delivering import none_pending, open_deliverer
@@ -173,7 +173,7 @@ async def test_the_second_node_asks_nothing_until_the_first_has_noticed_it(postg
             assert first.places[-1] == NodeRank(0, 2, is_noticed=True)
             assert second.places[-1] == NodeRank(1, 2, is_noticed=True)
             assert (first.membership.does_chores, second.membership.does_chores) == (True, False)
-            assert second.database.tells_others
+            assert second.database.has_other_nodes
 
 
 async def test_a_lost_lease_means_to_start_over_under_a_new_id(postgresql_url: str) -> None:
@@ -236,7 +236,9 @@ async def test_what_was_claimed_in_a_commit_that_nobody_heard_of_is_found_again(
         run = await register(
             database, sandbox.add_run("dify", scenario=Scenario(duration_s=0)), connection=settings.name
         )
-        await database.write(lambda tx: runs.claim_due(tx, node=NODE, connection=settings.name, until=tx.now, limit=1))
+        await database.write(
+            lambda tx: run_leases.acquire_due(tx, node=NODE, connection=settings.name, until=tx.now, limit=1)
+        )
         async with open_poller(database, settings) as poller:
             assert await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
 
@@ -274,7 +276,9 @@ async def test_a_node_without_a_share_of_the_limits_leaves_the_runs_to_others(po
             poller.rebalance()
 
             async def is_free() -> bool:
-                return not await database.read(lambda tx: runs.list_held(tx, node=NODE, connection=settings.name))
+                return not await database.read(
+                    lambda tx: run_leases.list_leased(tx, node=NODE, connection=settings.name)
+                )
 
             await work(poller.run_pass, poller.bell, is_free)
             assert not await hand()

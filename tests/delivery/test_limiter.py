@@ -11,7 +11,7 @@ import pytest
 from bridge.delivery.limiter import DeliveryLimiter, Share
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint_backoff import EndpointBackoff
-from bridge.store.due import Due
+from bridge.store.deliveries import DueEndpoint
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
@@ -21,16 +21,16 @@ def at(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
-def due(endpoint_id: str = "a", *lanes: Lane, when: datetime = LONG_AGO, **more) -> dict[str, Due]:
+def due(endpoint_id: str = "a", *lanes: Lane, when: datetime = LONG_AGO, **more) -> dict[str, DueEndpoint]:
     return {
-        endpoint_id: Due(
+        endpoint_id: DueEndpoint(
             endpoint_id, dict.fromkeys(lanes or (Lane.FRESH,), when), more.pop("backoff", EndpointBackoff()), **more
         )
     }
 
 
 def share(
-    limiter: DeliveryLimiter, waiting: dict[str, Due], *, now: datetime = NOW, monotonic: float = 1000.0
+    limiter: DeliveryLimiter, waiting: dict[str, DueEndpoint], *, now: datetime = NOW, monotonic: float = 1000.0
 ) -> dict[str, Share]:
     return limiter.share(waiting, now=now, monotonic=monotonic)
 

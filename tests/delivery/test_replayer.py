@@ -57,7 +57,7 @@ async def take(database: Database, endpoint: Endpoint, limit: int = 1000) -> lis
     """The endpoint takes what is due; the types, as they came."""
 
     def work(tx: Tx) -> list[str]:
-        claimed = deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint.id, limit=limit)
+        claimed = deliveries.acquire_due(tx, node=NODE, endpoint_id=endpoint.id, limit=limit)
         for one in claimed:
             answer = PostResult(Outcome.DELIVERED, 1, 204)
             result = AttemptResult(one.delivery, tx.now, answer, DeliveryState.DELIVERED, None)
@@ -87,7 +87,7 @@ async def test_the_end_of_a_replay_is_told_by_the_node_that_ended_it(
     """The other nodes saw it running a moment before."""
     await finish_runs(database, 2)
     await start(database, await add_endpoint(database))
-    running = await database.read(replays.list_open)
+    running = await database.read(replays.list_running)
     monkeypatch.setattr(replays, "list_open", lambda _tx: running)
     nodes = [Replayer(database=database, clock=clock) for _ in range(3)]
     with structlog.testing.capture_logs() as lines:

@@ -20,7 +20,7 @@ from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.sandbox import Receiver, Reply, ReplyKind
 from bridge.store import endpoints
 from bridge.store.database import Database
-from bridge.store.due import due_endpoints
+from bridge.store.deliveries import due_endpoints
 from tests.support.delivering import (
     IN_FIVE_MINUTES,
     all_deliveries,

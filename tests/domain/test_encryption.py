@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.encryption import Keyring, Place, Unreadable, new_key, parse_keys
+from bridge.domain.encryption import Keyring, SecretPlace, Unreadable, new_key, parse_keys
 
-HERE = Place("endpoint_secrets", "secret", "ep_1/sec_1")
+HERE = SecretPlace("endpoint_secrets", "secret", "ep_1/sec_1")
 ELSEWHERE = [
-    Place("endpoint_secrets", "secret", "ep_1/sec_2"),
-    Place("endpoint_secrets", "secret", "ep_2/sec_1"),
-    Place("endpoint_secrets", "other", "ep_1/sec_1"),
-    Place("endpoints", "secret", "ep_1/sec_1"),
+    SecretPlace("endpoint_secrets", "secret", "ep_1/sec_2"),
+    SecretPlace("endpoint_secrets", "secret", "ep_2/sec_1"),
+    SecretPlace("endpoint_secrets", "other", "ep_1/sec_1"),
+    SecretPlace("endpoints", "secret", "ep_1/sec_1"),
 ]
 
 
@@ -24,32 +24,32 @@ def keyring(*texts: str) -> Keyring:
 @given(st.text())
 def test_what_was_sealed_is_opened_as_it_was(text: str):
     opened = keyring(new_key())
-    sealed = opened.seal(HERE, text)
-    assert opened.open(HERE, sealed) == text
+    sealed = opened.encrypt(HERE, text)
+    assert opened.decrypt(HERE, sealed) == text
     assert sealed.startswith(opened.prefix)
 
 
 def test_the_same_text_never_looks_the_same_twice():
     opened = keyring(new_key())
-    assert opened.seal(HERE, "whsec_x") != opened.seal(HERE, "whsec_x")
+    assert opened.encrypt(HERE, "whsec_x") != opened.encrypt(HERE, "whsec_x")
 
 
 @pytest.mark.parametrize("place", ELSEWHERE)
-def test_a_value_moved_to_another_place_cannot_be_opened(place: Place):
+def test_a_value_moved_to_another_place_cannot_be_opened(place: SecretPlace):
     opened = keyring(new_key())
-    sealed = opened.seal(HERE, "whsec_x")
+    sealed = opened.encrypt(HERE, "whsec_x")
     with pytest.raises(Unreadable, match="another row"):
-        opened.open(place, sealed)
+        opened.decrypt(place, sealed)
 
 
 def test_a_value_with_one_bit_changed_cannot_be_opened():
     opened = keyring(new_key())
-    sealed = opened.seal(HERE, "whsec_x")
+    sealed = opened.encrypt(HERE, "whsec_x")
     raw = bytearray(base64.b64decode(sealed.removeprefix(opened.prefix)))
     for position in range(len(raw)):
         raw[position] ^= 1
         with pytest.raises(Unreadable):
-            opened.open(HERE, opened.prefix + base64.b64encode(raw).decode())
+            opened.decrypt(HERE, opened.prefix + base64.b64encode(raw).decode())
         raw[position] ^= 1
 
 
@@ -57,28 +57,28 @@ def test_a_value_with_one_bit_changed_cannot_be_opened():
 def test_a_value_that_was_cut_off_cannot_be_opened(rest: str):
     opened = keyring(new_key())
     with pytest.raises(Unreadable):
-        opened.open(HERE, opened.prefix + rest)
+        opened.decrypt(HERE, opened.prefix + rest)
 
 
 def test_after_a_rotation_old_values_are_opened_with_the_old_key_and_new_ones_sealed_with_the_new():
     old, new = new_key(), new_key()
-    sealed = keyring(old).seal(HERE, "whsec_x")
+    sealed = keyring(old).encrypt(HERE, "whsec_x")
     both = keyring(new, old)
-    assert both.open(HERE, sealed) == "whsec_x"
-    assert keyring(new).open(HERE, both.seal(HERE, "whsec_y")) == "whsec_y"
+    assert both.decrypt(HERE, sealed) == "whsec_x"
+    assert keyring(new).decrypt(HERE, both.encrypt(HERE, "whsec_y")) == "whsec_y"
     with pytest.raises(Unreadable, match="old_keys"):
-        keyring(new).open(HERE, sealed)
+        keyring(new).decrypt(HERE, sealed)
 
 
 def test_without_a_key_values_are_stored_plainly_and_sealed_ones_name_the_key_that_is_missing():
-    assert Keyring().seal(HERE, "whsec_x") == "whsec_x"
-    sealed = keyring(new_key()).seal(HERE, "whsec_x")
+    assert Keyring().encrypt(HERE, "whsec_x") == "whsec_x"
+    sealed = keyring(new_key()).encrypt(HERE, "whsec_x")
     with pytest.raises(Unreadable, match=sealed.split(":")[1]):
-        Keyring().open(HERE, sealed)
+        Keyring().decrypt(HERE, sealed)
 
 
 def test_what_was_stored_before_there_was_a_key_is_read_as_it_is():
-    assert keyring(new_key()).open(HERE, "whsec_x") == "whsec_x"
+    assert keyring(new_key()).decrypt(HERE, "whsec_x") == "whsec_x"
 
 
 def test_a_key_file_may_hold_comments_and_several_keys_newest_first():

@@ -16,7 +16,7 @@ from bridge.polling.poller import Poller
 from bridge.providers import REGISTRY
 from bridge.sandbox import Sandbox, Scenario
 from bridge.sandbox.state import SandboxRun, SandboxState
-from bridge.store import runs, watermarks
+from bridge.store import learned_state, runs
 from bridge.store.database import Database
 from bridge.store.runs import RunFilter
 from tests.support.watching import register
@@ -119,7 +119,7 @@ async def test_discovery_goes_on_after_a_restart_where_it_was(
         await until_watched(poller, database, {known})
 
         async def is_kept() -> bool:
-            return await database.read(lambda tx: watermarks.get_watermark(tx, settings.name)) is not None
+            return await database.read(lambda tx: learned_state.get_watermark(tx, settings.name)) is not None
 
         await work(poller.run_pass, poller.bell, is_kept)
     meanwhile = sandbox.add_run(provider, scenario=Scenario(duration_s=0.0))
@@ -155,8 +155,8 @@ async def test_a_run_that_was_forgotten_long_ago_is_not_found_anew_after_a_resta
     """In a quiet account the newest run stays the newest, long after retention has let go of it."""
     settings = discovering(sandbox, "instabase")
     first, theirs = (sandbox.add_run("instabase", scenario=FOR_EVER, age_s=age_s) for age_s in (3000, 1000))
-    mark = watermarks.Watermark(sandbox_birth(sandbox, first), sandbox_birth(sandbox, theirs))
-    await database.write(lambda tx: watermarks.save_watermark(tx, settings.name, mark))
+    mark = learned_state.Watermark(sandbox_birth(sandbox, first), sandbox_birth(sandbox, theirs))
+    await database.write(lambda tx: learned_state.save_watermark(tx, settings.name, mark))
     async with open_poller(database, settings) as poller:
         await lists_more(poller, sandbox)
     assert await watched(database) == {}

@@ -18,7 +18,7 @@ from bridge.polling import list_poller, poll_results
 from bridge.polling.poller import Poller
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
 from bridge.sandbox.state import RequestSeen, SandboxRun, SandboxState
-from bridge.store import connections, runs, transitions
+from bridge.store import connections, run_leases, runs
 from bridge.store.database import Database
 from tests.support.watching import new_run, register
 from tests.support.workbench import QUICK, connection, note_sends, open_poller, settled, told, work
@@ -377,7 +377,7 @@ async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Da
         await poller.drain()
         assert poller.client.limiter.in_flight == 0
         sandbox.clear_faults()
-    assert await database.read(lambda tx: runs.next_due_at(tx, "retab-1")) is not None
+    assert await database.read(lambda tx: run_leases.next_due_at(tx, "retab-1")) is not None
 
 
 async def test_a_tagged_answer_is_asked_for_with_its_tag_and_304_means_alive(database: Database) -> None:
@@ -412,13 +412,13 @@ async def test_a_change_that_could_not_be_written_is_not_hidden_by_a_304(
         theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             run = await register(database, theirs, connection="dibby-1", provider="dibby")
-            record_all, failures = transitions.record_all, [StoreUnavailable("full"), StoreUnavailable("full")]
+            record_all, failures = runs.record_decisions, [StoreUnavailable("full"), StoreUnavailable("full")]
 
             def fail_twice(*args, **more):
                 if failures:
                     raise failures.pop()
                 return record_all(*args, **more)
 
-            monkeypatch.setattr(transitions, "record_all", fail_twice)
+            monkeypatch.setattr(runs, "record_all", fail_twice)
             await work(poller.run_pass, poller.bell, lambda: all_observed(database, [run]))
         assert [seen.status for seen in sandbox.requests][:3] == [200, 200, 200]

@@ -20,7 +20,7 @@ from bridge.polling.connection_client import FAILURES_MIN
 from bridge.polling.duration_learner import LearnedState
 from bridge.runtime.metrics import Metrics
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
-from bridge.store import connections, events, runs
+from bridge.store import connections, events, run_leases, runs
 from bridge.store.database import Database
 from tests.support.foreign_server import answering, foreign_server
 from tests.support.manual_clock import ManualClock
@@ -346,11 +346,11 @@ async def test_a_wish_of_the_provider_outlives_this_process(database: Database, 
 
             await work(poller.run_pass, poller.bell, is_written)
             assert poller.schedule.get(run.id) is not None, "it stays in hand"
-            await database.write(lambda tx: runs.let_go(tx, node=NODE, run_ids=[run.id]))  # as a death does
+            await database.write(lambda tx: run_leases.release(tx, node=NODE, run_ids=[run.id]))  # as a death does
             soon = timedelta(seconds=30)
             claim = {"node": "node_2", "connection": "dibby-1", "limit": 9}
-            assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + soon, **claim)) == []
-            assert await database.write(lambda tx: runs.claim_due(tx, until=tx.now + 2 * soon, **claim))
+            assert await database.write(lambda tx: run_leases.acquire_due(tx, until=tx.now + soon, **claim)) == []
+            assert await database.write(lambda tx: run_leases.acquire_due(tx, until=tx.now + 2 * soon, **claim))
     assert len(server.seen) == 1
 
 

@@ -14,7 +14,7 @@ from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.run import RunStatus
 from bridge.runtime.loop import Bell
 from bridge.sandbox import Sandbox, Scenario
-from bridge.store import runs
+from bridge.store import run_leases
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from tests.support.watching import NODE, register
@@ -61,7 +61,9 @@ async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox
         await work(poller.run_pass, poller.bell, polled)
         await poller.drain()
     claimed = await database.write(
-        lambda tx: runs.claim_due(tx, node=NODE, connection="dify-1", until=tx.now + timedelta(hours=1), limit=9)
+        lambda tx: run_leases.acquire_due(
+            tx, node=NODE, connection="dify-1", until=tx.now + timedelta(hours=1), limit=9
+        )
     )
     assert [r.id for r in claimed] == [run.id]
     assert claimed[0].polls >= 1
@@ -80,7 +82,7 @@ async def test_stopping_puts_back_what_is_already_on_its_way(database: Database,
         poller.rebalance()
         assert len(poller.schedule) == 0, "its release is gathered, and not written yet"
         await poller.drain()
-    assert await database.read(lambda tx: runs.list_held(tx, node=NODE, connection="dify-1")) == set()
+    assert await database.read(lambda tx: run_leases.list_leased(tx, node=NODE, connection="dify-1")) == set()
 
 
 async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_before_it_can(
@@ -198,7 +200,7 @@ async def test_where_the_limits_leave_nothing_for_this_node_all_is_given_back_al
         poller.expect_due()
 
         async def is_given_back() -> bool:
-            return not await database.read(lambda tx: runs.list_held(tx, node=NODE, connection="dibby-1"))
+            return not await database.read(lambda tx: run_leases.list_leased(tx, node=NODE, connection="dibby-1"))
 
         await work(poller.run_pass, poller.bell, is_given_back)
 

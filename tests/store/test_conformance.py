@@ -20,12 +20,12 @@ from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.transition import settle
-from bridge.store import attempts, connections, deliveries, endpoints, events, idempotency, nodes, runs, transitions
+from bridge.store import attempts, connections, deliveries, endpoints, events, idempotency, nodes, run_leases, runs
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import DeliveryFilter
-from bridge.store.due import due_endpoints
-from bridge.store.runs import PollRecord, RunFilter
+from bridge.store.deliveries import DeliveryFilter, due_endpoints
+from bridge.store.run_leases import PollRecord
+from bridge.store.runs import RunFilter
 from bridge.store.transaction import Tx
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import NODE, add_endpoint, new_run, only, record, register
@@ -46,17 +46,17 @@ def body_of(event: events.Event) -> dict[str, Json]:
 
 async def claim(database: Database, node: str = NODE, *, limit: int = 10) -> list[runs.Run]:
     return await database.write(
-        lambda tx: runs.claim_due(tx, node=node, connection="dify-prod", until=tx.now, limit=limit)
+        lambda tx: run_leases.acquire_due(tx, node=node, connection="dify-prod", until=tx.now, limit=limit)
     )
 
 
-async def claim_deliveries(database: Database, endpoint_id: str, node: str = NODE) -> list[deliveries.Claimed]:
-    return await database.write(lambda tx: deliveries.claim_due(tx, node=node, endpoint_id=endpoint_id, limit=10))
+async def claim_deliveries(database: Database, endpoint_id: str, node: str = NODE) -> list[deliveries.LeasedDelivery]:
+    return await database.write(lambda tx: deliveries.acquire_due(tx, node=node, endpoint_id=endpoint_id, limit=10))
 
 
 async def attempt(
     database: Database,
-    claimed: deliveries.Claimed,
+    claimed: deliveries.LeasedDelivery,
     outcome: Outcome = Outcome.DELIVERED,
     *,
     state: DeliveryState = DeliveryState.DELIVERED,
@@ -91,10 +91,10 @@ async def test_a_run_is_claimed_by_one_node_only_until_it_is_put_back(database: 
     assert await claim(database, "node_2") == []
     later = START + timedelta(seconds=40)
     back = PollRecord(run.id, 3, START, later, 1, 2, START)
-    await database.write(lambda tx: runs.put_back(tx, node="node_2", records=[back]))
-    assert await database.read(lambda tx: runs.next_due_at(tx, "dify-prod")) is None, "not node_2's to give back"
-    await database.write(lambda tx: runs.put_back(tx, node=NODE, records=[back]))
-    assert await database.read(lambda tx: runs.next_due_at(tx, "dify-prod")) == later
+    await database.write(lambda tx: run_leases.save_polls(tx, node="node_2", records=[back]))
+    assert await database.read(lambda tx: run_leases.next_due_at(tx, "dify-prod")) is None, "not node_2's to give back"
+    await database.write(lambda tx: run_leases.save_polls(tx, node=NODE, records=[back]))
+    assert await database.read(lambda tx: run_leases.next_due_at(tx, "dify-prod")) == later
     assert await claim(database, "node_2") == []
     clock.advance(40)
     (again,) = await claim(database, "node_2")
@@ -202,11 +202,11 @@ async def test_progress_is_told_only_where_somebody_asks(database: Database) -> 
     run = await register(database)
     other = await register(database, "2")
     ids = [run.id, other.id]
-    assert await database.read(lambda tx: endpoints.wanting_progress(tx, ids)) == set()
+    assert await database.read(lambda tx: endpoints.runs_wanting_progress(tx, ids)) == set()
     await add_endpoint(database, run_id=run.id, events=only("run.progressed"))
-    assert await database.read(lambda tx: endpoints.wanting_progress(tx, ids)) == {run.id}
+    assert await database.read(lambda tx: endpoints.runs_wanting_progress(tx, ids)) == {run.id}
     await add_endpoint(database, events=only("run.progressed"))
-    assert await database.read(lambda tx: endpoints.wanting_progress(tx, ids)) == set(ids)
+    assert await database.read(lambda tx: endpoints.runs_wanting_progress(tx, ids)) == set(ids)
 
 
 async def test_a_one_run_webhook_hears_of_its_run_only(database: Database) -> None:
@@ -275,7 +275,7 @@ async def test_an_interrupted_delivery_costs_no_attempt(database: Database) -> N
     endpoint = await add_endpoint(database)
     await record(database, await register(database), "succeeded")
     (claimed,) = await claim_deliveries(database, endpoint.id)
-    await database.write(lambda tx: deliveries.give_back(tx, node=NODE, delivery_ids=[claimed.delivery.id]))
+    await database.write(lambda tx: deliveries.release(tx, node=NODE, delivery_ids=[claimed.delivery.id]))
     (again,) = await claim_deliveries(database, endpoint.id)
     assert again.delivery == claimed.delivery
 
@@ -405,11 +405,11 @@ async def test_health_changes_are_told_once_each(database: Database) -> None:
 
 
 async def test_the_first_answer_to_an_idempotency_key_is_the_one_kept(database: Database) -> None:
-    first = idempotency.KeptAnswer("f", 201, b"one")
-    await database.write(lambda tx: idempotency.keep_answers(tx, [("k", first)]))
+    first = idempotency.StoredResponse("f", 201, b"one")
+    await database.write(lambda tx: idempotency.store_responses(tx, [("k", first)]))
     with pytest.raises(Conflict):
-        await database.write(lambda tx: idempotency.keep_answers(tx, [("k", replace(first, body=b"two"))]))
-    assert await database.read(lambda tx: idempotency.find_answers(tx, ["none", "k"])) == [None, first]
+        await database.write(lambda tx: idempotency.store_responses(tx, [("k", replace(first, body=b"two"))]))
+    assert await database.read(lambda tx: idempotency.find_responses(tx, ["none", "k"])) == [None, first]
 
 
 async def test_a_callers_mistake_undoes_only_its_own_work(database: Database) -> None:
@@ -456,7 +456,7 @@ async def test_commits_announce_what_became_due(database: Database) -> None:
     database.listeners.append(heard.append)
     await add_endpoint(database)
     await record(database, await register(database), "succeeded")
-    assert any("dify-prod" in said.runs_due for said in heard)
+    assert any("dify-prod" in said.connections_due for said in heard)
     assert any(said.deliveries_due and said.events_recorded and said.settled_run_ids for said in heard)
 
 
@@ -471,7 +471,7 @@ async def test_expired_runs_are_found_unless_they_wait_for_a_person(database: Da
     def expire(tx: Tx) -> runs.Run | None:
         decision = settle(late, RunStatus.EXPIRED, RunError("late"), now=tx.now)
         assert decision is not None
-        return transitions.record(tx, late, decision, node=None, keep=False)
+        return runs.record_decision(tx, late, decision, node=None, keep_lease=False)
 
     after = await database.write(expire)
     assert after is not None

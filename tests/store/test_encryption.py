@@ -16,7 +16,7 @@ from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.maintenance.key_rotation import seal_all
 from bridge.store import encryption, endpoints, idempotency
 from bridge.store.database import Database
-from bridge.store.idempotency import KeptAnswer
+from bridge.store.idempotency import StoredResponse
 from bridge.store.tables import endpoint_secrets
 from bridge.store.tables import endpoints as endpoint_rows
 from bridge.store.transaction import Tx
@@ -47,7 +47,7 @@ async def secrets_of(database: Database, endpoint_id: str) -> list[str]:
 
 
 async def keep(database: Database, body: bytes) -> None:
-    await database.write(lambda tx: idempotency.keep_answers(tx, [("k-1", KeptAnswer("f", 201, body))]))
+    await database.write(lambda tx: idempotency.store_responses(tx, [("k-1", StoredResponse("f", 201, body))]))
 
 
 async def test_signing_secrets_header_values_and_kept_answers_lie_sealed_and_come_back(database: Database) -> None:
@@ -67,7 +67,7 @@ async def test_signing_secrets_header_values_and_kept_answers_lie_sealed_and_com
     found = await database.read(lambda tx: endpoints.get_endpoint(tx, endpoint.id))
     assert found is not None
     assert (found.headers, found.fault) == ({"authorization": TOKEN}, None)
-    (answer,) = await database.read(lambda tx: idempotency.find_answers(tx, ["k-1"]))
+    (answer,) = await database.read(lambda tx: idempotency.find_responses(tx, ["k-1"]))
     assert answer is not None
     assert answer.body == f'{{"secret":"{secret}","é":1}}'.encode()
 
@@ -165,7 +165,7 @@ async def test_a_kept_answer_that_no_key_opens_is_a_conflict_and_not_another_ans
     await keep(database, b"{}")
     database.keyring.use(parse_keys(new_key()))
     with pytest.raises(Conflict, match="new key"):
-        await database.read(lambda tx: idempotency.find_answers(tx, ["k-1"]))
+        await database.read(lambda tx: idempotency.find_responses(tx, ["k-1"]))
 
 
 async def test_the_file_itself_holds_no_secret(sqlite_url: str, tmp_path: Path) -> None:

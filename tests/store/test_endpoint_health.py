@@ -17,9 +17,8 @@ from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.store import attempts, deliveries, endpoint_health, endpoints, events
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import Claimed
-from bridge.store.due import due_endpoints
-from bridge.store.endpoint_health import Note
+from bridge.store.deliveries import LeasedDelivery, due_endpoints
+from bridge.store.endpoint_health import HealthChange
 from tests.support.delivering import all_deliveries, endpoint_now
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import NODE, add_endpoint, only, record, register
@@ -28,10 +27,10 @@ REFUSED = PostResult(Outcome.CONNECT, duration_ms=1)
 TAKEN = PostResult(Outcome.DELIVERED, duration_ms=1, status=204)
 
 
-async def note(database: Database, endpoint: Endpoint, answer: PostResult, times: int = 1) -> Note | None:
+async def note(database: Database, endpoint: Endpoint, answer: PostResult, times: int = 1) -> HealthChange | None:
     last = None
     for _ in range(times):
-        last = await database.write(lambda tx: endpoint_health.note_answer(tx, endpoint.id, answer))
+        last = await database.write(lambda tx: endpoint_health.apply_result(tx, endpoint.id, answer))
     return last
 
 
@@ -46,12 +45,15 @@ async def four_events(database: Database, name: str = "abc") -> None:
         run = await record(database, run, status) or run
 
 
-async def claim(database: Database, endpoint: Endpoint) -> list[Claimed]:
-    return await database.write(lambda tx: deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint.id, limit=100))
+async def claim(database: Database, endpoint: Endpoint) -> list[LeasedDelivery]:
+    return await database.write(lambda tx: deliveries.acquire_due(tx, node=NODE, endpoint_id=endpoint.id, limit=100))
 
 
 async def settle(
-    database: Database, claimed: Claimed, state: DeliveryState = DeliveryState.DELIVERED, again_s: float | None = None
+    database: Database,
+    claimed: LeasedDelivery,
+    state: DeliveryState = DeliveryState.DELIVERED,
+    again_s: float | None = None,
 ) -> None:
     answer = TAKEN if state is DeliveryState.DELIVERED else REFUSED
     again_at = None if again_s is None else database.clock.now() + timedelta(seconds=again_s)
@@ -67,7 +69,7 @@ async def due_types(database: Database, endpoint: Endpoint) -> list[str]:
     """What may be claimed now, given back at once."""
     claimed = await claim(database, endpoint)
     ids = [each.delivery.id for each in claimed]
-    await database.write(lambda tx: deliveries.give_back(tx, node=NODE, delivery_ids=ids))
+    await database.write(lambda tx: deliveries.release(tx, node=NODE, delivery_ids=ids))
     return [each.delivery.event_type for each in claimed]
 
 
@@ -91,7 +93,7 @@ async def test_an_endpoint_that_is_well_costs_no_write(database: Database) -> No
     endpoint = await add_endpoint(database)
     before = await database.read(lambda tx: tx.connection.exec_driver_sql("SELECT * FROM endpoints").all())
     changed = await note(database, endpoint, TAKEN)
-    assert changed == Note(EndpointBackoff(), EndpointBackoff())
+    assert changed == HealthChange(EndpointBackoff(), EndpointBackoff())
     assert await database.read(lambda tx: tx.connection.exec_driver_sql("SELECT * FROM endpoints").all()) == before
 
 
@@ -218,7 +220,7 @@ async def test_a_backlog_that_was_given_back_during_a_switch_off_is_due_after_it
     (claimed,) = await claim(database, endpoint)
     await database.write(lambda tx: endpoints.disable_endpoint(tx, endpoint.id, "a test"))
     await database.write(lambda tx: endpoints.enable_endpoint(tx, endpoint.id))
-    await database.write(lambda tx: deliveries.give_back(tx, node=NODE, delivery_ids=[claimed.delivery.id]))
+    await database.write(lambda tx: deliveries.release(tx, node=NODE, delivery_ids=[claimed.delivery.id]))
     assert await due_types(database, endpoint) == ["run.finished"]
 
 
@@ -232,14 +234,14 @@ async def test_lanes_are_claimed_in_the_order_asked_for(database: Database, cloc
     for claimed in (await claim(database, endpoint))[:2]:
         await settle(database, claimed, DeliveryState.PENDING, 1)
     ids = [d.id for d in (await in_order(database, endpoint))[2:]]
-    await database.write(lambda tx: deliveries.give_back(tx, node=NODE, delivery_ids=ids))
+    await database.write(lambda tx: deliveries.release(tx, node=NODE, delivery_ids=ids))
     clock.advance(1)
     await database.write(lambda tx: deliveries.retry_now(tx, ids[:1], lane=Lane.AT_ONCE))
     (due,) = (await database.read(due_endpoints)).values()
     assert set(due.lanes) == set(Lane)
     wanted = ((Lane.AT_ONCE, 9), (Lane.AGAIN, 1), (Lane.FRESH, 9), (Lane.AGAIN, 9))
     taken = await database.write(
-        lambda tx: deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint.id, limit=5, lanes=wanted)
+        lambda tx: deliveries.acquire_due(tx, node=NODE, endpoint_id=endpoint.id, limit=5, lanes=wanted)
     )
     assert [c.delivery.lane for c in taken] == [Lane.AT_ONCE, Lane.AGAIN, Lane.FRESH, Lane.FRESH, Lane.FRESH]
 
@@ -282,7 +284,7 @@ async def test_order_asked_for_later_holds_what_stands_behind(database: Database
 async def test_order_asked_for_while_the_first_is_in_flight_still_releases_the_second(database: Database) -> None:
     endpoint = await add_endpoint(database)
     await four_events(database)
-    taken = await database.write(lambda tx: deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint.id, limit=1))
+    taken = await database.write(lambda tx: deliveries.acquire_due(tx, node=NODE, endpoint_id=endpoint.id, limit=1))
     await database.write(lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": True})))
     assert await due_types(database, endpoint) == []
     await settle(database, taken[0])

@@ -18,11 +18,21 @@ from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import Event
-from bridge.store import attempts, connections, deliveries, endpoint_health, endpoints, events, nodes, replays, runs
+from bridge.store import (
+    attempts,
+    connections,
+    deliveries,
+    endpoint_health,
+    endpoints,
+    events,
+    nodes,
+    replays,
+    run_leases,
+    runs,
+)
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import Claimed
-from bridge.store.due import may_probe
+from bridge.store.deliveries import LeasedDelivery, may_probe
 from bridge.store.postgres import notifications
 from bridge.store.transaction import CommitSignals, Tx
 from tests.support.cuttable_proxy import CuttableProxy
@@ -64,23 +74,27 @@ async def expire(database: Database, node: str) -> None:
 
 async def claim_runs(database: Database, node: str, *, limit: int = 10, sharers: int = 1) -> list[str]:
     taken = await database.write(
-        lambda tx: runs.claim_due(tx, node=node, connection="dify-prod", until=tx.now, limit=limit, sharers=sharers)
+        lambda tx: run_leases.acquire_due(
+            tx, node=node, connection="dify-prod", until=tx.now, limit=limit, sharers=sharers
+        )
     )
     return [run.id for run in taken]
 
 
-async def claim_delivery(database: Database, endpoint: Endpoint, node: str) -> Claimed:
-    (claimed,) = await database.write(lambda tx: deliveries.claim_due(tx, node=node, endpoint_id=endpoint.id, limit=10))
+async def claim_delivery(database: Database, endpoint: Endpoint, node: str) -> LeasedDelivery:
+    (claimed,) = await database.write(
+        lambda tx: deliveries.acquire_due(tx, node=node, endpoint_id=endpoint.id, limit=10)
+    )
     return claimed
 
 
-async def record_attempt(database: Database, claimed: Claimed, node: str) -> bool:
+async def record_attempt(database: Database, claimed: LeasedDelivery, node: str) -> bool:
     answer = PostResult(Outcome.DELIVERED, 12, 200)
     result = AttemptResult(claimed.delivery, START, answer, DeliveryState.DELIVERED, None)
     return (await database.write(lambda tx: attempts.record_attempts(tx, node=node, results=[result])))[0]
 
 
-async def count_attempts(database: Database, claimed: Claimed) -> int:
+async def count_attempts(database: Database, claimed: LeasedDelivery) -> int:
     found = await database.read(lambda tx: attempts.list_attempts(tx, [claimed.delivery.id]))
     return len(found.get(claimed.delivery.id, []))
 
@@ -160,7 +174,7 @@ async def test_an_attempt_without_the_claim_leaves_no_trace(either: Database) ->
     endpoint = await add_endpoint(either)
     await record(either, await register(either), "succeeded")
     stale = await claim_delivery(either, endpoint, ONE)
-    await either.write(lambda tx: deliveries.give_back(tx, node=ONE, delivery_ids=[stale.delivery.id]))
+    await either.write(lambda tx: deliveries.release(tx, node=ONE, delivery_ids=[stale.delivery.id]))
     assert not await record_attempt(either, stale, ONE)
     fresh = await claim_delivery(either, endpoint, ONE)
     assert not await record_attempt(either, fresh, "node_elsewhere")
@@ -186,7 +200,7 @@ async def test_an_attempt_at_what_was_discarded_meanwhile_is_kept_and_frees_the_
     claimed = await claim_delivery(either, endpoint, ONE)
     await either.write(lambda tx: endpoints.remove_endpoint(tx, endpoint.id))
     assert await record_attempt(either, claimed, ONE)
-    assert await either.read(lambda tx: deliveries.list_held(tx, node=ONE)) == set()
+    assert await either.read(lambda tx: deliveries.list_leased(tx, node=ONE)) == set()
     found = await either.read(lambda tx: deliveries.get_delivery(tx, claimed.delivery.id))
     assert found is not None
     assert found.state is DeliveryState.DISCARDED
@@ -195,10 +209,10 @@ async def test_an_attempt_at_what_was_discarded_meanwhile_is_kept_and_frees_the_
 async def test_claims_can_be_listed_and_let_go(either: Database) -> None:
     first, second = (await register(either, "1")).id, (await register(either, "2")).id
     await claim_runs(either, ONE)
-    assert await either.read(lambda tx: runs.list_held(tx, node=ONE, connection="dify-prod")) == {first, second}
-    await either.write(lambda tx: runs.let_go(tx, node="node_elsewhere", run_ids=[first]))
-    await either.write(lambda tx: runs.let_go(tx, node=ONE, run_ids=[second]))
-    assert await either.read(lambda tx: runs.list_held(tx, node=ONE, connection="dify-prod")) == {first}
+    assert await either.read(lambda tx: run_leases.list_leased(tx, node=ONE, connection="dify-prod")) == {first, second}
+    await either.write(lambda tx: run_leases.release(tx, node="node_elsewhere", run_ids=[first]))
+    await either.write(lambda tx: run_leases.release(tx, node=ONE, run_ids=[second]))
+    assert await either.read(lambda tx: run_leases.list_leased(tx, node=ONE, connection="dify-prod")) == {first}
 
 
 async def test_the_next_of_an_ordered_endpoint_is_released_whoever_is_faster(database: Database) -> None:
@@ -212,7 +226,7 @@ async def test_the_next_of_an_ordered_endpoint_is_released_whoever_is_faster(dat
         assert await record_attempt(database, await claim_delivery(database, endpoint, TWO), TWO)
 
 
-async def two_delivered(database: Database, number: int) -> tuple[Endpoint, Claimed, Claimed]:
+async def two_delivered(database: Database, number: int) -> tuple[Endpoint, LeasedDelivery, LeasedDelivery]:
     """An ordered endpoint that got both events of a run, the first of which is being sent to it again."""
     endpoint = await add_endpoint(database, ordered=True)
     run = await record(database, await register(database, str(number)), "running")
@@ -232,13 +246,13 @@ async def test_what_is_sent_again_is_released_whoever_is_faster(database: Databa
     for number in range(25):
         endpoint, first, second = await two_delivered(database, number)
 
-        def again(tx: Tx, endpoint: Endpoint = endpoint, sent: Claimed = second) -> None:
+        def again(tx: Tx, endpoint: Endpoint = endpoint, sent: LeasedDelivery = second) -> None:
             if way == "one":
                 deliveries.retry_now(tx, [sent.delivery.id])
                 return
             event = events.get_event(tx, sent.delivery.event_id)
             assert event is not None
-            replays.send_again(tx, endpoint, [event], {event.id: sent.delivery.id})
+            replays.resend(tx, endpoint, [event], {event.id: sent.delivery.id})
 
         await asyncio.gather(database.write(again), record_attempt(database, first, ONE))
         assert (await claim_delivery(database, endpoint, TWO)).delivery.id == second.delivery.id
@@ -252,9 +266,9 @@ async def test_a_missed_event_that_is_sent_again_twice_at_the_same_moment_gets_o
         (event,) = await database.read(lambda tx, run=run: events.list_run_events(tx, run.id))
 
         def again(tx: Tx, event: Event = event, endpoint: Endpoint = endpoint) -> list[str]:
-            had = replays.list_receivers(tx, event.id)
+            had = replays.deliveries_by_endpoint(tx, event.id)
             known = {event.id: had[endpoint.id]} if endpoint.id in had else {}
-            return replays.send_again(tx, endpoint, [event], known)
+            return replays.resend(tx, endpoint, [event], known)
 
         made = await asyncio.gather(*(database.write(again) for _ in range(4)))
         assert len({delivery_id for each in made for delivery_id in each}) == 1
@@ -289,17 +303,17 @@ async def test_an_endpoint_in_trouble_is_probed_by_one_node_at_a_time(database: 
     for number in range(2):
         await record(database, await register(database, str(number)), "succeeded")
 
-    def probe(tx: Tx, node: str) -> list[Claimed]:
+    def probe(tx: Tx, node: str) -> list[LeasedDelivery]:
         if not may_probe(tx, endpoint.id):
             return []
-        return deliveries.claim_due(tx, node=node, endpoint_id=endpoint.id, limit=1)
+        return deliveries.acquire_due(tx, node=node, endpoint_id=endpoint.id, limit=1)
 
     claims = await asyncio.gather(*(database.write(lambda tx, of=node: probe(tx, of)) for node in (ONE, TWO) * 3))
     (claimed,) = [each for claim in claims for each in claim]
     (holder,) = [node for node, claim in zip((ONE, TWO) * 3, claims, strict=True) if claim]
     assert not await database.write(lambda tx: may_probe(tx, endpoint.id))
     refused = PostResult(Outcome.THROTTLED, 12, 429, retry_after_s=60)
-    await database.write(lambda tx: endpoint_health.note_answer(tx, endpoint.id, refused))
+    await database.write(lambda tx: endpoint_health.apply_result(tx, endpoint.id, refused))
     await record_attempt(database, claimed, holder)
     assert not await database.write(lambda tx: may_probe(tx, endpoint.id)), "it asked for a pause"
     await database.write(lambda tx: endpoints.enable_endpoint(tx, endpoint.id))
@@ -363,19 +377,19 @@ async def test_the_file_of_a_dead_node_counts_no_longer(database: Database) -> N
 async def test_what_one_node_commits_another_hears(database: Database, another) -> None:
     other, heard, own = await another(), asyncio.Queue[CommitSignals](), list[CommitSignals]()
     other.listeners.append(heard.put_nowait)
-    ear, echo = other.listen(), database.listen()
+    ear, echo = other.notify_listener(), database.notify_listener()
     await asyncio.gather(ear.keep_open(5), echo.keep_open(5))
     await ear.keep_open(5)
-    database.tells_others = True
+    database.has_other_nodes = True
     database.listeners.append(own.append)
     run = await register(database)
-    await database.write(lambda tx: runs.poll_now(tx, run.id))
+    await database.write(lambda tx: run_leases.request_poll(tx, run.id))
     await database.write(lambda tx: runs.delete_run(tx, run.id))
     async with asyncio.timeout(5):
         first, second, third = [await heard.get() for _ in range(3)]
-    assert first.runs_due == {"dify-prod"}
-    assert second.polls_wanted == {run.id}
-    assert third.gone_run_ids == {run.id}
+    assert first.connections_due == {"dify-prod"}
+    assert second.poll_requested_run_ids == {run.id}
+    assert third.deleted_run_ids == {run.id}
     assert len(own) == 3, "each once, not again by way of the server"
     ear.close()
     echo.close()
@@ -384,19 +398,19 @@ async def test_what_one_node_commits_another_hears(database: Database, another) 
 async def test_what_is_undone_is_not_announced(database: Database, another) -> None:
     other, heard = await another(), asyncio.Queue[CommitSignals]()
     other.listeners.append(heard.put_nowait)
-    ear = other.listen()
+    ear = other.notify_listener()
     await ear.keep_open(5)
-    database.tells_others = True
+    database.has_other_nodes = True
 
     def fail(tx: Tx) -> None:
-        tx.signals.runs_due.add("never")
+        tx.signals.connections_due.add("never")
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await database.write(fail)
     await register(database)
     async with asyncio.timeout(5):
-        assert (await heard.get()).runs_due == {"dify-prod"}
+        assert (await heard.get()).connections_due == {"dify-prod"}
     ear.close()
 
 
@@ -409,7 +423,7 @@ def test_a_notice_says_what_was_announced() -> None:
 def test_a_notice_always_fits_into_what_postgresql_carries() -> None:
     many = {f"run_{'x' * 60}{number:04}" for number in range(1000)}
     payload = notifications.encode(
-        CommitSignals(many, True, settled_run_ids=many, polls_wanted=many, gone_run_ids=many), "me"
+        CommitSignals(many, True, settled_run_ids=many, poll_requested_run_ids=many, deleted_run_ids=many), "me"
     )
     assert payload is not None
     assert len(payload) < 8000
@@ -431,17 +445,17 @@ async def test_a_database_that_is_silent_is_given_up_in_time_and_found_again(
 ) -> None:
     async with CuttableProxy(postgres.port) as cable:
         database = await another(url=postgresql_url.replace(f":{postgres.port}/", f":{cable.port}/"))
-        ear = database.listen()
+        ear = database.notify_listener()
         await ear.keep_open(5)
-        await database.write_apart(nodes.list_nodes, 5)
+        await database.write_reserved(nodes.list_nodes, 5)
         cable.cut()
         for _ in range(2):  # an open connection, then a new one
             with pytest.raises(StoreUnavailable):
-                await database.write_apart(nodes.list_nodes, 0.2)
+                await database.write_reserved(nodes.list_nodes, 0.2)
         with pytest.raises(StoreUnavailable):
             await ear.keep_open(0.2)
         cable.mend()
-        assert await database.write_apart(nodes.list_nodes, 5) == []
+        assert await database.write_reserved(nodes.list_nodes, 5) == []
         await ear.keep_open(5)
         ear.close()
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from bridge.domain.run import Run
 from bridge.domain.transition import observe
-from bridge.store import deliveries, endpoints, events, replays, transitions
+from bridge.store import deliveries, endpoints, events, replays, runs
 from bridge.store.database import Database
 from bridge.store.tables import deliveries as owed
 from bridge.store.transaction import Tx
@@ -50,7 +50,7 @@ def finishing(run: Run) -> Work:
     def work(tx: Tx) -> None:
         decision = observe(run, seen("succeeded"), now=tx.now, wants_progress=False)
         assert decision is not None
-        assert transitions.record(tx, run, decision, node=None, keep=False)
+        assert runs.record_decision(tx, run, decision, node=None, keep_lease=False)
 
     return work
 
@@ -132,7 +132,7 @@ async def test_what_a_replay_holds_back_while_the_order_ends_goes_too(database: 
     told = {each.event_id: each.id for each in found}
 
     def again(tx: Tx) -> None:
-        replays.send_again(tx, endpoint, events.list_run_events(tx, run.id), told)
+        replays.resend(tx, endpoint, events.list_run_events(tx, run.id), told)
 
     await meet(
         database, again, lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": False}))

@@ -34,16 +34,15 @@ from bridge.store import (
     ordering,
     replays,
     retention,
+    run_leases,
     runs,
-    transitions,
 )
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import Claimed, DeliveryFilter
-from bridge.store.due import due_endpoints
-from bridge.store.runs import PollRecord, RunFilter
+from bridge.store.deliveries import DeliveryFilter, LeasedDelivery, due_endpoints
+from bridge.store.run_leases import PollRecord
+from bridge.store.runs import RunChange, RunFilter
 from bridge.store.transaction import Tx
-from bridge.store.transitions import Change
 from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, new_run, only, open_database, seen
 
@@ -75,7 +74,7 @@ class World:
     settled: Run
     shared: Endpoint
     ordered: Endpoint
-    claimed: Claimed
+    claimed: LeasedDelivery
     event_id: str
 
 
@@ -87,19 +86,19 @@ def poll_record(run: Run) -> PollRecord:
     return PollRecord(run.id, 1, START, LATER, 0, 0, None)
 
 
-def delivered(one: Claimed) -> AttemptResult:
+def delivered(one: LeasedDelivery) -> AttemptResult:
     return AttemptResult(one.delivery, START, PostResult(Outcome.DELIVERED, 5, 204), DeliveryState.DELIVERED, None)
 
 
 def finish(tx: Tx, run: Run) -> Run | None:
     decision = observe(run, seen("succeeded"), now=tx.now, wants_progress=False)
     assert decision is not None
-    return transitions.record(tx, run, decision, node=None, keep=False)
+    return runs.record_decision(tx, run, decision, node=None, keep_lease=False)
 
 
 def sweep(tx: Tx, _world: World) -> None:
     for plan in (retention.plan_settled, retention.plan_leftovers):
-        retention.carry_out(tx, plan(tx, LATER))
+        retention.delete_planned(tx, plan(tx, LATER))
 
 
 WORK: dict[str, Work] = {
@@ -107,24 +106,24 @@ WORK: dict[str, Work] = {
         runs.find_watched(tx, CONNECTION, [w.watched.provider_run_id]),
         runs.insert_runs(tx, [new_run("new", tags=("x",))]),
     ),
-    "claim runs": lambda tx, w: runs.claim_due(tx, node=NODE, connection=CONNECTION, until=tx.now, limit=100),
-    "claim runs, shared": lambda tx, w: runs.claim_due(
+    "claim runs": lambda tx, w: run_leases.acquire_due(tx, node=NODE, connection=CONNECTION, until=tx.now, limit=100),
+    "claim runs, shared": lambda tx, w: run_leases.acquire_due(
         tx, node=NODE, connection=CONNECTION, until=tx.now, limit=100, sharers=2
     ),
-    "next due run": lambda tx, w: runs.next_due_at(tx, CONNECTION),
-    "held runs": lambda tx, w: runs.list_held(tx, node=NODE, connection=CONNECTION),
-    "let runs go": lambda tx, w: runs.let_go(tx, node=NODE, run_ids=[w.watched.id]),
-    "put runs back": lambda tx, w: runs.put_back(tx, node=NODE, records=[poll_record(w.watched)]),
-    "poll now": lambda tx, w: runs.poll_now(tx, w.watched.id),
+    "next due run": lambda tx, w: run_leases.next_due_at(tx, CONNECTION),
+    "held runs": lambda tx, w: run_leases.list_leased(tx, node=NODE, connection=CONNECTION),
+    "let runs go": lambda tx, w: run_leases.release(tx, node=NODE, run_ids=[w.watched.id]),
+    "put runs back": lambda tx, w: run_leases.save_polls(tx, node=NODE, records=[poll_record(w.watched)]),
+    "poll now": lambda tx, w: run_leases.request_poll(tx, w.watched.id),
     "record a transition": lambda tx, w: finish(tx, w.watched),
     "expire": lambda tx, w: runs.list_expired(tx, tx.now, 100),
     "due endpoints": lambda tx, w: due_endpoints(tx),
-    "claim deliveries": lambda tx, w: deliveries.claim_due(tx, node=NODE, endpoint_id=w.shared.id, limit=8),
-    "held deliveries": lambda tx, w: deliveries.list_held(tx, node=NODE),
-    "give deliveries back": lambda tx, w: deliveries.give_back(tx, node=NODE, delivery_ids=[w.claimed.delivery.id]),
+    "claim deliveries": lambda tx, w: deliveries.acquire_due(tx, node=NODE, endpoint_id=w.shared.id, limit=8),
+    "held deliveries": lambda tx, w: deliveries.list_leased(tx, node=NODE),
+    "give deliveries back": lambda tx, w: deliveries.release(tx, node=NODE, delivery_ids=[w.claimed.delivery.id]),
     "record an attempt": lambda tx, w: attempts.record_attempts(tx, node=NODE, results=[delivered(w.claimed)]),
     "release the next of a run": lambda tx, w: ordering.release_next(tx, w.ordered.id, w.settled.id),
-    "note an answer": lambda tx, w: endpoint_health.note_answer(
+    "note an answer": lambda tx, w: endpoint_health.apply_result(
         tx, w.shared.id, PostResult(Outcome.SERVER_ERROR, 5, 500)
     ),
     "retry": lambda tx, w: deliveries.retry_now(tx, [w.claimed.delivery.id]),
@@ -134,7 +133,7 @@ WORK: dict[str, Work] = {
     "remove an endpoint": lambda tx, w: endpoints.remove_endpoint(tx, w.shared.id),
     "listeners": lambda tx, w: endpoints.listening_endpoints(tx, w.watched.id),
     "sync the file's endpoints": lambda tx, w: endpoints.sync_file_endpoints(tx, [], node=NODE),
-    "open replays": lambda tx, w: (replays.list_open(tx), replays.count_waiting(tx, w.shared.id)),
+    "open replays": lambda tx, w: (replays.list_running(tx), replays.count_waiting(tx, w.shared.id)),
     "sweep": sweep,
     "bury": lambda tx, w: nodes.evict_dead(tx),
     "join and leave": lambda tx, w: (
@@ -155,7 +154,7 @@ WORK: dict[str, Work] = {
     ),
     "one event and who gets it": lambda tx, w: (
         events.get_event(tx, w.event_id),
-        replays.list_receivers(tx, w.event_id),
+        replays.deliveries_by_endpoint(tx, w.event_id),
         events.last_position(tx),
     ),
     "feed": lambda tx, w: events.list_feed(tx, after=500, limit=100),
@@ -180,7 +179,7 @@ WORK: dict[str, Work] = {
     "deliveries of an event": lambda tx, w: deliveries.list_deliveries(
         tx, DeliveryFilter(event_id=w.event_id), limit=50, before=None
     ),
-    "an answer kept by its key": lambda tx, w: idempotency.find_answers(tx, ["key"]),
+    "an answer kept by its key": lambda tx, w: idempotency.find_responses(tx, ["key"]),
 }
 
 
@@ -226,8 +225,8 @@ async def fill(database: Database, clock: ManualClock) -> World:
     return World(made[1], made[0], shared, ordered, first, first.delivery.event_id)
 
 
-def claim(tx: Tx, endpoint: Endpoint) -> list[Claimed]:
-    return deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint.id, limit=2 * RUNS)
+def claim(tx: Tx, endpoint: Endpoint) -> list[LeasedDelivery]:
+    return deliveries.acquire_due(tx, node=NODE, endpoint_id=endpoint.id, limit=2 * RUNS)
 
 
 def observe_all(tx: Tx, watched: list[Run], status: str) -> list[Run]:
@@ -235,8 +234,8 @@ def observe_all(tx: Tx, watched: list[Run], status: str) -> list[Run]:
     for run in watched:
         decision = observe(run, seen(status), now=tx.now, wants_progress=False)
         assert decision is not None
-        changes.append(Change(run, decision))
-    return [run for run in transitions.record_all(tx, changes, node=None, keep=False) if run is not None]
+        changes.append(RunChange(run, decision))
+    return [run for run in runs.record_decisions(tx, changes, node=None, keep_lease=False) if run is not None]
 
 
 def plans(tx: Tx, work: Work, world: World) -> list[tuple[str, list[str]]]:

@@ -18,8 +18,8 @@ from bridge.runtime.metrics import Metrics
 from bridge.store import attempts, deliveries, endpoints, events, idempotency, replays, retention, runs
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.due import due_endpoints
-from bridge.store.retention import Plan
+from bridge.store.deliveries import due_endpoints
+from bridge.store.retention import DeletionPlan
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
 from tests.support.manual_clock import START, ManualClock
@@ -58,7 +58,7 @@ async def deliver(database: Database, *, state: DeliveryState = DeliveryState.DE
 
     def work(tx: Tx) -> None:
         for endpoint_id in due_endpoints(tx):
-            for one in deliveries.claim_due(tx, node=NODE, endpoint_id=endpoint_id, limit=1000):
+            for one in deliveries.acquire_due(tx, node=NODE, endpoint_id=endpoint_id, limit=1000):
                 answer = PostResult(Outcome.DELIVERED, 1, 204)
                 attempts.record_attempts(
                     tx, node=NODE, results=[AttemptResult(one.delivery, tx.now, answer, state, None)]
@@ -162,7 +162,7 @@ async def test_no_transaction_deletes_more_than_a_few_rows_and_each_leaves_whole
     clock.advance(DAY_S + 1)
     seen = []
     while not (plan := await database.read(lambda tx: retention.plan_settled(tx, tx.now))).is_empty:
-        done = await database.write(lambda tx, plan=plan: retention.carry_out(tx, plan))
+        done = await database.write(lambda tx, plan=plan: retention.delete_planned(tx, plan))
         seen.append(sum(done.values()))
         assert await hanging(database) == Counter()
     assert max(seen) <= 7
@@ -204,7 +204,7 @@ async def test_what_is_sent_again_between_looking_and_deleting_stays(database: D
     plan = await database.read(lambda tx: retention.plan_settled(tx, tx.now))
     again = plan.deliveries[0]
     await database.write(lambda tx: deliveries.retry_now(tx, [again]))
-    await database.write(lambda tx: retention.carry_out(tx, plan))
+    await database.write(lambda tx: retention.delete_planned(tx, plan))
     kept = await database.read(lambda tx: deliveries.get_delivery(tx, again))
     assert kept is not None
     assert await database.read(lambda tx: events.get_event(tx, kept.event_id)) is not None
@@ -220,7 +220,9 @@ async def test_removed_endpoints_rotated_secrets_and_kept_answers_are_erased(
     await database.write(lambda tx: runs.delete_run(tx, run.id))
     await database.write(lambda tx: endpoints.remove_endpoint(tx, removed.id))
     await database.write(lambda tx: endpoints.rotate_secret(tx, rotated.id, Secret(new_secret()), old_until=tx.now))
-    await database.write(lambda tx: idempotency.keep_answers(tx, [("k", idempotency.KeptAnswer("f", 201, b"{}"))]))
+    await database.write(
+        lambda tx: idempotency.store_responses(tx, [("k", idempotency.StoredResponse("f", 201, b"{}"))])
+    )
     clock.advance(3599)
     assert await housekeeper(database, clock).sweep() == Counter()
     clock.advance(2)
@@ -270,18 +272,18 @@ async def test_an_idle_sweep_writes_nothing(
 async def test_beyond_its_size_the_oldest_settled_go_first_until_nine_tenths_are_left(
     lone: Database, clock: ManualClock
 ) -> None:
-    from bridge.store.sqlite import size
+    from bridge.store import inspection
 
     made = []
     for number in range(100):
         made.append(await finish(lone, f"r-{number}"))
         clock.advance(1)
     await record(lone, await register(lone, "watched"), "running")
-    full = (await lone.read(size.measure)).used
+    full = (await lone.read(inspection.measure_size)).used
     limit = int(full * 0.8)
     swept = await housekeeper(lone, clock, size_bytes=limit).sweep()
     assert swept["runs"] > 0
-    after = await lone.read(size.measure)
+    after = await lone.read(inspection.measure_size)
     assert after.used <= limit * 0.9
     left = await lone.read(lambda tx: runs.get_runs(tx, [run.id for run in made]))
     assert 0 < len(left) < 100
@@ -322,5 +324,5 @@ async def test_a_database_that_cannot_be_brought_down_says_so_once(
 
 
 def test_an_empty_plan_is_empty() -> None:
-    assert Plan().is_empty
-    assert not Plan(answers=("k",)).is_empty
+    assert DeletionPlan().is_empty
+    assert not DeletionPlan(answers=("k",)).is_empty

@@ -28,8 +28,8 @@ from bridge.polling.duration_learner import DurationLearner
 from bridge.polling.planner import Planner
 from bridge.store import nodes, runs
 from bridge.store.database import Database
+from bridge.store.runs import record_decision
 from bridge.store.transaction import CommitSignals, Tx
-from bridge.store.transitions import record
 from tests.support.manual_clock import ManualClock
 
 TOKEN = "a-token-for-tests"
@@ -228,7 +228,7 @@ class Api:
             assert run is not None
             decision = observe(run, seen, now=tx.now, wants_progress=True)
             assert decision is not None
-            assert record(tx, run, decision, node=None, keep=False) is not None
+            assert record_decision(tx, run, decision, node=None, keep_lease=False) is not None
 
         await self.database.write(work)
 

@@ -16,7 +16,7 @@ from bridge.domain.run import CadenceOverrides, Run, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.transition import observe
-from bridge.store import endpoints, nodes, runs, transitions
+from bridge.store import endpoints, nodes, runs
 from bridge.store.database import Database
 from bridge.store.runs import NewRun
 
@@ -79,7 +79,7 @@ async def record(
     def work(tx: Any) -> Run | None:
         decision = observe(run, seen(status, **more), now=tx.now, wants_progress=wants)
         assert decision is not None
-        return transitions.record(tx, run, decision, node=node, keep=node is not None)
+        return runs.record_decision(tx, run, decision, node=node, keep_lease=node is not None)
 
     return await database.write(work)
 

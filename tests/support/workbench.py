@@ -63,7 +63,7 @@ async def open_poller(
             metrics=metrics or Metrics(),
             lease_guard=LeaseGuard(clock),
         )
-        database.listeners.append(lambda said: poller.expect_due() if said.runs_due else None)
+        database.listeners.append(lambda said: poller.expect_due() if said.connections_due else None)
         yield poller
         await poller.drain()
 

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
-
-from bridge.domain.errors import StoreUnavailable
-from bridge.store.postgres.notifications import CHANNEL
 
 ANSWER_S: Final = 15.0  # the longest transaction of a working day is some tens of milliseconds
 CONNECT_S: Final = 5.0
@@ -124,40 +120,3 @@ def is_conflict(error: DBAPIError) -> bool:
 
 def _sqlstate(error: DBAPIError) -> str:
     return str(getattr(error.orig, "sqlstate", None) or "")
-
-
-class NotifyListener:
-    """One connection that hears the notices of this database. `hear` is called with each payload."""
-
-    def __init__(self, url: URL, hear: Callable[[str], None]) -> None:
-        self._engine = open_patient_engine(url)
-        self._hear = hear
-        self._connection: Any = None
-
-    async def keep_open(self, within_s: float) -> None:
-        """Open it, or make sure that it still is; StoreUnavailable if that cannot be had in time."""
-        try:
-            async with asyncio.timeout(within_s):
-                await self._check_or_open(within_s)
-        except (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            self.close()
-            raise StoreUnavailable(f"no notices can be heard: {error or type(error).__name__}") from error
-        except BaseException:
-            self.close()
-            raise
-
-    async def _check_or_open(self, within_s: float) -> None:
-        if self._connection is not None and not self._connection.is_closed():
-            await self._connection.execute("SELECT 1", timeout=within_s / 2)
-            return
-        self.close()
-        raw = await self._engine.raw_connection()
-        self._connection = raw.driver_connection
-        raw.detach()  # ours alone from here on
-        await self._connection.add_listener(CHANNEL, lambda *said: self._hear(said[3]))
-
-    def close(self) -> None:
-        """Hang up at once, without a word to a server that may not answer."""
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None

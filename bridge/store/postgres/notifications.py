@@ -6,12 +6,18 @@ away, a long list was cut short): every worker looks into the database by itself
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import asyncpg
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
+from bridge.domain.errors import StoreUnavailable
+from bridge.store.postgres.engine import open_patient_engine
 from bridge.store.transaction import CommitSignals, Tx
 
 CHANNEL: Final = "runbridge"
@@ -24,10 +30,10 @@ _FLAGS: Final = {
     "m": "nodes_changed",
 }
 _LISTS: Final = {
-    "r": "runs_due",
+    "r": "connections_due",
     "s": "settled_run_ids",
-    "w": "polls_wanted",
-    "g": "gone_run_ids",
+    "w": "poll_requested_run_ids",
+    "g": "deleted_run_ids",
 }
 _SEND: Final = sa.text(f"SELECT pg_notify('{CHANNEL}', :payload)")
 
@@ -72,3 +78,40 @@ def decode(payload: str) -> tuple[str, CommitSignals]:
 
 def _names(given: object) -> set[str]:
     return {name for name in given if isinstance(name, str)} if isinstance(given, Iterable) else set()
+
+
+class NotifyListener:
+    """One connection that hears the notices of this database. `hear` is called with each payload."""
+
+    def __init__(self, url: URL, hear: Callable[[str], None]) -> None:
+        self._engine = open_patient_engine(url)
+        self._hear = hear
+        self._connection: Any = None
+
+    async def keep_open(self, within_s: float) -> None:
+        """Open it, or make sure that it still is; StoreUnavailable if that cannot be had in time."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._check_or_open(within_s)
+        except (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self.close()
+            raise StoreUnavailable(f"no notices can be heard: {error or type(error).__name__}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    async def _check_or_open(self, within_s: float) -> None:
+        if self._connection is not None and not self._connection.is_closed():
+            await self._connection.execute("SELECT 1", timeout=within_s / 2)
+            return
+        self.close()
+        raw = await self._engine.raw_connection()
+        self._connection = raw.driver_connection
+        raw.detach()  # ours alone from here on
+        await self._connection.add_listener(CHANNEL, lambda *said: self._hear(said[3]))
+
+    def close(self) -> None:
+        """Hang up at once, without a word to a server that may not answer."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

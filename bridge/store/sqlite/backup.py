@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bridge.domain.errors import BridgeError, Conflict, DatabaseRefused, NotFound
-from bridge.store.inspection import Examination, examine_file, open_for_reading
+from bridge.store.inspection import Inspection, inspect_file, open_for_reading
 from bridge.store.sqlite import database_file
 
 PAGES_PER_STEP = 1000
@@ -21,7 +21,7 @@ PAGES_PER_STEP = 1000
 Progress = Callable[[int, int], None]  # pages done, pages in all
 
 
-def back_up(source: Path, target: Path, progress: Progress | None = None) -> Examination:
+def back_up(source: Path, target: Path, progress: Progress | None = None) -> Inspection:
     """Copy `source` to the new file `target` (mode 0600) and answer what was found in the copy.
 
     NotFound without a source, Conflict if there is a target, DatabaseRefused where the source is not
@@ -36,7 +36,7 @@ def back_up(source: Path, target: Path, progress: Progress | None = None) -> Exa
     try:
         with _daemon_kept_out(source):
             _copy(source, partial, progress)
-        found = examine_file(partial)
+        found = inspect_file(partial)
         if found.problems:
             raise DatabaseRefused(f"the copy of {source} is not sound: {found.problems[0]}; the backup was not kept")
         _put_in_place(partial, target)

@@ -19,12 +19,12 @@ _HEAD = """\
 """
 
 
-def beside(database: Path) -> Path:
+def path_beside(database: Path) -> Path:
     """Where the key of this database is kept."""
     return database.absolute().with_name(NAME)
 
 
-def read_or_make(path: Path) -> list[EncryptionKey]:
+def read_or_create(path: Path) -> list[EncryptionKey]:
     """The keys in the file, which is made where there is none; DatabaseRefused where neither can be done."""
     try:
         if not path.exists():
@@ -34,9 +34,9 @@ def read_or_make(path: Path) -> list[EncryptionKey]:
         raise _refused(path, error.strerror or str(error)) from None
 
 
-def put_new_key_first(path: Path) -> list[EncryptionKey]:
+def add_new_key(path: Path) -> list[EncryptionKey]:
     """A fresh key before the present ones; what they sealed can still be opened if the sealing anew is interrupted."""
-    read_or_make(path)
+    read_or_create(path)
     try:
         present = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")

@@ -46,7 +46,7 @@ class _Reader(aiosqlite.Connection):
             return work(connection)
 
 
-class Readers:
+class ReaderPool:
     """As many reads at once as there are readers; others wait for the next that is free."""
 
     def __init__(self, path: Path) -> None:

@@ -12,11 +12,11 @@ from bridge.store.sqlite import key_file
 
 
 def ids(path: Path) -> list[str]:
-    return [key.id for key in key_file.read_or_make(path)]
+    return [key.id for key in key_file.read_or_create(path)]
 
 
 def test_a_missing_file_is_made_for_its_owner_only_and_found_again(tmp_path: Path):
-    path = key_file.beside(tmp_path / "runbridge.db")
+    path = key_file.path_beside(tmp_path / "runbridge.db")
     made = ids(path)
     assert path == tmp_path / "secrets.key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -28,7 +28,7 @@ def test_a_missing_file_is_made_for_its_owner_only_and_found_again(tmp_path: Pat
 def test_a_rotation_puts_a_new_key_first_and_keeps_the_old_ones(tmp_path: Path):
     path = tmp_path / "secrets.key"
     first = ids(path)
-    second = [key.id for key in key_file.put_new_key_first(path)]
+    second = [key.id for key in key_file.add_new_key(path)]
     assert second[1:] == first
     assert second[0] not in first
     assert ids(path) == second
@@ -42,7 +42,7 @@ def test_a_key_belongs_to_whom_the_folder_belongs_although_another_person_makes_
     path = tmp_path / "secrets.key"
     ids(path)
     assert path.stat().st_uid == owner
-    key_file.put_new_key_first(path)
+    key_file.add_new_key(path)
     assert path.stat().st_uid == owner
 
 
@@ -54,14 +54,14 @@ def test_a_file_without_a_usable_key_is_refused_and_stays(tmp_path: Path, conten
     path = tmp_path / "secrets.key"
     path.write_text(content)
     with pytest.raises(DatabaseRefused, match=r"secrets\.key"):
-        key_file.read_or_make(path)
+        key_file.read_or_create(path)
     assert path.read_text() == content
 
 
 def test_a_file_that_cannot_be_read_is_refused_with_a_sentence(tmp_path: Path):
     (tmp_path / "secrets.key").mkdir()
     with pytest.raises(DatabaseRefused, match="directory"):
-        key_file.read_or_make(tmp_path / "secrets.key")
+        key_file.read_or_create(tmp_path / "secrets.key")
 
 
 def test_two_that_make_it_at_once_agree(tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from bridge.store import attempts, deliveries, due, endpoint_health, endpoints, prepared, runs, transitions
+from bridge.store import attempts, deliveries, endpoint_health, endpoints, prepared_statements, run_leases, runs
 from bridge.store.database import Database
 from bridge.store.tables import run_tags
 from bridge.store.transaction import Tx
@@ -33,23 +33,23 @@ async def test_rows_are_those_of_sqlalchemy(database: Database) -> None:
         soon = tx.now + timedelta(hours=1)
         owed = [row.id for row in tx.connection.execute(sa.select(deliveries.deliveries.c.id))]
         asked: list[tuple[Any, dict[str, Any]]] = [
-            (due._DUE_ENDPOINTS, {}),
-            (endpoints._SHARED, {}),
-            (endpoints._OF_RUNS, {"run_ids": [watched.id]}),
-            (endpoints._LIVE_SECRETS, {"endpoints": [shared.id, other.id], "now": tx.now, "kinds": ["v1", "v1a"]}),
-            (endpoint_health._READ, {"ids": [shared.id, other.id]}),
-            (attempts._PRESENT, {"ids": owed}),
-            (attempts._PRESENT, {"ids": []}),
-            (attempts._WISHES, {"ids": [shared.id]}),
-            (transitions._PRESENT, {"ids": [watched.id]}),
-            (runs._WATCHED, {"of_connection": watched.connection, "ids": ["r1", "r2", "r3"]}),
-            (runs._NEXT_DUE, {"of_connection": watched.connection}),
-            (runs._NEXT_DUE, {"of_connection": "nobody"}),
-            (deliveries._DUE, {"endpoint": shared.id, "of_lane": 1, "now": soon, "most": 5}),
+            (deliveries.DUE_ENDPOINTS, {}),
+            (endpoints.SHARED, {}),
+            (endpoints.OF_RUNS, {"run_ids": [watched.id]}),
+            (endpoints.LIVE_SECRETS, {"endpoints": [shared.id, other.id], "now": tx.now, "kinds": ["v1", "v1a"]}),
+            (endpoint_health.READ, {"ids": [shared.id, other.id]}),
+            (attempts.PRESENT, {"ids": owed}),
+            (attempts.PRESENT, {"ids": []}),
+            (attempts.WISHES, {"ids": [shared.id]}),
+            (runs.VERSIONS, {"ids": [watched.id]}),
+            (runs.WATCHED, {"of_connection": watched.connection, "ids": ["r1", "r2", "r3"]}),
+            (run_leases.NEXT_DUE, {"of_connection": watched.connection}),
+            (run_leases.NEXT_DUE, {"of_connection": "nobody"}),
+            (deliveries.DUE, {"endpoint": shared.id, "of_lane": 1, "now": soon, "most": 5}),
         ]
         for statement, given in asked:
-            found = prepared.fetch(tx, statement, given)
-            usual = prepared.fetch(replace(tx, driver=None), statement, given)
+            found = prepared_statements.fetch(tx, statement, given)
+            usual = prepared_statements.fetch(replace(tx, driver=None), statement, given)
             assert [tuple(row) for row in found] == [tuple(row) for row in usual]
             assert [row._fields for row in found] == [row._fields for row in usual]
         return len(asked)
@@ -61,8 +61,8 @@ async def test_what_is_not_due_is_not_claimed(database: Database) -> None:
     """An instant that reached the driver as text would be later than every number."""
     run = await register(database)
     claim = {"node": "n", "connection": run.connection, "limit": 5}
-    early = await database.write(lambda tx: runs.claim_due(tx, until=tx.now - timedelta(days=1), **claim))
-    later = await database.write(lambda tx: runs.claim_due(tx, until=tx.now, **claim))
+    early = await database.write(lambda tx: run_leases.acquire_due(tx, until=tx.now - timedelta(days=1), **claim))
+    later = await database.write(lambda tx: run_leases.acquire_due(tx, until=tx.now, **claim))
     assert (early, [each.id for each in later]) == ([], [run.id])
 
 
@@ -71,7 +71,7 @@ async def test_a_mistake_is_told_as_sqlalchemy_tells_it_and_undoes_its_caller_on
     insert = sa.insert(run_tags)
 
     def tag_twice(tx: Tx) -> None:
-        prepared.execute_many(tx, insert, [{"tag": "t", "run_id": run.id}] * 2)
+        prepared_statements.execute_many(tx, insert, [{"tag": "t", "run_id": run.id}] * 2)
 
     with pytest.raises(IntegrityError):
         await database.write(tag_twice)
