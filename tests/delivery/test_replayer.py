@@ -88,7 +88,7 @@ async def test_the_end_of_a_replay_is_told_by_the_node_that_ended_it(
     await finish_runs(database, 2)
     await start(database, await add_endpoint(database))
     running = await database.read(replays.list_running)
-    monkeypatch.setattr(replays, "list_open", lambda _tx: running)
+    monkeypatch.setattr(replays, "list_running", lambda _tx: running)
     nodes = [Replayer(database=database, clock=clock) for _ in range(3)]
     with structlog.testing.capture_logs() as lines:
         for node in nodes:
