@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from bridge.domain.cadence.list_rule import Accruing, wait_before_list, worth_of_pages
+from bridge.domain.cadence.list_rule import GrowingLateness, wait_before_list, worth_of_pages
 from bridge.domain.clock import Clock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
@@ -189,20 +189,22 @@ class ListPoller:
         longest_s, since_s = self._cadence.max_interval_s, now - self._sent_at
         shown = [tracked for tracked in self._shown.values() if self._is_idle(tracked)]
         self._planner.refit(shown)
-        pages = self._accruals(shown, now)
+        pages = self._lateness_by_page(shown, now)
         if self._discovery is not None:
             longest_s = min(longest_s, ASK_AT_LEAST_S)
-            pages[0].append(self._planner.unseen(self._discovery.per_s, min(since_s, longest_s)))
+            pages[0].append(self._planner.unregistered_lateness(self._discovery.per_s, min(since_s, longest_s)))
         wait_s = wait_before_list(pages, 1.0, self._cadence.min_interval_s, longest_s, since_s=since_s)
         self._due = now + wait_s if any(pages) else math.inf
 
-    def _accruals(self, runs: Collection[TrackedRun], now: float, first: int = 1) -> list[list[Accruing]]:
+    def _lateness_by_page(
+        self, runs: Collection[TrackedRun], now: float, first: int = 1
+    ) -> list[list[GrowingLateness]]:
         """How their lateness grows, by page from page `first` on."""
-        pages: list[list[Accruing]] = [[]]
-        for tracked, accruing in zip(runs, self._planner.accruals(list(runs), now), strict=True):
+        pages: list[list[GrowingLateness]] = [[]]
+        for tracked, lateness in zip(runs, self._planner.lateness_of(list(runs), now), strict=True):
             behind = max(self._pages.get(tracked.run.id, first) - first, 0)
             pages += [[] for _ in range(behind + 1 - len(pages))]
-            pages[behind].append(accruing)
+            pages[behind].append(lateness)
         return pages
 
     def _is_idle(self, tracked: TrackedRun) -> bool:
@@ -394,7 +396,7 @@ class ListPoller:
         if self._discovery is not None and self._discovery.wants_more:
             return True
         waiting = WAITING_RUN_WORTH * sum(1 for run_id in self._waiting_runs if run_id not in self._shown)
-        return waiting + worth_of_pages(self._accruals(self._absent().values(), now, number)) >= 1
+        return waiting + worth_of_pages(self._lateness_by_page(self._absent().values(), now, number)) >= 1
 
     def _absent(self) -> dict[str, TrackedRun]:
         """What earlier lists showed and this one has not so far."""

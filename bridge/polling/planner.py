@@ -14,7 +14,7 @@ from typing import Final
 
 from bridge.domain.cadence.durations import DurationModel
 from bridge.domain.cadence.forecast import duration_cells, forecast_polls
-from bridge.domain.cadence.list_rule import Accruing, Unseen, WatchedAge
+from bridge.domain.cadence.list_rule import GrowingLateness, UnregisteredRuns, WatchedRun
 from bridge.domain.cadence.rule import (
     OVERDUE_RUNS_MIN,
     NextPoll,
@@ -136,24 +136,24 @@ class Planner:
 
     # -- when a list is next
 
-    def accruals(self, runs: Sequence[TrackedRun], now: float) -> list[Accruing]:
+    def lateness_of(self, runs: Sequence[TrackedRun], now: float) -> list[GrowingLateness]:
         """How the lateness of these runs grows together, in prices: 1 is worth a request that shows them all.
 
         A target delay asks each run to wait for its own price, so there it takes as many prices as runs.
         """
-        found: list[Accruing] = []
+        found: list[GrowingLateness] = []
         for tracked in runs:
             settings, view = self._settings_of(tracked), self._view(tracked)
             share = 1.0 if settings.target_delay is None else 1.0 / len(runs)
             weight = share / price_of(settings, view)
-            found.append(WatchedAge(view.belief, tracked.alive_s, now - tracked.origin, weight))
+            found.append(WatchedRun(view.belief, tracked.alive_s, now - tracked.origin, weight))
         return found
 
-    def unseen(self, per_s: float, since_s: float) -> Accruing:
+    def unregistered_lateness(self, per_s: float, since_s: float) -> GrowingLateness:
         """The same for runs that nobody registered, begun since the last list `since_s` ago, `per_s` every second."""
         belief = self.learner.durations(None, RunStatus.RUNNING).estimate
         price_s, target = self._settings.price_s, self._settings.target_delay
-        return Unseen(belief, per_s, since_s, 1 / (price_for_target(belief, target) if target else price_s))
+        return UnregisteredRuns(belief, per_s, since_s, 1 / (price_for_target(belief, target) if target else price_s))
 
     def refit(self, runs: Iterable[TrackedRun]) -> None:
         """Fit what was learned since, with the runs in flight counted as not over yet."""

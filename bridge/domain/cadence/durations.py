@@ -1,16 +1,17 @@
 """How long runs of one workflow stay in one status, learned from what polls saw of them.
 
-A poll never sees the end of a run, only an interval: last seen alive, first seen finished. Each interval is
-one run's worth of weight, laid over the cells of the grid mostly where the present belief expects the end
-(self-consistency, as in Turnbull's estimator), a little evenly, and the more like the prior the more the last
-runs speak for a change: else a workflow that became faster than anyone looks would never be found out.
+A poll never sees the end of a run, only an interval: last seen alive, first seen finished. Each interval adds the
+weight of one run to the cells of the grid. Most of it goes where the present estimate expects the end
+(self-consistency, as in Turnbull's estimator), a little is spread evenly. The more the last runs speak for a change,
+the more the weight follows the prior instead: otherwise a workflow that became faster than the polls are frequent
+would keep its old durations for ever.
 
-    weights ── four kernels, narrow to wide ──► four experts ── weighted by how well each foretold ──► mass
+    weights ── four kernels, narrow to wide ──► four experts ── weighted by how well each predicted ─► mass
     prior ─────────────────────────────────────────┘                           past runs                │
     runs in flight, older than some that finished: push mass to higher ages (Kaplan–Meier) ─────────────┘
 
-What is known of a new workflow comes from the connection's other workflows, and before those from a general
-prior: anything from a second to an hour.
+A new workflow starts from the connection's other workflows, and those start from a general prior: anything from a
+second to an hour.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ SCORE_MEMORY: Final = 0.97
 PRIOR_RUNS: Final = 0.3  # the prior counts as much as this many runs (Hill: a new value falls outside in ~1 of n)
 EVEN_SHARE: Final = 0.03  # of an interval's weight that is spread evenly over it
 CHANGE_RATE: Final = 0.01  # chance beforehand that a workflow changes its ways with the next run
-SURPRISES: Final = 4  # in a row, all early or all late, before the past is mostly forgotten …
+SURPRISES: Final = 4  # in a row, all early or all late, until the past is mostly forgotten …
 SURPRISE_TAIL: Final = 0.1  # … each in the outer tenth of what was expected
 CHANGE_EVIDENCE: Final = 4.0  # or this much log likelihood in favour of a fresh start
-MEMORY_AT_CHANGE: Final = 0.05  # more, and every new run is looked at through the old durations first
+MEMORY_AT_CHANGE: Final = 0.05  # with more, new runs would be explained by the old durations
 LEAST_WEIGHT: Final = 1e-4  # of a run; less is forgotten
 GENERAL_PRIOR: Final = tuple(log_logistic(30.0, 1.2))
 NEIGHBOURS_RUNS: Final = 2.0  # runs after which the connection's other workflows count as much as the general prior
@@ -53,14 +54,14 @@ _DECAYS: Final = tuple(kernel_decay(width) for width in KERNEL_WIDTHS)
 class DurationModel:
     """The learned time in one status of one (connection, workflow). Ages are seconds since the status began.
 
-    `prior` is the connection-level Sojourn, taught along with this one; without it, `general` are masses on the
-    grid. `runs` counts what is remembered, at most about 67.
+    `prior` is the model of the whole connection, taught along with this one. A model without a prior starts from
+    `general`, masses on the grid. `runs` counts the runs remembered, at most about 67.
     """
 
     def __init__(self, prior: DurationModel | None = None, *, general: Sequence[float] = GENERAL_PRIOR) -> None:
         self.runs = 0.0
         self._weights: Weights = {}
-        self._given_up: Weights = {}  # the same of runs whose end nobody saw
+        self._given_up: Weights = {}  # the same for runs that were given up alive
         self._scores = [0.0] * len(_DECAYS)
         self._surprises = 0  # negative: earlier than expected
         self._evidence = 0.0
@@ -74,7 +75,7 @@ class DurationModel:
 
     @property
     def ended(self) -> Estimate:
-        """The belief without the runs in flight and those given up: some of them hang, no measure for what is normal."""
+        """The estimate without the runs in flight and those given up: some of them hang, which is not what is normal."""
         if self._ended is None or self._estimate is None:
             _ = self.estimate
             self._ended = Estimate(self._mass)
@@ -82,16 +83,16 @@ class DurationModel:
 
     @property
     def is_stale(self) -> bool:
-        """Whether something was learned since the last fit; then `refit` can be told the runs in flight."""
+        """Whether something was learned since the last fit; pass the runs in flight to `refit` then."""
         return self._estimate is None
 
     @property
     def estimate(self) -> Estimate:
-        """The present belief; fitted now if need be, in about 1.5 ms."""
+        """The present estimate; fitted now if need be, in about 1.5 ms."""
         return self._estimate or self.refit()
 
     def refit(self, in_flight_s: Iterable[float] = ()) -> Estimate:
-        """The belief after all that was learned, given at which ages runs now in flight were last seen alive."""
+        """Fit what was learned; `in_flight_s` are the ages at which the runs in flight were last seen alive."""
         self._prior_mass = self._mass_of_prior()
         self._experts = self._fit(self._weights, self._given_up)
         mass = self._vote(self._experts)
@@ -101,7 +102,7 @@ class DurationModel:
         return self._estimate
 
     def _fit(self, *weights: Weights) -> list[Sequence[float]]:
-        """What each kernel width makes of these weights together."""
+        """The sum of these weights, smoothed by each kernel width and mixed with the prior."""
         seen = [0.0] * CELLS
         for each in weights:
             for cell, weight in each.items():
@@ -123,8 +124,8 @@ class DurationModel:
     def observe(self, alive_s: float, finished_s: float) -> None:
         """A run left the status at an age in (alive_s, finished_s].
 
-        Equal ages where the provider tells the time; `finished_s` infinite for a run that was given up alive.
-        Nonsense (an end before the beginning, not a number) teaches nothing.
+        The ages are equal where the provider reports the time. `finished_s` is infinite for a run that was given up
+        alive. Impossible ages (an end before the beginning, not a number) are ignored.
         """
         if not 0 <= alive_s <= finished_s or alive_s == math.inf:
             return
@@ -132,7 +133,7 @@ class DurationModel:
         first, shares = covered_shares(alive_s, finished_s)
         expected = [belief.mass[first + i] * share for i, share in enumerate(shares)]
         fresh = [self._prior_mass[first + i] * share for i, share in enumerate(shares)]
-        is_given_up = finished_s == math.inf  # which says nothing about how the others go on
+        is_given_up = finished_s == math.inf  # which says nothing about how the other runs end
         if not is_given_up:
             self._score_experts(first, shares)
             self._evidence = max(0.0, self._evidence + _log(sum(fresh)) - _log(sum(expected)))
@@ -166,8 +167,8 @@ class DurationModel:
     def load(
         cls, text: str | None, prior: DurationModel | None = None, *, general: Sequence[float] = GENERAL_PRIOR
     ) -> DurationModel:
-        """A learner from its JSON; a fresh one where the text is missing or not ours, for learning is soon redone."""
-        learner = cls(prior, general=general)
+        """A model from its JSON; a new one where the text is missing or not ours, for learning is soon repeated."""
+        model = cls(prior, general=general)
         try:
             state = json.loads(text or "")
             weights, given_up = (
@@ -178,12 +179,12 @@ class DurationModel:
             is_ours = state["v"] == STATE_VERSION and len(scores) == len(_DECAYS)
             is_ours &= set(weights) | set(given_up) <= set(range(CELLS))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-            return learner
+            return model
         numbers = (runs, evidence, *weights.values(), *given_up.values())
         if is_ours and all(0 <= n < 1e9 for n in numbers) and all(-1e9 < score < 1e9 for score in scores):
-            learner._weights, learner._given_up, learner._scores = weights, given_up, scores
-            learner.runs, learner._evidence, learner._surprises = runs, evidence, surprises
-        return learner
+            model._weights, model._given_up, model._scores = weights, given_up, scores
+            model.runs, model._evidence, model._surprises = runs, evidence, surprises
+        return model
 
     def _mass_of_prior(self) -> Sequence[float]:
         """The connection's other workflows, blurred, mixed with the general prior while they are few."""
@@ -207,13 +208,13 @@ class DurationModel:
         return [value * weight for value, weight in zip(mass, weights, strict=True)]
 
     def _score_experts(self, first: int, shares: Sequence[float]) -> None:
-        """Every kernel width is judged by the chance it gave this run beforehand; older runs fade."""
+        """Score every kernel width by the chance that it gave this run; older runs fade."""
         for i, expert in enumerate(self._experts):
             chance = sum(expert[first + k] * share for k, share in enumerate(shares))
             self._scores[i] = round(SCORE_MEMORY * self._scores[i] + _log(chance), 3)
 
     def _memory_after(self, rank: float) -> float:
-        """How much of the past stays; `rank` is where this run fell among what was expected, 0 earliest to 1."""
+        """How much of the past stays; `rank` is where this run fell among those expected, from 0 (earliest) to 1."""
         if rank > 1 - SURPRISE_TAIL:
             self._surprises = max(self._surprises, 0) + 1
         elif rank < SURPRISE_TAIL:
@@ -239,7 +240,7 @@ def _lay_over(
     fresh: Sequence[float],
     change: float,
 ) -> None:
-    """Lay one run's weight over its interval."""
+    """Add one run's weight to the cells of its interval."""
     seconds = [share * WIDTHS_S[first + i] for i, share in enumerate(shares)]
     likely = [(1 - change) * own + change * new for own, new in zip(expected, fresh, strict=True)]
     whole_s, whole = sum(seconds), max(sum(likely), 1e-12)

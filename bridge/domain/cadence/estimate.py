@@ -1,4 +1,4 @@
-"""What is believed at this moment about how long a run stays in a status, and what follows from it for polling.
+"""The estimate of how long a run stays in a status, and what follows from it for polling.
 
 The one quantity behind every decision is the lateness W of a run that was last seen alive at age a:
 
@@ -29,7 +29,7 @@ END_S: Final = EDGES_S[-1]  # 30.4 days, just over the default deadline
 
 
 def cell_at(age_s: float) -> int:
-    """The cell that holds an age; a cell includes its upper edge, and what is older than the grid is in the last."""
+    """The cell that holds an age. A cell includes its upper edge; ages beyond the grid are in the last cell."""
     return min(max(bisect_left(EDGES_S, age_s) - 1, 0), CELLS - 1)
 
 
@@ -46,7 +46,7 @@ def kernel_decay(width: float) -> float:
 
 
 def smooth(mass: Sequence[float], decay: float) -> list[float]:
-    """`mass` blurred by a two-sided exponential kernel and brought to a total of 1; one pass each way."""
+    """`mass` smoothed by a two-sided exponential kernel and normalised to 1; one pass each way."""
     blurred = list(accumulate(mass, lambda carried, own: carried * decay + own))
     carried = 0.0
     for i in range(len(blurred) - 1, -1, -1):
@@ -59,7 +59,7 @@ def smooth(mass: Sequence[float], decay: float) -> list[float]:
 def covered_shares(low_s: float, high_s: float) -> tuple[int, list[float]]:
     """The first cell that the interval (low, high] touches, and the share of each touched cell that it covers.
 
-    An interval within one cell counts as the whole cell: nothing is known more finely than that.
+    An interval within one cell counts as the whole cell, the finest that is known.
     """
     low_s, high_s = min(low_s, EDGES_S[-2]), min(high_s, END_S)
     last = cell_at(high_s)
@@ -74,11 +74,9 @@ def covered_shares(low_s: float, high_s: float) -> tuple[int, list[float]]:
 SPARSE_CELLS: Final = 4  # a wait over more cells than this is planned exactly
 PLANS_PER_OCTAVE: Final = 4  # plans are cached per price, in steps of 2^(1/4): 9 % off the price costs < 0.5 %
 OLD_S: Final = EDGES_S[-3]  # older runs are beyond the grid: their hazard is taken as 1 / age
-POLLS_FORESEEN: Final = 400
+FORECAST_POLLS_MAX: Final = 400
 ALIVE_MIN: Final = 1e-12
-INDEX_MAX: Final = (
-    8.0  # the scarcity index stays within this multiple of W: a gap in the density would make it infinite
-)
+INDEX_MAX: Final = 8.0  # times W, at most: a gap in the density would make the scarcity index infinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +133,7 @@ class Estimate:
         return max(0.0, 1 - self._at(age_s)[0] / max(self._at(alive_s)[0], ALIVE_MIN))
 
     def late_within(self, alive_s: float, over_s: float) -> float:
-        """Seconds from a run's end to `over_s`, as is to be expected where it ended in (alive_s, over_s]."""
+        """Expected seconds from the end of a run to `over_s`, given that it ended in (alive_s, over_s]."""
         ended = self.finished(alive_s, over_s)
         if ended <= ALIVE_MIN:
             return (over_s - alive_s) / 2
@@ -145,7 +143,7 @@ class Estimate:
         """Urgency when requests are scarce, in seconds: W with a bonus for runs that have little left to wait for.
 
         A Whittle-type index, q² / (2 q′ (1 − q)) with q = P(finished) and q′ its growth: equal to W while q is
-        small, larger where q has stopped growing, because there waiting longer brings nothing.
+        small, larger where q has stopped growing, because waiting longer gains nothing there.
         """
         lateness = self.lateness(alive_s, age_s)
         if alive_s >= OLD_S or lateness <= 0:
@@ -160,8 +158,8 @@ class Estimate:
     def next_age(self, alive_s: float, price_s: float, min_interval_s: float, max_interval_s: float) -> float:
         """The age at which to poll next a run last seen alive at `alive_s`.
 
-        `price_s` is the delay in seconds that one request is worth. The answer keeps within the two intervals;
-        should they contradict each other, the larger wins nothing: `max_interval_s` binds.
+        `price_s` is the delay in seconds that one request is worth. The gap keeps within the two intervals; if they
+        contradict each other, `max_interval_s` binds.
         """
         alive_s = max(alive_s, 0.0)
         if alive_s >= OLD_S:
@@ -174,9 +172,9 @@ class Estimate:
         return alive_s + min(max(wanted, min_interval_s), max_interval_s)
 
     def expected_cost(self, price_s: float, min_interval_s: float = 0.0, max_interval_s: float = 1e9) -> ExpectedCost:
-        """Polls and delay to be expected of a run polled at this price from age 0; the last 0.2 % of runs are left out."""
+        """Polls and delay expected of a run polled at this price from age 0; the last 0.2 % of runs are left out."""
         polls, delay_s, age = 0.0, 0.0, 0.0
-        for _ in range(POLLS_FORESEEN):
+        for _ in range(FORECAST_POLLS_MAX):
             alive = self._at(age)[0]
             if alive < 0.002:
                 break
@@ -197,7 +195,7 @@ class Estimate:
         return EDGES_S[i - 1] + min(max(within, 0.0), 1.0) * WIDTHS_S[i - 1]
 
     def mean_up_to(self, age_s: float) -> float:
-        """E[min(duration, age)] in seconds; without a bound the prior's long tail would rule the mean."""
+        """E[min(duration, age)] in seconds; without a bound the long tail of the prior would dominate the mean."""
         return self._ahead[0] - self._at(age_s)[1]
 
     def _at(self, age_s: float) -> tuple[float, float, int]:
@@ -219,9 +217,8 @@ class Estimate:
         reached = needed + alive * alive_s + ahead  # W at an edge is the price where alive · edge + ahead_of is this
         low = high = cell + 1
         stride = 1
-        while (
-            high < CELLS and alive * edges[high] + ahead_of[high] < reached
-        ):  # waits are mostly short: gallop, then bisect
+        # Waits are mostly short: gallop, then bisect.
+        while high < CELLS and alive * edges[high] + ahead_of[high] < reached:
             low, high, stride = high + 1, high + stride, stride * 2
         high = min(high, CELLS)
         while low < high:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from bridge.domain.cadence.estimate import EDGES_S, POLLS_FORESEEN, Estimate, ExpectedCost, cell_at
+from bridge.domain.cadence.estimate import EDGES_S, FORECAST_POLLS_MAX, Estimate, ExpectedCost, cell_at
 from bridge.domain.cadence.rule import RunView, next_poll, price_of
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.run import RunStatus
@@ -50,7 +50,7 @@ def forecast_polls(settings: CadenceSettings, belief: Estimate) -> Forecast:
     The last poll is that at its deadline. After the 400th (days, at `max_interval`) the last gap is repeated.
     """
     ages_s, polls, delay_s, alive, gap_s = [0.0], 1.0, 0.0, 1.0, settings.max_interval_s
-    while alive > 1 - COUNTED_SHARE and len(ages_s) <= POLLS_FORESEEN and ages_s[-1] < settings.deadline_s:
+    while alive > 1 - COUNTED_SHARE and len(ages_s) <= FORECAST_POLLS_MAX and ages_s[-1] < settings.deadline_s:
         age_s = ages_s[-1]
         next_s = min(age_s + next_poll(settings, _any_run(belief, age_s)).delay_s, settings.deadline_s)
         gap_s = next_s - age_s

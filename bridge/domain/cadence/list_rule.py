@@ -1,7 +1,7 @@
-"""When to send one request that observes many runs: a list endpoint is worth more than any scheduling.
+"""When to send one request that observes many runs.
 
-Fires when the lateness of all runs that the answer will show adds up to the price of one request; where they
-stand on several pages, when that of the first so many pages adds up to so many prices.
+A list is due when the lateness of all runs that it will show adds up to the price of one request. Where they stand
+on several pages, it is due when the first n pages add up to n prices, for any n.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from bridge.domain.cadence.estimate import Estimate
 PRECISION: Final = 0.02  # of the wait
 
 
-class Accruing(Protocol):
-    """Something that gathers lateness until the next list."""
+class GrowingLateness(Protocol):
+    """Runs whose lateness grows until the next list."""
 
     def lateness(self, later_s: float = 0.0) -> float:
         """Seconds of lateness `later_s` seconds from now, times a weight."""
@@ -25,8 +25,8 @@ class Accruing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedAge:
-    """A run as the list rule sees it: what is known of runs like it, last seen alive, and now; ages in seconds."""
+class WatchedRun:
+    """One watched run: the estimate for runs like it, and its ages in seconds when last seen alive and now."""
 
     estimate: Estimate
     alive_s: float
@@ -39,10 +39,10 @@ class WatchedAge:
 
 
 @dataclass(frozen=True, slots=True)
-class Unseen:
-    """The runs that nobody has told us of, begun since the last list `since_s` seconds ago, `per_s` every second.
+class UnregisteredRuns:
+    """Runs that were not registered and begin at `per_s` per second; the last list was `since_s` seconds ago.
 
-    Nothing is known of them but how long runs last here, so each counts from its beginning.
+    Only the usual duration is known of them, so each counts from its beginning.
     """
 
     estimate: Estimate
@@ -51,23 +51,23 @@ class Unseen:
     weight: float = 1.0
 
     def lateness(self, later_s: float = 0.0) -> float:
-        """Their W together: that of one run over all ages up to the time gone by, by Simpson's rule."""
-        gone_s = self.since_s + later_s
-        summed = 4 * self.estimate.lateness(0.0, gone_s / 2) + self.estimate.lateness(0.0, gone_s)
-        return self.weight * self.per_s * gone_s / 6 * summed
+        """Their W together: that of one run, integrated over all ages since the last list by Simpson's rule."""
+        elapsed_s = self.since_s + later_s
+        summed = 4 * self.estimate.lateness(0.0, elapsed_s / 2) + self.estimate.lateness(0.0, elapsed_s)
+        return self.weight * self.per_s * elapsed_s / 6 * summed
 
 
 def wait_before_list(
-    pages: Sequence[Sequence[Accruing]],
+    pages: Sequence[Sequence[GrowingLateness]],
     price_s: float,
     min_interval_s: float,
     max_interval_s: float,
     *,
     since_s: float,
 ) -> float:
-    """Seconds from now until the list should be asked for; `since_s` seconds have passed since it was last.
+    """Seconds from now until the list is due; the last one was sent `since_s` seconds ago.
 
-    `pages`: the runs by the page that shows them. Without any, `max_interval_s` after the last time.
+    `pages` holds the runs by the page that shows them. Without any, the list is due `max_interval_s` after the last.
     """
     soonest, latest = max(min_interval_s - since_s, 0.0), max(max_interval_s - since_s, 0.0)
     if latest <= soonest or worth_of_pages(pages, latest) < price_s:
@@ -87,7 +87,7 @@ def wait_before_list(
     return latest
 
 
-def worth_of_pages(pages: Sequence[Sequence[Accruing]], later_s: float = 0.0) -> float:
-    """What a request is worth `later_s` seconds from now if as many pages are read as make it worth most."""
+def worth_of_pages(pages: Sequence[Sequence[GrowingLateness]], later_s: float = 0.0) -> float:
+    """What each request is worth `later_s` seconds from now, for the number of pages that makes it worth most."""
     summed = accumulate(sum(run.lateness(later_s) for run in page) for page in pages)
     return max((worth / requests for requests, worth in enumerate(summed, 1)), default=0.0)

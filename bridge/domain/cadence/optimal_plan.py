@@ -2,10 +2,11 @@
 
 Minimises E[delay] + price · E[polls] (Barlow, Hunter and Proschan 1963) over schedules on a grid. From point
 j, alive, the next poll at point m costs price · S_j + Σ (grid_m − t) over what finishes between them. Its only
-term in both is −grid_m · F_j, so the points m are straight lines in x = F_j, with slope −grid_m: the sweep goes
-from old to young, slopes rise, x falls, and the best line is found on a lower envelope that is walked once.
+term in both j and m is −grid_m · F_j, so each point m is a straight line in x = F_j with slope −grid_m. The sweep goes
+from old to young: slopes rise, x falls, and the best line is found on a lower envelope that is walked once.
 
-The result is a table, age → next poll, not a list of instants: a late, lost or rate-limited poll needs no repair.
+The result is a table from age to next poll, not a list of instants: after a late, lost or rate-limited poll it still
+holds.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _value(line: _Line, x: float) -> float:
 
 
 def _add_line(envelope: list[_Line], best: int, line: _Line) -> None:
-    """Put `line` at the end, dropping from there the lines that are nowhere lowest any more."""
+    """Append `line` and drop the lines before it that are now nowhere lowest."""
     slope, base, _ = line
     while len(envelope) - best >= 2:
         (slope_1, base_1, _), (slope_0, base_0, _) = envelope[-1], envelope[-2]

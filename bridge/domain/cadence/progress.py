@@ -1,9 +1,9 @@
-"""Progress, learned and not believed: what "3 of 5 steps" has meant at this workflow for the time still to come.
+"""Progress: what "3 of 5 steps" has meant at this workflow for the time that remains.
 
 When a run is seen to have moved forward, its progress predicts how long the rest will take. How long it really
-took, in hundredths of that prediction, is learned per tenth of the way with the same `Sojourn` that learns
-plain durations; its clock starts at the move. A last step that always takes five times as long is then
-simply what the last step means here. Whether progress foretells better than age alone is learned as well.
+took, in hundredths of that prediction, is learned for each tenth of the way with the same `DurationModel` that learns
+plain durations; its clock starts at the move. So a last step that always takes five times as long is predicted as such.
+Whether progress predicts better than age alone is learned as well.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Mark:
 
 @frozen
 class ProgressTrack:
-    """What one run has reported so far: steps done, the age of the last poll (s), and the first mark of each class."""
+    """What one run has reported: steps done, the age in seconds at the last poll, and the first mark of each class."""
 
     completed: float = 0.0
     polled_s: float = 0.0
@@ -55,7 +55,7 @@ class ProgressTrack:
 
 
 def _mark(completed: float, total: float, age_s: float, since_s: float) -> Mark:
-    """Where a run is that was seen to move within the last `since_s` seconds: half-way through what may be done since."""
+    """A move within the last `since_s` seconds; it is taken to be half-way through what may have been done since."""
     step_s = age_s / (completed + 0.5)
     done = min(completed + min(since_s / step_s, 1.0) / 2, total)
     rest_s = max((total - done) / done, REST_SHARE_MIN) * age_s
@@ -65,7 +65,7 @@ def _mark(completed: float, total: float, age_s: float, since_s: float) -> Mark:
 
 
 class ProgressModel:
-    """Learned time from a move to the end, for one workflow's runs in one status."""
+    """The learned time from a move to the end, for running runs of one workflow."""
 
     def __init__(self) -> None:
         self._shared = DurationModel(general=REST_PRIOR)
@@ -98,39 +98,39 @@ class ProgressModel:
         return mark.unit_s * estimate.lateness((alive_s - mark.at_s) / mark.unit_s, (age_s - mark.at_s) / mark.unit_s)
 
     def observe(self, track: ProgressTrack, alive_s: float, finished_s: float, plain: Estimate) -> None:
-        """A run with this track ended at an age in (alive_s, finished_s]; `plain` is the belief by age alone."""
+        """A run with this track ended at an age in (alive_s, finished_s]; `plain` is the estimate by age alone."""
         gains = []
         for mark in track.marks:
-            sojourn, start, end = self._of(mark.kind), max(alive_s - mark.at_s, 0.0), finished_s - mark.at_s
-            own = sojourn.estimate.chance(0.0, start / mark.unit_s, end / mark.unit_s)
+            model, start, end = self._of(mark.kind), max(alive_s - mark.at_s, 0.0), finished_s - mark.at_s
+            own = model.estimate.chance(0.0, start / mark.unit_s, end / mark.unit_s)
             other = plain.chance(mark.at_s, alive_s, finished_s)
             gains.append(math.log(max(own, 1e-6)) - math.log(max(other, 1e-6)))
-            sojourn.observe(start / mark.unit_s, end / mark.unit_s)
+            model.observe(start / mark.unit_s, end / mark.unit_s)
         if gains:
             self.trust = round(TRUST_MEMORY * self.trust + (1 - TRUST_MEMORY) * sum(gains) / len(gains), 4)
 
     def dump(self) -> str:
         """The state as JSON."""
-        kinds = {str(kind): json.loads(sojourn.dump()) for kind, sojourn in self._kinds.items()}
+        kinds = {str(kind): json.loads(model.dump()) for kind, model in self._kinds.items()}
         shared = json.loads(self._shared.dump())
         return json.dumps({"v": STATE_VERSION, "trust": self.trust, "shared": shared, "kinds": kinds})
 
     @classmethod
     def load(cls, text: str | None) -> ProgressModel:
-        """A learner from its JSON; a fresh one where the text is missing or not ours."""
-        learner = cls()
+        """A model from its JSON; a new one where the text is missing or not ours."""
+        made = cls()
         try:
             state = json.loads(text or "")
             kinds = {int(key): json.dumps(value) for key, value in state["kinds"].items()}
             trust, shared = float(state["trust"]), json.dumps(state["shared"])
             is_ours = state["v"] == STATE_VERSION and math.isfinite(trust) and set(kinds) <= set(range(CLASSES))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return learner
+            return made
         if is_ours:
-            learner.trust = trust
-            learner._shared = DurationModel.load(shared, general=REST_PRIOR)
-            learner._kinds = {key: DurationModel.load(value, prior=learner._shared) for key, value in kinds.items()}
-        return learner
+            made.trust = trust
+            made._shared = DurationModel.load(shared, general=REST_PRIOR)
+            made._kinds = {key: DurationModel.load(value, prior=made._shared) for key, value in kinds.items()}
+        return made
 
     def _of(self, kind: int) -> DurationModel:
         if kind not in self._kinds:

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.domain.cadence.estimate import Estimate, log_logistic
-from bridge.domain.cadence.list_rule import Unseen, WatchedAge, wait_before_list, worth_of_pages
+from bridge.domain.cadence.list_rule import UnregisteredRuns, WatchedRun, wait_before_list, worth_of_pages
 
 MINUTE = Estimate(log_logistic(60.0, 0.4))
 
 
-def watched(count: int, alive_s: float = 40.0) -> list[WatchedAge]:
-    return [WatchedAge(MINUTE, alive_s, alive_s) for _ in range(count)]
+def watched(count: int, alive_s: float = 40.0) -> list[WatchedRun]:
+    return [WatchedRun(MINUTE, alive_s, alive_s) for _ in range(count)]
 
 
 @given(count=st.integers(0, 8), price=st.floats(0.01, 100), since=st.floats(0, 400))
@@ -57,11 +57,12 @@ def test_runs_that_nobody_told_us_of_gather_lateness_from_their_own_beginnings()
     per_s, gone_s, steps = 0.2, 90.0, 400
     each = [MINUTE.lateness(0.0, gone_s * (n + 0.5) / steps) for n in range(steps)]
     expected = per_s * gone_s * sum(each) / steps
-    assert Unseen(MINUTE, per_s, 30.0).lateness(60.0) == pytest.approx(expected, rel=0.1)
+    assert UnregisteredRuns(MINUTE, per_s, 30.0).lateness(60.0) == pytest.approx(expected, rel=0.1)
 
 
 def test_where_more_begins_the_list_is_asked_for_sooner() -> None:
     waits = [
-        wait_before_list([[Unseen(MINUTE, per_s, 0.0)]], 0.5, 0.25, 300.0, since_s=0.0) for per_s in (0.001, 0.01, 0.1)
+        wait_before_list([[UnregisteredRuns(MINUTE, per_s, 0.0)]], 0.5, 0.25, 300.0, since_s=0.0)
+        for per_s in (0.001, 0.01, 0.1)
     ]
     assert waits[0] > 1.5 * waits[1] > 2 * waits[2]
