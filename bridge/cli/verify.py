@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
+import re
 import sys
 import time
+from collections.abc import Iterator
+from itertools import chain, islice, product
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -15,6 +20,8 @@ from bridge.cli.output import mark, print_value, rough, say
 from bridge.domain.signing import hmac_v1
 
 REQUIRED_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+PIECES_MAX: Final = 2_000_000  # of rewritten bodies, for all guesses together; about two seconds
+_LARGE_INTEGER = re.compile(rb"[\[:,]\s*-?[0-9]{16,}\s*[,\]}]")
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
@@ -89,19 +96,78 @@ def _explain_mismatch(keys: list[bytes], message_id: str, stamp: int, body: byte
     for variant, change in _variants(body):
         if variant != body and _is_signed(keys, message_id, stamp, variant, given):
             return f"no signature matches this body, but one does {change}: keep the body byte for byte"
-    return f"no signature matches ({len(given)} tried): another secret, or the body was changed"
+    rounded = "; JavaScript rounds its integers above 2^53" if _LARGE_INTEGER.search(body) else ""
+    return f"no signature matches ({len(given)} tried): another secret, or the body was changed{rounded}"
 
 
-def _variants(body: bytes) -> list[tuple[bytes, str]]:
-    variants = [
-        (body.rstrip(b"\r\n"), "without the line break at its end"),
-        (body.replace(b"\r\n", b"\n"), "with plain line breaks"),
-    ]
+def _variants(body: bytes) -> Iterator[tuple[bytes, str]]:
+    yield body.rstrip(b"\r\n"), "without the line break at its end"
+    yield body.replace(b"\r\n", b"\n"), "with plain line breaks"
     try:
-        compact = json.dumps(json.loads(body), ensure_ascii=False, separators=(",", ":"))
+        value = json.loads(body, parse_int=_Number, parse_float=_Number)
+        pieces = list(_pieces(value, key=None))
     except (ValueError, RecursionError):
-        return variants
-    return [*variants, (compact.encode(errors="replace"), "as compact JSON (it was parsed and rewritten)")]
+        return
+    for by_key in (True, False):
+        yield from _rewritten(pieces, by_key=by_key)
+
+
+class _Number(str):
+    """A JSON number as the body spells it."""
+
+    __slots__ = ()
+
+
+def _pieces(value: object, *, key: str | None) -> Iterator[tuple[str | None, tuple[str, ...]]]:
+    """Yield the compact JSON of `value` in pieces: the possible original texts of each, and the key it stands under.
+
+    Only numbers in an output or in metadata have more than one possible text; `key` is None elsewhere.
+    """
+    match value:
+        case _Number():
+            yield key, _spellings(value) if key is not None else (value,)
+        case dict():
+            for number, (name, item) in enumerate(value.items()):
+                yield None, (f"{',' if number else '{'}{json.dumps(name, ensure_ascii=False)}:",)
+                yield from _pieces(item, key=name if key is not None or name in ("output", "metadata") else None)
+            yield None, ("}" if value else "{}",)
+        case list():
+            for number, item in enumerate(value):
+                yield None, ("," if number else "[",)
+                yield from _pieces(item, key=key)
+            yield None, ("]" if value else "[]",)
+        case _:
+            yield None, (json.dumps(value, ensure_ascii=False),)
+
+
+def _spellings(text: str) -> tuple[str, ...]:
+    """The numbers in an event that JavaScript writes as `text`: for `1` also `1.0`, for `1e-7` also `1e-07`."""
+    number = float(text)
+    found = [text]
+    if math.isfinite(number):
+        found += [repr(number)] + ([str(int(number))] if "e" in text and number.is_integer() else [])
+    return tuple(dict.fromkeys(found))
+
+
+def _rewritten(pieces: list[tuple[str | None, tuple[str, ...]]], *, by_key: bool) -> Iterator[tuple[bytes, str]]:
+    """Undo JSON.parse and JSON.stringify, which change the spelling of numbers, as far as PIECES_MAX allows.
+
+    With `by_key`, numbers under the same key share a kind of spelling; otherwise each has its own.
+    """
+    groups = {index: key if by_key else index for index, (key, texts) in enumerate(pieces) if len(texts) > 1}
+    names = list(dict.fromkeys(groups.values()))
+    kinds = range(max((len(texts) for _, texts in pieces), default=1))
+    guesses = chain([(1,) * len(names)], product(kinds, repeat=len(names)))
+    for chosen in islice(guesses, max(PIECES_MAX // len(pieces), 2)):
+        kind_of = dict(zip(names, chosen, strict=True))
+        text, changes = [], dict[str, None]()
+        for index, (_, texts) in enumerate(pieces):
+            kind = kind_of[groups[index]] if index in groups else 0
+            text.append(texts[min(kind, len(texts) - 1)])
+            if text[-1] != texts[0]:
+                changes[f"{text[-1]} for {texts[0]}"] = None
+        change = f" with {', '.join(islice(changes, 3))}" if changes else ""
+        yield "".join(text).encode(errors="replace"), f"as compact JSON{change} (it was parsed and rewritten)"
 
 
 def read_headers(text: str) -> dict[str, str]:
