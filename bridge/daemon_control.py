@@ -28,8 +28,8 @@ from bridge.store.transaction import CommitSignals
 class DaemonControl:
     """One per daemon."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self.pollers: dict[str, Poller] = {}
+    def __init__(self, database: Database, clock: Clock, pollers: Mapping[str, Poller]) -> None:
+        self.pollers = pollers
         self.deliverer: Deliverer | None = None
         self.replayer: Replayer | None = None
         self.membership: Membership | None = None
@@ -66,16 +66,6 @@ class DaemonControl:
             for future in self._waiting.pop(run_id, ()):
                 if not future.done():
                     future.set_result(None)
-
-    def settled_elsewhere(self, run: Run) -> None:
-        """A chore settled a run; its poller need not hold it any longer."""
-        if run.connection in self.pollers:
-            self.pollers[run.connection].forget(run.id)
-
-    def rebase(self, jump_s: float) -> None:
-        """The wall clock was set by so much."""
-        for poller in self.pollers.values():
-            poller.rebase(jump_s)
 
     # -- what the API asks
 

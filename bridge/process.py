@@ -1,4 +1,4 @@
-"""The daemon as a process: signals, one event loop, and a plain sentence where it cannot start."""
+"""The daemon as a process: signals, one event loop, and one sentence if it cannot start or go on."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ log = structlog.get_logger()
 
 
 async def serve(config: Config, *, read_config: Callable[[], Config]) -> None:
-    """Run until SIGTERM or SIGINT; SIGHUP reloads."""
+    """Run until SIGTERM or SIGINT; SIGHUP reloads. WorkerDied if a worker ends by itself."""
     daemon = Daemon(config, SystemClock(), read_config=read_config)
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    reload_wanted = asyncio.Event()
+    loop, stop_wanted, reload_wanted = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+        loop.add_signal_handler(number, stop_wanted.set)
     loop.add_signal_handler(signal.SIGHUP, reload_wanted.set)
-    try:
-        await daemon.start()
-        _share_the_processor()
-        reloader = asyncio.create_task(_reload_when(reload_wanted, daemon), name="reloader")
-        await stopped.wait()
-        reloader.cancel()
-    finally:
-        await daemon.stop()
+    async with daemon.workers:
+        try:
+            await daemon.start()
+            _tune_interpreter()
+            daemon.workers.start("reloader", lambda: _reload_when(reload_wanted, daemon))
+            await stop_wanted.wait()
+        finally:
+            await daemon.stop()
 
 
-def _share_the_processor() -> None:
-    """What stands now stays to the end: do not look through it again and again, nor after every 700 objects.
+def _tune_interpreter() -> None:
+    """Keep the garbage collector and the threads out of the event loop's way.
 
-    And the loop, which lets go of the interpreter with every system call, gets it back from a busy write desk
-    after 1 ms instead of 5.
+    What exists now stays until the end, so it need not be scanned again, and new objects are scanned every 10,000
+    instead of every 700. The event loop gives up the interpreter with every system call, and gets it back from a busy
+    database thread after 1 ms instead of 5.
     """
     gc.collect()
     gc.freeze()
@@ -62,7 +62,7 @@ async def _reload_when(wanted: asyncio.Event, daemon: Daemon) -> None:
 
 
 def main(config_path: Path | None, flags: Mapping[str, str]) -> int:
-    """`runbridge serve`: 0 after a clean stop, 1 with one sentence when it cannot start."""
+    """`runbridge serve`: 0 after a clean stop, 1 with one sentence if it cannot start or a worker died."""
 
     def read_config() -> Config:
         return load_config(config_path, env=os.environ, flags=flags)

@@ -10,6 +10,7 @@ from bridge.config import Config
 from bridge.delivery.deliverer import DeliverySettings
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.addresses.tables import Address
+from bridge.maintenance.backups import BackupPlan
 from bridge.maintenance.retention import Retention
 
 
@@ -24,6 +25,12 @@ def delivery_settings(config: Config) -> DeliverySettings:
     """How deliveries are made."""
     delivery = config.delivery
     return DeliverySettings(delivery.schedule, delivery.max_in_flight, delivery.max_in_flight_per_endpoint)
+
+
+def backup_plan(config: Config) -> BackupPlan:
+    """When and where copies of the database are made."""
+    backup = config.backup
+    return BackupPlan(backup.schedule.cron if backup.schedule else None, backup.folder, backup.keep_count)
 
 
 def retention_of(config: Config) -> Retention:

@@ -58,7 +58,7 @@ READ_THE_TIME = {"clock.py", "ids.py"}  # an id begins with the time, so that id
 OWNERS = {  # a package that only some rooms may use
     "sqlalchemy": {"store", "cli"},  # cli: the errors of `db check` and `doctor`
     "alembic": {"store"},
-    "apscheduler": {"maintenance"},
+    "apscheduler": {"maintenance", "config"},  # config: whether a cron line is one
     "click": {"cli"},
     "rich": {"cli", "sandbox"},
 }

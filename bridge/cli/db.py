@@ -28,7 +28,7 @@ from bridge.store import migrate, nodes
 from bridge.store.database import Database
 from bridge.store.inspection import Inspection, inspect_database
 from bridge.store.sqlite import database_file, key_file
-from bridge.store.sqlite.backup import back_up
+from bridge.store.sqlite.backup import back_up, name_at
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,7 +88,7 @@ def backup(settings: Settings, file: Path, database_url: str | None) -> None:
     url = _url(settings, database_url)
     if url.get_backend_name() != "sqlite":
         raise Unsupported(f"PostgreSQL has its own backup tool: pg_dump --format=custom --file={file} '{_shown(url)}'")
-    target = file / f"runbridge-{SystemClock().now():%Y%m%dT%H%M%SZ}.db" if file.is_dir() else file
+    target = file / name_at(SystemClock().now()) if file.is_dir() else file
     with Progress(console=console(is_error=True), transient=True, disable=not os.isatty(2)) as bar:
         task = bar.add_task("copying")
         found = back_up(

@@ -1,10 +1,10 @@
-"""Membership: this node's place among the nodes that share one PostgreSQL.
+"""Membership: this node's lease and rank among the nodes that share one PostgreSQL.
 
-    joined ──► renewed every quarter of the lease ──────────────────────────────► left (the daemon's business)
-                 │  not renewed in time: the fence closes, POSTs under way are broken off
-                 │        ├── the database is back and nobody has buried us: go on, nothing is lost
-                 │        └── buried: everything in hand is dropped, and we start over under a new id
-                 └── each time: who is there? our share of the limits, the dead to bury, the ear for notices
+    joined ──► renewed every quarter of the lease ──────────────────────────────► left (by the daemon)
+                 │  not renewed in time: the lease guard closes, POSTs under way are cancelled
+                 │        ├── the database is back and no node has evicted us: go on, nothing is lost
+                 │        └── evicted (`is_lost`): the daemon drops all work and starts over under a new id
+                 └── each time: list the nodes, find our rank, keep the NOTIFY connection open
 
 Never used on SQLite, where there is only one node.
 """
@@ -12,7 +12,7 @@ Never used on SQLite, where there is only one node.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -32,16 +32,14 @@ T = TypeVar("T")
 log = structlog.get_logger()
 RENEW_SHARE: Final = 0.25  # of the lease, between two renewals; also the longest that one may take
 UNNOTICED_REST_S: Final = 0.1
-SURE_AFTER: Final = (
-    2  # times as long without a break: after an outage the others may renew first, before they are buried
-)
+EVICT_AFTER: Final = 2  # renewals without a break: after an outage the other nodes get time to renew first
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRank:
-    """Where this node stands among `nodes`: 0 is the longest running, which does the chores.
+    """The number of this node among `nodes`; 0 is the longest running, which does the chores.
 
-    `is_noticed`: every other node has been seen to renew its lease, and so to count, since we joined.
+    `is_noticed`: every other node has renewed its lease since we joined, and so counts us.
     """
 
     number: int = 0
@@ -50,7 +48,7 @@ class NodeRank:
 
 
 class Membership:
-    """Keeps one node's lease; `run_pass` is repeated by a loop of its own."""
+    """Keeps one node's lease; a `Loop` repeats `run_pass`, and another one `evict_dead`."""
 
     def __init__(
         self,
@@ -59,27 +57,24 @@ class Membership:
         clock: Clock,
         lease_s: float,
         lease_guard: LeaseGuard,
-        break_off: Callable[[], None],
-        rank_changed: Callable[[NodeRank], None],
-        start_over: Callable[[], Awaitable[None]],
+        cancel_posts: Callable[[], None],
     ) -> None:
-        """`break_off`: the fence has closed. `start_over`: drop everything and `join` under a new id."""
+        """`cancel_posts` is called at the instant at which the lease guard closes."""
         self.bell = Bell()
         self.rank = NodeRank(is_noticed=False)
-        self.lease_s = lease_s
-        self.renew_every_s = RENEW_SHARE * lease_s
+        self.is_lost = False
+        """Other nodes have taken the work; until `joined` is called again this node does nothing."""
         self.lease_guard = lease_guard
+        self._lease_s = lease_s
+        self._renew_every_s = RENEW_SHARE * lease_s
         self._node = ""
         self._others: list[Node] = []
         self._database = database
         self._clock = clock
-        self._break_off = break_off
-        self._rank_changed = rank_changed
-        self._start_over = start_over
-        self._ear = database.notify_listener()
+        self._cancel_posts = cancel_posts
+        self._listener = database.notify_listener()
         self._is_deaf = False
         self._is_fenced = False
-        self._is_lost = False
         self._unbroken_since: float | None = None
         self._renew_due = 0.0
         self._unnoticed: dict[str, float] | None = {}
@@ -87,12 +82,12 @@ class Membership:
 
     @property
     def does_chores(self) -> bool:
-        """Whether the work that one node does for all falls to this one."""
+        """Whether this node does the work that one node does for all."""
         return self.lease_guard.is_open and self.rank.number == 0
 
     def joined(self, node: str, began: float) -> None:
-        """The node was registered with a fresh lease by a transaction that began at `began` (monotonic)."""
-        self._node, self._is_lost, self._is_fenced = node, False, False
+        """This node was registered with a fresh lease, by a transaction that began at `began` (monotonic)."""
+        self._node, self.is_lost, self._is_fenced = node, False, False
         self._unbroken_since, self._unnoticed = began, None
         self.rank = replace(self.rank, is_noticed=False)
         self._renew_due = 0.0
@@ -101,16 +96,14 @@ class Membership:
     # -- the pass
 
     async def run_pass(self) -> float:
-        """Renew if it is time, look who is there, keep the ear open; seconds until the next time."""
-        if self._is_lost:
-            await self._start_over()
+        """Renew the lease if it is time, find our rank; seconds until the next pass, 0 if the lease is lost."""
         now = self._clock.monotonic()
         if now >= self._renew_due or self._is_fenced:
             await self._renew(now)
             await self._keep_listening()
         else:
-            self._take_rank(await self._apart(_list_nodes))
-        if self._is_lost:
+            self._take_rank(await self._write_apart(_list_nodes))
+        if self.is_lost:
             return 0.0
         if not self.rank.is_noticed:
             return UNNOTICED_REST_S
@@ -118,10 +111,10 @@ class Membership:
 
     async def _renew(self, began: float) -> None:
         def renew(tx: Tx) -> tuple[bool, list[Node]]:
-            return nodes.renew(tx, self._node, self.lease_s), _list_nodes(tx)
+            return nodes.renew(tx, self._node, self._lease_s), _list_nodes(tx)
 
         try:
-            is_held, live = await self._apart(renew)
+            is_held, live = await self._write_apart(renew)
         except StoreUnavailable:
             self._unbroken_since = None
             raise
@@ -130,31 +123,31 @@ class Membership:
             return
         if self._unbroken_since is None:
             self._unbroken_since = began
-        self._renew_due = began + self.renew_every_s
+        self._renew_due = began + self._renew_every_s
         self._extend(began)
         if self._is_fenced and self.lease_guard.is_open:
             self._is_fenced = False
             log.info("node.resumed", node=self._node)
         self._take_rank(live)
 
-    async def _apart(self, work: Callable[[Tx], T]) -> T:
-        """On a connection of its own, so that no other work can keep the lease waiting."""
-        return await self._database.write_reserved(work, self.renew_every_s)
+    async def _write_apart(self, work: Callable[[Tx], T]) -> T:
+        """Write on a connection of its own, so that no other work delays the renewal."""
+        return await self._database.write_reserved(work, self._renew_every_s)
 
     def expect_change(self) -> None:
-        """A node came or went: renew at once, which also shows a newcomer that it is counted."""
+        """A node joined or left: renew at once, which also shows a new node that we have noticed it."""
         self._renew_due = 0.0
         self.bell.ring()
 
     def _lose(self) -> None:
         log.warning("node.lost", node=self._node, advice="it was silent for longer than its lease; it starts over")
-        self._is_lost = True
+        self.is_lost = True
         self.stop_timer()
         self.lease_guard.closes_at = 0.0
-        self._break_off()
+        self._cancel_posts()
 
     def _extend(self, began: float) -> None:
-        self.lease_guard.extend(began, self.lease_s)
+        self.lease_guard.extend(began, self._lease_s)
         self._set_timer(self.lease_guard.closes_at)
 
     def _set_timer(self, at: float) -> None:
@@ -170,11 +163,11 @@ class Membership:
         log.error(
             "node.fenced", node=self._node, reason="its lease could not be renewed in time; nothing more is begun"
         )
-        self._break_off()
+        self._cancel_posts()
         self.bell.ring()
 
     def stop_timer(self) -> None:
-        """The daemon ends, or the timer is set anew."""
+        """The lease guard is no longer watched."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -182,11 +175,11 @@ class Membership:
     # -- the others
 
     def _take_rank(self, listed: list[Node]) -> None:
-        """One that is not heard of counts until it is buried, because it may be as alive as we are."""
+        """Find our rank. A silent node counts until it is evicted, because it may be as alive as we are."""
         ids = [node.id for node in listed]
         self._others = [node for node in listed if node.id != self._node]
         if self._node not in ids:
-            return  # we were buried just now, as the next renewal will tell
+            return  # we have just been evicted; the next renewal finds out
         alive = {
             node.id: node.lease_expires_at.timestamp() for node in listed if node.is_alive and node.id != self._node
         }
@@ -195,37 +188,39 @@ class Membership:
         if rank != self.rank:
             log.info("node.placed", node=self._node, place=rank.number, nodes=rank.nodes, is_noticed=rank.is_noticed)
             self.rank = rank
-            self._rank_changed(rank)
 
     def _is_noticed(self, leases: Mapping[str, float]) -> bool:
-        """Others count us, and so keep to a smaller share, from their first renewal on that began after our joining."""
+        """Another node counts us, and keeps to a smaller share, from its first renewal after we joined."""
         if self._unnoticed is None:
             self._unnoticed = dict(leases)
         self._unnoticed = {id_: at for id_, at in self._unnoticed.items() if leases.get(id_) == at}
         return not self._unnoticed
 
-    async def evict_dead(self) -> None:
-        """A chore: free what nodes hold that have ended or whose lease has run out.
+    async def evict_dead(self) -> float:
+        """Release what nodes hold that have ended or whose lease has run out; seconds until the next pass.
 
-        It may have to wait for locks that one left behind. Not while our own lease is in doubt: who wakes from a long
-        sleep sees the others as they were.
+        It may wait for locks that such a node left behind, which is why it does not delay the renewal. It does nothing
+        while our own lease is in doubt: after a long sleep we know the other nodes as they were before it.
         """
-        if not self.lease_guard.is_open:
-            return
+        if self.lease_guard.is_open:
+            await self._evict_dead()
+        return self._renew_every_s
+
+    async def _evict_dead(self) -> None:
         if ended := find_surely_dead(self._others):
             await self._database.write(lambda tx: nodes.evict(tx, ended))
             for other in ended:
                 log.warning("node.buried", node=other, reason="its process has ended")
         since = self._unbroken_since
-        if since is None or self._clock.monotonic() - since < SURE_AFTER * self.renew_every_s:
+        if since is None or self._clock.monotonic() - since < EVICT_AFTER * self._renew_every_s:
             return
         for other in await self._database.write(nodes.evict_dead):
             log.warning("node.buried", node=other, reason="its lease has run out")
 
     async def _keep_listening(self) -> None:
-        """Notices are hints: without them everything is found some seconds later."""
+        """Notifications are hints: without them everything is found some seconds later."""
         try:
-            await self._ear.keep_open(self.renew_every_s)
+            await self._listener.keep_open(self._renew_every_s)
         except StoreUnavailable as error:
             if not self._is_deaf:
                 log.warning("node.deaf", node=self._node, reason=str(error))
@@ -234,13 +229,13 @@ class Membership:
             self._is_deaf = False
 
     def close(self) -> None:
-        """Hang up and let the fence be."""
+        """Close the NOTIFY connection, and watch the lease guard no longer."""
         self.stop_timer()
-        self._ear.close()
+        self._listener.close()
 
 
 def find_surely_dead(listed: Sequence[Node]) -> list[str]:
-    """The ids of those whose process, on this machine, has ended: nobody need wait for their leases."""
+    """The ids of nodes whose process, on this machine, has ended; their leases need not run out first."""
     return [node.id for node in listed if is_surely_dead(node.process)]
 
 

@@ -1,7 +1,7 @@
-"""What tells a process apart from every other, so that others on its machine can be certain that it is gone.
+"""Identity of a process, by which another process on the same machine can be certain that it has ended.
 
-A daemon that was killed and comes back need not wait for the lease of the one before. Certain means: the same
-boot of the same machine, the same view of its processes, and no process of that number and start there any more.
+A daemon that was killed and started again need not wait for the lease of its predecessor. Certain means: the same boot
+of the same machine, the same process id namespace, and no process with that id and start time.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Final
 
 _PROC: Final = Path("/proc")
 _STARTED, _STATE = 19, 0  # fields of /proc/PID/stat behind the name: `starttime` and `state`
-_ENDED: Final = frozenset("ZXx")  # killed, though its parent has not taken notice yet
+_ENDED: Final = frozenset("ZXx")  # ended, though its parent has not waited for it yet
 
 
 def own_identity() -> str:
-    """The mark of this process; empty where the system tells nothing, and then nobody is ever certain."""
+    """The identity of this process; empty where /proc does not tell it, and then it never counts as dead."""
     try:
-        return f"{_view()} {os.getpid()} {_stat(os.getpid())[_STARTED]}"
+        return f"{_boot_and_namespace()} {os.getpid()} {_stat(os.getpid())[_STARTED]}"
     except (OSError, IndexError):
         return ""
 
 
-def is_surely_dead(mark: str) -> bool:
-    """Whether the process of this mark has ended; False for one that nothing is known of from here."""
-    boot_and_view, _, rest = mark.partition(" ")
+def is_surely_dead(identity: str) -> bool:
+    """Whether this process has certainly ended; False if that cannot be known from here."""
+    boot_and_namespace, _, rest = identity.partition(" ")
     pid, _, started = rest.partition(" ")
     try:
-        if not pid.isdigit() or boot_and_view != _view():
+        if not pid.isdigit() or boot_and_namespace != _boot_and_namespace():
             return False
         found = _stat(int(pid))
     except (FileNotFoundError, ProcessLookupError):
@@ -38,8 +38,8 @@ def is_surely_dead(mark: str) -> bool:
     return found[_STARTED] != started or found[_STATE] in _ENDED
 
 
-def _view() -> str:
-    """This boot of this machine, and the numbering of processes that we see."""
+def _boot_and_namespace() -> str:
+    """The boot id of the machine, and the namespace of our process ids."""
     boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot}/{(_PROC / 'self/ns/pid').stat().st_ino}"
 

@@ -8,6 +8,7 @@ from bridge.config.load import Config, ConfigInvalid, FileEndpoint, changes_that
 from bridge.config.locate import find_config, standard_places, user_config
 from bridge.config.sections import (
     BASE_URLS,
+    BackupSettings,
     DatabaseSettings,
     DeliverySettings,
     LogSettings,
@@ -21,6 +22,7 @@ from bridge.config.values import ListenAddress
 
 __all__ = [
     "BASE_URLS",
+    "BackupSettings",
     "Config",
     "ConfigInvalid",
     "DatabaseSettings",

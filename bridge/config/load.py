@@ -20,6 +20,7 @@ from bridge.config.locate import home_of
 from bridge.config.secret_sources import sources_for
 from bridge.config.sections import (
     BASE_URLS,
+    BackupSettings,
     CadenceTable,
     ConnectionTable,
     DatabaseSettings,
@@ -70,6 +71,7 @@ class Config:
     database: DatabaseSettings
     secrets: SecretsSettings
     retention: RetentionSettings
+    backup: BackupSettings
     connections: dict[str, Connection]
     endpoints: dict[str, FileEndpoint]
     delivery: DeliverySettings
@@ -131,8 +133,9 @@ class _Loading:
         endpoints = self._endpoints(delivery)
         secrets = self._judge(SecretsSettings, ("secrets",))
         retention = self._judge(RetentionSettings, ("retention",))
+        backup = self._backup(database)
         log = self._judge(LogSettings, ("log",))
-        if self._problems or not (server and database and secrets and retention and delivery and log):
+        if self._problems or not (server and database and secrets and retention and backup and delivery and log):
             raise ConfigInvalid(self._problems)
         return Config(
             path=self._path,
@@ -140,6 +143,7 @@ class _Loading:
             database=database,
             secrets=secrets,
             retention=retention,
+            backup=backup,
             connections=connections,
             endpoints=endpoints,
             delivery=delivery,
@@ -155,6 +159,17 @@ class _Loading:
         table = self._tables.setdefault(("database",), {})
         if "url" not in table and "database.url" not in self._troubled:
             table["url"] = Given(default_database_url(self._env), Layer.FILE, "default")
+
+    def _backup(self, database: DatabaseSettings | None) -> BackupSettings | None:
+        backup = self._judge(BackupSettings, ("backup",))
+        if backup and backup.schedule and database and not database.url.startswith("sqlite"):
+            self._problems.append(
+                Problem(
+                    "backup.schedule",
+                    "copies SQLite databases only; leave [backup] out and back PostgreSQL up with pg_dump",
+                )
+            )
+        return backup
 
     def _connections(self, cadence: CadenceSettings) -> dict[str, Connection]:
         names = [at[1] for at in self._tables if at[0] == "connections"]

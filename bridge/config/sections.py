@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
 from bridge.config import values
-from bridge.config.values import ListenAddress
+from bridge.config.values import CalendarSchedule, ListenAddress
 from bridge.domain import endpoint
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.encryption import EncryptionKey, parse_keys
@@ -267,6 +267,24 @@ class RetentionSettings(Table):
     size_bytes: Annotated[int, BeforeValidator(values.read_size)] = Field(10**9, alias="size")
 
 
+class BackupSettings(Table):
+    """[backup]: copies of the SQLite database by the calendar (UTC); none without `schedule`.
+
+    `folder`: absolute, or relative to the database's own; of the copies in it the newest `keep` stay.
+    """
+
+    schedule: Annotated[CalendarSchedule, BeforeValidator(values.read_schedule)] | None = None
+    keep_count: int = Field(7, ge=1, le=10_000, alias="keep")
+    folder: Annotated[str, Printable, AfterValidator(values.check_folder)] = "backups"
+
+    @field_validator("keep_count", "folder")
+    @classmethod
+    def _scheduled(cls, value: int | str, info: ValidationInfo) -> int | str:
+        if "schedule" in info.data and info.data["schedule"] is None:
+            raise ValueError('has no effect without a schedule; set schedule = "03:15" as well, or leave it out')
+        return value
+
+
 class LogSettings(Table):
     """[log]: `auto` writes for people on a terminal and JSON elsewhere."""
 
@@ -279,6 +297,7 @@ SECTIONS: dict[str, type[Table]] = {
     "database": DatabaseSettings,
     "secrets": SecretsSettings,
     "retention": RetentionSettings,
+    "backup": BackupSettings,
     "delivery": DeliverySettings,
     "cadence": CadenceTable,
     "log": LogSettings,

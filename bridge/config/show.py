@@ -31,6 +31,7 @@ def show_config(config: Config) -> list[Row]:
         Row("database.url", config.database.shown, config.origins["database.url"]),
         *_section(config, "secrets", config.secrets),
         *_section(config, "retention", config.retention),
+        *_section(config, "backup", config.backup),
     ]
     for connection in config.connections.values():
         rows += _connection(config, connection)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from apscheduler.triggers.cron import CronTrigger
 
 from bridge.domain.addresses.policy import AllowRule
 from bridge.domain.encryption import parse_keys
@@ -23,6 +26,11 @@ _UNITS_BYTES = {"B": 1} | {
     for power, prefix in enumerate("KMGT", 1)
     for middle, base in (("", 1000), ("I", 1024))
 }
+_TIME_OF_DAY = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)", re.ASCII)
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_WEEKDAY = rf"[0-7]|{'|'.join(_WEEKDAYS)}"
+_WEEKDAY_PART = re.compile(rf"(?P<first>\*|{_WEEKDAY})(?:-(?P<last>{_WEEKDAY}))?(?:/(?P<step>[1-7]))?", re.ASCII)
+_IN_A_LEAP_YEAR = datetime(2024, 1, 1, tzinfo=UTC)
 _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,20})", re.ASCII)
 _AUTHORITY = re.compile(r"(?:\[[^\]]*\]|[^:/?\[\]]*)(?::\d{1,5})?(?:[/?].*)?", re.ASCII)
 
@@ -87,6 +95,62 @@ def _ip(text: str, complaint: str, *, version: int) -> str:
     if address.version != version or "%" in text:
         raise ValueError(complaint)
     return str(address)
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarSchedule:
+    """When something is done, in UTC: as the operator wrote it, and as a cron line with weekdays by name."""
+
+    text: str
+    cron: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def read_schedule(value: object) -> CalendarSchedule:
+    """A time of day (`03:15`), or a cron line of five fields."""
+    text = " ".join(value.split()) if isinstance(value, str) else ""
+    if time := _TIME_OF_DAY.fullmatch(text):
+        return CalendarSchedule(text, f"{int(time['minute'])} {int(time['hour'])} * * *")
+    fields = text.split()
+    if len(fields) != 5:
+        raise ValueError('expected a time of day (UTC) such as "03:15", or a cron line of five fields ("15 3 * * sun")')
+    try:
+        cron = " ".join([*fields[:4], _name_weekdays(fields[4])])
+        next_at = CronTrigger.from_crontab(cron, timezone="UTC").get_next_fire_time(None, _IN_A_LEAP_YEAR)
+    except ValueError as error:
+        raise ValueError(f'not a cron line: {error}; an example is "15 3 * * sun"') from None
+    if next_at is None:
+        raise ValueError("no date matches this cron line")
+    return CalendarSchedule(text, cron)
+
+
+def _name_weekdays(field: str) -> str:
+    """The weekdays of a cron line by name: cron counts from Sunday (0 and 7), APScheduler from Monday."""
+    if field == "*":
+        return field
+    days: set[int] = set()
+    for part in field.lower().split(","):
+        found = _WEEKDAY_PART.fullmatch(part)
+        if not found:
+            raise ValueError(f"{part!r} is no weekday (0 to 7, or sun to sat)")
+        first = 0 if found["first"] == "*" else _weekday(found["first"])
+        last = 6 if found["first"] == "*" else _weekday(found["last"] or found["first"])
+        chosen = range(first, last + 1 if last >= first else last + 8)  # fri-mon goes round the end of the week
+        days |= {day % 7 for day in chosen[:: int(found["step"] or 1)]}
+    return ",".join(_WEEKDAYS[day] for day in sorted(days))
+
+
+def _weekday(text: str) -> int:
+    return int(text) if text.isdigit() else _WEEKDAYS.index(text)
+
+
+def check_folder(text: str) -> str:
+    """A folder's path, absolute or relative."""
+    if not text.strip() or text.startswith("~"):
+        raise ValueError("expected a folder, for example /var/backups/runbridge; ~ is not replaced")
+    return text
 
 
 def check_url(text: str) -> str:

@@ -10,7 +10,8 @@ BridgeError                     anything we raise on purpose; its text is the me
 ├── ProviderFailed              the provider gave no answer to a trigger or cancel that could be used
 ├── BadPayload                  a provider's answer is not what its documentation promises
 ├── StoreUnavailable            the database cannot be written or read now (full, locked, gone)
-└── DatabaseRefused             the database is not ours to open (corrupt, foreign, newer, in use)
+├── DatabaseRefused             the database is not ours to open (corrupt, foreign, newer, in use)
+└── WorkerDied                  a worker of the daemon ended by itself; the daemon stops
 """
 
 from __future__ import annotations
@@ -76,3 +77,7 @@ class StoreUnavailable(BridgeError):
 
 class DatabaseRefused(BridgeError):
     """The database is not one this daemon may open."""
+
+
+class WorkerDied(BridgeError):
+    """A worker ended that should run as long as the daemon; it has to be started again."""

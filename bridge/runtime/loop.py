@@ -1,4 +1,4 @@
-"""The one loop that every standing worker runs in, and the bell that wakes it."""
+"""The loop that repeats a worker's pass, and the bell that wakes it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import structlog
 from bridge.domain.errors import StoreUnavailable
 
 log = structlog.get_logger()
-REST_MAX_S = 10.0  # a resting loop passes at least this often, to show the watchdog that it lives
+REST_MAX_S = 10.0  # a resting loop passes at least this often, as a sign of life for the watchdog
 _FAILURE_REST_MAX_S = 30.0
 
 
 class Bell:
-    """Wakes a resting worker; ringing twice before it wakes is once."""
+    """Wakes a resting worker; several rings before it wakes count as one."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def ring(self) -> None:
-        """Wake the worker now, or spare it its next rest."""
+        """Wake the worker now, or skip its next rest."""
         self._event.set()
 
     async def wait(self, timeout_s: float) -> bool:
@@ -36,12 +36,11 @@ class Bell:
 
 
 class Loop:
-    """Repeats a pass. A pass answers how many seconds it may rest; 0 means that there is more to do at once.
+    """Repeats a pass, which returns the seconds that it may rest; 0 means there is more to do at once.
 
-    A pass that fails is logged and repeated after a growing rest, and does not count as a sign of life:
-    the watchdog restarts a daemon whose loop only fails. A database that cannot be used is no such failure.
-    From the beginning of one pass to that of the next it takes at least `gap_s`: a pass that comes alone is not put
-    off, and under load one pass does the work of several.
+    A pass that raises is logged and repeated after a growing rest. It gives no sign of life, so the watchdog restarts
+    a daemon whose loop only fails; StoreUnavailable is an exception, because a restart would not help. Passes begin
+    at least `gap_s` apart: a single pass is not delayed, and under load one pass does the work of several.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Telling systemd how we are: ready, reloading, stopping, and alive only while every loop really passes.
+"""Reports to systemd: ready, reloading, stopping, and alive only while every loop passes.
 
 The protocol (sd_notify(3)) is one datagram of KEY=VALUE lines to the socket in $NOTIFY_SOCKET, so no library
 is needed. Without that socket nothing is sent. A message that cannot be sent is logged, never raised.
@@ -19,13 +19,13 @@ import structlog
 from bridge.domain.clock import Clock
 
 log = structlog.get_logger()
-# A resting loop passes every 10 s; what is left is for one slow pass. Longer than that is a loop that hangs.
+# A resting loop passes every 10 s, the rest is for one slow pass. A loop that is silent for longer hangs.
 SILENCE_MAX_S = 60.0
 _SEND_TIMEOUT_S = 1.0  # a manager that is too busy to listen must not hold the event loop for longer
 
 
 class Notifier:
-    """The way to the service manager; `address` is $NOTIFY_SOCKET, a path or `@` and an abstract name."""
+    """Sends to the service manager; `address` is $NOTIFY_SOCKET, a path or `@` and an abstract name."""
 
     def __init__(self, address: str | None) -> None:
         self._address = address
@@ -40,15 +40,15 @@ class Notifier:
 
     def reloading(self) -> None:
         """A reload has begun; `ready` ends it."""
-        # Not from the handed-in clock: systemd compares this with the kernel's own monotonic clock.
+        # Not from our Clock: systemd compares this with the kernel's own monotonic clock.
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The way down has begun."""
+        """The shutdown has begun."""
         self._send("STOPPING=1")
 
     def watchdog(self) -> None:
-        """Still alive; to be said before WATCHDOG_USEC runs out again."""
+        """Still alive; due again before WATCHDOG_USEC runs out."""
         self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> None:
@@ -78,7 +78,7 @@ class Watchdog:
     """
 
     def __init__(self, notifier: Notifier, clock: Clock, interval_s: float | None) -> None:
-        """`interval_s` is the time between two feedings; None where nobody watches."""
+        """`interval_s` is the time between two feedings; None where systemd does not ask for them."""
         self._notifier = notifier
         self._clock = clock
         self._interval_s = interval_s
@@ -87,24 +87,29 @@ class Watchdog:
 
     @classmethod
     def from_environ(cls, notifier: Notifier, clock: Clock, environ: Mapping[str, str]) -> Self:
-        """As systemd asks for it: half of $WATCHDOG_USEC, if $WATCHDOG_PID is this process or not given."""
+        """Feed at half of $WATCHDOG_USEC, if $WATCHDOG_PID is this process or not set."""
         limit = environ.get("WATCHDOG_USEC", "")
         is_for_us = environ.get("WATCHDOG_PID") in {None, "", str(os.getpid())}
         if not is_for_us or not limit.isdecimal() or int(limit) == 0:
             return cls(notifier, clock, None)
         return cls(notifier, clock, int(limit) / 2 / 1_000_000)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether systemd has asked to be fed."""
+        return self._interval_s is not None
+
     def register(self, name: str, silence_max_s: float = SILENCE_MAX_S) -> None:
         """Expect a sign of life from the loop `name` every `silence_max_s` seconds, from now on."""
         self._signs[name] = _Sign(self._clock.monotonic(), silence_max_s)
 
     def unregister(self, name: str) -> None:
-        """Expect nothing more of a loop that was ended on purpose."""
+        """Expect no more signs of life from a loop that was ended on purpose."""
         self._signs.pop(name, None)
         self._silent.discard(name)
 
     def beat(self, name: str) -> None:
-        """The loop `name` has passed. From one that is not registered it means nothing."""
+        """The loop `name` has passed; ignored for one that is not registered."""
         if name in self._signs:
             self._signs[name].last = self._clock.monotonic()
 
@@ -114,7 +119,7 @@ class Watchdog:
         return {name for name, sign in self._signs.items() if now - sign.last > sign.silence_max_s}
 
     def feed(self) -> bool:
-        """Tell systemd that we live, unless a loop is silent; whether it was told."""
+        """Report to systemd that we live, unless a loop is silent; returns whether it did."""
         silent = self.silent_loops()
         for name in silent - self._silent:
             log.error("worker.silent", worker=name, silence_max_s=self._signs[name].silence_max_s)
@@ -126,7 +131,7 @@ class Watchdog:
         return not silent
 
     async def run(self) -> None:
-        """Feed until cancelled; ends at once where nobody watches."""
+        """Feed until cancelled, if systemd has asked for it."""
         while self._interval_s is not None:
             self.feed()
             await asyncio.sleep(self._interval_s)

@@ -1,4 +1,4 @@
-"""A node among others: its lease, its share, and what it does when it is cut off or was given up."""
+"""A node among others: its lease, its rank, and what it does when it is cut off or evicted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bridge.cluster.lease_guard import SURE_SHARE, LeaseGuard
+from bridge.cluster.lease_guard import OPEN_SHARE, LeaseGuard
 from bridge.cluster.membership import Membership, NodeRank
 from bridge.cluster.process_identity import own_identity
 from bridge.domain.clock import Clock, SystemClock
@@ -34,16 +34,14 @@ LEASE_S = 2.0
 
 @dataclass
 class Member:
-    """A node without any work; what it was told to do is noted."""
+    """A node without any work."""
 
     database: Database
     clock: Clock
     id: str
     lease_guard: LeaseGuard = field(init=False)
     membership: Membership = field(init=False)
-    places: list[NodeRank] = field(default_factory=list)
-    broken_off: int = 0
-    started_over: int = 0
+    cancellations: int = 0
 
     def __post_init__(self) -> None:
         self.lease_guard = LeaseGuard(self.clock)
@@ -52,9 +50,7 @@ class Member:
             clock=self.clock,
             lease_s=LEASE_S,
             lease_guard=self.lease_guard,
-            break_off=self._break_off,
-            rank_changed=self.places.append,
-            start_over=self._start_over,
+            cancel_posts=self._cancel_posts,
         )
 
     async def join(self) -> None:
@@ -63,16 +59,11 @@ class Member:
         await self.database.write(lambda tx: nodes.join(tx, node=self.id, lease_s=LEASE_S, **host))  # type: ignore[arg-type]
         self.membership.joined(self.id, began)
 
-    def _break_off(self) -> None:
-        self.broken_off += 1
+    def _cancel_posts(self) -> None:
+        self.cancellations += 1
 
-    async def _start_over(self) -> None:
-        self.started_over += 1
-        self.id += "_again"
-        await self.join()
-
-    async def bury_until(self, other: str) -> None:
-        """Renew and bury until `other` is gone."""
+    async def evict(self, other: str) -> None:
+        """Renew, and evict the dead, until `other` is gone."""
         async with asyncio.timeout(20):
             while other in [node.id for node in await self.database.read(nodes.list_nodes)]:
                 await self.membership.run_pass()
@@ -93,22 +84,22 @@ async def member(url: str, node: str, clock: Clock | None = None) -> AsyncIterat
         await database.close()
 
 
-# -- the fence
+# -- the lease guard
 
 
-def test_a_fence_is_open_for_four_fifths_of_the_lease_from_when_the_renewal_began() -> None:
+def test_a_lease_guard_is_open_for_four_fifths_of_the_lease_from_when_the_renewal_began() -> None:
     clock = ManualClock(datetime(2026, 1, 15, tzinfo=UTC))
     lease_guard, began = LeaseGuard(clock), clock.monotonic()
     assert lease_guard.is_open
     clock.advance(3)
     lease_guard.extend(began, 20.0)
-    clock.advance(20 * SURE_SHARE - 3.001)
+    clock.advance(20 * OPEN_SHARE - 3.001)
     assert lease_guard.is_open
     clock.advance(0.002)
     assert not lease_guard.is_open
 
 
-async def test_behind_a_closed_fence_nothing_is_looked_at(database_url: str) -> None:
+async def test_with_a_closed_lease_guard_nothing_is_polled(database_url: str) -> None:
     async with open_database(database_url) as database, Sandbox() as sandbox:
         settings = connection(sandbox, "dify")
         async with open_poller(database, settings) as poller:
@@ -122,21 +113,24 @@ async def test_behind_a_closed_fence_nothing_is_looked_at(database_url: str) -> 
             await work(poller.run_pass, poller.bell, lambda: settled(database, run.id))
 
 
-async def test_behind_a_closed_fence_nothing_is_posted_not_even_what_was_claimed_before(postgresql_url: str) -> None:
+async def test_with_a_closed_lease_guard_nothing_is_posted_not_even_what_was_claimed_before(
+    postgresql_url: str,
+) -> None:
     async with open_database(postgresql_url) as database, Receiver() as receiver:
         await add_endpoint(database, receiver.url())
-        async with open_deliverer(database) as deliverer:
+        lease_guard = LeaseGuard(SystemClock())
+        async with open_deliverer(database, lease_guard=lease_guard) as deliverer:
             await record(database, await register(database), "succeeded")
-            deliverer._lease_guard.closes_at = 0.0
+            lease_guard.closes_at = 0.0
             assert await deliverer.run_pass() > 0
-            deliverer._lease_guard.closes_at = float("inf")
+            lease_guard.closes_at = float("inf")
             await deliverer.run_pass()
             assert deliverer.in_flight == 1, "claimed, and about to be posted"
-            deliverer._lease_guard.closes_at = 0.0
+            lease_guard.closes_at = 0.0
             while deliverer.in_flight:
                 await asyncio.sleep(0)
             assert receiver.received == []
-            deliverer._lease_guard.closes_at = float("inf")
+            lease_guard.closes_at = float("inf")
             await work(deliverer.run_pass, deliverer.bell, none_pending(database))
             assert len(receiver.received) == 1
 
@@ -162,35 +156,37 @@ async def test_the_second_node_asks_nothing_until_the_first_has_noticed_it(postg
     """Until then the first one uses all of the limits."""
     async with member(postgresql_url, "node_1") as first:
         await first.membership.run_pass()
-        assert first.places == [NodeRank(0, 1, is_noticed=True)]
+        assert first.membership.rank == NodeRank(0, 1, is_noticed=True)
         async with member(postgresql_url, "node_2") as second:
             await second.membership.run_pass()
             await second.membership.run_pass()
-            assert second.places == [NodeRank(1, 2, is_noticed=False)]
+            assert second.membership.rank == NodeRank(1, 2, is_noticed=False)
             first.membership.expect_change()
             await first.membership.run_pass()
             await second.membership.run_pass()
-            assert first.places[-1] == NodeRank(0, 2, is_noticed=True)
-            assert second.places[-1] == NodeRank(1, 2, is_noticed=True)
+            assert first.membership.rank == NodeRank(0, 2, is_noticed=True)
+            assert second.membership.rank == NodeRank(1, 2, is_noticed=True)
             assert (first.membership.does_chores, second.membership.does_chores) == (True, False)
             assert second.database.has_other_nodes
 
 
-async def test_a_lost_lease_means_to_start_over_under_a_new_id(postgresql_url: str) -> None:
+async def test_an_evicted_node_does_nothing_until_it_joins_under_a_new_id(postgresql_url: str) -> None:
     async with member(postgresql_url, "node_1") as sleeper, member(postgresql_url, "node_2") as steady:
         await sleeper.membership.run_pass()
-        await steady.bury_until("node_1")
+        await steady.evict("node_1")
         sleeper.membership.expect_change()
         assert await sleeper.membership.run_pass() == 0
+        assert sleeper.membership.is_lost
         assert not sleeper.lease_guard.is_open
         assert not sleeper.membership.does_chores
-        assert sleeper.broken_off >= 1
+        assert sleeper.cancellations >= 1
+        sleeper.id = "node_1_again"
+        await sleeper.join()
+        assert (sleeper.membership.is_lost, sleeper.lease_guard.is_open) == (False, True)
         await sleeper.membership.run_pass()
-        assert (sleeper.started_over, sleeper.lease_guard.is_open) == (1, True)
+        assert sleeper.membership.rank.number == 1
         listed = [node.id for node in await sleeper.database.read(nodes.list_nodes)]
         assert listed == ["node_2", "node_1_again"]
-        await sleeper.membership.run_pass()
-        assert sleeper.places[-1].number == 1
 
 
 async def test_a_node_that_is_cut_off_breaks_off_before_its_lease_ends_and_goes_on_if_nobody_took_over(
@@ -203,7 +199,7 @@ async def test_a_node_that_is_cut_off_breaks_off_before_its_lease_ends_and_goes_
             cable.cut()
             lonely.membership.expect_change()
             async with asyncio.timeout(10):
-                while not lonely.broken_off:
+                while not lonely.cancellations:
                     with pytest.raises(StoreUnavailable):
                         await lonely.membership.run_pass()
             assert not lonely.lease_guard.is_open
@@ -214,11 +210,11 @@ async def test_a_node_that_is_cut_off_breaks_off_before_its_lease_ends_and_goes_
                         await lonely.membership.run_pass()
                     except StoreUnavailable:
                         await asyncio.sleep(0.02)
-            assert lonely.started_over == 0
+            assert not lonely.membership.is_lost
 
 
-async def test_after_an_outage_the_others_may_renew_before_they_are_buried(postgresql_url: str) -> None:
-    """The database was away for longer than a lease; who is back first is not to bury everybody else."""
+async def test_after_an_outage_the_others_may_renew_before_they_are_evicted(postgresql_url: str) -> None:
+    """The database was away for longer than a lease; the first node to return must not evict all others."""
     async with member(postgresql_url, "node_1") as first, member(postgresql_url, "node_2") as second:
         await first.database.write(lambda tx: nodes.renew(tx, "node_2", lease_s=-1))
         await first.membership.evict_dead()
@@ -244,7 +240,7 @@ async def test_what_was_claimed_in_a_commit_that_nobody_heard_of_is_found_again(
 
 
 async def test_a_run_that_was_deleted_at_another_node_is_dropped(postgresql_url: str) -> None:
-    """Also if the notice of it was lost."""
+    """Also if the notification of it was lost: a node compares what it holds with the database now and then."""
     async with open_database(postgresql_url) as database, Sandbox() as sandbox:
         settings = connection(sandbox, "dify")
         run = await register(
@@ -325,5 +321,5 @@ async def test_a_node_whose_process_has_ended_is_buried_though_its_lease_is_good
                     tx, node=node, host="h", pid=1, version="0", process=process
                 )
             )
-        await one.bury_until("node_2")
+        await one.evict("node_2")
         assert {node.id for node in await one.database.read(nodes.list_nodes)} == {"node_1", "node_3", "node_4"}

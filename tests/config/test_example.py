@@ -26,6 +26,7 @@ TABLES = {
     "database": ("database",),
     "secrets": ("secrets",),
     "retention": ("retention",),
+    "backup": ("backup",),
     "connections": ("connections", "dify"),
     "endpoints": ("endpoints", "my-app"),
     "delivery": ("delivery",),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from bridge.cluster.lease_guard import LeaseGuard
 from bridge.delivery.deliverer import Deliverer, DeliverySettings
 from bridge.delivery.sender import Sender
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
@@ -40,6 +41,7 @@ async def open_deliverer(
     slots_per_endpoint: int = 8,
     clock: Clock | None = None,
     metrics: Metrics | None = None,
+    lease_guard: LeaseGuard | None = None,
 ) -> AsyncIterator[Deliverer]:
     """A deliverer that may post to loopback addresses."""
     sender = Sender({trust: AddressPolicy(trust, allow) for trust in Trust}, timeout_s=timeout_s)
@@ -51,6 +53,7 @@ async def open_deliverer(
         metrics=metrics or Metrics(),
         settings=DeliverySettings(schedule, slots, slots_per_endpoint),
         file_secrets=file_secrets or {},
+        lease_guard=lease_guard,
     )
     database.listeners.append(lambda said: deliverer.bell.ring() if said.deliveries_due else None)
     try:

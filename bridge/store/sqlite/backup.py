@@ -10,6 +10,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from bridge.domain.errors import BridgeError, Conflict, DatabaseRefused, NotFound
@@ -19,6 +20,11 @@ from bridge.store.sqlite import database_file
 PAGES_PER_STEP = 1000
 
 Progress = Callable[[int, int], None]  # pages done, pages in all
+
+
+def name_at(now: datetime) -> str:
+    """The file name of a copy made at `now`; the names sort by time."""
+    return f"runbridge-{now:%Y%m%dT%H%M%SZ}.db"
 
 
 def back_up(source: Path, target: Path, progress: Progress | None = None) -> Inspection:
