@@ -130,7 +130,7 @@ class DaemonControl:
         poller = self._poller(name)
         limiter, now = poller.client.limiter, self._clock.monotonic()
         opens_in_s = limiter.rate_limit.opens_at - now
-        shadow_price_s, over_capacity = limiter.contest(now)
+        shadow_price_s, over_capacity = limiter.pressure(now)
         return {
             "requests_per_second": round(limiter.rate_limit.rate, 3),
             "limit_is_learned": not limiter.rate_limit.is_known,
@@ -151,7 +151,7 @@ class DaemonControl:
     def limiter_reading(self, name: str) -> LimiterReading:
         """The limit in force, and what a request was worth lately."""
         limiter = self._poller(name).client.limiter
-        return LimiterReading(limiter.rate_limit.rate, *limiter.contest(self._clock.monotonic()))
+        return LimiterReading(limiter.rate_limit.rate, *limiter.pressure(self._clock.monotonic()))
 
     def busiest_workflows(self, name: str, most: int) -> list[dict[str, Json]]:
         """What was learned of those of which most runs ended here."""

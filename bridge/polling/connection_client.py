@@ -1,8 +1,8 @@
-"""An account: one connection at work, with its HTTP, its gate and its health.
+"""The client of one connection: its HTTP requests, its limiter and its health.
 
-    ok ──(401; 403 twice running; five failures in a row over 15 s)──► failing ──(any answer about a run)──► ok
+    ok ──(401; 403 twice in a row; five failures in a row over 15 s)──► failing ──(any answer about a run)──► ok
 
-While failing, one probe at a time is sent, ever more rarely; nothing hammers a provider that refuses us.
+While the connection is failing, it sends one probe at a time, ever more rarely.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ log = structlog.get_logger()
 FAILURES_MIN, FAILING_SPAN_S = 5, 15.0
 REFUSALS_MIN = 2  # of 403, which may be about one run only
 PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
-OUTPUT_TIMEOUT_S = 5.0  # the output is worth this much of the finish's delay, no more …
-TURN_MAX_S = 60.0  # … but for the wait that our own limits ask for when many runs finish at once
+OUTPUT_TIMEOUT_S = 5.0  # an output delays the event by no more than this …
+TURN_MAX_S = 60.0  # … and by the wait for our own limits when many runs finish at once
 
 
 @dataclass(frozen=True, slots=True)
 class HealthChange:
-    """The account's health has turned."""
+    """The health of the connection has changed."""
 
     health: ConnectionHealth
     reason: str | None
 
 
 class ConnectionClient:
-    """Talks to one provider account and judges how it is."""
+    """Sends the requests of one connection and judges its health."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ConnectionClient:
         health: ConnectionHealth,
         limiter: FairRateLimiter | None = None,
     ) -> None:
-        """`gate`: that of the credential, where several connections share one."""
+        """Pass `limiter` where several connections share one credential."""
         self.connection = connection
         self.provider = REGISTRY[connection.provider]
         self.limiter = limiter or FairRateLimiter(connection.requests_per_second, connection.max_in_flight)
@@ -71,26 +71,23 @@ class ConnectionClient:
         self._failing_from = 0.0
         self._judged_at = -math.inf
         self._probes = 0
-        self._words_told: set[str] = set()
+        self._unmapped_words: set[str] = set()
         self._has_recovered = False
 
     async def poll(self, run: Run, etag: str | None = None, body: bytes | None = None) -> PollResult:
-        """One poll of a run.
-
-        `etag` and `body`: of the answer which showed the run as it is.
-        """
+        """Poll a run once; `etag` and `body` belong to the answer that showed the run as it is."""
         last = LastResponse(transition.unchanged(run), etag, body) if etag or body else None
         return await self.provider.fetch_run(self._http, run.provider_run_id, last)
 
     async def complete(self, run: Run, seen: Observed) -> Observed:
-        """What was seen with the output, where that lies behind a second request, which may fail without harm."""
+        """The observation with its output, if that needs a second request; without it if that request fails."""
         self._warn_once(seen.observation.provider_status, is_known=seen.observation.status.value != "unknown")
         if seen.observation.output_is_elsewhere and self.connection.fetch_output:
             return await self._with_output(run, seen)
         return seen
 
     async def list_runs(self, *, since: datetime, cursor: str | None = None) -> RunPage:
-        """One page of the provider's list; ProviderFailure without one."""
+        """One page of the provider's list. Raises ProviderFailure."""
         return await self.provider.list_runs(self._http, since=since, cursor=cursor)
 
     async def _with_output(self, run: Run, seen: Observed) -> Observed:
@@ -120,7 +117,7 @@ class ConnectionClient:
         return output
 
     async def take_turn(self) -> None:
-        """Pass the gate before any poll that waits for it: for a request that follows from another."""
+        """Wait for the limiter, before any poll that waits: for a request that follows from another."""
         opened = asyncio.Event()
         call = opened.set
         self.limiter.queue(call)
@@ -134,20 +131,20 @@ class ConnectionClient:
             self.limiter.leave(call)
 
     def _warn_once(self, word: str, *, is_known: bool) -> None:
-        if not is_known and word not in self._words_told:
-            self._words_told.add(word)
+        if not is_known and word not in self._unmapped_words:
+            self._unmapped_words.add(word)
             log.warning("run.status_unmapped", connection=self.connection.name, provider_status=word)
 
     async def trigger(self, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
-        """Start a run at the provider; ProviderRefused or ProviderFailure."""
+        """Start a run at the provider. Raises ProviderRefused or ProviderFailure."""
         return await self.provider.trigger(self._http, workflow_id, inputs, extra)
 
     async def cancel(self, run: Run) -> None:
-        """Ask the provider to cancel; Unsupported where it cannot."""
+        """Cancel a run at the provider. Raises Unsupported where that is not possible."""
         await self.provider.cancel(self._http, run.provider_run_id, run.provider_ref)
 
     async def check(self) -> tuple[bool, str, int]:
-        """One real authenticated call: whether it went well, a sentence, milliseconds."""
+        """Make one authenticated call; whether it succeeded, a sentence, milliseconds."""
         started = time.monotonic()
         try:
             await self.provider.check(self._http)
@@ -157,9 +154,9 @@ class ConnectionClient:
         return ok, said, round((time.monotonic() - started) * 1000)
 
     def judge(self, result: PollResult | RunPage, *, sent_at: float, now: float, runs_held: int) -> HealthChange | None:
-        """Take in what a poll or a list brought: pace, pause, and whether the account's health has turned.
+        """Take in the result of a poll or a list: its effect on the limits, and a change of health if it causes one.
 
-        Times are monotonic. A 404 is an answer like any other: the account works.
+        Times are monotonic. A 404 is an answer like any other: the connection works.
         """
         self.pace(result, sent_at=sent_at, now=now)
         match result:
@@ -170,12 +167,12 @@ class ConnectionClient:
                 is_sure = result.status == 401 or self._refusals >= REFUSALS_MIN or runs_held <= 1
                 return self._failed(result.message, sent_at=sent_at, now=now) if is_sure else None
             case PollFailed(kind=FailureKind.THROTTLED | FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
-                return None  # about the pace, or about this run: not about the account
+                return None  # about the rate or about this run, not about the connection
             case _:
                 return self._faltered(result, sent_at=sent_at, now=now)
 
     def pace(self, result: PollResult | RunPage, *, sent_at: float, now: float) -> None:
-        """Take in what an answer says about the pace, and nothing else; gives the gate its seat back."""
+        """Take in the effect of a result on the limits alone; ends the request for the limiter."""
         match result:
             case PollFailed(kind=FailureKind.THROTTLED):
                 self.limiter.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)
@@ -215,7 +212,7 @@ class ConnectionClient:
 
     def _failed(self, reason: str, *, sent_at: float, now: float) -> HealthChange | None:
         if self.health is ConnectionHealth.FAILING and sent_at < self._judged_at:
-            return None  # it left before the last verdict: no probe, and no reason for longer pauses
+            return None  # sent before the last verdict: it was no probe, and does not lengthen the pause
         self._judged_at = now
         self.limiter.rate_limit.pause(now, min(PROBE_FIRST_S * 2.0**self._probes, PROBE_MAX_S))
         self._probes = min(self._probes + 1, 10)

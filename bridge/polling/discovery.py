@@ -1,8 +1,8 @@
-"""Discovery: runs that a list shows and nobody registered are watched from then on.
+"""Discovery: registers the runs that a list shows and that are not watched yet.
 
-What the very first list shows as over stays unknown; the first list only sets the mark. Later ones register what
-began since, settled or not, with an overlap for runs that a list shows late. How far it has got is kept in the
-database, in the provider's own times: they are compared with each other only.
+The first list registers no settled runs and sets the watermark. Later lists register what began since, settled or not,
+with an overlap for runs that a list shows late. The watermark is kept in the database, in the provider's own times,
+which are compared with each other only.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from bridge.store.transaction import Tx
 
 log = structlog.get_logger()
 OVERLAP: Final = timedelta(minutes=10)  # how much later than its successors a list may show a run
-SEEN_MAX: Final = 5_000  # ids: what was removed by hand is not found again at once
-FIRST_PER_S: Final = 1 / 60  # runs that begin, until the lists have told
+SEEN_MAX: Final = 5_000  # ids kept, so that a run that was removed by hand is not registered again
+FIRST_PER_S: Final = 1 / 60  # runs that begin, until it was learned
 MEMORY_S: Final = 600.0  # of the rate
-ASK_AT_LEAST_S: Final = 60.0  # an account where nothing happens is asked this often
+ASK_AT_LEAST_S: Final = 60.0  # the longest gap between lists, however quiet the account
 TAGS: Final = ("discovered",)
 
 
 @dataclass(slots=True)
 class _Listing:
-    """What one walk over the pages has brought so far."""
+    """What the pages of one list have brought so far."""
 
     newest_at: datetime | None = None
     found: int = 0
@@ -44,7 +44,7 @@ class _Listing:
 
 
 class Discovery:
-    """Of one connection. `per_s`: how many unregistered runs begin every second, learned."""
+    """Of one connection. `per_s` is how many unregistered runs begin every second, learned."""
 
     def __init__(self, connection: Connection, database: Database) -> None:
         self.per_s = FIRST_PER_S
@@ -56,19 +56,19 @@ class Discovery:
         self._listing = _Listing()
 
     async def begin(self) -> None:
-        """A list is about to be asked for; StoreUnavailable."""
+        """Prepare for the first page of a list. Raises StoreUnavailable."""
         if not self._is_loaded:
             self._mark = await self._database.read(lambda tx: learned_state.get_watermark(tx, self._connection.name))
             self._is_loaded = True
         self._listing = _Listing()
 
     def reaches_back_to(self, otherwise: datetime) -> datetime:
-        """From when on the list is of interest: `otherwise`, or earlier."""
+        """The earliest time that the list must cover: `otherwise`, or earlier."""
         newest_at = self._mark.newest_at if self._mark else None
         return min(otherwise, newest_at - OVERLAP) if newest_at else otherwise
 
     async def take_in(self, page: RunPage) -> int:
-        """Watch what is new on this page, in one write; how many that was. StoreUnavailable."""
+        """Register what is new on this page, in one write; returns how many. Raises StoreUnavailable."""
         listing = self._listing
         began = [at for run in page.runs if (at := _began_at(run.observation)) is not None]
         listing.newest_at = max([*began, *([listing.newest_at] if listing.newest_at else [])], default=None)
@@ -86,11 +86,11 @@ class Discovery:
 
     @property
     def wants_more(self) -> bool:
-        """Whether runs that were not seen yet may stand on the next page."""
+        """Whether the next page may show runs that were not seen yet."""
         return not self._listing.is_complete
 
     async def end(self, since_s: float) -> None:
-        """The list has been walked over, `since_s` seconds after the one before; StoreUnavailable."""
+        """Finish a list that was sent `since_s` seconds after the one before. Raises StoreUnavailable."""
         listing, mark = self._listing, self._mark
         if math.isfinite(since_s) and since_s > 0:
             self.per_s += -math.expm1(-since_s / MEMORY_S) * (listing.found / since_s - self.per_s)
@@ -107,16 +107,16 @@ class Discovery:
             self._mark = now
 
     def _meets_what_was_seen(self, page: RunPage, answered_at: datetime | None) -> bool:
-        """Whether the runs on the pages behind this one are no news."""
+        """Whether the runs on the pages behind this one were seen before."""
         last = page.runs[-1] if page.runs else None
         if last is None or last.provider_run_id in self._seen:
             return True
         return self._is_old(_began_at(last.observation), answered_at)
 
     def _is_old(self, began_at: datetime | None, answered_at: datetime | None) -> bool:
-        """Whether a run must have been seen by the lists so far, even if nothing is known of it any more.
+        """Whether earlier lists must have shown a run, even if it is in the database no more.
 
-        The overlap is for what began just now: in a quiet account the newest run may have been forgotten for weeks.
+        The overlap holds for what began just now: in a quiet account the newest run may have been deleted weeks ago.
         """
         newest_at = self._mark.newest_at if self._mark else None
         if began_at is None or newest_at is None or began_at > newest_at:
@@ -124,12 +124,12 @@ class Discovery:
         return began_at < newest_at - OVERLAP or (answered_at is not None and began_at < answered_at - OVERLAP)
 
     def _is_wanted(self, run: ListedRun, answered_at: datetime | None) -> bool:
-        """Whether it is to be watched, unless it is already."""
+        """Whether to register it, unless it is watched already."""
         seen, names = run.observation, self._connection.discover_workflows
         if seen is None or run.provider_run_id in self._seen or (names and seen.workflow_id not in names):
             return False
         mark, began_at = self._mark, _began_at(seen)
-        if mark is None or began_at is None:  # the first list; or its age cannot be told
+        if mark is None or began_at is None:  # the first list, or an age that is not known
             return not seen.status.is_settled
         if self._is_old(began_at, answered_at):
             return False
@@ -158,5 +158,5 @@ class Discovery:
 
 
 def _began_at(seen: Observation | None) -> datetime | None:
-    told = (seen.created_at or seen.started_at) if seen else None
-    return parse_instant(told) if told else None
+    began_at = (seen.created_at or seen.started_at) if seen else None
+    return parse_instant(began_at) if began_at else None

@@ -56,7 +56,7 @@ class DurationLearner:
         self._progress: dict[str, ProgressModel] = {}
         self._taught_at: dict[Key, float] = {}
         self.changed: set[Key] = set()
-        """Of what more is known since the poller last planned anew; it empties this."""
+        """The models that have learned since the poller last replanned; the poller clears this."""
         self._dirty: set[tuple[str, str, str]] = set()
         self._unsaved: list[_End] = []
 

@@ -35,18 +35,18 @@ from bridge.polling.schedule import TrackedRun
 
 CLOCK_GRAIN_S: Final = 1.0  # a Date header, and the times of several providers, are whole seconds
 AGE_MAX_S: Final = 30 * 86400.0
-SOON_S: Final = 0.01  # a look due within this is not put off
-IN_FLIGHT_COUNTED: Final = 200  # runs in flight that a fit takes into account as censored
+SOON_S: Final = 0.01  # a poll due within this is not put off
+IN_FLIGHT_COUNTED: Final = 200  # runs in flight that a fit counts as censored
 OVER_ALREADY: Final = 0.02  # the chance that a run was over when it was registered, whatever its workflow takes
-LATE_FIRST_LOOK_S: Final = 2.0  # after it, a run found over has probably ended since it was registered …
-NO_SURPRISE: Final = 0.2  # … where that is no surprise: old runs that are registered late must not teach
+LATE_FIRST_POLL_S: Final = 2.0  # a run found over later than this has probably ended since it was registered …
+NO_SURPRISE: Final = 0.2  # … if that was at least so likely: old runs registered late must not teach
 YOUNG_SHARE: Final = 0.1  # of the runs that ended: so many from before anything was known may still be running …
-HUNG_FACTOR: Final = 50.0  # … and those that take this many times as long as others do not count
+HUNG_FACTOR: Final = 50.0  # … and those that take this many times as long as the others do not count
 
 
 @dataclass(slots=True)
 class Tally:
-    """How the runs of one workflow fared that ended here: for people to read, not for decisions."""
+    """Counts of the runs of one workflow that ended here; display only."""
 
     runs: int = 0
     polls: int = 0
@@ -54,7 +54,7 @@ class Tally:
 
 
 class Planner:
-    """Plans by what its learner knows."""
+    """Decides by what its learner knows."""
 
     def __init__(self, settings: CadenceSettings, learner: DurationLearner) -> None:
         self.learner = learner
@@ -137,9 +137,9 @@ class Planner:
     # -- when a list is next
 
     def lateness_of(self, runs: Sequence[TrackedRun], now: float) -> list[GrowingLateness]:
-        """How the lateness of these runs grows together, in prices: 1 is worth a request that shows them all.
+        """How the lateness of these runs grows, in prices: a list that shows them is due when they add up to 1.
 
-        A target delay asks each run to wait for its own price, so there it takes as many prices as runs.
+        With a target delay each run waits for its own price, so there each counts for its share.
         """
         found: list[GrowingLateness] = []
         for tracked in runs:
@@ -150,13 +150,13 @@ class Planner:
         return found
 
     def unregistered_lateness(self, per_s: float, since_s: float) -> GrowingLateness:
-        """The same for runs that nobody registered, begun since the last list `since_s` ago, `per_s` every second."""
+        """The same for unregistered runs, which begin at `per_s` per second; the last list was `since_s` ago."""
         belief = self.learner.durations(None, RunStatus.RUNNING).estimate
         price_s, target = self._settings.price_s, self._settings.target_delay
         return UnregisteredRuns(belief, per_s, since_s, 1 / (price_for_target(belief, target) if target else price_s))
 
     def refit(self, runs: Iterable[TrackedRun]) -> None:
-        """Fit what was learned since, with the runs in flight counted as not over yet."""
+        """Fit what was learned since the last fit, counting these runs as not over yet."""
         ages: dict[tuple[str | None, RunStatus], list[float]] = {}
         for tracked in runs:
             found = ages.setdefault((tracked.run.workflow_id, tracked.run.status), [])
@@ -170,10 +170,10 @@ class Planner:
     # -- what a poll shows
 
     def is_overdue(self, tracked: TrackedRun, now: float, others: Iterable[TrackedRun]) -> bool:
-        """Whether this run is now running longer than its workflow normally does, and nobody was told yet.
+        """Whether this run takes longer than its workflow normally does, and no event has said so yet.
 
-        `others` in hand: of runs that began together the quick ones end first, and alone tell nothing of what is
-        normal. So nothing is overdue while many still run that began before enough had ended.
+        Early finishers bias the estimate, so no run is overdue while many of the first cohort still run among `others`,
+        the runs held.
         """
         run = tracked.run
         if run.status is not RunStatus.RUNNING or run.is_overdue:
@@ -193,9 +193,9 @@ class Planner:
         return young <= YOUNG_SHARE * durations.runs
 
     def began_at(self, tracked: TrackedRun, result: Observed, now: datetime, monotonic: float) -> datetime | None:
-        """When the status that a look found anew had begun; None where the provider's own times do not tell.
+        """When the new status that a poll found had begun; None where the provider's times do not say.
 
-        Their differences only: its clock may be wrong by hours.
+        Only their differences count: its clock may be wrong by hours.
         """
         seen = result.observation
         if seen.status is not RunStatus.RUNNING:
@@ -212,14 +212,13 @@ class Planner:
     def learn_end(
         self, tracked: TrackedRun, seen: Observation, now: float, *, age_s: float | None = None
     ) -> float | None:
-        """The run has left its status: what the time it spent there teaches about others.
+        """Learn from the time that a run spent in the status that it has left.
 
-        `age_s`: from its beginning to the answer, as far as the provider's own times tell.
-        If it has settled, how many seconds late that was probably noticed, by what is known of runs like it. None where
-        nothing is.
+        `age_s` is the time from its beginning to the answer, where the provider's own times say it. Returns how many
+        seconds late the end of a settled run was probably noticed, by what is known of runs like it; None if unknown.
         """
         run, reported_s = tracked.run, seconds_between(seen.started_at or seen.created_at, seen.finished_at)
-        if run.observed_at is None:  # over, or further, before anybody looked
+        if run.observed_at is None:  # over, or further, before the first poll
             if seen.status.is_settled:
                 self._learn_unseen(tracked, reported_s, age_s, now)
             return None
@@ -239,20 +238,20 @@ class Planner:
         return late_s
 
     def _learn_unseen(self, tracked: TrackedRun, reported_s: float | None, age_s: float | None, now: float) -> None:
-        """The first look found the run over: how long it took the provider can tell, or roughly a look that came late.
+        """Learn from a run that the first poll found over, by the provider's times or roughly by a late first poll.
 
-        Where requests are so scarce that most first looks find this, only the longest would be learned from else.
+        Where requests are so scarce that most first polls find this, the model would otherwise learn only long runs.
         """
         if reported_s is not None and 0 < reported_s < AGE_MAX_S:
             alive_s, over_s = max(reported_s - CLOCK_GRAIN_S, 0.0), reported_s + CLOCK_GRAIN_S
         else:
             alive_s, over_s = 0.0, now - tracked.origin
-            if tracked.is_tainted or over_s < LATE_FIRST_LOOK_S or not self._may_teach(tracked.run, over_s, age_s):
+            if tracked.is_tainted or over_s < LATE_FIRST_POLL_S or not self._may_teach(tracked.run, over_s, age_s):
                 return
         self._learn(tracked.run, RunStatus.RUNNING, alive_s, over_s, now)
 
     def _may_teach(self, run: Run, over_s: float, age_s: float | None) -> bool:
-        """Whether a run found over has probably begun when it was registered, and says nothing that is unheard of."""
+        """Whether a run found over probably began when it was registered, and took no improbable time."""
         durations = self.learner.durations(run.workflow_id, RunStatus.RUNNING)
         is_known = durations.runs >= OVERDUE_RUNS_MIN
         if age_s is None and not is_known:
@@ -262,7 +261,7 @@ class Planner:
         return not is_known or durations.estimate.finished(0.0, over_s) > NO_SURPRISE
 
     def learn_given_up(self, tracked: TrackedRun, now: float) -> None:
-        """The run was still alive when its deadline passed: durations like its own are longer than that."""
+        """Learn from a run that was alive at its deadline: durations like its own are longer than that."""
         if tracked.alive_s > 0 and not tracked.is_tainted:
             self._learn(tracked.run, tracked.run.status, tracked.alive_s, float("inf"), now)
 
@@ -279,18 +278,18 @@ class Planner:
     # -- for people
 
     def summary(self) -> list[Json]:
-        """What was learned, by workflow: durations in seconds, polls per run, expected mean delay in seconds."""
+        """What was learned, by workflow: durations in seconds, polls per run, mean delay in seconds."""
         return [shown for name in self.learner.known_workflows() if (shown := self._workflow(name))["runs_remembered"]]
 
     def busiest(self, most: int) -> list[dict[str, Json]]:
-        """The same of those workflows of which most runs ended here."""
+        """The same for the workflows with the most runs that ended here."""
         names = sorted(self._tallies, key=lambda name: -self._tallies[name].runs)[:most]
         return [self._workflow(name) for name in names]
 
     def distribution(self, workflow: str) -> Json:
-        """What was learned of one workflow, spread over time, and how a run of it would be polled; all in seconds.
+        """The durations learned for one workflow and the forecast of its polls, all in seconds.
 
-        "" stands for the runs without a workflow. Of one that is not known it is what its first run is met with.
+        "" stands for runs without a workflow. An unknown workflow has the durations that its first run is polled by.
         """
         durations = self.learner.look_up(workflow, RunStatus.RUNNING)
         predicted = forecast_polls(self._settings, durations.estimate)
@@ -317,7 +316,7 @@ class Planner:
 
 
 def _learned(workflow: str, durations: DurationModel) -> dict[str, Json]:
-    belief = durations.ended  # as `run.overdue` takes it: runs that hang do not count
+    belief = durations.ended  # as for `run.overdue`: runs that hang do not count
     return {
         "workflow_id": workflow or None,
         "runs_remembered": round(durations.runs, 1),
@@ -328,6 +327,6 @@ def _learned(workflow: str, durations: DurationModel) -> dict[str, Json]:
 
 
 def _narrowed(alive_s: float, over_s: float, reported_s: float) -> tuple[float, float]:
-    """The interval of the polls, narrowed by the provider's own duration where that fits and says more."""
+    """The interval between the polls, narrowed by the duration that the provider reports where that fits."""
     low, high = max(alive_s, reported_s - CLOCK_GRAIN_S), min(over_s, reported_s + CLOCK_GRAIN_S)
     return (low, high) if low <= high else (alive_s, over_s)

@@ -7,6 +7,9 @@ The one quantity behind every decision is the lateness W of a run that was last 
 Poll when W reaches the price of a request. When requests are scarce, poll the run with the largest W. When one
 request observes many runs, send it when their W together reach the price. W weighs gaps and spikes in the
 distribution correctly because it integrates; where polls are few per run an exact plan takes over.
+
+A distribution of durations is a list of masses on a grid of cells from 0.1 s to 30 days, each 3 % longer than the one
+before and evenly filled. Equal steps in log time suit durations: 3 % matter as much at 5 seconds as at 5 hours.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Final
 from bridge.domain.cadence.optimal_plan import plan_polls
 
 FIRST_EDGE_S: Final = 0.1
-STEP: Final = 1.03
+STEP: Final = 1.03  # from one edge to the next
 CELLS: Final = 579
 EDGES_S: Final[tuple[float, ...]] = (0.0, *(FIRST_EDGE_S * STEP**i for i in range(CELLS)))
 WIDTHS_S: Final[tuple[float, ...]] = tuple(b - a for a, b in pairwise(EDGES_S))

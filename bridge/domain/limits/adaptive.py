@@ -1,9 +1,9 @@
-"""How much one credential may ask: a request rate learned from refusals, and a number in flight learned from latency.
+"""The limits of one credential: a request rate learned from refusals, and a number in flight learned from latency.
 
     rate       doubles every 2 seconds of full use until the first 429, then creeps up to where it was last refused;
                slow accounts count in requests, fast ones in seconds, so that refusals stay few for both
     pause      a 429 stops the whole provider for its Retry-After, not one run
-    per second a rate that is told, not learned, holds in every second: what was saved up is no reason to exceed it
+    per second a rate from the configuration holds in every second: unused allowance is no reason to exceed it
     in flight  as many as the rate needs at the present latency (Little's law), halved by timeouts
 
 Pure state: every instant is a reading of the monotonic clock in seconds, handed in.
@@ -16,17 +16,17 @@ import math
 from collections import deque
 from typing import Final
 
-RATE_FIRST: Final = 10.0  # requests per second, until the provider has taught us better
+RATE_FIRST: Final = 10.0  # requests per second, until something was learned
 RATE_MIN, RATE_MAX = 0.05, 200.0
-RECALLED_MIN: Final = 1.0  # what an outage full of 429s left behind is not carried over a restart
+RECALLED_MIN: Final = 1.0  # a lower rate, left by an outage full of 429s, is not recalled after a restart
 STEP_UNREFUSED, SHARE_UNREFUSED = 0.4, 0.04  # per success, before any refusal: requests per second, share of the rate
 STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and near, the rate that was refused …
 SHARE_BELOW, SHARE_NEAR = 0.01, 0.0003  # … but at most this share of the rate per success
 NEAR: Final = 0.95
 CUT: Final = 0.8
-CUT_AT_ONCE, FEW = 0.5, 4  # for a refusal after fewer successes than this: far too fast, not a little
+CUT_AT_ONCE, FEW = 0.5, 4  # after fewer successes than this a refusal means far too fast, not a little
 BURST_S: Final = 1.0  # unused allowance is kept for this long
-COUNTED_RATE_MAX: Final = 1000.0  # of higher rates nobody notices by how little a second exceeds them
+COUNTED_RATE_MAX: Final = 1000.0  # higher rates are not counted second by second
 PAUSE_S: Final = 1.0  # after a refusal without Retry-After
 IN_USE_S: Final = 0.2  # the rate counts as used when a request leaves this soon after it may
 IN_FLIGHT_MIN: Final = 2
@@ -53,11 +53,11 @@ class RateLimit:
         self._successes = FEW  # since the last refusal
 
     def dump(self) -> str:
-        """What was learned, for the next start."""
+        """What was learned, as JSON for the next start."""
         return json.dumps({"rate": round(self.rate, 3), "refused": self._refused_rate})
 
     def recall(self, text: str | None) -> None:
-        """Go on from what `dump` told; with nothing where the text is missing or not ours."""
+        """Go on from what `dump` returned; ignored where the text is missing or not ours."""
         try:
             state = json.loads(text or "")
             rate, refused = float(state["rate"]), state["refused"]
@@ -74,9 +74,9 @@ class RateLimit:
 
     @property
     def _full_until(self) -> float:
-        """Of a known rate: until then a request would be one more than it allows in a second.
+        """Until then a request would exceed a known rate in the last second.
 
-        A rate with a fraction is rounded up, in a time that is as much longer than a second.
+        A rate with a fraction is rounded up, and its second is longer in proportion.
         """
         allowed = math.ceil(self.rate)
         if not self._counts_seconds or len(self._sent) < allowed:
@@ -84,7 +84,7 @@ class RateLimit:
         return self._sent[-allowed] + allowed / self.rate
 
     def take_share(self, share: float) -> None:
-        """This node may use so much of the rate. One that is learned falls with the share, but does not rise with it."""
+        """Use this share of the rate. A learned rate falls with the share, but does not rise with it."""
         if self._whole_rate is not None:
             self.rate = self._whole_rate * share
         elif share < self._share:
@@ -97,7 +97,7 @@ class RateLimit:
         self._free_at = max(self._free_at, now - BURST_S) + 1 / self.rate
         if self._counts_seconds:
             self._sent.append(now)
-            self._free_at = max(self._free_at, self._full_until)  # after a burst one by one, not burst after burst
+            self._free_at = max(self._free_at, self._full_until)  # one by one after a burst, not burst after burst
 
     def succeed(self) -> None:
         """A request was answered without complaint; the rate grows only while it is really used."""
@@ -113,7 +113,7 @@ class RateLimit:
         self.rate = min(grown, RATE_MAX * self._share)
 
     def refuse(self, now: float, *, sent_at: float, retry_after_s: float | None = None) -> None:
-        """The provider said 429 (or 503 with Retry-After): everybody waits, and the rate falls.
+        """The provider answered 429 (or 503 with Retry-After): every request waits, and the rate falls.
 
         Requests that left before the pause began belong to the same mistake: they lower the rate once.
         """
@@ -124,12 +124,12 @@ class RateLimit:
         self.pause(now, PAUSE_S if retry_after_s is None else retry_after_s)
 
     def pause(self, now: float, seconds: float) -> None:
-        """Nobody asks for `seconds`; a longer pause that already holds stays. No burst is saved up meanwhile."""
+        """Let no request leave for `seconds`; a longer pause stays. No allowance is saved up during it."""
         self._paused_until = max(self._paused_until, now + max(seconds, 0.0))
         self._free_at = max(self._free_at, self._paused_until)
 
     def end_pause(self, now: float) -> None:
-        """What the pause waited for is there: go on at once."""
+        """End the pause: requests may leave at once."""
         self._paused_until = min(self._paused_until, now)
         self._free_at = max(min(self._free_at, now), self._full_until)
 
@@ -151,7 +151,7 @@ class InFlightLimit:
         return max(min(wanted, int(self._ceiling)), IN_FLIGHT_MIN)
 
     def take_share(self, place: int, sharers: int) -> None:
-        """Of a known number, the part of the node at `place` (from 0) of `sharers`; together they have all of it."""
+        """Use the part of a known number that falls to the node at `place` (from 0) of `sharers`; the parts add up to it."""
         if self.known is not None:
             self._here = self.known // sharers + (1 if place < self.known % sharers else 0)
 
@@ -161,7 +161,7 @@ class InFlightLimit:
         self._ceiling = min(self._ceiling + 1 / self._ceiling, IN_FLIGHT_MAX)
 
     def time_out(self, in_flight: int) -> None:
-        """A request got no answer while `in_flight` were under way: half of them is enough."""
+        """A request timed out while `in_flight` were under way: halve the ceiling."""
         self._ceiling = max(min(self._ceiling, in_flight / 2), float(IN_FLIGHT_MIN))
 
     def _slow_latency_s(self) -> float:

@@ -1,8 +1,8 @@
-"""The door of one credential: whose request goes next, and when.
+"""The limiter of one credential: which request leaves next, and when.
 
-Everything that asks with one credential passes its gate: polls, lists, second requests for output. Who goes
-first when requests are scarce is decided by urgency alone, except that a fifth of the contested slots goes
-round the tenants: one tenant's burst cannot take everything.
+Every request with one credential passes its limiter: polls, lists, second requests for output. When requests are
+scarce, urgency alone decides, except that a fifth of the contested slots goes round the tenants: the burst of one
+tenant cannot take everything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Call = Callable[[], None]
 class Candidate:
     """A run that could be polled now, in seconds: `urgency_s` is W or its scarcity index, `price_s` what it must reach.
 
-    `tenant` is whoever must not be starved by the others: a connection, or a tag. `weight` multiplies the urgency.
+    The others must not starve its `tenant`, a connection or a tag. `weight` multiplies the urgency.
     """
 
     key: Hashable
@@ -36,21 +36,21 @@ class Candidate:
     weight: float = 1.0
 
     @property
-    def standing(self) -> float:
-        """The urgency that candidates are compared by."""
+    def worth_s(self) -> float:
+        """The weighted urgency by which candidates are compared."""
         return self.urgency_s * self.weight
 
     @property
     def is_due(self) -> bool:
         """Whether a request for it is worth its price."""
-        return self.standing >= self.price_s
+        return self.worth_s >= self.price_s
 
 
 class FairRateLimiter:
     """One credential's limits and its choice of the next run. Times are readings of the monotonic clock, seconds.
 
-    `shadow_price_s` is what a request was worth lately at the door. Above the price the account is over its
-    capacity: requests wanted fall with the square root of the price, hence `over_capacity`.
+    `shadow_price_s` is what a request was worth lately. Above the price the account is over its capacity; the number
+    of requests wanted falls with the square root of the price, hence `over_capacity`.
     """
 
     def __init__(self, known_rate: float | None = None, known_in_flight: int | None = None) -> None:
@@ -58,7 +58,7 @@ class FairRateLimiter:
         self.in_flight_limit = InFlightLimit(known_in_flight)
         self.in_flight = 0
         self.is_shut = False
-        """Whether the limits leave nothing for this node: it is to leave the runs to others."""
+        """Whether the limits leave nothing for this node, which then leaves the runs to other nodes."""
         self.sharers = 1
         """How many nodes share the limits."""
         self.shadow_price_s = 0.0
@@ -68,30 +68,30 @@ class FairRateLimiter:
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._queue: dict[Call, None] = {}
-        self._turned_away: dict[str, tuple[Candidate, Call]] = {}
+        self._waiting: dict[str, tuple[Candidate, Call]] = {}
         self._turn_of: str | None = None
         self._turn_ends = 0.0
 
     def shut(self) -> None:
-        """Ask nothing for now: other nodes may still use all of the limits."""
+        """Let no request leave for now: other nodes may still use all of the limits."""
         self.is_shut = True
 
     def divide(self, place: int, nodes: int) -> None:
         """Take the part of the limits that falls to the node at `place` (0 is the longest running) of `nodes`.
 
-        Where fewer requests may be in flight than there are nodes, the first so many nodes share the limits.
+        Where fewer requests may be in flight than there are nodes, only that many nodes share the limits.
         """
         self.sharers = min(nodes, self.in_flight_limit.known or nodes)
         self.is_shut = place >= self.sharers
         if not self.is_shut:
             self.rate_limit.take_share(1 / self.sharers)
             self.in_flight_limit.take_share(place, self.sharers)
-            self._call()
+            self._call_waiting()
 
     def opens_at(self, queued: Call | None = None) -> float:
-        """When a request may leave; infinity while that depends on others, as `call_when_open` and `queue` tell.
+        """When a request may leave; infinity while that depends on other requests, which is then called back.
 
-        `queued`: the request that is in the queue as this; polls are in none, and go after those that are.
+        `queued` names the request if it stands in the queue; a poll stands in none and goes after those that do.
         """
         if self.is_shut or self.in_flight >= self.in_flight_limit.limit(self.rate_limit.rate):
             return math.inf
@@ -100,66 +100,64 @@ class FairRateLimiter:
         return self.rate_limit.opens_at
 
     def queue(self, call: Call) -> None:
-        """A request that goes before all polls waits for its turn, and is called when that may have come; `leave`."""
+        """Queue a request that goes before all polls, to be called when its turn may have come; `leave` must follow."""
         self._queue[call] = None
 
     def leave(self, call: Call) -> None:
-        """The request in the queue has passed, or gave up waiting."""
+        """Take a request out of the queue: it was sent, or given up."""
         self._queue.pop(call, None)
-        self._call()
+        self._call_waiting()
 
     def call_when_open(self, first: Candidate, call: Call) -> None:
-        """Call whenever a poll of this tenant may perhaps leave; `first` is its most urgent, or stands for it.
+        """Call whenever a poll of this tenant may be able to leave, until `forget`; the longest waiting is called first.
 
-        Until it is `forget`-ten. Who was turned away first is called first.
+        `first` is the most urgent poll of the tenant, or stands for it.
         """
-        self._turned_away[first.tenant] = (first, call)
+        self._waiting[first.tenant] = (first, call)
 
     def forget(self, tenant: str) -> None:
-        """Nothing of this tenant waits any more; a turn that was its own is another's."""
-        self._turned_away.pop(tenant, None)
+        """No poll of this tenant waits any more; its turn, if any, passes to another tenant."""
+        self._waiting.pop(tenant, None)
         if self._turn_of == tenant:
             self._turn_of = None
-            self._call()
+            self._call_waiting()
 
-    def _call(self) -> None:
-        waiting = [call for _, call in self._turned_away.values()]
+    def _call_waiting(self) -> None:
+        waiting = [call for _, call in self._waiting.values()]
         for call in [next(iter(self._queue))] if self._queue else waiting:
             call()
 
     def admit(self, candidates: Sequence[Candidate], *, now: float, is_scarce: bool) -> bool:
-        """Whether the first of one tenant's candidates goes next, or what another tenant is waiting with.
+        """True if this tenant may send its first candidate; otherwise wakes the tenant whose turn it is.
 
-        Then that is called and has its turn. `is_scarce` as with `pick`.
+        `is_scarce` as for `pick`.
         """
         own = candidates[0].tenant
         if self._turn_of is not None and self._turn_of != own:
             if now < self._turn_ends:
                 return False
-            self._turned_away.pop(self._turn_of, None)
-        others = (
-            [first for tenant, (first, _) in self._turned_away.items() if tenant != own] if self._turned_away else []
-        )
+            self._waiting.pop(self._turn_of, None)
+        others = [first for tenant, (first, _) in self._waiting.items() if tenant != own] if self._waiting else []
         is_own_turn, self._turn_of = self._turn_of == own, None
         field = candidates if is_own_turn else [*candidates, *others]
         chosen = self.pick(field, now=now, is_scarce=is_scarce or bool(others))
         if chosen is None or chosen.tenant == own:
             return True
         self._turn_of, self._turn_ends = chosen.tenant, now + TURN_S
-        self._turned_away[chosen.tenant][1]()
+        self._waiting[chosen.tenant][1]()
         return False
 
     def pick(self, candidates: Iterable[Candidate], *, now: float = 0.0, is_scarce: bool = True) -> Candidate | None:
-        """Whose request goes next: the most urgent of those that are worth one, or the tenant left out longest.
+        """The candidate that goes next: the most urgent that is worth a request, or that of the tenant left out longest.
 
-        `is_scarce`: somebody had to wait for the limits.
+        `is_scarce`: a request had to wait for the limits.
         """
         due = [candidate for candidate in candidates if candidate.is_due]
         if not due:
             return None
         if len(due) == 1:
             self._note_turn(due[0])
-            self._note_shadow(due[0], now, is_contested=False)
+            self._note_price(due[0], now, is_contested=False)
             return due[0]
         tenants = {candidate.tenant for candidate in due}
         self._floor_credit += FLOOR_SHARE if len(tenants) > 1 else 0.0
@@ -168,18 +166,18 @@ class FairRateLimiter:
             self._floor_credit -= 1
             left_out = min(tenants, key=lambda tenant: (self._turns.get(tenant, 0), tenant))
             field = [candidate for candidate in due if candidate.tenant == left_out]
-        chosen = max(field, key=lambda candidate: candidate.standing)
+        chosen = max(field, key=lambda candidate: candidate.worth_s)
         self._note_turn(chosen)
-        self._note_shadow(chosen, now, is_contested=is_scarce and len(due) > 1)
+        self._note_price(chosen, now, is_contested=is_scarce and len(due) > 1)
         return chosen
 
     def send(self, now: float, tenant: str | None = None) -> None:
-        """A request leaves; exactly one of `answer`, `refuse`, `time_out`, `give_up` must follow.
+        """Count a request that leaves; exactly one of `answer`, `refuse`, `time_out`, `give_up` must follow.
 
-        `tenant`: whose turn has come; its next one comes after that of the others.
+        The next turn of `tenant` comes after that of the other tenants.
         """
         if tenant is not None:
-            self._turned_away.pop(tenant, None)
+            self._waiting.pop(tenant, None)
         self.in_flight += 1
         self.rate_limit.take(now)
 
@@ -195,17 +193,17 @@ class FairRateLimiter:
         self.rate_limit.refuse(now, sent_at=sent_at, retry_after_s=retry_after_s)
 
     def time_out(self) -> None:
-        """No answer came in time: less at once."""
+        """No answer came in time: fewer may be in flight."""
         self.in_flight_limit.time_out(self.in_flight)
         self._land()
 
     def give_up(self) -> None:
-        """The request ended in a way that says nothing about limits: connection refused, 5xx, our own shutdown."""
+        """The request ended without saying anything about limits: connection refused, 5xx, our own shutdown."""
         self._land()
 
     def _land(self) -> None:
         self.in_flight = max(self.in_flight - 1, 0)
-        self._call()
+        self._call_waiting()
 
     def _note_turn(self, chosen: Candidate) -> None:
         self._turn += 1
@@ -213,14 +211,14 @@ class FairRateLimiter:
         if len(self._turns) > TENANTS_REMEMBERED:
             del self._turns[min(self._turns, key=self._turns.__getitem__)]
 
-    def contest(self, now: float) -> tuple[float, float]:
-        """`shadow_price_s` and `over_capacity` at this moment: what nobody asks for any more is soon worth nothing."""
+    def pressure(self, now: float) -> tuple[float, float]:
+        """`shadow_price_s` and `over_capacity` now; both decay while no request is made."""
         left = 0.5 ** (max(now - self._shadow_at, 0.0) / SHADOW_HALF_LIFE_S)
         return self.shadow_price_s * left, 1.0 + (self.over_capacity - 1.0) * left
 
-    def _note_shadow(self, chosen: Candidate, now: float, *, is_contested: bool) -> None:
+    def _note_price(self, chosen: Candidate, now: float, *, is_contested: bool) -> None:
         self._shadow_at = now
-        worth = max(chosen.standing, chosen.price_s) if is_contested else chosen.price_s
+        worth = max(chosen.worth_s, chosen.price_s) if is_contested else chosen.price_s
         kept = SHADOW_MEMORY if self.shadow_price_s else 0.0
         self.shadow_price_s = kept * self.shadow_price_s + (1 - kept) * worth
         self.over_capacity = max(math.sqrt(self.shadow_price_s / chosen.price_s), 1.0) if chosen.price_s > 0 else 1.0

@@ -219,11 +219,11 @@ def test_nobody_is_over_capacity_for_whom_nobody_had_to_wait_or_who_asks_no_more
     both = [Candidate("a", 2.0, 0.5), Candidate("b", 2.0, 0.5)]
     for _ in range(200):
         limiter.pick(both, now=1000.0, is_scarce=False)
-    assert limiter.contest(1000.0) == (0.5, 1.0)
+    assert limiter.pressure(1000.0) == (0.5, 1.0)
     for _ in range(200):
         limiter.pick(both, now=1000.0)
-    assert limiter.contest(1000.0)[1] > 1.9
-    assert limiter.contest(1100.0)[1] < 1.01
+    assert limiter.pressure(1000.0)[1] > 1.9
+    assert limiter.pressure(1100.0)[1] < 1.01
 
 
 def waiting(tenant: str, urgency_s: float = 1.0) -> Candidate:
