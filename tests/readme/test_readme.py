@@ -189,7 +189,17 @@ def test_the_retry_schedule_in_the_manual_is_that_of_the_code():
     assert len(parts) + 1 == 10
 
 
-@pytest.mark.parametrize("path", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_is_named_exists(path: Path):
+    """`bridge/api/NOUN.py` stands for any noun."""
+    named = re.findall(r"`((?:bridge|tests|benchmarks|docs|systemd)/[\w./-]+)`", path.read_text(encoding="utf-8"))
+    assert [name for name in named if not re.search("[A-Z]{4}", name) and not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_inside_the_repository_leads_somewhere(path: Path):
     text = path.read_text(encoding="utf-8")
     anchors = {
