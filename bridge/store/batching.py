@@ -1,8 +1,8 @@
-"""Callers who want the same kind of thing done, served together: one write for all that gathered meanwhile.
+"""Batches calls: many callers' items are served by one write.
 
-A statement for five hundred rows costs little more than one for a single row. Who asks while a write is
-under way joins the next one. Who comes alone does not wait; who comes right behind another waits for company,
-for `gap_s` from when that one's write began.
+A statement for five hundred rows costs little more than one for a single row. An item that arrives while a write is
+under way joins the next one. A lone item is written at once; later ones wait up to `gap_s`, counted from when the last
+write began, so that more of them share a write.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from bridge.domain.errors import StoreUnavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-GROUP_MAX = 100  # at twice as many deliveries wait twice as long while all that was overdue is looked at
-GAP_S = 0.008  # for what comes many times a second: a quarter of the writes at 200 a second, 4 ms later each
+GROUP_MAX: Final = 100  # with 200, deliveries wait twice as long while an overdue backlog is polled
+GAP_S: Final = 0.008  # for what arrives many times a second: at 200 a second a quarter of the writes, each 4 ms later
 
 
 class Batcher(Generic[Item, Result]):
-    """Hands what gathered to `work`, which answers in the same order."""
+    """Passes groups of items to `work`, which answers in the same order."""
 
     def __init__(self, work: Callable[[list[Item]], Awaitable[list[Result]]], *, gap_s: float = 0.0) -> None:
         self._work = work
@@ -30,14 +30,14 @@ class Batcher(Generic[Item, Result]):
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._task: asyncio.Task[None] | None = None
         self.pending = 0
-        """How many wait for their answer."""
+        """How many callers wait for their answer."""
 
     async def submit(self, item: Item) -> Result:
-        """The answer for `item`; the error of a whole group comes to each, that of one item to it alone."""
+        """The answer for `item`. StoreUnavailable fails the whole group; any other error only its own item."""
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._serve(), name="together")
+            self._task = asyncio.create_task(self._serve(), name="batcher")
         self.pending += 1
         try:
             return await answer
@@ -61,7 +61,7 @@ class Batcher(Generic[Item, Result]):
         except StoreUnavailable as error:
             for _, future in group:
                 _fail(future, error)
-        except Exception as error:  # noqa: BLE001 - handed on; whose it is, is not known: each for itself, then
+        except Exception as error:  # noqa: BLE001 - passed to the caller; which item caused it shows when each is served alone
             if len(group) == 1:
                 _fail(group[0][1], error)
             else:

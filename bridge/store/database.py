@@ -1,9 +1,8 @@
-"""Opening the database, and the two doors to it: `read(fn)` and `write(fn)`.
+"""Opening the database, and the two ways to use it: `read(work)` and `write(work)`.
 
-On SQLite every write goes over the write desk and its single connection; readers are `query_only` and
-never checkpoint, because SQLite before 3.51.3 can damage a WAL database when two connections write and
-checkpoint at the same instant. On PostgreSQL each write is a transaction of its own, tried again when
-two nodes stood in each other's way.
+On SQLite every write goes through the `Writer` and its single connection, and readers are `query_only` and never
+checkpoint: SQLite before 3.51.3 can damage a WAL database when two connections write and checkpoint at the same
+instant. On PostgreSQL each write is a transaction of its own, repeated when it conflicts with another node's.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -23,58 +22,59 @@ from bridge.domain.encryption import Keyring
 from bridge.domain.errors import DatabaseRefused, StoreUnavailable
 from bridge.domain.ids import new_id
 from bridge.store import migrate
-from bridge.store.postgres import engine as postgresql
+from bridge.store.postgres import engine as postgres
 from bridge.store.postgres import notifications
 from bridge.store.sqlite import database_file
 from bridge.store.sqlite.reader_pool import ReaderPool
-from bridge.store.sqlite.writer import Writer, explain
+from bridge.store.sqlite.writer import Writer, explain, writer_engine
 from bridge.store.transaction import CommitSignals, Tx
 
 T = TypeVar("T")
-POSTGRESQL_CONNECTIONS = 10
-FAILURE_REMEMBERED_S = 10.0
-_TRIES = 5
+POSTGRES_CONNECTIONS: Final = 10
+FAILURE_REMEMBERED_S: Final = 10.0
+_TRIES: Final = 5
+_NOT_OPEN: Final = "the database is not open"
 
 
 class Database:
-    """An open database of the right version. Close it with `close()`."""
+    """A database of this version's schema. `open()` it before use, `close()` it after."""
 
     def __init__(self, url: str, clock: Clock) -> None:
         self.url = make_url(url)
         self.clock = clock
         self.keyring = Keyring()
-        """Seals the secrets; plain until it is given keys (`vault.use`)."""
+        """Encrypts what is secret; stores plainly until it has keys (`keyring.use`)."""
         self.listeners: list[Callable[[CommitSignals], None]] = []
+        """Called after each commit, this node's and other nodes', with what it changed."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._lock: database_file.LockFile | None = None
-        self._desk: Writer | None = None
-        self._readers: ReaderPool | None = None
-        self._pool: AsyncEngine | None = None
-        """PostgreSQL: every connection but one."""
-        self._apart: AsyncEngine | None = None
-        """PostgreSQL: a connection for what must not wait behind other work."""
-        self._failed_at: float | None = None
-        """Monotonic, of the latest StoreUnavailable; None again after a write that changed something."""
         self.has_other_nodes = False
-        """Whether there are other nodes to tell what a commit announces."""
-        self._voice = new_id("voice")
-        """The sender of our notices, so that we do not listen to ourselves."""
+        """Whether commits notify other nodes. `nodes_changed` is always sent."""
+        self._lock: database_file.LockFile | None = None
+        self._writer: Writer | None = None
+        self._reader_pool: ReaderPool | None = None
+        self._engine: AsyncEngine | None = None
+        """PostgreSQL: all connections but the reserved one."""
+        self._reserved_engine: AsyncEngine | None = None
+        self._failed_at: float | None = None
+        """Monotonic time of the last StoreUnavailable; None after a later write that changed something."""
+        self._sender_id = new_id("sender")
+        """Names this node in its notifications, so that it ignores its own."""
 
     async def open(self) -> None:
-        """Open and bring up to date; DatabaseRefused with one sentence when it is not ours to open."""
+        """Open and upgrade the database. DatabaseRefused, with one sentence, when it must not be used."""
         try:
-            await (self._open_sqlite() if self.is_sqlite else self._open_postgresql())
+            await (self._open_sqlite() if self.is_sqlite else self._open_postgres())
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Commit what is queued and let go of files and connections."""
-        if self._desk is not None:
-            await self._desk.close()
-        if self._readers is not None:
-            await self._readers.close()
-        for engine in (self._pool, self._apart):
+        """Commit what is queued, then close files and connections."""
+        if self._writer is not None:
+            await self._writer.close()
+        if self._reader_pool is not None:
+            await self._reader_pool.close()
+        for engine in (self._engine, self._reserved_engine):
             if engine is not None:
                 await engine.dispose()
         if self._lock is not None:
@@ -82,97 +82,99 @@ class Database:
 
     @property
     def is_available(self) -> bool:
-        """Whether nothing failed in the last 10 s, or something was written since."""
+        """Whether nothing failed in the last 10 s, or a write succeeded after the last failure."""
         return self._failed_at is None or self.clock.monotonic() - self._failed_at > FAILURE_REMEMBERED_S
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run `work` on a consistent snapshot."""
-        return await self._noting(self._read(work))
-
-    async def _read(self, work: Callable[[Tx], T]) -> T:
-        if self._readers is None:
-            return await self._on_postgresql(self._engine(), work, postgresql.ANSWER_S, is_snapshot=True)
-        try:
-            return await self._readers.read(lambda sync: work(Tx(sync, self.clock.now(), keyring=self.keyring)))
-        except (OperationalError, InterfaceError, OSError) as error:
-            raise _unavailable(error) from error
+        return await self._remember_failure(self._read(work))
 
     async def write(self, work: Callable[[Tx], T]) -> T:
-        """Run `work` in a transaction; its answer is durable when it comes back.
+        """Run `work` in a transaction and return its answer once it is durable.
 
-        After StoreUnavailable a commit on PostgreSQL may have happened all the same: its answer was lost.
+        After StoreUnavailable a commit on PostgreSQL may have happened: only its acknowledgement was lost.
         """
         changed: list[bool] = []
-        answer = await self._noting(self._write(work if self._failed_at is None else _telling_change(work, changed)))
+        is_suspect = self._failed_at is not None
+        answer = await self._remember_failure(self._write(_noting_change(work, changed) if is_suspect else work))
         if changed and changed[-1]:
             self._failed_at = None
         return answer
 
-    async def _write(self, work: Callable[[Tx], T]) -> T:
-        if self._desk is not None:
-            return await self._desk.submit(work)
-        return await self._write_postgresql(self._engine(), work, postgresql.ANSWER_S)
+    async def write_reserved(self, work: Callable[[Tx], T], within_s: float) -> T:
+        """`write` on PostgreSQL over a connection kept for it. StoreUnavailable when not done `within_s` seconds."""
+        if self._reserved_engine is None:
+            raise StoreUnavailable(_NOT_OPEN)
+        return await self._remember_failure(self._write_postgres(self._reserved_engine, work, within_s))
 
-    async def _noting(self, answer: Awaitable[T]) -> T:
-        """The answer; that there is none is remembered for `is_available`."""
+    def notify_listener(self) -> notifications.NotifyListener:
+        """A listener, not yet connected, that passes other nodes' commits to `listeners`."""
+        return notifications.NotifyListener(self.url, self._receive)
+
+    async def _read(self, work: Callable[[Tx], T]) -> T:
+        if self._reader_pool is None:
+            return await self._on_postgres(self._opened_engine(), work, postgres.ANSWER_S, is_snapshot=True)
+        try:
+            return await self._reader_pool.read(
+                lambda connection: work(Tx(connection, self.clock.now(), keyring=self.keyring))
+            )
+        except (OperationalError, InterfaceError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def _write(self, work: Callable[[Tx], T]) -> T:
+        if self._writer is not None:
+            return await self._writer.submit(work)
+        return await self._write_postgres(self._opened_engine(), work, postgres.ANSWER_S)
+
+    async def _write_postgres(self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float) -> T:
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._on_postgres(engine, work, within_s)
+            except DBAPIError as error:
+                if not postgres.is_conflict(error):
+                    raise
+        return await self._on_postgres(engine, work, within_s)
+
+    async def _on_postgres(
+        self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float, *, is_snapshot: bool = False
+    ) -> T:
+        signals = CommitSignals()
+
+        def run(connection: sa.Connection) -> T:
+            tx = Tx(connection, self.clock.now(), signals, keyring=self.keyring)
+            answer = work(tx)
+            if self.has_other_nodes or signals.nodes_changed:
+                notifications.notify(tx, self._sender_id)
+            return answer
+
+        try:
+            async with postgres.transaction(engine, within_s, is_snapshot=is_snapshot) as connection:
+                answer = await connection.run_sync(run)
+        except DBAPIError as error:
+            if postgres.is_gone(error):
+                raise _unavailable(error) from error
+            raise
+        except postgres.GONE as error:
+            raise _unavailable(error) from error
+        self._announce(signals)
+        return answer
+
+    def _opened_engine(self) -> AsyncEngine:
+        if self._engine is None:
+            raise StoreUnavailable(_NOT_OPEN)
+        return self._engine
+
+    async def _remember_failure(self, answer: Awaitable[T]) -> T:
         try:
             return await answer
         except StoreUnavailable:
             self._failed_at = self.clock.monotonic()
             raise
 
-    async def write_reserved(self, work: Callable[[Tx], T], within_s: float) -> T:
-        """`write` on PostgreSQL that does not wait behind other work; StoreUnavailable if not done in time."""
-        if self._apart is None:
-            raise StoreUnavailable("the database is not open")
-        return await self._noting(self._write_postgresql(self._apart, work, within_s))
-
-    async def _write_postgresql(self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float) -> T:
-        for _ in range(_TRIES - 1):
-            try:
-                return await self._on_postgresql(engine, work, within_s)
-            except DBAPIError as error:
-                if not postgresql.is_conflict(error):
-                    raise
-        return await self._on_postgresql(engine, work, within_s)
-
-    async def _on_postgresql(
-        self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float, *, is_snapshot: bool = False
-    ) -> T:
-        signals = CommitSignals()
-
-        def run(sync: sa.Connection) -> T:
-            tx = Tx(sync, self.clock.now(), signals, keyring=self.keyring)
-            answer = work(tx)
-            if self.has_other_nodes or signals.nodes_changed:
-                notifications.tell_others(tx, self._voice)
-            return answer
-
-        try:
-            async with postgresql.transaction(engine, within_s, is_snapshot=is_snapshot) as connection:
-                answer = await connection.run_sync(run)
-        except DBAPIError as error:
-            if postgresql.is_gone(error):
-                raise _unavailable(error) from error
-            raise
-        except postgresql.GONE as error:
-            raise _unavailable(error) from error
-        self._announce(signals)
-        return answer
-
-    def notify_listener(self) -> notifications.NotifyListener:
-        """An ear for what other nodes announce, not yet open; our listeners hear it like our own."""
-        return notifications.NotifyListener(self.url, self._hear)
-
-    def _hear(self, payload: str) -> None:
+    def _receive(self, payload: str) -> None:
         sender, signals = notifications.decode(payload)
-        if sender != self._voice:
+        if sender != self._sender_id:
             self._announce(signals)
-
-    def _engine(self) -> AsyncEngine:
-        if self._pool is None:
-            raise StoreUnavailable("the database is not open")
-        return self._pool
 
     def _announce(self, signals: CommitSignals) -> None:
         for listener in self.listeners:
@@ -183,30 +185,34 @@ class Database:
         is_unused = database_file.is_unused(path)
         self._lock = database_file.LockFile.take(path)
         await asyncio.to_thread(database_file.check, path, may_be_empty=is_unused)
-        writer = database_file.writer_engine(path)
+        engine = writer_engine(path)
         try:
-            await asyncio.to_thread(_migrate, writer)
+            await asyncio.to_thread(_migrate, engine)
         except DBAPIError as error:
-            writer.dispose()
+            engine.dispose()
             raise DatabaseRefused(f"{path}: {explain(error)}") from error
-        self._readers = ReaderPool(path)
-        await self._readers.open()
-        self._desk = Writer(writer, self.clock, self.keyring, self._announce)
-        self._desk.open()
+        self._reader_pool = ReaderPool(path)
+        self._writer = Writer(engine, self.clock, self.keyring, self._announce)
+        self._writer.open()
 
-    async def _open_postgresql(self) -> None:
-        self._pool = postgresql.open_engine(self.url, POSTGRESQL_CONNECTIONS - 1)
-        self._apart = postgresql.open_engine(self.url, 1)
+    async def _open_postgres(self) -> None:
+        self._engine = postgres.open_engine(self.url, POSTGRES_CONNECTIONS - 1)
+        self._reserved_engine = postgres.open_engine(self.url, 1)
         shown = self.url.render_as_string(hide_password=True)
         try:
-            async with postgresql.open_patient_engine(self.url).connect() as connection:
+            async with postgres.open_unlimited_engine(self.url).connect() as connection:
                 await connection.run_sync(migrate.upgrade)
         except (DBAPIError, OSError, sa.exc.SQLAlchemyError) as error:
             raise DatabaseRefused(f"cannot use the database {shown}: {_reason(error)}") from error
 
 
-def _telling_change(work: Callable[[Tx], T], changed: list[bool]) -> Callable[[Tx], T]:
-    """`work`, adding to `changed` whether it changed anything."""
+def _migrate(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        migrate.upgrade(connection)
+
+
+def _noting_change(work: Callable[[Tx], T], changed: list[bool]) -> Callable[[Tx], T]:
+    """`work`, appending to `changed` whether it changed anything."""
 
     def do(tx: Tx) -> T:
         count = "SELECT txid_current_if_assigned()" if tx.is_postgresql else "SELECT total_changes()"
@@ -218,11 +224,6 @@ def _telling_change(work: Callable[[Tx], T], changed: list[bool]) -> Callable[[T
     return do
 
 
-def _migrate(engine: sa.Engine) -> None:
-    with engine.connect() as connection:
-        migrate.upgrade(connection)
-
-
 def _unavailable(error: BaseException) -> StoreUnavailable:
     if isinstance(error, DBAPIError):
         return StoreUnavailable(explain(error))
@@ -230,7 +231,7 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
 
 
 def _reason(error: BaseException) -> str:
-    """What server or system say, without the words of the libraries between."""
+    """The server's or the system's own words, without those of the libraries between."""
     match error:
         case TimeoutError() | sa.exc.TimeoutError():
             return "no answer in time"
@@ -241,5 +242,5 @@ def _reason(error: BaseException) -> str:
         case OSError():
             return error.strerror or str(error)
         case _:
-            said = error.orig if isinstance(error, DBAPIError) else error
-            return next(iter(str(said).splitlines()), type(said).__name__)
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            return next(iter(str(cause).splitlines()), type(cause).__name__)

@@ -73,7 +73,7 @@ def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
 
 def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoint:
     """A new endpoint; `secret` None only for one from the file, whose secret stays in the file."""
-    tx.known.pop(_SHARED_KNOWN, None)
+    tx.cache.pop(_SHARED_KNOWN, None)
     tx.connection.execute(
         sa.insert(endpoints).values(
             id=endpoint.id,
@@ -199,9 +199,9 @@ _SHARED_KNOWN = "shared endpoints"
 
 def shared_listeners(tx: Tx) -> list[Endpoint]:
     """The enabled endpoints that hear of every run."""
-    if _SHARED_KNOWN not in tx.known:
-        tx.known[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in fetch(tx, SHARED)]
-    found: list[Endpoint] = tx.known[_SHARED_KNOWN]
+    if _SHARED_KNOWN not in tx.cache:
+        tx.cache[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in fetch(tx, SHARED)]
+    found: list[Endpoint] = tx.cache[_SHARED_KNOWN]
     return found
 
 
@@ -260,7 +260,7 @@ def runs_wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:
 
 def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
     """Set what a person changed. Another address begins with a clean slate; order is kept, or no longer, at once."""
-    tx.known.pop(_SHARED_KNOWN, None)
+    tx.cache.pop(_SHARED_KNOWN, None)
     before = get_endpoint(tx, endpoint.id, to_change=True)
     if before is None:
         return
@@ -290,7 +290,7 @@ _WELL: Final[dict[str, Any]] = {
 
 def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
     """Switch off; its backlog is kept but no longer due. False when it was off already."""
-    tx.known.pop(_SHARED_KNOWN, None)
+    tx.cache.pop(_SHARED_KNOWN, None)
     switched = tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id, endpoints.c.enabled)
@@ -303,7 +303,7 @@ def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
 def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
     """Switch on again with a clean slate; what was kept is due at once."""
     lock_to_change(tx, endpoint_id)
-    tx.known.pop(_SHARED_KNOWN, None)
+    tx.cache.pop(_SHARED_KNOWN, None)
     tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
@@ -315,7 +315,7 @@ def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
 
 def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
     """Remove it with its secrets; what it had not got is discarded."""
-    tx.known.pop(_SHARED_KNOWN, None)
+    tx.cache.pop(_SHARED_KNOWN, None)
     tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(deleted_at=tx.now))
     tx.connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
     discard_pending(tx, endpoint_id)
@@ -329,7 +329,7 @@ def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -
     """
     named_elsewhere = listed_elsewhere(tx, node)
     note_file_endpoints(tx, node, [endpoint.id for endpoint in wanted])
-    tx.known.pop(_SHARED_KNOWN, None)
+    tx.cache.pop(_SHARED_KNOWN, None)
     rows = tx.connection.execute(
         sa.select(endpoints).where(
             endpoints.c.source == EndpointSource.CONFIG.value,

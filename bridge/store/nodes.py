@@ -79,12 +79,12 @@ def check_may_lease(tx: Tx, node: str) -> None:
 
     Else a node that does not know yet that it was buried would take claims that nobody ever frees.
     """
-    if not tx.is_postgresql or _MAY_LEASE in tx.known:
+    if not tx.is_postgresql or _MAY_LEASE in tx.cache:
         return
     mine = sa.select(nodes.c.id).where(nodes.c.id == node).with_for_update(key_share=True, read=True)
     if tx.connection.execute(mine).first() is None:
         raise StoreUnavailable("this node's lease ran out and others do its work; it starts over at once")
-    tx.known[_MAY_LEASE] = True
+    tx.cache[_MAY_LEASE] = True
 
 
 def list_nodes(tx: Tx, *, with_holdings: bool = True) -> list[Node]:

@@ -1,5 +1,4 @@
-"""A transaction as the functions of this room see it: a connection, the instant it happens at, and
-what is to be announced once it is durable."""
+"""A transaction: a connection, the instant at which it happens, and what to announce after its commit."""
 
 from __future__ import annotations
 
@@ -15,22 +14,20 @@ from bridge.domain.encryption import Keyring
 
 @dataclass(slots=True)
 class CommitSignals:
-    """What a commit made true, for the bells of the workers. Hints only: the database is the truth."""
+    """What a commit changed, so that workers wake. These are hints; the database is the truth."""
 
     connections_due: set[str] = field(default_factory=set)
-    """Names of connections with a run that is due sooner than was known."""
+    """Names of connections with a run that is due sooner than before."""
     deliveries_due: bool = False
     replays_due: bool = False
     events_recorded: bool = False
     settled_run_ids: set[str] = field(default_factory=set)
     poll_requested_run_ids: set[str] = field(default_factory=set)
-    """Runs that somebody asked to have looked at now."""
     deleted_run_ids: set[str] = field(default_factory=set)
-    """Runs that are no longer watched."""
     nodes_changed: bool = False
 
     def add(self, other: CommitSignals) -> None:
-        """Take in what another transaction of the same commit announces."""
+        """Merge the signals of another transaction in the same commit."""
         self.connections_due |= other.connections_due
         self.deliveries_due |= other.deliveries_due
         self.replays_due |= other.replays_due
@@ -43,18 +40,18 @@ class CommitSignals:
 
 @dataclass(slots=True)
 class Tx:
-    """One caller's part of a transaction. `now` was read once, at its door; `vault` seals what is secret."""
+    """One caller's part of a transaction. `now` is read once, when it begins."""
 
     connection: Connection
     now: datetime
     signals: CommitSignals = field(default_factory=CommitSignals)
-    known: dict[str, Any] = field(default_factory=dict)
-    """What was read and still holds, in this transaction or for the one writer of a file; who changes it forgets it."""
+    cache: dict[str, Any] = field(default_factory=dict)
+    """What was read and still holds: for this transaction, on SQLite until a writer changes it and drops the entry."""
     keyring: Keyring = field(default_factory=Keyring)
     driver: sqlite3.Connection | None = None
-    """What is below `connection` where SQLite is written: for statements that are ready for it."""
+    """SQLite's own connection below `connection`, only where SQLite is written; see `prepared_statements`."""
 
     @property
     def is_postgresql(self) -> bool:
-        """Whether several nodes may write to this database at once."""
+        """Whether several nodes may write to this database at the same time."""
         return self.connection.dialect.name == "postgresql"

@@ -17,6 +17,7 @@ from bridge.domain.event import Event, EventType, other_event
 from bridge.domain.ids import new_id
 from bridge.store import events
 from bridge.store.database import Database
+from bridge.store.postgres.engine import open_unlimited_engine
 from bridge.store.transaction import Tx
 from tests.support.watching import open_database
 
@@ -93,33 +94,19 @@ async def test_a_reader_sees_every_event_once_and_in_order_while_several_write(n
 
 async def test_without_the_lock_this_would_go_wrong(postgresql_url: str) -> None:
     """That the test above can fail: a later position is committed while an earlier one is still open."""
-    async with open_database(postgresql_url) as one:
-        two = Database(postgresql_url, one.clock)
-        await two.open()
-        try:
-            first, second = (
-                other_event(new_id("evt"), EventType.BRIDGE_PING, {}, now=one.clock.now()) for _ in range(2)
-            )
-            has_inserted, may_commit = asyncio.Event(), asyncio.Event()
-
-            async def hold_open() -> None:
-                async with one._engine().begin() as connection:
-                    await connection.run_sync(lambda sync: _insert(sync, first.id, first.body))
-                    has_inserted.set()
-                    await may_commit.wait()
-
-            holding = asyncio.create_task(hold_open())
-            await has_inserted.wait()
-            async with two._engine().begin() as connection:
+    async with open_database(postgresql_url) as database:
+        engine = open_unlimited_engine(database.url)
+        first, second = (
+            other_event(new_id("evt"), EventType.BRIDGE_PING, {}, now=database.clock.now()) for _ in range(2)
+        )
+        async with engine.begin() as held_open:
+            await held_open.run_sync(lambda sync: _insert(sync, first.id, first.body))
+            async with engine.begin() as connection:
                 await connection.run_sync(lambda sync: _insert(sync, second.id, second.body))
-            (seen,) = await two.read(lambda tx: events.list_feed(tx, after=0, limit=9))
+            (seen,) = await database.read(lambda tx: events.list_feed(tx, after=0, limit=9))
             assert seen.id == second.id
-            may_commit.set()
-            await holding
-            missed = await two.read(lambda tx: events.list_feed(tx, after=seen.position or 0, limit=9))
-            assert missed == []
-        finally:
-            await two.close()
+        missed = await database.read(lambda tx: events.list_feed(tx, after=seen.position or 0, limit=9))
+        assert missed == []
 
 
 def _insert(connection: sa.Connection, event_id: str, body: bytes) -> None:

@@ -1,8 +1,8 @@
-"""PostgreSQL as this room uses it: transactions that end in time or not at all, and an ear for NOTIFY.
+"""PostgreSQL connections, and transactions that end in time.
 
-A server that is gone without a word (a cut cable, a failed host) leaves the client waiting for ever, and a client that
-is frozen in the middle of a transaction leaves its locks behind. So every transaction here is given a time, after which
-its connection is closed and whoever waits gets an error; and the server is told to end transactions that stand still.
+A server that vanishes (a cut cable, a failed host) leaves its client waiting for ever, and a client that is frozen in a
+transaction keeps its locks. So each transaction has a time limit, after which its connection is closed and its caller
+gets an error, and the server ends transactions that stand still.
 """
 
 from __future__ import annotations
@@ -18,54 +18,51 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-ANSWER_S: Final = 15.0  # the longest transaction of a working day is some tens of milliseconds
+ANSWER_S: Final = 15.0  # the longest transaction of a working day takes some tens of milliseconds
 CONNECT_S: Final = 5.0
 QUEUE_S: Final = 10.0  # for a free connection
-STANDSTILL_S: Final = 3.0  # within a transaction; then the server ends it and frees its locks
-TRANSACTION_S: Final = 10.0  # likewise, where the server can (17 and newer) though it waits for the rest of a command
-# Connection exceptions, no resources, operator intervention (shutdown, start-up), I/O errors: of the server, not of ours.
-_AWAY: Final = ("08", "53", "57P", "58")
-_TOO_LONG, _READ_ONLY = ("25P03", "25P04"), "25006"  # ended by one of our limits; the server has become a standby
-# serialization_failure, deadlock_detected, unique_violation (both saw that a row was missing and made it)
-IN_EACH_OTHERS_WAY: Final = {"40001", "40P01", "23505"}
+STANDSTILL_S: Final = 3.0  # without a statement inside a transaction; then the server ends it and frees its locks
+TRANSACTION_S: Final = 10.0  # the server's own limit, where it has one (17 and newer)
+# Connection exceptions, no resources, operator intervention (shutdown, start-up), I/O errors.
+_SERVER_FAULTS: Final = ("08", "53", "57P", "58")
+_TIMED_OUT, _READ_ONLY = ("25P03", "25P04"), "25006"  # ended by one of our limits; the server has become a standby
+# serialization_failure, deadlock_detected, unique_violation (two transactions inserted the same row)
+_CONFLICTS: Final = {"40001", "40P01", "23505"}
 
 GONE: Final = (InterfaceError, OSError, TimeoutError, sa.exc.TimeoutError)
-"""What it looks like when the database cannot be reached, besides `is_gone`."""
+"""What a database that cannot be reached raises, besides errors for which `is_gone` is true."""
+
+_SERVER_SETTINGS: Final = {
+    "application_name": "runbridge",
+    # The server notices a vanished client in about 11 s, not in two hours.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
 
 
 def open_engine(url: URL, connections: int) -> AsyncEngine:
-    """An engine with so many connections at most; none is opened yet."""
+    """An engine with at most `connections`; none is opened yet."""
+    limits = {"idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s"}
     engine = create_async_engine(
         url.set(drivername="postgresql+asyncpg"),
         pool_size=connections,
         max_overflow=0,
         pool_timeout=QUEUE_S,
-        connect_args=_CONNECT,
+        connect_args={"timeout": CONNECT_S, "server_settings": _SERVER_SETTINGS | limits},
     )
     sa.event.listen(engine.sync_engine, "connect", _limit_transactions)
     sa.event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
 
 
-def open_patient_engine(url: URL) -> AsyncEngine:
-    """An engine without any of the limits, for migrations and for a connection that only listens."""
-    driver = url.set(drivername="postgresql+asyncpg")
+def open_unlimited_engine(url: URL) -> AsyncEngine:
+    """An engine without limits on transactions, for migrations and for a connection that only listens."""
     return create_async_engine(
-        driver, poolclass=NullPool, connect_args={"timeout": CONNECT_S, "server_settings": _SEEN}
+        url.set(drivername="postgresql+asyncpg"),
+        poolclass=NullPool,
+        connect_args={"timeout": CONNECT_S, "server_settings": _SERVER_SETTINGS},
     )
-
-
-_SEEN: Final = {
-    "application_name": "runbridge",
-    # A client that has vanished is noticed in about 11 s, not in two hours.
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-}
-_CONNECT: Final[dict[str, Any]] = {
-    "timeout": CONNECT_S,
-    "server_settings": {**_SEEN, "idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s"},
-}
 
 
 def _limit_transactions(connection: Any, _record: object) -> None:
@@ -74,7 +71,7 @@ def _limit_transactions(connection: Any, _record: object) -> None:
 
 
 def _refuse_closed(connection: Any, _record: object, _fairy: object) -> None:
-    """A connection that the server has closed is known to be so; a ping before each transaction is three round trips."""
+    """Replace a connection that the server has closed. A ping before each transaction would take three round trips."""
     if connection.driver_connection.is_closed():
         raise sa.exc.InvalidatePoolError
 
@@ -83,7 +80,7 @@ def _refuse_closed(connection: Any, _record: object, _fairy: object) -> None:
 async def transaction(
     engine: AsyncEngine, within_s: float = ANSWER_S, *, is_snapshot: bool = False
 ) -> AsyncIterator[AsyncConnection]:
-    """A transaction that is committed `within_s` seconds, or ends with an error because its connection is closed.
+    """A transaction that commits `within_s` seconds, or fails because its connection is closed.
 
     `is_snapshot`: all its statements see the same moment.
     """
@@ -96,7 +93,7 @@ async def transaction(
             async with connection.begin():
                 yield connection
         except DBAPIError as error:
-            if _sqlstate(error) == _READ_ONLY:  # the next connection may lead to the server that has taken over
+            if _sqlstate(error) == _READ_ONLY:  # the next connection may reach the server that has taken over
                 _close_now(raw.driver_connection)
             raise
         finally:
@@ -108,14 +105,14 @@ def _close_now(connection: Any) -> None:
 
 
 def is_gone(error: DBAPIError) -> bool:
-    """Whether the database could not be reached or was lost, as against something wrong with the statement."""
+    """Whether the database could not be reached or was lost; False if the statement itself is at fault."""
     is_lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-    return is_lost or _sqlstate(error).startswith((*_AWAY, *_TOO_LONG, _READ_ONLY))
+    return is_lost or _sqlstate(error).startswith((*_SERVER_FAULTS, *_TIMED_OUT, _READ_ONLY))
 
 
 def is_conflict(error: DBAPIError) -> bool:
-    """Whether two transactions stood in each other's way; the same again may go well."""
-    return _sqlstate(error) in IN_EACH_OTHERS_WAY
+    """Whether the transaction conflicted with another one, so that repeating it may succeed."""
+    return _sqlstate(error) in _CONFLICTS
 
 
 def _sqlstate(error: DBAPIError) -> str:

@@ -8,9 +8,7 @@ import os
 import socket
 import sqlite3
 from pathlib import Path
-from typing import Any, cast
 
-import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from bridge.domain.errors import DatabaseRefused
@@ -119,56 +117,6 @@ def _sentence(path: Path, error: sqlite3.Error) -> str:
     if "unable to open" in text or "readonly" in text:
         return f"{path} cannot be opened for writing: {text}; check its permissions and those of its folder"
     return f"{path} is damaged ({text.splitlines()[0]}); restore the last backup (`runbridge db backup` makes them)"
-
-
-def writer_engine(path: Path) -> sa.Engine:
-    """The one connection that writes and checkpoints; every transaction is `BEGIN IMMEDIATE`, or the write desk's."""
-    engine = sa.create_engine(
-        URL.create("sqlite", database=str(path)), pool_size=1, max_overflow=0, connect_args={"check_same_thread": False}
-    )
-    sa.event.listen(engine, "connect", _set_up_writer)
-    sa.event.listen(engine, "begin", _begin_immediate)
-    return engine
-
-
-def _set_up_writer(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions are ours; the driver's own begin is deferred
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
-    # Setting what is set already would write, and a database newer than the code is to stay as it is.
-    if cursor.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
-        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; before WAL, which writes its first page
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES_BEFORE_CHECKPOINT}")
-    if cursor.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        cursor.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    cursor.close()
-
-
-def set_up_reader(connection: Any, _record: object) -> None:
-    """Make of a new connection one that cannot write and never checkpoints."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
-    cursor.execute("PRAGMA query_only=ON")
-    cursor.execute("PRAGMA wal_autocheckpoint=0")
-    cursor.close()
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    if not driver_of(connection).in_transaction:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def driver_of(connection: sa.Connection) -> sqlite3.Connection:
-    """What is below SQLAlchemy."""
-    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
-
-
-def begin_deferred(connection: sa.Connection) -> None:
-    """A reader's transaction: it sees the moment of its first statement to its end."""
-    connection.exec_driver_sql("BEGIN")
 
 
 def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:

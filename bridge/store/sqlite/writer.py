@@ -1,13 +1,11 @@
-"""The write desk: the one place where SQLite is written, one transaction for whatever has gathered.
+"""The only connection that writes to SQLite, and the queue before it.
 
-SQLite has one writer. Callers queue here; the desk opens one `BEGIN IMMEDIATE` transaction, runs each
-caller's function in a savepoint of its own, commits once (`synchronous=FULL`), and answers each caller
-after the commit. A caller's mistake undoes only its own savepoint; a failing disk undoes them all.
+SQLite has one writer. Callers queue; the writer takes what has gathered, opens one `BEGIN IMMEDIATE` transaction, runs
+each caller's function in a savepoint of its own, commits once (`synchronous=FULL`) and answers each caller after the
+commit. A caller's mistake undoes only its own savepoint; a failing disk undoes the whole transaction.
 
-A batch is one hop to the desk's own thread and one back. Over the asyncio driver every statement was four
-hops (cursor, execute, fetch, close), which cost 2 ms of CPU for one recorded transition against 0.4 ms so.
-The frame of a transaction goes to the driver itself: by way of SQLAlchemy a tenth of all that a lone event
-costs was spent on BEGIN, COMMIT and savepoints.
+A batch is one hop to the writer's thread and one back. BEGIN, COMMIT and savepoints go to the driver directly: through
+SQLAlchemy they take a tenth of what recording one event costs.
 """
 
 from __future__ import annotations
@@ -18,23 +16,27 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
 
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from bridge.domain.clock import Clock
 from bridge.domain.encryption import Keyring
 from bridge.domain.errors import StoreUnavailable
-from bridge.store.sqlite.database_file import driver_of
+from bridge.store.sqlite.database_file import APPLICATION_ID, BUSY_TIMEOUT_S
 from bridge.store.transaction import CommitSignals, Tx
 
 T = TypeVar("T")
 
+BATCH_MAX: Final = 500  # callers in one commit; keeps a commit within some tens of milliseconds
+WAL_PAGES_BEFORE_CHECKPOINT: Final = 2000
 _CALLERS_MISTAKES = (IntegrityError, DataError, ProgrammingError)
 _SAVEPOINT, _RELEASE, _UNDO = "SAVEPOINT caller", "RELEASE caller", "ROLLBACK TO caller"
 _STOPPING = "the daemon is stopping; try again when it runs"
-BATCH_MAX = 500  # callers in one commit; keeps a commit within some tens of milliseconds
+_INCREMENTAL: Final = 2  # what `PRAGMA auto_vacuum` answers
 
 
 @dataclass(slots=True)
@@ -44,32 +46,32 @@ class _Job:
 
 
 class Writer:
-    """Commits what has gathered, over one connection held for life."""
+    """Commits what callers submit, in batches, over one connection held for life."""
 
     def __init__(
         self, engine: sa.Engine, clock: Clock, keyring: Keyring, announce: Callable[[CommitSignals], None]
     ) -> None:
         self._engine = engine
         self._connection: sa.Connection | None = None
-        """The one that writes, held for life by the desk's thread."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write-desk")
+        """Opened and used by the writer's thread only."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._clock = clock
         self._keyring = keyring
         self._announce = announce
-        self._known: dict[str, Any] = {}
-        """What is known of the file from one commit to the next (`Tx.known`): nobody else writes to it."""
+        self._cache: dict[str, Any] = {}
+        """`Tx.cache` of every transaction: it stays valid between commits, because no other process writes."""
         self._jobs: deque[_Job] = deque()
         self._bell = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._closing = False
+        self._is_closing = False
 
     def open(self) -> None:
-        """Start to serve."""
-        self._task = asyncio.create_task(self._serve(), name="write-desk")
+        """Start to commit."""
+        self._task = asyncio.create_task(self._serve(), name="writer")
 
     async def close(self) -> None:
-        """Commit what is still queued, then stop."""
-        self._closing = True
+        """Commit what is queued, then disconnect."""
+        self._is_closing = True
         self._bell.set()
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -82,8 +84,8 @@ class Writer:
         self._engine.dispose()
 
     async def submit(self, work: Callable[[Tx], T]) -> T:
-        """Run `work` in the next commit; its answer comes after the commit. StoreUnavailable if there is none."""
-        if self._closing:
+        """Run `work` in the next commit and return its answer after it. StoreUnavailable if the commit fails."""
+        if self._is_closing:
             raise StoreUnavailable(_STOPPING)
         job = _Job(work, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
@@ -99,10 +101,10 @@ class Writer:
                 while self._jobs:
                     batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), BATCH_MAX))]
                     await self._commit(batch)
-                if self._closing:
+                if self._is_closing:
                     return
-        finally:  # also where the whole loop is torn down: nobody is to wait for an answer that never comes
-            self._closing = True
+        finally:  # also when the task is cancelled: a caller must not wait for an answer that never comes
+            self._is_closing = True
             for job in self._jobs:
                 _fail(job, StoreUnavailable(_STOPPING))
 
@@ -128,40 +130,40 @@ class Writer:
     def _run(self, batch: list[_Job]) -> tuple[list[Any], CommitSignals]:
         if self._connection is None:
             self._connection = self._engine.connect()
-        connection, driver = self._connection, driver_of(self._connection)
-        if driver.in_transaction:  # even undoing the last one failed
+        connection, driver = self._connection, _driver_of(self._connection)
+        if driver.in_transaction:  # the rollback of the last batch failed
             driver.execute("ROLLBACK")
         driver.execute("BEGIN IMMEDIATE")
         try:
-            now, together, known = self._clock.now(), CommitSignals(), self._known
+            now, signals, cache = self._clock.now(), CommitSignals(), self._cache
             answers = [
                 self._run_one(
-                    driver, job, Tx(connection, now, known=known, keyring=self._keyring, driver=driver), together
+                    driver, job, Tx(connection, now, cache=cache, keyring=self._keyring, driver=driver), signals
                 )
                 for job in batch
             ]
             driver.execute("COMMIT")
         except BaseException:
-            self._known.clear()
-            if driver.in_transaction:  # not where SQLite has undone it by itself
+            self._cache.clear()
+            if driver.in_transaction:  # SQLite rolls back by itself after some errors
                 driver.execute("ROLLBACK")
             raise
-        return answers, together
+        return answers, signals
 
-    def _run_one(self, driver: sqlite3.Connection, job: _Job, tx: Tx, together: CommitSignals) -> Any:
+    def _run_one(self, driver: sqlite3.Connection, job: _Job, tx: Tx, signals: CommitSignals) -> Any:
         if job.answer.cancelled():
             return None
         driver.execute(_SAVEPOINT)
         try:
             answer = job.work(tx)
             driver.execute(_RELEASE)
-        except Exception as error:  # handed to the caller that caused it
+        except Exception as error:  # returned to the caller that caused it
             if isinstance(error, (DatabaseError, sqlite3.Error)) and not isinstance(error, _CALLERS_MISTAKES):
-                raise  # the disk or the lock, not this caller: the whole transaction goes
+                raise  # the disk or a lock: the whole transaction fails
             driver.execute(_UNDO)
-            tx.known.clear()
+            tx.cache.clear()
             return error
-        together.add(tx.signals)
+        signals.add(tx.signals)
         return answer
 
 
@@ -170,10 +172,44 @@ def _fail(job: _Job, error: BaseException) -> None:
         job.answer.set_exception(error)
 
 
+def writer_engine(path: Path) -> sa.Engine:
+    """An engine of one connection, the one that writes and checkpoints; each transaction is `BEGIN IMMEDIATE`."""
+    engine = sa.create_engine(
+        URL.create("sqlite", database=str(path)), pool_size=1, max_overflow=0, connect_args={"check_same_thread": False}
+    )
+    sa.event.listen(engine, "connect", _set_up)
+    sa.event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _set_up(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN is deferred
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+    # Setting what is already set would write, and a database newer than the code must stay as it is.
+    if cursor.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; before WAL, which writes its first page
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES_BEFORE_CHECKPOINT}")
+    if cursor.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        cursor.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    cursor.close()
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    if not _driver_of(connection).in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _driver_of(connection: sa.Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
+
+
 def explain(error: DBAPIError | sqlite3.Error) -> str:
     """One sentence for a person about a database that cannot be used now."""
-    said = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    text = str(said).strip().splitlines()[0]
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    text = str(cause).strip().splitlines()[0]
     for sign, sentence in _SENTENCES.items():
         if sign in text.lower():
             return f"{sentence} ({text})"

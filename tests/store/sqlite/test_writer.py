@@ -1,4 +1,4 @@
-"""The write desk when everything is torn down around it, and what it knows from one commit to the next."""
+"""The writer when its loop is torn down, and what it caches from one commit to the next."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bridge.store.transaction import Tx
 from tests.support.watching import add_endpoint, open_database
 
 
-async def test_nobody_waits_for_ever_for_a_desk_that_was_cancelled(tmp_path: Path) -> None:
-    """As a fault does that ends the loop: the daemon would neither work nor end, and nobody would start it again."""
+async def test_no_caller_waits_for_ever_for_a_writer_that_was_cancelled(tmp_path: Path) -> None:
+    """As a fault does that ends the loop. Otherwise the daemon would neither work nor end."""
     begun, ends = threading.Event(), threading.Event()
 
     def work(_: Tx) -> None:
@@ -27,9 +27,8 @@ async def test_nobody_waits_for_ever_for_a_desk_that_was_cancelled(tmp_path: Pat
         await asyncio.to_thread(begun.wait, 10)
         queued = asyncio.create_task(database.write(lambda _: None))
         await asyncio.sleep(0)
-        assert database._desk is not None
-        assert database._desk._task is not None
-        database._desk._task.cancel()
+        (writer,) = (task for task in asyncio.all_tasks() if task.get_name() == "writer")
+        writer.cancel()
         for waiting in (under_way, queued):
             with pytest.raises(StoreUnavailable, match="stopping"):
                 await asyncio.wait_for(waiting, 10)
@@ -38,7 +37,7 @@ async def test_nobody_waits_for_ever_for_a_desk_that_was_cancelled(tmp_path: Pat
             await database.write(lambda _: None)
 
 
-async def test_what_was_known_in_a_commit_that_failed_is_forgotten(tmp_path: Path) -> None:
+async def test_a_commit_that_fails_drops_what_was_cached_in_it(tmp_path: Path) -> None:
     async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as database:
         kept = await add_endpoint(database)
 
