@@ -5,44 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.api.context import Call, Door, Response, answer
+from bridge.api.context import Request, RequestContext, Response
 from bridge.api.request_models import ConnectionQuery, NoBody, NoQuery
-from bridge.api.serializers import shown_connection
+from bridge.api.response_models import CheckAnswer, ConnectionInFull, ConnectionList
 from bridge.domain.errors import NotFound
 from bridge.domain.run import Json
 from bridge.domain.suggestions import unknown
 from bridge.store.connections import HealthRow, list_health
 
 
-async def list_connections(door: Door, _call: Call[NoQuery]) -> Response:
+async def list_connections(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """Every connection of the configuration, by name."""
-    health = await door.database.read(list_health)
-    shown = [_shown(door, name, health) for name in sorted(door.bridge.connections)]
-    return answer(200, {"data": [*shown], "next_cursor": None})
+    health = await context.database.read(list_health)
+    shown = [_shown(context, name, health) for name in sorted(context.bridge.connections)]
+    return Response.of(200, ConnectionList(data=shown, next_cursor=None))
 
 
-async def show_connection(door: Door, call: Call[ConnectionQuery]) -> Response:
+async def show_connection(context: RequestContext, request: Request[ConnectionQuery]) -> Response:
     """One, and what was learned of one workflow if it is named."""
-    health = await door.database.read(list_health)
-    name, workflow = _known_name(door, call), call.given.workflow
-    shown = _shown(door, name, health)
-    if workflow is not None:
-        shown["distribution"] = door.bridge.distribution(name, workflow)
-    return answer(200, shown)
+    health = await context.database.read(list_health)
+    name, workflow = _known_name(context, request), request.data.workflow
+    more = {} if workflow is None else {"distribution": context.bridge.distribution(name, workflow)}
+    return Response.of(200, _shown(context, name, health, **more))
 
 
-async def check_connection(door: Door, call: Call[NoBody]) -> Response:
+async def check_connection(context: RequestContext, request: Request[NoBody]) -> Response:
     """One real authenticated call to the provider."""
-    result = await door.bridge.check_connection(_known_name(door, call))
-    return answer(200, {"ok": result.ok, "detail": result.detail, "duration_ms": result.duration_ms})
+    result = await context.bridge.check_connection(_known_name(context, request))
+    return Response.of(200, CheckAnswer.model_validate(result))
 
 
-def _known_name(door: Door, call: Call[Any]) -> str:
-    name = call.id("name")
-    if name not in door.bridge.connections:
-        raise NotFound(unknown("connection", name, list(door.bridge.connections)))
+def _known_name(context: RequestContext, request: Request[Any]) -> str:
+    name = request.id("name")
+    if name not in context.bridge.connections:
+        raise NotFound(unknown("connection", name, list(context.bridge.connections)))
     return name
 
 
-def _shown(door: Door, name: str, health: Mapping[str, HealthRow]) -> dict[str, Json]:
-    return shown_connection(door.bridge.connections[name], health.get(name), door.bridge.connection_state(name))
+def _shown(context: RequestContext, name: str, health: Mapping[str, HealthRow], **more: Json) -> ConnectionInFull:
+    state = context.bridge.connection_state(name)
+    return ConnectionInFull.of(context.bridge.connections[name], health.get(name), state, **more)

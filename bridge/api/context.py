@@ -1,4 +1,4 @@
-"""What every handler gets: the door (what it may ask) and the call (what was asked). And what it gives: an answer."""
+"""What handlers get and give: a `RequestContext` and a `Request`, and a `Response`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from bridge.api.ports import Bridge
 from bridge.api.request_models import Checks
+from bridge.api.response_models import Shown
 from bridge.domain.clock import Clock
-from bridge.domain.event import encode
-from bridge.domain.run import Json
 from bridge.store.batching import Batcher
 from bridge.store.database import Database
 from bridge.store.idempotency import StoredResponse, find_responses, store_responses
@@ -34,37 +33,37 @@ class Response:
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
 
-
-def answer(status: int, shown: dict[str, Json]) -> Response:
-    """An answer with a JSON object."""
-    return Response(status, encode(shown))
+    @classmethod
+    def of(cls, status: int, body: Shown) -> Self:
+        """A response with a JSON object."""
+        return cls(status, body.to_bytes())
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """The `Idempotency-Key` of a request, and what tells whether another one is the same request."""
+    """The `Idempotency-Key` of a request; an equal `fingerprint` means the same request."""
 
     key: str
     fingerprint: str
 
 
 @dataclass(slots=True)
-class Call(Generic[G_co]):
-    """One request: `given` is its checked body or query. `is_kept`: its answer is kept for its key already."""
+class Request(Generic[G_co]):
+    """One request. `data` is its checked body or query; `is_kept` means that its key already keeps its response."""
 
-    request: web.Request
-    given: G_co
+    http: web.Request
+    data: G_co
     key: IdempotencyKey | None = None
     is_kept: bool = False
 
     def id(self, name: str = "id") -> str:
         """A part of the path."""
-        return self.request.match_info[name]
+        return self.http.match_info[name]
 
 
 @dataclass(slots=True)
-class Door:
-    """What handlers may ask. `closing` is set when the server stops, so that long answers end."""
+class RequestContext:
+    """What handlers may use. `closing` is set when the server stops, so that long responses end."""
 
     database: Database
     clock: Clock
@@ -82,47 +81,50 @@ class Door:
         self._kept = Batcher(lambda keys: self.database.read(lambda tx: find_responses(tx, keys)))
 
     async def find_kept(self, key: str) -> StoredResponse | None:
-        """The answer kept for a key, read in one go with those that other requests wait for."""
+        """The response kept for a key, read in one batch with those that other requests wait for."""
         return await self._kept.submit(key)
 
     def checks(self) -> Checks:
-        """What validating a request asks of the world."""
+        """What validating a request needs to know."""
         return Checks(self.bridge, self.bridge.connections, self.clock.now())
 
-    async def write(self, call: Call[object], work: Callable[[Tx], Response]) -> Response:
-        """Run `work` in a transaction that also keeps its answer for the request's key."""
+    async def write(self, request: Request[object], work: Callable[[Tx], Response]) -> Response:
+        """Run `work` in a transaction that also keeps its response for the request's key."""
 
-        def together(tx: Tx) -> Response:
-            given = work(tx)
-            keep(tx, [(call.key, given)])
-            return given
+        def work_and_keep(tx: Tx) -> Response:
+            response = work(tx)
+            keep(tx, [(request.key, response)])
+            return response
 
-        given = await self.database.write(together)
-        call.is_kept = True
-        return given
+        response = await self.database.write(work_and_keep)
+        request.is_kept = True
+        return response
 
     async def write_grouped(
-        self, call: Call[object], item: T, work: Callable[[Door, Tx, list[T]], list[Response]]
+        self, request: Request[object], item: T, work: Callable[[RequestContext, Tx, list[T]], list[Response]]
     ) -> Response:
-        """As `write`, with all the requests that wait for the same `work`, a module's own function, in one go."""
+        """As `write`, in one transaction with all requests that wait for the same module-level function `work`."""
         if work not in self._groups:
 
-            def together(tx: Tx, asked: list[tuple[T, IdempotencyKey | None]]) -> list[Response]:
-                given = work(self, tx, [item for item, _ in asked])
-                keep(tx, [(key, one) for (_, key), one in zip(asked, given, strict=True)])
-                return given
+            def work_and_keep(tx: Tx, asked: list[tuple[T, IdempotencyKey | None]]) -> list[Response]:
+                responses = work(self, tx, [item for item, _ in asked])
+                keep(tx, [(key, one) for (_, key), one in zip(asked, responses, strict=True)])
+                return responses
 
-            self._groups[work] = Batcher(lambda asked: self.database.write(lambda tx: together(tx, asked)))
-        given: Response = await self._groups[work].submit((item, call.key))
-        call.is_kept = True
-        return given
+            self._groups[work] = Batcher(lambda asked: self.database.write(lambda tx: work_and_keep(tx, asked)))
+        response: Response = await self._groups[work].submit((item, request.key))
+        request.is_kept = True
+        return response
 
     @asynccontextmanager
-    async def hint(
-        self, listen: Coroutine[object, object, None]
+    async def listening(
+        self, hint: Coroutine[object, object, None]
     ) -> AsyncIterator[Callable[[], Coroutine[object, object, None]]]:
-        """Listen from now on; the block looks at the database, then may wait for the hint or the server's end."""
-        tasks = {asyncio.ensure_future(listen), asyncio.ensure_future(self.closing.wait())}
+        """Await `hint` beside the block, which reads the database and may then wait for the hint or the server's end.
+
+        A change between the read and the wait is not missed: the hint was awaited before.
+        """
+        tasks = {asyncio.ensure_future(hint), asyncio.ensure_future(self.closing.wait())}
 
         async def wait() -> None:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -135,13 +137,13 @@ class Door:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def keep(tx: Tx, answers: Sequence[tuple[IdempotencyKey | None, Response]]) -> None:
-    """Keep good answers for their keys. One that failed is not kept: its cause may be mended."""
+def keep(tx: Tx, responses: Sequence[tuple[IdempotencyKey | None, Response]]) -> None:
+    """Keep good responses for their keys. A failed one is not kept: its cause may be mended."""
     store_responses(
         tx,
         [
-            (key.key, StoredResponse(key.fingerprint, given.status, given.body))
-            for key, given in answers
-            if key is not None and given.status < 300
+            (key.key, StoredResponse(key.fingerprint, response.status, response.body))
+            for key, response in responses
+            if key is not None and response.status < 300
         ],
     )

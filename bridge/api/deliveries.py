@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
-from bridge.api.context import Call, Door, Response, answer
+from bridge.api.context import Request, RequestContext, Response
 from bridge.api.endpoints import enabled_endpoint
 from bridge.api.request_models import DeliveriesQuery, NoBody, NoQuery
-from bridge.api.serializers import read_cursor, shown_delivery, shown_page
+from bridge.api.response_models import page_of, read_cursor
+from bridge.api.subscriber_response_models import DeliveryAnswer, DeliveryList
 from bridge.domain.delivery import Delivery, DeliveryState, Lane
 from bridge.domain.errors import Conflict, NotFound
-from bridge.domain.run import Json
 from bridge.store import attempts, deliveries
 from bridge.store.transaction import Tx
 
 
-async def list_deliveries(door: Door, call: Call[DeliveriesQuery]) -> Response:
+async def list_deliveries(context: RequestContext, request: Request[DeliveriesQuery]) -> Response:
     """Newest first, each with its attempts; the receivers' answers are shown with a single delivery."""
-    query, before = call.given, read_cursor(call.given.cursor)
+    query, before = request.data, read_cursor(request.data.cursor)
     wanted = deliveries.DeliveryFilter(query.endpoint, query.event, query.run, query.state)
 
-    def work(tx: Tx) -> list[dict[str, Json]]:
+    def work(tx: Tx) -> list[DeliveryAnswer]:
         found = deliveries.list_deliveries(tx, wanted, limit=query.limit + 1, before=before)
         made = attempts.list_attempts(tx, [delivery.id for delivery in found])
-        return [shown_delivery(delivery, made.get(delivery.id, []), with_responses=False) for delivery in found]
+        return [DeliveryAnswer.of(delivery, made.get(delivery.id, []), with_responses=False) for delivery in found]
 
-    return answer(200, shown_page(await door.database.read(work), query.limit))
+    return Response.of(200, page_of(DeliveryList, await context.database.read(work), query.limit))
 
 
-async def show_delivery(door: Door, call: Call[NoQuery]) -> Response:
+async def show_delivery(context: RequestContext, request: Request[NoQuery]) -> Response:
     """One delivery with every attempt and what the receiver answered."""
-    return answer(200, await door.database.read(lambda tx: _shown(tx, call.id())))
+    return Response.of(200, await context.database.read(lambda tx: _shown(tx, request.id())))
 
 
-async def retry_delivery(door: Door, call: Call[NoBody]) -> Response:
+async def retry_delivery(context: RequestContext, request: Request[NoBody]) -> Response:
     """Send it again now, whatever became of it: same id, same bytes."""
 
     def work(tx: Tx) -> Response:
-        delivery = _present(tx, call.id())
+        delivery = _present(tx, request.id())
         if delivery.state is DeliveryState.DISCARDED:
             raise Conflict("its endpoint was removed; there is nowhere to send it to")
         enabled_endpoint(tx, delivery.endpoint_id)
         if not deliveries.retry_now(tx, [delivery.id], lane=Lane.AT_ONCE):
             raise Conflict("it is being sent at this moment; look again in some seconds")
-        return answer(202, _shown(tx, delivery.id))
+        return Response.of(202, _shown(tx, delivery.id))
 
-    return await door.write(call, work)
+    return await context.write(request, work)
 
 
 def _present(tx: Tx, delivery_id: str) -> Delivery:
@@ -53,7 +53,7 @@ def _present(tx: Tx, delivery_id: str) -> Delivery:
     return delivery
 
 
-def _shown(tx: Tx, delivery_id: str) -> dict[str, Json]:
+def _shown(tx: Tx, delivery_id: str) -> DeliveryAnswer:
     delivery = _present(tx, delivery_id)
     made = attempts.list_attempts(tx, [delivery_id]).get(delivery_id, [])
-    return shown_delivery(delivery, made, with_responses=True)
+    return DeliveryAnswer.of(delivery, made, with_responses=True)

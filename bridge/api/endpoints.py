@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from bridge.api.context import Call, Door, Response, answer
+from bridge.api.context import Request, RequestContext, Response
 from bridge.api.request_models import (
     EndpointBody,
     EndpointPatch,
@@ -13,7 +13,8 @@ from bridge.api.request_models import (
     NoQuery,
     RotateBody,
 )
-from bridge.api.serializers import read_cursor, shown_endpoint, shown_instant, shown_page
+from bridge.api.response_models import page_of, read_cursor
+from bridge.api.subscriber_response_models import EndpointAnswer, EndpointList, NewEndpoint, NewSecret, PingAnswer
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem
@@ -29,120 +30,117 @@ from bridge.store.transaction import Tx
 SWITCHED_OFF = "switched off over the API"
 
 
-async def create_endpoint(door: Door, call: Call[EndpointBody]) -> Response:
+async def create_endpoint(context: RequestContext, request: Request[EndpointBody]) -> Response:
     """A new subscriber; its secret is shown here only."""
-    body = call.given
+    body = request.data
     secret = body.secret or Secret(new_secret())
     endpoint = Endpoint(id=new_id("ep"), source=EndpointSource.API, **body.settings())
 
     def work(tx: Tx) -> Response:
         made = endpoints.insert_endpoint(tx, endpoint, secret)
         keys = endpoints.public_keys(tx, [made.id]).get(made.id, ())
-        return answer(201, {**shown_endpoint(made, keys, with_values=True), "secret": secret.reveal()})
+        return Response.of(201, NewEndpoint.of(made, keys, headers=made.headers, secret=secret.reveal()))
 
-    return await door.write(call, work)
+    return await context.write(request, work)
 
 
-async def list_endpoints(door: Door, call: Call[EndpointsQuery]) -> Response:
+async def list_endpoints(context: RequestContext, request: Request[EndpointsQuery]) -> Response:
     """By id; those of single runs only when asked for."""
-    query, after = call.given, read_cursor(call.given.cursor)
+    query, after = request.data, read_cursor(request.data.cursor)
 
-    def work(tx: Tx) -> list[dict[str, Json]]:
+    def work(tx: Tx) -> list[EndpointAnswer]:
         found = endpoints.list_endpoints(tx, limit=query.limit + 1, after=after, with_one_run=query.one_run)
         keys = endpoints.public_keys(tx, [endpoint.id for endpoint in found if "v1a" in endpoint.signature])
-        return [shown_endpoint(endpoint, keys.get(endpoint.id, ())) for endpoint in found]
+        return [EndpointAnswer.of(endpoint, keys.get(endpoint.id, ())) for endpoint in found]
 
-    return answer(200, shown_page(await door.database.read(work), query.limit))
+    return Response.of(200, page_of(EndpointList, await context.database.read(work), query.limit))
 
 
-async def show_endpoint(door: Door, call: Call[NoQuery]) -> Response:
+async def show_endpoint(context: RequestContext, request: Request[NoQuery]) -> Response:
     """One endpoint."""
-    return answer(200, await door.database.read(lambda tx: _shown(tx, call.id())))
+    return Response.of(200, await context.database.read(lambda tx: _shown(tx, request.id())))
 
 
-async def change_endpoint(door: Door, call: Call[EndpointPatch]) -> Response:
+async def change_endpoint(context: RequestContext, request: Request[EndpointPatch]) -> Response:
     """What is given is set, what is left out stays."""
-    given: dict[str, object] = {name: getattr(call.given, name) for name in call.given.model_fields_set}
+    given: dict[str, object] = {name: getattr(request.data, name) for name in request.data.model_fields_set}
     if "headers" in given:
         given["fault"] = None  # whatever was wrong with the old ones
 
     def work(tx: Tx) -> None:
-        endpoints.update_endpoint(tx, _changeable(tx, call.id()).model_copy(update=given))
+        endpoints.update_endpoint(tx, _changeable(tx, request.id()).model_copy(update=given))
 
-    await door.database.write(work)
-    return await show_endpoint(door, Call(call.request, NoQuery()))
+    await context.database.write(work)
+    return await show_endpoint(context, Request(request.http, NoQuery()))
 
 
-async def delete_endpoint(door: Door, call: Call[NoQuery]) -> Response:
+async def delete_endpoint(context: RequestContext, request: Request[NoQuery]) -> Response:
     """Remove it; what it had not got yet is discarded."""
-    await door.database.write(lambda tx: endpoints.remove_endpoint(tx, _changeable(tx, call.id()).id))
+    await context.database.write(lambda tx: endpoints.remove_endpoint(tx, _changeable(tx, request.id()).id))
     return Response(204)
 
 
-async def rotate_secret(door: Door, call: Call[RotateBody]) -> Response:
+async def rotate_secret(context: RequestContext, request: Request[RotateBody]) -> Response:
     """A new secret, shown here only; the old one goes on signing beside it for the overlap."""
-    kind = call.given.signature
+    kind = request.data.signature
     is_shared = kind == "v1"
-    if call.given.secret is not None and not is_shared:
+    if request.data.secret is not None and not is_shared:
         raise InvalidInput([Problem("secret", "a v1a key is always made here; leave the secret out")])
-    secret = call.given.secret or Secret(new_secret() if is_shared else new_signing_key())
+    secret = request.data.secret or Secret(new_secret() if is_shared else new_signing_key())
 
     def work(tx: Tx) -> Response:
-        endpoint = _changeable(tx, call.id())
+        endpoint = _changeable(tx, request.id())
         if kind not in endpoint.signature:
             raise Conflict(f"the endpoint is not signed with {kind}; set its signature first")
-        old_until = tx.now + timedelta(seconds=call.given.overlap)
+        old_until = tx.now + timedelta(seconds=request.data.overlap)
         endpoints.rotate_secret(tx, endpoint.id, secret, old_until=old_until, kind=kind)
-        shown: dict[str, Json] = {
-            "secret": secret.reveal() if is_shared else None,
-            "public_key": None if is_shared else public_key(secret.reveal()),
-        }
-        return answer(200, {"id": endpoint.id, **shown, "old_until": shown_instant(old_until)})
+        made, public = (secret.reveal(), None) if is_shared else (None, public_key(secret.reveal()))
+        return Response.of(200, NewSecret(id=endpoint.id, secret=made, public_key=public, old_until=old_until))
 
-    return await door.write(call, work)
+    return await context.write(request, work)
 
 
-async def enable_endpoint(door: Door, call: Call[NoBody]) -> Response:
+async def enable_endpoint(context: RequestContext, request: Request[NoBody]) -> Response:
     """Switch on; what was due is so at once. One from the file too, if it was switched off by itself."""
 
     def work(tx: Tx) -> Response:
-        if not present_endpoint(tx, call.id()).enabled:
-            endpoints.enable_endpoint(tx, call.id())
+        if not present_endpoint(tx, request.id()).enabled:
+            endpoints.enable_endpoint(tx, request.id())
         else:
-            _changeable(tx, call.id())
-        return answer(200, _shown(tx, call.id()))
+            _changeable(tx, request.id())
+        return Response.of(200, _shown(tx, request.id()))
 
-    return await door.write(call, work)
+    return await context.write(request, work)
 
 
-async def disable_endpoint(door: Door, call: Call[NoBody]) -> Response:
+async def disable_endpoint(context: RequestContext, request: Request[NoBody]) -> Response:
     """Switch off, and tell the others; what is due is kept, what is recorded from now on is not queued for it."""
 
     def work(tx: Tx) -> Response:
-        endpoint = _changeable(tx, call.id())
+        endpoint = _changeable(tx, request.id())
         if endpoints.disable_endpoint(tx, endpoint.id, SWITCHED_OFF):
             events.record_endpoint_event(tx, EventType.ENDPOINT_DISABLED, endpoint, SWITCHED_OFF)
-        return answer(200, _shown(tx, endpoint.id))
+        return Response.of(200, _shown(tx, endpoint.id))
 
-    return await door.write(call, work)
+    return await context.write(request, work)
 
 
-async def ping_endpoint(door: Door, call: Call[NoBody]) -> Response:
+async def ping_endpoint(context: RequestContext, request: Request[NoBody]) -> Response:
     """A test delivery to this endpoint alone, whatever its types and filter."""
 
     def work(tx: Tx) -> Response:
-        endpoint = enabled_endpoint(tx, call.id())
+        endpoint = enabled_endpoint(tx, request.id())
         details: dict[str, Json] = {"endpoint": {"id": endpoint.id, "description": endpoint.description}}
         ping = other_event(new_id("evt"), EventType.BRIDGE_PING, details, now=tx.now)
         events.record_events(tx, [ping], only=[endpoint], lane=Lane.AT_ONCE)
-        return answer(202, {"event_id": ping.id})
+        return Response.of(202, PingAnswer(event_id=ping.id))
 
-    return await door.write(call, work)
+    return await context.write(request, work)
 
 
-def _shown(tx: Tx, endpoint_id: str) -> dict[str, Json]:
+def _shown(tx: Tx, endpoint_id: str) -> EndpointAnswer:
     endpoint = present_endpoint(tx, endpoint_id)
-    return shown_endpoint(endpoint, endpoints.public_keys(tx, [endpoint_id]).get(endpoint_id, ()))
+    return EndpointAnswer.of(endpoint, endpoints.public_keys(tx, [endpoint_id]).get(endpoint_id, ()))
 
 
 def present_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoint:

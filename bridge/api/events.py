@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import Container
 from typing import Final
 
-from bridge.api.context import Call, Door, Response, answer
+from bridge.api.context import Request, RequestContext, Response
 from bridge.api.endpoints import enabled_endpoint
 from bridge.api.request_models import EventReplayBody, EventsQuery, NoQuery
+from bridge.api.subscriber_response_models import EventReplayAnswer
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BeingSent, Conflict, NotFound
@@ -23,16 +24,16 @@ AT_REST_TRIES: Final = 40
 AT_REST_REST_S: Final = 0.05
 
 
-async def list_events(door: Door, call: Call[EventsQuery]) -> Response:
+async def list_events(context: RequestContext, request: Request[EventsQuery]) -> Response:
     """In the order of recording, behind the event `after`; `next_cursor` is where to go on, also at the end."""
-    query = call.given
+    query = request.data
 
     def work(tx: Tx) -> list[Event]:
         position = 0 if query.after is None else position_of(tx, query.after)
         types = [t.value for t in query.type]
         return events.list_feed(tx, after=position, limit=query.limit, types=types, run_id=query.run_id)
 
-    found = await door.database.read(work)
+    found = await context.database.read(work)
     next_cursor = found[-1].id if found else query.after
     bodies = b",".join(event.body for event in found)
     return Response(200, b'{"data":[%b],"next_cursor":%b}' % (bodies, encode(next_cursor)))
@@ -51,17 +52,17 @@ def present_event(tx: Tx, event_id: str) -> Event:
     return event
 
 
-async def show_event(door: Door, call: Call[NoQuery]) -> Response:
+async def show_event(context: RequestContext, request: Request[NoQuery]) -> Response:
     """The stored bytes as they are, were and will be sent."""
-    return Response(200, (await door.database.read(lambda tx: present_event(tx, call.id()))).body)
+    return Response(200, (await context.database.read(lambda tx: present_event(tx, request.id()))).body)
 
 
-async def replay_event(door: Door, call: Call[EventReplayBody]) -> Response:
+async def replay_event(context: RequestContext, request: Request[EventReplayBody]) -> Response:
     """Send one event again: to one endpoint, or to all that had it or want it now."""
 
     def work(tx: Tx) -> Response:
-        event = present_event(tx, call.id())
-        named = call.given.endpoint
+        event = present_event(tx, request.id())
+        named = request.data.endpoint
         had = deliveries_by_endpoint(tx, event.id)
         receivers = _receivers(tx, event, had) if named is None else [_receiver(tx, event, named)]
         check_not_being_sent(tx, [had[endpoint.id] for endpoint in receivers if endpoint.id in had])
@@ -69,13 +70,13 @@ async def replay_event(door: Door, call: Call[EventReplayBody]) -> Response:
         for endpoint in receivers:
             known = {event.id: had[endpoint.id]} if endpoint.id in had else {}
             deliveries += resend(tx, endpoint, [event], known, lane=Lane.AT_ONCE)
-        return answer(202, {"deliveries": [*deliveries]})
+        return Response.of(202, EventReplayAnswer(deliveries=deliveries))
 
     for _ in range(AT_REST_TRIES):  # whoever has just received it may ask before the attempt is recorded
         with contextlib.suppress(BeingSent):
-            return await door.write(call, work)
+            return await context.write(request, work)
         await asyncio.sleep(AT_REST_REST_S)
-    return await door.write(call, work)
+    return await context.write(request, work)
 
 
 def _receiver(tx: Tx, event: Event, endpoint_id: str) -> Endpoint:

@@ -7,10 +7,12 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from bridge.api.context import Call, Door, Response, answer
+from bridge.api.context import Request, RequestContext, Response
 from bridge.api.ports import Bridge
 from bridge.api.request_models import NoQuery
+from bridge.api.response_models import LivenessAnswer, NodeAnswer, NodeList, ReadinessAnswer
 from bridge.domain.connection import ConnectionHealth
+from bridge.store import nodes
 from bridge.store.connections import list_health
 from bridge.store.deliveries import count_by_state, due_endpoints
 from bridge.store.inspection import measure_size
@@ -26,23 +28,31 @@ _PAGE = """<!doctype html>
 """
 
 
-async def show_liveness(door: Door, _call: Call[NoQuery]) -> Response:
+async def show_liveness(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """The process answers."""
-    return answer(200, {"status": "ok", "version": door.version})
+    return Response.of(200, LivenessAnswer(status="ok", version=context.version))
 
 
-async def show_readiness(door: Door, _call: Call[NoQuery]) -> Response:
+async def show_readiness(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """Whether it can work, check by check."""
-    checks = {name: bool(good) for name, good in door.bridge.readiness().items()}
-    ready = all(checks.values()) and not door.closing.is_set()
-    return answer(200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": {**checks}})
+    checks = {name: bool(good) for name, good in context.bridge.readiness().items()}
+    ready = all(checks.values()) and not context.closing.is_set()
+    return Response.of(200 if ready else 503, ReadinessAnswer(status="ready" if ready else "not ready", checks=checks))
 
 
-async def show_metrics(door: Door, _call: Call[NoQuery]) -> Response:
+async def list_nodes(context: RequestContext, _request: Request[NoQuery]) -> Response:
+    """Every node, the longest running first; one that is not alive is about to be buried."""
+    shown = [NodeAnswer.model_validate(node) for node in await context.database.read(nodes.list_nodes)]
+    for node in shown if context.database.is_sqlite else ():
+        node.lease_expires_at = None
+    return Response.of(200, NodeList(data=shown, next_cursor=None))
+
+
+async def show_metrics(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """What the workers count, what the database holds at this moment, and how contested each connection is."""
-    counted = await door.database.read(_count)
-    _read_gates(counted, door.bridge)
-    text = generate_latest(door.registry) + generate_latest(counted)
+    counted = await context.database.read(_count)
+    _read_gates(counted, context.bridge)
+    text = generate_latest(context.registry) + generate_latest(counted)
     return Response(200, text, content_type=CONTENT_TYPE_LATEST)
 
 
@@ -104,11 +114,11 @@ def _since(at: datetime, now: datetime) -> float:
     return max(0.0, (now - at).total_seconds())
 
 
-async def show_openapi(door: Door, _call: Call[NoQuery]) -> Response:
+async def show_openapi(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """The API as OpenAPI 3.1."""
-    return Response(200, door.openapi)
+    return Response(200, context.openapi)
 
 
-async def show_front_page(_door: Door, _call: Call[NoQuery]) -> Response:
+async def show_front_page(_door: RequestContext, _request: Request[NoQuery]) -> Response:
     """What this is."""
     return Response(200, _PAGE.encode(), content_type="text/html; charset=utf-8")

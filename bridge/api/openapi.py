@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from bridge.api import response_models
 from bridge.api.problem import CONTENT_TYPE
+from bridge.api.response_models import ProblemAnswer
 from bridge.api.routes import JSON, ROUTES, Route
 
 _REF = "#/components/schemas/{model}"
@@ -68,8 +68,9 @@ def build_document(version: str) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     given = {route.given for route in ROUTES if route.has_body}
     shown = {model for route in ROUTES for model in route.response_models.values() if model}
-    listed = [(model, "validation") for model in (given | shown | {response_models.ProblemAnswer})]
-    _, schema = models_json_schema(sorted(listed, key=lambda pair: pair[0].__name__), ref_template=_REF)  # type: ignore[arg-type]
+    listed: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in given]
+    listed += [(model, "serialization") for model in shown | {ProblemAnswer}]
+    _, schema = models_json_schema(sorted(listed, key=lambda pair: pair[0].__name__), ref_template=_REF)
     definitions: dict[str, Any] = schema["$defs"]
     return definitions
 
@@ -154,11 +155,11 @@ def _responses(route: Route) -> dict[str, Any]:
     for status in sorted(_refusals_of(route) - set(route.response_models)):
         responses[str(status)] = {
             "description": _REFUSALS[status],
-            "content": {CONTENT_TYPE: {"schema": _ref(response_models.ProblemAnswer)}},
+            "content": {CONTENT_TYPE: {"schema": _ref(ProblemAnswer)}},
         }
     responses["default"] = {
         "description": "Any other error.",
-        "content": {CONTENT_TYPE: {"schema": _ref(response_models.ProblemAnswer)}},
+        "content": {CONTENT_TYPE: {"schema": _ref(ProblemAnswer)}},
     }
     return responses
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from http import HTTPStatus
 
+from bridge.api.response_models import FieldProblem, ProblemAnswer
 from bridge.domain.errors import (
     BridgeError,
     Conflict,
@@ -16,8 +17,6 @@ from bridge.domain.errors import (
     StoreUnavailable,
     Unsupported,
 )
-from bridge.domain.event import encode
-from bridge.domain.run import Json
 
 CONTENT_TYPE = "application/problem+json"
 ERRORS_SHOWN_MAX = 50
@@ -55,35 +54,32 @@ def status_of(error: BridgeError) -> int:
 
 
 def headers_of(error: BridgeError) -> dict[str, str]:
-    """What the answer's headers tell beside its body."""
+    """Headers that go with the problem."""
     if isinstance(error, Refusal):
         return error.headers
     return {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, StoreUnavailable) else {}
 
 
-def shown_problem(
+def make_problem(
     status: int, detail: str, errors: Sequence[Problem] = (), request_id: str | None = None
-) -> dict[str, Json]:
-    """The problem object; `errors` names every field at fault (the first fifty)."""
-    shown: dict[str, Json] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail if len(detail) <= DETAIL_CHARACTERS_MAX else detail[:DETAIL_CHARACTERS_MAX] + " …",
-        "errors": [{"field": p.field[:200], "message": p.message} for p in errors[:ERRORS_SHOWN_MAX]],
-    }
-    return shown if request_id is None else {**shown, "request_id": request_id}
+) -> ProblemAnswer:
+    """The problem; `errors` names every field at fault (the first fifty)."""
+    return ProblemAnswer(
+        type="about:blank",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=_text(detail if len(detail) <= DETAIL_CHARACTERS_MAX else detail[:DETAIL_CHARACTERS_MAX] + " …"),
+        errors=[FieldProblem(field=_text(p.field[:200]), message=_text(p.message)) for p in errors[:ERRORS_SHOWN_MAX]],
+        **{} if request_id is None else {"request_id": request_id},
+    )
 
 
-def problem_of(error: BridgeError, request_id: str | None = None) -> dict[str, Json]:
-    """The problem object of one of our errors."""
+def problem_of(error: BridgeError, request_id: str | None = None) -> ProblemAnswer:
+    """The problem that one of our errors is shown as."""
     errors = error.problems if isinstance(error, InvalidInput) else ()
-    return shown_problem(status_of(error), str(error), errors, request_id)
+    return make_problem(status_of(error), str(error), errors, request_id)
 
 
-def problem_body(problem: dict[str, Json]) -> bytes:
-    """Its bytes; foreign text in a message may hold what UTF-8 does not."""
-    try:
-        return encode(problem)
-    except UnicodeEncodeError:
-        return encode({**problem, "detail": "the request holds characters that cannot be shown", "errors": []})
+def _text(text: str) -> str:
+    """Text that UTF-8 can hold; a message may quote half a surrogate pair."""
+    return text.encode(errors="replace").decode()

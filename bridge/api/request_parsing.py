@@ -11,8 +11,9 @@ import re
 from aiohttp import web
 from pydantic import BaseModel
 
-from bridge.api.context import Door, IdempotencyKey
+from bridge.api.context import IdempotencyKey
 from bridge.api.problem import Refusal
+from bridge.api.request_models import Checks
 from bridge.api.validation_errors import read_given
 from bridge.domain.errors import InvalidInput, NotFound, Problem
 from bridge.domain.run import Json
@@ -106,7 +107,7 @@ def _too_large(bytes_max: int) -> Refusal:
     return Refusal(413, f"the body may have at most {bytes_max} bytes")
 
 
-def read_query(request: web.Request, model: type[BaseModel], door: Door) -> BaseModel:
+def read_query(request: web.Request, model: type[BaseModel], checks: Checks) -> BaseModel:
     """The checked query parameters; lists may be given comma-separated or several times."""
     query = request.rel_url.query
     lists = {name for name, info in model.model_fields.items() if "list" in str(info.annotation)}
@@ -120,7 +121,7 @@ def read_query(request: web.Request, model: type[BaseModel], door: Door) -> Base
     given: dict[str, object] = dict(query)
     for name in lists & set(query):
         given[name] = [part for value in query.getall(name) for part in value.split(",")]
-    return read_given(model, given, context=door.checks(), what="query parameter")
+    return read_given(model, given, context=checks, what="query parameter")
 
 
 def read_key(request: web.Request, given: Json) -> IdempotencyKey | None:

@@ -1,28 +1,86 @@
-"""What the API answers, as schemas: for the OpenAPI document only. The tests hold every answer against it."""
+"""What the API answers about runs, events, connections and nodes: one model per body.
+
+A model validates its body, documents it in OpenAPI and makes its bytes. Unknown values are null, never absent; a field
+with a default is left out unless it was set.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, WrapValidator
 
-from bridge.domain.connection import ConnectionHealth
-from bridge.domain.event import EventType
-from bridge.domain.run import RunStatus
+from bridge.api.ports import LivePoll
+from bridge.domain.connection import Connection, ConnectionHealth
+from bridge.domain.errors import InvalidInput, Problem
+from bridge.domain.event import EventType, run_body
+from bridge.domain.run import Json, Run, RunStatus
+from bridge.domain.timestamps import format_duration, format_instant
+from bridge.store.connections import HealthRow
 
-When = Annotated[datetime, Field(examples=["2026-01-15T10:30:05.120Z"])]
+_CURSOR_ID = re.compile(r"[A-Za-z0-9_.~-]{1,150}", re.ASCII)
+
+
+When = Annotated[
+    str | Annotated[datetime, AfterValidator(format_instant)],
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-01-15T10:30:05.120Z"]}),
+]
+Number = Annotated[int | float, WithJsonSchema({"type": "number"})]  # as it was: 1 stays 1, 1.0 stays 1.0
 NextCursor = Annotated[str | None, Field(description="Where the next page begins; null when there is none.")]
+DurationText = Annotated[str, BeforeValidator(format_duration)]
 
 
-class FieldProblem(BaseModel):
+class Shown(BaseModel):
+    """A body; reads the attributes of a domain value by its own names or by `validation_alias`."""
+
+    model_config = ConfigDict(from_attributes=True, validate_by_name=True)
+
+    def to_bytes(self) -> bytes:
+        """The compact UTF-8 JSON."""
+        return self.model_dump_json(by_alias=True, exclude_unset=True, warnings=False).encode()
+
+
+P = TypeVar("P", bound=Shown)
+
+
+def page_of(model: type[P], shown: Sequence[Shown], limit: int, key: str = "id") -> P:
+    """A list's body; `shown` holds one more than `limit` where there is a further page."""
+    page = list(shown[:limit])
+    more = len(shown) > limit
+    return model.model_validate({"data": page, "next_cursor": cursor_of(getattr(page[-1], key)) if more else None})
+
+
+def cursor_of(item_id: str) -> str:
+    """An opaque cursor: continue after this item."""
+    return base64.urlsafe_b64encode(item_id.encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None) -> str | None:
+    """The id in a cursor; InvalidInput for anything that was not a `next_cursor`."""
+    if cursor is None:
+        return None
+    try:
+        item_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        item_id = ""
+    if not _CURSOR_ID.fullmatch(item_id):
+        raise InvalidInput([Problem("cursor", "not a cursor of this list; give the next_cursor of the page before")])
+    return item_id
+
+
+class FieldProblem(Shown):
     """One field at fault and what to do about it."""
 
     field: str
     message: str
 
 
-class ProblemAnswer(BaseModel):
+class ProblemAnswer(Shown):
     """An error (RFC 9457)."""
 
     type: str
@@ -33,14 +91,14 @@ class ProblemAnswer(BaseModel):
     request_id: str | None = None
 
 
-class ProgressAnswer(BaseModel):
+class ProgressAnswer(Shown):
     """How far a run is, in the provider's own units."""
 
-    completed: float
-    total: float
+    completed: Number
+    total: Number
 
 
-class RunErrorAnswer(BaseModel):
+class RunErrorAnswer(Shown):
     """What the provider says went wrong."""
 
     message: str
@@ -48,7 +106,7 @@ class RunErrorAnswer(BaseModel):
     step: str | None
 
 
-class RunData(BaseModel):
+class RunData(Shown):
     """A run as events tell it."""
 
     id: str
@@ -82,8 +140,25 @@ class RunAnswer(RunData):
     deadline_at: When | None
     overdue: bool
 
+    @classmethod
+    def of(cls, run: Run, live: LivePoll | None, **more: object) -> Self:
+        """The run as in an event, and its polls: those held in memory are fresher than the database's."""
+        polls = LivePoll(run.polls, run.last_polled_at, run.next_poll_at) if live is None or run.settled else live
+        return cls.model_validate(
+            {
+                **run_body(run),
+                "polls": polls.polls,
+                "last_polled_at": polls.last_polled_at,
+                "next_poll_at": polls.next_poll_at,
+                "next_poll_reason": polls.reason,
+                "deadline_at": run.deadline_at,
+                "overdue": run.is_overdue,
+                **more,
+            }
+        )
 
-class WebhookAnswer(BaseModel):
+
+class WebhookAnswer(Shown):
     """A one-run webhook; `secret` only when it was added by this request."""
 
     id: str
@@ -97,16 +172,16 @@ class RegisteredRun(RunAnswer):
     webhook: WebhookAnswer | None = None
 
 
-class TransitionAnswer(BaseModel):
+class TransitionAnswer(Shown):
     """One change of status."""
 
     at: When
-    from_: RunStatus = Field(alias="from")
-    to: RunStatus
+    from_: RunStatus = Field(validation_alias="from_status", serialization_alias="from")
+    to: RunStatus = Field(validation_alias="to_status")
     provider_status: str | None
 
 
-class EventData(BaseModel):
+class EventData(Shown):
     """What happened; for events that concern no run `connection` or `endpoint` names the thing."""
 
     sequence: int | None
@@ -116,7 +191,7 @@ class EventData(BaseModel):
     endpoint: dict[str, Any] | None = None
 
 
-class EventAnswer(BaseModel):
+class EventAnswer(Shown):
     """A recorded fact, as the webhook's body."""
 
     id: str
@@ -125,14 +200,17 @@ class EventAnswer(BaseModel):
     data: EventData
 
 
+RecordedEvent = Annotated[EventAnswer, WrapValidator(lambda body, _: body)]  # a recorded body is shown as it is
+
+
 class RunInFull(RunAnswer):
     """A run with all that happened to it."""
 
     transitions: list[TransitionAnswer]
-    events: list[EventAnswer]
+    events: list[RecordedEvent]
 
 
-class BatchItem(BaseModel):
+class BatchItem(Shown):
     """The outcome of one item: `run` or `error`."""
 
     status: Literal[200, 201, 422]
@@ -140,30 +218,30 @@ class BatchItem(BaseModel):
     error: ProblemAnswer | None = None
 
 
-class BatchAnswer(BaseModel):
+class BatchAnswer(Shown):
     """The outcomes in the order given."""
 
     data: list[BatchItem]
 
 
-class LimitsAnswer(BaseModel):
+class LimitsAnswer(Shown):
     """Configured limits; null means learned from the provider's answers."""
 
-    requests_per_second: float | None
+    requests_per_second: Number | None
     max_in_flight: int | None
 
 
-class CadenceAnswer(BaseModel):
+class CadenceAnswer(Shown):
     """When runs are polled."""
 
-    price: str | None
+    price: DurationText | None = Field(validation_alias="price_s")
     target_delay: str | None
-    min_interval: str
-    max_interval: str
-    deadline: str
+    min_interval: DurationText = Field(validation_alias="min_interval_s")
+    max_interval: DurationText = Field(validation_alias="max_interval_s")
+    deadline: DurationText = Field(validation_alias="deadline_s")
 
 
-class ConnectionAnswer(BaseModel):
+class ConnectionAnswer(Shown):
     """A provider account and how it stands; `state` is what the daemon knows at this moment."""
 
     name: str
@@ -176,16 +254,35 @@ class ConnectionAnswer(BaseModel):
     cadence: CadenceAnswer
     state: dict[str, Any]
 
+    @classmethod
+    def of(cls, connection: Connection, health: HealthRow | None, state: dict[str, Json], **more: object) -> Self:
+        """A connection without its key; a limit of null is learned from the provider's answers."""
+        cadence = CadenceAnswer.model_validate(connection.cadence)
+        return cls.model_validate(
+            {
+                "name": connection.name,
+                "provider": connection.provider,
+                "base_url": connection.base_url,
+                "health": health.health if health else ConnectionHealth.OK,
+                "reason": health.reason if health else None,
+                "since": health.since if health else None,
+                "limits": connection,
+                "cadence": cadence.model_copy(update={"price": None}) if cadence.target_delay else cadence,
+                "state": state,
+                **more,
+            }
+        )
 
-class CellAnswer(BaseModel):
+
+class CellAnswer(Shown):
     """The share of runs that take longer than `from_s` and at most `to_s`."""
 
-    from_s: float
-    to_s: float
-    share: float
+    from_s: Number
+    to_s: Number
+    share: Number
 
 
-class DistributionAnswer(BaseModel):
+class DistributionAnswer(Shown):
     """How long the runs of a workflow are running, as learned, and when such a run is polled. Everything in seconds.
 
     `cells` leave out 2 % of the runs at either end. `planned_polls_s`: the ages at which a run is polled that goes on,
@@ -193,15 +290,15 @@ class DistributionAnswer(BaseModel):
     """
 
     workflow_id: str | None
-    runs_remembered: float
-    median_s: float
-    p90_s: float
-    p99_s: float
+    runs_remembered: Number
+    median_s: Number
+    p90_s: Number
+    p99_s: Number
     cells: list[CellAnswer]
-    planned_polls_s: list[float]
-    expected_polls: float
-    expected_delay_s: float
-    price_s: float
+    planned_polls_s: list[Number]
+    expected_polls: Number
+    expected_delay_s: Number
+    price_s: Number
 
 
 class ConnectionInFull(ConnectionAnswer):
@@ -210,7 +307,7 @@ class ConnectionInFull(ConnectionAnswer):
     distribution: DistributionAnswer | None = None
 
 
-class CheckAnswer(BaseModel):
+class CheckAnswer(Shown):
     """What one real call brought."""
 
     ok: bool
@@ -218,28 +315,28 @@ class CheckAnswer(BaseModel):
     duration_ms: int
 
 
-class RunList(BaseModel):
+class RunList(Shown):
     """A page of runs."""
 
     data: list[RunAnswer]
     next_cursor: NextCursor
 
 
-class EventList(BaseModel):
+class EventList(Shown):
     """A page of the feed."""
 
     data: list[EventAnswer]
     next_cursor: Annotated[str | None, Field(description="The id of the last event; give it as `after` to go on.")]
 
 
-class ConnectionList(BaseModel):
+class ConnectionList(Shown):
     """All connections."""
 
-    data: list[ConnectionAnswer]
+    data: Sequence[ConnectionAnswer]
     next_cursor: NextCursor
 
 
-class NodeAnswer(BaseModel):
+class NodeAnswer(Shown):
     """A daemon that shares the database, and how much it has claimed; `lease_expires_at` null on SQLite."""
 
     id: str
@@ -248,26 +345,26 @@ class NodeAnswer(BaseModel):
     version: str
     started_at: When
     lease_expires_at: When | None
-    alive: bool
+    alive: bool = Field(validation_alias="is_alive")
     runs: int
     deliveries: int
 
 
-class NodeList(BaseModel):
+class NodeList(Shown):
     """All nodes."""
 
     data: list[NodeAnswer]
     next_cursor: NextCursor
 
 
-class LivenessAnswer(BaseModel):
+class LivenessAnswer(Shown):
     """The process answers."""
 
     status: Literal["ok"]
     version: str
 
 
-class ReadinessAnswer(BaseModel):
+class ReadinessAnswer(Shown):
     """Whether the daemon can work."""
 
     status: Literal["ready", "not ready"]

@@ -1,7 +1,7 @@
 """The one route table: it registers the routes and is what the OpenAPI document is made from.
 
-A new route is a handler and a line here. `answers` names every good answer; the refusals follow from
-what a route is: `refusals` adds those of its own.
+A new route is a handler, a line here and its models. `response_models` names every good response; the refusals follow
+from what a route is: `refusals` adds those of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from bridge.api import (
     endpoints,
     events,
     health,
-    nodes,
     replays,
     request_models,
     response_models,
@@ -27,18 +26,18 @@ from bridge.api import (
     stream,
 )
 from bridge.api import subscriber_response_models as subscribers
-from bridge.api.context import Call, Door, Response
+from bridge.api.context import Request, RequestContext, Response
 from bridge.api.request_models import NoBody, NoQuery
 
-Handler = Callable[[Door, Call[Any]], Awaitable[Response | web.StreamResponse]]
+Handler = Callable[[RequestContext, Request[Any]], Awaitable[Response | web.StreamResponse]]
 JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One call. `given` is the model of the body, or of the query where there is no body.
+    """One route. `given` is the model of the body, or of the query where there is no body.
 
-    `answers`: status → schema (None: no body). `is_open`: needs no token. `is_large`: the body may be a batch.
+    `response_models`: status → model (None: no body). `is_open`: needs no token. `is_large`: the body may be a batch.
     """
 
     method: str
@@ -77,7 +76,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/connections/{name}", connections.show_connection, request_models.ConnectionQuery,
           {200: response_models.ConnectionInFull}, (404,)),
     Route("POST", "/v1/connections/{name}/check", connections.check_connection, NoBody, {200: response_models.CheckAnswer}, (404, 409)),
-    Route("GET", "/v1/nodes", nodes.list_nodes, NoQuery, {200: response_models.NodeList}),
+    Route("GET", "/v1/nodes", health.list_nodes, NoQuery, {200: response_models.NodeList}),
     Route("POST", "/v1/endpoints", endpoints.create_endpoint, request_models.EndpointBody, {201: subscribers.NewEndpoint}, (409,)),
     Route("GET", "/v1/endpoints", endpoints.list_endpoints, request_models.EndpointsQuery, {200: subscribers.EndpointList}),
     Route("GET", "/v1/endpoints/{id}", endpoints.show_endpoint, NoQuery, {200: subscribers.EndpointAnswer}, (404,)),

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 
-from bridge.api.context import Call, Door, Response, answer
+from bridge.api.context import Request, RequestContext, Response
 from bridge.api.problem import problem_of
 from bridge.api.register import Registered, Registration, register
 from bridge.api.request_models import BatchBody, Checks, NoBody, NoQuery, RunBody, RunsQuery, TriggerBody, WaitQuery
-from bridge.api.serializers import read_cursor, shown_event, shown_page, shown_run, shown_transition
+from bridge.api.response_models import (
+    BatchAnswer,
+    BatchItem,
+    RegisteredRun,
+    RunAnswer,
+    RunInFull,
+    RunList,
+    page_of,
+    read_cursor,
+)
 from bridge.api.validation_errors import read_given
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable
 from bridge.domain.run import Json, Run
@@ -20,17 +30,17 @@ RECHECK_S = 2.0  # hints come from this process only; another node may have sett
 NO_TRIGGER = Problem("trigger", "a batch only registers runs that exist; start one with POST /v1/runs")
 
 
-async def register_run(door: Door, call: Call[RunBody]) -> Response:
+async def register_run(context: RequestContext, request: Request[RunBody]) -> Response:
     """Watch a run, or start one and watch it."""
-    body = call.given
-    connection = door.bridge.connections[body.connection]
+    body = request.data
+    connection = context.bridge.connections[body.connection]
     if body.trigger is None:
         registration = Registration(body, connection, str(body.provider_run_id))
-        return await door.write_grouped(call, registration, _register_all)
-    started, reference = await _trigger(door, body.connection, body.trigger)
+        return await context.write_grouped(request, registration, _register_all)
+    started, reference = await _trigger(context, body.connection, body.trigger)
     registration = Registration(body, connection, started, reference)
     try:
-        return await door.write_grouped(call, registration, _register_all)
+        return await context.write_grouped(request, registration, _register_all)
     except StoreUnavailable as error:
         raise StoreUnavailable(
             f"the run was started at the provider as {started!r} but could not be recorded; "
@@ -38,33 +48,35 @@ async def register_run(door: Door, call: Call[RunBody]) -> Response:
         ) from error
 
 
-async def _trigger(door: Door, connection: str, trigger: TriggerBody) -> tuple[str, str | None]:
-    return await door.bridge.trigger(connection, trigger.workflow_id, trigger.inputs, dict(trigger.model_extra or {}))
+async def _trigger(context: RequestContext, connection: str, trigger: TriggerBody) -> tuple[str, str | None]:
+    return await context.bridge.trigger(
+        connection, trigger.workflow_id, trigger.inputs, dict(trigger.model_extra or {})
+    )
 
 
-def _register_all(door: Door, tx: Tx, wanted: list[Registration]) -> list[Response]:
-    return [answer(201 if given.is_new else 200, _shown(door, given)) for given in register(tx, wanted)]
+def _register_all(context: RequestContext, tx: Tx, wanted: list[Registration]) -> list[Response]:
+    return [Response.of(201 if done.is_new else 200, _shown(context, done)) for done in register(tx, wanted)]
 
 
-def _shown(door: Door, given: Registered) -> dict[str, Json]:
-    shown = shown_run(given.run, None if given.is_new else door.bridge.live(given.run))
-    if given.webhook is not None:
-        secret = given.secret.reveal() if given.secret else None
-        shown["webhook"] = {"id": given.webhook.id, "url": given.webhook.url, "secret": secret}
-    return shown
+def _shown(context: RequestContext, done: Registered) -> RegisteredRun:
+    live = None if done.is_new else context.bridge.live(done.run)
+    if done.webhook is None:
+        return RegisteredRun.of(done.run, live)
+    secret = done.secret.reveal() if done.secret else None
+    return RegisteredRun.of(done.run, live, webhook={"id": done.webhook.id, "url": done.webhook.url, "secret": secret})
 
 
-async def register_batch(door: Door, call: Call[BatchBody]) -> Response:
+async def register_batch(context: RequestContext, request: Request[BatchBody]) -> Response:
     """Watch up to 1,000 runs in one transaction; each item has its own outcome."""
-    checks = door.checks()
-    judged = [_judge(checks, item) for item in call.given.runs]
+    checks = context.checks()
+    judged = [_judge(checks, item) for item in request.data.runs]
     good = [one for one in judged if isinstance(one, Registration)]
 
     def work(tx: Tx) -> Response:
         done = iter(register(tx, good))
-        return answer(200, {"data": [_item(door, one, done) for one in judged]})
+        return Response.of(200, BatchAnswer(data=[_item(context, one, done) for one in judged]))
 
-    return await door.write(call, work)
+    return await context.write(request, work)
 
 
 def _judge(checks: Checks, item: Json) -> Registration | InvalidInput:
@@ -77,86 +89,87 @@ def _judge(checks: Checks, item: Json) -> Registration | InvalidInput:
     return Registration(body, checks.connections[body.connection], body.provider_run_id)
 
 
-def _item(door: Door, one: Registration | InvalidInput, done: Iterator[Registered]) -> Json:
+def _item(context: RequestContext, one: Registration | InvalidInput, done: Iterator[Registered]) -> BatchItem:
     if isinstance(one, InvalidInput):
-        return {"status": 422, "error": problem_of(one)}
-    given = next(done)
-    return {"status": 201 if given.is_new else 200, "run": _shown(door, given)}
+        return BatchItem(status=422, error=problem_of(one))
+    registered = next(done)
+    return BatchItem(status=201 if registered.is_new else 200, run=_shown(context, registered))
 
 
-async def list_runs(door: Door, call: Call[RunsQuery]) -> Response:
+async def list_runs(context: RequestContext, request: Request[RunsQuery]) -> Response:
     """Newest first."""
-    query = call.given
+    query = request.data
     wanted = runs.RunFilter(query.connection, query.status and query.status.value, query.tag, query.workflow_id)
     before = read_cursor(query.cursor)
-    found = await door.database.read(lambda tx: runs.list_runs(tx, wanted, limit=query.limit + 1, before=before))
-    return answer(200, shown_page([shown_run(run, door.bridge.live(run)) for run in found], query.limit))
+    found = await context.database.read(lambda tx: runs.list_runs(tx, wanted, limit=query.limit + 1, before=before))
+    shown = [RunAnswer.of(run, context.bridge.live(run)) for run in found]
+    return Response.of(200, page_of(RunList, shown, query.limit))
 
 
-async def show_run(door: Door, call: Call[NoQuery]) -> Response:
+async def show_run(context: RequestContext, request: Request[NoQuery]) -> Response:
     """One run with its transitions and events."""
 
-    def work(tx: Tx) -> dict[str, Json]:
-        run = _present(tx, call.id())
-        return {
-            **shown_run(run, door.bridge.live(run)),
-            "transitions": [shown_transition(row) for row in runs.list_transitions(tx, run.id)],
-            "events": [shown_event(event) for event in events.list_run_events(tx, run.id)],
-        }
+    def work(tx: Tx) -> RunInFull:
+        run = _present(tx, request.id())
+        recorded = [json.loads(event.body) for event in events.list_run_events(tx, run.id)]
+        transitions = runs.list_transitions(tx, run.id)
+        return RunInFull.of(run, context.bridge.live(run), transitions=transitions, events=recorded)
 
-    return answer(200, await door.database.read(work))
+    return Response.of(200, await context.database.read(work))
 
 
-async def wait_for_run(door: Door, call: Call[WaitQuery]) -> Response:
+async def wait_for_run(context: RequestContext, request: Request[WaitQuery]) -> Response:
     """Answers as soon as the run is settled, or as it is at the timeout."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + call.given.timeout
+    until = loop.time() + request.data.timeout
     while True:
         left_s = until - loop.time()
-        async with door.hint(door.bridge.wait_settled(call.id(), max(0.0, min(RECHECK_S, left_s)))) as hint:
-            run = await door.database.read(lambda tx: _present(tx, call.id()))
-            if run.settled or left_s <= 0 or door.closing.is_set() or _is_gone(call):
-                return answer(200, shown_run(run, door.bridge.live(run)))
+        async with context.listening(
+            context.bridge.wait_settled(request.id(), max(0.0, min(RECHECK_S, left_s)))
+        ) as hint:
+            run = await context.database.read(lambda tx: _present(tx, request.id()))
+            if run.settled or left_s <= 0 or context.closing.is_set() or _is_gone(request):
+                return Response.of(200, RunAnswer.of(run, context.bridge.live(run)))
             await hint()
 
 
-def _is_gone(call: Call[WaitQuery]) -> bool:
-    return call.request.transport is None or call.request.transport.is_closing()
+def _is_gone(request: Request[WaitQuery]) -> bool:
+    return request.http.transport is None or request.http.transport.is_closing()
 
 
-async def poll_run(door: Door, call: Call[NoBody]) -> Response:
+async def poll_run(context: RequestContext, request: Request[NoBody]) -> Response:
     """Look at the run now."""
-    return await _look_now(door, call)
+    return await _poll_now(context, request)
 
 
-async def _look_now(door: Door, call: Call[NoBody]) -> Response:
+async def _poll_now(context: RequestContext, request: Request[NoBody]) -> Response:
     def work(tx: Tx) -> Response:
-        run = _unsettled(tx, call.id())
+        run = _unsettled(tx, request.id())
         run_leases.request_poll(tx, run.id)
-        return answer(202, shown_run(_present(tx, run.id), door.bridge.live(run)))
+        return Response.of(202, RunAnswer.of(_present(tx, run.id), context.bridge.live(run)))
 
-    given = await door.write(call, work)
-    await door.bridge.poll_now(call.id())
-    return given
+    response = await context.write(request, work)
+    await context.bridge.poll_now(request.id())
+    return response
 
 
-async def cancel_run(door: Door, call: Call[NoBody]) -> Response:
+async def cancel_run(context: RequestContext, request: Request[NoBody]) -> Response:
     """Ask the provider to cancel; the run is looked at at once and settles when the provider says so."""
-    await door.bridge.cancel(await door.database.read(lambda tx: _unsettled(tx, call.id())))
-    return await _look_now(door, call)
+    await context.bridge.cancel(await context.database.read(lambda tx: _unsettled(tx, request.id())))
+    return await _poll_now(context, request)
 
 
-async def delete_run(door: Door, call: Call[NoQuery]) -> Response:
+async def delete_run(context: RequestContext, request: Request[NoQuery]) -> Response:
     """Stop watching, without an event; the run's own webhooks go with it."""
 
     def work(tx: Tx) -> None:
-        run = _present(tx, call.id())
+        run = _present(tx, request.id())
         for endpoint in endpoints.list_run_endpoints(tx, [run.id]):
             endpoints.remove_endpoint(tx, endpoint.id)
         runs.delete_run(tx, run.id)
 
-    await door.database.write(work)
-    door.bridge.forget(call.id())
+    await context.database.write(work)
+    context.bridge.forget(request.id())
     return Response(204)
 
 

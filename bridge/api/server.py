@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 
-from bridge.api.context import Door
+from bridge.api.context import RequestContext
 from bridge.api.openapi import build_document
 from bridge.api.ports import Bridge
 from bridge.api.request_parsing import Rules
@@ -56,13 +56,15 @@ def build_app(
     `allowed_hosts`: names and addresses without port, lower case, IPv6 in brackets. `registry`: the
     workers' metrics, shown at /metrics beside what the database holds.
     """
-    door = Door(database, clock, bridge, version, registry or CollectorRegistry(), encode(build_document(version)))
+    context = RequestContext(
+        database, clock, bridge, version, registry or CollectorRegistry(), encode(build_document(version))
+    )
     open_paths = frozenset(route.path for route in ROUTES if route.is_open)
     rules = Rules(api_token, allowed_hosts, body_bytes_max)
     app = web.Application(middlewares=[build_middleware(rules, open_paths)])
     app[RULES] = rules
     for route in ROUTES:
-        handler = build_handler(door, route, rules)
+        handler = build_handler(context, route, rules)
         if route.method == "GET":
             app.router.add_get(route.path, handler, allow_head=route.content_type != "text/event-stream")
         else:
@@ -70,7 +72,7 @@ def build_app(
     app.on_response_prepare.append(add_headers)
 
     async def close(_app: web.Application) -> None:
-        door.closing.set()
+        context.closing.set()
 
     app.on_shutdown.append(close)
     return app

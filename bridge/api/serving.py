@@ -9,10 +9,11 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from bridge.api.context import Call, Door, IdempotencyKey, Response, keep
-from bridge.api.problem import CONTENT_TYPE, headers_of, problem_body, problem_of, shown_problem, status_of
+from bridge.api.context import IdempotencyKey, Request, RequestContext, Response, keep
+from bridge.api.problem import CONTENT_TYPE, headers_of, make_problem, problem_of, status_of
 from bridge.api.request_models import NoQuery
 from bridge.api.request_parsing import Rules, check_host, check_path, read_body, read_key, read_query
+from bridge.api.response_models import ProblemAnswer
 from bridge.api.routes import Route
 from bridge.api.validation_errors import read_given
 from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem
@@ -49,13 +50,13 @@ def build_middleware(rules: Rules, open_paths: frozenset[str]) -> Any:
                 rules.check_token(request)
             response = await handler(request)
         except BridgeError as error:
-            response = _problem(status_of(error), problem_body(problem_of(error, request_id)), headers_of(error))
+            response = _problem(status_of(error), problem_of(error, request_id), headers_of(error))
         except web.HTTPException as error:
             response = _routing_problem(error, request_id)
         except Exception:  # noqa: BLE001 - the last line: nobody outside sees a traceback
             _log.exception("request.failed", request_id=request_id, method=request.method, path=request.path)
             detail = f"something went wrong inside the bridge; its log tells more under {request_id}"
-            response = _problem(500, problem_body(shown_problem(500, detail, request_id=request_id)), {})
+            response = _problem(500, make_problem(500, detail, request_id=request_id), {})
         _log.debug(
             "request.answered",
             request_id=request_id,
@@ -80,58 +81,60 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     response.headers["X-Request-Id"] = request[REQUEST_ID]
 
 
-def build_handler(door: Door, route: Route, rules: Rules) -> _Next:
+def build_handler(context: RequestContext, route: Route, rules: Rules) -> _Next:
     """What aiohttp calls for a line of the route table."""
     least_max = BATCH_BYTES_MAX if route.is_large else 0
 
-    async def handle(request: web.Request) -> web.StreamResponse:
-        check_path(request)
+    async def handle(http: web.Request) -> web.StreamResponse:
+        check_path(http)
         if not route.has_body:
-            call: Call[Any] = Call(request, read_query(request, route.given, door))
-            return _response(await route.handle(door, call))
-        if request.query_string:
-            read_query(request, NoQuery, door)
-        raw = await read_body(request, max(rules.body_bytes_max, least_max))
-        key = read_key(request, raw) if route.method == "POST" else None
+            return _on_wire(await route.handle(context, Request(http, read_query(http, route.given, context.checks()))))
+        if http.query_string:
+            read_query(http, NoQuery, context.checks())
+        raw = await read_body(http, max(rules.body_bytes_max, least_max))
+        key = read_key(http, raw) if route.method == "POST" else None
         if key is not None:
-            return _response(await _answer_once(door, route, request, raw, key))
-        return _response(await route.handle(door, Call(request, read_given(route.given, raw, context=door.checks()))))
+            return _on_wire(await _answer_once(context, route, http, raw, key))
+        data = read_given(route.given, raw, context=context.checks())
+        return _on_wire(await route.handle(context, Request(http, data)))
 
     return handle
 
 
-async def _answer_once(door: Door, route: Route, request: web.Request, raw: object, key: IdempotencyKey) -> Response:
-    """The answer kept for this key, or the handler's, kept; Conflict while the first request is under way."""
-    if key.key in door.keys_in_flight:
+async def _answer_once(
+    context: RequestContext, route: Route, http: web.Request, raw: object, key: IdempotencyKey
+) -> Response:
+    """The response kept for this key, or the handler's, kept; Conflict while the first request is under way."""
+    if key.key in context.keys_in_flight:
         raise Conflict("a request with this Idempotency-Key is under way; ask again for its answer")
-    door.keys_in_flight.add(key.key)
+    context.keys_in_flight.add(key.key)
     try:
-        kept = await door.find_kept(key.key)
+        kept = await context.find_kept(key.key)
         if kept is not None and kept.fingerprint != key.fingerprint:
             raise InvalidInput(
                 [Problem("Idempotency-Key", "was used for another request; make a new key for this one")]
             )
         if kept is not None:
             return Response(kept.status, kept.body, headers={"Idempotency-Replayed": "true"})
-        call: Call[Any] = Call(request, read_given(route.given, raw, context=door.checks()), key)
-        given = await route.handle(door, call)
-        assert isinstance(given, Response)
-        if not call.is_kept:
-            await door.database.write(lambda tx: keep(tx, [(key, given)]))
-        return given
+        request = Request(http, read_given(route.given, raw, context=context.checks()), key)
+        response = await route.handle(context, request)
+        assert isinstance(response, Response)
+        if not request.is_kept:
+            await context.database.write(lambda tx: keep(tx, [(key, response)]))
+        return response
     finally:
-        door.keys_in_flight.discard(key.key)
+        context.keys_in_flight.discard(key.key)
 
 
-def _response(given: Response | web.StreamResponse) -> web.StreamResponse:
-    if isinstance(given, web.StreamResponse):
-        return given
-    headers = {**given.headers, "Content-Type": given.content_type} if given.body else given.headers
-    return web.Response(status=given.status, body=given.body or None, headers=headers)
+def _on_wire(response: Response | web.StreamResponse) -> web.StreamResponse:
+    if isinstance(response, web.StreamResponse):
+        return response
+    headers = {**response.headers, "Content-Type": response.content_type} if response.body else response.headers
+    return web.Response(status=response.status, body=response.body or None, headers=headers)
 
 
-def _problem(status: int, body: bytes, headers: dict[str, str]) -> web.Response:
-    return web.Response(status=status, body=body, headers={**headers, "Content-Type": CONTENT_TYPE})
+def _problem(status: int, problem: ProblemAnswer, headers: dict[str, str]) -> web.Response:
+    return web.Response(status=status, body=problem.to_bytes(), headers={**headers, "Content-Type": CONTENT_TYPE})
 
 
 def _routing_problem(error: web.HTTPException, request_id: str) -> web.Response:
@@ -141,4 +144,4 @@ def _routing_problem(error: web.HTTPException, request_id: str) -> web.Response:
         detail = f"this address knows {headers['Allow']} only"
     elif not isinstance(error, web.HTTPNotFound):
         detail = error.reason
-    return _problem(error.status, problem_body(shown_problem(error.status, detail, request_id=request_id)), headers)
+    return _problem(error.status, make_problem(error.status, detail, request_id=request_id), headers)

@@ -7,7 +7,7 @@ import contextlib
 
 from aiohttp import web
 
-from bridge.api.context import Call, Door
+from bridge.api.context import Request, RequestContext
 from bridge.api.events import position_of
 from bridge.api.problem import Refusal
 from bridge.api.request_models import StreamQuery
@@ -22,34 +22,34 @@ STREAMS_MAX = 100
 PAGE = 100
 
 
-async def stream_events(door: Door, call: Call[StreamQuery]) -> web.StreamResponse:
+async def stream_events(context: RequestContext, request: Request[StreamQuery]) -> web.StreamResponse:
     """Every event from here on, or from behind `Last-Event-ID` or `after`."""
-    query = call.given
-    if door.streams >= STREAMS_MAX:
+    query = request.data
+    if context.streams >= STREAMS_MAX:
         raise Refusal(
             503, f"{STREAMS_MAX} streams are open already; close one or pull GET /v1/events", Retry_After="30"
         )
-    after = call.request.headers.get("Last-Event-ID") or query.after
+    after = request.http.headers.get("Last-Event-ID") or query.after
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-    door.streams += 1  # before anything is awaited: the next request sees it
+    context.streams += 1  # before anything is awaited: the next request sees it
     try:
-        position = await door.database.read(lambda tx: position_of(tx, after) if after else events.last_position(tx))
-        await response.prepare(call.request)
-        await _follow(door, query, response, position)
+        position = await context.database.read(lambda tx: position_of(tx, after) if after else events.last_position(tx))
+        await response.prepare(request.http)
+        await _follow(context, query, response, position)
     except (ConnectionError, TimeoutError):
-        _drop(call.request)
+        _drop(request.http)
     finally:
-        door.streams -= 1
+        context.streams -= 1
     return response
 
 
-async def _follow(door: Door, query: StreamQuery, response: web.StreamResponse, position: int) -> None:
+async def _follow(context: RequestContext, query: StreamQuery, response: web.StreamResponse, position: int) -> None:
     await _write(response, b"retry: 2000\n\n")
     loop = asyncio.get_running_loop()
     beat_at = loop.time() + HEARTBEAT_S
-    while not door.closing.is_set():
-        async with door.hint(door.bridge.feed_grown(RECHECK_S)) as hint:
-            page, position = await _next_page(door, query, position)
+    while not context.closing.is_set():
+        async with context.listening(context.bridge.feed_grown(RECHECK_S)) as hint:
+            page, position = await _next_page(context, query, position)
             for event in page:
                 await _write(response, _message(event))
             if page:
@@ -63,7 +63,7 @@ async def _follow(door: Door, query: StreamQuery, response: web.StreamResponse, 
         await response.write_eof()
 
 
-async def _next_page(door: Door, query: StreamQuery, after: int) -> tuple[list[Event], int]:
+async def _next_page(context: RequestContext, query: StreamQuery, after: int) -> tuple[list[Event], int]:
     """Events behind position `after`, and the position that they and what was filtered out reach to."""
 
     def work(tx: Tx) -> tuple[list[Event], int]:
@@ -74,7 +74,7 @@ async def _next_page(door: Door, query: StreamQuery, after: int) -> tuple[list[E
             return page, page[-1].position or after
         return page, max(after, last, *(event.position or 0 for event in page))
 
-    return await door.database.read(work)
+    return await context.database.read(work)
 
 
 def _message(event: Event) -> bytes:

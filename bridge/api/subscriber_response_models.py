@@ -1,35 +1,38 @@
-"""What the API answers about subscribers: their endpoints, deliveries and replays; schemas, as in `answers`."""
+"""What the API answers about subscribers: their endpoints, deliveries and replays."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from collections.abc import Sequence
+from typing import Annotated, Any, Self, get_type_hints
 
-from bridge.api.response_models import NextCursor, When
-from bridge.domain.delivery import DeliveryState, Outcome
-from bridge.domain.endpoint import EndpointSource
+from pydantic import AliasPath, BeforeValidator, Field, create_model
+
+from bridge.api.response_models import NextCursor, Number, Shown, When
+from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Outcome
+from bridge.domain.endpoint import Endpoint, EndpointSettings, EndpointSource
 from bridge.domain.event import EventType
+from bridge.domain.fields import MASK
 from bridge.domain.replay import ReplayState, ReplayStatus
 
 
-class EndpointAnswer(BaseModel):
+class _Named(Shown):
+    id: str
+    url: str
+    source: EndpointSource
+
+
+# Every setting with its plain type: the shared model bounds what a request may hold, an answer has no bounds.
+_plain: dict[str, Any] = {name: (hint, ...) for name, hint in get_type_hints(EndpointSettings).items()}
+_Settings: Any = create_model("_Settings", __base__=Shown, **_plain)
+
+
+class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so that a setting stands once
     """An endpoint; the values of its headers are masked. `events` null: all but `run.progressed`.
 
     `public_keys` verify its v1a signatures. `failing_since`: every attempt since then failed. `paused_until`: it gets
     nothing before, because it asked for that or did not answer.
     """
 
-    id: str
-    url: str
-    source: EndpointSource
-    events: list[EventType] | None
-    filter: str | None
-    description: str | None
-    headers: dict[str, str]
-    ordered: bool
-    payload: str
-    format: str
-    rate_limit: float | None
-    signature: list[str]
     public_keys: list[str]
     run_id: str | None
     enabled: bool
@@ -38,6 +41,12 @@ class EndpointAnswer(BaseModel):
     paused_until: When | None
     created_at: When | None
 
+    @classmethod
+    def of(cls, endpoint: Endpoint, public_keys: Sequence[str] = (), **more: object) -> Self:
+        """An endpoint without its secret; the values of its headers, which often hold one, are masked."""
+        headers = dict.fromkeys(endpoint.headers, MASK)
+        return cls.model_validate({**dict(endpoint), "headers": headers, "public_keys": public_keys, **more})
+
 
 class NewEndpoint(EndpointAnswer):
     """An endpoint as it was made, with the secret that is shown here only."""
@@ -45,7 +54,7 @@ class NewEndpoint(EndpointAnswer):
     secret: str
 
 
-class NewSecret(BaseModel):
+class NewSecret(Shown):
     """The new signing secret, shown here only; the old one signs until `old_until`. Of a v1a key the public half."""
 
     id: str
@@ -54,19 +63,19 @@ class NewSecret(BaseModel):
     old_until: When
 
 
-class PingAnswer(BaseModel):
+class PingAnswer(Shown):
     """The event that was made."""
 
     event_id: str
 
 
-class ReplayCount(BaseModel):
+class ReplayCount(Shown):
     """How many events the selection holds."""
 
     count: int
 
 
-class ReplayAnswer(BaseModel):
+class ReplayAnswer(Shown):
     """A replay: how many events were selected, and how many of them are on their way or arrived."""
 
     id: str
@@ -74,39 +83,45 @@ class ReplayAnswer(BaseModel):
     state: ReplayState
     count: int
     replayed: int
-    rate: float
-    since: When
-    until: When | None
-    types: list[EventType] | None
-    status: ReplayStatus
+    rate: Number
+    since: When = Field(validation_alias=AliasPath("selection", "since"))
+    until: When | None = Field(validation_alias=AliasPath("selection", "until"))
+    types: Annotated[list[EventType] | None, BeforeValidator(lambda types: types or None)] = Field(
+        validation_alias=AliasPath("selection", "types")
+    )
+    status: ReplayStatus = Field(validation_alias=AliasPath("selection", "status"))
     created_at: When
     finished_at: When | None
 
 
-class EventReplayAnswer(BaseModel):
+class EventReplayAnswer(Shown):
     """The deliveries that are due now."""
 
     deliveries: list[str]
 
 
-class AttemptAnswer(BaseModel):
+def _result(name: str) -> Any:
+    return Field(validation_alias=AliasPath("answer", name))
+
+
+class AttemptAnswer(Shown):
     """One POST. `response` holds up to 8 KiB of the receiver's answer, null in lists."""
 
     number: int
     at: When
-    outcome: Outcome
-    status: int | None
-    duration_ms: int
-    detail: str | None
-    peer: str | None
-    phases: dict[str, int]
-    response: str | None
-    truncated: bool
-    manual: bool
+    outcome: Outcome = _result("outcome")
+    status: int | None = _result("status")
+    duration_ms: int = _result("duration_ms")
+    detail: str | None = _result("detail")
+    peer: str | None = _result("peer")
+    phases: dict[str, int] = _result("phases")
+    response: Annotated[str | None, BeforeValidator(lambda head: head.decode(errors="replace"))] = _result("head")
+    truncated: bool = _result("head_is_truncated")
+    manual: bool = Field(validation_alias="is_manual")
     next_attempt_at: When | None
 
 
-class DeliveryAnswer(BaseModel):
+class DeliveryAnswer(Shown):
     """One event for one endpoint."""
 
     id: str
@@ -125,22 +140,38 @@ class DeliveryAnswer(BaseModel):
     manual: bool
     attempts: list[AttemptAnswer]
 
+    @classmethod
+    def of(cls, delivery: Delivery, attempts: Sequence[Attempt], *, with_responses: bool) -> Self:
+        """A delivery with every attempt; the receiver's answers only where one delivery is shown."""
+        shown = [AttemptAnswer.model_validate(attempt) for attempt in attempts]
+        for attempt in () if with_responses else shown:
+            attempt.response = None
+        return cls.model_validate(
+            {
+                **{name: getattr(delivery, name, None) for name in cls.model_fields},
+                "attempt_count": delivery.attempts,
+                "failure_count": delivery.failures,
+                "manual": delivery.is_manual,
+                "attempts": shown,
+            }
+        )
 
-class EndpointList(BaseModel):
+
+class EndpointList(Shown):
     """A page of endpoints."""
 
     data: list[EndpointAnswer]
     next_cursor: NextCursor
 
 
-class DeliveryList(BaseModel):
+class DeliveryList(Shown):
     """A page of deliveries."""
 
     data: list[DeliveryAnswer]
     next_cursor: NextCursor
 
 
-class ReplayList(BaseModel):
+class ReplayList(Shown):
     """A page of replays."""
 
     data: list[ReplayAnswer]
