@@ -29,8 +29,13 @@ def deliveries() -> None:
 @pass_settings
 def list_deliveries(settings: Settings, /, **query: Any) -> None:
     """List deliveries, newest first."""
-    columns = ("DELIVERY", "EVENT", "TYPE", "ENDPOINT", "STATE", "ATTEMPTS", "LAST", "NEXT")
-    print_page(settings.client().get("v1", "deliveries", **query), columns, _row, as_json=settings.as_json)
+    print_page(
+        settings.client().get("v1", "deliveries", **query),
+        ("DELIVERY", "EVENT", "TYPE", "ENDPOINT", "STATE", "ATTEMPTS", "LAST", "NEXT"),
+        _row,
+        as_json=settings.as_json,
+        keep=("DELIVERY", "STATE", "ENDPOINT", "LAST", "TYPE", "NEXT", "ATTEMPTS", "EVENT"),
+    )
 
 
 def _row(delivery: Object) -> tuple[Any, ...]:

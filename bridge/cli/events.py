@@ -38,6 +38,7 @@ def list_events(settings: Settings, after: str | None, types: list[str] | None, 
             event["data"].get("sequence"),
         ),
         as_json=settings.as_json,
+        keep=("EVENT", "TYPE", "ABOUT", "STATUS", "AT", "#"),
     )
 
 

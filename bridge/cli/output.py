@@ -17,6 +17,7 @@ from bridge.cli.client import ClientResponse, Object
 from bridge.domain.timestamps import parse_instant
 
 WIDE: Final = 10_000  # columns: output into a pipe is not cut to the width of a terminal
+_COLUMN_GAP: Final = 2
 # DEL, C1, line and paragraph separators, bidirectional controls, and halves of surrogate pairs.
 _BEYOND_ASCII: Final = "\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _UNSAFE: Final = re.compile(f"[\x00-\x1f{_BEYOND_ASCII}]")
@@ -88,31 +89,54 @@ def print_value(value: Any) -> None:
     print_json(json.dumps(value, ensure_ascii=False).encode())
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Print a table; a terminal folds long cells, elsewhere nothing is cut."""
-    _print(build_table(columns, rows))
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, keep: Sequence[str] = ()) -> None:
+    """Print a table; a terminal folds long cells or leaves columns out (see `build_table`), elsewhere nothing is cut."""
+    _print(build_table(columns, rows, keep=keep))
 
 
 def print_page(
-    response: ClientResponse, columns: Sequence[str], row: Callable[[Object], Sequence[Cell]], *, as_json: bool
+    response: ClientResponse,
+    columns: Sequence[str],
+    row: Callable[[Object], Sequence[Cell]],
+    *,
+    as_json: bool,
+    keep: Sequence[str] = (),
 ) -> None:
     """Print a list of the API as a table, and how to get its next page; as JSON, the daemon's bytes."""
     if as_json:
         print_json(response.body)
         return
-    print_table(columns, (row(each) for each in response.rows()))
+    print_table(columns, (row(each) for each in response.rows()), keep=keep)
     if cursor := response.object().get("next_cursor"):
         note(f"there is more: --cursor {cursor}")
 
 
-def build_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
-    """Return the table that `print_table` prints, for a live view."""
+def build_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, keep: Sequence[str] = ()) -> Table:
+    """Return a table for the console.
+
+    `keep` names columns, the most important first: of these, a narrow terminal shows those that fit on one line per
+    row. Without `keep`, all columns are shown and long cells are folded.
+    """
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    widths = [max([len(column), *(row[n].cell_len for row in cells)]) for n, column in enumerate(columns)]
+    shown = _fitting(columns, widths, keep) if keep else range(len(columns))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(cell) for cell in row))
+    for number in shown:
+        table.add_column(columns[number], overflow="fold")
+    for row in cells:
+        table.add_row(*(row[number] for number in shown))
     return table
+
+
+def _fitting(columns: Sequence[str], widths: Sequence[int], keep: Sequence[str]) -> list[int]:
+    """The numbers of the columns that fit on the console, and always that of the first in `keep`."""
+    left = console().width
+    shown = []
+    for number in map(columns.index, keep):
+        if not shown or widths[number] + _COLUMN_GAP <= left:
+            shown.append(number)
+            left -= widths[number] + (_COLUMN_GAP if len(shown) > 1 else 0)
+    return sorted(shown)
 
 
 def print_facts(facts: Iterable[tuple[str, Cell]]) -> None:

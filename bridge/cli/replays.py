@@ -40,6 +40,7 @@ def list_replays(settings: Settings, /, **query: Any) -> None:
             replay["created_at"],
         ),
         as_json=settings.as_json,
+        keep=("REPLAY", "STATE", "ENDPOINT", "SENT AGAIN", "OF", "STARTED"),
     )
 
 

@@ -25,6 +25,7 @@ from bridge.cli.output import (
 
 FAILURES: Final = frozenset({"failed", "cancelled", "expired", "lost"})
 RUN_COLUMNS: Final = ("RUN", "CONNECTION", "PROVIDER RUN", "STATUS", "PROGRESS", "REGISTERED", "NEXT POLL")
+RUN_COLUMNS_KEPT: Final = ("RUN", "STATUS", "PROVIDER RUN", "PROGRESS", "CONNECTION", "NEXT POLL", "REGISTERED")
 OUTPUT_CHARACTERS_MAX: Final = 2000  # a screenful; --json prints all of it
 
 

@@ -10,7 +10,7 @@ import click
 from bridge.cli.client import Client, Object, Patience
 from bridge.cli.options import DurationText, EventTypes, Pair, Settings, common_options, pass_settings
 from bridge.cli.output import clean, note, print_json, print_page, print_value, say, status_text
-from bridge.cli.run_report import FAILURES, RUN_COLUMNS, print_run, run_row
+from bridge.cli.run_report import FAILURES, RUN_COLUMNS, RUN_COLUMNS_KEPT, print_run, run_row
 from bridge.domain.run import RunStatus
 
 WAIT_CALL_S = 60.0  # the longest wait of one call
@@ -87,7 +87,7 @@ def add(
 def list_runs(settings: Settings, /, workflow: str | None, **query: Any) -> None:
     """List the watched runs, newest first."""
     response = settings.client().get("v1", "runs", workflow_id=workflow, **query)
-    print_page(response, RUN_COLUMNS, run_row, as_json=settings.as_json)
+    print_page(response, RUN_COLUMNS, run_row, as_json=settings.as_json, keep=RUN_COLUMNS_KEPT)
 
 
 @runs.command

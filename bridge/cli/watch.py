@@ -10,7 +10,7 @@ from rich.live import Live
 
 from bridge.cli.client import Client, Object, Patience
 from bridge.cli.output import build_table, console, print_value, say, status_text
-from bridge.cli.run_report import FAILURES, RUN_COLUMNS, progress_text, run_row
+from bridge.cli.run_report import FAILURES, RUN_COLUMNS, RUN_COLUMNS_KEPT, progress_text, run_row
 
 REFRESH_S = 1.0
 NEWEST = 30
@@ -48,7 +48,7 @@ def _show_live(views: Iterator[list[Object]]) -> list[Object]:
     runs: list[Object] = []
     with Live(console=console(), auto_refresh=False) as live:
         for runs in views:
-            live.update(build_table(RUN_COLUMNS, map(run_row, runs)), refresh=True)
+            live.update(build_table(RUN_COLUMNS, map(run_row, runs), keep=RUN_COLUMNS_KEPT), refresh=True)
     return runs
 
 

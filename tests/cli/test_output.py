@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.cli import output
-from bridge.cli.run_report import progress_text
+from bridge.cli.run_report import RUN_COLUMNS, progress_text
 from tests.support.installation import RUNBRIDGE
 from tests.support.stub_server import StubResponse, stub_server
 
@@ -60,6 +61,43 @@ def _on_a_terminal(*arguments: str, **env: str) -> tuple[int, bytes]:
         pass
     os.close(mine)
     return child.wait(20), shown
+
+
+NEWEST_RUN = {**RUN_BODY, "id": "run_" + "0" * 26, "provider_run_id": "fb47b2e6-aaaa-4000-8000-000000000000"}
+DELIVERY = {
+    "id": "dlv_" + "0" * 26, "event_id": "evt_" + "0" * 26, "event_type": "run.finished", "state": "delivered",
+    "endpoint_id": "ep_" + "0" * 26, "attempt_count": 1, "last_status": 204, "next_attempt_at": None,
+}  # fmt: skip
+EVENT = {
+    "id": "evt_" + "0" * 26, "timestamp": "2026-01-15T10:30:05.120Z", "type": "run.finished",
+    "data": {"sequence": 3, "run": {"id": "run_" + "0" * 26, "connection": "dify-prod", "status": "succeeded"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "row", "shown"),
+    [
+        (("runs", "list"), NEWEST_RUN, (NEWEST_RUN["id"], NEWEST_RUN["provider_run_id"], "failed")),
+        (("deliveries", "list"), DELIVERY, (DELIVERY["id"], DELIVERY["endpoint_id"], "delivered")),
+        (("events", "list"), EVENT, (EVENT["id"], EVENT["type"], "succeeded")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_at_eighty_columns_a_row_is_one_line_with_whole_ids(words, row, shown):
+    with stub_server(lambda request: _response({"data": [row, row], "next_cursor": None})) as daemon:
+        code, out = _on_a_terminal(*words, "--url", daemon.url, COLUMNS="80", NO_COLOR="1")
+    heading, *lines = re.sub(r"\x1b\[\d*m", "", out.decode()).splitlines()
+    assert code == 0
+    assert len(lines) == 2
+    assert max(map(len, (heading, *lines))) <= 80
+    for word in shown:
+        assert word in lines[0]
+
+
+def test_a_wide_terminal_shows_every_column():
+    with stub_server(lambda request: _response({"data": [NEWEST_RUN], "next_cursor": None})) as daemon:
+        _, out = _on_a_terminal("runs", "list", "--url", daemon.url, COLUMNS="200", NO_COLOR="1")
+    assert all(column in out.decode() for column in RUN_COLUMNS)
 
 
 def _response(body: object) -> StubResponse:
