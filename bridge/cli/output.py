@@ -131,7 +131,7 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, keep:
 def _fitting(columns: Sequence[str], widths: Sequence[int], keep: Sequence[str]) -> list[int]:
     """The numbers of the columns that fit on the console, and always that of the first in `keep`."""
     left = console().width
-    shown = []
+    shown: list[int] = []
     for number in map(columns.index, keep):
         if not shown or widths[number] + _COLUMN_GAP <= left:
             shown.append(number)
