@@ -103,7 +103,7 @@ class Daemon:
             self.workers.start_loop("membership", self._keep_membership, self.membership.bell)
         self._start_replayer()
         await self.pollers.configure(self.config.connections, self.session, self.node)
-        self.database.listeners.append(self.control.hear)
+        self.database.listeners.append(self.control.pass_on)
         self._start_maintenance()
         await self._start_api()
         if self.watchdog.is_wanted:
@@ -219,7 +219,7 @@ class Daemon:
             path = key_file.path_beside(database_file.path_of(self.database.url))
             keys = await asyncio.to_thread(key_file.read_or_create, path)
         self.database.keyring.use(keys)
-        await key_rotation.tell_sealed(self.database)
+        await key_rotation.rotate(self.database)
 
     # -- delivery
 

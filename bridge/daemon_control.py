@@ -1,7 +1,4 @@
-"""The office: what the API may ask of the running daemon, answered from the workers (`api.ports.Bridge`).
-
-It also passes on what commits announce: bells for the workers, a word to those who wait.
-"""
+"""What the API may ask of the running workers (`api.ports.Bridge`), and what commits announce to them."""
 
 from __future__ import annotations
 
@@ -26,14 +23,14 @@ from bridge.store.transaction import CommitSignals
 
 
 class DaemonControl:
-    """One per daemon."""
+    """Reaches the workers of one daemon; it holds no state of its own but who waits for what."""
 
     def __init__(self, database: Database, clock: Clock, pollers: Mapping[str, Poller]) -> None:
         self.pollers = pollers
         self.deliverer: Deliverer | None = None
         self.replayer: Replayer | None = None
         self.membership: Membership | None = None
-        """Where several nodes share a database."""
+        """Set where several nodes share a database."""
         self.policy = AddressPolicy(Trust.API)
         self.is_stopping = False
         self._database = database
@@ -43,8 +40,8 @@ class DaemonControl:
 
     # -- what commits announce
 
-    def hear(self, signals: CommitSignals) -> None:
-        """Ring the bells that a commit gives reason to."""
+    def pass_on(self, signals: CommitSignals) -> None:
+        """Wake the workers and the waiting requests that a commit concerns."""
         for name in signals.connections_due:
             if name in self.pollers:
                 self.pollers[name].expect_due()
@@ -58,7 +55,7 @@ class DaemonControl:
         for run_id in signals.poll_requested_run_ids:
             for poller in self.pollers.values():
                 poller.poll_now(run_id)
-        for run_id in signals.deleted_run_ids | signals.settled_run_ids:  # perhaps at another node
+        for run_id in signals.deleted_run_ids | signals.settled_run_ids:  # by another node, perhaps
             self.forget(run_id)
         if signals.nodes_changed and self.membership is not None:
             self.membership.expect_change()
@@ -75,15 +72,15 @@ class DaemonControl:
         return {name: poller.client.connection for name, poller in self.pollers.items()}
 
     def check_run_id(self, connection: str, provider_run_id: str) -> str | None:
-        """A sentence if this can never be the id of a run there."""
+        """A sentence if this can never be a run's id at that provider."""
         return self._poller(connection).client.provider.check_run_id(provider_run_id)
 
     def check_target(self, url: str) -> str:
-        """The URL as it will be dialled; InvalidInput when the address policy refuses it."""
+        """The URL as it will be dialled; InvalidInput if the address policy refuses it."""
         return check_target(url, self.policy).url
 
     def live(self, run: Run) -> LivePoll | None:
-        """The polls of a run whose connection is watched here."""
+        """The polls of a run, if this node has its connection."""
         poller = self.pollers.get(run.connection)
         if poller is None:
             return None
@@ -94,7 +91,7 @@ class DaemonControl:
         return LivePoll(polls, last_polled_at, next_poll_at, reason)
 
     async def poll_now(self, run_id: str) -> None:
-        """Look at a run at once."""
+        """Poll a run at once, if it is held in memory."""
         for poller in self.pollers.values():
             poller.poll_now(run_id)
 
@@ -145,7 +142,7 @@ class DaemonControl:
         }
 
     def distribution(self, name: str, workflow_id: str) -> Json:
-        """What was learned of one workflow, and how its runs are polled."""
+        """The learned durations of one workflow, with the polls planned on them."""
         return self._poller(name).planner.distribution(workflow_id)
 
     def limiter_reading(self, name: str) -> LimiterReading:

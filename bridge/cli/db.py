@@ -23,7 +23,7 @@ from bridge.config.reach import read_database_url, read_secrets
 from bridge.domain.clock import SystemClock
 from bridge.domain.encryption import EncryptionKey
 from bridge.domain.errors import Conflict, InvalidInput, Problem, Unsupported
-from bridge.maintenance.key_rotation import seal_all
+from bridge.maintenance.key_rotation import reencrypt_all
 from bridge.store import migrate, nodes
 from bridge.store.database import Database
 from bridge.store.inspection import Inspection, inspect_database
@@ -138,7 +138,7 @@ async def _rotate(url: URL, configured: list[EncryptionKey]) -> tuple[int, list[
             raise Conflict(f"a daemon uses this database ({', '.join(alive)}); stop it first")
         beside = None if configured else key_file.path_beside(database_file.path_of(url))
         database.keyring.use(configured if beside is None else key_file.add_new_key(beside))
-        return await seal_all(database)
+        return await reencrypt_all(database)
     finally:
         await database.close()
 

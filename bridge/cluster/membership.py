@@ -102,7 +102,7 @@ class Membership:
             await self._renew(now)
             await self._keep_listening()
         else:
-            self._take_rank(await self._write_apart(_list_nodes))
+            self._take_rank(await self._write_reserved(_list_nodes))
         if self.is_lost:
             return 0.0
         if not self.rank.is_noticed:
@@ -114,7 +114,7 @@ class Membership:
             return nodes.renew(tx, self._node, self._lease_s), _list_nodes(tx)
 
         try:
-            is_held, live = await self._write_apart(renew)
+            is_held, live = await self._write_reserved(renew)
         except StoreUnavailable:
             self._unbroken_since = None
             raise
@@ -130,7 +130,7 @@ class Membership:
             log.info("node.resumed", node=self._node)
         self._take_rank(live)
 
-    async def _write_apart(self, work: Callable[[Tx], T]) -> T:
+    async def _write_reserved(self, work: Callable[[Tx], T]) -> T:
         """Write on a connection of its own, so that no other work delays the renewal."""
         return await self._database.write_reserved(work, self._renew_every_s)
 
@@ -142,7 +142,7 @@ class Membership:
     def _lose(self) -> None:
         log.warning("node.lost", node=self._node, advice="it was silent for longer than its lease; it starts over")
         self.is_lost = True
-        self.stop_timer()
+        self._stop_timer()
         self.lease_guard.closes_at = 0.0
         self._cancel_posts()
 
@@ -151,7 +151,7 @@ class Membership:
         self._set_timer(self.lease_guard.closes_at)
 
     def _set_timer(self, at: float) -> None:
-        self.stop_timer()
+        self._stop_timer()
         left_s = max(0.0, at - self._clock.monotonic())
         self._timer = asyncio.get_running_loop().call_later(left_s, self._close_if_due)
 
@@ -166,7 +166,7 @@ class Membership:
         self._cancel_posts()
         self.bell.ring()
 
-    def stop_timer(self) -> None:
+    def _stop_timer(self) -> None:
         """The lease guard is no longer watched."""
         if self._timer is not None:
             self._timer.cancel()
@@ -230,7 +230,7 @@ class Membership:
 
     def close(self) -> None:
         """Close the NOTIFY connection, and watch the lease guard no longer."""
-        self.stop_timer()
+        self._stop_timer()
         self._listener.close()
 
 

@@ -1,1 +1,1 @@
-"""What is done now and then: retention, key rotation, deadlines, noticing that the wall clock was set."""
+"""What is done now and then: retention, backups, key rotation, deadlines, following the wall clock."""

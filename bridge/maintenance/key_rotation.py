@@ -1,4 +1,4 @@
-"""Sealing anew: after a change of keys, everything secret in the database goes under the present one."""
+"""Key rotation: after a change of keys, encrypt every secret in the database with the present one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from bridge.store import encryption
 from bridge.store.database import Database
 
 log = structlog.get_logger()
-_REST_S = 0.01  # between batches, so that others get their turn at the write desk
+_REST_S = 0.01  # seconds between batches, for other writes
 SHOWN_MAX = 20
 
 
-async def seal_all(database: Database) -> tuple[int, list[str]]:
-    """Seal what is not under the present key: how many values were, and the rows that no key opens."""
+async def reencrypt_all(database: Database) -> tuple[int, list[str]]:
+    """Encrypt what is not under the present key; returns the number of values and the rows that no key opens."""
     if await database.read(encryption.is_all_encrypted):
         return 0, []
     count, unreadable = 0, list[str]()
@@ -29,15 +29,15 @@ async def seal_all(database: Database) -> tuple[int, list[str]]:
     return count, unreadable
 
 
-async def tell_sealed(database: Database) -> None:
-    """`seal_all` with what an operator should know of it in the log."""
+async def rotate(database: Database) -> None:
+    """`reencrypt_all`, and log what an operator should know of it."""
     if not database.keyring.has_key:
         log.warning(
             "secrets.plain",
             advice="signing secrets made over the API lie in the database unencrypted; set [secrets] key to encrypt them",
         )
         return
-    count, unreadable = await seal_all(database)
+    count, unreadable = await reencrypt_all(database)
     if count:
         log.info("secrets.sealed", count=count)
     if unreadable:

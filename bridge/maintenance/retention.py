@@ -1,6 +1,6 @@
-"""The housekeeper: a chore that deletes what is no longer to be kept, by age and by size, a little at a time.
+"""Retention: delete settled runs and what belongs to them by age and by size, in small transactions.
 
-An idle bridge is left in peace: it looks, and writes only where there is something to delete.
+It writes only if there is something to delete, so that an idle daemon leaves the disk alone.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from bridge.store.retention import DeletionPlan
 from bridge.store.transaction import Tx
 
 log = structlog.get_logger()
-EVERY_S: Final = 60.0
-PAUSE_S: Final = 0.05  # between transactions; others take their turn
-FULL_UNTIL: Final = 0.9  # of the size, to which a database that outgrew it is brought down
-FREE_SHARE_MAX: Final = 0.1  # of the file; more is given back to the disk, less is left for new rows
+PAUSE_S: Final = 0.05  # between transactions, for other writes
+FULL_UNTIL: Final = 0.9  # of the size: what a database that has outgrown it is reduced to
+FREE_SHARE_MAX: Final = (
+    0.1  # of the file; free pages beyond it are returned to the file system, the rest is for new rows
+)
 PAGES_PER_STEP: Final = 200
-LOOKS_POSTGRESQL: Final = 10  # transactions between two estimates of the size
+BATCHES_POSTGRESQL: Final = 10  # between two estimates of the size
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Retention:
 
 
 class Housekeeper:
-    """Sweeps when it is called; the daemon calls it every EVERY_S."""
+    """Sweeps when it is called; the daemon calls it every minute."""
 
     def __init__(self, *, database: Database, clock: Clock, metrics: Metrics, settings: Retention) -> None:
         self.settings = settings
@@ -49,13 +50,13 @@ class Housekeeper:
         self._is_too_large = False
 
     async def sweep(self) -> Counter[str]:
-        """Everything there is to do now; rows deleted, by table."""
+        """Delete everything that is to go now; returns the number of rows by table."""
         before = self._clock.now() - timedelta(seconds=self.settings.keep_s)
         swept = Counter[str]()
         for plan in (retention.plan_settled, retention.plan_leftovers):
             swept += await self._sweep_all(lambda tx, plan=plan: plan(tx, before))  # type: ignore[misc]
         swept += await self._sweep_to_size()
-        pages = await self._give_back()
+        pages = await self._release_pages()
         self._metrics.retention_last_run.set(self._clock.now().timestamp())
         if swept or pages:
             log.info(
@@ -66,7 +67,7 @@ class Housekeeper:
     async def _sweep_all(
         self, plan: Callable[[Tx], DeletionPlan], *, batches_max: float = float("inf")
     ) -> Counter[str]:
-        """Plan and delete until nothing is left of it, at most so many batches."""
+        """Plan and delete until the plan is empty, at most so many batches."""
         swept, batches = Counter[str](), 0
         while batches < batches_max and (rows := await self._sweep_once(plan)):
             swept.update(rows)
@@ -84,24 +85,24 @@ class Housekeeper:
         return rows
 
     async def _sweep_to_size(self) -> Counter[str]:
-        """Delete the oldest of what is settled, however young, until the rows take 90 % of the size."""
+        """If the rows exceed the size, delete the oldest settled ones, whatever their age, down to FULL_UNTIL of it."""
         limit, swept = self.settings.size_bytes, Counter[str]()
         used = await self._used()
         goal = limit if used <= limit else limit * FULL_UNTIL
-        batches = 1 if self._database.is_sqlite else LOOKS_POSTGRESQL
+        batches = 1 if self._database.is_sqlite else BATCHES_POSTGRESQL
         while used > goal:
             rows = await self._sweep_all(lambda tx: retention.plan_settled(tx, tx.now), batches_max=batches)
             if not rows:
                 break
             swept += rows
             used = await self._used()
-        self._tell_size(used)
+        self._warn_of_size(used)
         return swept
 
     async def _used(self) -> int:
         return await self._database.read(lambda tx: inspection.measure_used_bytes(tx, self.settings.size_bytes))
 
-    def _tell_size(self, used: int) -> None:
+    def _warn_of_size(self, used: int) -> None:
         is_too_large = used > self.settings.size_bytes
         if is_too_large and not self._is_too_large:
             log.warning(
@@ -113,8 +114,8 @@ class Housekeeper:
             )
         self._is_too_large = is_too_large
 
-    async def _give_back(self) -> int:
-        """Pages of the SQLite file that hold nothing, beyond a tenth of it."""
+    async def _release_pages(self) -> int:
+        """Return free pages beyond FREE_SHARE_MAX of the SQLite file to the file system; how many."""
         if not self._database.is_sqlite:
             return 0
         released = 0

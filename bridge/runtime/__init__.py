@@ -1,1 +1,1 @@
-"""What any daemon has: the loop around a pass, systemd, metrics, logs. Knows nothing of runs or deliveries."""
+"""What any daemon has: loops, supervision, systemd, metrics, logs. No rules about runs or deliveries."""

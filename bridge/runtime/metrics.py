@@ -1,4 +1,4 @@
-"""What the workers count, for /metrics. Labels are configured names only, never run ids or URLs."""
+"""The metrics that the workers count, for /metrics. Labels are configured names only, never run ids or URLs."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Metrics:
         self.unmapped = self._counter("status_unmapped_total", "Observations with an unknown word", by_connection)
 
     def note_poll(self, connection: str, outcome: str, took_s: float) -> None:
-        """One poll."""
+        """Count one poll and its duration."""
         self.of(self.polls, connection, outcome).inc()
         self.of(self.poll_seconds, connection).observe(took_s)
 
     def of(self, metric: Series, *labels: str) -> Series:
-        """`metric.labels(*labels)`, where prometheus_client takes longer to find a series than to count in it."""
+        """`metric.labels(*labels)`, cached: prometheus_client takes longer to find a series than to count in it."""
         series: Series | None = self._series.get((metric, labels))
         if series is None:
             series = self._series[metric, labels] = metric.labels(*labels)

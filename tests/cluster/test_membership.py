@@ -135,7 +135,7 @@ async def test_with_a_closed_lease_guard_nothing_is_posted_not_even_what_was_cla
             assert len(receiver.received) == 1
 
 
-async def test_a_post_that_is_broken_off_is_no_failed_attempt_and_is_made_again(postgresql_url: str) -> None:
+async def test_a_cancelled_post_is_no_failed_attempt_and_is_made_again(postgresql_url: str) -> None:
     async with open_database(postgresql_url) as database, Receiver() as receiver:
         await add_endpoint(database, receiver.url())
         receiver.script(Reply(kind=ReplyKind.HANG))
@@ -223,10 +223,10 @@ async def test_after_an_outage_the_others_may_renew_before_they_are_evicted(post
         assert [node.is_alive for node in await first.database.read(nodes.list_nodes)] == [True, True]
 
 
-# -- what is in hand
+# -- the runs that it holds
 
 
-async def test_what_was_claimed_in_a_commit_that_nobody_heard_of_is_found_again(postgresql_url: str) -> None:
+async def test_a_lease_whose_commit_got_no_answer_is_found_again(postgresql_url: str) -> None:
     async with open_database(postgresql_url) as database, Sandbox() as sandbox:
         settings = connection(sandbox, "dify")
         run = await register(
@@ -310,7 +310,7 @@ async def test_nodes_learn_from_each_other(postgresql_url: str) -> None:
         assert saved.state == learners[0].durations("wf", RunStatus.RUNNING).dump()
 
 
-async def test_a_node_whose_process_has_ended_is_buried_though_its_lease_is_good(postgresql_url: str) -> None:
+async def test_a_node_whose_process_has_ended_is_evicted_though_its_lease_is_good(postgresql_url: str) -> None:
     """A daemon that was killed and is back need not wait for the lease of the one before."""
     view, pid, started = own_identity().split()
     ended = f"{view} {pid} {int(started) - 1}"

@@ -129,6 +129,7 @@ async def test_a_daemon_that_stops_does_not_wait_for_the_copy(
         await copying
 
 
+@pytest.mark.slow
 async def test_a_daemon_makes_backups_by_its_schedule_and_a_reload_changes_it(tmp_path: Path) -> None:
     daemon = DaemonProcess(tmp_path, backup={"schedule": "* * * * *", "keep": 3})
     async with daemon:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.daemon_process import DaemonProcess
 
 SERVE_WITH_A_FAULT = """
@@ -19,6 +21,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 async def test_the_daemon_stops_cleanly_with_exit_code_1_and_the_reason(tmp_path: Path) -> None:
     """Exit code 1, so that systemd restarts it; cleanly, so that the next start finds nothing leased."""
     daemon = DaemonProcess(tmp_path)

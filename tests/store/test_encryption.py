@@ -13,7 +13,7 @@ from bridge.domain.errors import Conflict
 from bridge.domain.ids import new_id
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
-from bridge.maintenance.key_rotation import seal_all
+from bridge.maintenance.key_rotation import reencrypt_all
 from bridge.store import encryption, endpoints, idempotency
 from bridge.store.database import Database
 from bridge.store.idempotency import StoredResponse
@@ -116,13 +116,13 @@ async def test_a_new_key_seals_everything_anew_and_an_ordinary_start_writes_noth
     await add_endpoint(database)
     await keep(database, b'{"secret":"x"}')
     old = await stored(database)
-    assert await seal_all(database) == (0, [])
+    assert await reencrypt_all(database) == (0, [])
     assert await stored(database) == old
     new = parse_keys(new_key())
     database.keyring.use([*new, *database.keyring._keys])
-    assert await seal_all(database) == (4, [])
+    assert await reencrypt_all(database) == (4, [])
     database.keyring.use(new)
-    assert await seal_all(database) == (0, [])
+    assert await reencrypt_all(database) == (0, [])
     assert await secrets_of(database, endpoint.id) == [secret]
     found = await database.read(lambda tx: endpoints.get_endpoint(tx, endpoint.id))
     assert found is not None
@@ -136,7 +136,7 @@ async def test_what_was_plain_is_sealed_once_there_is_a_key(database: Database) 
     endpoint = await add_endpoint(database, secret=secret, headers={"authorization": TOKEN})
     assert secret in await stored(database)
     database.keyring.use(keys)
-    assert await seal_all(database) == (2, [])
+    assert await reencrypt_all(database) == (2, [])
     lying = await stored(database)
     assert secret not in lying
     assert TOKEN not in lying
@@ -152,7 +152,7 @@ async def test_sealing_anew_goes_on_over_many_batches_and_past_what_no_key_opens
     database.keyring.use(keys)
     kept = [await add_endpoint(database, headers={"x": str(number)}) for number in range(5)]
     database.keyring.use([*parse_keys(new_key()), *keys])
-    count, unreadable = await seal_all(database)
+    count, unreadable = await reencrypt_all(database)
     assert count == 10
     assert len(unreadable) == 1
     with pytest.raises(Unreadable, match="old_keys"):
