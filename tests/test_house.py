@@ -272,6 +272,39 @@ def test_the_search_for_private_names_finds_them(source: str) -> None:
     assert "_x" in [name for node in ast.walk(ast.parse(source)) for name in foreign_names(node)]
 
 
+def test_no_test_sleeps_for_a_fixed_time() -> None:
+    """A sleep is too short on a busy machine and too long on any other; wait for a condition (`support/waiting`).
+
+    Inside `while` a sleep is the interval of such a wait, or of a server that drips.
+    """
+    wrong = [
+        place(path, call.lineno)
+        for path in python_files(ROOT / "tests")
+        for call in calls_outside_while(tree_of(path))
+        if ast.unparse(call.func) in {"asyncio.sleep", "time.sleep"} and ast.unparse(call.args[0]) != "0"
+    ]
+    assert wrong == []
+
+
+def calls_outside_while(node: ast.AST) -> Iterator[ast.Call]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call):
+            yield child
+        if not isinstance(child, ast.While):
+            yield from calls_outside_while(child)
+
+
+def test_no_test_measures_memory_object_by_object() -> None:
+    """`sys.getsizeof` sees one object and not what it holds; measure the process, or count what is kept."""
+    assert [str(path) for path in python_files(ROOT / "tests") if "getsizeof" in names_used(tree_of(path))] == []
+
+
+def names_used(tree: ast.Module) -> set[str]:
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name)
+    }
+
+
 def test_no_file_is_named_after_nothing() -> None:
     nothing = {"utils", "util", "helpers", "helper", "models", "common", "misc"}
     named = [path for folder in (BRIDGE, ROOT / "tests") for path in python_files(folder)]

@@ -88,8 +88,8 @@ async def test_whoever_asks_again_while_it_is_being_sent_is_not_forgotten(api: A
         lambda tx: deliveries.acquire_due(tx, node="n", endpoint_id=endpoint["id"], limit=1)
     )
     asked = asyncio.create_task(api.call("POST", f"/v1/events/{claimed.delivery.event_id}/replay"))
-    await asyncio.sleep(0.1)
-    assert not asked.done()
+    done, _ = await asyncio.wait({asked}, timeout=0.1)
+    assert not done
     answer = PostResult(Outcome.DELIVERED, 12, 200)
     result = AttemptResult(claimed.delivery, claimed.delivery.created_at, answer, DeliveryState.DELIVERED, None)
     await api.database.write(lambda tx: attempts.record_attempts(tx, node="n", results=[result]))

@@ -15,6 +15,7 @@ from aiohttp import web
 from bridge.api.server import CannotListen, build_app, start_server
 from bridge.domain.secret import Secret
 from tests.support.api_bridge import TOKEN, Api
+from tests.support.waiting import until
 
 
 def build(api: Api) -> web.Application:
@@ -100,8 +101,7 @@ async def test_closing_ends_waits_and_streams_with_an_answer(door: Api) -> None:
     stream = await door.session.get(f"{url}/events/stream", headers=headers)
     await stream.content.readuntil(b"\n\n")
     waiting = asyncio.create_task(door.session.get(f"{url}/runs/{run['id']}/wait?timeout=300", headers=headers))
-    for _ in range(50):  # let the request arrive
-        await asyncio.sleep(0.01)
+    await until(lambda: runner.server.requests_count == 2)
     async with asyncio.timeout(4):
         await runner.cleanup()
         assert await stream.content.read() == b""

@@ -77,7 +77,7 @@ async def test_what_comes_after_an_answer_on_a_kept_connection_is_bounded_too(se
 
 async def reset(exchange):
     await exchange.send(OK_LINE)
-    await asyncio.sleep(0.05)
+    await exchange.is_read()
     exchange.reset()
 
 

@@ -211,7 +211,7 @@ async def stall(exchange):
 
 async def reset_in_the_body(exchange):
     await exchange.send(OK_HEAD + b"Content-Length: 10\r\n\r\nabc")
-    await asyncio.sleep(0.05)
+    await exchange.is_read()
     exchange.reset()
 
 

@@ -76,7 +76,7 @@ async def test_what_is_closed_after_a_death_may_take_its_time(watchdog: Watchdog
                 await forever()
             finally:
                 for step in range(3):
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0)
                     steps.append(step)
                 await workers.end_all()
     assert steps == [0, 1, 2]

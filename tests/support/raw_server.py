@@ -1,4 +1,4 @@
-"""A raw-socket HTTP server that misbehaves exactly as told: it knows no HTTP beyond reading one request."""
+"""A raw-socket HTTP server that follows a script byte by byte; of HTTP it only knows how to read one request."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
+LOOP_TURNS = 10
 Script = Callable[["RawExchange"], Awaitable[None]]
 
 
@@ -24,6 +25,11 @@ class RawExchange:
         """Send `data` and wait until the other side takes it."""
         self._writer.write(data)
         await self._writer.drain()
+
+    async def is_read(self) -> None:
+        """Let the client, which runs on this event loop, read what was sent."""
+        for _ in range(LOOP_TURNS):
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """End the connection after this answer."""
