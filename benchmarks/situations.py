@@ -15,7 +15,7 @@ from families import Distribution, lognormal, mixture, pareto, uniform
 from virtual_time import MAX_INTERVAL_S, MIN_INTERVAL_S, Cost, back_off_ages, follow_schedule
 
 from bridge.domain.cadence.durations import DurationModel
-from bridge.domain.cadence.list_rule import WatchedAge, wait_before_list
+from bridge.domain.cadence.list_rule import WatchedRun, wait_before_list
 from bridge.domain.cadence.progress import ProgressModel, ProgressTrack
 from bridge.domain.cadence.rule import effective_price
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
@@ -180,7 +180,7 @@ def listed(count: int, price_s: float, *, active: int = 60, every_s: float | Non
 
 
 def _list_wait(learned: Workflows, watched: list[Active], now: float, last: float) -> float:
-    views = [WatchedAge(learned.models[run.workflow].estimate, run.alive_s, now - run.start_s) for run in watched]
+    views = [WatchedRun(learned.models[run.workflow].estimate, run.alive_s, now - run.start_s) for run in watched]
     return wait_before_list([views], learned.price_s, MIN_INTERVAL_S, 300.0, since_s=now - last)
 
 
