@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from bridge.cli.client import Client, Object
-from bridge.cli.options import Settings, common_options, pass_settings
+from bridge.cli.options import CONNECTION, Settings, common_options, pass_settings
 from bridge.cli.output import (
     Cell,
     ago,
@@ -57,7 +57,7 @@ def list_connections(settings: Settings) -> None:
 
 
 @connections.command
-@click.argument("name")
+@click.argument("name", type=CONNECTION)
 @click.option(
     "--workflow", metavar="ID", help='Plot the durations of its runs and its polls; "" for runs without a workflow.'
 )
@@ -75,7 +75,7 @@ def show(settings: Settings, name: str, workflow: str | None) -> None:
 
 
 @connections.command
-@click.argument("name", nargs=-1)
+@click.argument("name", type=CONNECTION, nargs=-1)
 @common_options
 @pass_settings
 def check(settings: Settings, name: tuple[str, ...]) -> int:

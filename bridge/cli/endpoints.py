@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from bridge.cli.client import Client, Object
-from bridge.cli.options import DurationText, EventTypes, InstantText, Pair, Settings, common_options, pass_settings
+from bridge.cli.options import (
+    ENDPOINT,
+    DurationText,
+    EventTypes,
+    InstantText,
+    Pair,
+    Settings,
+    common_options,
+    pass_settings,
+)
 from bridge.cli.output import count, mark, print_facts, print_json, print_page, print_value, say, status_text
 from bridge.cli.replays import start_replay
 from bridge.domain.fields import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES
@@ -92,7 +101,7 @@ def list_endpoints(settings: Settings, /, **query: Any) -> None:
 
 
 @endpoints.command
-@click.argument("endpoint_id")
+@click.argument("endpoint_id", type=ENDPOINT)
 @common_options
 @pass_settings
 def show(settings: Settings, endpoint_id: str) -> None:
@@ -105,7 +114,7 @@ def show(settings: Settings, endpoint_id: str) -> None:
 
 
 @endpoints.command
-@click.argument("endpoint_id")
+@click.argument("endpoint_id", type=ENDPOINT)
 @click.option("--no-wait", is_flag=True, help="Do not wait for the first attempt.")
 @common_options
 @pass_settings
@@ -154,7 +163,7 @@ def _print_ping(event_id: str, delivery: Object | None) -> None:
 
 
 @endpoints.command("rotate-secret")
-@click.argument("endpoint_id")
+@click.argument("endpoint_id", type=ENDPOINT)
 @click.option("--overlap", type=DurationText(), help="How long the old secret signs too (0s to 7d; default: 24h).")
 @click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own new secret; default: a random one.")
 @click.option("--v1a", "is_v1a", is_flag=True, help="Replace the ed25519 key instead of the secret.")
@@ -177,7 +186,7 @@ def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, s
 
 
 @endpoints.command
-@click.argument("endpoint_id")
+@click.argument("endpoint_id", type=ENDPOINT)
 @click.option("--replay-missed", is_flag=True, help="Also replay the events that it missed since it was added.")
 @click.option("--wait", "is_waiting", is_flag=True, help="With --replay-missed: wait until all are queued.")
 @common_options
@@ -194,7 +203,7 @@ def enable(settings: Settings, endpoint_id: str, replay_missed: bool, is_waiting
 
 
 @endpoints.command
-@click.argument("endpoint_id")
+@click.argument("endpoint_id", type=ENDPOINT)
 @common_options
 @pass_settings
 def disable(settings: Settings, endpoint_id: str) -> None:
@@ -220,7 +229,7 @@ def _print_missed(client: Client, endpoint: Object) -> None:
 
 
 @endpoints.command
-@click.argument("endpoint_id", nargs=-1, required=True)
+@click.argument("endpoint_id", type=ENDPOINT, nargs=-1, required=True)
 @common_options
 @pass_settings
 def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
@@ -233,7 +242,7 @@ def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
 
 
 @endpoints.command
-@click.argument("endpoint_id")
+@click.argument("endpoint_id", type=ENDPOINT)
 @click.option("--since", type=InstantText(), help="Start: 2h (ago) or an instant; with --status missed optional.")
 @click.option("--until", type=InstantText(), help="End: 2h (ago) or an instant; default: now.")
 @click.option("--types", metavar="A,B", type=EventTypes(), help="Only these event types.")

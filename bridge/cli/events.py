@@ -8,7 +8,7 @@ import sys
 import click
 
 from bridge.cli.client import Object
-from bridge.cli.options import EventTypes, Settings, common_options, pass_settings
+from bridge.cli.options import ENDPOINT, RUN, EventTypes, Settings, common_options, pass_settings
 from bridge.cli.output import Cell, count, print_json, print_page, say, status_text
 
 
@@ -20,7 +20,7 @@ def events() -> None:
 @events.command("list")
 @click.option("--after", metavar="EVENT", help="Only events recorded after this one.")
 @click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types.")
-@click.option("--run", "run_id", metavar="RUN", help="Only events of this run.")
+@click.option("--run", "run_id", metavar="RUN", type=RUN, help="Only events of this run.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Events per page.")
 @common_options
 @pass_settings
@@ -59,7 +59,9 @@ def show(settings: Settings, event_id: str) -> None:
 
 @events.command
 @click.argument("event_id", nargs=-1, required=True)
-@click.option("--endpoint", metavar="ID", help="Only to this endpoint; default: all that received or match it.")
+@click.option(
+    "--endpoint", metavar="ID", type=ENDPOINT, help="Only to this endpoint; default: all that received or match it."
+)
 @common_options
 @pass_settings
 def replay(settings: Settings, event_id: tuple[str, ...], endpoint: str | None) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from bridge.cli.client import Client
 from bridge.cli.daemon_address import find_daemon
+from bridge.domain.errors import BridgeError
 from bridge.domain.event import EventType
 from bridge.domain.secret import Secret
 from bridge.domain.signing import hmac_v1
@@ -21,6 +23,7 @@ from bridge.domain.suggestions import closest
 from bridge.domain.timestamps import format_instant, parse_duration, parse_instant
 
 F = TypeVar("F", bound=Callable[..., Any])
+COMPLETION_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(slots=True)
@@ -99,6 +102,30 @@ def common_options(function: F) -> F:
     return _config(_url(_token(_json(function))))
 
 
+class ListedName(click.ParamType[str]):
+    """The name of something that `GET /v1/NOUN` lists. A shell completes it with the newest names."""
+
+    name = "name"
+
+    def __init__(self, noun: str, field: str = "id", **query: object) -> None:
+        self._noun, self._field, self._query = noun, field, query
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names that begin with `incomplete`; none without a daemon that answers within COMPLETION_TIMEOUT_S."""
+        try:
+            client = ctx.ensure_object(Settings).client()
+            rows = client.get("v1", self._noun, timeout_s=COMPLETION_TIMEOUT_S, **self._query).rows()
+        except (BridgeError, click.ClickException, OSError):
+            return []
+        names = [str(row[self._field]) for row in rows]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+RUN: Final = ListedName("runs", limit=200)
+CONNECTION: Final = ListedName("connections", "name")
+ENDPOINT: Final = ListedName("endpoints", limit=200)
+
+
 class EventTypes(click.ParamType[list[str]]):
     """Event types, comma separated: `run.finished,run.waiting`."""
 
@@ -114,6 +141,15 @@ class EventTypes(click.ParamType[list[str]]):
                 hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
                 self.fail(f"unknown event type {name!r}; {hint}", param, ctx)
         return names or self.fail("name at least one event type", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the last name of the list."""
+        *before, last = incomplete.split(",")
+        return [
+            CompletionItem(",".join((*before, member.value)))
+            for member in EventType
+            if member.value.startswith(last) and member.value not in before
+        ]
 
 
 class DurationText(click.ParamType[float]):

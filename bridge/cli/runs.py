@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bridge.cli.client import Client, Object, Patience
-from bridge.cli.options import DurationText, EventTypes, Pair, Settings, common_options, pass_settings
+from bridge.cli.options import CONNECTION, RUN, DurationText, EventTypes, Pair, Settings, common_options, pass_settings
 from bridge.cli.output import clean, note, print_json, print_page, print_value, say, status_text
 from bridge.cli.run_report import FAILURES, RUN_COLUMNS, RUN_COLUMNS_KEPT, print_run, run_row
 from bridge.domain.run import RunStatus
@@ -22,7 +22,7 @@ def runs() -> None:
 
 
 @runs.command
-@click.argument("connection")
+@click.argument("connection", type=CONNECTION)
 @click.argument("provider_run_id")
 @click.option("--workflow", metavar="ID", help="The id of its workflow; durations are learned per workflow.")
 @click.option("--meta", metavar="NAME=VALUE", type=Pair("="), multiple=True, help="Returned in every event.")
@@ -76,7 +76,7 @@ def add(
 
 
 @runs.command("list")
-@click.option("--connection", metavar="NAME", help="Only runs of this connection.")
+@click.option("--connection", metavar="NAME", type=CONNECTION, help="Only runs of this connection.")
 @click.option("--status", type=click.Choice([status.value for status in RunStatus]), help="Only runs in this status.")
 @click.option("--tag", metavar="TAG", help="Only runs with this tag.")
 @click.option("--workflow", metavar="ID", help="Only runs of this workflow.")
@@ -91,7 +91,7 @@ def list_runs(settings: Settings, /, workflow: str | None, **query: Any) -> None
 
 
 @runs.command
-@click.argument("run_id")
+@click.argument("run_id", type=RUN)
 @common_options
 @pass_settings
 def show(settings: Settings, run_id: str) -> None:
@@ -105,7 +105,7 @@ def show(settings: Settings, run_id: str) -> None:
 
 
 @runs.command
-@click.argument("run_id", nargs=-1, required=True)
+@click.argument("run_id", type=RUN, nargs=-1, required=True)
 @click.option("--timeout", type=DurationText(), help="Give up after this time (exit 1).")
 @common_options
 @pass_settings
@@ -145,7 +145,7 @@ def _wait_for_one(client: Client, run_id: str, end: float | None) -> Object:
 
 
 @runs.command
-@click.argument("run_id", nargs=-1)
+@click.argument("run_id", type=RUN, nargs=-1)
 @common_options
 @pass_settings
 def watch(settings: Settings, run_id: tuple[str, ...]) -> int:
@@ -156,7 +156,7 @@ def watch(settings: Settings, run_id: tuple[str, ...]) -> int:
 
 
 @runs.command
-@click.argument("run_id", nargs=-1, required=True)
+@click.argument("run_id", type=RUN, nargs=-1, required=True)
 @common_options
 @pass_settings
 def poll(settings: Settings, run_id: tuple[str, ...]) -> None:
@@ -165,7 +165,7 @@ def poll(settings: Settings, run_id: tuple[str, ...]) -> None:
 
 
 @runs.command
-@click.argument("run_id", nargs=-1, required=True)
+@click.argument("run_id", type=RUN, nargs=-1, required=True)
 @common_options
 @pass_settings
 def cancel(settings: Settings, run_id: tuple[str, ...]) -> None:
@@ -184,7 +184,7 @@ def _post_each(settings: Settings, run_ids: tuple[str, ...], operation: str, res
 
 
 @runs.command
-@click.argument("run_id", nargs=-1, required=True)
+@click.argument("run_id", type=RUN, nargs=-1, required=True)
 @common_options
 @pass_settings
 def rm(settings: Settings, run_id: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.options import EventTypes, Settings, common_options, pass_settings, read_keys, secret_options
+from bridge.cli.options import ENDPOINT, EventTypes, Settings, common_options, pass_settings, read_keys, secret_options
 from bridge.cli.output import mark, print_value, say
 from bridge.cli.webhook_post import WebhookTarget
 from bridge.domain.event import Event, EventType, other_event, run_event
@@ -29,7 +29,9 @@ _OUTCOMES = [status.value for status in RunStatus if status.is_settled]
 
 @click.command
 @click.argument("event", metavar="EVENT", type=EventTypes())
-@click.option("--endpoint", metavar="ID", help="Send to this endpoint's URL; the daemon sends bridge.ping itself.")
+@click.option(
+    "--endpoint", metavar="ID", type=ENDPOINT, help="Send to this endpoint's URL; the daemon sends bridge.ping itself."
+)
 @click.option("--to", "to_url", metavar="URL", help="Send to this URL, from here.")
 @click.option("--status", type=click.Choice(_OUTCOMES), help="Status of the run in a run.finished.")
 @secret_options

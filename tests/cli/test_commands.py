@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -156,10 +157,59 @@ def test_a_fault_of_our_own_is_placed_and_its_text_kept_back(cli, monkeypatch):
     assert "whsec_" not in result.err
 
 
-def test_shell_completion_completes_commands():
-    env = {**os.environ, "_RUNBRIDGE_COMPLETE": "bash_complete", "COMP_WORDS": "runbridge run", "COMP_CWORD": "1"}
+def _completions(line: str, **env: str) -> list[str]:
+    """What bash offers for `line`."""
+    words = line.split(" ")
+    asked = {"_RUNBRIDGE_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    env = {"HOME": "/nonexistent", "PATH": os.environ["PATH"], **asked, **env}
     done = subprocess.run(RUNBRIDGE, env=env, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["plain,runs"]
+    assert done.stderr == ""
+    return [each.partition(",")[2] for each in done.stdout.split()]
+
+
+def test_a_shell_completes_commands_and_event_types():
+    assert _completions("runbridge run") == ["runs"]
+    assert _completions("runbridge endpoints add http://x --events run.f") == ["run.finished"]
+    assert _completions("runbridge listen --events run.started,run.f") == ["run.started,run.finished"]
+
+
+def test_a_shell_completes_names_that_the_daemon_lists():
+    listed = {"/v1/runs": "run_1", "/v1/connections": "dify-prod", "/v1/endpoints": "my-app"}
+
+    def respond(request):
+        row = dict.fromkeys(("id", "name"), listed[request.path])
+        return StubResponse(body=json.dumps({"data": [row], "next_cursor": None}).encode())
+
+    with stub_server(respond) as daemon:
+        for line, offered in {
+            "runbridge runs show ": "run_1",
+            "runbridge runs wait run_1 r": "run_1",
+            "runbridge deliveries list --run run": "run_1",
+            "runbridge runs add d": "dify-prod",
+            "runbridge runs list --connection ": "dify-prod",
+            "runbridge connections check ": "dify-prod",
+            "runbridge endpoints ping m": "my-app",
+            "runbridge trigger bridge.ping --endpoint ": "my-app",
+        }.items():
+            assert _completions(line, RUNBRIDGE_URL=daemon.url) == [offered], line
+        assert _completions("runbridge runs show x", RUNBRIDGE_URL=daemon.url) == []
+
+
+def test_completion_without_a_daemon_offers_nothing_and_prints_no_error():
+    assert _completions("runbridge runs show ", RUNBRIDGE_URL=f"http://127.0.0.1:{free_port()}") == []
+    assert _completions("runbridge runs show ", RUNBRIDGE_URL="no address at all") == []
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_option_has_a_help_text(words):
+    command: click.Command = commands.runbridge
+    for word in words:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), word)
+        assert found is not None
+        command = found
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    assert [option.opts for option in options if not option.help] == []
 
 
 def test_json_may_stand_before_the_command_as_well(bridge):
