@@ -79,6 +79,10 @@ class Client:
         """Send POST with `body` as JSON."""
         return self._call("POST", path, {}, body if body is not None else {}, timeout_s)
 
+    def patch(self, *path: str, body: Object) -> ClientResponse:
+        """Send PATCH with `body` as JSON."""
+        return self._call("PATCH", path, {}, body, TIMEOUT_S)
+
     def delete(self, *path: str) -> ClientResponse:
         """Send DELETE."""
         return self._call("DELETE", path, {}, None, TIMEOUT_S)

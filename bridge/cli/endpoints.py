@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -26,6 +27,8 @@ from bridge.domain.timestamps import format_duration
 
 PING_WAIT_S = 20.0  # longer than one attempt may take
 _SELECTIONS = [status.value for status in ReplayStatus]
+_UNSET: dict[str, object] = {"events": None, "filter": None, "headers": {}, "rate-limit": None, "description": None}
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group
@@ -33,42 +36,63 @@ def endpoints() -> None:
     """Subscribers, their filters and their secrets."""
 
 
+def _setting_options(function: F) -> F:
+    """Add the options that `add` and `update` share."""
+    for option in reversed(
+        (
+            click.option(
+                "--events", metavar="A,B", type=EventTypes(), help="Its events; default: all but run.progressed."
+            ),
+            click.option("--filter", metavar="JMESPATH", help="For example: data.run.status == 'failed'"),
+            click.option(
+                "--header",
+                "headers",
+                metavar="NAME:VALUE",
+                type=Pair(":"),
+                multiple=True,
+                help="A header of every POST.",
+            ),
+            click.option(
+                "--ordered/--no-ordered", default=None, help="Send the events of one run in order, one at a time."
+            ),
+            click.option("--payload", type=click.Choice(PAYLOADS), help="thin: ids and status, without output."),
+            click.option("--format", type=click.Choice(FORMATS), help="The layout of the body."),
+            click.option(
+                "--rate-limit",
+                metavar="N",
+                type=click.FloatRange(RATE_LIMIT_MIN, RATE_LIMIT_MAX),
+                help="At most N POSTs a second.",
+            ),
+            click.option("--v1a/--no-v1a", default=None, help="Sign with an ed25519 key in addition to the secret."),
+            click.option("--description", metavar="TEXT", help="A note for people."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _given_settings(*, v1a: bool | None, headers: tuple[tuple[str, str], ...], **options: Any) -> Object:
+    """The settings that were given, as the API takes them."""
+    settings = {name: value for name, value in options.items() if value not in (None, "")}
+    if headers:
+        settings["headers"] = dict(headers)
+    if v1a is not None:
+        settings["signature"] = list(SIGNATURES if v1a else SIGNATURES[:1])
+    return settings
+
+
 @endpoints.command
 @click.argument("url")
-@click.option("--events", metavar="A,B", type=EventTypes(), help="Its events; default: all but run.progressed.")
-@click.option("--filter", "filter_", metavar="JMESPATH", help="For example: data.run.status == 'failed'")
-@click.option("--header", metavar="NAME:VALUE", type=Pair(":"), multiple=True, help="A header of every POST.")
-@click.option("--ordered", is_flag=True, help="Send the events of one run in order, one at a time.")
-@click.option("--payload", type=click.Choice(PAYLOADS), help="thin: ids and status, without output.")
-@click.option("--format", type=click.Choice(FORMATS), help="The layout of the body.")
-@click.option(
-    "--rate-limit", metavar="N", type=click.FloatRange(RATE_LIMIT_MIN, RATE_LIMIT_MAX), help="At most N POSTs a second."
-)
-@click.option("--v1a", "is_v1a", is_flag=True, help="Sign with an ed25519 key in addition to the secret.")
-@click.option("--description", metavar="TEXT", help="A note for people.")
+@_setting_options
 @click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own whsec_… secret; default: a new one.")
 @common_options
 @pass_settings
-def add(
-    settings: Settings,
-    /,
-    url: str,
-    filter_: str | None,
-    header: tuple[tuple[str, str], ...],
-    secret_file: Any,
-    is_v1a: bool,
-    **given: Any,
-) -> None:
+def add(settings: Settings, /, url: str, secret_file: Any, **options: Any) -> None:
     """Send events to URL from now on. Prints the signing secret, which is shown only once."""
-    body = {
-        **given,
-        "url": url,
-        "signature": list(SIGNATURES) if is_v1a else None,
-        "filter": filter_,
-        "headers": dict(header),
-        "secret": secret_file.read().strip() if secret_file else None,
-    }
-    response = settings.client().post("v1", "endpoints", body={key: value for key, value in body.items() if value})
+    body = {"url": url, **_given_settings(**options)}
+    if secret_file:
+        body["secret"] = secret_file.read().strip()
+    response = settings.client().post("v1", "endpoints", body=body)
     if settings.as_json:
         print_json(response.body)
         return
@@ -77,6 +101,25 @@ def add(
     say("signing secret (shown only once):", created["secret"])
     for key in created.get("public_keys") or []:
         say("public key of its v1a signatures:", key)
+
+
+@endpoints.command
+@click.argument("endpoint_id", type=ENDPOINT)
+@click.option("--to", "url", metavar="URL", help="Send to this URL from now on.")
+@_setting_options
+@click.option("--unset", type=click.Choice(list(_UNSET)), multiple=True, help="Restore the default of this setting.")
+@common_options
+@pass_settings
+def update(settings: Settings, /, endpoint_id: str, unset: tuple[str, ...], **options: Any) -> None:
+    """Change settings of an endpoint; those not given stay as they are. --header replaces all headers."""
+    body = _given_settings(**options) | {name.replace("-", "_"): _UNSET[name] for name in unset}
+    if not body:
+        raise click.UsageError("give at least one setting to change")
+    response = settings.client().patch("v1", "endpoints", endpoint_id, body=body)
+    if settings.as_json:
+        print_json(response.body)
+    else:
+        _print_endpoint(response.object())
 
 
 @endpoints.command("list")

@@ -33,6 +33,29 @@ def test_an_endpoint_is_added_shown_switched_rotated_and_removed(bridge, running
     assert bridge("endpoints", "show", endpoint_id).code == 1
 
 
+def test_an_update_changes_what_is_given_and_nothing_else(bridge, running):
+    endpoint_id = bridge(
+        "endpoints", "add", running.receiver, "--events", "run.finished", "--header", "X-Team: a", "--description", "old",
+        "--filter", "data.run.status == 'failed'", "--ordered", "--rate-limit", "5", "--json",
+    ).json["id"]  # fmt: skip
+    changed = bridge(
+        "endpoints", "update", endpoint_id, "--to", f"{running.receiver}?new=1", "--events", "run.waiting",
+        "--unset", "filter", "--no-ordered", "--json",
+    ).json  # fmt: skip
+    assert (changed["events"], changed["filter"], changed["ordered"]) == (["run.waiting"], None, False)
+    assert changed["url"].endswith("?new=1")
+    assert (changed["description"], changed["rate_limit"], set(changed["headers"])) == ("old", 5.0, {"X-Team"})
+    shown = bridge(
+        "endpoints", "update", endpoint_id, "--unset", "headers", "--unset", "rate-limit", "--format", "cloudevents"
+    )
+    assert "cloudevents" in shown.out
+    assert "X-Team" not in shown.out
+    assert "rate limit" not in shown.out
+    assert "give at least one setting" in bridge("endpoints", "update", endpoint_id).err
+    assert bridge("endpoints", "update", "my-app", "--description", "x").code == 1
+    assert bridge("endpoints", "rm", endpoint_id).code == 0
+
+
 def test_an_endpoint_may_bring_its_own_secret(bridge, running, tmp_path):
     secret = new_secret()
     (tmp_path / "secret").write_text(secret + "\n")
