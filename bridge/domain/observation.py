@@ -17,7 +17,8 @@ class Observation:
     """The state of one run at the provider, in canonical terms.
 
     `provider_status` is the provider's own word. Times are canonical text (see `provider_instant`).
-    `output_is_elsewhere`: the output needs a second request, made once after success.
+    `output_is_elsewhere`: the output needs a second request, made once after success. `output_truncated`: there is an
+    output that cannot be kept, and `output` is None.
     """
 
     status: RunStatus
@@ -30,6 +31,7 @@ class Observation:
     started_at: str | None = None
     finished_at: str | None = None
     output_is_elsewhere: bool = False
+    output_truncated: bool = False
 
 
 class FailureKind(StrEnum):

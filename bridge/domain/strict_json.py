@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
 from bridge.domain.errors import BadPayload, BridgeError, InvalidInput, NotJson, Problem
 from bridge.domain.run import Json
@@ -25,9 +25,10 @@ _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates:
 class JsonReader:
     """Reads JSON under one policy and raises `error` for what is not JSON.
 
-    Both policies refuse NaN, infinities, numbers beyond a double, integers over 4300 digits and more than 100 levels.
-    A lenient reader drops a byte order mark, keeps the last of duplicate keys and replaces NUL and lone surrogates
-    with U+FFFD. A strict one refuses all of these; unstorable characters with `InvalidInput`, which names the field.
+    Both policies refuse integers over 4300 digits and more than 100 levels. A lenient reader drops a byte order mark,
+    allows control characters in strings, keeps the last of duplicate keys, replaces NUL and lone surrogates with
+    U+FFFD, and reads NaN, infinities and numbers beyond a double as null. A strict one refuses all of these;
+    unstorable characters with `InvalidInput`, which names the field.
     """
 
     def __init__(self, error: type[BridgeError], *, is_lenient: bool) -> None:
@@ -37,6 +38,7 @@ class JsonReader:
             object_pairs_hook=None if is_lenient else self._object,
             parse_constant=self._constant,
             parse_float=self._float,
+            strict=not is_lenient,
         )
 
     def read(self, data: bytes) -> Json:
@@ -65,7 +67,7 @@ class JsonReader:
         # Most bodies need no walk: only many brackets make a deep nest, only an escape an unstorable character.
         if text.count("[") + text.count("{") > DEPTH_MAX and _is_too_deep(value):
             raise self._error(f"the JSON is nested deeper than {DEPTH_MAX} levels")
-        return self._storable(value, []) if "\\u" in text else cast("Json", value)
+        return self._storable(value, []) if "\\u" in text or "\0" in text else cast("Json", value)
 
     def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
@@ -74,14 +76,17 @@ class JsonReader:
             raise self._error(f"the key {json.dumps(twice)[:200]} stands twice in one object")
         return found
 
-    def _constant(self, word: str) -> NoReturn:
-        raise self._error(f"the JSON holds {word}, which is no JSON number")
+    def _constant(self, word: str) -> None:
+        if not self._is_lenient:
+            raise self._error(f"the JSON holds {word}, which is no JSON number")
 
-    def _float(self, text: str) -> float:
+    def _float(self, text: str) -> float | None:
         number = float(text)
-        if math.isinf(number):
+        if not math.isinf(number):
+            return number
+        if not self._is_lenient:
             raise self._error("the JSON holds a number that is too large")
-        return number
+        return None
 
     def _storable(self, value: object, path: list[str | int]) -> Json:
         match value:

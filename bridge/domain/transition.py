@@ -40,6 +40,7 @@ def has_news(run: Run, seen: Observation) -> bool:
         or seen.provider_status != run.provider_status
         or (seen.progress is not None and seen.progress != run.progress)
         or seen.output != run.output
+        or seen.output_truncated is not run.output_truncated
         or seen.error != run.error
         or seen.finished_at != run.finished_at
         or (run.workflow_id or seen.workflow_id) != run.workflow_id
@@ -56,6 +57,7 @@ def unchanged(run: Run) -> Observation:
         workflow_id=run.workflow_id,
         progress=run.progress,
         output=run.output,
+        output_truncated=run.output_truncated,
         error=run.error,
         created_at=run.created_at,
         started_at=run.started_at,
@@ -100,6 +102,7 @@ def _shown(run: Run, seen: Observation) -> dict[str, Any]:
         "workflow_id": run.workflow_id or seen.workflow_id,
         "progress": seen.progress or run.progress,
         "output": seen.output,
+        "output_truncated": seen.output_truncated,
         "error": seen.error,
         "created_at": seen.created_at or run.created_at,
         "started_at": seen.started_at or run.started_at,

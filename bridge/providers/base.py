@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
+from bridge.domain.frozen import replaced
 from bridge.domain.observation import (
     FailureKind,
     LastResponse,
@@ -31,6 +32,7 @@ from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.domain.strict_json import parse_json_text
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.http import ProviderFailure, ProviderHttp
+from bridge.providers.partial_json import RunFields
 
 RUN_ID_CHARS_MAX: Final = 512
 WORD_CHARS_MAX: Final = 200
@@ -40,6 +42,7 @@ ETAG_CHARS_MAX: Final = 200
 PAGE_RUNS: Final = 100  # Retab's maximum; Instabase documents none
 LIST_TIMEOUT_S: Final = 10.0  # a slower list is no quicker than polling each run
 _COUNT_MAX: Final = 2**53
+_WITHOUT_SUCCESS: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.PARTIAL})
 
 JsonObject = dict[str, Json]
 
@@ -143,7 +146,11 @@ class ProviderDefaults:
 
 
 async def fetch_normalised(
-    http: ProviderHttp, path: str, normalise: Callable[[JsonObject], Observation], last: LastResponse | None = None
+    http: ProviderHttp,
+    path: str,
+    normalise: Callable[[JsonObject], Observation],
+    fields: RunFields,
+    last: LastResponse | None = None,
 ) -> PollResult:
     """GET `path` and read its body with `normalise`; every fault is returned as a `PollFailed`.
 
@@ -151,7 +158,7 @@ async def fetch_normalised(
     """
     try:
         response = await http.request(
-            "GET", path, etag=last.etag if last else None, last_body=last.body if last else None
+            "GET", path, etag=last.etag if last else None, last_body=last.body if last else None, fields=fields
         )
     except ProviderFailure as failure:
         return failure.failed
@@ -160,15 +167,27 @@ async def fetch_normalised(
         return Observed(
             last.observation, response.poll_after_s, answered_at, last.etag, is_unchanged=True, body=last.body
         )
-    body = response.data if len(response.data) <= LAST_BODY_BYTES_MAX else None
+    body = response.data if 0 < len(response.data) <= LAST_BODY_BYTES_MAX else None
     if last and response.is_same_body:
         return Observed(last.observation, response.poll_after_s, answered_at, etag, body=body)
     try:
-        return Observed(normalise(json_object(response.body)), response.poll_after_s, answered_at, etag, body=body)
+        seen = normalise(json_object(response.body))
+        if response.damaged:
+            seen = _without_damage(seen, response.damaged, fields)
+        return Observed(seen, response.poll_after_s, answered_at, etag, body=body)
     except NoSuchRun as error:
         return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], response.status)
     except BadPayload as error:
         return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {error}"[:400], response.status)
+
+
+def _without_damage(seen: Observation, damaged: frozenset[str], fields: RunFields) -> Observation:
+    """The observation without what could not be read whole; a settled run says which part that was."""
+    if fields.output in damaged:
+        seen = replaced(seen, output=None, output_truncated=True, output_is_elsewhere=False)
+    if fields.error in damaged and seen.error is None and seen.status in _WITHOUT_SUCCESS:
+        seen = replaced(seen, error=RunError("the provider's error text is too large or cannot be read"))
+    return seen
 
 
 def etag_of(headers: Mapping[str, str]) -> str | None:

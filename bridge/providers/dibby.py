@@ -24,6 +24,7 @@ from bridge.providers.base import (
     unpack_json,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp
+from bridge.providers.partial_json import RunFields
 
 STATUSES: Final = {
     "pending": RunStatus.QUEUED,
@@ -31,6 +32,11 @@ STATUSES: Final = {
     "finished": RunStatus.SUCCEEDED,
     "failed": RunStatus.FAILED,
 }
+FIELDS: Final = RunFields(
+    names=frozenset({"id", "status", "stepsCompleted", "steps", "output", "error", "createdAt"}),
+    output="output",
+    error="error",
+)
 _NO_RUN: Final = "runbridge-connection-check"
 _KEY_ACCEPTED: Final = frozenset({400, 404, 410, 422})  # only the run id was refused
 
@@ -56,7 +62,7 @@ class Dibby(ProviderDefaults):
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /runs/{id}`."""
-        return await fetch_normalised(http, f"/runs/{path_segment(provider_run_id)}", normalise, last)
+        return await fetch_normalised(http, f"/runs/{path_segment(provider_run_id)}", normalise, FIELDS, last)
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """`POST /runs`; `inputs` must match the workflow's start node."""

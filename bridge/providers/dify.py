@@ -34,6 +34,7 @@ from bridge.providers.base import (
     unpack_json,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp, error_text
+from bridge.providers.partial_json import RunFields
 
 STATUSES: Final = {
     "scheduled": RunStatus.QUEUED,
@@ -44,6 +45,11 @@ STATUSES: Final = {
     "failed": RunStatus.FAILED,
     "stopped": RunStatus.CANCELLED,
 }
+FIELDS: Final = RunFields(
+    names=frozenset({"id", "status", "workflow_id", "outputs", "error", "created_at", "finished_at"}),
+    output="outputs",
+    error="error",
+)
 USER: Final = "runbridge"  # Dify requires a user to start a run, and the same one to stop it
 _RUN_PATH: Final = "/workflows/run"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -84,7 +90,7 @@ class Dify(ProviderDefaults):
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /workflows/run/{id}`."""
-        return await fetch_normalised(http, f"{_RUN_PATH}/{path_segment(provider_run_id)}", normalise, last)
+        return await fetch_normalised(http, f"{_RUN_PATH}/{path_segment(provider_run_id)}", normalise, FIELDS, last)
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """Start the app's published workflow; the key selects it, not `workflow_id`.

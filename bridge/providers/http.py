@@ -10,8 +10,7 @@ import asyncio
 import json
 import os
 import ssl
-import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import cached_property, lru_cache
 from typing import Final
@@ -25,13 +24,15 @@ from bridge.domain.errors import BadPayload, BridgeError
 from bridge.domain.frozen import frozen
 from bridge.domain.observation import FailureKind, PollFailed
 from bridge.domain.run import Json
-from bridge.domain.strict_json import parse_json
+from bridge.providers.body import BODY_BYTES_MAX, Body, read_json, read_pieces
+from bridge.providers.partial_json import RunFields
 from bridge.providers.retry_after import quota_is_used_up, requested_pause_s
 from bridge.runtime.aiohttp_internals import disable_retry
 
-BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 _ERROR_BYTES_MAX: Final = 64 * 1024
-_CHUNK_BYTES: Final = 64 * 1024
+_HEADER_BYTES_MAX, _HEADERS_MAX = 128 * 1024, 256  # aiohttp allows 8 KiB, and the whole response would be lost
+_OVERSIZE_PAUSE_MIN_S: Final = 10.0
+_OVERSIZE_BYTES_PER_S: Final = 1024 * 1024  # on average, for the polls of one run
 ERROR_READ_S: Final = 2.0  # the status line has the outcome; the body only explains it
 _MESSAGE_CHARS_MAX: Final = 400
 _PATH_CHARS_MAX: Final = 150
@@ -58,6 +59,7 @@ class ProviderResponse:
 
     `data` is the body without its content encoding. If it equals `last_body` of the request, `is_same_body` is true
     and `body` is None, because it was not parsed again. `poll_after_s` is the pause that the provider asked for.
+    `damaged` names the members of `body` that could not be read whole.
     """
 
     status: int
@@ -66,6 +68,7 @@ class ProviderResponse:
     data: bytes = b""
     poll_after_s: float | None = None
     is_same_body: bool = False
+    damaged: frozenset[str] = frozenset()
 
 
 def new_session() -> aiohttp.ClientSession:
@@ -79,6 +82,9 @@ def new_session() -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
         headers={"User-Agent": f"runbridge/{__version__}", "Accept-Encoding": "identity"},
         auto_decompress=False,
+        max_line_size=_HEADER_BYTES_MAX,
+        max_field_size=_HEADER_BYTES_MAX,
+        max_headers=_HEADERS_MAX,
         trust_env=False,
     )
     disable_retry(session)
@@ -121,23 +127,35 @@ class ProviderHttp:
         expects_json: bool = True,
         etag: str | None = None,
         last_body: bytes | None = None,
+        fields: RunFields | None = None,
     ) -> ProviderResponse:
         """Send one request. Raises ProviderFailure unless the response is a 2xx, or a 304 and `etag` was given.
 
         `path` begins with a slash and is percent-encoded. `timeout_s` covers the whole exchange, from the name lookup
-        to the last byte. The body is read but not parsed without `expects_json`, and if it equals `last_body`.
+        to the last byte. The body is read but not parsed without `expects_json`, and if it equals `last_body`. With
+        `fields`, a body that is too large or broken in one place is reduced to the members that can be read.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response: aiohttp.ClientResponse | None = None
+        body = Body(self.body_bytes_max, fields)
         try:
-            async with asyncio.timeout(limit_s):
-                response = await self._send(method, path, query, json_body, etag)
-                await self._raise_for_status(method, path, response, etag)
-                data = await _read_body(response, self.body_bytes_max)
-            is_same_body = data == last_body
-            body = parse_json(data) if expects_json and response.status != 304 and not is_same_body else None
+            try:
+                async with asyncio.timeout(limit_s):
+                    response = await self._send(method, path, query, json_body, etag)
+                    await self._raise_for_status(method, path, response, etag)
+                    await body.read(response)
+            except _FAULTS:
+                if response is None or not body.is_partly_read:
+                    raise
+            data = body.data
+            is_same_body = data is not None and data == last_body
+            is_parsed = expects_json and response.status != 304 and not is_same_body
+            parsed, damaged = await body.parse() if is_parsed else (None, frozenset[str]())
+            pause_s = requested_pause_s(response.headers)
+            if data is None:  # so large that it should not be fetched often
+                pause_s = max(pause_s or 0.0, _OVERSIZE_PAUSE_MIN_S, body.size / _OVERSIZE_BYTES_PER_S)
             return ProviderResponse(
-                response.status, response.headers, body, data, requested_pause_s(response.headers), is_same_body
+                response.status, response.headers, parsed, data or b"", pause_s, is_same_body, damaged
             )
         except _FAULTS as error:
             raise self._fault(error, method, path, response, limit_s) from None
@@ -156,7 +174,7 @@ class ProviderHttp:
             async with asyncio.timeout(limit_s):
                 response = await self._send(method, path, (), json_body, None)
                 await self._raise_for_status(method, path, response, None)
-                async with aclosing(_chunks(response, self.body_bytes_max)) as chunks:
+                async with aclosing(read_pieces(response, self.body_bytes_max)) as chunks:
                     yield chunks
         except _FAULTS as error:
             raise self._fault(error, method, path, response, limit_s) from None
@@ -293,68 +311,6 @@ def _reason(error: Exception) -> str:
 async def _read_error(response: aiohttp.ClientResponse) -> Json:
     try:
         async with asyncio.timeout(ERROR_READ_S):
-            return parse_json(await _read_body(response, _ERROR_BYTES_MAX))
+            return await read_json(response, _ERROR_BYTES_MAX)
     except (BadPayload, TimeoutError, aiohttp.ClientError, OSError):
         return None
-
-
-async def _read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    limit, content, pieces = _BodyLimit(response, bytes_max), response.content, []
-    if content.is_eof():  # usually all of it came with the head
-        pieces.append(limit(content.read_nowait()))
-    while not content.at_eof() and (chunk := await content.read(_CHUNK_BYTES)):
-        pieces.append(limit(chunk))
-    limit.finish()
-    return b"".join(pieces)
-
-
-async def _chunks(response: aiohttp.ClientResponse, bytes_max: int) -> AsyncGenerator[bytes]:
-    limit = _BodyLimit(response, bytes_max)
-    while chunk := await response.content.read(_CHUNK_BYTES):
-        yield limit(chunk)
-    limit.finish()
-
-
-class _BodyLimit:
-    """Decompresses a body chunk by chunk. Raises BadPayload beyond `bytes_max` bytes of it."""
-
-    def __init__(self, response: aiohttp.ClientResponse, bytes_max: int) -> None:
-        self._bytes_max = self._room = bytes_max
-        if (response.content_length or 0) > bytes_max:
-            raise self._too_large()
-        self._decompress = _Decompressor(response.headers.get("Content-Encoding", ""))
-        self.finish = self._decompress.finish
-
-    def __call__(self, chunk: bytes) -> bytes:
-        piece = self._decompress(chunk, self._room + 1)
-        self._room -= len(piece)
-        if self._room < 0:
-            raise self._too_large()
-        return piece
-
-    def _too_large(self) -> BadPayload:
-        return BadPayload(f"the body is larger than {self._bytes_max} bytes")
-
-
-class _Decompressor:
-    """Decompresses gzip from servers that ignore `Accept-Encoding: identity`, at most `room` bytes at a time."""
-
-    def __init__(self, encoding: str) -> None:
-        name = encoding.strip().lower()
-        if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise BadPayload(f"the body is packed as {name[:40]}, though identity was asked for")
-        self._inflate = (
-            None if name in ("", "identity") else zlib.decompressobj(wbits=47)
-        )  # gzip or zlib, by its header
-
-    def __call__(self, chunk: bytes, room: int) -> bytes:
-        if self._inflate is None or self._inflate.eof:  # bytes after the end count, and spoil the JSON
-            return chunk
-        try:
-            return self._inflate.decompress(chunk, room) + self._inflate.unused_data
-        except zlib.error:
-            raise BadPayload("the body is not the gzip that its header promises") from None
-
-    def finish(self) -> None:
-        if self._inflate is not None and not self._inflate.eof:
-            raise BadPayload("the packed body breaks off")

@@ -30,6 +30,7 @@ from bridge.providers.base import (
     text_of,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse
+from bridge.providers.partial_json import RunFields
 
 STATUSES: Final = {
     "running": RunStatus.RUNNING,
@@ -39,6 +40,10 @@ STATUSES: Final = {
     "failed": RunStatus.FAILED,
     "cancelled": RunStatus.CANCELLED,
 }
+FIELDS: Final = RunFields(
+    names=frozenset({"id", "status", "msg", "deployment_id", "app_id", "start_timestamp", "finish_timestamp"}),
+    error="msg",
+)
 _WITH_ERROR: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED})
 _PAGES_MAX: Final = 1000  # an app run takes at most 1,000 files
 _RUNS_PATH: Final = "/v2/apps/runs"
@@ -90,7 +95,7 @@ class Instabase(ProviderDefaults):
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /v2/apps/runs/{id}`."""
-        return await fetch_normalised(http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", normalise, last)
+        return await fetch_normalised(http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", normalise, FIELDS, last)
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
         """`GET /v2/apps/runs`; without `from_timestamp` it covers 24 hours. Pages shift as runs begin."""

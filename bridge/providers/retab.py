@@ -39,6 +39,7 @@ from bridge.providers.base import (
     unpack_json,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp
+from bridge.providers.partial_json import RunFields
 
 STATUSES: Final = {
     "pending": RunStatus.QUEUED,
@@ -51,6 +52,16 @@ STATUSES: Final = {
     "failed": RunStatus.FAILED,
     "cancelled": RunStatus.CANCELLED,
 }
+_TIMES: Final = frozenset({"created_at", "started_at", "completed_at"})
+_ERROR_PARTS: Final = frozenset({"error", "message", "reason", "details", "stage", "failing_step_id"})
+FIELDS: Final = RunFields(
+    names=frozenset({"id", "status", "kind", "workflow_id", "final_outputs", "error_details", "error_stage"})
+    | _TIMES
+    | _ERROR_PARTS,
+    output="final_outputs",
+    error="error",
+    nested=frozenset({"lifecycle", "timing", "workflow"}),
+)
 _VERSION_AT_END: Final = re.compile(r"/v\d+/*\Z", re.ASCII)
 _RUNS_PATH: Final = "/v1/workflows/runs"
 _STEPS_PATH: Final = "/v1/workflows/steps"
@@ -130,7 +141,7 @@ class Retab(ProviderDefaults):
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /v1/workflows/runs/{id}`."""
-        return await fetch_normalised(http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", normalise, last)
+        return await fetch_normalised(http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", normalise, FIELDS, last)
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
         """`GET /v1/workflows/runs`; the cursor is a run's id, so pages do not shift. `since` is not used."""

@@ -102,8 +102,8 @@ async def test_the_request_is_plain():
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html><h1>busy</h1></html>", b"[NaN]", b"[" * 200_000, b'{"status": "runn'],
-    ids=["empty", "html", "nan", "deep", "cut"],
+    [b"", b"<html><h1>busy</h1></html>", b"[" * 200_000, b'{"status": "runn'],
+    ids=["empty", "html", "deep", "cut"],
 )
 async def test_a_200_that_is_no_json_is_a_bad_payload(body):
     async with foreign_server(answering(body)) as server:

@@ -32,7 +32,7 @@ from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.timestamps import format_duration
 from bridge.domain.webhook_url import URL_CHARACTERS_MAX
 from bridge.providers import REGISTRY
-from bridge.providers.http import BODY_BYTES_MAX as PROVIDER_BYTES_MAX
+from bridge.providers.body import BODY_BYTES_MAX as PROVIDER_BYTES_MAX
 from tests.support.readme_blocks import README, ROOT, blocks, readme, rows, section, spans
 
 SHOWN_COMMANDS = sorted(

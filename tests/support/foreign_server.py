@@ -60,7 +60,7 @@ def answering(body: object = None, *, status: int = 200, headers: dict[str, str]
 
     async def answer(_request: web.Request) -> web.StreamResponse:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return web.Response(body=data, status=status, headers=headers, content_type="application/json")
+        return web.Response(body=data, status=status, headers={"Content-Type": "application/json", **(headers or {})})
 
     return answer
 

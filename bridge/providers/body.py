@@ -1,0 +1,154 @@
+"""Read the body of a response: bounded, decompressed, decoded and parsed."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import zlib
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Final
+
+import aiohttp
+
+from bridge.domain.errors import BadPayload
+from bridge.domain.run import Json
+from bridge.domain.strict_json import parse_json_text
+from bridge.providers.partial_json import RunFields, RunScanner
+
+BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+SCANNED_BYTES_MAX: Final = 128 * 1024 * 1024  # of a run's body, which is not kept
+_CHUNK_BYTES: Final = 64 * 1024
+
+
+async def read_pieces(response: aiohttp.ClientResponse, bytes_max: int) -> AsyncGenerator[bytes]:
+    """The decompressed body in pieces of 64 KiB. Raises BadPayload beyond `bytes_max` bytes."""
+    if (response.content_length or 0) > bytes_max:
+        raise _too_large(bytes_max)
+    content, decompress, size = response.content, _Decompressor(response.headers.get("Content-Encoding", "")), 0
+    chunk = content.read_nowait() if content.is_eof() else b""  # usually all of it came with the head
+    while chunk or (not content.at_eof() and (chunk := await content.read(_CHUNK_BYTES))):
+        for piece in decompress(chunk):
+            size += len(piece)
+            if size > bytes_max:
+                raise _too_large(bytes_max)
+            yield piece
+        chunk = b""
+    decompress.finish()
+
+
+async def read_json(response: aiohttp.ClientResponse, bytes_max: int) -> Json:
+    """The JSON of the body. Raises BadPayload."""
+    async with aclosing(read_pieces(response, bytes_max)) as pieces:
+        return parse_json_text(_text(b"".join([piece async for piece in pieces]), response.charset))
+
+
+class Body:
+    """The body of one response; with `fields`, the body of a run that is read as far as it can be.
+
+    `data` is the whole body, or None if it is larger than `bytes_max`; `size` counts its bytes.
+    """
+
+    def __init__(self, bytes_max: int, fields: RunFields | None) -> None:
+        self.data: bytes | None = b""
+        self.size = 0
+        self._bytes_max = bytes_max
+        self._fields = fields
+        self._scanner: RunScanner | None = None
+        self._charset: str | None = None
+
+    async def read(self, response: aiohttp.ClientResponse) -> None:
+        """Read the body. Raises BadPayload if it is too large and has no `fields`."""
+        self._charset = response.charset
+        kept: list[bytes] = []
+        async with aclosing(read_pieces(response, SCANNED_BYTES_MAX if self._fields else self._bytes_max)) as pieces:
+            async for piece in pieces:
+                self.size += len(piece)
+                kept.append(piece)
+                if self.size > self._bytes_max and self._fields:
+                    self.data = None
+                    await self._scan(kept, self._fields)
+                    kept.clear()
+        if self.data is not None:
+            self.data = b"".join(kept)
+
+    @property
+    def is_partly_read(self) -> bool:
+        """Whether the reading of a large body found some of a run's members, even if it was interrupted."""
+        return self._scanner is not None and bool(self._scanner.members)
+
+    async def parse(self) -> tuple[Json, frozenset[str]]:
+        """The value, and the names of its members that could not be read whole. Raises BadPayload."""
+        if self.data is not None:
+            try:
+                text = _text(self.data, self._charset)
+                return parse_json_text(text), frozenset()
+            except BadPayload:
+                if not self._fields or not self.data.strip():
+                    raise
+                await self._scan(_slices(self.data), self._fields)
+                if not (self._scanner and self._scanner.is_closed):
+                    raise
+        if self._scanner is None:
+            raise BadPayload("the body is empty")
+        members, damaged = self._scanner.members, self._scanner.damaged
+        if not self._scanner.is_closed and self._fields and self._fields.output:
+            damaged = damaged | ({self._fields.output} - members.keys())
+        return members, frozenset(damaged)
+
+    async def _scan(self, pieces: Iterator[bytes] | list[bytes], fields: RunFields) -> None:
+        for piece in pieces:
+            if self._scanner is None:
+                self._scanner = RunScanner(fields)
+                encoding = json.detect_encoding(piece)
+                is_utf8 = encoding.startswith("utf-8")
+                self._decoder = None if is_utf8 else codecs.getincrementaldecoder(encoding)(errors="replace")
+            self._scanner.feed(self._decoder.decode(piece).encode() if self._decoder else piece)
+            await asyncio.sleep(0)  # a large body must not hold the loop
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES))
+
+
+def _text(data: bytes, charset: str | None) -> str:
+    """The text of a body in UTF-8, -16 or -32, or in the declared `charset` if it is none of these."""
+    for encoding in (json.detect_encoding(data), charset):
+        try:
+            return data.decode(encoding or "ascii").removeprefix("\ufeff")
+        except (UnicodeDecodeError, LookupError):
+            continue
+    raise BadPayload("the body is not UTF-8")
+
+
+def _too_large(bytes_max: int) -> BadPayload:
+    return BadPayload(f"the body is larger than {bytes_max} bytes")
+
+
+class _Decompressor:
+    """Decompresses gzip from servers that ignore `Accept-Encoding: identity`, 64 KiB at a time."""
+
+    def __init__(self, encoding: str) -> None:
+        name = encoding.strip().lower()
+        if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
+            raise BadPayload(f"the body is packed as {name[:40]}, though identity was asked for")
+        is_packed = name not in ("", "identity")
+        self._inflate = zlib.decompressobj(wbits=47) if is_packed else None  # gzip or zlib, by its header
+
+    def __call__(self, chunk: bytes) -> Iterator[bytes]:
+        if self._inflate is None or self._inflate.eof:  # bytes after the end count, and spoil the JSON
+            yield chunk
+            return
+        try:
+            while chunk:
+                yield self._inflate.decompress(chunk, _CHUNK_BYTES)
+                chunk = self._inflate.unconsumed_tail
+            yield self._inflate.unused_data
+        except zlib.error:
+            raise BadPayload("the body is not the gzip that its header promises") from None
+
+    def finish(self) -> None:
+        """Raise BadPayload if the packed body is not complete."""
+        if self._inflate is not None and not self._inflate.eof:
+            raise BadPayload("the packed body breaks off")
