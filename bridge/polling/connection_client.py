@@ -99,7 +99,8 @@ class ConnectionClient:
             output = await self._fetch_output(run.provider_run_id)
         except (ProviderFailure, TimeoutError) as error:
             log.warning("output.missed", connection=self.connection.name, run_id=run.id, reason=str(error) or "timeout")
-            return seen
+            is_unusable = isinstance(error, ProviderFailure) and error.failed.kind is FailureKind.BAD_PAYLOAD
+            return replace(seen, observation=replace(seen.observation, output_truncated=is_unusable))
         return replace(seen, observation=replace(seen.observation, output=output))
 
     async def _fetch_output(self, provider_run_id: str) -> Json:

@@ -114,13 +114,26 @@ async def test_an_unknown_word_keeps_the_run_watched(database: Database, sandbox
     assert rows[1].provider_status == "hovering"
 
 
-async def test_the_output_request_may_fail_without_holding_the_event_back(database: Database, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(("kind", "is_unusable"), [("500", False), ("garbage", True)])
+async def test_the_output_request_may_fail_without_holding_the_event_back(
+    kind: str, is_unusable: bool, database: Database, sandbox: Sandbox
+) -> None:
     theirs = sandbox.add_run("instabase", scenario=Scenario(duration_s=0.0, outcome="succeeded"), age_s=5)
-    sandbox.fail("instabase", "500", count=None, path_contains="/results")
+    sandbox.fail("instabase", kind, count=None, path_contains="/results")
     async with open_poller(database, connection(sandbox, "instabase")) as poller:
         run = await register(database, theirs, connection="instabase-1", provider="instabase")
         after = await finish(poller, database, run.id)
-    assert (after.status, after.output) == (RunStatus.SUCCEEDED, None)
+    assert (after.status, after.output, after.output_truncated) == (RunStatus.SUCCEEDED, None, is_unusable)
+
+
+async def test_a_run_whose_output_cannot_be_kept_is_over_all_the_same(database: Database, sandbox: Sandbox) -> None:
+    scenario = Scenario(duration_s=0.0, output={"text": "x" * 9 * 2**20})
+    theirs = sandbox.add_run("dibby", scenario=scenario, age_s=5)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        after = await finish(poller, database, run.id)
+    assert (after.status, after.output, after.output_truncated) == (RunStatus.SUCCEEDED, None, True)
+    assert len(sandbox.requests) == 1
 
 
 async def test_fetch_output_false_makes_no_second_request(database: Database, sandbox: Sandbox) -> None:
