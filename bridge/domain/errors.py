@@ -9,6 +9,7 @@ BridgeError                     anything we raise on purpose; its text is the me
 ├── ProviderRefused             the provider answered a trigger or cancel with a refusal
 ├── ProviderFailed              the provider gave no answer to a trigger or cancel that could be used
 ├── BadPayload                  a provider's answer is not what its documentation promises
+├── FilterFailed                an endpoint's filter fails on an event
 ├── StoreUnavailable            the database cannot be written or read now (full, locked, gone)
 ├── DatabaseRefused             the database is not ours to open (corrupt, foreign, newer, in use)
 └── WorkerDied                  a worker of the daemon ended by itself; the daemon stops
@@ -69,6 +70,10 @@ class ProviderFailed(BridgeError):
 
 class BadPayload(BridgeError):
     """The answer is not what the provider's documentation promises; the text says in which way."""
+
+
+class FilterFailed(BridgeError):
+    """The filter fails on this event, or takes more steps than allowed; the text says why."""
 
 
 class StoreUnavailable(BridgeError):
