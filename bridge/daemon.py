@@ -145,7 +145,7 @@ class Daemon:
         def join(tx: Tx) -> list[str]:
             if before:
                 nodes.leave(tx, before)
-            dead = find_surely_dead(nodes.list_nodes(tx, with_holdings=False))
+            dead = find_surely_dead(nodes.list_nodes(tx, with_counts=False))
             nodes.evict(tx, dead)
             nodes.join(
                 tx,

@@ -240,4 +240,4 @@ def find_surely_dead(listed: Sequence[Node]) -> list[str]:
 
 
 def _list_nodes(tx: Tx) -> list[Node]:
-    return nodes.list_nodes(tx, with_holdings=False)
+    return nodes.list_nodes(tx, with_counts=False)

@@ -36,7 +36,7 @@ class Replayer:
         return min([await self._serve(replay) for replay in running], default=math.inf)
 
     async def _serve(self, replay: RunningReplay) -> float:
-        if replay.is_switched_off:
+        if replay.is_disabled:
             return SWITCHED_OFF_REST_S
         if replay.is_far_ahead:
             return FAR_AHEAD_REST_S

@@ -23,7 +23,7 @@ async def reencrypt_all(database: Database) -> tuple[int, list[str]]:
     while at is not None:
         here = at
         done = await database.write(lambda tx, here=here: encryption.reencrypt_batch(tx, here))  # type: ignore[misc]
-        count, at = count + done.sealed, done.next
+        count, at = count + done.count, done.next
         unreadable += done.unreadable
         await asyncio.sleep(_REST_S)
     return count, unreadable

@@ -1,4 +1,4 @@
-"""Attempts: what came of POSTs, recorded together with what becomes of their deliveries."""
+"""Attempts: record the result of each POST together with the new state of its delivery."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Lane, Outcome, PostResult
 from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
-from bridge.store.ordering import lock_orders, release_next
+from bridge.store.ordering import lock_runs, release_next
 from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
@@ -19,7 +19,7 @@ from bridge.store.transaction import Tx
 
 @frozen
 class AttemptResult:
-    """What to record of one attempt: the answer, and what becomes of the delivery."""
+    """One attempt to record: the receiver's answer, and the state that the delivery gets."""
 
     delivery: Delivery
     at: datetime
@@ -28,27 +28,28 @@ class AttemptResult:
     next_attempt_at: datetime | None
 
 
-# Made once: to put a statement together takes longer than to run it.
 PRESENT = (
     sa.select(deliveries.c.id, deliveries.c.attempts, deliveries.c.leased_by, deliveries.c.state)
     .where(deliveries.c.id.in_(sa.bindparam("ids", expanding=True)))
     .order_by(deliveries.c.id)
 )
-WISHES = sa.select(endpoints.c.id, endpoints.c.ordered, endpoints.c.enabled).where(
+SETTINGS = sa.select(endpoints.c.id, endpoints.c.ordered, endpoints.c.enabled).where(
     endpoints.c.id.in_(sa.bindparam("ids", expanding=True))
 )
 _THIS = sa.update(deliveries).where(deliveries.c.id == sa.bindparam("delivery"))
-_LET_GO = _THIS.values(leased_by=None)
-_NEWS: Final = ("state", "attempts", "failures", "next_attempt_at", "settled_at", "last_outcome", "last_status")
-_SETTLE = _THIS.values(leased_by=None, lane=Lane.AGAIN.value, **{name: sa.bindparam(f"new_{name}") for name in _NEWS})
+_RELEASE = _THIS.values(leased_by=None)
+_CHANGED: Final = ("state", "attempts", "failures", "next_attempt_at", "settled_at", "last_outcome", "last_status")
+_SETTLE = _THIS.values(
+    leased_by=None, lane=Lane.AGAIN.value, **{name: sa.bindparam(f"new_{name}") for name in _CHANGED}
+)
 _INSERT_ATTEMPTS = sa.insert(attempts)
 
 
 @frozen
 class _Recording:
-    """One result as it can be recorded: `settles` unless the delivery was settled by others meanwhile.
+    """One result as it can be recorded; `settles` unless another writer has settled the delivery.
 
-    What the endpoint wants now counts, not what it wanted when the delivery was claimed.
+    The endpoint's present settings count, not those from when the delivery was leased.
     """
 
     result: AttemptResult
@@ -62,41 +63,43 @@ class _Recording:
 
     @property
     def releases(self) -> bool:
-        """Whether the next event of its run may go now."""
+        """Whether the next event of its run becomes due."""
         is_over = self.result.state is not DeliveryState.PENDING
         return self.settles and is_over and self.is_ordered and self.is_enabled and bool(self.result.delivery.run_id)
 
 
 def lock_ordering(tx: Tx, results: Sequence[AttemptResult]) -> None:
-    """The first thing of a transaction that records attempts: see `lock_orders`."""
+    """Take the locks of `ordering.lock_runs`. Call it first in a transaction that records attempts."""
     if tx.is_postgresql:
-        _lock_orders(tx, results, _wishes(tx, results))
+        _lock_runs(tx, results, _read_settings(tx, results))
 
 
-def _wishes(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
-    rows = fetch(tx, WISHES, {"ids": sorted({result.delivery.endpoint_id for result in results})})
+def _read_settings(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
+    rows = fetch(tx, SETTINGS, {"ids": sorted({result.delivery.endpoint_id for result in results})})
     return {row.id: row for row in rows}
 
 
-def _lock_orders(tx: Tx, results: Sequence[AttemptResult], wishes: Mapping[str, Any]) -> None:
-    owed = [(result.delivery.endpoint_id, result.delivery.run_id) for result in results]
-    lock_orders(tx, [each for each in owed if each[0] in wishes and wishes[each[0]].ordered])
+def _lock_runs(tx: Tx, results: Sequence[AttemptResult], settings: Mapping[str, Any]) -> None:
+    pairs = [(result.delivery.endpoint_id, result.delivery.run_id) for result in results]
+    lock_runs(tx, [each for each in pairs if each[0] in settings and settings[each[0]].ordered])
 
 
 def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> list[bool]:
-    """Record attempts of different deliveries and what becomes of these; whether each was still ours to record.
+    """Record attempts of different deliveries with their new states. The answer says of each whether it was recorded.
 
-    Without our claim (this node slept past its lease) nothing is written: whoever has it now makes its own attempt.
+    A delivery that `node` no longer leases stays as it is: the node that leases it now makes its own attempt.
     """
-    present = _lock(tx, results)  # before the wishes are read: who changes them and the backlog waits for these rows
-    wishes = _wishes(tx, results)
-    _lock_orders(tx, results, wishes)  # again, for an endpoint that asks for order since a moment ago
+    present = _lock(tx, results)  # before the endpoints are read: a change of one waits for these rows
+    settings = _read_settings(tx, results)
+    _lock_runs(tx, results, settings)  # again, for an endpoint that has just become ordered
     recordings: list[_Recording] = []
     for result in results:
-        row, wish = present.get(result.delivery.id), wishes.get(result.delivery.endpoint_id)
+        row, setting = present.get(result.delivery.id), settings.get(result.delivery.endpoint_id)
         if row is not None and _is_ours(row, result.delivery, node):
             settles = row.state == DeliveryState.PENDING.value
-            recordings.append(_Recording(result, settles, bool(wish and wish.ordered), bool(wish and wish.enabled)))
+            recordings.append(
+                _Recording(result, settles, bool(setting and setting.ordered), bool(setting and setting.enabled))
+            )
     _write(tx, recordings)
     ours = {recording.result.delivery.id for recording in recordings}
     return [result.delivery.id in ours for result in results]
@@ -108,14 +111,14 @@ def _lock(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
 
 
 def _is_ours(row: Any, delivery: Delivery, node: str) -> bool:
-    """With `attempts`, else it was recorded already, in a commit whose answer got lost."""
+    """False also if `attempts` differs: then a commit whose acknowledgement was lost has recorded it."""
     return bool(row.leased_by == node and row.attempts == delivery.attempts)
 
 
 def _write(tx: Tx, recordings: Sequence[_Recording]) -> None:
     for statement, rows in (
-        (_SETTLE, [_news(tx, each) for each in recordings if each.settles]),
-        (_LET_GO, [{"delivery": each.result.delivery.id} for each in recordings if not each.settles]),
+        (_SETTLE, [_changed_row(tx, each) for each in recordings if each.settles]),
+        (_RELEASE, [{"delivery": each.result.delivery.id} for each in recordings if not each.settles]),
         (_INSERT_ATTEMPTS, [_attempt_row(each) for each in recordings]),
     ):
         execute_many(tx, statement, rows)
@@ -124,7 +127,7 @@ def _write(tx: Tx, recordings: Sequence[_Recording]) -> None:
             release_next(tx, each.result.delivery.endpoint_id, each.result.delivery.run_id)
 
 
-def _news(tx: Tx, recording: _Recording) -> dict[str, Any]:
+def _changed_row(tx: Tx, recording: _Recording) -> dict[str, Any]:
     result, delivery = recording.result, recording.result.delivery
     return {
         "delivery": delivery.id,

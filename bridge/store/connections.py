@@ -1,4 +1,4 @@
-"""The health of connections, so that failing and recovered are each told once, restarts included."""
+"""The health of connections, so that failing and recovered are each recorded once, also across restarts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bridge.store.transaction import Tx
 
 @dataclass(frozen=True, slots=True)
 class HealthRow:
-    """How a connection stands since when."""
+    """The health of a connection, and since when."""
 
     name: str
     health: ConnectionHealth
@@ -27,39 +27,39 @@ class HealthRow:
 
 
 def list_health(tx: Tx) -> dict[str, HealthRow]:
-    """The health of every connection that ever changed it."""
+    """The health of every connection whose health ever changed."""
     rows = tx.connection.execute(sa.select(connections))
     return {r.name: HealthRow(r.name, ConnectionHealth(r.health), r.reason, r.since) for r in rows}
 
 
 def change_health(tx: Tx, name: str, *, provider: str, health: ConnectionHealth, reason: str | None) -> bool:
-    """Record a change of health and tell it once; False when it stood so already."""
-    if not _turn(tx, name, health, reason):
+    """Record a change of health with its event. False if the health is the same."""
+    if not _set_health(tx, name, health, reason):
         return False
     failing = health is ConnectionHealth.FAILING
     event_type = EventType.CONNECTION_FAILING if failing else EventType.CONNECTION_RECOVERED
-    told = other_event(
+    event = other_event(
         new_id("evt"),
         event_type,
         {"connection": {"name": name, "provider": provider, "health": health.value, "reason": reason}},
         now=tx.now,
     )
-    record_events(tx, [told])
+    record_events(tx, [event])
     return True
 
 
-def _turn(tx: Tx, name: str, health: ConnectionHealth, reason: str | None) -> bool:
-    """One statement, because another node may see the same at the same moment; False when it stood so already."""
+def _set_health(tx: Tx, name: str, health: ConnectionHealth, reason: str | None) -> bool:
+    """Set the health in one statement, because another node may do so at the same moment. False if it is the same."""
     values = {"health": health.value, "reason": reason, "since": tx.now}
-    if health is ConnectionHealth.OK:  # which is what a connection is that was never written down
-        known = sa.update(connections).where(connections.c.name == name, connections.c.health != health.value)
-        return bool(tx.connection.execute(known.values(values)).rowcount)
+    if health is ConnectionHealth.OK:  # the health of a connection without a row
+        existing = sa.update(connections).where(connections.c.name == name, connections.c.health != health.value)
+        return bool(tx.connection.execute(existing.values(values)).rowcount)
     insert = postgresql.insert if tx.is_postgresql else sqlite.insert
-    turned = (
+    upsert = (
         insert(connections)
         .values(name=name, **values)
         .on_conflict_do_update(
             index_elements=[connections.c.name], set_=values, where=connections.c.health != health.value
         )
     )
-    return bool(tx.connection.execute(turned).rowcount)
+    return bool(tx.connection.execute(upsert).rowcount)

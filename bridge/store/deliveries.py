@@ -1,4 +1,4 @@
-"""Deliveries: claim what is due, give back, look up, make due again."""
+"""Deliveries: which are due, acquire and release their leases, find them, make them due again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.domain.payload import JSON
 from bridge.store.endpoint_health import backoff_of
 from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
 from bridge.store.nodes import check_may_lease
-from bridge.store.ordering import hold_back, lock_orders_of
+from bridge.store.ordering import hold_back, lock_deliveries
 from bridge.store.prepared_statements import fetch
 from bridge.store.tables import deliveries, endpoints, events
 from bridge.store.transaction import Tx
@@ -27,22 +27,22 @@ from bridge.store.transaction import Tx
 
 @frozen
 class LeasedDelivery:
-    """A delivery in our hands, with all that its POST needs."""
+    """A delivery that this node leases, with everything its POST needs."""
 
     delivery: Delivery
     endpoint: Endpoint
     body: bytes
     secrets: tuple[LiveSecret, ...]
     fault: str | None = None
-    """Why it cannot be signed or addressed as it is stored."""
+    """Why it cannot be signed or sent as it is stored."""
     content_type: str = JSON
 
 
-_SHOWN = [column for column in deliveries.c if column.name != "body"]  # up to 256 KiB, wanted only where it is sent
+_SHOWN = [column for column in deliveries.c if column.name != "body"]  # up to 256 KiB, needed only to send it
 
 
 def delivery_of(row: Any) -> Delivery:
-    """A row of `deliveries` as the domain knows it."""
+    """The delivery in a row of `deliveries`."""
     return Delivery(
         id=row.id,
         event_id=row.event_id,
@@ -62,7 +62,6 @@ def delivery_of(row: Any) -> Delivery:
     )
 
 
-# Made once: to put a statement together takes longer than to run it.
 DUE = (
     sa.select(deliveries.c.id)
     .where(
@@ -89,9 +88,9 @@ _BODIES = sa.select(events.c.id, events.c.body).where(events.c.id.in_(sa.bindpar
 def acquire_due(
     tx: Tx, *, node: str, endpoint_id: str, limit: int, lanes: Sequence[tuple[Lane, int]] | None = None
 ) -> list[LeasedDelivery]:
-    """Take up to `limit` due deliveries of one endpoint: so many of each lane in this order, longest due first.
+    """Lease up to `limit` due deliveries of one endpoint: so many of each lane in this order, longest due first.
 
-    StoreUnavailable when this node was buried.
+    StoreUnavailable when this node was evicted.
     """
     check_may_lease(tx, node)
     rows: list[Any] = []
@@ -117,7 +116,7 @@ def _claim_lane(tx: Tx, node: str, endpoint_id: str, lane: Lane, limit: int) -> 
 
 
 def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | None]:
-    """What signs an endpoint's deliveries, or why nothing can."""
+    """The secrets that sign an endpoint's deliveries, or why none can."""
     try:
         secrets = live_secrets(tx, [endpoint.id], kind="v1").get(endpoint.id, [])
         if "v1a" in endpoint.signature:
@@ -128,7 +127,7 @@ def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | 
 
 
 def release(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
-    """Give up claims without an attempt: an interrupted POST is not a failed one."""
+    """Release leases without an attempt: an interrupted POST is not a failed one."""
     tx.connection.execute(
         sa.update(deliveries)
         .where(deliveries.c.id.in_(delivery_ids), deliveries.c.leased_by == node)
@@ -138,14 +137,14 @@ def release(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:
 
 
 def check_not_being_sent(tx: Tx, delivery_ids: Sequence[str]) -> None:
-    """BeingSent where one of them is in somebody's hands: what is asked for now would be lost when it is recorded."""
+    """BeingSent if one of them is leased: recording its attempt would overwrite what is asked for now."""
     held = sa.select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids), deliveries.c.leased_by.is_not(None))
     if tx.connection.execute(held.limit(1)).first() is not None:
         raise BeingSent("it is being sent at this moment; look again in some seconds")
 
 
 def list_leased(tx: Tx, *, node: str) -> set[str]:
-    """The ids of the deliveries that this node has claimed."""
+    """The ids of the deliveries that `node` leases."""
     return set(tx.connection.execute(sa.select(deliveries.c.id).where(deliveries.c.leased_by == node)).scalars())
 
 
@@ -175,7 +174,7 @@ def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str |
     ):
         if value is not None:
             query = query.where(column == value)
-    if wanted.run_id is not None:  # by the events of the run: deliveries have no index of all runs
+    if wanted.run_id is not None:  # through the run's events: deliveries have no index of runs
         of_run = sa.select(events.c.id).where(events.c.run_id == wanted.run_id)
         query = query.where(deliveries.c.event_id.in_(of_run))
     if before is not None:
@@ -184,11 +183,11 @@ def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str |
 
 
 def retry_now(tx: Tx, delivery_ids: Sequence[str], *, lane: Lane = Lane.AGAIN) -> int:
-    """Make deliveries due at once, whatever became of them; a person asked (a replay). Answers how many.
+    """Make deliveries due at once in any state, because a person asked for it. The answer is how many.
 
-    They get the whole retry schedule again. Where order was asked for, the later ones of a run wait for the earlier.
+    They get the whole retry schedule again. At an ordered endpoint the later ones of a run wait for the earlier.
     """
-    lock_orders_of(tx, delivery_ids)
+    lock_deliveries(tx, delivery_ids)
     count = tx.connection.execute(
         sa.update(deliveries)
         .where(deliveries.c.id.in_(delivery_ids), deliveries.c.leased_by.is_(None))
@@ -213,7 +212,7 @@ def count_by_state(tx: Tx) -> dict[str, int]:
 
 
 def shift_times(tx: Tx, seconds: float) -> None:
-    """The wall clock was set by so much: what is due moves along."""
+    """Move due times by `seconds`, because the wall clock was set by as much."""
     by = round(seconds * 1_000_000)
     later = sa.cast(deliveries.c.next_attempt_at, sa.BigInteger) + by
     tx.connection.execute(
@@ -226,7 +225,7 @@ def shift_times(tx: Tx, seconds: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DueEndpoint:
-    """An endpoint with something unclaimed: the earliest of each lane, its pace and its limit (deliveries per second)."""
+    """An endpoint with deliveries that no node leases: when the first of each lane is due, back-off and rate limit (per second)."""
 
     endpoint_id: str
     lanes: dict[Lane, datetime]
@@ -236,12 +235,12 @@ class DueEndpoint:
 
     @property
     def at(self) -> datetime:
-        """When the earliest of it is due."""
+        """When the first of them is due."""
         return min(self.lanes.values())
 
 
-# The index on (endpoint_id, lane, next_attempt_at) is walked endpoint by endpoint: four look-ups each, however
-# long the backlog behind it. What is owed to an endpoint that is switched off is not seen.
+# Walks the index on (endpoint_id, lane, next_attempt_at) endpoint by endpoint: four look-ups each, however many
+# deliveries are pending. Disabled endpoints are left out.
 DUE_ENDPOINTS = sa.text("""
 WITH RECURSIVE e(id) AS (
   SELECT min(endpoint_id) FROM deliveries WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL
@@ -270,7 +269,7 @@ FROM e JOIN endpoints p ON p.id = e.id WHERE e.id IS NOT NULL AND p.enabled
 
 
 def due_endpoints(tx: Tx) -> dict[str, DueEndpoint]:
-    """The endpoints with something unclaimed, by id."""
+    """The endpoints with deliveries that no node leases, by id. Each pass of the deliverer begins with this read."""
     found = {}
     for row in fetch(tx, DUE_ENDPOINTS):
         firsts = zip(Lane, (row.lane_0, row.lane_1, row.lane_2), strict=True)
@@ -281,14 +280,14 @@ def due_endpoints(tx: Tx) -> dict[str, DueEndpoint]:
 
 
 def may_probe(tx: Tx, endpoint_id: str) -> bool:
-    """Whether nobody is sending anything to an endpoint that is probed; until this transaction ends only it is told so.
+    """Whether no node is sending to an endpoint that is to be probed. Until this transaction ends no other node gets True.
 
-    Judged anew: another node's probe may have ended since `due_endpoints` was read.
+    The back-off is read again: another node's probe may have ended since `due_endpoints`.
     """
     if not tx.is_postgresql:
-        return True  # the one daemon that there is knows what it sends
-    unwatched = sa.select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update(skip_locked=True)
-    row = tx.connection.execute(unwatched).first()
+        return True  # there is one daemon, and it knows what it sends
+    free = sa.select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update(skip_locked=True)
+    row = tx.connection.execute(free).first()
     opens_at = None if row is None else backoff_of(row).opens_at
     if row is None or (opens_at is not None and opens_at > tx.now):
         return False

@@ -1,7 +1,7 @@
-"""What lies sealed in the database: signing secrets, values of custom headers, kept answers that may show one.
+"""Secrets at rest: signing secrets, custom headers, and stored responses that may show a secret.
 
-Each is bound to its row, so that a value copied to another row cannot be used there. Sealing anew after a change
-of keys goes row by row in small batches and may stop anywhere: every value names the key that it needs.
+Each value is bound to its row, so that a copy in another row cannot be decrypted. After a change of keys values are
+encrypted again in small batches; this may stop anywhere, because every value names the key that it needs.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ def encrypt_secret(tx: Tx, endpoint_id: str, secret_id: str, secret: Secret) -> 
 
 
 def decrypt_secret(tx: Tx, endpoint_id: str, secret_id: str, stored: str) -> Secret:
-    """The signing secret again, or Unreadable."""
+    """The signing secret that was stored; Unreadable if no key opens it."""
     return Secret(tx.keyring.decrypt(_secret_place(endpoint_id, secret_id), stored))
 
 
 def encrypt_headers(tx: Tx, endpoint_id: str, headers: dict[str, str]) -> dict[str, str] | str:
-    """Custom headers as they are stored: none as they are, others as one sealed text."""
+    """Custom headers as they are stored: as one ciphertext, unless there are none or no key."""
     if not headers or not tx.keyring.has_key:
         return headers
     return tx.keyring.encrypt(_headers_place(endpoint_id), json.dumps(headers))
 
 
 def decrypt_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> dict[str, str]:
-    """The custom headers again, or Unreadable."""
+    """The custom headers that were stored; Unreadable if no key opens them."""
     if not isinstance(stored, str):
         return stored
     opened: dict[str, str] = json.loads(tx.keyring.decrypt(_headers_place(endpoint_id), stored))
@@ -47,12 +47,12 @@ def decrypt_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> d
 
 
 def encrypt_response(tx: Tx, key: str, body: bytes) -> bytes:
-    """A kept answer as it is stored; any may hold a secret that is shown once."""
+    """The body of a stored response as it is stored; it may hold a secret that is shown once."""
     return tx.keyring.encrypt(_response_place(key), body.decode()).encode()
 
 
 def decrypt_response(tx: Tx, key: str, stored: bytes) -> bytes:
-    """The kept answer again, or Unreadable."""
+    """The body that was stored; Unreadable if no key opens it."""
     return tx.keyring.decrypt(_response_place(key), stored.decode()).encode()
 
 
@@ -73,7 +73,7 @@ def _response_place(key: str) -> SecretPlace:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A column that holds sealed values: how to find those under another key, and how to seal one anew."""
+    """A column of encrypted values: how to find those under another key, and how to encrypt one again."""
 
     id: sa.ColumnElement[Any]
     column: sa.ColumnElement[Any]
@@ -115,10 +115,10 @@ _KINDS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Resealed:
-    """What a batch did. `unreadable` names the rows that none of the keys opens; `next` is None at the end."""
+class ReencryptedBatch:
+    """What a batch did. `unreadable` names the rows that no key opens; `next` is where to continue, None at the end."""
 
-    sealed: int
+    count: int
     unreadable: tuple[str, ...]
     next: tuple[int, str] | None
 
@@ -127,18 +127,18 @@ START: Final = (0, "")
 
 
 def is_all_encrypted(tx: Tx) -> bool:
-    """Whether every value is sealed with the present key; a read, so that an ordinary start writes nothing."""
+    """Whether every value is encrypted with the present key. A read, so that an ordinary start writes nothing."""
     if not tx.keyring.has_key:
         return True
     return not any(tx.connection.execute(_rows(tx, kind, "").limit(1)).first() for kind in _KINDS)
 
 
-def reencrypt_batch(tx: Tx, at: tuple[int, str]) -> Resealed:
-    """Seal the next BATCH of values that are not under the present key; go on `at` the answer's `next`."""
+def reencrypt_batch(tx: Tx, at: tuple[int, str]) -> ReencryptedBatch:
+    """Encrypt the next BATCH of values that are not under the present key, from `at` on."""
     number, after = at
     kind = _KINDS[number]
     rows = tx.connection.execute(_rows(tx, kind, after).limit(BATCH).with_for_update()).all()
-    sealed, unreadable = 0, []
+    count, unreadable = 0, []
     for row in rows:
         try:
             value = kind.again(tx, row)
@@ -147,10 +147,10 @@ def reencrypt_batch(tx: Tx, at: tuple[int, str]) -> Resealed:
             continue
         table = kind.id.table
         tx.connection.execute(sa.update(table).where(kind.id == row.id).values({kind.column: value}))
-        sealed += 1
+        count += 1
     if len(rows) == BATCH:
-        return Resealed(sealed, tuple(unreadable), (number, str(rows[-1].id)))
-    return Resealed(sealed, tuple(unreadable), (number + 1, "") if number + 1 < len(_KINDS) else None)
+        return ReencryptedBatch(count, tuple(unreadable), (number, str(rows[-1].id)))
+    return ReencryptedBatch(count, tuple(unreadable), (number + 1, "") if number + 1 < len(_KINDS) else None)
 
 
 def _rows(tx: Tx, kind: _Kind, after: str) -> sa.Select[Any]:

@@ -1,7 +1,7 @@
-"""How an endpoint stands: what an answer means for the endpoint as a whole, beyond the one delivery.
+"""Endpoint health: how one attempt's result changes back-off, failure streak and enabled state.
 
-Its pace, its row of failed attempts, and with the rule of `domain.auto_disable` its end. A one-run endpoint has a pace
-too, but is never switched off: its few deliveries are exhausted by themselves.
+`domain.auto_disable` says when an endpoint is disabled. A one-run endpoint has a back-off too, but is never disabled:
+its few deliveries end with their retry schedule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bridge.store.tables import endpoints
 from bridge.store.transaction import Tx
 
 GONE = "its receiver answered 410 Gone"
-_NOBODYS_FAULT = frozenset({Outcome.INTERRUPTED, Outcome.UNSIGNED})
+_SAYS_NOTHING = frozenset({Outcome.INTERRUPTED, Outcome.UNSIGNED})
 _COLUMNS = (
     endpoints.c.id,
     endpoints.c.source,
@@ -47,7 +47,7 @@ _READ_TO_CHANGE: Final = READ.with_for_update()
 
 @dataclass(frozen=True, slots=True)
 class HealthChange:
-    """What changed about an endpoint, for the log and the counters."""
+    """What one result changed, for the log and the counters."""
 
     before: EndpointBackoff
     after: EndpointBackoff
@@ -57,8 +57,8 @@ class HealthChange:
 
 
 @dataclass(slots=True)
-class _Present:
-    """An endpoint as the answers so far leave it."""
+class _Health:
+    """An endpoint after the results so far."""
 
     backoff: EndpointBackoff
     failing: FailureStreak | None
@@ -66,41 +66,41 @@ class _Present:
 
 
 def apply_result(tx: Tx, endpoint_id: str, answer: PostResult) -> HealthChange | None:
-    """Take in one answer; see `apply_results`."""
+    """Apply one result; see `apply_results`."""
     return apply_results(tx, [(endpoint_id, answer)])[0]
 
 
-def apply_results(tx: Tx, answers: Sequence[tuple[str, PostResult]]) -> list[HealthChange | None]:
-    """Take in answers by endpoint, in this order; writes nothing about an endpoint that is well.
+def apply_results(tx: Tx, results: Sequence[tuple[str, PostResult]]) -> list[HealthChange | None]:
+    """Apply results by endpoint, in this order. Nothing is written while an endpoint stays healthy.
 
-    None for each that says nothing about its endpoint.
+    The answer holds None for a result that says nothing about its endpoint.
     """
-    telling = [(endpoint_id, answer) for endpoint_id, answer in answers if answer.outcome not in _NOBODYS_FAULT]
-    query = READ if all(answer.outcome is Outcome.DELIVERED for _, answer in telling) else _READ_TO_CHANGE
-    rows = fetch(tx, query, {"ids": sorted({endpoint_id for endpoint_id, _ in telling})}) if telling else ()
-    known = {row.id: _Present(backoff_of(row), _failing_of(row), _may_be_disabled(row)) for row in rows}
+    relevant = [(endpoint_id, answer) for endpoint_id, answer in results if answer.outcome not in _SAYS_NOTHING]
+    query = READ if all(answer.outcome is Outcome.DELIVERED for _, answer in relevant) else _READ_TO_CHANGE
+    rows = fetch(tx, query, {"ids": sorted({endpoint_id for endpoint_id, _ in relevant})}) if relevant else ()
+    present = {row.id: _Health(backoff_of(row), _failing_of(row), _may_be_disabled(row)) for row in rows}
     return [
-        _note(tx, endpoint_id, known[endpoint_id], answer)
-        if endpoint_id in known and answer.outcome not in _NOBODYS_FAULT
+        _apply(tx, endpoint_id, present[endpoint_id], answer)
+        if endpoint_id in present and answer.outcome not in _SAYS_NOTHING
         else None
-        for endpoint_id, answer in answers
+        for endpoint_id, answer in results
     ]
 
 
-def _note(tx: Tx, endpoint_id: str, present: _Present, answer: PostResult) -> HealthChange:
-    before, failing = present.backoff, present.failing
-    present.backoff = backoff_after(before, answer, now=tx.now)
-    present.failing = None if answer.outcome is Outcome.DELIVERED else failing_after(failing, at=tx.now)
-    if (present.backoff, present.failing) != (before, failing):
-        _store(tx, endpoint_id, _values(present.backoff, present.failing))
-    note = HealthChange(before, present.backoff)
-    if present.failing is None or not present.may_be_disabled:
-        return note
-    note = _judge(tx, endpoint_id, note, present.failing, is_gone=answer.outcome is Outcome.GONE)
-    present.may_be_disabled = note.step is not AutoDisableStep.DISABLE
-    if note.step is AutoDisableStep.WARN:
-        present.failing = replace(present.failing, warned_at=tx.now)
-    return note
+def _apply(tx: Tx, endpoint_id: str, endpoint: _Health, answer: PostResult) -> HealthChange:
+    before, failing = endpoint.backoff, endpoint.failing
+    endpoint.backoff = backoff_after(before, answer, now=tx.now)
+    endpoint.failing = None if answer.outcome is Outcome.DELIVERED else failing_after(failing, at=tx.now)
+    if (endpoint.backoff, endpoint.failing) != (before, failing):
+        _store(tx, endpoint_id, _values(endpoint.backoff, endpoint.failing))
+    change = HealthChange(before, endpoint.backoff)
+    if endpoint.failing is None or not endpoint.may_be_disabled:
+        return change
+    change = _judge(tx, endpoint_id, change, endpoint.failing, is_gone=answer.outcome is Outcome.GONE)
+    endpoint.may_be_disabled = change.step is not AutoDisableStep.DISABLE
+    if change.step is AutoDisableStep.WARN:
+        endpoint.failing = replace(endpoint.failing, warned_at=tx.now)
+    return change
 
 
 def _may_be_disabled(row: Any) -> bool:
@@ -108,32 +108,32 @@ def _may_be_disabled(row: Any) -> bool:
 
 
 def backoff_of(row: Any) -> EndpointBackoff:
-    """The pace in a row that has its columns."""
+    """The back-off in a row of `endpoints`."""
     return EndpointBackoff(row.failures, row.slowdowns, row.paused_until, row.probe_at)
 
 
-def _judge(tx: Tx, endpoint_id: str, note: HealthChange, failing: FailureStreak, *, is_gone: bool) -> HealthChange:
+def _judge(tx: Tx, endpoint_id: str, change: HealthChange, failing: FailureStreak, *, is_gone: bool) -> HealthChange:
     if is_gone:
-        return _disable(tx, endpoint_id, note, "gone", GONE)
+        return _disable(tx, endpoint_id, change, "gone", GONE)
     match next_step(failing, now=tx.now):
         case AutoDisableStep.DISABLE:
-            return _disable(tx, endpoint_id, note, "failing", f"{describe(failing)} ({RULE})")
+            return _disable(tx, endpoint_id, change, "failing", f"{describe(failing)} ({RULE})")
         case AutoDisableStep.WARN:
             reason = f"{describe(failing)}; it will be switched off when {RULE}"
             _store(tx, endpoint_id, {"warned_at": tx.now})
-            _tell(tx, EventType.ENDPOINT_FAILING, endpoint_id, reason)
-            return HealthChange(note.before, note.after, AutoDisableStep.WARN, "failing", reason)
+            _record_event(tx, EventType.ENDPOINT_FAILING, endpoint_id, reason)
+            return HealthChange(change.before, change.after, AutoDisableStep.WARN, "failing", reason)
         case AutoDisableStep.NOTHING:
-            return note
+            return change
 
 
-def _disable(tx: Tx, endpoint_id: str, note: HealthChange, cause: str, reason: str) -> HealthChange:
+def _disable(tx: Tx, endpoint_id: str, change: HealthChange, cause: str, reason: str) -> HealthChange:
     disable_endpoint(tx, endpoint_id, reason)
-    _tell(tx, EventType.ENDPOINT_DISABLED, endpoint_id, reason)
-    return HealthChange(note.before, note.after, AutoDisableStep.DISABLE, cause, reason)
+    _record_event(tx, EventType.ENDPOINT_DISABLED, endpoint_id, reason)
+    return HealthChange(change.before, change.after, AutoDisableStep.DISABLE, cause, reason)
 
 
-def _tell(tx: Tx, event_type: EventType, endpoint_id: str, reason: str) -> None:
+def _record_event(tx: Tx, event_type: EventType, endpoint_id: str, reason: str) -> None:
     endpoint = get_endpoint(tx, endpoint_id)
     if endpoint is not None:
         record_endpoint_event(tx, event_type, endpoint, reason)

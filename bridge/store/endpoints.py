@@ -17,8 +17,8 @@ from bridge.domain.ids import new_id
 from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
 from bridge.store.encryption import decrypt_headers, decrypt_secret, encrypt_headers, encrypt_secret
-from bridge.store.nodes import listed_elsewhere, note_file_endpoints
-from bridge.store.ordering import discard_pending, hold_followers, hold_pending, lock_to_change, release_pending
+from bridge.store.nodes import file_endpoints_elsewhere, save_file_endpoints
+from bridge.store.ordering import discard_pending, hold_followers, hold_pending, lock_endpoint, release_pending
 from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
@@ -26,7 +26,7 @@ from bridge.store.transaction import Tx
 
 @dataclass(frozen=True, slots=True)
 class LiveSecret:
-    """A secret that signs at present; `expires_at` is set for one that was rotated out.
+    """A secret that signs now; `expires_at` is set for one that was rotated out.
 
     `kind` is the scheme it signs with: v1 (a shared `whsec_` secret) or v1a (our `whsk_` key).
     """
@@ -39,7 +39,7 @@ class LiveSecret:
 
 
 def endpoint_of(tx: Tx, row: Any) -> Endpoint:
-    """A row of `endpoints` as the domain knows it; headers that cannot be opened are its `fault`."""
+    """The endpoint in a row of `endpoints`; headers that cannot be decrypted are its `fault`."""
     headers, fault = _decrypt_headers(tx, row.id, row.headers)
     settings: dict[str, Any] = {name: getattr(row, name) for name in EndpointSettings.model_fields}
     settings["events"] = None if row.events is None else tuple(EventType(name) for name in row.events)
@@ -87,14 +87,14 @@ def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoi
     if secret is not None:
         add_secret(tx, endpoint.id, secret)
     if "v1a" in endpoint.signature:
-        _fit_signing_key(tx, endpoint)
+        _update_signing_key(tx, endpoint)
     found = get_endpoint(tx, endpoint.id)
     assert found is not None
     return found
 
 
 def add_secret(tx: Tx, endpoint_id: str, secret: Secret, *, kind: str = "v1") -> None:
-    """A further live secret."""
+    """Add a secret that signs from now on."""
     tx.connection.execute(sa.insert(endpoint_secrets).values(_secret_row(tx, endpoint_id, secret, kind)))
 
 
@@ -104,8 +104,8 @@ def _secret_row(tx: Tx, endpoint_id: str, secret: Secret, kind: str = "v1") -> d
     return {"id": secret_id, "endpoint_id": endpoint_id, "kind": kind, "secret": sealed, "created_at": tx.now}
 
 
-def _fit_signing_key(tx: Tx, endpoint: Endpoint) -> None:
-    """Give it a signing key of its own where `v1a` is asked for and there is none; drop what is no longer wanted."""
+def _update_signing_key(tx: Tx, endpoint: Endpoint) -> None:
+    """Create a signing key if `v1a` is wanted and there is none; delete the keys if it is not."""
     own = sa.and_(endpoint_secrets.c.endpoint_id == endpoint.id, endpoint_secrets.c.kind == "v1a")
     if "v1a" not in endpoint.signature:
         tx.connection.execute(sa.delete(endpoint_secrets).where(own))
@@ -114,7 +114,7 @@ def _fit_signing_key(tx: Tx, endpoint: Endpoint) -> None:
 
 
 def public_keys(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[str]]:
-    """The `whpk_` keys that verify `v1a` signatures at present, newest first; a key that cannot be read is left out."""
+    """The `whpk_` keys that verify `v1a` signatures now, newest first, by endpoint; unreadable keys are left out."""
     found: dict[str, list[str]] = {}
     for endpoint_id, live in live_secrets(tx, endpoint_ids, kind="v1a", strict=False).items():
         found[endpoint_id] = [public_key(each.secret.reveal()) for each in live]
@@ -122,9 +122,9 @@ def public_keys(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[str]]:
 
 
 def rotate_secret(tx: Tx, endpoint_id: str, secret: Secret, *, old_until: datetime, kind: str = "v1") -> None:
-    """`secret` signs from now on; the present one of its kind goes on signing beside it until `old_until`.
+    """Sign with `secret` from now on; the present one of its kind signs beside it until `old_until`.
 
-    Those rotated out before keep the time that they were given, unless `old_until` is now: that ends all of them.
+    Secrets that were rotated out before keep their end, unless `old_until` is now: that ends all of them.
     """
     expires_at = endpoint_secrets.c.expires_at
     is_ended = expires_at.is_(None) if old_until > tx.now else sa.or_(expires_at.is_(None), expires_at > tx.now)
@@ -151,9 +151,9 @@ LIVE_SECRETS = (
 def live_secrets(
     tx: Tx, endpoint_ids: Sequence[str], *, kind: str | None = None, strict: bool = True
 ) -> dict[str, list[LiveSecret]]:
-    """The secrets that sign now, newest first, by endpoint; of one kind if named.
+    """The secrets that sign now, newest first, by endpoint; of one kind if `kind` is given.
 
-    One that cannot be opened is left out while another signs; Unreadable where an endpoint has no other, if `strict`.
+    A secret that cannot be decrypted is left out. With `strict`, Unreadable if an endpoint has no other.
     """
     found: dict[str, list[LiveSecret]] = {}
     faults: dict[str, Unreadable] = {}
@@ -173,16 +173,16 @@ def live_secrets(
 
 
 def get_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoint | None:
-    """One endpoint that was not removed, or None. `to_change`: until this transaction ends it is nobody else's."""
+    """One endpoint that was not removed, or None. `to_change`: locked until this transaction ends."""
     query = sa.select(endpoints).where(endpoints.c.id == endpoint_id, endpoints.c.deleted_at.is_(None))
     if to_change:
-        lock_to_change(tx, endpoint_id)
+        lock_endpoint(tx, endpoint_id)
     row = tx.connection.execute(query.with_for_update() if to_change and tx.is_postgresql else query).first()
     return None if row is None else endpoint_of(tx, row)
 
 
 def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run: bool = False) -> list[Endpoint]:
-    """Endpoints by id; those of single runs only when asked for."""
+    """Endpoints by id; one-run webhooks only if `with_one_run`."""
     query = sa.select(endpoints).where(endpoints.c.deleted_at.is_(None)).order_by(endpoints.c.id).limit(limit)
     if not with_one_run:
         query = query.where(endpoints.c.run_id.is_(None))
@@ -191,14 +191,14 @@ def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run
     return [endpoint_of(tx, row) for row in tx.connection.execute(query)]
 
 
-_HEARS = sa.and_(endpoints.c.deleted_at.is_(None), endpoints.c.enabled)
-SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _HEARS)
-OF_RUNS = sa.select(endpoints).where(endpoints.c.run_id.in_(sa.bindparam("run_ids", expanding=True)), _HEARS)
+_IS_ACTIVE = sa.and_(endpoints.c.deleted_at.is_(None), endpoints.c.enabled)
+SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _IS_ACTIVE)
+OF_RUNS = sa.select(endpoints).where(endpoints.c.run_id.in_(sa.bindparam("run_ids", expanding=True)), _IS_ACTIVE)
 _SHARED_KNOWN = "shared endpoints"
 
 
 def shared_listeners(tx: Tx) -> list[Endpoint]:
-    """The enabled endpoints that hear of every run."""
+    """The enabled endpoints that receive events of every run."""
     if _SHARED_KNOWN not in tx.cache:
         tx.cache[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in fetch(tx, SHARED)]
     found: list[Endpoint] = tx.cache[_SHARED_KNOWN]
@@ -215,7 +215,7 @@ def run_listeners(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[Endpoint]]:
 
 
 def listening_endpoints(tx: Tx, run_id: str | None) -> list[Endpoint]:
-    """The enabled endpoints that may hear of this run (or of no run), those of the run itself included."""
+    """The enabled endpoints that may receive events of this run, its own webhooks included; None: of no run."""
     own = run_listeners(tx, [run_id]) if run_id is not None else {}
     return [*shared_listeners(tx), *own.get(run_id or "", ())]
 
@@ -227,7 +227,7 @@ def list_run_endpoints(tx: Tx, run_ids: Sequence[str]) -> list[Endpoint]:
 
 
 def insert_run_endpoints(tx: Tx, new: Sequence[tuple[Endpoint, Secret]]) -> None:
-    """One-run webhooks with their secrets, in two statements however many they are."""
+    """Insert one-run webhooks with their secrets, in two statements for all of them."""
     if not new:
         return
     tx.connection.execute(
@@ -251,7 +251,7 @@ def insert_run_endpoints(tx: Tx, new: Sequence[tuple[Endpoint, Secret]]) -> None
 
 
 def runs_wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:
-    """The runs of which an enabled endpoint names `run.progressed`; only of these is such an event recorded."""
+    """The runs whose `run.progressed` an enabled endpoint asks for; it is recorded for no others."""
     if any(endpoint.wants(EventType.RUN_PROGRESSED) for endpoint in shared_listeners(tx)):
         return set(run_ids)
     own = run_listeners(tx, run_ids)
@@ -259,17 +259,17 @@ def runs_wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:
 
 
 def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
-    """Set what a person changed. Another address begins with a clean slate; order is kept, or no longer, at once."""
+    """Save what a person changed. A new URL resets the health; a change of `ordered` takes effect at once."""
     tx.cache.pop(_SHARED_KNOWN, None)
     before = get_endpoint(tx, endpoint.id, to_change=True)
     if before is None:
         return
-    clean = {} if before.url == endpoint.url else _WELL
+    reset = {} if before.url == endpoint.url else _HEALTHY
     tx.connection.execute(
-        sa.update(endpoints).where(endpoints.c.id == endpoint.id).values({**values_of(tx, endpoint), **clean})
+        sa.update(endpoints).where(endpoints.c.id == endpoint.id).values({**values_of(tx, endpoint), **reset})
     )
     if before.signature != endpoint.signature:
-        _fit_signing_key(tx, endpoint)
+        _update_signing_key(tx, endpoint)
     if endpoint.ordered and not before.ordered:
         hold_followers(tx, endpoint.id)
     if before.ordered and not endpoint.ordered and before.enabled:
@@ -277,7 +277,7 @@ def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
     tx.signals.deliveries_due = True
 
 
-_WELL: Final[dict[str, Any]] = {
+_HEALTHY: Final[dict[str, Any]] = {
     "failures": 0,
     "slowdowns": 0,
     "paused_until": None,
@@ -289,7 +289,7 @@ _WELL: Final[dict[str, Any]] = {
 
 
 def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
-    """Switch off; its backlog is kept but no longer due. False when it was off already."""
+    """Disable an endpoint and hold its pending deliveries. False if it was disabled."""
     tx.cache.pop(_SHARED_KNOWN, None)
     switched = tx.connection.execute(
         sa.update(endpoints)
@@ -301,20 +301,20 @@ def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
 
 
 def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
-    """Switch on again with a clean slate; what was kept is due at once."""
-    lock_to_change(tx, endpoint_id)
+    """Enable an endpoint, reset its health and make its held deliveries due."""
+    lock_endpoint(tx, endpoint_id)
     tx.cache.pop(_SHARED_KNOWN, None)
     tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
-        .values(enabled=True, disabled_reason=None, disabled_at=None, **_WELL)
+        .values(enabled=True, disabled_reason=None, disabled_at=None, **_HEALTHY)
     )
     release_pending(tx, endpoint_id)
-    tx.signals.replays_due = True  # those that waited for it go on
+    tx.signals.replays_due = True  # its replays continue
 
 
 def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
-    """Remove it with its secrets; what it had not got is discarded."""
+    """Remove an endpoint with its secrets and discard its pending deliveries."""
     tx.cache.pop(_SHARED_KNOWN, None)
     tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(deleted_at=tx.now))
     tx.connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
@@ -322,13 +322,13 @@ def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
 
 
 def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -> None:
-    """Make the endpoints of the operator's file those of the database: add, change, remove.
+    """Make the database hold the endpoints of the configuration file: add, change, remove.
 
-    Every node is meant to have the same file. While they differ the last one read decides, except that what the file
-    of another live node still names is not removed.
+    Every node should have the same file. While they differ the last one read decides, but an endpoint that the file of
+    another live node names is not removed.
     """
-    named_elsewhere = listed_elsewhere(tx, node)
-    note_file_endpoints(tx, node, [endpoint.id for endpoint in wanted])
+    named_elsewhere = file_endpoints_elsewhere(tx, node)
+    save_file_endpoints(tx, node, [endpoint.id for endpoint in wanted])
     tx.cache.pop(_SHARED_KNOWN, None)
     rows = tx.connection.execute(
         sa.select(endpoints).where(

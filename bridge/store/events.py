@@ -1,4 +1,4 @@
-"""Events: recorded together with a delivery for each endpoint that wants them; read as the pull feed."""
+"""Events: recorded with a delivery for each endpoint that wants them, and read as the pull feed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bridge.domain.payload import payload_for
 from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
 from bridge.store.endpoints import run_listeners, shared_listeners
-from bridge.store.ordering import lock_orders_to_add
+from bridge.store.ordering import lock_runs_to_add
 from bridge.store.prepared_statements import execute_many
 from bridge.store.tables import deliveries, events, replays
 from bridge.store.transaction import Tx
@@ -29,18 +29,17 @@ _INSERT_EVENTS, _INSERT_DELIVERIES = sa.insert(events), sa.insert(deliveries)
 
 
 def record_events(
-    tx: Tx, told: Sequence[Event], *, only: Sequence[Endpoint] | None = None, lane: Lane = Lane.FRESH
+    tx: Tx, new: Sequence[Event], *, only: Sequence[Endpoint] | None = None, lane: Lane = Lane.FRESH
 ) -> None:
-    """Store events in this order, with one due delivery per endpoint that wants each.
+    """Insert events in this order, with a due delivery for each endpoint that wants one.
 
-    `only`: these endpoints and no others (a ping). A position is handed out before its commit; on
-    PostgreSQL a lock held until the commit keeps positions in commit order, so that a reader of the
-    feed never meets a smaller one later.
+    `only`: these endpoints and no others (a ping). A position is assigned before its commit; on PostgreSQL a lock held
+    until the commit keeps positions in commit order, so that a reader of the feed never meets a smaller one later.
     """
-    if not told:
+    if not new:
         return
-    pairs = _pairs(tx, told, only)
-    ordered = _lock_orders(tx, pairs)
+    pairs = _pairs(tx, new, only)
+    ordered = _lock_runs(tx, pairs)
     if tx.is_postgresql:
         tx.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})"))
     execute_many(
@@ -56,40 +55,40 @@ def record_events(
                 "created_at": e.created_at,
                 "body": e.body,
             }
-            for e in told
+            for e in new
         ],
     )
     tx.signals.events_recorded = True
     _insert_deliveries(tx, pairs, ordered, lane=lane)
 
 
-def _pairs(tx: Tx, told: Sequence[Event], only: Sequence[Endpoint] | None) -> list[Pair]:
+def _pairs(tx: Tx, new: Sequence[Event], only: Sequence[Endpoint] | None) -> list[Pair]:
     if only is not None:
-        return [(event, endpoint) for event in told for endpoint in only]
+        return [(event, endpoint) for event in new for endpoint in only]
     shared = shared_listeners(tx)
-    of_runs = run_listeners(tx, sorted({event.run_id for event in told if event.run_id is not None}))
+    of_runs = run_listeners(tx, sorted({event.run_id for event in new if event.run_id is not None}))
     return [
         (event, endpoint)
-        for event in told
+        for event in new
         for endpoint in (*shared, *of_runs.get(event.run_id or "", ()))
         if wants_event(endpoint, event)
     ]
 
 
-def _lock_orders(tx: Tx, pairs: Sequence[Pair]) -> set[str]:
-    return lock_orders_to_add(tx, ((endpoint.id, event.run_id) for event, endpoint in pairs if endpoint.ordered))
+def _lock_runs(tx: Tx, pairs: Sequence[Pair]) -> set[str]:
+    return lock_runs_to_add(tx, ((endpoint.id, event.run_id) for event, endpoint in pairs if endpoint.ordered))
 
 
 def wants_event(endpoint: Endpoint, event: Event) -> bool:
-    """Whether this event is for this endpoint: its types and its filter."""
+    """Whether the endpoint's event types and filter accept this event."""
     if not endpoint.wants(event.type):
         return False
     return endpoint.filter is None or matches(endpoint.filter, json.loads(event.body))
 
 
 def insert_deliveries(tx: Tx, pairs: Sequence[Pair], *, is_manual: bool = False, lane: Lane = Lane.FRESH) -> list[str]:
-    """One delivery for each pair, due at once, with bytes of its own where the endpoint wants others; their ids."""
-    return _insert_deliveries(tx, pairs, _lock_orders(tx, pairs), is_manual=is_manual, lane=lane)
+    """Insert a due delivery for each pair, with a body of its own where the endpoint wants another one. Their ids."""
+    return _insert_deliveries(tx, pairs, _lock_runs(tx, pairs), is_manual=is_manual, lane=lane)
 
 
 def _insert_deliveries(
@@ -102,7 +101,7 @@ def _insert_deliveries(
     for row, (event, endpoint) in zip(rows, pairs, strict=True):
         if endpoint.id not in ordered:
             continue
-        if _stands_behind(tx, row, rows) or (not is_manual and _awaits_replay(tx, event, endpoint)):
+        if _is_behind(tx, row, rows) or (not is_manual and _awaits_replay(tx, event, endpoint)):
             row["next_attempt_at"] = None
     execute_many(tx, _INSERT_DELIVERIES, rows)
     tx.signals.deliveries_due = True
@@ -130,11 +129,11 @@ def _new_row(tx: Tx, event: Event, endpoint: Endpoint, *, is_manual: bool, lane:
     }
 
 
-def _stands_behind(tx: Tx, row: dict[str, Any], together: list[dict[str, Any]]) -> bool:
-    """Whether an earlier event of the same run is still owed to the same ordered endpoint."""
+def _is_behind(tx: Tx, row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    """Whether an earlier event of the same run is still pending at the same ordered endpoint."""
     if row["run_id"] is None:
         return False
-    same = [r for r in together if r["endpoint_id"] == row["endpoint_id"] and r["run_id"] == row["run_id"]]
+    same = [r for r in rows if r["endpoint_id"] == row["endpoint_id"] and r["run_id"] == row["run_id"]]
     if any(r["sequence"] < row["sequence"] for r in same):
         return True
     earlier = sa.select(deliveries.c.id).where(
@@ -146,7 +145,7 @@ def _stands_behind(tx: Tx, row: dict[str, Any], together: list[dict[str, Any]]) 
     return tx.connection.execute(earlier.limit(1)).first() is not None
 
 
-_TO_BE_REPLAYED = (
+_STILL_TO_REPLAY = (
     sa.select(events, replays.c.types)
     .select_from(
         replays.join(events, sa.and_(events.c.position > replays.c.position, events.c.created_at >= replays.c.since))
@@ -164,19 +163,19 @@ _TO_BE_REPLAYED = (
 
 
 def _awaits_replay(tx: Tx, event: Event, endpoint: Endpoint) -> bool:
-    """Whether a replay that is under way has yet to bring an earlier event of the same run, which was missed.
+    """Whether a running replay will still send an earlier event of the same run.
 
-    The end of that event lets this one go, and the end of the replay whatever it did not bring.
+    When that event settles, this one is released; when the replay ends, all that still wait for it.
     """
     if event.run_id is None:
         return False
     which = {"endpoint": endpoint.id, "run": event.run_id, "before": event.sequence}
-    rows = tx.connection.execute(_TO_BE_REPLAYED, which).all()
+    rows = tx.connection.execute(_STILL_TO_REPLAY, which).all()
     return any((not row.types or row.type in row.types) and wants_event(endpoint, event_of(row)) for row in rows)
 
 
 def event_of(row: sa.Row[Any]) -> Event:
-    """A row of `events` as the domain knows it."""
+    """The event in a row of `events`."""
     return Event(
         id=row.id,
         type=EventType(row.type),
@@ -210,7 +209,7 @@ def list_feed(
     run_id: str | None = None,
     since: datetime | None = None,
 ) -> list[Event]:
-    """The feed in the order of recording, behind position `after` (0: from the oldest kept)."""
+    """Events in the order of recording, after position `after` (0: from the oldest kept)."""
     query = sa.select(events).where(events.c.position > after).order_by(events.c.position).limit(limit)
     if types:
         query = query.where(events.c.type.in_(types))
@@ -233,8 +232,8 @@ def finished_events(tx: Tx, run_ids: Sequence[str]) -> dict[str, Event]:
 
 
 def record_endpoint_event(tx: Tx, event_type: EventType, endpoint: Endpoint, reason: str) -> None:
-    """Tell the others that an endpoint fails or was switched off. Without its URL, which may hold a token."""
+    """Record for the other endpoints that one fails or was disabled. Its URL may hold a token and is left out."""
     details: dict[str, Json] = {"id": endpoint.id, "description": endpoint.description, "reason": reason}
-    told = other_event(new_id("evt"), event_type, {"endpoint": details}, now=tx.now)
-    others = [each for each in shared_listeners(tx) if each.id != endpoint.id and wants_event(each, told)]
-    record_events(tx, [told], only=others)
+    event = other_event(new_id("evt"), event_type, {"endpoint": details}, now=tx.now)
+    others = [each for each in shared_listeners(tx) if each.id != endpoint.id and wants_event(each, event)]
+    record_events(tx, [event], only=others)

@@ -1,4 +1,4 @@
-"""Answers kept by `Idempotency-Key`, so that a request sent twice is done once."""
+"""Responses stored by `Idempotency-Key`, so that a request sent twice is executed once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bridge.store.tables import idempotency_keys
 from bridge.store.transaction import Tx
 
 _FIND = sa.select(idempotency_keys).where(idempotency_keys.c.key.in_(sa.bindparam("keys", expanding=True)))
-_KEEP = sa.insert(idempotency_keys)
+_INSERT = sa.insert(idempotency_keys)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """The answer that the first request got; `fingerprint` tells whether a later one is the same request."""
+    """The response to the first request with a key; `fingerprint` shows whether a later request is the same."""
 
     fingerprint: str
     status: int
@@ -30,31 +30,31 @@ class StoredResponse:
 
 
 def find_responses(tx: Tx, keys: Sequence[str]) -> list[StoredResponse | None]:
-    """The answers kept for these keys, in their order; Conflict when one can no longer be read."""
+    """The responses stored for these keys, in their order. Conflict if one cannot be decrypted."""
     rows = {row.key: row for row in fetch(tx, _FIND, {"keys": list(keys)})}
-    return [None if (row := rows.get(key)) is None else _opened(tx, row) for key in keys]
+    return [None if (row := rows.get(key)) is None else _decrypted(tx, row) for key in keys]
 
 
-def _opened(tx: Tx, row: sa.Row[Any]) -> StoredResponse:
+def _decrypted(tx: Tx, row: sa.Row[Any]) -> StoredResponse:
     try:
         return StoredResponse(row.fingerprint, row.status, decrypt_response(tx, row.key, row.body))
     except Unreadable as error:
         raise Conflict(f"the answer kept for this Idempotency-Key cannot be read: {error}; use a new key") from None
 
 
-def store_responses(tx: Tx, answers: Sequence[tuple[str, StoredResponse]]) -> None:
-    """Keep answers by their keys; Conflict when another request with such a key was faster, which undoes this write."""
+def store_responses(tx: Tx, responses: Sequence[tuple[str, StoredResponse]]) -> None:
+    """Store responses by their keys. Conflict, which undoes this write, if another request stored one first."""
     rows = [
         {
             "key": key,
-            "fingerprint": answer.fingerprint,
-            "status": answer.status,
-            "body": encrypt_response(tx, key, answer.body),
+            "fingerprint": response.fingerprint,
+            "status": response.status,
+            "body": encrypt_response(tx, key, response.body),
             "created_at": tx.now,
         }
-        for key, answer in answers
+        for key, response in responses
     ]
     try:
-        execute_many(tx, _KEEP, rows)
+        execute_many(tx, _INSERT, rows)
     except IntegrityError:
         raise Conflict("another request with this Idempotency-Key was faster; ask again for its answer") from None

@@ -1,6 +1,6 @@
-"""Looking at a database without being the daemon: is it sound, and which schema does it hold.
+"""Inspection of a database: is it sound, which schema does it hold, how large is it.
 
-Never creates or changes anything; safe beside a running daemon, because it only reads.
+`inspect_database` needs no daemon, is safe beside a running one, and creates and changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found. `schema` None: no tables yet. `pending`: the revisions that `db upgrade` would apply."""
+    """The findings. `schema` None: no tables yet. `pending`: the revisions that `db upgrade` would apply."""
 
     schema: str | None
     pending: tuple[str, ...]
@@ -40,7 +40,7 @@ class Inspection:
 async def inspect_database(url: URL) -> Inspection:
     """Read the whole database once (SQLite) or its schema (PostgreSQL, which checks its own pages).
 
-    NotFound where there is no file, DatabaseRefused for one that is not ours or cannot be read.
+    NotFound if there is no file, DatabaseRefused if it belongs to another program or cannot be read.
     """
     if url.get_backend_name() != "sqlite":
         return await _examine_postgresql(url)
@@ -52,24 +52,24 @@ async def inspect_database(url: URL) -> Inspection:
 
 
 def inspect_file(path: Path) -> Inspection:
-    """Every page, index and reference of a SQLite file; DatabaseRefused where it cannot even be read."""
+    """Check every page, index and reference of a SQLite file. DatabaseRefused if it cannot be read at all."""
     try:
         with open_for_reading(path) as connection:
             problems = [row[0] for row in connection.execute(f"PRAGMA integrity_check({PROBLEMS_MAX})")]
-            strays = connection.execute("PRAGMA foreign_key_check").fetchmany(PROBLEMS_MAX)
+            dangling = connection.execute("PRAGMA foreign_key_check").fetchmany(PROBLEMS_MAX)
             has_schema = connection.execute("SELECT 1 FROM sqlite_master WHERE name='alembic_version'").fetchone()
             found = connection.execute("SELECT version_num FROM alembic_version").fetchone() if has_schema else None
     except sqlite3.Error as error:
         raise DatabaseRefused(f"{path} cannot be read: {error}") from error
     problems = [] if problems == ["ok"] else problems
-    problems += [f"a row of {table} refers to a missing row of {parent}" for table, _, parent, _ in strays]
+    problems += [f"a row of {table} refers to a missing row of {parent}" for table, _, parent, _ in dangling]
     schema = str(found[0]) if found else None
     return Inspection(schema, tuple(migrate.pending(schema)), tuple(problems), path.stat().st_size)
 
 
 @contextlib.contextmanager
 def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot write and never checkpoints, so that the daemon's stays the only one that does."""
+    """A connection that cannot write and never checkpoints; only the daemon's does."""
     uri = f"{path.absolute().as_uri()}?mode=rw"  # rw: a reader of a WAL database needs its -shm file; query_only guards
     timeout_s = database_file.BUSY_TIMEOUT_S
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None)) as connection:
@@ -104,7 +104,7 @@ _OVERHEAD: Final = 1.5  # of a row's bytes: its header, its share of indexes and
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Bytes. `free`: within `total`, but holding nothing (SQLite only)."""
+    """Sizes in bytes. `free` is the part of `total` that holds nothing (SQLite only)."""
 
     total: int
     free: int = 0
@@ -112,12 +112,12 @@ class Size:
 
     @property
     def used(self) -> int:
-        """What the rows take."""
+        """The bytes that hold something."""
         return self.total - self.free
 
 
 def measure_size(tx: Tx) -> Size:
-    """The size at this moment; cheap enough for every scrape."""
+    """The present size; cheap enough for every scrape."""
     if tx.is_postgresql:
         return Size(tx.connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
     page_bytes = _pragma(tx, "page_size")
@@ -130,7 +130,7 @@ def measure_size(tx: Tx) -> Size:
 def measure_used_bytes(tx: Tx, limit: int) -> int:
     """Bytes in use, exact on SQLite; on PostgreSQL an estimate where the database is larger than `limit`.
 
-    PostgreSQL keeps the space of deleted rows for new ones, so that its size tells nothing once it was reached.
+    PostgreSQL keeps the space of deleted rows for new ones, so its size says nothing once the limit was reached.
     """
     size = measure_size(tx)
     if not tx.is_postgresql or size.total <= limit:
@@ -139,7 +139,7 @@ def measure_used_bytes(tx: Tx, limit: int) -> int:
 
 
 def _estimate(tx: Tx, table: sa.Table) -> int:
-    """What the rows in some of a table's pages take, times how many there are of such."""
+    """Bytes of a table's rows, estimated from a sample of its pages."""
     name = table.name
     heap = tx.connection.scalar(sa.text(f"SELECT pg_relation_size('{name}')")) or 0
     percent = min(100.0, 100.0 * _SAMPLED_PAGES / max(1, heap // _PAGE_BYTES))
@@ -148,7 +148,7 @@ def _estimate(tx: Tx, table: sa.Table) -> int:
 
 
 def release_free_pages(tx: Tx, pages: int) -> int:
-    """Give up to `pages` free pages of a SQLite file back to the disk; answers how many."""
+    """Return up to `pages` free pages of a SQLite file to the disk. The answer is how many."""
     if tx.is_postgresql or _pragma(tx, "auto_vacuum") != _INCREMENTAL:
         return 0
     before = _pragma(tx, "freelist_count")

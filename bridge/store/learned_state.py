@@ -1,4 +1,7 @@
-"""What was learned of durations, kept over restarts; the state's content is the domain's business."""
+"""What was learned about a connection, kept over restarts: durations, and how far discovery has read.
+
+The domain defines the content of `state`.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,13 @@ def list_learned(tx: Tx, connection: str) -> list[LearnedRow]:
 
 
 def list_changed(tx: Tx, connection: str, since: datetime) -> list[LearnedRow]:
-    """What was saved at one connection since `since`, by whichever node."""
+    """What any node saved at one connection since `since`."""
     recent = sa.select(sojourns).where(sojourns.c.connection == connection, sojourns.c.updated_at >= since)
     return [LearnedRow(row.kind, row.workflow, row.status, row.state) for row in tx.connection.execute(recent)]
 
 
 def save_learned(tx: Tx, connection: str, learned: Sequence[LearnedRow]) -> None:
-    """Keep these states in place of the ones before; whoever saves last wins, and little is lost by it."""
+    """Replace these states. The last writer wins; little is lost by it."""
     if not learned:
         return
     insert = postgresql.insert if tx.is_postgresql else sqlite.insert
@@ -51,10 +54,7 @@ def save_learned(tx: Tx, connection: str, learned: Sequence[LearnedRow]) -> None
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """When runs began, by the provider's clock: the newest of the very first list, and the newest seen since.
-
-    None where there was none.
-    """
+    """Start times of runs by the provider's clock: the newest of the first list, and the newest seen since."""
 
     first_at: datetime | None
     newest_at: datetime | None
@@ -67,7 +67,7 @@ def get_watermark(tx: Tx, connection: str) -> Watermark | None:
 
 
 def save_watermark(tx: Tx, connection: str, mark: Watermark) -> None:
-    """Set it, in place of the one before."""
+    """Replace the watermark of a connection."""
     values = {"first_at": mark.first_at, "newest_at": mark.newest_at, "updated_at": tx.now}
     same = watermarks.c.connection == connection
     if not tx.connection.execute(sa.update(watermarks).where(same).values(values)).rowcount:

@@ -1,13 +1,12 @@
-"""Bringing a database to this version's schema, and refusing one that is ahead of it.
+"""Upgrade a database to this version's schema, and refuse one that is newer.
 
-Alembic does the steps; it is only imported when there is a step to do. On PostgreSQL an advisory lock
-keeps two starting nodes from migrating at once; on SQLite the daemon's lock file does.
+Alembic runs the steps and is imported only when there are some. On PostgreSQL an advisory lock keeps two starting nodes
+from migrating at once; on SQLite the daemon's lock file does.
 
-The rule for new steps, so that nodes of the old version work on while those of the new one start: a step only
-adds. New columns are nullable or have a server default, because the old version inserts without them; what is no
-longer used is dropped, renamed or made stricter one release later; rows keep the meaning that the old version gives
-them. Statements here name their columns, so added ones disturb nobody. A node that starts with the old version after
-that is refused.
+Nodes of the old version keep working while those of the new one start, so a step only adds. New columns are nullable or
+have a server default, because the old version inserts without them. What is no longer used is dropped, renamed or made
+stricter one release later. Rows keep the meaning that the old version gives them. Statements name their columns, so
+that added ones do no harm. A node that starts with the old version after an upgrade is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _LOCK = 0x72756E62  # any number, the same in every node
 
 
 def revision_of(connection: sa.Connection) -> str | None:
-    """The schema revision in this database, None when it has no tables of ours."""
+    """The schema revision of this database; None if it has no tables of ours."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
@@ -35,7 +34,7 @@ def revision_of(connection: sa.Connection) -> str | None:
 
 
 def upgrade(connection: sa.Connection) -> list[str]:
-    """Bring the schema to HEAD, all steps in one transaction; answers the revisions that were applied."""
+    """Upgrade the schema to HEAD in one transaction. The answer is the revisions that were applied."""
     with connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
@@ -54,7 +53,7 @@ def upgrade(connection: sa.Connection) -> list[str]:
 
 
 def pending(before: str | None) -> list[str]:
-    """Revisions still to be applied, oldest first; DatabaseRefused when the database is ahead of the code."""
+    """Revisions still to be applied, oldest first. DatabaseRefused if the database is newer than the code."""
     if before == HEAD:
         return []
     from alembic.script import ScriptDirectory
@@ -70,7 +69,7 @@ def pending(before: str | None) -> list[str]:
 
 
 def alembic_config() -> Config:
-    """Alembic's settings: the scripts beside this file, no ini file, no logging of its own."""
+    """Alembic's settings: the scripts beside this file, without an ini file or logging of its own."""
     from alembic.config import Config
 
     config = Config()

@@ -1,14 +1,13 @@
-"""Nodes: running daemons, and the lease under which each holds what it claimed.
+"""Nodes: running daemons, and the lease under which each holds runs and deliveries.
 
-A claim names its node; it is good as long as the node's lease. One row a node is renewed, not one per
-claim, so holding a million runs costs no more than holding one. A node's id is fresh with every start and
-serves as the fencing epoch: every write of a claimed row checks that the claim is still there, so a node
-that slept past its lease finds nothing to write to.
+A leased row names its node, and is leased as long as the node's own lease is good. Only the node's row is renewed, so
+holding a million runs costs no more than holding one. A node gets a new id at every start, which serves as its fencing
+epoch: a write of a leased row checks that the node still leases it, so a node that slept past its lease writes nothing.
 
-    join ──► renew, renew … ──► leave            every claim is given back
-                     └──(the lease runs out, or its process is seen to have ended)──► buried by another node
+    join ──► renew, renew … ──► leave            its leases are released
+                     └──(the lease expires, or its process is seen to have ended)──► evicted by another node
 
-On PostgreSQL leases are told by the database's clock, whatever the nodes' own clocks say.
+On PostgreSQL leases follow the database's clock, whatever the clocks of the nodes say.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _MAY_LEASE: Final = "may lease"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node and what it holds; `is_alive` by the clock that its lease is told by."""
+    """A node, and how many runs and deliveries it leases; `is_alive` by the clock that its lease follows."""
 
     id: str
     host: str
@@ -47,10 +46,10 @@ class Node:
 
 
 def join(tx: Tx, *, node: str, host: str, pid: int, version: str, process: str = "", lease_s: float = LEASE_S) -> None:
-    """Register this node with a fresh lease; `process` is its mark. On SQLite it is the only one: whoever was there before is dead."""
+    """Register this node with a fresh lease; `process` identifies its process. On SQLite, any previous node has exited."""
     if not tx.is_postgresql:
         _release(tx, [row.id for row in tx.connection.execute(sa.select(nodes.c.id))])
-        # claims of nodes that are in no list any more (a restored backup)
+        # leases of nodes without a row (a restored backup)
         for table in (runs, deliveries):
             tx.connection.execute(sa.update(table).where(table.c.leased_by.is_not(None)).values(leased_by=None))
     tx.connection.execute(
@@ -69,15 +68,15 @@ def join(tx: Tx, *, node: str, host: str, pid: int, version: str, process: str =
 
 
 def renew(tx: Tx, node: str, lease_s: float = LEASE_S) -> bool:
-    """Renew the lease; False when it ran out and others have taken the work."""
+    """Renew the lease. False if it expired and the node was evicted."""
     mine = sa.update(nodes).where(nodes.c.id == node).values(lease_expires_at=_now(tx, lease_s))
     return bool(tx.connection.execute(mine).rowcount)
 
 
 def check_may_lease(tx: Tx, node: str) -> None:
-    """StoreUnavailable unless this node is still listed; until the transaction ends nobody can bury it.
+    """StoreUnavailable if this node was evicted. Until the transaction ends it cannot be.
 
-    Else a node that does not know yet that it was buried would take claims that nobody ever frees.
+    Otherwise an evicted node that does not know it yet would take leases that nothing ever releases.
     """
     if not tx.is_postgresql or _MAY_LEASE in tx.cache:
         return
@@ -87,9 +86,9 @@ def check_may_lease(tx: Tx, node: str) -> None:
     tx.cache[_MAY_LEASE] = True
 
 
-def list_nodes(tx: Tx, *, with_holdings: bool = True) -> list[Node]:
-    """Every node that has not left, the longest running first; those not alive are about to be buried."""
-    held = {table.name: _count_held(tx, table) if with_holdings else {} for table in (runs, deliveries)}
+def list_nodes(tx: Tx, *, with_counts: bool = True) -> list[Node]:
+    """Every node that has not left, the longest running first; those not alive will be evicted."""
+    leased = {table.name: _count_leased(tx, table) if with_counts else {} for table in (runs, deliveries)}
     is_alive = (nodes.c.lease_expires_at >= _now(tx)) if tx.is_postgresql else sa.true()
     query = sa.select(nodes, is_alive.label("is_alive")).order_by(nodes.c.started_at, nodes.c.id)
     return [
@@ -102,27 +101,27 @@ def list_nodes(tx: Tx, *, with_holdings: bool = True) -> list[Node]:
             started_at=row.started_at,
             lease_expires_at=row.lease_expires_at,
             is_alive=bool(row.is_alive),
-            runs=held["runs"].get(row.id, 0),
-            deliveries=held["deliveries"].get(row.id, 0),
+            runs=leased["runs"].get(row.id, 0),
+            deliveries=leased["deliveries"].get(row.id, 0),
         )
         for row in tx.connection.execute(query)
     ]
 
 
 def list_alive(tx: Tx) -> list[str]:
-    """Where the nodes run whose lease is good."""
-    return [f"pid {node.pid} on {node.host}" for node in list_nodes(tx, with_holdings=False) if node.is_alive]
+    """Process and host of each node whose lease is good."""
+    return [f"pid {node.pid} on {node.host}" for node in list_nodes(tx, with_counts=False) if node.is_alive]
 
 
-def note_file_endpoints(tx: Tx, node: str, file_endpoints: Sequence[str]) -> None:
-    """The node's configuration file names these endpoints now."""
+def save_file_endpoints(tx: Tx, node: str, file_endpoints: Sequence[str]) -> None:
+    """Save which endpoints the node's configuration file names."""
     tx.connection.execute(sa.update(nodes).where(nodes.c.id == node).values(file_endpoints=sorted(file_endpoints)))
 
 
-def listed_elsewhere(tx: Tx, node: str) -> set[str]:
+def file_endpoints_elsewhere(tx: Tx, node: str) -> set[str]:
     """Ids of the endpoints that the configuration files of other live nodes name.
 
-    Until the transaction ends no other node compares its file with the database.
+    Until the transaction ends no other node can compare its file with the database.
     """
     if not tx.is_postgresql:
         return set()
@@ -132,19 +131,19 @@ def listed_elsewhere(tx: Tx, node: str) -> set[str]:
 
 
 def leave(tx: Tx, node: str) -> None:
-    """Give back every claim and sign off."""
+    """Release every lease of this node and delete its row."""
     _release(tx, [node])
 
 
 def evict(tx: Tx, node_ids: Sequence[str]) -> None:
-    """Free the claims of nodes that are known to be dead, whatever is left of their lease."""
+    """Evict nodes that are known to be dead, even if their lease is good: release what they lease."""
     _release(tx, list(node_ids))
 
 
 def evict_dead(tx: Tx) -> list[str]:
-    """Free the claims of nodes whose lease has run out; answers their ids.
+    """Evict the nodes whose lease has expired. The answer is their ids.
 
-    One that is just being renewed, or just claims something, is passed over: it lives, or comes next time.
+    A node that is just renewing or leasing something is skipped until the next call.
     """
     dead = sa.select(nodes.c.id).where(nodes.c.lease_expires_at < _now(tx)).with_for_update(skip_locked=True)
     found = list(tx.connection.execute(dead).scalars())
@@ -153,7 +152,7 @@ def evict_dead(tx: Tx) -> list[str]:
 
 
 def _now(tx: Tx, later_s: float = 0.0) -> sa.ColumnElement[Any]:
-    """The present instant and so many seconds as the column holds it, by the clock that leases are told by."""
+    """Now plus `later_s` as the column holds it, by the clock that leases follow."""
     later = round(later_s * _MICROSECONDS)
     if not tx.is_postgresql:
         return sa.literal(round(tx.now.timestamp() * _MICROSECONDS) + later, sa.BigInteger)
@@ -161,11 +160,11 @@ def _now(tx: Tx, later_s: float = 0.0) -> sa.ColumnElement[Any]:
     return sa.cast(seconds * _MICROSECONDS, sa.BigInteger) + sa.literal(later, sa.BigInteger)
 
 
-def _count_held(tx: Tx, table: sa.Table) -> dict[str, int]:
-    held = (
+def _count_leased(tx: Tx, table: sa.Table) -> dict[str, int]:
+    leased = (
         sa.select(table.c.leased_by, sa.func.count()).where(table.c.leased_by.is_not(None)).group_by(table.c.leased_by)
     )
-    return {row[0]: row[1] for row in tx.connection.execute(held)}
+    return {row[0]: row[1] for row in tx.connection.execute(leased)}
 
 
 def _release(tx: Tx, node_ids: list[str]) -> None:

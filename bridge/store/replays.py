@@ -1,4 +1,4 @@
-"""Replays: what a selection holds, and making it due batch by batch, the cursor committed with each batch."""
+"""Replays: count a selection, and make it due batch by batch; the position is committed with each batch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, r
 from bridge.store.deliveries import retry_now
 from bridge.store.endpoints import get_endpoint
 from bridge.store.events import event_of, insert_deliveries, wants_event
-from bridge.store.ordering import hold_back, lock_orders_to_add, release_pending
+from bridge.store.ordering import hold_back, lock_runs_to_add, release_pending
 from bridge.store.tables import deliveries, endpoints, events, replays
 from bridge.store.transaction import Tx
 
-PAGE = 500  # events looked at in one read where a filter must see their bodies
-AHEAD_MAX = 500  # replayed deliveries that wait at an endpoint before it is given more
+PAGE = 500  # events read at a time where a filter must see their bodies
+AHEAD_MAX = 500  # replayed deliveries that wait at an endpoint before more are made due
 
 
-# -- what a selection holds
+# -- count a selection
 
 
 def count_selected(tx: Tx, endpoint: Endpoint, wanted: Selection, *, after: int) -> tuple[int, int | None]:
-    """How many events of the selection lie behind position `after`, and where to go on counting; None at the end."""
+    """How many events of the selection follow position `after`, and where to continue counting; None at the end."""
     selected = _selected(tx, endpoint, wanted, after)
     if endpoint.filter is None:
         return tx.connection.execute(sa.select(sa.func.count()).select_from(selected.subquery())).scalar_one(), None
@@ -38,13 +38,13 @@ def count_selected(tx: Tx, endpoint: Endpoint, wanted: Selection, *, after: int)
 
 
 def _selected(tx: Tx, endpoint: Endpoint, wanted: Selection, after: int) -> sa.Select[Any]:
-    """The events, in the order of the feed, with the delivery that the endpoint has of each (its filter not judged)."""
+    """The events in feed order, with the endpoint's delivery of each. Its filter is not applied."""
     had = sa.and_(deliveries.c.event_id == events.c.id, deliveries.c.endpoint_id == endpoint.id)
     query = (
         sa.select(events, deliveries.c.id.label("delivery_id"))
         .select_from(events.outerjoin(deliveries, had))
         .where(events.c.position > after, events.c.created_at >= wanted.since)
-        .where(sa.or_(deliveries.c.id.is_not(None), _is_for(tx, endpoint)), _ended_so(wanted.status))
+        .where(sa.or_(deliveries.c.id.is_not(None), _is_for(tx, endpoint)), _has_status(wanted.status))
         .order_by(events.c.position)
     )
     if wanted.until is not None:
@@ -57,21 +57,21 @@ def _selected(tx: Tx, endpoint: Endpoint, wanted: Selection, after: int) -> sa.S
 
 
 def _is_for(tx: Tx, endpoint: Endpoint) -> sa.ColumnElement[bool]:
-    """What it would be sent if it happened now; a ping is for the endpoint that it was made for."""
+    """The events that the endpoint would get if they happened now. A ping is only for the endpoint it was made for."""
     heard = [t.value for t in EventType if t is not EventType.BRIDGE_PING and endpoint.wants(t)]
     is_heard = sa.and_(events.c.type.in_(heard), ~_is_about(tx, endpoint))
     return is_heard if endpoint.run_id is None else sa.and_(is_heard, events.c.run_id == endpoint.run_id)
 
 
 def _is_about(tx: Tx, endpoint: Endpoint) -> sa.ColumnElement[bool]:
-    """What others are told of this endpoint itself."""
-    told = [EventType.ENDPOINT_FAILING.value, EventType.ENDPOINT_DISABLED.value]
+    """The events that tell other endpoints about this one."""
+    types = [EventType.ENDPOINT_FAILING.value, EventType.ENDPOINT_DISABLED.value]
     named = encode({"endpoint": {"id": endpoint.id}}).removeprefix(b"{").removesuffix(b"}}")
     position = sa.func.pg_catalog.position if tx.is_postgresql else sa.func.instr
-    return sa.and_(events.c.type.in_(told), position(events.c.body, named) > 0)
+    return sa.and_(events.c.type.in_(types), position(events.c.body, named) > 0)
 
 
-def _ended_so(status: ReplayStatus) -> sa.ColumnElement[bool]:
+def _has_status(status: ReplayStatus) -> sa.ColumnElement[bool]:
     state = deliveries.c.state
     match status:
         case ReplayStatus.ALL:
@@ -96,12 +96,12 @@ def _passing(endpoint: Endpoint, rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any
 def resend(
     tx: Tx, endpoint: Endpoint, chosen: Sequence[Event], known: Mapping[str, str], *, lane: Lane = Lane.AGAIN
 ) -> list[str]:
-    """Make events due at this endpoint, through the deliveries that are `known` (by event) or new ones; their ids.
+    """Make events due at this endpoint, through its `known` deliveries (by event) or new ones. The deliveries' ids.
 
-    Each gets the whole retry schedule again. Where order was asked for it holds among them and what was owed before.
+    Each gets the whole retry schedule again. An ordered endpoint gets them in order, pending ones included.
     """
     if endpoint.ordered:
-        lock_orders_to_add(tx, [(endpoint.id, event.run_id) for event in chosen])
+        lock_runs_to_add(tx, [(endpoint.id, event.run_id) for event in chosen])
     present = [known[event.id] for event in chosen if event.id in known]
     if present:
         retry_now(tx, present, lane=lane)
@@ -118,7 +118,7 @@ def resend(
 
 
 def deliveries_by_endpoint(tx: Tx, event_id: str) -> dict[str, str]:
-    """The deliveries that there are of an event, by endpoint."""
+    """The deliveries of an event by endpoint."""
     query = sa.select(deliveries.c.endpoint_id, deliveries.c.id).where(deliveries.c.event_id == event_id)
     return {row.endpoint_id: row.id for row in tx.connection.execute(query)}
 
@@ -127,7 +127,7 @@ def deliveries_by_endpoint(tx: Tx, event_id: str) -> dict[str, str]:
 
 
 def start_replay(tx: Tx, endpoint: Endpoint, wanted: Selection, *, rate: float, count: int) -> Replay:
-    """A new replay, due at once; `count` is what was counted for it."""
+    """Start a replay, due at once; `count` is the number of events in its selection."""
     replay = Replay(
         id=new_id("rpl"),
         endpoint_id=endpoint.id,
@@ -199,17 +199,17 @@ def list_replays(tx: Tx, *, limit: int, before: str | None) -> list[Replay]:
 
 
 def cancel_replay(tx: Tx, replay_id: str) -> bool:
-    """Make nothing more due; what is due already is sent. False if it had ended."""
+    """Make nothing more due; what is due is still sent. False if the replay had ended."""
     running = sa.update(replays).where(replays.c.id == replay_id, replays.c.state == ReplayState.RUNNING.value)
     cancelled = running.values(state=ReplayState.CANCELLED.value, finished_at=tx.now).returning(replays.c.endpoint_id)
     endpoint_id = tx.connection.execute(cancelled).scalar()
     if endpoint_id is not None:
-        _let_go(tx, endpoint_id)
+        _release_held(tx, endpoint_id)
     return endpoint_id is not None
 
 
-def _let_go(tx: Tx, endpoint_id: str) -> None:
-    """A replay has ended: what waited for an event that it did not bring goes now."""
+def _release_held(tx: Tx, endpoint_id: str) -> None:
+    """Release what waited for an event that the ended replay did not send."""
     endpoint = get_endpoint(tx, endpoint_id, to_change=True)
     if endpoint is not None and endpoint.enabled and endpoint.ordered:
         release_pending(tx, endpoint_id)
@@ -217,16 +217,16 @@ def _let_go(tx: Tx, endpoint_id: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunningReplay:
-    """A running replay: when its next batch may be made, and whether its endpoint can take one."""
+    """A running replay: when its next batch may be made due, and whether its endpoint can take one."""
 
     id: str
     next_batch_at: datetime
-    is_switched_off: bool
+    is_disabled: bool
     is_far_ahead: bool
 
 
 def list_running(tx: Tx) -> list[RunningReplay]:
-    """What is running, oldest first."""
+    """Running replays, oldest first."""
     is_off = sa.and_(~endpoints.c.enabled, endpoints.c.deleted_at.is_(None))
     query = (
         sa.select(replays.c.id, replays.c.endpoint_id, replays.c.next_batch_at, is_off.label("is_off"))
@@ -241,7 +241,7 @@ def list_running(tx: Tx) -> list[RunningReplay]:
 
 
 def count_waiting(tx: Tx, endpoint_id: str) -> int:
-    """Replayed deliveries that an endpoint has not taken yet, counted up to AHEAD_MAX."""
+    """Pending replayed deliveries of an endpoint, counted up to AHEAD_MAX."""
     waiting = (
         sa.select(sa.literal(1))
         .where(deliveries.c.endpoint_id == endpoint_id, sa.text("state = 'pending' AND is_manual"))  # the index's words
@@ -251,9 +251,9 @@ def count_waiting(tx: Tx, endpoint_id: str) -> int:
 
 
 def advance(tx: Tx, replay_id: str) -> Replay | None:
-    """Make the next batch due and move the cursor; the replay as it is now.
+    """Make the next batch due and move the position. The replay as it is now.
 
-    None when another node has it in hand, or when it ended meanwhile: whoever ended it tells.
+    None if another node is advancing it, or if it has ended.
     """
     mine = sa.select(replays).where(replays.c.id == replay_id).with_for_update(skip_locked=True)
     row = tx.connection.execute(mine).first()
@@ -290,4 +290,4 @@ def _make_batch_due(tx: Tx, replay: Replay, endpoint: Endpoint) -> None:
         values["position"] = rows[-1].position
     tx.connection.execute(sa.update(replays).where(replays.c.id == replay.id).values(values))
     if len(rows) < replay.batch_max:
-        _let_go(tx, replay.endpoint_id)
+        _release_held(tx, replay.endpoint_id)

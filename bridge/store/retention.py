@@ -1,9 +1,9 @@
-"""What is no longer kept: found in a read, deleted in small transactions, from the leaves up.
+"""Retention: find expired rows in a read, delete them in small transactions, from the leaves up.
 
     settled run ─► its events ─► their deliveries ─► their attempts       (transitions, tags, one-run endpoints too)
 
-Attempts go first and the run last, so that a break anywhere leaves nothing that hangs in the air. Never touched:
-what is being watched, and what is still owed to an endpoint, switched off or not.
+Attempts go first and the run last, so that an interruption leaves no row without its parent. Watched runs and pending
+deliveries, also those of disabled endpoints, are never deleted.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from bridge.store.tables import (
 )
 from bridge.store.transaction import Tx
 
-ROWS_MAX: Final = 200  # rows deleted in one transaction: some milliseconds at the write desk
-_THINGS_MAX: Final = 50
-ANSWERS_KEPT: Final = timedelta(hours=24)  # the answers of `Idempotency-Key`
-ERASED_AFTER: Final = timedelta(hours=1)  # removed endpoints and rotated secrets; a POST under way still needs them
+ROWS_MAX: Final = 200  # rows deleted in one transaction: some milliseconds of the writer
+PARENTS_MAX: Final = 50  # runs, events without a run, endpoints … in one plan
+RESPONSES_KEPT: Final = timedelta(hours=24)  # those stored by `Idempotency-Key`
+ERASED_AFTER: Final = timedelta(hours=1)  # removed endpoints and rotated secrets; a POST in flight still needs them
 
 _PENDING: Final[sa.ColumnElement[str]] = sa.literal_column("'pending'")  # as the partial indexes spell it
 
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """Rows to delete, by id. `is_whole`: nothing of these runs lies beyond the lists, so that the runs may go too."""
+    """Rows to delete, by id. `is_whole`: the lists hold everything of these runs, so that the runs can be deleted too."""
 
     runs: Sequence[str] = ()
     events: Sequence[str] = ()
@@ -48,20 +48,20 @@ class DeletionPlan:
     endpoints: Sequence[str] = ()
     secrets: Sequence[str] = ()
     replays: Sequence[str] = ()
-    answers: Sequence[str] = ()
+    responses: Sequence[str] = ()
     is_whole: bool = True
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not any((self.runs, self.events, self.endpoints, self.secrets, self.replays, self.answers))
+        return not any((self.runs, self.events, self.endpoints, self.secrets, self.replays, self.responses))
 
 
 def plan_settled(tx: Tx, before: datetime) -> DeletionPlan:
-    """The oldest runs that settled before `before` with all that belongs to them, and events of that age without a run."""
+    """The oldest runs that settled before `before` with their rows, and events of that age without a run."""
     found = tx.connection.execute(_settled_runs(before)).all()
     run_ids = [row.id for row in found]
-    horizon = found[-1].status_since if len(found) == _THINGS_MAX else before
+    horizon = found[-1].status_since if len(found) == PARENTS_MAX else before
     of_runs = sa.select(events.c.id).where(events.c.run_id.in_(run_ids)).limit(ROWS_MAX)
     event_ids = [*_ids(tx, of_runs), *_ids(tx, _events_without_run(horizon))]
     of_events = sa.select(deliveries.c.id).where(deliveries.c.event_id.in_(event_ids)).limit(ROWS_MAX)
@@ -71,45 +71,45 @@ def plan_settled(tx: Tx, before: datetime) -> DeletionPlan:
 
 
 def _settled_runs(before: datetime) -> sa.Select[Any]:
-    is_owed = sa.exists().where(deliveries.c.run_id == runs.c.id, deliveries.c.state == _PENDING)
+    is_pending = sa.exists().where(deliveries.c.run_id == runs.c.id, deliveries.c.state == _PENDING)
     return (
         sa.select(runs.c.id, runs.c.status_since)
-        .where(runs.c.next_poll_at.is_(None), runs.c.status_since < before, ~is_owed)
+        .where(runs.c.next_poll_at.is_(None), runs.c.status_since < before, ~is_pending)
         .order_by(runs.c.status_since)
-        .limit(_THINGS_MAX)
+        .limit(PARENTS_MAX)
     )
 
 
 def _events_without_run(before: datetime) -> sa.Select[Any]:
-    """About connections and endpoints, pings, and those of runs that were deleted."""
+    """Events about connections and endpoints, pings, and events of deleted runs."""
     has_run = sa.exists().where(runs.c.id == events.c.run_id)
     states = sa.select(deliveries.c.state).where(deliveries.c.event_id == events.c.id)
-    is_owed = _PENDING.in_(states)  # not `exists`: SQLite would look through all that is pending anywhere
+    is_pending = _PENDING.in_(states)  # with `exists` SQLite would search all pending deliveries
     return (
         sa.select(events.c.id)
-        .where(events.c.created_at < before, ~has_run, ~is_owed)
+        .where(events.c.created_at < before, ~has_run, ~is_pending)
         .order_by(events.c.created_at)
-        .limit(_THINGS_MAX)
+        .limit(PARENTS_MAX)
     )
 
 
 def plan_leftovers(tx: Tx, before: datetime) -> DeletionPlan:
-    """Removed endpoints, rotated secrets, kept answers of yesterday; replays that ended before `before`."""
+    """Removed endpoints, rotated secrets, expired responses; replays that ended before `before`."""
     erased_before = tx.now - ERASED_AFTER
-    is_owed = sa.exists().where(
+    is_pending = sa.exists().where(
         deliveries.c.run_id == endpoints.c.run_id,
         deliveries.c.endpoint_id == endpoints.c.id,
         deliveries.c.state == _PENDING,
     )
-    removed = sa.select(endpoints.c.id).where(endpoints.c.deleted_at < erased_before, ~is_owed)
+    removed = sa.select(endpoints.c.id).where(endpoints.c.deleted_at < erased_before, ~is_pending)
     rotated = sa.select(endpoint_secrets.c.id).where(endpoint_secrets.c.expires_at < erased_before)
-    answers = sa.select(idempotency_keys.c.key).where(idempotency_keys.c.created_at < tx.now - ANSWERS_KEPT)
+    responses = sa.select(idempotency_keys.c.key).where(idempotency_keys.c.created_at < tx.now - RESPONSES_KEPT)
     ended = sa.select(replays.c.id).where(replays.c.state != ReplayState.RUNNING.value, replays.c.finished_at < before)
     return DeletionPlan(
-        endpoints=_ids(tx, removed.limit(_THINGS_MAX)),
-        secrets=_ids(tx, rotated.limit(_THINGS_MAX)),
-        answers=_ids(tx, answers.limit(_THINGS_MAX)),
-        replays=_ids(tx, ended.limit(_THINGS_MAX)),
+        endpoints=_ids(tx, removed.limit(PARENTS_MAX)),
+        secrets=_ids(tx, rotated.limit(PARENTS_MAX)),
+        responses=_ids(tx, responses.limit(PARENTS_MAX)),
+        replays=_ids(tx, ended.limit(PARENTS_MAX)),
     )
 
 
@@ -118,15 +118,15 @@ def _ids(tx: Tx, query: sa.Select[Any]) -> list[str]:
 
 
 @dataclass(slots=True)
-class _Broom:
-    """Deletes until ROWS_MAX rows are gone; what is left over comes next time."""
+class _Deleter:
+    """Deletes up to `left` rows; the rest remains for the next transaction."""
 
     tx: Tx
+    left: int
     rows: dict[str, int] = field(default_factory=dict)
-    left: int = ROWS_MAX
 
-    def sweep(self, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> bool:
-        """Delete as far as the rest allows; False once it is used up."""
+    def delete(self, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> bool:
+        """Delete matching rows within the limit. False once it is reached."""
         key = (
             sa.tuple_(*table.primary_key.columns)
             if len(table.primary_key.columns) > 1
@@ -141,39 +141,39 @@ class _Broom:
 
 
 def delete_planned(tx: Tx, plan: DeletionPlan) -> dict[str, int]:
-    """Delete at most ROWS_MAX of the planned rows; how many, by table. What is owed again meanwhile stays."""
-    broom = _Broom(tx)
-    if _sweep_events(broom, plan) and plan.is_whole:
-        _sweep_runs(broom, plan.runs)
+    """Delete at most ROWS_MAX of the planned rows. How many, by table. A delivery that is pending again stays."""
+    deleter = _Deleter(tx, ROWS_MAX)
+    if _delete_events(deleter, plan) and plan.is_whole:
+        _delete_runs(deleter, plan.runs)
     if plan.endpoints:
-        _sweep_endpoints(broom, endpoints.c.id.in_(plan.endpoints))
-    for table, ids in ((endpoint_secrets, plan.secrets), (idempotency_keys, plan.answers), (replays, plan.replays)):
+        _delete_endpoints(deleter, endpoints.c.id.in_(plan.endpoints))
+    for table, ids in ((endpoint_secrets, plan.secrets), (idempotency_keys, plan.responses), (replays, plan.replays)):
         if ids:
-            broom.sweep(table, table.primary_key.columns[0].in_(ids))
-    return broom.rows
+            deleter.delete(table, table.primary_key.columns[0].in_(ids))
+    return deleter.rows
 
 
-def _sweep_events(broom: _Broom, plan: DeletionPlan) -> bool:
-    is_told = sa.exists().where(deliveries.c.event_id == events.c.id)
+def _delete_events(deleter: _Deleter, plan: DeletionPlan) -> bool:
+    has_delivery = sa.exists().where(deliveries.c.event_id == events.c.id)
     return (
-        broom.sweep(attempts, attempts.c.delivery_id.in_(plan.deliveries))
-        and broom.sweep(deliveries, deliveries.c.id.in_(plan.deliveries), deliveries.c.state != _PENDING)
-        and broom.sweep(events, events.c.id.in_(plan.events), ~is_told)
+        deleter.delete(attempts, attempts.c.delivery_id.in_(plan.deliveries))
+        and deleter.delete(deliveries, deliveries.c.id.in_(plan.deliveries), deliveries.c.state != _PENDING)
+        and deleter.delete(events, events.c.id.in_(plan.events), ~has_delivery)
     )
 
 
-def _sweep_runs(broom: _Broom, run_ids: Sequence[str]) -> bool:
+def _delete_runs(deleter: _Deleter, run_ids: Sequence[str]) -> bool:
     has_events = sa.exists().where(events.c.run_id == runs.c.id)
     bare = sa.select(runs.c.id).where(runs.c.id.in_(run_ids), runs.c.next_poll_at.is_(None), ~has_events)
-    gone = list(broom.tx.connection.execute(bare).scalars())
+    gone = list(deleter.tx.connection.execute(bare).scalars())
     return (
-        broom.sweep(transitions, transitions.c.run_id.in_(gone))
-        and broom.sweep(run_tags, run_tags.c.run_id.in_(gone))
-        and _sweep_endpoints(broom, endpoints.c.run_id.in_(gone))
-        and broom.sweep(runs, runs.c.id.in_(gone))
+        deleter.delete(transitions, transitions.c.run_id.in_(gone))
+        and deleter.delete(run_tags, run_tags.c.run_id.in_(gone))
+        and _delete_endpoints(deleter, endpoints.c.run_id.in_(gone))
+        and deleter.delete(runs, runs.c.id.in_(gone))
     )
 
 
-def _sweep_endpoints(broom: _Broom, which: sa.ColumnElement[bool]) -> bool:
+def _delete_endpoints(deleter: _Deleter, which: sa.ColumnElement[bool]) -> bool:
     secrets = endpoint_secrets.c.endpoint_id.in_(sa.select(endpoints.c.id).where(which))
-    return broom.sweep(endpoint_secrets, secrets) and broom.sweep(endpoints, which)
+    return deleter.delete(endpoint_secrets, secrets) and deleter.delete(endpoints, which)

@@ -1,7 +1,7 @@
 """The tables, the same on SQLite and PostgreSQL.
 
-Instants are Unix microseconds in a BIGINT: exact, sortable and alike on both engines. JSON is text,
-because a provider's numbers and keys must come out as they went in.
+Instants are Unix microseconds in a BIGINT: exact, sortable and the same on both engines. JSON is text, because a
+provider's numbers and keys must come out as they went in.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ runs = sa.Table(
     sa.Column("leased_by", sa.Text),
     sa.UniqueConstraint("connection", "provider_run_id"),
 )
-# Due runs of one connection that nobody holds: the index is as small as what is being watched.
+# Due runs of one connection that no node leases; the index holds only watched runs.
 sa.Index(
     "ix_runs_due",
     runs.c.connection,
@@ -198,7 +198,7 @@ endpoints = sa.Table(
     sa.Column("enabled", sa.Boolean, nullable=False),
     sa.Column("disabled_reason", sa.Text),
     sa.Column("disabled_at", Instant),
-    # How it answered of late: the pace (a row of failures or of requests to slow down) and the row of failed attempts.
+    # Health: the back-off (failures or requests to slow down in a row) and the failure streak.
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("slowdowns", sa.Integer, nullable=False, server_default="0"),
     sa.Column("paused_until", Instant),
@@ -265,7 +265,7 @@ deliveries = sa.Table(
     sa.Column("leased_by", sa.Text),
     sa.UniqueConstraint("event_id", "endpoint_id"),
 )
-# Due deliveries per endpoint and lane, so that no backlog ever stands before another endpoint's or another lane's.
+# Due deliveries per endpoint and lane, so that none waits behind another endpoint or another lane.
 sa.Index(
     "ix_deliveries_due",
     deliveries.c.endpoint_id,
@@ -289,7 +289,7 @@ sa.Index(
     postgresql_where=sa.text("state = 'pending'"),
 )
 
-# What replays made due and is not yet taken, so that a replay never gets far ahead of its endpoint.
+# Pending replayed deliveries, so that a replay never gets far ahead of its endpoint.
 sa.Index(
     "ix_deliveries_replayed",
     deliveries.c.endpoint_id,
@@ -370,15 +370,17 @@ nodes = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("process", sa.Text, nullable=False),  # its mark: on the same machine others see by it whether it ended
+    sa.Column(
+        "process", sa.Text, nullable=False
+    ),  # identity: others on the same machine see from it whether it has ended
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("started_at", Instant, nullable=False),
     sa.Column("lease_expires_at", Instant, nullable=False),
     sa.Column("file_endpoints", JsonText, nullable=False),  # ids of the endpoints that its configuration file names
 )
 
-# What was learned of durations: one small JSON per connection, workflow and status (`kind` workflow), the
-# connection's own average per status (kind connection), and what progress has meant (kind progress).
+# Learned durations, one small JSON each: per connection, workflow and status (`kind` workflow), the connection's
+# average per status (kind connection), and how progress relates to time (kind progress).
 sojourns = sa.Table(
     "sojourns",
     metadata,
@@ -390,8 +392,8 @@ sojourns = sa.Table(
     sa.Column("updated_at", Instant, nullable=False),
 )
 
-# How far discovery has got at a connection, in the provider's own times: the newest run when it first looked,
-# and the newest that it has seen since.
+# How far discovery has read at a connection, in the provider's own times: the newest run of the first list, and the
+# newest seen since.
 watermarks = sa.Table(
     "watermarks",
     metadata,

@@ -169,7 +169,7 @@ async def test_a_full_endpoint_holds_up_no_other_replay(
     assert (await look(lone, other)).state is ReplayState.DONE
 
 
-async def test_it_waits_while_its_endpoint_is_switched_off_and_ends_with_it(
+async def test_it_waits_while_its_endpoint_is_disabled_and_ends_with_it(
     database: Database, clock: ManualClock
 ) -> None:
     await finish_runs(database, 3)

@@ -152,8 +152,7 @@ async def test_no_transaction_deletes_more_than_a_few_rows_and_each_leaves_whole
     database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "ROWS_MAX", 7)
-    monkeypatch.setattr(retention, "_THINGS_MAX", 3)
-    monkeypatch.setattr(retention._Broom, "__init__", lambda self, tx: _broom(self, tx, 7))
+    monkeypatch.setattr(retention, "PARENTS_MAX", 3)
     for _ in range(3):
         await add_endpoint(database)
     for number in range(5):
@@ -168,10 +167,6 @@ async def test_no_transaction_deletes_more_than_a_few_rows_and_each_leaves_whole
     assert max(seen) <= 7
     assert min(seen) > 0
     assert await rows(database) == {"endpoints": 3, "endpoint_secrets": 3}
-
-
-def _broom(broom: retention._Broom, tx: Tx, left: int) -> None:
-    broom.tx, broom.rows, broom.left = tx, {}, left
 
 
 async def hanging(database: Database) -> Counter[str]:
@@ -211,7 +206,7 @@ async def test_what_is_sent_again_between_looking_and_deleting_stays(database: D
     assert await database.read(lambda tx: runs.get_run(tx, run.id)) is not None
 
 
-async def test_removed_endpoints_rotated_secrets_and_kept_answers_are_erased(
+async def test_removed_endpoints_rotated_secrets_and_stored_responses_are_erased(
     database: Database, clock: ManualClock
 ) -> None:
     removed, rotated = await add_endpoint(database), await add_endpoint(database)
@@ -325,4 +320,4 @@ async def test_a_database_that_cannot_be_brought_down_says_so_once(
 
 def test_an_empty_plan_is_empty() -> None:
     assert DeletionPlan().is_empty
-    assert not DeletionPlan(answers=("k",)).is_empty
+    assert not DeletionPlan(responses=("k",)).is_empty

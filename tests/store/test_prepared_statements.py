@@ -40,7 +40,7 @@ async def test_rows_are_those_of_sqlalchemy(database: Database) -> None:
             (endpoint_health.READ, {"ids": [shared.id, other.id]}),
             (attempts.PRESENT, {"ids": owed}),
             (attempts.PRESENT, {"ids": []}),
-            (attempts.WISHES, {"ids": [shared.id]}),
+            (attempts.SETTINGS, {"ids": [shared.id]}),
             (runs.VERSIONS, {"ids": [watched.id]}),
             (runs.WATCHED, {"of_connection": watched.connection, "ids": ["r1", "r2", "r3"]}),
             (run_leases.NEXT_DUE, {"of_connection": watched.connection}),

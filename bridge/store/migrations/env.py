@@ -1,4 +1,4 @@
-"""Runs the steps on the connection, and in the transaction, that `migrate.upgrade` handed in."""
+"""Run the steps in the transaction of `migrate.upgrade`, on its connection."""
 
 from alembic import context
 
