@@ -35,7 +35,7 @@ from bridge.maintenance.calendar import EVERY_MINUTE, Calendar
 from bridge.maintenance.retention import Housekeeper
 from bridge.maintenance.wall_clock import WallClockWatch
 from bridge.polling.pollers import Pollers
-from bridge.providers.http import new_session
+from bridge.providers.http import ProviderSessions
 from bridge.runtime.metrics import Metrics
 from bridge.runtime.supervisor import Supervisor
 from bridge.runtime.systemd import Notifier, Watchdog
@@ -93,8 +93,8 @@ class Daemon:
             self._build_membership()
         await self._join()
         self._stack.push_async_callback(self._leave)
-        self.session = new_session()
-        self._stack.push_async_callback(self.session.close)
+        self.sessions = ProviderSessions()
+        self._stack.push_async_callback(self.sessions.close)
         self.sender = Sender(wiring.policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
         self._stack.push_async_callback(self.sender.close)
         self._start_deliverer()
@@ -102,7 +102,7 @@ class Daemon:
         if self.membership is not None:
             self.workers.start_loop("membership", self._keep_membership, self.membership.bell)
         self._start_replayer()
-        await self.pollers.configure(self.config.connections, self.session, self.node)
+        await self.pollers.configure(self.config.connections, self.sessions, self.node)
         self.database.listeners.append(self.control.pass_on)
         self._start_maintenance()
         await self._start_api()
@@ -333,6 +333,6 @@ class Daemon:
         self._schedule_backup()
         self._app[RULES].change(new.server.api_token, wiring.allowed_hosts(new), new.server.body_bytes_max)
         await self._use_policies()
-        await self.pollers.configure(new.connections, self.session, self.node)
+        await self.pollers.configure(new.connections, self.sessions, self.node)
         self.notifier.ready()
         log.info("config.reloaded", connections=len(new.connections), endpoints=len(new.endpoints))

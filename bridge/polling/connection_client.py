@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import aiohttp
 import structlog
 
 from bridge.domain import transition
@@ -24,7 +23,7 @@ from bridge.domain.observation import FailureKind, LastResponse, Observed, PollF
 from bridge.domain.run import Json, Run
 from bridge.providers import REGISTRY
 from bridge.providers.base import Triggered
-from bridge.providers.http import ProviderFailure, ProviderHttp
+from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions
 
 log = structlog.get_logger()
 FAILURES_MIN, FAILING_SPAN_S = 5, 15.0
@@ -48,7 +47,7 @@ class ConnectionClient:
     def __init__(
         self,
         connection: Connection,
-        session: aiohttp.ClientSession,
+        sessions: ProviderSessions,
         *,
         health: ConnectionHealth,
         limiter: FairRateLimiter | None = None,
@@ -60,7 +59,7 @@ class ConnectionClient:
         self.health = health
         self.reason: str | None = None
         self._http = ProviderHttp(
-            session,
+            sessions,
             self.provider.base_url(connection),
             self.provider.headers(connection),
             connection.timeout_s,

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Mapping
 from typing import Final
 
-from aiohttp import ClientSession
-
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.cluster.membership import NodeRank
 from bridge.domain.clock import Clock
@@ -18,6 +16,7 @@ from bridge.domain.timestamps import after
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.poller import Poller
+from bridge.providers.http import ProviderSessions
 from bridge.runtime.metrics import Metrics
 from bridge.runtime.supervisor import Supervisor
 from bridge.store import connections, run_leases
@@ -40,7 +39,7 @@ class Pollers:
         self._metrics = metrics
         self._lease_guard = lease_guard
 
-    async def configure(self, configured: Mapping[str, Connection], session: ClientSession, node: str) -> None:
+    async def configure(self, configured: Mapping[str, Connection], sessions: ProviderSessions, node: str) -> None:
         """Have exactly one poller for each connection; those that have not changed go on undisturbed."""
         health = await self._database.read(connections.list_health)
         for name, poller in list(self.by_connection.items()):
@@ -49,7 +48,7 @@ class Pollers:
         for name, connection in configured.items():
             if name not in self.by_connection:
                 present = health[name].health if name in health else ConnectionHealth.OK
-                client = ConnectionClient(connection, session, health=present, limiter=self._limiter_for(connection))
+                client = ConnectionClient(connection, sessions, health=present, limiter=self._limiter_for(connection))
                 await self._start(client, node)
 
     async def abandon(self) -> None:

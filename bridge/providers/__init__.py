@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from typing import Final
 
-import aiohttp
-
 from bridge.domain.connection import Connection
 from bridge.providers.base import Provider
 from bridge.providers.dibby import Dibby
 from bridge.providers.dify import Dify
-from bridge.providers.http import ProviderHttp
+from bridge.providers.http import ProviderHttp, ProviderSessions
 from bridge.providers.instabase import Instabase
 from bridge.providers.retab import Retab
 
 REGISTRY: Final[dict[str, Provider]] = {provider.name: provider for provider in (Dibby(), Retab(), Dify(), Instabase())}
 
 
-def open_http(session: aiohttp.ClientSession, connection: Connection) -> ProviderHttp:
+def open_http(sessions: ProviderSessions, connection: Connection) -> ProviderHttp:
     """Requests with the address, headers, options and timeout of `connection`; its provider must be registered."""
     provider = REGISTRY[connection.provider]
     return ProviderHttp(
-        session,
+        sessions,
         provider.base_url(connection),
         provider.headers(connection),
         connection.timeout_s,

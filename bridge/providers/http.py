@@ -13,7 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import cached_property, lru_cache
-from typing import Final
+from typing import Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
@@ -27,7 +27,7 @@ from bridge.domain.run import Json
 from bridge.providers.body import BODY_BYTES_MAX, Body, read_json, read_pieces
 from bridge.providers.partial_json import RunFields
 from bridge.providers.retry_after import quota_is_used_up, requested_pause_s
-from bridge.runtime.aiohttp_internals import disable_retry
+from bridge.runtime.aiohttp_internals import ClientProtocol, Connector, disable_retry
 
 _ERROR_BYTES_MAX: Final = 64 * 1024
 _HEADER_BYTES_MAX, _HEADERS_MAX = 128 * 1024, 256  # aiohttp allows 8 KiB, and the whole response would be lost
@@ -71,24 +71,48 @@ class ProviderResponse:
     damaged: frozenset[str] = frozenset()
 
 
-def new_session() -> aiohttp.ClientSession:
-    """A session for all providers; create it inside the running loop and close it.
+class ProviderSessions:
+    """One client session per credential, so that no connection is used by two; create it inside the running loop.
 
-    It has no timeout and no connection limit: each request has its deadline, and the poller limits concurrency.
+    They have no timeout and no connection limit: each request has its deadline, and the poller limits concurrency.
     """
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
-        headers={"User-Agent": f"runbridge/{__version__}", "Accept-Encoding": "identity"},
-        auto_decompress=False,
-        max_line_size=_HEADER_BYTES_MAX,
-        max_field_size=_HEADER_BYTES_MAX,
-        max_headers=_HEADERS_MAX,
-        trust_env=False,
-    )
-    disable_retry(session)
-    return session
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._by_credential: dict[frozenset[tuple[str, str]], aiohttp.ClientSession] = {}
+
+    def of(self, credential: Mapping[str, str]) -> aiohttp.ClientSession:
+        """The session for requests with these headers."""
+        key = frozenset(credential.items())
+        if key not in self._by_credential:
+            self._by_credential[key] = self._new_session()
+        return self._by_credential[key]
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            connector=Connector(ClientProtocol, limit=0, ssl=self._tls or True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
+            headers={"User-Agent": f"runbridge/{__version__}", "Accept-Encoding": "identity"},
+            auto_decompress=False,
+            max_line_size=_HEADER_BYTES_MAX,
+            max_field_size=_HEADER_BYTES_MAX,
+            max_headers=_HEADERS_MAX,
+            trust_env=False,
+        )
+        disable_retry(session)
+        return session
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for session in self._by_credential.values():
+            await session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 class ProviderHttp:
@@ -96,7 +120,7 @@ class ProviderHttp:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        sessions: ProviderSessions,
         base_url: str,
         headers: dict[str, str],
         timeout_s: float,
@@ -106,7 +130,7 @@ class ProviderHttp:
     ) -> None:
         self.options: Mapping[str, str] = options or {}
         self.body_bytes_max = body_bytes_max
-        self._session = session
+        self._session = sessions.of(headers)
         self._base_url = base_url.rstrip("/")
         self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", **headers}
         self._keys = [value.rpartition(" ")[2] for value in headers.values()]

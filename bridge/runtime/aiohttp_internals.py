@@ -1,7 +1,7 @@
 """Everything that leans on private interfaces of aiohttp, in one file. Read on aiohttp 3.14.5.
 
 Used here and nowhere else: `TCPConnector._factory` (makes the protocol of each connection), the methods of
-`ResponseHandler` that `WebhookProtocol` overrides, and `ClientSession._retry_connection`.
+`ResponseHandler` that the protocols below override, and `ClientSession._retry_connection`.
 `tests/runtime/test_aiohttp_internals.py` fails when the source of any of them changes.
 
 An `Exchange` holds what is known about one POST while it is under way: when each phase began, and with which peer.
@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import select
 import ssl
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -27,6 +29,7 @@ INTERIM_RESPONSES_MAX: Final = 20
 RAW_BYTES_MAX: Final = 1024 * 1024  # of one response, head and framing included; 64 KiB of its body are wanted
 _LINE_BYTES_MAX: Final = 8190  # aiohttp's own limit
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r?\n")
+_CONTENT_LENGTH: Final = re.compile(rb"ontent-[Ll]ength: *([0-9]{1,15})\r\n")  # quick: begins with a literal
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 _PHASES: Final = (
     ("dns", "dns_asked", "dns_answered"),
@@ -126,7 +129,7 @@ def default_tls() -> TimedContext:
 class Connector(aiohttp.TCPConnector):
     """A TCPConnector whose connections are instances of `protocol`."""
 
-    def __init__(self, protocol: type[ResponseHandler], **options: Any) -> None:
+    def __init__(self, protocol: Callable[..., ResponseHandler], **options: Any) -> None:
         super().__init__(**options)
         self._factory = functools.partial(protocol, loop=asyncio.get_running_loop())
 
@@ -139,12 +142,103 @@ def disable_retry(session: aiohttp.ClientSession) -> None:
     session._retry_connection = False  # noqa: SLF001 - aiohttp's own tests set it the same way
 
 
+class ClientProtocol(ResponseHandler):
+    """The protocol of one connection: aiohttp's, but a response is never taken for the answer to another request.
+
+    Bytes that arrive before a request or after its complete response close the connection. Otherwise a response that
+    a gateway sends twice would answer the next request.
+    """
+
+    is_used = False
+    """A request has been sent on this connection."""
+    _is_encrypted = False
+    _body: Any = None  # of the final response to the current request, once its head has been parsed
+    _length: int | None = None  # of that response's body, as its head says
+    _held = b""  # the last byte of a read, while aiohttp has set aside what came before it
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The dial has succeeded, TLS included."""
+        super().connection_made(transport)
+        self._is_encrypted = transport.get_extra_info("ssl_object") is not None
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def is_connected(self) -> bool:
+        """Whether the connection can be used again: it is open, and no bytes wait that the loop has not read yet."""
+        return super().is_connected() and not self._poll.poll(0)
+
+    def _is_answered(self) -> bool:
+        return self._body is not None and self._body.is_eof()
+
+    def set_response_params(self, **params: Any) -> None:
+        """A new request is about to be sent on this connection."""
+        if not self.is_used and not self._is_encrypted and not self.is_connected():  # with TLS, tickets may wait
+            self._break_off()
+        self.is_used = True
+        self._body = self._length = None
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the server; empty when aiohttp resumes parsing what it had set aside."""
+        if not data:
+            self._parse(data)
+            self._parse_last()
+        elif self._is_answered() or not self.is_used:
+            self._break_off()
+        elif (length := self._length_if_whole(data)) is not None:
+            self._parse(data)
+            if self._is_answered() and self._body.total_bytes != length:
+                self._break_off()
+        else:
+            self._held = data[-1:]
+            if len(data) > 1:
+                self._parse(data[:-1])
+            self._parse_last()
+
+    def _length_if_whole(self, data: bytes) -> int | None:
+        """The length of the body if `data` ends with it, as most reads do; None if that is not known yet."""
+        if self._body is not None:
+            return self._length if self._body.total_bytes + len(data) == self._length else None
+        end = data.find(b"\r\n\r\n") + 4
+        found = _CONTENT_LENGTH.search(data, 0, end)
+        return int(found[1]) if found and end + int(found[1]) == len(data) else None
+
+    def _parse(self, data: bytes) -> None:
+        """Parse `data`, which does not go beyond the end of the response."""
+        super().data_received(data)
+
+    def _parse_last(self) -> None:
+        """Parse the last byte of a read. A response that is complete before it is followed by a byte too many."""
+        if not self._held or self._reading_paused or not super().is_connected():
+            return
+        if self._is_answered():
+            self._break_off()
+        else:
+            last, self._held = self._held, b""
+            self._parse(last)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """A head has been parsed; `data` is the message and its payload."""
+        if self._body is not None:
+            self._break_off()
+            return
+        if data[0].code >= 200 or data[0].code == 101:
+            self._body = data[1]
+            length = data[0].headers.get("Content-Length", "")
+            self._length = int(length) if length.isdecimal() else None
+        super().feed_data(data, size)
+
+    def _break_off(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
 class EndlessResponse(aiohttp.ClientError):
     """The receiver keeps sending without completing a response."""
 
 
-class WebhookProtocol(ResponseHandler):
-    """The protocol of one connection to a subscriber: aiohttp's, with four precautions.
+class WebhookProtocol(ClientProtocol):
+    """The protocol of one connection to a subscriber, with four more precautions.
 
     1. The status line is noted as soon as it is complete: it decides the delivery, even if the rest is unusable.
     2. A head is parsed before the body behind it. Otherwise a fault in a body that arrives together with its head
@@ -154,7 +248,6 @@ class WebhookProtocol(ResponseHandler):
     """
 
     _exchange: Exchange | None = None
-    _is_used = False  # by an earlier request
     _is_head_seen = False
     _interim_responses = 0
     _raw_bytes = 0
@@ -173,9 +266,8 @@ class WebhookProtocol(ResponseHandler):
         self._exchange = current.get()
         if self._exchange is not None and self.transport is not None:
             self._exchange.note_peer(self.transport.get_extra_info("peername"))
-            self._exchange.is_reused = self._is_used
+            self._exchange.is_reused = self.is_used
             self._exchange.mark("sent")
-        self._is_used = True
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -200,7 +292,7 @@ class WebhookProtocol(ResponseHandler):
             end = self._end_of_head(data)
             interim_responses = self._interim_responses
             if data:
-                super().data_received(data[:end])
+                self._parse(data[:end])
             if end is None or self.transport is None or self.transport.is_closing():
                 return b""
             data = data[end:]

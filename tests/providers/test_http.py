@@ -14,15 +14,15 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from bridge.domain.observation import FailureKind
-from bridge.providers.http import ProviderFailure, ProviderHttp, error_text, failure_kind, new_session
+from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions, error_text, failure_kind
 from tests.support.foreign_server import answering, foreign_server, raw_server
 
 KEY = "sk-very-secret-0123456789"
 
 
 async def ask(url: str, *, timeout_s: float = 20.0, path: str = "/runs/1", **settings):
-    async with new_session() as session:
-        http = ProviderHttp(session, url, {"Authorization": f"Bearer {KEY}"}, timeout_s, **settings)
+    async with ProviderSessions() as sessions:
+        http = ProviderHttp(sessions, url, {"Authorization": f"Bearer {KEY}"}, timeout_s, **settings)
         return await http.request("GET", path, query=[("access_token", "hidden")])
 
 
@@ -87,8 +87,11 @@ async def test_a_running_answer_may_ask_for_a_pause():
 
 async def test_the_request_is_plain():
     """Identity encoding, no cookies, the key as given; nothing of the environment."""
-    async with foreign_server(answering({}, headers={"Set-Cookie": "a=b; Path=/"})) as server, new_session() as session:
-        http = ProviderHttp(session, server.url + "/api/", {"Authorization": f"Bearer {KEY}"}, 5)
+    async with (
+        foreign_server(answering({}, headers={"Set-Cookie": "a=b; Path=/"})) as server,
+        ProviderSessions() as sessions,
+    ):
+        http = ProviderHttp(sessions, server.url + "/api/", {"Authorization": f"Bearer {KEY}"}, 5)
         await http.request("GET", "/runs/..%2F..%2Fkeys%3Fx", query=[("run_id", "a&b"), ("limit", "1")])
         await http.request("POST", "/runs", json_body={"inputs": "é"})
     first, second = server.seen
@@ -284,8 +287,8 @@ async def test_proxy_variables_are_not_heeded(monkeypatch):
 
 
 async def test_a_key_with_a_line_break_is_a_failure_that_does_not_show_it():
-    async with foreign_server(answering({})) as server, new_session() as session:
-        http = ProviderHttp(session, server.url, {"Authorization": "Bearer abc\r\nX-Evil: 1"}, 5)
+    async with foreign_server(answering({})) as server, ProviderSessions() as sessions:
+        http = ProviderHttp(sessions, server.url, {"Authorization": "Bearer abc\r\nX-Evil: 1"}, 5)
         with pytest.raises(ProviderFailure) as caught:
             await http.request("GET", "/runs/1")
     assert caught.value.failed.kind is FailureKind.REJECTED
@@ -302,8 +305,8 @@ async def test_a_key_that_the_server_repeats_is_not_shown():
 
 
 async def test_neither_client_nor_failure_shows_the_key_in_its_repr():
-    async with new_session() as session:
-        http = ProviderHttp(session, "http://127.0.0.1:9", {"Authorization": f"Bearer {KEY}"}, 5)
+    async with ProviderSessions() as sessions:
+        http = ProviderHttp(sessions, "http://127.0.0.1:9", {"Authorization": f"Bearer {KEY}"}, 5)
         with pytest.raises(ProviderFailure) as caught:
             await http.request("GET", "/")
     assert KEY not in repr(http) + repr(caught.value) + repr(caught.value.failed)
@@ -358,8 +361,8 @@ async def test_a_request_whose_kept_connection_breaks_is_not_sent_a_second_time(
             request.transport.abort()
         return web.json_response({})
 
-    async with foreign_server(answer_once_then_break) as server, new_session() as session:
-        http = ProviderHttp(session, server.url, {}, 20.0)
+    async with foreign_server(answer_once_then_break) as server, ProviderSessions() as sessions:
+        http = ProviderHttp(sessions, server.url, {}, 20.0)
         await http.request("GET", "/runs/1")
         with pytest.raises(ProviderFailure) as caught:
             await http.request("GET", "/runs/1")

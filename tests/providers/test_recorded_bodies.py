@@ -13,7 +13,7 @@ from bridge.domain.observation import Observation, Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.providers import REGISTRY, dibby, dify, instabase, open_http, retab
-from bridge.providers.http import new_session
+from bridge.providers.http import ProviderSessions
 from tests.support.foreign_server import answering, foreign_server
 
 HERE = Path(__file__).parent
@@ -32,9 +32,9 @@ NOTHING_TOLD = asdict(Observation(RunStatus.UNKNOWN, ""))
 async def test_a_recorded_body_becomes_the_observation_written_beside_it(path):
     case = json.loads(path.read_text())
     provider = REGISTRY[path.parent.name]
-    async with foreign_server(answering(case["body"])) as server, new_session() as session:
+    async with foreign_server(answering(case["body"])) as server, ProviderSessions() as sessions:
         connection = Connection("c", provider.name, server.url, Secret("key-123456"))
-        result = await provider.fetch_run(open_http(session, connection), RUN_ID)
+        result = await provider.fetch_run(open_http(sessions, connection), RUN_ID)
     if "failure" in case:
         assert isinstance(result, PollFailed), case["why"]
         assert result.kind == case["failure"], case["why"]

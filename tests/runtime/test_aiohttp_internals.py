@@ -10,12 +10,12 @@ from pkgutil import resolve_name
 import pytest
 
 READ = {
+    "aiohttp.base_protocol:BaseProtocol.resume_reading": "21dee847a31af724",
     "aiohttp.client:ClientSession._request": "32986b8105faf5f8",
     "aiohttp.client_proto:ResponseHandler": "da5da6215c0ef3a0",
-    "aiohttp.connector:BaseConnector.connect": "b9fe1f4d3e57ad12",
     "aiohttp.connector:BaseConnector._get": "4795a63c99f266c8",
     "aiohttp.connector:BaseConnector._release": "105426e5b03d8213",
-    "aiohttp.connector:TCPConnector._create_direct_connection": "c009b18bcc3550c3",
+    "aiohttp.streams:StreamReader.feed_data": "7548cdda3ea70bf8",
 }
 
 

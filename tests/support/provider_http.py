@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from bridge.domain.connection import Connection
 from bridge.domain.secret import Secret
 from bridge.providers import open_http
-from bridge.providers.http import ProviderHttp, new_session
+from bridge.providers.http import ProviderHttp, ProviderSessions
 from tests.support.foreign_server import ForeignServer, Handler, foreign_server
 
 KEY = "key-0123456789"
@@ -19,6 +19,6 @@ async def provider_against(
     handler: Handler, provider: str, *, suffix: str = "", timeout_s: float = 20.0, **options: str
 ) -> AsyncIterator[tuple[ProviderHttp, ForeignServer]]:
     """Requests of `provider` to a server that answers with `handler`; `suffix` ends the base URL."""
-    async with foreign_server(handler) as server, new_session() as session:
+    async with foreign_server(handler) as server, ProviderSessions() as sessions:
         connection = Connection("c", provider, server.url + suffix, Secret(KEY), timeout_s=timeout_s, options=options)
-        yield open_http(session, connection), server
+        yield open_http(sessions, connection), server

@@ -16,7 +16,7 @@ from bridge.domain.secret import Secret
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.poller import Poller
-from bridge.providers.http import new_session
+from bridge.providers.http import ProviderSessions
 from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
 from bridge.sandbox import Sandbox
@@ -52,8 +52,8 @@ async def open_poller(
 ) -> AsyncIterator[Poller]:
     """The poller of one connection, as the daemon builds it; `limiter`: that of another one of the same credential."""
     clock = clock or SystemClock()
-    async with new_session() as session:
-        client = ConnectionClient(settings, session, health=ConnectionHealth.OK, limiter=limiter)
+    async with ProviderSessions() as sessions:
+        client = ConnectionClient(settings, sessions, health=ConnectionHealth.OK, limiter=limiter)
         poller = Poller(
             client,
             learned=await LearnedState.load(database, settings.name, client.limiter.rate_limit),
