@@ -169,9 +169,7 @@ async def test_a_full_endpoint_holds_up_no_other_replay(
     assert (await look(lone, other)).state is ReplayState.DONE
 
 
-async def test_it_waits_while_its_endpoint_is_disabled_and_ends_with_it(
-    database: Database, clock: ManualClock
-) -> None:
+async def test_it_waits_while_its_endpoint_is_disabled_and_ends_with_it(database: Database, clock: ManualClock) -> None:
     await finish_runs(database, 3)
     endpoint = await add_endpoint(database)
     replay = await start(database, endpoint, rate=1)
