@@ -131,6 +131,7 @@ class DaemonControl:
         return {
             "requests_per_second": round(limiter.rate_limit.rate, 3),
             "limit_is_learned": not limiter.rate_limit.is_known,
+            "limit_reason": limiter.rate_limit.explain(now),
             "max_in_flight": limiter.in_flight_limit.limit(limiter.rate_limit.rate),
             "in_flight": limiter.in_flight,
             "runs_in_hand": len(poller.schedule),

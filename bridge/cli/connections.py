@@ -140,6 +140,7 @@ def _facts(connection: Object, state: Object) -> Iterator[tuple[str, Cell]]:
     yield "provider", f"{connection['provider']} at {connection['base_url']}"
     yield "since", f"{connection['since']}  ({ago(connection['since'])})" if connection["since"] else None
     yield "requests", f"at most {state['requests_per_second']:g} a second{_origin(limits['requests_per_second'])}"
+    yield "why", state.get("limit_reason")
     in_flight = f"{state['in_flight']}, at most {state['max_in_flight']}"
     yield "in flight", in_flight + _origin(limits["max_in_flight"])
     nodes, paused_s = state["limits_shared_by_nodes"], state["paused_for_s"]

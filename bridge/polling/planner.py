@@ -27,7 +27,7 @@ from bridge.domain.cadence.rule import (
     urgency,
 )
 from bridge.domain.connection import CadenceSettings
-from bridge.domain.observation import Observation, Observed
+from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
 from bridge.domain.run import Json, Run, RunStatus
 from bridge.domain.timestamps import seconds_between
 from bridge.polling.duration_learner import DurationLearner
@@ -99,9 +99,10 @@ class Planner:
             return None
         return NextPoll(due - now, "the provider answers again")
 
-    def plan_retry(self, tracked: TrackedRun, retry_after_s: float | None) -> NextPoll:
-        """The next poll after one that failed."""
-        return next_poll_after_failure(self._settings_of(tracked), tracked.failure_streak, retry_after_s=retry_after_s)
+    def plan_retry(self, tracked: TrackedRun, failed: PollFailed) -> NextPoll:
+        """The next poll after one that failed; a 429 is about the connection, so the run itself backs off no further."""
+        streak = 1 if failed.kind is FailureKind.THROTTLED else tracked.failure_streak
+        return next_poll_after_failure(self._settings_of(tracked), streak, retry_after_s=failed.retry_after_s)
 
     def deadline_in_s(self, tracked: TrackedRun, now: datetime) -> float:
         """Seconds until a last poll just after the run's deadline; infinity without a deadline ahead."""

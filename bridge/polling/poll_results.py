@@ -174,7 +174,7 @@ class PollResults:
             if after is None or after.settled:
                 return Drop()
             tracked.note_recorded(after)
-        plan = self._planner.plan_retry(tracked, failed.retry_after_s)
+        plan = self._planner.plan_retry(tracked, failed)
         return Continue(plan.delay_s, plan.reason)
 
     # -- recording

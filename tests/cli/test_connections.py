@@ -14,6 +14,7 @@ from tests.support.stub_server import StubResponse, stub_server
 
 STATE = {
     "requests_per_second": 4.0, "limit_is_learned": False, "max_in_flight": 2, "in_flight": 1, "runs_in_hand": 3,
+    "limit_reason": "learned; the provider refused (429) once; the next request goes in 1 s",
     "limits_shared_by_nodes": 1, "paused_for_s": 0.2, "shadow_price_s": 1.62, "over_capacity_by": 1.8, "learned": [],
 }  # fmt: skip
 CONNECTION = {
@@ -44,6 +45,7 @@ def test_limits_say_whether_they_were_configured_or_learned(show):
     lines = show().out.splitlines()
     assert lines[0] == "hub ok"
     assert "requests      at most 4 a second, as configured" in lines
+    assert "why           learned; the provider refused (429) once; the next request goes in 1 s" in lines
     assert "in flight     1, at most 2, learned" in lines
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.event import EventType
-from bridge.domain.observation import Observation, Observed
+from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
 from bridge.domain.run import Progress, Run, RunStatus
 from bridge.polling.duration_learner import DurationLearner
 from bridge.polling.planner import Planner
@@ -101,6 +101,16 @@ async def test_a_wish_of_the_provider_counts_from_its_answer_however_long_that_t
     planner, tracked = taught(), watched(await running(tmp_path), age_s=10.0)
     plan = planner.plan(tracked, Observed(seen("running"), poll_after_s=3.0), now=12.5)
     assert plan.delay_s >= 3.0
+
+
+async def test_refusals_of_the_connection_make_no_run_back_off(tmp_path: Path) -> None:
+    """After an outage full of 429s every run is polled when the limiter opens, not when its own back-off ends."""
+    planner, tracked = taught(), watched(await running(tmp_path), age_s=0.0)
+    for _ in range(8):
+        tracked.note_failure(FailureKind.THROTTLED, NOW)
+    assert planner.plan_retry(tracked, PollFailed(FailureKind.THROTTLED, "429")).delay_s <= 1.0
+    assert planner.plan_retry(tracked, PollFailed(FailureKind.THROTTLED, "429", retry_after_s=7.0)).delay_s == 7.0
+    assert planner.plan_retry(tracked, PollFailed(FailureKind.TIMEOUT, "no answer")).delay_s == 60.0
 
 
 async def test_runs_that_hang_do_not_move_what_is_normal(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
     rate       doubles every 2 seconds of full use until the first 429, then creeps up to where it was last refused;
                slow accounts count in requests, fast ones in seconds, so that refusals stay few for both
-    pause      a 429 stops the whole provider for its Retry-After, not one run
+    pause      a 429 stops the whole provider for its Retry-After, or for longer with each refusal in a row; only the
+               first of a row lowers the rate, so that an outage full of 429s costs no more than one refusal
     per second a rate from the configuration holds in every second: unused allowance is no reason to exceed it
     in flight  as many as the rate needs at the present latency (Little's law), halved by timeouts
 
@@ -21,13 +22,20 @@ RATE_MIN, RATE_MAX = 0.05, 200.0
 RECALLED_MIN: Final = 1.0  # a lower rate, left by an outage full of 429s, is not recalled after a restart
 STEP_UNREFUSED, SHARE_UNREFUSED = 0.4, 0.04  # per success, before any refusal: requests per second, share of the rate
 STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and near, the rate that was refused …
-SHARE_BELOW, SHARE_NEAR = 0.01, 0.0003  # … but at most this share of the rate per success
-NEAR: Final = 0.95
+SHARE_BELOW, SHARE_NEAR = 0.01, 0.0003  # … but at most this share of the rate per success …
+# … and at least this share per second, so that a rate that was cut far too deep recovers within minutes.
+GROWTH_UNREFUSED, GROWTH_BELOW, GROWTH_NEAR = 0.07, 0.007, 0.002
+GROWTH_SPAN_S: Final = 20.0  # from one success to the next, at most, count for that
+NEAR, PAST = 0.95, 1.05  # of the refused rate; what is past it was no limit
+SAME: Final = 0.2  # a refusal within this share of the one before confirms it, and growth near it slows down …
+CONFIRMED_MAX: Final = 9  # … by one part for each of so many
 CUT: Final = 0.8
-CUT_AT_ONCE, FEW = 0.5, 4  # after fewer successes than this a refusal means far too fast, not a little
+CUT_AT_ONCE, FEW = 0.5, 4  # after fewer successes than this a refusal means far too fast, not a little …
+ACCEPTED_KEPT: Final = 8  # … but a cut goes no lower than `CUT` times the rate of the last so many successes
 BURST_S: Final = 1.0  # unused allowance is kept for this long
 COUNTED_RATE_MAX: Final = 1000.0  # higher rates are not counted second by second
-PAUSE_S: Final = 1.0  # after a refusal without Retry-After
+PAUSE_S: Final = 1.0  # after a refusal without Retry-After, doubled by each further one without a success …
+PAUSE_MAX_S: Final = 15.0  # … up to this
 IN_USE_S: Final = 0.2  # the rate counts as used when a request leaves this soon after it may
 IN_FLIGHT_MIN: Final = 2
 IN_FLIGHT_MAX: Final = 64
@@ -51,6 +59,11 @@ class RateLimit:
         self._paused_until = 0.0
         self._is_used = False
         self._successes = FEW  # since the last refusal
+        self._accepted: deque[float] = deque(maxlen=ACCEPTED_KEPT)  # when the last successes were answered
+        self._refusals = 0  # since the last success
+        self._confirmed = 0  # refusals in a row at about the same rate, without the first
+        self._refused_at = -math.inf
+        self._grown_at = -math.inf
 
     def dump(self) -> str:
         """What was learned, as JSON for the next start."""
@@ -99,29 +112,72 @@ class RateLimit:
             self._sent.append(now)
             self._free_at = max(self._free_at, self._full_until)  # one by one after a burst, not burst after burst
 
-    def succeed(self) -> None:
+    def succeed(self, now: float, *, sent_at: float) -> None:
         """A request was answered without complaint; the rate grows only while it is really used."""
+        if sent_at < self._refused_at:
+            return  # it left before the refusal, and says nothing about the rate since then
         self._successes += 1
-        if self.is_known or not self._is_used:
-            return
-        if self._refused_rate is None:
-            grown = self.rate + min(STEP_UNREFUSED, SHARE_UNREFUSED * self.rate)
-        else:
-            is_below = self.rate < NEAR * self._refused_rate
-            step, share = (STEP_BELOW, SHARE_BELOW) if is_below else (STEP_NEAR, SHARE_NEAR)
-            grown = self.rate + min(step / self.rate, share * self.rate)
-        self.rate = min(grown, RATE_MAX * self._share)
+        self._refusals = 0
+        self._accepted.append(now)
+        since_s, self._grown_at = min(now - self._grown_at, GROWTH_SPAN_S), now
+        if not self.is_known and self._is_used:
+            self.rate = min(self.rate + self._growth(since_s), RATE_MAX * self._share)
+
+    def _growth(self, since_s: float) -> float:
+        """Requests per second to add after a success, `since_s` seconds after the one before."""
+        rate, refused = self.rate, self._refused_rate
+        if refused is not None and rate > PAST * refused:
+            refused = self._refused_rate = None
+            self._confirmed = 0
+        if refused is None:
+            return max(min(STEP_UNREFUSED, SHARE_UNREFUSED * rate), GROWTH_UNREFUSED * since_s * rate)
+        if rate < NEAR * refused:
+            return max(min(STEP_BELOW / rate, SHARE_BELOW * rate), GROWTH_BELOW * since_s * rate)
+        growth = GROWTH_NEAR / (1 + min(self._confirmed, CONFIRMED_MAX))
+        return max(min(STEP_NEAR / rate, SHARE_NEAR * rate), growth * since_s * rate)
 
     def refuse(self, now: float, *, sent_at: float, retry_after_s: float | None = None) -> None:
         """The provider answered 429 (or 503 with Retry-After): every request waits, and the rate falls.
 
-        Requests that left before the pause began belong to the same mistake: they lower the rate once.
+        Requests that left before the pause began belong to the same mistake: they lower the rate once. A row of
+        refusals without a success is one piece of evidence too: the first one lowers the rate, the others only
+        lengthen the pause.
         """
-        if not self.is_known and sent_at >= self._paused_until:
-            self._refused_rate = self.rate
-            self.rate = max(self.rate * (CUT if self._successes >= FEW else CUT_AT_ONCE), RATE_MIN)
+        if sent_at >= self._paused_until:
+            if self._successes and not self.is_known:
+                self._learn_refusal(now)
             self._successes = 0
-        self.pause(now, PAUSE_S if retry_after_s is None else retry_after_s)
+            self._refusals += 1
+            self._refused_at = now
+        pause_s = min(PAUSE_S * 2.0 ** (min(self._refusals, 16) - 1), PAUSE_MAX_S)
+        self.pause(now, pause_s if retry_after_s is None else retry_after_s)
+
+    def _learn_refusal(self, now: float) -> None:
+        refused, accepted = self._refused_rate, 0.0
+        is_confirmed = refused is not None and abs(self.rate / refused - 1) < SAME
+        self._confirmed = self._confirmed + 1 if is_confirmed else 0
+        self._refused_rate = self.rate
+        if len(self._accepted) == ACCEPTED_KEPT and now > self._accepted[0]:
+            accepted = min(ACCEPTED_KEPT / (now - self._accepted[0]), self.rate)
+        cut = self.rate * (CUT if self._successes >= FEW else CUT_AT_ONCE)
+        self.rate = max(cut, CUT * accepted, RATE_MIN)
+
+    def explain(self, now: float) -> str:
+        """Where the rate comes from and when it grows, as a sentence for people."""
+        if self.is_known:
+            return "requests_per_second in the configuration sets it; it does not change"
+        if self._refusals:
+            times = "once" if self._refusals == 1 else f"{self._refusals} times in a row"
+            wait_s = max(self.opens_at - now, 0.0)
+            return f"learned; the provider refused (429) {times}; the next request goes in {wait_s:.0f} s"
+        if self._refused_rate is None:
+            return "learned; no refusal (429) limits it, and it grows while all of it is used"
+        ago_s = max(now - self._refused_at, 0.0)
+        since = f", {ago_s:.0f} s ago" if math.isfinite(ago_s) else ""
+        return (
+            f"learned; the provider refused (429) {self._refused_rate:.3g} requests per second{since}; "
+            "it grows while all of it is used, slowly near that rate"
+        )
 
     def pause(self, now: float, seconds: float) -> None:
         """Let no request leave for `seconds`; a longer pause stays. No allowance is saved up during it."""

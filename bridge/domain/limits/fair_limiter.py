@@ -184,7 +184,7 @@ class FairRateLimiter:
     def answer(self, now: float, *, sent_at: float) -> None:
         """The provider answered, whatever it said about the run."""
         self._land()
-        self.rate_limit.succeed()
+        self.rate_limit.succeed(now, sent_at=sent_at)
         self.in_flight_limit.succeed(now - sent_at)
 
     def refuse(self, now: float, *, sent_at: float, retry_after_s: float | None = None) -> None:

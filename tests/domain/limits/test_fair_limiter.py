@@ -22,7 +22,7 @@ def drive(limit: RateLimit, allowed_per_s: float, seconds: float) -> tuple[int, 
         tokens, filled_at = min(tokens + (now - filled_at) * allowed_per_s, allowed_per_s), now
         if tokens >= 1:
             tokens -= 1
-            limit.succeed()
+            limit.succeed(now, sent_at=now)
         else:
             refused += 1
             limit.refuse(now, sent_at=now, retry_after_s=1.0)
@@ -93,7 +93,7 @@ def used(limit: RateLimit, seconds: float, refuses_above: float = math.inf) -> N
         if limit.rate > refuses_above:
             limit.refuse(now, sent_at=now, retry_after_s=1.0)
         else:
-            limit.succeed()
+            limit.succeed(now, sent_at=now)
 
 
 def test_a_rate_that_nobody_refuses_doubles_in_some_seconds() -> None:
@@ -142,7 +142,7 @@ def test_an_unused_rate_does_not_grow() -> None:
     limit = RateLimit()
     for second in range(100, 1100, 10):
         limit.take(float(second))
-        limit.succeed()
+        limit.succeed(float(second), sent_at=float(second))
     assert limit.rate == RateLimit().rate
 
 
