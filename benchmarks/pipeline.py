@@ -37,6 +37,7 @@ WINDOW_S = 0.02
 UNRECORDED_MAX = 2000
 SECRET = b"k" * 32
 STATEMENTS = {
+    "new run": "INSERT INTO runs VALUES (?, ?, 'queued', 0, NULL)",
     "run": "UPDATE runs SET status = ?, sequence = ?, observed_at = ? WHERE id = ?",
     "event": "INSERT INTO events (id, run_id, sequence, type, created_at, body) VALUES (?, ?, ?, ?, ?, ?)",
     "delivery": "INSERT INTO deliveries (id, event_id, state, attempts, next_attempt_at) VALUES (?, ?, 'pending', 0, ?)",
@@ -58,9 +59,13 @@ CREATE INDEX attempts_of ON attempts (delivery_id);
 
 
 class RawWriter:
-    """Commits the rows of one window in its own thread, then calls back."""
+    """Commits the rows of one window in its own thread, then calls back.
 
-    def __init__(self, path: Path, run_count: int) -> None:
+    With `window_s` 0, a lone row is committed at once, and a commit takes what was added during the one before it.
+    """
+
+    def __init__(self, path: Path, run_count: int = 0, *, window_s: float = WINDOW_S) -> None:
+        self._window_s = window_s
         self._thread = ThreadPoolExecutor(1)
         self._loop = asyncio.get_running_loop()
         self._rows: dict[str, list[Sequence[Any]]] = {name: [] for name in STATEMENTS}
@@ -75,7 +80,7 @@ class RawWriter:
         self._then.append(then)
         if not self._is_armed:
             self._is_armed = True
-            self._loop.call_later(WINDOW_S, self._flush)
+            self._loop.call_later(self._window_s, self._flush)
 
     def count(self, table: str) -> int:
         query = f"SELECT count(*) FROM {table}"
@@ -99,7 +104,7 @@ class RawWriter:
             call()
         self._is_armed = bool(self._then)
         if self._is_armed:
-            self._loop.call_later(WINDOW_S, self._flush)
+            self._loop.call_later(self._window_s, self._flush)
 
 
 def _open(path: Path, run_count: int) -> sqlite3.Connection:
@@ -109,7 +114,7 @@ def _open(path: Path, run_count: int) -> sqlite3.Connection:
     connection.executescript(SCHEMA)
     connection.execute("BEGIN")
     rows = ((f"run_{n:020}", f"r{n}") for n in range(run_count))
-    connection.executemany("INSERT INTO runs VALUES (?, ?, 'queued', 0, NULL)", rows)
+    connection.executemany(STATEMENTS["new run"], rows)
     connection.execute("COMMIT")
     return connection
 
