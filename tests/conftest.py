@@ -31,9 +31,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start PostgreSQL or install from npm are slow: `make test-fast` does neither."""
+    """Tests that start processes or install from npm are slow: `make test-fast` does neither."""
     for item in items:
-        if {"postgres", "node_folder"} & set(getattr(item, "fixturenames", ())):
+        if {"postgres", "running", "node_folder"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 

@@ -97,6 +97,7 @@ async def test_waiting_for_a_settled_run_answers_at_once(door: Api) -> None:
     assert (await door.call("GET", f"/v1/runs/{run['id']}/wait")).body["settled"] is True
 
 
+@pytest.mark.slow
 async def test_waiting_notices_a_run_that_nobody_announced(door: Api) -> None:
     """Another node may have settled it; the hint is only a hint."""
     run = await door.register()

@@ -113,6 +113,7 @@ def test_ctrl_c_ends_a_command_with_130_and_no_word():
     assert (child.returncode, out, err.strip()) == (130, b"", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["runs", "list", "--json"], ["events", "list"]], ids=" ".join)
 def test_a_reader_that_goes_away_is_no_reason_to_complain(words):
     """`runbridge events tail | head -1`."""

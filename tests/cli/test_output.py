@@ -122,6 +122,7 @@ def test_json_on_a_terminal_is_indented_and_escaped_and_still_the_same_json():
     assert not any(nasty in shown for nasty in (b"\x1b", b"\x07", "\x9b".encode(), "\u202e".encode()))
 
 
+@pytest.mark.slow
 def test_the_live_view_ends_when_the_named_runs_have_settled():
     states = iter(["running", "failed"])
 

@@ -122,6 +122,7 @@ def test_a_run_under_way_shows_its_next_poll(bridge, running):
     assert bridge("runs", "show", run_id, "--json").json["next_poll_at"] is not None
 
 
+@pytest.mark.slow
 def test_watching_named_runs_ends_when_all_have_settled(bridge, running):
     good, bad = (add_run(bridge, running, duration_s=0.3, outcome=outcome) for outcome in ("succeeded", "failed"))
     result = bridge("runs", "watch", good, bad)

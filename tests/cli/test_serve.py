@@ -6,6 +6,8 @@ import stat
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.installation import RUNBRIDGE, free_port
 
 
@@ -36,6 +38,7 @@ def test_serve_with_a_mistake_gives_no_traceback(cli, tmp_path):
     assert "Traceback" not in result.err
 
 
+@pytest.mark.slow
 def test_a_second_daemon_on_the_same_database_is_refused_with_one_sentence(cli, running):
     done = subprocess.run(
         [*RUNBRIDGE, "serve", "--config", str(running.config), "--listen", f"127.0.0.1:{free_port()}"],

@@ -189,6 +189,7 @@ async def test_an_evicted_node_does_nothing_until_it_joins_under_a_new_id(postgr
         assert listed == ["node_2", "node_1_again"]
 
 
+@pytest.mark.slow
 async def test_a_node_that_is_cut_off_breaks_off_before_its_lease_ends_and_goes_on_if_nobody_took_over(
     postgres: Postgres, postgresql_url: str
 ) -> None:
@@ -258,6 +259,7 @@ async def test_a_run_that_was_deleted_at_another_node_is_dropped(postgresql_url:
             assert not await in_hand()
 
 
+@pytest.mark.slow
 async def test_a_node_without_a_share_of_the_limits_leaves_the_runs_to_others(postgresql_url: str) -> None:
     async with open_database(postgresql_url) as database, Sandbox() as sandbox:
         settings = connection(sandbox, "dify")

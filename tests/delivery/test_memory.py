@@ -90,6 +90,7 @@ async def ping(daemon: DaemonProcess) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_no_answer_of_a_receiver_costs_more_than_20_mib(daemon) -> None:
     """Eight at once of each kind, all measured from before the first: what stays behind counts too."""
     bridge, raw = daemon

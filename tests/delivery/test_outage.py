@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime, timedelta
 
+import pytest
+
 from bridge.domain.delivery import DeliveryState, Lane
 from bridge.domain.event import EventType, other_event
 from bridge.domain.ids import new_id
@@ -170,6 +172,7 @@ async def test_no_pass_is_made_in_vain_while_endpoints_rest(database: Database, 
 SCHEDULE = RetrySchedule(jitter=0.0)
 
 
+@pytest.mark.slow
 async def test_a_day_of_outage_loses_nothing_and_holds_up_nobody(
     database: Database, clock: ManualClock, receiver: Receiver
 ) -> None:
@@ -199,6 +202,7 @@ async def test_a_day_of_outage_loses_nothing_and_holds_up_nobody(
     assert (await endpoint_now(database, down)).failing_since is None
 
 
+@pytest.mark.slow
 async def test_five_days_of_outage_warn_disable_and_keep_the_backlog(
     database: Database, clock: ManualClock, receiver: Receiver
 ) -> None:

@@ -265,6 +265,7 @@ def _change(tx: Tx, endpoint: Endpoint) -> Endpoint:
     return found
 
 
+@pytest.mark.slow
 async def test_two_nodes_share_a_replay_without_making_anything_due_twice(
     postgresql_url: str, clock: ManualClock
 ) -> None:

@@ -169,6 +169,7 @@ def test_an_expression_that_fails_on_an_event_lets_it_pass_by_without_an_error(e
     assert not matches(expression, body)
 
 
+@pytest.mark.slow
 @given(expressions, json_values)
 @settings(max_examples=400, deadline=None)
 def test_no_expression_fails_on_any_body(expression: str, body: Json) -> None:

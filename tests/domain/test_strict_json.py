@@ -62,6 +62,7 @@ def test_odd_but_usable_json_is_taken(body, value):
     assert parse_json(body) == value
 
 
+@pytest.mark.slow
 @given(ANY_JSON)
 def test_what_comes_out_can_be_stored_as_utf8_json_without_nul(value):
     taken = parse_json(json.dumps(value).encode())

@@ -94,6 +94,7 @@ async def test_what_begins_later_is_found_however_short_it_is(
         assert await work(poller.run_pass, poller.bell, is_over)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_a_discovered_run_needs_no_poll_of_its_own(provider: str, database: Database, sandbox: Sandbox) -> None:
     """The list that found it has shown it, and lists see it to its end."""
@@ -130,6 +131,7 @@ async def test_discovery_goes_on_after_a_restart_where_it_was(
     assert over not in found
 
 
+@pytest.mark.slow
 async def test_a_run_that_a_list_shows_late_is_found(database: Database, sandbox: Sandbox) -> None:
     """It began before the newest that was seen; the overlap is for that."""
     late = sandbox.add_run("retab", scenario=FOR_EVER, age_s=2, late_404_s=4)
@@ -188,6 +190,7 @@ async def test_only_the_named_workflows_are_discovered(provider: str, database: 
         assert (await watched(database)).keys() == {wanted}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_everything_on_three_pages_is_found_while_they_shift(
     provider: str, database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch

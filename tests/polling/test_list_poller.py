@@ -69,6 +69,7 @@ async def test_one_list_is_the_first_poll_of_all_runs_of_a_batch(
     assert await told(database, watched[0].id) == ["run.started"]
 
 
+@pytest.mark.slow
 async def test_first_polls_of_runs_that_come_one_by_one_share_a_list(database: Database, sandbox: Sandbox) -> None:
     cadence = replace(CALM, price_s=10.0)
     async with open_poller(database, connection(sandbox, "retab", cadence=cadence)) as poller:
@@ -90,6 +91,7 @@ async def test_first_polls_of_runs_that_come_one_by_one_share_a_list(database: D
     assert 1 <= len(lists(sandbox)) < len(late) / 2
 
 
+@pytest.mark.slow
 async def test_first_polls_right_after_others_had_theirs_wait_for_company(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +123,7 @@ async def test_first_polls_right_after_others_had_theirs_wait_for_company(
     assert len(others) <= 2
 
 
+@pytest.mark.slow
 async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbox: Sandbox) -> None:
     async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
         there = await register_all(database, "retab", [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(40)])
@@ -140,6 +143,7 @@ async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbo
         assert reason == "a list is worth a request then, and shows this run too"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", LISTS)
 async def test_lists_see_every_run_to_its_end(provider: str, database: Database, sandbox: Sandbox) -> None:
     """The list tells everything that a poll tells; only an output that lies elsewhere costs a request."""
@@ -192,6 +196,7 @@ async def test_a_list_that_tells_too_little_is_followed_by_a_poll(provider: str,
             assert await told(database, run.id) in (["run.started", "run.finished"], ["run.finished"])
 
 
+@pytest.mark.slow
 async def test_a_list_without_change_costs_no_poll(database: Database) -> None:
     """A summary is enough to see that nothing has happened."""
     async with Sandbox(list_is_summary=True) as sandbox:
@@ -208,6 +213,7 @@ async def test_a_list_without_change_costs_no_poll(database: Database) -> None:
         assert await told(database, watched[0].id) == ["run.started"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "502", "404", "403", "garbage", "html", "hang", "reset"])
 async def test_a_failing_list_leaves_every_run_to_polls_of_its_own(
     kind: str, database: Database, sandbox: Sandbox
@@ -230,6 +236,7 @@ def fail_lists(sandbox: Sandbox, kind: str) -> None:
     sandbox.fail("retab", kind, count=None, path_ends="/runs")
 
 
+@pytest.mark.slow
 async def test_a_run_that_the_list_does_not_show_is_polled_by_itself(database: Database, sandbox: Sandbox) -> None:
     """Older than the pages that are read; here because newer ones stand before it."""
     old = sandbox.add_run("instabase", scenario=Scenario(duration_s=100.3), age_s=100)
@@ -256,6 +263,7 @@ async def test_further_pages_are_read_when_many_runs_stand_on_them(
     assert is_further[:3] == [False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", LISTS)
 async def test_pages_that_shift_while_they_are_read_lose_and_double_nothing(
     provider: str, database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -277,6 +285,7 @@ async def test_pages_that_shift_while_they_are_read_lose_and_double_nothing(
         assert (await told(database, run.id)).count("run.finished") == 1
 
 
+@pytest.mark.slow
 async def test_waiting_and_resuming_are_believed_of_a_poll_only(database: Database, sandbox: Sandbox) -> None:
     """A list may lag behind: to and fro would tell events that never happened."""
     steps = (Step(0, "running"), Step(0.4, "waiting"), Step(0.8, "running"))
@@ -289,6 +298,7 @@ async def test_waiting_and_resuming_are_believed_of_a_poll_only(database: Databa
     assert {seen.run_id for seen in polls(sandbox)} == set(theirs)
 
 
+@pytest.mark.slow
 async def test_lists_keep_min_interval_between_them(database: Database, sandbox: Sandbox) -> None:
     theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=1.5)) for _ in range(10)]
     cadence = replace(EAGER, price_s=0.001, min_interval_s=0.2)
@@ -299,6 +309,7 @@ async def test_lists_keep_min_interval_between_them(database: Database, sandbox:
     assert min(b - a for a, b in pairwise(sends)) >= 0.2 - 1e-6
 
 
+@pytest.mark.slow
 async def test_a_first_poll_does_not_wait_for_a_list_that_hangs(database: Database, sandbox: Sandbox) -> None:
     theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)]
     fail_lists(sandbox, "hang")
@@ -326,6 +337,7 @@ async def test_a_poll_that_a_person_asks_for_is_made_at_once(database: Database,
         assert await work(poller.run_pass, poller.bell, is_polled_by_itself)
 
 
+@pytest.mark.slow
 async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, sandbox: Sandbox) -> None:
     theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=0.5)) for _ in range(5)]
     sandbox.fail("retab", "429", count=1, retry_after=1)
@@ -337,6 +349,7 @@ async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, 
     assert (second.at - first.at).total_seconds() >= 0.95
 
 
+@pytest.mark.slow
 async def test_further_pages_are_read_at_the_limit_too(database: Database, sandbox: Sandbox) -> None:
     """A page is worth more than the polls that would go instead."""
     theirs = [sandbox.add_run("retab", scenario=FOR_EVER, age_s=n / 100) for n in range(350)]
@@ -346,6 +359,7 @@ async def test_further_pages_are_read_at_the_limit_too(database: Database, sandb
     assert len(polls(sandbox)) < len(lists(sandbox)) < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs_min", [list_poller.RUNS_MIN, 1_000])
 async def test_outputs_keep_to_the_limits_and_none_is_lost(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, runs_min: int
@@ -380,6 +394,7 @@ async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Da
     assert await database.read(lambda tx: run_leases.next_due_at(tx, "retab-1")) is not None
 
 
+@pytest.mark.slow
 async def test_a_tagged_answer_is_asked_for_with_its_tag_and_304_means_alive(database: Database) -> None:
     async with Sandbox(sends_etags=True) as sandbox:
         theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=1.0, steps=(Step(0, "running", 1),)))

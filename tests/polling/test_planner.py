@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.event import EventType
 from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
@@ -242,6 +244,7 @@ async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
     assert {row.kind for row in planner.learner.take_unsaved()} == {"workflow", "connection", "progress"}
 
 
+@pytest.mark.slow
 async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
     """What was learned is saved when the poller stops, and the next one starts from it."""
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
@@ -255,6 +258,7 @@ async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
     assert again.known_workflows() == ["wf"]
 
 
+@pytest.mark.slow
 async def test_an_overdue_run_is_told_once(tmp_path: Path) -> None:
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
         theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=1.5))

@@ -45,6 +45,7 @@ async def test_a_run_goes_through_its_life_and_each_step_is_told(
         assert len(poller.schedule) == 0
 
 
+@pytest.mark.slow
 async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Database, sandbox: Sandbox) -> None:
     metrics = Metrics()
     measured = metrics.registry.get_sample_value
@@ -75,6 +76,7 @@ async def test_a_run_that_is_over_when_registered_fires_at_the_first_poll(
         assert await told(database, run.id) == ["run.finished"]
 
 
+@pytest.mark.slow
 async def test_waiting_is_told_as_often_as_it_happens(database: Database, sandbox: Sandbox) -> None:
     steps = (Step(0, "running"), Step(0.3, "waiting"), Step(0.6, "running"), Step(0.9, "waiting"), Step(1.2, "running"))
     theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=1.5, outcome="succeeded", steps=steps))
@@ -103,6 +105,7 @@ async def test_a_poll_error_is_never_a_run_state(kind: str, database: Database, 
     assert [t for t in await told(database, run.id) if t != "run.started"] == ["run.finished"]
 
 
+@pytest.mark.slow
 async def test_an_unknown_word_keeps_the_run_watched(database: Database, sandbox: Sandbox) -> None:
     scenario = Scenario(duration_s=1.6, outcome="succeeded", steps=(Step(0, "running"), Step(1.0, "hovering")))
     theirs = sandbox.add_run("dibby", scenario=scenario)
@@ -167,6 +170,7 @@ async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammerin
     assert told_types == [EventType.CONNECTION_FAILING]
 
 
+@pytest.mark.slow
 async def test_a_failing_connection_is_told_although_the_database_could_not_be_written_at_first(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +230,7 @@ async def test_a_connection_recovers_with_the_first_answer(database: Database, s
     assert told_types[-1] == "run.finished"
 
 
+@pytest.mark.slow
 async def test_a_late_run_is_not_yet_visible_rather_than_lost(database: Database, sandbox: Sandbox) -> None:
     theirs = sandbox.add_run("retab", scenario=Scenario(duration_s=1.0, outcome="succeeded"), late_404_s=0.5)
     async with open_poller(database, connection(sandbox, "retab")) as poller:
@@ -278,6 +283,7 @@ async def test_a_deadline_holds_while_the_provider_is_gone(database: Database, s
     assert after.status is RunStatus.EXPIRED
 
 
+@pytest.mark.slow
 async def test_progress_is_an_event_for_those_who_ask(database: Database, sandbox: Sandbox) -> None:
     await add_endpoint(database, events=only("run.progressed", "run.finished"))
     theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=2.0, parts=4))
@@ -290,6 +296,7 @@ async def test_progress_is_an_event_for_those_who_ask(database: Database, sandbo
     assert types.count("run.progressed") >= 2
 
 
+@pytest.mark.slow
 async def test_no_two_polls_of_a_run_are_closer_than_min_interval(database: Database, sandbox: Sandbox) -> None:
     theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=1.0))
     settings = connection(sandbox, "dibby", cadence=replace(QUICK, min_interval_s=0.2, max_interval_s=0.2))

@@ -205,6 +205,7 @@ async def test_where_the_limits_leave_nothing_for_this_node_all_is_given_back_al
         await work(poller.run_pass, poller.bell, is_given_back)
 
 
+@pytest.mark.slow
 async def test_two_connections_of_one_credential_share_its_limit_and_none_is_left_out(
     database: Database, sandbox: Sandbox
 ) -> None:

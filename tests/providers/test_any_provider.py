@@ -75,6 +75,7 @@ def test_the_registry_knows_each_provider_by_its_name():
     assert all(provider.name == name for name, provider in REGISTRY.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @BUSY_MACHINE
 @given(payload=NEARLY_A_RUN)

@@ -158,6 +158,7 @@ async def test_five_days_of_failure_warn_once_at_half_time_and_then_disable(
     assert {d.endpoint_id for d in await all_deliveries(database)} == {other.id}, "the others are told, not it"
 
 
+@pytest.mark.slow
 async def test_sporadic_success_never_disables(database: Database, clock: ManualClock) -> None:
     endpoint = await add_endpoint(database)
     for _ in range(10):

@@ -240,6 +240,7 @@ async def two_delivered(database: Database, number: int) -> tuple[Endpoint, Leas
     return endpoint, await claim_delivery(database, endpoint, ONE), second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["one", "selection"])
 async def test_what_is_sent_again_is_released_whoever_is_faster(database: Database, way: str) -> None:
     """A person has the second event sent again while a node records that the first was delivered again."""
@@ -275,6 +276,7 @@ async def test_a_missed_event_that_is_sent_again_twice_at_the_same_moment_gets_o
         await database.write(lambda tx, of=endpoint: endpoints.remove_endpoint(tx, of.id))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["it is switched on", "it asks for order"])
 async def test_a_changed_endpoint_gets_the_next_event_whoever_is_faster(database: Database, change: str) -> None:
     """A person changes the endpoint while a node records that the first event of a run was delivered."""
@@ -440,6 +442,7 @@ def test_a_notice_that_makes_no_sense_announces_nothing(payload: str) -> None:
 # -- a database that does not answer
 
 
+@pytest.mark.slow
 async def test_a_database_that_is_silent_is_given_up_in_time_and_found_again(
     postgres: Postgres, postgresql_url: str, another
 ) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
@@ -283,6 +284,7 @@ def whole_reads(node: dict[str, Any], *, is_cut_short: bool) -> Iterator[dict[st
         yield from whole_reads(part, is_cut_short=node["Node Type"] == "Limit")
 
 
+@pytest.mark.slow
 async def test_no_statement_of_a_working_day_reads_a_whole_table(database_url: str) -> None:
     clock = ManualClock(START)
     async with open_database(database_url, clock) as database:

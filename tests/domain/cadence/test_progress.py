@@ -40,6 +40,7 @@ def test_everything_done_is_not_yet_the_end() -> None:
     assert mark.unit_s > 0
 
 
+@pytest.mark.slow
 @given(
     steps=st.lists(st.tuples(st.integers(0, 9), st.floats(0.1, 1e4)), max_size=6),
     wait=st.floats(0, 1e4),
@@ -92,6 +93,7 @@ def plain_delays(runs: int, last_factor: float) -> list[float]:
     return run_workflow(Deaf(), DurationModel(), runs, last_factor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_factor", [1.0, 6.0])
 def test_progress_is_worth_half_the_delay_even_where_the_last_step_misleads(last_factor: float) -> None:
     """Runs of very different speed: age alone says little, nine steps of ten say nearly everything."""

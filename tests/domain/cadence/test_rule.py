@@ -225,6 +225,7 @@ def test_overdue_begins_at_half_as_much_again_as_the_slowest_of_a_hundred(of: Es
     assert is_overdue(of, 20, share * slowest_s) is (share * slowest_s > 1.5 * slowest_s)
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_a_run_keeps_its_phase_within_a_fifth(run_id: str) -> None:
     assert 0.8 <= phase(run_id) <= 1.2
