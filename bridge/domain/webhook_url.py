@@ -1,4 +1,7 @@
-"""Which URLs an endpoint may have; each is parsed once, by one parser (yarl), when the endpoint is created.
+"""Which URLs an endpoint may have, and how they are sent.
+
+The authority is parsed by one parser (yarl); path and query are sent byte by byte as they were given, because receivers
+sign or compare them.
 
 Refuses what different parsers read differently and judges literal addresses. Names pass: the guard judges their
 addresses at every dial, because a name may lead elsewhere by then.
@@ -21,6 +24,7 @@ URL_CHARACTERS_MAX: Final = 2048  # what every proxy and log can handle
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _START: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)")
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
+_NO_URI: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?@!$&'()*+,;=%]")  # RFC 3986 §3.3, §3.4
 _NAME: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER_AT_THE_END: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")  # as the URL standard tells IPv4 from names
 _LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
@@ -28,7 +32,7 @@ _LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A normalised URL that may be dialled; `host` is a lower-case ASCII name or a bare address."""
+    """A URL that may be dialled, its scheme and authority normalised; `host` is a lower-case ASCII name or a bare address."""
 
     url: str
     scheme: str
@@ -60,7 +64,7 @@ def check_target(url: str, policy: AddressPolicy) -> Target:
 
 def parse_target(url: str) -> Target:
     """Parse `url` without checking who may reach it. Raises InvalidInput (field `url`) if it is malformed."""
-    host_text = _check_text(url)
+    host_text, tail = _check_text(url)
     try:
         parsed = URL(url)
         host, port = (parsed.raw_host or "").removesuffix("."), parsed.port
@@ -70,10 +74,10 @@ def parse_target(url: str) -> Target:
     if not host or not port:
         raise _refused("it needs a host, and a port between 1 and 65535")
     _check_host(host, host_text)
-    parsed = parsed.with_host(host)
-    if len(str(parsed)) > URL_CHARACTERS_MAX:
+    sent = f"{parsed.with_host(host).origin()}{_sendable(tail)}"
+    if len(sent) > URL_CHARACTERS_MAX:
         raise _refused(f"it is longer than {URL_CHARACTERS_MAX} characters")
-    return Target(str(parsed), parsed.scheme, host, port)
+    return Target(sent, parsed.scheme, host, port)
 
 
 def literal_address(host: str) -> IPv4Address | IPv6Address | None:
@@ -89,8 +93,14 @@ def is_localhost(host: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
-def _check_text(url: str) -> str:
-    """The host as written. Refuses what parsers are known to read differently."""
+def _sendable(tail: str) -> str:
+    """Path and query with only those bytes encoded that no URI may hold."""
+    encoded = _NO_URI.sub(lambda found: b"%%%02X" % found[0][0], tail.encode()).decode()
+    return f"/{encoded}" if encoded.startswith("?") else encoded
+
+
+def _check_text(url: str) -> tuple[str, str]:
+    """The host as written, and path and query. Refuses what parsers are known to read differently."""
     if len(url) > URL_CHARACTERS_MAX:
         raise _refused(f"it is longer than {URL_CHARACTERS_MAX} characters")
     if _FORBIDDEN.search(url):
@@ -107,7 +117,7 @@ def _check_text(url: str) -> str:
     authority = _AUTHORITY.fullmatch(start["authority"])
     if authority is None:
         raise _refused("it needs a host, and a port between 1 and 65535")
-    return authority["host"]
+    return authority["host"], url[start.end() :]
 
 
 def _check_host(host: str, host_text: str) -> None:

@@ -34,7 +34,7 @@ async def test_a_post_carries_the_bytes_and_headers_of_the_contract(sender):
     head, _, sent = raw.requests[0].partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     given = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
-    assert lines[0].startswith("POST /hooks?a=")
+    assert lines[0] == "POST /hooks?a=%2F HTTP/1.1"
     assert sent == body
     assert given == headers | {
         "host": f"127.0.0.1:{raw.port}",
@@ -45,6 +45,15 @@ async def test_a_post_carries_the_bytes_and_headers_of_the_contract(sender):
         "accept-encoding": "identity",
         "x-mine": "yes",
     }
+
+
+@pytest.mark.parametrize(
+    "path", ["/?sp=%2Ftriggers&sig=a%2bB%3D", "/a%2fb/%7e~/./..//x", "//x?q=%20+%2B", "/%C3%A4?%E4", "?sp=%2Ft", ""]
+)
+async def test_the_request_line_has_the_bytes_of_the_url(sender, path):
+    async with raw_server(says(answer())) as raw:
+        await post(sender, raw, path)
+    assert raw.requests[0].split(b" ")[1] == (path if path.startswith("/") else f"/{path}").encode()
 
 
 async def test_custom_headers_never_replace_ours_nor_break_the_request(sender):

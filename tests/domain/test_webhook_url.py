@@ -64,7 +64,8 @@ def test_urls_that_parsers_read_differently_are_refused_to_everyone(url):
         ("https://example.com:8443/x", "https://example.com:8443/x", "example.com", 8443),
         ("https://example.com./x", "https://example.com/x", "example.com", 443),
         ("https://bücher.example/ä?q=ü", "https://xn--bcher-kva.example/%C3%A4?q=%C3%BC", "xn--bcher-kva.example", 443),
-        ("https://a_b.example/..;/%2e%2e/x", "https://a_b.example/x", "a_b.example", 443),
+        ("https://a_b.example/..;/%2e%2e/x", "https://a_b.example/..;/%2e%2e/x", "a_b.example", 443),
+        ("https://example.com?sp=%2Ft", "https://example.com/?sp=%2Ft", "example.com", 443),
         ("https://8.8.8.8/x", "https://8.8.8.8/x", "8.8.8.8", 443),
         ("https://[2606:4700:0:0::1111]:8443/", "https://[2606:4700::1111]:8443/", "2606:4700::1111", 8443),
         ("https://[64:ff9b::8.8.8.8]/", "https://[64:ff9b::808:808]/", "64:ff9b::808:808", 443),
@@ -76,6 +77,39 @@ def test_urls_that_parsers_read_differently_are_refused_to_everyone(url):
 def test_good_urls_are_normalised(url, normal, host, port):
     target = check_target(url, API)
     assert (target.url, target.host, target.port) == (normal, host, port)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "/?sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=aB%2Bc%3D",
+        "/a%2fb%2Fc/%7e~/%41/./..//x",
+        "/?q=%20+%2B+&r=a=b&s&&t=?/:@!$'()*,;",
+        "/%C3%A4%c3%a4?%E4",
+        "/x?",
+        "//x/",
+        "?sp=%2Ft",
+    ],
+)
+@pytest.mark.parametrize("start", ["https://example.com", "HTTPS://Bücher.example", "https://[2606:4700::1111]:8443"])
+def test_path_and_query_are_kept_to_the_byte(start, tail):
+    """Receivers sign or compare the URL as they gave it: `%2F` is no `/`, and `%2f` is no `%2F`."""
+    sent = check_target(start + tail, API).url
+    assert sent.endswith(tail)
+    assert check_target(sent, API).url == sent
+
+
+@pytest.mark.parametrize(
+    ("tail", "sent"),
+    [
+        ("/ä?q=ü€", "/%C3%A4?q=%C3%BC%E2%82%AC"),
+        ("/100%?a=%zz%4", "/100%25?a=%25zz%254"),
+        ('/a"<>^`{|}[]', "/a%22%3C%3E%5E%60%7B%7C%7D%5B%5D"),
+        ("?a[]=1", "/?a%5B%5D=1"),
+    ],
+)
+def test_what_no_url_may_hold_is_encoded(tail, sent):
+    assert check_target("https://example.com" + tail, API).url == "https://example.com" + sent
 
 
 @pytest.mark.parametrize(
