@@ -13,6 +13,7 @@ from bridge.cli.output import (
     ago,
     console,
     count,
+    last_error_text,
     mark,
     print_facts,
     print_json,
@@ -40,10 +41,10 @@ def connections() -> None:
 @common_options
 @pass_settings
 def list_connections(settings: Settings) -> None:
-    """List the configured connections with their health."""
+    """List the configured connections with their health and their limits, and the reason for each."""
     print_page(
         settings.client().get("v1", "connections"),
-        ("CONNECTION", "PROVIDER", "BASE URL", "HEALTH", "SINCE", "WHY"),
+        ("CONNECTION", "PROVIDER", "BASE URL", "HEALTH", "SINCE", "WHY", "LIMIT", "LIMIT IS"),
         lambda connection: (
             connection["name"],
             connection.get("provider"),
@@ -51,8 +52,11 @@ def list_connections(settings: Settings) -> None:
             status_text(connection["health"]),
             connection.get("since"),
             connection.get("reason"),
+            f"{connection['state']['requests_per_second']:g}/s",
+            connection["state"].get("limit_reason"),
         ),
         as_json=settings.as_json,
+        keep=("CONNECTION", "HEALTH", "LIMIT", "WHY", "PROVIDER", "LIMIT IS", "SINCE", "BASE URL"),
     )
 
 
@@ -139,6 +143,7 @@ def _facts(connection: Object, state: Object) -> Iterator[tuple[str, Cell]]:
     limits, cadence = connection["limits"], connection["cadence"]
     yield "provider", f"{connection['provider']} at {connection['base_url']}"
     yield "since", f"{connection['since']}  ({ago(connection['since'])})" if connection["since"] else None
+    yield "last error", last_error_text(connection)
     yield "requests", f"at most {state['requests_per_second']:g} a second{_origin(limits['requests_per_second'])}"
     yield "why", state.get("limit_reason")
     in_flight = f"{state['in_flight']}, at most {state['max_in_flight']}"

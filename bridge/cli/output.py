@@ -162,6 +162,15 @@ def mark(is_good: bool | None) -> Text:
     )
 
 
+def last_error_text(thing: Object) -> str | None:
+    """The failed polls of a run or a connection since the last readable one; None without any."""
+    error = thing.get("last_error")
+    if not error:
+        return None
+    times = f", {error['count']} times in a row" if error["count"] > 1 else ""
+    return f"{error['message']}  ({error['kind']}, {ago(error['at'])}{times})"
+
+
 def ago(instant: object, *, now: datetime | None = None) -> str:
     """`12s ago` or `in 5m`; empty for anything but an RFC 3339 instant."""
     at = instant_of(instant)

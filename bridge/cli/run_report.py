@@ -15,6 +15,7 @@ from bridge.cli.output import (
     clean,
     count,
     instant_of,
+    last_error_text,
     print_facts,
     print_table,
     rough,
@@ -76,6 +77,7 @@ def _facts(run: Object) -> Iterator[tuple[str, Cell]]:
     yield "metadata", json.dumps(run["metadata"], ensure_ascii=False) if run.get("metadata") else None
     yield "deadline", _when(run.get("deadline_at"))
     last = run.get("last_polled_at")
+    yield "last error", last_error_text(run)
     yield "polls", f"{run.get('polls', 0)}" + (f", the last {ago(last)}" if last else "")
     yield "next poll", _next_poll(run)
 

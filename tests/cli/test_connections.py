@@ -49,6 +49,24 @@ def test_limits_say_whether_they_were_configured_or_learned(show):
     assert "in flight     1, at most 2, learned" in lines
 
 
+LAST_ERROR = {"at": "2026-01-15T10:30:00Z", "kind": "bad_payload", "message": "the answer is HTML", "count": 7}
+
+
+def test_a_list_shows_each_limit_and_the_last_error_is_shown(cli):
+    failing = {**CONNECTION, "health": "failing", "reason": "the answer is HTML", "last_error": LAST_ERROR}
+    body = {"data": [failing], "next_cursor": None}
+    with stub_server(lambda request: StubResponse(body=json.dumps(body).encode())) as daemon:
+        listed = cli("connections", "list", "--url", daemon.url).out
+    assert "4/s" in listed
+    assert STATE["limit_reason"] in listed
+    with stub_server(lambda request: StubResponse(body=json.dumps(failing).encode())) as daemon:
+        shown = cli("connections", "show", "hub", "--url", daemon.url).out
+    assert "hub failing the answer is HTML" in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("last error")]
+    assert line.split(None, 2)[2].startswith("the answer is HTML  (bad_payload, ")
+    assert line.endswith("7 times in a row)")
+
+
 def test_an_account_over_its_capacity_says_by_how_much(show):
     assert "over capacity by ×1.8 (shadow price 1.62s)" in show().out
     assert "over capacity by ×1.8" in show("--workflow", "invoices").out.splitlines()[-1]

@@ -180,6 +180,21 @@ def test_progress_of_nothing_is_not_shown(progress, shown):
     assert progress_text({"progress": progress}) == shown
 
 
+@pytest.mark.parametrize(("count", "words"), [(1, "ago)"), (4, "4 times in a row)")])
+def test_a_run_shows_its_last_failed_poll(cli, count, words):
+    error = {"at": "2026-01-15T10:30:00Z", "kind": "unreachable", "message": "connection refused", "count": count}
+    run = {**RUN_BODY, "settled": False, "provider": "dify", "last_error": error}
+
+    def respond(request: object) -> StubResponse:
+        return _response(run if request.path == "/v1/runs/run_1" else {"data": [], "next_cursor": None})
+
+    with stub_server(respond) as daemon:
+        shown = cli("runs", "show", "run_1", "--url", daemon.url).out
+    (line,) = [line for line in shown.splitlines() if line.startswith("last error")]
+    assert "connection refused  (unreachable, " in line
+    assert line.endswith(words)
+
+
 def test_no_instant_is_no_text():
     assert output.ago(None) == ""
     assert output.ago("yesterday") == ""
