@@ -220,7 +220,7 @@ def test_the_search_for_unbounded_reads_finds_them(source: str) -> None:
     assert is_unbounded_read(ast.parse(source, mode="eval").body)
 
 
-@pytest.mark.parametrize("folder", ["bridge", "benchmarks"])
+@pytest.mark.parametrize("folder", ["bridge", "benchmarks", "tests"])
 def test_a_file_uses_no_private_name_of_another(folder: str) -> None:
     """What another class or a library keeps private changes without notice; ask for a public door instead."""
     assert list(private_names_used(ROOT / folder)) == []

@@ -91,6 +91,11 @@ def load_config(path: Path | None, *, env: Mapping[str, str], flags: Mapping[str
     layers.add_document(document, f"file:{path}")
     layers.add_env(env)
     layers.add_flags(flags or {})
+    return config_of(layers, path, env)
+
+
+def config_of(layers: Layers, path: Path | None, env: Mapping[str, str]) -> Config:
+    """The configuration that the layers give; raises ConfigInvalid with every mistake in them."""
     return _Loading(path, layers, env).config()
 
 

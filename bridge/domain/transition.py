@@ -35,7 +35,7 @@ def has_news(run: Run, seen: Observation) -> bool:
     """Whether `seen` shows anything that the run does not say yet; most polls show nothing."""
     if run.settled:
         return False
-    return (  # as `_shown` has it, without making that for every poll
+    return (  # as `shown_fields` has it, without making that for every poll
         seen.status is not run.status
         or seen.provider_status != run.provider_status
         or (seen.progress is not None and seen.progress != run.progress)
@@ -77,7 +77,7 @@ def observe(
     changed = seen.status is not run.status
     after = replaced(
         run,
-        **_shown(run, seen),
+        **shown_fields(run, seen),
         observed_at=now,
         status_since=_status_since(run, now, since, changed=changed),
         has_started=run.has_started or seen.status is RunStatus.RUNNING,
@@ -94,7 +94,7 @@ def _status_since(run: Run, now: datetime, since: datetime | None, *, changed: b
     return now if changed else run.status_since
 
 
-def _shown(run: Run, seen: Observation) -> dict[str, Any]:
+def shown_fields(run: Run, seen: Observation) -> dict[str, Any]:
     """What the run shows after this observation, by field."""
     return {
         "status": seen.status,

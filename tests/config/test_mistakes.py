@@ -250,7 +250,7 @@ def test_what_was_given_is_never_repeated(tmp_path_factory: pytest.TempPathFacto
 def test_no_document_breaks_the_loader(document: dict[str, object], section: str):
     """Whatever TOML may hold, the answer is a configuration or sentences."""
     from bridge.config.layers import Layers
-    from bridge.config.load import _Loading
+    from bridge.config.load import config_of
 
     for content in (document, {section: document}, {section: {"a": document}}):
         layers = Layers()
@@ -258,7 +258,7 @@ def test_no_document_breaks_the_loader(document: dict[str, object], section: str
         layers.add_env({})
         taken: Config | ConfigInvalid
         try:
-            taken = _Loading(None, layers, {"HOME": "/nowhere"}).config()
+            taken = config_of(layers, None, {"HOME": "/nowhere"})
         except ConfigInvalid as invalid:
             taken = invalid
         assert isinstance(taken, Config) or taken.problems

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bridge.domain.event import EventType
 from bridge.domain.observation import Observation
 from bridge.domain.run import Progress, Run, RunError, RunStatus
-from bridge.domain.transition import _shown, has_news, is_expired, is_lost, observe, overdue, settle, unchanged
+from bridge.domain.transition import has_news, is_expired, is_lost, observe, overdue, settle, shown_fields, unchanged
 from tests.support.sample_run import REGISTERED_AT, sample_run
 
 ORDER = ["run.resumed", "run.started", "run.waiting", "run.progressed", "run.finished"]
@@ -242,7 +242,7 @@ def test_seeing_it_as_it_is_known_is_no_news(story: list[Observation]) -> None:
 def test_news_is_what_the_run_would_show_differently(story: list[Observation], further: list[Observation]) -> None:
     run, _ = live(story)
     for observation in further:
-        shown = _shown(run, observation)
+        shown = shown_fields(run, observation)
         differs = any(getattr(run, name) != value for name, value in shown.items())
         assert has_news(run, observation) is (differs and not run.settled)
 

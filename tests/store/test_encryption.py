@@ -23,11 +23,12 @@ from bridge.store.transaction import Tx
 from tests.support.watching import add_endpoint, open_database, register
 
 TOKEN = "Bearer header-token-canary"
+KEYS = parse_keys(new_key())
 
 
 @pytest.fixture
 def database(either: Database) -> Database:
-    either.keyring.use(parse_keys(new_key()))
+    either.keyring.use(KEYS)
     return either
 
 
@@ -119,7 +120,7 @@ async def test_a_new_key_seals_everything_anew_and_an_ordinary_start_writes_noth
     assert await reencrypt_all(database) == (0, [])
     assert await stored(database) == old
     new = parse_keys(new_key())
-    database.keyring.use([*new, *database.keyring._keys])
+    database.keyring.use([*new, *KEYS])
     assert await reencrypt_all(database) == (4, [])
     database.keyring.use(new)
     assert await reencrypt_all(database) == (0, [])
@@ -130,12 +131,11 @@ async def test_a_new_key_seals_everything_anew_and_an_ordinary_start_writes_noth
 
 
 async def test_what_was_plain_is_sealed_once_there_is_a_key(database: Database) -> None:
-    keys = database.keyring._keys
     database.keyring.use([])
     secret = new_secret()
     endpoint = await add_endpoint(database, secret=secret, headers={"authorization": TOKEN})
     assert secret in await stored(database)
-    database.keyring.use(keys)
+    database.keyring.use(KEYS)
     assert await reencrypt_all(database) == (2, [])
     lying = await stored(database)
     assert secret not in lying

@@ -2,6 +2,8 @@
 
 import os
 import stat
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -64,8 +66,8 @@ def test_a_file_that_cannot_be_read_is_refused_with_a_sentence(tmp_path: Path):
         key_file.read_or_create(tmp_path / "secrets.key")
 
 
-def test_two_that_make_it_at_once_agree(tmp_path: Path):
+def test_daemons_that_create_it_at_once_agree(tmp_path: Path):
     path = tmp_path / "secrets.key"
-    first = ids(path)
-    key_file._make(path)
-    assert ids(path) == first
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as daemons:
+        found = list(daemons.map(ids, [path] * 12))
+    assert found == [ids(path)] * 12
