@@ -1,9 +1,9 @@
-"""The vault: secrets as they lie in the database, AES-256-GCM, each bound to its table, column and row.
+"""Encryption of secrets at rest: AES-256-GCM, each value bound to its table, column and row.
 
     v1:<key id>:<base64 of 12 bytes nonce, ciphertext and 16 bytes tag>
 
-A copied database or backup is useless without the key, and a sealed value that was moved to another row
-cannot be opened there. Values that were stored before there was a key are read as they are.
+A copied database or backup is useless without the key, and a value that was moved to another row cannot be decrypted
+there. Values that were stored before there was a key are read as they are.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ _MARK: Final = "v1:"
 
 
 class Unreadable(BridgeError):
-    """A sealed value cannot be opened with the keys at hand, or was put into another row."""
+    """A value cannot be decrypted with the configured keys, or was moved to another row."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecretPlace:
-    """Where a value lies; it can be opened there only."""
+    """Where a value is stored. It can be decrypted only there."""
 
     table: str
     column: str
     row: str
 
     @property
-    def _bytes(self) -> bytes:
+    def associated_data(self) -> bytes:
+        """What the ciphertext is bound to."""
         return f"{self.table}\0{self.column}\0{self.row}".encode()
 
 
@@ -53,20 +54,20 @@ class EncryptionKey:
         self.id = hashlib.sha256(b"runbridge key id\0" + key).hexdigest()[:12]
 
     def __repr__(self) -> str:
-        return f"VaultKey({self.id})"
+        return f"EncryptionKey({self.id})"
 
     def encrypt(self, place: SecretPlace, plain: bytes) -> bytes:
         """Nonce, ciphertext and tag."""
         nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, plain, place._bytes)  # noqa: SLF001 - of the same file
+        return nonce + self._cipher.encrypt(nonce, plain, place.associated_data)
 
-    def decrypt(self, place: SecretPlace, sealed: bytes) -> bytes:
-        """What was sealed; InvalidTag if it was not, with this key and for this place."""
-        return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], place._bytes)  # noqa: SLF001
+    def decrypt(self, place: SecretPlace, ciphertext: bytes) -> bytes:
+        """The plaintext; InvalidTag if it was not encrypted with this key for this place."""
+        return self._cipher.decrypt(ciphertext[:_NONCE_BYTES], ciphertext[_NONCE_BYTES:], place.associated_data)
 
 
 class Keyring:
-    """Seals with the first of its keys, opens with any; without keys it stores plainly."""
+    """Encrypts with the first of its keys, decrypts with any. Without keys it stores values as they are."""
 
     __slots__ = ("_keys",)
 
@@ -75,26 +76,26 @@ class Keyring:
 
     @property
     def has_key(self) -> bool:
-        """Whether anything is sealed at all."""
+        """Whether values are encrypted."""
         return bool(self._keys)
 
     @property
     def prefix(self) -> str:
-        """What every value begins with that is sealed with the present key; `` without one."""
+        """The beginning of every value that is encrypted with the present key; empty without one."""
         return f"{_MARK}{self._keys[0].id}:" if self._keys else ""
 
     def use(self, keys: Sequence[EncryptionKey]) -> None:
-        """Swap the keys."""
+        """Replace the keys."""
         self._keys = tuple(keys)
 
     def encrypt(self, place: SecretPlace, text: str) -> str:
-        """The text as it is to be stored."""
+        """The text as it is stored."""
         if not self._keys:
             return text
         return self.prefix + base64.b64encode(self._keys[0].encrypt(place, text.encode())).decode()
 
     def decrypt(self, place: SecretPlace, stored: str) -> str:
-        """The text again; Unreadable says why it cannot be had."""
+        """The text that was stored. Unreadable says why it cannot be decrypted."""
         if not is_encrypted(stored):
             return stored
         key_id, _, encoded = stored.removeprefix(_MARK).partition(":")
@@ -110,7 +111,7 @@ class Keyring:
 
 
 def is_encrypted(stored: str) -> bool:
-    """Whether a stored text is a sealed one; no `whsec_…`, JSON or header value begins so."""
+    """Whether a stored text is a ciphertext; no `whsec_…`, JSON or header value begins like one."""
     return stored.startswith(_MARK)
 
 

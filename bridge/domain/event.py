@@ -1,6 +1,6 @@
-"""An event: the recorded fact, immutable, with its exact bytes.
+"""Events: recorded facts, immutable, with their exact bytes.
 
-Serialised once; stored, signed and sent as these bytes on every attempt and replay.
+A body is serialised once, then stored, signed and sent as these bytes on every attempt and replay.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bridge.domain.run import Json, Run, RunStatus
 from bridge.domain.timestamps import format_instant
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-BODY_BYTES_MAX = 256 * 1024  # the cap that large senders settle on; beyond it the output is left out
+BODY_BYTES_MAX = 256 * 1024  # a limit that large webhook senders share; a larger body is sent without the output
 
 
 class EventType(StrEnum):
@@ -50,7 +50,7 @@ class Event:
 
 
 def run_body(run: Run) -> dict[str, Json]:
-    """The run as events and the API show it: every field of `data.run`, unknown values null."""
+    """The run as events and the API show it: every field of `data.run`; unknown values are null."""
     return {
         "id": run.id,
         "connection": run.connection,
@@ -75,7 +75,7 @@ def run_body(run: Run) -> dict[str, Json]:
 
 
 def encode(body: Json) -> bytes:
-    """The bytes of an event body or an answer: compact UTF-8 JSON."""
+    """Compact UTF-8 JSON, as event bodies and responses are sent."""
     return _ENCODER.encode(body).encode()
 
 
@@ -84,13 +84,13 @@ def run_event(
 ) -> Event:
     """An event about `run` as it is now.
 
-    Over 256 KiB the output gives way to `output_truncated` and `output_url`, the path on our API where it is whole.
+    Over 256 KiB `output_url`, the path on our API that has the whole output, takes its place.
     """
 
     def body_of(shown: dict[str, Json]) -> bytes:
         data: dict[str, Json] = {"sequence": sequence, "previous_status": previous_status.value, "run": shown}
-        told: Json = {"id": event_id, "type": event_type.value, "timestamp": format_instant(now), "data": data}
-        return to_json(told)  # in a quarter of the time of `encode`, which refuses the NaN that no run holds
+        body: Json = {"id": event_id, "type": event_type.value, "timestamp": format_instant(now), "data": data}
+        return to_json(body)  # a quarter of the time of `encode`, which also refuses NaN; no run holds one
 
     shown = run_body(run)
     body = body_of(shown)
@@ -100,7 +100,7 @@ def run_event(
 
 
 def other_event(event_id: str, event_type: EventType, details: dict[str, Json], *, now: datetime) -> Event:
-    """An event that concerns no run; `details` holds `connection` or `endpoint` and the reason."""
+    """An event that is about no run; `details` holds `connection` or `endpoint` with the reason."""
     data: dict[str, Json] = {"sequence": None, "previous_status": None, "run": None, **details}
     body = encode({"id": event_id, "type": event_type.value, "timestamp": format_instant(now), "data": data})
     return Event(event_id, event_type, now, body)

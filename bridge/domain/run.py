@@ -1,8 +1,8 @@
-"""A run: one watched execution at a provider, and the canonical words for its status.
+"""A run: one watched execution at a provider, and its canonical statuses.
 
-queued ──► running ──► succeeded | partial | failed | cancelled      (told by the provider)
+queued ──► running ──► succeeded | partial | failed | cancelled      (the provider's word)
    ▲         │  ▲
-   └► waiting ◄─┘      unknown: a word we do not know; keeps being watched
+   └► waiting ◄─┘      unknown: a word we do not know; still watched
 expired: our own deadline passed · lost: the provider no longer knows the run
 """
 
@@ -44,7 +44,7 @@ _SETTLED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is, in the provider's own units; only where the provider reports it."""
+    """How far a run is, in the provider's own units, if it reports that."""
 
     completed: int | float
     total: int | float

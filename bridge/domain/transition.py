@@ -1,10 +1,9 @@
-"""Transitions: what an observation changes about a run, and which events tell it.
+"""Transitions: what an observation changes about a run, and which events it causes.
 
-Numbered, because the order is the contract's:
-1. a settled run never changes again: a status going backwards is ignored and counted;
-2. resumed, started, waiting, progressed, finished: one observation may yield several, in this order;
-3. `run.started` is told the first time running is seen, even after waiting; `run.resumed` means that it
-   runs again after waiting; waiting → settled tells `run.finished` alone;
+1. A settled run never changes again.
+2. One observation may cause several events, in this order: resumed, started, waiting, progressed, finished.
+3. `run.started` is recorded when running is first seen, even after waiting; `run.resumed` when the run runs again after
+   waiting. From waiting to settled there is `run.finished` alone.
 4. `run.finished` is the last event of a run and there is exactly one.
 """
 
@@ -24,7 +23,7 @@ NOT_FOUND_SPAN_MIN_S: Final = 60.0
 
 @frozen
 class Decision:
-    """What to record: the run as it is now, and the events to tell, in order."""
+    """What to record: the changed run, and its events in order."""
 
     run: Run
     events: tuple[EventType, ...]
@@ -32,10 +31,10 @@ class Decision:
 
 
 def has_news(run: Run, seen: Observation) -> bool:
-    """Whether `seen` shows anything that the run does not say yet; most polls show nothing."""
+    """Whether `seen` differs from what the run shows; after most polls it does not."""
     if run.settled:
         return False
-    return (  # as `shown_fields` has it, without making that for every poll
+    return (  # the fields of `shown_fields`, without building them for every poll
         seen.status is not run.status
         or seen.provider_status != run.provider_status
         or (seen.progress is not None and seen.progress != run.progress)
@@ -50,7 +49,7 @@ def has_news(run: Run, seen: Observation) -> bool:
 
 
 def unchanged(run: Run) -> Observation:
-    """What a look brings that finds the run exactly as it is known."""
+    """The observation of a poll that finds the run exactly as it is stored."""
     return Observation(
         status=run.status,
         provider_status=run.provider_status or run.status.value,
@@ -68,9 +67,9 @@ def unchanged(run: Run) -> Observation:
 def observe(
     run: Run, seen: Observation, *, now: datetime, wants_progress: bool, since: datetime | None = None
 ) -> Decision | None:
-    """What `seen` means for `run`; None when it brings no news or the run is settled already.
+    """The decision that `seen` leads to; None if nothing changes or the run is settled.
 
-    `since`: when the status that the first look found had begun, where the provider's times tell it.
+    `since`: when the status of the first observation began, if the provider's times say so.
     """
     if not has_news(run, seen):
         return None
@@ -88,14 +87,14 @@ def observe(
 
 
 def _status_since(run: Run, now: datetime, since: datetime | None, *, changed: bool) -> datetime:
-    """When the status that is seen now began; what the first look finds may be as old as the run itself."""
+    """When the observed status began; that of the first observation may be as old as the run."""
     if run.observed_at is None:
         return min(since or run.registered_at, now)
     return now if changed else run.status_since
 
 
 def shown_fields(run: Run, seen: Observation) -> dict[str, Any]:
-    """What the run shows after this observation, by field."""
+    """The fields of the run that this observation sets."""
     return {
         "status": seen.status,
         "provider_status": seen.provider_status,
@@ -113,27 +112,27 @@ def shown_fields(run: Run, seen: Observation) -> dict[str, Any]:
 def _events(before: Run, after: Run, *, wants_progress: bool) -> tuple[EventType, ...]:
     changed = after.status is not before.status
     runs_now = after.status is RunStatus.RUNNING
-    told = (
+    candidates = (
         (EventType.RUN_RESUMED, runs_now and before.is_paused),
         (EventType.RUN_STARTED, runs_now and not before.has_started),
         (EventType.RUN_WAITING, changed and after.status is RunStatus.WAITING),
         (EventType.RUN_PROGRESSED, wants_progress and _has_progressed(before, after)),
         (EventType.RUN_FINISHED, after.settled),
     )
-    return tuple(event_type for event_type, is_told in told if is_told)
+    return tuple(event_type for event_type, happened in candidates if happened)
 
 
 def _has_progressed(before: Run, after: Run) -> bool:
-    """Whether the numbers moved; at first sight only those of a run that has done something already."""
+    """Whether the numbers changed; the first numbers count only if something is completed."""
     if after.settled and (before.progress is None or before.status is RunStatus.WAITING):
-        return False  # its end says it all
+        return False  # `run.finished` carries the numbers
     if before.progress is None:
         return after.progress is not None and after.progress.completed > 0
     return after.progress != before.progress
 
 
 def settle(run: Run, status: RunStatus, error: RunError, *, now: datetime) -> Decision | None:
-    """The bridge's own verdict (`expired`, `lost`); None when the run is settled already."""
+    """Settle the run by our own verdict (`expired`, `lost`); None if it is settled."""
     if run.settled:
         return None
     after = replaced(run, status=status, error=error, observed_at=now, status_since=now)
@@ -141,7 +140,7 @@ def settle(run: Run, status: RunStatus, error: RunError, *, now: datetime) -> De
 
 
 def overdue(run: Run, *, now: datetime) -> Decision:
-    """The run takes longer than its workflow normally does; told once."""
+    """Mark that the run takes longer than its workflow normally does; recorded once."""
     return Decision(replaced(run, is_overdue=True), (EventType.RUN_OVERDUE,), status_changed=False)
 
 
@@ -155,9 +154,9 @@ def is_lost(run: Run, now: datetime) -> bool:
 
 
 def is_expired(run: Run, now: datetime, *, seen: RunStatus | None = None) -> bool:
-    """Whether the run's deadline has passed; while it waits for a person a movable deadline stands still.
+    """Whether the run's deadline has passed. While the run waits for a person, a movable deadline does not pass.
 
-    `seen`: the status that a look just showed it in.
+    `seen`: the status that a poll has just observed.
     """
     status = seen or run.status
     deadline_at = _deadline_after_waiting(run, status, now)

@@ -130,7 +130,7 @@ async def test_a_new_key_seals_everything_anew_and_an_ordinary_start_writes_noth
     assert found.headers == {"authorization": TOKEN}
 
 
-async def test_what_was_plain_is_sealed_once_there_is_a_key(database: Database) -> None:
+async def test_what_was_plain_is_encrypted_once_there_is_a_key(database: Database) -> None:
     database.keyring.use([])
     secret = new_secret()
     endpoint = await add_endpoint(database, secret=secret, headers={"authorization": TOKEN})

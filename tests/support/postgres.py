@@ -54,6 +54,18 @@ class Postgres:
         self._home: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def home(self) -> Path:
+        """The folder that holds everything the server made."""
+        assert self._home is not None
+        return self._home
+
     def start(self) -> None:
         """Make a data folder and start the server; PostgresFailed when it is not ready in time."""
         _sweep_leftovers()

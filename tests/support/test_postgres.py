@@ -41,7 +41,7 @@ def test_it_dies_with_a_test_run_that_is_killed() -> None:
     """Otherwise every aborted run would leave a server behind on the developer's machine."""
     script = (
         "import time\nfrom tests.support.postgres import Postgres\n"
-        "p = Postgres()\np.start()\nprint(p._process.pid, p._home, flush=True)\ntime.sleep(600)\n"
+        "p = Postgres()\np.start()\nprint(p.pid, p.home, flush=True)\ntime.sleep(600)\n"
     )
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(

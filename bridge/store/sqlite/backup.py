@@ -1,7 +1,7 @@
-"""A copy of the SQLite database in one file, taken while the daemon may be running, and checked.
+"""Back up the SQLite database to one checked file, also while the daemon runs.
 
-SQLite's own backup API reads one consistent state; the daemon's writer goes on meanwhile. The copy
-appears under its name only when it is whole and sound.
+SQLite's backup API reads one consistent state while the daemon keeps writing. The copy gets its name only when it is
+complete and sound.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The SQLite file itself: whose it is, whether it is sound, and how its connections are set up."""
+"""The SQLite file: to which program it belongs, whether it is sound, and the lock that keeps a second daemon out."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sqlalchemy.engine import URL
 from bridge.domain.errors import DatabaseRefused
 from bridge.store.sqlite import key_file
 
-APPLICATION_ID = 0x72756E62  # "runb", in the file's header: tells our database from somebody else's
+APPLICATION_ID = 0x72756E62  # "runb", in the file's header: tells our database from another program's
 BUSY_TIMEOUT_S = 5.0
 WAL_PAGES_BEFORE_CHECKPOINT = 2000
-FULL_CHECK_BYTES_MAX = 64 * 1024 * 1024  # larger files are not read whole at every start
+FULL_CHECK_BYTES_MAX = 64 * 1024 * 1024  # larger files are not read completely at every start
 _MAGIC = b"SQLite format 3\x00"
 _INCREMENTAL = 2  # what `PRAGMA auto_vacuum` answers
 
@@ -30,14 +30,14 @@ def path_of(url: URL) -> Path:
 
 
 class LockFile:
-    """`<database>.lock`, locked for the daemon's life: it keeps a second daemon out."""
+    """`<database>.lock`, locked while the daemon runs, so that a second one is refused."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     @classmethod
     def take(cls, database: Path) -> LockFile:
-        """Take the lock; DatabaseRefused naming the holder when another process has it."""
+        """Take the lock. DatabaseRefused, naming the holder, if another process has it."""
         path = database.with_name(database.name + ".lock")
         try:
             database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,23 +59,22 @@ class LockFile:
         return cls(descriptor)
 
     def release(self) -> None:
-        """Let another process in."""
+        """Release the lock."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
 
 
 def is_unused(path: Path) -> bool:
-    """Whether nothing beside the file shows that a daemon has used it; to be asked before our own lock file is made."""
+    """Whether no file beside it shows that a daemon has used it. Call it before the lock file is created."""
     traces = (path.name + ".lock", path.name + "-wal", key_file.NAME)
     return not any(path.with_name(name).exists() for name in traces)
 
 
 def check(path: Path, *, may_be_empty: bool = False) -> None:
-    """Refuse, in one sentence, a file that is foreign, damaged, read-only or locked; a missing one is fine.
+    """DatabaseRefused, with one sentence, for a file that is foreign, damaged, read-only or locked. A missing one is fine.
 
-    `may_be_empty`: a file without content is new (`is_unused`) and not what is left of a database. Never creates or
-    changes anything.
+    `may_be_empty`: an empty file is new (`is_unused`), not the rest of a database. Creates and changes nothing.
     """
     if not path.exists():
         return
@@ -120,9 +119,9 @@ def _sentence(path: Path, error: sqlite3.Error) -> str:
 
 
 def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
-    """Whether this SQLite can damage a WAL database when two connections write and checkpoint at once.
+    """Whether this SQLite can damage a WAL database when two connections write and checkpoint at the same instant.
 
-    Fixed in 3.51.3, and in the back-ports 3.50.7 and 3.44.6. With our single writer it cannot strike,
-    unless another program writes to the file as well.
+    Fixed in 3.51.3, and in the back-ports 3.50.7 and 3.44.6. With a single writer it cannot happen, unless another
+    program writes to the file as well.
     """
     return not (version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45))

@@ -1,18 +1,22 @@
-"""The key of the secrets at rest where the operator names none: `secrets.key` beside the SQLite file.
+"""`secrets.key` beside the SQLite file: the encryption keys, unless the operator names others.
 
-Made at the first start, for its owner only, and durable before anything is sealed with it. Each line is a key,
-the newest first; older ones open what was sealed before a rotation, in old backups as well.
+Created at the first start, readable by its owner only, and durable before it is used. Each line is a key, the newest
+first; older ones decrypt what was encrypted before a rotation, also in old backups.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+import time
 from pathlib import Path
 
 from bridge.domain.encryption import EncryptionKey, new_key, parse_keys
 from bridge.domain.errors import DatabaseRefused
 
 NAME = "secrets.key"
+LEFT_AFTER_S = 60.0  # a temporary file this old belongs to no process that still writes it
 _HEAD = """\
 # Opens the signing secrets in the runbridge database beside this file. A backup of the database does not hold it:
 # keep a copy, but elsewhere. The first line seals; further ones open what was sealed before `runbridge db rotate-key`.
@@ -20,28 +24,26 @@ _HEAD = """\
 
 
 def path_beside(database: Path) -> Path:
-    """Where the key of this database is kept."""
+    """The key file of this database."""
     return database.absolute().with_name(NAME)
 
 
 def read_or_create(path: Path) -> list[EncryptionKey]:
-    """The keys in the file, which is made where there is none; DatabaseRefused where neither can be done."""
+    """The keys in the file; create it if there is none. DatabaseRefused if that fails."""
     try:
         if not path.exists():
-            _make(path)
+            _create(path)
         return _read(path)
     except OSError as error:
         raise _refused(path, error.strerror or str(error)) from None
 
 
 def add_new_key(path: Path) -> list[EncryptionKey]:
-    """A fresh key before the present ones; what they sealed can still be opened if the sealing anew is interrupted."""
+    """Add a new key before the present ones, which still decrypt values that are not encrypted again yet."""
     read_or_create(path)
     try:
         present = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        _write(partial, [new_key(), *present])
-        partial.replace(path)
+        _write_beside(path, [new_key(), *present]).replace(path)
         _sync_folder(path.parent)
         return _read(path)
     except OSError as error:
@@ -58,11 +60,10 @@ def _read(path: Path) -> list[EncryptionKey]:
     return keys
 
 
-def _make(path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    _write(partial, [new_key()])
+def _create(path: Path) -> None:
+    partial = _write_beside(path, [new_key()])
     try:
-        os.link(partial, path)  # another daemon in this folder may have made it meanwhile; then that one counts
+        os.link(partial, path)  # another daemon in this folder may have created it first; then that one counts
     except FileExistsError:
         pass
     finally:
@@ -70,16 +71,21 @@ def _make(path: Path) -> None:
     _sync_folder(path.parent)
 
 
-def _write(path: Path, lines: list[str]) -> None:
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    if os.geteuid() == 0:  # a person's shell; the daemon is somebody else, whose folder it is
+def _write_beside(path: Path, lines: list[str]) -> Path:
+    """Write a key file under a temporary name in the same folder; delete those that a killed process left."""
+    for left in path.parent.glob(f".{path.name}.partial-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_AFTER_S:
+                left.unlink()
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)  # mode 0600
+    if os.geteuid() == 0:  # run by root: the file belongs to the daemon's user, who owns the folder
         folder = path.parent.stat()
         os.fchown(descriptor, folder.st_uid, folder.st_gid)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(_HEAD + "".join(f"{line}\n" for line in lines))
         file.flush()
         os.fsync(file.fileno())
+    return Path(name)
 
 
 def _sync_folder(folder: Path) -> None:

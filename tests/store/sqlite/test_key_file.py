@@ -71,3 +71,12 @@ def test_daemons_that_create_it_at_once_agree(tmp_path: Path):
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as daemons:
         found = list(daemons.map(ids, [path] * 12))
     assert found == [ids(path)] * 12
+
+
+def test_what_a_killed_process_left_is_deleted_by_the_next_that_writes(tmp_path: Path):
+    left, recent = tmp_path / ".secrets.key.partial-1", tmp_path / ".secrets.key.partial-2"
+    for path in (left, recent):
+        path.touch()
+    os.utime(left, (0, 0))
+    ids(tmp_path / "secrets.key")
+    assert {path.name for path in tmp_path.iterdir()} == {"secrets.key", recent.name}
