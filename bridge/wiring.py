@@ -1,4 +1,4 @@
-"""What each room gets of the configuration, as plain values: no room but the composition root knows the file."""
+"""The configuration as plain values for each room: only the composition root knows the file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bridge.maintenance.retention import Retention
 
 
 def allowed_hosts(config: Config) -> frozenset[str]:
-    """Names under which the API answers: this machine's own, where it listens, and what the operator adds."""
+    """Host names that the API accepts: this machine's own, the listen address, and those that the operator adds."""
     host = config.server.listen.host
     listening = {f"[{host}]" if ":" in host else host.lower()} if host else set()
     return frozenset({"127.0.0.1", "localhost", "[::1]", *listening, *config.server.allowed_hosts})
 
 
 def delivery_settings(config: Config) -> DeliverySettings:
-    """How deliveries are made."""
+    """The deliverer's settings."""
     delivery = config.delivery
     return DeliverySettings(delivery.schedule, delivery.max_in_flight, delivery.max_in_flight_per_endpoint)
 
@@ -34,12 +34,12 @@ def backup_plan(config: Config) -> BackupPlan:
 
 
 def retention_of(config: Config) -> Retention:
-    """How long what is kept."""
+    """The retention settings."""
     return Retention(config.retention.keep_s, config.retention.size_bytes)
 
 
 def policies(config: Config, own: tuple[tuple[Address, int], ...]) -> dict[Trust, AddressPolicy]:
-    """Where webhooks may go; `own` are the addresses that the API listens on."""
+    """The address policy by trust; `own` are the addresses that the API listens on."""
     allow = tuple(AllowRule.parse(line) for line in config.delivery.allow)
     return {trust: AddressPolicy(trust, allow, config.delivery.allow_http, own) for trust in Trust}
 

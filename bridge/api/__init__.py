@@ -1,4 +1,4 @@
-"""The HTTP door: one route table that registers the routes and emits OpenAPI; handlers by noun.
+"""The HTTP API: one route table that registers the routes and emits OpenAPI; handlers by noun.
 
-Never imports workers or providers: what it needs of them stands in `ports`, and the daemon hands it in.
+It never imports workers or providers: `ports` states what it needs of them, and the daemon provides it.
 """

@@ -1,4 +1,4 @@
-"""Connections: how each provider account stands, and one real call to find out."""
+"""Connections: the health of each provider account, and one real call to check it."""
 
 from __future__ import annotations
 

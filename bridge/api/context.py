@@ -1,4 +1,4 @@
-"""What handlers get and give: a `RequestContext` and a `Request`, and a `Response`."""
+"""The values that handlers work with: `RequestContext` and `Request` in, `Response` out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a handler answers; the bytes are final."""
+    """A handler's result; the bytes are final."""
 
     status: int
     body: bytes = b""
@@ -63,7 +63,7 @@ class Request(Generic[G_co]):
 
 @dataclass(slots=True)
 class RequestContext:
-    """What handlers may use. `closing` is set when the server stops, so that long responses end."""
+    """Everything that handlers may use. `closing` is set when the server stops, so that long responses end."""
 
     database: Database
     clock: Clock
@@ -85,7 +85,7 @@ class RequestContext:
         return await self._kept.submit(key)
 
     def checks(self) -> Checks:
-        """What validating a request needs to know."""
+        """The context that request models are validated with."""
         return Checks(self.bridge, self.bridge.connections, self.clock.now())
 
     async def write(self, request: Request[object], work: Callable[[Tx], Response]) -> Response:
@@ -138,7 +138,7 @@ class RequestContext:
 
 
 def keep(tx: Tx, responses: Sequence[tuple[IdempotencyKey | None, Response]]) -> None:
-    """Keep good responses for their keys. A failed one is not kept: its cause may be mended."""
+    """Keep good responses for their keys. A failed one is not kept: its cause may be gone next time."""
     store_responses(
         tx,
         [

@@ -1,4 +1,4 @@
-"""Deliveries: what was sent where, with every attempt, and sending one again."""
+"""Deliveries: list, show with every attempt, retry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endpoints: make, list, change, switch on and off, rotate the secret, ping."""
+"""Endpoints: create, list, show, change, enable, disable, rotate the secret, ping."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def change_endpoint(context: RequestContext, request: Request[EndpointPatc
     """What is given is set, what is left out stays."""
     given: dict[str, object] = {name: getattr(request.data, name) for name in request.data.model_fields_set}
     if "headers" in given:
-        given["fault"] = None  # whatever was wrong with the old ones
+        given["fault"] = None  # it concerned the old headers
 
     def work(tx: Tx) -> None:
         endpoints.update_endpoint(tx, _changeable(tx, request.id()).model_copy(update=given))

@@ -1,4 +1,4 @@
-"""Events: the pull feed, one event as the bytes that were sent, sending one again."""
+"""Events: the pull feed, one event as its recorded bytes, replay."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ async def list_events(context: RequestContext, request: Request[EventsQuery]) ->
 
 
 def position_of(tx: Tx, event_id: str) -> int:
-    """Where an event stands in the feed; NotFound for one that is unknown or no longer kept."""
+    """The position of an event in the feed. Raises NotFound if it is unknown or no longer kept."""
     return present_event(tx, event_id).position or 0
 
 
 def present_event(tx: Tx, event_id: str) -> Event:
-    """The event, or NotFound."""
+    """The event; raises NotFound if there is none."""
     event = events.get_event(tx, event_id)
     if event is None:
         raise NotFound(f"there is no event {event_id}, or it is no longer kept")
@@ -72,7 +72,7 @@ async def replay_event(context: RequestContext, request: Request[EventReplayBody
             deliveries += resend(tx, endpoint, [event], known, lane=Lane.AT_ONCE)
         return Response.of(202, EventReplayAnswer(deliveries=deliveries))
 
-    for _ in range(AT_REST_TRIES):  # whoever has just received it may ask before the attempt is recorded
+    for _ in range(AT_REST_TRIES):  # a receiver may ask before the attempt that it has just got is recorded
         with contextlib.suppress(BeingSent):
             return await context.write(request, work)
         await asyncio.sleep(AT_REST_REST_S)

@@ -1,4 +1,4 @@
-"""For machines that look after the daemon: liveness, readiness, metrics, the OpenAPI document, the front page."""
+"""The daemon itself: liveness, readiness, nodes, metrics, the OpenAPI document, the front page."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def list_nodes(context: RequestContext, _request: Request[NoQuery]) -> Res
 async def show_metrics(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """What the workers count, what the database holds at this moment, and how contested each connection is."""
     counted = await context.database.read(_count)
-    _read_gates(counted, context.bridge)
+    _read_limiters(counted, context.bridge)
     text = generate_latest(context.registry) + generate_latest(counted)
     return Response(200, text, content_type=CONTENT_TYPE_LATEST)
 
@@ -82,10 +82,10 @@ _OF_WORKFLOWS = {
     "polls_per_run": "Polls of a run of it, on average, its sightings in lists apart",
     "mean_delay_seconds": "How late its ends are noticed, on average, as expected",
 }
-WORKFLOWS_MAX = 50  # of each connection: names of workflows come from outside, so their number must be bounded
+WORKFLOWS_MAX = 50  # of each connection: workflow names come from outside, so their number must be bounded
 
 
-def _read_gates(registry: CollectorRegistry, bridge: Bridge) -> None:
+def _read_limiters(registry: CollectorRegistry, bridge: Bridge) -> None:
     shadow = _by_connection(registry, "shadow_price_seconds", "The delay that one request was worth lately")
     over = _by_connection(registry, "over_capacity_ratio", "Requests wanted over requests allowed, at least 1")
     rate = _by_connection(registry, "requests_per_second", "The limit in force, told or learned")

@@ -44,7 +44,7 @@ _LAST_EVENT_HEADER = {
 
 
 def build_document(version: str) -> dict[str, Any]:
-    """The whole document."""
+    """The OpenAPI document of this version."""
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -66,9 +66,9 @@ def build_document(version: str) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    given = {route.given for route in ROUTES if route.has_body}
+    asked = {route.request_model for route in ROUTES if route.has_body}
     shown = {model for route in ROUTES for model in route.response_models.values() if model}
-    listed: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in given]
+    listed: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in asked]
     listed += [(model, "serialization") for model in shown | {ProblemAnswer}]
     _, schema = models_json_schema(sorted(listed, key=lambda pair: pair[0].__name__), ref_template=_REF)
     definitions: dict[str, Any] = schema["$defs"]
@@ -89,8 +89,8 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.is_open:
         operation["security"] = []
     if route.has_body:
-        needed = any(info.is_required() for info in route.given.model_fields.values())
-        operation["requestBody"] = {"required": needed, "content": {JSON: {"schema": _ref(route.given)}}}
+        needed = any(info.is_required() for info in route.request_model.model_fields.values())
+        operation["requestBody"] = {"required": needed, "content": {JSON: {"schema": _ref(route.request_model)}}}
     return operation
 
 
@@ -109,7 +109,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         parameters.append(_KEY_HEADER)
     if route.content_type == "text/event-stream":
         parameters.append(_LAST_EVENT_HEADER)
-    return parameters if route.has_body else parameters + _query_parameters(route.given)
+    return parameters if route.has_body else parameters + _query_parameters(route.request_model)
 
 
 def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the API asks of the running daemon. The daemon implements it; tests do so in their own way."""
+"""The interface between the API and the running daemon. `DaemonControl` implements it, and so do tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bridge.domain.run import Json, Run
 
 @dataclass(frozen=True, slots=True)
 class LivePoll:
-    """What the node that watches a run knows better than the database. `reason`: why the next poll is then."""
+    """Poll times of a run that this node watches; fresher than the database. `reason` explains `next_poll_at`."""
 
     polls: int
     last_polled_at: datetime | None
@@ -23,7 +23,7 @@ class LivePoll:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one real authenticated call brought; `detail` is a sentence without secrets."""
+    """The outcome of one real authenticated call; `detail` is a sentence without secrets."""
 
     ok: bool
     detail: str
@@ -32,7 +32,7 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class LimiterReading:
-    """The limit in force at a connection's gate, requests per second, and how contested it was lately (`Gate`)."""
+    """The request rate that a connection's limiter allows, and how contested it was lately (`FairRateLimiter`)."""
 
     requests_per_second: float
     shadow_price_s: float
@@ -44,15 +44,15 @@ class Bridge(Protocol):
 
     @property
     def connections(self) -> Mapping[str, Connection]:
-        """The configured connections by name, as they are now (a reload may swap them)."""
+        """The configured connections by name; a reload may replace them."""
         ...
 
     def check_run_id(self, connection: str, provider_run_id: str) -> str | None:
-        """A sentence if this can never be a run's id at that connection's provider, else None."""
+        """Why this can never be a run's id at that connection's provider; None if it can."""
         ...
 
     def check_target(self, url: str) -> str:
-        """The URL as it will be dialled; InvalidInput (field `url`) where the address policy refuses it."""
+        """The URL as it will be dialled. Raises InvalidInput (field `url`) if the address policy refuses it."""
         ...
 
     def live(self, run: Run) -> LivePoll | None:
@@ -60,52 +60,52 @@ class Bridge(Protocol):
         ...
 
     async def poll_now(self, run_id: str) -> None:
-        """A run was made due at once in the database; also look at it if it is held in memory."""
+        """Poll a run now if it is held in memory; the database has it due already."""
         ...
 
     def forget(self, run_id: str) -> None:
-        """A run is no longer watched; drop it from memory."""
+        """Drop a run from memory: it is no longer watched."""
         ...
 
     async def trigger(
         self, connection: str, workflow_id: str, inputs: Json, extra: dict[str, Json]
     ) -> tuple[str, str | None]:
-        """Start a run at the provider; its id there and the provider's further reference, if any.
+        """Start a run at the provider. Returns its id there and the provider's further reference, if any.
 
-        Unsupported, ProviderRefused or ProviderFailed (no answer that could be used: 502).
+        Raises Unsupported, ProviderRefused or ProviderFailed (no usable answer).
         """
         ...
 
     async def cancel(self, run: Run) -> None:
-        """Ask the provider to cancel; Unsupported, ProviderRefused or ProviderFailed."""
+        """Ask the provider to cancel. Raises Unsupported, ProviderRefused or ProviderFailed."""
         ...
 
     async def check_connection(self, name: str) -> CheckResult:
-        """One real authenticated call; never raises for what the provider does."""
+        """Make one real authenticated call; never raises for what the provider does."""
         ...
 
     def connection_state(self, name: str) -> dict[str, Json]:
-        """Limits in force, requests in flight, paused until, learned cadence: whatever there is to show."""
+        """Current limits, requests in flight, pause and learned cadence, for display."""
         ...
 
     def distribution(self, name: str, workflow_id: str) -> Json:
-        """The learned running time of a workflow ("": of the runs without one) with the polls planned on it."""
+        """The learned running time of a workflow ("" for runs without one) and the polls planned from it."""
         ...
 
     def limiter_reading(self, name: str) -> LimiterReading:
-        """How contested a connection is at this moment; costs nothing."""
+        """How contested a connection is now; cheap."""
         ...
 
     def busiest_workflows(self, name: str, most: int) -> list[dict[str, Json]]:
-        """What was learned of at most so many workflows of a connection: those of which most runs ended here."""
+        """Learned values of at most `most` workflows of a connection: those with most runs ended here."""
         ...
 
     async def wait_settled(self, run_id: str, timeout_s: float) -> None:
-        """Return when this run was announced as settled or after `timeout_s`; a hint, the database decides."""
+        """Return when this run is announced as settled, or after `timeout_s`. A hint: the database decides."""
         ...
 
     async def feed_grown(self, timeout_s: float) -> None:
-        """Return when events were recorded or after `timeout_s`; a hint, the database decides."""
+        """Return when events are recorded, or after `timeout_s`. A hint: the database decides."""
         ...
 
     def readiness(self) -> dict[str, bool]:

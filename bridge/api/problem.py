@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): one table from our errors to statuses."""
+"""Errors as `application/problem+json` (RFC 9457): one table maps our errors to statuses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Refusal(BridgeError):
         super().__init__(detail)
 
 
-# A refusal by the provider is the caller's to mend, hence 422; 502 is for no usable answer at all.
+# The caller can mend what a provider refuses, hence 422; 502 means no usable answer at all.
 _STATUSES: tuple[tuple[type[BridgeError], int], ...] = (
     (InvalidInput, 422),
     (NotJson, 400),
@@ -42,7 +42,7 @@ _STATUSES: tuple[tuple[type[BridgeError], int], ...] = (
     (Unsupported, 409),
     (ProviderRefused, 422),
     (StoreUnavailable, 503),
-    (BridgeError, 502),  # ProviderFailed, and whatever else the daemon could not do at a provider
+    (BridgeError, 502),  # ProviderFailed, and anything else that failed at a provider
 )
 
 
@@ -63,7 +63,7 @@ def headers_of(error: BridgeError) -> dict[str, str]:
 def make_problem(
     status: int, detail: str, errors: Sequence[Problem] = (), request_id: str | None = None
 ) -> ProblemAnswer:
-    """The problem; `errors` names every field at fault (the first fifty)."""
+    """A problem; `errors` names the fields at fault, the first fifty."""
     return ProblemAnswer(
         type="about:blank",
         title=HTTPStatus(status).phrase,
@@ -75,11 +75,11 @@ def make_problem(
 
 
 def problem_of(error: BridgeError, request_id: str | None = None) -> ProblemAnswer:
-    """The problem that one of our errors is shown as."""
+    """The problem document of one of our errors."""
     errors = error.problems if isinstance(error, InvalidInput) else ()
     return make_problem(status_of(error), str(error), errors, request_id)
 
 
 def _text(text: str) -> str:
-    """Text that UTF-8 can hold; a message may quote half a surrogate pair."""
+    """`text` as UTF-8 can hold it: a message may quote half a surrogate pair."""
     return text.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Registering runs: one transaction finds what is watched already, adds the rest and their one-run webhooks."""
+"""Register runs: one transaction finds those watched already and adds the others and their one-run webhooks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Registration:
 
 @dataclass(slots=True)
 class Registered:
-    """The run, whether it is new, and its webhook as asked for; the secret only where the webhook was added."""
+    """The run, whether it is new, and the webhook asked for; `secret` only if the webhook was added."""
 
     run: Run
     is_new: bool
@@ -40,9 +40,10 @@ class Registered:
 
 
 def register(tx: Tx, wanted: Sequence[Registration]) -> list[Registered]:
-    """Watch runs, in a number of statements that does not depend on how many there are.
+    """Watch runs. The number of statements does not depend on the number of runs.
 
-    What is watched already stays as it is, except that a webhook is added; it hears at once if the run is settled.
+    A run that is watched already stays as it is, except that a webhook is added. If the run is settled, the webhook
+    gets the recorded event at once.
     """
     found = _watched(tx, wanted)
     new: dict[tuple[str, str], runs.NewRun] = {}
@@ -51,14 +52,14 @@ def register(tx: Tx, wanted: Sequence[Registration]) -> list[Registered]:
             new.setdefault(_key(one), _new_run(tx, one))
     added = {(run.connection, run.provider_run_id): run for run in runs.insert_runs(tx, list(new.values()))}
     found |= added
-    if len(added) < len(new):  # another node registered some since we looked
+    if len(added) < len(new):  # another node has registered some in between
         found |= _watched(tx, [one for one in wanted if _key(one) not in found])
-    answers = []
+    registered = []
     for one in wanted:
-        is_new = added.pop(_key(one), None) is not None  # only the first of its kind in a batch
-        answers.append(Registered(found[_key(one)], is_new))
-    _add_webhooks(tx, wanted, answers)
-    return answers
+        is_new = added.pop(_key(one), None) is not None  # only the first of equal runs in a batch
+        registered.append(Registered(found[_key(one)], is_new))
+    _add_webhooks(tx, wanted, registered)
+    return registered
 
 
 def _key(one: Registration) -> tuple[str, str]:
@@ -94,8 +95,8 @@ def _new_run(tx: Tx, one: Registration) -> runs.NewRun:
     )
 
 
-def _add_webhooks(tx: Tx, wanted: Sequence[Registration], answers: Sequence[Registered]) -> None:
-    asked = [(one.body.webhook, given) for one, given in zip(wanted, answers, strict=True) if one.body.webhook]
+def _add_webhooks(tx: Tx, wanted: Sequence[Registration], registered: Sequence[Registered]) -> None:
+    asked = [(one.body.webhook, given) for one, given in zip(wanted, registered, strict=True) if one.body.webhook]
     if not asked:
         return
     old = [given.run.id for _, given in asked if not given.is_new]
@@ -108,7 +109,7 @@ def _add_webhooks(tx: Tx, wanted: Sequence[Registration], answers: Sequence[Regi
             present[given.run.id, webhook.url] = given.webhook
             added.append((given.webhook, given.secret))
     endpoints.insert_run_endpoints(tx, added)
-    _tell_settled(tx, [given for _, given in asked if given.secret and given.run.settled])
+    _queue_finished(tx, [given for _, given in asked if given.secret and given.run.settled])
 
 
 def _new_webhook(webhook: WebhookBody, run_id: str) -> tuple[Endpoint, Secret]:
@@ -123,8 +124,8 @@ def _new_webhook(webhook: WebhookBody, run_id: str) -> tuple[Endpoint, Secret]:
     return endpoint, webhook.secret or Secret(new_secret())
 
 
-def _tell_settled(tx: Tx, late: Sequence[Registered]) -> None:
-    """A webhook that comes after the end gets the recorded event, the same bytes as everybody."""
+def _queue_finished(tx: Tx, late: Sequence[Registered]) -> None:
+    """Queue the recorded event, the same bytes as for every endpoint, for webhooks added after the end."""
     if not late:
         return
     finished = events.finished_events(tx, [given.run.id for given in late])

@@ -1,4 +1,4 @@
-"""Replays: start one for an endpoint, see how far it is, stop it."""
+"""Replays: start one for an endpoint, list, show progress, cancel."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def replay_to_endpoint(context: RequestContext, request: Request[EndpointR
 
 
 async def _count(context: RequestContext, endpoint_id: str, wanted: Selection) -> int:
-    """Part by part, so that no read is long."""
+    """The number of selected events, counted in parts so that no read is long."""
     total, after = 0, 0
     while True:
         here = after

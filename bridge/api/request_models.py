@@ -1,6 +1,6 @@
-"""What requests may hold: bodies and query parameters, each field checked, unknown ones refused.
+"""Request bodies and query parameters: each field is checked, unknown ones are refused.
 
-Validated with `Checks` as context. Nothing of pydantic goes further than the handlers.
+Models are validated with `Checks` as context and go no further than the handlers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NO_CADENCE: Final = dict.fromkeys(_CADENCE_KEYS)
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What validating a request needs to know; handed in as pydantic's context."""
+    """The facts that validation needs; passed as pydantic's context."""
 
     bridge: Bridge
     connections: Mapping[str, Connection]
@@ -227,7 +227,7 @@ class RunBody(CadenceBody):
 
     @property
     def cadence_overrides(self) -> CadenceOverrides | None:
-        """What this run sets differently, wherever it stood; None if nothing."""
+        """The cadence that this run overrides, from either place; None if nothing."""
         own = {key: getattr(self, key) for key in _CADENCE_KEYS}
         if self.cadence is not None:
             own = {key: getattr(self.cadence, key) if value is None else value for key, value in own.items()}
@@ -342,7 +342,7 @@ class EventsQuery(Query):
 
 
 class StreamQuery(Query):
-    """Where the stream starts (else with what comes next) and what it holds."""
+    """Where the stream starts (by default with the next event) and which events it holds."""
 
     after: Name | None = None
     type: list[fields.EventName] = Field(default_factory=list)

@@ -1,4 +1,4 @@
-"""From the wire to checked values: the token, the host, the body's type, size and time, the query."""
+"""From the wire to checked values: token, host, query, and the body's type, size and time."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?", re.ASCII)
 
 
 class TokenCheck:
-    """Compares digests, so that neither time nor length tells anything about the token."""
+    """Checks tokens by their digests, so that neither time nor length reveals anything about the token."""
 
     def __init__(self, token: Secret) -> None:
         self._digest = hashlib.sha256(token.reveal().encode()).digest()
 
     def __call__(self, request: web.Request) -> None:
-        """Refusal unless the request holds the token."""
+        """Raise a Refusal unless the request holds the token."""
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         digest = hashlib.sha256(given.strip().encode(errors="surrogateescape")).digest()
         if not hmac.compare_digest(digest, self._digest) or scheme.lower() != "bearer":
@@ -42,7 +42,7 @@ class TokenCheck:
 
 
 class Rules:
-    """Who may ask and how much, as the operator's file has it; a reload changes it while requests come in.
+    """The operator's limits on requests; a reload changes them while requests arrive.
 
     `allowed_hosts`: names and addresses without port, lower case, IPv6 in brackets.
     """
@@ -51,16 +51,16 @@ class Rules:
         self.change(api_token, allowed_hosts, body_bytes_max)
 
     def change(self, api_token: Secret, allowed_hosts: frozenset[str], body_bytes_max: int) -> None:
-        """Hold for every request from now on."""
+        """Apply to every request from now on."""
         self.check_token = TokenCheck(api_token)
         self.allowed_hosts = allowed_hosts
         self.body_bytes_max = body_bytes_max
 
 
 def check_host(request: web.Request, allowed: frozenset[str]) -> None:
-    """Refusal of a name that is not ours: a web page elsewhere may have had it point here."""
+    """Raise a Refusal for a host name that is not ours: a foreign web page may have made it point here."""
     if request.transport is not None and isinstance(request.transport.get_extra_info("sockname"), str | bytes):
-        return  # a Unix socket: no browser and no DNS leads here
+        return  # a Unix socket: no browser and no DNS name leads here
     given = request.headers.getall("Host", [])
     found = _HOST.fullmatch(given[0]) if len(given) == 1 else None
     if found is None or found[1].lower() not in allowed:
@@ -68,20 +68,20 @@ def check_host(request: web.Request, allowed: frozenset[str]) -> None:
 
 
 def check_path(request: web.Request) -> None:
-    """NotFound for a path part that can be nobody's id."""
+    """Raise NotFound for a path part that can be no id."""
     for part in request.match_info.values():
         if not _PATH_PART.fullmatch(part):
             raise NotFound("there is no such thing: this is no id")
 
 
 async def read_body(request: web.Request, bytes_max: int) -> Json:
-    """The JSON of the body, `{}` where there is none; a Refusal where it is not to be read at all."""
+    """The JSON of the body, `{}` if there is none. Raises a Refusal if it must not be read at all."""
     if request.content_length is not None and request.content_length > bytes_max:
         raise _too_large(bytes_max)
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise Refusal(415, "the body must not be compressed; send it without Content-Encoding")
-    came_along = request.content.is_eof()  # with the head, as small bodies do
-    data = request.content.read_nowait() if came_along else await _await_body(request, bytes_max)
+    arrived = request.content.is_eof()  # together with the head, as small bodies do
+    data = request.content.read_nowait() if arrived else await _await_body(request, bytes_max)
     if len(data) > bytes_max:
         raise _too_large(bytes_max)
     if not data:
@@ -92,7 +92,7 @@ async def read_body(request: web.Request, bytes_max: int) -> Json:
 
 
 async def _await_body(request: web.Request, bytes_max: int) -> bytes:
-    """The body, in time and not much longer than `bytes_max`."""
+    """The body, at most one chunk longer than `bytes_max`. Raises a Refusal after BODY_TIMEOUT_S."""
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -125,7 +125,7 @@ def read_query(request: web.Request, model: type[BaseModel], checks: Checks) -> 
 
 
 def read_key(request: web.Request, given: Json) -> IdempotencyKey | None:
-    """The request's `Idempotency-Key`, if any, with what makes it this request: method, path and JSON."""
+    """The request's `Idempotency-Key`, if any, with a fingerprint of method, path and JSON."""
     keys = request.headers.getall("Idempotency-Key", [])
     if not keys:
         return None

@@ -1,4 +1,4 @@
-"""What the API answers about runs, events, connections and nodes: one model per body.
+"""Response bodies about runs, events, connections and nodes: one model per body.
 
 A model validates its body, documents it in OpenAPI and makes its bytes. Unknown values are null, never absent; a field
 with a default is left out unless it was set.

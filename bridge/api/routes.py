@@ -1,4 +1,4 @@
-"""The one route table: it registers the routes and is what the OpenAPI document is made from.
+"""The route table: it registers the routes, and the OpenAPI document is made from it.
 
 A new route is a handler, a line here and its models. `response_models` names every good response; the refusals follow
 from what a route is: `refusals` adds those of its own.
@@ -7,7 +7,7 @@ from what a route is: `refusals` adds those of its own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -35,7 +35,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route. `given` is the model of the body, or of the query where there is no body.
+    """One route. `request_model` describes the body, or the query where there is no body.
 
     `response_models`: status → model (None: no body). `is_open`: needs no token. `is_large`: the body may be a batch.
     """
@@ -43,13 +43,12 @@ class Route:
     method: str
     path: str
     handle: Handler
-    given: type[BaseModel]
+    request_model: type[BaseModel]
     response_models: Mapping[int, type[BaseModel] | None]
     refusals: tuple[int, ...] = ()
     is_open: bool = False
     is_large: bool = False
     content_type: str = JSON
-    tag: str = field(default="")
 
     @property
     def has_body(self) -> bool:

@@ -26,7 +26,7 @@ from bridge.domain.run import Json, Run
 from bridge.store import endpoints, events, run_leases, runs
 from bridge.store.transaction import Tx
 
-RECHECK_S = 2.0  # hints come from this process only; another node may have settled the run
+RECHECK_S = 2.0  # hints come from this process only; another node may settle the run
 NO_TRIGGER = Problem("trigger", "a batch only registers runs that exist; start one with POST /v1/runs")
 
 

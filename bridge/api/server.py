@@ -1,4 +1,4 @@
-"""Builds the HTTP server and opens its socket."""
+"""Build the HTTP application and open its socket."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from bridge.domain.event import encode
 from bridge.domain.secret import Secret
 from bridge.store.database import Database
 
-KEEPALIVE_S = 30  # aiohttp's default of an hour also bounds the wait for a request's headers
-SHUTDOWN_S = 5.0  # long answers end by themselves when the server closes; this is for the rest
+KEEPALIVE_S = 30  # aiohttp's default is an hour, and it also bounds the wait for a request's headers
+SHUTDOWN_S = 5.0  # long responses end by themselves when the server closes; this is for the others
 SOCKET_MODE = 0o660
 RULES = web.AppKey("rules", Rules)  # what a reload may change
 _wire_log = logging.getLogger("bridge.api.wire")
-# What is no HTTP at all is the client's affair; aiohttp would log it with a traceback and the bytes, token included.
+# aiohttp logs malformed HTTP with a traceback and the bytes, token included; the client gets a 400, the log nothing.
 _wire_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class CannotListen(BridgeError):
-    """The address of the API is not free or not ours."""
+    """The API cannot listen on its address."""
 
 
 def build_app(
@@ -79,9 +79,9 @@ def build_app(
 
 
 async def start_server(app: web.Application, listen: str) -> tuple[web.AppRunner, str]:
-    """Serve on `host:port`, `[v6]:port` or `unix:/path`; the runner (to be cleaned up) and the bound address.
+    """Serve on `host:port`, `[v6]:port` or `unix:/path`. Returns the runner, to be cleaned up, and the bound address.
 
-    CannotListen when the address cannot be had.
+    Raises CannotListen if that fails.
     """
     try:
         return await _start_on(app, listen)
@@ -101,7 +101,7 @@ async def _start_on(app: web.Application, listen: str) -> tuple[web.AppRunner, s
     )
     if listen.startswith("unix:"):
         path = Path(listen.removeprefix("unix:"))
-        listener = _open_unix(path)  # before the runner, whose clean-up removes the file
+        listener = _open_unix(path)  # opened before the runner, whose clean-up removes the file
         app.on_cleanup.append(lambda _: _unlink(path))
         await _start(runner, lambda: web.SockSite(runner, listener))
         return runner, listen
@@ -121,13 +121,13 @@ async def _start(runner: web.AppRunner, make_site: Callable[[], web.BaseSite]) -
 
 
 def _open_unix(path: Path) -> socket.socket:
-    """A listening socket, readable for owner and group; one that a dead process left behind is replaced."""
+    """A listening socket, readable for owner and group; replaces one that a dead process left behind."""
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         if _is_alive(path):
             raise OSError(errno.EADDRINUSE, f"another process listens at {path}")
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 & ~SOCKET_MODE)  # at no moment may the socket be wider than this
+    before = os.umask(0o777 & ~SOCKET_MODE)  # the socket must never be open wider than this
     try:
         listener.bind(str(path))
     except BaseException:
@@ -153,7 +153,7 @@ async def _unlink(path: Path) -> None:
 
 
 def _why_not(error: OSError) -> str:
-    """Why an address cannot be listened on, with the remedy; asyncio gives no number where none could be bound."""
+    """Why listening failed, with the remedy; asyncio gives no errno if no address could be bound."""
     if isinstance(error, socket.gaierror):
         return "the name of the host is not known here; write an address"
     match error.errno:

@@ -1,4 +1,4 @@
-"""One request from the wire to its answer; the one place where every error becomes a problem document."""
+"""One request from the wire to its response; every error becomes a problem document here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_middleware(rules: Rules, open_paths: frozenset[str]) -> Any:
-    """The middleware around everything: who may ask, what an error looks like, what is logged."""
+    """The outermost middleware: checks host and token, shows errors, logs the request."""
 
     @web.middleware
     async def serve(request: web.Request, handler: _Next) -> web.StreamResponse:
@@ -53,7 +53,7 @@ def build_middleware(rules: Rules, open_paths: frozenset[str]) -> Any:
             response = _problem(status_of(error), problem_of(error, request_id), headers_of(error))
         except web.HTTPException as error:
             response = _routing_problem(error, request_id)
-        except Exception:  # noqa: BLE001 - the last line: nobody outside sees a traceback
+        except Exception:  # noqa: BLE001 - the last resort: no client sees a traceback
             _log.exception("request.failed", request_id=request_id, method=request.method, path=request.path)
             detail = f"something went wrong inside the bridge; its log tells more under {request_id}"
             response = _problem(500, make_problem(500, detail, request_id=request_id), {})
@@ -71,31 +71,33 @@ def build_middleware(rules: Rules, open_paths: frozenset[str]) -> Any:
 
 
 def _is_guarded(request: web.Request) -> bool:
-    """Everything that is there, and everything under /v1 whether it is there or not."""
+    """True for every address that exists, and for everything under /v1 whether it exists or not."""
     return request.match_info.http_exception is None or request.path == "/v1" or request.path.startswith("/v1/")
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """The headers of every answer; a signal handler, so that streams get them as well."""
+    """Set the headers of every response; a signal handler, so that streams get them too."""
     response.headers.update(SECURITY_HEADERS)
     response.headers["X-Request-Id"] = request[REQUEST_ID]
 
 
 def build_handler(context: RequestContext, route: Route, rules: Rules) -> _Next:
-    """What aiohttp calls for a line of the route table."""
+    """The aiohttp handler for a line of the route table."""
     least_max = BATCH_BYTES_MAX if route.is_large else 0
 
     async def handle(http: web.Request) -> web.StreamResponse:
         check_path(http)
         if not route.has_body:
-            return _on_wire(await route.handle(context, Request(http, read_query(http, route.given, context.checks()))))
+            return _on_wire(
+                await route.handle(context, Request(http, read_query(http, route.request_model, context.checks())))
+            )
         if http.query_string:
             read_query(http, NoQuery, context.checks())
         raw = await read_body(http, max(rules.body_bytes_max, least_max))
         key = read_key(http, raw) if route.method == "POST" else None
         if key is not None:
             return _on_wire(await _answer_once(context, route, http, raw, key))
-        data = read_given(route.given, raw, context=context.checks())
+        data = read_given(route.request_model, raw, context=context.checks())
         return _on_wire(await route.handle(context, Request(http, data)))
 
     return handle
@@ -104,7 +106,7 @@ def build_handler(context: RequestContext, route: Route, rules: Rules) -> _Next:
 async def _answer_once(
     context: RequestContext, route: Route, http: web.Request, raw: object, key: IdempotencyKey
 ) -> Response:
-    """The response kept for this key, or the handler's, kept; Conflict while the first request is under way."""
+    """The response kept for this key, or the handler's, which is then kept. Conflict while the first is under way."""
     if key.key in context.keys_in_flight:
         raise Conflict("a request with this Idempotency-Key is under way; ask again for its answer")
     context.keys_in_flight.add(key.key)
@@ -116,7 +118,7 @@ async def _answer_once(
             )
         if kept is not None:
             return Response(kept.status, kept.body, headers={"Idempotency-Replayed": "true"})
-        request = Request(http, read_given(route.given, raw, context=context.checks()), key)
+        request = Request(http, read_given(route.request_model, raw, context=context.checks()), key)
         response = await route.handle(context, request)
         assert isinstance(response, Response)
         if not request.is_kept:

@@ -1,4 +1,4 @@
-"""The event stream (Server-Sent Events): resumes from `Last-Event-ID`, lives on heartbeats, drops slow readers."""
+"""The event stream (Server-Sent Events): resumes from `Last-Event-ID`, sends heartbeats, drops slow readers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bridge.store import events
 from bridge.store.transaction import Tx
 
 HEARTBEAT_S = 15.0
-RECHECK_S = 2.0  # hints come from this process only; another node may have recorded something
-WRITE_TIMEOUT_S = 10.0  # a reader that takes in nothing for so long is dropped; it can resume
+RECHECK_S = 2.0  # hints come from this process only; another node may record events
+WRITE_TIMEOUT_S = 10.0  # a reader that takes nothing for so long is dropped; it can resume
 STREAMS_MAX = 100
 PAGE = 100
 
@@ -31,7 +31,7 @@ async def stream_events(context: RequestContext, request: Request[StreamQuery]) 
         )
     after = request.http.headers.get("Last-Event-ID") or query.after
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-    context.streams += 1  # before anything is awaited: the next request sees it
+    context.streams += 1  # before the first await, so that the next request sees it
     try:
         position = await context.database.read(lambda tx: position_of(tx, after) if after else events.last_position(tx))
         await response.prepare(request.http)
@@ -64,7 +64,7 @@ async def _follow(context: RequestContext, query: StreamQuery, response: web.Str
 
 
 async def _next_page(context: RequestContext, query: StreamQuery, after: int) -> tuple[list[Event], int]:
-    """Events behind position `after`, and the position that they and what was filtered out reach to."""
+    """Events after position `after`, and the last position read, filtered ones included."""
 
     def work(tx: Tx) -> tuple[list[Event], int]:
         last = events.last_position(tx)

@@ -1,4 +1,4 @@
-"""What the API answers about subscribers: their endpoints, deliveries and replays."""
+"""Response bodies about endpoints, deliveries and replays."""
 
 from __future__ import annotations
 

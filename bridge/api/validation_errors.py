@@ -1,4 +1,4 @@
-"""Mistakes in a request as problems: every field at fault, each with what to do. Never shows a given value."""
+"""Validate a request and name every field at fault, each with the remedy. Never shows a given value."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORDS = {
 
 
 def read_given(model: type[M], given: object, *, context: object, what: str = "field") -> M:
-    """`given` as `model`; InvalidInput that names every field at fault. `context` is what the checks ask."""
+    """`given` as `model`, validated with `context`. Raises InvalidInput, which names every field at fault."""
     try:
         return model.model_validate(given, context=context)
     except ValidationError as error:

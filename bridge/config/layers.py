@@ -1,8 +1,8 @@
-"""Layers: what the file, the environment and the command line give, one above the other.
+"""Layers of configuration: file, environment and command line.
 
     command line  >  environment (RUNBRIDGE_SECTION__KEY)  >  file  >  default
 
-Every value keeps where it came from. Nothing is judged here except whether a key can be placed.
+Every value keeps its origin. Values are validated elsewhere; here only keys that have no place are reported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TablePath = tuple[str, ...]
 
 
 class Layer(IntEnum):
-    """Who may override whom: the higher one wins."""
+    """Precedence: the higher one wins."""
 
     FILE = 0
     ENV = 1
@@ -49,7 +49,7 @@ class Given:
 
 
 class Layers:
-    """Everything given, by table path and key, and the keys that had no place."""
+    """All given values by table path and key, and the keys that have no place."""
 
     def __init__(self) -> None:
         self.tables: dict[TablePath, dict[str, Given]] = {}
@@ -57,7 +57,7 @@ class Layers:
         self._unplaced_env: dict[str, Problem] = {}
 
     def add_document(self, document: Mapping[str, object], origin: str) -> None:
-        """Lay down what the file holds."""
+        """Add the values of the file."""
         for section, content in document.items():
             known = SECTIONS.keys() | NAMED_SECTIONS.keys()
             if section not in known:
@@ -70,7 +70,7 @@ class Layers:
                 self._add_named_tables(section, content, origin)
 
     def add_env(self, env: Mapping[str, str]) -> None:
-        """Lay the RUNBRIDGE_… variables above the file."""
+        """Add the RUNBRIDGE_… variables, which override the file."""
         for variable in sorted(env):
             name = variable.upper()
             if not name.startswith(PREFIX) or name in _FOR_THE_CLI or _SERVICE_LINK.fullmatch(name):
@@ -82,7 +82,7 @@ class Layers:
                 self._put(*place, Given(_read_text(*place, env[variable]), Layer.ENV, f"env:{variable}"))
 
     def add_flags(self, flags: Mapping[str, str]) -> None:
-        """Lay what the command line gives (`server.listen`) on top."""
+        """Add the values of the command line (`server.listen`), which override everything."""
         for flag, text in flags.items():
             section, _, rest = flag.partition(".")
             name, _, key = rest.rpartition(".")
@@ -94,7 +94,7 @@ class Layers:
                 self._put(path, key, Given(_read_text(path, key, text), Layer.FLAG, "flag"))
 
     def all_problems(self) -> list[Problem]:
-        """Every key that had no place; a variable that some X_env key names is not ours to judge."""
+        """Every key that has no place, except variables that some X_env key names."""
         named = [given.value for table in self.tables.values() for key, given in table.items() if key.endswith("_env")]
         return self.problems + [problem for name, problem in self._unplaced_env.items() if name not in named]
 
@@ -124,7 +124,7 @@ class Layers:
         table[key] = given
 
     def _place_of(self, name: str) -> tuple[TablePath, str] | Problem:
-        """The table and key that `SECTION__KEY` or `CONNECTIONS__NAME__KEY` means."""
+        """The table and key that `SECTION__KEY` or `CONNECTIONS__NAME__KEY` means, or why there is none."""
         first, *middle, last = name.lower().split("__") if "__" in name else (name.lower(), "")
         path: TablePath = (first,)
         if first in NAMED_SECTIONS and middle:
@@ -157,7 +157,7 @@ class Layers:
 
 
 def find_schema(path: TablePath) -> type[Table] | None:
-    """The schema of the table at `path`; None where there can be no such table."""
+    """The schema of the table at `path`; None if there can be no such table."""
     match path:
         case (section,):
             return SECTIONS.get(section)
@@ -168,12 +168,12 @@ def find_schema(path: TablePath) -> type[Table] | None:
 
 
 def schema_of(path: TablePath) -> type[Table]:
-    """The schema of a table that was given."""
+    """The schema of a given table."""
     return NAMED_SECTIONS[path[0]] if len(path) > 1 else SECTIONS[path[0]]
 
 
 def place(path: TablePath, *parts: object) -> str:
-    """The dotted name of something in a table."""
+    """The dotted name of a key in a table."""
     return dotted((*path, *parts))
 
 
@@ -183,14 +183,14 @@ def variants(key: str) -> tuple[str, str, str]:
 
 
 def _rivals(path: TablePath, key: str) -> set[str]:
-    """Keys that say the same thing as `key` in another way, so that a higher layer unsets them."""
+    """Keys that exclude `key`; a higher layer that sets `key` unsets them."""
     table = schema_of(path)
     groups = [set(table.rivals), *(set(variants(name)) for name in table.secrets)]
     return {rival for group in groups if key in group for rival in group} - {key}
 
 
 def _read_text(path: TablePath, key: str, text: str) -> object:
-    """A value given as text: a TOML literal if it is one and the key does not want text; lists may use commas."""
+    """The value of a text: a TOML literal unless the key wants text; lists may use commas."""
     literal = _literal(text)
     kind = _kind(path, key)
     if kind in (tuple, list):
@@ -211,7 +211,7 @@ def _literal(text: str) -> object:
 
 
 def _kind(path: TablePath, key: str) -> object:
-    """The plain type that a key wants, without Optional and Annotated; str for what is not a field."""
+    """The plain type of a key, without Optional and Annotated; str if it is not a field."""
     table = schema_of(path)
     attribute = table.attributes().get(key)
     wanted: object = table.model_fields[attribute].annotation if attribute else str

@@ -1,6 +1,6 @@
 """Load the configuration: file, environment and command line become one frozen value, or every mistake at once.
 
-Loading reads files and changes nothing, so that a reload swaps whole or not at all.
+Loading reads files and changes nothing, so that a reload applies completely or not at all.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class FileEndpoint(Endpoint):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Every setting in effect, checked. `origins` tells per dotted key where a value that is no default came from."""
+    """Every setting in effect, checked. `origins` maps each dotted key without its default to its source."""
 
     path: Path | None
     server: ServerSettings
@@ -84,18 +84,19 @@ class Config:
 def load_config(path: Path | None, *, env: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Config:
     """The configuration in effect; `flags` holds dotted keys (`server.listen`) given on the command line.
 
-    ConfigInvalid names every mistake at once.
+    Raises ConfigInvalid, which names every mistake at once.
     """
+    return load_document(_read_document(path) if path else {}, path, env=env, flags=flags or {})
+
+
+def load_document(
+    document: Mapping[str, object], path: Path | None, *, env: Mapping[str, str], flags: Mapping[str, str]
+) -> Config:
+    """As `load_config`, for a document that has been read from `path` already."""
     layers = Layers()
-    document = _read_document(path) if path else {}
     layers.add_document(document, f"file:{path}")
     layers.add_env(env)
-    layers.add_flags(flags or {})
-    return config_of(layers, path, env)
-
-
-def config_of(layers: Layers, path: Path | None, env: Mapping[str, str]) -> Config:
-    """The configuration that the layers give; raises ConfigInvalid with every mistake in them."""
+    layers.add_flags(flags)
     return _Loading(path, layers, env).config()
 
 
@@ -111,7 +112,7 @@ def changes_that_need_restart(old: Config, new: Config) -> list[str]:
 
 
 class _Loading:
-    """One pass over what was given: resolve secrets, judge table by table, gather every problem."""
+    """One pass over the layers: resolve secrets, validate table by table, collect every problem."""
 
     def __init__(self, path: Path | None, layers: Layers, env: Mapping[str, str]) -> None:
         self._path = path
@@ -119,27 +120,27 @@ class _Loading:
         self._problems = layers.all_problems()
         self._warnings = _readable_secrets(path, layers)
         self._tables: dict[TablePath, dict[str, Given]] = {}
-        self._troubled: set[str] = set()
+        self._faulty_keys: set[str] = set()
         sources = sources_for(path, env)
         for at, given in layers.tables.items():
             self._tables[at], problems = sources.resolve(at, given)
             self._problems += problems
-            self._troubled |= {_stem(problem.field) for problem in problems}
+            self._faulty_keys |= {_stem(problem.field) for problem in problems}
         self._provide_database()
 
     def config(self) -> Config:
-        """Everything put together; ConfigInvalid if there is any problem."""
-        cadence_table = self._judge(CadenceTable, ("cadence",), CadenceSettings())
+        """The complete configuration. Raises ConfigInvalid if there is any problem."""
+        cadence_table = self._validated(CadenceTable, ("cadence",), CadenceSettings())
         cadence = cadence_table.over(CadenceSettings()) if cadence_table else CadenceSettings()
-        server = self._judge(ServerSettings, ("server",))
-        database = self._judge(DatabaseSettings, ("database",))
+        server = self._validated(ServerSettings, ("server",))
+        database = self._validated(DatabaseSettings, ("database",))
         connections = self._connections(cadence)
-        delivery = self._judge(DeliverySettings, ("delivery",))
+        delivery = self._validated(DeliverySettings, ("delivery",))
         endpoints = self._endpoints(delivery)
-        secrets = self._judge(SecretsSettings, ("secrets",))
-        retention = self._judge(RetentionSettings, ("retention",))
+        secrets = self._validated(SecretsSettings, ("secrets",))
+        retention = self._validated(RetentionSettings, ("retention",))
         backup = self._backup(database)
-        log = self._judge(LogSettings, ("log",))
+        log = self._validated(LogSettings, ("log",))
         if self._problems or not (server and database and secrets and retention and backup and delivery and log):
             raise ConfigInvalid(self._problems)
         return Config(
@@ -162,11 +163,11 @@ class _Loading:
 
     def _provide_database(self) -> None:
         table = self._tables.setdefault(("database",), {})
-        if "url" not in table and "database.url" not in self._troubled:
+        if "url" not in table and "database.url" not in self._faulty_keys:
             table["url"] = Given(default_database_url(self._env), Layer.FILE, "default")
 
     def _backup(self, database: DatabaseSettings | None) -> BackupSettings | None:
-        backup = self._judge(BackupSettings, ("backup",))
+        backup = self._validated(BackupSettings, ("backup",))
         if backup and backup.schedule and database and not database.url.startswith("sqlite"):
             self._problems.append(
                 Problem(
@@ -178,22 +179,24 @@ class _Loading:
 
     def _connections(self, cadence: CadenceSettings) -> dict[str, Connection]:
         names = [at[1] for at in self._tables if at[0] == "connections"]
-        judged = {name: self._judge(ConnectionTable, ("connections", name), cadence) for name in names}
-        return {name: table.connection(name, cadence) for name, table in judged.items() if table}
+        tables = {name: self._validated(ConnectionTable, ("connections", name), cadence) for name in names}
+        return {name: table.connection(name, cadence) for name, table in tables.items() if table}
 
     def _endpoints(self, delivery: DeliverySettings | None) -> dict[str, FileEndpoint]:
         names = [at[1] for at in self._tables if at[0] == "endpoints"]
-        judged = {name: self._judge(EndpointTable, ("endpoints", name)) for name in names}
+        tables = {name: self._validated(EndpointTable, ("endpoints", name)) for name in names}
         if delivery:
             policy = AddressPolicy(Trust.CONFIG, tuple(map(AllowRule.parse, delivery.allow)), delivery.allow_http)
             self._problems += [
-                problem for name, table in judged.items() if table for problem in _reach(name, table, policy)
+                problem for name, table in tables.items() if table for problem in _reach(name, table, policy)
             ]
         source = EndpointSource.CONFIG
-        return {name: FileEndpoint(id=name, source=source, **dict(table)) for name, table in judged.items() if table}
+        return {name: FileEndpoint(id=name, source=source, **dict(table)) for name, table in tables.items() if table}
 
-    def _judge(self, table: type[SomeTable], at: TablePath, cadence: CadenceSettings | None = None) -> SomeTable | None:
-        """The table at `at`, or None after noting everything that is wrong with it."""
+    def _validated(
+        self, table: type[SomeTable], at: TablePath, cadence: CadenceSettings | None = None
+    ) -> SomeTable | None:
+        """The validated table at `at`; None if it has problems, which are collected."""
         given = self._tables.get(at, {})
         try:
             return table.model_validate(
@@ -203,21 +206,21 @@ class _Loading:
             errors = invalid.errors(include_url=False, include_input=False)
         for error in errors:
             key = _key_of(table, error)
-            if place(at, key) not in self._troubled:
+            if place(at, key) not in self._faulty_keys:
                 words = {**_WORDS, "missing": _missing(table, key)}
-                message = describe(error, "key", table.known_keys(), words) + self._whence(given.get(key))
+                message = describe(error, "key", table.known_keys(), words) + self._origin_of(given.get(key))
                 self._problems.append(Problem(place(at, key, *error["loc"][1:]), message))
         return None
 
-    def _whence(self, given: Given | None) -> str:
-        """Where a wrong value came from, unless it stands in the file itself."""
+    def _origin_of(self, given: Given | None) -> str:
+        """The origin of a wrong value, unless it is the file itself."""
         if given is None or given.origin in (f"file:{self._path}", "default"):
             return ""
         return f" (from {given.origin})"
 
 
 def _reach(name: str, table: EndpointTable, policy: AddressPolicy) -> list[Problem]:
-    """Why deliveries to this endpoint would never be dialled, as far as that is known without DNS."""
+    """Why this endpoint can never be dialled, as far as that is known without DNS."""
     try:
         check_target(table.url, policy)
     except InvalidInput as invalid:
@@ -249,13 +252,13 @@ def _unreadable(path: Path, message: str) -> ConfigInvalid:
 
 
 def _syntax_complaint(text: str) -> str:
-    """The parser's `What (at line 3, column 5)` with the place first."""
+    """The parser's `What (at line 3, column 5)` with the position first."""
     found = _AT.fullmatch(text)
     return f"not TOML at {found['where']}: {found['what']}" if found else f"not TOML: {text}"
 
 
 def default_database_url(env: Mapping[str, str]) -> str:
-    """A SQLite file in systemd's state directory, or the user's."""
+    """A SQLite file in systemd's state directory, or in the user's."""
     if state := env.get("STATE_DIRECTORY", "").partition(":")[0]:
         folder = Path(state)
     elif (state := env.get("XDG_STATE_HOME", "")).startswith("/"):  # the XDG rules: a relative one is ignored
@@ -276,7 +279,7 @@ def _missing(table: type[Table], key: str) -> str:
 
 
 def _key_of(table: type[Table], error: ErrorDetails) -> str:
-    """The key as in the file; where a default clashes with what was given, pydantic names the attribute."""
+    """The key as in the file; pydantic names the attribute if a default conflicts with a given value."""
     first = str(error["loc"][0])
     by_attribute = {attribute: key for key, attribute in table.attributes().items()}
     return first if error["type"] == "extra_forbidden" else by_attribute.get(first, first)
@@ -287,7 +290,7 @@ def _stem(name: str) -> str:
 
 
 def _readable_secrets(path: Path | None, layers: Layers) -> list[Problem]:
-    """A warning for each secret that stands in a file which other users can read."""
+    """A warning for each secret in a file that other users can read."""
     if path is None or not path.exists() or not path.stat().st_mode & READABLE_BY_OTHERS:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Which configuration file to use when none, or one, is named."""
+"""Find the configuration file."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ SERVICE_CONFIG: Final = Path("/etc/runbridge/config.toml")
 
 
 def find_config(explicit: Path | None, env: Mapping[str, str]) -> Path | None:
-    """The file that `--config` or $RUNBRIDGE_CONFIG names, else the first that exists; None if none does.
+    """The file that `--config` or $RUNBRIDGE_CONFIG names, otherwise the first that exists; None if none does.
 
-    Looked for in this order: ./runbridge.toml, $XDG_CONFIG_HOME/runbridge/config.toml
+    The order is ./runbridge.toml, $XDG_CONFIG_HOME/runbridge/config.toml
     (~/.config without it), /etc/runbridge/config.toml. A named file need not exist; loading says so.
     """
     if explicit is not None:
         return explicit
     if named := env.get("RUNBRIDGE_CONFIG"):
         return Path(named)
-    # os.path, not Path.is_file: a folder that we may not enter counts as "not there" instead of raising.
+    # os.path, not Path.is_file: a folder that we may not enter counts as missing instead of raising.
     return next((path for path in standard_places(env) if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def service_env(env: Mapping[str, str], root: Path = Path("/")) -> dict[str, str]:
-    """What systemd tells the service alone, for a shell that uses the service's configuration: its state and secrets.
+    """The variables that systemd sets for the service only, for a shell that uses the service's configuration.
 
-    Empty where another file comes first, where systemd has told us itself, or where we may not look (only root may).
+    Empty if another file comes first, if systemd has set them already, or if the folders cannot be read (root only).
     """
     if find_config(None, env) != SERVICE_CONFIG or "STATE_DIRECTORY" in env or "CREDENTIALS_DIRECTORY" in env:
         return {}
@@ -36,12 +36,12 @@ def service_env(env: Mapping[str, str], root: Path = Path("/")) -> dict[str, str
 
 
 def standard_places(env: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where a file is looked for when none is named."""
+    """The places that are searched when no file is named."""
     return Path("runbridge.toml"), user_config(env), SERVICE_CONFIG
 
 
 def home_of(env: Mapping[str, str]) -> Path:
-    """The user's home; unlike Path.home() this does not fail for a user that the system does not know."""
+    """The user's home; unlike Path.home(), this does not fail for a user that the system does not know."""
     return Path(env.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111
 
 

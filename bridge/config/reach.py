@@ -1,8 +1,8 @@
-"""Single parts of the configuration, for commands that need no more than that.
+"""Single sections of the configuration, for commands that need no more.
 
-The daemon's environment and credentials are often not the shell's: a provider key that is missing here
-must keep neither `runbridge runs list` from finding the daemon nor `db backup` from finding the database.
-Each function takes the whole configuration where it loads, and otherwise looks at its own section alone.
+A shell often lacks the daemon's environment and credentials: a missing provider key must stop neither
+`runbridge runs list` from finding the daemon nor `db backup` from finding the database. Each function loads the
+whole configuration if it can, and otherwise reads its own section alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SomeTable = TypeVar("SomeTable", bound=Table)
 
 
 def read_reach(path: Path | None, *, env: Mapping[str, str]) -> tuple[ListenAddress, Secret | None]:
-    """The listen address, and the token unless it cannot be had here; ConfigInvalid if the address cannot be read."""
+    """The listen address, and the token if it can be read. Raises ConfigInvalid if the address is wrong."""
     loaded = _load(path, env)
     if isinstance(loaded, Config):
         return loaded.server.listen, loaded.server.api_token
@@ -40,30 +40,30 @@ def read_reach(path: Path | None, *, env: Mapping[str, str]) -> tuple[ListenAddr
 
 
 def read_database_url(path: Path | None, *, env: Mapping[str, str]) -> str:
-    """[database] url, or its default; ConfigInvalid if it is wrong, or stands where it cannot be read from here."""
+    """[database] url, or its default. Raises ConfigInvalid if it is wrong or cannot be read from here."""
     loaded = _load(path, env)
     if isinstance(loaded, Config):
         return loaded.database.url
     values = _values("database", path, env, loaded, needs_all=True)
     if "url" in values:
-        return _judged(DatabaseSettings, values, loaded).url
+        return _validated(DatabaseSettings, values, loaded).url
     return default_database_url(env)
 
 
 def read_delivery(path: Path | None, *, env: Mapping[str, str]) -> DeliverySettings:
-    """[delivery]; ConfigInvalid if it is wrong."""
+    """[delivery]. Raises ConfigInvalid if it is wrong."""
     loaded = _load(path, env)
     if isinstance(loaded, Config):
         return loaded.delivery
-    return _judged(DeliverySettings, _values("delivery", path, env, loaded), loaded)
+    return _validated(DeliverySettings, _values("delivery", path, env, loaded), loaded)
 
 
 def read_secrets(path: Path | None, *, env: Mapping[str, str]) -> SecretsSettings:
-    """[secrets]; ConfigInvalid if it is wrong, or a key stands where it cannot be read from here."""
+    """[secrets]. Raises ConfigInvalid if it is wrong or a key cannot be read from here."""
     loaded = _load(path, env)
     if isinstance(loaded, Config):
         return loaded.secrets
-    return _judged(SecretsSettings, _values("secrets", path, env, loaded, needs_all=True), loaded)
+    return _validated(SecretsSettings, _values("secrets", path, env, loaded, needs_all=True), loaded)
 
 
 def _load(path: Path | None, env: Mapping[str, str]) -> Config | ConfigInvalid:
@@ -76,7 +76,7 @@ def _load(path: Path | None, env: Mapping[str, str]) -> Config | ConfigInvalid:
 def _values(
     section: str, path: Path | None, env: Mapping[str, str], invalid: ConfigInvalid, *, needs_all: bool = False
 ) -> dict[str, object]:
-    """What file and environment give for one section, secrets resolved where they can be; `needs_all`: or refused."""
+    """The values of one section, with secrets resolved if they can be; `needs_all` raises if one cannot."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError, RecursionError):
@@ -90,7 +90,7 @@ def _values(
     return {key: value.value for key, value in given.items()}
 
 
-def _judged(table: type[SomeTable], values: dict[str, object], invalid: ConfigInvalid) -> SomeTable:
+def _validated(table: type[SomeTable], values: dict[str, object], invalid: ConfigInvalid) -> SomeTable:
     try:
         return table.model_validate(values)
     except ValidationError:

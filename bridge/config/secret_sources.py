@@ -1,6 +1,6 @@
-"""Where secrets come from: X itself, X_env (a variable) or X_file (a file); exactly one of the three.
+"""Sources of secrets: X itself, X_env (a variable) or X_file (a file); exactly one of the three.
 
-Relative files are looked for in $CREDENTIALS_DIRECTORY (systemd's LoadCredential=), then in the
+Relative files are searched in $CREDENTIALS_DIRECTORY (systemd's LoadCredential=), then in the
 folder of the configuration file. One newline at the end of a file is dropped.
 """
 
@@ -20,19 +20,19 @@ from bridge.domain.suggestions import closest
 
 SECRET_BYTES_MAX = 64 * 1024
 
-SYSTEMD = Path("/run/systemd/system")  # is there where systemd has booted the machine
+SYSTEMD = Path("/run/systemd/system")  # exists if systemd booted the machine
 _PERHAPS = " (a credential of the unit is to be had only while the service runs, and needs a LoadCredential= line)"
 
 
 @dataclass(frozen=True, slots=True)
 class SecretSources:
-    """The places to look in: the environment and the folders for relative files, in order."""
+    """The environment, and the folders for relative files in order of search."""
 
     env: Mapping[str, str]
     folders: tuple[Path, ...]
 
     def resolve(self, path: TablePath, given: Mapping[str, Given]) -> tuple[dict[str, Given], list[Problem]]:
-        """The table with every secret under its own key as a `Secret`, and what could not be had."""
+        """The table with every secret under its own key as a `Secret`, and the problems with the others."""
         resolved, problems = dict(given), []
         for key in schema_of(path).secrets:
             present = [name for name in variants(key) if name in given]
@@ -92,7 +92,7 @@ def sources_for(config: Path | None, env: Mapping[str, str]) -> SecretSources:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open for reading; a FIFO that nobody writes to must not hold up the start."""
+    """Open for reading without blocking: a FIFO without a writer must not delay the start."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

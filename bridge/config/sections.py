@@ -2,7 +2,7 @@
 
 A setting's key in the file is its alias where it has one (`timeout`), its attribute carries the unit
 (`timeout_s`). Tables that become domain values (`ConnectionTable`, `EndpointTable`, `CadenceTable`)
-never leave this room; the others are handed out as they are, frozen.
+never leave this room; the others are passed on as they are, frozen.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bridge.domain.run import CadenceOverrides
 from bridge.domain.secret import Secret
 from bridge.domain.timestamps import format_duration
 
-# Where each provider's own documentation says that its API lives.
+# The base URL in each provider's own documentation.
 BASE_URLS = {
     "dibby": "https://dibby.ai/api",
     "retab": "https://api.retab.com",
@@ -43,7 +43,7 @@ BASE_URLS = {
 }
 # Settings that only one provider understands.
 PROVIDER_OPTIONS = {"ib_context": "instabase", "auth_scheme": "retab", "workflow_key": "dibby"}
-# Providers whose API lists runs of every status; only there can runs be found that nobody registered.
+# Providers whose API lists runs of every status; only there can unregistered runs be discovered.
 LISTING_PROVIDERS = ("retab", "instabase")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "json", "console")
@@ -75,7 +75,7 @@ class Table(BaseModel):
 
 
 class ServerSettings(Table):
-    """[server]: the HTTP door. `body_bytes_max` bounds a request's body (bytes)."""
+    """[server]: the HTTP API. `body_bytes_max` limits a request's body."""
 
     secrets: ClassVar[tuple[str, ...]] = ("api_token",)
 
@@ -86,9 +86,9 @@ class ServerSettings(Table):
 
 
 class DatabaseSettings(Table):
-    """[database]: where everything is kept. The URL may hold a password; `shown` does not.
+    """[database]: the URL, which may hold a password; `shown` does not.
 
-    `lease_s`: on PostgreSQL, how long a node that is not heard of keeps what it has claimed.
+    `lease_s`: on PostgreSQL, how long a silent node keeps its claims.
     """
 
     secrets: ClassVar[tuple[str, ...]] = ("url",)
@@ -240,7 +240,7 @@ class DeliverySettings(Table):
 
 
 class SecretsSettings(Table):
-    """[secrets]: what seals the secrets in the database. Without `key`: `secrets.key` beside a SQLite file."""
+    """[secrets]: the keys that encrypt secrets in the database. Without `key`: `secrets.key` beside a SQLite file."""
 
     secrets: ClassVar[tuple[str, ...]] = ("key", "old_keys")
 
@@ -256,12 +256,12 @@ class SecretsSettings(Table):
 
     @property
     def vault_keys(self) -> list[EncryptionKey]:
-        """The keys, the one that seals first; none where none is set."""
+        """The keys, the encrypting one first; empty if none is set."""
         return [key for text in (self.key, self.old_keys) if text for key in parse_keys(text.reveal())]
 
 
 class RetentionSettings(Table):
-    """[retention]: what is settled goes when it is older than `keep` or the database larger than `size` (bytes)."""
+    """[retention]: settled runs are removed when older than `keep`, or when the database is larger than `size`."""
 
     keep_s: Annotated[Duration, between("1s", "3650d")] = Field(30 * 86400.0, alias="keep")
     size_bytes: Annotated[int, BeforeValidator(values.read_size)] = Field(10**9, alias="size")
@@ -286,7 +286,7 @@ class BackupSettings(Table):
 
 
 class LogSettings(Table):
-    """[log]: `auto` writes for people on a terminal and JSON elsewhere."""
+    """[log]: `auto` writes text for people on a terminal, and JSON elsewhere."""
 
     level: Annotated[str, _choice(*LOG_LEVELS)] = "info"
     format: Annotated[str, _choice(*LOG_FORMATS)] = "auto"

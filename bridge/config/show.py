@@ -1,4 +1,4 @@
-"""Every setting in effect with where it came from, for `config show --origin`; secrets as ****."""
+"""Every setting in effect with its origin, for `config show --origin`; secrets as ****."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _origin(config: Config, name: str) -> str:
 
 
 def _text(attribute: str, value: object) -> str:
-    """One value as the operator reads it; the attribute's ending tells the unit."""
+    """One value as text; the attribute's suffix is its unit."""
     match value:
         case None:
             return UNSET

@@ -58,7 +58,7 @@ def init_config(
 ) -> None:
     """Write a new configuration to `path` (mode 0600), with folders as needed; never overwrites.
 
-    `connections` holds text settings by name and key. Conflict if there is a file already, BridgeError
+    `connections` holds text settings by name and key. Raises Conflict if the file exists, BridgeError
     if it cannot be written.
     """
     text = starter_text(listen=listen, database_url=database_url, connections=connections or {})
@@ -72,7 +72,7 @@ def init_config(
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a file that does not exist yet; one that could not be written whole is removed again."""
+    """Write a file that does not exist yet; an incomplete one is removed again."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

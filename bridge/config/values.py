@@ -1,4 +1,4 @@
-"""Checks of single values: text from the file to a plain value, or a ValueError with the remedy."""
+"""Checks of single values that only the configuration has: a plain value, or a ValueError with the remedy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _AUTHORITY = re.compile(r"(?:\[[^\]]*\]|[^:/?\[\]]*)(?::\d{1,5})?(?:[/?].*)?", r
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """Where the API listens: `host` and `port`, or the `path` of a Unix socket. Port 0 takes a free one."""
+    """The API's address: `host` and `port`, or the `path` of a Unix socket. Port 0 takes a free one."""
 
     host: str | None = None
     port: int | None = None

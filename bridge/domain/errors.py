@@ -1,7 +1,7 @@
 """The one tree of errors.
 
 BridgeError                     anything we raise on purpose; its text is the message a person reads
-├── InvalidInput                what was given is wrong: `problems` names every field at fault
+├── InvalidInput                input is wrong: `problems` names every field at fault
 ├── NotJson                     a request's body is not JSON that every reader understands alike
 ├── NotFound                    no such run, endpoint, event, delivery, connection
 ├── Conflict                    it exists, but not in a state that allows this
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 
 class BridgeError(Exception):
-    """Something the bridge refuses or cannot do; the text says what and what to do."""
+    """Something that runbridge refuses or cannot do; the text says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Problem:
 
 
 class InvalidInput(BridgeError):
-    """What was given is wrong; every field at fault is named."""
+    """The input is wrong; `problems` names every field at fault."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems

@@ -1,4 +1,4 @@
-"""Words about what was given: the nearest known word, and paths as a person writes them."""
+"""Help with misspelled input: the closest known word, and paths as a person writes them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The member of `known` that `word` was probably meant to be, if any."""
+    """The member of `known` that is spelled most like `word`, if one is close enough."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     found = difflib.get_close_matches(word[:200].lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 
 
 def unknown(what: str, word: str, known: Sequence[str]) -> str:
-    """The sentence for something unknown: what was probably meant, or what there is."""
+    """A sentence for an unknown word that names the closest known one, or else all of them."""
     meant = closest(word, known)
     if meant:
         return f"unknown {what}; did you mean `{meant}`?"
@@ -22,7 +22,7 @@ def unknown(what: str, word: str, known: Sequence[str]) -> str:
 
 
 def dotted(parts: Iterable[object]) -> str:
-    """A path as a person would write it: `webhook.events[0]`."""
+    """A path as a person writes it: `webhook.events[0]`."""
     text = ""
     for part in parts:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)

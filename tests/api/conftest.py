@@ -1,4 +1,4 @@
-"""The API under test: on both engines (`api`), or on SQLite alone where the database does not matter (`door`)."""
+"""The API under test: on both engines (`api`), or on SQLite alone where the database does not matter (`sqlite_api`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def api(database_url: str) -> AsyncIterator[Api]:
 
 
 @pytest_asyncio.fixture
-async def door(sqlite_url: str) -> AsyncIterator[Api]:
+async def sqlite_api(sqlite_url: str) -> AsyncIterator[Api]:
     """The API on SQLite."""
     async with serve_api(sqlite_url) as served:
         yield served

@@ -24,49 +24,49 @@ async def test_connections_show_health_limits_and_cadence_and_never_a_key(api: A
     assert "canary" not in reply.content.decode()
 
 
-async def test_one_connection_is_shown_as_in_the_list(door: Api) -> None:
-    first, _ = (await door.call("GET", "/v1/connections")).body["data"]
-    shown = await door.call("GET", "/v1/connections/dify-prod")
+async def test_one_connection_is_shown_as_in_the_list(sqlite_api: Api) -> None:
+    first, _ = (await sqlite_api.call("GET", "/v1/connections")).body["data"]
+    shown = await sqlite_api.call("GET", "/v1/connections/dify-prod")
     assert (shown.status, shown.body) == (200, first)
-    unknown = await door.call("GET", "/v1/connections/dify-prd")
+    unknown = await sqlite_api.call("GET", "/v1/connections/dify-prd")
     assert (unknown.status, "did you mean `dify-prod`" in unknown.body["detail"]) == (404, True)
 
 
-async def test_a_workflow_that_is_named_is_shown_with_its_distribution_and_the_planned_polls(door: Api) -> None:
-    learned = (await door.call("GET", "/v1/connections/dify-prod?workflow=wf")).body["distribution"]
+async def test_a_workflow_that_is_named_is_shown_with_its_distribution_and_the_planned_polls(sqlite_api: Api) -> None:
+    learned = (await sqlite_api.call("GET", "/v1/connections/dify-prod?workflow=wf")).body["distribution"]
     assert (learned["workflow_id"], learned["runs_remembered"]) == ("wf", 2)
     assert learned["cells"][0]["from_s"] < 30 < learned["cells"][-1]["to_s"]
     assert learned["planned_polls_s"][0] == 0
     assert learned["expected_polls"] > 1
-    same = await door.call("GET", "/v1/connections/dify-prod?workflow_id=wf")
+    same = await sqlite_api.call("GET", "/v1/connections/dify-prod?workflow_id=wf")
     assert same.body["distribution"] == learned
 
 
-async def test_a_workflow_without_runs_is_shown_as_it_is_assumed(door: Api) -> None:
+async def test_a_workflow_without_runs_is_shown_as_it_is_assumed(sqlite_api: Api) -> None:
     for query, workflow_id in (("workflow=new", "new"), ("workflow=", None)):
-        learned = (await door.call("GET", f"/v1/connections/dify-prod?{query}")).body["distribution"]
+        learned = (await sqlite_api.call("GET", f"/v1/connections/dify-prod?{query}")).body["distribution"]
         assert (learned["workflow_id"], learned["runs_remembered"]) == (workflow_id, 0)
         assert learned["cells"]
-    refused = await door.call("GET", "/v1/connections/dify-prod?work=new")
+    refused = await sqlite_api.call("GET", "/v1/connections/dify-prod?work=new")
     assert (refused.status, list(refused.fields)) == (422, ["work"])
 
 
-async def test_a_check_makes_one_call_and_tells_what_came_of_it(door: Api) -> None:
-    reply = await door.call("POST", "/v1/connections/dify-prod/check")
+async def test_a_check_makes_one_call_and_tells_what_came_of_it(sqlite_api: Api) -> None:
+    reply = await sqlite_api.call("POST", "/v1/connections/dify-prod/check")
     assert (reply.status, reply.body) == (200, {"ok": True, "detail": "the key works", "duration_ms": 12})
-    assert door.bridge.asked == [("check", "dify-prod")]
-    unknown = await door.call("POST", "/v1/connections/dify-prd/check")
+    assert sqlite_api.bridge.asked == [("check", "dify-prod")]
+    unknown = await sqlite_api.call("POST", "/v1/connections/dify-prd/check")
     assert (unknown.status, "did you mean `dify-prod`" in unknown.body["detail"]) == (404, True)
 
 
-async def test_alive_is_not_the_same_as_ready(door: Api) -> None:
-    door.bridge.ready = False
-    alive = await door.call("GET", "/healthz", token=None)
+async def test_alive_is_not_the_same_as_ready(sqlite_api: Api) -> None:
+    sqlite_api.bridge.ready = False
+    alive = await sqlite_api.call("GET", "/healthz", token=None)
     assert (alive.status, alive.body) == (200, {"status": "ok", "version": "1.2.3"})
-    reply = await door.call("GET", "/readyz", token=None)
+    reply = await sqlite_api.call("GET", "/readyz", token=None)
     assert (reply.status, reply.body) == (503, {"status": "not ready", "checks": {"database": False}})
-    door.bridge.ready = True
-    assert (await door.call("GET", "/readyz", token=None)).status == 200
+    sqlite_api.bridge.ready = True
+    assert (await sqlite_api.call("GET", "/readyz", token=None)).status == 200
 
 
 async def test_metrics_count_what_the_database_holds(api: Api) -> None:
@@ -78,29 +78,29 @@ async def test_metrics_count_what_the_database_holds(api: Api) -> None:
     assert 'runbridge_kept_deliveries{state="pending"} 1.0' in lines
 
 
-async def test_the_front_page_says_what_this_is(door: Api) -> None:
-    reply = await door.call("GET", "/", token=None)
+async def test_the_front_page_says_what_this_is(sqlite_api: Api) -> None:
+    reply = await sqlite_api.call("GET", "/", token=None)
     assert (reply.status, reply.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert "/openapi.json" in reply.content.decode()
 
 
-async def test_a_database_that_cannot_be_used_is_a_503_with_its_sentence(door: Api) -> None:
+async def test_a_database_that_cannot_be_used_is_a_503_with_its_sentence(sqlite_api: Api) -> None:
     async def refuse(work: object) -> None:
         raise StoreUnavailable("the disk that holds the database is full")
 
-    door.database.read = door.database.write = refuse  # type: ignore[assignment, method-assign]
+    sqlite_api.database.read = sqlite_api.database.write = refuse  # type: ignore[assignment, method-assign]
     for method, path in (("GET", "/v1/runs"), ("POST", "/v1/endpoints")):
-        reply = await door.call(method, path, {"url": "https://a.example.org"} if method == "POST" else None)
+        reply = await sqlite_api.call(method, path, {"url": "https://a.example.org"} if method == "POST" else None)
         assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
         assert reply.body["detail"] == "the disk that holds the database is full"
 
 
-async def test_an_unforeseen_error_shows_its_request_id_and_nothing_else(door: Api) -> None:
+async def test_an_unforeseen_error_shows_its_request_id_and_nothing_else(sqlite_api: Api) -> None:
     async def fail(work: object) -> None:
         raise RuntimeError("canary")
 
-    door.database.read = fail  # type: ignore[assignment, method-assign]
-    reply = await door.call("GET", "/v1/runs")
+    sqlite_api.database.read = fail  # type: ignore[assignment, method-assign]
+    reply = await sqlite_api.call("GET", "/v1/runs")
     assert reply.status == 500
     assert reply.body["request_id"] == reply.headers["X-Request-Id"]
     assert "canary" not in reply.content.decode()

@@ -94,22 +94,22 @@ async def test_a_retry_makes_it_due_now_whatever_became_of_it(api: Api) -> None:
 
 
 @pytest.mark.parametrize("how", ["discarded", "disabled", "in flight"])
-async def test_a_retry_that_cannot_be_made_is_a_409(door: Api, how: str) -> None:
-    endpoint = await door.create_endpoint(events=["run.finished"])
-    await door.finish((await door.register())["id"])
-    delivery = (await door.call("GET", "/v1/deliveries")).body["data"][0]
+async def test_a_retry_that_cannot_be_made_is_a_409(sqlite_api: Api, how: str) -> None:
+    endpoint = await sqlite_api.create_endpoint(events=["run.finished"])
+    await sqlite_api.finish((await sqlite_api.register())["id"])
+    delivery = (await sqlite_api.call("GET", "/v1/deliveries")).body["data"][0]
     match how:
         case "discarded":
-            await door.call("DELETE", f"/v1/endpoints/{endpoint['id']}")
+            await sqlite_api.call("DELETE", f"/v1/endpoints/{endpoint['id']}")
         case "disabled":
-            await door.call("POST", f"/v1/endpoints/{endpoint['id']}/disable")
+            await sqlite_api.call("POST", f"/v1/endpoints/{endpoint['id']}/disable")
         case _:
-            await door.database.write(
+            await sqlite_api.database.write(
                 lambda tx: deliveries.acquire_due(tx, node="n", endpoint_id=endpoint["id"], limit=1)
             )
-    assert (await door.call("POST", f"/v1/deliveries/{delivery['id']}/retry")).status == 409
+    assert (await sqlite_api.call("POST", f"/v1/deliveries/{delivery['id']}/retry")).status == 409
 
 
-async def test_a_delivery_that_is_not_there_is_a_404(door: Api) -> None:
-    assert (await door.call("GET", "/v1/deliveries/dlv_none")).status == 404
-    assert (await door.call("POST", "/v1/deliveries/dlv_none/retry")).status == 404
+async def test_a_delivery_that_is_not_there_is_a_404(sqlite_api: Api) -> None:
+    assert (await sqlite_api.call("GET", "/v1/deliveries/dlv_none")).status == 404
+    assert (await sqlite_api.call("POST", "/v1/deliveries/dlv_none/retry")).status == 404

@@ -32,8 +32,8 @@ async def test_the_feed_is_pulled_page_by_page_in_the_order_of_recording(api: Ap
     assert [event.id for event in await api.database.read(lambda tx: events.list_feed(tx, after=0, limit=9))] == seen
 
 
-async def test_an_empty_feed_has_no_cursor(door: Api) -> None:
-    assert (await door.call("GET", "/v1/events")).content == b'{"data":[],"next_cursor":null}'
+async def test_an_empty_feed_has_no_cursor(sqlite_api: Api) -> None:
+    assert (await sqlite_api.call("GET", "/v1/events")).content == b'{"data":[],"next_cursor":null}'
 
 
 async def test_the_feed_holds_the_stored_bytes(api: Api) -> None:
@@ -60,11 +60,11 @@ async def test_the_feed_can_be_narrowed_to_types_and_a_run(api: Api) -> None:
         assert len((await api.call("GET", f"/v1/events?{query}")).body["data"]) == count, query
 
 
-async def test_an_unknown_place_in_the_feed_is_a_404(door: Api) -> None:
+async def test_an_unknown_place_in_the_feed_is_a_404(sqlite_api: Api) -> None:
     """An answer from the beginning would be taken for news."""
     for path in ("/v1/events?after=evt_none", "/v1/events/evt_none", "/v1/events/stream?after=evt_none"):
-        assert (await door.call("GET", path)).status == 404
-    assert "type[0]" in (await door.call("GET", "/v1/events?type=run.done")).fields
+        assert (await sqlite_api.call("GET", path)).status == 404
+    assert "type[0]" in (await sqlite_api.call("GET", "/v1/events?type=run.done")).fields
 
 
 async def test_an_event_is_sent_again_to_all_that_had_it_or_want_it_now(api: Api) -> None:
@@ -110,15 +110,15 @@ async def test_an_event_is_sent_to_the_named_endpoint_only_even_if_it_never_aske
     assert one.body["endpoint_id"] == named["id"]
 
 
-async def test_a_webhook_of_another_run_never_hears_of_this_one(door: Api) -> None:
-    other = await door.register("other", webhook={"url": "https://a.example.org"})
-    run = await door.register("r-1")
-    await door.finish(run["id"])
-    finished = (await door.call("GET", f"/v1/events?type=run.finished&run_id={run['id']}")).body["data"][0]
+async def test_a_webhook_of_another_run_never_hears_of_this_one(sqlite_api: Api) -> None:
+    other = await sqlite_api.register("other", webhook={"url": "https://a.example.org"})
+    run = await sqlite_api.register("r-1")
+    await sqlite_api.finish(run["id"])
+    finished = (await sqlite_api.call("GET", f"/v1/events?type=run.finished&run_id={run['id']}")).body["data"][0]
     path = f"/v1/events/{finished['id']}/replay"
-    assert (await door.call("POST", path)).body == {"deliveries": []}
-    assert (await door.call("POST", path, {"endpoint": other["webhook"]["id"]})).status == 409
-    assert (await door.call("POST", path, {"endpoint": "ep_none"})).status == 404
+    assert (await sqlite_api.call("POST", path)).body == {"deliveries": []}
+    assert (await sqlite_api.call("POST", path, {"endpoint": other["webhook"]["id"]})).status == 409
+    assert (await sqlite_api.call("POST", path, {"endpoint": "ep_none"})).status == 404
 
 
 @asynccontextmanager
@@ -159,48 +159,48 @@ async def test_a_stream_resumes_behind_the_last_event_that_was_read(api: Api, by
         assert [(await read_event(content))[0] for _ in range(2)] == known[1:]
 
 
-async def test_a_stream_of_some_types_passes_over_the_others(door: Api) -> None:
-    first = await door.register("r-1")
-    async with opened(door, "?type=run.finished") as content:
-        await door.finish(first["id"])
-        await door.finish((await door.register("r-2"))["id"])
+async def test_a_stream_of_some_types_passes_over_the_others(sqlite_api: Api) -> None:
+    first = await sqlite_api.register("r-1")
+    async with opened(sqlite_api, "?type=run.finished") as content:
+        await sqlite_api.finish(first["id"])
+        await sqlite_api.finish((await sqlite_api.register("r-2"))["id"])
         assert [(await read_event(content))[1] for _ in range(2)] == ["run.finished"] * 2
 
 
-async def test_a_stream_notices_events_that_nobody_announced(door: Api) -> None:
+async def test_a_stream_notices_events_that_nobody_announced(sqlite_api: Api) -> None:
     """Another node may have recorded them."""
-    run = await door.register()
-    door.database.listeners.clear()
-    async with opened(door) as content:
-        await door.see(run["id"], RunStatus.RUNNING)
+    run = await sqlite_api.register()
+    sqlite_api.database.listeners.clear()
+    async with opened(sqlite_api) as content:
+        await sqlite_api.see(run["id"], RunStatus.RUNNING)
         assert (await read_event(content))[1] == "run.started"
 
 
-async def test_an_idle_stream_beats(door: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_stream_beats(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "HEARTBEAT_S", 0.01)
     monkeypatch.setattr(stream, "RECHECK_S", 0.01)
-    async with opened(door) as content:
+    async with opened(sqlite_api) as content:
         for _ in range(2):
             assert await content.readuntil(b"\n\n") == b": ping\n\n"
 
 
 async def test_a_reader_that_takes_nothing_in_is_dropped_and_the_others_are_not(
-    door: Api, monkeypatch: pytest.MonkeyPatch
+    sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "WRITE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(stream, "STREAMS_MAX", 2)  # so that a third is let in as soon as one is dropped
-    host, _, port = door.url.removeprefix("http://").partition(":")
+    host, _, port = sqlite_api.url.removeprefix("http://").partition(":")
     slow_reader, slow_writer = await asyncio.open_connection(host, int(port), limit=1024)
     request = f"GET /v1/events/stream HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
     slow_writer.write(request.encode())
     await slow_reader.readuntil(b"retry: 2000\n\n")
     slow_writer.transport.pause_reading()  # type: ignore[attr-defined]
-    async with opened(door, "?type=run.finished") as content:
+    async with opened(sqlite_api, "?type=run.finished") as content:
         for number in range(1000):
-            run = await door.register(f"r-{number}")
-            await door.see(run["id"], RunStatus.FAILED, output={"text": "x" * 200_000})
+            run = await sqlite_api.register(f"r-{number}")
+            await sqlite_api.see(run["id"], RunStatus.FAILED, output={"text": "x" * 200_000})
             assert json.loads((await read_event(content))[2])["data"]["run"]["id"] == run["id"]
-            if number % 20 == 0 and await is_let_in(door):
+            if number % 20 == 0 and await is_let_in(sqlite_api):
                 break
         else:
             pytest.fail("the slow reader was never dropped")
@@ -220,27 +220,29 @@ async def is_let_in(api: Api) -> bool:
         return response.status == 200
 
 
-async def test_there_is_a_bound_on_open_streams(door: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_a_bound_on_open_streams(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "STREAMS_MAX", 1)
-    async with opened(door):
-        reply = await door.call("GET", "/v1/events/stream")
+    async with opened(sqlite_api):
+        reply = await sqlite_api.call("GET", "/v1/events/stream")
         assert (reply.status, reply.headers["Retry-After"]) == (503, "30")
 
 
-async def test_the_bound_holds_for_streams_that_are_opened_at_once(door: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_bound_holds_for_streams_that_are_opened_at_once(
+    sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "STREAMS_MAX", 2)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     replies = await asyncio.gather(
-        *(door.session.get(f"{door.url}/v1/events/stream", headers=headers) for _ in range(20))
+        *(sqlite_api.session.get(f"{sqlite_api.url}/v1/events/stream", headers=headers) for _ in range(20))
     )
     assert sorted(reply.status for reply in replies) == [200] * 2 + [503] * 18
     for reply in replies:
         reply.close()
 
 
-async def test_a_stream_that_was_refused_takes_nobodys_place(door: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_was_refused_takes_nobodys_place(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "STREAMS_MAX", 1)
     for _ in range(3):
-        assert (await door.call("GET", "/v1/events/stream?after=evt_unheard_of")).status not in {200, 503}
-    async with opened(door):
+        assert (await sqlite_api.call("GET", "/v1/events/stream?after=evt_unheard_of")).status not in {200, 503}
+    async with opened(sqlite_api):
         pass

@@ -29,33 +29,32 @@ async def test_the_same_request_gets_the_first_answer_again(api: Api) -> None:
     ("method_path", "body"),
     [("/v1/runs", {**RUN, "tags": ["x"]}), ("/v1/endpoints", RUN), ("/v1/runs/batch", RUN)],
 )
-async def test_the_same_key_for_another_request_is_refused(door: Api, method_path: str, body: object) -> None:
-    await door.call("POST", "/v1/runs", RUN, headers=KEY)
-    reply = await door.call("POST", method_path, body, headers=KEY)
+async def test_the_same_key_for_another_request_is_refused(sqlite_api: Api, method_path: str, body: object) -> None:
+    await sqlite_api.call("POST", "/v1/runs", RUN, headers=KEY)
+    reply = await sqlite_api.call("POST", method_path, body, headers=KEY)
     assert (reply.status, list(reply.fields)) == (422, ["Idempotency-Key"])
 
 
-async def test_while_the_first_request_is_under_way_a_second_is_a_409(door: Api) -> None:
-    door.bridge.before_trigger = asyncio.Event()
+async def test_while_the_first_request_is_under_way_a_second_is_a_409(sqlite_api: Api) -> None:
+    sqlite_api.bridge.before_trigger = asyncio.Event()
     body = {"connection": "dify-prod", "trigger": {"workflow_id": "w"}}
-    first = asyncio.create_task(door.call("POST", "/v1/runs", body, headers=KEY))
-    while not door.bridge.asked:
-        await asyncio.sleep(0)
-    assert (await door.call("POST", "/v1/runs", body, headers=KEY)).status == 409
-    door.bridge.before_trigger.set()
+    first = asyncio.create_task(sqlite_api.call("POST", "/v1/runs", body, headers=KEY))
+    await sqlite_api.bridge.trigger_asked.wait()
+    assert (await sqlite_api.call("POST", "/v1/runs", body, headers=KEY)).status == 409
+    sqlite_api.bridge.before_trigger.set()
     assert (await first).status == 201
-    assert (await door.call("POST", "/v1/runs", body, headers=KEY)).content == (await first).content
-    assert [what for what, _ in door.bridge.asked] == ["trigger"]
+    assert (await sqlite_api.call("POST", "/v1/runs", body, headers=KEY)).content == (await first).content
+    assert [what for what, _ in sqlite_api.bridge.asked] == ["trigger"]
 
 
-async def test_a_failure_is_not_kept(door: Api) -> None:
+async def test_a_failure_is_not_kept(sqlite_api: Api) -> None:
     """Its cause may be mended; the next try must really try."""
     body = {"connection": "dify-prod", "trigger": {"workflow_id": "w"}}
-    door.bridge.refuses = ProviderFailed("no answer")
-    assert (await door.call("POST", "/v1/runs", body, headers=KEY)).status == 502
-    assert (await door.call("POST", "/v1/runs", {}, headers=KEY)).status == 422
-    door.bridge.refuses = None
-    assert (await door.call("POST", "/v1/runs", body, headers=KEY)).status == 201
+    sqlite_api.bridge.refuses = ProviderFailed("no answer")
+    assert (await sqlite_api.call("POST", "/v1/runs", body, headers=KEY)).status == 502
+    assert (await sqlite_api.call("POST", "/v1/runs", {}, headers=KEY)).status == 422
+    sqlite_api.bridge.refuses = None
+    assert (await sqlite_api.call("POST", "/v1/runs", body, headers=KEY)).status == 201
 
 
 async def test_every_post_honours_the_key(api: Api) -> None:
@@ -89,10 +88,10 @@ async def test_every_post_honours_the_key(api: Api) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "schlüssel", "a\tb"])
-async def test_a_key_is_1_to_255_printable_ascii_characters(door: Api, key: str) -> None:
-    reply = await door.call("POST", "/v1/runs", RUN, headers={"Idempotency-Key": key})
+async def test_a_key_is_1_to_255_printable_ascii_characters(sqlite_api: Api, key: str) -> None:
+    reply = await sqlite_api.call("POST", "/v1/runs", RUN, headers={"Idempotency-Key": key})
     assert list(reply.fields) == ["Idempotency-Key"]
-    assert (await door.call("GET", "/v1/runs")).body["data"] == []
+    assert (await sqlite_api.call("GET", "/v1/runs")).body["data"] == []
 
 
 async def test_the_answer_is_kept_in_the_transaction_of_what_was_done(api: Api) -> None:

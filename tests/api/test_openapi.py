@@ -57,6 +57,6 @@ def test_query_parameters_carry_their_bounds(path: str, name: str, schema: dict[
     assert next(p["schema"] for p in parameters if p["name"] == name) == schema
 
 
-async def test_the_document_is_served_as_it_is(door: Api) -> None:
-    reply = await door.call("GET", "/openapi.json", token=None)
+async def test_the_document_is_served_as_it_is(sqlite_api: Api) -> None:
+    reply = await sqlite_api.call("GET", "/openapi.json", token=None)
     assert reply.body == json.loads(json.dumps(DOCUMENT))

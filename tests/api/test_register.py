@@ -59,10 +59,10 @@ async def test_the_same_id_at_another_connection_is_another_run(api: Api) -> Non
     assert first["id"] != second["id"]
 
 
-async def test_a_run_held_in_memory_shows_its_fresher_polls(door: Api) -> None:
-    run = await door.register()
-    door.bridge.held[run["id"]] = LivePoll(5, NOW, NOW + timedelta(seconds=9), "a tenth of the age")
-    shown = await door.register()
+async def test_a_run_held_in_memory_shows_its_fresher_polls(sqlite_api: Api) -> None:
+    run = await sqlite_api.register()
+    sqlite_api.bridge.held[run["id"]] = LivePoll(5, NOW, NOW + timedelta(seconds=9), "a tenth of the age")
+    shown = await sqlite_api.register()
     assert (shown["polls"], shown["next_poll_at"]) == (5, "2026-01-15T10:30:09.000Z")
     assert shown["next_poll_reason"] == "a tenth of the age"
 
@@ -98,11 +98,11 @@ async def test_a_webhook_for_a_settled_run_fires_at_once_with_the_recorded_event
     assert len((await api.call("GET", "/v1/deliveries")).body["data"]) == 1
 
 
-async def test_a_late_webhook_that_does_not_want_the_end_hears_nothing(door: Api) -> None:
-    run = await door.register("r-1")
-    await door.finish(run["id"])
-    await door.register("r-1", webhook={**HOOK, "events": ["run.waiting"]})
-    assert (await door.call("GET", "/v1/deliveries")).body["data"] == []
+async def test_a_late_webhook_that_does_not_want_the_end_hears_nothing(sqlite_api: Api) -> None:
+    run = await sqlite_api.register("r-1")
+    await sqlite_api.finish(run["id"])
+    await sqlite_api.register("r-1", webhook={**HOOK, "events": ["run.waiting"]})
+    assert (await sqlite_api.call("GET", "/v1/deliveries")).body["data"] == []
 
 
 @pytest.mark.parametrize(
@@ -115,21 +115,21 @@ async def test_a_late_webhook_that_does_not_want_the_end_hears_nothing(door: Api
     ],
 )
 async def test_a_deadline_is_a_duration_from_registration_or_an_instant(
-    door: Api, deadline: str | None, at: str, fixed: bool
+    sqlite_api: Api, deadline: str | None, at: str, fixed: bool
 ) -> None:
     """Only a duration moves on while the run waits for a person."""
-    run = await door.register(**({} if deadline is None else {"deadline": deadline}))
+    run = await sqlite_api.register(**({} if deadline is None else {"deadline": deadline}))
     assert run["deadline_at"] == at
-    kept = await door.database.read(lambda tx: runs.get_run(tx, run["id"]))
+    kept = await sqlite_api.database.read(lambda tx: runs.get_run(tx, run["id"]))
     assert kept is not None
     assert kept.deadline_is_fixed is fixed
 
 
 @pytest.mark.parametrize("nested", [True, False])
-async def test_cadence_keys_may_stand_at_the_top_or_under_cadence(door: Api, nested: bool) -> None:
+async def test_cadence_keys_may_stand_at_the_top_or_under_cadence(sqlite_api: Api, nested: bool) -> None:
     keys = {"price": "2s", "min_interval": "1s", "max_interval": "1m"}
-    run = await door.register(**({"cadence": keys} if nested else keys))
-    kept = await door.database.read(lambda tx: runs.get_run(tx, run["id"]))
+    run = await sqlite_api.register(**({"cadence": keys} if nested else keys))
+    kept = await sqlite_api.database.read(lambda tx: runs.get_run(tx, run["id"]))
     assert kept is not None
     assert (kept.cadence.price_s, kept.cadence.min_interval_s, kept.cadence.max_interval_s) == (2, 1, 60)
 
@@ -153,26 +153,25 @@ async def test_a_trigger_starts_the_run_and_watches_it(api: Api) -> None:
         (Unsupported("runs cannot be started at instabase"), 409),
     ],
 )
-async def test_what_the_provider_says_to_a_trigger_is_passed_on(door: Api, error: Exception, status: int) -> None:
-    door.bridge.refuses = error  # type: ignore[assignment]
-    reply = await door.call("POST", "/v1/runs", {"connection": "dify-prod", "trigger": {"workflow_id": "w"}})
+async def test_what_the_provider_says_to_a_trigger_is_passed_on(sqlite_api: Api, error: Exception, status: int) -> None:
+    sqlite_api.bridge.refuses = error  # type: ignore[assignment]
+    reply = await sqlite_api.call("POST", "/v1/runs", {"connection": "dify-prod", "trigger": {"workflow_id": "w"}})
     assert (reply.status, reply.body["detail"]) == (status, str(error))
 
 
-async def test_a_run_that_was_started_but_not_recorded_is_named(door: Api) -> None:
+async def test_a_run_that_was_started_but_not_recorded_is_named(sqlite_api: Api) -> None:
     """Otherwise nobody could find it again, and trying again would start a second one."""
-    door.bridge.before_trigger = asyncio.Event()
+    sqlite_api.bridge.before_trigger = asyncio.Event()
     asked = asyncio.create_task(
-        door.call("POST", "/v1/runs", {"connection": "dify-prod", "trigger": {"workflow_id": "w"}})
+        sqlite_api.call("POST", "/v1/runs", {"connection": "dify-prod", "trigger": {"workflow_id": "w"}})
     )
-    while not door.bridge.asked:
-        await asyncio.sleep(0)
+    await sqlite_api.bridge.trigger_asked.wait()
 
     async def refuse(work: object) -> None:
         raise StoreUnavailable("the disk is full")
 
-    door.database.write = refuse  # type: ignore[assignment]
-    door.bridge.before_trigger.set()
+    sqlite_api.database.write = refuse  # type: ignore[assignment]
+    sqlite_api.bridge.before_trigger.set()
     reply = await asked
     assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
     assert "'started-1'" in reply.body["detail"]
@@ -201,12 +200,12 @@ async def test_a_batch_answers_each_item_in_order(api: Api) -> None:
     assert [run["id"] for run in tagged.body["data"]] == [data[6]["run"]["id"]]
 
 
-async def test_a_batch_takes_a_thousand_runs_and_not_one_more(door: Api) -> None:
+async def test_a_batch_takes_a_thousand_runs_and_not_one_more(sqlite_api: Api) -> None:
     items = [{"connection": "dify-prod", "provider_run_id": f"r-{n}", "metadata": {"n": n}} for n in range(1001)]
-    assert (await door.call("POST", "/v1/runs/batch", {"runs": items})).fields == {
+    assert (await sqlite_api.call("POST", "/v1/runs/batch", {"runs": items})).fields == {
         "runs": "may have at most 1000 entries"
     }
-    reply = await door.call("POST", "/v1/runs/batch", {"runs": items[:1000]})
+    reply = await sqlite_api.call("POST", "/v1/runs/batch", {"runs": items[:1000]})
     assert {item["status"] for item in reply.body["data"]} == {201}
     assert [item["run"]["metadata"]["n"] for item in reply.body["data"]] == list(range(1000))
 

@@ -150,23 +150,23 @@ async def test_a_one_run_webhook_is_replayed_the_events_of_its_run_only(api: Api
     assert await replay(api, added["webhook"]["id"], status="missed") == (1, 1)
 
 
-async def test_what_is_recorded_after_a_replay_began_is_not_part_of_it(door: Api) -> None:
+async def test_what_is_recorded_after_a_replay_began_is_not_part_of_it(sqlite_api: Api) -> None:
     """It is sent anyway; and on a busy bridge a replay would never end."""
-    made = await door.create_endpoint()
-    await door.finish((await door.register("r-1"))["id"])
-    begun = await door.call("POST", f"/v1/endpoints/{made['id']}/replay", {"since": "2026-01-15T00:00:00Z"})
-    await door.finish((await door.register("r-2"))["id"])
-    await drain(door)
-    assert (await door.call("GET", f"/v1/replays/{begun.body['id']}")).body["replayed"] == 2
+    made = await sqlite_api.create_endpoint()
+    await sqlite_api.finish((await sqlite_api.register("r-1"))["id"])
+    begun = await sqlite_api.call("POST", f"/v1/endpoints/{made['id']}/replay", {"since": "2026-01-15T00:00:00Z"})
+    await sqlite_api.finish((await sqlite_api.register("r-2"))["id"])
+    await drain(sqlite_api)
+    assert (await sqlite_api.call("GET", f"/v1/replays/{begun.body['id']}")).body["replayed"] == 2
 
 
-async def test_replays_are_listed_newest_first_and_can_be_cancelled_once(door: Api) -> None:
-    made = await door.create_endpoint()
+async def test_replays_are_listed_newest_first_and_can_be_cancelled_once(sqlite_api: Api) -> None:
+    made = await sqlite_api.create_endpoint()
     path = f"/v1/endpoints/{made['id']}/replay"
     given = {"since": "2026-01-15T00:00:00Z", "until": "2026-01-16T00:00:00Z", "types": ["run.finished"], "rate": 0.5}
-    ids = [(await door.call("POST", path, given)).body["id"] for _ in range(3)]
-    first = await door.call("GET", "/v1/replays?limit=2")
-    second = await door.call("GET", f"/v1/replays?limit=2&cursor={first.body['next_cursor']}")
+    ids = [(await sqlite_api.call("POST", path, given)).body["id"] for _ in range(3)]
+    first = await sqlite_api.call("GET", "/v1/replays?limit=2")
+    second = await sqlite_api.call("GET", f"/v1/replays?limit=2&cursor={first.body['next_cursor']}")
     assert [r["id"] for r in first.body["data"] + second.body["data"]] == ids[::-1]
     shown = first.body["data"][0]
     assert {key: shown[key] for key in ("since", "until", "types", "status", "rate", "endpoint_id")} == {
@@ -177,11 +177,11 @@ async def test_replays_are_listed_newest_first_and_can_be_cancelled_once(door: A
         "rate": 0.5,
         "endpoint_id": made["id"],
     }
-    cancelled = await door.call("POST", f"/v1/replays/{ids[0]}/cancel")
+    cancelled = await sqlite_api.call("POST", f"/v1/replays/{ids[0]}/cancel")
     assert (cancelled.status, cancelled.body["state"]) == (200, "cancelled")
     assert cancelled.body["finished_at"] is not None
-    assert (await door.call("POST", f"/v1/replays/{ids[0]}/cancel")).status == 409
-    assert (await door.call("GET", "/v1/replays/rpl_none")).status == 404
+    assert (await sqlite_api.call("POST", f"/v1/replays/{ids[0]}/cancel")).status == 409
+    assert (await sqlite_api.call("GET", "/v1/replays/rpl_none")).status == 404
 
 
 @pytest.mark.parametrize("rate", [0, 0.01, 1001, "50"])
@@ -194,10 +194,10 @@ def test_a_rate_must_be_one_that_makes_sense(rate: object) -> None:
         EndpointReplayBody.model_validate({"since": "2026-01-15T00:00:00Z", "rate": rate})
 
 
-async def test_the_same_idempotency_key_starts_one_replay(door: Api) -> None:
-    made = await door.create_endpoint()
+async def test_the_same_idempotency_key_starts_one_replay(sqlite_api: Api) -> None:
+    made = await sqlite_api.create_endpoint()
     path, key = f"/v1/endpoints/{made['id']}/replay", {"Idempotency-Key": "k-1"}
-    first = await door.call("POST", path, {"since": "2026-01-15T00:00:00Z"}, headers=key)
-    again = await door.call("POST", path, {"since": "2026-01-15T00:00:00Z"}, headers=key)
+    first = await sqlite_api.call("POST", path, {"since": "2026-01-15T00:00:00Z"}, headers=key)
+    again = await sqlite_api.call("POST", path, {"since": "2026-01-15T00:00:00Z"}, headers=key)
     assert first.body == again.body
-    assert len((await door.call("GET", "/v1/replays")).body["data"]) == 1
+    assert len((await sqlite_api.call("GET", "/v1/replays")).body["data"]) == 1

@@ -85,25 +85,25 @@ async def test_waiting_ends_as_soon_as_the_run_is_settled(api: Api) -> None:
     assert (reply.status, reply.body["status"]) == (200, "failed")
 
 
-async def test_waiting_answers_with_the_present_state_at_the_timeout(door: Api) -> None:
-    run = await door.register()
-    reply = await door.call("GET", f"/v1/runs/{run['id']}/wait?timeout=0.05")
+async def test_waiting_answers_with_the_present_state_at_the_timeout(sqlite_api: Api) -> None:
+    run = await sqlite_api.register()
+    reply = await sqlite_api.call("GET", f"/v1/runs/{run['id']}/wait?timeout=0.05")
     assert (reply.status, reply.body["status"]) == (200, "queued")
 
 
-async def test_waiting_for_a_settled_run_answers_at_once(door: Api) -> None:
-    run = await door.register()
-    await door.finish(run["id"])
-    assert (await door.call("GET", f"/v1/runs/{run['id']}/wait")).body["settled"] is True
+async def test_waiting_for_a_settled_run_answers_at_once(sqlite_api: Api) -> None:
+    run = await sqlite_api.register()
+    await sqlite_api.finish(run["id"])
+    assert (await sqlite_api.call("GET", f"/v1/runs/{run['id']}/wait")).body["settled"] is True
 
 
 @pytest.mark.slow
-async def test_waiting_notices_a_run_that_nobody_announced(door: Api) -> None:
+async def test_waiting_notices_a_run_that_nobody_announced(sqlite_api: Api) -> None:
     """Another node may have settled it; the hint is only a hint."""
-    run = await door.register()
-    door.database.listeners.clear()
-    waiting = asyncio.create_task(door.call("GET", f"/v1/runs/{run['id']}/wait?timeout=60"))
-    await door.finish(run["id"])
+    run = await sqlite_api.register()
+    sqlite_api.database.listeners.clear()
+    waiting = asyncio.create_task(sqlite_api.call("GET", f"/v1/runs/{run['id']}/wait?timeout=60"))
+    await sqlite_api.finish(run["id"])
     assert (await waiting).body["settled"] is True
 
 
@@ -133,10 +133,10 @@ async def test_cancelling_asks_the_provider_and_looks_at_once(api: Api) -> None:
 
 
 @pytest.mark.parametrize(("error", "status"), [(Unsupported("no such operation"), 409), (ProviderFailed("down"), 502)])
-async def test_a_cancel_that_does_not_work_says_why(door: Api, error: Unsupported, status: int) -> None:
-    run = await door.register()
-    door.bridge.refuses = error
-    reply = await door.call("POST", f"/v1/runs/{run['id']}/cancel")
+async def test_a_cancel_that_does_not_work_says_why(sqlite_api: Api, error: Unsupported, status: int) -> None:
+    run = await sqlite_api.register()
+    sqlite_api.bridge.refuses = error
+    reply = await sqlite_api.call("POST", f"/v1/runs/{run['id']}/cancel")
     assert (reply.status, reply.body["detail"]) == (status, str(error))
 
 

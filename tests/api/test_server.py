@@ -40,11 +40,11 @@ async def get_over(path: Path) -> int:
         return response.status
 
 
-async def test_a_unix_socket_is_for_owner_and_group_and_goes_with_the_server(door: Api, tmp_path: Path) -> None:
+async def test_a_unix_socket_is_for_owner_and_group_and_goes_with_the_server(sqlite_api: Api, tmp_path: Path) -> None:
     """No browser and no DNS leads to it, so any host name will do."""
     path, before = tmp_path / "api.sock", os.umask(0o022)
     os.umask(before)
-    runner, address = await start_server(build(door), f"unix:{path}")
+    runner, address = await start_server(build(sqlite_api), f"unix:{path}")
     assert address == f"unix:{path}"
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     assert os.umask(before) == before
@@ -53,54 +53,54 @@ async def test_a_unix_socket_is_for_owner_and_group_and_goes_with_the_server(doo
     assert not path.exists()
 
 
-async def test_a_socket_left_by_a_dead_process_is_replaced(door: Api, tmp_path: Path) -> None:
+async def test_a_socket_left_by_a_dead_process_is_replaced(sqlite_api: Api, tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    runner, _ = await start_server(build(door), f"unix:{path}")
+    runner, _ = await start_server(build(sqlite_api), f"unix:{path}")
     assert await get_over(path) == 200
     await runner.cleanup()
 
 
-async def test_the_socket_of_a_living_process_is_left_alone(door: Api, tmp_path: Path) -> None:
+async def test_the_socket_of_a_living_process_is_left_alone(sqlite_api: Api, tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
-    runner, _ = await start_server(build(door), f"unix:{path}")
+    runner, _ = await start_server(build(sqlite_api), f"unix:{path}")
     with pytest.raises(CannotListen, match="is another daemon there"):
-        await start_server(build(door), f"unix:{path}")
+        await start_server(build(sqlite_api), f"unix:{path}")
     assert await get_over(path) == 200
     await runner.cleanup()
 
 
-async def test_a_file_that_is_no_socket_is_never_removed(door: Api, tmp_path: Path) -> None:
+async def test_a_file_that_is_no_socket_is_never_removed(sqlite_api: Api, tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
     with pytest.raises(CannotListen):
-        await start_server(build(door), f"unix:{path}")
+        await start_server(build(sqlite_api), f"unix:{path}")
     assert path.read_text() == "data"
 
 
-async def test_a_port_in_use_is_an_error(door: Api) -> None:
+async def test_a_port_in_use_is_an_error(sqlite_api: Api) -> None:
     with pytest.raises(CannotListen, match="in use"):
-        await start_server(build(door), door.url.removeprefix("http://"))
+        await start_server(build(sqlite_api), sqlite_api.url.removeprefix("http://"))
 
 
-async def test_ipv6_is_written_with_brackets(door: Api) -> None:
+async def test_ipv6_is_written_with_brackets(sqlite_api: Api) -> None:
     with socket.socket(socket.AF_INET6) as probe:
         probe.bind(("::1", 0))
-    runner, address = await start_server(build(door), "[::1]:0")
+    runner, address = await start_server(build(sqlite_api), "[::1]:0")
     assert address.startswith("[::1]:")
     await runner.cleanup()
 
 
-async def test_closing_ends_waits_and_streams_with_an_answer(door: Api) -> None:
+async def test_closing_ends_waits_and_streams_with_an_answer(sqlite_api: Api) -> None:
     """A restart must not take as long as the longest wait."""
-    run = await door.register()
-    runner, address = await start_server(build(door), "localhost:0")
+    run = await sqlite_api.register()
+    runner, address = await start_server(build(sqlite_api), "localhost:0")
     headers = {"Authorization": f"Bearer {TOKEN}", "Host": "localhost"}
     url = f"http://{address}/v1"
-    stream = await door.session.get(f"{url}/events/stream", headers=headers)
+    stream = await sqlite_api.session.get(f"{url}/events/stream", headers=headers)
     await stream.content.readuntil(b"\n\n")
-    waiting = asyncio.create_task(door.session.get(f"{url}/runs/{run['id']}/wait?timeout=300", headers=headers))
+    waiting = asyncio.create_task(sqlite_api.session.get(f"{url}/runs/{run['id']}/wait?timeout=300", headers=headers))
     await until(lambda: runner.server.requests_count == 2)
     async with asyncio.timeout(4):
         await runner.cleanup()

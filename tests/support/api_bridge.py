@@ -55,6 +55,7 @@ class ApiBridge:
     held: dict[str, LivePoll] = field(default_factory=dict)
     ready: bool = True
     before_trigger: asyncio.Event | None = None
+    trigger_asked: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     grown: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -85,6 +86,7 @@ class ApiBridge:
     ) -> tuple[str, str | None]:
         """Noted; a run id that counts."""
         self.asked.append(("trigger", (connection, workflow_id, inputs, extra)))
+        self.trigger_asked.set()
         if self.before_trigger is not None:
             await self.before_trigger.wait()
         if self.refuses is not None:

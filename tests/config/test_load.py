@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.config import Config, ConfigInvalid, load_config
+from bridge.config.load import load_document
 from tests.config.config_files import DIFY, ENDPOINT, SIGNING_SECRET, TOKEN, load, mistakes, write
 
 IN_QUOTES = 'expected a duration such as "250ms", "2s", "5m", "2h" or "30d", in quotes and with its unit'
@@ -249,16 +250,10 @@ def test_what_was_given_is_never_repeated(tmp_path_factory: pytest.TempPathFacto
 )
 def test_no_document_breaks_the_loader(document: dict[str, object], section: str):
     """Whatever TOML may hold, the answer is a configuration or sentences."""
-    from bridge.config.layers import Layers
-    from bridge.config.load import config_of
-
     for content in (document, {section: document}, {section: {"a": document}}):
-        layers = Layers()
-        layers.add_document(content, "file:x")
-        layers.add_env({})
         taken: Config | ConfigInvalid
         try:
-            taken = config_of(layers, None, {"HOME": "/nowhere"})
+            taken = load_document(content, None, env={"HOME": "/nowhere"}, flags={})
         except ConfigInvalid as invalid:
             taken = invalid
         assert isinstance(taken, Config) or taken.problems

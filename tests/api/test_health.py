@@ -1,11 +1,12 @@
-"""What /metrics tells of the database at the moment of a scrape."""
+"""/metrics reads the database at the moment of a scrape; /v1/nodes lists who shares it."""
 
 from __future__ import annotations
 
 import re
 
 from bridge.domain.run import RunStatus
-from tests.support.api_bridge import Api
+from bridge.store import nodes, run_leases
+from tests.support.api_bridge import Api, serve_api
 
 
 async def gauges(api: Api) -> dict[str, float]:
@@ -25,10 +26,10 @@ async def test_the_age_of_the_oldest_due_delivery_grows_until_it_is_taken(api: A
     assert (await gauges(api))["runbridge_oldest_due_delivery_seconds"] == 100
 
 
-async def test_the_sizes_of_the_database_are_those_on_disk(door: Api) -> None:
-    path = door.database.url.database
+async def test_the_sizes_of_the_database_are_those_on_disk(sqlite_api: Api) -> None:
+    path = sqlite_api.database.url.database
     assert path is not None
-    told = await gauges(door)
+    told = await gauges(sqlite_api)
     from pathlib import Path
 
     assert told["runbridge_database_bytes"] > 100_000
@@ -40,26 +41,45 @@ async def test_postgresql_tells_its_size_too(api: Api) -> None:
     assert (await gauges(api))["runbridge_database_bytes"] > 100_000
 
 
-async def test_runs_and_deliveries_are_counted_by_what_they_are(door: Api) -> None:
-    await door.create_endpoint()
-    await door.see((await door.register("r-1"))["id"], RunStatus.RUNNING)
-    await door.register("r-2")
-    told = await gauges(door)
+async def test_runs_and_deliveries_are_counted_by_what_they_are(sqlite_api: Api) -> None:
+    await sqlite_api.create_endpoint()
+    await sqlite_api.see((await sqlite_api.register("r-1"))["id"], RunStatus.RUNNING)
+    await sqlite_api.register("r-2")
+    told = await gauges(sqlite_api)
     assert told['runbridge_watched_runs{connection="dify-prod",status="running"}'] == 1
     assert told['runbridge_watched_runs{connection="dify-prod",status="queued"}'] == 1
     assert told['runbridge_kept_deliveries{state="pending"}'] == 1
 
 
-async def test_each_connection_tells_how_contested_it_is(door: Api) -> None:
-    told = await gauges(door)
+async def test_each_connection_tells_how_contested_it_is(sqlite_api: Api) -> None:
+    told = await gauges(sqlite_api)
     for name in ("dify-prod", "dify-test"):
         assert told[f'runbridge_connection_shadow_price_seconds{{connection="{name}"}}'] == 2
         assert told[f'runbridge_connection_over_capacity_ratio{{connection="{name}"}}'] == 2
         assert told[f'runbridge_connection_requests_per_second{{connection="{name}"}}'] == 10
 
 
-async def test_what_was_learned_of_the_busiest_workflows_is_told_by_name(door: Api) -> None:
-    told = await gauges(door)
+async def test_what_was_learned_of_the_busiest_workflows_is_told_by_name(sqlite_api: Api) -> None:
+    told = await gauges(sqlite_api)
     assert told['runbridge_workflow_median_seconds{connection="dify-prod",workflow="wf"}'] == 30
     assert told['runbridge_workflow_polls_per_run{connection="dify-prod",workflow="wf"}'] == 3.5
     assert 'runbridge_workflow_mean_delay_seconds{connection="dify-prod",workflow="wf"}' not in told
+
+
+async def test_the_nodes_are_listed_with_what_they_hold(api: Api) -> None:
+    run = await api.register()
+    (before,) = (await api.call("GET", "/v1/nodes")).body["data"]
+    claim = {"connection": run["connection"], "until": api.clock.now(), "limit": 10}
+    await api.database.write(lambda tx: run_leases.acquire_due(tx, node=before["id"], **claim))
+    (node,) = (await api.call("GET", "/v1/nodes")).body["data"]
+    assert (before["runs"], node["runs"], node["deliveries"]) == (0, 1, 0)
+    assert node["alive"] is True
+    assert (node["lease_expires_at"] is None) == api.database.is_sqlite
+
+
+async def test_a_node_that_is_not_heard_of_is_shown_as_dead(postgresql_url: str) -> None:
+    async with serve_api(postgresql_url) as api:
+        (node,) = (await api.call("GET", "/v1/nodes")).body["data"]
+        await api.database.write(lambda tx: nodes.renew(tx, node["id"], lease_s=-1))
+        (node,) = (await api.call("GET", "/v1/nodes")).body["data"]
+        assert node["alive"] is False
