@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -13,6 +14,7 @@ from bridge.cli.output import clean, note, print_json, print_page, print_value, 
 from bridge.cli.run_report import FAILURES, RUN_COLUMNS, RUN_COLUMNS_KEPT, print_run, run_row
 from bridge.domain.run import RunStatus
 
+F = TypeVar("F", bound=Callable[..., Any])
 WAIT_CALL_S = 60.0  # the longest wait of one call
 
 
@@ -75,18 +77,31 @@ def add(
     return wait_for(client, [run["id"]], settings, timeout_s=None) if is_waiting else 0
 
 
+def _filter_options(function: F) -> F:
+    """Add the options that select runs."""
+    for option in reversed(
+        (
+            click.option("--connection", metavar="NAME", type=CONNECTION, help="Only runs of this connection."),
+            click.option(
+                "--status", type=click.Choice([status.value for status in RunStatus]), help="Only runs in this status."
+            ),
+            click.option("--tag", metavar="TAG", help="Only runs with this tag."),
+            click.option("--workflow", "workflow_id", metavar="ID", help="Only runs of this workflow."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
 @runs.command("list")
-@click.option("--connection", metavar="NAME", type=CONNECTION, help="Only runs of this connection.")
-@click.option("--status", type=click.Choice([status.value for status in RunStatus]), help="Only runs in this status.")
-@click.option("--tag", metavar="TAG", help="Only runs with this tag.")
-@click.option("--workflow", metavar="ID", help="Only runs of this workflow.")
+@_filter_options
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Runs per page.")
 @click.option("--cursor", help="Where the previous page ended.")
 @common_options
 @pass_settings
-def list_runs(settings: Settings, /, workflow: str | None, **query: Any) -> None:
+def list_runs(settings: Settings, /, **query: Any) -> None:
     """List the watched runs, newest first."""
-    response = settings.client().get("v1", "runs", workflow_id=workflow, **query)
+    response = settings.client().get("v1", "runs", **query)
     print_page(response, RUN_COLUMNS, run_row, as_json=settings.as_json, keep=RUN_COLUMNS_KEPT)
 
 
@@ -146,13 +161,16 @@ def _wait_for_one(client: Client, run_id: str, end: float | None) -> Object:
 
 @runs.command
 @click.argument("run_id", type=RUN, nargs=-1)
+@_filter_options
 @common_options
 @pass_settings
-def watch(settings: Settings, run_id: tuple[str, ...]) -> int:
+def watch(settings: Settings, /, run_id: tuple[str, ...], **query: str | None) -> int:
     """Follow the newest runs, or each RUN_ID until all have settled (exit codes as for `wait`)."""
     from bridge.cli.watch import watch_runs
 
-    return watch_runs(settings.client(), list(run_id), as_json=settings.as_json)
+    if run_id and any(query.values()):
+        raise click.UsageError("give either RUN_ID or options that select runs")
+    return watch_runs(settings.client(), list(run_id), as_json=settings.as_json, **query)
 
 
 @runs.command

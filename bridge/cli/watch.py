@@ -2,60 +2,134 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
+import termios
 import time
-from collections.abc import Iterator
+import tty
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
+from rich.console import Group
 from rich.live import Live
+from rich.text import Text
 
 from bridge.cli.client import Client, Object, Patience
-from bridge.cli.output import build_table, console, print_value, say, status_text
+from bridge.cli.output import build_table, console, count, print_value, say, status_text
 from bridge.cli.run_report import FAILURES, RUN_COLUMNS, RUN_COLUMNS_KEPT, progress_text, run_row
 
-REFRESH_S = 1.0
-NEWEST = 30
+REFRESH_S: Final = 1.0
+NEWEST: Final = 100
+HELP: Final = "↑ ↓ PgUp PgDn Home End scroll, q quits"
+AROUND_ROWS: Final = 4  # lines for title, heading, help and the cursor
+_LINE, _PAGE, _ALL = 1, 0, NEWEST
+_MOVES: Final = {
+    **dict.fromkeys(("\x1b[A", "k"), (-1, _LINE)),
+    **dict.fromkeys(("\x1b[B", "j"), (1, _LINE)),
+    **dict.fromkeys(("\x1b[5~", "b"), (-1, _PAGE)),
+    **dict.fromkeys(("\x1b[6~", " "), (1, _PAGE)),
+    **dict.fromkeys(("\x1b[H", "\x1b[1~", "g"), (-1, _ALL)),
+    **dict.fromkeys(("\x1b[F", "\x1b[4~", "G"), (1, _ALL)),
+}
 
 
-def watch_runs(client: Client, run_ids: list[str], *, as_json: bool) -> int:
-    """Show `run_ids` until all have settled, or the newest runs until interrupted; 1 if one ended badly, else 0."""
-    views = _views(client, run_ids)
-    runs = _print_changes(views, as_json=as_json) if as_json or not sys.stdout.isatty() else _show_live(views)
+def watch_runs(client: Client, run_ids: list[str], *, as_json: bool, **query: str | None) -> int:
+    """Show `run_ids` until all have settled, or the newest runs under `query` until interrupted.
+
+    Return 1 if one ended badly, else 0.
+    """
+    fetch = _fetcher(client, run_ids, query)
+
+    def is_done(runs: list[Object]) -> bool:
+        return bool(run_ids) and all(run["settled"] for run in runs)
+
+    if sys.stdout.isatty() and not as_json:
+        runs = _show_live(fetch, is_done)
+    else:
+        runs = _print_changes(fetch, is_done, as_json=as_json)
     return 1 if any(run["status"] in FAILURES for run in runs) else 0
 
 
-def _views(client: Client, run_ids: list[str]) -> Iterator[list[Object]]:
-    """Yield the runs every REFRESH_S until all of `run_ids` have settled; a settled run is not requested again."""
+def _fetcher(client: Client, run_ids: list[str], query: dict[str, Any]) -> Callable[[], list[Object]]:
+    """Return a function that requests the runs; a named run that has settled is not requested again."""
     settled: dict[str, Object] = {}
     patience = Patience()
 
-    def fetch(run_id: str) -> Object:
+    def fetch_one(run_id: str) -> Object:
         run = patience.keep_trying(lambda: client.get("v1", "runs", run_id)).object()
         if run["settled"]:
             settled[run_id] = run
         return run
 
-    while True:
+    def fetch() -> list[Object]:
         if run_ids:
-            yield [settled.get(run_id) or fetch(run_id) for run_id in run_ids]
-        else:
-            yield patience.keep_trying(lambda: client.get("v1", "runs", limit=NEWEST)).rows()
-        if run_ids and len(settled) == len(set(run_ids)):
-            return
-        time.sleep(REFRESH_S)
+            return [settled.get(run_id) or fetch_one(run_id) for run_id in run_ids]
+        return patience.keep_trying(lambda: client.get("v1", "runs", limit=NEWEST, **query)).rows()
+
+    return fetch
 
 
-def _show_live(views: Iterator[list[Object]]) -> list[Object]:
-    runs: list[Object] = []
-    with Live(console=console(), auto_refresh=False) as live:
-        for runs in views:
-            live.update(build_table(RUN_COLUMNS, map(run_row, runs), keep=RUN_COLUMNS_KEPT), refresh=True)
-    return runs
+def _show_live(fetch: Callable[[], list[Object]], is_done: Callable[[list[Object]], bool]) -> list[Object]:
+    first = 0
+    with Live(console=console(), auto_refresh=False) as live, _keyboard() as next_key:
+        while True:
+            runs = fetch()
+            refresh_at = time.monotonic() + REFRESH_S
+            while True:
+                height = max(live.console.height - AROUND_ROWS, 1)
+                first = max(min(first, len(runs) - height), 0)
+                live.update(_view(runs, first, height), refresh=True)
+                if is_done(runs):
+                    return runs
+                key = next_key(max(refresh_at - time.monotonic(), 0.0))
+                if key == "q":
+                    return runs
+                if not key:
+                    break
+                direction, step = _MOVES.get(key, (0, _LINE))
+                first += direction * (step or height)
 
 
-def _print_changes(views: Iterator[list[Object]], *, as_json: bool) -> list[Object]:
-    runs: list[Object] = []
+def _view(runs: list[Object], first: int, height: int) -> Group:
+    """The rows that fit, between a title with the number of runs in each status and the keys."""
+    statuses = Counter(run["status"] for run in runs)
+    shown = runs[first : first + height]
+    part = f" (rows {first + 1} to {first + len(shown)})" if len(shown) < len(runs) else ""
+    counts = Text(", ").join(Text(f"{number} ") + status_text(status) for status, number in statuses.most_common())
+    title = Text(f"{count(len(runs), 'run')}{part}: ", style="bold") + counts if runs else Text("no runs", style="bold")
+    return Group(title, build_table(RUN_COLUMNS, map(run_row, shown), keep=RUN_COLUMNS_KEPT), Text(HELP, style="dim"))
+
+
+@contextmanager
+def _keyboard() -> Iterator[Callable[[float], str]]:
+    """Yield a function that waits so many seconds for a key and returns it; "" without one, "q" at the end of input."""
+    terminal = sys.stdin.fileno()
+    is_keyboard = os.isatty(terminal)
+
+    def next_key(seconds: float) -> str:
+        ready, _, _ = select.select([terminal] if is_keyboard else [], [], [], seconds)
+        return (os.read(terminal, 16).decode(errors="replace") or "q") if ready else ""
+
+    if not is_keyboard:
+        yield next_key
+        return
+    before = termios.tcgetattr(terminal)
+    tty.setcbreak(terminal)
+    try:
+        yield next_key
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _print_changes(
+    fetch: Callable[[], list[Object]], is_done: Callable[[list[Object]], bool], *, as_json: bool
+) -> list[Object]:
     printed: dict[str, tuple[object, ...]] = {}
-    for runs in views:
+    while True:
+        runs = fetch()
         for run in runs:
             state = (run["status"], progress_text(run))
             if printed.get(run["id"]) != state:
@@ -65,4 +139,6 @@ def _print_changes(views: Iterator[list[Object]], *, as_json: bool) -> list[Obje
                 else:
                     say(run["id"], run["connection"], status_text(run["status"]), progress_text(run) or None)
         sys.stdout.flush()
-    return runs
+        if is_done(runs):
+            return runs
+        time.sleep(REFRESH_S)

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -45,18 +46,23 @@ def test_what_is_piped_is_neither_cut_nor_padded(capsys):
     assert lines == [line.rstrip() for line in lines]
 
 
-def _on_a_terminal(*arguments: str, **env: str) -> tuple[int, bytes]:
-    """Run a command with a terminal as its output, as a person has it."""
+def _on_a_terminal(*arguments: str, keys: Sequence[tuple[bytes, bytes]] = (), **env: str) -> tuple[int, bytes]:
+    """Run a command with a terminal as its output. Of `keys`, each is typed once the text before it was shown."""
     mine, theirs = pty.openpty()
     child = subprocess.Popen(
         [*RUNBRIDGE, *arguments], stdout=theirs, stderr=theirs, stdin=theirs,
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "xterm", "COLUMNS": "120", **env},
     )  # fmt: skip
     os.close(theirs)
-    shown = b""
+    shown = seen = b""
+    waiting = list(keys)
     try:
         while part := os.read(mine, 65536):
             shown += part
+            seen += part
+            if waiting and waiting[0][0] in seen:
+                os.write(mine, waiting.pop(0)[1])
+                seen = b""
     except OSError:  # how Linux says that the other side of a terminal is closed
         pass
     os.close(mine)
@@ -134,6 +140,31 @@ def test_the_live_view_ends_when_the_named_runs_have_settled():
         code, shown = _on_a_terminal("runs", "watch", "run_1", "--url", daemon.url)
     assert code == 1
     assert shown.index(b"running") < shown.index(b"failed")
+
+
+def test_the_live_view_counts_filters_scrolls_and_quits():
+    """Keys are typed once the table is drawn; the terminal has 14 lines."""
+    runs = [{**NEWEST_RUN, "id": f"run_{number:026}", "status": "running"} for number in range(40)]
+
+    def respond(request: object) -> StubResponse:
+        assert "connection=hub" in request.target
+        return _response({"data": runs, "next_cursor": None})
+
+    with stub_server(respond) as daemon:
+        code, shown = _on_a_terminal(
+            "runs", "watch", "--connection", "hub", "--url", daemon.url,
+            keys=[(b"q quits", b"G"), (runs[-1]["id"].encode(), b"g"), (b"rows 1 to 10", b"j"), (b"rows 2 to 11", b"q")],
+            LINES="14", NO_COLOR="1",
+        )  # fmt: skip
+    assert code == 0
+    assert "40 runs" in (plain := re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.decode()))
+    assert "40 running" in plain
+    assert "rows 31 to 40" in plain
+
+
+def test_run_ids_and_filters_exclude_each_other(cli):
+    result = cli("runs", "watch", "run_1", "--tag", "x", "--url", "http://127.0.0.1:1")
+    assert (result.code, "give either RUN_ID" in result.err) == (2, True)
 
 
 def test_json_that_is_piped_is_what_the_daemon_sent_byte_for_byte(cli):
