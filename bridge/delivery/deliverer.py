@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 
 import structlog
@@ -73,6 +74,15 @@ class _InFlight:
     claimed: LeasedDelivery
     phase: _Phase = _Phase.POSTING
     has_slot: bool = True
+
+
+@frozen
+class _Posted:
+    """A POST that has ended; `at` is when it began."""
+
+    claimed: LeasedDelivery
+    at: datetime
+    answer: PostResult
 
 
 @frozen
@@ -229,16 +239,8 @@ class Deliverer:
         flight.phase = _Phase.RECORDING
         if is_delivered and len(self._in_flight) - self._limiter.busy < UNRECORDED_MAX:
             self._release_slot(flight)  # a failure keeps its slot until its pause is recorded
-        state, again_at = state_after(
-            claimed.delivery.failures,
-            answer,
-            now=self._clock.now(),
-            schedule=self.settings.schedule,
-            ends_when_gone=claimed.endpoint.source is EndpointSource.RUN,
-        )
-        result = AttemptResult(claimed.delivery, at, answer, state, again_at)
         try:
-            note = await self._record(result)
+            result, note = await self._record(_Posted(claimed, at, answer))
         except Conflict as error:
             log.warning("attempt.refused", delivery_id=claimed.delivery.id, reason=str(error))
             return False
@@ -260,7 +262,7 @@ class Deliverer:
             custom_headers=claimed.endpoint.headers,
         )
 
-    async def _record(self, result: AttemptResult) -> HealthChange | None:
+    async def _record(self, posted: _Posted) -> tuple[AttemptResult, HealthChange | None]:
         """Record the attempt and its effect on the endpoint; retry while the database cannot be written.
 
         The claim stands until then, so the same POST is not made twice. Raises Conflict, with nothing written, if the
@@ -269,23 +271,36 @@ class Deliverer:
         rest_s = 0.5
         while True:
             try:
-                return await self._batcher.submit(result)
+                return await self._batcher.submit(posted)
             except StoreUnavailable as error:
-                log.warning("attempt.unrecorded", delivery_id=result.delivery.id, reason=str(error))
+                log.warning("attempt.unrecorded", delivery_id=posted.claimed.delivery.id, reason=str(error))
                 await asyncio.sleep(rest_s)
                 rest_s = min(rest_s * 2, 15.0)
 
-    async def _record_all(self, results: list[AttemptResult]) -> list[HealthChange | None]:
-        def record(tx: Tx) -> list[HealthChange | None]:
+    async def _record_all(self, posted: list[_Posted]) -> list[tuple[AttemptResult, HealthChange | None]]:
+        def record(tx: Tx) -> list[tuple[AttemptResult, HealthChange | None]]:
+            results = [self._result(each, tx.now) for each in posted]
             attempts.lock_ordering(tx, results)
             notes = endpoint_health.apply_results(
                 tx, [(result.delivery.endpoint_id, result.answer) for result in results]
             )
             if not all(attempts.record_attempts(tx, node=self._node, results=results)):
                 raise Conflict("this node has lost the claim, or recorded it before")  # the Batcher repeats one by one
-            return notes
+            return list(zip(results, notes, strict=True))
 
         return await self._database.write(record)
+
+    def _result(self, posted: _Posted, now: datetime) -> AttemptResult:
+        """What to record; `now` is the transaction's, because the wall clock may have been set since the POST."""
+        delivery, answer = posted.claimed.delivery, posted.answer
+        state, again_at = state_after(
+            delivery.failures,
+            answer,
+            now=now,
+            schedule=self.settings.schedule,
+            ends_when_gone=posted.claimed.endpoint.source is EndpointSource.RUN,
+        )
+        return AttemptResult(delivery, posted.at, answer, state, again_at)
 
     def _log_attempt(self, claimed: LeasedDelivery, result: AttemptResult) -> None:
         answer = result.answer

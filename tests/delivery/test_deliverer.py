@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 import standardwebhooks
@@ -19,8 +20,17 @@ from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.sandbox import Receiver, Reply, ReplyKind
 from bridge.store import deliveries, endpoints, events
 from bridge.store.database import Database
-from tests.support.delivering import NEVER_AGAIN, all_deliveries, attempts_of, deliver_all, open_deliverer
-from tests.support.watching import add_endpoint, record, register
+from tests.support.delivering import (
+    IN_FIVE_MINUTES,
+    NEVER_AGAIN,
+    all_deliveries,
+    attempts_of,
+    deliver_all,
+    open_deliverer,
+    start_due,
+)
+from tests.support.manual_clock import START, ManualClock
+from tests.support.watching import add_endpoint, open_database, record, register
 from tests.support.workbench import work
 
 
@@ -201,6 +211,28 @@ async def test_a_receiver_that_accepted_gets_the_next_post_before_the_first_is_r
         await work(deliverer.run_pass, deliverer.bell, nothing_moves)
         recorded = [d for d in await all_deliveries(database) if d.attempts]
     assert (len(receiver.received), len(recorded)) == (arrive, 1)
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+async def test_a_retry_counts_from_its_recording_though_the_clock_was_set_since_its_post(
+    tmp_path: Path, jump_s: float
+) -> None:
+    """With the clock set back by an hour, a retry due in 5 minutes waited for 65."""
+    clock = ManualClock(START)
+
+    class Secrets(dict[str, Secret]):
+        def get(self, *_: object) -> Secret:
+            """No secret, so that the attempt ends at once; the clock is set right after it."""
+            asyncio.get_running_loop().call_soon(clock.set_wall, jump_s)
+            return Secret("")
+
+    async with open_database(f"sqlite:///{tmp_path / 'clock.db'}", clock) as database:
+        await add_endpoint(database)
+        await record(database, await register(database), "failed")
+        async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock, file_secrets=Secrets()) as deliverer:
+            assert await start_due(deliverer) == pytest.approx(300.0)
+        (delivery,) = await all_deliveries(database)
+        assert delivery.last_outcome is Outcome.UNSIGNED
 
 
 async def test_stopping_gives_back_what_it_cuts_off_and_costs_no_attempt(

@@ -52,7 +52,7 @@ async def open_deliverer(
         sender=sender,
         metrics=metrics or Metrics(),
         settings=DeliverySettings(schedule, slots, slots_per_endpoint),
-        file_secrets=file_secrets or {},
+        file_secrets={} if file_secrets is None else file_secrets,
         lease_guard=lease_guard,
     )
     database.listeners.append(lambda said: deliverer.bell.ring() if said.deliveries_due else None)
