@@ -52,7 +52,7 @@ class FixedClock(SystemClock):
 
 
 FINISHED = (
-    b'{"id":"run_x","versionName":"1.0","status":"FINISHED","createdAt":"2025-01-15T10:30:00Z","steps":5,'
+    b'{"versionName":"1.0","status":"FINISHED","createdAt":"2025-01-15T10:30:00Z","steps":5,'
     b'"stepsCompleted":5,"output":{"invoiceNumber":"INV-2025-001","totalAmount":1234.56,"vendor":"Acme Corp"}}'
 )
 

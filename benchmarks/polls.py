@@ -20,7 +20,7 @@ from benchmarks.pipeline import measure_raw
 IN_FLIGHT = 64
 CALM_S = 2.0  # until the transitions of the first polls are on the disk
 BARE = 10_000  # requests of the bare loop
-RUNNING = b'{"id":"run_x","versionName":"1.0","status":"RUNNING","createdAt":"2025-01-15T10:30:00Z","steps":5,"stepsCompleted":2}'
+RUNNING = b'{"versionName":"1.0","status":"RUNNING","createdAt":"2025-01-15T10:30:00Z","steps":5,"stepsCompleted":2}'
 
 
 class StillRunning(Peers):

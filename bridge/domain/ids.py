@@ -6,13 +6,16 @@ identifier has no dot, which `webhook-id` must not contain. Within one process t
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import threading
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _RANDOM_BYTES = 10
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _lock = threading.Lock()
 _last = 0
 _random = b""
@@ -31,3 +34,10 @@ def new_id(prefix: str) -> str:
             value = _last + 1
         _last = value
     return f"{prefix}_" + "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+
+
+@functools.lru_cache(maxsize=4096)  # lists and polls repeat the same ids
+def comparable_run_id(provider_run_id: str) -> str:
+    """A provider's run id as it is compared: without blanks around it, a UUID in lower case."""
+    stripped = provider_run_id.strip()
+    return stripped.lower() if _UUID.fullmatch(stripped) else stripped

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from bridge.domain.connection import Connection
-from bridge.domain.ids import new_id
+from bridge.domain.ids import comparable_run_id, new_id
 from bridge.domain.observation import ListedRun, Observation, RunPage
 from bridge.domain.timestamps import parse_instant
 from bridge.store import learned_state, runs
@@ -137,7 +137,8 @@ class Discovery:
 
     def _register(self, tx: Tx, wanted: list[ListedRun]) -> int:
         connection = self._connection
-        known = runs.find_watched(tx, connection.name, [run.provider_run_id for run in wanted])
+        ids = {spelling for run in wanted for spelling in _spellings(run.provider_run_id)}
+        known = runs.find_watched(tx, connection.name, list(ids)).keys()
         new = [
             NewRun(
                 id=new_id("run"),
@@ -152,7 +153,7 @@ class Discovery:
                 deadline_is_fixed=False,
             )
             for run in {run.provider_run_id: run for run in wanted}.values()
-            if run.provider_run_id not in known
+            if known.isdisjoint(_spellings(run.provider_run_id))
         ]
         return len(runs.insert_runs(tx, new))
 
@@ -160,3 +161,7 @@ class Discovery:
 def _began_at(seen: Observation | None) -> datetime | None:
     began_at = (seen.created_at or seen.started_at) if seen else None
     return parse_instant(began_at) if began_at else None
+
+
+def _spellings(provider_run_id: str) -> tuple[str, str]:
+    return provider_run_id, comparable_run_id(provider_run_id)

@@ -19,6 +19,7 @@ from bridge.domain.cadence.progress import ProgressTrack
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
 from bridge.domain.frozen import replaced
+from bridge.domain.ids import comparable_run_id
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.observation import FailureKind, Observation
 from bridge.domain.run import Run
@@ -241,7 +242,7 @@ class PollSchedule:
 
     def find(self, provider_run_id: str) -> TrackedRun | None:
         """The run with this id at the provider, if it is held."""
-        return self._by_provider_id.get(provider_run_id)
+        return self._by_provider_id.get(comparable_run_id(provider_run_id))
 
     def holds(self, tracked: TrackedRun) -> bool:
         """Whether this very object is held; it may have been removed, and its run acquired again, during a poll."""
@@ -260,7 +261,7 @@ class PollSchedule:
     def add(self, tracked: TrackedRun) -> None:
         """Hold a run, or put one that is held into the order by its new due time."""
         self._runs[tracked.run.id] = tracked
-        self._by_provider_id[tracked.run.provider_run_id] = tracked
+        self._by_provider_id[comparable_run_id(tracked.run.provider_run_id)] = tracked
         tracked.ticket = next(self._tickets)
         heapq.heappush(self._heap, (tracked.due, tracked.ticket, tracked.run.id))
 
@@ -268,7 +269,7 @@ class PollSchedule:
         """Hold this run no longer."""
         tracked = self._runs.pop(run_id, None)
         if tracked is not None:
-            self._by_provider_id.pop(tracked.run.provider_run_id, None)
+            self._by_provider_id.pop(comparable_run_id(tracked.run.provider_run_id), None)
         if len(self._heap) > 2 * len(self._runs) + STALE_MAX:
             self._tidy()
         return tracked

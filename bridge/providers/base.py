@@ -18,6 +18,7 @@ from urllib.parse import quote
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
 from bridge.domain.frozen import replaced
+from bridge.domain.ids import comparable_run_id
 from bridge.domain.observation import (
     FailureKind,
     LastResponse,
@@ -148,13 +149,15 @@ class ProviderDefaults:
 async def fetch_normalised(
     http: ProviderHttp,
     path: str,
+    provider_run_id: str,
     normalise: Callable[[JsonObject], Observation],
     fields: RunFields,
     last: LastResponse | None = None,
 ) -> PollResult:
     """GET `path` and read its body with `normalise`; every fault is returned as a `PollFailed`.
 
-    A 304, or the same bytes as last time, stand for the last observation.
+    A body with the id of another run is a fault; one without an id is accepted. A 304, or the same bytes as last time,
+    stand for the last observation.
     """
     try:
         response = await http.request(
@@ -171,7 +174,10 @@ async def fetch_normalised(
     if last and response.is_same_body:
         return Observed(last.observation, response.poll_after_s, answered_at, etag, body=body)
     try:
-        seen = normalise(json_object(response.body))
+        payload = json_object(response.body)
+        if "id" not in response.damaged:
+            check_same_run(payload.get("id"), provider_run_id)
+        seen = normalise(payload)
         if response.damaged:
             seen = _without_damage(seen, response.damaged, fields)
         return Observed(seen, response.poll_after_s, answered_at, etag, body=body)
@@ -179,6 +185,13 @@ async def fetch_normalised(
         return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], response.status)
     except BadPayload as error:
         return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {error}"[:400], response.status)
+
+
+def check_same_run(told: Json, provider_run_id: str) -> None:
+    """Raise BadPayload if `told` is the id of another run than `provider_run_id`; anything but an id passes."""
+    run_id = text_of(told)
+    if run_id is not None and comparable_run_id(run_id) != comparable_run_id(provider_run_id):
+        raise BadPayload(f"the answer is about another run, {run_id[:100]!r}")
 
 
 def _without_damage(seen: Observation, damaged: frozenset[str], fields: RunFields) -> Observation:

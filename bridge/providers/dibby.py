@@ -62,7 +62,9 @@ class Dibby(ProviderDefaults):
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /runs/{id}`."""
-        return await fetch_normalised(http, f"/runs/{path_segment(provider_run_id)}", normalise, FIELDS, last)
+        return await fetch_normalised(
+            http, f"/runs/{path_segment(provider_run_id)}", provider_run_id, normalise, FIELDS, last
+        )
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """`POST /runs`; `inputs` must match the workflow's start node."""

@@ -90,7 +90,9 @@ class Dify(ProviderDefaults):
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /workflows/run/{id}`."""
-        return await fetch_normalised(http, f"{_RUN_PATH}/{path_segment(provider_run_id)}", normalise, FIELDS, last)
+        return await fetch_normalised(
+            http, f"{_RUN_PATH}/{path_segment(provider_run_id)}", provider_run_id, normalise, FIELDS, last
+        )
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """Start the app's published workflow; the key selects it, not `workflow_id`.

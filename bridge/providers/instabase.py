@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from bridge.domain.connection import Connection
-from bridge.domain.errors import ProviderRefused
+from bridge.domain.errors import BadPayload, ProviderRefused
 from bridge.domain.observation import FailureKind, LastResponse, Observation, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.timestamps import instant_from_ns
@@ -20,6 +20,7 @@ from bridge.providers.base import (
     JsonObject,
     ProviderDefaults,
     Triggered,
+    check_same_run,
     fetch_normalised,
     fetch_page,
     first_not_null,
@@ -95,7 +96,9 @@ class Instabase(ProviderDefaults):
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /v2/apps/runs/{id}`."""
-        return await fetch_normalised(http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", normalise, FIELDS, last)
+        return await fetch_normalised(
+            http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", provider_run_id, normalise, FIELDS, last
+        )
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
         """`GET /v2/apps/runs`; without `from_timestamp` it covers 24 hours. Pages shift as runs begin."""
@@ -119,12 +122,12 @@ class Instabase(ProviderDefaults):
         """Fetch the run's results: the object of the first page, with the `files` of all pages."""
         path = f"{_RUNS_PATH}/{path_segment(run_id)}/results"
         first = await http.request("GET", path)
-        files, has_more, room = _page(first, path, http.body_bytes_max)
+        files, has_more, room = _page(first, path, run_id, http.body_bytes_max)
         for _ in range(_PAGES_MAX):
             if not has_more:
                 break
             page = await http.request("GET", path, query=[("file_offset", str(len(files)))])
-            more, has_more, room = _page(page, path, room)
+            more, has_more, room = _page(page, path, run_id, room)
             has_more = has_more and bool(more)  # an empty page would be requested for ever
             files += more
         results = first.body if isinstance(first.body, dict) else {}
@@ -142,7 +145,7 @@ class Instabase(ProviderDefaults):
         await http.request("GET", _RUNS_PATH, query=[("limit", "1")])
 
 
-def _page(response: ProviderResponse, path: str, room: int) -> tuple[list[Json], bool, int]:
+def _page(response: ProviderResponse, path: str, run_id: str, room: int) -> tuple[list[Json], bool, int]:
     """The files of a page, whether more follow, and the bytes still allowed. Raises ProviderFailure."""
     body, left = response.body, room - len(response.data)
     files = body.get("files") if isinstance(body, dict) else None
@@ -150,6 +153,10 @@ def _page(response: ProviderResponse, path: str, room: int) -> tuple[list[Json],
         raise _bad(path, "the answer is no page of results", response.status)
     if left < 0:
         raise _bad(path, "the results are too large", response.status)
+    try:
+        check_same_run(body.get("id"), run_id)
+    except BadPayload as error:
+        raise _bad(path, str(error), response.status) from None
     return files or [], body.get("has_more") is True, left
 
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Final
 
 from bridge.domain.connection import Connection
-from bridge.domain.errors import ProviderRefused
+from bridge.domain.errors import BadPayload, ProviderRefused
 from bridge.domain.observation import FailureKind, LastResponse, Observation, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.timestamps import provider_instant
@@ -26,6 +26,7 @@ from bridge.providers.base import (
     ProviderDefaults,
     Triggered,
     action_error,
+    check_same_run,
     error_of,
     fetch_normalised,
     fetch_page,
@@ -141,7 +142,9 @@ class Retab(ProviderDefaults):
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /v1/workflows/runs/{id}`."""
-        return await fetch_normalised(http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", normalise, FIELDS, last)
+        return await fetch_normalised(
+            http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", provider_run_id, normalise, FIELDS, last
+        )
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
         """`GET /v1/workflows/runs`; the cursor is a run's id, so pages do not shift. `since` is not used."""
@@ -190,11 +193,11 @@ async def _fetch_steps(http: ProviderHttp, run_id: str) -> list[JsonObject]:
     Raises ProviderFailure if a page cannot be read, or if the pages together exceed the limit for one body.
     """
     try:
-        return await _fetch_pages(http, _STEPS_PATH, [("run_id", run_id)])
+        return await _fetch_pages(http, _STEPS_PATH, [("run_id", run_id)], run_id)
     except ProviderFailure as failure:
         if failure.failed.kind is not FailureKind.NOT_FOUND:
             raise
-    return await _fetch_pages(http, f"/v1/workflows/runs/{path_segment(run_id)}/steps", [])
+    return await _fetch_pages(http, f"/v1/workflows/runs/{path_segment(run_id)}/steps", [], run_id)
 
 
 def output_of_steps(steps: list[JsonObject]) -> Json:
@@ -213,30 +216,40 @@ def output_of_steps(steps: list[JsonObject]) -> Json:
     return {block: found[0] if len(found) == 1 else found for block, found in by_block.items()} or None
 
 
-async def _fetch_pages(http: ProviderHttp, path: str, query: list[tuple[str, str]]) -> list[JsonObject]:
+async def _fetch_pages(http: ProviderHttp, path: str, query: list[tuple[str, str]], run_id: str) -> list[JsonObject]:
     steps: list[JsonObject] = []
     after: str | None = None
     room = http.body_bytes_max
     for _ in range(_STEP_PAGES_MAX):
         response = await http.request("GET", path, query=[*query, *([("after", after)] if after else [])])
         room -= len(response.data)
-        page = _items(response.body)
-        if page is None or room < 0:
-            said = "the answer is no list of steps" if page is None else "the steps are too large"
-            raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {said}", response.status))
+        try:
+            page = _steps_in(response.body, run_id)
+            if room < 0:
+                raise BadPayload("the steps are too large")
+        except BadPayload as error:
+            raise ProviderFailure(
+                PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {error}", response.status)
+            ) from None
         before = after
         after = text_of(object_or_empty(object_or_empty(response.body).get("list_metadata")).get("after"))
         if after is not None and after == before:
             break  # a server that ignores the cursor repeats the page for ever
-        steps += [step for step in page if isinstance(step, dict)]
+        steps += page
         if after is None:
             break
     return steps
 
 
-def _items(body: Json) -> list[Json] | None:
+def _steps_in(body: Json, run_id: str) -> list[JsonObject]:
+    """The steps of a page. Raises BadPayload if it is none, or if a step belongs to another run."""
     items = first_not_null(body.get("data"), body.get("steps")) if isinstance(body, dict) else body
-    return items if isinstance(items, list) else None
+    if not isinstance(items, list):
+        raise BadPayload("the answer is no list of steps")
+    steps = [item for item in items if isinstance(item, dict)]
+    for step in steps:
+        check_same_run(step.get("run_id"), run_id)
+    return steps
 
 
 def _is_completed(step: JsonObject) -> bool:

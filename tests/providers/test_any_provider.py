@@ -180,3 +180,55 @@ async def test_a_check_fails_when_the_provider_does_not_take_the_key(name, statu
             await REGISTRY[name].check(http)
     assert caught.value.failed.status == status
     assert len(server.seen) == 1
+
+
+ANSWERED = {  # a run that is over, as each provider sends it
+    "dibby": {"status": "FINISHED"},
+    "dify": {"status": "succeeded"},
+    "instabase": {"status": "COMPLETE"},
+    "retab": {"lifecycle": {"status": "completed"}},
+}
+OTHER = "0f4cd9c6-3b30-44c2-a1bb-6f4a4d5d7a55"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("run_id", [OTHER, "run_2", 7, UUID[:-1]])
+async def test_the_body_of_another_run_is_unusable_and_named(name, run_id):
+    """A gateway that mixes up its answers once made one run end with the output of another."""
+    async with provider_against(answering(ANSWERED[name] | {"id": run_id}), name) as (http, _):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, PollFailed)
+    assert (result.kind, result.status) == (FailureKind.BAD_PAYLOAD, 200)
+    assert "the answer is about another run" in result.message
+    assert str(run_id) in result.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("run_id", [UUID, UUID.upper(), f" {UUID} ", "", [UUID], {"id": OTHER}, True])
+async def test_the_same_run_may_be_spelled_otherwise(name, run_id):
+    async with provider_against(answering(ANSWERED[name] | {"id": run_id}), name) as (http, _):
+        assert isinstance(await REGISTRY[name].fetch_run(http, UUID), Observed)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dify"])
+@pytest.mark.parametrize(("asked", "told"), [("4711", 4711), ("4711", "4711"), ("run_1", None)])
+async def test_an_id_may_be_a_number_and_may_be_left_out(name, asked, told):
+    body = ANSWERED[name] | ({} if told is None else {"id": told})
+    async with provider_against(answering(body), name) as (http, _):
+        assert isinstance(await REGISTRY[name].fetch_run(http, asked), Observed)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dify"])
+async def test_only_uuids_are_compared_without_regard_to_case(name):
+    async with provider_against(answering(ANSWERED[name] | {"id": "RUN_1"}), name) as (http, _):
+        assert isinstance(await REGISTRY[name].fetch_run(http, "run_1"), PollFailed)
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [("instabase", {"id": OTHER, "files": []}), ("retab", {"data": [{"run_id": OTHER, "block_id": "b"}]})],
+)
+async def test_the_output_of_another_run_is_refused(name, body):
+    async with provider_against(answering(body), name) as (http, _):
+        with pytest.raises(ProviderFailure, match="the answer is about another run"):
+            await REGISTRY[name].fetch_output(http, UUID)
