@@ -27,7 +27,7 @@ from bridge.delivery.deliverer import PASS_GAP_S, Deliverer
 from bridge.delivery.replayer import Replayer
 from bridge.delivery.sender import Sender
 from bridge.domain.addresses.policy import Trust
-from bridge.domain.clock import Clock
+from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import BridgeError, StoreUnavailable
 from bridge.domain.ids import new_id
 from bridge.maintenance import backups, deadlines, key_rotation, wall_clock
@@ -55,7 +55,7 @@ class Daemon:
     Both are called inside `async with daemon.workers`, which raises WorkerDied if a worker ends by itself.
     """
 
-    def __init__(self, config: Config, clock: Clock, *, read_config: Callable[[], Config]) -> None:
+    def __init__(self, config: Config, clock: SteadyClock, *, read_config: Callable[[], Config]) -> None:
         self.config = config
         self._read_config = read_config
         self.node = ""
@@ -87,6 +87,8 @@ class Daemon:
         """Open the database, start the workers, then the API."""
         await self.database.open()
         self._stack.push_async_callback(self.database.close)
+        if self.database.is_sqlite:
+            self.workers.start("writer", self.database.wait_writer_ended)
         self._log_sqlite()
         await self._use_keys(self.config)
         if not self.database.is_sqlite:
@@ -250,7 +252,7 @@ class Daemon:
 
     def _start_maintenance(self) -> None:
         """On the monotonic clock what must happen in time, by the calendar what people schedule."""
-        self.wall_clock = WallClockWatch(self.database, self.clock)
+        self.wall_clock = WallClockWatch(self.database, self.clock, self.pollers.rebase)
         self.workers.start_loop("wall clock", self._follow_wall_clock)
         self.workers.start_loop("deadlines", self._expire_overdue)
         if self.membership is not None:
@@ -261,8 +263,7 @@ class Daemon:
         self._stack.callback(self.calendar.stop)
 
     async def _follow_wall_clock(self) -> float:
-        if jump_s := await self.wall_clock.follow():
-            self.pollers.rebase(jump_s)
+        if await self.wall_clock.follow():
             self.calendar.reschedule()
         return wall_clock.EVERY_S
 

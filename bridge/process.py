@@ -14,7 +14,7 @@ import structlog
 
 from bridge.config import Config, ConfigInvalid, load_config
 from bridge.daemon import Daemon
-from bridge.domain.clock import SystemClock
+from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import BridgeError
 from bridge.runtime import logs
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 async def serve(config: Config, *, read_config: Callable[[], Config]) -> None:
     """Run until SIGTERM or SIGINT; SIGHUP reloads. WorkerDied if a worker ends by itself."""
-    daemon = Daemon(config, SystemClock(), read_config=read_config)
+    daemon = Daemon(config, SteadyClock(), read_config=read_config)
     loop, stop_wanted, reload_wanted = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop_wanted.set)

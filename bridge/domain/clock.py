@@ -29,3 +29,33 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds from an arbitrary start; never jumps."""
         return time.monotonic()
+
+
+class SteadyClock:
+    """Wall time that goes on evenly when the machine's wall clock is set, until `shift` says to follow it.
+
+    In between every duration that is computed from instants is right, however the wall clock jumps.
+    """
+
+    def __init__(self, machine: Clock | None = None) -> None:
+        self._machine = machine or SystemClock()
+        self._offset_s = self._machine_offset_s()
+
+    def now(self) -> datetime:
+        """The present instant, aware UTC."""
+        return datetime.fromtimestamp(self._offset_s + self._machine.monotonic(), UTC)
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start; never jumps."""
+        return self._machine.monotonic()
+
+    def lag_s(self) -> float:
+        """Seconds by which the machine's wall clock is ahead of this one."""
+        return self._machine_offset_s() - self._offset_s
+
+    def shift(self, seconds: float) -> None:
+        """Set this clock forward by so much, or back."""
+        self._offset_s += seconds
+
+    def _machine_offset_s(self) -> float:
+        return self._machine.now().timestamp() - self._machine.monotonic()

@@ -1,49 +1,85 @@
-"""The watch on the wall clock: when it is set, the due times in the database move along."""
+"""Following the wall clock when it is set, so that nothing becomes due or expires by it.
+
+All instants come from a `SteadyClock`, which does not change when the machine's wall clock is set. On SQLite one commit
+then moves every due time, deadline and beginning in the database, and within it the clock itself and what the workers
+hold in memory. On PostgreSQL, where the other nodes and the server have clocks of their own, the server's decides.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Final
 
 import structlog
 
-from bridge.domain.clock import Clock
-from bridge.store import deliveries, runs
+from bridge.domain.clock import SteadyClock
+from bridge.domain.errors import StoreUnavailable
+from bridge.store import clock_shift
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 
 log = structlog.get_logger()
 EVERY_S: Final = 2.0
-JUMP_S: Final = 2.0  # smaller steps are the clock's regular correction (NTP)
+JUMP_S: Final = 2.0  # a smaller step is a regular correction (NTP)
 
 
 class WallClockWatch:
-    """Notices that the wall clock was set, by its offset to the monotonic clock."""
+    """`rebase` moves the times that the workers hold in memory by so many seconds."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: SteadyClock, rebase: Callable[[float], None]) -> None:
         self._database = database
         self._clock = clock
-        self._offset_s = self._read()
+        self._rebase = rebase
+        self._ignored_s = 0.0
+        """By how much this machine's clock is known to be ahead of the PostgreSQL server's."""
 
     async def follow(self) -> float:
-        """The seconds by which the wall clock was set since the last call, 0 if it was not.
-
-        On SQLite, where every time in the database is this machine's, due times and beginnings are moved by as much.
-        """
-        offset_s = self._read()
-        jump_s = offset_s - self._offset_s
+        """Returns the seconds by which the wall clock was set since the last call, 0 if it was not."""
+        lag_s = self._clock.lag_s()
+        jump_s = lag_s - self._ignored_s
         if abs(jump_s) < JUMP_S:
-            self._offset_s = offset_s
+            if not self._ignored_s:
+                self._clock.shift(lag_s)
             return 0.0
-        log.warning("clock.jumped", seconds=round(jump_s, 3))
         if self._database.is_sqlite:
-            await self._database.write(lambda tx: _shift(tx, jump_s))
-        self._offset_s = offset_s
+            await self._follow_machine(lag_s)
+        else:
+            await self._follow_server()
+        log.warning("clock.jumped", seconds=round(jump_s, 3))
         return jump_s
 
-    def _read(self) -> float:
-        return self._clock.now().timestamp() - self._clock.monotonic()
+    async def _follow_machine(self, seconds: float) -> None:
+        loop, has_moved = asyncio.get_running_loop(), Future[None]()
 
+        def move() -> None:
+            try:
+                self._move(seconds)
+            finally:
+                has_moved.set_result(None)
 
-def _shift(tx: Tx, jump_s: float) -> None:
-    runs.shift_times(tx, jump_s)
-    deliveries.shift_times(tx, jump_s)
+        def shift(tx: Tx) -> None:
+            clock_shift.shift_times(tx, seconds)
+            loop.call_soon_threadsafe(move)
+            has_moved.result()  # before the commit, so that no worker sees the database moved and the clock not
+
+        try:
+            await self._database.write_alone(shift)
+        except StoreUnavailable:
+            if has_moved.done():
+                self._move(-seconds)
+            raise
+
+    def _move(self, seconds: float) -> None:
+        self._clock.shift(seconds)
+        self._rebase(seconds)
+
+    async def _follow_server(self) -> None:
+        at = await self._database.read(clock_shift.server_time)
+        behind_s = (at - self._clock.now()).total_seconds()
+        if abs(behind_s) >= JUMP_S:
+            self._move(behind_s)
+        self._ignored_s = self._clock.lag_s()
+        if abs(self._ignored_s) < JUMP_S:
+            self._ignored_s = 0.0

@@ -327,7 +327,7 @@ class Poller:
 
     def rebase(self, jump_s: float) -> None:
         """The wall clock jumped by so much: ages go on as they were, and runs that span the jump teach nothing."""
-        for tracked in self.schedule.all():
+        for tracked in (*self.schedule.all(), *self.leases.releasing()):
             tracked.rebase(jump_s)
         self.expect_due()
 

@@ -162,6 +162,10 @@ class RunLeases:
         """The run with this id, if its release is not written yet."""
         return self._releasing.get(run_id)
 
+    def releasing(self) -> list[TrackedRun]:
+        """The runs whose release is not written yet."""
+        return list(self._releasing.values())
+
     def release(self, tracked: TrackedRun, due: float) -> None:
         """Write the end of the lease, with what was counted, by `due`; the schedule no longer holds the run."""
         self._paused.pop(tracked.run.id, None)

@@ -178,6 +178,7 @@ class TrackedRun:
             deadline_at += jump
         self.run = replaced(self.run, status_since=self.run.status_since + jump, deadline_at=deadline_at)
         self.next_poll_at = self.next_poll_at and self.next_poll_at + jump
+        self.not_found_since = self.not_found_since and self.not_found_since + jump
 
     def with_counters(self) -> Run:
         """The run with what was counted in memory."""

@@ -107,6 +107,16 @@ class Database:
             raise StoreUnavailable(_NOT_OPEN)
         return await self._remember_failure(self._write_postgres(self._reserved_engine, work, within_s))
 
+    async def write_alone(self, work: Callable[[Tx], T]) -> T:
+        """`write` on SQLite in a commit that no other work shares."""
+        assert self._writer is not None
+        return await self._remember_failure(self._writer.submit(work, is_alone=True))
+
+    async def wait_writer_ended(self) -> None:
+        """Wait, on SQLite, until nothing can be written any more; raises what ended the writer."""
+        assert self._writer is not None
+        await self._writer.wait_ended()
+
     def notify_listener(self) -> notifications.NotifyListener:
         """A listener, not yet connected, that passes other nodes' commits to `listeners`."""
         return notifications.NotifyListener(self.url, self._receive)

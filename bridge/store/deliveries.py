@@ -211,15 +211,6 @@ def count_by_state(tx: Tx) -> dict[str, int]:
     return {row[0]: row[1] for row in tx.connection.execute(query)}
 
 
-def shift_times(tx: Tx, seconds: float) -> None:
-    """Move due times by `seconds`, because the wall clock was set by as much."""
-    by = round(seconds * 1_000_000)
-    later = sa.cast(deliveries.c.next_attempt_at, sa.BigInteger) + by
-    tx.connection.execute(
-        sa.update(deliveries).where(deliveries.c.next_attempt_at.is_not(None)).values(next_attempt_at=later)
-    )
-
-
 # -- what is due
 
 

@@ -374,14 +374,3 @@ def delete_run(tx: Tx, run_id: str) -> bool:
     )
     tx.signals.deleted_run_ids.add(run_id)
     return bool(gone)
-
-
-def shift_times(tx: Tx, seconds: float) -> None:
-    """Move due times, status times and movable deadlines by `seconds`, because the wall clock was set by as much."""
-    by = round(seconds * 1_000_000)
-    moved = {name: sa.cast(runs.c[name], sa.BigInteger) + by for name in ("next_poll_at", "status_since")}
-    deadline = sa.cast(runs.c.deadline_at, sa.BigInteger)
-    deadline_at = sa.case((runs.c.deadline_is_fixed, deadline), else_=deadline + by)
-    tx.connection.execute(
-        sa.update(runs).where(runs.c.next_poll_at.is_not(None)).values(**moved, deadline_at=deadline_at)
-    )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.clock import SystemClock
+from bridge.domain.clock import SteadyClock, SystemClock
 from tests.support.manual_clock import ManualClock
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
@@ -32,3 +32,17 @@ def test_a_manual_clock_moves_both_times_by_what_it_is_advanced_and_by_nothing_e
         expected += timedelta(seconds=step_s)
         assert clock.now() == clock.now() == expected
     assert abs(clock.monotonic() - begun - sum(steps_s)) < 1e-6
+
+
+@given(st.floats(-1e7, 1e9), st.floats(0, 1e6))
+def test_a_steady_clock_goes_on_evenly_when_the_machines_is_set_until_it_is_shifted(
+    jump_s: float, pass_s: float
+) -> None:
+    machine = ManualClock(NOW)
+    clock = SteadyClock(machine)
+    machine.set_wall(jump_s)
+    machine.advance(pass_s)
+    assert abs((clock.now() - NOW).total_seconds() - pass_s) < 1e-5
+    assert abs(clock.lag_s() - jump_s) < 1e-5
+    clock.shift(clock.lag_s())
+    assert abs((clock.now() - machine.now()).total_seconds()) < 1e-5

@@ -49,6 +49,7 @@ class DaemonProcess:
         }
         self.url = ""
         self.keeps_to_file_modes = False  # True: root's right to write everywhere is taken away
+        self.environ: dict[str, str] = {}  # more variables for the process
         self._process: Process | None = None
         self._session: aiohttp.ClientSession | None = None
         self._log = folder / "daemon.log"
@@ -133,7 +134,7 @@ class DaemonProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environ,
+                env=environ | self.environ,
                 preexec_fn=self._before_it_begins,
             )
         return self._process

@@ -43,6 +43,7 @@ _INCREMENTAL: Final = 2  # what `PRAGMA auto_vacuum` answers
 class _Job:
     work: Callable[[Tx], Any]
     answer: asyncio.Future[Any]
+    is_alone: bool = False
 
 
 class Writer:
@@ -78,16 +79,22 @@ class Writer:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
 
+    async def wait_ended(self) -> None:
+        """Wait until it commits no more; raises what ended it."""
+        assert self._task is not None
+        await asyncio.wait([self._task])
+        self._task.result()
+
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._engine.dispose()
 
-    async def submit(self, work: Callable[[Tx], T]) -> T:
-        """Run `work` in the next commit and return its answer after it. StoreUnavailable if the commit fails."""
+    async def submit(self, work: Callable[[Tx], T], *, is_alone: bool = False) -> T:
+        """Run `work` in the next commit, or in one of its own, and return its answer; StoreUnavailable if that fails."""
         if self._is_closing:
             raise StoreUnavailable(_STOPPING)
-        job = _Job(work, asyncio.get_running_loop().create_future())
+        job = _Job(work, asyncio.get_running_loop().create_future(), is_alone)
         self._jobs.append(job)
         self._bell.set()
         answer: T = await job.answer
@@ -99,14 +106,19 @@ class Writer:
                 await self._bell.wait()
                 self._bell.clear()
                 while self._jobs:
-                    batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), BATCH_MAX))]
-                    await self._commit(batch)
+                    await self._commit(self._next_batch())
                 if self._is_closing:
                     return
         finally:  # also when the task is cancelled: a caller must not wait for an answer that never comes
             self._is_closing = True
             for job in self._jobs:
                 _fail(job, StoreUnavailable(_STOPPING))
+
+    def _next_batch(self) -> list[_Job]:
+        batch = [self._jobs.popleft()]
+        while self._jobs and len(batch) < BATCH_MAX and not (batch[-1].is_alone or self._jobs[0].is_alone):
+            batch.append(self._jobs.popleft())
+        return batch
 
     async def _commit(self, batch: list[_Job]) -> None:
         try:

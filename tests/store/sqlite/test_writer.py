@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ async def test_no_caller_waits_for_ever_for_a_writer_that_was_cancelled(tmp_path
         ends.set()
         with pytest.raises(StoreUnavailable, match="stopping"):
             await database.write(lambda _: None)
+        with pytest.raises(asyncio.CancelledError):
+            await database.wait_writer_ended()
 
 
 async def test_a_commit_that_fails_drops_what_was_cached_in_it(tmp_path: Path) -> None:
@@ -58,3 +61,29 @@ async def test_a_commit_that_fails_drops_what_was_cached_in_it(tmp_path: Path) -
         assert await database.write(listeners) == []
         await database.write(lambda tx: endpoints.enable_endpoint(tx, kept.id))
         assert await database.write(listeners) == [kept.id]
+
+
+async def test_what_is_written_alone_shares_its_commit_with_nothing_and_keeps_its_turn(tmp_path: Path) -> None:
+    """The times of everything before it are moved with the clock, those of what follows are new."""
+    begun, ends = threading.Event(), threading.Event()
+    commits: list[tuple[str, object]] = []
+
+    def hold(_: Tx) -> None:
+        begun.set()
+        ends.wait(10)
+
+    def note(name: str) -> Callable[[Tx], None]:
+        return lambda tx: commits.append((name, tx.now))
+
+    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as database:
+        held = asyncio.create_task(database.write(hold))
+        await asyncio.to_thread(begun.wait, 10)
+        writes = [database.write(note("before")), database.write(note("before"))]
+        writes += [database.write_alone(note("alone")), database.write(note("after")), database.write(note("after"))]
+        queued = [asyncio.create_task(write) for write in writes]
+        await asyncio.sleep(0)
+        ends.set()
+        await asyncio.gather(held, *queued)
+    assert [name for name, _ in commits] == ["before", "before", "alone", "after", "after"]
+    instants = [at for _, at in commits]
+    assert instants[0] == instants[1] < instants[2] < instants[3] == instants[4]

@@ -1,0 +1,145 @@
+"""The wall clock is set: every duration stays what it was, and nothing becomes due or expires by it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from bridge.domain.clock import SteadyClock
+from bridge.domain.errors import StoreUnavailable
+from bridge.maintenance.wall_clock import WallClockWatch
+from bridge.sandbox import Receiver, Reply, Sandbox, Scenario
+from bridge.store import runs
+from bridge.store.database import Database
+from tests.support.daemon_process import DaemonProcess
+from tests.support.faked_time import FakedTime
+from tests.support.manual_clock import ManualClock
+from tests.support.watching import open_database, register
+
+START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+HOUR_S, FORTY_DAYS_S = 3600.0, 40 * 86400.0
+
+
+@pytest.fixture
+def machine() -> ManualClock:
+    return ManualClock(START)
+
+
+@pytest.fixture
+def clock(machine: ManualClock) -> SteadyClock:
+    return SteadyClock(machine)
+
+
+async def run_now(database: Database, run_id: str) -> runs.Run:
+    run = await database.read(lambda tx: runs.get_run(tx, run_id))
+    assert run is not None
+    return run
+
+
+@pytest.mark.parametrize("jump_s", [-HOUR_S, FORTY_DAYS_S])
+async def test_on_sqlite_the_database_the_workers_and_the_clock_move_together(
+    sqlite_url: str, machine: ManualClock, clock: SteadyClock, jump_s: float
+) -> None:
+    moved: list[float] = []
+    async with open_database(sqlite_url, clock) as database:
+        watch = WallClockWatch(database, clock, moved.append)
+        in_an_hour = START + timedelta(hours=1)
+        movable = await register(database, "movable", deadline_at=in_an_hour)
+        fixed = await register(database, "fixed", deadline_at=in_an_hour, deadline_is_fixed=True)
+        assert await watch.follow() == 0
+        machine.set_wall(jump_s)
+        assert clock.now() == START, "until it is followed no worker sees it"
+        with capture_logs() as logs:
+            assert await watch.follow() == pytest.approx(jump_s)
+            assert await watch.follow() == 0
+        assert [(line["event"], line["seconds"]) for line in logs] == [("clock.jumped", jump_s)]
+        jump = timedelta(seconds=jump_s)
+        assert (clock.now(), moved) == (START + jump, [pytest.approx(jump_s)])
+        for before in (movable, fixed):
+            after = await run_now(database, before.id)
+            assert after.next_poll_at == before.next_poll_at + jump
+            assert after.status_since == before.status_since + jump
+            assert after.deadline_at == in_an_hour + (jump if before is movable else timedelta(0))
+
+
+async def test_a_small_correction_is_followed_and_moves_nothing(
+    sqlite_url: str, machine: ManualClock, clock: SteadyClock
+) -> None:
+    moved: list[float] = []
+    async with open_database(sqlite_url, clock) as database:
+        watch = WallClockWatch(database, clock, moved.append)
+        for _ in range(5):
+            machine.set_wall(1.5)
+            assert await watch.follow() == 0
+        assert (clock.now(), moved) == (START + timedelta(seconds=7.5), [])
+
+
+async def test_while_the_database_cannot_be_written_the_clock_is_not_followed(
+    sqlite_url: str, machine: ManualClock, clock: SteadyClock
+) -> None:
+    """It is tried again; the old time goes on evenly until then."""
+    moved: list[float] = []
+    database = Database(sqlite_url, clock)
+    await database.open()
+    watch = WallClockWatch(database, clock, moved.append)
+    machine.set_wall(FORTY_DAYS_S)
+    await database.close()
+    with pytest.raises(StoreUnavailable):
+        await watch.follow()
+    assert (clock.now(), moved) == (START, [])
+
+
+async def test_on_postgresql_the_servers_clock_decides(postgresql_url: str) -> None:
+    """Several nodes share its times: one whose clock is wrong keeps its own, and one that was wrong is put right."""
+    machine = ManualClock(datetime.now(UTC))
+    clock, moved = SteadyClock(machine), list[float]()
+    async with open_database(postgresql_url, clock) as database:
+        watch = WallClockWatch(database, clock, moved.append)
+        machine.set_wall(FORTY_DAYS_S)
+        assert await watch.follow() == pytest.approx(FORTY_DAYS_S)
+        assert abs(clock.now() - datetime.now(UTC)) < timedelta(minutes=1)
+        assert moved == []
+        assert await watch.follow() == 0
+        machine.set_wall(-FORTY_DAYS_S)
+        assert await watch.follow() == pytest.approx(-FORTY_DAYS_S)
+        assert (await watch.follow(), moved) == (0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("offset", "jump_s"), [("-1h", -HOUR_S), ("+40d", FORTY_DAYS_S)])
+async def test_a_set_clock_delays_no_retry_and_expires_no_run(offset: str, jump_s: float, tmp_path: Path) -> None:
+    """Set back an hour, retries came an hour late; set forward 40 days, runs expired for good."""
+    async with Sandbox() as sandbox, Receiver(tolerance_s=10**8) as receiver:
+        daemon = DaemonProcess(tmp_path, delivery={"retry_schedule": ["10s", "10s", "10s"]})
+        time_of = FakedTime(daemon)
+        daemon.add_connection("dify", "dify", sandbox.url("dify"))
+        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+        receiver.script(Reply(status=500))
+        async with daemon:
+            early = await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=0)))
+            await receiver.wait_for(lambda got: len(got) == 1)
+            failed_at = time.monotonic()
+            late = [
+                await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=3 + 0.3 * number)))
+                for number in range(12)
+            ]
+            since = daemon.log_size
+            time_of.set(offset)
+            jumped = await daemon.wait_for_log("clock.jumped", since=since, timeout_s=5)
+            assert jumped["seconds"] == pytest.approx(jump_s, abs=2)
+            await receiver.wait_for(lambda got: {early["id"], *(run["id"] for run in late)} <= finished(got), 20)
+            assert 7 < time.monotonic() - failed_at < 16, "the retry after 10 s, ± 20 %"
+            assert {run["status"] for run in [await daemon.finish_of(one["id"]) for one in (early, *late)]} == {
+                "succeeded"
+            }
+            deliveries = (await daemon.ask("GET", "/v1/deliveries?limit=100"))["data"]
+            assert [each["state"] for each in deliveries if each["state"] != "delivered"] == []
+            assert daemon.log_lines("worker.failed") == []
+
+
+def finished(received) -> set[str]:
+    return {one.event["data"]["run"]["id"] for one in received if one.type == "run.finished" and one.status == 204}
