@@ -14,6 +14,7 @@ from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
 from bridge.domain.errors import NotFound, ProviderFailed
+from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 from bridge.domain.webhook_url import check_target
 from bridge.polling.poller import Poller
@@ -88,7 +89,7 @@ class DaemonControl:
         polls, last_polled_at = (
             (run.polls, run.last_polled_at) if tracked is None else (tracked.polls, tracked.last_polled_at)
         )
-        return LivePoll(polls, last_polled_at, next_poll_at, reason)
+        return LivePoll(polls, last_polled_at, next_poll_at, reason, tracked.last_error if tracked else None)
 
     async def poll_now(self, run_id: str) -> None:
         """Poll a run at once, if it is held in memory."""
@@ -121,6 +122,10 @@ class DaemonControl:
         """One real authenticated call."""
         ok, detail, duration_ms = await self._poller(name).client.check()
         return CheckResult(ok, detail, duration_ms)
+
+    def last_error(self, name: str) -> LastError | None:
+        """The failed polls of a connection since the last one that could be read."""
+        return self._poller(name).client.last_error
 
     def connection_state(self, name: str) -> dict[str, Json]:
         """Limits in force and what is going on at this moment."""

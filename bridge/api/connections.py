@@ -43,5 +43,6 @@ def _known_name(context: RequestContext, request: Request[Any]) -> str:
 
 
 def _shown(context: RequestContext, name: str, health: Mapping[str, HealthRow], **more: Json) -> ConnectionInFull:
-    state = context.bridge.connection_state(name)
-    return ConnectionInFull.of(context.bridge.connections[name], health.get(name), state, **more)
+    bridge = context.bridge
+    state, last_error = bridge.connection_state(name), bridge.last_error(name)
+    return ConnectionInFull.of(bridge.connections[name], health.get(name), last_error, state, **more)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from bridge.domain.connection import Connection
+from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 
 
@@ -19,6 +20,7 @@ class LivePoll:
     last_polled_at: datetime | None
     next_poll_at: datetime | None
     reason: str | None = None
+    last_error: LastError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,10 @@ class Bridge(Protocol):
 
     async def check_connection(self, name: str) -> CheckResult:
         """Make one real authenticated call; never raises for what the provider does."""
+        ...
+
+    def last_error(self, name: str) -> LastError | None:
+        """The failed polls of a connection since the last one that could be read."""
         ...
 
     def connection_state(self, name: str) -> dict[str, Json]:

@@ -19,6 +19,7 @@ from bridge.api.ports import LivePoll
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.event import EventType, run_body
+from bridge.domain.observation import FailureKind, LastError
 from bridge.domain.run import Json, Run, RunStatus
 from bridge.domain.timestamps import format_duration, format_instant
 from bridge.store.connections import HealthRow
@@ -130,6 +131,15 @@ class RunData(Shown):
     tags: list[str]
 
 
+class LastErrorAnswer(Shown):
+    """The latest of `count` failed polls since the last one that could be read."""
+
+    at: When
+    kind: FailureKind
+    message: str
+    count: int
+
+
 class RunAnswer(RunData):
     """A run and its polls."""
 
@@ -137,6 +147,7 @@ class RunAnswer(RunData):
     last_polled_at: When | None
     next_poll_at: When | None
     next_poll_reason: str | None
+    last_error: LastErrorAnswer | None
     deadline_at: When | None
     overdue: bool
 
@@ -151,6 +162,7 @@ class RunAnswer(RunData):
                 "last_polled_at": polls.last_polled_at,
                 "next_poll_at": polls.next_poll_at,
                 "next_poll_reason": polls.reason,
+                "last_error": polls.last_error,
                 "deadline_at": run.deadline_at,
                 "overdue": run.is_overdue,
                 **more,
@@ -250,12 +262,20 @@ class ConnectionAnswer(Shown):
     health: ConnectionHealth
     reason: str | None
     since: When | None
+    last_error: LastErrorAnswer | None
     limits: LimitsAnswer
     cadence: CadenceAnswer
     state: dict[str, Any]
 
     @classmethod
-    def of(cls, connection: Connection, health: HealthRow | None, state: dict[str, Json], **more: object) -> Self:
+    def of(
+        cls,
+        connection: Connection,
+        health: HealthRow | None,
+        last_error: LastError | None,
+        state: dict[str, Json],
+        **more: object,
+    ) -> Self:
         """A connection without its key; a limit of null is learned from the provider's answers."""
         cadence = CadenceAnswer.model_validate(connection.cadence)
         return cls.model_validate(
@@ -263,9 +283,10 @@ class ConnectionAnswer(Shown):
                 "name": connection.name,
                 "provider": connection.provider,
                 "base_url": connection.base_url,
-                "health": health.health if health else ConnectionHealth.OK,
+                "health": health.health if health else ConnectionHealth.UNKNOWN,
                 "reason": health.reason if health else None,
                 "since": health.since if health else None,
+                "last_error": last_error,
                 "limits": connection,
                 "cadence": cadence.model_copy(update={"price": None}) if cadence.target_delay else cadence,
                 "state": state,

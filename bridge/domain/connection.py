@@ -71,5 +71,6 @@ class Connection:
 class ConnectionHealth(StrEnum):
     """Whether a provider account answers."""
 
+    UNKNOWN = "unknown"
     OK = "ok"
     FAILING = "failing"

@@ -6,6 +6,7 @@ Each result is classified once, near the wire; the rest of the code matches on t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from bridge.domain.frozen import frozen
@@ -88,6 +89,16 @@ class PollFailed:
 
 
 PollResult = Observed | PollFailed
+
+
+@frozen
+class LastError:
+    """The latest of `count` failed polls since the last one that could be read."""
+
+    at: datetime
+    kind: FailureKind
+    message: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

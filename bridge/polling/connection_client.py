@@ -2,7 +2,8 @@
 
     ok ──(401; 403 twice in a row; five failures in a row over 15 s)──► failing ──(any answer about a run)──► ok
 
-While the connection is failing, it sends one probe at a time, ever more rarely.
+Then the connection sends one probe at a time, ever more rarely. It is also failing, without probes, when no poll of any
+run has brought anything readable for more than a minute, whatever the kind of trouble.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
 
 from bridge.domain import transition
+from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.limits.fair_limiter import FairRateLimiter
-from bridge.domain.observation import FailureKind, LastResponse, Observed, PollFailed, PollResult, RunPage
+from bridge.domain.observation import FailureKind, LastError, LastResponse, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Run
 from bridge.providers import REGISTRY
 from bridge.providers.base import Triggered
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 FAILURES_MIN, FAILING_SPAN_S = 5, 15.0
 REFUSALS_MIN = 2  # of 403, which may be about one run only
 PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
+UNREADABLE_S = 75.0  # without a readable poll: people are to know within two minutes
+ABOUT_ONE_RUN = frozenset({FailureKind.REJECTED, FailureKind.BAD_PAYLOAD})  # perhaps
 OUTPUT_TIMEOUT_S = 5.0  # an output delays the event by no more than this …
 TURN_MAX_S = 60.0  # … and by the wait for our own limits when many runs finish at once
 
@@ -51,6 +54,7 @@ class ConnectionClient:
         *,
         health: ConnectionHealth,
         limiter: FairRateLimiter | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """Pass `limiter` where several connections share one credential."""
         self.connection = connection
@@ -58,6 +62,12 @@ class ConnectionClient:
         self.limiter = limiter or FairRateLimiter(connection.requests_per_second, connection.max_in_flight)
         self.health = health
         self.reason: str | None = None
+        self.is_probing = health is ConnectionHealth.FAILING
+        """Whether only one request at a time goes, to find out whether the connection answers again."""
+        self.last_error: LastError | None = None
+        self._clock = clock or SystemClock()
+        self._unreadable_since = 0.0
+        self._unreadable_runs: set[str | None] = set()
         self._http = ProviderHttp(
             sessions,
             self.provider.base_url(connection),
@@ -91,7 +101,7 @@ class ConnectionClient:
 
     async def _with_output(self, run: Run, seen: Observed) -> Observed:
         try:
-            if self.limiter.rate_limit.opens_at - time.monotonic() > TURN_MAX_S:
+            if self.limiter.rate_limit.opens_at - self._clock.monotonic() > TURN_MAX_S:
                 raise TimeoutError("the provider asked for a longer pause")
             async with asyncio.timeout(TURN_MAX_S):
                 await self.take_turn()
@@ -103,17 +113,17 @@ class ConnectionClient:
         return replace(seen, observation=replace(seen.observation, output=output))
 
     async def _fetch_output(self, provider_run_id: str) -> Json:
-        sent_at = time.monotonic()
+        sent_at = self._clock.monotonic()
         try:
             async with asyncio.timeout(OUTPUT_TIMEOUT_S):
                 output = await self.provider.fetch_output(self._http, provider_run_id)
         except ProviderFailure as failure:
-            self.pace(failure.failed, sent_at=sent_at, now=time.monotonic())
+            self.pace(failure.failed, sent_at=sent_at, now=self._clock.monotonic())
             raise
         except BaseException:
             self.limiter.give_up()
             raise
-        self.limiter.answer(time.monotonic(), sent_at=sent_at)
+        self.limiter.answer(self._clock.monotonic(), sent_at=sent_at)
         return output
 
     async def take_turn(self) -> None:
@@ -122,11 +132,11 @@ class ConnectionClient:
         call = opened.set
         self.limiter.queue(call)
         try:
-            while (wait_s := self.limiter.opens_at(call) - time.monotonic()) > 0:
+            while (wait_s := self.limiter.opens_at(call) - self._clock.monotonic()) > 0:
                 opened.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(opened.wait(), None if math.isinf(wait_s) else wait_s)
-            self.limiter.send(time.monotonic())
+            self.limiter.send(self._clock.monotonic())
         finally:
             self.limiter.leave(call)
 
@@ -145,20 +155,24 @@ class ConnectionClient:
 
     async def check(self) -> tuple[bool, str, int]:
         """Make one authenticated call; whether it succeeded, a sentence, milliseconds."""
-        started = time.monotonic()
+        started = self._clock.monotonic()
         try:
             await self.provider.check(self._http)
             ok, said = True, f"{self.connection.base_url} takes the key"
         except ProviderFailure as failure:
             ok, said = False, str(failure)
-        return ok, said, round((time.monotonic() - started) * 1000)
+        return ok, said, round((self._clock.monotonic() - started) * 1000)
 
-    def judge(self, result: PollResult | RunPage, *, sent_at: float, now: float, runs_held: int) -> HealthChange | None:
+    def judge(
+        self, result: PollResult | RunPage, *, sent_at: float, now: float, runs_held: int, run_id: str | None = None
+    ) -> HealthChange | None:
         """Take in the result of a poll or a list: its effect on the limits, and a change of health if it causes one.
 
         Times are monotonic. A 404 is an answer like any other: the connection works.
         """
         self.pace(result, sent_at=sent_at, now=now)
+        if isinstance(result, PollFailed) and result.kind is not FailureKind.NOT_FOUND:
+            self._note_unreadable(result, run_id, sent_at)
         match result:
             case Observed() | RunPage() | PollFailed(kind=FailureKind.NOT_FOUND):
                 return self._answered(now)
@@ -167,7 +181,7 @@ class ConnectionClient:
                 is_sure = result.status == 401 or self._refusals >= REFUSALS_MIN or runs_held <= 1
                 return self._failed(result.message, sent_at=sent_at, now=now) if is_sure else None
             case PollFailed(kind=FailureKind.THROTTLED | FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
-                return None  # about the rate or about this run, not about the connection
+                return None  # about the rate or perhaps about this run: `find_unreadable` decides
             case _:
                 return self._faltered(result, sent_at=sent_at, now=now)
 
@@ -194,28 +208,52 @@ class ConnectionClient:
     def _answered(self, now: float) -> HealthChange | None:
         self._has_recovered |= self._failures >= FAILURES_MIN or self.health is ConnectionHealth.FAILING
         self._failures = self._refusals = self._probes = 0
+        self.last_error = None
+        self._unreadable_runs.clear()
         if self.health is ConnectionHealth.OK:
             return None
-        self.limiter.rate_limit.end_pause(now)
-        self.health, self.reason = ConnectionHealth.OK, None
+        if self.is_probing:
+            self.limiter.rate_limit.end_pause(now)
+        self.health, self.reason, self.is_probing = ConnectionHealth.OK, None, False
         return HealthChange(ConnectionHealth.OK, None)
 
     def _faltered(self, result: PollFailed, *, sent_at: float, now: float) -> HealthChange | None:
         self._failures += 1
         if self._failures == 1:
             self._failing_from = now
-        if self.health is ConnectionHealth.FAILING or (
-            self._failures >= FAILURES_MIN and now - self._failing_from >= FAILING_SPAN_S
-        ):
+        if self.is_probing or (self._failures >= FAILURES_MIN and now - self._failing_from >= FAILING_SPAN_S):
             return self._failed(result.message, sent_at=sent_at, now=now)
         return None
 
     def _failed(self, reason: str, *, sent_at: float, now: float) -> HealthChange | None:
-        if self.health is ConnectionHealth.FAILING and sent_at < self._judged_at:
+        if self.is_probing and sent_at < self._judged_at:
             return None  # sent before the last verdict: it was no probe, and does not lengthen the pause
         self._judged_at = now
         self.limiter.rate_limit.pause(now, min(PROBE_FIRST_S * 2.0**self._probes, PROBE_MAX_S))
         self._probes = min(self._probes + 1, 10)
+        self.is_probing = True
+        return self._turn_failing(reason)
+
+    def _note_unreadable(self, failed: PollFailed, run_id: str | None, sent_at: float) -> None:
+        if self.last_error is None:
+            self._unreadable_since = sent_at
+        self._unreadable_runs.add(run_id)
+        count = self.last_error.count + 1 if self.last_error else 1
+        self.last_error = LastError(self._clock.now(), failed.kind, failed.message, count)
+
+    def find_unreadable(self, now: float, *, runs_held: int) -> HealthChange | None:
+        """The change to failing, if no poll of any run has been readable for `UNREADABLE_S`.
+
+        Failures that may concern one run alone must have struck two, where two are held.
+        """
+        error = self.last_error
+        if error is None or now - self._unreadable_since < UNREADABLE_S:
+            return None
+        if error.kind in ABOUT_ONE_RUN and len(self._unreadable_runs) < min(runs_held, 2):
+            return None
+        return self._turn_failing(error.message)
+
+    def _turn_failing(self, reason: str) -> HealthChange | None:
         if self.health is ConnectionHealth.FAILING:
             return None
         self.health, self.reason = ConnectionHealth.FAILING, reason
@@ -227,7 +265,7 @@ class ConnectionClient:
         return has_recovered
 
     def opens_in_s(self, now: float) -> float:
-        """Seconds until a poll may go, 0 at once; while failing, only one probe at a time."""
-        if self.health is ConnectionHealth.FAILING and self.limiter.in_flight:
+        """Seconds until a poll may go, 0 at once; only one probe at a time."""
+        if self.is_probing and self.limiter.in_flight:
             return float("inf")
         return max(0.0, self.limiter.opens_at() - now)

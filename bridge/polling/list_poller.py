@@ -20,7 +20,6 @@ import structlog
 
 from bridge.domain.cadence.list_rule import GrowingLateness, wait_before_list, worth_of_pages
 from bridge.domain.clock import Clock
-from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.frozen import frozen
 from bridge.domain.limits.fair_limiter import Candidate
@@ -176,8 +175,8 @@ class ListPoller:
         return run_id in self._shown
 
     def _is_useful(self) -> bool:
-        """Whether a list may show enough; while the connection fails, polls of single runs are the probes."""
-        if self._client.health is ConnectionHealth.FAILING:
+        """Whether a list may show enough; while the connection is probed, polls of single runs are the probes."""
+        if self._client.is_probing:
             return self._discovery is not None and not len(self._schedule)
         return self._discovery is not None or sum(1 for _ in islice(self._hopeful(), RUNS_MIN)) == RUNS_MIN
 

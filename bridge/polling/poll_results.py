@@ -156,7 +156,7 @@ class PollResults:
 
     async def _failed(self, tracked: TrackedRun, failed: PollFailed, now: float) -> NextStep:
         wall = self._clock.now()
-        tracked.note_failure(failed.kind, wall)
+        tracked.note_failure(failed, wall)
         lost: RunError | None = None
         if transition.is_lost(tracked.with_counters(), wall):
             lost = RunError(f"the provider no longer knows this run ({failed.message})", "not_found")

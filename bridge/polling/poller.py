@@ -17,7 +17,6 @@ import structlog
 
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.domain.clock import Clock
-from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.observation import Observed, PollFailed, PollResult
 from bridge.domain.run import Run
@@ -87,6 +86,8 @@ class Poller:
         """Write what waits to be written, acquire runs, and poll those that are due; seconds until the next pass."""
         now = self._clock.monotonic()
         try:
+            if (failing := self.client.find_unreadable(now, runs_held=len(self.schedule))) is not None:
+                await self.results.report_health(failing)
             await self.results.flush_health(now)
             await self.leases.flush(now)
             await self._learned.save_if_due(now)
@@ -137,7 +138,7 @@ class Poller:
 
     def _queue_at_limiter(self, now: float) -> None:
         waits = self.schedule.next_due() <= now or self.leases.is_held_up
-        is_probing = self.client.health is ConnectionHealth.FAILING and self.client.limiter.in_flight
+        is_probing = self.client.is_probing and self.client.limiter.in_flight
         may_poll = not (self._is_draining or self.results.is_behind or is_probing)
         self.schedule.queue_at_limiter(self.bell.ring, waits=waits and may_poll)
 
@@ -176,7 +177,9 @@ class Poller:
             tracked.end_poll()
             raise
         now = self._clock.monotonic()
-        health = self.client.judge(result, sent_at=tracked.sent_at, now=now, runs_held=len(self.schedule))
+        health = self.client.judge(
+            result, sent_at=tracked.sent_at, now=now, runs_held=len(self.schedule), run_id=tracked.run.id
+        )
         if self.client.take_recovery():
             self._replan_after_outage(now)
         outcome = result.kind.value if isinstance(result, PollFailed) else "observed"
@@ -293,7 +296,7 @@ class Poller:
         if due_at > wall:
             return due_at, reason
         opens_in_s, ready = self.client.opens_in_s(now), self.schedule.ready_count
-        if self.client.health is ConnectionHealth.FAILING:
+        if self.client.is_probing:
             reason = "its provider fails, and is asked again then"
         elif opens_in_s > 0 or ready:
             reason = f"it is due, and waits for its turn at the connection's limit ({ready} wait in all)"

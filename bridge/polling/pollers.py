@@ -47,8 +47,14 @@ class Pollers:
                 await self._end(name)
         for name, connection in configured.items():
             if name not in self.by_connection:
-                present = health[name].health if name in health else ConnectionHealth.OK
-                client = ConnectionClient(connection, sessions, health=present, limiter=self._limiter_for(connection))
+                present = health[name].health if name in health else ConnectionHealth.UNKNOWN
+                client = ConnectionClient(
+                    connection,
+                    sessions,
+                    health=present,
+                    limiter=self._limiter_for(connection),
+                    clock=self._clock,
+                )
                 await self._start(client, node)
 
     async def abandon(self) -> None:

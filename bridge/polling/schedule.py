@@ -21,7 +21,7 @@ from bridge.domain.connection import Connection
 from bridge.domain.frozen import replaced
 from bridge.domain.ids import comparable_run_id
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
-from bridge.domain.observation import FailureKind, Observation
+from bridge.domain.observation import FailureKind, LastError, Observation, PollFailed
 from bridge.domain.run import Run
 from bridge.store.run_leases import PollRecord
 
@@ -53,6 +53,7 @@ class TrackedRun:
         "is_in_flight",
         "is_tainted",
         "is_wanted",
+        "last_error",
         "last_polled_at",
         "next_poll_at",
         "not_before",
@@ -87,6 +88,7 @@ class TrackedRun:
         self.sightings = 0
         self.last_polled_at = run.last_polled_at
         self.failure_streak = run.failure_streak
+        self.last_error: LastError | None = None
         self.not_found_count = run.not_found_count
         self.not_found_since = run.not_found_since
         self.etag: str | None = None
@@ -128,14 +130,16 @@ class TrackedRun:
     def note_answer(self, *, is_304: bool) -> None:
         """The poll brought an observation, which ends a row of failures."""
         self.is_304 = is_304
+        self.last_error = None
         self.failure_streak = self.not_found_count = 0
         self.not_found_since = None
 
-    def note_failure(self, kind: FailureKind, now: datetime) -> None:
+    def note_failure(self, failed: PollFailed, now: datetime) -> None:
         """The poll brought no observation; any failure but a 404 ends a row of 404s."""
         self.is_304 = False
         self.failure_streak += 1
-        if kind is FailureKind.NOT_FOUND:
+        self.last_error = LastError(now, failed.kind, failed.message, self.failure_streak)
+        if failed.kind is FailureKind.NOT_FOUND:
             self.not_found_count += 1
             self.not_found_since = self.not_found_since or now
         else:

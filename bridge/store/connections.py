@@ -27,13 +27,13 @@ class HealthRow:
 
 
 def list_health(tx: Tx) -> dict[str, HealthRow]:
-    """The health of every connection whose health ever changed."""
+    """The health of every connection that has answered or failed."""
     rows = tx.connection.execute(sa.select(connections))
     return {r.name: HealthRow(r.name, ConnectionHealth(r.health), r.reason, r.since) for r in rows}
 
 
 def change_health(tx: Tx, name: str, *, provider: str, health: ConnectionHealth, reason: str | None) -> bool:
-    """Record a change of health with its event. False if the health is the same."""
+    """Record a change of health, with its event where it begins or ends to fail. False without an event."""
     if not _set_health(tx, name, health, reason):
         return False
     failing = health is ConnectionHealth.FAILING
@@ -49,12 +49,18 @@ def change_health(tx: Tx, name: str, *, provider: str, health: ConnectionHealth,
 
 
 def _set_health(tx: Tx, name: str, health: ConnectionHealth, reason: str | None) -> bool:
-    """Set the health in one statement, because another node may do so at the same moment. False if it is the same."""
+    """Set the health in one statement, because another node may do so at the same moment.
+
+    False if it is the same, or the first one and good: only a connection that failed can recover.
+    """
     values = {"health": health.value, "reason": reason, "since": tx.now}
-    if health is ConnectionHealth.OK:  # the health of a connection without a row
-        existing = sa.update(connections).where(connections.c.name == name, connections.c.health != health.value)
-        return bool(tx.connection.execute(existing.values(values)).rowcount)
     insert = postgresql.insert if tx.is_postgresql else sqlite.insert
+    if health is ConnectionHealth.OK:
+        existing = sa.update(connections).where(connections.c.name == name, connections.c.health != health.value)
+        if tx.connection.execute(existing.values(values)).rowcount:
+            return True
+        tx.connection.execute(insert(connections).values(name=name, **values).on_conflict_do_nothing())
+        return False
     upsert = (
         insert(connections)
         .values(name=name, **values)

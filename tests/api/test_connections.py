@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
+from bridge.domain.observation import FailureKind, LastError
 from bridge.store.connections import change_health
-from tests.support.api_bridge import Api
+from tests.support.api_bridge import NOW, Api
 
 
 async def test_connections_show_health_limits_and_cadence_and_never_a_key(api: Api) -> None:
@@ -17,11 +18,34 @@ async def test_connections_show_health_limits_and_cadence_and_never_a_key(api: A
     reply = await api.call("GET", "/v1/connections")
     failing, fine = reply.body["data"]
     assert (failing["name"], failing["health"], failing["reason"]) == ("dify-prod", "failing", "the key is refused")
-    assert (fine["name"], fine["health"], fine["since"]) == ("dify-test", "ok", None)
+    assert (fine["name"], fine["health"], fine["since"]) == ("dify-test", "unknown", None), "before its first answer"
+    assert fine["last_error"] is None
     assert fine["limits"] == {"requests_per_second": None, "max_in_flight": None}
     assert fine["cadence"]["max_interval"] == "5m"
     assert fine["state"] == {"in_flight": 0}
     assert "canary" not in reply.content.decode()
+
+
+async def test_a_connection_that_answered_is_ok_since_then_and_nothing_is_told(api: Api) -> None:
+    for health in (ConnectionHealth.OK, ConnectionHealth.OK):
+        told = await api.database.write(
+            lambda tx, health=health: change_health(tx, "dify-prod", provider="dify", health=health, reason=None)
+        )
+        assert not told
+    [answered, _] = (await api.call("GET", "/v1/connections")).body["data"]
+    assert (answered["health"], answered["reason"], answered["since"] is None) == ("ok", None, False)
+    assert (await api.call("GET", "/v1/events")).body["data"] == []
+
+
+async def test_a_connection_shows_its_failed_polls_since_the_last_that_could_be_read(sqlite_api: Api) -> None:
+    sqlite_api.bridge.last_errors["dify-prod"] = LastError(NOW, FailureKind.BAD_PAYLOAD, "HTML instead of JSON", 3)
+    shown = (await sqlite_api.call("GET", "/v1/connections/dify-prod")).body
+    assert shown["last_error"] == {
+        "at": "2026-01-15T10:30:00.000Z",
+        "kind": "bad_payload",
+        "message": "HTML instead of JSON",
+        "count": 3,
+    }
 
 
 async def test_one_connection_is_shown_as_in_the_list(sqlite_api: Api) -> None:

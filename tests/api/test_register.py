@@ -10,6 +10,7 @@ import pytest
 from bridge.api.ports import LivePoll
 from bridge.domain.errors import ProviderFailed, ProviderRefused, StoreUnavailable, Unsupported
 from bridge.domain.event import run_body
+from bridge.domain.observation import FailureKind, LastError
 from bridge.domain.run import RunStatus
 from bridge.store import endpoints, runs
 from tests.support.api_bridge import NOW, Api
@@ -65,6 +66,18 @@ async def test_a_run_held_in_memory_shows_its_fresher_polls(sqlite_api: Api) -> 
     shown = await sqlite_api.register()
     assert (shown["polls"], shown["next_poll_at"]) == (5, "2026-01-15T10:30:09.000Z")
     assert shown["next_poll_reason"] == "a tenth of the age"
+    assert shown["last_error"] is None
+
+
+async def test_a_run_shows_its_failed_polls_since_the_last_that_could_be_read(sqlite_api: Api) -> None:
+    run = await sqlite_api.register()
+    assert run["last_error"] is None
+    error = LastError(NOW, FailureKind.TIMEOUT, "no answer within 30s", 2)
+    sqlite_api.bridge.held[run["id"]] = LivePoll(5, NOW, NOW + timedelta(seconds=9), last_error=error)
+    expected = {"at": "2026-01-15T10:30:00.000Z", "kind": "timeout", "message": "no answer within 30s", "count": 2}
+    assert (await sqlite_api.call("GET", f"/v1/runs/{run['id']}")).body["last_error"] == expected
+    [listed] = (await sqlite_api.call("GET", "/v1/runs")).body["data"]
+    assert listed["last_error"] == expected
 
 
 async def test_a_webhook_without_secret_gets_one_that_is_shown_once(api: Api) -> None:

@@ -106,7 +106,7 @@ def test_a_workflow_without_runs_says_so_and_what_was_probably_meant(show):
 
 
 def test_the_daemon_shows_what_it_knows_and_refuses_a_name_that_it_does_not(bridge):
-    assert bridge("connections", "show", "dify-prod").out.startswith("dify-prod ok")
+    assert bridge("connections", "show", "dify-prod").out.startswith("dify-prod unknown")
     shown = bridge("connections", "show", "dify-prod", "--workflow", "new", "--json").json
     assert shown["distribution"]["runs_remembered"] == 0
     assert "▲" in bridge("connections", "show", "dify-prod", "--workflow", "new").out

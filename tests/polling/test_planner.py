@@ -109,7 +109,7 @@ async def test_refusals_of_the_connection_make_no_run_back_off(tmp_path: Path) -
     """After an outage full of 429s every run is polled when the limiter opens, not when its own back-off ends."""
     planner, tracked = taught(), watched(await running(tmp_path), age_s=0.0)
     for _ in range(8):
-        tracked.note_failure(FailureKind.THROTTLED, NOW)
+        tracked.note_failure(PollFailed(FailureKind.THROTTLED, "429"), NOW)
     assert planner.plan_retry(tracked, PollFailed(FailureKind.THROTTLED, "429")).delay_s <= 1.0
     assert planner.plan_retry(tracked, PollFailed(FailureKind.THROTTLED, "429", retry_after_s=7.0)).delay_s == 7.0
     assert planner.plan_retry(tracked, PollFailed(FailureKind.TIMEOUT, "no answer")).delay_s == 60.0

@@ -423,7 +423,7 @@ async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_
         assert len(poller.schedule) == 8
         refused = PollFailed(FailureKind.CONNECT, "connection refused")
         for tracked in poller.schedule.all():
-            tracked.note_failure(refused.kind, datetime.now(UTC))
+            tracked.note_failure(refused, datetime.now(UTC))
             poller.schedule.postpone(tracked, now + 60.0)
         for _ in range(FAILURES_MIN):
             poller.client.judge(refused, sent_at=now, now=now, runs_held=8)

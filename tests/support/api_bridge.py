@@ -20,7 +20,7 @@ from bridge.api.ports import CheckResult, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BridgeError, InvalidInput, Problem
-from bridge.domain.observation import Observation
+from bridge.domain.observation import LastError, Observation
 from bridge.domain.run import Json, Progress, Run, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.transition import observe
@@ -53,6 +53,7 @@ class ApiBridge:
     refuses: BridgeError | None = None
     asked: list[tuple[str, Any]] = field(default_factory=list)
     held: dict[str, LivePoll] = field(default_factory=dict)
+    last_errors: dict[str, LastError] = field(default_factory=dict)
     ready: bool = True
     before_trigger: asyncio.Event | None = None
     trigger_asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -103,6 +104,10 @@ class ApiBridge:
         """All is well."""
         self.asked.append(("check", name))
         return CheckResult(ok=True, detail="the key works", duration_ms=12)
+
+    def last_error(self, name: str) -> LastError | None:
+        """The one that a test has set."""
+        return self.last_errors.get(name)
 
     def connection_state(self, name: str) -> dict[str, Json]:
         """Something to show."""

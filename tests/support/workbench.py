@@ -53,7 +53,7 @@ async def open_poller(
     """The poller of one connection, as the daemon builds it; `limiter`: that of another one of the same credential."""
     clock = clock or SystemClock()
     async with ProviderSessions() as sessions:
-        client = ConnectionClient(settings, sessions, health=ConnectionHealth.OK, limiter=limiter)
+        client = ConnectionClient(settings, sessions, health=ConnectionHealth.UNKNOWN, limiter=limiter, clock=clock)
         poller = Poller(
             client,
             learned=await LearnedState.load(database, settings.name, client.limiter.rate_limit),

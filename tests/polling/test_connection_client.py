@@ -1,0 +1,154 @@
+"""The health of a connection: unknown, ok, or failing, whatever the kind of trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import pytest
+
+from bridge.domain.connection import Connection, ConnectionHealth
+from bridge.domain.event import EventType
+from bridge.domain.observation import FailureKind, Observed, PollFailed
+from bridge.domain.run import RunStatus
+from bridge.domain.secret import Secret
+from bridge.polling import connection_client
+from bridge.polling.connection_client import ConnectionClient, HealthChange
+from bridge.providers.http import ProviderSessions
+from bridge.sandbox import Sandbox, Scenario
+from bridge.store import connections, events
+from bridge.store.database import Database
+from tests.support.manual_clock import START, ManualClock
+from tests.support.watching import register, seen
+from tests.support.workbench import connection, finish, open_poller, work
+
+BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0)
+PASS_EVERY_S = 10.0
+READABLE = Observed(seen("running"))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(START)
+
+
+@pytest.fixture
+async def client(clock: ManualClock):
+    settings = Connection("hub", "dibby", "http://127.0.0.1:9", Secret("key"))
+    async with ProviderSessions() as sessions:
+        yield ConnectionClient(settings, sessions, health=ConnectionHealth.UNKNOWN, clock=clock)
+
+
+def answer(
+    client: ConnectionClient, clock: ManualClock, result: Observed | PollFailed, run_id: str = "r1", held: int = 1
+):
+    now = clock.monotonic()
+    return client.judge(result, sent_at=now, now=now, runs_held=held, run_id=run_id)
+
+
+def fail_for(
+    client: ConnectionClient, clock: ManualClock, seconds: float, run_ids: Sequence[str], kind: FailureKind, held: int
+) -> Iterator[HealthChange]:
+    """Polls of these runs in turn, each after a longer back-off, with passes of the poller in between."""
+    began, polls = clock.monotonic(), list(accumulate(BACK_OFF_S, initial=0.0))
+    while (elapsed := clock.monotonic() - began) <= seconds:
+        while polls and polls[0] <= elapsed:
+            failed = PollFailed(kind, "the answer is not JSON but HTML")
+            if change := answer(client, clock, failed, run_ids[len(polls) % len(run_ids)], held):
+                yield change
+            polls.pop(0)
+        if change := client.find_unreadable(clock.monotonic(), runs_held=held):
+            yield change
+        clock.advance(min(PASS_EVERY_S, polls[0] - elapsed if polls else PASS_EVERY_S))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind is not FailureKind.NOT_FOUND])
+@pytest.mark.parametrize("run_ids", [["r1"], ["r1", "r2", "r3"]])
+def test_a_connection_that_brings_nothing_readable_is_failing_within_two_minutes(
+    client: ConnectionClient, clock: ManualClock, kind: FailureKind, run_ids: list[str]
+) -> None:
+    [change] = fail_for(client, clock, 100.0, run_ids, kind, held=len(run_ids))
+    assert change == HealthChange(ConnectionHealth.FAILING, "the answer is not JSON but HTML")
+    assert client.last_error is not None
+    assert (client.last_error.kind, client.last_error.message) == (kind, "the answer is not JSON but HTML")
+    assert client.last_error.count >= 7
+
+
+@pytest.mark.parametrize("kind", [FailureKind.BAD_PAYLOAD, FailureKind.REJECTED])
+def test_one_run_in_trouble_beside_others_that_are_not_due_is_no_trouble_of_the_connection(
+    client: ConnectionClient, clock: ManualClock, kind: FailureKind
+) -> None:
+    answer(client, clock, READABLE, "r2", held=2)
+    assert list(fail_for(client, clock, 200.0, ["r1"], kind, held=2)) == []
+
+
+def test_a_long_pause_that_the_provider_asks_for_is_shown_too(client: ConnectionClient, clock: ManualClock) -> None:
+    """A single refusal, and no poll for an hour."""
+    answer(client, clock, READABLE)
+    answer(client, clock, PollFailed(FailureKind.THROTTLED, "429, again in 1h", 429, retry_after_s=3600.0))
+    clock.advance(60.0)
+    assert client.find_unreadable(clock.monotonic(), runs_held=1) is None
+    clock.advance(30.0)
+    assert client.find_unreadable(clock.monotonic(), runs_held=1) == HealthChange(
+        ConnectionHealth.FAILING, "429, again in 1h"
+    )
+
+
+def test_trouble_that_answers_show_holds_back_no_polls(client: ConnectionClient, clock: ManualClock) -> None:
+    """The next run that is registered may be well."""
+    list(fail_for(client, clock, 100.0, ["r1"], FailureKind.BAD_PAYLOAD, held=1))
+    assert client.health is ConnectionHealth.FAILING
+    assert not client.is_probing
+    assert client.opens_in_s(clock.monotonic()) == 0
+
+
+def test_the_first_readable_answer_ends_all_of_it(client: ConnectionClient, clock: ManualClock) -> None:
+    list(fail_for(client, clock, 100.0, ["r1"], FailureKind.BAD_PAYLOAD, held=1))
+    assert answer(client, clock, READABLE) == HealthChange(ConnectionHealth.OK, None)
+    assert (client.health, client.last_error) == (ConnectionHealth.OK, None)
+    clock.advance(1000.0)
+    assert client.find_unreadable(clock.monotonic(), runs_held=1) is None
+
+
+async def test_a_connection_is_unknown_until_its_first_answer_which_is_no_recovery(
+    database: Database, sandbox: Sandbox
+) -> None:
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        assert await database.read(connections.list_health) == {}
+        assert poller.client.health is ConnectionHealth.UNKNOWN
+        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0))
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        await finish(poller, database, run.id)
+    health = await database.read(connections.list_health)
+    assert (health["dibby-1"].health, health["dibby-1"].reason) == (ConnectionHealth.OK, None)
+    feed = await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))
+    assert [event.type for event in feed] == [EventType.RUN_FINISHED]
+
+
+async def test_html_instead_of_answers_is_seen_at_the_run_and_at_the_connection(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as it lasts: the health was ok, no event was recorded, and nothing said why no run ended."""
+    monkeypatch.setattr(connection_client, "UNREADABLE_S", 0.3)
+    sandbox.fail("dibby", "html", count=None)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        made = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(2)]
+        run, other = [await register(database, i, connection="dibby-1", provider="dibby") for i in made]
+
+        async def is_failing() -> bool:
+            health = await database.read(connections.list_health)
+            return bool(health) and health["dibby-1"].health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, is_failing)
+        tracked = poller.live(run.id)
+        assert tracked is not None
+        assert tracked.last_error is not None
+        assert tracked.last_error.kind is FailureKind.BAD_PAYLOAD
+        assert tracked.last_error.count >= 2
+        assert str(poller.client.reason).endswith("the answer is not a JSON object")
+        sandbox.clear_faults()
+        for each in (run, other):
+            assert (await finish(poller, database, each.id)).status is RunStatus.SUCCEEDED
+        assert poller.client.last_error is None
+    feed = await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))
+    assert [event.type for event in feed][:2] == [EventType.CONNECTION_FAILING, EventType.CONNECTION_RECOVERED]
