@@ -23,6 +23,7 @@ from bridge.api.response_models import (
 from bridge.api.validation_errors import read_given
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable
 from bridge.domain.run import Json, Run
+from bridge.domain.webhook_url import mask_query_secrets
 from bridge.store import endpoints, events, run_leases, runs
 from bridge.store.transaction import Tx
 
@@ -63,7 +64,9 @@ def _shown(context: RequestContext, done: Registered) -> RegisteredRun:
     if done.webhook is None:
         return RegisteredRun.of(done.run, live)
     secret = done.secret.reveal() if done.secret else None
-    return RegisteredRun.of(done.run, live, webhook={"id": done.webhook.id, "url": done.webhook.url, "secret": secret})
+    return RegisteredRun.of(
+        done.run, live, webhook={"id": done.webhook.id, "url": mask_query_secrets(done.webhook.url), "secret": secret}
+    )
 
 
 async def register_batch(context: RequestContext, request: Request[BatchBody]) -> Response:

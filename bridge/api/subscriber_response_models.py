@@ -13,6 +13,7 @@ from bridge.domain.endpoint import Endpoint, EndpointSettings, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.fields import MASK
 from bridge.domain.replay import ReplayState, ReplayStatus
+from bridge.domain.webhook_url import mask_query_secrets
 
 
 class _Named(Shown):
@@ -27,7 +28,7 @@ _Settings: Any = create_model("_Settings", __base__=Shown, **_plain)
 
 
 class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so that a setting stands once
-    """An endpoint; the values of its headers are masked. `events` null: all but `run.progressed`.
+    """An endpoint; the values of its headers and secrets in its URL's query are masked. `events` null: all but `run.progressed`.
 
     `public_keys` verify its v1a signatures. `failing_since`: every attempt since then failed. `paused_until`: it gets
     nothing before, because it asked for that or did not answer.
@@ -43,9 +44,9 @@ class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so
 
     @classmethod
     def of(cls, endpoint: Endpoint, public_keys: Sequence[str] = (), **more: object) -> Self:
-        """An endpoint without its secret; the values of its headers, which often hold one, are masked."""
-        headers = dict.fromkeys(endpoint.headers, MASK)
-        return cls.model_validate({**dict(endpoint), "headers": headers, "public_keys": public_keys, **more})
+        """An endpoint without its secret; the values of its headers, and secrets in its URL, are masked."""
+        shown = {"url": mask_query_secrets(endpoint.url), "headers": dict.fromkeys(endpoint.headers, MASK)}
+        return cls.model_validate({**dict(endpoint), **shown, "public_keys": public_keys, **more})
 
 
 class NewEndpoint(EndpointAnswer):

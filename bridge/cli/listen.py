@@ -13,6 +13,7 @@ from bridge.cli.events import about, status_of
 from bridge.cli.options import EventTypes, Settings, common_options, pass_settings, read_keys, secret_options
 from bridge.cli.output import mark, note, say
 from bridge.cli.webhook_post import WebhookTarget
+from bridge.domain.webhook_url import mask_query_secrets
 
 
 @click.command
@@ -36,7 +37,9 @@ def listen(
     """
     keys = read_keys(secret, secret_file)
     target = WebhookTarget(forward_to, keys)
-    note(f"forwarding to {forward_to}, {'signed' if keys else 'unsigned (--secret-file FILE signs)'}; Ctrl-C stops it")
+    note(
+        f"forwarding to {mask_query_secrets(forward_to)}, {'signed' if keys else 'unsigned (--secret-file FILE signs)'}; Ctrl-C stops it"
+    )
     for event in settings.client().stream_events(after=after, types=types):
         result = target.post(event.id, event.body)
         body: Object = json.loads(event.body)

@@ -12,9 +12,11 @@ from bridge.cli.options import ENDPOINT, EventTypes, Settings, common_options, p
 from bridge.cli.output import mark, print_value, say
 from bridge.cli.webhook_post import WebhookTarget
 from bridge.domain.event import Event, EventType, other_event, run_event
+from bridge.domain.fields import MASK
 from bridge.domain.ids import new_id
 from bridge.domain.run import CadenceOverrides, Progress, Run, RunError, RunStatus
 from bridge.domain.timestamps import format_instant
+from bridge.domain.webhook_url import mask_query_secrets
 
 _STATUSES_OF = {  # before and after
     EventType.RUN_STARTED: (RunStatus.QUEUED, RunStatus.RUNNING),
@@ -67,6 +69,10 @@ def trigger(
         if not keys:
             raise click.UsageError("the daemon does not give out an endpoint's secret: add --secret-file FILE")
         to_url = settings.client().get("v1", "endpoints", endpoint).object()["url"]
+        if MASK in str(to_url):
+            raise click.UsageError(
+                f"the daemon does not show the secret in the URL of {endpoint}: give it with --to URL"
+            )
     assert to_url is not None
     sample = sample_event(event_type, RunStatus(status) if status else None)
     result = WebhookTarget(to_url, keys).post(sample.id, sample.body)
@@ -74,7 +80,7 @@ def trigger(
         print_value(result.as_object())
     else:
         took = f"in {result.took_ms} ms"
-        say(mark(result.is_accepted), sample.type.value, sample.id, "→", to_url, str(result), took)
+        say(mark(result.is_accepted), sample.type.value, sample.id, "→", mask_query_secrets(to_url), str(result), took)
     return 0 if result.is_accepted else 1
 
 

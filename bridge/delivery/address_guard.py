@@ -21,7 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from bridge.delivery.dns import Lookup, ThreadLookup
 from bridge.domain.addresses.policy import AddressPolicy, Verdict, judge, own_address
 from bridge.domain.errors import InvalidInput
-from bridge.domain.webhook_url import check_target, is_localhost, literal_address, parse_target
+from bridge.domain.webhook_url import check_target, is_localhost, literal_address, mask_query_secrets, parse_target
 from bridge.runtime.aiohttp_internals import Connector, WebhookProtocol, default_tls, mark, note_peer
 
 LOOKUP_MAX_S = 10.0
@@ -141,7 +141,7 @@ async def explain(url: str, policy: AddressPolicy, *, lookup: Lookup | None = No
         check_target(url, policy)
     except InvalidInput as error:  # more useful than a failed name lookup
         problem = error.problems[0].message
-    return Explanation(target.url, problem, tuple(verdicts))
+    return Explanation(mask_query_secrets(target.url), problem, tuple(verdicts))
 
 
 def _judge_dial(address: str, port: int, policy: AddressPolicy, *, is_encrypted: bool) -> Verdict:

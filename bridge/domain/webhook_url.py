@@ -19,9 +19,12 @@ from yarl import URL
 from bridge.domain.addresses.policy import AddressPolicy, Trust, Verdict, judge
 from bridge.domain.addresses.tables import METADATA_NAMES, ODD_PORTS
 from bridge.domain.errors import InvalidInput, Problem
+from bridge.domain.fields import MASK
 
 URL_CHARACTERS_MAX: Final = 2048  # what every proxy and log can handle
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
+_SECRET_NAME: Final = re.compile(r"token|secret|key|sig|pass|pwd|auth|cred|code|hash|hmac|session|jwt", re.IGNORECASE)
+_TOKEN: Final = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9_.~-]{16,}")  # looks random
 _START: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)")
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 _NO_URI: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?@!$&'()*+,;=%]")  # RFC 3986 §3.3, §3.4
@@ -50,6 +53,8 @@ def check_target(url: str, policy: AddressPolicy) -> Target:
 
     Raises InvalidInput (field `url`) with the rule and, if there is one, the line of config that would allow it.
     """
+    if MASK in url:
+        raise _refused(f"{MASK} stands for a value that is not shown; give the value itself")
     target = parse_target(url)
     address = literal_address(target.host)
     if address is not None:
@@ -60,6 +65,20 @@ def check_target(url: str, policy: AddressPolicy) -> Target:
     else:
         _check_name(target, policy)
     return target
+
+
+def mask_query_secrets(url: str) -> str:
+    """`url` with **** for each query value that is a secret by its name or its look; receivers take tokens there."""
+    start, mark, query = url.partition("?")
+    return start + mark + "&".join(_mask_parameter(parameter) for parameter in query.split("&"))
+
+
+def _mask_parameter(parameter: str) -> str:
+    name, equals, value = parameter.partition("=")
+    if not equals:
+        return MASK if _TOKEN.fullmatch(name) else name
+    is_secret = value and (_SECRET_NAME.search(name) or _TOKEN.fullmatch(value))
+    return f"{name}={MASK if is_secret else value}"
 
 
 def parse_target(url: str) -> Target:

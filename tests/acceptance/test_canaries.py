@@ -41,7 +41,7 @@ class Canaries:
         return self._plant(where, f"canary{len(self.planted):02d}{os.urandom(8).hex()}")
 
     def url_token(self, where: str) -> str:
-        """One in the address of an endpoint, which is shown to whoever has the API's token, and nobody else."""
+        """One in the query of an endpoint's URL, which the database holds unencrypted."""
         self.in_urls.add(where)
         return self.text(where)
 
@@ -62,11 +62,11 @@ class Canaries:
         self.planted[where] = value
         return value
 
-    def search(self, place: str, content: bytes | str, *, is_shown_to_the_operator: bool = False) -> None:
+    def search(self, place: str, content: bytes | str, *, holds_urls: bool = False) -> None:
         """Note every canary in it, also as JSON, as base64 and cut off after 16 characters."""
         raw = content.encode() if isinstance(content, str) else content
         for where, value in self.planted.items():
-            if is_shown_to_the_operator and where in self.in_urls:
+            if holds_urls and where in self.in_urls:
                 continue
             spellings = (
                 value,
@@ -291,7 +291,7 @@ async def test_no_secret_shows_up_anywhere_but_where_it_is_shown_once(
             ):
                 story.answers.append((" ".join(words), (await told(daemon, *words)).encode()))
             story.answers.append(("db backup", backup.encode()))
-            canaries.search("the backup", (tmp_path / "copy.db").read_bytes(), is_shown_to_the_operator=True)
+            canaries.search("the backup", (tmp_path / "copy.db").read_bytes(), holds_urls=True)
             await daemon.stop()
             swap_secrets(daemon.database, endpoints["swapped"]["id"], endpoints["unheard"]["id"])
             await daemon.restart()
@@ -307,12 +307,9 @@ async def test_no_secret_shows_up_anywhere_but_where_it_is_shown_once(
 
             canaries.search("the log", daemon.log_since())
             for what, answer in story.answers:
-                is_of_the_operator = what.startswith(
-                    ("GET /v1/endpoints", "PATCH /v1/endpoints", "config show", "endpoints list")
-                )
-                canaries.search(what, answer, is_shown_to_the_operator=is_of_the_operator)
+                canaries.search(what, answer)
             for path in tmp_path.glob("runbridge.db*"):
-                canaries.search(path.name, path.read_bytes(), is_shown_to_the_operator=True)
+                canaries.search(path.name, path.read_bytes(), holds_urls=True)
     assert len(canaries.planted) >= PLANTED_MIN
     assert canaries.found == []
     assert len(story.answers) > 100

@@ -99,3 +99,21 @@ def test_trigger_sends_any_type_to_an_endpoints_url_with_its_secret(bridge, runn
     result = bridge("trigger", "run.finished", "--endpoint", "my-app", "--secret-file", tmp_path / "secret")
     assert result.code == 0, result.out
     assert bridge("trigger", "run.finished", "--endpoint", "my-app").code == 2
+
+
+def test_the_secret_in_an_endpoints_url_is_masked_wherever_it_is_shown(bridge, running, tmp_path):
+    url = f"{running.receiver}?token=hidden&page=1"
+    (tmp_path / "secret").write_text(running.secret)
+    added = bridge("endpoints", "add", url)
+    endpoint_id = added.out.split()[0]
+    shown = [
+        bridge("endpoints", *words) for words in (("list",), ("show", endpoint_id), ("show", endpoint_id, "--json"))
+    ]
+    shown += [added, bridge("trigger", "bridge.ping", "--to", url), bridge("guard", "explain", url)]
+    for result in shown:
+        assert "hidden" not in result.out + result.err
+        assert "token=****&page=1" in result.out
+    refused = bridge("trigger", "run.finished", "--endpoint", endpoint_id, "--secret-file", tmp_path / "secret")
+    assert (refused.code, "give it with --to URL" in refused.err) == (2, True)
+    assert bridge("endpoints", "update", endpoint_id, "--to", f"{running.receiver}?token=****").code == 2
+    assert bridge("endpoints", "rm", endpoint_id).code == 0

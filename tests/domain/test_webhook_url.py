@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.errors import InvalidInput
-from bridge.domain.webhook_url import check_target, parse_target
+from bridge.domain.webhook_url import check_target, mask_query_secrets, parse_target
 
 API = AddressPolicy(Trust.API)
 CONFIG = AddressPolicy(Trust.CONFIG)
@@ -202,3 +202,31 @@ def test_any_text_is_either_a_target_or_invalid_input(text):
         return
     assert target.scheme in {"http", "https"}
     assert 1 <= target.port <= 65535
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://a.example/x", "https://a.example/x"),
+        ("https://a.example/x?new=1&page=two", "https://a.example/x?new=1&page=two"),
+        ("https://a.example/x?", "https://a.example/x?"),
+        ("https://a.example/x?token=abc", "https://a.example/x?token=****"),
+        ("https://a.example/x?a=1&api_key=abc&b=2", "https://a.example/x?a=1&api_key=****&b=2"),
+        ("https://a.example/x?PASSWORD=p&code=&sig=a%2Fb%3D", "https://a.example/x?PASSWORD=****&code=&sig=****"),
+        (
+            "https://a.example/invoke?api-version=2016-10-01&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=AbC_1-2",
+            "https://a.example/invoke?api-version=2016-10-01&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=****",
+        ),
+        ("https://a.example/x?q=3f6b1c9d8e7a4f20", "https://a.example/x?q=****"),
+        ("https://a.example/x?3f6b1c9d8e7a4f20", "https://a.example/x?****"),
+        ("https://a.example/x?q=a=b?c=d", "https://a.example/x?q=a=b?c=d"),
+        ("https://a.example/x?q=abcdefghijklmnopqrstuvw", "https://a.example/x?q=abcdefghijklmnopqrstuvw"),
+    ],
+)
+def test_secrets_in_a_query_are_masked_and_the_rest_is_shown(url, shown):
+    assert mask_query_secrets(url) == shown
+
+
+def test_a_masked_url_is_refused_so_that_it_does_not_replace_the_real_one():
+    with pytest.raises(InvalidInput, match="is not shown; give the value itself"):
+        check_target("https://a.example/x?token=****", API)
