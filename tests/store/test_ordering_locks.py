@@ -29,17 +29,20 @@ async def database(postgresql_url: str) -> AsyncIterator[Database]:
 
 
 async def meet(database: Database, first: Work, second: Work) -> None:
-    """`second` begins when `first` has done all but its commit."""
-    is_done = asyncio.Event()
+    """`first` commits when `second` waits for one of its locks, or has committed without."""
+    is_done, has_followed = asyncio.Event(), asyncio.Event()
 
     def linger(tx: Tx) -> None:
         first(tx)
         is_done.set()
-        tx.connection.execute(sa.text("SELECT pg_sleep(0.3)"))
+        waiting = sa.text("SELECT pg_sleep(0.002), EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+        while not has_followed.is_set() and not tx.connection.execute(waiting).one()[1]:
+            pass
 
     async def follow() -> None:
         await is_done.wait()
         await database.write(second)
+        has_followed.set()
 
     await asyncio.gather(database.write(linger), follow())
 
