@@ -16,7 +16,7 @@ from bridge.store.transaction import Tx
 async def list_deliveries(context: RequestContext, request: Request[DeliveriesQuery]) -> Response:
     """Newest first, each with its attempts; the receivers' answers are shown with a single delivery."""
     query, before = request.data, read_cursor(request.data.cursor)
-    wanted = deliveries.DeliveryFilter(query.endpoint, query.event, query.run, query.state)
+    wanted = deliveries.DeliveryFilter(query.endpoint, query.event, query.run, query.state, query.since, query.until)
 
     def work(tx: Tx) -> list[DeliveryAnswer]:
         found = deliveries.list_deliveries(tx, wanted, limit=query.limit + 1, before=before)

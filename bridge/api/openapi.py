@@ -26,7 +26,10 @@ _REFUSALS = {
     502: "The provider gave no answer that could be used.",
     503: "The database cannot be used at the moment; nothing was changed.",
 }
-_PATH_DESCRIPTIONS = {"id": "The thing's id.", "name": "The connection's name."}
+_PATH_DESCRIPTIONS = {
+    "id": "The thing's id; that of a run may also be `CONNECTION:PROVIDER_RUN_ID`.",
+    "name": "The connection's name.",
+}
 _KEY_HEADER = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -114,19 +117,17 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
     schema = model.model_json_schema(ref_template=_REF)
-    return (
-        [
-            {
-                "name": name,
-                "in": "query",
-                "required": name in schema.get("required", []),
-                "schema": _inline(part, schema),
-            }
-            for name, part in schema["properties"].items()
-        ]
-        if "properties" in schema
-        else []
-    )
+    parameters = []
+    for name, part in schema.get("properties", {}).items():
+        is_map = part.get("type") == "object"
+        parameter = {
+            "name": f"{name}.KEY" if is_map else name,
+            "in": "query",
+            "required": name in schema.get("required", []),
+            "schema": _inline(part["additionalProperties"] if is_map else part, schema),
+        }
+        parameters.append({**parameter, "description": part["description"]} if is_map else parameter)
+    return parameters
 
 
 def _inline(part: Any, schema: dict[str, Any]) -> Any:

@@ -33,7 +33,7 @@ from bridge.domain.errors import InvalidInput
 from bridge.domain.event import EventType, encode
 from bridge.domain.fields import Printable, choice, one_of
 from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN, ReplayStatus
-from bridge.domain.run import CadenceOverrides, RunStatus
+from bridge.domain.run import CadenceOverrides, RunStatus, canonical_run_id
 from bridge.domain.suggestions import unknown
 from bridge.domain.timestamps import format_duration, parse_instant
 
@@ -100,18 +100,31 @@ def _check_target(url: str, info: ValidationInfo) -> str:
         raise ValueError("; ".join(problem.message for problem in error.problems)) from None
 
 
+def _canonical(value: object) -> object:
+    return canonical_run_id(value) if isinstance(value, str) else value
+
+
+def _check_metadata_key(key: str) -> str:
+    if '"' in key or "\\" in key:
+        raise ValueError("a key may hold no quotes and no backslashes here")
+    return key
+
+
 def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     if len(encode(metadata)) > METADATA_BYTES_MAX:
         raise ValueError(f"may take at most {METADATA_BYTES_MAX} bytes as JSON")
     return metadata
 
 
+RUN_STATES: Final = ("open", "settled")
 _STATES = [member.value for member in DeliveryState]
 EmptyIsAbsent = BeforeValidator(lambda value: value or None)
 Position = Annotated[str, Field(max_length=200), Printable]
 Name = Annotated[str, Field(min_length=1, max_length=200), Printable]
 ProviderId = Annotated[str, Field(min_length=1, max_length=512), Printable]
+ProviderRunId = Annotated[ProviderId, BeforeValidator(_canonical)]
 Tag = Annotated[str, Field(min_length=1, max_length=100), Printable]
+MetadataKey = Annotated[str, Field(min_length=1, max_length=200), Printable, AfterValidator(_check_metadata_key)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_check_metadata)]
 StateName = Annotated[str, choice(_STATES), Field(json_schema_extra={"enum": [*_STATES]})]
 StatusName = Annotated[RunStatus, BeforeValidator(lambda value: RunStatus(one_of(value, RunStatus)))]
@@ -182,10 +195,10 @@ class RunBody(CadenceBody):
 
     connection: Name
     trigger: TriggerBody | None = None
-    provider_run_id: Annotated[ProviderId | None, Field(validate_default=True)] = None
+    provider_run_id: Annotated[ProviderRunId | None, Field(validate_default=True)] = None
     workflow_id: ProviderId | None = None
-    metadata: Metadata = Field(default_factory=dict)
-    tags: Annotated[list[Tag], Field(max_length=20)] = Field(default_factory=list)
+    metadata: Metadata | None = None
+    tags: Annotated[list[Tag], Field(max_length=20)] | None = None
     deadline: DeadlineText | None = None
     webhook: WebhookBody | None = None
     cadence: Annotated[CadenceBody | None, Field(validate_default=True)] = None
@@ -302,12 +315,32 @@ class PageQuery(Query):
 
 
 class RunsQuery(PageQuery):
-    """Which runs to list."""
+    """Which runs to list.
+
+    `q` is the beginning of our id or the provider's; `since` and `until` bound the registration. `metadata.KEY=VALUE`
+    may be given for several keys.
+    """
 
     connection: Name | None = None
-    status: StatusName | None = None
+    status: list[StatusName] = Field(default_factory=list)
+    state: Annotated[str, choice(RUN_STATES), Field(json_schema_extra={"enum": [*RUN_STATES]})] | None = None
     tag: Tag | None = None
     workflow_id: ProviderId | None = None
+    provider_run_id: ProviderRunId | None = None
+    q: ProviderRunId | None = None
+    since: Instant | None = None
+    until: Instant | None = None
+    metadata: Annotated[dict[MetadataKey, Annotated[str, Field(max_length=1024), Printable]], Field(max_length=10)] = (
+        Field(default_factory=dict, description="The text of the value at this key of the metadata.")
+    )
+
+    @property
+    def statuses(self) -> tuple[str, ...]:
+        """The statuses asked for, by `status` and `state`; empty means any, one that is no status means none."""
+        if self.state is None:
+            return tuple(self.status)
+        wants_settled = self.state == "settled"
+        return tuple(s for s in self.status or RunStatus if s.is_settled == wants_settled) or ("",)
 
 
 class WaitQuery(Query):
@@ -356,3 +389,5 @@ class DeliveriesQuery(PageQuery):
     event: Name | None = Field(default=None, validation_alias=AliasChoices("event", "event_id"))
     run: Name | None = Field(default=None, validation_alias=AliasChoices("run", "run_id"))
     state: StateName | None = None
+    since: Instant | None = None
+    until: Instant | None = None

@@ -22,7 +22,10 @@ from bridge.domain.strict_json import parse_request
 
 BODY_TIMEOUT_S = 15.0
 KEY_CHARACTERS_MAX = 255
-_PATH_PART = re.compile(r"[A-Za-z0-9_.~-]{1,200}", re.ASCII)
+_PATH_PART = re.compile(
+    r"[A-Za-z0-9_.~-]{1,200}|[A-Za-z0-9_.-]{1,64}:[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,520}", re.ASCII
+)
+_METADATA = "metadata."
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?", re.ASCII)
 
 
@@ -118,7 +121,9 @@ def read_query(request: web.Request, model: type[BaseModel], checks: Checks) -> 
     ]
     if twice:
         raise InvalidInput(twice)
-    given: dict[str, object] = dict(query)
+    given: dict[str, object] = {name: value for name, value in query.items() if not name.startswith(_METADATA)}
+    if pairs := {name.removeprefix(_METADATA): value for name, value in query.items() if name.startswith(_METADATA)}:
+        given["metadata"] = pairs
     for name in lists & set(query):
         given[name] = [part for value in query.getall(name) for part in value.split(",")]
     return read_given(model, given, context=checks, what="query parameter")

@@ -22,7 +22,7 @@ from bridge.api.response_models import (
 )
 from bridge.api.validation_errors import read_given
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable
-from bridge.domain.run import Json, Run
+from bridge.domain.run import Json, Run, canonical_run_id
 from bridge.domain.webhook_url import mask_query_secrets
 from bridge.store import endpoints, events, run_leases, runs
 from bridge.store.transaction import Tx
@@ -102,7 +102,17 @@ def _item(context: RequestContext, one: Registration | InvalidInput, done: Itera
 async def list_runs(context: RequestContext, request: Request[RunsQuery]) -> Response:
     """Newest first."""
     query = request.data
-    wanted = runs.RunFilter(query.connection, query.status and query.status.value, query.tag, query.workflow_id)
+    wanted = runs.RunFilter(
+        connection=query.connection,
+        statuses=query.statuses,
+        tag=query.tag,
+        workflow_id=query.workflow_id,
+        provider_run_id=query.provider_run_id,
+        id_prefix=query.q,
+        since=query.since,
+        until=query.until,
+        metadata=query.metadata,
+    )
     before = read_cursor(query.cursor)
     found = await context.database.read(lambda tx: runs.list_runs(tx, wanted, limit=query.limit + 1, before=before))
     shown = [RunAnswer.of(run, context.bridge.live(run)) for run in found]
@@ -125,12 +135,11 @@ async def wait_for_run(context: RequestContext, request: Request[WaitQuery]) -> 
     """Answers as soon as the run is settled, or as it is at the timeout."""
     loop = asyncio.get_running_loop()
     until = loop.time() + request.data.timeout
+    run_id = (await context.database.read(lambda tx: _present(tx, request.id()))).id
     while True:
         left_s = until - loop.time()
-        async with context.listening(
-            context.bridge.wait_settled(request.id(), max(0.0, min(RECHECK_S, left_s)))
-        ) as hint:
-            run = await context.database.read(lambda tx: _present(tx, request.id()))
+        async with context.listening(context.bridge.wait_settled(run_id, max(0.0, min(RECHECK_S, left_s)))) as hint:
+            run = await context.database.read(lambda tx: _present(tx, run_id))
             if run.settled or left_s <= 0 or context.closing.is_set() or _is_gone(request):
                 return Response.of(200, RunAnswer.of(run, context.bridge.live(run)))
             await hint()
@@ -146,13 +155,17 @@ async def poll_run(context: RequestContext, request: Request[NoBody]) -> Respons
 
 
 async def _poll_now(context: RequestContext, request: Request[NoBody]) -> Response:
+    run_id = ""
+
     def work(tx: Tx) -> Response:
+        nonlocal run_id
         run = _unsettled(tx, request.id())
+        run_id = run.id
         run_leases.request_poll(tx, run.id)
         return Response.of(202, RunAnswer.of(_present(tx, run.id), context.bridge.live(run)))
 
     response = await context.write(request, work)
-    await context.bridge.poll_now(request.id())
+    await context.bridge.poll_now(run_id)
     return response
 
 
@@ -165,26 +178,31 @@ async def cancel_run(context: RequestContext, request: Request[NoBody]) -> Respo
 async def delete_run(context: RequestContext, request: Request[NoQuery]) -> Response:
     """Stop watching, without an event; the run's own webhooks go with it."""
 
-    def work(tx: Tx) -> None:
+    def work(tx: Tx) -> str:
         run = _present(tx, request.id())
         for endpoint in endpoints.list_run_endpoints(tx, [run.id]):
             endpoints.remove_endpoint(tx, endpoint.id)
         runs.delete_run(tx, run.id)
+        return run.id
 
-    await context.database.write(work)
-    context.bridge.forget(request.id())
+    context.bridge.forget(await context.database.write(work))
     return Response(204)
 
 
-def _present(tx: Tx, run_id: str) -> Run:
-    run = runs.get_run(tx, run_id)
+def _present(tx: Tx, name: str) -> Run:
+    """The run with this id, or with this `CONNECTION:PROVIDER_RUN_ID`. Raises NotFound."""
+    connection, colon, provider_run_id = name.partition(":")
+    if colon:
+        run = next(iter(runs.find_watched(tx, connection, [canonical_run_id(provider_run_id)]).values()), None)
+    else:
+        run = runs.get_run(tx, name)
     if run is None:
-        raise NotFound(f"there is no run {run_id}")
+        raise NotFound(f"there is no run {name}")
     return run
 
 
-def _unsettled(tx: Tx, run_id: str) -> Run:
-    run = _present(tx, run_id)
+def _unsettled(tx: Tx, name: str) -> Run:
+    run = _present(tx, name)
     if run.settled:
         raise Conflict(f"the run is over ({run.status.value}); nothing about it will change any more")
     return run

@@ -8,6 +8,7 @@ expired: our own deadline passed · lost: the provider no longer knows the run
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -35,6 +36,15 @@ class RunStatus(StrEnum):
     def is_settled(self) -> bool:
         """No further change is expected."""
         return self in _SETTLED
+
+
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
+
+
+def canonical_run_id(provider_run_id: str) -> str:
+    """A provider's run id in its one spelling: without outer blanks, and a UUID in lower case."""
+    text = provider_run_id.strip()
+    return text.lower() if _UUID.fullmatch(text) else text
 
 
 _SETTLED = frozenset(

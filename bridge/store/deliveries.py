@@ -156,12 +156,14 @@ def get_delivery(tx: Tx, delivery_id: str) -> Delivery | None:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
-    """What `GET /v1/deliveries` can narrow down to; None means any."""
+    """The deliveries that a list holds; None means any. `since` and `until` bound when they were recorded."""
 
     endpoint_id: str | None = None
     event_id: str | None = None
     run_id: str | None = None
     state: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str | None) -> list[Delivery]:
@@ -177,6 +179,10 @@ def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str |
     if wanted.run_id is not None:  # through the run's events: deliveries have no index of runs
         of_run = sa.select(events.c.id).where(events.c.run_id == wanted.run_id)
         query = query.where(deliveries.c.event_id.in_(of_run))
+    if wanted.since is not None:
+        query = query.where(deliveries.c.created_at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(deliveries.c.created_at < wanted.until)
     if before is not None:
         query = query.where(deliveries.c.id < before)
     return [delivery_of(row) for row in tx.connection.execute(query)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import quote
 
 import pytest
 
@@ -47,6 +48,87 @@ async def test_filters_narrow_the_list_down(api: Api) -> None:
         found = await api.call("GET", f"/v1/runs?{query}")
         assert [run["id"] for run in found.body["data"]] == [wanted["id"]], query
     assert (await api.call("GET", "/v1/runs?status=lost")).body == {"data": [], "next_cursor": None}
+
+
+async def test_runs_are_found_by_every_filter_of_the_contract(api: Api) -> None:
+    metadata = {"order": "A-1", "count": 5, "paid": True, "a.b": "dotted", "n": "5"}
+    first = await api.register("alpha-1", metadata=metadata)
+    api.clock.advance(60)
+    second = await api.register("alpha-2", metadata={"order": "A-2"})
+    await api.finish(second["id"])
+    api.clock.advance(60)
+    third = await api.register("Beta_3")
+    await api.see(third["id"], RunStatus.WAITING)
+    one, two, three = first["id"], second["id"], third["id"]
+    for query, wanted in {
+        "status=queued,succeeded": [two, one],
+        "status=queued&status=waiting": [three, one],
+        "state=open": [three, one],
+        "state=settled": [two],
+        "state=open&status=waiting,succeeded": [three],
+        "state=settled&status=queued": [],
+        "provider_run_id=alpha-2": [two],
+        "q=alpha": [two, one],
+        "q=Alpha": [],
+        "q=Beta_": [three],
+        "q=%25": [],
+        f"q={one}": [one],
+        "q=run_": [three, two, one],
+        "since=2026-01-15T10:31:00Z": [three, two],
+        "until=2026-01-15T10:31:00Z": [one],
+        "since=2026-01-15T10:31:00Z&until=2026-01-15T10:32:00Z": [two],
+        "metadata.order=A-1": [one],
+        "metadata.order=A-1&metadata.count=5": [one],
+        "metadata.order=A-1&metadata.count=6": [],
+        "metadata.paid=true": [one],
+        "metadata.a.b=dotted": [one],
+        "metadata.n=5&metadata.count=5": [one],
+        "metadata.missing=": [],
+    }.items():
+        reply = await api.call("GET", f"/v1/runs?{query}")
+        assert (query, [run["id"] for run in reply.body["data"]]) == (query, wanted)
+    for query, field in {
+        "metadata.%22=x": 'metadata."',
+        "metadata.=x": "metadata.",
+        "state=closed": "state",
+        "since=yesterday": "since",
+        "q=": "q",
+    }.items():
+        reply = await api.call("GET", f"/v1/runs?{query}")
+        assert (reply.status, list(reply.fields)) == (422, [field]), query
+
+
+UUID = "FB47B2E6-0b1c-4d5e-8f90-123456789ABC"
+
+
+async def test_a_run_may_be_named_by_its_connection_and_the_providers_id(api: Api) -> None:
+    run, odd = await api.register(UUID), await api.register("é b?#%:1")
+    for name, wanted in {
+        f"dify-prod:{UUID}": run,
+        f"dify-prod:{UUID.lower()}": run,
+        run["id"]: run,
+        "dify-prod:" + quote("é b?#%:1", safe=""): odd,
+    }.items():
+        assert (await api.call("GET", f"/v1/runs/{name}")).body["id"] == wanted["id"], name
+        assert (await api.call("GET", f"/v1/runs/{name}/wait?timeout=0")).body["id"] == wanted["id"]
+        assert (await api.call("POST", f"/v1/runs/{name}/poll")).body["id"] == wanted["id"]
+    assert api.bridge.asked[0] == ("poll_now", run["id"])
+    for name in (f"dify-test:{UUID}", "dify-prod:none", "nope:x", "dify-prod:%00", ":x"):
+        assert (await api.call("GET", f"/v1/runs/{name}")).status == 404
+    assert (await api.call("DELETE", f"/v1/runs/dify-prod:{UUID}")).status == 204
+    assert api.bridge.asked[-1] == ("forget", run["id"])
+
+
+@pytest.mark.parametrize("spelling", [UUID.lower(), UUID.upper(), f"  {UUID}\t", f"\n{UUID} "])
+async def test_blanks_and_capitals_make_no_second_run(api: Api, spelling: str) -> None:
+    run = await api.register(UUID)
+    again = await api.register(spelling)
+    assert (again["id"], again["provider_run_id"]) == (run["id"], UUID.lower())
+
+
+async def test_null_metadata_and_tags_mean_absent(api: Api) -> None:
+    run = await api.register("x", metadata=None, tags=None)
+    assert (run["metadata"], run["tags"]) == ({}, [])
 
 
 async def test_one_run_comes_with_its_transitions_and_events(api: Api) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -359,14 +360,14 @@ async def test_runs_are_listed_newest_first_by_every_filter(database: Database) 
     b = await register(database, "2", connection="hub", tags=("x",))
     await record(database, b, "failed")
 
-    async def ids(**wanted: str) -> list[str]:
+    async def ids(**wanted: Any) -> list[str]:
         found = await database.read(lambda tx: runs.list_runs(tx, RunFilter(**wanted), limit=10, before=None))
         return [run.id for run in found]
 
     assert await ids() == [b.id, a.id]
     assert await ids(tag="x") == [b.id, a.id]
     assert await ids(tag="y") == [a.id]
-    assert await ids(connection="hub", status="failed") == [b.id]
+    assert await ids(connection="hub", statuses=["failed"]) == [b.id]
     assert await ids(workflow_id="w1") == [a.id]
     older = await database.read(lambda tx: runs.list_runs(tx, RunFilter(), limit=10, before=b.id))
     assert [run.id for run in older] == [a.id]

@@ -161,7 +161,9 @@ WORK: dict[str, Work] = {
     "feed": lambda tx, w: events.list_feed(tx, after=500, limit=100),
     "feed of a run": lambda tx, w: events.list_feed(tx, after=0, limit=100, run_id=w.settled.id),
     "runs behind a cursor": lambda tx, w: runs.list_runs(tx, RunFilter(), limit=50, before=w.settled.id),
-    "runs by status": lambda tx, w: runs.list_runs(tx, RunFilter(status="succeeded"), limit=50, before=w.settled.id),
+    "runs by status": lambda tx, w: runs.list_runs(
+        tx, RunFilter(statuses=["succeeded"]), limit=50, before=w.settled.id
+    ),
     "runs by connection": lambda tx, w: runs.list_runs(tx, RunFilter(connection=CONNECTION), limit=50, before=None),
     "runs by workflow": lambda tx, w: runs.list_runs(tx, RunFilter(workflow_id="wf_1"), limit=50, before=None),
     "runs by tag": lambda tx, w: runs.list_runs(tx, RunFilter(tag="team_1"), limit=50, before=w.settled.id),
