@@ -51,7 +51,7 @@ def list_connections(settings: Settings) -> None:
             connection.get("base_url"),
             status_text(connection["health"]),
             connection.get("since"),
-            connection.get("reason"),
+            _health_reason(connection),
             f"{connection['state']['requests_per_second']:g}/s",
             connection["state"].get("limit_reason"),
         ),
@@ -103,7 +103,7 @@ def check_connections(client: Client, names: list[str]) -> dict[str, Object]:
 
 
 def _print_connection(connection: Object) -> None:
-    say(connection["name"], status_text(connection["health"]), connection["reason"])
+    say(connection["name"], status_text(connection["health"]), _health_reason(connection))
     print_facts(_facts(connection, connection["state"]))
     learned = connection["state"]["learned"]
     if not learned:
@@ -137,6 +137,11 @@ def _suggestion(connection: Object) -> str | None:
     known = [workflow["workflow_id"] for workflow in connection["state"]["learned"] if workflow["workflow_id"]]
     near = closest(given, known) if given and given not in known else None
     return f"(did you mean {near}?)" if near else None
+
+
+def _health_reason(connection: Object) -> str | None:
+    is_unknown = connection["health"] == "unknown"
+    return "(no response from the provider yet)" if is_unknown else connection.get("reason")
 
 
 def _facts(connection: Object, state: Object) -> Iterator[tuple[str, Cell]]:

@@ -67,6 +67,13 @@ def test_a_list_shows_each_limit_and_the_last_error_is_shown(cli):
     assert line.endswith("7 times in a row)")
 
 
+def test_health_is_unknown_before_the_first_answer(cli):
+    unknown = {**CONNECTION, "health": "unknown"}
+    with stub_server(lambda request: StubResponse(body=json.dumps(unknown).encode())) as daemon:
+        shown = cli("connections", "show", "hub", "--url", daemon.url).out
+    assert shown.startswith("hub unknown (no response from the provider yet)\n")
+
+
 def test_an_account_over_its_capacity_says_by_how_much(show):
     assert "over capacity by ×1.8 (shadow price 1.62s)" in show().out
     assert "over capacity by ×1.8" in show("--workflow", "invoices").out.splitlines()[-1]
@@ -106,7 +113,7 @@ def test_a_workflow_without_runs_says_so_and_what_was_probably_meant(show):
 
 
 def test_the_daemon_shows_what_it_knows_and_refuses_a_name_that_it_does_not(bridge):
-    assert bridge("connections", "show", "dify-prod").out.startswith("dify-prod unknown")
+    assert bridge("connections", "show", "dify-prod").out.startswith(("dify-prod unknown", "dify-prod ok"))
     shown = bridge("connections", "show", "dify-prod", "--workflow", "new", "--json").json
     assert shown["distribution"]["runs_remembered"] == 0
     assert "▲" in bridge("connections", "show", "dify-prod", "--workflow", "new").out
