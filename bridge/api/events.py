@@ -25,16 +25,25 @@ AT_REST_REST_S: Final = 0.05
 
 
 async def list_events(context: RequestContext, request: Request[EventsQuery]) -> Response:
-    """In the order of recording, behind the event `after`; `next_cursor` is where to go on, also at the end."""
-    query = request.data
+    """In the order of recording, after the event `after`; `next_cursor` is where to go on, also at the end.
+
+    With `order` newest, the reverse: `after` is then the last event of the page before, and the cursor ends with null.
+    """
+    query, is_feed = request.data, request.data.order == "oldest"
 
     def work(tx: Tx) -> list[Event]:
-        position = 0 if query.after is None else position_of(tx, query.after)
+        position = None if query.after is None else position_of(tx, query.after)
         types = [t.value for t in query.type]
-        return events.list_feed(tx, after=position, limit=query.limit, types=types, run_id=query.run_id)
+        if is_feed:
+            return events.list_feed(tx, after=position or 0, limit=query.limit, types=types, run_id=query.run_id)
+        return events.list_newest(tx, before=position, limit=query.limit + 1, types=types, run_id=query.run_id)
 
     found = await context.database.read(work)
-    next_cursor = found[-1].id if found else query.after
+    if is_feed:
+        next_cursor = found[-1].id if found else query.after
+    else:
+        next_cursor = found[query.limit - 1].id if len(found) > query.limit else None
+        found = found[: query.limit]
     bodies = b",".join(event.body for event in found)
     return Response(200, b'{"data":[%b],"next_cursor":%b}' % (bodies, encode(next_cursor)))
 

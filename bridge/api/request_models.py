@@ -363,8 +363,11 @@ class EndpointsQuery(PageQuery):
     one_run: bool = False
 
 
+EVENT_ORDERS: Final = ("oldest", "newest")
+
+
 class EventsQuery(Query):
-    """The pull feed behind the event `after`."""
+    """The pull feed behind the event `after`; with `order` newest, a list that goes back from there in time."""
 
     after: Annotated[Position | None, EmptyIsAbsent] = Field(
         default=None, validation_alias=AliasChoices("after", "cursor")
@@ -372,6 +375,7 @@ class EventsQuery(Query):
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     type: list[fields.EventName] = Field(default_factory=list)
     run_id: Name | None = None
+    order: Annotated[str, fields.choice(EVENT_ORDERS), Field(json_schema_extra={"enum": [*EVENT_ORDERS]})] = "oldest"
 
 
 class StreamQuery(Query):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any, Final
 
 import click
 
 from bridge.cli.client import Object
 from bridge.cli.options import ENDPOINT, RUN, EventTypes, Settings, common_options, pass_settings
-from bridge.cli.output import Cell, count, print_json, print_page, say, status_text
+from bridge.cli.output import Cell, count, note, print_json, print_page, print_table, say, status_text
+
+COLUMNS: Final = ("EVENT", "AT", "TYPE", "ABOUT", "STATUS", "#")
+COLUMNS_KEPT: Final = ("EVENT", "TYPE", "ABOUT", "STATUS", "AT", "#")
 
 
 @click.group
@@ -18,28 +22,40 @@ def events() -> None:
 
 
 @events.command("list")
-@click.option("--after", metavar="EVENT", help="Only events recorded after this one.")
+@click.option("--after", metavar="EVENT", help="Events recorded after this one, oldest first.")
 @click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types.")
 @click.option("--run", "run_id", metavar="RUN", type=RUN, help="Only events of this run.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Events per page.")
+@click.option("--cursor", help="Where the previous page ended.")
 @common_options
 @pass_settings
-def list_events(settings: Settings, after: str | None, types: list[str] | None, run_id: str | None, limit: int) -> None:
-    """List events, oldest first; --after with the last id lists the next page."""
-    print_page(
-        settings.client().get("v1", "events", after=after, type=types, run_id=run_id, limit=limit),
-        ("EVENT", "AT", "TYPE", "ABOUT", "STATUS", "#"),
-        lambda event: (
-            event["id"],
-            event["timestamp"],
-            event["type"],
-            about(event),
-            status_of(event),
-            event["data"].get("sequence"),
-        ),
-        as_json=settings.as_json,
-        keep=("EVENT", "TYPE", "ABOUT", "STATUS", "AT", "#"),
-    )
+def list_events(
+    settings: Settings,
+    after: str | None,
+    types: list[str] | None,
+    run_id: str | None,
+    limit: int,
+    cursor: str | None,
+) -> None:
+    """List events, newest first; with --after, those recorded since then, oldest first."""
+    if after and cursor:
+        raise click.UsageError("give either --after or --cursor")
+    query: dict[str, Any] = {"type": types, "run_id": run_id, "limit": limit, "after": after or cursor}
+    if after is None:
+        query["order"] = "newest"
+    response = settings.client().get("v1", "events", **query)
+    if after is None or settings.as_json:
+        print_page(response, COLUMNS, _row, as_json=settings.as_json, keep=COLUMNS_KEPT)
+        return
+    rows = response.rows()
+    print_table(COLUMNS, map(_row, rows), keep=COLUMNS_KEPT)
+    if len(rows) == limit:
+        note(f"there is more: --after {rows[-1]['id']}")
+
+
+def _row(event: Object) -> tuple[Cell, ...]:
+    sequence = event["data"].get("sequence")
+    return event["id"], event["timestamp"], event["type"], about(event), status_of(event), sequence
 
 
 @events.command

@@ -220,6 +220,20 @@ def list_feed(
     return [event_of(row) for row in tx.connection.execute(query)]
 
 
+def list_newest(
+    tx: Tx, *, before: int | None, limit: int, types: Sequence[str] = (), run_id: str | None = None
+) -> list[Event]:
+    """Events in the reverse order of recording, before position `before` (None: from the newest)."""
+    query = sa.select(events).order_by(events.c.position.desc()).limit(limit)
+    if before is not None:
+        query = query.where(events.c.position < before)
+    if types:
+        query = query.where(events.c.type.in_(types))
+    if run_id is not None:
+        query = query.where(events.c.run_id == run_id)
+    return [event_of(row) for row in tx.connection.execute(query)]
+
+
 def last_position(tx: Tx) -> int:
     """The position of the newest event, 0 when there is none."""
     return tx.connection.execute(sa.select(sa.func.max(events.c.position))).scalar() or 0

@@ -32,6 +32,24 @@ async def test_the_feed_is_pulled_page_by_page_in_the_order_of_recording(api: Ap
     assert [event.id for event in await api.database.read(lambda tx: events.list_feed(tx, after=0, limit=9))] == seen
 
 
+async def test_events_are_listed_newest_first_page_by_page(api: Api) -> None:
+    for number in range(2):
+        await api.finish((await api.register(f"r-{number}"))["id"])
+    feed = [event["id"] for event in (await api.call("GET", "/v1/events")).body["data"]]
+    seen: list[str] = []
+    after = ""
+    for expected in (4, 2):
+        page = await api.call("GET", f"/v1/events?order=newest&limit=4{after}")
+        assert len(page.body["data"]) == expected
+        seen += [event["id"] for event in page.body["data"]]
+        after = f"&after={page.body['next_cursor']}"
+    assert page.body["next_cursor"] is None
+    assert seen == feed[::-1]
+    narrowed = await api.call("GET", "/v1/events?order=newest&type=run.finished&limit=1")
+    assert narrowed.body["data"][0]["type"] == "run.finished"
+    assert (await api.call("GET", "/v1/events?order=sideways")).status == 422
+
+
 async def test_an_empty_feed_has_no_cursor(sqlite_api: Api) -> None:
     assert (await sqlite_api.call("GET", "/v1/events")).content == b'{"data":[],"next_cursor":null}'
 

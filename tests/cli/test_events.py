@@ -28,6 +28,24 @@ def test_an_event_is_shown_as_the_bytes_that_are_sent(bridge, running):
     assert json.loads(bridge("events", "show", event_id).out)["type"] == "bridge.ping"
 
 
+def test_events_are_listed_newest_first_in_pages(bridge):
+    first, second, third = (bridge("endpoints", "ping", "my-app", "--json").json["event_id"] for _ in range(3))
+    page = bridge("events", "list", "--limit", "2")
+    assert [line.split()[0] for line in page.out.splitlines()[1:]] == [third, second]
+    cursor = page.err.split()[-1]
+    assert cursor == second
+    assert bridge("events", "list", "--limit", "1", "--cursor", cursor, "--json").json["data"][0]["id"] == first
+
+
+def test_events_after_one_are_listed_oldest_first(bridge):
+    first, second, third = (bridge("endpoints", "ping", "my-app", "--json").json["event_id"] for _ in range(3))
+    arguments = ("events", "list", "--after", first, "--events", "bridge.ping")
+    assert [line.split()[0] for line in bridge(*arguments).out.splitlines()[1:]] == [second, third]
+    assert f"--after {second}" in bridge(*arguments, "--limit", "1").err
+    assert bridge(*arguments).err == ""
+    assert bridge(*arguments, "--cursor", second).code == 2
+
+
 def test_events_are_listed_by_type_and_sent_again(bridge):
     event_id = bridge("endpoints", "ping", "my-app", "--json").json["event_id"]
     listed = bridge("events", "list", "--events", "bridge.ping", "--limit", "200")

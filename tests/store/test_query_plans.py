@@ -160,6 +160,8 @@ WORK: dict[str, Work] = {
     ),
     "feed": lambda tx, w: events.list_feed(tx, after=500, limit=100),
     "feed of a run": lambda tx, w: events.list_feed(tx, after=0, limit=100, run_id=w.settled.id),
+    "newest events": lambda tx, w: events.list_newest(tx, before=500, limit=100),
+    "newest events of a run": lambda tx, w: events.list_newest(tx, before=None, limit=100, run_id=w.settled.id),
     "runs behind a cursor": lambda tx, w: runs.list_runs(tx, RunFilter(), limit=50, before=w.settled.id),
     "runs by status": lambda tx, w: runs.list_runs(
         tx, RunFilter(statuses=["succeeded"]), limit=50, before=w.settled.id
