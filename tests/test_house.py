@@ -305,7 +305,7 @@ def names_used(tree: ast.Module) -> set[str]:
     }
 
 
-def test_no_file_is_named_after_nothing() -> None:
+def test_no_file_has_a_name_that_says_nothing() -> None:
     nothing = {"utils", "util", "helpers", "helper", "models", "common", "misc"}
     named = [path for folder in (BRIDGE, ROOT / "tests") for path in python_files(folder)]
     assert [str(path) for path in named if {path.stem, path.parent.name} & nothing] == []
@@ -328,7 +328,7 @@ def test_every_dependency_and_every_switched_off_check_says_why() -> None:
 
 
 def test_every_inline_exception_names_its_check() -> None:
-    """A bare `noqa` or `type: ignore` hides whatever comes next."""
+    """A bare `noqa` or `type: ignore` hides later mistakes, too."""
     bare = re.compile(r"#\s*(noqa|type:\s*ignore)(?!\s*[:\[])")
     wrong = [
         place(path, number)
@@ -360,7 +360,7 @@ def test_what_is_tested_is_what_is_shipped() -> None:
 
 @pytest.mark.parametrize("name", ["runtime", "dev"])
 def test_what_is_needed_with_extras_is_pinned_with_them(name: str) -> None:
-    """Else pip takes the newest version for `google-auth[requests]`, finds no hash of it, and installs nothing."""
+    """Otherwise pip takes the newest version for `google-auth[requests]`, finds no hash for it and installs nothing."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     pinned = {line[1]: set(line[2].split(",")) for line in re.finditer(r"^([a-z0-9.-]+)\[(.+)\]==", text, re.MULTILINE)}
     needs = [Requirement(each) for package in pins(name) for each in requires_of(package)]
@@ -370,7 +370,7 @@ def test_what_is_needed_with_extras_is_pinned_with_them(name: str) -> None:
 
 
 def is_always(need: Requirement) -> bool:
-    """Whether it is needed here without any extra of whoever needs it."""
+    """True if it is needed here without an extra of the package that requires it."""
     return need.marker is None or need.marker.evaluate({"extra": ""})
 
 

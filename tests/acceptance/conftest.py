@@ -1,4 +1,4 @@
-"""The slow stories: begun with the first test of this folder if any test that judges them was chosen."""
+"""Slow stories start with the first test of this folder, if a test that checks them was selected."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def slowly(begun: Slowly | None) -> Slowly:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of this folder starts processes. The tests of slow stories run last: by then the stories are told."""
+    """Every test of this folder starts processes. The tests of slow stories run last, to give the stories time."""
     folder = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(folder):

@@ -27,8 +27,8 @@ EXAMPLES_MAX = 6  # of each operation, besides the systematic ones
 PROGRAM_TIMEOUT_S = 150.0
 
 
-def told(received: Sequence[Received], event_type: str) -> list[dict[str, Any]]:
-    """The events of a type, one of each id."""
+def events_of(received: Sequence[Received], event_type: str) -> list[dict[str, Any]]:
+    """The events of one type, one per id."""
     return list({one.id: one.event for one in received if one.type == event_type}.values())
 
 
@@ -42,9 +42,9 @@ async def lose_a_run(folder: Path) -> dict[str, Any]:
             forgotten = Scenario(duration_s=1, outcome="lost")
             for provider in sandbox.providers:
                 await daemon.register(provider, sandbox.add_run(provider, scenario=forgotten, shape=old(provider)))
-            await receiver.wait_for(lambda got: len(told(got, "run.finished")) == len(sandbox.providers), 120)
+            await receiver.wait_for(lambda got: len(events_of(got, "run.finished")) == len(sandbox.providers), 120)
             await daemon.stop()
-        return {"finishes": told(receiver.received, "run.finished"), "requests": sandbox.requests}
+        return {"finishes": events_of(receiver.received, "run.finished"), "requests": sandbox.requests}
 
 
 def old(provider: str) -> str | None:
@@ -83,14 +83,14 @@ async def refuse_the_key(folder: Path) -> dict[str, Any]:
                 for _ in range(30)
             ]
             await daemon.ask("POST", "/v1/runs/batch", {"runs": wanted})
-            await receiver.wait_for(lambda got: told(got, "connection.failing") != [], 30)
+            await receiver.wait_for(lambda got: events_of(got, "connection.failing") != [], 30)
             shown = (await daemon.ask("GET", "/v1/connections"))["data"][0]
             waiting = (await daemon.ask("GET", "/v1/runs"))["data"]
             refused = len(sandbox.requests)
             await until(lambda: len(sandbox.requests) > refused, timeout_s=40)  # the first probe, refused as well
             refused = len(sandbox.requests)
             sandbox.clear_faults()
-            await receiver.wait_for(lambda got: len(told(got, "run.finished")) == len(wanted), 90)
+            await receiver.wait_for(lambda got: len(events_of(got, "run.finished")) == len(wanted), 90)
             events = await daemon.all_events()
             await daemon.stop()
         return {"refused": refused, "events": events, "shown": shown, "waiting": waiting}

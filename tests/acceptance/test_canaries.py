@@ -1,5 +1,5 @@
-"""No secret shows up anywhere but where it belongs: canaries in every place that takes one, then a search of
-everything the daemon wrote and answered, through good days and bad ones."""
+"""No secret appears where it does not belong: canaries in every place that takes a secret, then a search of
+everything the daemon wrote and answered, in success and failure."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ PLANTED_MIN = 30
 
 @dataclass
 class Canaries:
-    """What was planted, and every place where one was found that it must not be in."""
+    """What was planted, and every place where one was found that must not hold it."""
 
     planted: dict[str, str] = field(default_factory=dict)
     in_urls: set[str] = field(default_factory=set)
     found: list[str] = field(default_factory=list)
 
     def text(self, where: str) -> str:
-        """A text that nothing else holds."""
+        """A text that occurs nowhere else."""
         return self._plant(where, f"canary{len(self.planted):02d}{os.urandom(8).hex()}")
 
     def url_token(self, where: str) -> str:
@@ -116,32 +116,32 @@ def configured(
 
 
 async def echoing(request: web.Request) -> web.StreamResponse:
-    """A provider that says back what it was told, in errors, redirects and garbage in turn."""
-    told = json.dumps(dict(request.headers))
+    """A provider that repeats the request's headers, in errors, redirects and garbage in turn."""
+    headers = json.dumps(dict(request.headers))
     number = next(_turn)
     if number % 4 == 0:
-        return web.Response(status=401, text=told, reason="No")
+        return web.Response(status=401, text=headers, reason="No")
     if number % 4 == 1:
-        return web.json_response({"message": told, "code": told, "detail": told}, status=500)
+        return web.json_response({"message": headers, "code": headers, "detail": headers}, status=500)
     if number % 4 == 2:
         return web.Response(
             status=302, headers={"Location": f"http://user:{request.headers.get('Authorization', '')}@x/"}
         )
-    return web.Response(text=told)
+    return web.Response(text=headers)
 
 
 _turn = itertools.count()
 
 
 class Story:
-    """What is done to the daemon; `answers` holds everything that it said but must not have shown a secret in."""
+    """What is done to the daemon; `answers` holds every answer that must not contain a secret."""
 
     def __init__(self, daemon: DaemonProcess, canaries: Canaries, receiver: Receiver) -> None:
         self.daemon, self.canaries, self.receiver = daemon, canaries, receiver
         self.answers: list[tuple[str, bytes]] = []
 
     async def ask(self, method: str, path: str, body: object = None, **more: Any) -> Any:
-        """One call whose answer may show nothing; problem documents included."""
+        """One call whose answer must contain no secret, problem documents included."""
         status, headers, answer = await self.daemon.call(method, path, body, **more)
         self.answers.append((f"{method} {path} ({status})", answer + str(headers).encode()))
         try:
@@ -150,7 +150,7 @@ class Story:
             return None
 
     async def make_endpoints(self) -> dict[str, dict[str, Any]]:
-        """Endpoints with given and made secrets; what shows one shows it here, once."""
+        """Endpoints with given and generated secrets; an answer that shows one shows it here, once."""
         receiver, canaries = self.receiver, self.canaries
         made = {}
         for name in ("good", "refusing", "leading-on", "unheard", "swapped"):
@@ -241,7 +241,7 @@ class Story:
 
 
 def swap_secrets(database: Path, one: str, other: str) -> None:
-    """Give one endpoint the sealed secret of another, as somebody with a copy of the file could."""
+    """Give one endpoint the encrypted secret of another, as a person with a copy of the file could."""
     connection = sqlite3.connect(database)
     with connection:
         (taken,) = connection.execute("SELECT secret FROM endpoint_secrets WHERE endpoint_id = ?", (other,)).fetchone()
@@ -249,7 +249,7 @@ def swap_secrets(database: Path, one: str, other: str) -> None:
     connection.close()
 
 
-async def told(daemon: DaemonProcess, *words: str) -> str:
+async def output_of(daemon: DaemonProcess, *words: str) -> str:
     """What a command prints."""
     command = [sys.executable, "-m", "bridge", *words, "--config", str(daemon.config_path)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
@@ -282,14 +282,14 @@ async def test_no_secret_shows_up_anywhere_but_where_it_is_shown_once(
                 )
             await story.look_everywhere()
             await daemon.reload()
-            backup = await told(daemon, "db", "backup", str(tmp_path / "copy.db"))
+            backup = await output_of(daemon, "db", "backup", str(tmp_path / "copy.db"))
             for words in (
                 ("config", "show", "--origin"),
                 ("config", "check"),
                 ("doctor", "--offline"),
                 ("endpoints", "list"),
             ):
-                story.answers.append((" ".join(words), (await told(daemon, *words)).encode()))
+                story.answers.append((" ".join(words), (await output_of(daemon, *words)).encode()))
             story.answers.append(("db backup", backup.encode()))
             canaries.search("the backup", (tmp_path / "copy.db").read_bytes(), holds_urls=True)
             await daemon.stop()
@@ -344,7 +344,7 @@ async def test_a_refused_configuration_repeats_none_of_the_secrets_in_it(tmp_pat
     code, said = await daemon.run_to_end()
     assert code == 1
     canaries.search("what it said", said)
-    canaries.search("config check", await told(daemon, "config", "check"))
+    canaries.search("config check", await output_of(daemon, "config", "check"))
     assert canaries.found == []
     assert len(canaries.planted) >= 10
     assert len(said.splitlines()) >= 10

@@ -30,13 +30,13 @@ async def laboratory(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 
 def files_output(results: Any) -> dict[str, Any]:
-    """What an Instabase results object tells, field by field."""
+    """The fields of an Instabase results object."""
     fields = [field for file in results["files"] for document in file["documents"] for field in document["fields"]]
     return {field["field_name"]: field["value"] for field in fields}
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=NAMES)
-def test_the_finish_tells_the_outcome_the_providers_word_the_output_and_the_error(
+def test_the_finish_has_the_outcome_the_providers_word_the_output_and_the_error(
     laboratory: Laboratory, number: int
 ) -> None:
     one = laboratory.watched[number]
@@ -56,13 +56,11 @@ def test_the_finish_tells_the_outcome_the_providers_word_the_output_and_the_erro
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=NAMES)
-def test_the_events_of_a_run_come_in_the_order_of_its_life_numbered_without_gaps(
-    laboratory: Laboratory, number: int
-) -> None:
+def test_the_events_of_a_run_are_in_order_and_numbered_without_gaps(laboratory: Laboratory, number: int) -> None:
     one = laboratory.watched[number]
     events = one.events
     assert [event["data"]["sequence"] for event in events] == list(range(1, len(events) + 1))
-    assert tuple(event["type"] for event in events) == one.case.told
+    assert tuple(event["type"] for event in events) == one.case.events
     assert one.shown["events"] == events
 
 
@@ -95,7 +93,7 @@ def test_a_retry_brings_the_same_bytes(laboratory: Laboratory) -> None:
     assert all(len(set(sent)) == 1 for sent in retried)
 
 
-def test_what_was_taken_is_not_sent_again(laboratory: Laboratory) -> None:
+def test_an_accepted_delivery_is_not_sent_again(laboratory: Laboratory) -> None:
     taken = [received.id for received in laboratory.received if received.status == 204]
     assert len(taken) == len(set(taken))
 
@@ -150,14 +148,14 @@ def provider_times(one: Watched) -> tuple[bool, bool, bool]:
     return tuple(run[name] is not None for name in ("created_at", "started_at", "finished_at"))
 
 
-def test_a_time_that_the_provider_does_not_tell_is_null(laboratory: Laboratory) -> None:
-    told = {"dibby": (True, False, False), "dify": (True, False, True), "instabase": (False, True, True)}
+def test_a_time_that_the_provider_does_not_report_is_null(laboratory: Laboratory) -> None:
+    times_of = {"dibby": (True, False, False), "dify": (True, False, True), "instabase": (False, True, True)}
     for one in laboratory.watched:
-        if one.case.provider in told and one.case.status != "expired":
-            assert provider_times(one) == told[one.case.provider], one.case
+        if one.case.provider in times_of and one.case.status != "expired":
+            assert provider_times(one) == times_of[one.case.provider], one.case
 
 
-def test_progress_is_told_where_the_provider_reports_it_and_null_elsewhere(laboratory: Laboratory) -> None:
+def test_progress_is_what_the_provider_reports_and_null_elsewhere(laboratory: Laboratory) -> None:
     for one in laboratory.watched:
         assert (one.finish["progress"] is not None) is (one.case.provider == "dibby"), one.case
         if one.case.provider == "dibby" and one.case.status == "succeeded":
@@ -173,7 +171,7 @@ def test_the_transitions_join_up_from_queued_to_the_outcome(laboratory: Laborato
         assert [step["to"] for step in steps] == words[1:]
 
 
-def test_a_word_that_nobody_knows_is_unknown_warned_of_once_and_no_end(laboratory: Laboratory) -> None:
+def test_an_unmapped_word_is_unknown_warned_of_once_and_no_end(laboratory: Laboratory) -> None:
     pondering = [
         one for one in laboratory.watched if any(s["provider_status"] == "PONDERING" for s in one.shown["transitions"])
     ]

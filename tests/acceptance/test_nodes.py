@@ -1,4 +1,4 @@
-"""Several daemons on one PostgreSQL: one is killed, frozen, cut off; the database goes away. Nothing is lost, or told twice."""
+"""Several daemons on one PostgreSQL: one is killed, frozen or cut off, or the database goes away. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.postgres import Postgres
 from tests.support.waiting import until
 
 LEASE, LEASE_S = "5s", 5.0
-TAKEN_OVER_S = 30.0  # the promise, with the lease that is set unless told otherwise
+TAKEN_OVER_S = 30.0  # the promise, with the default lease
 ENDLESS = Scenario(duration_s=None, outcome="succeeded")
 
 
@@ -43,7 +43,7 @@ def short_lives(count: int, longest_s: float, *, seed: int = 1) -> list[Scenario
 
 
 async def held(cluster: Cluster, number: int, *, asked_at: int = 0) -> int:
-    """How many runs a node has in hand, as another one tells."""
+    """The number of runs that a node holds, as shown by another one."""
     pid = cluster.nodes[number].pid
     nodes = (await cluster.nodes[asked_at].ask("GET", "/v1/nodes"))["data"]
     return sum(node["runs"] for node in nodes if node["pid"] == pid)
@@ -54,7 +54,7 @@ async def until_held(cluster: Cluster, number: int, *, asked_at: int = 0) -> Non
 
 
 async def test_the_work_of_a_killed_node_is_taken_over(url: str, tmp_path: Path) -> None:
-    """Within 30 s at the lease that is set unless told otherwise; and both worked before."""
+    """Within 30 s at the default lease; both nodes worked before."""
     async with start_cluster(tmp_path, [url, url]) as cluster:
         survivor, victim = cluster.nodes
         await cluster.watch(victim, short_lives(80, 4.0))
@@ -117,7 +117,7 @@ async def check_a_node_that_is_cut_off(cluster: Cluster, cable: CuttableProxy) -
         await cluster.judge(steady)
 
 
-async def test_a_restart_of_the_database_is_ridden_out_by_all_nodes(server: Postgres, url: str, tmp_path: Path) -> None:
+async def test_all_nodes_survive_a_restart_of_the_database(server: Postgres, url: str, tmp_path: Path) -> None:
     async with start_cluster(tmp_path, [url, url, url], lease=LEASE) as cluster:
         pids = [node.pid for node in cluster.nodes]
         await cluster.watch(cluster.nodes[0], short_lives(90, 6.0))
@@ -149,8 +149,8 @@ async def test_limits_are_shared_and_a_node_that_leaves_hands_over_at_once(url: 
         await first.ask("DELETE", f"/v1/runs/{endless}", status=204)
 
 
-async def test_a_question_at_one_node_is_about_the_runs_of_all(url: str, tmp_path: Path) -> None:
-    """Waiting, streaming, asking for a look and deleting do not depend on who holds the run."""
+async def test_each_node_answers_for_the_runs_of_all(url: str, tmp_path: Path) -> None:
+    """Waiting, streaming, polling now and deleting do not depend on which node holds the run."""
     async with start_cluster(tmp_path, [url, url], lease=LEASE) as cluster:
         first, second = cluster.nodes
         async with second.stream() as messages:

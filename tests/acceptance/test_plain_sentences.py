@@ -1,4 +1,4 @@
-"""Whatever is wrong is told in one clear sentence where it happens, and no secret is in any of it."""
+"""Every mistake and failure is reported in one clear sentence, without a secret."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class World:
     ) -> tuple[int, dict[str, str], Any]:
         """As the daemon's `call`, and remembers; header names with _ for -; the body as JSON where it is."""
         own = {name.replace("_", "-"): value for name, value in headers.items()}
-        status, told, answer = await self.daemon.call(method, path, body, headers=own)
-        self.answers.append(answer + repr(told).encode())
-        return status, told, json.loads(answer) if "json" in told.get("content-type", "") else answer.decode()
+        status, seen, answer = await self.daemon.call(method, path, body, headers=own)
+        self.answers.append(answer + repr(seen).encode())
+        return status, seen, json.loads(answer) if "json" in seen.get("content-type", "") else answer.decode()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     with closing(socket.socket()) as closed:
-        closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets it, everybody is refused
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections to it are refused
         port = closed.getsockname()[1]
         async with Sandbox(api_key=SECRETS["good key"]) as sandbox, Receiver() as receiver:
             daemon = DaemonProcess(
@@ -77,10 +77,10 @@ def is_a_sentence(text: object, *words: str) -> bool:
     )
 
 
-async def test_a_dead_provider_is_told_and_leaves_the_run_queued(world: World) -> None:
-    status, _, told = await world.call("POST", "/v1/connections/dead/check")
-    assert (status, told["ok"]) == (200, False)
-    assert is_a_sentence(told["detail"], "connect") or is_a_sentence(told["detail"], "refused")
+async def test_a_dead_provider_is_reported_and_leaves_the_run_queued(world: World) -> None:
+    status, _, checked = await world.call("POST", "/v1/connections/dead/check")
+    assert (status, checked["ok"]) == (200, False)
+    assert is_a_sentence(checked["detail"], "connect") or is_a_sentence(checked["detail"], "refused")
     run = await world.daemon.register("dead", "run_1")
     line = await world.daemon.wait_for_log("poll.failed")
     assert is_a_sentence(line["reason"])
@@ -88,10 +88,10 @@ async def test_a_dead_provider_is_told_and_leaves_the_run_queued(world: World) -
     assert (shown["status"], shown["settled"], shown["events"]) == ("queued", False, [])
 
 
-async def test_a_wrong_key_is_told_with_the_providers_own_word(world: World) -> None:
-    status, _, told = await world.call("POST", "/v1/connections/wrong/check")
-    assert (status, told["ok"]) == (200, False)
-    assert is_a_sentence(told["detail"], "401", "Invalid API key")
+async def test_a_wrong_key_is_reported_in_the_providers_own_words(world: World) -> None:
+    status, _, checked = await world.call("POST", "/v1/connections/wrong/check")
+    assert (status, checked["ok"]) == (200, False)
+    assert is_a_sentence(checked["detail"], "401", "Invalid API key")
     await world.daemon.register("wrong", world.sandbox.add_run("retab"))
     line = await world.daemon.wait_for_log("connection.failing")
     assert is_a_sentence(line["reason"], "401")
@@ -100,7 +100,7 @@ async def test_a_wrong_key_is_told_with_the_providers_own_word(world: World) -> 
     assert (wrong["health"], is_a_sentence(wrong["reason"], "401")) == ("failing", True)
 
 
-async def test_a_dead_receiver_is_told_with_each_attempt_until_the_schedule_is_used_up(world: World) -> None:
+async def test_a_dead_receiver_is_reported_with_each_attempt_until_the_schedule_is_used_up(world: World) -> None:
     over = world.sandbox.add_run("dify", scenario=Scenario(duration_s=1), age_s=60)
     run = await world.daemon.register("good", over)
     answer = await world.daemon.eventually(
@@ -123,7 +123,7 @@ async def test_a_wrong_token_is_a_401_with_its_remedy(world: World, path: str, g
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/"])
-async def test_what_says_nothing_private_needs_no_token(world: World, path: str) -> None:
+async def test_pages_without_private_data_need_no_token(world: World, path: str) -> None:
     status, _, _ = await world.call("GET", path, Authorization="")
     assert status == 200
 
@@ -159,7 +159,7 @@ async def test_a_wrong_body_is_a_problem_document_that_names_every_field(world: 
         assert words[0] in {error["field"] for error in problem["errors"]}
 
 
-async def test_a_body_that_is_not_called_json_or_is_too_large_is_refused(world: World) -> None:
+async def test_a_body_of_another_type_or_too_large_is_refused(world: World) -> None:
     status, _, problem = await world.call("POST", "/v1/runs", b"{}", Content_Type="text/plain")
     assert (status, is_a_sentence(problem["detail"], "application/json")) == (415, True)
     status, _, problem = await world.call("POST", "/v1/runs", b" " * (4 * 1024 * 1024 + 1))

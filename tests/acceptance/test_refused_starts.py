@@ -138,7 +138,7 @@ async def test_an_address_that_is_taken_is_named_in_one_sentence(tmp_path: Path)
         ("no-such-name.invalid:0", "the name of the host is not known"),
     ],
 )
-async def test_an_address_that_cannot_be_had_is_refused_with_its_own_remedy(
+async def test_an_address_that_cannot_be_bound_is_refused_with_its_own_remedy(
     tmp_path: Path, listen: str, says: str
 ) -> None:
     daemon = DaemonProcess(tmp_path)
@@ -202,7 +202,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-async def test_a_wrong_configuration_is_told_with_key_and_remedy_a_line_for_each_mistake(
+async def test_each_mistake_in_the_configuration_is_a_line_with_key_and_remedy(
     tmp_path: Path, mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, lines, words = MISTAKES[mistake]

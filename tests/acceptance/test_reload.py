@@ -26,12 +26,15 @@ async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: 
 
             daemon.add_connection("retab", "retab", sandbox.url("retab"))
             receiver.add_secret(daemon.add_endpoint("second", receiver.url("/second")), path="/second")
-            told = await daemon.reload()
-            assert (told["connections"], told["endpoints"]) == (2, 2)
+            shown = await daemon.reload()
+            assert (shown["connections"], shown["endpoints"]) == (2, 2)
             assert await names(daemon) == (["dify", "retab"], ["first", "second"])
             run = await daemon.register("retab", sandbox.add_run("retab", scenario=SHORT))
             both = {before["id"], run["id"]}
-            for path in ("/first", "/second"):  # the run from before is watched on, and tells the new one as well
+            for path in (
+                "/first",
+                "/second",
+            ):  # the earlier run is still watched, and its events reach the new endpoint, too
                 await receiver.wait_for(
                     lambda got, path=path: (
                         both
@@ -47,8 +50,8 @@ async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: 
             daemon.add_connection("dibby", "dibby", sandbox.url("dibby"), max_intervall="1s")
             daemon.add_endpoint("third", receiver.url("/third"), events=["run.finishd"])
             del daemon.config["connections"]["retab"]
-            told = await daemon.reload("config.refused")
-            problems = "\n".join(told["problems"])
+            shown = await daemon.reload("config.refused")
+            problems = "\n".join(shown["problems"])
             assert "max_intervall" in problems
             assert "max_interval`" in problems or "max_interval" in problems.replace("max_intervall", "")
             assert "run.finished" in problems

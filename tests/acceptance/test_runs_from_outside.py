@@ -32,7 +32,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Daemo
 
 async def test_wait_answers_when_the_run_is_over_not_at_its_timeout(place: DaemonSetup) -> None:
     run = await place.register(Scenario(duration_s=1.5, outcome="partial"))
-    async with asyncio.timeout(45):  # far less than it was told to wait at most
+    async with asyncio.timeout(45):  # far less than the timeout of the wait
         finished = await place.daemon.finish_of(run["id"], timeout_s=300)
     assert (finished["status"], finished["next_poll_at"]) == ("partial", None)
     async with asyncio.timeout(45):  # nor when it is over already
@@ -46,7 +46,9 @@ async def test_wait_answers_the_present_state_at_the_timeout(place: DaemonSetup)
     assert (shown["status"], shown["settled"]) == ("running", False)
 
 
-async def test_a_one_run_webhook_hears_the_finish_under_the_secret_that_was_shown_once(place: DaemonSetup) -> None:
+async def test_a_one_run_webhook_receives_the_finish_signed_with_the_secret_that_was_shown_once(
+    place: DaemonSetup,
+) -> None:
     webhook = {"url": place.receiver.url("/one")}
     run = await place.register(Scenario(duration_s=1), webhook=webhook, metadata={"a": 1})
     secret = run["webhook"]["secret"]
@@ -76,7 +78,7 @@ async def test_a_second_registration_is_a_200_that_changes_nothing_but_adds_a_we
     assert (fourth["webhook"]["id"], fourth["webhook"].get("secret")) == (third["webhook"]["id"], None)
 
 
-async def test_a_webhook_that_comes_after_the_finish_is_told_at_once_with_the_same_bytes(place: DaemonSetup) -> None:
+async def test_a_webhook_added_after_the_finish_fires_at_once_with_the_same_bytes(place: DaemonSetup) -> None:
     run = await place.register(OVER, age_s=60, webhook={"url": place.receiver.url("/early")})
     await place.daemon.finish_of(run["id"])
     late = {"webhook": {"url": place.receiver.url("/late")}}
@@ -95,7 +97,7 @@ async def test_the_same_request_again_under_one_idempotency_key_is_one_registrat
     assert await place.daemon.ask("POST", "/v1/runs", wanted, status=201, headers=key) == first
 
 
-async def test_delete_stops_the_watching_without_an_event(place: DaemonSetup) -> None:
+async def test_delete_stops_watching_without_an_event(place: DaemonSetup) -> None:
     run = await place.register(Scenario(duration_s=2), webhook={"url": place.receiver.url("/gone")})
     await place.daemon.eventually(f"/v1/runs/{run['id']}", lambda shown: shown["status"] == "running")
     await place.daemon.ask("DELETE", f"/v1/runs/{run['id']}", status=204)
@@ -104,7 +106,7 @@ async def test_delete_stops_the_watching_without_an_event(place: DaemonSetup) ->
         return sum(one.run_id == run["provider_run_id"] for one in place.sandbox.requests)
 
     counts = []
-    for _ in range(2):  # another run's whole life passes meanwhile, twice
+    for _ in range(2):  # another run begins and ends, twice
         other = await place.register(Scenario(duration_s=1.5))
         await place.daemon.finish_of(other["id"])
         counts.append(asked())
@@ -131,7 +133,7 @@ async def test_cancel_reaches_the_provider_and_the_run_ends_cancelled(place: Dae
     assert (await place.daemon.finish_of(run["id"]))["status"] == "cancelled"
 
 
-async def test_the_feed_and_the_stream_tell_every_event_in_order_and_resume_after_any(place: DaemonSetup) -> None:
+async def test_feed_and_stream_have_every_event_in_order_and_resume_after_any(place: DaemonSetup) -> None:
     async with place.daemon.stream() as messages:
         runs = [await place.register(Scenario(duration_s=1)) for _ in range(3)]
         for run in runs:
@@ -180,9 +182,9 @@ async def test_a_replay_brings_the_same_event_again_under_its_id(place: DaemonSe
 
 async def test_a_ping_reaches_its_endpoint_alone(place: DaemonSetup) -> None:
     first, second = [await place.add_endpoint(path, events=["endpoint.disabled"]) for path in ("/a", "/b")]
-    told = await place.daemon.ask("POST", f"/v1/endpoints/{second['id']}/ping", status=202)
+    ping = await place.daemon.ask("POST", f"/v1/endpoints/{second['id']}/ping", status=202)
     (received,) = await place.wait_for_posts(1, "/a", "/b")
-    assert (received.path, received.verified, received.id) == ("/b", True, told["event_id"])
+    assert (received.path, received.verified, received.id) == ("/b", True, ping["event_id"])
     data = received.event["data"]
     assert (data["sequence"], data["previous_status"], data["run"]) == (None, None, None)
     assert data["endpoint"]["id"] == second["id"]

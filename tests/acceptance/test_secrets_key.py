@@ -99,7 +99,7 @@ async def test_a_configured_key_is_changed_by_a_reload(daemon: DaemonProcess, tm
         await daemon.stop()
 
 
-async def test_a_lost_key_is_told_fails_deliveries_clearly_and_is_healed_by_new_secrets(
+async def test_a_lost_key_is_reported_fails_deliveries_clearly_and_is_repaired_by_new_secrets(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     async with Receiver() as receiver, daemon:
@@ -128,7 +128,7 @@ async def test_a_lost_key_is_told_fails_deliveries_clearly_and_is_healed_by_new_
         await daemon.stop()
 
 
-async def test_postgresql_without_a_key_warns_and_with_one_seals_what_was_plain(
+async def test_postgresql_without_a_key_warns_and_with_one_encrypts_what_was_plain(
     daemon: DaemonProcess, postgresql_url: str, tmp_path: Path
 ) -> None:
     daemon.config["database"]["url"] = postgresql_url
@@ -137,8 +137,8 @@ async def test_postgresql_without_a_key_warns_and_with_one_seals_what_was_plain(
         assert not (tmp_path / "secrets.key").exists()
         endpoint = await add_endpoint(daemon, receiver)
         daemon.config["secrets"] = {"key": new_key()}
-        told = await daemon.reload("secrets.sealed")
-        assert told["count"] == 2
+        line = await daemon.reload("secrets.sealed")
+        assert line["count"] == 2
         await check_ping(daemon, receiver, endpoint)
         code, said = await rotate(daemon)
         assert code == 1

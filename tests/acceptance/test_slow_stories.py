@@ -40,7 +40,7 @@ def test_a_post_cut_off_by_sigterm_costs_no_attempt_and_is_made_again_after_the_
     assert second.verified
 
 
-def test_a_refused_key_makes_the_connection_failing_once_and_stops_the_hammering(slowly: Slowly) -> None:
+def test_a_refused_key_makes_the_connection_failing_once_and_stops_the_polling(slowly: Slowly) -> None:
     seen = slowly.outcome_of("refuse_the_key")
     about = [event for event in seen["events"] if event["type"].startswith("connection.")]
     assert [event["type"] for event in about] == ["connection.failing", "connection.recovered"]
@@ -59,7 +59,7 @@ def test_a_refused_key_is_no_state_of_a_run_and_all_finish_once_it_works_again(s
     assert [run["status"] for run in finishes] == ["succeeded"] * 30
 
 
-def test_what_the_daemon_answers_conforms_to_its_openapi_document(slowly: Slowly) -> None:
+def test_every_answer_conforms_to_the_openapi_document(slowly: Slowly) -> None:
     code, said, log = slowly.outcome_of("fuzz")
     assert code == 0, said
     assert "request.failed" not in log

@@ -51,15 +51,15 @@ class Cluster:
         await self.receiver.wait_for(lambda got: self.finished(got) >= set(self.expected), timeout_s)
 
     async def judge(self, at: DaemonProcess) -> None:
-        """Nothing was lost, nothing told twice, every sequence whole, every body one and the same; nothing crashed."""
+        """Nothing was lost or recorded twice, no sequence has a gap, each event has one body, and nothing crashed."""
         for state in ("pending", "exhausted", "discarded"):
             await at.eventually(f"/v1/deliveries?state={state}&limit=1", lambda answer: answer["data"] == [])
-        told: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        events_by_run: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         feed = [event for event in await at.all_events() if event["type"].startswith("run.")]
         for event in feed:
-            told[event["data"]["run"]["id"]].append(event)
-        assert set(told) == set(self.expected)
-        for run_id, events in told.items():
+            events_by_run[event["data"]["run"]["id"]].append(event)
+        assert set(events_by_run) == set(self.expected)
+        for run_id, events in events_by_run.items():
             assert [event["data"]["sequence"] for event in events] == list(range(1, len(events) + 1))
             finishes = [event for event in events if event["type"] == "run.finished"]
             assert [event["data"]["run"]["status"] for event in finishes] == [self.expected[run_id]]
@@ -75,7 +75,7 @@ class Cluster:
 
 
 def freeze(node: DaemonProcess) -> None:
-    """SIGSTOP: the process stands still in the middle of whatever it does."""
+    """SIGSTOP."""
     os.kill(node.pid, signal.SIGSTOP)
 
 
@@ -112,5 +112,5 @@ async def start_cluster(folder: Path, urls: Sequence[str], *, lease: str | None 
 
 
 def all_share(answer: Any, count: int) -> bool:
-    """Whether a node knows that so many share the limits."""
+    """True if the node knows that `count` nodes share the limits."""
     return all(connection["state"]["limits_shared_by_nodes"] == count for connection in answer["data"])

@@ -1,4 +1,4 @@
-"""A laboratory: runs of every kind at the four sandbox providers, watched by a daemon, and all that arrived of them."""
+"""A laboratory: runs of every kind at the four sandbox providers, watched by a daemon, and what arrived of them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ NEVER_ENDS = Scenario(duration_s=None)
 class Case:
     """One run to make: its scenario, and what a subscriber is to hear of it.
 
-    `output` is what the event holds for a run with OUTPUT; `error` whether it tells ERROR's message.
+    `output` is what the event holds for a run with OUTPUT; `error` whether it has ERROR's message.
     """
 
     provider: str
     status: str
     word: str
     scenario: Scenario
-    told: tuple[str, ...] = PLAIN
+    events: tuple[str, ...] = PLAIN
     shape: str | None = None
     output: Any = None
     error: bool = False
@@ -61,7 +61,7 @@ def pauses(word: str) -> Scenario:
 
 IN_STEPS = {"extract-1": OUTPUT}  # Retab since May 2026: outputs lie in the run's steps, by block
 FLAT = {"end-1": {"label": "Output", "json_data": OUTPUT}}
-RESULTS = object()  # Instabase: the object of /results, whose files tell the output
+RESULTS = object()  # Instabase: the object of /results, whose files hold the output
 
 
 def _retab(shape: str) -> list[Case]:
@@ -103,7 +103,7 @@ CASES: tuple[Case, ...] = (
     Case("instabase", "succeeded", "COMPLETE", pauses("=PAUSED"), PAUSED, output=RESULTS),
     Case("instabase", "failed", "FAILED", ends("failed"), error=True),
     Case("instabase", "cancelled", "CANCELLED", ends("cancelled"), error=True),
-    # a word that nobody knows is no end
+    # an unknown word does not end a run
     *[
         Case(provider, "succeeded", word, ends("succeeded", duration_s=3, steps=UNKNOWN), output=output)
         for provider, word, output in (("dibby", "FINISHED", OUTPUT), ("retab", "completed", IN_STEPS),
@@ -128,7 +128,7 @@ CASES: tuple[Case, ...] = (
 
 @dataclass
 class Watched:
-    """A case at work: the answer to its registration, and everything that arrived about it, in order."""
+    """A case under way: the answer to its registration, and every webhook about it, in order."""
 
     case: Case
     number: int
@@ -174,9 +174,9 @@ class Laboratory:
 
 
 async def run_laboratory(folder: Path, cases: Sequence[Case] = CASES) -> Laboratory:
-    """Let every case live; a third of the posts fail at first. Ends when each run's finish has been taken."""
+    """Run every case; a third of the posts fail at first. Ends when every `run.finished` was accepted."""
     async with Sandbox(results_page_files=1) as sandbox, Receiver() as receiver:
-        # so long that nothing has the bad luck to be each time the third one
+        # long enough that no delivery fails by being the third one every time
         retries = ["100ms", "200ms", "200ms", "500ms", *["1s"] * 12]
         daemon = DaemonProcess(folder, delivery={"retry_schedule": retries})
         for provider in sandbox.providers:
@@ -195,7 +195,7 @@ async def run_laboratory(folder: Path, cases: Sequence[Case] = CASES) -> Laborat
 
 
 async def _register(daemon: DaemonProcess, sandbox: Sandbox, cases: Sequence[Case]) -> list[Watched]:
-    """The odd ones in one batch, the even ones alone; each made just before, so that its beginning is seen."""
+    """Odd ones in one batch, even ones alone; each is made just before, so that its start is seen."""
     odd = [Watched(case, number, _make(sandbox, case)) for number, case in enumerate(cases) if number % 2]
     answer = await daemon.ask("POST", "/v1/runs/batch", {"runs": [_wanted(one) for one in odd]})
     for one, item in zip(odd, answer["data"], strict=True):
