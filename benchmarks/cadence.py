@@ -30,7 +30,8 @@ from virtual_time import (
     scheduled,
 )
 
-from bridge.domain.cadence.durations import DurationModel
+from bridge.domain.cadence.durations import KNOWN_MIN, DurationModel
+from bridge.domain.cadence.rule import FIRST_AGE_S, longest_first_gap_s
 
 PRICES_S = (0.05, 0.5, 2.0, 8.0)
 MAIN_PRICE_S = 0.5
@@ -53,6 +54,9 @@ class ColdLearner:
     ) -> float:
         if self.model.is_stale:
             self.model.refit(in_flight)
+        long_runs = sum(age_s >= FIRST_AGE_S for age_s in in_flight)
+        if self.model.is_new and self.model.runs + long_runs < KNOWN_MIN:
+            max_interval_s = min(max_interval_s, longest_first_gap_s(alive_s))
         return self.model.estimate.next_age(alive_s, price_s, min_interval_s, max_interval_s)
 
 

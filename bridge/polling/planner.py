@@ -16,6 +16,7 @@ from bridge.domain.cadence.durations import DurationModel
 from bridge.domain.cadence.forecast import duration_cells, forecast_polls
 from bridge.domain.cadence.list_rule import GrowingLateness, UnregisteredRuns, WatchedRun
 from bridge.domain.cadence.rule import (
+    FIRST_AGE_S,
     OVERDUE_RUNS_MIN,
     NextPoll,
     RunView,
@@ -68,11 +69,18 @@ class Planner:
         tracked.note_pause(now + (result.poll_after_s or 0.0))
         if tracked.runs_known is None:
             tracked.note_runs_known(self.learner.durations(tracked.run.workflow_id, RunStatus.RUNNING).runs)
+        if tracked.alive_s >= FIRST_AGE_S:
+            self._note_long(tracked.run)
         settings = self._settings_of(tracked)
         plan = next_poll(settings, self._view(tracked), poll_after_s=result.poll_after_s)
         took_s = now - tracked.sent_at
         least_s = max(settings.min_interval_s - took_s, tracked.not_before - now)
         return NextPoll(max(plan.delay_s - took_s, least_s, 0.0), plan.reason)
+
+    def _note_long(self, run: Run) -> None:
+        durations = self.learner.durations(run.workflow_id, run.status)
+        if durations.is_new:
+            durations.note_long(run.id)
 
     def replan(self, tracked: TrackedRun, now: float) -> NextPoll | None:
         """The next poll by what was learned since; None where the present plan stands.
@@ -133,7 +141,16 @@ class Planner:
         durations = self.learner.durations(run.workflow_id, status)
         by_progress = status is RunStatus.RUNNING and tracked.track.latest is not None
         progress = self.learner.progress(run.workflow_id) if by_progress else None
-        return RunView(run.id, status, durations.estimate, tracked.alive_s, progress, tracked.track, tracked.is_304)
+        return RunView(
+            run.id,
+            status,
+            durations.estimate,
+            tracked.alive_s,
+            progress,
+            tracked.track,
+            tracked.is_304,
+            durations.is_new,
+        )
 
     # -- when a list is next
 
@@ -293,7 +310,7 @@ class Planner:
         "" stands for runs without a workflow. An unknown workflow has the durations that its first run is polled by.
         """
         durations = self.learner.look_up(workflow, RunStatus.RUNNING)
-        predicted = forecast_polls(self._settings, durations.estimate)
+        predicted = forecast_polls(self._settings, durations.estimate, is_new=durations.is_new)
         return {
             **_learned(workflow, durations),
             "cells": [

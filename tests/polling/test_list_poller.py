@@ -412,8 +412,8 @@ async def test_a_tagged_answer_is_asked_for_with_its_tag_and_304_means_alive(dat
 
 def test_a_304_makes_the_next_poll_cheaper() -> None:
     """It spares the provider's quota, so runs may be polled more often for the same price."""
-    sojourn = DurationModel()
-    plain = RunView("run_1", RunStatus.RUNNING, sojourn.estimate, 10.0)
+    durations = DurationModel()
+    plain = RunView("run_1", RunStatus.RUNNING, durations.estimate, 10.0)
     free = replace(plain, unchanged_is_free=True)
     assert price_of(CALM, free) == pytest.approx(UNCHANGED_FACTOR * price_of(CALM, plain))
     assert next_poll(CALM, free).delay_s < 0.7 * next_poll(CALM, plain).delay_s

@@ -55,6 +55,35 @@ async def test_a_workflow_that_always_takes_a_minute_is_polled_after_a_minute(tm
     assert unknown.delay_s < 10
 
 
+@pytest.mark.parametrize("takes_s", [0.5, 5.0, 20.0, 55.0])
+async def test_the_first_run_of_a_new_user_is_noticed_within_three_seconds(tmp_path: Path, takes_s: float) -> None:
+    planner, now = taught(), 0.0
+    tracked = TrackedRun(await running(tmp_path), now, now=NOW, monotonic=now)
+    polls = 0
+    while now < takes_s:
+        tracked.start_poll(NOW + timedelta(seconds=now), now)
+        tracked.note_alive(seen("running"))
+        tracked.end_poll()
+        now += planner.plan(tracked, Observed(seen("running")), now).delay_s
+        polls += 1
+    assert now - takes_s <= 3.0
+    assert polls <= 24
+
+
+async def test_runs_that_are_long_show_that_others_like_them_need_not_be_polled_every_three_seconds(
+    tmp_path: Path,
+) -> None:
+    planner, run = taught(), await running(tmp_path)
+    young = watched(run, age_s=20.0)
+    young.note_alive(seen("running"))
+    assert planner.plan(young, Observed(seen("running")), 20.0).delay_s <= 3.0
+    for number in range(3):
+        old = watched(replace(run, id=f"old_{number}"), age_s=70.0)
+        old.note_alive(seen("running"))
+        planner.plan(old, Observed(seen("running")), 70.0)
+    assert planner.plan(young, Observed(seen("running")), 20.0).delay_s > 3.0
+
+
 async def test_what_one_run_teaches_changes_the_plans_of_the_others(tmp_path: Path) -> None:
     planner, tracked = taught(), watched(await running(tmp_path), age_s=0.0)
     before = planner.plan(tracked, Observed(seen("running")), 0.0)

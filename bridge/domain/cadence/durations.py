@@ -46,6 +46,8 @@ MEMORY_AT_CHANGE: Final = 0.05  # with more, new runs would be explained by the 
 LEAST_WEIGHT: Final = 1e-4  # of a run; less is forgotten
 GENERAL_PRIOR: Final = tuple(log_logistic(30.0, 1.2))
 NEIGHBOURS_RUNS: Final = 2.0  # runs after which the connection's other workflows count as much as the general prior
+KNOWN_MIN: Final = 2.9  # three ends, the older ones faded a little
+OTHERS_MIN: Final = 0.5  # one end, likewise
 STATE_VERSION: Final = 1
 Weights = dict[int, float]  # by cell of the grid, in runs
 _DECAYS: Final = tuple(kernel_decay(width) for width in KERNEL_WIDTHS)
@@ -63,6 +65,7 @@ class DurationModel:
         self._weights: Weights = {}
         self._given_up: Weights = {}  # the same for runs that were given up alive
         self._scores = [0.0] * len(_DECAYS)
+        self._long: set[str] = set()
         self._surprises = 0  # negative: earlier than expected
         self._evidence = 0.0
         self._prior = prior
@@ -72,6 +75,16 @@ class DurationModel:
         self._estimate: Estimate | None = None
         self._mass: list[float] = []
         self._ended: Estimate | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether fewer than three runs are known here to have ended or to be long, and none of other workflows."""
+        others = self._prior.runs - self.runs if self._prior is not None else 0.0
+        return self.runs + len(self._long) < KNOWN_MIN and others < OTHERS_MIN
+
+    def note_long(self, run_id: str) -> None:
+        """A run that goes on is so old that others like it need not be polled as if they might end at any moment."""
+        self._long.add(run_id)
 
     @property
     def ended(self) -> Estimate:

@@ -44,15 +44,15 @@ class Forecast:
     cost: ExpectedCost
 
 
-def forecast_polls(settings: CadenceSettings, belief: Estimate) -> Forecast:
+def forecast_polls(settings: CadenceSettings, belief: Estimate, *, is_new: bool = False) -> Forecast:
     """The polls of a run that is seen running at age 0, and what they cost on average.
 
-    The last poll is that at its deadline. After the 400th (days, at `max_interval`) the last gap is repeated.
+    `is_new` as for `RunView`. The last poll is that at its deadline. After the 400th (days, at `max_interval`) the last gap is repeated.
     """
     ages_s, polls, delay_s, alive, gap_s = [0.0], 1.0, 0.0, 1.0, settings.max_interval_s
     while alive > 1 - COUNTED_SHARE and len(ages_s) <= FORECAST_POLLS_MAX and ages_s[-1] < settings.deadline_s:
         age_s = ages_s[-1]
-        next_s = min(age_s + next_poll(settings, _any_run(belief, age_s)).delay_s, settings.deadline_s)
+        next_s = min(age_s + next_poll(settings, _any_run(belief, age_s, is_new=is_new)).delay_s, settings.deadline_s)
         gap_s = next_s - age_s
         polls += alive
         delay_s += alive * belief.lateness(age_s, next_s)
@@ -75,5 +75,5 @@ def duration_cells(belief: Estimate) -> list[Cell]:
     return [Cell(EDGES_S[a], EDGES_S[b], sum(belief.mass[a:b])) for a, b in pairwise(bounds)]
 
 
-def _any_run(belief: Estimate, alive_s: float) -> RunView:
-    return RunView(ANY_RUN, RunStatus.RUNNING, belief, alive_s)
+def _any_run(belief: Estimate, alive_s: float, *, is_new: bool = False) -> RunView:
+    return RunView(ANY_RUN, RunStatus.RUNNING, belief, alive_s, is_new=is_new)

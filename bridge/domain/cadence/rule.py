@@ -25,6 +25,7 @@ PATIENCE_S: Final = 600.0  # from this age on lateness is judged relative to the
 UNCHANGED_FACTOR: Final = 0.2  # a 304 is free of quota where providers say so; it still costs a round trip
 MANY_POLLS: Final = 40  # per run: the closed form is right to 3 %
 PRICE_MIN_S, PRICE_MAX_S = 1e-4, 1e4
+FIRST_GAP_S, FIRST_AGE_S = 3.0, 60.0  # the first runs of a new user are noticed soon
 WAITING_PATIENCE_S: Final = 30.0  # a person acts in minutes or days: lateness is soon judged relative to the wait
 FAILURE_FIRST_S, FAILURE_GROWTH, FAILURE_MAX_S = 1.0, 2.0, 60.0
 OVERDUE_RUNS_MIN: Final = 20  # that must have been seen before any run is overdue
@@ -45,7 +46,7 @@ class RunView:
 
     `alive_s` is its age in this status, in seconds, when it was last seen alive. `belief` is the estimate for runs
     like it; `progress` says what their progress has meant, `track` is its own. `unchanged_is_free`: its provider
-    answers 304 while nothing changes.
+    answers 304 while nothing changes. `is_new`: nothing was learned yet that its belief could rest on.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class RunView:
     progress: ProgressModel | None = None
     track: ProgressTrack = field(default_factory=ProgressTrack)
     unchanged_is_free: bool = False
+    is_new: bool = False
 
     @property
     def goes_by_progress(self) -> bool:
@@ -83,7 +85,10 @@ def next_poll(settings: CadenceSettings, run: RunView, *, poll_after_s: float | 
     `poll_after_s`, the pause that the provider asked for, is a lower bound and may exceed max_interval.
     """
     price_s = price_of(settings, run)
-    bounds = (settings.min_interval_s, settings.max_interval_s)
+    longest_s = settings.max_interval_s
+    if run.is_new and run.status is not RunStatus.WAITING:
+        longest_s = max(min(longest_s, longest_first_gap_s(run.alive_s)), settings.min_interval_s)
+    bounds = (settings.min_interval_s, longest_s)
     if run.progress is not None and run.goes_by_progress:
         age_s = run.progress.next_age(run.track, run.alive_s, price_s, *bounds)
     else:
@@ -93,9 +98,16 @@ def next_poll(settings: CadenceSettings, run: RunView, *, poll_after_s: float | 
         return NextPoll(poll_after_s, "the provider asked for this pause")
     if delay_s >= settings.max_interval_s:
         return NextPoll(delay_s, "max_interval")
+    if settings.min_interval_s < longest_s <= delay_s:
+        return NextPoll(delay_s, "nothing is known yet of how long such runs take")
     if delay_s <= settings.min_interval_s:
         return NextPoll(delay_s, "min_interval")
     return NextPoll(delay_s, _reason(run, price_s))
+
+
+def longest_first_gap_s(alive_s: float) -> float:
+    """The longest gap, in seconds, between polls of a run of this age while nothing is known of runs like it."""
+    return FIRST_GAP_S if alive_s < FIRST_AGE_S else math.inf
 
 
 def _reason(run: RunView, price_s: float) -> str:

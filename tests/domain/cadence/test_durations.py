@@ -20,25 +20,25 @@ intervals = st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e5)), max_size=1
 
 
 def taught(seen: list[tuple[float, float]]) -> DurationModel:
-    sojourn = DurationModel()
+    model = DurationModel()
     for alive_s, wait_s in seen:
-        sojourn.observe(alive_s, alive_s + wait_s)
-    return sojourn
+        model.observe(alive_s, alive_s + wait_s)
+    return model
 
 
-def polled_by_itself(sojourn: DurationModel, durations: list[float], price_s: float) -> list[tuple[int, float]]:
+def polled_by_itself(model: DurationModel, durations: list[float], price_s: float) -> list[tuple[int, float]]:
     """Polls and delay of runs, one after another, that teach only what their polls saw."""
     costs = []
     for duration in durations:
         alive, polls = 0.0, 0
         while True:
-            age = sojourn.estimate.next_age(alive, price_s, 0.25, 300.0)
+            age = model.estimate.next_age(alive, price_s, 0.25, 300.0)
             polls += 1
             if age >= duration:
                 break
             alive = age
         costs.append((polls, age - duration))
-        sojourn.observe(alive, age)
+        model.observe(alive, age)
     return costs
 
 
@@ -110,37 +110,37 @@ def test_garbage_in_the_row_means_a_fresh_start(text: str | None) -> None:
 
 
 def test_runs_that_were_given_up_make_the_tail_long_but_not_what_is_normal() -> None:
-    sojourn = taught([(9.0, 11.0)] * 40)
-    normal_s = sojourn.ended.quantile(0.99)
+    model = taught([(9.0, 11.0)] * 40)
+    normal_s = model.ended.quantile(0.99)
     for _ in range(8):  # in a row, as in an outage
-        sojourn.observe(600.0, math.inf)
-    assert sojourn.estimate.quantile(0.99) > 600
-    assert math.isclose(sojourn.ended.quantile(0.99), normal_s, rel_tol=0.2)
-    assert math.isclose(DurationModel.load(sojourn.dump()).ended.quantile(0.99), sojourn.ended.quantile(0.99))
+        model.observe(600.0, math.inf)
+    assert model.estimate.quantile(0.99) > 600
+    assert math.isclose(model.ended.quantile(0.99), normal_s, rel_tol=0.2)
+    assert math.isclose(DurationModel.load(model.dump()).ended.quantile(0.99), model.ended.quantile(0.99))
 
 
 @pytest.mark.parametrize("seen", [(-1.0, 2.0), (5.0, 4.0), (math.nan, 3.0), (1.0, math.nan), (math.inf, math.inf)])
 def test_nonsense_teaches_nothing(seen: tuple[float, float]) -> None:
-    sojourn = DurationModel()
-    sojourn.observe(*seen)
-    assert sojourn.runs == 0
+    model = DurationModel()
+    model.observe(*seen)
+    assert model.runs == 0
 
 
 def test_the_state_stays_a_few_kilobytes() -> None:
-    chance, sojourn = random.Random(1), DurationModel()
+    chance, model = random.Random(1), DurationModel()
     for _ in range(400):
         end = math.exp(chance.gauss(4, 1.5))
-        sojourn.observe(end * chance.random(), end)
-    assert len(sojourn.dump()) < 8000
-    assert json.loads(sojourn.dump())["runs"] < 70
+        model.observe(end * chance.random(), end)
+    assert len(model.dump()) < 8000
+    assert json.loads(model.dump())["runs"] < 70
 
 
 def test_quantiles_find_what_was_seen() -> None:
-    chance, sojourn = random.Random(1), DurationModel()
+    chance, model = random.Random(1), DurationModel()
     for _ in range(200):
         end = 60 * math.exp(0.3 * chance.gauss(0, 1))
-        sojourn.observe(end, end)
-    median, p90, p99 = (sojourn.estimate.quantile(share) for share in (0.5, 0.9, 0.99))
+        model.observe(end, end)
+    median, p90, p99 = (model.estimate.quantile(share) for share in (0.5, 0.9, 0.99))
     assert 52 < median < 68
     assert 78 < p90 < 105
     assert p90 < p99 < 300
@@ -157,17 +157,17 @@ def test_a_narrow_workflow_is_soon_polled_at_its_end() -> None:
 def test_a_workflow_that_became_much_faster_is_found_out() -> None:
     """The only poll falls long after the new end; without the share of the prior the old belief would stay for ever."""
     chance = random.Random(3)
-    sojourn = DurationModel()
-    polled_by_itself(sojourn, [chance.uniform(115, 125) for _ in range(60)], 0.5)
-    late = polled_by_itself(sojourn, [chance.uniform(5, 7) for _ in range(60)], 0.5)[30:]
+    model = DurationModel()
+    polled_by_itself(model, [chance.uniform(115, 125) for _ in range(60)], 0.5)
+    late = polled_by_itself(model, [chance.uniform(5, 7) for _ in range(60)], 0.5)[30:]
     assert sum(delay for _, delay in late) / 30 < 4
 
 
 def test_runs_still_in_flight_count_as_longer_ones() -> None:
     """Else short runs, which finish first, would make a new workflow poll fast."""
-    sojourn = taught([(4.0, 1.0), (5.0, 1.0)])
-    alone = sojourn.refit().quantile(0.5)
-    assert sojourn.refit([60.0, 80.0, 100.0]).quantile(0.5) > 2 * alone
+    model = taught([(4.0, 1.0), (5.0, 1.0)])
+    alone = model.refit().quantile(0.5)
+    assert model.refit([60.0, 80.0, 100.0]).quantile(0.5) > 2 * alone
 
 
 def test_a_run_given_up_makes_the_tail_longer() -> None:
@@ -242,3 +242,17 @@ def test_an_interval_covers_its_own_length_of_cells(low: float, width: float) ->
     if len(shares) > 1 and low + width < END_S:
         covered = sum(share * (EDGES_S[first + i + 1] - EDGES_S[first + i]) for i, share in enumerate(shares))
         assert math.isclose(covered, width, rel_tol=1e-6, abs_tol=1e-6)
+
+
+def test_a_model_is_new_until_three_runs_have_ended_or_are_long_or_another_workflow_is_known() -> None:
+    shared = DurationModel()
+    first, second = DurationModel(prior=shared), DurationModel(prior=shared)
+    assert first.is_new
+    first.observe(4.0, 5.0)
+    assert first.is_new
+    assert not second.is_new, "the connection has taught something"
+    first.note_long("run_1")
+    first.note_long("run_1")
+    assert first.is_new
+    first.observe(4.0, 5.0)
+    assert not first.is_new

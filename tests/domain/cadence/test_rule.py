@@ -40,10 +40,10 @@ intervals = st.tuples(st.floats(0.05, 3600), st.floats(1, 100)).map(lambda pair:
 
 def belief(*durations_s: float) -> Estimate:
     """What is believed after runs that took so long, give or take a fifth of a second."""
-    sojourn = DurationModel()
+    model = DurationModel()
     for duration_s in durations_s:
-        sojourn.observe(max(duration_s - 0.2, 0.0), duration_s + 0.2)
-    return sojourn.refit()
+        model.observe(max(duration_s - 0.2, 0.0), duration_s + 0.2)
+    return model.refit()
 
 
 A_MINUTE = belief(*[60.0] * 40)
@@ -268,3 +268,25 @@ def test_a_percentage_refers_to_the_mean_duration() -> None:
 def test_other_targets_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         price_for_target(Estimate(log_logistic(30.0, 1.0)), text)
+
+
+def first_run(alive_s: float, **more: object) -> RunView:
+    values: dict[str, object] = {"run_id": "run_1", "status": RunStatus.RUNNING, "belief": NEW, "alive_s": alive_s}
+    return RunView(**(values | {"is_new": True} | more))
+
+
+@given(statuses.filter(lambda status: status is not RunStatus.WAITING), st.floats(0.0, 59.99), run_ids)
+def test_the_first_runs_of_a_workflow_are_polled_every_three_seconds_at_least_while_they_are_young(
+    status: RunStatus, alive_s: float, run_id: str
+) -> None:
+    """Of a new user nothing is known; a 5 s run was noticed 4.9 s late."""
+    assert next_poll(DEFAULT, first_run(alive_s, status=status, run_id=run_id)).delay_s <= 3.0 + 1e-9
+
+
+def test_the_first_runs_are_polled_like_any_other_when_they_are_old_or_wait_or_the_user_wants_fewer_polls() -> None:
+    for run in (first_run(300.0), first_run(30.0, status=RunStatus.WAITING)):
+        assert next_poll(DEFAULT, run) == next_poll(DEFAULT, replace(run, is_new=False))
+    rarely = replace(DEFAULT, min_interval_s=10.0)
+    assert next_poll(rarely, first_run(0.0)).delay_s >= 10.0
+    assert next_poll(DEFAULT, first_run(20.0), poll_after_s=7.0).delay_s == 7.0
+    assert "nothing is known yet" in next_poll(DEFAULT, first_run(30.0)).reason
