@@ -116,7 +116,8 @@ def show(settings: Settings, run_id: str) -> None:
     if settings.as_json:
         print_json(response.body)
     else:
-        print_run(response.object(), client.get("v1", "deliveries", run=run_id, limit=200).rows())
+        run = response.object()  # its own id, because `run_id` may be CONNECTION:PROVIDER_RUN_ID
+        print_run(run, client.get("v1", "deliveries", run=run["id"], limit=200).rows())
 
 
 @runs.command

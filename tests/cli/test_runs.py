@@ -113,7 +113,11 @@ def test_show_prints_timeline_events_and_deliveries(bridge, running):
         "none, it has settled",
     ):
         assert words in shown
-    assert bridge("runs", "show", run_id, "--json").json["transitions"]
+    theirs = bridge("runs", "show", run_id, "--json").json
+    assert theirs["transitions"]
+    by_alias = bridge("runs", "show", f"dify-prod:{theirs['provider_run_id']}").out
+    assert by_alias.splitlines()[0] == shown.splitlines()[0]
+    assert "delivered" in by_alias
 
 
 def test_a_run_under_way_shows_its_next_poll(bridge, running):
