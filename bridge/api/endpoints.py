@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from datetime import timedelta
 
 from bridge.api.context import Request, RequestContext, Response
@@ -9,16 +11,26 @@ from bridge.api.request_models import (
     EndpointBody,
     EndpointPatch,
     EndpointsQuery,
+    FilterTestBody,
     NoBody,
     NoQuery,
     RotateBody,
 )
 from bridge.api.response_models import page_of, read_cursor
-from bridge.api.subscriber_response_models import EndpointAnswer, EndpointList, NewEndpoint, NewSecret, PingAnswer
+from bridge.api.subscriber_response_models import (
+    EndpointAnswer,
+    EndpointList,
+    FilterTest,
+    FilterTestItem,
+    NewEndpoint,
+    NewSecret,
+    PingAnswer,
+)
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import Endpoint, EndpointSource
-from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem
-from bridge.domain.event import EventType, other_event
+from bridge.domain.errors import Conflict, FilterFailed, InvalidInput, NotFound, Problem
+from bridge.domain.event import Event, EventType, other_event
+from bridge.domain.filter import evaluate
 from bridge.domain.ids import new_id
 from bridge.domain.run import Json
 from bridge.domain.secret import Secret
@@ -42,6 +54,31 @@ async def create_endpoint(context: RequestContext, request: Request[EndpointBody
         return Response.of(201, NewEndpoint.of(made, keys, headers=made.headers, secret=secret.reveal()))
 
     return await context.write(request, work)
+
+
+async def test_filter(context: RequestContext, request: Request[FilterTestBody]) -> Response:
+    """Try a filter on the newest events, and tell for each whether it passes."""
+    body = request.data
+    types = [name.value for name in body.types or ()]
+    found = await context.database.read(lambda tx: events.list_newest(tx, before=None, limit=body.limit, types=types))
+    items = await asyncio.to_thread(lambda: [_try_filter(body.filter, event) for event in found])  # may take a second
+    matched, failed = sum(item.matches for item in items), sum(item.error is not None for item in items)
+    return Response.of(200, FilterTest(data=items, matched=matched, failed=failed))
+
+
+def _try_filter(expression: str, event: Event) -> FilterTestItem:
+    try:
+        matches, error = evaluate(expression, json.loads(event.body)), None
+    except FilterFailed as failure:
+        matches, error = False, str(failure)
+    return FilterTestItem(
+        event_id=event.id,
+        type=event.type,
+        run_id=event.run_id,
+        created_at=event.created_at,
+        matches=matches,
+        error=error,
+    )
 
 
 async def list_endpoints(context: RequestContext, request: Request[EndpointsQuery]) -> Response:

@@ -279,6 +279,14 @@ class EndpointPatch(EndpointSettings):
     url: TargetUrl = ""
 
 
+class FilterTestBody(Body):
+    """A filter to try on the newest events, of these types only if named."""
+
+    filter: fields.FilterText
+    types: fields.EventNames | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+
+
 class RotateBody(Body):
     """A new signing secret, made if none is given; the old one goes on signing for `overlap` (0 to 7 d).
 

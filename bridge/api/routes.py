@@ -77,6 +77,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/connections/{name}/check", connections.check_connection, NoBody, {200: response_models.CheckAnswer}, (404, 409)),
     Route("GET", "/v1/nodes", health.list_nodes, NoQuery, {200: response_models.NodeList}),
     Route("POST", "/v1/endpoints", endpoints.create_endpoint, request_models.EndpointBody, {201: subscribers.NewEndpoint}, (409,)),
+    Route("POST", "/v1/endpoints/test-filter", endpoints.test_filter, request_models.FilterTestBody,
+          {200: subscribers.FilterTest}),
     Route("GET", "/v1/endpoints", endpoints.list_endpoints, request_models.EndpointsQuery, {200: subscribers.EndpointList}),
     Route("GET", "/v1/endpoints/{id}", endpoints.show_endpoint, NoQuery, {200: subscribers.EndpointAnswer}, (404,)),
     Route("PATCH", "/v1/endpoints/{id}", endpoints.change_endpoint, request_models.EndpointPatch,

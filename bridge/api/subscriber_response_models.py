@@ -55,6 +55,25 @@ class NewEndpoint(EndpointAnswer):
     secret: str
 
 
+class FilterTestItem(Shown):
+    """One event: whether the filter lets it through, or why it fails on it."""
+
+    event_id: str
+    type: EventType
+    run_id: str | None
+    created_at: When
+    matches: bool
+    error: str | None
+
+
+class FilterTest(Shown):
+    """What a filter makes of the newest events, newest first; `failed` counts those on which it fails."""
+
+    data: list[FilterTestItem]
+    matched: int
+    failed: int
+
+
 class NewSecret(Shown):
     """The new signing secret, shown here only; the old one signs until `old_until`. Of a v1a key the public half."""
 

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainVa
 
 from bridge.domain.custom_headers import check_headers
 from bridge.domain.event import EventType
-from bridge.domain.filter import FILTER_CHARS_MAX, compile_filter
+from bridge.domain.filter import FILTER_CHARS_MAX
+from bridge.domain.filter_check import check_filter
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import secret_key
 from bridge.domain.suggestions import closest
@@ -108,7 +109,7 @@ def _check_headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 def _check_filter(expression: str) -> str:
-    compile_filter(expression)
+    check_filter(expression)
     return expression
 
 

@@ -1,7 +1,7 @@
 """Everything that leans on private interfaces of jmespath, in one file. Read on jmespath 1.1.0.
 
-Used here and nowhere else: the parsed tree (`parsed`: nodes with `type`, `children` and `value`), `TreeInterpreter`
-with its `visit_…` methods, and `Functions` with its `FUNCTION_TABLE` and `call_function`.
+Used here and nowhere else: the parsed tree (`parsed`: nodes with `type`, `children` and `value`), the tokens of `Lexer`,
+`TreeInterpreter` with its `visit_…` methods, and `Functions` with its `FUNCTION_TABLE` and `call_function`.
 `tests/domain/test_jmespath_interpreter.py` fails when the source of any of them changes.
 
 JMESPath cannot loop and has no regular expressions. It can multiply, though: `[@,@][]` doubles what it is given, `join`
@@ -16,6 +16,7 @@ from typing import Any, Final
 import jmespath
 from jmespath.exceptions import JMESPathError
 from jmespath.functions import Functions
+from jmespath.lexer import Lexer
 from jmespath.visitor import Options, TreeInterpreter
 
 from bridge.domain.run import Json
@@ -30,12 +31,12 @@ class TooCostly(JMESPathError):  # type: ignore[misc]  # jmespath has no types
 
 
 class Expression:
-    """A compiled expression; ValueError if it is none. `nodes` are those of its tree, in no particular order."""
+    """A compiled expression; ValueError if it is none. `nodes` are those of its `tree`, in no particular order."""
 
     def __init__(self, text: str) -> None:
         try:
-            self._tree = jmespath.compile(text).parsed
-            self.nodes = list(_nodes_of(self._tree))
+            self.tree: dict[str, Any] = jmespath.compile(text).parsed
+            self.nodes = list(_nodes_of(self.tree))
         except (JMESPathError, RecursionError) as error:
             raise ValueError(f"not a JMESPath expression: {str(error).splitlines()[0]}") from None
         for node in self.nodes:
@@ -44,7 +45,13 @@ class Expression:
 
     def search(self, value: Json, *, steps_max: int) -> Any:
         """What the expression finds in `value`. Raises TooCostly, JMESPathError, and what Python's functions raise."""
-        return _CountingInterpreter(steps_max).visit(self._tree, value)
+        return _CountingInterpreter(steps_max).visit(self.tree, value)
+
+
+def tokens_of(text: str) -> Iterator[dict[str, Any]]:
+    """The tokens of an expression that compiles: `type`, `value` and where they `start`."""
+    tokens: Iterator[dict[str, Any]] = Lexer().tokenize(text)
+    return tokens
 
 
 def _nodes_of(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -310,3 +310,33 @@ async def test_a_ping_stands_before_any_backlog(api: Api) -> None:
     assert reply.status == 202
     due = await api.database.read(due_endpoints)
     assert set(due[made["id"]].lanes) == {Lane.AT_ONCE}
+
+
+async def test_a_filter_is_tried_on_the_newest_events(api: Api) -> None:
+    first, second = await api.register("a", metadata={"n": 1}), await api.register("b", metadata={"n": "x"})
+    await api.finish(first["id"])
+    await api.finish(second["id"])
+    body = {"filter": "abs(data.run.metadata.n) == `1`", "types": ["run.finished"]}
+    tried = (await api.call("POST", "/v1/endpoints/test-filter", body)).body
+    assert [(item["run_id"], item["matches"]) for item in tried["data"]] == [(second["id"], False), (first["id"], True)]
+    assert "invalid type" in tried["data"][0]["error"]
+    assert (tried["matched"], tried["failed"]) == (1, 1)
+    body = {"filter": "type == 'run.finished'", "limit": 1}
+    limited = (await api.call("POST", "/v1/endpoints/test-filter", body)).body
+    assert [(item["run_id"], item["type"]) for item in limited["data"]] == [(second["id"], "run.finished")]
+    assert (limited["matched"], limited["failed"], limited["data"][0]["error"]) == (1, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [('data.run.status == "failed"', "single quotes"), ("data.run.statuss", "did you mean `status`?")],
+)
+async def test_a_filter_that_can_never_match_is_refused_everywhere(sqlite_api: Api, expression: str, says: str) -> None:
+    made = await sqlite_api.create_endpoint()
+    for method, path in {
+        "POST": "/v1/endpoints",
+        "PATCH": f"/v1/endpoints/{made['id']}",
+    }.items():
+        body = {"url": "https://app.example.org/", "filter": expression}
+        assert says in (await sqlite_api.call(method, path, body)).fields["filter"]
+    assert says in (await sqlite_api.call("POST", "/v1/endpoints/test-filter", {"filter": expression})).fields["filter"]

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 
 import pytest
-from jmespath import functions, parser, visitor
+from jmespath import functions, lexer, parser, visitor
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from jmespath import functions, parser, visitor
         (visitor.TreeInterpreter, "b345d40e5c5c67c0"),
         (visitor.Options, "4912fb5133daf7e8"),
         (functions.Functions, "8e9e6dacf94e928f"),
+        (lexer.Lexer, "7617250f5ab1e404"),
         (parser.Parser, "b63ccef37930ad4e"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
