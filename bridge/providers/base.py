@@ -32,6 +32,7 @@ from bridge.domain.observation import (
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.domain.strict_json import parse_json_text
 from bridge.domain.timestamps import provider_instant
+from bridge.providers.failures import error_text
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.partial_json import RunFields
 
@@ -58,6 +59,18 @@ class Triggered:
 
 class NoSuchRun(BadPayload):
     """The body has the form of a run and means that the run does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFormat:
+    """How a provider sends a run: `normalise` reads its `fields`.
+
+    `error_key`: a member of every error document of the provider, None if its error documents are not known.
+    """
+
+    normalise: Callable[[JsonObject], Observation]
+    fields: RunFields
+    error_key: str | None = None
 
 
 class Provider(Protocol):
@@ -150,21 +163,20 @@ async def fetch_normalised(
     http: ProviderHttp,
     path: str,
     provider_run_id: str,
-    normalise: Callable[[JsonObject], Observation],
-    fields: RunFields,
+    form: RunFormat,
     last: LastResponse | None = None,
 ) -> PollResult:
-    """GET `path` and read its body with `normalise`; every fault is returned as a `PollFailed`.
+    """GET `path` and read its body; every fault is returned as a `PollFailed`.
 
     A body with the id of another run is a fault; one without an id is accepted. A 304, or the same bytes as last time,
-    stand for the last observation.
+    stand for the last observation. A 404 is `NOT_FOUND` only if it looks like the provider's own.
     """
     try:
         response = await http.request(
-            "GET", path, etag=last.etag if last else None, last_body=last.body if last else None, fields=fields
+            "GET", path, etag=last.etag if last else None, last_body=last.body if last else None, fields=form.fields
         )
     except ProviderFailure as failure:
-        return failure.failed
+        return _checked_404(failure, form)
     answered_at, etag = provider_instant(response.headers.get("date")), etag_of(response.headers)
     if last and response.status == 304:
         return Observed(
@@ -177,14 +189,27 @@ async def fetch_normalised(
         payload = json_object(response.body)
         if "id" not in response.damaged:
             check_same_run(payload.get("id"), provider_run_id)
-        seen = normalise(payload)
+        seen = form.normalise(payload)
         if response.damaged:
-            seen = _without_damage(seen, response.damaged, fields)
+            seen = _without_damage(seen, response.damaged, form.fields)
         return Observed(seen, response.poll_after_s, answered_at, etag, body=body)
     except NoSuchRun as error:
         return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], response.status)
     except BadPayload as error:
-        return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {error}"[:400], response.status)
+        said, _ = error_text(response.body)
+        what = f"HTTP {response.status} with an error instead of a run: {http.redacted(said)}" if said else error
+        return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {what}"[:400], response.status)
+
+
+def _checked_404(failure: ProviderFailure, form: RunFormat) -> PollFailed:
+    """The failure, which is `GATEWAY` instead of `NOT_FOUND` without an error document of the provider."""
+    failed, body = failure.failed, failure.body
+    if failed.kind is not FailureKind.NOT_FOUND:
+        return failed
+    if isinstance(body, dict) and body and (form.error_key is None or form.error_key in body):
+        return failed
+    message = f"{failed.message}; this is not how the provider says it, a gateway or a wrong base_url may be the cause"
+    return replace(failed, kind=FailureKind.GATEWAY, message=message[:400])
 
 
 def check_same_run(told: Json, provider_run_id: str) -> None:

@@ -20,6 +20,7 @@ from bridge.providers.partial_json import RunFields, RunScanner
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 SCANNED_BYTES_MAX: Final = 128 * 1024 * 1024  # of a run's body, which is not kept
 _CHUNK_BYTES: Final = 64 * 1024
+_HEAD_BYTES: Final = 4096  # enough to tell what a body is
 
 
 async def read_pieces(response: aiohttp.ClientResponse, bytes_max: int) -> AsyncGenerator[bytes]:
@@ -38,20 +39,26 @@ async def read_pieces(response: aiohttp.ClientResponse, bytes_max: int) -> Async
     decompress.finish()
 
 
-async def read_json(response: aiohttp.ClientResponse, bytes_max: int) -> Json:
-    """The JSON of the body. Raises BadPayload."""
+async def read_bytes(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    """The whole body. Raises BadPayload beyond `bytes_max` bytes."""
     async with aclosing(read_pieces(response, bytes_max)) as pieces:
-        return parse_json_text(_text(b"".join([piece async for piece in pieces]), response.charset))
+        return b"".join([piece async for piece in pieces])
+
+
+def parse_bytes(data: bytes, charset: str | None) -> Json:
+    """The JSON of a body with this declared charset. Raises BadPayload."""
+    return parse_json_text(_text(data, charset))
 
 
 class Body:
     """The body of one response; with `fields`, the body of a run that is read as far as it can be.
 
-    `data` is the whole body, or None if it is larger than `bytes_max`; `size` counts its bytes.
+    `data` is the whole body, or None if it is larger than `bytes_max`; `size` counts its bytes, `head` has the first.
     """
 
     def __init__(self, bytes_max: int, fields: RunFields | None) -> None:
         self.data: bytes | None = b""
+        self.head = b""
         self.size = 0
         self._bytes_max = bytes_max
         self._fields = fields
@@ -64,6 +71,7 @@ class Body:
         kept: list[bytes] = []
         async with aclosing(read_pieces(response, SCANNED_BYTES_MAX if self._fields else self._bytes_max)) as pieces:
             async for piece in pieces:
+                self.head = self.head or piece[:_HEAD_BYTES]
                 self.size += len(piece)
                 kept.append(piece)
                 if self.size > self._bytes_max and self._fields:
@@ -82,8 +90,7 @@ class Body:
         """The value, and the names of its members that could not be read whole. Raises BadPayload."""
         if self.data is not None:
             try:
-                text = _text(self.data, self._charset)
-                return parse_json_text(text), frozenset()
+                return parse_bytes(self.data, self._charset), frozenset()
             except BadPayload:
                 if not self._fields or not self.data.strip():
                     raise

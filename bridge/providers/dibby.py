@@ -14,6 +14,7 @@ from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
     JsonObject,
     ProviderDefaults,
+    RunFormat,
     Triggered,
     error_of,
     fetch_normalised,
@@ -54,6 +55,9 @@ def normalise(payload: JsonObject) -> Observation:
     )
 
 
+FORMAT: Final = RunFormat(normalise, FIELDS)
+
+
 class Dibby(ProviderDefaults):
     """The provider `dibby`. Option `workflow_key` renames the trigger's `workflowId`."""
 
@@ -62,9 +66,7 @@ class Dibby(ProviderDefaults):
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /runs/{id}`."""
-        return await fetch_normalised(
-            http, f"/runs/{path_segment(provider_run_id)}", provider_run_id, normalise, FIELDS, last
-        )
+        return await fetch_normalised(http, f"/runs/{path_segment(provider_run_id)}", provider_run_id, FORMAT, last)
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """`POST /runs`; `inputs` must match the workflow's start node."""

@@ -22,6 +22,7 @@ from bridge.providers.base import (
     JsonObject,
     NoSuchRun,
     ProviderDefaults,
+    RunFormat,
     Triggered,
     action_error,
     error_of,
@@ -33,7 +34,8 @@ from bridge.providers.base import (
     text_of,
     unpack_json,
 )
-from bridge.providers.http import ProviderFailure, ProviderHttp, error_text
+from bridge.providers.failures import error_text
+from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.partial_json import RunFields
 
 STATUSES: Final = {
@@ -77,6 +79,9 @@ def normalise(payload: JsonObject) -> Observation:
     )
 
 
+FORMAT: Final = RunFormat(normalise, FIELDS, error_key="code")
+
+
 class Dify(ProviderDefaults):
     """The provider `dify`."""
 
@@ -91,7 +96,7 @@ class Dify(ProviderDefaults):
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /workflows/run/{id}`."""
         return await fetch_normalised(
-            http, f"{_RUN_PATH}/{path_segment(provider_run_id)}", provider_run_id, normalise, FIELDS, last
+            http, f"{_RUN_PATH}/{path_segment(provider_run_id)}", provider_run_id, FORMAT, last
         )
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:

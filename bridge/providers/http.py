@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -24,9 +23,10 @@ from bridge.domain.errors import BadPayload, BridgeError
 from bridge.domain.frozen import frozen
 from bridge.domain.observation import FailureKind, PollFailed
 from bridge.domain.run import Json
-from bridge.providers.body import BODY_BYTES_MAX, Body, read_json, read_pieces
+from bridge.providers.body import BODY_BYTES_MAX, Body, parse_bytes, read_bytes, read_pieces
+from bridge.providers.failures import error_text, failure_kind, redirect_target, transport_failure, what_came_instead
 from bridge.providers.partial_json import RunFields
-from bridge.providers.retry_after import quota_is_used_up, requested_pause_s
+from bridge.providers.retry_after import requested_pause_s
 from bridge.runtime.aiohttp_internals import ClientProtocol, Connector, disable_retry
 
 _ERROR_BYTES_MAX: Final = 64 * 1024
@@ -44,12 +44,13 @@ _SECRET_CHARS_MIN: Final = 6  # redacting a shorter one would mutilate ordinary 
 class ProviderFailure(BridgeError):
     """The request failed or its response cannot be used; `failed` says why.
 
-    `code` is the provider's own error code, if its error body has one.
+    `body` is the JSON of an error response, `code` the provider's own error code in it.
     """
 
-    def __init__(self, failed: PollFailed, code: str | None = None) -> None:
+    def __init__(self, failed: PollFailed, code: str | None = None, body: Json = None) -> None:
         self.failed = failed
         self.code = code
+        self.body = body
         super().__init__(failed.message)
 
 
@@ -182,7 +183,7 @@ class ProviderHttp:
                 response.status, response.headers, parsed, data or b"", pause_s, is_same_body, damaged
             )
         except _FAULTS as error:
-            raise self._fault(error, method, path, response, limit_s) from None
+            raise self._fault(error, method, path, response, limit_s, body.head) from None
         finally:
             if response is not None and not response.closed:  # it closes by itself when its body has ended
                 response.release()
@@ -229,25 +230,40 @@ class ProviderHttp:
         if 200 <= response.status < 300 or (response.status == 304 and etag):
             return
         kind = failure_kind(response.status, response.headers)
-        message, code = error_text(await _read_error(response))
-        said = f"HTTP {response.status}" + (f", {self._redacted(message)}" if message else "")
+        body, head = await _read_error(response)
+        message, code = error_text(body)
+        said = f"HTTP {response.status}"
         if 300 <= response.status < 400:
-            said += ", a redirect, which is not followed: check base_url"
+            target = redirect_target(response.headers.get("location", ""))
+            said += f", a redirect{target}, which is not followed: check base_url; a login may stand before the API"
+        elif message:
+            said += f", {self.redacted(message)}"
+        elif body is None and (instead := what_came_instead(head, response.content_type)):
+            said += f" with {self.redacted(instead[1])}"
         pause_s = requested_pause_s(response.headers, with_quota=kind is FailureKind.THROTTLED)
-        raise self._failure(kind, method, path, said, response.status, pause_s, code)
+        raise self._failure(kind, method, path, said, response.status, pause_s, code, body)
 
     def _fault(
-        self, error: Exception, method: str, path: str, response: aiohttp.ClientResponse | None, limit_s: float
+        self,
+        error: Exception,
+        method: str,
+        path: str,
+        response: aiohttp.ClientResponse | None,
+        limit_s: float,
+        head: bytes = b"",
     ) -> ProviderFailure:
         """The failure for a fault before the response or in the middle of it."""
+        status = None if response is None else response.status
         match error:
+            case BadPayload() if response and (instead := what_came_instead(head, response.content_type)):
+                kind, said = instead[0], f"HTTP {status} with {self.redacted(instead[1])}"
             case BadPayload():
                 kind, said = FailureKind.BAD_PAYLOAD, str(error)
             case TimeoutError():
                 kind, said = FailureKind.TIMEOUT, f"no complete answer within {limit_s:g} s"
             case _:
-                kind, said = _transport_failure(error)
-        return self._failure(kind, method, path, said, None if response is None else response.status)
+                kind, said = transport_failure(error)
+        return self._failure(kind, method, path, said, status)
 
     def _failure(
         self,
@@ -258,12 +274,13 @@ class ProviderHttp:
         status: int | None = None,
         retry_after_s: float | None = None,
         code: str | None = None,
+        body: Json = None,
     ) -> ProviderFailure:
         message = f"{method} {path[:_PATH_CHARS_MAX]}: {said}"[:_MESSAGE_CHARS_MAX]
-        return ProviderFailure(PollFailed(kind, message, status, retry_after_s), code)
+        return ProviderFailure(PollFailed(kind, message, status, retry_after_s), code, body)
 
-    def _redacted(self, text: str) -> str:
-        # some servers repeat the refused key in their error message
+    def redacted(self, text: str) -> str:
+        """A foreign text without this connection's keys, which some servers repeat when they refuse them."""
         for secret in self._keys:
             text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
         return text[:_SAID_CHARS_MAX]
@@ -274,67 +291,12 @@ def _address(base: URL, path: str) -> URL:
     return base.with_path(base.raw_path.rstrip("/") + path, encoded=True)
 
 
-def failure_kind(status: int, headers: Mapping[str, str]) -> FailureKind:
-    """The kind of failure for a status outside 2xx; a 403 about a used-up quota is throttling."""
-    match status:
-        case 429:
-            return FailureKind.THROTTLED
-        case 403 if quota_is_used_up(headers):
-            return FailureKind.THROTTLED
-        case 401 | 403:
-            return FailureKind.UNAUTHORIZED
-        case 404 | 410:
-            return FailureKind.NOT_FOUND
-        case _ if status >= 500:
-            return FailureKind.SERVER_ERROR
-        case _:
-            return FailureKind.REJECTED
-
-
-def error_text(body: Json) -> tuple[str | None, str | None]:
-    """Message and code in an error body, in any of the spellings that providers use; None if absent."""
-    if isinstance(body, str):
-        printable = "".join(char if char.isprintable() else " " for char in body)  # it may be shown on a terminal
-        return " ".join(printable.split()) or None, None
-    if isinstance(body, list) and body:
-        return error_text(body[0])
-    if not isinstance(body, dict):
-        return None, None
-    code = body.get("code")
-    own_code = code[:100] if isinstance(code, str) else None
-    for key in ("message", "detail", "error", "msg"):
-        message, inner_code = error_text(body.get(key))
-        if message:
-            return message, own_code or inner_code
-    return None, own_code
-
-
-def _transport_failure(error: Exception) -> tuple[FailureKind, str]:
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return FailureKind.DNS, f"the name {error.host} cannot be looked up"
-        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
-            return FailureKind.TLS, f"no TLS connection ({_reason(error)})"
-        case aiohttp.ClientConnectorError():
-            number = error.os_error.errno
-            why = os.strerror(number) if number and number > 0 else "no address of it can be reached"
-            return FailureKind.CONNECT, f"cannot connect to {error.host}:{error.port} ({why})"
-        case aiohttp.ClientError() | OSError():
-            return FailureKind.TRANSPORT, f"the connection broke ({_reason(error)})"
-        case _:
-            said = "the request cannot be made: base_url, api_key or an option holds a character that HTTP forbids"
-            return FailureKind.REJECTED, said
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    words = getattr(reason, "verify_message", None) or getattr(reason, "reason", None)
-    return f"{type(error).__name__}: {words}" if isinstance(words, str) else type(error).__name__
-
-
-async def _read_error(response: aiohttp.ClientResponse) -> Json:
+async def _read_error(response: aiohttp.ClientResponse) -> tuple[Json, bytes]:
+    """The JSON of an error response, None if it has none, and the first bytes of its body."""
+    data = b""
     try:
         async with asyncio.timeout(ERROR_READ_S):
-            return await read_json(response, _ERROR_BYTES_MAX)
+            data = await read_bytes(response, _ERROR_BYTES_MAX)
+        return parse_bytes(data, response.charset), data
     except (BadPayload, TimeoutError, aiohttp.ClientError, OSError):
-        return None
+        return None, data

@@ -19,6 +19,7 @@ from bridge.providers.base import (
     PAGE_RUNS,
     JsonObject,
     ProviderDefaults,
+    RunFormat,
     Triggered,
     check_same_run,
     fetch_normalised,
@@ -82,6 +83,9 @@ def is_complete(payload: JsonObject) -> bool:
     return payload.keys() >= {"finish_timestamp", "msg"}
 
 
+FORMAT: Final = RunFormat(normalise, FIELDS)
+
+
 class Instabase(ProviderDefaults):
     """The provider `instabase`. Option `ib_context` names the organization."""
 
@@ -97,7 +101,7 @@ class Instabase(ProviderDefaults):
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /v2/apps/runs/{id}`."""
         return await fetch_normalised(
-            http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", provider_run_id, normalise, FIELDS, last
+            http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", provider_run_id, FORMAT, last
         )
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:

@@ -24,6 +24,7 @@ from bridge.providers.base import (
     PAGE_RUNS,
     JsonObject,
     ProviderDefaults,
+    RunFormat,
     Triggered,
     action_error,
     check_same_run,
@@ -123,6 +124,9 @@ def is_complete(payload: JsonObject) -> bool:
     return payload.keys() >= {"completed_at", "final_outputs", "error"}
 
 
+FORMAT: Final = RunFormat(normalise, FIELDS, error_key="detail")
+
+
 class Retab(ProviderDefaults):
     """The provider `retab`. Option `auth_scheme = "api-key"` sends the header in use until June 2026."""
 
@@ -143,7 +147,7 @@ class Retab(ProviderDefaults):
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll `GET /v1/workflows/runs/{id}`."""
         return await fetch_normalised(
-            http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", provider_run_id, normalise, FIELDS, last
+            http, f"{_RUNS_PATH}/{path_segment(provider_run_id)}", provider_run_id, FORMAT, last
         )
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:

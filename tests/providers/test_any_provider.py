@@ -14,7 +14,7 @@ from bridge.domain.observation import FailureKind, Observation, Observed, PollFa
 from bridge.providers import REGISTRY, dibby, dify, instabase, retab
 from bridge.providers.http import ProviderFailure
 from tests.support.foreign_server import answering
-from tests.support.provider_http import provider_against
+from tests.support.provider_http import KEY, provider_against
 
 NAMES = ["dibby", "dify", "instabase", "retab"]
 NORMALISE = {
@@ -92,7 +92,7 @@ def test_normalising_any_object_gives_an_observation_or_a_bad_payload(name, payl
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"RUNNING"', b"<html>", b"[" * 200_000, b"{}"], ids=repr)
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"RUNNING"', b"[" * 200_000, b"{}"], ids=repr)
 async def test_a_poll_that_brings_no_run_is_a_bad_payload_and_never_an_exception(name, body):
     async with provider_against(answering(body), name) as (http, _):
         result = await REGISTRY[name].fetch_run(http, UUID)
@@ -101,16 +101,121 @@ async def test_a_poll_that_brings_no_run_is_a_bad_payload_and_never_an_exception
     assert result.status == 200
 
 
+MISSING = {  # the provider's own 404, or what it is believed to be
+    "dibby": {"error": "Run not found"},
+    "dify": {"code": "not_found", "message": "Workflow run not found.", "status": 404},
+    "instabase": {"message": "Run not found."},
+    "retab": {"detail": "Workflow run not found"},
+}
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, FailureKind.NOT_FOUND), (401, FailureKind.UNAUTHORIZED), (500, FailureKind.SERVER_ERROR)],
+    [
+        (404, FailureKind.NOT_FOUND),
+        (410, FailureKind.NOT_FOUND),
+        (401, FailureKind.UNAUTHORIZED),
+        (500, FailureKind.SERVER_ERROR),
+    ],
 )
 async def test_a_poll_that_fails_says_how(name, status, kind):
-    async with provider_against(answering({"message": "no"}, status=status), name) as (http, _):
+    async with provider_against(answering(MISSING[name], status=status), name) as (http, _):
         result = await REGISTRY[name].fetch_run(http, UUID)
     assert isinstance(result, PollFailed)
     assert (result.kind, result.status) == (kind, status)
+
+
+KONG = b'{"message": "no Route matched with those values"}'
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("status", [404, 410])
+@pytest.mark.parametrize(
+    ("body", "content_type", "said"),
+    [
+        (b"default backend - 404", "text/plain", '"default backend - 404"'),
+        (b"404 page not found\n", "text/plain; charset=utf-8", '"404 page not found"'),
+        (b"", "text/plain", "an empty body"),
+        (b"<html><head><title>404 Not Found</title></head></html>", "text/html", 'titled "404 Not Found"'),
+        (b"<Error><Code>NoSuchKey</Code></Error>", "application/xml", "a web page"),
+        (b"null", "application/json", "this is not how the provider says it"),
+        (b"{}", "application/json", "this is not how the provider says it"),
+        (b'"not found"', "application/json", "not found"),
+        (b'[{"error": "not found"}]', "application/json", "not found"),
+    ],
+)
+async def test_a_404_that_is_not_the_providers_own_is_a_gateways(name, status, body, content_type, said):
+    """An ingress that had lost its backend for a minute once made every run `lost`."""
+    handler = answering(body, status=status, headers={"Content-Type": content_type})
+    async with provider_against(handler, name) as (http, _):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, PollFailed)
+    assert (result.kind, result.status) == (FailureKind.GATEWAY, status)
+    assert said in result.message
+    assert "wrong base_url" in result.message
+
+
+@pytest.mark.parametrize("name", ["dify", "retab"])
+async def test_where_the_providers_errors_are_known_a_gateways_json_is_not_taken_for_them(name):
+    async with provider_against(answering(KONG, status=404), name) as (http, _):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, PollFailed)
+    assert result.kind is FailureKind.GATEWAY
+    assert "no Route matched" in result.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("body", "content_type", "said"),
+    [
+        (b"<!DOCTYPE html><html><title>Sign in\n to Acme</title>", "text/html", 'a web page titled "Sign in to Acme"'),
+        (b"  \n<html>", "application/json", "a web page instead of JSON"),
+        (b"\xef\xbb\xbf<html>", "text/html", "a web page instead of JSON"),
+        (b"<?xml version='1.0'?><fault/>", "text/xml", "an XML document instead of JSON"),
+        (b"<html>" + b"x" * 9 * 2**20, "text/html", "a web page instead of JSON"),
+    ],
+    ids=["login", "blank", "bom", "xml", "large"],
+)
+async def test_a_web_page_with_200_is_named_as_what_it_is(name, body, content_type, said):
+    async with provider_against(answering(body, headers={"Content-Type": content_type}), name) as (http, _):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, PollFailed)
+    assert (result.kind, result.status) == (FailureKind.GATEWAY, 200)
+    assert said in result.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_to_a_login_is_named_without_what_its_query_holds(name, status):
+    headers = {"Location": "https://login.example.com/signin?next=%2Fruns&token=secret"}
+    async with provider_against(answering(b"", status=status, headers=headers), name) as (http, server):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, PollFailed)
+    assert (result.kind, result.status) == (FailureKind.GATEWAY, status)
+    assert "a redirect to https://login.example.com/signin, which is not followed" in result.message
+    assert "secret" not in result.message
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"error": "quota exceeded"}, "quota exceeded"),
+        ({"error": {"code": "E1", "message": "no such app"}}, "no such app"),
+        ({"code": "unauthorized", "message": "Access token is invalid", "status": 401}, "Access token is invalid"),
+        ({"errors": [{"message": "internal"}]}, "internal"),
+        ({"detail": "Not authenticated: " + KEY}, "Not authenticated: ****"),
+        ({"success": False, "msg": "try\nlater"}, "try later"),
+    ],
+)
+async def test_an_error_inside_a_200_is_shown_and_is_no_run(name, document, said):
+    async with provider_against(answering(document), name) as (http, _):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, PollFailed)
+    assert (result.kind, result.status) == (FailureKind.BAD_PAYLOAD, 200)
+    assert f"HTTP 200 with an error instead of a run: {said}" in result.message
 
 
 @pytest.mark.parametrize("name", NAMES)

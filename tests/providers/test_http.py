@@ -14,7 +14,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from bridge.domain.observation import FailureKind
-from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions, error_text, failure_kind
+from bridge.providers.failures import error_text, failure_kind
+from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions
 from tests.support.foreign_server import answering, foreign_server, raw_server
 
 KEY = "sk-very-secret-0123456789"
@@ -40,7 +41,7 @@ async def failure_of(url: str, **settings):
 @pytest.mark.parametrize(
     ("status", "headers", "kind"),
     [
-        (301, {"Location": "/elsewhere"}, FailureKind.REJECTED),
+        (301, {"Location": "/elsewhere"}, FailureKind.GATEWAY),
         (304, {}, FailureKind.REJECTED),
         (400, {}, FailureKind.REJECTED),
         (401, {}, FailureKind.UNAUTHORIZED),
@@ -105,8 +106,8 @@ async def test_the_request_is_plain():
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html><h1>busy</h1></html>", b"[" * 200_000, b'{"status": "runn'],
-    ids=["empty", "html", "deep", "cut"],
+    [b"", b"[" * 200_000, b'{"status": "runn', b"OK"],
+    ids=["empty", "deep", "cut", "text"],
 )
 async def test_a_200_that_is_no_json_is_a_bad_payload(body):
     async with foreign_server(answering(body)) as server:
@@ -222,22 +223,25 @@ async def test_an_error_whose_body_never_comes_is_still_that_error(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "said"),
     [
-        b"",
-        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{",
-        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 99_999,
+        (b"", "the server closed the connection without a response"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "the server sent no valid HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{", "the response breaks off"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 299_999, "the server sent no valid HTTP"),
     ],
     ids=["closed", "garbage", "cut", "huge header"],
 )
-async def test_a_connection_that_breaks_is_a_transport_failure(sent):
+async def test_a_connection_that_breaks_is_a_transport_failure(sent, said):
     async def answer(_reader, writer):
         writer.write(sent)
         await writer.drain()
 
     async with raw_server(answer) as url:
-        assert (await failure_of(url)).kind is FailureKind.TRANSPORT
+        failed = await failure_of(url)
+    assert failed.kind is FailureKind.TRANSPORT
+    assert said in failed.message
+    assert "Error" not in failed.message
 
 
 async def test_a_reset_is_a_transport_failure():
@@ -245,7 +249,11 @@ async def test_a_reset_is_a_transport_failure():
         writer.transport.abort()
 
     async with raw_server(reset) as url:
-        assert (await failure_of(url)).kind is FailureKind.TRANSPORT
+        failed = await failure_of(url)
+    assert (failed.kind, failed.message) == (
+        FailureKind.TRANSPORT,
+        "GET /runs/1: the server closed the connection without a response",
+    )
 
 
 async def test_nobody_listening_is_a_connect_failure():
@@ -276,7 +284,11 @@ async def test_a_certificate_nobody_vouches_for_is_a_tls_failure():
 
 async def test_https_to_a_plain_server_is_a_tls_failure():
     async with foreign_server(answering({})) as server:
-        assert (await failure_of(server.url.replace("http:", "https:"))).kind is FailureKind.TLS
+        failed = await failure_of(server.url.replace("http:", "https:"))
+    assert (failed.kind, failed.message) == (
+        FailureKind.TLS,
+        "GET /runs/1: no TLS connection: the server does not speak TLS on this port",
+    )
 
 
 async def test_proxy_variables_are_not_heeded(monkeypatch):

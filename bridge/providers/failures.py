@@ -1,0 +1,127 @@
+"""The kind of a failed request, and the sentence that names its cause."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from bridge.domain.observation import FailureKind
+from bridge.domain.run import Json
+from bridge.providers.retry_after import quota_is_used_up
+
+_QUOTE_CHARS_MAX: Final = 100
+_TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.DOTALL | re.IGNORECASE)
+_BEHIND_IT: Final = "a login page, a proxy or a wrong base_url may be the cause"
+
+
+def failure_kind(status: int, headers: Mapping[str, str]) -> FailureKind:
+    """The kind of failure for a status outside 2xx; a 403 about a used-up quota is throttling."""
+    match status:
+        case 429:
+            return FailureKind.THROTTLED
+        case 403 if quota_is_used_up(headers):
+            return FailureKind.THROTTLED
+        case 401 | 403:
+            return FailureKind.UNAUTHORIZED
+        case 404 | 410:
+            return FailureKind.NOT_FOUND
+        case 301 | 302 | 303 | 307 | 308 | 407:
+            return FailureKind.GATEWAY
+        case _ if status >= 500:
+            return FailureKind.SERVER_ERROR
+        case _:
+            return FailureKind.REJECTED
+
+
+def error_text(body: Json) -> tuple[str | None, str | None]:
+    """Message and code in an error body, in any of the spellings that providers use; None if absent."""
+    if isinstance(body, str):
+        return printable(body) or None, None
+    if isinstance(body, list) and body:
+        return error_text(body[0])
+    if not isinstance(body, dict):
+        return None, None
+    code = body.get("code")
+    own_code = code[:100] if isinstance(code, str) else None
+    for key in ("message", "detail", "error", "msg", "errors"):
+        message, inner_code = error_text(body.get(key))
+        if message:
+            return message, own_code or inner_code
+    return None, own_code
+
+
+def what_came_instead(head: bytes, content_type: str) -> tuple[FailureKind, str] | None:
+    """What a body is that is not JSON, by its first bytes; None if it may be broken JSON."""
+    text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    if not text:
+        return FailureKind.BAD_PAYLOAD, "an empty body instead of JSON"
+    if text.startswith("<?xml") and "<html" not in text.lower():
+        return FailureKind.GATEWAY, f"an XML document instead of JSON; {_BEHIND_IT}"
+    if text.startswith("<") or "html" in content_type.lower():
+        title = _TITLE.search(text)
+        named = f" titled {quoted(title[1])}" if title else ""
+        return FailureKind.GATEWAY, f"a web page{named} instead of JSON; {_BEHIND_IT}"
+    if text[0] not in '{["':
+        return FailureKind.BAD_PAYLOAD, f"text instead of JSON, which begins {quoted(text)}"
+    return None
+
+
+def redirect_target(location: str) -> str:
+    """Where a redirect leads, as a phrase without the query, which may hold a secret; empty if it names nothing."""
+    try:
+        parts = urlsplit(location.strip())
+    except ValueError:
+        return ""
+    origin = f"{parts.scheme}://{parts.hostname}" if parts.scheme and parts.hostname else ""
+    target = printable(origin + parts.path)[:_QUOTE_CHARS_MAX]
+    return f" to {target}" if target else ""
+
+
+def transport_failure(error: Exception) -> tuple[FailureKind, str]:
+    """The kind and cause of a request that got no complete response."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return FailureKind.DNS, f"the name {error.host} cannot be looked up"
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
+            return FailureKind.TLS, f"no TLS connection: {_tls_reason(error)}"
+        case aiohttp.ClientConnectorError():
+            number = error.os_error.errno
+            why = os.strerror(number) if number and number > 0 else "no address of it can be reached"
+            return FailureKind.CONNECT, f"cannot connect to {error.host}:{error.port} ({why})"
+        case aiohttp.ServerDisconnectedError():
+            return FailureKind.TRANSPORT, "the server closed the connection without a response"
+        case aiohttp.ClientPayloadError():
+            return FailureKind.TRANSPORT, "the response breaks off"
+        case aiohttp.ClientResponseError():
+            return FailureKind.TRANSPORT, f"the server sent no valid HTTP ({quoted(error.message)})"
+        case ConnectionError():
+            return FailureKind.TRANSPORT, "the server broke the connection"
+        case aiohttp.ClientError() | OSError():
+            return FailureKind.TRANSPORT, f"the connection broke ({quoted(str(error) or type(error).__name__)})"
+        case _:
+            said = "the request cannot be made: base_url, api_key or an option holds a character that HTTP forbids"
+            return FailureKind.REJECTED, said
+
+
+def _tls_reason(error: Exception) -> str:
+    reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    words = getattr(reason, "verify_message", None) or getattr(reason, "reason", None)
+    if words == "WRONG_VERSION_NUMBER":
+        return "the server does not speak TLS on this port"
+    return str(words or reason)[:_QUOTE_CHARS_MAX]
+
+
+def printable(text: str) -> str:
+    """The text on one line, without control characters: it may be shown on a terminal."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def quoted(text: str) -> str:
+    """The beginning of a foreign text in quotes."""
+    return f'"{printable(text)[:_QUOTE_CHARS_MAX]}"'
