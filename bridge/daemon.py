@@ -36,6 +36,7 @@ from bridge.maintenance.retention import Housekeeper
 from bridge.maintenance.wall_clock import WallClockWatch
 from bridge.polling.pollers import Pollers
 from bridge.providers.http import ProviderSessions
+from bridge.runtime.descriptors import descriptor_limit
 from bridge.runtime.metrics import Metrics
 from bridge.runtime.supervisor import Supervisor
 from bridge.runtime.systemd import Notifier, Watchdog
@@ -299,6 +300,7 @@ class Daemon:
             body_bytes_max=server.body_bytes_max,
             version=__version__,
             registry=self.metrics.registry,
+            connections_max=descriptor_limit() // 2,  # the other half: providers, subscribers, database
         )
         runner, self.address = await start_server(self._app, str(server.listen))
         self._stack.push_async_callback(runner.cleanup)

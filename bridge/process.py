@@ -17,6 +17,7 @@ from bridge.daemon import Daemon
 from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import BridgeError
 from bridge.runtime import logs
+from bridge.runtime.descriptors import raise_descriptor_limit
 
 log = structlog.get_logger()
 
@@ -67,6 +68,7 @@ def main(config_path: Path | None, flags: Mapping[str, str]) -> int:
     def read_config() -> Config:
         return load_config(config_path, env=os.environ, flags=flags)
 
+    raise_descriptor_limit()
     os.umask(0o077)  # the database holds people's documents: for the daemon's own user only
     try:
         config = read_config()

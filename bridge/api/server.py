@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 
+from bridge.api.connection_cap import CappedRunner, ConnectionCap
 from bridge.api.context import RequestContext
 from bridge.api.openapi import build_document
 from bridge.api.ports import Bridge
@@ -30,7 +31,9 @@ from bridge.store.database import Database
 KEEPALIVE_S = 30  # aiohttp's default is an hour, and it also bounds the wait for a request's headers
 SHUTDOWN_S = 5.0  # long responses end by themselves when the server closes; this is for the others
 SOCKET_MODE = 0o660
+BACKLOG_MAX = 128
 RULES = web.AppKey("rules", Rules)  # what a reload may change
+CAP = web.AppKey("cap", ConnectionCap)
 _wire_log = logging.getLogger("bridge.api.wire")
 # aiohttp logs malformed HTTP with a traceback and the bytes, token included; the client gets a 400, the log nothing.
 _wire_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
@@ -50,19 +53,21 @@ def build_app(
     body_bytes_max: int,
     version: str,
     registry: CollectorRegistry | None = None,
+    connections_max: int = 10_000,
 ) -> web.Application:
     """The application, ready to be served by `start_server`.
 
     `allowed_hosts`: names and addresses without port, lower case, IPv6 in brackets. `registry`: the
-    workers' metrics, shown at /metrics beside what the database holds.
+    workers' metrics, shown at /metrics beside what the database holds. `connections_max`: see ConnectionCap.
     """
     context = RequestContext(
         database, clock, bridge, version, registry or CollectorRegistry(), encode(build_document(version))
     )
     open_paths = frozenset(route.path for route in ROUTES if route.is_open)
     rules = Rules(api_token, allowed_hosts, body_bytes_max)
-    app = web.Application(middlewares=[build_middleware(rules, open_paths)])
-    app[RULES] = rules
+    cap = ConnectionCap(connections_max)
+    app = web.Application(middlewares=[build_middleware(rules, open_paths, cap.busy)])
+    app[RULES], app[CAP] = rules, cap
     for route in ROUTES:
         handler = build_handler(context, route, rules)
         if route.method == "GET":
@@ -90,8 +95,10 @@ async def start_server(app: web.Application, listen: str) -> tuple[web.AppRunner
 
 
 async def _start_on(app: web.Application, listen: str) -> tuple[web.AppRunner, str]:
-    runner = web.AppRunner(
+    backlog = min(BACKLOG_MAX, max(1, app[CAP].connections_max // 4))  # asyncio takes as many before any is served
+    runner = CappedRunner(
         app,
+        app[CAP],
         access_log=None,
         logger=_wire_log,
         handle_signals=False,
@@ -103,10 +110,10 @@ async def _start_on(app: web.Application, listen: str) -> tuple[web.AppRunner, s
         path = Path(listen.removeprefix("unix:"))
         listener = _open_unix(path)  # opened before the runner, whose clean-up removes the file
         app.on_cleanup.append(lambda _: _unlink(path))
-        await _start(runner, lambda: web.SockSite(runner, listener))
+        await _start(runner, lambda: web.SockSite(runner, listener, backlog=backlog))
         return runner, listen
     host, _, port = listen.rpartition(":")
-    await _start(runner, lambda: web.TCPSite(runner, host.strip("[]"), int(port)))
+    await _start(runner, lambda: web.TCPSite(runner, host.strip("[]"), int(port), backlog=backlog))
     bound = runner.addresses[0]
     return runner, f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
 

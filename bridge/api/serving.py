@@ -36,13 +36,17 @@ _log = structlog.get_logger("bridge.api")
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_middleware(rules: Rules, open_paths: frozenset[str]) -> Any:
-    """The outermost middleware: checks host and token, shows errors, logs the request."""
+def build_middleware(rules: Rules, open_paths: frozenset[str], busy: set[object]) -> Any:
+    """The outermost middleware: checks host and token, shows errors, logs the request.
+
+    `busy` holds the connections that a request is under way on.
+    """
 
     @web.middleware
     async def serve(request: web.Request, handler: _Next) -> web.StreamResponse:
         request_id, started = new_id("req"), time.perf_counter()
         request[REQUEST_ID] = request_id
+        busy.add(request.protocol)
         try:
             check_host(request, rules.allowed_hosts)
             resource = request.match_info.route.resource
@@ -57,6 +61,8 @@ def build_middleware(rules: Rules, open_paths: frozenset[str]) -> Any:
             _log.exception("request.failed", request_id=request_id, method=request.method, path=request.path)
             detail = f"something went wrong inside the bridge; its log tells more under {request_id}"
             response = _problem(500, make_problem(500, detail, request_id=request_id), {})
+        finally:
+            busy.discard(request.protocol)
         _log.debug(
             "request.answered",
             request_id=request_id,

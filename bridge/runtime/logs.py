@@ -8,11 +8,14 @@ import logging
 import re
 import sys
 import time
+from dataclasses import dataclass
 
 import structlog
 from pydantic_core import to_json
 from structlog.typing import EventDict, Processor
 
+REPEATED_WITHIN_S = 60.0
+_REPEATED_MAX = 1000  # different lines that are remembered
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
@@ -41,12 +44,39 @@ def set_up(level: str, output_format: str) -> None:
 
 
 class _LibraryHandler(logging.Handler):
-    """Writes what libraries log through standard logging as lines like all others."""
+    """Writes what libraries log through standard logging as lines like all others.
+
+    A line that is repeated is written once, and again with its `count` at 10, 100, 1,000 … repetitions. After
+    REPEATED_WITHIN_S without it, it is new.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeated: dict[tuple[str, str, object], _Repeated] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, which holds the traceback, if any."""
-        said = {"logger": record.name, "said": record.getMessage()}
-        structlog.get_logger().log(record.levelno, "library.said", **said, exc_info=record.exc_info)
+        key = (record.name, str(record.msg), record.exc_info and record.exc_info[0])
+        now, seen = time.monotonic(), self._repeated.get(key)
+        if seen is None or now - seen.at > REPEATED_WITHIN_S:
+            if len(self._repeated) >= _REPEATED_MAX:
+                self._repeated.clear()
+            seen = self._repeated[key] = _Repeated()
+        seen.at, seen.count = now, seen.count + 1
+        if seen.count == seen.shown_at:
+            seen.shown_at *= 10
+            more = {} if seen.count == 1 else {"count": seen.count}
+            said = {"logger": record.name, "said": record.getMessage(), **more}
+            structlog.get_logger().log(record.levelno, "library.said", **said, exc_info=record.exc_info)
+
+
+@dataclass(slots=True)
+class _Repeated:
+    """A line of a library: when it was last logged, how often, and at how many it is written next."""
+
+    at: float = 0.0
+    count: int = 0
+    shown_at: int = 1
 
 
 def _stamp(_logger: object, _name: str, event: EventDict) -> EventDict:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from bridge.api.server import CannotListen, build_app, start_server
+from bridge.api.server import CAP, CannotListen, build_app, start_server
 from bridge.domain.secret import Secret
 from tests.support.api_bridge import TOKEN, Api
 from tests.support.waiting import until
@@ -95,13 +95,14 @@ async def test_ipv6_is_written_with_brackets(sqlite_api: Api) -> None:
 async def test_closing_ends_waits_and_streams_with_an_answer(sqlite_api: Api) -> None:
     """A restart must not take as long as the longest wait."""
     run = await sqlite_api.register()
-    runner, address = await start_server(build(sqlite_api), "localhost:0")
+    app = build(sqlite_api)
+    runner, address = await start_server(app, "localhost:0")
     headers = {"Authorization": f"Bearer {TOKEN}", "Host": "localhost"}
     url = f"http://{address}/v1"
     stream = await sqlite_api.session.get(f"{url}/events/stream", headers=headers)
     await stream.content.readuntil(b"\n\n")
     waiting = asyncio.create_task(sqlite_api.session.get(f"{url}/runs/{run['id']}/wait?timeout=300", headers=headers))
-    await until(lambda: runner.server.requests_count == 2)
+    await until(lambda: len(app[CAP].busy) == 2)
     async with asyncio.timeout(4):
         await runner.cleanup()
         assert await stream.content.read() == b""

@@ -56,3 +56,24 @@ def test_foreign_text_neither_breaks_a_line_nor_steers_a_terminal() -> None:
     assert steering["reads"] == "grün"
     assert hidden["of"] == "Hidden()", "what an object does not show of itself stays hidden"
     assert odd["error"] == "boo"
+
+
+A_LIBRARY_REPEATS_ITSELF = """
+import logging
+from bridge.runtime import logs
+logs.set_up("info", "json")
+for number in range(1234):
+    logging.getLogger("asyncio").error("socket.accept() out of system resource")
+    logging.getLogger("asyncio").warning("took %s ms", number)
+logging.getLogger("asyncio").error("something else")
+"""
+
+
+def test_a_line_that_a_library_repeats_is_written_once_and_then_with_its_count() -> None:
+    """Without free descriptors asyncio logged 188 MB in a minute."""
+    done = subprocess.run([sys.executable, "-c", A_LIBRARY_REPEATS_ITSELF], check=True, capture_output=True, text=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    repeated = [line.get("count") for line in lines if line["said"].startswith("socket.accept")]
+    assert repeated == [None, 10, 100, 1000]
+    assert [line["said"] for line in lines if line["level"] == "warning"] == [f"took {ms} ms" for ms in (0, 9, 99, 999)]
+    assert lines[-1]["said"] == "something else"

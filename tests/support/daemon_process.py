@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -50,6 +51,7 @@ class DaemonProcess:
         self.url = ""
         self.keeps_to_file_modes = False  # True: root's right to write everywhere is taken away
         self.environ: dict[str, str] = {}  # more variables for the process
+        self.descriptors_max: int | None = None  # hard limit of open files
         self._process: Process | None = None
         self._session: aiohttp.ClientSession | None = None
         self._log = folder / "daemon.log"
@@ -141,6 +143,8 @@ class DaemonProcess:
 
     def _before_it_begins(self) -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with the tests, however these end
+        if self.descriptors_max is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors_max, self.descriptors_max))
         if self.keeps_to_file_modes and os.geteuid() == 0:
             for right in _FILE_RIGHTS:
                 _libc.prctl(_PR_CAPBSET_DROP, right, 0, 0, 0)
