@@ -32,7 +32,7 @@ FORMATS: Final = ("standard", "cloudevents")
 SIGNATURES: Final = ("v1", "v1a")
 RATE_LIMIT_MIN, RATE_LIMIT_MAX = 0.001, 10_000.0  # deliveries per second; at the least one in 17 minutes
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
-_CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def one_of(value: object, known: Iterable[str]) -> str:

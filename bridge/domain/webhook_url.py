@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
+from urllib.parse import unquote
 
 from yarl import URL
 
@@ -24,7 +25,7 @@ from bridge.domain.fields import MASK
 URL_CHARACTERS_MAX: Final = 2048  # what every proxy and log can handle
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _SECRET_NAME: Final = re.compile(r"token|secret|key|sig|pass|pwd|auth|cred|code|hash|hmac|session|jwt", re.IGNORECASE)
-_TOKEN: Final = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9_.~-]{16,}")  # looks random
+_TOKEN: Final = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9_.~+=-]{16,}")  # looks random
 _START: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)")
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 _NO_URI: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?@!$&'()*+,;=%]")  # RFC 3986 §3.3, §3.4
@@ -77,7 +78,7 @@ def _mask_parameter(parameter: str) -> str:
     name, equals, value = parameter.partition("=")
     if not equals:
         return MASK if _TOKEN.fullmatch(name) else name
-    is_secret = value and (_SECRET_NAME.search(name) or _TOKEN.fullmatch(value))
+    is_secret = value and (_SECRET_NAME.search(unquote(name)) or _TOKEN.fullmatch(unquote(value)))
     return f"{name}={MASK if is_secret else value}"
 
 

@@ -48,6 +48,23 @@ async def test_header_values_are_shown_at_creation_only(sqlite_api: Api) -> None
     assert shown.body["headers"] == {"X-Key": "****"}
 
 
+@pytest.mark.parametrize("description", ["a\x9b31mred", "a\x85b", "a\x1b[31m", "a\u202eb", "a\nb"])
+async def test_a_description_steers_no_terminal(sqlite_api: Api, description: str) -> None:
+    url = "https://app.example.org/x"
+    reply = await sqlite_api.call("POST", "/v1/endpoints", {"url": url, "description": description})
+    assert (reply.status, list(reply.fields)) == (422, ["description"])
+
+
+async def test_a_url_with_a_masked_secret_is_not_taken_back(sqlite_api: Api) -> None:
+    made = await sqlite_api.create_endpoint(url="https://app.example.org/x?sp=%2Ftriggers&sig=canary")
+    path = f"/v1/endpoints/{made['id']}"
+    shown = (await sqlite_api.call("GET", path)).body["url"]
+    assert shown == "https://app.example.org/x?sp=%2Ftriggers&sig=****"
+    refused = await sqlite_api.call("PATCH", path, {"url": shown})
+    assert (refused.status, list(refused.fields)) == (422, ["url"])
+    assert "give the value itself" in refused.fields["url"]
+
+
 async def test_endpoints_are_listed_page_by_page_without_those_of_single_runs(api: Api) -> None:
     ids = [(await api.create_endpoint())["id"] for _ in range(3)]
     run = await api.register(webhook={"url": "https://app.example.org/x"})

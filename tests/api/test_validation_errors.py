@@ -47,7 +47,7 @@ HOOK = {"url": "https://app.example.org/done"}
         ({"cadence": {"min_interval": "1ms"}}, "cadence.min_interval", "between"),
         ({"cadence": {"prise": "1s"}}, "cadence.prise", "did you mean `price`"),
         ({"webhook": {}}, "webhook.url", "required"),
-        ({"webhook": {"url": "http://10.0.0.1/"}}, "webhook.url", "https"),
+        ({"webhook": {"url": "http://10.0.0.1/"}}, "webhook.url", "rule: private"),
         ({"webhook": {**HOOK, "events": ["run.finish"]}}, "webhook.events[0]", "did you mean `run.finished`"),
         ({"webhook": {**HOOK, "events": ["*"]}}, "webhook.events[0]", "expected one of"),
         ({"webhook": {**HOOK, "events": []}}, "webhook.events", "empty"),

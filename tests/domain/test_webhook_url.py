@@ -217,6 +217,7 @@ def test_any_text_is_either_a_target_or_invalid_input(text):
             "https://a.example/invoke?api-version=2016-10-01&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=AbC_1-2",
             "https://a.example/invoke?api-version=2016-10-01&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=****",
         ),
+        ("https://a.example/x?%74oken=abc&q=aB%2B3f6b1c9d8e7a4f20%3D", "https://a.example/x?%74oken=****&q=****"),
         ("https://a.example/x?q=3f6b1c9d8e7a4f20", "https://a.example/x?q=****"),
         ("https://a.example/x?3f6b1c9d8e7a4f20", "https://a.example/x?****"),
         ("https://a.example/x?q=a=b?c=d", "https://a.example/x?q=a=b?c=d"),

@@ -18,12 +18,14 @@ import jsonschema_rs
 from bridge.api.openapi import build_document
 from bridge.api.ports import CheckResult, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
+from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.connection import Connection
-from bridge.domain.errors import BridgeError, InvalidInput, Problem
+from bridge.domain.errors import BridgeError
 from bridge.domain.observation import LastError, Observation
 from bridge.domain.run import Json, Progress, Run, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.transition import observe
+from bridge.domain.webhook_url import check_target
 from bridge.polling.duration_learner import DurationLearner
 from bridge.polling.planner import Planner
 from bridge.store import nodes, runs
@@ -65,10 +67,8 @@ class ApiBridge:
         return "a run id holds no slash" if "/" in provider_run_id else None
 
     def check_target(self, url: str) -> str:
-        """Public https, or a refusal."""
-        if not url.startswith("https://"):
-            raise InvalidInput([Problem("url", "expected an https:// URL")])
-        return url
+        """As with an empty `[delivery] allow`."""
+        return check_target(url, AddressPolicy(Trust.API)).url
 
     def live(self, run: Run) -> LivePoll | None:
         """What a test put there."""
