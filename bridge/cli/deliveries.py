@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from bridge.cli.client import Object
-from bridge.cli.options import ENDPOINT, RUN, Settings, common_options, pass_settings
+from bridge.cli.options import ENDPOINT, RUN, InstantText, Settings, common_options, pass_settings
 from bridge.cli.output import ago, clean, mark, print_facts, print_json, print_page, say, say_heading, status_text
 from bridge.domain.delivery import DeliveryState
 
@@ -23,6 +23,8 @@ def deliveries() -> None:
 @click.option("--event", metavar="ID", help="Only deliveries of this event.")
 @click.option("--run", metavar="ID", type=RUN, help="Only deliveries of events of this run.")
 @click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only those in this state.")
+@click.option("--since", type=InstantText(), help="Only deliveries created since: 2h (ago) or an instant.")
+@click.option("--until", type=InstantText(), help="Only deliveries created until: 2h (ago) or an instant.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Deliveries per page.")
 @click.option("--cursor", help="Where the previous page ended.")
 @common_options

@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 import click
 
 from bridge.cli.client import Client, Object, Patience
-from bridge.cli.options import CONNECTION, RUN, DurationText, EventTypes, Pair, Settings, common_options, pass_settings
+from bridge.cli.options import (
+    CONNECTION,
+    RUN,
+    DurationText,
+    EventTypes,
+    InstantText,
+    Pair,
+    Settings,
+    common_options,
+    pass_settings,
+)
 from bridge.cli.output import clean, note, print_json, print_page, print_value, say, status_text
 from bridge.cli.run_report import FAILURES, RUN_COLUMNS, RUN_COLUMNS_KEPT, print_run, run_row
 from bridge.domain.run import RunStatus
@@ -83,14 +93,43 @@ def _filter_options(function: F) -> F:
         (
             click.option("--connection", metavar="NAME", type=CONNECTION, help="Only runs of this connection."),
             click.option(
-                "--status", type=click.Choice([status.value for status in RunStatus]), help="Only runs in this status."
+                "--status",
+                type=click.Choice([status.value for status in RunStatus]),
+                multiple=True,
+                help="Only runs in this status; may be repeated.",
             ),
+            click.option("--state", type=click.Choice(["open", "settled"]), help="Only open or only settled runs."),
             click.option("--tag", metavar="TAG", help="Only runs with this tag."),
             click.option("--workflow", "workflow_id", metavar="ID", help="Only runs of this workflow."),
+            click.option("--id", "q", metavar="PREFIX", help="Only runs whose id, here or there, begins like this."),
+            click.option(
+                "--meta", metavar="NAME=VALUE", type=Pair("="), multiple=True, help="Only runs with this metadata."
+            ),
+            click.option("--since", type=InstantText(), help="Only runs registered since: 2h (ago) or an instant."),
+            click.option("--until", type=InstantText(), help="Only runs registered until: 2h (ago) or an instant."),
         )
     ):
         function = option(function)
     return function
+
+
+def _query(meta: tuple[tuple[str, str], ...], **options: Any) -> dict[str, Any]:
+    """The filter options as query parameters of the API."""
+    return {**options, **{f"metadata.{name}": value for name, value in meta}}
+
+
+def find_run(client: Client, given: str) -> str:
+    """The id in the API for `given`: our id, CONNECTION:PROVIDER_RUN_ID, or a provider's id alone.
+
+    Raises click.UsageError if several connections have a run with this provider's id.
+    """
+    if given.startswith("run_") or ":" in given:
+        return given
+    found = client.get("v1", "runs", provider_run_id=given, limit=20).rows()
+    names = dict.fromkeys(f"{run['connection']}:{run['provider_run_id']}" for run in found)
+    if len(names) > 1:
+        raise click.UsageError(f"several connections have a run {given}; name one of {', '.join(names)}")
+    return found[0]["id"] if found else given
 
 
 @runs.command("list")
@@ -101,7 +140,7 @@ def _filter_options(function: F) -> F:
 @pass_settings
 def list_runs(settings: Settings, /, **query: Any) -> None:
     """List the watched runs, newest first."""
-    response = settings.client().get("v1", "runs", **query)
+    response = settings.client().get("v1", "runs", **_query(**query))
     print_page(response, RUN_COLUMNS, run_row, as_json=settings.as_json, keep=RUN_COLUMNS_KEPT)
 
 
@@ -110,13 +149,16 @@ def list_runs(settings: Settings, /, **query: Any) -> None:
 @common_options
 @pass_settings
 def show(settings: Settings, run_id: str) -> None:
-    """Show one run: its timeline, its events and deliveries, its next poll and the reason for it."""
+    """Show one run: its timeline, its events and deliveries, its next poll and the reason for it.
+
+    Here and in the commands below, RUN_ID may also be the provider's id, or CONNECTION:PROVIDER_RUN_ID.
+    """
     client = settings.client()
-    response = client.get("v1", "runs", run_id)
+    response = client.get("v1", "runs", find_run(client, run_id))
     if settings.as_json:
         print_json(response.body)
     else:
-        run = response.object()  # its own id, because `run_id` may be CONNECTION:PROVIDER_RUN_ID
+        run = response.object()
         print_run(run, client.get("v1", "deliveries", run=run["id"], limit=200).rows())
 
 
@@ -149,6 +191,7 @@ def wait_for(client: Client, run_ids: list[str], settings: Settings, *, timeout_
 
 def _wait_for_one(client: Client, run_id: str, end: float | None) -> Object:
     patience = Patience()
+    run_id = find_run(client, run_id)
 
     def ask() -> Object:
         left_s = WAIT_CALL_S if end is None else min(WAIT_CALL_S, max(0.0, end - time.monotonic()))
@@ -165,13 +208,15 @@ def _wait_for_one(client: Client, run_id: str, end: float | None) -> Object:
 @_filter_options
 @common_options
 @pass_settings
-def watch(settings: Settings, /, run_id: tuple[str, ...], **query: str | None) -> int:
+def watch(settings: Settings, /, run_id: tuple[str, ...], **query: Any) -> int:
     """Follow the newest runs, or each RUN_ID until all have settled (exit codes as for `wait`)."""
     from bridge.cli.watch import watch_runs
 
     if run_id and any(query.values()):
         raise click.UsageError("give either RUN_ID or options that select runs")
-    return watch_runs(settings.client(), list(run_id), as_json=settings.as_json, **query)
+    client = settings.client()
+    run_ids = [find_run(client, each) for each in run_id]
+    return watch_runs(client, run_ids, as_json=settings.as_json, **_query(**query))
 
 
 @runs.command
@@ -195,7 +240,7 @@ def cancel(settings: Settings, run_id: tuple[str, ...]) -> None:
 def _post_each(settings: Settings, run_ids: tuple[str, ...], operation: str, result: str) -> None:
     client = settings.client()
     for run_id in run_ids:
-        response = client.post("v1", "runs", run_id, operation)
+        response = client.post("v1", "runs", find_run(client, run_id), operation)
         if settings.as_json:
             print_json(response.body)
         else:
@@ -210,6 +255,6 @@ def rm(settings: Settings, run_id: tuple[str, ...]) -> None:
     """Stop watching RUN_ID. No event is sent, and the run continues at the provider."""
     client = settings.client()
     for each in run_id:
-        client.delete("v1", "runs", each)
+        client.delete("v1", "runs", find_run(client, each))
         if not settings.as_json:
             say(each, "is no longer watched")

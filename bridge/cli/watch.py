@@ -36,7 +36,7 @@ _MOVES: Final = {
 }
 
 
-def watch_runs(client: Client, run_ids: list[str], *, as_json: bool, **query: str | None) -> int:
+def watch_runs(client: Client, run_ids: list[str], *, as_json: bool, **query: Any) -> int:
     """Show `run_ids` until all have settled, or the newest runs under `query` until interrupted.
 
     Return 1 if one ended badly, else 0.

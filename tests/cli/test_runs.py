@@ -97,6 +97,44 @@ def test_a_run_that_is_not_there_gives_1(bridge):
         assert "run_nowhere" in result.err
 
 
+def test_a_run_is_found_by_the_providers_id(bridge, running):
+    theirs = running.add_run(**ENDLESS)
+    run_id = bridge("runs", "add", "dify-prod", theirs, "--json").json["id"]
+    for given in (theirs, theirs.upper(), f"dify-prod:{theirs}", run_id):
+        assert bridge("runs", "show", given, "--json").json["id"] == run_id
+    assert bridge("runs", "show", theirs).out.startswith(run_id)
+    assert bridge("runs", "wait", theirs, "--timeout", "10ms").code == 1
+    assert bridge("runs", "poll", theirs).code == 0
+    assert bridge("runs", "add", "dify-wrong-key", theirs).code == 0
+    several = bridge("runs", "show", theirs)
+    assert (several.code, f"dify-prod:{theirs}" in several.err) == (2, True)
+    assert bridge("runs", "rm", f"dify-wrong-key:{theirs}", f"dify-prod:{theirs}").code == 0
+    assert "there is no run" in bridge("runs", "show", theirs).err
+
+
+def test_runs_are_listed_by_state_status_id_metadata_and_time(bridge, running):
+    theirs = running.add_run(**ENDLESS)
+    run_id = bridge("runs", "add", "dify-prod", theirs, "--meta", "order=4711", "--json").json["id"]
+
+    def listed(*filters: str) -> bool:
+        return run_id in bridge("runs", "list", *filters).out
+
+    for filters in (
+        ("--state", "open"), ("--id", run_id[:20]), ("--id", theirs[:8]), ("--meta", "order=4711"), ("--since", "1h"),
+        ("--status", "queued", "--status", "running"), ("--state", "open", "--meta", "order=4711", "--id", "run_"),
+    ):  # fmt: skip
+        assert listed(*filters), filters
+    for filters in (
+        ("--state", "settled"),
+        ("--id", "run_x"),
+        ("--meta", "order=4712"),
+        ("--until", "1h"),
+        ("--status", "failed"),
+    ):
+        assert not listed(*filters), filters
+    assert bridge("runs", "rm", run_id).code == 0
+
+
 def test_show_prints_timeline_events_and_deliveries(bridge, running):
     steps = [{"after_s": 0, "status": "running"}, {"after_s": 0.5, "status": "waiting"}]
     run_id = add_run(bridge, running, duration_s=1.5, steps=steps, outcome="failed", error="broken")
