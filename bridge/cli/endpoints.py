@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from rich.text import Text
 
 from bridge.cli.client import Client, Object
 from bridge.cli.options import (
@@ -19,7 +20,19 @@ from bridge.cli.options import (
     common_options,
     pass_settings,
 )
-from bridge.cli.output import count, mark, print_facts, print_json, print_page, print_value, say, status_text
+from bridge.cli.output import (
+    ago,
+    clean,
+    count,
+    mark,
+    print_facts,
+    print_json,
+    print_page,
+    print_table,
+    print_value,
+    say,
+    status_text,
+)
 from bridge.cli.replays import start_replay
 from bridge.domain.fields import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES
 from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN, ReplayStatus
@@ -120,6 +133,42 @@ def update(settings: Settings, /, endpoint_id: str, unset: tuple[str, ...], **op
         print_json(response.body)
     else:
         _print_endpoint(response.object())
+
+
+@endpoints.command("test-filter")
+@click.argument("expression", metavar="JMESPATH")
+@click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types.")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Number of events.")
+@common_options
+@pass_settings
+def test_filter(settings: Settings, expression: str, types: list[str] | None, limit: int) -> int:
+    """Try a filter on the newest events; exit 1 if it fails on one of them."""
+    body: Object = {"filter": expression, "limit": limit} | ({"types": types} if types else {})
+    response = settings.client().post("v1", "endpoints", "test-filter", body=body)
+    result = response.object()
+    if settings.as_json:
+        print_json(response.body)
+    elif not result["data"]:
+        say("no event has been recorded yet" + (" of these types" if types else ""))
+    else:
+        print_table(
+            ("PASSES", "EVENT", "TYPE", "RUN", "AT"),
+            (
+                (
+                    mark(None if item["error"] else item["matches"])
+                    + Text(f" {clean(item['error'])}" if item["error"] else ""),
+                    item["event_id"],
+                    item["type"],
+                    item["run_id"],
+                    ago(item["created_at"]),
+                )
+                for item in result["data"]
+            ),
+            keep=("PASSES", "EVENT", "TYPE", "AT", "RUN"),
+        )
+        failed = f"; it fails on {result['failed']}" if result["failed"] else ""
+        say(f"{result['matched']} of {count(len(result['data']), 'event')} pass{failed}")
+    return 1 if result["failed"] else 0
 
 
 @endpoints.command("list")

@@ -33,6 +33,22 @@ def test_an_endpoint_is_added_shown_switched_rotated_and_removed(bridge, running
     assert bridge("endpoints", "show", endpoint_id).code == 1
 
 
+def test_a_filter_is_tried_on_the_newest_events(bridge, running):
+    run_id = add_run(bridge, running, duration_s=0.1)
+    assert bridge("runs", "wait", run_id).code == 0
+    tried = ("endpoints", "test-filter", f"data.run.id == '{run_id}'", "--events", "run.finished")
+    result = bridge(*tried)
+    assert result.code == 0, result.err
+    assert "1 of " in result.out.splitlines()[-1]
+    (line,) = [line for line in result.out.splitlines() if run_id in line]
+    assert line.startswith("✓")
+    assert bridge(*tried, "--limit", "1", "--json").json["matched"] == 1
+    failing = bridge("endpoints", "test-filter", "length(data.run.status) > `0`", "--events", "bridge.ping")
+    assert failing.code in (0, 1)  # 1 where a ping, which has no run, is among the newest
+    refused = bridge("endpoints", "test-filter", 'data.run.status == "failed"')
+    assert (refused.code, "filter: " in refused.err) == (2, True)
+
+
 def test_an_update_changes_what_is_given_and_nothing_else(bridge, running):
     endpoint_id = bridge(
         "endpoints", "add", running.receiver, "--events", "run.finished", "--header", "X-Team: a", "--description", "old",
