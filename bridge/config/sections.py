@@ -156,6 +156,7 @@ class ConnectionTable(CadenceTable):
     requests_per_second: float | None = Field(None, gt=0)
     max_in_flight: int | None = Field(None, ge=1)
     fetch_output: bool = True
+    output_wait_s: Annotated[Duration, between("0s", "1h")] = Field(60.0, alias="output_wait")
     discover: bool = False
     discover_workflows: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255), Printable], ...], Lax] = ()
     timeout_s: Annotated[Duration, between("100ms", "10m")] = Field(30.0, alias="timeout")
@@ -196,6 +197,7 @@ class ConnectionTable(CadenceTable):
             requests_per_second=self.requests_per_second,
             max_in_flight=self.max_in_flight,
             fetch_output=self.fetch_output,
+            output_wait_s=self.output_wait_s,
             timeout_s=self.timeout_s,
             cadence=self.over(cadence),
             options=options,

@@ -61,6 +61,7 @@ class Connection:
     requests_per_second: float | None = None
     max_in_flight: int | None = None
     fetch_output: bool = True
+    output_wait_s: float = 60.0
     timeout_s: float = 30.0
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
     options: dict[str, str] = field(default_factory=dict)

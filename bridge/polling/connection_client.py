@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -19,7 +20,7 @@ import structlog
 from bridge.domain import transition
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import Connection, ConnectionHealth
-from bridge.domain.limits.fair_limiter import FairRateLimiter
+from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.observation import FailureKind, LastError, LastResponse, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Run
 from bridge.providers import REGISTRY
@@ -32,8 +33,8 @@ REFUSALS_MIN = 2  # of 403, which may be about one run only
 PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
 UNREADABLE_S = 75.0  # without a readable poll: people are to know within two minutes
 ABOUT_ONE_RUN = frozenset({FailureKind.REJECTED, FailureKind.BAD_PAYLOAD})  # perhaps
-OUTPUT_TIMEOUT_S = 5.0  # an output delays the event by no more than this …
-TURN_MAX_S = 60.0  # … and by the wait for our own limits when many runs finish at once
+OUTPUT_TIMEOUT_S = 5.0  # for the request; before it the output waits for its turn at the limit
+TURN_REST_S = 0.05  # while another request has its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class ConnectionClient:
         self._judged_at = -math.inf
         self._probes = 0
         self._unmapped_words: set[str] = set()
+        self._one_output = asyncio.Lock()  # the one that waits longest competes for the next request
         self._has_recovered = False
 
     async def poll(self, run: Run, etag: str | None = None, body: bytes | None = None) -> PollResult:
@@ -100,11 +102,13 @@ class ConnectionClient:
         return await self.provider.list_runs(self._http, since=since, cursor=cursor)
 
     async def _with_output(self, run: Run, seen: Observed) -> Observed:
+        """Fetch the output when its turn comes among the polls: its event is late for certain, by the time it waits."""
+        waits_since, wait_s = self._clock.monotonic(), self.connection.output_wait_s
         try:
-            if self.limiter.rate_limit.opens_at - self._clock.monotonic() > TURN_MAX_S:
+            if self.limiter.rate_limit.opens_at - waits_since > wait_s:
                 raise TimeoutError("the provider asked for a longer pause")
-            async with asyncio.timeout(TURN_MAX_S):
-                await self.take_turn()
+            async with asyncio.timeout(wait_s), self._one_output:
+                await self.take_turn("outputs", lambda now: now - waits_since)
             output = await self._fetch_output(run.provider_run_id)
         except (ProviderFailure, TimeoutError) as error:
             log.warning("output.missed", connection=self.connection.name, run_id=run.id, reason=str(error) or "timeout")
@@ -126,19 +130,27 @@ class ConnectionClient:
         self.limiter.answer(self._clock.monotonic(), sent_at=sent_at)
         return output
 
-    async def take_turn(self) -> None:
-        """Wait for the limiter, before any poll that waits: for a request that follows from another."""
-        opened = asyncio.Event()
-        call = opened.set
-        self.limiter.queue(call)
+    async def take_turn(self, purpose: str, worth_s: Callable[[float], float]) -> None:
+        """Wait for the turn of a request that follows from another, and count it.
+
+        It competes with the polls at `worth_s(now)`, seconds of delay, and at its price at least. One request per
+        `purpose` may wait at a time.
+        """
+        tenant, price_s, woken = f"{self.connection.name} {purpose}", self.connection.cadence.price_s, asyncio.Event()
         try:
-            while (wait_s := self.limiter.opens_at(call) - self._clock.monotonic()) > 0:
-                opened.clear()
+            while True:
+                now = self._clock.monotonic()
+                candidate = Candidate(tenant, max(worth_s(now), price_s), price_s, tenant)
+                woken.clear()
+                self.limiter.call_when_open(candidate, woken.set)
+                wait_s = self.limiter.opens_at() - now
+                if wait_s <= 0 and self.limiter.admit([candidate], now=now, is_scarce=True):
+                    break
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(opened.wait(), None if math.isinf(wait_s) else wait_s)
-            self.limiter.send(self._clock.monotonic())
+                    await asyncio.wait_for(woken.wait(), None if math.isinf(wait_s) else max(wait_s, TURN_REST_S))
+            self.limiter.send(now, tenant)
         finally:
-            self.limiter.leave(call)
+            self.limiter.forget(tenant)
 
     def _warn_once(self, word: str, *, is_known: bool) -> None:
         if not is_known and word not in self._unmapped_words:

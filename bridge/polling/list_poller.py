@@ -295,7 +295,7 @@ class ListPoller:
             cursor: str | None = None
             for number in range(1, PAGES_MAX + 1):
                 if number > 1:
-                    await self._client.take_turn()
+                    await self._client.take_turn("list", lambda _now: self._cadence.price_s)
                 asked_at = self._clock.monotonic()
                 page = await self._ask(cursor)
                 health = self._judge(page, asked_at)

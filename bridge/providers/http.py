@@ -131,6 +131,8 @@ class ProviderHttp:
     ) -> None:
         self.options: Mapping[str, str] = options or {}
         self.body_bytes_max = body_bytes_max
+        self.former_paths: set[str] = set()
+        """Paths that this server does not have because it is of another generation: the provider asks others first."""
         self._session = sessions.of(headers)
         self._base_url = base_url.rstrip("/")
         self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", **headers}

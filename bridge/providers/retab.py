@@ -192,16 +192,25 @@ class Retab(ProviderDefaults):
 
 
 async def _fetch_steps(http: ProviderHttp, run_id: str) -> list[JsonObject]:
-    """All steps of a run; if the current path answers 404, from the path in use before May 2026.
+    """All steps of a run, from the current path or from the one in use before May 2026.
 
-    Raises ProviderFailure if a page cannot be read, or if the pages together exceed the limit for one body.
+    The path that served last is asked first, the other if that answers 404. Raises ProviderFailure if a page cannot be
+    read, or if the pages together exceed the limit for one body.
     """
+    addresses: list[tuple[str, list[tuple[str, str]]]] = [
+        (_STEPS_PATH, [("run_id", run_id)]),
+        (f"/v1/workflows/runs/{path_segment(run_id)}/steps", []),
+    ]
+    if _STEPS_PATH in http.former_paths:
+        addresses.reverse()
     try:
-        return await _fetch_pages(http, _STEPS_PATH, [("run_id", run_id)], run_id)
+        return await _fetch_pages(http, *addresses[0], run_id)
     except ProviderFailure as failure:
         if failure.failed.kind is not FailureKind.NOT_FOUND:
             raise
-    return await _fetch_pages(http, f"/v1/workflows/runs/{path_segment(run_id)}/steps", [], run_id)
+    steps = await _fetch_pages(http, *addresses[1], run_id)
+    http.former_paths ^= {_STEPS_PATH}
+    return steps
 
 
 def output_of_steps(steps: list[JsonObject]) -> Json:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 import pytest
 
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.event import EventType
+from bridge.domain.limits.fair_limiter import Candidate
 from bridge.domain.observation import FailureKind, Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.polling import connection_client
 from bridge.polling.connection_client import ConnectionClient, HealthChange
 from bridge.providers.http import ProviderSessions
-from bridge.sandbox import Sandbox, Scenario
+from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario
 from bridge.store import connections, events
 from bridge.store.database import Database
 from tests.support.manual_clock import START, ManualClock
@@ -152,3 +154,52 @@ async def test_html_instead_of_answers_is_seen_at_the_run_and_at_the_connection(
         assert poller.client.last_error is None
     feed = await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))
     assert [event.type for event in feed][:2] == [EventType.CONNECTION_FAILING, EventType.CONNECTION_RECOVERED]
+
+
+# -- requests that follow from others
+
+
+def poll_worth(worth_s: float) -> Candidate:
+    return Candidate("run", worth_s, 0.5, "polls")
+
+
+async def test_an_output_waits_for_polls_that_are_worth_more_and_then_has_its_turn(client: ConnectionClient) -> None:
+    limiter, called = client.limiter, list[str]()
+    limiter.call_when_open(poll_worth(5.0), lambda: called.append("poll"))
+    waiting = asyncio.create_task(client.take_turn("outputs", lambda _now: 1.0))
+    await until(lambda: called == ["poll"])
+    assert not waiting.done()
+    assert limiter.admit([poll_worth(5.0)], now=1000.0, is_scarce=True)
+    limiter.send(1000.0, "polls")
+    await asyncio.wait_for(waiting, 5.0)
+    assert limiter.in_flight == 2
+
+
+async def test_an_output_that_has_waited_long_goes_before_polls_that_are_worth_less(client: ConnectionClient) -> None:
+    client.limiter.call_when_open(poll_worth(5.0), lambda: pytest.fail("it is not its turn"))
+    await asyncio.wait_for(client.take_turn("outputs", lambda _now: 6.0), 5.0)
+    assert client.limiter.in_flight == 1
+
+
+async def test_an_output_that_gives_up_waiting_leaves_its_turn_to_others(client: ConnectionClient) -> None:
+    client.limiter.call_when_open(poll_worth(5.0), lambda: None)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await client.take_turn("outputs", lambda _now: 1.0)
+    assert client.limiter.admit([poll_worth(1.0)], now=1002.0, is_scarce=True)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5.0):
+        while not is_so():
+            await asyncio.sleep(0)
+
+
+async def test_an_event_does_not_wait_longer_for_its_output_than_it_may(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("instabase", scenario=Scenario(duration_s=0.0, output=DEFAULT_OUTPUT))
+    settings = connection(sandbox, "instabase", requests_per_second=0.2, output_wait_s=0.5)
+    async with open_poller(database, settings) as poller:
+        run = await register(database, theirs, connection="instabase-1", provider="instabase")
+        after = await finish(poller, database, run.id)
+    assert (after.status, after.output) == (RunStatus.SUCCEEDED, None)
+    assert len(sandbox.requests) == 1

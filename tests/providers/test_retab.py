@@ -119,8 +119,9 @@ async def test_a_server_from_before_may_2026_is_asked_at_its_own_address():
         return web.json_response({"detail": "Not Found"}, status=404)
 
     async with provider_against(answer, "retab") as (http, server):
-        assert await RETAB.fetch_output(http, "run_1") == {"extract-node-1": {"total": 2}}
-    assert len(server.seen) == 2
+        for _ in range(3):
+            assert await RETAB.fetch_output(http, "run_1") == {"extract-node-1": {"total": 2}}
+    assert len(server.seen) == 2 + 1 + 1, "an address that this server does not have is not asked first again"
 
 
 async def test_a_cursor_that_stands_still_comes_to_an_end():
@@ -136,6 +137,22 @@ async def test_the_pages_together_keep_to_the_cap_of_one_body():
         with pytest.raises(ProviderFailure, match="too large"):
             await RETAB.fetch_output(http, "run_1")
     assert len(server.seen) < 12
+
+
+async def test_a_server_that_moves_to_the_present_address_is_followed():
+    served: list[str] = ["/v1/workflows/runs/run_1/steps"]
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path in served:
+            return web.json_response({"data": [step("a", {"x": 1})]})
+        return web.json_response({"detail": "Not Found"}, status=404)
+
+    async with provider_against(answer, "retab") as (http, server):
+        await RETAB.fetch_output(http, "run_1")
+        served[:] = ["/v1/workflows/steps"]
+        for _ in range(2):
+            assert await RETAB.fetch_output(http, "run_1") == {"a": {"x": 1}}
+    assert len(server.seen) == 2 + 2 + 1
 
 
 @pytest.mark.parametrize(

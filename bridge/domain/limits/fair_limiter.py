@@ -67,7 +67,6 @@ class FairRateLimiter:
         self._floor_credit = 0.0
         self._turns: dict[str, int] = {}
         self._turn = 0
-        self._queue: dict[Call, None] = {}
         self._waiting: dict[str, tuple[Candidate, Call]] = {}
         self._turn_of: str | None = None
         self._turn_ends = 0.0
@@ -88,25 +87,11 @@ class FairRateLimiter:
             self.in_flight_limit.take_share(place, self.sharers)
             self._call_waiting()
 
-    def opens_at(self, queued: Call | None = None) -> float:
-        """When a request may leave; infinity while that depends on other requests, which is then called back.
-
-        `queued` names the request if it stands in the queue; a poll stands in none and goes after those that do.
-        """
+    def opens_at(self) -> float:
+        """When a request may leave; infinity while that depends on other requests, which is then called back."""
         if self.is_shut or self.in_flight >= self.in_flight_limit.limit(self.rate_limit.rate):
             return math.inf
-        if self._queue and next(iter([*self._queue]), queued) != queued:  # a copy: other threads read this too
-            return math.inf
         return self.rate_limit.opens_at
-
-    def queue(self, call: Call) -> None:
-        """Queue a request that goes before all polls, to be called when its turn may have come; `leave` must follow."""
-        self._queue[call] = None
-
-    def leave(self, call: Call) -> None:
-        """Take a request out of the queue: it was sent, or given up."""
-        self._queue.pop(call, None)
-        self._call_waiting()
 
     def call_when_open(self, first: Candidate, call: Call) -> None:
         """Call whenever a poll of this tenant may be able to leave, until `forget`; the longest waiting is called first.
@@ -123,8 +108,7 @@ class FairRateLimiter:
             self._call_waiting()
 
     def _call_waiting(self) -> None:
-        waiting = [call for _, call in self._waiting.values()]
-        for call in [next(iter(self._queue))] if self._queue else waiting:
+        for call in [call for _, call in self._waiting.values()]:
             call()
 
     def admit(self, candidates: Sequence[Candidate], *, now: float, is_scarce: bool) -> bool:

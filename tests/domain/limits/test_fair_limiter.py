@@ -278,25 +278,3 @@ def test_a_turn_that_is_not_taken_is_soon_over() -> None:
     assert not limiter.admit([waiting("here")], now=0.5, is_scarce=True)
     assert limiter.admit([waiting("here")], now=1.1, is_scarce=True)
     assert limiter.admit([waiting("here")], now=1.2, is_scarce=True)
-
-
-def test_what_is_in_the_queue_goes_first_and_in_its_order() -> None:
-    limiter, called = FairRateLimiter(100.0, 1), list[str]()
-    limiter.call_when_open(waiting("a"), lambda: called.append("poll"))
-
-    def one() -> None:
-        called.append("one")
-
-    def two() -> None:
-        called.append("two")
-
-    limiter.queue(one)
-    limiter.queue(two)
-    assert [limiter.opens_at(each) < math.inf for each in (one, two, None)] == [True, False, False]
-    limiter.send(0.0)
-    limiter.leave(one)
-    limiter.answer(0.1, sent_at=0.0)
-    assert [limiter.opens_at(each) < math.inf for each in (two, None)] == [True, False]
-    limiter.leave(two)
-    assert limiter.opens_at() < math.inf
-    assert called == ["two", "two", "poll"]
