@@ -106,7 +106,8 @@ class RateLimit:
 
     def take(self, now: float) -> None:
         """A request leaves now."""
-        self._is_used = now - self.opens_at < IN_USE_S
+        is_held_by_rate = self._free_at > self._paused_until  # what waits for a pause to end does not use the rate
+        self._is_used = is_held_by_rate and now - self.opens_at < IN_USE_S
         self._free_at = max(self._free_at, now - BURST_S) + 1 / self.rate
         if self._counts_seconds:
             self._sent.append(now)

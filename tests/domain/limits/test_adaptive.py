@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bridge.domain.limits.adaptive import RateLimit
+from bridge.domain.limits.adaptive import RATE_FIRST, RateLimit
 
 LATENCY_S = 0.05
 GROWS = (
@@ -152,3 +152,14 @@ def accepted_again() -> RateLimit:
 def test_a_limit_says_where_it_comes_from_and_when_it_grows(made: Callable[[], RateLimit], sentence: str) -> None:
     limit = made()
     assert limit.explain(3.1 if sentence is GROWS else 0.1) == sentence
+
+
+def test_probes_of_a_failing_connection_do_not_raise_the_rate() -> None:
+    """A probe leaves as soon as its pause ends; that is no sign that the whole rate is used."""
+    limit, now = RateLimit(), 1000.0
+    for _ in range(20):
+        limit.pause(now, 60.0)
+        now += 60.0
+        limit.take(now)
+        limit.succeed(now + 0.1, sent_at=now)
+    assert limit.rate == RATE_FIRST
