@@ -15,9 +15,13 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _FIRST_CENTURIES = re.compile(r"[a-z]{3}[ -]0\d{3}\b", re.ASCII | re.IGNORECASE)
 _ISO = re.compile(
-    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,12}))?\s*(Z|[+-]\d\d:?\d\d)?",
+    r"(\d{4})(-?)(\d\d)\2(\d\d)[T ](\d\d):?(\d\d)(?::?(\d\d))?(?:[.,](\d{1,12}))?"
+    r"\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?(?:\[[\w/+-]{1,40}\])?",
     re.ASCII | re.IGNORECASE,
 )
+_EPOCH = re.compile(r"(\d{1,19})(?:\.(\d{1,12}))?", re.ASCII)
+_EPOCH_UNITS_NS = (10**9, 10**6, 10**3, 1)
+_EPOCH_MIN_NS, _EPOCH_MAX_NS = 31_536_000 * 10**9, 7_258_118_400 * 10**9  # 1971 to 2200: no two units overlap
 
 
 @functools.lru_cache(maxsize=1024)  # every row that a transaction writes has the same instant
@@ -67,16 +71,17 @@ def instant_from_ns(nanoseconds: int) -> str | None:
 def provider_instant(value: object) -> str | None:
     """Canonical RFC 3339 text of a provider's time, or None.
 
-    Accepts Unix seconds (int or float), ISO 8601 with or without a zone (then UTC), and RFC 822 text. 0, empty text,
-    year 1 and unreadable values are None.
+    Accepts Unix time in seconds, milliseconds, microseconds or nanoseconds (a number or its text; the magnitude says
+    which), ISO 8601 with or without a zone (then UTC), and RFC 822 text. 0, empty text, year 1 and unreadable values
+    are None.
     """
     match value:
         case bool() | None:
             return None
         case int():
-            return instant_from_ns(value * 1_000_000_000)
+            return _from_epoch(value)
         case float():
-            return instant_from_ns(round(value * 1000) * 1_000_000) if 0 < value < 1e12 else None
+            return _from_text(f"{value:.3f}") if 0 < value < 2**53 else None  # a double is exact up to there
         case str():
             return _from_text(value.strip())
         case _:
@@ -92,15 +97,13 @@ def seconds_between(earlier: str | None, later: str | None) -> float | None:
 
 @functools.lru_cache(maxsize=1024)  # all responses within a second have the same Date header
 def _from_text(text: str) -> str | None:
-    found = _ISO.fullmatch(text)
+    number = _EPOCH.fullmatch(text)
+    if number and (instant := _from_epoch(int(number[1]), number[2] or "")):
+        return instant
+    found = _ISO.fullmatch(f"{text[:8]}T{text[8:]}" if number and len(text) == 14 else text)  # 20260115103005
     try:
         if found:
-            day, clock, fraction, zone = found.groups()
-            zone = "+00:00" if zone is None or zone in "Zz" else zone
-            whole = datetime.fromisoformat(f"{day}T{clock}{zone}").astimezone(UTC)
-            return _canonical(whole, (fraction or "").ljust(9, "0")[:9])
-        if text.isascii() and text.isdigit():
-            return instant_from_ns(int(text) * 1_000_000_000)
+            return _from_iso(*found.groups(default=""))
         if _FIRST_CENTURIES.search(text):  # the parser reads 0001 as 2001
             return None
         spelled = parsedate_to_datetime(text)
@@ -108,6 +111,24 @@ def _from_text(text: str) -> str | None:
         return None
     aware = spelled.replace(tzinfo=UTC) if spelled.tzinfo is None else spelled
     return _canonical(aware.astimezone(UTC), "0" * 9)
+
+
+def _from_epoch(number: int, fraction: str = "") -> str | None:
+    for unit_ns in _EPOCH_UNITS_NS:
+        if _EPOCH_MIN_NS <= number * unit_ns < _EPOCH_MAX_NS:
+            return instant_from_ns(number * unit_ns + int(fraction.ljust(12, "0")) * unit_ns // 10**12)
+    return None
+
+
+def _from_iso(
+    year: str, _dash: str, month: str, day: str, hour: str, minute: str, second: str, fraction: str, zone: str
+) -> str | None:
+    second = second or "00"
+    is_leap, is_midnight = second == "60", hour + minute + second == "240000"  # which datetime does not have
+    clock = f"{'00' if is_midnight else hour}:{minute}:{'59' if is_leap else second}"
+    offset = "+00:00" if zone.upper() in ("", "Z", "UTC", "GMT") else zone
+    whole = datetime.fromisoformat(f"{year}-{month}-{day}T{clock}{offset}").astimezone(UTC)
+    return _canonical(whole + timedelta(days=is_midnight, seconds=is_leap), fraction.ljust(9, "0")[:9])
 
 
 def _canonical(whole: datetime, nanos: str) -> str | None:

@@ -359,9 +359,14 @@ def first_not_null(*values: Json) -> Json:
 
 
 def unpack_json(value: Json) -> Json:
-    """The value of JSON text; any other value is returned unchanged."""
+    """The object or list that is given as JSON text; any other value is returned unchanged.
+
+    Text such as `1.10`, `null` or `"x"` stays text: as a number it would lose digits, and it may well be meant as text.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
+        return value
     try:
-        return parse_json_text(value) if isinstance(value, str) else value
+        return parse_json_text(value)
     except BadPayload:
         return value
 
@@ -372,11 +377,13 @@ def progress_of(completed: Json, total: Json) -> Progress | None:
 
 
 def error_of(value: Json) -> RunError | None:
-    """A provider's error, given as text or object; an object without a message becomes its JSON."""
-    if isinstance(value, str):
-        return RunError(value[:ERROR_CHARS_MAX]) if value.strip() else None
-    if not isinstance(value, dict) or not value:
+    """A provider's error: text, an object with a message, or anything else as its JSON; None for what is empty."""
+    if not value or (isinstance(value, str) and not value.strip()):
         return None
+    if isinstance(value, str):
+        return RunError(value[:ERROR_CHARS_MAX])
+    if not isinstance(value, dict):
+        return RunError(json.dumps(value, ensure_ascii=False)[:ERROR_CHARS_MAX])
     message = text_of(value.get("message")) or json.dumps(value, ensure_ascii=False)
     return RunError(message[:ERROR_CHARS_MAX], short_text(value.get("code")), short_text(value.get("step")))
 

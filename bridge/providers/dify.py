@@ -66,7 +66,7 @@ def normalise(payload: JsonObject) -> Observation:
         raise NoSuchRun("the server answered 200 with nulls, which means that it has no such run")
     status, word = status_of(payload.get("status"), STATUSES)
     output = unpack_json(payload.get("outputs"))
-    if isinstance(output, str) and not output.strip():
+    if isinstance(output, str) and output.strip() in ("", "null"):  # older servers send the text of their database
         output = None
     return Observation(
         status=status,

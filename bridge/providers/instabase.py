@@ -12,16 +12,16 @@ from typing import Final
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused
 from bridge.domain.observation import FailureKind, LastResponse, Observation, PollFailed, PollResult, RunPage
-from bridge.domain.run import Json, RunError, RunStatus
-from bridge.domain.timestamps import instant_from_ns
+from bridge.domain.run import Json, RunStatus
+from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
-    ERROR_CHARS_MAX,
     PAGE_RUNS,
     JsonObject,
     ProviderDefaults,
     RunFormat,
     Triggered,
     check_same_run,
+    error_of,
     fetch_normalised,
     fetch_page,
     first_not_null,
@@ -29,7 +29,6 @@ from bridge.providers.base import (
     short_text,
     start_run,
     status_of,
-    text_of,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse
 from bridge.providers.partial_json import RunFields
@@ -59,23 +58,15 @@ def normalise(payload: JsonObject) -> Observation:
     deployment, or the app if there is none.
     """
     status, word = status_of(payload.get("status"), STATUSES)
-    remark = text_of(payload.get("msg"))
-    has_error = status in _WITH_ERROR and remark is not None
     return Observation(
         status=status,
         provider_status=word,
         workflow_id=short_text(first_not_null(payload.get("deployment_id"), payload.get("app_id"))),
-        error=RunError(str(remark)[:ERROR_CHARS_MAX]) if has_error else None,
-        started_at=_instant(payload.get("start_timestamp")),
-        finished_at=_instant(payload.get("finish_timestamp")),
+        error=error_of(payload.get("msg")) if status in _WITH_ERROR else None,
+        started_at=provider_instant(payload.get("start_timestamp")),
+        finished_at=provider_instant(payload.get("finish_timestamp")),
         output_is_elsewhere=status is RunStatus.SUCCEEDED,
     )
-
-
-def _instant(value: Json) -> str | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
-        value = int(value)
-    return instant_from_ns(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def is_complete(payload: JsonObject) -> bool:

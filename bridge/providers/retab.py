@@ -20,7 +20,6 @@ from bridge.domain.observation import FailureKind, LastResponse, Observation, Po
 from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
-    ERROR_CHARS_MAX,
     PAGE_RUNS,
     JsonObject,
     ProviderDefaults,
@@ -100,9 +99,10 @@ def normalise(payload: JsonObject) -> Observation:
 
 def _error(payload: JsonObject, lifecycle: JsonObject) -> RunError | None:
     """The lifecycle's message or reason, or the flat `error`; code and step from the first field that has them."""
-    flat = error_of(first_not_null(lifecycle.get("error"), payload.get("error")))
-    message = text_of(first_not_null(lifecycle.get("message"), lifecycle.get("reason")))
-    if message is None and flat is None:
+    found = error_of(first_not_null(lifecycle.get("message"), lifecycle.get("reason"))) or error_of(
+        first_not_null(lifecycle.get("error"), payload.get("error"))
+    )
+    if found is None:
         return None
     details = object_or_empty(first_not_null(lifecycle.get("details"), payload.get("error_details")))
     stage = first_not_null(lifecycle.get("stage"), payload.get("error_stage"))
@@ -112,9 +112,7 @@ def _error(payload: JsonObject, lifecycle: JsonObject) -> RunError | None:
         or short_text(details.get("block_name"))
         or short_text(details.get("block_id"))
     )
-    if message is not None:
-        return RunError(message[:ERROR_CHARS_MAX], code, step)
-    return flat and RunError(flat.message, flat.code or code, flat.step or step)
+    return RunError(found.message, found.code or code, found.step or step)
 
 
 def is_complete(payload: JsonObject) -> bool:
