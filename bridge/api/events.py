@@ -100,5 +100,5 @@ def _receivers(tx: Tx, event: Event, had: Container[str]) -> list[Endpoint]:
     return [
         endpoint
         for endpoint in endpoints.listening_endpoints(tx, event.run_id)
-        if endpoint.id in had or (not is_ping and events.wants_event(endpoint, event))
+        if endpoint.id in had or (not is_ping and events.wants_event(tx, endpoint, event))
     ]

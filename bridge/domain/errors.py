@@ -10,6 +10,7 @@ BridgeError                     anything we raise on purpose; its text is the me
 ├── ProviderFailed              the provider gave no answer to a trigger or cancel that could be used
 ├── BadPayload                  a provider's answer is not what its documentation promises
 ├── FilterFailed                an endpoint's filter fails on an event
+│   └── FilterTooCostly         or takes more steps on it than allowed
 ├── StoreUnavailable            the database cannot be written or read now (full, locked, gone)
 ├── DatabaseRefused             the database is not ours to open (corrupt, foreign, newer, in use)
 └── WorkerDied                  a worker of the daemon ended by itself; the daemon stops
@@ -74,6 +75,10 @@ class BadPayload(BridgeError):
 
 class FilterFailed(BridgeError):
     """The filter fails on this event, or takes more steps than allowed; the text says why."""
+
+
+class FilterTooCostly(FilterFailed):
+    """The filter takes more steps than allowed on this event."""
 
 
 class StoreUnavailable(BridgeError):

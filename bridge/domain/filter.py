@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from jmespath.exceptions import JMESPathError
 
-from bridge.domain.errors import FilterFailed
-from bridge.domain.jmespath_interpreter import Expression
+from bridge.domain.errors import FilterFailed, FilterTooCostly
+from bridge.domain.jmespath_interpreter import Expression, TooCostly
 from bridge.domain.run import Json
 
 FILTER_CHARS_MAX: Final = 1024
@@ -35,9 +35,10 @@ def evaluate(expression: str, event_body: Json, *, steps_max: int = STEPS_MAX) -
     """Whether the event passes; raises FilterFailed if the expression fails on this event or costs too much."""
     try:
         found: Any = compile_filter(expression).search(event_body, steps_max=steps_max)
+    except TooCostly:
+        raise FilterTooCostly(f"takes more than {steps_max} steps on this event") from None
     except (JMESPathError, RecursionError, ValueError, TypeError, ArithmeticError) as error:  # functions raise Python's
-        reason = str(error).partition("\n")[0]
-        raise FilterFailed(reason or f"takes more than {steps_max} steps on this event") from None
+        raise FilterFailed(str(error).partition("\n")[0] or type(error).__name__) from None
     return found is not None and found is not False and found not in ("", [], {})  # 0 is true, as JMESPath has it
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from bridge.domain.encryption import Keyring
 from bridge.domain.errors import DatabaseRefused, StoreUnavailable
 from bridge.domain.ids import new_id
 from bridge.store import migrate
+from bridge.store.filtering import FilterBudget, Filters, Undecided
 from bridge.store.postgres import engine as postgres
 from bridge.store.postgres import notifications
 from bridge.store.sqlite import database_file
@@ -55,6 +57,7 @@ class Database:
         self._engine: AsyncEngine | None = None
         """PostgreSQL: all connections but the reserved one."""
         self._reserved_engine: AsyncEngine | None = None
+        self._filter_thread = ThreadPoolExecutor(1, thread_name_prefix="filters")
         self._failed_at: float | None = None
         """Monotonic time of the last StoreUnavailable; None after a later write that changed something."""
         self._sender_id = new_id("sender")
@@ -77,6 +80,7 @@ class Database:
         for engine in (self._engine, self._reserved_engine):
             if engine is not None:
                 await engine.dispose()
+        self._filter_thread.shutdown(wait=False)
         if self._lock is not None:
             self._lock.release()
 
@@ -105,7 +109,7 @@ class Database:
         """`write` on PostgreSQL over a connection kept for it. StoreUnavailable when not done `within_s` seconds."""
         if self._reserved_engine is None:
             raise StoreUnavailable(_NOT_OPEN)
-        return await self._remember_failure(self._write_postgres(self._reserved_engine, work, within_s))
+        return await self._remember_failure(self._write_postgres(self._reserved_engine, work, within_s, Filters()))
 
     async def write_alone(self, work: Callable[[Tx], T]) -> T:
         """`write` on SQLite in a commit that no other work shares."""
@@ -123,7 +127,7 @@ class Database:
 
     async def _read(self, work: Callable[[Tx], T]) -> T:
         if self._reader_pool is None:
-            return await self._on_postgres(self._opened_engine(), work, postgres.ANSWER_S, is_snapshot=True)
+            return await self._on_postgres(self._opened_engine(), work, postgres.ANSWER_S)
         try:
             return await self._reader_pool.read(
                 lambda connection: work(Tx(connection, self.clock.now(), keyring=self.keyring))
@@ -132,27 +136,45 @@ class Database:
             raise _unavailable(error) from error
 
     async def _write(self, work: Callable[[Tx], T]) -> T:
-        if self._writer is not None:
-            return await self._writer.submit(work)
-        return await self._write_postgres(self._opened_engine(), work, postgres.ANSWER_S)
-
-    async def _write_postgres(self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float) -> T:
+        filters = Filters()
         for _ in range(_TRIES - 1):
             try:
-                return await self._on_postgres(engine, work, within_s)
+                return await self._write_once(work, filters)
+            except Undecided:
+                while filters.is_open:
+                    await asyncio.get_running_loop().run_in_executor(self._filter_thread, filters.decide_next)
+        filters.is_limited = False  # the work makes other events every time
+        return await self._write_once(work, filters)
+
+    async def _write_once(self, work: Callable[[Tx], T], filters: Filters) -> T:
+        if self._writer is not None:
+            return await self._writer.submit(work, filters)
+        return await self._write_postgres(self._opened_engine(), work, postgres.ANSWER_S, filters)
+
+    async def _write_postgres(
+        self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float, filters: Filters
+    ) -> T:
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._on_postgres(engine, work, within_s, filters)
             except DBAPIError as error:
                 if not postgres.is_conflict(error):
                     raise
-        return await self._on_postgres(engine, work, within_s)
+        return await self._on_postgres(engine, work, within_s, filters)
 
     async def _on_postgres(
-        self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float, *, is_snapshot: bool = False
+        self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float, filters: Filters | None = None
     ) -> T:
+        """Run `work` in a transaction; without `filters` it reads a snapshot."""
         signals = CommitSignals()
+        is_snapshot = filters is None
 
         def run(connection: sa.Connection) -> T:
             tx = Tx(connection, self.clock.now(), signals, keyring=self.keyring)
+            if filters is not None:
+                tx.filters, tx.now = filters, filters.begin(tx.now, FilterBudget())
             answer = work(tx)
+            tx.filters.check()
             if self.has_other_nodes or signals.nodes_changed:
                 notifications.notify(tx, self._sender_id)
             return answer

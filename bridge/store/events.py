@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Any
@@ -12,7 +11,6 @@ import sqlalchemy as sa
 from bridge.domain.delivery import DeliveryState, Lane
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType, other_event
-from bridge.domain.filter import matches
 from bridge.domain.ids import new_id
 from bridge.domain.payload import payload_for
 from bridge.domain.replay import ReplayState
@@ -39,6 +37,7 @@ def record_events(
     if not new:
         return
     pairs = _pairs(tx, new, only)
+    tx.filters.check()
     ordered = _lock_runs(tx, pairs)
     if tx.is_postgresql:
         tx.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})"))
@@ -71,7 +70,7 @@ def _pairs(tx: Tx, new: Sequence[Event], only: Sequence[Endpoint] | None) -> lis
         (event, endpoint)
         for event in new
         for endpoint in (*shared, *of_runs.get(event.run_id or "", ()))
-        if wants_event(endpoint, event)
+        if wants_event(tx, endpoint, event)
     ]
 
 
@@ -79,11 +78,11 @@ def _lock_runs(tx: Tx, pairs: Sequence[Pair]) -> set[str]:
     return lock_runs_to_add(tx, ((endpoint.id, event.run_id) for event, endpoint in pairs if endpoint.ordered))
 
 
-def wants_event(endpoint: Endpoint, event: Event) -> bool:
+def wants_event(tx: Tx, endpoint: Endpoint, event: Event) -> bool:
     """Whether the endpoint's event types and filter accept this event."""
     if not endpoint.wants(event.type):
         return False
-    return endpoint.filter is None or matches(endpoint.filter, json.loads(event.body))
+    return endpoint.filter is None or tx.filters.accepts(endpoint.filter, event)
 
 
 def insert_deliveries(tx: Tx, pairs: Sequence[Pair], *, is_manual: bool = False, lane: Lane = Lane.FRESH) -> list[str]:
@@ -171,7 +170,7 @@ def _awaits_replay(tx: Tx, event: Event, endpoint: Endpoint) -> bool:
         return False
     which = {"endpoint": endpoint.id, "run": event.run_id, "before": event.sequence}
     rows = tx.connection.execute(_STILL_TO_REPLAY, which).all()
-    return any((not row.types or row.type in row.types) and wants_event(endpoint, event_of(row)) for row in rows)
+    return any((not row.types or row.type in row.types) and wants_event(tx, endpoint, event_of(row)) for row in rows)
 
 
 def event_of(row: sa.Row[Any]) -> Event:
@@ -249,5 +248,5 @@ def record_endpoint_event(tx: Tx, event_type: EventType, endpoint: Endpoint, rea
     """Record for the other endpoints that one fails or was disabled. Its URL may hold a token and is left out."""
     details: dict[str, Json] = {"id": endpoint.id, "description": endpoint.description, "reason": reason}
     event = other_event(new_id("evt"), event_type, {"endpoint": details}, now=tx.now)
-    others = [each for each in shared_listeners(tx) if each.id != endpoint.id and wants_event(each, event)]
+    others = [each for each in shared_listeners(tx) if each.id != endpoint.id and wants_event(tx, each, event)]
     record_events(tx, [event], only=others)

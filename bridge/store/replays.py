@@ -34,7 +34,7 @@ def count_selected(tx: Tx, endpoint: Endpoint, wanted: Selection, *, after: int)
     if endpoint.filter is None:
         return tx.connection.execute(sa.select(sa.func.count()).select_from(selected.subquery())).scalar_one(), None
     rows = tx.connection.execute(selected.limit(PAGE)).all()
-    return len(_passing(endpoint, rows)), rows[-1].position if len(rows) == PAGE else None
+    return len(_passing(tx, endpoint, rows)), rows[-1].position if len(rows) == PAGE else None
 
 
 def _selected(tx: Tx, endpoint: Endpoint, wanted: Selection, after: int) -> sa.Select[Any]:
@@ -86,8 +86,8 @@ def _has_status(status: ReplayStatus) -> sa.ColumnElement[bool]:
             return state == status.value
 
 
-def _passing(endpoint: Endpoint, rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
-    return [row for row in rows if row.delivery_id is not None or wants_event(endpoint, event_of(row))]
+def _passing(tx: Tx, endpoint: Endpoint, rows: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
+    return [row for row in rows if row.delivery_id is not None or wants_event(tx, endpoint, event_of(row))]
 
 
 # -- sending again
@@ -276,7 +276,7 @@ def advance(tx: Tx, replay_id: str) -> Replay | None:
 def _make_batch_due(tx: Tx, replay: Replay, endpoint: Endpoint) -> None:
     query = _selected(tx, endpoint, replay.selection, replay.position).limit(replay.batch_max)
     rows = tx.connection.execute(query).all()
-    chosen = _passing(endpoint, rows)
+    chosen = _passing(tx, endpoint, rows)
     if chosen:
         known = {row.id: row.delivery_id for row in chosen if row.delivery_id is not None}
         resend(tx, endpoint, [event_of(row) for row in chosen], known)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bridge.domain.encryption import Keyring
+from bridge.store.filtering import Filters
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Tx:
     cache: dict[str, Any] = field(default_factory=dict)
     """What was read and still holds: for this transaction, on SQLite until a writer changes it and drops the entry."""
     keyring: Keyring = field(default_factory=Keyring)
+    filters: Filters = field(default_factory=Filters)
     driver: sqlite3.Connection | None = None
     """SQLite's own connection below `connection`, only where SQLite is written; see `prepared_statements`."""
 

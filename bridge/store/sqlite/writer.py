@@ -26,6 +26,7 @@ from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, IntegrityError,
 from bridge.domain.clock import Clock
 from bridge.domain.encryption import Keyring
 from bridge.domain.errors import StoreUnavailable
+from bridge.store.filtering import FilterBudget, Filters
 from bridge.store.sqlite.database_file import APPLICATION_ID, BUSY_TIMEOUT_S
 from bridge.store.transaction import CommitSignals, Tx
 
@@ -42,6 +43,7 @@ _INCREMENTAL: Final = 2  # what `PRAGMA auto_vacuum` answers
 @dataclass(slots=True)
 class _Job:
     work: Callable[[Tx], Any]
+    filters: Filters
     answer: asyncio.Future[Any]
     is_alone: bool = False
 
@@ -90,11 +92,14 @@ class Writer:
             self._connection.close()
         self._engine.dispose()
 
-    async def submit(self, work: Callable[[Tx], T], *, is_alone: bool = False) -> T:
-        """Run `work` in the next commit, or in one of its own, and return its answer; StoreUnavailable if that fails."""
+    async def submit(self, work: Callable[[Tx], T], filters: Filters | None = None, *, is_alone: bool = False) -> T:
+        """Run `work` in the next commit, or in one of its own, and return its answer after it.
+
+        StoreUnavailable if the commit fails, Undecided if `filters` must be judged before it.
+        """
         if self._is_closing:
             raise StoreUnavailable(_STOPPING)
-        job = _Job(work, asyncio.get_running_loop().create_future(), is_alone)
+        job = _Job(work, filters or Filters(), asyncio.get_running_loop().create_future(), is_alone)
         self._jobs.append(job)
         self._bell.set()
         answer: T = await job.answer
@@ -147,13 +152,18 @@ class Writer:
             driver.execute("ROLLBACK")
         driver.execute("BEGIN IMMEDIATE")
         try:
-            now, signals, cache = self._clock.now(), CommitSignals(), self._cache
-            answers = [
-                self._run_one(
-                    driver, job, Tx(connection, now, cache=cache, keyring=self._keyring, driver=driver), signals
+            now, signals, budget = self._clock.now(), CommitSignals(), FilterBudget()
+            answers = []
+            for job in batch:
+                tx = Tx(
+                    connection,
+                    job.filters.begin(now, budget),
+                    cache=self._cache,
+                    keyring=self._keyring,
+                    filters=job.filters,
+                    driver=driver,
                 )
-                for job in batch
-            ]
+                answers.append(self._run_one(driver, job, tx, signals))
             driver.execute("COMMIT")
         except BaseException:
             self._cache.clear()
@@ -168,6 +178,7 @@ class Writer:
         driver.execute(_SAVEPOINT)
         try:
             answer = job.work(tx)
+            job.filters.check()
             driver.execute(_RELEASE)
         except Exception as error:  # returned to the caller that caused it
             if isinstance(error, (DatabaseError, sqlite3.Error)) and not isinstance(error, _CALLERS_MISTAKES):

@@ -1,0 +1,118 @@
+"""Filters of endpoints: judged inside a write transaction while that is cheap, and before it otherwise.
+
+A filter may be costly and an event may have 256 KiB, so judging must not hold the database's only writer. A commit spends at most `WITHIN_S` on filters. What is left then is left open
+and `Undecided` is raised: `Database.write` undoes the transaction, judges on another thread, and runs the work again
+with these verdicts. A verdict is about the type and the data of an event, which are the same when it is made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from bridge.domain.errors import FilterFailed, FilterTooCostly
+from bridge.domain.event import Event
+from bridge.domain.filter import evaluate, matches
+from bridge.domain.run import Json
+
+WITHIN_S: Final = 0.02  # per commit
+STEPS_WITHIN: Final = 2_000  # of one filter on one event: some 2 ms
+
+Question = tuple[str, str, bytes]  # the expression, the event's type and its data
+
+
+class Undecided(Exception):
+    """Filters of this transaction must be judged outside it."""
+
+
+@dataclass(slots=True)
+class FilterBudget:
+    """The time that one commit may still spend on filters."""
+
+    left_s: float = WITHIN_S
+
+
+class _Subject:
+    """The body of an event, its data, and what it holds."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.data = body.partition(b',"data":')[2]
+
+    @functools.cached_property
+    def parsed(self) -> Json:
+        """The body as JSON."""
+        parsed: Json = json.loads(self.body)
+        return parsed
+
+
+@dataclass(slots=True)
+class Filters:
+    """The verdicts for one piece of work; without a budget it judges everything at once."""
+
+    budget: FilterBudget | None = None
+    is_limited: bool = True
+    now: datetime | None = None
+    """When the work first ran. It runs again as of then, so that it makes the same events."""
+    _verdicts: dict[Question, bool] = field(default_factory=dict)
+    _open: dict[Question, bytes] = field(default_factory=dict)
+    _last: _Subject | None = None
+
+    def accepts(self, expression: str, event: Event) -> bool:
+        """Whether the filter accepts the event. False also if that is still open; see `check`."""
+        subject = self._subject(event.body)
+        question = (expression, event.type.value, subject.data)
+        if question not in self._verdicts:
+            verdict = self._judge(expression, subject)
+            if verdict is None:
+                self._open[question] = event.body
+                return False
+            self._verdicts[question] = verdict
+        return self._verdicts[question]
+
+    def check(self) -> None:
+        """Raise Undecided if a filter was too costly to be judged in this transaction."""
+        if self.is_open:
+            raise Undecided
+
+    def begin(self, now: datetime, budget: FilterBudget) -> datetime:
+        """Begin a transaction with this budget; the instant at which it happens."""
+        self.budget = budget
+        self._open.clear()
+        self.now = self.now or now
+        return self.now
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a filter is still to be judged."""
+        return bool(self._open)
+
+    def decide_next(self) -> None:
+        """Judge one open filter on one event, which takes up to 50 ms."""
+        question, body = self._open.popitem()
+        self._verdicts[question] = matches(question[0], self._subject(body).parsed)
+
+    def _judge(self, expression: str, subject: _Subject) -> bool | None:
+        if self.budget is None or not self.is_limited:
+            return matches(expression, subject.parsed)
+        if self.budget.left_s <= 0:
+            return None
+        began_at = time.perf_counter()
+        try:
+            return evaluate(expression, subject.parsed, steps_max=STEPS_WITHIN)
+        except FilterTooCostly:
+            return None
+        except FilterFailed:
+            return False
+        finally:
+            self.budget.left_s -= time.perf_counter() - began_at
+
+    def _subject(self, body: bytes) -> _Subject:
+        """What the last call found, if it was about the same body: all filters judge one event after the other."""
+        if self._last is None or self._last.body is not body:
+            self._last = _Subject(body)
+        return self._last
