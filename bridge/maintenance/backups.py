@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,12 +14,10 @@ import structlog
 from bridge.domain.clock import Clock
 from bridge.domain.errors import BridgeError
 from bridge.store.database import Database
-from bridge.store.sqlite import backup, database_file
+from bridge.store.sqlite import backup, database_file, partial_file
 
 log = structlog.get_logger()
 _NAME: Final = re.compile(r"runbridge-\d{8}T\d{6}Z\.db", re.ASCII)
-_PARTIAL: Final = re.compile(r"\.runbridge-\d{8}T\d{6}Z\.db\.partial-\d+", re.ASCII)
-ABANDONED_AFTER_S: Final = 3600.0  # a copy is written to all the time until it is whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ async def make_backup(database: Database, clock: Clock, plan: BackupPlan) -> Pat
 
     def make() -> tuple[Path, int, list[str]]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _delete_abandoned(folder)
+        partial_file.delete_abandoned(folder, "runbridge-*.db")
         target = folder / backup.name_at(clock.now())
         found = backup.back_up(source, target, interrupt)
         return target, found.size_bytes or 0, _delete_oldest(folder, plan.keep)
@@ -78,10 +75,3 @@ def _delete_oldest(folder: Path, keep: int) -> list[str]:
     for path in oldest:
         path.unlink(missing_ok=True)
     return [path.name for path in oldest]
-
-
-def _delete_abandoned(folder: Path) -> None:
-    """Delete what a killed process left half written."""
-    for path in folder.iterdir():
-        if _PARTIAL.fullmatch(path.name) and time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
-            path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bridge.domain.errors import BridgeError, Conflict, DatabaseRefused, NotFound
 from bridge.store.inspection import Inspection, inspect_file, open_for_reading
-from bridge.store.sqlite import database_file
+from bridge.store.sqlite import database_file, partial_file
 
 PAGES_PER_STEP = 1000
 
@@ -38,7 +38,7 @@ def back_up(source: Path, target: Path, progress: Progress | None = None) -> Ins
     if target.exists():
         raise Conflict(f"{target} exists already and stays as it is; choose another name")
     database_file.check(source)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    partial = partial_file.path_for(target)
     try:
         with _daemon_kept_out(source):
             _copy(source, partial, progress)

@@ -6,17 +6,14 @@ first; older ones decrypt what was encrypted before a rotation, also in old back
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
-import time
 from pathlib import Path
 
 from bridge.domain.encryption import EncryptionKey, new_key, parse_keys
 from bridge.domain.errors import DatabaseRefused
+from bridge.store.sqlite import partial_file
 
 NAME = "secrets.key"
-LEFT_AFTER_S = 60.0  # a temporary file this old belongs to no process that still writes it
 _HEAD = """\
 # Opens the signing secrets in the runbridge database beside this file. A backup of the database does not hold it:
 # keep a copy, but elsewhere. The first line seals; further ones open what was sealed before `runbridge db rotate-key`.
@@ -31,6 +28,7 @@ def path_beside(database: Path) -> Path:
 def read_or_create(path: Path) -> list[EncryptionKey]:
     """The keys in the file; create it if there is none. DatabaseRefused if that fails."""
     try:
+        partial_file.delete_abandoned(path.parent, path.name)
         if not path.exists():
             _create(path)
         return _read(path)
@@ -72,12 +70,9 @@ def _create(path: Path) -> None:
 
 
 def _write_beside(path: Path, lines: list[str]) -> Path:
-    """Write a key file under a temporary name in the same folder; delete those that a killed process left."""
-    for left in path.parent.glob(f".{path.name}.partial-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > LEFT_AFTER_S:
-                left.unlink()
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)  # mode 0600
+    """Write a key file under a temporary name in the same folder."""
+    partial = partial_file.path_for(path)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     if os.geteuid() == 0:  # run by root: the file belongs to the daemon's user, who owns the folder
         folder = path.parent.stat()
         os.fchown(descriptor, folder.st_uid, folder.st_gid)
@@ -85,7 +80,7 @@ def _write_beside(path: Path, lines: list[str]) -> Path:
         file.write(_HEAD + "".join(f"{line}\n" for line in lines))
         file.flush()
         os.fsync(file.fileno())
-    return Path(name)
+    return partial
 
 
 def _sync_folder(folder: Path) -> None:
