@@ -26,6 +26,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
 INTERIM_RESPONSES_MAX: Final = 20
+OUT_OF_TURN_MAX: Final = 1000  # servers remembered
 RAW_BYTES_MAX: Final = 1024 * 1024  # of one response, head and framing included; 64 KiB of its body are wanted
 _LINE_BYTES_MAX: Final = 8190  # aiohttp's own limit
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r?\n")
@@ -127,11 +128,14 @@ def default_tls() -> TimedContext:
 
 
 class Connector(aiohttp.TCPConnector):
-    """A TCPConnector whose connections are instances of `protocol`."""
+    """A TCPConnector whose connections are instances of `protocol`.
+
+    A server of which one connection spoke out of turn gets a new connection for each request.
+    """
 
     def __init__(self, protocol: Callable[..., ResponseHandler], **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(protocol, loop=asyncio.get_running_loop())
+        self._factory = functools.partial(protocol, asyncio.get_running_loop(), set[object]())
 
 
 def disable_retry(session: aiohttp.ClientSession) -> None:
@@ -146,7 +150,8 @@ class ClientProtocol(ResponseHandler):
     """The protocol of one connection: aiohttp's, but a response is never taken for the answer to another request.
 
     Bytes that arrive before a request or after its complete response close the connection. Otherwise a response that
-    a gateway sends twice would answer the next request.
+    a gateway sends twice would answer the next request. `out_of_turn` holds the addresses of servers that did that; a
+    connection to one of them is used once, because the next such bytes might arrive while a request is under way.
     """
 
     is_used = False
@@ -156,16 +161,23 @@ class ClientProtocol(ResponseHandler):
     _length: int | None = None  # of that response's body, as its head says
     _held = b""  # the last byte of a read, while aiohttp has set aside what came before it
 
+    def __init__(self, loop: asyncio.AbstractEventLoop, out_of_turn: set[object]) -> None:
+        super().__init__(loop)
+        self._out_of_turn = out_of_turn
+        self._peer: object = None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The dial has succeeded, TLS included."""
         super().connection_made(transport)
+        self._peer = transport.get_extra_info("peername")
         self._is_encrypted = transport.get_extra_info("ssl_object") is not None
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def is_connected(self) -> bool:
         """Whether the connection can be used again: it is open, and no bytes wait that the loop has not read yet."""
-        return super().is_connected() and not self._poll.poll(0)
+        is_trusted = not (self.is_used and self._peer in self._out_of_turn)
+        return super().is_connected() and is_trusted and not self._poll.poll(0)
 
     def _is_answered(self) -> bool:
         return self._body is not None and self._body.is_eof()
@@ -229,6 +241,9 @@ class ClientProtocol(ResponseHandler):
         super().feed_data(data, size)
 
     def _break_off(self) -> None:
+        if len(self._out_of_turn) >= OUT_OF_TURN_MAX:
+            self._out_of_turn.clear()
+        self._out_of_turn.add(self._peer)
         if self.transport is not None:
             self.transport.abort()
 

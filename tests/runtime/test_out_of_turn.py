@@ -92,6 +92,28 @@ async def test_a_second_response_while_the_connection_is_idle_closes_it(ask: Ask
         assert raw.connections == 2
 
 
+@pytest.mark.parametrize("tls", ["http"], indirect=True)
+async def test_a_server_that_spoke_out_of_turn_gets_a_connection_for_each_request(ask: Ask) -> None:
+    """Its next second response could arrive while a request is under way, and nothing tells the two apart."""
+    again = asyncio.Event()
+
+    async def script(exchange: RawExchange) -> None:
+        await exchange.send(answer(body=number_of(exchange)))
+        if exchange.number == 2:
+            await again.wait()
+            await exchange.send(answer(body=b"99"))
+
+    async with raw_server(script) as raw, raw_server(script) as other:
+        assert [await ask(raw.port) for _ in range(2)] == [1, 2]
+        assert raw.connections == 1
+        again.set()
+        await asyncio.wait_for(raw.lost.wait(), 5)
+        assert [await ask(raw.port) for _ in range(3)] == [3, 4, 5]
+        assert raw.connections == 4
+        assert [await ask(other.port) for _ in range(2)] == [1, 2]
+        assert other.connections == 1
+
+
 @pytest.mark.parametrize(
     "response",
     [
