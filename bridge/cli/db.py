@@ -22,7 +22,7 @@ from bridge.config import find_config
 from bridge.config.reach import read_database_url, read_secrets
 from bridge.domain.clock import SystemClock
 from bridge.domain.encryption import EncryptionKey
-from bridge.domain.errors import Conflict, InvalidInput, Problem, Unsupported
+from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, Unsupported
 from bridge.maintenance.key_rotation import reencrypt_all
 from bridge.store import migrate, nodes
 from bridge.store.database import Database
@@ -80,15 +80,19 @@ def check(settings: Settings, database_url: str | None) -> int:
 
 
 @db.command
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path())
 @_database_option
 @pass_settings
-def backup(settings: Settings, file: Path, database_url: str | None) -> None:
+def backup(settings: Settings, file: str, database_url: str | None) -> None:
     """Copy the SQLite database to FILE and check the copy. The daemon may run."""
     url = _url(settings, database_url)
     if url.get_backend_name() != "sqlite":
         raise Unsupported(f"PostgreSQL has its own backup tool: pg_dump --format=custom --file={file} '{_shown(url)}'")
-    target = file / name_at(SystemClock().now()) if file.is_dir() else file
+    target = Path(file)
+    if target.is_dir():
+        target /= name_at(SystemClock().now())
+    elif file.endswith("/"):
+        raise NotFound(f"there is no folder {file}; create it, or mount it, first")
     with Progress(console=console(is_error=True), transient=True, disable=not os.isatty(2)) as bar:
         task = bar.add_task("copying")
         found = back_up(

@@ -77,7 +77,12 @@ def all_findings(settings: Settings, env: Mapping[str, str], *, is_offline: bool
     loaded = _load(path, env)
     yield from check_config(path, loaded)
     yield check_sqlite()
-    client = settings.client()
+    try:
+        client = settings.client()
+    except BridgeError:
+        if isinstance(loaded, ConfigInvalid):
+            return  # without a readable file there is no address to try, and its mistakes are reported
+        raise
     is_running = False
     for finding in check_daemon(client):
         is_running = is_running or finding.is_good is True

@@ -70,6 +70,15 @@ def test_a_backup_into_a_folder_gets_a_name_with_its_time(cli, config, tmp_path)
     assert made.name.startswith("runbridge-")
 
 
+def test_a_backup_into_a_folder_that_is_not_there_is_refused(cli, config, tmp_path):
+    """`backup /backups/` where /backups is not mounted must not make a file of that name."""
+    cli("db", "upgrade", "--config", config)
+    result = cli("db", "backup", f"{tmp_path}/backups/", "--config", config)
+    assert result.code == 1
+    assert "no folder" in result.err
+    assert not (tmp_path / "backups").exists()
+
+
 def test_a_backup_that_cannot_be_written_leaves_nothing_behind(cli, config, tmp_path):
     assert cli("db", "upgrade", "--config", config).code == 0
     result = cli("db", "backup", tmp_path / "nowhere" / "copy.db", "--config", config)

@@ -22,6 +22,14 @@ def test_doctor_without_a_configuration_says_how_to_get_one(cli):
     assert "runbridge init" in result.out
 
 
+def test_doctor_reports_a_file_that_is_not_toml_once(cli, config):
+    config.write_text("[server\n")
+    result = cli("doctor", "--config", config)
+    assert result.code == 1
+    assert (result.out + result.err).count("not TOML") == 1
+    assert "SQLite" in result.out
+
+
 def test_doctor_finds_a_damaged_database(cli, config, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "runbridge.db").write_text("not a database")
