@@ -10,6 +10,7 @@ import sys
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 
 from bridge.cli import commands
 from bridge.domain.errors import BridgeError
@@ -117,9 +118,7 @@ def test_ctrl_c_ends_a_command_with_130_and_no_word():
 @pytest.mark.parametrize("words", [["runs", "list", "--json"], ["events", "list"]], ids=" ".join)
 def test_a_reader_that_goes_away_is_no_reason_to_complain(words):
     """`runbridge events tail | head -1`."""
-    rows = b",".join(
-        b'{"id":"evt_%d","timestamp":"","type":"bridge.ping","data":{}}' % number for number in range(5000)
-    )
+    rows = b",".join(b'{"id":"evt_%d","timestamp":"","type":"bridge.ping","data":{}}' % number for number in range(500))
     with stub_server(lambda request: StubResponse(body=b'{"data":[%b],"next_cursor":null}' % rows)) as daemon:
         reading, writing = os.pipe()
         child = subprocess.Popen(
@@ -158,23 +157,20 @@ def test_a_fault_of_our_own_is_placed_and_its_text_kept_back(cli, monkeypatch):
     assert "whsec_" not in result.err
 
 
-def _completions(line: str, **env: str) -> list[str]:
-    """What bash offers for `line`."""
-    words = line.split(" ")
-    asked = {"_RUNBRIDGE_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    env = {"HOME": "/nonexistent", "PATH": os.environ["PATH"], **asked, **env}
-    done = subprocess.run(RUNBRIDGE, env=env, capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    return [each.partition(",")[2] for each in done.stdout.split()]
+def _completions(line: str) -> list[str]:
+    """The values offered for the last word of `line`."""
+    *words, incomplete = line.split(" ")
+    completer = BashComplete(commands.runbridge, {}, "runbridge", "_RUNBRIDGE_COMPLETE")
+    return [item.value for item in completer.get_completions(words, incomplete)]
 
 
-def test_a_shell_completes_commands_and_event_types():
-    assert _completions("runbridge run") == ["runs"]
-    assert _completions("runbridge endpoints add http://x --events run.f") == ["run.finished"]
-    assert _completions("runbridge listen --events run.started,run.f") == ["run.started,run.finished"]
+def test_a_shell_completes_commands_and_event_types(cli):
+    assert _completions("run") == ["runs"]
+    assert _completions("endpoints add http://x --events run.f") == ["run.finished"]
+    assert _completions("listen --events run.started,run.f") == ["run.started,run.finished"]
 
 
-def test_a_shell_completes_names_that_the_daemon_lists():
+def test_a_shell_completes_names_that_the_daemon_lists(cli, monkeypatch):
     listed = {"/v1/runs": "run_1", "/v1/connections": "dify-prod", "/v1/endpoints": "my-app"}
 
     def respond(request):
@@ -182,23 +178,31 @@ def test_a_shell_completes_names_that_the_daemon_lists():
         return StubResponse(body=json.dumps({"data": [row], "next_cursor": None}).encode())
 
     with stub_server(respond) as daemon:
+        monkeypatch.setenv("RUNBRIDGE_URL", daemon.url)
         for line, offered in {
-            "runbridge runs show ": "run_1",
-            "runbridge runs wait run_1 r": "run_1",
-            "runbridge deliveries list --run run": "run_1",
-            "runbridge runs add d": "dify-prod",
-            "runbridge runs list --connection ": "dify-prod",
-            "runbridge connections check ": "dify-prod",
-            "runbridge endpoints ping m": "my-app",
-            "runbridge trigger bridge.ping --endpoint ": "my-app",
+            "runs show ": "run_1",
+            "runs wait run_1 r": "run_1",
+            "deliveries list --run run": "run_1",
+            "runs add d": "dify-prod",
+            "runs list --connection ": "dify-prod",
+            "connections check ": "dify-prod",
+            "endpoints ping m": "my-app",
+            "trigger bridge.ping --endpoint ": "my-app",
         }.items():
-            assert _completions(line, RUNBRIDGE_URL=daemon.url) == [offered], line
-        assert _completions("runbridge runs show x", RUNBRIDGE_URL=daemon.url) == []
+            assert _completions(line) == [offered], line
+        assert _completions("runs show x") == []
 
 
-def test_completion_without_a_daemon_offers_nothing_and_prints_no_error():
-    assert _completions("runbridge runs show ", RUNBRIDGE_URL=f"http://127.0.0.1:{free_port()}") == []
-    assert _completions("runbridge runs show ", RUNBRIDGE_URL="no address at all") == []
+@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "no address at all"])
+def test_completion_without_a_daemon_offers_nothing(cli, monkeypatch, url):
+    monkeypatch.setenv("RUNBRIDGE_URL", url)
+    assert _completions("runs show ") == []
+
+
+def test_bash_gets_completions_without_any_error():
+    env = {"_RUNBRIDGE_COMPLETE": "bash_complete", "COMP_WORDS": "runbridge run", "COMP_CWORD": "1", **NOWHERE}
+    done = subprocess.run(RUNBRIDGE, env=env, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == (["plain,runs"], "")
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)

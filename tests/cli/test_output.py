@@ -142,6 +142,7 @@ def test_the_live_view_ends_when_the_named_runs_have_settled():
     assert shown.index(b"running") < shown.index(b"failed")
 
 
+@pytest.mark.slow
 def test_the_live_view_counts_filters_scrolls_and_quits():
     """Keys are typed once the table is drawn; the terminal has 14 lines."""
     runs = [{**NEWEST_RUN, "id": f"run_{number:026}", "status": "running"} for number in range(40)]

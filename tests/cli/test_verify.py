@@ -131,6 +131,7 @@ def test_integers_that_javascript_rounds_are_mentioned():
     assert "rounds" not in _faults(_signed(body), _event({"id": 5}))[0]
 
 
+@pytest.mark.slow
 def test_a_forged_body_with_many_numbers_is_refused_within_seconds():
     forged = _event({f"n{number}": number for number in range(10_000)})
     started = time.monotonic()
