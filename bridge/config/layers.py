@@ -21,8 +21,11 @@ from bridge.domain.suggestions import closest, dotted, unknown
 
 PREFIX = "RUNBRIDGE_"
 _FOR_THE_CLI = {"RUNBRIDGE_CONFIG", "RUNBRIDGE_URL", "RUNBRIDGE_TOKEN"}
-# Kubernetes sets these in every pod beside a Service that is named `runbridge`.
-_SERVICE_LINK = re.compile(r"RUNBRIDGE_(SERVICE_(HOST|PORT)|PORT)(_\w+)?")
+# Kubernetes sets these in every pod beside a Service whose name is `runbridge` or begins with `runbridge-`.
+_SERVICE_LINK = re.compile(
+    r"RUNBRIDGE_PORT|RUNBRIDGE_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 TablePath = tuple[str, ...]
@@ -73,7 +76,7 @@ class Layers:
         """Add the RUNBRIDGE_… variables, which override the file."""
         for variable in sorted(env):
             name = variable.upper()
-            if not name.startswith(PREFIX) or name in _FOR_THE_CLI or _SERVICE_LINK.fullmatch(name):
+            if not name.startswith(PREFIX) or name in _FOR_THE_CLI or _is_service_link(name, env[variable]):
                 continue
             place = self._place_of(name.removeprefix(PREFIX))
             if isinstance(place, Problem):
@@ -154,6 +157,10 @@ class Layers:
 
     def _complain(self, field: str, message: str) -> None:
         self.problems.append(Problem(field, message))
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    return bool(_SERVICE_URL.match(text) or (_SERVICE_LINK.fullmatch(name) and "__" not in name))
 
 
 def find_schema(path: TablePath) -> type[Table] | None:

@@ -6,9 +6,10 @@ Loading reads files and changes nothing, so that a reload applies completely or 
 from __future__ import annotations
 
 import re
+import ssl
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +43,14 @@ from bridge.domain.webhook_url import check_target
 
 FILE_BYTES_MAX = 4 * 1024 * 1024
 READABLE_BY_OTHERS = 0o044
+_ODD_SECRETS = (
+    (
+        re.compile(r"bearer\b", re.IGNORECASE | re.ASCII).match,
+        "begins with `Bearer`, which is added to it; leave it out",
+    ),
+    (re.compile(r"[\"'`]").search, "holds a quotation mark; give the key without quotes"),
+    (re.compile(r"[A-Z_][A-Z0-9_]*=.", re.ASCII).match, "begins with `NAME=`; give what stands after it"),
+)
 _WORDS = {
     "string_type": "expected text in quotes",
     "tuple_type": 'expected a list such as ["…", "…"]',
@@ -121,9 +130,10 @@ class _Loading:
         self._warnings = _readable_secrets(path, layers)
         self._tables: dict[TablePath, dict[str, Given]] = {}
         self._faulty_keys: set[str] = set()
-        sources = sources_for(path, env)
+        self._sources = sources_for(path, env)
         for at, given in layers.tables.items():
-            self._tables[at], problems = sources.resolve(at, given)
+            self._tables[at], problems = self._sources.resolve(at, given)
+            self._warnings += _odd_secrets(at, self._tables[at])
             self._problems += problems
             self._faulty_keys |= {_stem(problem.field) for problem in problems}
         self._provide_database()
@@ -180,7 +190,21 @@ class _Loading:
     def _connections(self, cadence: CadenceSettings) -> dict[str, Connection]:
         names = [at[1] for at in self._tables if at[0] == "connections"]
         tables = {name: self._validated(ConnectionTable, ("connections", name), cadence) for name in names}
-        return {name: table.connection(name, cadence) for name, table in tables.items() if table}
+        connections = {name: table.connection(name, cadence) for name, table in tables.items() if table}
+        return {name: self._with_certificates(connection) for name, connection in connections.items()}
+
+    def _with_certificates(self, connection: Connection) -> Connection:
+        """The connection with the path of its `ca_file`, which must hold certificates."""
+        if connection.ca_file is None:
+            return connection
+        try:
+            path = str(self._sources.find(connection.ca_file))
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except (ValueError, OSError) as error:  # an SSLError is an OSError
+            said = str(error) if isinstance(error, ValueError) else f"holds no certificate that can be read ({error})"
+            self._problems.append(Problem(place(("connections", connection.name), "ca_file"), said))
+            return connection
+        return replace(connection, ca_file=path)
 
     def _endpoints(self, delivery: DeliverySettings | None) -> dict[str, FileEndpoint]:
         names = [at[1] for at in self._tables if at[0] == "endpoints"]
@@ -237,7 +261,7 @@ def _read_document(path: Path) -> dict[str, object]:
     if len(content) > FILE_BYTES_MAX:
         raise _unreadable(path, f"more than {FILE_BYTES_MAX // 1024**2} MiB; this is no configuration file")
     try:
-        return tomllib.loads(content.decode())
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise _unreadable(path, f"line {line} is not UTF-8; save the file as UTF-8") from None
@@ -302,4 +326,16 @@ def _readable_secrets(path: Path | None, layers: Layers) -> list[Problem]:
 
 
 def _is_plain_url(key: str, value: object) -> bool:
-    return key == "url" and "@" not in str(value) and "password" not in str(value)
+    return key in ("url", "proxy") and "@" not in str(value) and "password" not in str(value)
+
+
+def _odd_secrets(at: TablePath, table: Mapping[str, Given]) -> list[Problem]:
+    """A warning for each key that holds more than a key: what was copied around it."""
+    found = []
+    for key in ("api_key", "api_token"):
+        given = table.get(key)
+        text = given.value.reveal() if given and isinstance(given.value, Secret) else ""
+        said = next((said for is_odd, said in _ODD_SECRETS if is_odd(text)), None)
+        if given and said:
+            found.append(Problem(place(at, key), f"{said} (from {given.origin})"))
+    return found

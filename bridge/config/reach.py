@@ -78,7 +78,7 @@ def _values(
 ) -> dict[str, object]:
     """The values of one section, with secrets resolved if they can be; `needs_all` raises if one cannot."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path else {}
     except (OSError, ValueError, RecursionError):
         raise invalid from None
     layers = Layers()

@@ -54,7 +54,7 @@ class SecretSources:
         if name == f"{key}_env":
             value, origin = self._variable(given.value), f"env:{given.value}"
         elif name == f"{key}_file":
-            file = self._find(given.value)
+            file = self.find(given.value)
             value, origin = _read(file), f"file:{file}"
         if not value:
             raise ValueError("is empty; put the secret there" if name != key else "is empty; give the secret")
@@ -69,7 +69,8 @@ class SecretSources:
             + (f" (there is one named {meant})" if meant else "")
         )
 
-    def _find(self, name: str) -> Path:
+    def find(self, name: str) -> Path:
+        """The file that a name means; ValueError if there is none."""
         if not name or "\0" in name:
             raise ValueError("expected the path of a file")
         path = home_of(self.env) / name[2:] if name.startswith("~/") else Path(name)

@@ -19,6 +19,7 @@ from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.encryption import EncryptionKey, parse_keys
 from bridge.domain.fields import (
     STRICT,
+    CustomHeaders,
     Duration,
     Interval,
     Lax,
@@ -99,7 +100,7 @@ class DatabaseSettings(Table):
     @property
     def shown(self) -> str:
         """The URL without its password."""
-        return values.mask_database_url(self.url)
+        return values.mask_password(self.url)
 
 
 class CadenceTable(Table):
@@ -145,7 +146,7 @@ class CadenceTable(Table):
 class ConnectionTable(CadenceTable):
     """[connections.NAME]: an account at a provider. Without limits they are learned from its answers."""
 
-    secrets: ClassVar[tuple[str, ...]] = ("api_key",)
+    secrets: ClassVar[tuple[str, ...]] = ("api_key", "proxy")
 
     provider: Annotated[str, _choice(*BASE_URLS)]
     base_url: Annotated[str, AfterValidator(values.check_base_url)] | None = None
@@ -160,6 +161,19 @@ class ConnectionTable(CadenceTable):
     discover: bool = False
     discover_workflows: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255), Printable], ...], Lax] = ()
     timeout_s: Annotated[Duration, between("100ms", "10m")] = Field(30.0, alias="timeout")
+    headers: CustomHeaders = Field(default_factory=dict, repr=False)
+    ca_file: Annotated[str, Field(min_length=1)] | None = None
+    proxy: Annotated[str, BeforeValidator(values.read_proxy)] | None = Field(None, repr=False)
+
+    @field_validator("headers")
+    @classmethod
+    def _leaves_the_key(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        own = "api-key" if info.data.get("auth_scheme") == "api-key" else "authorization"
+        taken = {own: "api_key", "ib-context": "ib_context"}
+        for name in value:
+            if name.lower() in taken:
+                raise ValueError(f"{name!r} is sent for {taken[name.lower()]}; leave it out here")
+        return value
 
     @field_validator(*PROVIDER_OPTIONS)
     @classmethod
@@ -203,6 +217,9 @@ class ConnectionTable(CadenceTable):
             options=options,
             discover=self.discover,
             discover_workflows=self.discover_workflows,
+            headers=self.headers,
+            ca_file=self.ca_file,
+            proxy=self.proxy,
         )
 
 

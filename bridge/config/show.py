@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bridge.config.layers import place
 from bridge.config.load import Config, FileEndpoint
 from bridge.config.sections import PROVIDER_OPTIONS, CadenceTable, ConnectionTable, EndpointTable, Table
-from bridge.config.values import format_size, mask_query
+from bridge.config.values import format_size, mask_password, mask_query
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.timestamps import format_duration
 
@@ -92,6 +92,8 @@ def _text(attribute: str, value: object) -> str:
             return f"[{', '.join(shown)}]"
         case dict():
             return f"{{{', '.join(f'{name} = ****' for name in value)}}}"
+        case str() if attribute == "proxy":
+            return mask_password(value)
         case str() if attribute in ("url", "base_url"):
             return mask_query(value)
         case _:

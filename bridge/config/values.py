@@ -6,6 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from apscheduler.triggers.cron import CronTrigger
 
@@ -170,6 +171,17 @@ def check_base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def read_proxy(value: object) -> str:
+    """An HTTP proxy's address, with user and password if it wants them."""
+    text = value.reveal() if isinstance(value, Secret) else value
+    parts = urlsplit(text) if isinstance(text, str) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError('expected the URL of an HTTP proxy, for example "http://proxy.example.org:3128"')
+    if parts.path not in ("", "/") or parts.query or parts.fragment or _UNPRINTABLE.search(str(text)):
+        raise ValueError("a proxy's URL has no path, query or blanks; percent-encode them in user and password")
+    return str(text)
+
+
 def check_allow(text: str) -> str:
     """One line of `[delivery] allow`: a network or address, with or without a port."""
     AllowRule.parse(text)
@@ -239,7 +251,7 @@ def check_database_url(value: object) -> str:
             raise ValueError("only sqlite:///PATH and postgresql://… are known; leave out any +driver")
 
 
-def mask_database_url(text: str) -> str:
+def mask_password(text: str) -> str:
     """The URL without its password."""
     masked = re.sub(r"(://[^:@/?]*):.*@", r"\1:****@", text, flags=re.DOTALL)
     return re.sub(r"([?&]\w*password=)[^&]*", r"\1****", masked, flags=re.IGNORECASE)

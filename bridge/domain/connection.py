@@ -51,6 +51,8 @@ class Connection:
 
     `requests_per_second` and `max_in_flight`: None means that they are learned from 429s and latency.
     `options` are the provider's own settings (`ib_context`, `auth_scheme` …), already validated.
+    `headers` go with every request, beside the provider's own. `ca_file`: certificates to trust besides the system's.
+    `proxy`: the URL of the HTTP proxy to use; the environment's proxy variables are ignored.
     `discover`: watch the runs that its list shows without registration, all or those of `discover_workflows`.
     """
 
@@ -67,6 +69,9 @@ class Connection:
     options: dict[str, str] = field(default_factory=dict)
     discover: bool = False
     discover_workflows: tuple[str, ...] = ()
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    ca_file: str | None = None
+    proxy: str | None = field(default=None, repr=False)
 
 
 class ConnectionHealth(StrEnum):

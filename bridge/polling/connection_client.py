@@ -23,9 +23,9 @@ from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.observation import FailureKind, LastError, LastResponse, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Run
-from bridge.providers import REGISTRY
+from bridge.providers import REGISTRY, open_http
 from bridge.providers.base import Triggered
-from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions
+from bridge.providers.http import ProviderFailure, ProviderSessions
 
 log = structlog.get_logger()
 FAILURES_MIN, FAILING_SPAN_S = 5, 15.0
@@ -69,13 +69,7 @@ class ConnectionClient:
         self._clock = clock or SystemClock()
         self._unreadable_since = 0.0
         self._unreadable_runs: set[str | None] = set()
-        self._http = ProviderHttp(
-            sessions,
-            self.provider.base_url(connection),
-            self.provider.headers(connection),
-            connection.timeout_s,
-            options=connection.options,
-        )
+        self._http = open_http(sessions, connection)
         self._failures = 0
         self._refusals = 0
         self._failing_from = 0.0

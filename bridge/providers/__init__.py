@@ -11,7 +11,7 @@ from bridge.domain.connection import Connection
 from bridge.providers.base import Provider
 from bridge.providers.dibby import Dibby
 from bridge.providers.dify import Dify
-from bridge.providers.http import ProviderHttp, ProviderSessions
+from bridge.providers.http import ProviderHttp, ProviderSessions, Route
 from bridge.providers.instabase import Instabase
 from bridge.providers.retab import Retab
 
@@ -24,7 +24,8 @@ def open_http(sessions: ProviderSessions, connection: Connection) -> ProviderHtt
     return ProviderHttp(
         sessions,
         provider.base_url(connection),
-        provider.headers(connection),
+        {**connection.headers, **provider.headers(connection)},
         connection.timeout_s,
         options=connection.options,
+        route=Route(connection.ca_file, connection.proxy),
     )

@@ -11,6 +11,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Final, Self
 from urllib.parse import urlencode
@@ -72,6 +73,25 @@ class ProviderResponse:
     damaged: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a provider is reached: by an HTTP proxy, and with the certificates of `ca_file` besides the system's."""
+
+    ca_file: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+
+    def tls(self) -> ssl.SSLContext | None:
+        """The context that trusts `ca_file`; None without one."""
+        if self.ca_file is None:
+            return None
+        context = ssl.create_default_context()
+        context.load_verify_locations(self.ca_file)
+        return context
+
+
+DIRECT: Final = Route()
+
+
 class ProviderSessions:
     """One client session per credential, so that no connection is used by two; create it inside the running loop.
 
@@ -80,18 +100,19 @@ class ProviderSessions:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self._by_credential: dict[frozenset[tuple[str, str]], aiohttp.ClientSession] = {}
+        self._by_credential: dict[tuple[frozenset[tuple[str, str]], Route], aiohttp.ClientSession] = {}
 
-    def of(self, credential: Mapping[str, str]) -> aiohttp.ClientSession:
+    def of(self, credential: Mapping[str, str], route: Route) -> aiohttp.ClientSession:
         """The session for requests with these headers."""
-        key = frozenset(credential.items())
+        key = (frozenset(credential.items()), route)
         if key not in self._by_credential:
-            self._by_credential[key] = self._new_session()
+            self._by_credential[key] = self._new_session(route)
         return self._by_credential[key]
 
-    def _new_session(self) -> aiohttp.ClientSession:
+    def _new_session(self, route: Route) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
-            connector=Connector(ClientProtocol, limit=0, ssl=self._tls or True),
+            connector=Connector(ClientProtocol, limit=0, ssl=route.tls() or self._tls or True),
+            proxy=route.proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
             headers={"User-Agent": f"runbridge/{__version__}", "Accept-Encoding": "identity"},
@@ -128,12 +149,13 @@ class ProviderHttp:
         body_bytes_max: int = BODY_BYTES_MAX,
         *,
         options: Mapping[str, str] | None = None,
+        route: Route = DIRECT,
     ) -> None:
         self.options: Mapping[str, str] = options or {}
         self.body_bytes_max = body_bytes_max
         self.former_paths: set[str] = set()
         """Paths that this server does not have because it is of another generation: the provider asks others first."""
-        self._session = sessions.of(headers)
+        self._session = sessions.of(headers, route)
         self._base_url = base_url.rstrip("/")
         self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", **headers}
         self._keys = [value.rpartition(" ")[2] for value in headers.values()]

@@ -102,7 +102,7 @@ def test_the_base_urls_in_the_example_are_the_code_s(provider: str):
 def test_setting_the_defaults_that_are_shown_changes_nothing(tmp_path: Path):
     """So that removing a # is safe."""
     alternatives = re.compile(
-        r"^(api_token|api_key|secret|url|key|old_keys)(_env|_file)? = .*\n|^target_delay = .*\n", re.MULTILINE
+        r"^(api_token|api_key|secret|url|key|old_keys|proxy|ca)(_env|_file)? = .*\n|^target_delay = .*\n", re.MULTILINE
     )
     spelled = "".join(
         f"{line[1:]}\n" if COMMENTED_SETTING.match(line) and not alternatives.match(f"{line[1:]}\n") else f"{line}\n"

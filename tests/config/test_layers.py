@@ -132,6 +132,25 @@ def test_variables_that_are_not_settings_are_left_alone(tmp_path: Path, variable
     assert load(tmp_path, TOKEN, env={variable: "x"}).server.listen.port == 8484
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RUNBRIDGE_METRICS_PORT", "tcp://10.0.0.1:9090"),
+        ("RUNBRIDGE_METRICS_PORT_9090_TCP", "tcp://10.0.0.1:9090"),
+        ("RUNBRIDGE_METRICS_PORT_9090_TCP_PROTO", "tcp"),
+        ("RUNBRIDGE_METRICS_SERVICE_HOST", "10.0.0.1"),
+        ("RUNBRIDGE_METRICS_SERVICE_PORT_HTTP", "9090"),
+        ("RUNBRIDGE__ODD_PORT", "udp://10.0.0.1:53"),
+    ],
+)
+def test_what_kubernetes_sets_for_another_service_is_left_alone(tmp_path: Path, variable: str, value: str):
+    assert load(tmp_path, TOKEN, env={variable: value}).server.listen.port == 8484
+
+
+def test_a_variable_that_only_looks_like_a_service_link_is_still_a_mistake(tmp_path: Path):
+    assert list(mistakes(tmp_path, TOKEN, env={"RUNBRIDGE_METRICS_PORT": "9090"})) == ["RUNBRIDGE_METRICS_PORT"]
+
+
 def test_a_variable_that_an_env_key_names_is_no_unknown_variable(tmp_path: Path):
     text = '[server]\napi_token_env = "RUNBRIDGE_MY_TOKEN"\n'
     assert load(tmp_path, text, env={"RUNBRIDGE_MY_TOKEN": "abc"}).server.api_token.reveal() == "abc"

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.config import Config, ConfigInvalid, load_config
+from bridge.config import Config, ConfigInvalid, load_config, show_config
 from bridge.config.load import load_document
 from tests.config.config_files import DIFY, ENDPOINT, SIGNING_SECRET, TOKEN, load, mistakes, write
 
@@ -50,6 +51,14 @@ TABLE = [
     (TOKEN + DIFY + 'base_url = "ftp://h"', "connections.main.base_url", "begin with http:// or https://"),
     (TOKEN + DIFY + 'base_url = "https://u:p@h"', "connections.main.base_url", "user name or password"),
     (TOKEN + DIFY + 'base_url = "https://h/v1?k=1"', "connections.main.base_url", "no query"),
+    (TOKEN + DIFY + 'headers = { Authorization = "Basic x" }', "connections.main.headers", "sent for api_key"),
+    (TOKEN + DIFY + 'headers = { Host = "x" }', "connections.main.headers", "set by the bridge"),
+    (TOKEN + DIFY + 'headers = { "X-A" = 1 }', "connections.main.headers.X-A", "expected text in quotes"),
+    (TOKEN + DIFY + 'proxy = "proxy:3128"', "connections.main.proxy", "the URL of an HTTP proxy"),
+    (TOKEN + DIFY + 'proxy = "socks5://proxy:1080"', "connections.main.proxy", "the URL of an HTTP proxy"),
+    (TOKEN + DIFY + 'proxy = "http://proxy/x"', "connections.main.proxy", "has no path"),
+    (TOKEN + DIFY + 'ca_file = "none.pem"', "connections.main.ca_file", "no file none.pem"),
+    (TOKEN + DIFY + 'ca_file = "runbridge.toml"', "connections.main.ca_file", "holds no certificate"),
     (TOKEN + DIFY + "requests_per_second = 0", "connections.main.requests_per_second", "more than 0"),
     (TOKEN + DIFY + "requests_per_second = inf", "connections.main.requests_per_second", "a finite number"),
     (TOKEN + DIFY + "max_in_flight = 0", "connections.main.max_in_flight", "at least 1"),
@@ -113,6 +122,50 @@ def test_a_mistake_names_its_key_and_the_remedy(tmp_path: Path, text: str, field
     found = mistakes(tmp_path, text)
     assert part in found[field]
     assert set(found) - {"server.api_token"} <= {field, "connections.x.api_key"}
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path):
+    """Windows' Notepad writes one."""
+    path = tmp_path / "runbridge.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + TOKEN.encode())
+    path.chmod(0o600)
+    assert load_config(path, env={"HOME": str(tmp_path)}).server.api_token.reveal() == "a-token"
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("Bearer app-key", "begins with `Bearer`"),
+        ("bearer app-key", "begins with `Bearer`"),
+        ("'app-key'", "a quotation mark"),
+        ('app"key', "a quotation mark"),
+        ("DIFY_API_KEY=app-key", "begins with `NAME=`"),
+    ],
+)
+def test_a_key_with_what_was_copied_around_it_is_a_warning(tmp_path: Path, key: str, says: str):
+    (tmp_path / "key").write_text(key)
+    text = TOKEN + '[connections.main]\nprovider = "dify"\napi_key_file = "key"\n'
+    (warning,) = load(tmp_path, text).warnings
+    assert (warning.field, says in warning.message) == ("connections.main.api_key", True)
+    assert key not in warning.message
+
+
+@pytest.mark.parametrize("key", ["app-key", "bearertoken", "abc=", "a=b=="])
+def test_a_plain_key_is_no_warning(tmp_path: Path, key: str):
+    assert load(tmp_path, TOKEN + DIFY.replace("app-key", key)).warnings == ()
+
+
+def test_a_connection_is_reached_by_its_own_route(tmp_path: Path):
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    more = 'headers = { CF-Access-Client-Id = "me" }\nca_file = "ca.pem"\nproxy_env = "HUB_PROXY"\n'
+    proxy = "http://user:canary@proxy.example.org:3128"
+    config = load(tmp_path, TOKEN + DIFY + more, env={"HUB_PROXY": proxy, "HTTPS_PROXY": "http://other"})
+    main = config.connections["main"]
+    assert (main.headers, main.ca_file, main.proxy) == ({"CF-Access-Client-Id": "me"}, str(tmp_path / "ca.pem"), proxy)
+    shown = {row.key.removeprefix("connections.main."): row.value for row in show_config(config)}
+    assert shown["proxy"] == "http://user:****@proxy.example.org:3128"
+    assert shown["headers"] == "{CF-Access-Client-Id = ****}"
+    assert "canary" not in repr(config)
 
 
 def test_every_mistake_is_reported_at_once(tmp_path: Path):
