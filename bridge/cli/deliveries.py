@@ -58,7 +58,7 @@ def _row(delivery: Object) -> tuple[Any, ...]:
 @common_options
 @pass_settings
 def show(settings: Settings, delivery_id: str) -> None:
-    """Show one delivery with every attempt and the receiver's response."""
+    """Show DELIVERY_ID with every attempt and the receiver's response."""
     response = settings.client().get("v1", "deliveries", delivery_id)
     if settings.as_json:
         print_json(response.body)

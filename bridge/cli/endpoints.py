@@ -124,7 +124,7 @@ def add(settings: Settings, /, url: str, secret_file: Any, **options: Any) -> No
 @common_options
 @pass_settings
 def update(settings: Settings, /, endpoint_id: str, unset: tuple[str, ...], **options: Any) -> None:
-    """Change settings of an endpoint; those not given stay as they are. --header replaces all headers."""
+    """Change settings of ENDPOINT_ID; those not given stay as they are. --header replaces all headers."""
     body = _given_settings(**options) | {name.replace("-", "_"): _UNSET[name] for name in unset}
     if not body:
         raise click.UsageError("give at least one setting to change")
@@ -142,7 +142,7 @@ def update(settings: Settings, /, endpoint_id: str, unset: tuple[str, ...], **op
 @common_options
 @pass_settings
 def test_filter(settings: Settings, expression: str, types: list[str] | None, limit: int) -> int:
-    """Try a filter on the newest events; exit 1 if it fails on one of them."""
+    """Try the filter JMESPATH on the newest events; exit 1 if it fails on one of them."""
     body: Object = {"filter": expression, "limit": limit} | ({"types": types} if types else {})
     response = settings.client().post("v1", "endpoints", "test-filter", body=body)
     result = response.object()
@@ -197,7 +197,7 @@ def list_endpoints(settings: Settings, /, **query: Any) -> None:
 @common_options
 @pass_settings
 def show(settings: Settings, endpoint_id: str) -> None:
-    """Show one endpoint, without its secret."""
+    """Show ENDPOINT_ID, without its secret."""
     response = settings.client().get("v1", "endpoints", endpoint_id)
     if settings.as_json:
         print_json(response.body)
@@ -211,7 +211,7 @@ def show(settings: Settings, endpoint_id: str) -> None:
 @common_options
 @pass_settings
 def ping(settings: Settings, endpoint_id: str, no_wait: bool) -> int:
-    """Send it a bridge.ping and print its response; exit 1 unless it accepts the ping."""
+    """Send a bridge.ping to ENDPOINT_ID and print its response; exit 1 unless it accepts the ping."""
     return ping_endpoint(settings, endpoint_id, is_waiting=not no_wait)
 
 
@@ -262,7 +262,10 @@ def _print_ping(event_id: str, delivery: Object | None) -> None:
 @common_options
 @pass_settings
 def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, secret_file: Any, is_v1a: bool) -> None:
-    """Replace its signing secret. Prints the new one, which is shown only once; the old one signs too for a while."""
+    """Replace the signing secret of ENDPOINT_ID.
+
+    Prints the new secret, which is shown only once. The old one signs too for a while.
+    """
     body: Object = {} if overlap is None else {"overlap": format_duration(overlap) if overlap else "0s"}
     if is_v1a:
         body["signature"] = "v1a"
@@ -284,7 +287,10 @@ def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, s
 @common_options
 @pass_settings
 def enable(settings: Settings, endpoint_id: str, replay_missed: bool, is_waiting: bool) -> int:
-    """Send to it again, beginning with its pending deliveries; events recorded while it was disabled need a replay."""
+    """Send to ENDPOINT_ID again, beginning with its pending deliveries.
+
+    Events recorded while it was disabled need a replay.
+    """
     if not replay_missed:
         endpoint = _switch(settings, endpoint_id, "enable")
         if not settings.as_json:
@@ -299,7 +305,7 @@ def enable(settings: Settings, endpoint_id: str, replay_missed: bool, is_waiting
 @common_options
 @pass_settings
 def disable(settings: Settings, endpoint_id: str) -> None:
-    """Send nothing to it until it is enabled. Pending deliveries are kept; new events are not queued."""
+    """Send nothing to ENDPOINT_ID until it is enabled. Pending deliveries are kept; new events are not queued."""
     _switch(settings, endpoint_id, "disable")
 
 
@@ -325,7 +331,7 @@ def _print_missed(client: Client, endpoint: Object) -> None:
 @common_options
 @pass_settings
 def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
-    """Remove it and discard its pending deliveries."""
+    """Remove ENDPOINT_ID and discard its pending deliveries."""
     client = settings.client()
     for each in endpoint_id:
         client.delete("v1", "endpoints", each)
@@ -347,7 +353,7 @@ def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
 @common_options
 @pass_settings
 def replay(settings: Settings, /, endpoint_id: str, is_waiting: bool, **selection: Any) -> int:
-    """Send past events again, with the same ids and bytes."""
+    """Send past events to ENDPOINT_ID again, with the same ids and bytes."""
     given = {key: value for key, value in selection.items() if value}
     if "since" not in given and given.get("status") != "missed":
         raise click.UsageError("give --since, or --status missed for everything missed since it was added")

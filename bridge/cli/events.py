@@ -63,7 +63,7 @@ def _row(event: Object) -> tuple[Cell, ...]:
 @common_options
 @pass_settings
 def show(settings: Settings, event_id: str) -> None:
-    """Show one event; with --json into a pipe, exactly the bytes that are signed and sent."""
+    """Show EVENT_ID; with --json into a pipe, exactly the bytes that are signed and sent."""
     response = settings.client().get("v1", "events", event_id)
     if settings.as_json:
         print_json(response.body)

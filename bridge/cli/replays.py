@@ -49,7 +49,7 @@ def list_replays(settings: Settings, /, **query: Any) -> None:
 @common_options
 @pass_settings
 def show(settings: Settings, replay_id: str) -> None:
-    """Show one replay."""
+    """Show REPLAY_ID."""
     response = settings.client().get("v1", "replays", replay_id)
     if settings.as_json:
         print_json(response.body)
@@ -75,7 +75,7 @@ def show(settings: Settings, replay_id: str) -> None:
 @common_options
 @pass_settings
 def wait(settings: Settings, replay_id: str) -> int:
-    """Wait until all its events are queued, with a progress bar; exit 1 if it was cancelled."""
+    """Wait until all events of REPLAY_ID are queued, with a progress bar; exit 1 if it was cancelled."""
     client = settings.client()
     return follow_replay(client, client.get("v1", "replays", replay_id).object(), settings)
 
@@ -85,7 +85,7 @@ def wait(settings: Settings, replay_id: str) -> int:
 @common_options
 @pass_settings
 def cancel(settings: Settings, replay_id: tuple[str, ...]) -> None:
-    """Queue no more of its events; those queued already are still sent."""
+    """Queue no more events of REPLAY_ID; those queued already are still sent."""
     client = settings.client()
     for each in replay_id:
         response = client.post("v1", "replays", each, "cancel")

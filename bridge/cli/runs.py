@@ -149,7 +149,7 @@ def list_runs(settings: Settings, /, **query: Any) -> None:
 @common_options
 @pass_settings
 def show(settings: Settings, run_id: str) -> None:
-    """Show one run: its timeline, its events and deliveries, its next poll and the reason for it.
+    """Show RUN_ID: its timeline, its events and deliveries, its next poll and the reason for it.
 
     Here and in the commands below, RUN_ID may also be the provider's id, or CONNECTION:PROVIDER_RUN_ID.
     """
