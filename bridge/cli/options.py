@@ -103,27 +103,31 @@ def common_options(function: F) -> F:
 
 
 class ListedName(click.ParamType[str]):
-    """The name of something that `GET /v1/NOUN` lists. A shell completes it with the newest names."""
+    """The name of something that `GET /v1/NOUN` lists. A shell completes it with the newest names.
+
+    A name stands in one of `fields`; `prefix` is the query parameter for its beginning, where the API has one.
+    """
 
     name = "name"
 
-    def __init__(self, noun: str, field: str = "id", **query: object) -> None:
-        self._noun, self._field, self._query = noun, field, query
+    def __init__(self, noun: str, *fields: str, prefix: str | None = None, **query: Any) -> None:
+        self._noun, self._fields, self._prefix, self._query = noun, fields, prefix, query
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Names that begin with `incomplete`; none without a daemon that answers within COMPLETION_TIMEOUT_S."""
         try:
             client = ctx.ensure_object(Settings).client()
-            rows = client.get("v1", self._noun, timeout_s=COMPLETION_TIMEOUT_S, **self._query).rows()
+            query = {**self._query, **({self._prefix: incomplete or None} if self._prefix else {})}
+            rows = client.get("v1", self._noun, timeout_s=COMPLETION_TIMEOUT_S, **query).rows()
         except (BridgeError, click.ClickException, OSError):
             return []
-        names = [str(row[self._field]) for row in rows]
+        names = [str(row[field]) for field in (self._fields if incomplete else self._fields[:1]) for row in rows]
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-RUN: Final = ListedName("runs", limit=200)
+RUN: Final = ListedName("runs", "id", "provider_run_id", prefix="q", limit=50)
 CONNECTION: Final = ListedName("connections", "name")
-ENDPOINT: Final = ListedName("endpoints", limit=200)
+ENDPOINT: Final = ListedName("endpoints", "id", limit=200)
 
 
 class EventTypes(click.ParamType[list[str]]):

@@ -174,7 +174,7 @@ def test_a_shell_completes_names_that_the_daemon_lists(cli, monkeypatch):
     listed = {"/v1/runs": "run_1", "/v1/connections": "dify-prod", "/v1/endpoints": "my-app"}
 
     def respond(request):
-        row = dict.fromkeys(("id", "name"), listed[request.path])
+        row = {**dict.fromkeys(("id", "name"), listed[request.path]), "provider_run_id": "theirs"}
         return StubResponse(body=json.dumps({"data": [row], "next_cursor": None}).encode())
 
     with stub_server(respond) as daemon:
@@ -182,6 +182,7 @@ def test_a_shell_completes_names_that_the_daemon_lists(cli, monkeypatch):
         for line, offered in {
             "runs show ": "run_1",
             "runs wait run_1 r": "run_1",
+            "runs poll th": "theirs",
             "deliveries list --run run": "run_1",
             "runs add d": "dify-prod",
             "runs list --connection ": "dify-prod",
@@ -191,6 +192,7 @@ def test_a_shell_completes_names_that_the_daemon_lists(cli, monkeypatch):
         }.items():
             assert _completions(line) == [offered], line
         assert _completions("runs show x") == []
+        assert daemon.requests[-1].target == "/v1/runs?limit=50&q=x"
 
 
 @pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "no address at all"])
