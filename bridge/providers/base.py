@@ -123,7 +123,7 @@ class Provider(Protocol):
         ...
 
     async def check(self, http: ProviderHttp) -> None:
-        """Make one authenticated call. Raises ProviderFailure unless the provider accepts the key."""
+        """Make one authenticated call. Raises ProviderFailure unless the response proves that the key is accepted."""
         ...
 
 
@@ -273,6 +273,22 @@ def _listed_run(
         return ListedRun(run_id, normalise(item), needs_detail=not is_complete(item))
     except BadPayload:
         return ListedRun(run_id, None, needs_detail=True)
+
+
+async def check_list(http: ProviderHttp, path: str, key: str) -> None:
+    """GET the first item of the list in `key`. Raises ProviderFailure if the body is not such a list."""
+    response = await http.request("GET", path, query=[("limit", "1")])
+    if not isinstance(object_or_empty(response.body).get(key), list):
+        said, _ = error_text(response.body)
+        raise key_not_proven(
+            f"GET {path} answered {response.status} "
+            + (f"with an error: {http.redacted(said)}" if said else "with something else than the list of runs")
+        )
+
+
+def key_not_proven(why: str) -> ProviderFailure:
+    """The failure of a check whose request was answered, but not in a way that proves the key."""
+    return ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, f"reachable, key not proven: {why}"[:400]))
 
 
 async def start_run(http: ProviderHttp, path: str, body: JsonObject) -> Triggered:

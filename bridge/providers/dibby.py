@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge.domain.observation import LastResponse, Observation, PollResult
+from bridge.domain.observation import FailureKind, LastResponse, Observation, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
@@ -18,6 +18,7 @@ from bridge.providers.base import (
     Triggered,
     error_of,
     fetch_normalised,
+    key_not_proven,
     path_segment,
     progress_of,
     start_run,
@@ -39,6 +40,7 @@ FIELDS: Final = RunFields(
     error="error",
 )
 _NO_RUN: Final = "runbridge-connection-check"
+_WRONG_KEY: Final = "runbridge-wrong-key"
 _KEY_ACCEPTED: Final = frozenset({400, 404, 410, 422})  # only the run id was refused
 
 
@@ -74,9 +76,14 @@ class Dibby(ProviderDefaults):
         return await start_run(http, "/runs", {**extra, key: workflow_id, "inputs": inputs})
 
     async def check(self, http: ProviderHttp) -> None:
-        """Get a run that cannot exist: a 404 means that the key was accepted."""
-        try:
-            await http.request("GET", f"/runs/{_NO_RUN}")
-        except ProviderFailure as failure:
-            if failure.failed.status not in _KEY_ACCEPTED:
-                raise
+        """Get a run that cannot exist, with the key and then with a wrong one, which must be refused."""
+        path, wrong_key = f"/runs/{_NO_RUN}", {"Authorization": f"Bearer {_WRONG_KEY}"}
+        for headers in ({}, wrong_key):
+            try:
+                await http.request("GET", path, headers=headers)
+            except ProviderFailure as failure:
+                if headers and failure.failed.kind is FailureKind.UNAUTHORIZED:
+                    return
+                if failure.failed.status not in _KEY_ACCEPTED:
+                    raise
+        raise key_not_proven(f"GET {path} is answered alike with a wrong key; check base_url")

@@ -25,6 +25,7 @@ from bridge.providers.base import (
     RunFormat,
     Triggered,
     action_error,
+    check_list,
     error_of,
     fetch_normalised,
     path_segment,
@@ -135,7 +136,7 @@ class Dify(ProviderDefaults):
 
     async def check(self, http: ProviderHttp) -> None:
         """Get one line of the app's log."""
-        await http.request("GET", "/workflows/logs", query=[("limit", "1")])
+        await check_list(http, "/workflows/logs", "data")
 
 
 async def _read_stream(http: ProviderHttp, body: JsonObject, started: asyncio.Future[Triggered]) -> None:

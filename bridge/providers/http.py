@@ -177,12 +177,14 @@ class ProviderHttp:
         etag: str | None = None,
         last_body: bytes | None = None,
         fields: RunFields | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ProviderResponse:
         """Send one request. Raises ProviderFailure unless the response is a 2xx, or a 304 and `etag` was given.
 
         `path` begins with a slash and is percent-encoded. `timeout_s` covers the whole exchange, from the name lookup
         to the last byte. The body is read but not parsed without `expects_json`, and if it equals `last_body`. With
-        `fields`, a body that is too large or broken in one place is reduced to the members that can be read.
+        `fields`, a body that is too large or broken in one place is reduced to the members that can be read. `headers`
+        replace those of the connection.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response: aiohttp.ClientResponse | None = None
@@ -190,7 +192,7 @@ class ProviderHttp:
         try:
             try:
                 async with asyncio.timeout(limit_s):
-                    response = await self._send(method, path, query, json_body, etag)
+                    response = await self._send(method, path, query, json_body, etag, headers)
                     await self._raise_for_status(method, path, response, etag)
                     await body.read(response)
             except _FAULTS:
@@ -232,13 +234,19 @@ class ProviderHttp:
                 response.release()
 
     def _send(
-        self, method: str, path: str, query: Sequence[tuple[str, str]], json_body: Json, etag: str | None
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        json_body: Json,
+        etag: str | None,
+        own_headers: Mapping[str, str] | None = None,
     ) -> Awaitable[aiohttp.ClientResponse]:
         # encoded=True: yarl must neither decode the percent-encoding of a run id nor resolve its dots
         address = _address(self._base, path)
         if query:
             address = URL(f"{address}?{urlencode(query)}", encoded=True)
-        headers = dict(self._headers)
+        headers = {**self._headers, **(own_headers or {})}
         data = None
         if etag is not None:
             headers["If-None-Match"] = etag

@@ -20,6 +20,7 @@ from bridge.providers.base import (
     ProviderDefaults,
     RunFormat,
     Triggered,
+    check_list,
     check_same_run,
     error_of,
     fetch_normalised,
@@ -137,7 +138,7 @@ class Instabase(ProviderDefaults):
 
     async def check(self, http: ProviderHttp) -> None:
         """Get the newest run, if there is one."""
-        await http.request("GET", _RUNS_PATH, query=[("limit", "1")])
+        await check_list(http, _RUNS_PATH, "runs")
 
 
 def _page(response: ProviderResponse, path: str, run_id: str, room: int) -> tuple[list[Json], bool, int]:

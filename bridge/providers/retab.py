@@ -26,6 +26,7 @@ from bridge.providers.base import (
     RunFormat,
     Triggered,
     action_error,
+    check_list,
     check_same_run,
     error_of,
     fetch_normalised,
@@ -186,7 +187,7 @@ class Retab(ProviderDefaults):
 
     async def check(self, http: ProviderHttp) -> None:
         """Get the newest run, if there is one."""
-        await http.request("GET", _RUNS_PATH, query=[("limit", "1")])
+        await check_list(http, _RUNS_PATH, "data")
 
 
 async def _fetch_steps(http: ProviderHttp, run_id: str) -> list[JsonObject]:

@@ -287,6 +287,14 @@ async def test_a_check_fails_when_the_provider_does_not_take_the_key(name, statu
     assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dibby"])
+@pytest.mark.parametrize("body", [{}, [], {"error": "no such app"}, {"data": {}, "runs": None}, b"OK", b"<html>"])
+async def test_a_check_is_not_passed_by_a_200_that_is_no_list(name, body):
+    async with provider_against(answering(body), name) as (http, _):
+        with pytest.raises(ProviderFailure, match=r"key not proven|instead of JSON"):
+            await REGISTRY[name].check(http)
+
+
 ANSWERED = {  # a run that is over, as each provider sends it
     "dibby": {"status": "FINISHED"},
     "dify": {"status": "succeeded"},
