@@ -9,7 +9,7 @@ from rich.text import Text
 
 from bridge.cli.client import Object
 from bridge.cli.options import ENDPOINT, RUN, InstantText, Settings, common_options, pass_settings
-from bridge.cli.output import ago, clean, mark, print_facts, print_json, print_page, say, say_heading, status_text
+from bridge.cli.output import ago, clean, due, mark, print_facts, print_json, print_page, say, say_heading, status_text
 from bridge.domain.delivery import DeliveryState
 
 
@@ -49,7 +49,7 @@ def _row(delivery: Object) -> tuple[Any, ...]:
         status_text(delivery.get("state")),
         delivery.get("attempt_count"),
         delivery.get("last_status") or delivery.get("last_outcome"),
-        ago(delivery.get("next_attempt_at")),
+        due(delivery.get("next_attempt_at")),
     )
 
 
@@ -71,7 +71,7 @@ def show(settings: Settings, delivery_id: str) -> None:
             ("endpoint", delivery.get("endpoint_id")),
             ("run", delivery.get("run_id")),
             ("created", delivery.get("created_at")),
-            ("next attempt", ago(delivery.get("next_attempt_at"))),
+            ("next attempt", due(delivery.get("next_attempt_at"))),
         ]
     )
     for attempt in delivery.get("attempts") or []:

@@ -180,6 +180,12 @@ def ago(instant: object, *, now: datetime | None = None) -> str:
     return f"{rough(seconds)} ago" if seconds >= 0 else f"in {rough(-seconds)}"
 
 
+def due(instant: object, *, now: datetime | None = None) -> str:
+    """`in 5m`, or `now` for what is due or under way; empty for anything but an RFC 3339 instant."""
+    text = ago(instant, now=now)
+    return "now" if text.endswith(" ago") else text
+
+
 def rough(seconds: float) -> str:
     """A duration in one unit with two significant digits."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):

@@ -14,6 +14,7 @@ from bridge.cli.output import (
     ago,
     clean,
     count,
+    due,
     instant_of,
     last_error_text,
     print_facts,
@@ -39,7 +40,7 @@ def run_row(run: Object) -> tuple[Cell, ...]:
         status_text(run["status"]),
         progress_text(run),
         ago(run.get("registered_at")),
-        ago(run.get("next_poll_at")),
+        due(run.get("next_poll_at")),
     )
 
 
@@ -131,8 +132,6 @@ def _delivery_row(delivery: Object) -> tuple[Cell, ...]:
     result = delivery.get("last_status") or delivery.get("last_outcome") or ""
     next_at = delivery.get("next_attempt_at")
     state = status_text(delivery.get("state"))
-    detail = Text(
-        clean(f" {result}, {count(delivery['attempt_count'], 'attempt')}")
-        + (f", next {ago(next_at)}" if next_at else "")
-    )
+    parts = [str(result), count(delivery["attempt_count"], "attempt"), next_at and f"next {due(next_at)}"]
+    detail = Text(clean(" " + ", ".join(part for part in parts if part)))
     return "", f"  → {delivery.get('endpoint_id')}", f"  {delivery['id']}", state + detail

@@ -30,11 +30,12 @@ def test_an_event_is_shown_as_the_bytes_that_are_sent(bridge, running):
 
 def test_events_are_listed_newest_first_in_pages(bridge):
     first, second, third = (bridge("endpoints", "ping", "my-app", "--json").json["event_id"] for _ in range(3))
-    page = bridge("events", "list", "--limit", "2")
+    pings = ("events", "list", "--events", "bridge.ping")
+    page = bridge(*pings, "--limit", "2")
     assert [line.split()[0] for line in page.out.splitlines()[1:]] == [third, second]
     cursor = page.err.split()[-1]
     assert cursor == second
-    assert bridge("events", "list", "--limit", "1", "--cursor", cursor, "--json").json["data"][0]["id"] == first
+    assert bridge(*pings, "--limit", "1", "--cursor", cursor, "--json").json["data"][0]["id"] == first
 
 
 def test_events_after_one_are_listed_oldest_first(bridge):

@@ -212,6 +212,13 @@ def test_progress_of_nothing_is_not_shown(progress, shown):
     assert progress_text({"progress": progress}) == shown
 
 
+def test_what_is_overdue_is_due_now() -> None:
+    """`next 5s ago` would read as a mistake while the POST is under way."""
+    at = "2020-01-01T00:00:00Z"
+    assert output.due(at) == "now"
+    assert output.due(at, now=datetime(2019, 12, 31, 23, 59, tzinfo=UTC)) == "in 60s"
+
+
 @pytest.mark.parametrize(("count", "words"), [(1, "ago)"), (4, "4 times in a row)")])
 def test_a_run_shows_its_last_failed_poll(cli, count, words):
     error = {"at": "2026-01-15T10:30:00Z", "kind": "unreachable", "message": "connection refused", "count": count}
@@ -228,5 +235,5 @@ def test_a_run_shows_its_last_failed_poll(cli, count, words):
 
 
 def test_no_instant_is_no_text():
-    assert output.ago(None) == ""
+    assert output.ago(None) == output.due(None) == ""
     assert output.ago("yesterday") == ""
