@@ -1,4 +1,4 @@
-"""The guard at work: what is dialled, what is refused, and what an operator is told."""
+"""The guard at work: what is dialled, what is refused, and what an operator reads."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ STRICT = AddressPolicy(Trust.API)
 
 
 class Names:
-    """A resolver that tells each name's answers one after another, the last one for ever, and counts."""
+    """A resolver with scripted answers for each name, the last one for ever; it counts."""
 
     def __init__(self, **answers):
         self.answers = {name.replace("_", "."): list(answer) for name, answer in answers.items()}
@@ -171,7 +171,7 @@ async def test_cookies_are_not_kept():
 
 @pytest.fixture
 def resolver(monkeypatch):
-    """getaddrinfo that hangs until told, and counts."""
+    """getaddrinfo that hangs until it is released; it counts."""
 
     class Resolver:
         def __init__(self):

@@ -244,7 +244,7 @@ async def test_during_the_overlap_old_and_new_verify_and_after_it_only_the_new(
 async def test_a_second_rotation_cuts_no_earlier_overlap_short(
     database: Database, clock: ManualClock, receiver: Receiver
 ) -> None:
-    """Who was promised a day to change over has that day; only a leak ends it."""
+    """A receiver that was promised a day to change over has that day; only a leak ends it."""
     first, second, third, fourth = (new_secret() for _ in range(4))
     endpoint = await add_endpoint(database, receiver.url(), secret=first)
 

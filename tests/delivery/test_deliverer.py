@@ -103,7 +103,7 @@ async def test_a_redirect_is_a_failure_that_is_not_followed(database: Database, 
     assert {a.path for a in receiver.received} == {"/hooks"}
 
 
-async def test_gone_disables_the_endpoint_keeps_its_backlog_and_tells_the_others(
+async def test_gone_disables_the_endpoint_keeps_its_backlog_and_notifies_the_others(
     database: Database, receiver: Receiver
 ) -> None:
     receiver.always(Reply(410), path="/gone")

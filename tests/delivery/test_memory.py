@@ -23,7 +23,7 @@ PIECE = b"a" * 65536
 
 
 def pours(head: bytes, piece: bytes, count: int | None = None) -> Script:
-    """A script that sends `head` and then `piece`, so often or until nobody listens."""
+    """A script that sends `head` and then `piece`, so often or until the connection is closed."""
 
     async def script(exchange: RawExchange) -> None:
         await exchange.send(head)
@@ -37,7 +37,7 @@ def pours(head: bytes, piece: bytes, count: int | None = None) -> Script:
 
 @functools.cache
 def bomb() -> bytes:
-    """128 KiB on the way, 128 MiB for whoever unpacks them."""
+    """128 KiB on the way, 128 MiB once unpacked."""
     return answer("200 OK", gzip.compress(b"\0" * 2**27), "Content-Encoding: gzip")
 
 
@@ -72,7 +72,7 @@ async def daemon(tmp_path: Path):
 
 
 def memory_of(pid: int, what: str) -> int:
-    """Bytes that the kernel tells: VmRSS now, VmHWM at the most so far."""
+    """Bytes as the kernel counts them: VmRSS now, VmHWM at most so far."""
     found = re.search(rf"^{what}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) * 1024
@@ -98,7 +98,7 @@ async def test_no_answer_of_a_receiver_costs_more_than_20_mib(daemon) -> None:
     before, grown = memory_of(bridge.pid, "VmRSS"), {}
     for what, script in HOSTILE.items():
         raw.script = script
-        Path(f"/proc/{bridge.pid}/clear_refs").write_text("5")  # the peak begins anew
+        Path(f"/proc/{bridge.pid}/clear_refs").write_text("5")  # resets the peak
         await ping(bridge)
         grown[what] = memory_of(bridge.pid, "VmHWM") - before
     assert {what: size for what, size in grown.items() if size > GROWTH_BYTES_MAX} == {}

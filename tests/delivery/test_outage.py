@@ -28,7 +28,7 @@ from tests.support.delivering import (
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import add_endpoint, only, record, register
 
-DOWN = "http://127.0.0.1:1/hooks"  # nobody listens there: refused at once
+DOWN = "http://127.0.0.1:1/hooks"  # a closed port: refused at once
 
 
 async def finish_runs(database: Database, count: int, prefix: str = "r") -> None:
@@ -37,9 +37,9 @@ async def finish_runs(database: Database, count: int, prefix: str = "r") -> None
 
 
 async def ping(database: Database, endpoint) -> str:
-    told = other_event(new_id("evt"), EventType.BRIDGE_PING, {}, now=database.clock.now())
-    await database.write(lambda tx: events.record_events(tx, [told], only=[endpoint], lane=Lane.AT_ONCE))
-    return told.id
+    ping = other_event(new_id("evt"), EventType.BRIDGE_PING, {}, now=database.clock.now())
+    await database.write(lambda tx: events.record_events(tx, [ping], only=[endpoint], lane=Lane.AT_ONCE))
+    return ping.id
 
 
 async def test_a_failing_endpoint_is_probed_with_one_delivery_and_the_rest_waits(
@@ -54,7 +54,7 @@ async def test_a_failing_endpoint_is_probed_with_one_delivery_and_the_rest_waits
             clock.advance(await start_due(deliverer))
         await start_due(deliverer)
         found = await all_deliveries(database)
-    assert Counter(d.attempts for d in found) == {1: 10, 0: 30}, "one each: a probe uses up nobody else's attempts"
+    assert Counter(d.attempts for d in found) == {1: 10, 0: 30}, "one each: a probe uses up no attempts of the others"
 
 
 async def test_the_first_success_lets_the_whole_backlog_go(
@@ -173,7 +173,7 @@ SCHEDULE = RetrySchedule(jitter=0.0)
 
 
 @pytest.mark.slow
-async def test_a_day_of_outage_loses_nothing_and_holds_up_nobody(
+async def test_a_day_of_outage_loses_nothing_and_holds_up_no_other_endpoint(
     database: Database, clock: ManualClock, receiver: Receiver
 ) -> None:
     """One receiver is down for a day; two runs an hour go on finishing."""
@@ -214,13 +214,13 @@ async def test_five_days_of_outage_warn_disable_and_keep_the_backlog(
         for day in range(5):
             await finish_runs(database, 3, f"{day}-")
             await live_until(deliverer, clock, START + timedelta(days=day + 1))
-        (warned,) = told(receiver)
+        (warned,) = notices(receiver)
         assert warned["type"] == "endpoint.failing"
         warned_after = datetime.fromisoformat(str(warned["timestamp"])) - START
         assert timedelta(hours=60) <= warned_after < timedelta(hours=72), "with the first attempt after half the time"
         await finish_runs(database, 3, "last-")
         await live_until(deliverer, clock, START + timedelta(days=5, hours=6))
-        assert [event["type"] for event in told(receiver)] == ["endpoint.failing", "endpoint.disabled"]
+        assert [event["type"] for event in notices(receiver)] == ["endpoint.failing", "endpoint.disabled"]
         now = await endpoint_now(database, down)
         assert not now.enabled
         assert "5 days" in str(now.disabled_reason)
@@ -236,7 +236,7 @@ async def test_five_days_of_outage_warn_disable_and_keep_the_backlog(
     assert arrived == {d.event_id for d in kept}
 
 
-def told(receiver: Receiver) -> list[dict[str, Json]]:
+def notices(receiver: Receiver) -> list[dict[str, Json]]:
     """The notices to the operator's endpoint."""
     return [one.event for one in receiver.received if one.path == "/operator"]
 
@@ -292,7 +292,7 @@ async def test_a_failing_run_does_not_hold_up_others_at_an_ordered_endpoint(
     assert states.count(True) == 4, "both of two runs, none of the one that failed"
 
 
-async def test_every_attempt_tells_when_the_next_was_planned(database: Database, clock: ManualClock) -> None:
+async def test_every_attempt_says_when_the_next_was_planned(database: Database, clock: ManualClock) -> None:
     await add_endpoint(database, DOWN)
     await finish_runs(database, 1)
     async with open_deliverer(database, schedule=SCHEDULE, clock=clock) as deliverer:

@@ -81,7 +81,7 @@ async def test_no_more_is_made_due_in_a_second_than_the_rate_allows(database: Da
     assert (done.state, done.replayed, done.count, done.finished_at) == (ReplayState.DONE, 12, 12, clock.now())
 
 
-async def test_the_end_of_a_replay_is_told_by_the_node_that_ended_it(
+async def test_the_end_of_a_replay_is_logged_by_the_node_that_ended_it(
     database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other nodes saw it running a moment before."""

@@ -57,7 +57,7 @@ async def test_the_request_line_has_the_bytes_of_the_url(sender, path):
 
 
 async def test_custom_headers_never_replace_ours_nor_break_the_request(sender):
-    """The doors refuse them; this is the second net, for rows written before a rule was."""
+    """Configuration and API refuse them; this protects rows that are older than a rule."""
     custom = {
         "Webhook-ID": "evil", "webhook-signature": "evil", "User-Agent": "evil", "Content-Type": "evil", "Host": "evil",
         "Content-Length": "0", "Transfer-Encoding": "chunked", "Connection": "close", "Accept-Encoding": "gzip", "X C": "evil",
@@ -172,7 +172,7 @@ async def test_the_first_8_kib_of_the_body_are_kept(sender):
     assert (result.head, result.head_is_truncated) == (body[:HEAD_BYTES_MAX], False)
 
 
-async def test_an_attempt_tells_its_phases_and_its_peer(sender):
+async def test_an_attempt_has_its_phases_and_its_peer(sender):
     async with raw_server(says(answer())) as raw:
         first = await post(sender, raw, host="localhost")
         second = await post(sender, raw, host="localhost")
@@ -297,7 +297,7 @@ async def test_compressed_answers_are_never_unpacked(sender):
         (b"HTTP/1.1 200 " + b"a" * 1_000_000 + b"\r\n\r\n", Outcome.OVERSIZE),
     ],
 )
-async def test_what_is_no_answer_is_told_apart_from_what_is_too_large(sender, data, outcome):
+async def test_what_is_no_answer_is_distinguished_from_what_is_too_large(sender, data, outcome):
     result = await post_for(sender, data)
     assert (result.outcome, result.status) == (outcome, None)
     assert result.detail
@@ -421,7 +421,7 @@ async def test_a_url_that_should_never_have_been_stored_is_not_dialled(sender, u
 # --- the guard ---
 
 
-async def test_a_forbidden_address_is_not_dialled_and_the_operator_is_told_what_would_allow_it():
+async def test_a_forbidden_address_is_not_dialled_and_the_detail_says_what_would_allow_it():
     sender = Sender(STRICT)
     async with raw_server(says(answer())) as raw:
         refused = await post(sender, raw)
@@ -490,7 +490,7 @@ async def test_connections_are_kept_for_the_next_post(sender):
         assert (len(raw.requests), raw.connections) == (3, 1)
 
 
-async def test_a_kept_connection_that_was_closed_meanwhile_is_no_failure(sender):
+async def test_a_kept_connection_that_the_receiver_has_closed_is_no_failure(sender):
     async def script(exchange):
         if exchange.number == 2:
             return exchange.close()

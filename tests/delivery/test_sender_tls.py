@@ -1,4 +1,4 @@
-"""The sender and TLS: who is believed, and how each disbelief is result."""
+"""The sender and TLS: which certificates are trusted, and what each refusal says."""
 
 import asyncio
 import ssl
@@ -153,7 +153,7 @@ async def test_a_receiver_that_wants_our_certificate_gets_nothing(sender, author
     assert raw.requests == []
 
 
-def test_nobody_can_be_spoken_to_without_a_check():
+def test_the_certificate_check_cannot_be_left_out():
     tls = client_tls()
     assert tls.verify_mode is ssl.CERT_REQUIRED
     assert tls.check_hostname

@@ -1,4 +1,4 @@
-"""Which headers an endpoint may carry; the same answer at both doors."""
+"""Which headers an endpoint may carry; the same for configuration and API."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The state_after on one attempt: delivered, again later, or given up."""
+"""The state after one attempt: delivered, again later, or given up."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FAILURES = [outcome for outcome in Outcome if outcome is not Outcome.DELIVERED]
 
 
 def judged(
-    failures: int, outcome: Outcome, *, wish_s: float | None = None, gone: bool = False
+    failures: int, outcome: Outcome, *, asked_s: float | None = None, gone: bool = False
 ) -> tuple[DeliveryState, float | None]:
     """The state, and seconds until it is tried again."""
-    answer = PostResult(outcome, duration_ms=1, retry_after_s=wish_s)
+    answer = PostResult(outcome, duration_ms=1, retry_after_s=asked_s)
     state, again_at = state_after(failures, answer, now=NOW, schedule=PLAIN, ends_when_gone=gone)
     return state, None if again_at is None else (again_at - NOW).total_seconds()
 
@@ -31,17 +31,17 @@ def test_a_success_is_the_end_however_late(failures: int) -> None:
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
-def test_whatever_else_came_it_is_tried_until_the_schedule_is_used_up(outcome: Outcome) -> None:
+def test_any_failure_is_retried_until_the_schedule_is_used_up(outcome: Outcome) -> None:
     story = [judged(failures, outcome) for failures in range(4)]
     exhausted = (DeliveryState.EXHAUSTED, None)
     assert story == [(DeliveryState.PENDING, 5), (DeliveryState.PENDING, 300), exhausted, exhausted]
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
-def test_a_wish_delays_the_next_attempt_but_gives_no_further_one(outcome: Outcome) -> None:
-    assert judged(0, outcome, wish_s=60) == (DeliveryState.PENDING, 60)
-    assert judged(1, outcome, wish_s=60) == (DeliveryState.PENDING, 300)
-    assert judged(2, outcome, wish_s=60) == (DeliveryState.EXHAUSTED, None)
+def test_a_pause_delays_the_next_attempt_but_gives_no_further_one(outcome: Outcome) -> None:
+    assert judged(0, outcome, asked_s=60) == (DeliveryState.PENDING, 60)
+    assert judged(1, outcome, asked_s=60) == (DeliveryState.PENDING, 300)
+    assert judged(2, outcome, asked_s=60) == (DeliveryState.EXHAUSTED, None)
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
@@ -52,14 +52,14 @@ def test_only_gone_ends_a_one_run_webhook_at_once(outcome: Outcome) -> None:
 
 @given(st.integers(0, 20), st.sampled_from(list(Outcome)), st.none() | st.floats(0, 1e9), st.booleans())
 def test_a_delivery_has_a_next_attempt_exactly_while_it_is_pending(
-    failures: int, outcome: Outcome, wish_s: float | None, gone: bool
+    failures: int, outcome: Outcome, asked_s: float | None, gone: bool
 ) -> None:
-    answer = PostResult(outcome, duration_ms=1, retry_after_s=wish_s)
+    answer = PostResult(outcome, duration_ms=1, retry_after_s=asked_s)
     state, again_at = state_after(failures, answer, now=NOW, schedule=RetrySchedule(), ends_when_gone=gone)
     assert (again_at is not None) is (state is DeliveryState.PENDING)
     assert again_at is None or NOW + timedelta(seconds=4) <= again_at <= NOW + timedelta(seconds=1.2 * 86400)
     assert state is not DeliveryState.DISCARDED
 
 
-def test_what_a_person_asks_for_goes_first_then_what_was_never_tried() -> None:
+def test_requested_deliveries_go_first_then_new_ones() -> None:
     assert sorted([Lane.AGAIN, Lane.FRESH, Lane.AT_ONCE]) == [Lane.AT_ONCE, Lane.FRESH, Lane.AGAIN]

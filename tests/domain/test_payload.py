@@ -54,13 +54,13 @@ def test_cloudevents_are_structured_mode_with_our_id_and_type(event_type: EventT
     made = payload_for(endpoint(format="cloudevents", payload=payload), event)
     assert made is not None
     assert made.content_type == "application/cloudevents+json"
-    told, own = json.loads(made.body), json.loads(event.body)
-    assert (told["specversion"], told["datacontenttype"]) == ("1.0", "application/json")
-    assert (told["id"], told["type"], told["time"]) == (event.id, event_type.value, own["timestamp"])
-    assert all(isinstance(told[name], str) and told[name] for name in ("id", "source", "specversion", "type"))
-    assert ("subject" in told) == (own["data"]["run"] is not None)
+    sent, own = json.loads(made.body), json.loads(event.body)
+    assert (sent["specversion"], sent["datacontenttype"]) == ("1.0", "application/json")
+    assert (sent["id"], sent["type"], sent["time"]) == (event.id, event_type.value, own["timestamp"])
+    assert all(isinstance(sent[name], str) and sent[name] for name in ("id", "source", "specversion", "type"))
+    assert ("subject" in sent) == (own["data"]["run"] is not None)
     if payload == "full":
-        assert told["data"] == own["data"]
+        assert sent["data"] == own["data"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The retry schedule (delays, their spread, the receiver's wish, the end) and both spellings of `Retry-After`."""
+"""The retry schedule (delays, their spread, the receiver's pause, the end) and both spellings of `Retry-After`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ DELAYS_S = [5, 300, 1800, 2 * HOUR_S, 5 * HOUR_S, 10 * HOUR_S, 14 * HOUR_S, 20 *
 DEFAULT = RetrySchedule()
 
 
-def delay_s(failures: int, *, wish_s: float | None = None, schedule: RetrySchedule = DEFAULT, seed: int = 0) -> float:
+def delay_s(failures: int, *, asked_s: float | None = None, schedule: RetrySchedule = DEFAULT, seed: int = 0) -> float:
     chance = random.Random(seed)
-    found = next_attempt_at(failures, now=NOW, schedule=schedule, retry_after_s=wish_s, chance=chance)
+    found = next_attempt_at(failures, now=NOW, schedule=schedule, retry_after_s=asked_s, chance=chance)
     assert found is not None
     return (found - NOW).total_seconds()
 
@@ -64,11 +64,11 @@ def test_after_the_tenth_attempt_there_is_none(failures: int) -> None:
 
 @given(st.integers(1, 9), st.integers(), st.floats(0, 1e9))
 def test_a_wish_never_brings_an_attempt_forward_and_counts_a_day_at_most(
-    failures: int, seed: int, wish_s: float
+    failures: int, seed: int, asked_s: float
 ) -> None:
-    unasked_s, asked_s = delay_s(failures, seed=seed), delay_s(failures, seed=seed, wish_s=wish_s)
+    unasked_s, asked_s = delay_s(failures, seed=seed), delay_s(failures, seed=seed, asked_s=asked_s)
     assert asked_s >= unasked_s
-    assert asked_s == pytest.approx(max(unasked_s, min(wish_s, DAY_S)), abs=1e-5)
+    assert asked_s == pytest.approx(max(unasked_s, min(asked_s, DAY_S)), abs=1e-5)
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=12))
@@ -82,8 +82,8 @@ def test_an_own_schedule_is_used_up_after_its_own_length(delays_s: list[float]) 
 # --- Retry-After ---
 
 
-def pause_s(wish: str | None, date: str | None = None) -> float | None:
-    given_ = {"retry-after": wish, "date": date}
+def pause_s(text: str | None, date: str | None = None) -> float | None:
+    given_ = {"retry-after": text, "date": date}
     return parse_retry_after(CIMultiDict({name: text for name, text in given_.items() if text is not None}), now=NOW)
 
 
@@ -117,9 +117,9 @@ def test_the_old_spellings_of_a_date_are_read_too(date: str) -> None:
     assert pause_s(date) == 60
 
 
-@pytest.mark.parametrize("wish", [None, "", " ", "soon", "-1", "1.5", "1e3", "+5", "٣", "0x10", "5 s", "5, 6"])
-def test_what_is_neither_is_no_wish(wish: str | None) -> None:
-    assert pause_s(wish) is None
+@pytest.mark.parametrize("text", [None, "", " ", "soon", "-1", "1.5", "1e3", "+5", "٣", "0x10", "5 s", "5, 6"])
+def test_what_is_neither_is_no_wish(text: str | None) -> None:
+    assert pause_s(text) is None
 
 
 def test_a_date_that_is_over_is_no_wish() -> None:
@@ -128,6 +128,6 @@ def test_a_date_that_is_over_is_no_wish() -> None:
 
 
 @given(st.text(), st.text())
-def test_no_text_is_an_error_and_no_pause_exceeds_a_day(wish: str, date: str) -> None:
-    found = pause_s(wish, date)
+def test_no_text_is_an_error_and_no_pause_exceeds_a_day(text: str, date: str) -> None:
+    found = pause_s(text, date)
     assert found is None or 0 <= found <= DAY_S

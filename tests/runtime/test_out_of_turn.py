@@ -94,7 +94,7 @@ async def test_a_second_response_while_the_connection_is_idle_closes_it(ask: Ask
 
 @pytest.mark.parametrize("tls", ["http"], indirect=True)
 async def test_a_server_that_spoke_out_of_turn_gets_a_connection_for_each_request(ask: Ask) -> None:
-    """Its next second response could arrive while a request is under way, and nothing tells the two apart."""
+    """Its next second response could arrive while a request is under way, and nothing distinguishes the two."""
     again = asyncio.Event()
 
     async def script(exchange: RawExchange) -> None:

@@ -18,16 +18,16 @@ VERIFY = """
 import { readFileSync } from "node:fs";
 import { Webhook } from "standardwebhooks";
 
-const told = { verified: 0, refused: 0 };
+const counts = { verified: 0, refused: 0 };
 for (const line of readFileSync(process.argv[2], "utf8").trim().split("\\n")) {
   const { secret, headers, body } = JSON.parse(line);
   const bytes = Buffer.from(body, "base64");
   const verify = (sent) => new Webhook(secret).verify(sent, headers);
-  if (JSON.stringify(verify(bytes)) === JSON.stringify(JSON.parse(bytes))) told.verified += 1;
+  if (JSON.stringify(verify(bytes)) === JSON.stringify(JSON.parse(bytes))) counts.verified += 1;
   bytes[bytes.length >> 1] ^= 1;
-  try { verify(bytes); } catch { told.refused += 1; }
+  try { verify(bytes); } catch { counts.refused += 1; }
 }
-console.log(JSON.stringify(told));
+console.log(JSON.stringify(counts));
 """
 
 
@@ -52,5 +52,5 @@ def test_a_thousand_random_bodies_verify_with_npm_standardwebhooks(node_folder: 
     lines, script = tmp_path / "signed.jsonl", node_folder / "verify.mjs"
     lines.write_text("\n".join(json.dumps(signed(number, chance, now)) for number in range(COUNT)))
     script.write_text(VERIFY)
-    told = subprocess.run(["node", script, lines], check=True, capture_output=True, text=True, timeout=NODE_S)
-    assert json.loads(told.stdout) == {"verified": COUNT, "refused": COUNT}
+    counts = subprocess.run(["node", script, lines], check=True, capture_output=True, text=True, timeout=NODE_S)
+    assert json.loads(counts.stdout) == {"verified": COUNT, "refused": COUNT}
