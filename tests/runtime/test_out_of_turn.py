@@ -247,6 +247,34 @@ async def test_a_response_before_any_request_is_no_answer(is_read: bool) -> None
             await session.get(f"http://127.0.0.1:{Scripted(script).port}/")
 
 
+async def test_a_response_right_after_the_handshake_is_no_answer(
+    tls: ssl.SSLContext | None, authority: trustme.CA
+) -> None:
+    has_ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(body=b"99"))
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        has_ended.set()
+        writer.close()
+
+    async def wait_for_it(*_: object) -> None:
+        await asyncio.wait_for(has_ended.wait(), 5)
+
+    trace, trusting = aiohttp.TraceConfig(), client_tls()
+    trace.on_connection_create_end.append(wait_for_it)
+    authority.configure_trust(trusting)
+    connector = Connector(ClientProtocol, ssl=trusting)
+    async with (
+        await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server,
+        aiohttp.ClientSession(connector=connector, trace_configs=[trace]) as session,
+    ):
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await session.get(f"{'http' if tls is None else 'https'}://127.0.0.1:{port}/")
+
+
 async def test_two_credentials_never_share_a_connection() -> None:
     async def script(exchange: RawExchange) -> None:
         await exchange.send(answer(body=number_of(exchange)))
