@@ -26,6 +26,7 @@ from bridge.domain.custom_headers import VALUE_CHARACTERS_MAX
 from bridge.domain.event import BODY_BYTES_MAX, EventType
 from bridge.domain.filter import FILTER_CHARS_MAX
 from bridge.domain.limits.adaptive import RATE_FIRST
+from bridge.domain.observation import FailureKind
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.run import RunStatus
 from bridge.domain.signing.hmac_v1 import new_secret
@@ -141,6 +142,11 @@ def test_every_event_type_stands_in_the_table_and_no_other():
 
 def test_every_status_is_explained():
     assert {member.value for member in RunStatus} <= set(spans(section("Events")))
+
+
+def test_every_kind_of_failed_poll_is_explained():
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert {kind.value for kind in FailureKind} <= {span for row in rows(text) for span in spans(row[0])}
 
 
 def test_the_event_that_is_shown_has_exactly_the_fields_of_a_real_one():
