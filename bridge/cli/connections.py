@@ -111,7 +111,8 @@ def _print_connection(connection: Object) -> None:
         return
     say_heading("workflows")
     columns = ("  WORKFLOW", "RUNS", "MEDIAN", "P90", "P99", "POLLS PER RUN", "MEAN DELAY")
-    print_table(columns, (_workflow_row(workflow) for workflow in learned))
+    keep = ("  WORKFLOW", "RUNS", "MEDIAN", "P90", "MEAN DELAY", "POLLS PER RUN", "P99")
+    print_table(columns, map(_workflow_row, learned), keep=keep)
 
 
 def _print_distribution(connection: Object) -> None:

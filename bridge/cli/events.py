@@ -10,10 +10,10 @@ import click
 
 from bridge.cli.client import Object
 from bridge.cli.options import ENDPOINT, RUN, EventTypes, Settings, common_options, pass_settings
-from bridge.cli.output import Cell, count, note, print_json, print_page, print_table, say, status_text
+from bridge.cli.output import Cell, ago, count, note, print_json, print_page, print_table, say, status_text
 
 COLUMNS: Final = ("EVENT", "AT", "TYPE", "ABOUT", "STATUS", "#")
-COLUMNS_KEPT: Final = ("EVENT", "TYPE", "ABOUT", "STATUS", "AT", "#")
+COLUMNS_KEPT: Final = ("EVENT", "TYPE", "STATUS", "AT", "ABOUT", "#")
 
 
 @click.group
@@ -55,7 +55,7 @@ def list_events(
 
 def _row(event: Object) -> tuple[Cell, ...]:
     sequence = event["data"].get("sequence")
-    return event["id"], event["timestamp"], event["type"], about(event), status_of(event), sequence
+    return event["id"], ago(event["timestamp"]), event["type"], about(event), status_of(event), sequence
 
 
 @events.command

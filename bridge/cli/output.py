@@ -115,14 +115,15 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, keep:
     """Return a table for the console.
 
     `keep` names columns, the most important first: of these, a narrow terminal shows those that fit on one line per
-    row. Without `keep`, all columns are shown and long cells are folded.
+    row. Without `keep`, all columns are shown and long cells are folded, except an id in the first column.
     """
     cells = [[_cell(cell) for cell in row] for row in rows]
     widths = [max([len(column), *(row[n].cell_len for row in cells)]) for n, column in enumerate(columns)]
     shown = _fitting(columns, widths, keep) if keep else range(len(columns))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number in shown:
-        table.add_column(columns[number], overflow="fold")
+        is_id = number == 0 and widths[0] <= console().width / 2
+        table.add_column(columns[number], overflow="fold", no_wrap=is_id)
     for row in cells:
         table.add_row(*(row[number] for number in shown))
     return table

@@ -94,4 +94,5 @@ def nodes(settings: Settings) -> None:
             node["deliveries"],
         ),
         as_json=settings.as_json,
+        keep=("NODE", "STATE", "RUNS", "DELIVERIES", "LEASE ENDS", "STARTED", "HOST", "PID", "VERSION"),
     )
