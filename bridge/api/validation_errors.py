@@ -34,7 +34,8 @@ def read_given(model: type[M], given: object, *, context: object, what: str = "f
 
 
 def _problem(error: ErrorDetails, model: type[BaseModel], what: str) -> Problem:
-    location = [part for part in error["loc"] if part != "[key]"]
+    is_body = what == "field"  # in a query a list is written with commas, and its items have no place
+    location = [part for part in error["loc"] if part != "[key]" and (is_body or isinstance(part, str))]
     return Problem(dotted(location) or "(body)", describe(error, what, _known_fields(model, error["loc"][:-1]), _WORDS))
 
 
