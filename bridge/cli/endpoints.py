@@ -369,6 +369,13 @@ def _state(endpoint: Object) -> Any:
     return status_text("enabled" if endpoint.get("enabled", True) else "disabled")
 
 
+def _filter_errors(endpoint: Object) -> str | None:
+    failed = endpoint.get("filter_errors")
+    if not failed:
+        return None
+    return f"{count(failed, 'event')} not sent since the daemon started; `endpoints test-filter` shows why"
+
+
 def _print_endpoint(endpoint: Object) -> None:
     headers = (endpoint.get("headers") or {}).items()
     say(endpoint["id"], _state(endpoint), endpoint.get("disabled_reason"))
@@ -377,6 +384,7 @@ def _print_endpoint(endpoint: Object) -> None:
             ("url", endpoint["url"]),
             ("events", _event_names(endpoint)),
             ("filter", endpoint.get("filter")),
+            ("filter errors", _filter_errors(endpoint)),
             ("headers", ", ".join(f"{name}: {value}" for name, value in headers)),
             ("ordered", "yes" if endpoint.get("ordered") else None),
             ("payload", endpoint.get("payload")),

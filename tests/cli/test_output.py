@@ -102,6 +102,14 @@ def test_at_eighty_columns_a_row_is_one_line_with_whole_ids(words, row, shown):
         assert word in lines[0]
 
 
+@pytest.mark.parametrize(("errors", "shown"), [(0, False), (3, True)])
+def test_an_endpoint_shows_the_events_on_which_its_filter_failed(cli, errors, shown):
+    endpoint = {**ENDPOINT, "filter": "data.run.error.code == 'x'", "filter_errors": errors}
+    with stub_server(lambda request: _response(endpoint)) as daemon:
+        result = cli("endpoints", "show", "ep_1", "--url", daemon.url)
+    assert ("3 events not sent since the daemon started" in result.out) is shown
+
+
 def test_a_wide_terminal_shows_every_column():
     with stub_server(lambda request: _response({"data": [NEWEST_RUN], "next_cursor": None})) as daemon:
         _, out = _on_a_terminal("runs", "list", "--url", daemon.url, COLUMNS="200", NO_COLOR="1")
