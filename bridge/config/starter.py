@@ -40,7 +40,7 @@ _CONNECTION_EXAMPLES = """
 """
 
 _ENDPOINT_EXAMPLE = """
-# Who hears of finished runs. The receiver checks signatures with the same secret (this one is fresh).
+# Where webhooks go. The receiver verifies signatures with the same secret (this one is new).
 #
 # [endpoints.my-app]
 # url = "http://127.0.0.1:9000/hooks"
