@@ -25,7 +25,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
   --python-version 3.11 $(if $(UPGRADE),--upgrade) pyproject.toml
 
 # The commands that the tests run and no Python package brings, each with its Debian package.
-TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl curl=curl faketime=faketime
+TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl curl=curl faketime=faketime pgbouncer=pgbouncer
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

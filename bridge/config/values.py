@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from apscheduler.triggers.cron import CronTrigger
 
 from bridge.domain.addresses.policy import AllowRule
+from bridge.domain.database_url import postgres_target
 from bridge.domain.encryption import parse_keys
 from bridge.domain.errors import InvalidInput
 from bridge.domain.secret import Secret
@@ -233,6 +234,8 @@ def check_database_url(value: object) -> str:
         raise ValueError('expected "sqlite:///PATH" or "postgresql://…"')
     scheme, separator, rest = text.partition("://")
     match scheme if separator else "":
+        case "sqlite" if "?" in rest:
+            raise ValueError("a SQLite URL has no parameters; leave out everything from the `?` on")
         case "sqlite" if rest.startswith("/") and rest.strip("/") not in ("", ":memory:"):
             return text
         case "sqlite":
@@ -240,6 +243,7 @@ def check_database_url(value: object) -> str:
                 'name a file: "sqlite:////absolute/path.db" or "sqlite:///relative.db" (count the slashes)'
             )
         case "postgresql" if rest and _AUTHORITY.fullmatch(rest.rpartition("@")[2]):
+            postgres_target(text)
             return text
         case "postgresql":
             raise ValueError('expected "postgresql://user:password@host:5432/database"')

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
+from asyncpg import InterfaceError as AsyncpgInterfaceError
+from asyncpg import PostgresError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,7 +28,7 @@ from bridge.domain.ids import new_id
 from bridge.store import migrate
 from bridge.store.filtering import FilterBudget, Filters, Undecided
 from bridge.store.postgres import engine as postgres
-from bridge.store.postgres import notifications
+from bridge.store.postgres import notifications, suitability
 from bridge.store.sqlite import database_file
 from bridge.store.sqlite.reader_pool import ReaderPool
 from bridge.store.sqlite.writer import Writer, explain, writer_engine
@@ -232,9 +235,11 @@ class Database:
         self._reserved_engine = postgres.open_engine(self.url, 1)
         shown = self.url.render_as_string(hide_password=True)
         try:
+            async with asyncio.timeout(postgres.ANSWER_S):
+                await suitability.refuse_transaction_pooling(postgres.target_of(self.url))
             async with postgres.open_unlimited_engine(self.url).connect() as connection:
-                await connection.run_sync(migrate.upgrade)
-        except (DBAPIError, OSError, sa.exc.SQLAlchemyError) as error:
+                await connection.run_sync(suitability.prepare)
+        except (OSError, sa.exc.SQLAlchemyError, PostgresError, AsyncpgInterfaceError) as error:
             raise DatabaseRefused(f"cannot use the database {shown}: {_reason(error)}") from error
 
 
@@ -267,8 +272,12 @@ def _reason(error: BaseException) -> str:
     match error:
         case TimeoutError() | sa.exc.TimeoutError():
             return "no answer in time"
+        case ssl.SSLError():
+            return f"TLS failed: {getattr(error, 'verify_message', None) or error.reason or error}"
         case OSError(errno=int(number)) if number > 0:
             return os.strerror(number)
+        case ConnectionError() if "SSL" in str(error):
+            return "the server offers no TLS, which sslmode asks for"
         case ConnectionError():  # asyncpg's own, about calls inside it
             return "the connection broke"
         case OSError():

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
+from asyncpg import PostgresError
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from bridge.domain.errors import DatabaseRefused, NotFound
 from bridge.store import migrate
+from bridge.store.postgres.engine import open_unlimited_engine
 from bridge.store.sqlite import database_file
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
 
 PROBLEMS_MAX = 20
-CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ async def inspect_database(url: URL) -> Inspection:
     NotFound if there is no file, DatabaseRefused if it belongs to another program or cannot be read.
     """
     if url.get_backend_name() != "sqlite":
-        return await _examine_postgresql(url)
+        return await _inspect_postgres(url)
     path = database_file.path_of(url)
     if not path.exists():
         raise NotFound(f"there is no database at {path}; `runbridge serve` or `runbridge db upgrade` makes one")
@@ -78,16 +78,14 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-async def _examine_postgresql(url: URL) -> Inspection:
+async def _inspect_postgres(url: URL) -> Inspection:
     shown = url.render_as_string(hide_password=True)
-    engine = create_async_engine(
-        url.set(drivername="postgresql+asyncpg"), connect_args={"timeout": CONNECT_TIMEOUT_S}, poolclass=sa.NullPool
-    )
+    engine = open_unlimited_engine(url)
     try:
         async with engine.connect() as connection:
             schema = await connection.run_sync(migrate.revision_of)
             size_bytes = await connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, PostgresError, OSError) as error:
         raise DatabaseRefused(f"cannot use the database {shown}: {str(error).splitlines()[0]}") from error
     finally:
         await engine.dispose()

@@ -11,26 +11,48 @@ that added ones do no harm. A node that starts with the old version after an upg
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from bridge.domain.errors import DatabaseRefused
+from bridge.store.tables import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 HEAD = "0001"
+OWN_VERSION_TABLE = "runbridge_schema_version"
+"""Of PostgreSQL databases, where another application may have Alembic's usual table."""
+_USUAL_VERSION_TABLE = "alembic_version"
 _LOCK = 0x72756E62  # any number, the same in every node
 
 
 def revision_of(connection: sa.Connection) -> str | None:
     """The schema revision of this database; None if it has no tables of ours."""
-    if not sa.inspect(connection).has_table("alembic_version"):
+    names = _table_names(connection)
+    table = _version_table(connection, names)
+    if table not in names:
         return None
-    revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    revision = connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalar()  # noqa: S608 - our names
     return None if revision is None else str(revision)
+
+
+def _table_names(connection: sa.Connection) -> set[str]:
+    return set(sa.inspect(connection).get_table_names())
+
+
+def _version_table(connection: sa.Connection, names: Container[str]) -> str:
+    """Alembic's usual table on SQLite, and where a version before OWN_VERSION_TABLE made our tables."""
+    if connection.dialect.name != "postgresql":
+        return _USUAL_VERSION_TABLE
+    is_older = OWN_VERSION_TABLE not in names and all(name in names for name in (*_FIRST_TABLES, _USUAL_VERSION_TABLE))
+    return _USUAL_VERSION_TABLE if is_older else OWN_VERSION_TABLE
+
+
+_FIRST_TABLES = ("runs", "transitions", "endpoint_secrets", "idempotency_keys", "sojourns", "watermarks")
 
 
 def upgrade(connection: sa.Connection) -> list[str]:
@@ -41,13 +63,18 @@ def upgrade(connection: sa.Connection) -> list[str]:
         before = revision_of(connection)
         if before == HEAD:
             return []
-        if before is None and connection.dialect.name == "postgresql" and sa.inspect(connection).has_table("runs"):
-            raise DatabaseRefused("this PostgreSQL database has a table `runs` that is not ours; use an empty database")
+        names = _table_names(connection)
+        if before is None and connection.dialect.name == "postgresql" and (foreign := names & metadata.tables.keys()):
+            raise DatabaseRefused(
+                f"this PostgreSQL database has tables that are not ours ({', '.join(sorted(foreign))}); use an empty "
+                "database, or a schema of its own for the role (ALTER ROLE … SET search_path)"
+            )
         steps = pending(before)
         from alembic import command
 
         config = alembic_config()
         config.attributes["connection"] = connection
+        config.attributes["version_table"] = _version_table(connection, names)
         command.upgrade(config, "head")
         return steps
 

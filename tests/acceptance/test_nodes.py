@@ -178,7 +178,7 @@ async def test_a_node_survives_the_migration_of_the_next_version(server: Postgre
         name = url.rsplit("/", 1)[1]
         for table in ("runs", "events", "deliveries", "endpoints", "nodes"):
             server.execute(f"ALTER TABLE {table} ADD COLUMN of_the_next_version text", name)
-        server.execute("UPDATE alembic_version SET version_num = '9999'", name)
+        server.execute("UPDATE runbridge_schema_version SET version_num = '9999'", name)
         await cluster.watch(leaving, short_lives(20, 1.0))
         await cluster.all_finished(30)
         await cluster.judge(old)

@@ -181,7 +181,7 @@ async def set_revision(url: str, revision: str) -> None:
 
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
+        await connection.execute("UPDATE runbridge_schema_version SET version_num = $1", revision)
     finally:
         await connection.close()
 

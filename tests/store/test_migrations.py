@@ -15,7 +15,8 @@ from tests.support.watching import open_database
 
 
 def differences(tx: Tx) -> list[object]:
-    return list(compare_metadata(MigrationContext.configure(tx.connection), metadata))
+    options = {"version_table": migrate.OWN_VERSION_TABLE} if tx.is_postgresql else {}
+    return list(compare_metadata(MigrationContext.configure(tx.connection, opts=options), metadata))
 
 
 def indexes(tx: Tx) -> dict[str, str]:

@@ -9,65 +9,90 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
+import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from bridge.domain.database_url import PostgresTarget, postgres_target
+from bridge.domain.errors import DatabaseRefused
+
 ANSWER_S: Final = 15.0  # the longest transaction of a working day takes some tens of milliseconds
-CONNECT_S: Final = 5.0
 QUEUE_S: Final = 10.0  # for a free connection
 STANDSTILL_S: Final = 3.0  # without a statement inside a transaction; then the server ends it and frees its locks
 TRANSACTION_S: Final = 10.0  # the server's own limit, where it has one (17 and newer)
 # Connection exceptions, no resources, operator intervention (shutdown, start-up), I/O errors.
 _SERVER_FAULTS: Final = ("08", "53", "57P", "58")
-_TIMED_OUT, _READ_ONLY = ("25P03", "25P04"), "25006"  # ended by one of our limits; the server has become a standby
+_TIMED_OUT, _READ_ONLY = ("25P03", "25P04", "57014"), "25006"  # ended by one of our limits; the server is a standby
 # serialization_failure, deadlock_detected, unique_violation (two transactions inserted the same row)
 _CONFLICTS: Final = {"40001", "40P01", "23505"}
 
 GONE: Final = (InterfaceError, OSError, TimeoutError, sa.exc.TimeoutError)
 """What a database that cannot be reached raises, besides errors for which `is_gone` is true."""
 
-_SERVER_SETTINGS: Final = {
-    "application_name": "runbridge",
+# Set on every connection, because a role or a database may have other defaults. Not in the startup message: a pooler
+# refuses parameters there that it does not know.
+_SESSION: Final = {
+    "default_transaction_isolation": "read committed",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
     # The server notices a vanished client in about 11 s, not in two hours.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
 }
+_LIMITS: Final = {
+    "statement_timeout": f"{TRANSACTION_S:g}s",
+    "idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s",
+}
 
 
 def open_engine(url: URL, connections: int) -> AsyncEngine:
     """An engine with at most `connections`; none is opened yet."""
-    limits = {"idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s"}
+    target = target_of(url)
     engine = create_async_engine(
-        url.set(drivername="postgresql+asyncpg"),
+        "postgresql+asyncpg://",
+        async_creator=lambda: _connect(target, _LIMITS),
         pool_size=connections,
         max_overflow=0,
         pool_timeout=QUEUE_S,
-        connect_args={"timeout": CONNECT_S, "server_settings": _SERVER_SETTINGS | limits},
     )
-    sa.event.listen(engine.sync_engine, "connect", _limit_transactions)
     sa.event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
 
 
 def open_unlimited_engine(url: URL) -> AsyncEngine:
     """An engine without limits on transactions, for migrations and for a connection that only listens."""
-    return create_async_engine(
-        url.set(drivername="postgresql+asyncpg"),
-        poolclass=NullPool,
-        connect_args={"timeout": CONNECT_S, "server_settings": _SERVER_SETTINGS},
+    target = target_of(url)
+    return create_async_engine("postgresql+asyncpg://", async_creator=lambda: _connect(target, {}), poolclass=NullPool)
+
+
+def target_of(url: URL) -> PostgresTarget:
+    """The URL as the driver takes it; DatabaseRefused names a parameter that it does not understand."""
+    try:
+        return postgres_target(url.render_as_string(hide_password=False))
+    except ValueError as error:
+        raise DatabaseRefused(f"[database] url: {error}") from None
+
+
+async def _connect(target: PostgresTarget, limits: Mapping[str, str]) -> Any:
+    connection = await asyncpg.connect(
+        target.dsn, timeout=target.connect_timeout_s, server_settings=target.server_settings
     )
-
-
-def _limit_transactions(connection: Any, _record: object) -> None:
-    if connection.driver_connection.get_server_version() >= (17,):
-        connection.run_async(lambda raw: raw.execute(f"SET transaction_timeout = '{TRANSACTION_S:g}s'"))
+    session = {**_SESSION, **limits}
+    if limits and connection.get_server_version() >= (17,):
+        session["transaction_timeout"] = f"{TRANSACTION_S:g}s"
+    try:
+        await connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in session.items()))
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 def _refuse_closed(connection: Any, _record: object, _fairy: object) -> None:

@@ -1,0 +1,59 @@
+"""Debian's pgbouncer before the PostgreSQL of the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+NOBODY = 65534
+START_S = 20.0
+
+
+@asynccontextmanager
+async def pgbouncer(url: str, folder: Path, *, mode: str) -> AsyncIterator[str]:
+    """The same database by way of a pgbouncer in this `pool_mode`."""
+    program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    assert program is not None, "`make test` installs pgbouncer"
+    server, _, database = url.rpartition("/")
+    host_port = server.rpartition("@")[2]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    users, settings = folder / "users.txt", folder / "pgbouncer.ini"
+    users.write_text('"postgres" ""\n')
+    settings.write_text(
+        f"[databases]\n{database} = host={host_port.split(':')[0]} port={host_port.split(':')[1]}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = trust\nauth_file = {users}\n"
+        f"pool_mode = {mode}\nunix_socket_dir =\n"
+    )
+    command = [program, str(settings)]
+    if os.geteuid() == 0:  # it refuses to run as root
+        for path in (folder, *folder.parents[:3]):
+            path.chmod(path.stat().st_mode | 0o055)
+        command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        await _listens(port)
+        yield f"postgresql://postgres@127.0.0.1:{port}/{database}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(START_S)
+
+
+async def _listens(port: int) -> None:
+    async with asyncio.timeout(START_S):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
