@@ -28,6 +28,7 @@ from bridge.domain.event import encode
 from bridge.domain.secret import Secret
 from bridge.store.database import Database
 
+LINE_BYTES_MAX = 256 * 1024  # a request line: ten metadata filters of 1,024 characters, percent-encoded
 KEEPALIVE_S = 30  # aiohttp's default is an hour, and it also bounds the wait for a request's headers
 SHUTDOWN_S = 5.0  # long responses end by themselves when the server closes; this is for the others
 SOCKET_MODE = 0o660
@@ -105,6 +106,7 @@ async def _start_on(app: web.Application, listen: str) -> tuple[web.AppRunner, s
         shutdown_timeout=SHUTDOWN_S,
         keepalive_timeout=KEEPALIVE_S,
         auto_decompress=False,
+        max_line_size=LINE_BYTES_MAX,
     )
     if listen.startswith("unix:"):
         path = Path(listen.removeprefix("unix:"))

@@ -108,3 +108,10 @@ async def test_closing_ends_waits_and_streams_with_an_answer(sqlite_api: Api) ->
         assert await stream.content.read() == b""
         reply = await waiting
         assert (reply.status, (await reply.json())["status"]) == (200, "queued")
+
+
+async def test_the_longest_query_that_is_allowed_is_read(api: Api) -> None:
+    """aiohttp's own limit for a request line, 8,190 bytes, is less than what the filters may hold."""
+    query = "&".join(f"metadata.key{number}={'%F0%9F%8E%88' * 1024}" for number in range(10))
+    answer = await api.call("GET", f"/v1/runs?{query}")
+    assert (answer.status, answer.body["data"]) == (200, [])
