@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import math
@@ -103,6 +104,9 @@ def _explain_mismatch(keys: list[bytes], message_id: str, stamp: int, body: byte
 def _variants(body: bytes) -> Iterator[tuple[bytes, str]]:
     yield body.rstrip(b"\r\n"), "without the line break at its end"
     yield body.replace(b"\r\n", b"\n"), "with plain line breaks"
+    for encoding in ("latin-1", "cp1252"):
+        with contextlib.suppress(UnicodeError):
+            yield body.decode().encode(encoding), f"in UTF-8 (it was read as {encoding})"
     try:
         value = json.loads(body, parse_int=_Number, parse_float=_Number)
         pieces = list(_pieces(value, key=None))
@@ -143,10 +147,10 @@ def _pieces(value: object, *, key: str | None) -> Iterator[tuple[str | None, tup
 def _spellings(text: str) -> tuple[str, ...]:
     """The numbers in an event that JavaScript writes as `text`: for `1` also `1.0`, for `1e-7` also `1e-07`."""
     number = float(text)
-    found = [text]
-    if math.isfinite(number):
-        found += [repr(number)] + ([str(int(number))] if "e" in text and number.is_integer() else [])
-    return tuple(dict.fromkeys(found))
+    if not math.isfinite(number):
+        return (text,)
+    integer = [str(int(number))] if "e" in text and number.is_integer() else []
+    return tuple(dict.fromkeys([text, repr(number), *integer, *(["-0.0"] if text == "0" else [])]))
 
 
 def _rewritten(pieces: list[tuple[str | None, tuple[str, ...]]], *, by_key: bool) -> Iterator[tuple[bytes, str]]:
@@ -155,11 +159,12 @@ def _rewritten(pieces: list[tuple[str | None, tuple[str, ...]]], *, by_key: bool
     With `by_key`, numbers under the same key share a kind of spelling; otherwise each has its own.
     """
     groups = {index: key if by_key else index for index, (key, texts) in enumerate(pieces) if len(texts) > 1}
-    names = list(dict.fromkeys(groups.values()))
-    kinds = range(max((len(texts) for _, texts in pieces), default=1))
-    guesses = chain([(1,) * len(names)], product(kinds, repeat=len(names)))
+    kinds: dict[str | int | None, int] = {}
+    for index, group in groups.items():
+        kinds[group] = max(kinds.get(group, 0), len(pieces[index][1]))
+    guesses = chain([(1,) * len(kinds)], product(*map(range, kinds.values())))
     for chosen in islice(guesses, max(PIECES_MAX // len(pieces), 2)):
-        kind_of = dict(zip(names, chosen, strict=True))
+        kind_of = dict(zip(kinds, chosen, strict=True))
         text, changes = [], dict[str, None]()
         for index, (_, texts) in enumerate(pieces):
             kind = kind_of[groups[index]] if index in groups else 0

@@ -85,7 +85,7 @@ def _signed(body):
 
 
 OUTPUTS = {
-    "floats without a fraction": {"score": 1.0, "rows": [2.0, 2.5, 0.0], "page": 3, "z": {"deep": -4.0}, "a": 7},
+    "floats without a fraction": {"score": 1.0, "rows": [2.0, 2.5, 0.0], "page": 3, "z": {"deep": -4.0}, "zero": -0.0, "a": 7},
     "a list of many": {"scores": [float(n) for n in range(300)], "pages": list(range(300))},
     "mixed in one list": [1, 2.0, 3, 4.0],
     "exponents": {"large": 1e21, "larger": 10**21, "small": 1e-7, "tiny": 5e-324, "wide": 1e16, "most": 1.7976931348623157e308},
@@ -123,6 +123,11 @@ def test_the_spelling_of_a_number_that_was_changed_is_named():
 def test_a_body_that_another_program_rewrote_is_recognised(rewrite):
     body = _event({"html": "<a/b>", "umlaut": "ü", "n": 1.0})
     assert "it was parsed and rewritten" in _faults(_signed(body), rewrite(body))[0]
+
+
+def test_a_body_that_was_read_with_another_encoding_is_recognised():
+    body = _event({"umlaut": "über", "n": 1.0})
+    assert "it was read as latin-1" in _faults(_signed(body), body.decode("latin-1").encode())[0]
 
 
 def test_integers_that_javascript_rounds_are_mentioned():
