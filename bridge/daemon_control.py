@@ -13,6 +13,7 @@ from bridge.delivery.replayer import Replayer
 from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
+from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import NotFound, ProviderFailed
 from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
@@ -38,6 +39,7 @@ class DaemonControl:
         self._clock = clock
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._feed = asyncio.Event()
+        self._filter_errors: dict[str, tuple[str, int]] = {}
 
     # -- what commits announce
 
@@ -60,6 +62,9 @@ class DaemonControl:
             self.forget(run_id)
         if signals.nodes_changed and self.membership is not None:
             self.membership.expect_change()
+        for (endpoint_id, expression), count in signals.filter_failures.items():
+            known, before = self._filter_errors.get(endpoint_id, (expression, 0))
+            self._filter_errors[endpoint_id] = (expression, count + (before if known == expression else 0))
         for run_id in signals.settled_run_ids:
             for future in self._waiting.pop(run_id, ()):
                 if not future.done():
@@ -180,6 +185,11 @@ class DaemonControl:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._feed.wait()
+
+    def filter_errors(self, endpoint: Endpoint) -> int:
+        """How often the endpoint's present filter failed on an event here since the start."""
+        expression, count = self._filter_errors.get(endpoint.id, ("", 0))
+        return count if expression == endpoint.filter else 0
 
     def readiness(self) -> dict[str, bool]:
         """Ready while it is not stopping, its workers stand and the database takes what they write."""

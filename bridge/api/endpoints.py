@@ -51,7 +51,7 @@ async def create_endpoint(context: RequestContext, request: Request[EndpointBody
     def work(tx: Tx) -> Response:
         made = endpoints.insert_endpoint(tx, endpoint, secret)
         keys = endpoints.public_keys(tx, [made.id]).get(made.id, ())
-        return Response.of(201, NewEndpoint.of(made, keys, headers=made.headers, secret=secret.reveal()))
+        return Response.of(201, NewEndpoint.of(made, keys, 0, headers=made.headers, secret=secret.reveal()))
 
     return await context.write(request, work)
 
@@ -88,14 +88,17 @@ async def list_endpoints(context: RequestContext, request: Request[EndpointsQuer
     def work(tx: Tx) -> list[EndpointAnswer]:
         found = endpoints.list_endpoints(tx, limit=query.limit + 1, after=after, with_one_run=query.one_run)
         keys = endpoints.public_keys(tx, [endpoint.id for endpoint in found if "v1a" in endpoint.signature])
-        return [EndpointAnswer.of(endpoint, keys.get(endpoint.id, ())) for endpoint in found]
+        return [
+            EndpointAnswer.of(endpoint, keys.get(endpoint.id, ()), context.bridge.filter_errors(endpoint))
+            for endpoint in found
+        ]
 
     return Response.of(200, page_of(EndpointList, await context.database.read(work), query.limit))
 
 
 async def show_endpoint(context: RequestContext, request: Request[NoQuery]) -> Response:
     """One endpoint."""
-    return Response.of(200, await context.database.read(lambda tx: _shown(tx, request.id())))
+    return Response.of(200, await context.database.read(lambda tx: _shown(context, tx, request.id())))
 
 
 async def change_endpoint(context: RequestContext, request: Request[EndpointPatch]) -> Response:
@@ -145,7 +148,7 @@ async def enable_endpoint(context: RequestContext, request: Request[NoBody]) -> 
             endpoints.enable_endpoint(tx, request.id())
         else:
             _changeable(tx, request.id())
-        return Response.of(200, _shown(tx, request.id()))
+        return Response.of(200, _shown(context, tx, request.id()))
 
     return await context.write(request, work)
 
@@ -157,7 +160,7 @@ async def disable_endpoint(context: RequestContext, request: Request[NoBody]) ->
         endpoint = _changeable(tx, request.id())
         if endpoints.disable_endpoint(tx, endpoint.id, SWITCHED_OFF):
             events.record_endpoint_event(tx, EventType.ENDPOINT_DISABLED, endpoint, SWITCHED_OFF)
-        return Response.of(200, _shown(tx, endpoint.id))
+        return Response.of(200, _shown(context, tx, endpoint.id))
 
     return await context.write(request, work)
 
@@ -175,9 +178,10 @@ async def ping_endpoint(context: RequestContext, request: Request[NoBody]) -> Re
     return await context.write(request, work)
 
 
-def _shown(tx: Tx, endpoint_id: str) -> EndpointAnswer:
+def _shown(context: RequestContext, tx: Tx, endpoint_id: str) -> EndpointAnswer:
     endpoint = present_endpoint(tx, endpoint_id)
-    return EndpointAnswer.of(endpoint, endpoints.public_keys(tx, [endpoint_id]).get(endpoint_id, ()))
+    keys = endpoints.public_keys(tx, [endpoint_id]).get(endpoint_id, ())
+    return EndpointAnswer.of(endpoint, keys, context.bridge.filter_errors(endpoint))
 
 
 def present_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoint:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from bridge.domain.connection import Connection
+from bridge.domain.endpoint import Endpoint
 from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 
@@ -112,6 +113,10 @@ class Bridge(Protocol):
 
     async def feed_grown(self, timeout_s: float) -> None:
         """Return when events are recorded, or after `timeout_s`. A hint: the database decides."""
+        ...
+
+    def filter_errors(self, endpoint: Endpoint) -> int:
+        """How often the endpoint's present filter failed on an event at this node since it started."""
         ...
 
     def readiness(self) -> dict[str, bool]:

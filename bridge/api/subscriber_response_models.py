@@ -31,7 +31,8 @@ class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so
     """An endpoint; the values of its headers and secrets in its URL's query are masked. `events` null: all but `run.progressed`.
 
     `public_keys` verify its v1a signatures. `failing_since`: every attempt since then failed. `paused_until`: it gets
-    nothing before, because it asked for that or did not answer.
+    nothing before, because it asked for that or did not answer. `filter_errors`: on so many events its filter failed
+    since the daemon started; it did not get them.
     """
 
     public_keys: list[str]
@@ -41,12 +42,15 @@ class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so
     failing_since: When | None
     paused_until: When | None
     created_at: When | None
+    filter_errors: int
 
     @classmethod
-    def of(cls, endpoint: Endpoint, public_keys: Sequence[str] = (), **more: object) -> Self:
+    def of(cls, endpoint: Endpoint, public_keys: Sequence[str], filter_errors: int, **more: object) -> Self:
         """An endpoint without its secret; the values of its headers, and secrets in its URL, are masked."""
         shown = {"url": mask_query_secrets(endpoint.url), "headers": dict.fromkeys(endpoint.headers, MASK)}
-        return cls.model_validate({**dict(endpoint), **shown, "public_keys": public_keys, **more})
+        return cls.model_validate(
+            {**dict(endpoint), **shown, "public_keys": public_keys, "filter_errors": filter_errors, **more}
+        )
 
 
 class NewEndpoint(EndpointAnswer):

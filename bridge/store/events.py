@@ -66,12 +66,14 @@ def _pairs(tx: Tx, new: Sequence[Event], only: Sequence[Endpoint] | None) -> lis
         return [(event, endpoint) for event in new for endpoint in only]
     shared = shared_listeners(tx)
     of_runs = run_listeners(tx, sorted({event.run_id for event in new if event.run_id is not None}))
-    return [
-        (event, endpoint)
-        for event in new
-        for endpoint in (*shared, *of_runs.get(event.run_id or "", ()))
-        if wants_event(tx, endpoint, event)
-    ]
+    pairs = []
+    for event in new:
+        for endpoint in (*shared, *of_runs.get(event.run_id or "", ())):
+            if wants_event(tx, endpoint, event):
+                pairs.append((event, endpoint))
+            elif endpoint.filter and endpoint.wants(event.type) and tx.filters.has_failed(endpoint.filter, event):
+                tx.signals.filter_failures[endpoint.id, endpoint.filter] += 1
+    return pairs
 
 
 def _lock_runs(tx: Tx, pairs: Sequence[Pair]) -> set[str]:

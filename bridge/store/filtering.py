@@ -16,7 +16,7 @@ from typing import Final
 
 from bridge.domain.errors import FilterFailed, FilterTooCostly
 from bridge.domain.event import Event
-from bridge.domain.filter import evaluate, matches
+from bridge.domain.filter import STEPS_MAX, evaluate
 from bridge.domain.run import Json
 
 WITHIN_S: Final = 0.02  # per commit
@@ -59,6 +59,7 @@ class Filters:
     now: datetime | None = None
     """When the work first ran. It runs again as of then, so that it makes the same events."""
     _verdicts: dict[Question, bool] = field(default_factory=dict)
+    _failed: set[Question] = field(default_factory=set)
     _open: dict[Question, bytes] = field(default_factory=dict)
     _last: _Subject | None = None
 
@@ -67,12 +68,16 @@ class Filters:
         subject = self._subject(event.body)
         question = (expression, event.type.value, subject.data)
         if question not in self._verdicts:
-            verdict = self._judge(expression, subject)
+            verdict = self._judge(question, subject)
             if verdict is None:
                 self._open[question] = event.body
                 return False
             self._verdicts[question] = verdict
         return self._verdicts[question]
+
+    def has_failed(self, expression: str, event: Event) -> bool:
+        """Whether the filter, which was asked about this event, failed on it."""
+        return bool(self._failed) and (expression, event.type.value, self._subject(event.body).data) in self._failed
 
     def check(self) -> None:
         """Raise Undecided if a filter was too costly to be judged in this transaction."""
@@ -94,22 +99,30 @@ class Filters:
     def decide_next(self) -> None:
         """Judge one open filter on one event, which takes up to 50 ms."""
         question, body = self._open.popitem()
-        self._verdicts[question] = matches(question[0], self._subject(body).parsed)
+        self._verdicts[question] = self._evaluate(question, self._subject(body), STEPS_MAX) is True
 
-    def _judge(self, expression: str, subject: _Subject) -> bool | None:
+    def _judge(self, question: Question, subject: _Subject) -> bool | None:
         if self.budget is None or not self.is_limited:
-            return matches(expression, subject.parsed)
+            return self._evaluate(question, subject, STEPS_MAX)
         if self.budget.left_s <= 0:
             return None
         began_at = time.perf_counter()
         try:
-            return evaluate(expression, subject.parsed, steps_max=STEPS_WITHIN)
-        except FilterTooCostly:
-            return None
-        except FilterFailed:
-            return False
+            return self._evaluate(question, subject, STEPS_WITHIN)
         finally:
             self.budget.left_s -= time.perf_counter() - began_at
+
+    def _evaluate(self, question: Question, subject: _Subject, steps_max: int) -> bool | None:
+        """The verdict; None if it takes more steps than these and may take more."""
+        try:
+            return evaluate(question[0], subject.parsed, steps_max=steps_max)
+        except FilterTooCostly:
+            if steps_max < STEPS_MAX:
+                return None
+        except FilterFailed:
+            pass
+        self._failed.add(question)
+        return False
 
     def _subject(self, body: bytes) -> _Subject:
         """What the last call found, if it was about the same body: all filters judge one event after the other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,6 +27,8 @@ class CommitSignals:
     poll_requested_run_ids: set[str] = field(default_factory=set)
     deleted_run_ids: set[str] = field(default_factory=set)
     nodes_changed: bool = False
+    filter_failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often the filter of an endpoint failed on an event, by id and filter; for this node only."""
 
     def add(self, other: CommitSignals) -> None:
         """Merge the signals of another transaction in the same commit."""
@@ -37,6 +40,7 @@ class CommitSignals:
         self.poll_requested_run_ids |= other.poll_requested_run_ids
         self.deleted_run_ids |= other.deleted_run_ids
         self.nodes_changed |= other.nodes_changed
+        self.filter_failures += other.filter_failures
 
 
 @dataclass(slots=True)

@@ -357,3 +357,18 @@ async def test_a_filter_that_can_never_match_is_refused_everywhere(sqlite_api: A
         body = {"url": "https://app.example.org/", "filter": expression}
         assert says in (await sqlite_api.call(method, path, body)).fields["filter"]
     assert says in (await sqlite_api.call("POST", "/v1/endpoints/test-filter", {"filter": expression})).fields["filter"]
+
+
+async def test_events_on_which_a_filter_fails_are_counted(api: Api) -> None:
+    """They do not reach the endpoint, and nobody would know."""
+    made = await api.create_endpoint(filter="contains(data.run.error.message, 'quota')", events=["run.finished"])
+    assert made["filter_errors"] == 0
+    for name in ("a", "b"):
+        await api.finish((await api.register(name))["id"])
+    (shown,) = (await api.call("GET", "/v1/endpoints")).body["data"]
+    assert shown["filter_errors"] == 2
+    assert (await api.call("GET", f"/v1/endpoints/{made['id']}")).body["filter_errors"] == 2
+    change = {"filter": "contains(data.run.error.message || '', 'quota')"}
+    assert (await api.call("PATCH", f"/v1/endpoints/{made['id']}", change)).body["filter_errors"] == 0
+    await api.finish((await api.register("c"))["id"])
+    assert (await api.call("GET", f"/v1/endpoints/{made['id']}")).body["filter_errors"] == 0

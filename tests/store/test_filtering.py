@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -37,6 +38,16 @@ async def test_costly_filters_select_the_same_endpoints(either: Database) -> Non
     run = await register(either)
     assert await record(either, run, "succeeded", output=BIG) is not None
     assert await receivers(either) == {each.id for each in [*wanted, plain]}
+
+
+async def test_failures_are_counted_wherever_they_are_judged(either: Database) -> None:
+    heard: Counter[tuple[str, str]] = Counter()
+    either.listeners.append(lambda signals: heard.update(signals.filter_failures))
+    failing = [await add_endpoint(either, filter=expression) for expression in (ENDLESS, CHEAP)]
+    for expression in (COSTLY.format("failed"), COSTLY.format("succeeded")):
+        await add_endpoint(either, filter=expression)
+    assert await record(either, await register(either), "succeeded", output=BIG) is not None
+    assert heard == {(each.id, each.filter): 1 for each in failing}
 
 
 async def test_the_writer_is_free_while_costly_filters_are_judged(lone: Database) -> None:

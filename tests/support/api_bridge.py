@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from bridge.api.ports import CheckResult, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
 from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.connection import Connection
+from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BridgeError
 from bridge.domain.observation import LastError, Observation
 from bridge.domain.run import Json, Progress, Run, RunStatus
@@ -57,6 +59,7 @@ class ApiBridge:
     held: dict[str, LivePoll] = field(default_factory=dict)
     last_errors: dict[str, LastError] = field(default_factory=dict)
     ready: bool = True
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     before_trigger: asyncio.Event | None = None
     trigger_asked: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -138,12 +141,17 @@ class ApiBridge:
         """Until a commit announces events."""
         await _within(self.grown, timeout_s)
 
+    def filter_errors(self, endpoint: Endpoint) -> int:
+        """Those that commits announced."""
+        return self.failures[endpoint.id, endpoint.filter or ""]
+
     def readiness(self) -> dict[str, bool]:
         """One check."""
         return {"database": self.ready}
 
     def hear(self, signals: CommitSignals) -> None:
         """A listener of the database."""
+        self.failures += signals.filter_failures
         if signals.settled_run_ids:
             self.settled.set()
             self.settled = asyncio.Event()
