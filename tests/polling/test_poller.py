@@ -407,7 +407,7 @@ async def test_when_and_why_a_run_is_polled_next_is_shown_while_it_waits_for_the
         at, reason = poller.next_poll(run)
         assert at is not None
         assert at > datetime.now(UTC)
-        assert "half of such runs are done in" in str(reason)
+        assert "nothing is known yet of how long such runs take" in str(reason)
 
 
 async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_off_ends(
