@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from typing import Final
 
 from bridge.api.ports import CheckResult, LimiterReading, LivePoll
 from bridge.cluster.membership import Membership
@@ -14,7 +15,7 @@ from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
-from bridge.domain.errors import NotFound, ProviderFailed
+from bridge.domain.errors import NotFound, ProviderFailed, StartUnknown
 from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 from bridge.domain.webhook_url import check_target
@@ -22,6 +23,11 @@ from bridge.polling.poller import Poller
 from bridge.providers.http import ProviderFailure
 from bridge.store.database import Database
 from bridge.store.transaction import CommitSignals
+
+_START_UNKNOWN: Final = (
+    "whether the provider started a run is not known; look there before you try again with a new Idempotency-Key, "
+    "and register a run that did start with its provider_run_id"
+)
 
 
 class DaemonControl:
@@ -113,6 +119,8 @@ class DaemonControl:
         try:
             started = await self._poller(connection).client.trigger(workflow_id, inputs, extra)
         except ProviderFailure as failure:
+            if failure.is_ambiguous:
+                raise StartUnknown(f"{failure}; {_START_UNKNOWN}") from failure
             raise ProviderFailed(str(failure)) from failure
         return started.provider_run_id, started.provider_ref
 

@@ -16,8 +16,9 @@ from bridge.api.request_parsing import Rules, check_host, check_path, read_body,
 from bridge.api.response_models import ProblemAnswer
 from bridge.api.routes import Route
 from bridge.api.validation_errors import read_given
-from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem
+from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem, StartUnknown
 from bridge.domain.ids import new_id
+from bridge.store.idempotency import StoredResponse, store_responses
 
 BATCH_BYTES_MAX = 8 * 1024 * 1024  # a thousand registrations with their metadata
 SECURITY_HEADERS = {
@@ -123,9 +124,16 @@ async def _answer_once(
                 [Problem("Idempotency-Key", "was used for another request; make a new key for this one")]
             )
         if kept is not None:
-            return Response(kept.status, kept.body, headers={"Idempotency-Replayed": "true"})
+            content_type = CONTENT_TYPE if kept.status >= 400 else "application/json"
+            return Response(kept.status, kept.body, content_type, {"Idempotency-Replayed": "true"})
         request = Request(http, read_given(route.request_model, raw, context=context.checks()), key)
-        response = await route.handle(context, request)
+        try:
+            response = await route.handle(context, request)
+        except StartUnknown as error:  # kept, because the same request again might start a second run
+            body = problem_of(error, http[REQUEST_ID]).to_bytes()
+            stored = StoredResponse(key.fingerprint, status_of(error), body)
+            await context.database.write(lambda tx: store_responses(tx, [(key.key, stored)]))
+            raise
         assert isinstance(response, Response)
         if not request.is_kept:
             await context.database.write(lambda tx: keep(tx, [(key, response)]))

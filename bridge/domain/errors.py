@@ -8,6 +8,7 @@ BridgeError                     anything we raise on purpose; its text is the me
 ├── Unsupported                 the provider has no such operation
 ├── ProviderRefused             the provider answered a trigger or cancel with a refusal
 ├── ProviderFailed              the provider gave no answer to a trigger or cancel that could be used
+│   └── StartUnknown            so that it may have started a run, or not
 ├── BadPayload                  a provider's answer is not what its documentation promises
 ├── FilterFailed                an endpoint's filter fails on an event
 │   └── FilterTooCostly         or takes more steps on it than allowed
@@ -67,6 +68,10 @@ class ProviderRefused(BridgeError):
 
 class ProviderFailed(BridgeError):
     """The provider gave no answer that could be used; what it did is not known."""
+
+
+class StartUnknown(ProviderFailed):
+    """Whether the provider started the run is not known; to ask it again might start a second one."""
 
 
 class BadPayload(BridgeError):

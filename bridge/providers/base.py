@@ -112,7 +112,7 @@ class Provider(Protocol):
         ...
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
-        """Start a run. Raises ProviderRefused if the provider declines, ProviderFailure if the outcome is not known."""
+        """Start a run. Raises ProviderRefused if the provider declines, ProviderFailure for any other fault."""
         ...
 
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
@@ -304,7 +304,7 @@ def run_id_in(body: Json, key: str, what: str) -> str:
     """The run id in the response to a trigger. Raises ProviderFailure if it has none: a run may have started."""
     run_id = text_of(body.get(key)) if isinstance(body, dict) else None
     if run_id is None or check_id(run_id) is not None:
-        message = f"{what}: the answer holds no run id; whether a run was started is not known"
+        message = f"{what}: the answer holds no run id"
         raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message[:400], 200))
     return run_id
 

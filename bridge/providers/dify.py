@@ -117,7 +117,7 @@ class Dify(ProviderDefaults):
                 return await started
         except TimeoutError:
             stream.cancel()
-            message = f"POST {_RUN_PATH}: no run id within {http.timeout_s:g} s; whether a run was started is not known"
+            message = f"POST {_RUN_PATH}: no run id within {http.timeout_s:g} s"
             raise ProviderFailure(PollFailed(FailureKind.TIMEOUT, message)) from None
         except ProviderFailure as failure:
             if failure.code == _PLAN_QUOTA:

@@ -38,6 +38,15 @@ ERROR_READ_S: Final = 2.0  # the status line has the outcome; the body only expl
 _MESSAGE_CHARS_MAX: Final = 400
 _PATH_CHARS_MAX: Final = 150
 _SAID_CHARS_MAX: Final = 200
+_AMBIGUOUS: Final = frozenset(
+    {
+        FailureKind.TIMEOUT,
+        FailureKind.TRANSPORT,
+        FailureKind.SERVER_ERROR,
+        FailureKind.BAD_PAYLOAD,
+        FailureKind.GATEWAY,
+    }
+)
 _FAULTS: Final = (BadPayload, aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
 _SECRET_CHARS_MIN: Final = 6  # redacting a shorter one would mutilate ordinary words
 
@@ -53,6 +62,11 @@ class ProviderFailure(BridgeError):
         self.code = code
         self.body = body
         super().__init__(failed.message)
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether the provider may have done what it was asked for: the request was sent, its outcome is not known."""
+        return self.failed.kind in _AMBIGUOUS and not 300 <= (self.failed.status or 0) < 500
 
 
 @frozen

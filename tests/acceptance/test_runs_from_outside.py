@@ -126,6 +126,17 @@ async def test_a_triggered_run_is_started_at_the_provider_and_watched(place: Dae
     assert (finished["status"], finished["output"]) == ("succeeded", {"extract-1": {"total": 3}})
 
 
+async def test_a_trigger_with_an_unknown_outcome_is_not_repeated_under_its_key(place: DaemonSetup) -> None:
+    """A gateway that gives up while the provider goes on would otherwise start a run for each try."""
+    place.sandbox.fail("retab", "504", path_ends="/workflows/runs")
+    body = {"connection": "retab", "trigger": {"workflow_id": "wf_unknown"}}
+    key = {"Idempotency-Key": "an-order"}
+    for _ in range(3):
+        problem = await place.daemon.ask("POST", "/v1/runs", body, status=502, headers=key)
+        assert "whether the provider started a run is not known" in problem["detail"]
+    assert sum(seen.method == "POST" and seen.status == 504 for seen in place.sandbox.requests) == 1
+
+
 async def test_cancel_reaches_the_provider_and_the_run_ends_cancelled(place: DaemonSetup) -> None:
     run_id = place.sandbox.add_run("retab", scenario=NEVER_ENDS)
     run = await place.daemon.register("retab", run_id)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from bridge.domain.errors import ProviderFailed
+from bridge.domain.errors import ProviderFailed, StartUnknown
 from bridge.store.idempotency import StoredResponse, find_responses, store_responses
 from tests.support.api_bridge import Api
 
@@ -55,6 +55,21 @@ async def test_a_failure_is_not_kept(sqlite_api: Api) -> None:
     assert (await sqlite_api.call("POST", "/v1/runs", {}, headers=KEY)).status == 422
     sqlite_api.bridge.refuses = None
     assert (await sqlite_api.call("POST", "/v1/runs", body, headers=KEY)).status == 201
+
+
+async def test_a_start_whose_outcome_is_not_known_is_not_tried_again_under_its_key(sqlite_api: Api) -> None:
+    """A gateway answered 504 while the provider went on; three tries started three runs."""
+    body = {"connection": "dify-prod", "trigger": {"workflow_id": "w"}}
+    sqlite_api.bridge.refuses = StartUnknown("HTTP 504; whether the provider started a run is not known")
+    first = await sqlite_api.call("POST", "/v1/runs", body, headers=KEY)
+    sqlite_api.bridge.refuses = None
+    again = await sqlite_api.call("POST", "/v1/runs", body, headers=KEY)
+    assert (first.status, again.status, again.content) == (502, 502, first.content)
+    assert again.headers["Content-Type"] == first.headers["Content-Type"] == "application/problem+json"
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert "is not known" in again.body["detail"]
+    assert [what for what, _ in sqlite_api.bridge.asked] == ["trigger"]
+    assert (await sqlite_api.call("POST", "/v1/runs", body, headers={"Idempotency-Key": "other"})).status == 201
 
 
 async def test_every_post_honours_the_key(api: Api) -> None:

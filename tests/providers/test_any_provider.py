@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import asdict
 
 import pytest
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
 from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
-from bridge.providers import REGISTRY, dibby, dify, instabase, retab
-from bridge.providers.http import ProviderFailure
+from bridge.domain.secret import Secret
+from bridge.providers import REGISTRY, dibby, dify, instabase, open_http, retab
+from bridge.providers.http import ProviderFailure, ProviderSessions
 from tests.support.foreign_server import answering
 from tests.support.provider_http import KEY, provider_against
 
@@ -270,11 +274,50 @@ async def test_a_key_that_the_provider_refuses_is_not_for_whoever_triggers_or_ca
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("status", "body"), [(429, {}), (500, {}), (200, {}), (200, {"id": ""}), (200, b"<html>")])
-async def test_a_trigger_without_a_usable_answer_is_a_failure(name, status, body):
+@pytest.mark.parametrize(
+    ("status", "body", "is_ambiguous"),
+    [
+        (429, {}, False),
+        (401, {}, False),
+        (302, {}, False),
+        (500, {}, True),
+        (503, {}, True),
+        (504, b"<html>Gateway Time-out", True),
+        (200, {}, True),
+        (200, {"id": ""}, True),
+        (201, b"<html>", True),
+    ],
+)
+async def test_a_trigger_without_a_usable_answer_is_a_failure_that_may_have_started_a_run(
+    name, status, body, is_ambiguous
+):
     async with provider_against(answering(body, status=status), name) as (http, _):
-        with pytest.raises(ProviderFailure):
+        with pytest.raises(ProviderFailure) as caught:
             await REGISTRY[name].trigger(http, "wf", {}, {})
+    assert caught.value.is_ambiguous is is_ambiguous
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_trigger_that_gets_no_answer_may_have_started_a_run(name):
+    async def hang(_request: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async def cut(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    for handler in (hang, cut):
+        async with provider_against(handler, name, timeout_s=0.3) as (http, _):
+            with pytest.raises(ProviderFailure) as caught:
+                await REGISTRY[name].trigger(http, "wf", {}, {})
+        assert caught.value.is_ambiguous
+    async with ProviderSessions() as sessions:
+        nobody = open_http(sessions, Connection("c", name, "http://127.0.0.1:9", Secret("key-123456")))
+        with pytest.raises(ProviderFailure) as caught:
+            await REGISTRY[name].trigger(nobody, "wf", {}, {})
+    assert not caught.value.is_ambiguous
 
 
 @pytest.mark.parametrize("name", NAMES)
