@@ -24,7 +24,7 @@ from tests.support.workbench import connection, finish, note_sends, open_poller,
 async def test_no_poll_begins_while_too_many_changes_wait_to_be_recorded(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a storm's news piles up in memory, and is told the later the more there is of it."""
+    """Otherwise the results of a storm of polls pile up in memory, and their events are ever later."""
     monkeypatch.setattr("bridge.polling.poll_results.BEHIND_MIN", 3)
     opened, write = asyncio.Event(), database.write
 
@@ -32,8 +32,10 @@ async def test_no_poll_begins_while_too_many_changes_wait_to_be_recorded(
         await opened.wait()
         return await write(work)
 
-    theirs = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(12)]
+    first, *theirs = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(13)]
     async with open_poller(database, connection(sandbox, "dibby", max_in_flight=2)) as poller:
+        run = await register(database, first, connection="dibby-1", provider="dibby")
+        await finish(poller, database, run.id)  # and with it the health of the connection is recorded
         sends = note_sends(poller)
         made = [await register(database, each, connection="dibby-1", provider="dibby") for each in theirs]
         await poller.run_pass()
