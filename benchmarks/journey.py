@@ -234,8 +234,8 @@ async def main(rates: Sequence[float], seconds: float, runs: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=float, nargs="+", default=[10.0, 50.0, 200.0], help="runs per second")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each rate")
-    parser.add_argument("--burst", type=int, default=10_000, help="runs, a multiple of 1,000")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each rate")
+    parser.add_argument("--burst", type=int, default=5_000, help="runs, a multiple of 1,000")
     parser.add_argument("--quick", action="store_true", help="4 s of each rate and a burst of 2,000: rougher figures")
     parser.add_argument("--serve-raw", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
