@@ -43,7 +43,7 @@ PATIENCE_S = 60.0
 NUMBERS = count()
 
 
-class RawServer:
+class LeastServer:
     """Registers, polls, sends and records, without checking anything."""
 
     def __init__(self, folder: Path, peers_url: str, http: aiohttp.ClientSession) -> None:
@@ -90,7 +90,7 @@ class RawServer:
 async def serve_raw(folder: str, peers_url: str) -> None:
     """Serve until killed; print the port."""
     async with thin_client() as http:
-        server = RawServer(Path(folder), peers_url, http)
+        server = LeastServer(Path(folder), peers_url, http)
         app = web.Application(client_max_size=16 << 20)
         app.router.add_post("/v1/runs", server.register)
         app.router.add_post("/v1/runs/batch", server.register)
