@@ -31,7 +31,7 @@ from virtual_time import (
 )
 
 from bridge.domain.cadence.durations import KNOWN_MIN, DurationModel
-from bridge.domain.cadence.rule import FIRST_AGE_S, longest_first_gap_s
+from bridge.domain.cadence.rule import FIRST_AGE_S, hung_factor, longest_first_gap_s
 
 PRICES_S = (0.05, 0.5, 2.0, 8.0)
 MAIN_PRICE_S = 0.5
@@ -57,6 +57,7 @@ class ColdLearner:
         long_runs = sum(age_s >= FIRST_AGE_S for age_s in in_flight)
         if self.model.is_new and self.model.runs + long_runs < KNOWN_MIN:
             max_interval_s = min(max_interval_s, longest_first_gap_s(alive_s))
+        price_s *= hung_factor(alive_s, self.model.usual_s)
         return self.model.estimate.next_age(alive_s, price_s, min_interval_s, max_interval_s)
 
 

@@ -17,7 +17,7 @@ from virtual_time import MAX_INTERVAL_S, MIN_INTERVAL_S, Cost, back_off_ages, fo
 from bridge.domain.cadence.durations import DurationModel
 from bridge.domain.cadence.list_rule import WatchedRun, wait_before_list
 from bridge.domain.cadence.progress import ProgressModel, ProgressTrack
-from bridge.domain.cadence.rule import effective_price
+from bridge.domain.cadence.rule import effective_price, hung_factor
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 
 LIMIT_PER_S = 5.0
@@ -237,7 +237,7 @@ def with_hung_runs(count: int, price_s: float, *, deadline_s: float = 3600.0) ->
     def plan(i: int) -> None:
         if model.is_stale:
             model.refit([alive[other] for other in in_flight if other != i])
-        price = effective_price(price_s, run_id=str(i), age_s=alive[i])
+        price = effective_price(price_s * hung_factor(alive[i], model.usual_s), run_id=str(i), age_s=alive[i])
         age = model.estimate.next_age(alive[i], price, MIN_INTERVAL_S, 300.0)
         heapq.heappush(queue, (starts[i] + min(age, deadline_s), i))
 

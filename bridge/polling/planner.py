@@ -148,8 +148,9 @@ class Planner:
             tracked.alive_s,
             progress,
             tracked.track,
-            tracked.is_304,
-            durations.is_new,
+            unchanged_is_free=tracked.is_304,
+            is_new=durations.is_new,
+            usual_s=durations.usual_s,
         )
 
     # -- when a list is next

@@ -144,6 +144,20 @@ async def test_refusals_of_the_connection_make_no_run_back_off(tmp_path: Path) -
     assert planner.plan_retry(tracked, PollFailed(FailureKind.TIMEOUT, "no answer")).delay_s == 60.0
 
 
+@pytest.mark.parametrize("usually_s", [2.0, 5.0, 20.0])
+async def test_a_run_that_hangs_costs_at_most_twice_the_polls_of_a_back_off(tmp_path: Path, usually_s: float) -> None:
+    """A back-off that doubles from 1 s to 30 s polls seven times in 88 s."""
+    planner, now, polls = taught(*[usually_s] * 40), 0.0, 0
+    tracked = TrackedRun(await running(tmp_path), now, now=NOW, monotonic=now)
+    while now < 88.0:
+        tracked.start_poll(NOW + timedelta(seconds=now), now)
+        tracked.note_alive(seen("running"))
+        tracked.end_poll()
+        now += planner.plan(tracked, Observed(seen("running")), now).delay_s
+        polls += 1
+    assert polls <= 14
+
+
 async def test_runs_that_hang_do_not_move_what_is_normal(tmp_path: Path) -> None:
     run, planner = await running(tmp_path), taught(*[5.0] * 40)
     hanging = [watched(replace(run, id=f"run_{number}"), age_s=300.0) for number in range(6)]

@@ -46,6 +46,8 @@ MEMORY_AT_CHANGE: Final = 0.05  # with more, new runs would be explained by the 
 LEAST_WEIGHT: Final = 1e-4  # of a run; less is forgotten
 GENERAL_PRIOR: Final = tuple(log_logistic(30.0, 1.2))
 NEIGHBOURS_RUNS: Final = 2.0  # runs after which the connection's other workflows count as much as the general prior
+USUAL_FACTOR, USUAL_SHARE = 1.5, 0.98  # of the ended runs: older runs probably hang …
+USUAL_RUNS_MIN: Final = 19.0  # … once this many are remembered, after about 23
 KNOWN_MIN: Final = 2.9  # three ends, the older ones faded a little
 OTHERS_MIN: Final = 0.5  # one end, likewise
 STATE_VERSION: Final = 1
@@ -75,6 +77,7 @@ class DurationModel:
         self._estimate: Estimate | None = None
         self._mass: list[float] = []
         self._ended: Estimate | None = None
+        self._usual_s: float | None = None
 
     @property
     def is_new(self) -> bool:
@@ -95,6 +98,15 @@ class DurationModel:
         return self._ended
 
     @property
+    def usual_s(self) -> float:
+        """The age in seconds that few runs exceed unless they hang; infinity until some ends are known."""
+        if self.runs < USUAL_RUNS_MIN:
+            return math.inf
+        if self._usual_s is None or self._estimate is None:
+            self._usual_s = USUAL_FACTOR * self.ended.quantile(USUAL_SHARE)
+        return self._usual_s
+
+    @property
     def is_stale(self) -> bool:
         """Whether something was learned since the last fit; pass the runs in flight to `refit` then."""
         return self._estimate is None
@@ -110,7 +122,7 @@ class DurationModel:
         self._experts = self._fit(self._weights, self._given_up)
         mass = self._vote(self._experts)
         self._mass = self._vote(self._fit(self._weights)) if self._given_up else mass
-        self._ended = None
+        self._ended = self._usual_s = None
         self._estimate = Estimate(self._outlived(mass, in_flight_s))
         return self._estimate
 

@@ -25,6 +25,7 @@ PATIENCE_S: Final = 600.0  # from this age on lateness is judged relative to the
 UNCHANGED_FACTOR: Final = 0.2  # a 304 is free of quota where providers say so; it still costs a round trip
 MANY_POLLS: Final = 40  # per run: the closed form is right to 3 %
 PRICE_MIN_S, PRICE_MAX_S = 1e-4, 1e4
+HUNG_FACTOR_MAX: Final = 100.0
 FIRST_GAP_S, FIRST_AGE_S = 3.0, 60.0  # the first runs of a new user are noticed soon
 WAITING_PATIENCE_S: Final = 30.0  # a person acts in minutes or days: lateness is soon judged relative to the wait
 FAILURE_FIRST_S, FAILURE_GROWTH, FAILURE_MAX_S = 1.0, 2.0, 60.0
@@ -46,7 +47,8 @@ class RunView:
 
     `alive_s` is its age in this status, in seconds, when it was last seen alive. `belief` is the estimate for runs
     like it; `progress` says what their progress has meant, `track` is its own. `unchanged_is_free`: its provider
-    answers 304 while nothing changes. `is_new`: nothing was learned yet that its belief could rest on.
+    answers 304 while nothing changes. `is_new`: nothing was learned yet that its belief could rest on. `usual_s` is the age
+    that few runs like it exceed unless they hang.
     """
 
     run_id: str
@@ -57,6 +59,7 @@ class RunView:
     track: ProgressTrack = field(default_factory=ProgressTrack)
     unchanged_is_free: bool = False
     is_new: bool = False
+    usual_s: float = math.inf
 
     @property
     def goes_by_progress(self) -> bool:
@@ -69,6 +72,7 @@ def price_of(settings: CadenceSettings, run: RunView) -> float:
     price_s = settings.price_s
     if settings.target_delay is not None:
         price_s = price_for_target(run.belief, settings.target_delay)
+    price_s *= hung_factor(run.alive_s, run.usual_s)
     patience_s = WAITING_PATIENCE_S if run.status is RunStatus.WAITING else PATIENCE_S
     return effective_price(
         price_s,
@@ -103,6 +107,11 @@ def next_poll(settings: CadenceSettings, run: RunView, *, poll_after_s: float | 
     if delay_s <= settings.min_interval_s:
         return NextPoll(delay_s, "min_interval")
     return NextPoll(delay_s, _reason(run, price_s))
+
+
+def hung_factor(alive_s: float, usual_s: float) -> float:
+    """The factor on the price for a run that is older than such runs usually become: it probably hangs."""
+    return min(max(1.0, alive_s / usual_s) ** 2, HUNG_FACTOR_MAX)
 
 
 def longest_first_gap_s(alive_s: float) -> float:

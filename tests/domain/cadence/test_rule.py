@@ -290,3 +290,10 @@ def test_the_first_runs_are_polled_like_any_other_when_they_are_old_or_wait_or_t
     assert next_poll(rarely, first_run(0.0)).delay_s >= 10.0
     assert next_poll(DEFAULT, first_run(20.0), poll_after_s=7.0).delay_s == 7.0
     assert "nothing is known yet" in next_poll(DEFAULT, first_run(30.0)).reason
+
+
+def test_a_run_that_is_older_than_such_runs_become_is_polled_ever_more_rarely_and_no_other() -> None:
+    run = RunView("run_1", RunStatus.RUNNING, belief(*[5.0] * 30), 4.0, usual_s=8.0)
+    assert price_of(DEFAULT, run) == price_of(DEFAULT, replace(run, usual_s=math.inf))
+    prices = [price_of(DEFAULT, replace(run, alive_s=age_s)) for age_s in (8.0, 16.0, 32.0)]
+    assert prices == pytest.approx([prices[0], 4 * prices[0], 16 * prices[0]])
