@@ -42,10 +42,12 @@ class Registered:
 def register(tx: Tx, wanted: Sequence[Registration]) -> list[Registered]:
     """Watch runs. The number of statements does not depend on the number of runs.
 
-    A run that is watched already stays as it is, except that a webhook is added. If the run is settled, the webhook
+    A run that ended `lost` or `expired` is watched again as a new run, others that are over with `rewatch`. Otherwise a
+    run that is known already stays as it is, except that a webhook is added. If the run is settled, the webhook
     gets the recorded event at once.
     """
     found = _watched(tx, wanted)
+    _watch_again(tx, wanted, found)
     new: dict[tuple[str, str], runs.NewRun] = {}
     for one in wanted:
         if _key(one) not in found:
@@ -60,6 +62,19 @@ def register(tx: Tx, wanted: Sequence[Registration]) -> list[Registered]:
         registered.append(Registered(found[_key(one)], is_new))
     _add_webhooks(tx, wanted, registered)
     return registered
+
+
+def _watch_again(tx: Tx, wanted: Sequence[Registration], found: dict[tuple[str, str], Run]) -> None:
+    """Take runs out of `found` that are over and get a new run: those given up here, and all on request."""
+    again = {
+        _key(one): run.id
+        for one in wanted
+        if (run := found.get(_key(one))) is not None and run.settled and (one.body.rewatch or run.status.is_our_verdict)
+    }
+    if again:
+        runs.supersede(tx, list(again.values()))
+        for key in again:
+            del found[key]
 
 
 def _key(one: Registration) -> tuple[str, str]:

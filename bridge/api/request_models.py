@@ -200,6 +200,7 @@ class RunBody(CadenceBody):
     metadata: Metadata | None = None
     tags: Annotated[list[Tag], Field(max_length=20)] | None = None
     deadline: DeadlineText | None = None
+    rewatch: bool = False
     webhook: WebhookBody | None = None
     cadence: Annotated[CadenceBody | None, Field(validate_default=True)] = None
 

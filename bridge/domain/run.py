@@ -37,6 +37,11 @@ class RunStatus(StrEnum):
         """No further change is expected."""
         return self in _SETTLED
 
+    @property
+    def is_our_verdict(self) -> bool:
+        """The run was given up here; the provider did not say that it is over."""
+        return self in (RunStatus.EXPIRED, RunStatus.LOST)
+
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 

@@ -70,6 +70,7 @@ _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "cadence": lambda stored: CadenceOverrides(**stored) if stored else CadenceOverrides(),
 }
 _PLACES: Final = tuple((_FIELDS.index(name), decode) for name, decode in _DECODERS.items())
+_PROVIDER_RUN_ID: Final = _FIELDS.index("provider_run_id")
 _CHANGING_ENCODERS: Final = tuple((name, encode) for name, encode in _ENCODERS.items() if name in _CHANGING)
 
 
@@ -78,6 +79,8 @@ def run_of(row: Any) -> Run:
     values = list(_fields_of(row))
     for place, decode in _PLACES:
         values[place] = decode(values[place])
+    if row.former_provider_run_id is not None:
+        values[_PROVIDER_RUN_ID] = row.former_provider_run_id
     return Run(*values)
 
 
@@ -161,11 +164,23 @@ def _registered(new: NewRun, now: datetime) -> Run:
     )
 
 
+def supersede(tx: Tx, run_ids: Sequence[str]) -> None:
+    """Free the providers' ids of these settled runs, so that they can be watched again; the runs stay readable."""
+    tx.connection.execute(
+        sa.update(runs)
+        .where(runs.c.id.in_(run_ids), runs.c.former_provider_run_id.is_(None))
+        .values(former_provider_run_id=runs.c.provider_run_id, provider_run_id=runs.c.id)
+    )
+
+
 # -- find
+
+_PROVIDERS_ID: Final = sa.func.coalesce(runs.c.former_provider_run_id, runs.c.provider_run_id)
 
 WATCHED = sa.select(runs).where(
     runs.c.connection == sa.bindparam("of_connection"),
     runs.c.provider_run_id.in_(sa.bindparam("ids", expanding=True)),
+    runs.c.former_provider_run_id.is_(None),
 )
 
 
@@ -222,16 +237,14 @@ def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> l
     for column, value in (
         (runs.c.connection, wanted.connection),
         (runs.c.workflow_id, wanted.workflow_id),
-        (runs.c.provider_run_id, wanted.provider_run_id),
+        (_PROVIDERS_ID, wanted.provider_run_id),
     ):
         if value is not None:
             query = query.where(column == value)
     if wanted.statuses:
         query = query.where(runs.c.status.in_(wanted.statuses))
     if wanted.id_prefix is not None:
-        query = query.where(
-            sa.or_(_begins(runs.c.id, wanted.id_prefix), _begins(runs.c.provider_run_id, wanted.id_prefix))
-        )
+        query = query.where(sa.or_(_begins(runs.c.id, wanted.id_prefix), _begins(_PROVIDERS_ID, wanted.id_prefix)))
     if wanted.since is not None:
         query = query.where(runs.c.registered_at >= wanted.since)
     if wanted.until is not None:
@@ -243,7 +256,7 @@ def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> l
     return [run_of(row) for row in tx.connection.execute(query)]
 
 
-def _begins(column: sa.Column[str], prefix: str) -> sa.ColumnElement[bool]:
+def _begins(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
     """True if the text begins so, by code points: LIKE ignores case on SQLite."""
     return sa.func.substr(column, 1, len(prefix)) == prefix
 

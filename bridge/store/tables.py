@@ -111,6 +111,9 @@ runs = sa.Table(
     sa.Column("not_found_count", sa.Integer, nullable=False),
     sa.Column("not_found_since", Instant),
     sa.Column("leased_by", sa.Text),
+    # Of a run that was registered again after its end: its `provider_run_id` is then its own id, because the column is
+    # unique. SQLite cannot make that a condition without copying the table.
+    sa.Column("former_provider_run_id", sa.Text),
     sa.UniqueConstraint("connection", "provider_run_id"),
 )
 # Due runs of one connection that no node leases; the index holds only watched runs.

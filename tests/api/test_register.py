@@ -228,3 +228,63 @@ async def test_the_same_run_registered_at_the_same_time_is_watched_once(api: Api
     both = await asyncio.gather(*(api.register("r-1") for _ in range(8)))
     assert len({run["id"] for run in both}) == 1
     assert both[0]["status"] == RunStatus.QUEUED.value
+
+
+@pytest.mark.parametrize(
+    ("status", "more", "answer"),
+    [
+        (RunStatus.LOST, {}, 201),
+        (RunStatus.EXPIRED, {}, 201),
+        (RunStatus.FAILED, {}, 200),
+        (RunStatus.FAILED, {"rewatch": True}, 201),
+        (RunStatus.LOST, {"rewatch": False}, 201),
+        (RunStatus.RUNNING, {"rewatch": True}, 200),
+    ],
+)
+async def test_a_run_that_is_over_is_watched_again_as_a_new_one(
+    api: Api, status: RunStatus, more: dict[str, bool], answer: int
+) -> None:
+    """`lost` and `expired` are our own verdicts, which may be wrong; the provider's need to be asked for."""
+    old = await api.register("r-1", metadata={"try": 1}, tags=["x"])
+    await api.see(old["id"], status)
+    before = (await api.call("GET", f"/v1/runs/{old['id']}")).body
+    body = {"connection": "dify-prod", "provider_run_id": "r-1", "metadata": {"try": 2}, **more}
+    reply = await api.call("POST", "/v1/runs", body)
+    assert (reply.status, reply.body["id"] != old["id"]) == (answer, answer == 201)
+    if answer == 201:
+        assert (reply.body["status"], reply.body["metadata"], reply.body["polls"]) == ("queued", {"try": 2}, 0)
+    assert (await api.call("GET", f"/v1/runs/{old['id']}")).body == before
+    assert before["provider_run_id"] == reply.body["provider_run_id"] == "r-1"
+    assert (await api.call("GET", "/v1/runs/dify-prod:r-1")).body["id"] == reply.body["id"]
+    for query in ("provider_run_id=r-1", "q=r-"):
+        listed = (await api.call("GET", f"/v1/runs?{query}")).body["data"]
+        assert [run["id"] for run in listed] == ([reply.body["id"], old["id"]] if answer == 201 else [old["id"]])
+    again = await api.call("POST", "/v1/runs", {**body, "rewatch": False})
+    assert (again.status, again.body["id"]) == (200, reply.body["id"])
+
+
+async def test_a_run_is_watched_a_third_time_and_from_a_batch(api: Api) -> None:
+    webhook = {"url": "https://app.example.org/once"}
+    body = {"connection": "dify-prod", "provider_run_id": "r-1", "webhook": webhook}
+    made = []
+    for _ in range(3):
+        reply = (await api.call("POST", "/v1/runs/batch", {"runs": [body, body]})).body["data"]
+        assert [item["status"] for item in reply] == [201, 200]
+        assert len({item["run"]["id"] for item in reply}) == 1
+        assert reply[0]["run"]["webhook"]["secret"] is not None
+        made.append(reply[0]["run"]["id"])
+        await api.see(made[-1], RunStatus.LOST)
+    assert len(set(made)) == 3
+    listed = (await api.call("GET", "/v1/runs?provider_run_id=r-1&status=lost")).body["data"]
+    assert [run["id"] for run in listed] == made[::-1]
+    finished = (await api.call("GET", "/v1/events?type=run.finished")).body["data"]
+    assert [event["data"]["run"]["id"] for event in finished] == made
+
+
+async def test_the_same_key_watches_again_once(sqlite_api: Api) -> None:
+    run = await sqlite_api.register("r-1")
+    await sqlite_api.see(run["id"], RunStatus.LOST)
+    body, key = {"connection": "dify-prod", "provider_run_id": "r-1"}, {"Idempotency-Key": "k"}
+    first = await sqlite_api.call("POST", "/v1/runs", body, headers=key)
+    await sqlite_api.see(first.body["id"], RunStatus.LOST)
+    assert (await sqlite_api.call("POST", "/v1/runs", body, headers=key)).content == first.content
