@@ -64,6 +64,7 @@ class RunLeases:
         self._compare_due = 0.0
         self._releasing: dict[str, TrackedRun] = {}
         self._paused: dict[str, TrackedRun] = {}
+        self._writing: list[TrackedRun] = []
         self._flush_due = math.inf
 
     # -- acquiring
@@ -164,7 +165,7 @@ class RunLeases:
 
     def releasing(self) -> list[TrackedRun]:
         """The runs whose release is not written yet."""
-        return list(self._releasing.values())
+        return [*self._releasing.values(), *self._writing]
 
     def release(self, tracked: TrackedRun, due: float) -> None:
         """Write the end of the lease, with what was counted, by `due`; the schedule no longer holds the run."""
@@ -189,6 +190,7 @@ class RunLeases:
             return
         releasing, paused = self._releasing, self._paused
         self._releasing, self._paused, self._flush_due = {}, {}, math.inf
+        self._writing = list(releasing.values())
         try:
             await self._write(
                 list(releasing.values()), [each for each in paused.values() if self._schedule.holds(each)]
@@ -197,14 +199,14 @@ class RunLeases:
             self._releasing, self._paused = releasing | self._releasing, paused | self._paused
             self._flush_due = now + STORE_RETRY_S
             raise
+        finally:
+            self._writing = []
         self._acquire_due = min([self._acquire_due, *(tracked.due for tracked in releasing.values())])
 
     async def _write(self, releasing: list[TrackedRun], paused: list[TrackedRun]) -> None:
-        released, kept = [each.record() for each in releasing], [each.record() for each in paused]
+        def write(tx: Tx) -> None:  # as they are now: the wall clock may be set while this waits for its turn
+            run_leases.save_polls(tx, node=self._node, records=[each.record() for each in releasing])
+            run_leases.save_polls(tx, node=self._node, records=[each.record() for each in paused], keep_lease=True)
 
-        def write(tx: Tx) -> None:
-            run_leases.save_polls(tx, node=self._node, records=released)
-            run_leases.save_polls(tx, node=self._node, records=kept, keep_lease=True)
-
-        if released or kept:
+        if releasing or paused:
             await self._database.write(write)
