@@ -45,9 +45,16 @@ async def read_bytes(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
         return b"".join([piece async for piece in pieces])
 
 
-def parse_bytes(data: bytes, charset: str | None) -> Json:
-    """The JSON of a body with this declared charset. Raises BadPayload."""
-    return parse_json_text(_text(data, charset))
+def parse_bytes(data: bytes, response: aiohttp.ClientResponse | None) -> Json:
+    """The JSON of a body: UTF-8, -16 or -32, or else in the charset that the response declares. Raises BadPayload."""
+    try:
+        text = data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        try:
+            text = data.decode((response and response.charset) or "ascii")
+        except (UnicodeDecodeError, LookupError):
+            raise BadPayload("the body is not UTF-8") from None
+    return parse_json_text(text)
 
 
 class Body:
@@ -63,11 +70,16 @@ class Body:
         self._bytes_max = bytes_max
         self._fields = fields
         self._scanner: RunScanner | None = None
-        self._charset: str | None = None
+        self._response: aiohttp.ClientResponse | None = None
 
     async def read(self, response: aiohttp.ClientResponse) -> None:
         """Read the body. Raises BadPayload if it is too large and has no `fields`."""
-        self._charset = response.charset
+        self._response = response
+        content = response.content
+        if content.is_eof() and content.total_bytes <= _CHUNK_BYTES and "Content-Encoding" not in response.headers:
+            self.data = content.read_nowait()  # usually all of it came with the head
+            self.head, self.size = self.data[:_HEAD_BYTES], len(self.data)
+            return
         kept: list[bytes] = []
         async with aclosing(read_pieces(response, SCANNED_BYTES_MAX if self._fields else self._bytes_max)) as pieces:
             async for piece in pieces:
@@ -90,7 +102,7 @@ class Body:
         """The value, and the names of its members that could not be read whole. Raises BadPayload."""
         if self.data is not None:
             try:
-                return parse_bytes(self.data, self._charset), frozenset()
+                return parse_bytes(self.data, self._response), frozenset()
             except BadPayload:
                 if not self._fields or not self.data.strip():
                     raise
@@ -117,16 +129,6 @@ class Body:
 
 def _slices(data: bytes) -> Iterator[bytes]:
     return (data[start : start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES))
-
-
-def _text(data: bytes, charset: str | None) -> str:
-    """The text of a body in UTF-8, -16 or -32, or in the declared `charset` if it is none of these."""
-    for encoding in (json.detect_encoding(data), charset):
-        try:
-            return data.decode(encoding or "ascii").removeprefix("\ufeff")
-        except (UnicodeDecodeError, LookupError):
-            continue
-    raise BadPayload("the body is not UTF-8")
 
 
 def _too_large(bytes_max: int) -> BadPayload:

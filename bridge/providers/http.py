@@ -343,6 +343,6 @@ async def _read_error(response: aiohttp.ClientResponse) -> tuple[Json, bytes]:
     try:
         async with asyncio.timeout(ERROR_READ_S):
             data = await read_bytes(response, _ERROR_BYTES_MAX)
-        return parse_bytes(data, response.charset), data
+        return parse_bytes(data, response), data
     except (BadPayload, TimeoutError, aiohttp.ClientError, OSError):
         return None, data
