@@ -165,6 +165,17 @@ def test_a_run_under_way_shows_its_next_poll(bridge, running):
 
 
 @pytest.mark.slow
+def test_a_run_and_its_connection_show_why_polls_fail(bridge, running):
+    theirs = running.add_run(**ENDLESS)
+    assert bridge("runs", "add", "dify-wrong-key", theirs).code == 0
+    name = f"dify-wrong-key:{theirs}"
+    until(lambda: "last error" in bridge("runs", "show", name).out, "a failed poll")
+    (line,) = [line for line in bridge("runs", "show", name).out.splitlines() if line.startswith("last error")]
+    assert "401" in line
+    assert "last error" in bridge("connections", "show", "dify-wrong-key").out
+    assert bridge("runs", "rm", name).code == 0
+
+
 def test_watching_named_runs_ends_when_all_have_settled(bridge, running):
     good, bad = (add_run(bridge, running, duration_s=0.3, outcome=outcome) for outcome in ("succeeded", "failed"))
     result = bridge("runs", "watch", good, bad)
