@@ -47,6 +47,7 @@ from bridge.store.transaction import Tx
 
 log = structlog.get_logger()
 DRAIN_S = 20.0  # for POSTs under way at SIGTERM; the unit allows 40 s for the whole stop
+FILE_CHECK_S = 2.0
 _UNTIL_DRAINED = frozenset({"watchdog", "membership"})
 
 
@@ -90,6 +91,7 @@ class Daemon:
         self._stack.push_async_callback(self.database.close)
         if self.database.is_sqlite:
             self.workers.start("writer", self.database.wait_writer_ended)
+            self.workers.start_loop("database file", self._check_database_file)
         self._log_sqlite()
         await self._use_keys(self.config)
         if not self.database.is_sqlite:
@@ -262,6 +264,10 @@ class Daemon:
         self._schedule_backup()
         self.calendar.start()
         self._stack.callback(self.calendar.stop)
+
+    async def _check_database_file(self) -> float:
+        await self.database.check_file()
+        return FILE_CHECK_S
 
     async def _follow_wall_clock(self) -> float:
         if await self.wall_clock.follow():

@@ -149,7 +149,9 @@ async def _rotate(url: URL, configured: list[EncryptionKey]) -> tuple[int, list[
 
 def _url(settings: Settings, given: str | None) -> URL:
     try:
-        return make_url(given or read_database_url(find_config(settings.config_path, os.environ), env=os.environ))
+        text = given or read_database_url(find_config(settings.config_path, os.environ), env=os.environ)
+        database_file.refuse_query(text)
+        return make_url(text)
     except sa.exc.ArgumentError:
         raise InvalidInput([Problem("--database", "expected sqlite:///PATH or postgresql://…")]) from None
 

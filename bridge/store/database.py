@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from asyncpg import InterfaceError as AsyncpgInterfaceError
 from asyncpg import PostgresError
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bridge.domain.clock import Clock
@@ -31,7 +31,7 @@ from bridge.store.postgres import engine as postgres
 from bridge.store.postgres import notifications, suitability
 from bridge.store.sqlite import database_file
 from bridge.store.sqlite.reader_pool import ReaderPool
-from bridge.store.sqlite.writer import Writer, explain, writer_engine
+from bridge.store.sqlite.writer import CALLERS_MISTAKES, Writer, explain, writer_engine
 from bridge.store.transaction import CommitSignals, Tx
 
 T = TypeVar("T")
@@ -42,9 +42,13 @@ _NOT_OPEN: Final = "the database is not open"
 
 
 class Database:
-    """A database of this version's schema. `open()` it before use, `close()` it after."""
+    """A database of this version's schema. `open()` it before use, `close()` it after.
+
+    DatabaseRefused for a URL that cannot be one of ours.
+    """
 
     def __init__(self, url: str, clock: Clock) -> None:
+        database_file.refuse_query(url)
         self.url = make_url(url)
         self.clock = clock
         self.keyring = Keyring()
@@ -54,7 +58,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.has_other_nodes = False
         """Whether commits notify other nodes. `nodes_changed` is always sent."""
-        self._lock: database_file.LockFile | None = None
+        self._lock: database_file.FileLock | None = None
         self._writer: Writer | None = None
         self._reader_pool: ReaderPool | None = None
         self._engine: AsyncEngine | None = None
@@ -90,6 +94,11 @@ class Database:
     @property
     def is_available(self) -> bool:
         """Whether nothing failed in the last 10 s, or a write succeeded after the last failure."""
+        if self._lock is not None:
+            try:
+                self._lock.check()
+            except StoreUnavailable:
+                return False
         return self._failed_at is None or self.clock.monotonic() - self._failed_at > FAILURE_REMEMBERED_S
 
     async def read(self, work: Callable[[Tx], T]) -> T:
@@ -124,6 +133,11 @@ class Database:
         assert self._writer is not None
         await self._writer.wait_ended()
 
+    async def check_file(self) -> None:
+        """StoreUnavailable, on SQLite, if the file was deleted, moved or replaced."""
+        assert self._lock is not None
+        self._lock.check()
+
     def notify_listener(self) -> notifications.NotifyListener:
         """A listener, not yet connected, that passes other nodes' commits to `listeners`."""
         return notifications.NotifyListener(self.url, self._receive)
@@ -135,7 +149,9 @@ class Database:
             return await self._reader_pool.read(
                 lambda connection: work(Tx(connection, self.clock.now(), keyring=self.keyring))
             )
-        except (OperationalError, InterfaceError, OSError) as error:
+        except CALLERS_MISTAKES:
+            raise
+        except (DBAPIError, OSError) as error:
             raise _unavailable(error) from error
 
     async def _write(self, work: Callable[[Tx], T]) -> T:
@@ -217,17 +233,19 @@ class Database:
 
     async def _open_sqlite(self) -> None:
         path = database_file.path_of(self.url)
-        is_unused = database_file.is_unused(path)
-        self._lock = database_file.LockFile.take(path)
-        await asyncio.to_thread(database_file.check, path, may_be_empty=is_unused)
+        traces = database_file.traces_of(path)
+        database_file.refuse_missing(path, traces)
+        self._lock = database_file.FileLock.take(path)
+        await asyncio.to_thread(database_file.check, path, may_be_empty=not traces)
         engine = writer_engine(path)
         try:
             await asyncio.to_thread(_migrate, engine)
         except DBAPIError as error:
             engine.dispose()
             raise DatabaseRefused(f"{path}: {explain(error)}") from error
-        self._reader_pool = ReaderPool(path)
-        self._writer = Writer(engine, self.clock, self.keyring, self._announce)
+        self._lock.take_file()
+        self._reader_pool = ReaderPool(path, self._lock.check)
+        self._writer = Writer(engine, self.clock, self.keyring, self._announce, self._lock.check)
         self._writer.open()
 
     async def _open_postgres(self) -> None:

@@ -37,10 +37,11 @@ def back_up(source: Path, target: Path, progress: Progress | None = None) -> Ins
         raise NotFound(f"there is no database at {source}; name the right configuration with --config")
     if target.exists():
         raise Conflict(f"{target} exists already and stays as it is; choose another name")
-    database_file.check(source)
     partial = partial_file.path_for(target)
     try:
-        with _daemon_kept_out(source):
+        with _daemon_kept_out(source) as is_unlocked:
+            if is_unlocked:  # a daemon has checked its file; and opening it again in its process would drop its locks
+                database_file.check(source)
             _copy(source, partial, progress)
         found = inspect_file(partial)
         if found.problems:
@@ -54,14 +55,14 @@ def back_up(source: Path, target: Path, progress: Progress | None = None) -> Ins
 
 
 @contextlib.contextmanager
-def _daemon_kept_out(source: Path) -> Iterator[None]:
-    """Hold the daemon's lock if it is free; if a daemon runs, it is the writer and we only read."""
+def _daemon_kept_out(source: Path) -> Iterator[bool]:
+    """Hold the daemon's lock and yield True if it is free. If a daemon runs, it writes and we only read."""
     try:
-        lock = database_file.LockFile.take(source)
+        lock = database_file.FileLock.take(source)
     except DatabaseRefused:
         lock = None
     try:
-        yield
+        yield lock is not None
     finally:
         if lock is not None:
             lock.release()

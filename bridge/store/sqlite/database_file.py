@@ -7,19 +7,19 @@ import fcntl
 import os
 import socket
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from bridge.domain.errors import DatabaseRefused
+from bridge.domain.errors import DatabaseRefused, StoreUnavailable
 from bridge.store.sqlite import key_file
 
 APPLICATION_ID = 0x72756E62  # "runb", in the file's header: tells our database from another program's
-BUSY_TIMEOUT_S = 5.0
-WAL_PAGES_BEFORE_CHECKPOINT = 2000
+BUSY_TIMEOUT_S = 5.0  # at the start and for commands; the daemon itself waits `SERVING_BUSY_TIMEOUT_S`
+SERVING_BUSY_TIMEOUT_S = 2.0  # a caller waits for the commit under way and for its own: answered within 5 s
 FULL_CHECK_BYTES_MAX = 64 * 1024 * 1024  # larger files are not read completely at every start
 _MAGIC = b"SQLite format 3\x00"
-_INCREMENTAL = 2  # what `PRAGMA auto_vacuum` answers
 
 
 def path_of(url: URL) -> Path:
@@ -29,16 +29,32 @@ def path_of(url: URL) -> Path:
     return Path(url.database)
 
 
-class LockFile:
-    """`<database>.lock`, locked while the daemon runs, so that a second one is refused."""
+def refuse_query(url: str) -> None:
+    """DatabaseRefused for a `sqlite:///…` URL with a query, which would open the file named before it."""
+    if url.startswith("sqlite") and "?" in url:
+        raise DatabaseRefused("[database] url: a SQLite URL has no parameters; leave out everything from the `?` on")
 
-    def __init__(self, descriptor: int) -> None:
+
+class FileLock:
+    """Keeps a second daemon out, and notices when the file is no longer the one that was opened.
+
+    `<database>.lock` names the holder. The database file itself is locked too, by its inode: so neither another name
+    for it nor a deleted `.lock` lets a second daemon in.
+    """
+
+    def __init__(self, database: Path, descriptor: int, *, is_new: bool) -> None:
+        self._database = database
+        self._path = _lock_path(database)
         self._descriptor = descriptor
+        self._is_new = is_new
+        self._file: int | None = None
+        self._identity: tuple[int, int] | None = None
 
     @classmethod
-    def take(cls, database: Path) -> LockFile:
+    def take(cls, database: Path) -> FileLock:
         """Take the lock. DatabaseRefused, naming the holder, if another process has it."""
-        path = database.with_name(database.name + ".lock")
+        path = _lock_path(database)
+        is_new = not path.exists()
         try:
             database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -54,27 +70,84 @@ class LockFile:
             raise DatabaseRefused(
                 f"another runbridge ({holder}) is using {database}; stop it first, or give this one another [database] url"
             ) from None
+        lock = cls(database, descriptor, is_new=is_new)
+        if database.is_file() and os.access(database, os.R_OK | os.W_OK):  # what is wrong otherwise, `check` says
+            lock.take_file()
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
-        return cls(descriptor)
+        return lock
+
+    def take_file(self) -> None:
+        """Lock the database file itself, once it exists, and remember which file it is."""
+        if self._file is not None:
+            return
+        self._file = os.open(self._database, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # `_file` stays open: closing it would drop the locks that SQLite holds on the file in this process.
+            os.close(self._descriptor)
+            raise DatabaseRefused(
+                f"another runbridge is using {self._database}, perhaps under another name; "
+                "stop it first, or give this one another [database] url"
+            ) from None
+        found = os.fstat(self._file)
+        self._identity = (found.st_dev, found.st_ino)
+
+    def check(self) -> None:
+        """StoreUnavailable if the path no longer leads to the file that was opened."""
+        if self._identity is None:
+            return
+        try:
+            found = self._database.stat()
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self._database} was deleted or moved while the daemon used it ({error.strerror}); "
+                "put it back, or stop the daemon and restore the last backup"
+            ) from None
+        if (found.st_dev, found.st_ino) != self._identity:
+            raise StoreUnavailable(
+                f"{self._database} was replaced while the daemon used it; "
+                "restart the daemon to use the new file, or put the old one back"
+            )
 
     def release(self) -> None:
-        """Release the lock."""
+        """Release the lock. Call it when SQLite has closed the file."""
         with contextlib.suppress(OSError):
+            if self._file is not None:
+                os.close(self._file)
             os.ftruncate(self._descriptor, 0)
+            if self._is_new and not self._database.is_file():  # the first start failed and leaves no trace
+                self._path.unlink()
             os.close(self._descriptor)
 
 
-def is_unused(path: Path) -> bool:
-    """Whether no file beside it shows that a daemon has used it. Call it before the lock file is created."""
-    traces = (path.name + ".lock", path.name + "-wal", key_file.NAME)
-    return not any(path.with_name(name).exists() for name in traces)
+def _lock_path(database: Path) -> Path:
+    return database.with_name(database.name + ".lock")
+
+
+def traces_of(path: Path) -> list[str]:
+    """The names of files beside it that show that a daemon has used it. Call it before the lock is taken."""
+    names = [path.name + ".lock", path.name + "-wal"]
+    others = {lock.with_suffix("") for lock in path.parent.glob("*.lock")} - {path}
+    if not any(other.exists() for other in others):  # otherwise the key belongs to another database in this folder
+        names.append(key_file.NAME)
+    return [name for name in names if path.with_name(name).exists()]
+
+
+def refuse_missing(path: Path, traces: Sequence[str]) -> None:
+    """DatabaseRefused if the file is missing, but was there."""
+    if traces and not path.exists():
+        raise DatabaseRefused(
+            f"{path} is missing, but {' and '.join(traces)} beside it show that it was used; "
+            f"put it back or restore the last backup, or delete {' and '.join(traces)} to begin with an empty database"
+        )
 
 
 def check(path: Path, *, may_be_empty: bool = False) -> None:
     """DatabaseRefused, with one sentence, for a file that is foreign, damaged, read-only or locked. A missing one is fine.
 
-    `may_be_empty`: an empty file is new (`is_unused`), not the rest of a database. Creates and changes nothing.
+    `may_be_empty`: an empty file is new (without `traces_of`), not the rest of a database. Creates and changes nothing.
     """
     if not path.exists():
         return

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from bridge.domain.errors import StoreUnavailable
-from bridge.store.sqlite.database_file import BUSY_TIMEOUT_S
+from bridge.store.sqlite.database_file import SERVING_BUSY_TIMEOUT_S
 
 T = TypeVar("T")
 READERS: Final = 4
@@ -26,7 +26,8 @@ READERS: Final = 4
 class ReaderPool:
     """Runs up to READERS reads at once; further ones wait."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Callable[[], None]) -> None:
+        self._check = check
         self._engine = sa.create_engine(
             URL.create("sqlite", database=str(path)),
             pool_size=READERS,
@@ -41,12 +42,13 @@ class ReaderPool:
         self._is_closed = False
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` on a consistent snapshot."""
+        """Run `work` on a consistent snapshot. StoreUnavailable if the file is no longer there."""
         if self._is_closed:
             raise StoreUnavailable("the database is not open")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, work)
 
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        self._check()
         connection: sa.Connection | None = getattr(self._of_thread, "connection", None)
         if connection is None:  # kept by its thread: to borrow it from a pool each time takes a tenth of a short read
             connection = self._of_thread.connection = self._engine.connect()
@@ -66,7 +68,7 @@ class ReaderPool:
 def _set_up(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+    cursor.execute(f"PRAGMA busy_timeout={int(SERVING_BUSY_TIMEOUT_S * 1000)}")
     cursor.execute("PRAGMA query_only=ON")
     cursor.execute("PRAGMA wal_autocheckpoint=0")
     cursor.close()

@@ -27,14 +27,14 @@ from bridge.domain.clock import Clock
 from bridge.domain.encryption import Keyring
 from bridge.domain.errors import StoreUnavailable
 from bridge.store.filtering import FilterBudget, Filters
-from bridge.store.sqlite.database_file import APPLICATION_ID, BUSY_TIMEOUT_S
+from bridge.store.sqlite.database_file import APPLICATION_ID, SERVING_BUSY_TIMEOUT_S
 from bridge.store.transaction import CommitSignals, Tx
 
 T = TypeVar("T")
 
 BATCH_MAX: Final = 500  # callers in one commit; keeps a commit within some tens of milliseconds
 WAL_PAGES_BEFORE_CHECKPOINT: Final = 2000
-_CALLERS_MISTAKES = (IntegrityError, DataError, ProgrammingError)
+CALLERS_MISTAKES = (IntegrityError, DataError, ProgrammingError)
 _SAVEPOINT, _RELEASE, _UNDO = "SAVEPOINT caller", "RELEASE caller", "ROLLBACK TO caller"
 _STOPPING = "the daemon is stopping; try again when it runs"
 _INCREMENTAL: Final = 2  # what `PRAGMA auto_vacuum` answers
@@ -52,8 +52,14 @@ class Writer:
     """Commits what callers submit, in batches, over one connection held for life."""
 
     def __init__(
-        self, engine: sa.Engine, clock: Clock, keyring: Keyring, announce: Callable[[CommitSignals], None]
+        self,
+        engine: sa.Engine,
+        clock: Clock,
+        keyring: Keyring,
+        announce: Callable[[CommitSignals], None],
+        check: Callable[[], None],
     ) -> None:
+        """`check` raises StoreUnavailable if the file is no longer there."""
         self._engine = engine
         self._connection: sa.Connection | None = None
         """Opened and used by the writer's thread only."""
@@ -61,6 +67,7 @@ class Writer:
         self._clock = clock
         self._keyring = keyring
         self._announce = announce
+        self._check = check
         self._cache: dict[str, Any] = {}
         """`Tx.cache` of every transaction: it stays valid between commits, because no other process writes."""
         self._jobs: deque[_Job] = deque()
@@ -129,9 +136,13 @@ class Writer:
         try:
             loop = asyncio.get_running_loop()
             answers, signals = await loop.run_in_executor(self._thread, self._run, batch)
-        except (DBAPIError, sqlite3.Error) as error:
+        except (DBAPIError, sqlite3.Error, StoreUnavailable) as error:
+            if _is_locked(error):  # callers behind it need not wait as long for the same answer
+                batch += self._jobs
+                self._jobs.clear()
+            reason = error if isinstance(error, StoreUnavailable) else StoreUnavailable(explain(error))
             for job in batch:
-                _fail(job, StoreUnavailable(explain(error)))
+                _fail(job, reason)
             return
         except asyncio.CancelledError:
             for job in batch:
@@ -145,6 +156,7 @@ class Writer:
                 job.answer.set_result(answer)
 
     def _run(self, batch: list[_Job]) -> tuple[list[Any], CommitSignals]:
+        self._check()
         if self._connection is None:
             self._connection = self._engine.connect()
         connection, driver = self._connection, _driver_of(self._connection)
@@ -165,6 +177,7 @@ class Writer:
                 )
                 answers.append(self._run_one(driver, job, tx, signals))
             driver.execute("COMMIT")
+            self._check()
         except BaseException:
             self._cache.clear()
             if driver.in_transaction:  # SQLite rolls back by itself after some errors
@@ -181,7 +194,7 @@ class Writer:
             job.filters.check()
             driver.execute(_RELEASE)
         except Exception as error:  # returned to the caller that caused it
-            if isinstance(error, (DatabaseError, sqlite3.Error)) and not isinstance(error, _CALLERS_MISTAKES):
+            if isinstance(error, (DatabaseError, sqlite3.Error)) and not isinstance(error, CALLERS_MISTAKES):
                 raise  # the disk or a lock: the whole transaction fails
             driver.execute(_UNDO)
             tx.cache.clear()
@@ -193,6 +206,10 @@ class Writer:
 def _fail(job: _Job, error: BaseException) -> None:
     if not job.answer.done():
         job.answer.set_exception(error)
+
+
+def _is_locked(error: Exception) -> bool:
+    return "database is locked" in str(error)
 
 
 def writer_engine(path: Path) -> sa.Engine:
@@ -208,7 +225,7 @@ def writer_engine(path: Path) -> sa.Engine:
 def _set_up(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver's own BEGIN is deferred
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+    cursor.execute(f"PRAGMA busy_timeout={int(SERVING_BUSY_TIMEOUT_S * 1000)}")
     # Setting what is already set would write, and a database newer than the code must stay as it is.
     if cursor.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
         cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; before WAL, which writes its first page
@@ -245,5 +262,6 @@ _SENTENCES = {
     "database is locked": "another program holds the database locked; close it",
     "readonly": "the database file is read-only; give the daemon's user write permission",
     "another operation": "the connection to the database broke; a new one is made",
+    "not a database": "the database file is damaged or was replaced; stop the daemon and restore the last backup",
     "malformed": "the database file is damaged; stop the daemon and restore the last backup",
 }
