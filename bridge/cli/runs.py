@@ -44,6 +44,7 @@ def runs() -> None:
 @click.option(
     "--webhook-events", metavar="A,B", type=EventTypes(), help="Events of the webhook; default: run.finished."
 )
+@click.option("--rewatch", is_flag=True, help="Watch it again as a new run if it has settled.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait until it settles; exit 1 if it did not end well.")
 @common_options
 @pass_settings
@@ -57,6 +58,7 @@ def add(
     deadline: str | None,
     webhook: str | None,
     webhook_events: list[str] | None,
+    rewatch: bool,
     is_waiting: bool,
 ) -> int:
     """Watch the run PROVIDER_RUN_ID, which was started at CONNECTION."""
@@ -71,6 +73,7 @@ def add(
         "tags": list(tag) or None,
         "deadline": deadline,
         "webhook": one_run_endpoint if webhook else None,
+        "rewatch": rewatch or None,
     }
     client = settings.client()
     response = client.post("v1", "runs", body={key: value for key, value in body.items() if value is not None})

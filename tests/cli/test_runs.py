@@ -61,6 +61,16 @@ def test_registering_twice_says_so_and_changes_nothing(bridge, running):
     assert first.out.split()[0] == again.out.split()[0]
 
 
+def test_a_settled_run_is_watched_again_on_request(bridge, running):
+    theirs = running.add_run(duration_s=0.1)
+    first = bridge("runs", "add", "dify-prod", theirs, "--wait", "--json").json
+    assert bridge("runs", "add", "dify-prod", theirs, "--json").json["id"] == first["id"]
+    again = bridge("runs", "add", "dify-prod", theirs, "--rewatch", "--wait", "--json")
+    assert (again.code, again.json["status"]) == (0, "succeeded")
+    assert again.json["id"] != first["id"]
+    assert bridge("runs", "show", theirs, "--json").json["id"] == again.json["id"]
+
+
 def test_the_secret_of_a_one_run_webhook_is_shown_once(bridge, running):
     provider_run_id = running.add_run(**ENDLESS)
     first = bridge("runs", "add", "dify-prod", provider_run_id, "--webhook", running.receiver)
