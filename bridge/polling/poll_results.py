@@ -170,7 +170,7 @@ class PollResults:
         if lost or transition.is_expired(tracked.run, wall):
             if not lost:
                 self._planner.learn_given_up(tracked, now)
-            after = await self._give_up(tracked.with_counters(), lost)
+            after = await self._give_up(tracked.with_counters(), lost, failed)
             if after is None or after.settled:
                 return Drop()
             tracked.note_recorded(after)
@@ -205,12 +205,13 @@ class PollResults:
 
         return await self._database.write(record)
 
-    async def _give_up(self, before: Run, lost: RunError | None) -> Run | None:
+    async def _give_up(self, before: Run, lost: RunError | None, failed: PollFailed) -> Run | None:
         """The run after our own verdict: lost for this reason, otherwise expired."""
 
         def record(tx: Tx) -> Run | None:
-            decision = transition.settle(before, RunStatus.LOST, lost, now=tx.now) if lost else _expired(before, tx.now)
-            return self._put(tx, before, decision)
+            if lost:
+                return self._put(tx, before, transition.settle(before, RunStatus.LOST, lost, now=tx.now))
+            return self._put(tx, before, _expired(before, tx.now, failed))
 
         return self._logged(before, await self._database.write(record))
 
@@ -282,13 +283,15 @@ def _decide_one(change: _Change, now: datetime, *, wants_progress: bool) -> tran
     return transition.observe(change.before, change.seen, now=now, wants_progress=wants_progress, since=change.since)
 
 
-def _expired(run: Run, now: datetime) -> transition.Decision | None:
-    return transition.settle(run, RunStatus.EXPIRED, RunError(expired_message(run), "deadline"), now=now)
+def _expired(run: Run, now: datetime, failed: PollFailed | None = None) -> transition.Decision | None:
+    return transition.settle(run, RunStatus.EXPIRED, RunError(expired_message(run, failed), "deadline"), now=now)
 
 
-def expired_message(run: Run) -> str:
-    """Why the bridge gave up on a run."""
+def expired_message(run: Run, failed: PollFailed | None = None) -> str:
+    """Why the bridge gave up on a run; `failed` is its last poll if that failed."""
     if run.deadline_at is None:
         return "the deadline for this run passed"
     waited = format_duration(round((run.deadline_at - run.registered_at).total_seconds()) or 1)
-    return f"no outcome within the deadline of {waited}; the provider last said {run.provider_status or 'nothing'}"
+    said = f"the provider last said {run.provider_status}" if run.provider_status else "no status was ever read"
+    trouble = f"; the last poll failed ({failed.message})" if failed else ""
+    return f"no outcome within the deadline of {waited}; {said}{trouble}"

@@ -281,6 +281,8 @@ async def test_a_deadline_holds_while_the_provider_is_gone(database: Database, s
         run = await register(database, "run_x", connection="dibby-1", provider="dibby", deadline_at=deadline_at)
         after = await finish(poller, database, run.id)
     assert after.status is RunStatus.EXPIRED
+    assert after.error is not None
+    assert "no status was ever read; the last poll failed (GET /runs/run_x: HTTP 5" in after.error.message
 
 
 @pytest.mark.slow
