@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from bridge.domain.clock import Clock
+from bridge.domain.clock import Clock, SystemClock
 from bridge.sandbox import Receiver, Sandbox
 from bridge.store.database import Database
 from tests.support.manual_clock import START, ManualClock
@@ -52,10 +55,25 @@ def postgresql_url(postgres: Postgres) -> Iterator[str]:
     postgres.drop_database(url)
 
 
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with the schema and no row, to be copied: the migrations take ten times as long."""
+    path = tmp_path_factory.mktemp("template") / "runbridge.db"
+
+    async def migrate() -> None:
+        database = Database(f"sqlite:///{path}", SystemClock())
+        await database.open()
+        await database.close()
+
+    with ThreadPoolExecutor(1) as thread:  # with an event loop of its own
+        thread.submit(asyncio.run, migrate()).result()
+    return path
+
+
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """A SQLite file that does not exist yet."""
-    return f"sqlite:///{tmp_path / 'runbridge.db'}"
+def sqlite_url(tmp_path: Path, empty_sqlite: Path) -> str:
+    """A fresh SQLite database."""
+    return f"sqlite:///{shutil.copy(empty_sqlite, tmp_path)}"
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -46,8 +47,9 @@ _LAST_EVENT_HEADER = {
 }
 
 
+@cache
 def build_document(version: str) -> dict[str, Any]:
-    """The OpenAPI document of this version."""
+    """The OpenAPI document of this version, built once because that takes some 50 ms; not to be changed."""
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)

@@ -82,7 +82,7 @@ async def test_an_unknown_place_in_the_feed_is_a_404(sqlite_api: Api) -> None:
     """An answer from the beginning would be taken for news."""
     for path in ("/v1/events?after=evt_none", "/v1/events/evt_none", "/v1/events/stream?after=evt_none"):
         assert (await sqlite_api.call("GET", path)).status == 404
-    assert "type[0]" in (await sqlite_api.call("GET", "/v1/events?type=run.done")).fields
+    assert "type" in (await sqlite_api.call("GET", "/v1/events?type=run.done")).fields
 
 
 async def test_an_event_is_sent_again_to_all_that_had_it_or_want_it_now(api: Api) -> None:
