@@ -35,7 +35,6 @@ from bridge.store.transaction import Tx
 
 log = structlog.get_logger()
 STORE_RETRY_S: Final = 5.0
-CRASH_RETRY_S: Final = 60.0
 BEHIND_MIN: Final = 2 * GROUP_MAX  # changes that are not recorded yet: one group being written, and the next
 
 
@@ -53,6 +52,7 @@ class Drop:
 
 
 NextStep = Continue | Drop
+CRASHED: Final = Continue(60.0, "the last poll failed inside runbridge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class PollResults:
             return Continue(STORE_RETRY_S, "the database could not be written")
         except Exception:  # like the loop: trouble with one run must not end its being watched
             log.exception("poll.crashed", connection=self._name, run_id=tracked.run.id)
-            return Continue(CRASH_RETRY_S, "the last poll failed inside runbridge")
+            return CRASHED
         tracked.keep_validators(result.etag, result.body)
         return step
 

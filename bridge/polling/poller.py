@@ -25,7 +25,7 @@ from bridge.polling.discovery import Discovery
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.list_poller import LIST_WAIT_S, ListPoller, Seen
 from bridge.polling.planner import Planner
-from bridge.polling.poll_results import CRASH_RETRY_S, Continue, Drop, NextStep, PollResults
+from bridge.polling.poll_results import CRASHED, Continue, Drop, NextStep, PollResults
 from bridge.polling.run_leases import GATHER_S, RunLeases
 from bridge.polling.schedule import RANK_EVERY_S, READY_MAX, PollSchedule, TrackedRun
 from bridge.runtime.loop import Bell
@@ -172,10 +172,15 @@ class Poller:
     async def _poll(self, tracked: TrackedRun) -> None:
         try:
             result = await self.client.poll(tracked.run, tracked.etag, tracked.body)
-        except BaseException:  # cancelled when the daemon ends, or broken: the limiter gets its slot back
+        except BaseException as error:  # cancelled when the daemon ends, or broken: the limiter gets its slot back
             self.client.limiter.give_up()
             tracked.end_poll()
-            raise
+            if not isinstance(error, Exception):
+                raise
+            log.exception("poll.crashed", connection=self._name, run_id=tracked.run.id)
+            self._apply(tracked, CRASHED)
+            self.bell.ring()
+            return
         now = self._clock.monotonic()
         health = self.client.judge(
             result, sent_at=tracked.sent_at, now=now, runs_held=len(self.schedule), run_id=tracked.run.id
@@ -213,7 +218,7 @@ class Poller:
     async def _handle(
         self, tracked: TrackedRun, result: PollResult, now: float, health: HealthChange | None = None
     ) -> None:
-        step: NextStep = Continue(CRASH_RETRY_S, "the last poll failed inside the bridge")
+        step: NextStep = CRASHED
         try:
             if health is not None:
                 await self.results.report_health(health)
@@ -304,9 +309,11 @@ class Poller:
 
     def poll_now(self, run_id: str) -> None:
         """Poll a run at once, whatever its plan says."""
-        tracked = self.schedule.get(run_id)
-        if tracked is not None:
+        if (tracked := self.schedule.get(run_id)) is not None:
             self.schedule.poll_now(tracked, "asked for")
+        elif (tracked := self.leases.get(run_id)) is not None:  # its release must not write a later due time
+            tracked.plan(self._clock.monotonic(), self._clock.now(), "asked for")
+            self.leases.release(tracked, tracked.due)
         self.expect_due()
 
     def forget(self, run_id: str) -> None:

@@ -143,11 +143,12 @@ class RunLeases:
     async def find_lost(self, now: float) -> set[str]:
         """The ids of runs that are held here without a lease; frees what is leased to this node but not held.
 
-        Where no other node can be, nothing is lost.
+        Where no other node can be, once is enough: the poller before this one, ended by a reload, may have left leases
+        that it was just acquiring or could not release.
         """
-        if self._is_alone or now < self._compare_due:
+        if now < self._compare_due:
             return set()
-        self._compare_due = now + COMPARE_EVERY_S
+        self._compare_due = math.inf if self._is_alone else now + COMPARE_EVERY_S
         held = {tracked.run.id for tracked in self._schedule.all()} | self._releasing.keys()
         leased = await self._database.read(
             lambda tx: run_leases.list_leased(tx, node=self._node, connection=self._connection)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,11 @@ from bridge.domain.connection import CadenceSettings, ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.limits.adaptive import RateLimit
-from bridge.domain.observation import FailureKind, PollFailed
+from bridge.domain.observation import FailureKind, PollFailed, PollResult
 from bridge.domain.run import CadenceOverrides, RunStatus
 from bridge.polling.connection_client import FAILURES_MIN
 from bridge.polling.duration_learner import LearnedState
+from bridge.polling.poll_results import Continue
 from bridge.runtime.metrics import Metrics
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
 from bridge.store import connections, events, run_leases, runs
@@ -211,6 +213,26 @@ async def test_what_goes_wrong_in_telling_a_health_holds_up_no_run(
         await work(poller.run_pass, poller.bell, is_failing)
         poller.client.limiter.rate_limit.end_pause(0.0)
         assert (await finish(poller, database, run.id)).settled
+
+
+async def test_a_run_whose_answer_breaks_the_reader_is_polled_again(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that no provider foresaw must not leave a run held and never due."""
+    monkeypatch.setattr("bridge.polling.poller.CRASHED", Continue(0.0, "it broke"))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        poll, breaks = poller.client.poll, [RecursionError("too deep")]
+
+        async def poll_or_break(*args: Any) -> PollResult:
+            if breaks:
+                raise breaks.pop()
+            return await poll(*args)
+
+        monkeypatch.setattr(poller.client, "poll", poll_or_break)
+        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0))
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
+        assert poller.client.limiter.in_flight == 0
 
 
 async def test_a_connection_recovers_with_the_first_answer(database: Database, sandbox: Sandbox) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bridge.domain.connection import CadenceSettings
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.run import RunStatus
 from bridge.runtime.loop import Bell
@@ -85,6 +86,51 @@ async def test_stopping_puts_back_what_is_already_on_its_way(database: Database,
         assert len(poller.schedule) == 0, "its release is gathered, and not written yet"
         await poller.drain()
     assert await database.read(lambda tx: run_leases.list_leased(tx, node=NODE, connection="dify-1")) == set()
+
+
+async def test_runs_that_a_poller_was_acquiring_when_it_was_ended_are_polled_by_the_next_one(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload cancels the poller of a changed connection, perhaps just when its commit has been made."""
+    is_committed, write = asyncio.Event(), database.write
+
+    async def write_without_answer(work: Callable[[Tx], Any]) -> None:
+        await write(work)
+        is_committed.set()
+        await asyncio.Event().wait()
+
+    theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=0.0))
+    run = await register(database, theirs, connection="dify-1")
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "write", write_without_answer)
+            passing = asyncio.create_task(poller.run_pass())
+            await is_committed.wait()
+            passing.cancel()
+            await asyncio.wait([passing])
+        assert len(poller.schedule) == 0
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
+
+
+async def test_a_poll_that_is_asked_for_while_the_run_is_being_released_is_made(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written at the release must not put the run off again."""
+    monkeypatch.setattr("bridge.polling.poller.KEPT_MAX", 0)
+    calm = CadenceSettings(min_interval_s=40.0, max_interval_s=300.0)
+    async with open_poller(database, connection(sandbox, "dify", cadence=calm)) as poller:
+        theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=None))
+        run = await register(database, theirs, connection="dify-1")
+
+        async def is_polled(times: int) -> bool:
+            tracked = poller.leases.get(run.id)
+            return tracked is not None and tracked.polls == times
+
+        await work(poller.run_pass, poller.bell, lambda: is_polled(1))
+        await database.write(lambda tx: run_leases.request_poll(tx, run.id))
+        poller.poll_now(run.id)
+        await work(poller.run_pass, poller.bell, lambda: is_polled(2))
 
 
 async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_before_it_can(
