@@ -45,7 +45,7 @@ test: $(DEV) ## every test, on SQLite and on a real PostgreSQL; installs what th
 	$(PYTEST) $(ARGS)
 
 test-fast: $(DEV) ## the tests that are not marked slow: an answer within a minute
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" --hypothesis-profile=fast $(ARGS)
 
 lint: $(DEV) ## ruff and mypy; changes nothing
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from bridge.domain.clock import Clock, SystemClock
@@ -22,6 +23,11 @@ from tests.support.readme_blocks import block
 from tests.support.watching import open_database
 
 NPM_S = 180.0
+# The machine may be busy: how long an example takes says nothing. `make test-fast` chooses the second profile.
+PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("patient", PATIENT)
+hypothesis.settings.register_profile("fast", PATIENT, max_examples=20)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure() -> None:
