@@ -1,8 +1,9 @@
 """Filters of endpoints: judged inside a write transaction while that is cheap, and before it otherwise.
 
-A filter may be costly and an event may have 256 KiB, so judging must not hold the database's only writer. A commit spends at most `WITHIN_S` on filters. What is left then is left open
-and `Undecided` is raised: `Database.write` undoes the transaction, judges on another thread, and runs the work again
-with these verdicts. A verdict is about the type and the data of an event, which are the same when it is made again.
+A filter may be costly and an event may have 256 KiB, so judging must not hold the database's only writer. A commit
+spends at most `WITHIN_S` on filters; what is not decided then stays open, and the transaction raises `Undecided`.
+`Database.write` undoes it, judges on another thread, and runs the work again with these verdicts. A verdict is about
+the type and the data of an event, which are the same when it is made again.
 """
 
 from __future__ import annotations
