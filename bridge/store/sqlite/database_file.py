@@ -49,6 +49,8 @@ class FileLock:
         self._is_new = is_new
         self._file: int | None = None
         self._identity: tuple[int, int] | None = None
+        self._wal = database.with_name(database.name + "-wal")
+        self._wal_identity: tuple[int, int] | None = None
 
     @classmethod
     def take(cls, database: Path) -> FileLock:
@@ -92,23 +94,30 @@ class FileLock:
                 "stop it first, or give this one another [database] url"
             ) from None
         found = os.fstat(self._file)
-        self._identity = (found.st_dev, found.st_ino)
+        self._identity = found.st_dev, found.st_ino
 
     def check(self) -> None:
-        """StoreUnavailable if the path no longer leads to the file that was opened."""
+        """StoreUnavailable if the path, or that of the -wal beside it, no longer leads to the file that was opened."""
         if self._identity is None:
             return
-        try:
-            found = self._database.stat()
-        except OSError as error:
+        found = _identity_of(self._database)
+        if found is None:
             raise StoreUnavailable(
-                f"{self._database} was deleted or moved while the daemon used it ({error.strerror}); "
+                f"{self._database} was deleted or moved while the daemon used it; "
                 "put it back, or stop the daemon and restore the last backup"
-            ) from None
-        if (found.st_dev, found.st_ino) != self._identity:
+            )
+        if found != self._identity:
             raise StoreUnavailable(
                 f"{self._database} was replaced while the daemon used it; "
                 "restart the daemon to use the new file, or put the old one back"
+            )
+        wal = _identity_of(self._wal)
+        if self._wal_identity is None:  # the first write makes it, and it stays until the daemon ends
+            self._wal_identity = wal
+        elif wal != self._wal_identity:
+            raise StoreUnavailable(
+                f"{self._wal} was deleted or replaced while the daemon used it; "
+                "restart the daemon, which still holds its content and writes that to the database"
             )
 
     def release(self) -> None:
@@ -120,6 +129,15 @@ class FileLock:
             if self._is_new and not self._database.is_file():  # the first start failed and leaves no trace
                 self._path.unlink()
             os.close(self._descriptor)
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """Device and inode of the file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _lock_path(database: Path) -> Path:

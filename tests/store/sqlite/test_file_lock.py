@@ -68,6 +68,19 @@ async def test_a_replaced_file_fails_reads_and_writes(database: Database, path: 
     await fails(database, "was replaced")
 
 
+async def test_a_deleted_wal_is_noticed_and_a_restart_saves_what_it_held(path: Path) -> None:
+    async with open_database(f"sqlite:///{path}") as opened:
+        run = await register(opened)
+        path.with_name(path.name + "-wal").unlink()
+        await fails(opened, "restart the daemon")
+    database = Database(f"sqlite:///{path}", SystemClock())
+    await database.open()
+    try:
+        assert await database.read(lambda tx: runs.get_run(tx, run.id)) == run
+    finally:
+        await database.close()
+
+
 async def test_a_file_is_refused_a_second_time_under_any_name(database: Database, path: Path, tmp_path: Path) -> None:
     link, hard = tmp_path / "sub" / "link.db", tmp_path / "hard.db"
     link.parent.mkdir()
