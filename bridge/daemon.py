@@ -17,7 +17,7 @@ from collections.abc import Callable
 import structlog
 
 from bridge import __version__, wiring
-from bridge.api.server import RULES, build_app, start_server
+from bridge.api.server import RULES, build_app, main_token, start_server
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.cluster.membership import Membership, find_surely_dead
 from bridge.cluster.process_identity import own_identity
@@ -302,6 +302,7 @@ class Daemon:
             clock=self.clock,
             bridge=self.control,
             api_token=server.api_token,
+            tokens=self.config.tokens,
             allowed_hosts=wiring.allowed_hosts(self.config),
             body_bytes_max=server.body_bytes_max,
             version=__version__,
@@ -340,7 +341,8 @@ class Daemon:
         self.deliverer.file_secrets = {name: endpoint.secret for name, endpoint in new.endpoints.items()}
         self.housekeeper.settings = wiring.retention_of(new)
         self._schedule_backup()
-        self._app[RULES].change(new.server.api_token, wiring.allowed_hosts(new), new.server.body_bytes_max)
+        tokens = (main_token(new.server.api_token), *new.tokens)
+        self._app[RULES].change(tokens, wiring.allowed_hosts(new), new.server.body_bytes_max)
         await self._use_policies()
         await self.pollers.configure(new.connections, self.sessions, self.node)
         self.notifier.ready()

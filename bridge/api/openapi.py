@@ -17,6 +17,7 @@ _REF = "#/components/schemas/{model}"
 _REFUSALS = {
     400: "Not JSON that everybody reads alike.",
     401: "The token is missing or wrong.",
+    403: "The token's scope does not cover this.",
     404: "There is no such thing.",
     408: "The body did not arrive in time.",
     409: "Not in a state that allows this, or the same `Idempotency-Key` is in flight.",
@@ -170,7 +171,7 @@ def _responses(route: Route) -> dict[str, Any]:
 def _refusals_of(route: Route) -> set[int]:
     always = {421, 422, *route.refusals}
     if not route.is_open:
-        always |= {401, 503}
+        always |= {401, 503} if route.method == "GET" else {401, 403, 503}
     return always | {400, 408, 413, 415} if route.has_body else always
 
 

@@ -28,6 +28,7 @@ from bridge.api import (
 from bridge.api import subscriber_response_models as subscribers
 from bridge.api.context import Request, RequestContext, Response
 from bridge.api.request_models import NoBody, NoQuery
+from bridge.domain.api_token import Scope
 
 Handler = Callable[[RequestContext, Request[Any]], Awaitable[Response | web.StreamResponse]]
 JSON = "application/json"
@@ -37,7 +38,8 @@ JSON = "application/json"
 class Route:
     """One route. `request_model` describes the body, or the query where there is no body.
 
-    `response_models`: status → model (None: no body). `is_open`: needs no token. `is_large`: the body may be a batch.
+    `response_models`: status → model (None: no body). `is_open`: needs no token. `is_large`: the body may be a batch. `scope`: what a token
+    needs for it; that of a GET is always `read`.
     """
 
     method: str
@@ -49,6 +51,7 @@ class Route:
     is_open: bool = False
     is_large: bool = False
     content_type: str = JSON
+    scope: Scope = Scope.ADMIN
 
     @property
     def has_body(self) -> bool:
@@ -63,8 +66,9 @@ class Route:
 
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/runs", runs.register_run, request_models.RunBody,
-          {201: response_models.RegisteredRun, 200: response_models.RegisteredRun}, (409, 502)),
-    Route("POST", "/v1/runs/batch", runs.register_batch, request_models.BatchBody, {200: response_models.BatchAnswer}, (409,), is_large=True),
+          {201: response_models.RegisteredRun, 200: response_models.RegisteredRun}, (409, 502), scope=Scope.REGISTER),
+    Route("POST", "/v1/runs/batch", runs.register_batch, request_models.BatchBody, {200: response_models.BatchAnswer}, (409,),
+          is_large=True, scope=Scope.REGISTER),
     Route("GET", "/v1/runs", runs.list_runs, request_models.RunsQuery, {200: response_models.RunList}),
     Route("GET", "/v1/runs/{id}", runs.show_run, NoQuery, {200: response_models.RunInFull}, (404,)),
     Route("GET", "/v1/runs/{id}/wait", runs.wait_for_run, request_models.WaitQuery, {200: response_models.RunAnswer}, (404,)),

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -22,6 +22,7 @@ from bridge.api.ports import Bridge
 from bridge.api.request_parsing import Rules
 from bridge.api.routes import ROUTES
 from bridge.api.serving import add_headers, build_handler, build_middleware
+from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.clock import Clock
 from bridge.domain.errors import BridgeError
 from bridge.domain.event import encode
@@ -55,6 +56,7 @@ def build_app(
     version: str,
     registry: CollectorRegistry | None = None,
     connections_max: int = 10_000,
+    tokens: Sequence[ApiToken] = (),
 ) -> web.Application:
     """The application, ready to be served by `start_server`.
 
@@ -65,9 +67,10 @@ def build_app(
         database, clock, bridge, version, registry or CollectorRegistry(), encode(build_document(version))
     )
     open_paths = frozenset(route.path for route in ROUTES if route.is_open)
-    rules = Rules(api_token, allowed_hosts, body_bytes_max)
+    scopes = {(route.method, route.path): route.scope for route in ROUTES if route.method != "GET"}
+    rules = Rules((main_token(api_token), *tokens), allowed_hosts, body_bytes_max)
     cap = ConnectionCap(connections_max)
-    app = web.Application(middlewares=[build_middleware(rules, open_paths, cap.busy)])
+    app = web.Application(middlewares=[build_middleware(rules, open_paths, scopes, cap.busy)])
     app[RULES], app[CAP] = rules, cap
     for route in ROUTES:
         handler = build_handler(context, route, rules)
@@ -82,6 +85,11 @@ def build_app(
 
     app.on_shutdown.append(close)
     return app
+
+
+def main_token(api_token: Secret) -> ApiToken:
+    """[server] api_token, which may do everything."""
+    return ApiToken("api_token", api_token, Scope.ADMIN)
 
 
 async def start_server(app: web.Application, listen: str) -> tuple[web.AppRunner, str]:

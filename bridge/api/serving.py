@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from bridge.api.request_parsing import Rules, check_host, check_path, read_body,
 from bridge.api.response_models import ProblemAnswer
 from bridge.api.routes import Route
 from bridge.api.validation_errors import read_given
+from bridge.domain.api_token import Scope
 from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem, StartUnknown
 from bridge.domain.ids import new_id
 from bridge.store.idempotency import StoredResponse, store_responses
@@ -32,15 +33,18 @@ SECURITY_HEADERS = {
     ),
     "Server": "runbridge",
 }
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 REQUEST_ID = web.RequestKey("request_id", str)
 _log = structlog.get_logger("bridge.api")
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_middleware(rules: Rules, open_paths: frozenset[str], busy: set[object]) -> Any:
+def build_middleware(
+    rules: Rules, open_paths: frozenset[str], scopes: Mapping[tuple[str, str], Scope], busy: set[object]
+) -> Any:
     """The outermost middleware: checks host and token, shows errors, logs the request.
 
-    `busy` holds the connections that a request is under way on.
+    `scopes`: what a token needs, by method and path, for anything but a GET. `busy` holds the connections that a request is under way on.
     """
 
     @web.middleware
@@ -48,11 +52,13 @@ def build_middleware(rules: Rules, open_paths: frozenset[str], busy: set[object]
         request_id, started = new_id("req"), time.perf_counter()
         request[REQUEST_ID] = request_id
         busy.add(request.protocol)
+        token = None
         try:
             check_host(request, rules.allowed_hosts)
             resource = request.match_info.route.resource
-            if (resource.canonical if resource else request.path) not in open_paths and _is_guarded(request):
-                rules.check_token(request)
+            path = resource.canonical if resource else request.path
+            if path not in open_paths and _is_guarded(request):
+                token = rules.check_token(request, scopes.get((request.method, path), Scope.READ))
             response = await handler(request)
         except BridgeError as error:
             response = _problem(status_of(error), problem_of(error, request_id), headers_of(error))
@@ -72,6 +78,15 @@ def build_middleware(rules: Rules, open_paths: frozenset[str], busy: set[object]
             status=response.status,
             duration_ms=round((time.perf_counter() - started) * 1000),
         )
+        if token is not None and request.method not in _READING and response.status < 400:
+            _log.info(
+                "api.changed",
+                token=token.name,
+                method=request.method,
+                path=request.path,
+                status=response.status,
+                request_id=request_id,
+            )
         return response
 
     return serve

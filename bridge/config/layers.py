@@ -62,13 +62,13 @@ class Layers:
     def add_document(self, document: Mapping[str, object], origin: str) -> None:
         """Add the values of the file."""
         for section, content in document.items():
-            known = SECTIONS.keys() | NAMED_SECTIONS.keys()
+            known = SECTIONS.keys() | {name for name in NAMED_SECTIONS if "." not in name}
             if section not in known:
                 self._complain(section, unknown("section", section, sorted(known)))
             elif not isinstance(content, dict):
                 self._complain(section, f"expected a table, written {_heading(section)}")
             elif section in SECTIONS:
-                self._add_table((section,), content, origin)
+                self._add_section(section, content, origin)
             else:
                 self._add_named_tables(section, content, origin)
 
@@ -101,6 +101,19 @@ class Layers:
         named = [given.value for table in self.tables.values() for key, given in table.items() if key.endswith("_env")]
         return self.problems + [problem for name, problem in self._unplaced_env.items() if name not in named]
 
+    def _add_section(self, section: str, content: dict[str, object], origin: str) -> None:
+        """Add a section and the named tables inside it (`[server.tokens.NAME]`)."""
+        inner = {f"{section}.{key}" for key in content} & NAMED_SECTIONS.keys()
+        self._add_table(
+            (section,), {key: value for key, value in content.items() if f"{section}.{key}" not in inner}, origin
+        )
+        for nested in sorted(inner):
+            tables = content[nested.removeprefix(f"{section}.")]
+            if isinstance(tables, dict):
+                self._add_named_tables(nested, tables, origin)
+            else:
+                self._complain(nested, f"expected tables, written {_heading(nested)}")
+
     def _add_named_tables(self, section: str, content: dict[str, object], origin: str) -> None:
         for name, table in content.items():
             shown = name if _NAME.fullmatch(name) else repr(name)
@@ -129,6 +142,8 @@ class Layers:
     def _place_of(self, name: str) -> tuple[TablePath, str] | Problem:
         """The table and key that `SECTION__KEY` or `CONNECTIONS__NAME__KEY` means, or why there is none."""
         first, *middle, last = name.lower().split("__") if "__" in name else (name.lower(), "")
+        if middle and f"{first}.{middle[0]}" in NAMED_SECTIONS:
+            first, *middle = f"{first}.{middle[0]}", *middle[1:]
         path: TablePath = (first,)
         if first in NAMED_SECTIONS and middle:
             existing = self._tables_spelled(first, "__".join(middle))
@@ -150,7 +165,10 @@ class Layers:
         known = [_as_variable(f"{section}__{key}") for section, table in SECTIONS.items() for key in table.known_keys()]
         for path in self.tables:
             if path[0] in NAMED_SECTIONS:
-                known += [_as_variable("__".join((*path, key))) for key in schema_of(path).known_keys()]
+                known += [
+                    _as_variable("__".join((path[0].replace(".", "__"), *path[1:], key)))
+                    for key in schema_of(path).known_keys()
+                ]
         meant = closest(name, known)
         hint = f"did you mean `{PREFIX}{meant}`?" if meant else "settings are named RUNBRIDGE_SECTION__KEY"
         return f"unknown variable; {hint}"

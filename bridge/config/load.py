@@ -32,8 +32,10 @@ from bridge.config.sections import (
     SecretsSettings,
     ServerSettings,
     Table,
+    TokenTable,
 )
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
+from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import InvalidInput, Problem
@@ -41,6 +43,7 @@ from bridge.domain.secret import Secret
 from bridge.domain.validation import describe
 from bridge.domain.webhook_url import check_target
 
+TOKENS = "server.tokens"
 FILE_BYTES_MAX = 4 * 1024 * 1024
 READABLE_BY_OTHERS = 0o044
 _ODD_SECRETS = (
@@ -77,6 +80,7 @@ class Config:
 
     path: Path | None
     server: ServerSettings
+    tokens: tuple[ApiToken, ...]
     database: DatabaseSettings
     secrets: SecretsSettings
     retention: RetentionSettings
@@ -143,6 +147,7 @@ class _Loading:
         cadence_table = self._validated(CadenceTable, ("cadence",), CadenceSettings())
         cadence = cadence_table.over(CadenceSettings()) if cadence_table else CadenceSettings()
         server = self._validated(ServerSettings, ("server",))
+        tokens = self._tokens(server)
         database = self._validated(DatabaseSettings, ("database",))
         connections = self._connections(cadence)
         delivery = self._validated(DeliverySettings, ("delivery",))
@@ -156,6 +161,7 @@ class _Loading:
         return Config(
             path=self._path,
             server=server,
+            tokens=tokens,
             database=database,
             secrets=secrets,
             retention=retention,
@@ -175,6 +181,18 @@ class _Loading:
         table = self._tables.setdefault(("database",), {})
         if "url" not in table and "database.url" not in self._faulty_keys:
             table["url"] = Given(default_database_url(self._env), Layer.FILE, "default")
+
+    def _tokens(self, server: ServerSettings | None) -> tuple[ApiToken, ...]:
+        names = [at[1] for at in self._tables if at[0] == TOKENS]
+        tables = {name: self._validated(TokenTable, (TOKENS, name)) for name in names}
+        tokens = [ApiToken(name, table.token, Scope(table.scope)) for name, table in tables.items() if table]
+        taken = {server.api_token.reveal(): "server.api_token"} if server else {}
+        for each in tokens:
+            at = place((TOKENS, each.name), "token")
+            other = taken.setdefault(each.token.reveal(), at)
+            if other != at:
+                self._problems.append(Problem(at, f"is the same as {other}; give each its own"))
+        return tuple(tokens)
 
     def _backup(self, database: DatabaseSettings | None) -> BackupSettings | None:
         backup = self._validated(BackupSettings, ("backup",))

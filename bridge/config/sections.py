@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from bridge.config import values
 from bridge.config.values import CalendarSchedule, ListenAddress
 from bridge.domain import endpoint
+from bridge.domain.api_token import Scope
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.encryption import EncryptionKey, parse_keys
 from bridge.domain.fields import (
@@ -84,6 +85,15 @@ class ServerSettings(Table):
     api_token: HeaderSecret
     allowed_hosts: Annotated[tuple[Annotated[str, BeforeValidator(values.read_host_name)], ...], Lax] = ()
     body_bytes_max: int = Field(4 * 1024 * 1024, ge=1024, le=1024**3)
+
+
+class TokenTable(Table):
+    """[server.tokens.NAME]: a further token of the API, and what it may do."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("token",)
+
+    token: HeaderSecret
+    scope: Annotated[str, _choice(*Scope)]
 
 
 class DatabaseSettings(Table):
@@ -321,4 +331,8 @@ SECTIONS: dict[str, type[Table]] = {
     "cadence": CadenceTable,
     "log": LogSettings,
 }
-NAMED_SECTIONS: dict[str, type[Table]] = {"connections": ConnectionTable, "endpoints": EndpointTable}
+NAMED_SECTIONS: dict[str, type[Table]] = {
+    "server.tokens": TokenTable,
+    "connections": ConnectionTable,
+    "endpoints": EndpointTable,
+}

@@ -28,6 +28,7 @@ def show_config(config: Config) -> list[Row]:
     """Every setting in effect, in the order of the example file."""
     rows = [
         *_section(config, "server", config.server),
+        *_tokens(config),
         Row("database.url", config.database.shown, config.origins["database.url"]),
         *_section(config, "secrets", config.secrets),
         *_section(config, "retention", config.retention),
@@ -46,6 +47,13 @@ def _section(config: Config, section: str, table: Table) -> Iterator[Row]:
     for key, attribute in table.attributes().items():
         name = place((section,), key)
         yield Row(name, _text(attribute, getattr(table, attribute)), _origin(config, name))
+
+
+def _tokens(config: Config) -> Iterator[Row]:
+    for token in config.tokens:
+        for key, value in (("token", token.token), ("scope", token.scope.value)):
+            name = place(("server.tokens", token.name), key)
+            yield Row(name, _text(key, value), _origin(config, name))
 
 
 def _connection(config: Config, connection: Connection) -> Iterator[Row]:
