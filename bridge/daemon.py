@@ -83,6 +83,7 @@ class Daemon:
             database=self.database, clock=clock, metrics=self.metrics, settings=wiring.retention_of(config)
         )
         self._changing = asyncio.Lock()  # held while workers are exchanged
+        self._is_starting_over = False
         self._stack = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
@@ -173,7 +174,7 @@ class Daemon:
     async def _keep_membership(self) -> float:
         """Renew the lease, and act on what that brought: another rank, or the loss of everything that was leased."""
         assert self.membership is not None
-        if self.membership.is_lost:
+        if self.membership.is_lost or self._is_starting_over:
             await self._start_over()
         rest_s = await self.membership.run_pass()
         if self.membership.rank != self.pollers.rank:
@@ -187,12 +188,14 @@ class Daemon:
         async with self._changing:
             if self.control.is_stopping:
                 raise StoreUnavailable("the daemon is stopping")
+            self._is_starting_over = True  # until all of it is done: what the database breaks off is begun again
             await self.pollers.abandon()
             await self.workers.end("deliverer")
             await self.deliverer.abandon()
             await self._join()
             self._start_deliverer()
             await self.pollers.start_over(self.node)
+            self._is_starting_over = False
             log.info("node.started_over", node=self.node)
 
     async def _leave(self) -> None:

@@ -66,8 +66,9 @@ class RateLimit:
         self._grown_at = -math.inf
 
     def dump(self) -> str:
-        """What was learned, as JSON for the next start."""
-        return json.dumps({"rate": round(self.rate, 3), "refused": self._refused_rate})
+        """What was learned of the whole limit, as JSON for the next start."""
+        refused = None if self._refused_rate is None else self._refused_rate / self._share
+        return json.dumps({"rate": round(self.rate / self._share, 3), "refused": refused})
 
     def recall(self, text: str | None) -> None:
         """Go on from what `dump` returned; ignored where the text is missing or not ours."""
@@ -78,7 +79,7 @@ class RateLimit:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return
         if not self.is_known and all(RECALLED_MIN <= each <= RATE_MAX for each in (rate, refused or rate)):
-            self.rate, self._refused_rate = rate, refused
+            self.rate, self._refused_rate = rate * self._share, refused and refused * self._share
 
     @property
     def opens_at(self) -> float:
@@ -102,6 +103,8 @@ class RateLimit:
             self.rate = self._whole_rate * share
         elif share < self._share:
             self.rate = max(self.rate * share / self._share, RATE_MIN)
+        if self._refused_rate is not None:
+            self._refused_rate *= share / self._share
         self._share = share
 
     def take(self, now: float) -> None:

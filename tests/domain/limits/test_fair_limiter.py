@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -111,6 +112,18 @@ def test_what_was_learned_outlives_a_restart(refuses_above: float) -> None:
     for each in (limit, again):
         used(each, 3.0, refuses_above)
     assert again.rate == pytest.approx(limit.rate, rel=0.3)
+
+
+def test_a_node_saves_the_whole_limit_however_small_its_share() -> None:
+    """Otherwise each restart of one node of two halves what both know."""
+    learned = '{"rate": 60.0, "refused": 70.0}'
+    for _ in range(3):
+        limit = RateLimit()
+        limit.recall(learned)
+        limit.take_share(1 / 2)
+        assert limit.rate == pytest.approx(30.0)
+        learned = limit.dump()
+    assert json.loads(learned) == {"rate": 60.0, "refused": 70.0}
 
 
 @pytest.mark.parametrize(
