@@ -15,7 +15,8 @@ from bridge.cli.output import mark, print_facts, print_table, print_value, say, 
 from bridge.domain.errors import BadPayload, NotFound
 from bridge.domain.strict_json import parse_json
 from bridge.providers import REGISTRY
-from bridge.providers.base import Provider, ProviderDefaults, json_object
+from bridge.providers.base import Provider, ProviderDefaults
+from bridge.providers.fields import json_object
 
 _ALWAYS = ("watch", "trigger", "check")
 _SETTINGS = {"instabase": "ib_context", "retab": "auth_scheme", "dibby": "workflow_key"}  # of one provider only

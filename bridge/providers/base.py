@@ -6,19 +6,14 @@ provider does: every fault is returned as a `PollFailed`.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
-from typing import Final, Protocol, TypeGuard
-from urllib.parse import quote
+from typing import Final, Protocol
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
 from bridge.domain.frozen import replaced
-from bridge.domain.ids import comparable_run_id
 from bridge.domain.observation import (
     FailureKind,
     LastResponse,
@@ -29,24 +24,26 @@ from bridge.domain.observation import (
     PollResult,
     RunPage,
 )
-from bridge.domain.run import Json, Progress, RunError, RunStatus
-from bridge.domain.strict_json import parse_json_text
+from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.failures import error_text
+from bridge.providers.fields import (
+    JsonObject,
+    NoSuchRun,
+    check_id,
+    check_same_run,
+    json_object,
+    object_or_empty,
+    text_of,
+)
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.partial_json import RunFields
 
-RUN_ID_CHARS_MAX: Final = 512
-WORD_CHARS_MAX: Final = 200
-ERROR_CHARS_MAX: Final = 4000
 LAST_BODY_BYTES_MAX: Final = 1024  # a longer body is not kept for comparison: thousands of runs keep one
 ETAG_CHARS_MAX: Final = 200
 PAGE_RUNS: Final = 100  # Retab's maximum; Instabase documents none
 LIST_TIMEOUT_S: Final = 10.0  # a slower list is no quicker than polling each run
-_COUNT_MAX: Final = 2**53
 _WITHOUT_SUCCESS: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.PARTIAL})
-
-JsonObject = dict[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +52,6 @@ class Triggered:
 
     provider_run_id: str
     provider_ref: str | None = None
-
-
-class NoSuchRun(BadPayload):
-    """The body has the form of a run and means that the run does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +205,6 @@ def _checked_404(failure: ProviderFailure, form: RunFormat) -> PollFailed:
     return replace(failed, kind=FailureKind.GATEWAY, message=message[:400])
 
 
-def check_same_run(told: Json, provider_run_id: str) -> None:
-    """Raise BadPayload if `told` is the id of another run than `provider_run_id`; anything but an id passes."""
-    run_id = text_of(told)
-    if run_id is not None and comparable_run_id(run_id) != comparable_run_id(provider_run_id):
-        raise BadPayload(f"the answer is about another run, {run_id[:100]!r}")
-
-
 def _without_damage(seen: Observation, damaged: frozenset[str], fields: RunFields) -> Observation:
     """The observation without what could not be read whole; a settled run says which part that was."""
     if fields.output in damaged:
@@ -321,96 +307,3 @@ def action_error(failure: ProviderFailure) -> ProviderRefused | ProviderFailure:
     if 400 <= (failed.status or 0) < 500 and failed.kind is not FailureKind.THROTTLED:
         return ProviderRefused(failed.message)
     return failure
-
-
-@lru_cache(maxsize=1024)
-def path_segment(text: str) -> str:
-    """`text` percent-encoded as one path segment."""
-    return quote(text, safe="", errors="replace")
-
-
-def check_id(provider_run_id: str) -> str | None:
-    """Why no provider can have such a run id, as a sentence; None if one can."""
-    if not 1 <= len(provider_run_id) <= RUN_ID_CHARS_MAX:
-        return f"a run id has 1 to {RUN_ID_CHARS_MAX} characters"
-    if not provider_run_id.isprintable():  # also refuses lone surrogates, which no URL can hold
-        return "a run id holds no control characters"
-    if provider_run_id in (".", ".."):
-        return "a run id is more than dots"
-    return None
-
-
-def status_of(word: Json, table: Mapping[str, RunStatus]) -> tuple[RunStatus, str]:
-    """The canonical status and the provider's own word; an unknown word is `RunStatus.UNKNOWN`.
-
-    Case and surrounding blanks do not matter. Raises BadPayload if there is no word.
-    """
-    if not isinstance(word, str) or not word.strip():
-        raise BadPayload("the answer has no status")
-    return table.get(word.strip().lower(), RunStatus.UNKNOWN), word[:WORD_CHARS_MAX]
-
-
-def json_object(value: Json) -> JsonObject:
-    """`value` if it is an object. Raises BadPayload otherwise."""
-    if not isinstance(value, dict):
-        raise BadPayload("the answer is not a JSON object")
-    return value
-
-
-def object_or_empty(value: Json) -> JsonObject:
-    """`value` if it is an object, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def text_of(value: Json) -> str | None:
-    """A string as it is, an integer as its digits; None for blanks and everything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) and value.strip() else None
-
-
-def first_not_null(*values: Json) -> Json:
-    """The first value that is not null; None if all are."""
-    return next((value for value in values if value is not None), None)
-
-
-def unpack_json(value: Json) -> Json:
-    """The object or list that is given as JSON text; any other value is returned unchanged.
-
-    Text such as `1.10`, `null` or `"x"` stays text: as a number it would lose digits, and it may well be meant as text.
-    """
-    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
-        return value
-    try:
-        return parse_json_text(value)
-    except BadPayload:
-        return value
-
-
-def progress_of(completed: Json, total: Json) -> Progress | None:
-    """Progress from two counts, including 0 of 0; None unless both are finite and not negative."""
-    return Progress(completed, total) if _is_count(completed) and _is_count(total) else None
-
-
-def error_of(value: Json) -> RunError | None:
-    """A provider's error: text, an object with a message, or anything else as its JSON; None for what is empty."""
-    if not value or (isinstance(value, str) and not value.strip()):
-        return None
-    if isinstance(value, str):
-        return RunError(value[:ERROR_CHARS_MAX])
-    if not isinstance(value, dict):
-        return RunError(json.dumps(value, ensure_ascii=False)[:ERROR_CHARS_MAX])
-    message = text_of(value.get("message")) or json.dumps(value, ensure_ascii=False)
-    return RunError(message[:ERROR_CHARS_MAX], short_text(value.get("code")), short_text(value.get("step")))
-
-
-def short_text(value: Json) -> str | None:
-    """A name or code, cut to `WORD_CHARS_MAX`."""
-    text = text_of(value)
-    return text and text[:WORD_CHARS_MAX]
-
-
-def _is_count(value: Json) -> TypeGuard[int | float]:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and 0 <= value <= _COUNT_MAX

@@ -11,20 +11,8 @@ from typing import Final
 from bridge.domain.observation import FailureKind, LastResponse, Observation, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.domain.timestamps import provider_instant
-from bridge.providers.base import (
-    JsonObject,
-    ProviderDefaults,
-    RunFormat,
-    Triggered,
-    error_of,
-    fetch_normalised,
-    key_not_proven,
-    path_segment,
-    progress_of,
-    start_run,
-    status_of,
-    unpack_json,
-)
+from bridge.providers.base import ProviderDefaults, RunFormat, Triggered, fetch_normalised, key_not_proven, start_run
+from bridge.providers.fields import JsonObject, error_of, path_segment, progress_of, status_of, unpack_json
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.partial_json import RunFields
 

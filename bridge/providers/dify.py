@@ -19,23 +19,25 @@ from bridge.domain.run import Json, RunStatus
 from bridge.domain.strict_json import parse_json
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
-    JsonObject,
-    NoSuchRun,
     ProviderDefaults,
     RunFormat,
     Triggered,
     action_error,
     check_list,
-    error_of,
     fetch_normalised,
-    path_segment,
     run_id_in,
+)
+from bridge.providers.failures import error_text
+from bridge.providers.fields import (
+    JsonObject,
+    NoSuchRun,
+    error_of,
+    path_segment,
     short_text,
     status_of,
     text_of,
     unpack_json,
 )
-from bridge.providers.failures import error_text
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.partial_json import RunFields
 

@@ -16,19 +16,21 @@ from bridge.domain.run import Json, RunStatus
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
     PAGE_RUNS,
-    JsonObject,
     ProviderDefaults,
     RunFormat,
     Triggered,
     check_list,
-    check_same_run,
-    error_of,
     fetch_normalised,
     fetch_page,
+    start_run,
+)
+from bridge.providers.fields import (
+    JsonObject,
+    check_same_run,
+    error_of,
     first_not_null,
     path_segment,
     short_text,
-    start_run,
     status_of,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse

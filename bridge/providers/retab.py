@@ -21,21 +21,23 @@ from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
     PAGE_RUNS,
-    JsonObject,
     ProviderDefaults,
     RunFormat,
     Triggered,
     action_error,
     check_list,
-    check_same_run,
-    error_of,
     fetch_normalised,
     fetch_page,
+    start_run,
+)
+from bridge.providers.fields import (
+    JsonObject,
+    check_same_run,
+    error_of,
     first_not_null,
     object_or_empty,
     path_segment,
     short_text,
-    start_run,
     status_of,
     text_of,
     unpack_json,
