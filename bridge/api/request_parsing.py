@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import json
@@ -117,10 +118,15 @@ def _too_large(bytes_max: int) -> Refusal:
     return Refusal(413, f"the body may have at most {bytes_max} bytes")
 
 
+@functools.cache
+def _list_fields(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(name for name, info in model.model_fields.items() if "list" in str(info.annotation))
+
+
 def read_query(request: web.Request, model: type[BaseModel], checks: Checks) -> BaseModel:
     """The checked query parameters; lists may be given comma-separated or several times."""
     query = request.rel_url.query
-    lists = {name for name, info in model.model_fields.items() if "list" in str(info.annotation)}
+    lists = _list_fields(model)
     twice = [
         Problem(name, "is given twice")
         for name in sorted(set(query))

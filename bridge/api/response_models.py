@@ -36,6 +36,10 @@ NextCursor = Annotated[str | None, Field(description="Where the next page begins
 DurationText = Annotated[str, BeforeValidator(format_duration)]
 
 
+def _instant_text(instant: datetime | None) -> str | None:
+    return None if instant is None else format_instant(instant)
+
+
 class Shown(BaseModel):
     """A body; reads the attributes of a domain value by its own names or by `validation_alias`."""
 
@@ -154,20 +158,18 @@ class RunAnswer(RunData):
     @classmethod
     def of(cls, run: Run, live: LivePoll | None, **more: object) -> Self:
         """The run as in an event, and its polls: those held in memory are fresher than the database's."""
-        polls = LivePoll(run.polls, run.last_polled_at, run.next_poll_at) if live is None or run.settled else live
-        return cls.model_validate(
-            {
-                **run_body(run),
-                "polls": polls.polls,
-                "last_polled_at": polls.last_polled_at,
-                "next_poll_at": polls.next_poll_at,
-                "next_poll_reason": polls.reason,
-                "last_error": polls.last_error,
-                "deadline_at": run.deadline_at,
-                "overdue": run.is_overdue,
-                **more,
-            }
-        )
+        held = None if run.settled else live
+        polls = held or run
+        shown: dict[str, Any] = run_body(run)
+        shown["polls"] = polls.polls
+        shown["last_polled_at"] = _instant_text(polls.last_polled_at)
+        shown["next_poll_at"] = _instant_text(polls.next_poll_at)
+        shown["next_poll_reason"] = held.reason if held else None
+        shown["last_error"] = held.last_error if held else None
+        shown["deadline_at"] = _instant_text(run.deadline_at)
+        shown["overdue"] = run.is_overdue
+        shown.update(more)
+        return cls.model_validate(shown)
 
 
 class WebhookAnswer(Shown):

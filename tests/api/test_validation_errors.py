@@ -135,6 +135,7 @@ async def test_a_wait_lasts_from_nothing_to_five_minutes(shared: Api, timeout: s
         ({"events": []}, "events", "empty"),
         ({"filter": "data.run.status =="}, "filter", "JMESPath"),
         ({"filter": "a" * 1025}, "filter", "at most 1024"),
+        ({"description": "a\x85b"}, "description", "control characters"),
         ({"secret": "whsec_c2hvcnQ="}, "secret", "24 to 64 bytes"),
         ({"headers": {"X-A": "b\r\nX-C: d"}}, "headers", "printable ASCII"),
         ({"headers": {"Connection": "close"}}, "headers", "HTTP connection"),
