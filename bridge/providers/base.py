@@ -191,7 +191,7 @@ async def fetch_normalised(
     except BadPayload as error:
         said, _ = error_text(response.body)
         what = f"HTTP {response.status} with an error instead of a run: {http.redacted(said)}" if said else error
-        return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {what}"[:400], response.status)
+        return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {what}"[:400], response.status, response.poll_after_s)
 
 
 def _checked_404(failure: ProviderFailure, form: RunFormat) -> PollFailed:

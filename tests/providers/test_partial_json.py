@@ -196,6 +196,13 @@ async def test_a_status_that_the_run_does_not_have_is_not_believed(body: bytes) 
     assert seen.kind is FailureKind.BAD_PAYLOAD
 
 
+async def test_a_large_body_without_a_status_is_not_fetched_again_at_once() -> None:
+    seen = await poll("dibby", b'{"output": "' + b"x" * 20 * MIB + b'"}')
+    assert isinstance(seen, PollFailed)
+    assert seen.kind is FailureKind.BAD_PAYLOAD
+    assert seen.retry_after_s == pytest.approx(20, rel=0.05)
+
+
 async def test_a_warning_behind_the_run_is_passed_over() -> None:
     seen = await poll("dibby", b'{"status": "RUNNING"}\n<br />\n<b>Warning</b>: deprecated')
     assert isinstance(seen, Observed)
