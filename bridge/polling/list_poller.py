@@ -10,6 +10,7 @@ run is polled by itself.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -100,10 +101,7 @@ class _Sighting:
 
 
 def _tells_enough(run: Run, listed: ListedRun) -> bool:
-    """Whether a change may be recorded as the list shows it.
-
-    Lists may lag behind, so a change between running and waiting is believed of a poll only.
-    """
+    """Whether a change may be recorded as shown. Lists may lag: one between running and waiting needs a poll."""
     seen = listed.observation
     if seen is None or listed.needs_detail or seen.status is RunStatus.UNKNOWN:
         return False
@@ -111,10 +109,7 @@ def _tells_enough(run: Run, listed: ListedRun) -> bool:
 
 
 class ListPoller:
-    """Decides when the list is read, and which runs wait for it. Reads the schedule, never changes it.
-
-    Times are monotonic seconds.
-    """
+    """Decides when the list is read, and which runs wait for it; reads the schedule only. Times are monotonic seconds."""
 
     def __init__(
         self,
@@ -148,6 +143,8 @@ class ListPoller:
         self._due = -math.inf
         self._is_stale = True  # the due time is to be computed again
         self._failures = 0
+        self._added = 0  # runs discovered by the list under way
+        self._fruitless = 0  # lists in a row that showed no run that is watched
         self._rests_until = -math.inf
 
     # -- when
@@ -159,6 +156,13 @@ class ListPoller:
         if self._is_stale:
             self._compute_due(now)
         return max(self._due - now, self._rests_until - now, 0.0)
+
+    def worth_s(self, now: float) -> float:
+        """What the list is worth now, in seconds of delay: its price when due, then as the square of the time."""
+        planned_s, elapsed_s = self._due - self._sent_at, now - self._sent_at
+        if not math.isfinite(elapsed_s) or planned_s <= 0:
+            return self._cadence.price_s
+        return self._cadence.price_s * max(elapsed_s / planned_s, 1.0) ** 2
 
     def shows_in_s(self, run_id: str, now: float) -> float:
         """Seconds until a list shows this run, as planned; infinity where none is expected to."""
@@ -281,7 +285,7 @@ class ListPoller:
         self._client.limiter.pick([Candidate("list", price_s, price_s)])
         self._client.limiter.send(now, self._name)
         self._is_under_way, self._sent_at = True, now
-        self._found, self._others = {}, {}
+        self._found, self._others, self._added = {}, {}, 0
         if self._waiting_since:
             self._first_polls_at = now
         held = [each for run_id in self._waiting_since if (each := self._schedule.get(run_id)) is not None]
@@ -293,9 +297,11 @@ class ListPoller:
         """Read page after page while the next one is worth a request; at the end, the runs that waited in vain."""
         try:
             cursor: str | None = None
+            cursors: set[str | None] = set()
             for number in range(1, PAGES_MAX + 1):
-                if number > 1:
-                    await self._client.take_turn("list", lambda _now: self._cadence.price_s)
+                if number > 1 and not await self._has_turn(number):
+                    await self._end_walk(sent_at, is_whole=False)
+                    break
                 asked_at = self._clock.monotonic()
                 page = await self._ask(cursor)
                 health = self._judge(page, asked_at)
@@ -304,9 +310,11 @@ class ListPoller:
                     yield ListResult(health=health)
                     break
                 yield self._take_page(page, number, asked_at, health)
-                cursor = page.next_cursor
+                cursor = None if page.next_cursor in cursors else page.next_cursor  # one seen before shows nothing more
+                cursors.add(cursor)
                 if self._discovery is not None:
                     added = await self._discovery.take_in(page)
+                    self._added += added
                     self._metrics.discovered.labels(self._name).inc(added)
                 if cursor is None or number == PAGES_MAX or not self._wants_more(number + 1):
                     await self._end_walk(sent_at, is_whole=cursor is None or number == PAGES_MAX)
@@ -321,6 +329,16 @@ class ListPoller:
         self._waiting_since = {i: at for i, at in self._waiting_since.items() if self._schedule.get(i)}
         waiting, self._waiting_runs = self._waiting_runs, {}
         yield ListResult(needs_poll=list(waiting.values()))
+
+    async def _has_turn(self, number: int) -> bool:
+        """Wait for the turn of a further page among the polls; False if that takes too long."""
+        worth_s = max(self._page_worth(number), 1.0) * self._cadence.price_s
+        try:
+            async with asyncio.timeout(PAGE_WAIT_S):
+                await self._client.take_turn("list", lambda _now: worth_s)
+        except TimeoutError:
+            return False
+        return True
 
     async def _ask(self, cursor: str | None) -> RunPage | PollFailed:
         try:
@@ -347,6 +365,14 @@ class ListPoller:
             self._client.pace(answer, sent_at=sent_at, now=now)
             return None
         return self._client.judge(answer, sent_at=sent_at, now=now, runs_held=held)
+
+    def _rest_if_fruitless(self) -> None:
+        """Ask for lists ever more rarely while they show no run that is watched."""
+        self._fruitless = 0 if self._found or self._added else self._fruitless + 1
+        if self._fruitless:
+            longest_s = RETRY_MAX_S if self._discovery is None else ASK_AT_LEAST_S
+            rest_s = min(RETRY_FIRST_S * 2.0 ** min(self._fruitless - 1, 16), longest_s)
+            self._rests_until = max(self._rests_until, self._clock.monotonic() + rest_s)
 
     def _rest(self, failed: PollFailed) -> None:
         """Ask for no list for a while; its refusal is likely to last."""
@@ -394,8 +420,13 @@ class ListPoller:
             return False
         if self._discovery is not None and self._discovery.wants_more:
             return True
+        return self._page_worth(number) >= 1
+
+    def _page_worth(self, number: int) -> float:
+        """What page `number` is worth, in prices: to runs that wait and to those that stood on it before."""
+        now = self._clock.monotonic()
         waiting = WAITING_RUN_WORTH * sum(1 for run_id in self._waiting_runs if run_id not in self._shown)
-        return waiting + worth_of_pages(self._lateness_by_page(self._absent().values(), now, number)) >= 1
+        return waiting + worth_of_pages(self._lateness_by_page(self._absent().values(), now, number))
 
     def _absent(self) -> dict[str, TrackedRun]:
         """What earlier lists showed and this one has not so far."""
@@ -411,6 +442,7 @@ class ListPoller:
             del self._missed[next(iter(self._missed))]
         self._shown = ({} if is_whole else absent) | self._found
         self._pages = {run_id: self._pages[run_id] for run_id in self._shown}
+        self._rest_if_fruitless()
         since_s, self._walked_at, self._failures = sent_at - self._walked_at, sent_at, 0
         if self._discovery is not None:
             await self._discovery.end(since_s)

@@ -99,9 +99,7 @@ class Poller:
         self._replan(now)
         if not self.lease_guard.is_open:
             return GUARDED_REST_S
-        if self.lists is not None and not self._is_draining and self._list_rest_s(now) <= 0:
-            self._start_list(now)
-        self._start_polls(now)
+        self._start_requests(now)
         self._queue_at_limiter(now)
         return self._rest_s(self._clock.monotonic())
 
@@ -115,12 +113,15 @@ class Poller:
         if self.client.limiter.is_shut:
             self._release_idle()
 
-    def _start_polls(self, now: float) -> None:
+    def _start_requests(self, now: float) -> None:
         while not self._is_draining and self._opens_in_s(now) <= 0 and self.lease_guard.is_open:
             if (due := self.schedule.take_to_rank(now)) is not None:
                 if len(due) > 1:
                     self.planner.refit(self.schedule.some(READY_MAX))
                 self.schedule.set_ready(self.planner.rank(due, now), now)
+            if self.lists is not None and self.lists.rest_s(now) <= 0 and self._list_goes_first(self.lists, now):
+                self._start_list(now)
+                continue
             tracked = self.schedule.take_ready(now)
             if tracked is None:
                 return
@@ -191,6 +192,10 @@ class Poller:
         self._metrics.note_poll(self._name, outcome, now - tracked.sent_at)
         self.bell.ring()
         await self._handle(tracked, result, now, health)
+
+    def _list_goes_first(self, lists: ListPoller, now: float) -> bool:
+        """Whether a list that is due goes before the polls: where requests are scarce, only if it is worth more."""
+        return not self.schedule.is_scarce or lists.worth_s(now) >= self.schedule.top_worth_s
 
     def _start_list(self, now: float) -> None:
         assert self.lists is not None

@@ -224,7 +224,8 @@ class PollSchedule:
         self._tickets = count(1)
         self._ready: list[tuple[float, TrackedRun]] = []  # with what a poll is worth, in seconds; most urgent last
         self._rank_due = -math.inf
-        self._is_scarce = False  # ready runs had to wait for the limiter
+        self.is_scarce = False
+        """Whether ready runs had to wait for the limiter at the end of the last pass."""
         self.turn_due = -math.inf
         """When this connection may have its turn, after another one's."""
 
@@ -235,6 +236,11 @@ class PollSchedule:
     def ready_count(self) -> int:
         """How many due runs wait for the limiter."""
         return len(self._ready)
+
+    @property
+    def top_worth_s(self) -> float:
+        """What the most urgent ready run is worth, in seconds of delay; 0 without one."""
+        return self._ready[-1][0] if self._ready else 0.0
 
     @property
     def order_size(self) -> int:
@@ -362,7 +368,7 @@ class PollSchedule:
             if not self._is_ready(tracked):
                 continue
             rivals = [self._candidate(*each) for each in ((worth_s, tracked), *self._ready[-1:])]
-            if self._limiter.admit(rivals, now=now, is_scarce=self._is_scarce):
+            if self._limiter.admit(rivals, now=now, is_scarce=self.is_scarce):
                 return tracked
             self._ready.append((worth_s, tracked))
             self.turn_due = now + TURN_REST_S
@@ -377,7 +383,7 @@ class PollSchedule:
 
     def queue_at_limiter(self, call: Callable[[], None], *, waits: bool) -> None:
         """At the end of a pass: have `call` called when the limiter may open for this connection, if a run `waits`."""
-        self._is_scarce = bool(self._ready)
+        self.is_scarce = bool(self._ready)
         if waits:
             first = self._ready[-1] if self._ready else (self._price_s, None)
             self._limiter.call_when_open(self._candidate(*first), call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from datetime import datetime
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from bridge.domain.cadence.durations import DurationModel
 from bridge.domain.cadence.rule import UNCHANGED_FACTOR, RunView, next_poll, price_of
 from bridge.domain.connection import CadenceSettings, ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
+from bridge.domain.observation import ListedRun, RunPage
 from bridge.domain.run import Run, RunStatus
 from bridge.polling import list_poller, poll_results
 from bridge.polling.poller import Poller
@@ -20,7 +22,7 @@ from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
 from bridge.sandbox.state import RequestSeen, SandboxRun, SandboxState
 from bridge.store import connections, run_leases, runs
 from bridge.store.database import Database
-from tests.support.watching import new_run, register
+from tests.support.watching import new_run, register, seen
 from tests.support.workbench import QUICK, connection, note_sends, open_poller, settled, told, work
 
 LISTS = {"retab": "/retab/v1/workflows/runs", "instabase": "/instabase/v2/apps/runs"}
@@ -438,3 +440,76 @@ async def test_a_change_that_could_not_be_written_is_not_hidden_by_a_304(
             monkeypatch.setattr(runs, "record_decisions", fail_twice)
             await work(poller.run_pass, poller.bell, lambda: all_observed(database, [run]))
         assert [seen.status for seen in sandbox.requests][:3] == [200, 200, 200]
+
+
+# -- lists that bring little
+
+
+def page_of_others(count: int, cursor: str | None = None) -> RunPage:
+    """A page that shows settled runs of other people."""
+    return RunPage(tuple(ListedRun(f"other_{number}", seen("succeeded")) for number in range(count)), cursor)
+
+
+async def test_a_cursor_that_was_seen_before_ends_the_walk(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ignores the cursor shows the same page again, for as long as it is asked."""
+    asked: list[str | None] = []
+
+    async def list_runs(*, since: datetime, cursor: str | None = None) -> RunPage:
+        asked.append(cursor)
+        return page_of_others(100, "again")
+
+    theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(10)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        monkeypatch.setattr(poller.client, "list_runs", list_runs)
+        watched = await register_all(database, "retab", theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+    assert asked == [None, "again"]
+    assert {each.run_id for each in polls(sandbox)} == set(theirs), "what it does not show is polled by itself"
+
+
+async def test_lists_that_show_no_watched_run_are_read_ever_more_rarely(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = page_of_others(5)
+
+    async def list_runs(*, since: datetime, cursor: str | None = None) -> RunPage:
+        return shown
+
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM, discover=True)) as poller:
+        monkeypatch.setattr(poller.client, "list_runs", list_runs)
+        lists = poller.lists
+        assert lists is not None
+        rests = []
+        for _ in range(8):
+            now = time.monotonic()
+            lists.begin(now)
+            results = [result async for result in lists.read(now)]
+            assert not any(result.seen for result in results)
+            poller.client.limiter.answer(now, sent_at=now)
+            rests.append(lists.rest_s(time.monotonic()))
+    assert rests[2] > 3.5
+    assert rests[3] > 7.0
+    assert 30.0 < rests[-1] <= 60.0, "a run to be discovered is found within a minute"
+
+
+async def test_a_list_is_worth_its_price_when_it_is_due_and_more_the_longer_it_waits(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """Where requests are scarce it competes with the polls of runs that it does not show."""
+    theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)]
+    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
+        watched = await register_all(database, "retab", theirs)
+        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
+        lists = poller.lists
+        assert lists is not None
+
+        async def is_planned() -> bool:
+            return 0 < lists.rest_s(time.monotonic()) < math.inf
+
+        await work(poller.run_pass, poller.bell, is_planned)
+        now = time.monotonic()
+        wait_s = lists.rest_s(now)
+        assert lists.worth_s(now) == CALM.price_s
+        assert lists.worth_s(now + 1000 * wait_s) > 100 * CALM.price_s
