@@ -103,8 +103,9 @@ class Daemon:
         self._stack.push_async_callback(self.sessions.close)
         self.sender = Sender(wiring.policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
         self._stack.push_async_callback(self.sender.close)
+        await wall_clock.clamp_deliveries(self.database, self.config.delivery.schedule)
         self._start_deliverer()
-        self._stack.push_async_callback(self._drain_deliverer)
+        self._stack.push_async_callback(lambda: self.deliverer.drain(DRAIN_S))  # the one there is then
         if self.membership is not None:
             self.workers.start_loop("membership", self._keep_membership, self.membership.bell)
         self._start_replayer()
@@ -245,9 +246,6 @@ class Daemon:
         self.deliverer.nodes = self.membership.rank.nodes if self.membership else 1
         self.control.deliverer = self.deliverer
         self.workers.start_loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, gap_s=PASS_GAP_S)
-
-    async def _drain_deliverer(self) -> None:
-        await self.deliverer.drain(DRAIN_S)
 
     def _start_replayer(self) -> None:
         replayer = Replayer(database=self.database, clock=self.clock)

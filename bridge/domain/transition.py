@@ -171,4 +171,8 @@ def _deadline_after_waiting(run: Run, status: RunStatus, now: datetime) -> datet
     left_waiting = run.status is RunStatus.WAITING and status is not RunStatus.WAITING
     if run.deadline_at is None or run.deadline_is_fixed or not left_waiting:
         return run.deadline_at
-    return run.deadline_at + (now - max(run.status_since, run.registered_at))
+    was_registered = (
+        run.registered_at <= now
+    )  # otherwise the wall clock was set back since, and `status_since` moved along
+    since = max(run.status_since, run.registered_at) if was_registered else run.status_since
+    return run.deadline_at + (now - since)

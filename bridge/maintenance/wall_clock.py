@@ -16,6 +16,8 @@ import structlog
 
 from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import StoreUnavailable
+from bridge.domain.retry import RETRY_AFTER_MAX_S, RetrySchedule
+from bridge.domain.timestamps import after
 from bridge.store import clock_shift
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
@@ -23,6 +25,16 @@ from bridge.store.transaction import Tx
 log = structlog.get_logger()
 EVERY_S: Final = 2.0
 JUMP_S: Final = 2.0  # a smaller step is a regular correction (NTP)
+
+
+async def clamp_deliveries(database: Database, schedule: RetrySchedule) -> None:
+    """At the start, on SQLite: make due what is further away than any pause, because the clock was set back since.
+
+    Otherwise it would wait until the clock is back where it was, and then be moved as far again.
+    """
+    longest_s = 2 * max([RETRY_AFTER_MAX_S, *schedule.delays_s])
+    if database.is_sqlite:
+        await database.write(lambda tx: clock_shift.clamp_deliveries(tx, after(tx.now, longest_s)))
 
 
 class WallClockWatch:

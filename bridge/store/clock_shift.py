@@ -31,6 +31,14 @@ def shift_times(tx: Tx, seconds: float) -> None:
     tx.cache.clear()
 
 
+def clamp_deliveries(tx: Tx, latest: datetime) -> int:
+    """Make due at once what is due or paused only until after `latest`: a wrong clock wrote it. Returns the deliveries."""
+    for name in ("paused_until", "probe_at"):
+        tx.connection.execute(sa.update(endpoints).where(endpoints.c[name] > latest).values(**{name: tx.now}))
+    late = deliveries.c.next_attempt_at > latest
+    return tx.connection.execute(sa.update(deliveries).where(late).values(next_attempt_at=tx.now)).rowcount
+
+
 def server_time(tx: Tx) -> datetime:
     """The PostgreSQL server's wall clock."""
     at: datetime = tx.connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()

@@ -344,6 +344,13 @@ def test_the_look_that_ends_a_wait_does_not_expire_a_run_whose_deadline_stood_st
     assert is_expired(resumed, later(108))
 
 
+def test_a_clock_set_back_while_a_run_waits_takes_nothing_from_its_deadline() -> None:
+    """`status_since` and the deadline moved along; `registered_at`, a fact, lies in the future now."""
+    waiting = sample_run(status=RunStatus.WAITING, deadline_at=later(60))
+    set_back = replace(waiting, registered_at=later(HOUR_S))
+    assert not is_expired(set_back, later(100), seen=RunStatus.RUNNING)
+
+
 def test_an_instant_given_as_deadline_never_moves() -> None:
     fixed = sample_run(deadline_at=later(50), deadline_is_fixed=True)
     assert live([seen("waiting"), seen("running")], fixed, every_s=20)[0].deadline_at == later(50)

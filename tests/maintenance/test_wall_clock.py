@@ -11,14 +11,16 @@ from structlog.testing import capture_logs
 
 from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import StoreUnavailable
-from bridge.maintenance.wall_clock import WallClockWatch
+from bridge.domain.retry import RetrySchedule
+from bridge.maintenance.wall_clock import WallClockWatch, clamp_deliveries
 from bridge.sandbox import Receiver, Reply, Sandbox, Scenario
 from bridge.store import runs
 from bridge.store.database import Database
 from tests.support.daemon_process import DaemonProcess
+from tests.support.delivering import all_deliveries
 from tests.support.faked_time import FakedTime
 from tests.support.manual_clock import ManualClock
-from tests.support.watching import open_database, register
+from tests.support.watching import add_endpoint, open_database, record, register
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 HOUR_S, FORTY_DAYS_S = 3600.0, 40 * 86400.0
@@ -107,6 +109,22 @@ async def test_on_postgresql_the_servers_clock_decides(postgresql_url: str) -> N
         machine.set_wall(-FORTY_DAYS_S)
         assert await watch.follow() == pytest.approx(-FORTY_DAYS_S)
         assert (await watch.follow(), moved) == (0, [])
+
+
+async def test_after_a_start_with_a_clock_set_back_no_retry_is_years_away(
+    sqlite_url: str, machine: ManualClock
+) -> None:
+    """A machine without a battery begins in another year, and the network sets its clock some seconds later."""
+    async with open_database(sqlite_url, machine) as database:
+        await add_endpoint(database)
+        await record(database, await register(database), "succeeded")
+        machine.set_wall(-6 * 365 * 86400.0)
+        await clamp_deliveries(database, RetrySchedule())
+        (delivery,) = await all_deliveries(database)
+        assert delivery.next_attempt_at == machine.now()
+        machine.advance(1)
+        await clamp_deliveries(database, RetrySchedule())
+        assert await all_deliveries(database) == [delivery]
 
 
 @pytest.mark.slow
