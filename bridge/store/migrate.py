@@ -23,7 +23,7 @@ from bridge.store.tables import metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0002"
+HEAD = max(step.name[:4] for step in (Path(__file__).parent / "migrations" / "versions").glob("[0-9]*.py"))
 OWN_VERSION_TABLE = "runbridge_schema_version"
 """Of PostgreSQL databases, where another application may have Alembic's usual table."""
 _USUAL_VERSION_TABLE = "alembic_version"
