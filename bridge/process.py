@@ -9,17 +9,19 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from bridge.config import Config, ConfigInvalid, load_config
 from bridge.daemon import Daemon
 from bridge.domain.clock import SteadyClock
-from bridge.domain.errors import BridgeError
+from bridge.domain.errors import BridgeError, StoreUnavailable
 from bridge.runtime import logs
 from bridge.runtime.descriptors import raise_descriptor_limit
 
 log = structlog.get_logger()
+RELOAD_AGAIN_S: Final = 5.0  # after the database could not be written
 
 
 async def serve(config: Config, *, read_config: Callable[[], Config]) -> None:
@@ -58,6 +60,10 @@ async def _reload_when(wanted: asyncio.Event, daemon: Daemon) -> None:
         wanted.clear()
         try:
             await daemon.reload()
+        except StoreUnavailable as error:  # perhaps half-way: some connections may have no poller now
+            log.error("config.not_reloaded", reason=str(error))
+            await asyncio.sleep(RELOAD_AGAIN_S)
+            wanted.set()
         except BridgeError as error:
             log.error("config.not_reloaded", reason=str(error))
 

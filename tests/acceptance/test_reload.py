@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import os
+import signal
+from datetime import datetime
 from pathlib import Path
 
-from bridge.sandbox import Scenario
-from tests.support.daemon_process import DaemonProcess
+import aiohttp
+import pytest
+
+from bridge.config import Config, load_config
+from bridge.domain.errors import StoreUnavailable
+from bridge.process import serve
+from bridge.sandbox import Sandbox, Scenario
+from bridge.store import run_leases
+from bridge.store.transaction import Tx
+from tests.support.daemon_process import TOKEN, DaemonProcess
 from tests.support.daemon_setup import daemon_setup
 
 SHORT = Scenario(duration_s=0.5)
@@ -86,3 +98,52 @@ async def test_sighup_changes_the_key_the_secret_and_the_token_at_once(tmp_path:
             await daemon.ask("POST", "/v1/runs", wanted, status=201, headers=new)
             received = await receiver.wait_for(lambda got: any(one.type == "run.finished" for one in got))
             assert all(one.verified for one in received)
+
+
+async def test_a_reload_that_the_database_breaks_off_is_made_again(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of it a connection has lost its poller and has no new one yet."""
+    monkeypatch.setattr("bridge.process.RELOAD_AGAIN_S", 0.1)
+    clamp_due, failures = run_leases.clamp_due, [StoreUnavailable("the disk is full")]
+
+    def clamp_or_fail(tx: Tx, connection: str, latest: datetime) -> int:
+        if is_changed and failures:
+            raise failures.pop()
+        return clamp_due(tx, connection, latest)
+
+    monkeypatch.setattr(run_leases, "clamp_due", clamp_or_fail)
+    written, is_changed = DaemonProcess(tmp_path), False
+    written.config["server"]["listen"] = f"unix:{tmp_path}/api.sock"
+    written.add_connection("dibby", "dibby", sandbox.url("dibby"))
+
+    def read_config() -> Config:
+        written.write_config()
+        return load_config(written.config_path, env={}, flags={})
+
+    serving = asyncio.create_task(serve(read_config(), read_config=read_config))
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with (
+        asyncio.timeout(30),
+        aiohttp.ClientSession(
+            "http://localhost", connector=aiohttp.UnixConnector(f"{tmp_path}/api.sock"), headers=headers
+        ) as session,
+    ):
+        while not (tmp_path / "api.sock").exists():
+            await asyncio.sleep(0.02)
+        written.config["connections"]["dibby"]["max_in_flight"] = 3
+        is_changed = True
+        os.kill(os.getpid(), signal.SIGHUP)
+        while failures:
+            await asyncio.sleep(0.02)
+        wanted = {
+            "connection": "dibby",
+            "provider_run_id": sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)),
+        }
+        while (made := await session.post("/v1/runs", json=wanted)).status != 201:
+            await asyncio.sleep(0.02)
+        run_id = (await made.json())["id"]
+        ended = await session.get(f"/v1/runs/{run_id}/wait?timeout=10")
+        assert (await ended.json())["status"] == "succeeded"
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving
