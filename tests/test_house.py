@@ -45,7 +45,6 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 COMPANIONS = {"multidict": "aiohttp", "yarl": "aiohttp", "pydantic_core": "pydantic"}
 OUTSIDE_WORLD = {
     "aiohttp",
-    "aiosqlite",
     "alembic",
     "asyncio",
     "asyncpg",

@@ -76,7 +76,7 @@ def _copy(source: Path, partial: Path, progress: Progress | None) -> None:
             progress(total - remaining, total)
 
     with open_for_reading(source) as origin, contextlib.closing(sqlite3.connect(partial)) as copy:
-        # One read transaction for all steps: without it every commit of the daemon would start the copy anew.
+        # One read transaction for all steps: without it every commit of the daemon would restart the copy.
         origin.execute("BEGIN")
         origin.execute("SELECT count(*) FROM sqlite_master").fetchone()
         origin.backup(copy, pages=PAGES_PER_STEP, progress=_tell)
@@ -86,7 +86,7 @@ def _copy(source: Path, partial: Path, progress: Progress | None) -> None:
 def _put_in_place(partial: Path, target: Path) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    os.link(partial, target)  # fails where a target has appeared meanwhile; a rename would overwrite it
+    os.link(partial, target)  # fails if there is a target by now; a rename would overwrite it
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
