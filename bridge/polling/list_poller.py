@@ -33,6 +33,7 @@ from bridge.polling.planner import Planner
 from bridge.polling.schedule import PollSchedule, TrackedRun
 from bridge.providers.http import ProviderFailure
 from bridge.runtime.metrics import Metrics
+from bridge.store.database import Database
 
 log = structlog.get_logger()
 RUNS_MIN: Final = 3  # held; with fewer a poll of each is as cheap and tells more
@@ -117,16 +118,16 @@ class ListPoller:
         schedule: PollSchedule,
         planner: Planner,
         *,
+        database: Database,
         clock: Clock,
         metrics: Metrics,
-        discovery: Discovery | None = None,
     ) -> None:
         self._client = client
         self._schedule = schedule
         self._planner = planner
         self._clock = clock
         self._metrics = metrics
-        self._discovery = discovery
+        self._discovery = Discovery(client.connection, database) if client.connection.discover else None
         self._name, self._cadence = client.connection.name, client.connection.cadence
         self._is_under_way = False
         self._waiting_runs: dict[str, TrackedRun] = {}  # due, and left to the list under way or the next one

@@ -21,7 +21,6 @@ from bridge.domain.errors import StoreUnavailable
 from bridge.domain.observation import Observed, PollFailed, PollResult
 from bridge.domain.run import Run
 from bridge.polling.connection_client import ConnectionClient, HealthChange
-from bridge.polling.discovery import Discovery
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.list_poller import LIST_WAIT_S, ListPoller, Seen
 from bridge.polling.planner import Planner
@@ -66,9 +65,8 @@ class Poller:
         )
         self.lists: ListPoller | None = None
         if client.provider.lists:
-            discovery = Discovery(connection, database) if connection.discover else None
             self.lists = ListPoller(
-                client, self.schedule, self.planner, clock=clock, metrics=metrics, discovery=discovery
+                client, self.schedule, self.planner, database=database, clock=clock, metrics=metrics
             )
         self._learned = learned
         self.lease_guard = lease_guard
@@ -300,7 +298,7 @@ class Poller:
             return due_at, reason
         listed_s = self.lists.shows_in_s(run.id, now) if tracked is not None and self.lists else math.inf
         if tracked is not None and tracked.is_in_flight:
-            return wall, "it is being looked at"
+            return wall, "it is being polled"
         if listed_s < (due_at - wall).total_seconds():
             return wall + timedelta(seconds=listed_s), "a list is worth a request then, and shows this run too"
         if due_at > wall:
