@@ -49,6 +49,16 @@ def test_what_was_removed_leaves_nothing_behind_and_the_order_stays(schedule: Po
     assert len(taken) == len(schedule) == count // 100
 
 
+def test_runs_that_are_planned_again_and_again_leave_nothing_behind(schedule: PollSchedule) -> None:
+    """Each list plans every run that it shows, long before the due times that it had."""
+    for number in range(10):
+        schedule.add(tracked(number, due=300.0))
+    for again in range(STALE_MAX):
+        for each in schedule.all():
+            schedule.postpone(each, 300.0 + again)
+    assert schedule.order_size <= 2 * len(schedule) + STALE_MAX
+
+
 def test_a_run_in_flight_is_in_no_order_until_it_is_planned_again(schedule: PollSchedule, clock: ManualClock) -> None:
     run = tracked(1, due=clock.monotonic())
     schedule.add(run)
