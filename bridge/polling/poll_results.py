@@ -87,6 +87,7 @@ class PollResults:
         self._batcher = Batcher(self._record_all, gap_s=GAP_S)
         self._health: HealthChange | None = None  # not recorded yet
         self._health_due = -math.inf
+        self._is_recording_health = False
 
     @property
     def is_behind(self) -> bool:
@@ -243,13 +244,20 @@ class PollResults:
 
     def health_rest_s(self, now: float) -> float:
         """Seconds until a change of health that could not be recorded is tried again."""
-        return math.inf if self._health is None else self._health_due - now
+        return math.inf if self._health is None or self._is_recording_health else self._health_due - now
 
     async def flush_health(self, now: float) -> None:
-        """Record the last change of health, if it still has to be and it is time."""
-        changed = self._health
-        if changed is None or now < self._health_due:
+        """Record the last change of health, if it still has to be and it is time; one change after the other."""
+        if self._is_recording_health:
             return
+        self._is_recording_health = True
+        try:
+            while (changed := self._health) is not None and now >= self._health_due:
+                await self._try_to_record_health(changed)
+        finally:
+            self._is_recording_health = False
+
+    async def _try_to_record_health(self, changed: HealthChange) -> None:
         try:
             await self._record_health(changed)
         except StoreUnavailable as error:

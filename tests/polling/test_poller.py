@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -17,13 +19,14 @@ from bridge.domain.event import EventType
 from bridge.domain.limits.adaptive import RateLimit
 from bridge.domain.observation import FailureKind, PollFailed, PollResult
 from bridge.domain.run import CadenceOverrides, RunStatus
-from bridge.polling.connection_client import FAILURES_MIN
+from bridge.polling.connection_client import FAILURES_MIN, HealthChange
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.poll_results import Continue
 from bridge.runtime.metrics import Metrics
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
 from bridge.store import connections, events, run_leases, runs
 from bridge.store.database import Database
+from bridge.store.transaction import Tx
 from tests.support.foreign_server import answering, foreign_server
 from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, only, open_database, register
@@ -193,6 +196,32 @@ async def test_a_failing_connection_is_told_although_the_database_could_not_be_w
 
         await work(poller.run_pass, poller.bell, is_told)
     assert not failures
+
+
+async def test_changes_of_health_are_recorded_one_after_the_other(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL a slow first write would otherwise overtake the second, and the connection stay failing."""
+    write, waits, is_open = database.write, [True], asyncio.Event()
+
+    async def write_slowly_at_first(work: Callable[[Tx], Any]) -> Any:
+        if waits and waits.pop():
+            await is_open.wait()
+        return await write(work)
+
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        monkeypatch.setattr(database, "write", write_slowly_at_first)
+        refused = HealthChange(ConnectionHealth.FAILING, "refused")
+        first = asyncio.create_task(poller.results.report_health(refused))
+        while waits:
+            await asyncio.sleep(0)
+        await poller.results.report_health(HealthChange(ConnectionHealth.OK, None))
+        is_open.set()
+        await first
+        health = await database.read(connections.list_health)
+        assert health["dify-1"].health is ConnectionHealth.OK
+        feed = await database.read(lambda tx: events.list_feed(tx, after=0, limit=9))
+        assert [event.type for event in feed] == [EventType.CONNECTION_FAILING, EventType.CONNECTION_RECOVERED]
 
 
 async def test_what_goes_wrong_in_telling_a_health_holds_up_no_run(
