@@ -181,10 +181,13 @@ class Deliverer:
         return _Claims(taken, rest_s, has_more)
 
     async def _give_back_strays(self, now: float) -> None:
-        """With several nodes: give back what the database holds claimed for this node and is not in flight."""
-        if self._database.is_sqlite or now < self._compare_due:
+        """Give back what the database holds claimed for this node and is not in flight.
+
+        On SQLite there is such a thing only after a crash of a delivery.
+        """
+        if now < self._compare_due:
             return
-        self._compare_due = now + COMPARE_EVERY_S
+        self._compare_due = math.inf if self._database.is_sqlite else now + COMPARE_EVERY_S
         held = {flight.claimed.delivery.id for flight in self._in_flight.values()}
         strays = await self._database.read(lambda tx: deliveries.list_leased(tx, node=self._node)) - held
         if strays:
@@ -221,6 +224,7 @@ class Deliverer:
         if task.cancelled():
             self._compare_due = 0.0  # its claim is still ours
         elif (error := task.exception()) is not None:
+            self._compare_due = min(self._compare_due, self._clock.monotonic() + COMPARE_EVERY_S)  # not at once again
             log.error("delivery.crashed", endpoint=flight.claimed.endpoint.id, exc_info=error)
         else:
             is_plain = task.result()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import standardwebhooks
 import svix
 
 from bridge.delivery.deliverer import DeliverySettings
+from bridge.delivery.sender import Sender
 from bridge.domain.clock import SystemClock
-from bridge.domain.delivery import DeliveryState, Outcome
+from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
@@ -282,3 +284,24 @@ async def test_order_is_kept_where_it_was_asked_for_through_failures(database: D
         await deliver_all(deliverer, database)
     taken = [a.type for a in receiver.received if a.status == 204]
     assert taken == ["run.started", "run.waiting", "run.resumed", "run.finished"]
+
+
+async def test_a_delivery_that_broke_the_deliverer_is_tried_again_a_while_later(
+    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite, too, where its claim would otherwise stand until a restart."""
+    monkeypatch.setattr("bridge.delivery.deliverer.COMPARE_EVERY_S", 0.1)
+    post, breaks = Sender.post, [RecursionError("too deep")]
+
+    async def post_or_break(*args: Any, **more: Any) -> PostResult:
+        if breaks:
+            raise breaks.pop()
+        return await post(*args, **more)
+
+    monkeypatch.setattr(Sender, "post", post_or_break)
+    await add_endpoint(database, receiver.url())
+    await record(database, await register(database), "succeeded")
+    async with open_deliverer(database) as deliverer:
+        (delivery,) = await deliver_all(deliverer, database)
+    assert delivery.state is DeliveryState.DELIVERED
+    assert not breaks
