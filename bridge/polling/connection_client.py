@@ -9,7 +9,6 @@ run has brought anything readable for more than a minute, whatever the kind of t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from bridge.domain.run import Json, Run
 from bridge.providers import REGISTRY, open_http
 from bridge.providers.base import Triggered
 from bridge.providers.http import ProviderFailure, ProviderSessions
+from bridge.runtime.loop import REST_MAX_S, Bell
 
 log = structlog.get_logger()
 FAILURES_MIN, FAILING_SPAN_S = 5, 15.0
@@ -130,18 +130,16 @@ class ConnectionClient:
         It competes with the polls at `worth_s(now)`, seconds of delay, and at its price at least. One request per
         `purpose` may wait at a time.
         """
-        tenant, price_s, woken = f"{self.connection.name} {purpose}", self.connection.cadence.price_s, asyncio.Event()
+        tenant, price_s, bell = f"{self.connection.name} {purpose}", self.connection.cadence.price_s, Bell()
         try:
             while True:
                 now = self._clock.monotonic()
                 candidate = Candidate(tenant, max(worth_s(now), price_s), price_s, tenant)
-                woken.clear()
-                self.limiter.call_when_open(candidate, woken.set)
+                self.limiter.call_when_open(candidate, bell.ring)
                 wait_s = self.limiter.opens_at() - now
                 if wait_s <= 0 and self.limiter.admit([candidate], now=now, is_scarce=True):
                     break
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), None if math.isinf(wait_s) else max(wait_s, TURN_REST_S))
+                await bell.wait(min(max(wait_s, TURN_REST_S), REST_MAX_S))
             self.limiter.send(now, tenant)
         finally:
             self.limiter.forget(tenant)

@@ -203,3 +203,17 @@ async def test_an_event_does_not_wait_longer_for_its_output_than_it_may(database
         after = await finish(poller, database, run.id)
     assert (after.status, after.output) == (RunStatus.SUCCEEDED, None)
     assert len(sandbox.requests) == 1
+
+
+async def test_a_request_that_waits_for_its_turn_can_be_cancelled_at_the_instant_at_which_it_is_woken(
+    client: ConnectionClient, clock: ManualClock
+) -> None:
+    """Ending a poller does both: it passes its turn on, and cancels what waits."""
+    client.limiter.rate_limit.pause(clock.monotonic(), 60.0)
+    waiting = asyncio.create_task(client.take_turn("outputs", lambda _now: 1.0))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    client.limiter.give_up()
+    waiting.cancel()
+    await asyncio.wait([waiting], timeout=5.0)
+    assert waiting.cancelled()
