@@ -226,6 +226,7 @@ async def fetch_page(
     query: Sequence[tuple[str, str]],
     *,
     key: str,
+    cursor_key: str | None = None,
     normalise: Callable[[JsonObject], Observation],
     is_complete: Callable[[JsonObject], bool],
     cursor_after: Callable[[JsonObject, int], str | None],
@@ -234,9 +235,10 @@ async def fetch_page(
 
     A run in the list is read by the same `normalise` as a single run; one that cannot be read spoils only itself.
     `is_complete` says whether an item has all the fields of a single run; `cursor_after` returns the cursor of the
-    next page, given the body and the number of its runs.
+    next page, given the body, with its `cursor_key`, and the number of its runs.
     """
-    response = await http.request("GET", path, query=query, timeout_s=LIST_TIMEOUT_S)
+    fields = RunFields(frozenset({cursor_key} if cursor_key else ()), items=key)
+    response = await http.request("GET", path, query=query, timeout_s=LIST_TIMEOUT_S, fields=fields)
     items = response.body.get(key) if isinstance(response.body, dict) else None
     if not isinstance(response.body, dict) or not isinstance(items, list):
         message = f"GET {path}: the answer is no list of runs"

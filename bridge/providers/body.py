@@ -81,7 +81,8 @@ class Body:
             self.head, self.size = self.data[:_HEAD_BYTES], len(self.data)
             return
         kept: list[bytes] = []
-        async with aclosing(read_pieces(response, SCANNED_BYTES_MAX if self._fields else self._bytes_max)) as pieces:
+        is_run = self._fields is not None and self._fields.items is None
+        async with aclosing(read_pieces(response, SCANNED_BYTES_MAX if is_run else self._bytes_max)) as pieces:
             async for piece in pieces:
                 self.head = self.head or piece[:_HEAD_BYTES]
                 self.size += len(piece)

@@ -35,13 +35,15 @@ _BOM: Final = b"\xef\xbb\xbf"
 class RunFields:
     """The members of a run that a provider reads: `output` up to 8 MiB, `error` and the others up to 64 KiB.
 
-    `nested`: members that are objects; those of their own members that are in `names` are read.
+    `nested`: members that are objects; those of their own members that are in `names` are read. `items`: a list of
+    runs, each read by itself; a body with one is not read beyond 8 MiB.
     """
 
     names: frozenset[str]
     output: str | None = None
     error: str | None = None
     nested: frozenset[str] = frozenset()
+    items: str | None = None
 
 
 class RunScanner:
@@ -68,6 +70,7 @@ class RunScanner:
         self._kept: bytearray | None = bytearray()
         self._room = _KEY_BYTES_MAX
         self._count = 0
+        self._in_items = False
 
     def feed(self, piece: bytes) -> None:
         """Take the next piece of the body; what follows the object is ignored, but for a second object."""
@@ -157,6 +160,11 @@ class RunScanner:
                 self._objects[-1][str(self._key)] = inner
                 self._objects.append(inner)
                 self._begin_key()
+            case b"[" if self._is_value and self._key == self._fields.items and len(self._objects) == 1:
+                self._depth += 1
+                self._objects.append({})
+                self._in_items = True
+                self._begin_item()
             case b"{" | b"[":
                 self._keep(mark[0])
                 self._depth += 1
@@ -166,9 +174,18 @@ class RunScanner:
             case _:
                 self._end_value()
                 self._depth -= 1
-                self._objects.pop()
+                inner = self._objects.pop()
                 self.is_closed = not self._objects
+                if self._in_items:
+                    self._in_items = False
+                    self.members[str(self._fields.items)] = list(inner.values())
+                    self._begin_key()
         return mark.end()
+
+    def _begin_item(self) -> None:
+        self._count_one()
+        self._key, self._is_value = str(self._count), True
+        self._kept, self._room = bytearray(), OUTPUT_BYTES_MAX
 
     def _begin_key(self) -> None:
         self._key, self._is_value = None, False
@@ -177,14 +194,17 @@ class RunScanner:
     def _begin_value(self) -> None:
         if self._is_value:
             return  # a colon in the wrong place: the value will not parse
-        self._count += 1
-        if self._count > _MEMBERS_MAX:
-            raise BadPayload(f"the answer has more than {_MEMBERS_MAX} members")
+        self._count_one()
         self._key, self._is_value = _text_in(self._kept), True
         is_read = self._key in self._fields.names or self._key in self._fields.nested
         is_output = self._key == self._fields.output and len(self._objects) == 1
         self._kept = bytearray() if is_read or is_output else None
         self._room = OUTPUT_BYTES_MAX if is_output else VALUE_BYTES_MAX
+
+    def _count_one(self) -> None:
+        self._count += 1
+        if self._count > _MEMBERS_MAX:
+            raise BadPayload(f"the answer has more than {_MEMBERS_MAX} members")
 
     def _keep(self, part: bytes) -> None:
         if self._kept is None:
@@ -202,10 +222,14 @@ class RunScanner:
             raw = bytes(self._kept)
             text = raw.decode(errors="replace")
             try:
-                self._put(parse_json_text(text), is_damaged=text.encode() != raw)
+                value, is_damaged = parse_json_text(text), text.encode() != raw
             except BadPayload:
-                self._put(None, is_damaged=True)
-        self._begin_key()
+                value, is_damaged = None, True
+            self._put(_id_only(raw) if is_damaged and self._in_items else value, is_damaged=is_damaged)
+        if self._in_items:
+            self._begin_item()
+        else:
+            self._begin_key()
 
     def _put(self, value: Json, *, is_damaged: bool) -> None:
         if self._key is None:
@@ -223,3 +247,13 @@ def _text_in(raw: bytearray | None) -> str | None:
     except (BadPayload, UnicodeDecodeError):
         return None
     return text if isinstance(text, str) else None
+
+
+def _id_only(raw: bytes) -> Json:
+    """What is left of a damaged item of a list: its id, so that the run can be polled."""
+    scanner = RunScanner(RunFields(frozenset({"id"})))
+    try:
+        scanner.feed(raw)
+    except BadPayload:
+        return None
+    return scanner.members

@@ -160,7 +160,14 @@ class Retab(ProviderDefaults):
             return None if after == cursor else after  # a server that ignores the cursor repeats it for ever
 
         return await fetch_page(
-            http, _RUNS_PATH, query, key="data", normalise=normalise, is_complete=is_complete, cursor_after=cursor_after
+            http,
+            _RUNS_PATH,
+            query,
+            key="data",
+            cursor_key="list_metadata",
+            normalise=normalise,
+            is_complete=is_complete,
+            cursor_after=cursor_after,
         )
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:

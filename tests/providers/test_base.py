@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -196,3 +197,26 @@ async def test_what_can_hardly_be_a_tag_is_not_sent_back(etag: str) -> None:
         result = await REGISTRY["dibby"].fetch_run(http, "run_1")
     assert isinstance(result, Observed)
     assert result.etag is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"id": "bad", "status": "RUNNING", "lifecycle": ' + b"[" * 200 + b"]" * 200 + b"}",
+        b'{"id": "bad", "status": "RUNNING", "output": ' + b"9" * 5000 + b"}",
+        b'{"id": "bad", "status": "RUNNING", "name": "M\xfcller"}',
+        b'{"id": "bad", "status": "RUNNING", "name": "\\x41"}',
+        b'{"id": "bad", "status": RUNNING}',
+    ],
+    ids=["deep", "integer", "latin-1", "escape", "word"],
+)
+@pytest.mark.parametrize(("provider", "key"), [("retab", "data"), ("instabase", "runs")])
+async def test_one_bad_run_in_a_list_spoils_only_itself(provider: str, key: str, bad: bytes) -> None:
+    good = {"retab": RETAB_RUN, "instabase": INSTABASE_RUN}[provider]
+    item = json.dumps(good).encode()
+    end = b'], "list_metadata": {"after": "next"}}'
+    page, _ = await list_of(provider, b'{"' + key.encode() + b'": [' + item + b", " + bad + b", " + item + end)
+    seen = [(run.provider_run_id, run.observation is not None) for run in page.runs]
+    assert seen == [(good["id"], True), ("bad", False), (good["id"], True)]
+    assert page.runs[1].needs_detail
+    assert page.next_cursor == ("next" if provider == "retab" else None)
