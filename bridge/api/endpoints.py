@@ -37,6 +37,7 @@ from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.store import endpoints, events
+from bridge.store.endpoint_stats import EndpointStats, read_stats
 from bridge.store.transaction import Tx
 
 SWITCHED_OFF = "switched off over the API"
@@ -51,7 +52,7 @@ async def create_endpoint(context: RequestContext, request: Request[EndpointBody
     def work(tx: Tx) -> Response:
         made = endpoints.insert_endpoint(tx, endpoint, secret)
         keys = endpoints.public_keys(tx, [made.id]).get(made.id, ())
-        return Response.of(201, NewEndpoint.of(made, keys, 0, headers=made.headers, secret=secret.reveal()))
+        return Response.of(201, NewEndpoint.of(made, keys, headers=made.headers, secret=secret.reveal()))
 
     return await context.write(request, work)
 
@@ -88,8 +89,11 @@ async def list_endpoints(context: RequestContext, request: Request[EndpointsQuer
     def work(tx: Tx) -> list[EndpointAnswer]:
         found = endpoints.list_endpoints(tx, limit=query.limit + 1, after=after, with_one_run=query.one_run)
         keys = endpoints.public_keys(tx, [endpoint.id for endpoint in found if "v1a" in endpoint.signature])
+        stats = read_stats(tx, [endpoint.id for endpoint in found])
         return [
-            EndpointAnswer.of(endpoint, keys.get(endpoint.id, ()), context.bridge.filter_errors(endpoint))
+            EndpointAnswer.of(
+                endpoint, keys.get(endpoint.id, ()), context.bridge.filter_errors(endpoint), stats[endpoint.id]
+            )
             for endpoint in found
         ]
 
@@ -98,7 +102,11 @@ async def list_endpoints(context: RequestContext, request: Request[EndpointsQuer
 
 async def show_endpoint(context: RequestContext, request: Request[NoQuery]) -> Response:
     """One endpoint."""
-    return Response.of(200, await context.database.read(lambda tx: _shown(context, tx, request.id())))
+
+    def work(tx: Tx) -> EndpointAnswer:
+        return _shown(context, tx, request.id(), read_stats(tx, [request.id()])[request.id()])
+
+    return Response.of(200, await context.database.read(work))
 
 
 async def change_endpoint(context: RequestContext, request: Request[EndpointPatch]) -> Response:
@@ -142,25 +150,27 @@ async def rotate_secret(context: RequestContext, request: Request[RotateBody]) -
 
 async def enable_endpoint(context: RequestContext, request: Request[NoBody]) -> Response:
     """Switch on; what was due is so at once. One from the file too, if it was switched off by itself."""
+    stats = await _stats(context, request.id())
 
     def work(tx: Tx) -> Response:
         if not present_endpoint(tx, request.id()).enabled:
             endpoints.enable_endpoint(tx, request.id())
         else:
             _changeable(tx, request.id())
-        return Response.of(200, _shown(context, tx, request.id()))
+        return Response.of(200, _shown(context, tx, request.id(), stats))
 
     return await context.write(request, work)
 
 
 async def disable_endpoint(context: RequestContext, request: Request[NoBody]) -> Response:
     """Switch off, and tell the others; what is due is kept, what is recorded from now on is not queued for it."""
+    stats = await _stats(context, request.id())
 
     def work(tx: Tx) -> Response:
         endpoint = _changeable(tx, request.id())
         if endpoints.disable_endpoint(tx, endpoint.id, SWITCHED_OFF):
             events.record_endpoint_event(tx, EventType.ENDPOINT_DISABLED, endpoint, SWITCHED_OFF)
-        return Response.of(200, _shown(context, tx, endpoint.id))
+        return Response.of(200, _shown(context, tx, endpoint.id, stats))
 
     return await context.write(request, work)
 
@@ -178,10 +188,15 @@ async def ping_endpoint(context: RequestContext, request: Request[NoBody]) -> Re
     return await context.write(request, work)
 
 
-def _shown(context: RequestContext, tx: Tx, endpoint_id: str) -> EndpointAnswer:
+async def _stats(context: RequestContext, endpoint_id: str) -> EndpointStats:
+    """Read them before a write: they would hold up the writer."""
+    return (await context.database.read(lambda tx: read_stats(tx, [endpoint_id])))[endpoint_id]
+
+
+def _shown(context: RequestContext, tx: Tx, endpoint_id: str, stats: EndpointStats) -> EndpointAnswer:
     endpoint = present_endpoint(tx, endpoint_id)
     keys = endpoints.public_keys(tx, [endpoint_id]).get(endpoint_id, ())
-    return EndpointAnswer.of(endpoint, keys, context.bridge.filter_errors(endpoint))
+    return EndpointAnswer.of(endpoint, keys, context.bridge.filter_errors(endpoint), stats)
 
 
 def present_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoint:

@@ -14,6 +14,7 @@ from bridge.domain.event import EventType
 from bridge.domain.fields import MASK
 from bridge.domain.replay import ReplayState, ReplayStatus
 from bridge.domain.webhook_url import mask_query_secrets
+from bridge.store.endpoint_stats import NO_STATS, EndpointStats
 
 
 class _Named(Shown):
@@ -25,6 +26,38 @@ class _Named(Shown):
 # Every setting with its plain type: the shared model bounds what a request may hold, an answer has no bounds.
 _plain: dict[str, Any] = {name: (hint, ...) for name, hint in get_type_hints(EndpointSettings).items()}
 _Settings: Any = create_model("_Settings", __base__=Shown, **_plain)
+
+
+class StatsWindow(Shown):
+    """Attempts of one stretch of time; interrupted ones do not count."""
+
+    delivered: int = Field(description="Attempts that were accepted with a 2xx.")
+    failed: int = Field(description="Attempts that ended in any other way.")
+    success_rate: float | None = Field(description="Delivered of all, 0 to 1; null without attempts.")
+    p50_ms: int | None = Field(description="Median duration of an attempt; null without attempts.")
+    p95_ms: int | None = Field(description="95 of 100 attempts took at most this long; null without attempts.")
+
+
+class LastAnswerBody(Shown):
+    """How the newest attempt ended."""
+
+    at: When
+    outcome: Outcome
+    status: int | None = Field(description="The HTTP status; null if there was no response.")
+    detail: str | None = Field(description="One sentence about it.")
+
+
+class EndpointStatsShown(Shown):
+    """What recent attempts brought, and what is waiting. Of a busy endpoint the windows hold the newest attempts only."""
+
+    hour: StatsWindow = Field(description="The last 60 minutes.")
+    day: StatsWindow = Field(description="The last 24 hours.")
+    sampled_since: When | None = Field(
+        description="The windows count only attempts since then, of which there were too many; null: they are complete."
+    )
+    pending: int = Field(description="Deliveries that are not settled; at most 20,000 of all endpoints are looked at.")
+    oldest_due_at: When | None = Field(description="Since when the longest waiting delivery is due; null: none is due.")
+    last_answer: LastAnswerBody | None = Field(description="Null if no recent attempt is known.")
 
 
 class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so that a setting stands once
@@ -43,14 +76,21 @@ class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so
     paused_until: When | None
     created_at: When | None
     filter_errors: int
+    stats: EndpointStatsShown
 
     @classmethod
-    def of(cls, endpoint: Endpoint, public_keys: Sequence[str], filter_errors: int, **more: object) -> Self:
+    def of(
+        cls,
+        endpoint: Endpoint,
+        public_keys: Sequence[str],
+        filter_errors: int = 0,
+        stats: EndpointStats = NO_STATS,
+        **more: object,
+    ) -> Self:
         """An endpoint without its secret; the values of its headers, and secrets in its URL, are masked."""
         shown = {"url": mask_query_secrets(endpoint.url), "headers": dict.fromkeys(endpoint.headers, MASK)}
-        return cls.model_validate(
-            {**dict(endpoint), **shown, "public_keys": public_keys, "filter_errors": filter_errors, **more}
-        )
+        read = {"public_keys": public_keys, "filter_errors": filter_errors, "stats": stats}
+        return cls.model_validate({**dict(endpoint), **shown, **read, **more})
 
 
 class NewEndpoint(EndpointAnswer):

@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import time
+from datetime import datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -33,6 +34,12 @@ def new_id(prefix: str) -> str:
         if value <= _last:
             value = _last + 1
         _last = value
+    return f"{prefix}_" + "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+
+
+def first_id(prefix: str, at: datetime) -> str:
+    """The lowest identifier that can be made at `at`; later ones sort after it."""
+    value = int(at.timestamp() * 1000) << 80
     return f"{prefix}_" + "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
 
 

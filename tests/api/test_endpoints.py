@@ -6,12 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from bridge.domain.delivery import Lane, Outcome, PostResult
+from bridge.domain.delivery import DeliveryState, Lane, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.signing.hmac_v1 import new_secret
-from bridge.store import endpoint_health, endpoints
+from bridge.store import deliveries, endpoint_health, endpoints
+from bridge.store.attempts import AttemptResult, record_attempts
 from bridge.store.deliveries import due_endpoints
-from tests.support.api_bridge import Api
+from bridge.store.transaction import Tx
+from tests.support.api_bridge import NODE, Api
 
 
 async def fail(api: Api, endpoint_id: str, times: int = 5) -> None:
@@ -372,3 +374,28 @@ async def test_events_on_which_a_filter_fails_are_counted(api: Api) -> None:
     assert (await api.call("PATCH", f"/v1/endpoints/{made['id']}", change)).body["filter_errors"] == 0
     await api.finish((await api.register("c"))["id"])
     assert (await api.call("GET", f"/v1/endpoints/{made['id']}")).body["filter_errors"] == 0
+
+
+async def test_an_endpoint_shows_how_its_attempts_went(api: Api) -> None:
+    made = await api.create_endpoint()
+    none = {"delivered": 0, "failed": 0, "success_rate": None, "p50_ms": None, "p95_ms": None}
+    empty = {"hour": none, "day": none, "sampled_since": None, "pending": 0, "oldest_due_at": None, "last_answer": None}
+    assert made["stats"] == empty
+    for answer in (PostResult(Outcome.DELIVERED, 12, 204), PostResult(Outcome.SERVER_ERROR, 40, 503, "it is down")):
+        await api.call("POST", f"/v1/endpoints/{made['id']}/ping", {})
+
+        def work(tx: Tx, answer: PostResult = answer) -> None:
+            (leased,) = deliveries.acquire_due(tx, node=NODE, endpoint_id=made["id"], limit=1)
+            is_over = answer.outcome is Outcome.DELIVERED
+            state = DeliveryState.DELIVERED if is_over else DeliveryState.PENDING
+            record_attempts(tx, node=NODE, results=[AttemptResult(leased.delivery, tx.now, answer, state, None)])
+
+        await api.database.write(work)
+    (shown,) = (await api.call("GET", "/v1/endpoints")).body["data"]
+    assert shown["stats"] == (await api.call("GET", f"/v1/endpoints/{made['id']}")).body["stats"]
+    counted = {"delivered": 1, "failed": 1, "success_rate": 0.5, "p50_ms": 12, "p95_ms": 40}
+    assert (shown["stats"]["hour"], shown["stats"]["day"], shown["stats"]["pending"]) == (counted, counted, 1)
+    last = {"at": "2026-01-15T10:30:00.000Z", "outcome": "server_error", "status": 503, "detail": "it is down"}
+    assert shown["stats"]["last_answer"] == last
+    disabled = (await api.call("POST", f"/v1/endpoints/{made['id']}/disable")).body
+    assert disabled["stats"]["day"] == counted
