@@ -10,6 +10,7 @@ import click
 from rich.text import Text
 
 from bridge.cli.client import Client, Object
+from bridge.cli.endpoint_report import enabled_text, event_names, health_text, print_endpoint, stats_cells
 from bridge.cli.options import (
     ENDPOINT,
     DurationText,
@@ -25,13 +26,11 @@ from bridge.cli.output import (
     clean,
     count,
     mark,
-    print_facts,
     print_json,
     print_page,
     print_table,
     print_value,
     say,
-    status_text,
 )
 from bridge.cli.replays import start_replay
 from bridge.domain.fields import FORMATS, PAYLOADS, RATE_LIMIT_MAX, RATE_LIMIT_MIN, SIGNATURES
@@ -41,6 +40,7 @@ from bridge.domain.timestamps import format_duration
 PING_WAIT_S = 20.0  # longer than one attempt may take
 _SELECTIONS = [status.value for status in ReplayStatus]
 _UNSET: dict[str, object] = {"events": None, "filter": None, "headers": {}, "rate-limit": None, "description": None}
+_COLUMNS = ("ENDPOINT", "HEALTH", "SUCCESS", "P95", "LAST", "DUE", "PENDING")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -132,7 +132,7 @@ def update(settings: Settings, /, endpoint_id: str, unset: tuple[str, ...], **op
     if settings.as_json:
         print_json(response.body)
     else:
-        _print_endpoint(response.object())
+        print_endpoint(response.object())
 
 
 @endpoints.command("test-filter")
@@ -180,15 +180,17 @@ def list_endpoints(settings: Settings, /, **query: Any) -> None:
     """List all endpoints, including those of the configuration file."""
     print_page(
         settings.client().get("v1", "endpoints", **query),
-        ("ENDPOINT", "URL", "EVENTS", "STATE", "FROM"),
+        (*_COLUMNS, "URL", "EVENTS", "FROM"),
         lambda endpoint: (
             endpoint["id"],
+            health_text(endpoint),
+            *stats_cells(endpoint.get("stats") or {}),
             endpoint["url"],
-            _event_names(endpoint),
-            _state(endpoint),
+            event_names(endpoint),
             endpoint.get("source"),
         ),
         as_json=settings.as_json,
+        keep=(*_COLUMNS, "URL", "EVENTS", "FROM"),
     )
 
 
@@ -202,7 +204,7 @@ def show(settings: Settings, endpoint_id: str) -> None:
     if settings.as_json:
         print_json(response.body)
     else:
-        _print_endpoint(response.object())
+        print_endpoint(response.object())
 
 
 @endpoints.command
@@ -314,7 +316,7 @@ def _switch(settings: Settings, endpoint_id: str, operation: str) -> Object:
     if settings.as_json:
         print_json(response.body)
     else:
-        say(endpoint_id, "is now", _state(response.object()))
+        say(endpoint_id, "is now", enabled_text(response.object()))
     return response.object()
 
 
@@ -358,45 +360,3 @@ def replay(settings: Settings, /, endpoint_id: str, is_waiting: bool, **selectio
     if "since" not in given and given.get("status") != "missed":
         raise click.UsageError("give --since, or --status missed for everything missed since it was added")
     return start_replay(settings, endpoint_id, given, is_waiting=is_waiting)
-
-
-def _event_names(endpoint: Object) -> str:
-    events = endpoint.get("events")
-    return ", ".join(events) if events else "all but run.progressed"
-
-
-def _state(endpoint: Object) -> Any:
-    return status_text("enabled" if endpoint.get("enabled", True) else "disabled")
-
-
-def _filter_errors(endpoint: Object) -> str | None:
-    failed = endpoint.get("filter_errors")
-    if not failed:
-        return None
-    return f"{count(failed, 'event')} not sent since the daemon started; `endpoints test-filter` shows why"
-
-
-def _print_endpoint(endpoint: Object) -> None:
-    headers = (endpoint.get("headers") or {}).items()
-    say(endpoint["id"], _state(endpoint), endpoint.get("disabled_reason"))
-    print_facts(
-        [
-            ("url", endpoint["url"]),
-            ("events", _event_names(endpoint)),
-            ("filter", endpoint.get("filter")),
-            ("filter errors", _filter_errors(endpoint)),
-            ("headers", ", ".join(f"{name}: {value}" for name, value in headers)),
-            ("ordered", "yes" if endpoint.get("ordered") else None),
-            ("payload", endpoint.get("payload")),
-            ("format", endpoint.get("format")),
-            ("rate limit", f"{endpoint['rate_limit']:g} a second" if endpoint.get("rate_limit") else None),
-            ("signature", ", ".join(endpoint.get("signature") or [])),
-            ("public keys", ", ".join(endpoint.get("public_keys") or [])),
-            ("failing since", endpoint.get("failing_since")),
-            ("paused until", endpoint.get("paused_until")),
-            ("description", endpoint.get("description")),
-            ("from", endpoint.get("source")),
-            ("run", endpoint.get("run_id")),
-            ("created", endpoint.get("created_at")),
-        ]
-    )

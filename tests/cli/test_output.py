@@ -96,7 +96,7 @@ def test_at_eighty_columns_a_row_is_one_line_with_whole_ids(words, row, shown):
         code, out = _on_a_terminal(*words, "--url", daemon.url, COLUMNS="80", NO_COLOR="1")
     heading, *lines = re.sub(r"\x1b\[\d*m", "", out.decode()).splitlines()
     assert code == 0
-    assert len(lines) == 2 or words[0] == "endpoints"  # a URL is folded
+    assert len(lines) == 2
     assert max(map(len, (heading, *lines))) <= 80
     for word in shown:
         assert word in lines[0]
@@ -108,6 +108,36 @@ def test_an_endpoint_shows_the_events_on_which_its_filter_failed(cli, errors, sh
     with stub_server(lambda request: _response(endpoint)) as daemon:
         result = cli("endpoints", "show", "ep_1", "--url", daemon.url)
     assert ("3 events not sent since the daemon started" in result.out) is shown
+
+
+_DAY = {"delivered": 1999, "failed": 1, "success_rate": 0.9995, "p50_ms": 12, "p95_ms": 250}
+STATS = {
+    "hour": {"delivered": 0, "failed": 0, "success_rate": None, "p50_ms": None, "p95_ms": None}, "day": _DAY,
+    "sampled_since": None, "pending": 20000, "oldest_due_at": "2026-01-15T10:30:00.000Z",
+    "last_answer": {"at": "2026-01-15T10:30:00.000Z", "outcome": "server_error", "status": 503, "detail": "it is down"},
+}  # fmt: skip
+
+
+def test_an_endpoint_shows_how_its_attempts_went(cli):
+    endpoint = {**ENDPOINT, "enabled": True, "failing_since": "2026-01-15T10:30:00.000Z", "stats": STATS}
+    with stub_server(lambda request: _response(endpoint)) as daemon:
+        out = cli("endpoints", "show", "ep_1", "--url", daemon.url).out
+    shown = " ".join(out.split())
+    assert f"{ENDPOINT['id']} failing" in shown
+    assert "last day 99.9% (1999 delivered, 1 failed), p50 12 ms, p95 250 ms" in shown
+    assert re.search(r"last answer \S+ ago: 503 \(server_error\), it is down", shown)
+    assert re.search(r"oldest due \S+ ago", shown)
+    assert "pending 20000" in shown
+    assert "last hour" not in shown, "no attempt in it"
+
+
+def test_at_eighty_columns_endpoints_show_health_and_statistics():
+    endpoint = {**ENDPOINT, "enabled": True, "stats": STATS}
+    with stub_server(lambda request: _response({"data": [endpoint], "next_cursor": None})) as daemon:
+        _, out = _on_a_terminal("endpoints", "list", "--url", daemon.url, COLUMNS="80", NO_COLOR="1")
+    heading, line = re.sub(r"\x1b\[\d*m", "", out.decode()).splitlines()
+    assert heading.split() == ["ENDPOINT", "HEALTH", "SUCCESS", "P95", "LAST", "DUE", "PENDING"]
+    assert re.fullmatch(r"ep_0{26} +enabled +99.9% +250 ms +503 +\S+ ago +20000 *", line)
 
 
 def test_a_wide_terminal_shows_every_column():
