@@ -45,6 +45,32 @@ class HealthChange:
     reason: str | None
 
 
+class MissingRuns:
+    """Tells a connection that finds none of its runs any more from runs that are gone at the provider.
+
+    It is the connection if two runs or more are missing, and one of them that was found before has been missing since
+    after any run was last found. Times are monotonic.
+    """
+
+    def __init__(self) -> None:
+        self._missing: dict[str, tuple[float, bool]] = {}  # since when, and whether the run was found before
+        self._found_at = -math.inf
+
+    def note_found(self, run_id: str, now: float) -> None:
+        """A poll or a list has shown this run."""
+        self._found_at = now
+        self._missing.pop(run_id, None)
+
+    def note_missing(self, run_id: str, now: float, *, was_found: bool) -> bool:
+        """The provider answered 404 for this run; whether the connection is the cause."""
+        self._missing.setdefault(run_id, (now, was_found))
+        return len(self._missing) > 1 and any(known and at > self._found_at for at, known in self._missing.values())
+
+    def forget(self, run_id: str) -> None:
+        """The run is not polled here any more."""
+        self._missing.pop(run_id, None)
+
+
 class ConnectionClient:
     """Sends the requests of one connection and judges its health."""
 
@@ -78,11 +104,22 @@ class ConnectionClient:
         self._unmapped_words: set[str] = set()
         self._one_output = asyncio.Lock()  # the one that waits longest competes for the next request
         self._has_recovered = False
+        self.missing_runs = MissingRuns()
 
     async def poll(self, run: Run, etag: str | None = None, body: bytes | None = None) -> PollResult:
         """Poll a run once; `etag` and `body` belong to the answer that showed the run as it is."""
         last = LastResponse(transition.unchanged(run), etag, body) if etag or body else None
-        return await self.provider.fetch_run(self._http, run.provider_run_id, last)
+        result = await self.provider.fetch_run(self._http, run.provider_run_id, last)
+        now = self._clock.monotonic()
+        match result:
+            case Observed():
+                self.missing_runs.note_found(run.id, now)
+            case PollFailed(kind=FailureKind.NOT_FOUND):
+                was_found = run.observed_at is not None
+                if self.missing_runs.note_missing(run.id, now, was_found=was_found):
+                    message = f"{result.message}; no run is found any more: check base_url and the key's account"
+                    return replace(result, kind=FailureKind.GATEWAY, message=message)
+        return result
 
     async def complete(self, run: Run, seen: Observed) -> Observed:
         """The observation with its output, if that needs a second request; without it if that request fails."""

@@ -214,6 +214,7 @@ class Poller:
 
     def _take_seen(self, seen: Seen) -> None:
         """Handle what a list shows of a run as if the run had been polled by itself."""
+        self.client.missing_runs.note_found(seen.tracked.run.id, self._clock.monotonic())
         seen.tracked.start_poll(self._clock.now(), seen.sent_at, is_listed=True)
         handling = self._handle(seen.tracked, seen.result, self._clock.monotonic())
         self._spawn(handling, f"listed:{seen.tracked.run.id}")
@@ -323,6 +324,7 @@ class Poller:
         """Hold a run no longer, and write nothing of it: it is settled, was removed, or is not ours."""
         self.schedule.remove(run_id)
         self.leases.forget(run_id)
+        self.client.missing_runs.forget(run_id)
 
     def rebalance(self) -> None:
         """The number of nodes has changed: release every run, so that each node acquires its part."""
@@ -336,6 +338,7 @@ class Poller:
 
     def _release(self, tracked: TrackedRun) -> None:
         self.schedule.remove(tracked.run.id)
+        self.client.missing_runs.forget(tracked.run.id)
         self.leases.release(tracked, self._clock.monotonic())
 
     def rebase(self, jump_s: float) -> None:

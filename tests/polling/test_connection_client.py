@@ -15,7 +15,7 @@ from bridge.domain.observation import FailureKind, Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.polling import connection_client
-from bridge.polling.connection_client import ConnectionClient, HealthChange
+from bridge.polling.connection_client import ConnectionClient, HealthChange, MissingRuns
 from bridge.providers.http import ProviderSessions
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario
 from bridge.store import connections, events
@@ -217,3 +217,32 @@ async def test_a_request_that_waits_for_its_turn_can_be_cancelled_at_the_instant
     waiting.cancel()
     await asyncio.wait([waiting], timeout=5.0)
     assert waiting.cancelled()
+
+
+def test_runs_that_are_gone_are_told_from_a_connection_that_finds_none() -> None:
+    """A gateway or another key answered every poll with the provider's own 404, and every run was lost after a minute."""
+    missing = MissingRuns()
+    missing.note_found("a", 1.0)
+    missing.note_found("b", 2.0)
+    assert [missing.note_missing(run, at, was_found=True) for run, at in (("a", 3.0), ("b", 4.0), ("a", 5.0))] == [
+        False,
+        True,
+        True,
+    ]
+    missing.note_found("c", 6.0)  # the connection finds runs: a and b are gone, however seldom c is polled
+    assert not missing.note_missing("a", 7.0, was_found=True)
+    assert not missing.note_missing("b", 8.0, was_found=True)
+    assert missing.note_missing("c", 9.0, was_found=True)  # now it finds none again
+    assert missing.note_missing("a", 10.0, was_found=True)
+
+
+def test_runs_that_were_never_found_are_gone_each_by_itself() -> None:
+    missing = MissingRuns()
+    assert not any(missing.note_missing(run, 1.0, was_found=False) for run in "abab")
+
+
+def test_a_run_that_is_not_polled_any_more_does_not_count_as_missing() -> None:
+    missing = MissingRuns()
+    missing.note_missing("a", 1.0, was_found=True)
+    missing.forget("a")
+    assert not missing.note_missing("b", 2.0, was_found=True)

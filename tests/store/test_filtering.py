@@ -61,7 +61,7 @@ async def test_the_writer_is_free_while_costly_filters_are_judged(lone: Database
         writes += 1
     assert await recording is not None
     assert len(await receivers(lone)) == 40
-    assert writes > 40  # about one for each filter that is judged outside, and many more on an idle machine
+    assert writes > 4  # a writer that is held until all are judged takes one or two
 
 
 @pytest.mark.parametrize(("expression", "times"), [(CHEAP, 1), ("data.run.status == 'succeeded'", 1), (ENDLESS, 2)])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +18,15 @@ START_S = 20.0
 
 
 @asynccontextmanager
-async def pgbouncer(url: str, folder: Path, *, mode: str) -> AsyncIterator[str]:
+async def pgbouncer(url: str, *, mode: str) -> AsyncIterator[str]:
     """The same database by way of a pgbouncer in this `pool_mode`."""
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which every session closes to other users again
+        async with _pgbouncer(url, Path(folder), mode) as pooled:
+            yield pooled
+
+
+@asynccontextmanager
+async def _pgbouncer(url: str, folder: Path, mode: str) -> AsyncIterator[str]:
     program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
     assert program is not None, "`make test` installs pgbouncer"
     server, _, database = url.rpartition("/")
@@ -35,8 +43,7 @@ async def pgbouncer(url: str, folder: Path, *, mode: str) -> AsyncIterator[str]:
     )
     command = [program, str(settings)]
     if os.geteuid() == 0:  # it refuses to run as root
-        for path in (folder, *folder.parents[:3]):
-            path.chmod(path.stat().st_mode | 0o055)
+        folder.chmod(0o755)
         command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -50,14 +49,14 @@ async def opened(url: str) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def test_a_pooler_in_transaction_mode_is_refused(postgresql_url: str, tmp_path: Path) -> None:
+async def test_a_pooler_in_transaction_mode_is_refused(postgresql_url: str) -> None:
     """It mixed up prepared statements: of forty registrations five were a 201 and the others a 500."""
-    async with pgbouncer(postgresql_url, tmp_path, mode="transaction") as url:
+    async with pgbouncer(postgresql_url, mode="transaction") as url:
         assert "pool_mode = session" in await refusal(url)
 
 
-async def test_a_pooler_in_session_mode_is_used(postgresql_url: str, tmp_path: Path) -> None:
-    async with pgbouncer(postgresql_url, tmp_path, mode="session") as url, opened(url) as database:
+async def test_a_pooler_in_session_mode_is_used(postgresql_url: str) -> None:
+    async with pgbouncer(postgresql_url, mode="session") as url, opened(url) as database:
         run = await register(database)
         assert await database.read(lambda tx: runs.get_run(tx, run.id)) == run
 
