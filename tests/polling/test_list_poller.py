@@ -291,8 +291,8 @@ async def test_pages_that_shift_while_they_are_read_lose_and_double_nothing(
 @pytest.mark.slow
 async def test_waiting_and_resuming_are_believed_of_a_poll_only(database: Database, sandbox: Sandbox) -> None:
     """A list may lag behind: to and fro would tell events that never happened."""
-    steps = (Step(0, "running"), Step(0.4, "waiting"), Step(0.8, "running"))
-    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=1.2, steps=steps)) for _ in range(4)]
+    steps = (Step(0, "running"), Step(1.0, "waiting"), Step(2.0, "running"))
+    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=3.0, steps=steps)) for _ in range(4)]
     async with open_poller(database, connection(sandbox, "retab", cadence=QUICK, fetch_output=False)) as poller:
         watched = await register_all(database, "retab", theirs)
         await finish(poller, database, watched)
