@@ -34,6 +34,7 @@ PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
 UNREADABLE_S = 75.0  # without a readable poll: people are to know within two minutes
 ABOUT_ONE_RUN = frozenset({FailureKind.REJECTED, FailureKind.BAD_PAYLOAD})  # perhaps
 OUTPUT_TIMEOUT_S = 5.0  # for the request; before it the output waits for its turn at the limit
+OUTPUT_WORTH = 8.0  # seconds of delay per second that an output waits: its event is late for certain, a poll's perhaps
 TURN_REST_S = 0.05  # while another request has its turn
 
 
@@ -133,13 +134,13 @@ class ConnectionClient:
         return await self.provider.list_runs(self._http, since=since, cursor=cursor)
 
     async def _with_output(self, run: Run, seen: Observed) -> Observed:
-        """Fetch the output when its turn comes among the polls: its event is late for certain, by the time it waits."""
+        """Fetch the output when its turn comes among the polls; polls that are worth more go first."""
         waits_since, wait_s = self._clock.monotonic(), self.connection.output_wait_s
         try:
             if self.limiter.rate_limit.opens_at - waits_since > wait_s:
                 raise TimeoutError("the provider asked for a longer pause")
             async with asyncio.timeout(wait_s), self._one_output:
-                await self.take_turn("outputs", lambda now: now - waits_since)
+                await self.take_turn("outputs", lambda now: OUTPUT_WORTH * (now - waits_since))
             output = await self._fetch_output(run.provider_run_id)
         except (ProviderFailure, TimeoutError) as error:
             log.warning("output.missed", connection=self.connection.name, run_id=run.id, reason=str(error) or "timeout")
