@@ -68,7 +68,9 @@ async def attempt(database: Database, clock: ManualClock, url: str, *, timeout_s
 
 
 def test_every_outcome_stands_in_the_table() -> None:
-    rows = [line.split("|")[2].strip() for line in TABLE.read_text().splitlines() if re.match(r"\| .*`\w+` \|", line)]
+    first_table = re.search(r"(?:^\|.*\n)+", TABLE.read_text(), re.MULTILINE)
+    assert first_table is not None
+    rows = [line.split("|")[2].strip() for line in first_table[0].splitlines() if re.match(r"\| .*`\w+` \|", line)]
     assert {word.strip("`") for word in rows} == {outcome.value for outcome in Outcome}
 
 

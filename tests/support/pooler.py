@@ -44,6 +44,8 @@ async def _pgbouncer(url: str, folder: Path, mode: str) -> AsyncIterator[str]:
     command = [program, str(settings)]
     if os.geteuid() == 0:  # it refuses to run as root
         folder.chmod(0o755)
+        users.chmod(0o644)  # whatever the umask is
+        settings.chmod(0o644)
         command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
