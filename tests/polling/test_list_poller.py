@@ -499,6 +499,7 @@ async def test_lists_that_show_no_watched_run_are_read_ever_more_rarely(
     assert 30.0 < rests[-1] <= 60.0, "a run to be discovered is found within a minute"
 
 
+@pytest.mark.slow
 async def test_a_list_is_worth_its_price_when_it_is_due_and_more_the_longer_it_waits(
     database: Database, sandbox: Sandbox
 ) -> None:
