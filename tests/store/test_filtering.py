@@ -52,7 +52,7 @@ async def test_failures_are_counted_wherever_they_are_judged(either: Database) -
 
 async def test_the_writer_is_free_while_costly_filters_are_judged(lone: Database) -> None:
     """118 such endpoints and ten events held every write for 5.9 s."""
-    for _ in range(200):
+    for _ in range(40):
         await add_endpoint(lone, filter=COSTLY.format("succeeded"))
     recording = asyncio.create_task(record(lone, await register(lone), "succeeded", output=BIG))
     writes = 0
@@ -60,8 +60,8 @@ async def test_the_writer_is_free_while_costly_filters_are_judged(lone: Database
         await lone.write(lambda _tx: None)
         writes += 1
     assert await recording is not None
-    assert len(await receivers(lone)) == 200
-    assert writes > 4  # a writer that is held until all are judged takes one or two
+    assert len(await receivers(lone)) == 40
+    assert writes > 2  # a writer that is held until all are judged takes one or two
 
 
 @pytest.mark.parametrize(("expression", "times"), [(CHEAP, 1), ("data.run.status == 'succeeded'", 1), (ENDLESS, 2)])
