@@ -130,7 +130,7 @@ async def test_a_poll_that_is_asked_for_while_the_run_is_being_released_is_made(
         await work(poller.run_pass, poller.bell, lambda: is_polled(1))
         await database.write(lambda tx: run_leases.request_poll(tx, run.id))
         poller.poll_now(run.id)
-        await work(poller.run_pass, poller.bell, lambda: is_polled(2))
+        assert await work(poller.run_pass, poller.bell, lambda: is_polled(2))
 
 
 async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_before_it_can(

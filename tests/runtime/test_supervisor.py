@@ -83,6 +83,7 @@ async def test_what_is_closed_after_a_death_may_take_its_time(watchdog: Watchdog
 
 
 async def test_a_worker_that_is_ended_on_purpose_ends_nothing_else(watchdog: Watchdog) -> None:
+    ended = False
     async with Supervisor(watchdog) as workers:
         workers.start("poller:a", forever)
         workers.start("poller:b", forever)
@@ -91,6 +92,8 @@ async def test_a_worker_that_is_ended_on_purpose_ends_nothing_else(watchdog: Wat
         await workers.end_all(but=frozenset({"poller:a"}))
         await workers.end("unknown")
         await workers.end_all()
+        ended = True
+    assert ended
 
 
 async def test_what_the_body_raises_is_not_wrapped(watchdog: Watchdog) -> None:

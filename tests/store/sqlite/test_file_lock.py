@@ -104,7 +104,7 @@ async def test_a_missing_file_is_not_made_again_where_it_was_used(path: Path, tr
 async def test_the_key_of_another_database_in_the_folder_is_no_trace(database: Database, path: Path) -> None:
     path.with_name("secrets.key").touch()
     async with open_database(f"sqlite:///{path.with_name('second.db')}") as second:
-        await register(second)
+        assert await register(second)
 
 
 async def test_a_first_start_that_failed_leaves_no_trace(tmp_path: Path) -> None:
