@@ -231,6 +231,7 @@ def _set_up(connection: Any, _record: object) -> None:
         cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; before WAL, which writes its first page
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA temp_store=MEMORY")  # otherwise each savepoint that is written in makes a file on disk
     cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES_BEFORE_CHECKPOINT}")
     if cursor.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         cursor.execute(f"PRAGMA application_id={APPLICATION_ID}")
