@@ -236,14 +236,15 @@ class DueEndpoint:
         return min(self.lanes.values())
 
 
-# Walks the index on (endpoint_id, lane, next_attempt_at) endpoint by endpoint: four look-ups each, however many
-# deliveries are pending. Disabled endpoints are left out.
+# Walks ix_deliveries_due endpoint by endpoint: four look-ups each, however many deliveries are pending. Disabled
+# endpoints are left out. No other index has this order; with min(endpoint_id), PostgreSQL may walk settled deliveries.
 DUE_ENDPOINTS = sa.text("""
 WITH RECURSIVE e(id) AS (
-  SELECT min(endpoint_id) FROM deliveries WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL
+  SELECT ''
   UNION ALL
-  SELECT (SELECT min(endpoint_id) FROM deliveries
-          WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL AND endpoint_id > e.id)
+  SELECT (SELECT endpoint_id FROM deliveries
+          WHERE next_attempt_at IS NOT NULL AND leased_by IS NULL AND endpoint_id > e.id
+          ORDER BY endpoint_id, lane, next_attempt_at, id LIMIT 1)
   FROM e WHERE e.id IS NOT NULL)
 SELECT e.id AS id,
   (SELECT min(next_attempt_at) FROM deliveries d

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -137,14 +138,10 @@ def _signs(tx: Tx) -> sa.ColumnElement[bool]:
     return sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > tx.now)
 
 
-LIVE_SECRETS = (
-    sa.select(endpoint_secrets)
-    .where(
-        endpoint_secrets.c.endpoint_id.in_(sa.bindparam("endpoints", expanding=True)),
-        endpoint_secrets.c.kind.in_(sa.bindparam("kinds", expanding=True)),
-        sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > sa.bindparam("now")),
-    )
-    .order_by(endpoint_secrets.c.id.desc())
+LIVE_SECRETS = sa.select(endpoint_secrets).where(
+    endpoint_secrets.c.endpoint_id.in_(sa.bindparam("endpoints", expanding=True)),
+    endpoint_secrets.c.kind.in_(sa.bindparam("kinds", expanding=True)),
+    sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > sa.bindparam("now")),
 )
 
 
@@ -158,7 +155,7 @@ def live_secrets(
     found: dict[str, list[LiveSecret]] = {}
     faults: dict[str, Unreadable] = {}
     wanted = {"endpoints": [*endpoint_ids], "now": tx.now, "kinds": [*SIGNATURES] if kind is None else [kind]}
-    for row in fetch(tx, LIVE_SECRETS, wanted):
+    for row in sorted(fetch(tx, LIVE_SECRETS, wanted), key=attrgetter("id"), reverse=True):
         try:
             secret = decrypt_secret(tx, row.endpoint_id, row.id, row.secret)
         except Unreadable as error:

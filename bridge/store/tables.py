@@ -268,12 +268,14 @@ deliveries = sa.Table(
     sa.Column("leased_by", sa.Text),
     sa.UniqueConstraint("event_id", "endpoint_id"),
 )
-# Due deliveries per endpoint and lane, so that none waits behind another endpoint or another lane.
+# Due deliveries per endpoint and lane, so that none waits behind another endpoint or another lane. It ends with the id:
+# a claim reads it in order even where many are due at the same instant.
 sa.Index(
     "ix_deliveries_due",
     deliveries.c.endpoint_id,
     deliveries.c.lane,
     deliveries.c.next_attempt_at,
+    deliveries.c.id,
     sqlite_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
     postgresql_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
 )
@@ -285,9 +287,12 @@ sa.Index(
 )
 sa.Index("ix_deliveries_endpoint", deliveries.c.endpoint_id, deliveries.c.id)
 sa.Index("ix_deliveries_state", deliveries.c.state, deliveries.c.id)
+# What an ordered endpoint still has to get of a run, in order.
 sa.Index(
     "ix_deliveries_run_pending",
     deliveries.c.run_id,
+    deliveries.c.endpoint_id,
+    deliveries.c.sequence,
     sqlite_where=sa.text("state = 'pending'"),
     postgresql_where=sa.text("state = 'pending'"),
 )
