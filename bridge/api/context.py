@@ -15,7 +15,7 @@ from bridge.api.ports import Bridge
 from bridge.api.request_models import Checks
 from bridge.api.response_models import Shown
 from bridge.domain.clock import Clock
-from bridge.store.batching import Batcher
+from bridge.store.batching import Batcher, GroupedWrites
 from bridge.store.database import Database
 from bridge.store.idempotency import StoredResponse, find_responses, store_responses
 from bridge.store.transaction import Tx
@@ -75,7 +75,7 @@ class RequestContext:
     keys_in_flight: set[str] = field(default_factory=set)
     streams: int = 0
     _kept: Batcher[str, StoredResponse | None] = field(init=False)
-    _groups: dict[Callable[..., list[Response]], Batcher[Any, Response]] = field(default_factory=dict)
+    _groups: dict[Callable[..., list[Response]], GroupedWrites[Any, Response]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._kept = Batcher(lambda keys: self.database.read(lambda tx: find_responses(tx, keys)))
@@ -111,7 +111,7 @@ class RequestContext:
                 keep(tx, [(key, one) for (_, key), one in zip(asked, responses, strict=True)])
                 return responses
 
-            self._groups[work] = Batcher(lambda asked: self.database.write(lambda tx: work_and_keep(tx, asked)))
+            self._groups[work] = self.database.grouped(work_and_keep)
         response: Response = await self._groups[work].submit((item, request.key))
         request.is_kept = True
         return response

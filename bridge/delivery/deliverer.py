@@ -35,7 +35,7 @@ from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
 from bridge.store import attempts, deliveries, endpoint_health
 from bridge.store.attempts import AttemptResult
-from bridge.store.batching import GAP_S, GROUP_MAX, Batcher
+from bridge.store.batching import GROUP_MAX
 from bridge.store.database import Database
 from bridge.store.deliveries import LeasedDelivery, due_endpoints, may_probe
 from bridge.store.endpoint_health import HealthChange
@@ -127,7 +127,7 @@ class Deliverer:
         self._limiter = DeliveryLimiter(settings.slots, settings.slots_per_endpoint)
         self._in_flight: dict[asyncio.Task[bool], _InFlight] = {}
         self._is_draining = False
-        self._batcher = Batcher(self._record_all, gap_s=GAP_S)
+        self._results = database.grouped(self._record_all)
         self._log = log.bind()  # bound once: half of what a line costs
 
     @property
@@ -275,24 +275,19 @@ class Deliverer:
         rest_s = 0.5
         while True:
             try:
-                return await self._batcher.submit(posted)
+                return await self._results.submit(posted)
             except StoreUnavailable as error:
                 log.warning("attempt.unrecorded", delivery_id=posted.claimed.delivery.id, reason=str(error))
                 await asyncio.sleep(rest_s)
                 rest_s = min(rest_s * 2, 15.0)
 
-    async def _record_all(self, posted: list[_Posted]) -> list[tuple[AttemptResult, HealthChange | None]]:
-        def record(tx: Tx) -> list[tuple[AttemptResult, HealthChange | None]]:
-            results = [self._result(each, tx.now) for each in posted]
-            attempts.lock_ordering(tx, results)
-            notes = endpoint_health.apply_results(
-                tx, [(result.delivery.endpoint_id, result.answer) for result in results]
-            )
-            if not all(attempts.record_attempts(tx, node=self._node, results=results)):
-                raise Conflict("this node has lost the claim, or recorded it before")  # the Batcher repeats one by one
-            return list(zip(results, notes, strict=True))
-
-        return await self._database.write(record)
+    def _record_all(self, tx: Tx, posted: list[_Posted]) -> list[tuple[AttemptResult, HealthChange | None]]:
+        results = [self._result(each, tx.now) for each in posted]
+        attempts.lock_ordering(tx, results)
+        notes = endpoint_health.apply_results(tx, [(result.delivery.endpoint_id, result.answer) for result in results])
+        if not all(attempts.record_attempts(tx, node=self._node, results=results)):
+            raise Conflict("this node has lost the claim, or recorded it before")  # the others are recorded one by one
+        return list(zip(results, notes, strict=True))
 
     def _result(self, posted: _Posted, now: datetime) -> AttemptResult:
         """What to record; `now` is the transaction's, because the wall clock may have been set since the POST."""

@@ -29,7 +29,7 @@ from bridge.polling.planner import Planner
 from bridge.polling.schedule import TrackedRun
 from bridge.runtime.metrics import Metrics
 from bridge.store import connections, endpoints, runs
-from bridge.store.batching import GAP_S, GROUP_MAX, Batcher
+from bridge.store.batching import GROUP_MAX
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 
@@ -84,7 +84,7 @@ class PollResults:
         self._clock = clock
         self._metrics = metrics
         self._log = log.bind(connection=connection.name)  # bound once: binding is half of what a line costs
-        self._batcher = Batcher(self._record_all, gap_s=GAP_S)
+        self._changes = database.grouped(self._record_all)
         self._health: HealthChange | None = None  # not recorded yet
         self._health_due = -math.inf
         self._is_recording_health = False
@@ -92,7 +92,7 @@ class PollResults:
     @property
     def is_behind(self) -> bool:
         """Whether so many changes wait to be recorded that no further poll should begin."""
-        return self._batcher.pending >= BEHIND_MIN
+        return self._changes.pending >= BEHIND_MIN
 
     # -- one poll
 
@@ -183,7 +183,7 @@ class PollResults:
     async def _record(self, change: _Change, *, expires: bool, is_overdue: bool) -> Run | None:
         """The run after this change, recorded with its events; None if it is not ours any more."""
         if not (expires or is_overdue):
-            return self._logged(change.before, await self._batcher.submit(change))
+            return self._logged(change.before, await self._changes.submit(change))
 
         def record(tx: Tx) -> Run | None:
             [(_, decision)] = _decide(tx, [change])
@@ -196,15 +196,12 @@ class PollResults:
 
         return self._logged(change.before, await self._database.write(record))
 
-    async def _record_all(self, changes: list[_Change]) -> list[Run | None]:
-        def record(tx: Tx) -> list[Run | None]:
-            decided = _decide(tx, changes)
-            to_record = [runs.RunChange(each.before, decision) for each, decision in decided if decision is not None]
-            made = runs.record_decisions(tx, to_record, node=self._node, keep_lease=True)
-            after = {each.before.id: run for each, run in zip(to_record, made, strict=True)}
-            return [after[each.before.id] if decision is not None else each.before for each, decision in decided]
-
-        return await self._database.write(record)
+    def _record_all(self, tx: Tx, changes: list[_Change]) -> list[Run | None]:
+        decided = _decide(tx, changes)
+        to_record = [runs.RunChange(each.before, decision) for each, decision in decided if decision is not None]
+        made = runs.record_decisions(tx, to_record, node=self._node, keep_lease=True)
+        after = {each.before.id: run for each, run in zip(to_record, made, strict=True)}
+        return [after[each.before.id] if decision is not None else each.before for each, decision in decided]
 
     async def _give_up(self, before: Run, lost: RunError | None, failed: PollFailed) -> Run | None:
         """The run after our own verdict: lost for this reason, otherwise expired."""

@@ -29,8 +29,6 @@ class Batcher(Generic[Item, Result]):
         self._began_at = -math.inf
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._task: asyncio.Task[None] | None = None
-        self.pending = 0
-        """How many callers wait for their answer."""
 
     async def submit(self, item: Item) -> Result:
         """The answer for `item`. StoreUnavailable fails the whole group; any other error only its own item."""
@@ -38,11 +36,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting.append((item, answer))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve(), name="batcher")
-        self.pending += 1
-        try:
-            return await answer
-        finally:
-            self.pending -= 1
+        return await answer
 
     async def _serve(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -76,3 +70,20 @@ class Batcher(Generic[Item, Result]):
 def _fail(future: asyncio.Future[Result], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+class GroupedWrites(Generic[Item, Result]):
+    """Items that one piece of work writes; those that wait at the same time share its statements and a commit."""
+
+    def __init__(self, write: Callable[[Item], Awaitable[Result]]) -> None:
+        self._write = write
+        self.pending = 0
+        """How many callers wait for their answer."""
+
+    async def submit(self, item: Item) -> Result:
+        """The answer for `item`, once it is durable. StoreUnavailable fails all, any other error only its own item."""
+        self.pending += 1
+        try:
+            return await self._write(item)
+        finally:
+            self.pending -= 1

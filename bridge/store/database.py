@@ -26,6 +26,7 @@ from bridge.domain.encryption import Keyring
 from bridge.domain.errors import DatabaseRefused, StoreUnavailable
 from bridge.domain.ids import new_id
 from bridge.store import migrate
+from bridge.store.batching import GAP_S, Batcher, GroupedWrites
 from bridge.store.filtering import FilterBudget, Filters, Undecided
 from bridge.store.postgres import engine as postgres
 from bridge.store.postgres import notifications, suitability
@@ -35,6 +36,7 @@ from bridge.store.sqlite.writer import CALLERS_MISTAKES, Writer, explain, writer
 from bridge.store.transaction import CommitSignals, Tx
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 POSTGRES_CONNECTIONS: Final = 10
 FAILURE_REMEMBERED_S: Final = 10.0
 _TRIES: Final = 5
@@ -117,6 +119,20 @@ class Database:
             self._failed_at = None
         return answer
 
+    def grouped(self, work: Callable[[Tx, list[Item]], list[T]]) -> GroupedWrites[Item, T]:
+        """A `write` of items by `work(tx, items)`, which answers in their order and runs once for all that wait."""
+        if not self.is_sqlite:
+            return GroupedWrites(Batcher(lambda items: self.write(lambda tx: work(tx, items)), gap_s=GAP_S).submit)
+
+        async def write(item: Item) -> T:
+            if self._failed_at is not None:
+                return await self.write(lambda tx: work(tx, [item])[0])
+            return await self._remember_failure(
+                self._decided(lambda f: self._opened_writer().submit_item(work, item, f))
+            )
+
+        return GroupedWrites(write)
+
     async def write_reserved(self, work: Callable[[Tx], T], within_s: float) -> T:
         """`write` on PostgreSQL over a connection kept for it. StoreUnavailable when not done `within_s` seconds."""
         if self._reserved_engine is None:
@@ -125,13 +141,11 @@ class Database:
 
     async def write_alone(self, work: Callable[[Tx], T]) -> T:
         """`write` on SQLite in a commit that no other work shares."""
-        assert self._writer is not None
-        return await self._remember_failure(self._writer.submit(work, is_alone=True))
+        return await self._remember_failure(self._opened_writer().submit(work, is_alone=True))
 
     async def wait_writer_ended(self) -> None:
         """Wait, on SQLite, until nothing can be written any more; raises what ended the writer."""
-        assert self._writer is not None
-        await self._writer.wait_ended()
+        await self._opened_writer().wait_ended()
 
     async def check_file(self) -> None:
         """StoreUnavailable, on SQLite, if the file was deleted, moved or replaced."""
@@ -155,20 +169,22 @@ class Database:
             raise _unavailable(error) from error
 
     async def _write(self, work: Callable[[Tx], T]) -> T:
+        if self._writer is not None:
+            return await self._decided(lambda filters: self._opened_writer().submit(work, filters))
+        engine = self._opened_engine()
+        return await self._decided(lambda filters: self._write_postgres(engine, work, postgres.ANSWER_S, filters))
+
+    async def _decided(self, attempt: Callable[[Filters], Awaitable[T]]) -> T:
+        """The answer of `attempt`, repeated after judging the filters that were too costly for its transaction."""
         filters = Filters()
         for _ in range(_TRIES - 1):
             try:
-                return await self._write_once(work, filters)
+                return await attempt(filters)
             except Undecided:
                 while filters.is_open:
                     await asyncio.get_running_loop().run_in_executor(self._filter_thread, filters.decide_next)
         filters.is_limited = False  # the work makes other events every time
-        return await self._write_once(work, filters)
-
-    async def _write_once(self, work: Callable[[Tx], T], filters: Filters) -> T:
-        if self._writer is not None:
-            return await self._writer.submit(work, filters)
-        return await self._write_postgres(self._opened_engine(), work, postgres.ANSWER_S, filters)
+        return await attempt(filters)
 
     async def _write_postgres(
         self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float, filters: Filters
@@ -209,6 +225,11 @@ class Database:
             raise _unavailable(error) from error
         self._announce(signals)
         return answer
+
+    def _opened_writer(self) -> Writer:
+        if self._writer is None:
+            raise StoreUnavailable(_NOT_OPEN)
+        return self._writer
 
     def _opened_engine(self) -> AsyncEngine:
         if self._engine is None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from bridge.api.ports import LivePoll
-from bridge.domain.errors import ProviderFailed, ProviderRefused, StoreUnavailable, Unsupported
+from bridge.domain.errors import ProviderFailed, ProviderRefused, Unsupported
 from bridge.domain.event import run_body
 from bridge.domain.observation import FailureKind, LastError
 from bridge.domain.run import RunStatus
@@ -179,11 +180,7 @@ async def test_a_run_that_was_started_but_not_recorded_is_named(sqlite_api: Api)
         sqlite_api.call("POST", "/v1/runs", {"connection": "dify-prod", "trigger": {"workflow_id": "w"}})
     )
     await sqlite_api.bridge.trigger_asked.wait()
-
-    async def refuse(work: object) -> None:
-        raise StoreUnavailable("the disk is full")
-
-    sqlite_api.database.write = refuse  # type: ignore[assignment]
+    Path(str(sqlite_api.database.url.database)).unlink()
     sqlite_api.bridge.before_trigger.set()
     reply = await asked
     assert (reply.status, reply.headers["Retry-After"]) == (503, "5")

@@ -21,6 +21,7 @@ from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.sandbox import Receiver, Reply, ReplyKind
 from bridge.store import deliveries, endpoints, events
+from bridge.store.batching import GroupedWrites
 from bridge.store.database import Database
 from tests.support.delivering import (
     IN_FIVE_MINUTES,
@@ -197,7 +198,18 @@ async def test_a_hanging_endpoint_holds_up_no_other(database: Database, receiver
 async def test_a_receiver_that_accepted_gets_the_next_post_before_the_first_is_recorded(
     database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, status: int, arrive: int
 ) -> None:
-    monkeypatch.setattr("bridge.delivery.deliverer.GAP_S", 3600.0)  # the first is recorded at once, the second is not
+    grouped = database.grouped
+
+    def only_the_first(record_all: Any) -> GroupedWrites[Any, Any]:
+        writes, first = grouped(record_all), asyncio.Lock()  # which is never released
+
+        async def write(posted: object) -> object:
+            await first.acquire()
+            return await writes.submit(posted)
+
+        return GroupedWrites(write)
+
+    monkeypatch.setattr(database, "grouped", only_the_first)
     monkeypatch.setattr("bridge.delivery.deliverer.UNRECORDED_MAX", 4)
     receiver.always(Reply(status))
     await add_endpoint(database, receiver.url())

@@ -1,22 +1,24 @@
-"""The only connection that writes to SQLite, and the queue before it.
+"""The only connection that writes to SQLite, the thread that owns it, and the queue before it.
 
-SQLite has one writer. Callers queue; the writer takes what has gathered, opens one `BEGIN IMMEDIATE` transaction, runs
-each caller's function in a savepoint of its own, commits once (`synchronous=FULL`) and answers each caller after the
-commit. A caller's mistake undoes only its own savepoint; a failing disk undoes the whole transaction.
+SQLite has one writer. Callers queue; the thread takes all that has gathered, opens one `BEGIN IMMEDIATE` transaction,
+commits once (`synchronous=FULL`), and hands the answers of the whole commit to the event loop with one wake-up. A lone
+caller is served at once; what arrives during a commit shares the next one. A caller's mistake undoes only its own work,
+a failing disk the whole transaction.
 
-A batch is one hop to the writer's thread and one back. BEGIN, COMMIT and savepoints go to the driver directly: through
-SQLAlchemy they take a tenth of what recording one event costs.
+BEGIN, COMMIT and savepoints go to the driver directly: through SQLAlchemy they take a tenth of what recording one event
+costs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar, cast
 
 import sqlalchemy as sa
@@ -35,17 +37,45 @@ T = TypeVar("T")
 BATCH_MAX: Final = 500  # callers in one commit; keeps a commit within some tens of milliseconds
 WAL_PAGES_BEFORE_CHECKPOINT: Final = 2000
 CALLERS_MISTAKES = (IntegrityError, DataError, ProgrammingError)
-_SAVEPOINT, _RELEASE, _UNDO = "SAVEPOINT caller", "RELEASE caller", "ROLLBACK TO caller"
 _STOPPING = "the daemon is stopping; try again when it runs"
 _INCREMENTAL: Final = 2  # what `PRAGMA auto_vacuum` answers
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Guard:
+    """The statements around a piece of work, and those that undo it."""
+
+    begin: Sequence[str]
+    end: Sequence[str]
+    undo: Sequence[str]
+
+
+_SAVEPOINT: Final = _Guard(["SAVEPOINT caller"], ["RELEASE caller"], ["ROLLBACK TO caller", "RELEASE caller"])
+_TRANSACTION: Final = _Guard([], [], ["ROLLBACK", "BEGIN IMMEDIATE"])
+"""For work that has the transaction for itself: a savepoint copies each page that is written."""
+
+
+@dataclass(slots=True, eq=False)
 class _Job:
-    work: Callable[[Tx], Any]
+    """What one caller submits: `work(tx)`, or an item of `work(tx, items)`. The thread sets `result` or `error`."""
+
+    work: Callable[..., Any]
     filters: Filters
     answer: asyncio.Future[Any]
+    item: Any = None
+    is_item: bool = False
     is_alone: bool = False
+    result: Any = None
+    error: BaseException | None = None
+
+    def hand_back(self) -> None:
+        """Answer the caller; on the event loop."""
+        if self.answer.done():
+            return
+        if self.error is None:
+            self.answer.set_result(self.result)
+        else:
+            self.answer.set_exception(self.error)
 
 
 class Writer:
@@ -61,121 +91,151 @@ class Writer:
     ) -> None:
         """`check` raises StoreUnavailable if the file is no longer there."""
         self._engine = engine
-        self._connection: sa.Connection | None = None
-        """Opened and used by the writer's thread only."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._clock = clock
         self._keyring = keyring
         self._announce = announce
         self._check = check
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        """None, the last one, ends the thread."""
+        self._is_closing = False
+        self._fault: BaseException | None = None
+        self._has_ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)  # `close` waits for its end
+        # The rest is used by the thread only.
+        self._connection: sa.Connection | None = None
+        self._next: _Job | None = None
         self._cache: dict[str, Any] = {}
         """`Tx.cache` of every transaction: it stays valid between commits, because no other process writes."""
-        self._jobs: deque[_Job] = deque()
-        self._bell = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._is_closing = False
 
     def open(self) -> None:
         """Start to commit."""
-        self._task = asyncio.create_task(self._serve(), name="writer")
+        self._thread.start()
 
     async def close(self) -> None:
         """Commit what is queued, then disconnect."""
-        self._is_closing = True
-        self._bell.set()
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown()
+        self._stop()
+        await self._has_ended.wait()
 
     async def wait_ended(self) -> None:
         """Wait until it commits no more; raises what ended it."""
-        assert self._task is not None
-        await asyncio.wait([self._task])
-        self._task.result()
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._engine.dispose()
+        await self._has_ended.wait()
+        if self._fault is not None:
+            raise self._fault
 
     async def submit(self, work: Callable[[Tx], T], filters: Filters | None = None, *, is_alone: bool = False) -> T:
         """Run `work` in the next commit, or in one of its own, and return its answer after it.
 
         StoreUnavailable if the commit fails, Undecided if `filters` must be judged before it.
         """
-        if self._is_closing:
-            raise StoreUnavailable(_STOPPING)
-        job = _Job(work, filters or Filters(), asyncio.get_running_loop().create_future(), is_alone)
-        self._jobs.append(job)
-        self._bell.set()
-        answer: T = await job.answer
+        answer: T = await self._queue(work, filters or Filters(), is_alone=is_alone)
         return answer
 
-    async def _serve(self) -> None:
+    async def submit_item(self, work: Callable[[Tx, list[Any]], list[T]], item: Any, filters: Filters) -> T:
+        """As `submit`, with `work` running once for the items of all callers in the commit.
+
+        It answers in the order of the items. If it fails, it runs again for each item alone.
+        """
+        answer: T = await self._queue(work, filters, item=item, is_item=True)
+        return answer
+
+    def _queue(self, work: Callable[..., Any], filters: Filters, **how: Any) -> asyncio.Future[Any]:
+        if self._is_closing:
+            raise StoreUnavailable(_STOPPING)
+        job = _Job(work, filters, self._loop.create_future(), **how)
+        self._jobs.put(job)
+        return job.answer
+
+    def _stop(self) -> None:
+        self._is_closing = True
+        self._jobs.put(None)
+
+    def _hand_back(self, batch: list[_Job], signals: CommitSignals | None) -> None:
+        """Announce a commit (None: it failed) and answer its callers; on the event loop."""
         try:
-            while True:
-                await self._bell.wait()
-                self._bell.clear()
-                while self._jobs:
-                    await self._commit(self._next_batch())
-                if self._is_closing:
-                    return
-        finally:  # also when the task is cancelled: a caller must not wait for an answer that never comes
-            self._is_closing = True
-            for job in self._jobs:
-                _fail(job, StoreUnavailable(_STOPPING))
+            if signals is not None:
+                self._announce(signals)
+        except Exception as error:  # noqa: BLE001 - raised by `wait_ended`, which ends the daemon
+            self._fault = error
+            self._stop()
+        finally:
+            for job in batch:
+                job.hand_back()
+
+    # -- on the thread
+
+    def _serve(self) -> None:
+        batch: list[_Job] = []
+        try:
+            while batch := self._next_batch():
+                signals = self._commit(batch)
+                self._loop.call_soon_threadsafe(self._hand_back, batch, signals)
+        except BaseException as error:  # noqa: BLE001 - raised by `wait_ended`, which ends the daemon
+            self._fault = error
+        self._is_closing = True
+        batch += self._drain()  # a caller must not wait for an answer that never comes
+        _fail(batch, StoreUnavailable(_STOPPING))
+        if self._connection is not None:
+            self._connection.close()
+        self._engine.dispose()
+        with contextlib.suppress(RuntimeError):  # the loop has ended before `close`
+            self._loop.call_soon_threadsafe(self._hand_back, batch, None)
+            self._loop.call_soon_threadsafe(self._has_ended.set)
 
     def _next_batch(self) -> list[_Job]:
-        batch = [self._jobs.popleft()]
-        while self._jobs and len(batch) < BATCH_MAX and not (batch[-1].is_alone or self._jobs[0].is_alone):
-            batch.append(self._jobs.popleft())
+        """Wait for a job and take those behind it that may share its commit; nothing at the end."""
+        job, self._next = self._next or self._jobs.get(), None
+        batch: list[_Job] = []
+        while job is not None:
+            if batch and (job.is_alone or batch[-1].is_alone or len(batch) == BATCH_MAX):
+                self._next = job
+                return batch
+            batch.append(job)
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                return batch
+        if batch:
+            self._jobs.put(None)  # to be found after this batch
         return batch
 
-    async def _commit(self, batch: list[_Job]) -> None:
+    def _drain(self) -> list[_Job]:
+        """Everything that is queued."""
+        jobs = [] if self._next is None else [self._next]
+        self._next = None
+        with contextlib.suppress(Empty):
+            while (job := self._jobs.get_nowait()) is not None:
+                jobs.append(job)
+            self._jobs.put(None)
+        return jobs
+
+    def _commit(self, batch: list[_Job]) -> CommitSignals | None:
+        """Run the jobs in one transaction; None if it failed."""
         try:
-            loop = asyncio.get_running_loop()
-            answers, signals = await loop.run_in_executor(self._thread, self._run, batch)
+            return self._run(batch)
         except (DBAPIError, sqlite3.Error, StoreUnavailable) as error:
             if _is_locked(error):  # callers behind it need not wait as long for the same answer
-                batch += self._jobs
-                self._jobs.clear()
-            reason = error if isinstance(error, StoreUnavailable) else StoreUnavailable(explain(error))
-            for job in batch:
-                _fail(job, reason)
-            return
-        except asyncio.CancelledError:
-            for job in batch:
-                _fail(job, StoreUnavailable(_STOPPING))
-            raise
-        self._announce(signals)
-        for job, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, BaseException):
-                _fail(job, answer)
-            elif not job.answer.done():
-                job.answer.set_result(answer)
+                batch += self._drain()
+            _fail(batch, error if isinstance(error, StoreUnavailable) else StoreUnavailable(explain(error)))
+            return None
 
-    def _run(self, batch: list[_Job]) -> tuple[list[Any], CommitSignals]:
+    def _run(self, batch: list[_Job]) -> CommitSignals:
         self._check()
         if self._connection is None:
             self._connection = self._engine.connect()
-        connection, driver = self._connection, _driver_of(self._connection)
+        driver = _driver_of(self._connection)
         if driver.in_transaction:  # the rollback of the last batch failed
             driver.execute("ROLLBACK")
         driver.execute("BEGIN IMMEDIATE")
         try:
-            now, signals, budget = self._clock.now(), CommitSignals(), FilterBudget()
-            answers = []
-            for job in batch:
-                tx = Tx(
-                    connection,
-                    job.filters.begin(now, budget),
-                    cache=self._cache,
-                    keyring=self._keyring,
-                    filters=job.filters,
-                    driver=driver,
-                )
-                answers.append(self._run_one(driver, job, tx, signals))
+            first = Tx(self._connection, self._clock.now(), cache=self._cache, keyring=self._keyring, driver=driver)
+            groups = _grouped(batch)
+            guard = _SAVEPOINT if len(groups) > 1 else _TRANSACTION
+            budget = FilterBudget()
+            for jobs in groups:
+                if not self._run_together(jobs, first, budget, guard) and len(jobs) > 1:
+                    for job in jobs:
+                        self._run_together([job], first, budget, _SAVEPOINT)
             driver.execute("COMMIT")
             self._check()
         except BaseException:
@@ -183,29 +243,51 @@ class Writer:
             if driver.in_transaction:  # SQLite rolls back by itself after some errors
                 driver.execute("ROLLBACK")
             raise
-        return answers, signals
+        return first.signals
 
-    def _run_one(self, driver: sqlite3.Connection, job: _Job, tx: Tx, signals: CommitSignals) -> Any:
-        if job.answer.cancelled():
-            return None
-        driver.execute(_SAVEPOINT)
+    def _run_together(self, jobs: list[_Job], first: Tx, budget: FilterBudget, guard: _Guard) -> bool:
+        """Run jobs with the same work. False if they failed: what they did is undone, and `error` says why."""
+        filters = jobs[0].filters if len(jobs) == 1 else Filters()
+        tx = replace(first, now=filters.begin(first.now, budget), signals=CommitSignals(), filters=filters)
+        assert tx.driver is not None
+        for statement in guard.begin:
+            tx.driver.execute(statement)
         try:
-            answer = job.work(tx)
-            job.filters.check()
-            driver.execute(_RELEASE)
-        except Exception as error:  # returned to the caller that caused it
+            work = jobs[0].work
+            results = work(tx, [job.item for job in jobs]) if jobs[0].is_item else [work(tx)]
+            answered = list(zip(jobs, results, strict=True))
+            filters.check()
+            for statement in guard.end:
+                tx.driver.execute(statement)
+        except Exception as error:  # returned to the callers that caused it
             if isinstance(error, (DatabaseError, sqlite3.Error)) and not isinstance(error, CALLERS_MISTAKES):
                 raise  # the disk or a lock: the whole transaction fails
-            driver.execute(_UNDO)
+            for statement in guard.undo:
+                tx.driver.execute(statement)
             tx.cache.clear()
-            return error
-        signals.add(tx.signals)
-        return answer
+            _fail(jobs, error)
+            return False
+        for job, result in answered:
+            job.result, job.error = result, None
+        first.signals.add(tx.signals)
+        return True
 
 
-def _fail(job: _Job, error: BaseException) -> None:
-    if not job.answer.done():
-        job.answer.set_exception(error)
+def _grouped(batch: Iterable[_Job]) -> list[list[_Job]]:
+    """Items of the same work together, all else alone, in order of arrival; jobs whose caller is gone are left out.
+
+    An item that comes again with verdicts on its filters goes alone: they are about the event of its first try.
+    """
+    groups: dict[object, list[_Job]] = {}
+    for job in batch:
+        if not job.answer.cancelled():
+            groups.setdefault(job.work if job.is_item and job.filters.now is None else job, []).append(job)
+    return list(groups.values())
+
+
+def _fail(jobs: Iterable[_Job], error: BaseException) -> None:
+    for job in jobs:
+        job.error = error
 
 
 def _is_locked(error: Exception) -> bool:

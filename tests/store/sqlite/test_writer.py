@@ -1,4 +1,4 @@
-"""The writer when its loop is torn down, and what it caches from one commit to the next."""
+"""The writer when its thread ends, what shares a commit, and what it caches from one commit to the next."""
 
 from __future__ import annotations
 
@@ -9,35 +9,83 @@ from pathlib import Path
 
 import pytest
 
-from bridge.domain.errors import StoreUnavailable
+from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.store import endpoints
 from bridge.store.transaction import Tx
 from tests.support.watching import add_endpoint, open_database
 
 
-async def test_no_caller_waits_for_ever_for_a_writer_that_was_cancelled(tmp_path: Path) -> None:
-    """As a fault does that ends the loop. Otherwise the daemon would neither work nor end."""
+class _Fault(BaseException):
+    """Stands for an error that no code expects."""
+
+
+async def test_no_caller_waits_for_ever_for_a_writer_whose_thread_has_ended(tmp_path: Path) -> None:
+    """As a fault does that ends the thread. Otherwise the daemon would neither work nor end."""
     begun, ends = threading.Event(), threading.Event()
 
     def work(_: Tx) -> None:
         begun.set()
         ends.wait(10)
+        raise _Fault
 
     async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as database:
         under_way = asyncio.create_task(database.write(work))
         await asyncio.to_thread(begun.wait, 10)
         queued = asyncio.create_task(database.write(lambda _: None))
         await asyncio.sleep(0)
-        (writer,) = (task for task in asyncio.all_tasks() if task.get_name() == "writer")
-        writer.cancel()
+        ends.set()
         for waiting in (under_way, queued):
             with pytest.raises(StoreUnavailable, match="stopping"):
                 await asyncio.wait_for(waiting, 10)
-        ends.set()
         with pytest.raises(StoreUnavailable, match="stopping"):
             await database.write(lambda _: None)
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(_Fault):
             await database.wait_writer_ended()
+
+
+async def test_what_was_committed_is_answered_although_announcing_it_fails(tmp_path: Path) -> None:
+    """The daemon ends with the fault; a caller must not take for undone what is durable."""
+
+    def announce(_: object) -> None:
+        raise ValueError("a test")
+
+    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as database:
+        database.listeners.append(announce)
+        assert await database.write(lambda _: 1) == 1
+        with pytest.raises(ValueError, match="a test"):
+            await database.wait_writer_ended()
+        with pytest.raises(StoreUnavailable, match="stopping"):
+            await database.write(lambda _: None)
+
+
+async def test_items_that_wait_are_written_together_and_fail_alone(tmp_path: Path) -> None:
+    begun, ends = threading.Event(), threading.Event()
+    calls: list[list[int]] = []
+
+    def hold(_: Tx) -> None:
+        begun.set()
+        ends.wait(10)
+
+    def work(tx: Tx, items: list[int]) -> list[int]:
+        calls.append(items)
+        if 2 in items:
+            raise Conflict("a test")
+        return [10 * item for item in items]
+
+    async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as database:
+        writes = database.grouped(work)
+        held = asyncio.create_task(database.write(hold))
+        await asyncio.to_thread(begun.wait, 10)
+        waiting = [asyncio.create_task(writes.submit(item)) for item in (1, 2, 3, 4)]
+        await asyncio.sleep(0)
+        assert writes.pending == 4
+        waiting.pop().cancel()  # its caller is gone
+        ends.set()
+        await held
+        assert await asyncio.gather(*waiting, return_exceptions=True) == [10, waiting[1].exception(), 30]
+        assert isinstance(waiting[1].exception(), Conflict)
+        assert writes.pending == 0
+    assert calls == [[1, 2, 3], [1], [2], [3]]
 
 
 async def test_a_commit_that_fails_drops_what_was_cached_in_it(tmp_path: Path) -> None:
