@@ -25,11 +25,12 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
   --python-version 3.11 $(if $(UPGRADE),--upgrade) pyproject.toml
 
 # The commands that the tests run and no Python package brings, each with its Debian package.
-TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl curl=curl faketime=faketime pgbouncer=pgbouncer
+TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl curl=curl faketime=faketime pgbouncer=pgbouncer \
+  debootstrap=debootstrap systemd-nspawn=systemd-container groff=groff
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint format bench lock clean
+.PHONY: help demo test test-fast lint format bench dist deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
@@ -60,10 +61,17 @@ bench: $(DEV) ## what the performance claims rest on; prints tables
 	@for benchmark in $$(grep -l "^if __name__ ==" benchmarks/*.py); do \
 	  echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python "$$benchmark" || exit 1; done
 
+dist: $(DEV) ## the wheel and the sdist for PyPI, in dist/: the same bytes from the same commit
+	$(BIN)/python deploy/dist.py
+
+deb: $(DEV) ## the Debian package with all libraries, in dist/, for the Python of .venv
+	$(BIN)/python deploy/debian/build.py --output dist
+
 lock: $(DEV) ## resolve requirements/ again from pyproject.toml (UPGRADE=1 takes the newest versions)
 	$(COMPILE) --output-file requirements/runtime.txt
 	$(COMPILE) --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt
 	$(COMPILE:pyproject.toml=) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
+	$(BIN)/python deploy/dist.py --sbom
 
 clean: ## remove the environment and every cache
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis build dist

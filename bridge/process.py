@@ -22,6 +22,7 @@ from bridge.runtime.descriptors import raise_descriptor_limit
 
 log = structlog.get_logger()
 RELOAD_AGAIN_S: Final = 5.0  # after the database could not be written
+EXIT_CONFIG: Final = 78  # sysexits' EX_CONFIG, which the systemd unit does not restart after
 
 
 async def serve(config: Config, *, read_config: Callable[[], Config]) -> None:
@@ -69,7 +70,10 @@ async def _reload_when(wanted: asyncio.Event, daemon: Daemon) -> None:
 
 
 def main(config_path: Path | None, flags: Mapping[str, str]) -> int:
-    """`runbridge serve`: 0 after a clean stop, 1 with one sentence if it cannot start or a worker died."""
+    """`runbridge serve`: 0 after a clean stop, 1 with one sentence if it cannot start or a worker died.
+
+    Under a service manager a mistake in the configuration ends it with EXIT_CONFIG, because no restart mends that.
+    """
 
     def read_config() -> Config:
         return load_config(config_path, env=os.environ, flags=flags)
@@ -85,7 +89,7 @@ def main(config_path: Path | None, flags: Mapping[str, str]) -> int:
     except ConfigInvalid as invalid:
         for problem in invalid.problems:
             print(f"{problem.field}: {problem.message}", file=sys.stderr)
-        return 1
+        return EXIT_CONFIG if "NOTIFY_SOCKET" in os.environ else 1
     except BridgeError as error:
         print(f"runbridge: {error}", file=sys.stderr)
         return 1

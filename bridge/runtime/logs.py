@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -25,7 +26,8 @@ def set_up(level: str, output_format: str) -> None:
     """Log from `level` up; `output_format` is auto, json or console."""
     is_console = output_format == "console" or (output_format == "auto" and sys.stderr.isatty())
     console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    last: list[Processor] = [_without_control_characters, console] if is_console else [_as_json]
+    as_json = _for_journal if is_journal(sys.stderr.fileno(), os.environ.get("JOURNAL_STREAM", "")) else _as_json
+    last: list[Processor] = [_without_control_characters, console] if is_console else [as_json]
     text, data = structlog.WriteLoggerFactory(file=sys.stderr), structlog.BytesLoggerFactory(file=sys.stderr.buffer)
     structlog.configure(
         processors=[
@@ -41,6 +43,12 @@ def set_up(level: str, output_format: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryHandler()])
     # It warns of every chore that takes longer than its interval; what delays the chore logs that itself.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+def is_journal(descriptor: int, journal_stream: str) -> bool:
+    """Whether systemd connected this descriptor to its journal; it says so in $JOURNAL_STREAM (device:inode)."""
+    seen = os.fstat(descriptor)
+    return journal_stream == f"{seen.st_dev}:{seen.st_ino}"
 
 
 class _LibraryHandler(logging.Handler):
@@ -102,6 +110,15 @@ def _as_json(logger: object, name: str, event: EventDict) -> bytes:
     if line and line.isascii() and b"\\" not in line and b"\x7f" not in line:
         return line  # nearly all of them: no character that could do harm
     return _encode(_without_control_characters(logger, name, event)).encode(errors="replace")
+
+
+# What the journal calls a level (sd-daemon(3)), so that `journalctl -p warning` finds the line.
+_PRIORITY = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>", "critical": b"<2>"}
+
+
+def _for_journal(logger: object, name: str, event: EventDict) -> bytes:
+    """One line of JSON behind its priority, which the journal takes off again."""
+    return _PRIORITY[event["level"]] + _as_json(logger, name, event)
 
 
 def _without_control_characters(_logger: object, _name: str, event: EventDict) -> EventDict:

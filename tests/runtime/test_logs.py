@@ -28,6 +28,34 @@ def test_what_libraries_say_is_json_like_every_other_line() -> None:
     assert "ZeroDivisionError" in broke["exception"]
 
 
+UNDER_SYSTEMD = """
+import os
+seen = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{seen.st_dev}:{seen.st_ino}"
+from bridge.runtime import logs
+import structlog
+logs.set_up("debug", "json")
+log = structlog.get_logger()
+for level in ("debug", "info", "warning", "error", "critical"):
+    getattr(log, level)("spoken")
+"""
+
+
+def test_the_journal_gets_the_priority_of_each_line() -> None:
+    """`journalctl -p warning` finds what went wrong; the journal takes the prefix off."""
+    done = subprocess.run([sys.executable, "-c", UNDER_SYSTEMD], check=True, capture_output=True, text=True)
+    lines = [line.partition(">") for line in done.stderr.splitlines()]
+    assert [priority for priority, _, _ in lines] == ["<7", "<6", "<4", "<3", "<2"]
+    assert [json.loads(line)["level"] for _, _, line in lines] == ["debug", "info", "warning", "error", "critical"]
+
+
+def test_elsewhere_a_line_has_no_priority() -> None:
+    """A daemon whose standard error was redirected still has the variable, of another stream."""
+    elsewhere = UNDER_SYSTEMD.replace("{seen.st_ino}", "1{seen.st_ino}")
+    done = subprocess.run([sys.executable, "-c", elsewhere], check=True, capture_output=True, text=True)
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["spoken"] * 5
+
+
 FOREIGN_TEXT = """
 from bridge.runtime import logs
 import dataclasses

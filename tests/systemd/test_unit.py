@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
+import sys
 from pathlib import Path
 
-from bridge import daemon
+from bridge import daemon, process
 from bridge.runtime import loop, systemd
 
 UNIT = Path(__file__).resolve().parents[2] / "systemd" / "runbridge.service"
@@ -58,6 +59,22 @@ def test_every_hardening_line_says_what_it_is_for() -> None:
 
 def test_systemd_waits_longer_than_the_daemon_drains() -> None:
     assert int(settings()["TimeoutStopSec"]) >= daemon.DRAIN_S + 10
+
+
+def test_a_faulty_configuration_is_not_restarted_for_ever(tmp_path: Path) -> None:
+    """What the daemon ends with under a service manager is what the unit does not restart after."""
+    faulty = tmp_path / "config.toml"
+    faulty.write_text("[server]\nlistn = 1\n")
+    ended = [
+        subprocess.run(
+            [sys.executable, "-m", "bridge", "serve", "--config", str(faulty)],
+            cwd=UNIT.parents[1], env=more, check=False, capture_output=True, text=True,
+        )
+        for more in ({"NOTIFY_SOCKET": str(tmp_path / "notify")}, {})
+    ]  # fmt: skip
+    assert [one.returncode for one in ended] == [process.EXIT_CONFIG, 1]
+    assert all("server.listn" in one.stderr for one in ended)
+    assert settings()["RestartPreventExitStatus"] == str(process.EXIT_CONFIG)
 
 
 def test_a_resting_loop_is_heard_well_before_the_watchdog_bites() -> None:
