@@ -22,6 +22,7 @@ from bridge.domain.webhook_url import check_target
 from bridge.polling.poller import Poller
 from bridge.providers.http import ProviderFailure
 from bridge.store.database import Database
+from bridge.store.runs import LeaseOffer
 from bridge.store.transaction import CommitSignals
 
 _START_UNKNOWN: Final = (
@@ -51,6 +52,9 @@ class DaemonControl:
 
     def pass_on(self, signals: CommitSignals) -> None:
         """Wake the workers and the waiting requests that a commit concerns."""
+        for run in signals.leased_runs:
+            if run.connection in self.pollers:  # otherwise a poller of that connection finds the lease when it begins
+                self.pollers[run.connection].take(run)
         for name in signals.connections_due:
             if name in self.pollers:
                 self.pollers[name].expect_due()
@@ -101,6 +105,10 @@ class DaemonControl:
             (run.polls, run.last_polled_at) if tracked is None else (tracked.polls, tracked.last_polled_at)
         )
         return LivePoll(polls, last_polled_at, next_poll_at, reason, tracked.last_error if tracked else None)
+
+    def lease_offer(self, connection: str) -> LeaseOffer | None:
+        """What the connection's poller offers to poll at once."""
+        return self.pollers[connection].lease_offer() if connection in self.pollers else None
 
     async def poll_now(self, run_id: str) -> None:
         """Poll a run at once, if it is held in memory."""

@@ -11,6 +11,7 @@ from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
+from bridge.store.runs import LeaseOffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ class Bridge(Protocol):
 
     def live(self, run: Run) -> LivePoll | None:
         """The polls of a run whose connection this node watches; None if it does not."""
+        ...
+
+    def lease_offer(self, connection: str) -> LeaseOffer | None:
+        """What this node offers to poll at once of the runs that are now registered; None if they wait to be due."""
         ...
 
     async def poll_now(self, run_id: str) -> None:

@@ -27,6 +27,8 @@ class Registration:
     connection: Connection
     provider_run_id: str
     provider_ref: str | None = None
+    offer: runs.LeaseOffer | None = None
+    """From the poller of the connection, when the request came in."""
 
 
 @dataclass(slots=True)
@@ -52,7 +54,9 @@ def register(tx: Tx, wanted: Sequence[Registration]) -> list[Registered]:
     for one in wanted:
         if _key(one) not in found:
             new.setdefault(_key(one), _new_run(tx, one))
-    added = {(run.connection, run.provider_run_id): run for run in runs.insert_runs(tx, list(new.values()))}
+    offers = {one.connection.name: one.offer for one in wanted if one.offer is not None}
+    inserted = runs.insert_runs(tx, list(new.values()), offers)
+    added = {(run.connection, run.provider_run_id): run for run in inserted}
     found |= added
     if len(added) < len(new):  # another node has registered some in between
         found |= _watched(tx, [one for one in wanted if _key(one) not in found])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bridge.api.context import Request, RequestContext, Response
 from bridge.api.problem import problem_of
@@ -36,10 +36,11 @@ async def register_run(context: RequestContext, request: Request[RunBody]) -> Re
     body = request.data
     connection = context.bridge.connections[body.connection]
     if body.trigger is None:
-        registration = Registration(body, connection, str(body.provider_run_id))
+        offer = context.bridge.lease_offer(connection.name)
+        registration = Registration(body, connection, str(body.provider_run_id), offer=offer)
         return await context.write_grouped(request, registration, _register_all)
     started, reference = await _trigger(context, body.connection, body.trigger)
-    registration = Registration(body, connection, started, reference)
+    registration = Registration(body, connection, started, reference, context.bridge.lease_offer(connection.name))
     try:
         return await context.write_grouped(request, registration, _register_all)
     except StoreUnavailable as error:
@@ -72,7 +73,8 @@ def _shown(context: RequestContext, done: Registered) -> RegisteredRun:
 async def register_batch(context: RequestContext, request: Request[BatchBody]) -> Response:
     """Watch up to 1,000 runs in one transaction; each item has its own outcome."""
     checks = context.checks()
-    judged = [_judge(checks, item) for item in request.data.runs]
+    offers = {name: context.bridge.lease_offer(name) for name in checks.connections}
+    judged = [_judge(checks, offers, item) for item in request.data.runs]
     good = [one for one in judged if isinstance(one, Registration)]
 
     def work(tx: Tx) -> Response:
@@ -82,14 +84,15 @@ async def register_batch(context: RequestContext, request: Request[BatchBody]) -
     return await context.write(request, work)
 
 
-def _judge(checks: Checks, item: Json) -> Registration | InvalidInput:
+def _judge(checks: Checks, offers: Mapping[str, runs.LeaseOffer | None], item: Json) -> Registration | InvalidInput:
     try:
         body = read_given(RunBody, item, context=checks)
     except InvalidInput as error:
         return error
     if body.provider_run_id is None:
         return InvalidInput([NO_TRIGGER])
-    return Registration(body, checks.connections[body.connection], body.provider_run_id)
+    connection = checks.connections[body.connection]
+    return Registration(body, connection, body.provider_run_id, offer=offers[connection.name])
 
 
 def _item(context: RequestContext, one: Registration | InvalidInput, done: Iterator[Registered]) -> BatchItem:

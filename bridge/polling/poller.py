@@ -30,6 +30,7 @@ from bridge.polling.schedule import RANK_EVERY_S, READY_MAX, PollSchedule, Track
 from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
 from bridge.store.database import Database
+from bridge.store.runs import LeaseOffer
 
 log = structlog.get_logger()
 KEEP_S: Final = 30.0  # a run due within this stays held between polls …
@@ -281,6 +282,19 @@ class Poller:
                 self._plan(tracked, plan.delay_s, plan.reason)
 
     # -- from outside
+
+    def lease_offer(self) -> LeaseOffer | None:
+        """How many runs this poller would poll at once if they were registered now; None if none."""
+        if self._is_draining or not self.lease_guard.is_open:
+            return None
+        return self.leases.offer(self._clock.monotonic())
+
+    def take(self, run: Run) -> None:
+        """Hold a run that was registered under our lease."""
+        if not self._is_draining:
+            now = self._clock.monotonic()
+            self.schedule.add(TrackedRun(run, now, now=self._clock.now(), monotonic=now))
+            self.bell.ring()
 
     def expect_due(self) -> None:
         """A run became due in the database: acquire it at once."""

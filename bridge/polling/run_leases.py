@@ -20,6 +20,7 @@ from bridge.domain.run import Run
 from bridge.polling.schedule import PollSchedule, TrackedRun
 from bridge.store import run_leases
 from bridge.store.database import Database
+from bridge.store.runs import LeaseOffer
 from bridge.store.transaction import Tx
 
 HORIZON_S: Final = 15.0  # runs due within this are acquired; those due later stay in the database
@@ -32,7 +33,8 @@ PLENTY_GAP_S: Final = 1.0  # … so long from one acquisition to the next
 AHEAD_S: Final = 0.25  # before the limiter opens: what cannot be polled yet stays in the database until then
 UNHEARD_S: Final = 5.0  # other nodes' leases lapse or are released without a bell ringing here
 ALONE_S: Final = 3600.0
-COMPARE_EVERY_S: Final = 60.0  # and at once after the database was away
+COMPARE_EVERY_S: Final = 20.0  # and at once after the database was away; a dead node's leases last as long
+COMPARE_AGAIN_S: Final = 1.0
 GATHER_S: Final = 1.0  # releases
 GATHER_PAUSES_S: Final = 0.1  # a pause that is not written yet is lost with the process
 STORE_RETRY_S: Final = 5.0
@@ -62,6 +64,8 @@ class RunLeases:
         self._acquire_due = 0.0
         self._acquired_at = -math.inf
         self._compare_due = 0.0
+        self._astray: set[str] = set()
+        """Leased to this node but not held, when last compared."""
         self._releasing: dict[str, TrackedRun] = {}
         self._paused: dict[str, TrackedRun] = {}
         self._writing: list[TrackedRun] = []
@@ -80,7 +84,7 @@ class RunLeases:
 
     def rest_s(self, now: float) -> float:
         """Seconds until something is to be acquired or written."""
-        return min(self._acquire_in_s(now), self._flush_due - now)
+        return min(self._acquire_in_s(now), self._flush_due - now, self._compare_due - now)
 
     def _acquire_in_s(self, now: float) -> float:
         if len(self._schedule) >= HELD_MAX:
@@ -134,6 +138,18 @@ class RunLeases:
             for run in leased
         ]
 
+    def offer(self, now: float) -> LeaseOffer | None:
+        """For runs that are registered now: to lease as many as are held as soon as they are due.
+
+        None while others wait in the database, for the limiter or for their turn; with several nodes also while some
+        that are held wait, because another node may be free. Requests that come together are offered the same room.
+        """
+        waits = self._expects_due or self._acquire_due <= now or self._limiter.rate_limit.opens_at - AHEAD_S > now
+        is_busy, sharers = self._schedule.has_overdue(now) or self._schedule.ready_count > 0, self._limiter.sharers
+        held_max = HELD_MAX if not is_busy else PLENTY if sharers == 1 else 0
+        room = held_max - len(self._schedule)
+        return None if waits or self._limiter.is_shut or room <= 0 else LeaseOffer(self._node, room, sharers)
+
     # -- comparing
 
     def doubt(self) -> None:
@@ -143,20 +159,28 @@ class RunLeases:
     async def find_lost(self, now: float) -> set[str]:
         """The ids of runs that are held here without a lease; frees what is leased to this node but not held.
 
-        Where no other node can be, once is enough: the poller before this one, ended by a reload, may have left leases
-        that it was just acquiring or could not release.
+        It frees what it has found so twice, because a run that was just registered may be leased before it is held.
+        Where no other node can be, that is once for all: the poller before this one, ended by a reload, may have left
+        leases that it was just acquiring or could not release.
         """
         if now < self._compare_due:
             return set()
         self._compare_due = math.inf if self._is_alone else now + COMPARE_EVERY_S
-        held = {tracked.run.id for tracked in self._schedule.all()} | self._releasing.keys()
+        held = self._held()
         leased = await self._database.read(
             lambda tx: run_leases.list_leased(tx, node=self._node, connection=self._connection)
         )
-        astray = sorted(leased - held)
-        if astray:
-            await self._database.write(lambda tx: run_leases.release(tx, node=self._node, run_ids=astray))
+        astray, seen_before = leased - held - self._held(), self._astray
+        self._astray = astray - seen_before
+        if self._astray:
+            self._compare_due = now + COMPARE_AGAIN_S
+        if lost := sorted(astray & seen_before):
+            await self._database.write(lambda tx: run_leases.release(tx, node=self._node, run_ids=lost))
+            self._expects_due = True
         return held - leased
+
+    def _held(self) -> set[str]:
+        return {tracked.run.id for tracked in self._schedule.all()} | self._releasing.keys()
 
     # -- releasing
 

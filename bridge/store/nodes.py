@@ -73,17 +73,21 @@ def renew(tx: Tx, node: str, lease_s: float = LEASE_S) -> bool:
     return bool(tx.connection.execute(mine).rowcount)
 
 
-def check_may_lease(tx: Tx, node: str) -> None:
-    """StoreUnavailable if this node was evicted. Until the transaction ends it cannot be.
+def may_lease(tx: Tx, node: str) -> bool:
+    """False if this node was evicted. Until the transaction ends it cannot be.
 
     Otherwise an evicted node that does not know it yet would take leases that nothing ever releases.
     """
-    if not tx.is_postgresql or _MAY_LEASE in tx.cache:
-        return
-    mine = sa.select(nodes.c.id).where(nodes.c.id == node).with_for_update(key_share=True, read=True)
-    if tx.connection.execute(mine).first() is None:
+    if tx.is_postgresql and _MAY_LEASE not in tx.cache:
+        mine = sa.select(nodes.c.id).where(nodes.c.id == node).with_for_update(key_share=True, read=True)
+        tx.cache[_MAY_LEASE] = tx.connection.execute(mine).first() is not None
+    return not tx.is_postgresql or bool(tx.cache[_MAY_LEASE])
+
+
+def check_may_lease(tx: Tx, node: str) -> None:
+    """StoreUnavailable unless `may_lease`."""
+    if not may_lease(tx, node):
         raise StoreUnavailable("this node's lease ran out and others do its work; it starts over at once")
-    tx.cache[_MAY_LEASE] = True
 
 
 def list_nodes(tx: Tx, *, with_counts: bool = True) -> list[Node]:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Final
+from zlib import crc32
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
@@ -17,6 +19,7 @@ from bridge.domain.ids import new_id
 from bridge.domain.run import CadenceOverrides, Json, Progress, Run, RunError, RunStatus
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
+from bridge.store.nodes import may_lease
 from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import endpoints, run_tags, runs, transitions
 from bridge.store.transaction import Tx
@@ -119,24 +122,48 @@ class NewRun:
     provider_ref: str | None = None
 
 
+@frozen
+class LeaseOffer:
+    """A node that polls new runs of a connection at once: how many, and as one of how many nodes.
+
+    It gets its part of the runs that are registered with it; the others are due, so that any node takes them.
+    """
+
+    node: str
+    room: int
+    sharers: int = 1
+
+    def wants(self, run_id: str) -> bool:
+        """Whether a run is in the node's part."""
+        return self.sharers == 1 or crc32(run_id.encode()) % self.sharers == 0
+
+
 _INSERT_RUNS, _INSERT_TAGS = sa.insert(runs), sa.insert(run_tags)
 
 
-def insert_runs(tx: Tx, new: Sequence[NewRun]) -> list[Run]:
-    """Start to watch runs, each due at once. The caller has checked that none of them is watched.
+def insert_runs(tx: Tx, new: Sequence[NewRun], offers: Mapping[str, LeaseOffer] = MappingProxyType({})) -> list[Run]:
+    """Start to watch runs. The caller has checked that none of them is watched.
 
-    On PostgreSQL another node may register one at the same time; the answer leaves it out.
+    The first are leased to the node that offers it for their connection, whose poller gets them with the commit; the
+    others are due at once. On PostgreSQL another node may register one at the same time; the answer leaves it out.
     """
     if not new:
         return []
-    made = _insert(tx, [_registered(each, tx.now) for each in new])
+    room = {name: offer.room for name, offer in offers.items() if may_lease(tx, offer.node)}
+    leased_by: dict[str, str] = {}
+    for each in new:
+        if room.get(each.connection, 0) > 0 and offers[each.connection].wants(each.id):
+            room[each.connection] -= 1
+            leased_by[each.id] = offers[each.connection].node
+    made = _insert(tx, [_registered(each, tx.now) for each in new], leased_by)
     execute_many(tx, _INSERT_TAGS, [{"tag": tag, "run_id": run.id} for run in made for tag in sorted(set(run.tags))])
-    tx.signals.connections_due |= {each.connection for each in new}
+    tx.signals.leased_runs += [run for run in made if run.id in leased_by]
+    tx.signals.connections_due |= {run.connection for run in made if run.id not in leased_by}
     return made
 
 
-def _insert(tx: Tx, wanted: Sequence[Run]) -> list[Run]:
-    rows = [_row_of(run) for run in wanted]
+def _insert(tx: Tx, wanted: Sequence[Run], leased_by: Mapping[str, str]) -> list[Run]:
+    rows = [{**_row_of(run), "leased_by": leased_by.get(run.id)} for run in wanted]
     if not tx.is_postgresql:
         execute_many(tx, _INSERT_RUNS, rows)
         return list(wanted)

@@ -11,12 +11,13 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bridge.domain.encryption import Keyring
+from bridge.domain.run import Run
 from bridge.store.filtering import Filters
 
 
 @dataclass(slots=True)
 class CommitSignals:
-    """What a commit changed, so that workers wake. These are hints; the database is the truth."""
+    """What a commit changed, so that workers wake. Most are hints; the database is the truth."""
 
     connections_due: set[str] = field(default_factory=set)
     """Names of connections with a run that is due sooner than before."""
@@ -29,6 +30,8 @@ class CommitSignals:
     nodes_changed: bool = False
     filter_failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often the filter of an endpoint failed on an event, by id and filter; for this node only."""
+    leased_runs: list[Run] = field(default_factory=list)
+    """New runs under the lease of this node, for their pollers; no hint, and for this node only."""
 
     def add(self, other: CommitSignals) -> None:
         """Merge the signals of another transaction in the same commit."""
@@ -39,6 +42,7 @@ class CommitSignals:
         self.settled_run_ids |= other.settled_run_ids
         self.poll_requested_run_ids |= other.poll_requested_run_ids
         self.deleted_run_ids |= other.deleted_run_ids
+        self.leased_runs += other.leased_runs
         self.nodes_changed |= other.nodes_changed
         self.filter_failures += other.filter_failures
 

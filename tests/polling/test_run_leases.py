@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,10 +16,10 @@ from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.run import RunStatus
 from bridge.runtime.loop import Bell
 from bridge.sandbox import Sandbox, Scenario
-from bridge.store import run_leases
+from bridge.store import run_leases, runs
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
-from tests.support.watching import NODE, register
+from tests.support.watching import NODE, new_run, register
 from tests.support.workbench import connection, finish, note_sends, open_poller, told, work
 
 
@@ -27,12 +28,7 @@ async def test_no_poll_begins_while_too_many_changes_wait_to_be_recorded(
 ) -> None:
     """Otherwise the results of a storm of polls pile up in memory, and their events are ever later."""
     monkeypatch.setattr("bridge.polling.poll_results.BEHIND_MIN", 3)
-    opened, write = asyncio.Event(), database.write
-
-    async def write_later(work: Callable[[Tx], Any]) -> Any:
-        await opened.wait()
-        return await write(work)
-
+    opened = threading.Event()
     first, *theirs = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(13)]
     async with open_poller(database, connection(sandbox, "dibby", max_in_flight=2)) as poller:
         run = await register(database, first, connection="dibby-1", provider="dibby")
@@ -40,7 +36,7 @@ async def test_no_poll_begins_while_too_many_changes_wait_to_be_recorded(
         sends = note_sends(poller)
         made = [await register(database, each, connection="dibby-1", provider="dibby") for each in theirs]
         await poller.run_pass()
-        monkeypatch.setattr(database, "write", write_later)
+        held = asyncio.create_task(database.write(lambda _: opened.wait(20)))
 
         async def is_behind() -> bool:
             return poller.results.is_behind and not poller.client.limiter.in_flight
@@ -49,8 +45,58 @@ async def test_no_poll_begins_while_too_many_changes_wait_to_be_recorded(
         assert await poller.run_pass() > 1.0, "it waits to be told"
         assert len(sends) <= 3 + 2
         opened.set()
+        await held
         for run in made:
             assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
+
+
+async def test_a_new_run_is_leased_by_its_registration_and_polled(database: Database, sandbox: Sandbox) -> None:
+    """To acquire it in a commit of its own was a third of the way to its poll."""
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        await poller.run_pass()
+        offer = poller.lease_offer()
+        assert offer is not None
+        new = new_run(theirs, connection="dibby-1", provider="dibby")
+        (run,) = await database.write(lambda tx: runs.insert_runs(tx, [new], {"dibby-1": offer}))
+        assert poller.live(run.id) is not None
+        assert await database.read(lambda tx: run_leases.next_due_at(tx, "dibby-1")) is None
+        assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
+
+
+async def test_no_new_run_is_leased_before_one_that_waits_in_the_database_or_for_the_limiter(
+    database: Database, sandbox: Sandbox
+) -> None:
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        assert poller.lease_offer() is None  # what the database holds is not known yet
+        await poller.run_pass()
+        assert poller.lease_offer() is not None
+        await register(database, "r1", connection="dibby-1", provider="dibby")
+        assert poller.lease_offer() is None
+
+        async def offers() -> bool:
+            return poller.lease_offer() is not None
+
+        await work(poller.run_pass, poller.bell, offers)
+        poller.client.limiter.rate_limit.pause(time.monotonic(), 60.0)
+        assert poller.lease_offer() is None
+        poller.client.limiter.rate_limit.end_pause(time.monotonic())
+        assert poller.lease_offer() is not None
+    assert poller.lease_offer() is None  # it was drained
+
+
+async def test_while_runs_wait_at_one_of_several_nodes_new_ones_are_left_to_all(
+    database: Database, sandbox: Sandbox
+) -> None:
+    async with open_poller(database, connection(sandbox, "dibby", max_in_flight=2)) as poller:
+        limiter = poller.client.limiter
+        await register(database, "r1", connection="dibby-1", provider="dibby")
+        for _ in range(2):
+            limiter.send(time.monotonic())  # and nothing else may leave
+        await poller.run_pass()
+        assert poller.lease_offer() is not None
+        limiter.divide(0, 2)
+        assert poller.lease_offer() is None
 
 
 async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:

@@ -26,8 +26,8 @@ from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter, due_endpoints
 from bridge.store.run_leases import PollRecord
-from bridge.store.runs import RunFilter
-from bridge.store.transaction import Tx
+from bridge.store.runs import LeaseOffer, RunFilter
+from bridge.store.transaction import CommitSignals, Tx
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import NODE, add_endpoint, new_run, only, record, register
 
@@ -100,6 +100,30 @@ async def test_a_run_is_claimed_by_one_node_only_until_it_is_put_back(database: 
     clock.advance(40)
     (again,) = await claim(database, "node_2")
     assert (again.polls, again.last_polled_at, again.failure_streak, again.not_found_count) == (3, START, 1, 2)
+
+
+async def test_new_runs_are_leased_to_the_node_that_offers_to_poll_them_and_the_others_are_due(
+    database: Database,
+) -> None:
+    heard: list[CommitSignals] = []
+    database.listeners.append(heard.append)
+    new = [new_run("a"), new_run("b"), new_run("c", connection="other")]
+    made = await database.write(lambda tx: runs.insert_runs(tx, new, {"dify-prod": LeaseOffer(NODE, 1)}))
+    assert [(said.leased_runs, said.connections_due) for said in heard] == [(made[:1], {"dify-prod", "other"})]
+    for connection, leased, due in (("dify-prod", {made[0].id}, [made[1].id]), ("other", set(), [made[2].id])):
+        found = await database.write(lambda tx, c=connection: run_leases.list_leased(tx, node=NODE, connection=c))
+        assert found == leased
+        claimed = await database.write(
+            lambda tx, c=connection: run_leases.acquire_due(tx, node="node_2", connection=c, until=tx.now, limit=9)
+        )
+        assert [run.id for run in claimed] == due
+
+
+async def test_one_of_two_nodes_leases_half_of_the_runs_that_are_registered_with_it(database: Database) -> None:
+    new = [new_run(f"r{number}") for number in range(400)]
+    await database.write(lambda tx: runs.insert_runs(tx, new, {"dify-prod": LeaseOffer(NODE, 999, sharers=2)}))
+    leased = await database.read(lambda tx: run_leases.list_leased(tx, node=NODE, connection="dify-prod"))
+    assert 100 < len(leased) < 300
 
 
 async def test_the_most_overdue_runs_of_the_connection_are_claimed_first(

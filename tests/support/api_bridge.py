@@ -32,7 +32,7 @@ from bridge.polling.duration_learner import DurationLearner
 from bridge.polling.planner import Planner
 from bridge.store import nodes, runs
 from bridge.store.database import Database
-from bridge.store.runs import record_decision
+from bridge.store.runs import LeaseOffer, record_decision
 from bridge.store.transaction import CommitSignals, Tx
 from tests.support.manual_clock import ManualClock
 
@@ -76,6 +76,9 @@ class ApiBridge:
     def live(self, run: Run) -> LivePoll | None:
         """What a test put there."""
         return self.held.get(run.id)
+
+    def lease_offer(self, connection: str) -> LeaseOffer | None:
+        """None: nothing polls here."""
 
     async def poll_now(self, run_id: str) -> None:
         """Noted."""

@@ -22,6 +22,7 @@ from bridge.runtime.metrics import Metrics
 from bridge.sandbox import Sandbox
 from bridge.store import events, runs
 from bridge.store.database import Database
+from bridge.store.transaction import CommitSignals
 from tests.support.watching import NODE
 
 QUICK = CadenceSettings(min_interval_s=0.02, max_interval_s=0.05)
@@ -63,7 +64,14 @@ async def open_poller(
             metrics=metrics or Metrics(),
             lease_guard=LeaseGuard(clock),
         )
-        database.listeners.append(lambda said: poller.expect_due() if said.connections_due else None)
+
+        def hear(said: CommitSignals) -> None:
+            for run in said.leased_runs:
+                poller.take(run)
+            if said.connections_due:
+                poller.expect_due()
+
+        database.listeners.append(hear)
         yield poller
         await poller.drain()
 
