@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
 
-from bridge.domain.run import CadenceOverrides
+from bridge.domain.run import NO_OVERRIDES, CadenceOverrides
 from bridge.domain.secret import Secret
-
-_NOTHING: Final = CadenceOverrides()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class CadenceSettings:
 
     def overridden_by(self, own: CadenceOverrides) -> CadenceSettings:
         """These settings overridden by `own`; setting one of price and target delay unsets the other."""
-        if own == _NOTHING:
+        if own is NO_OVERRIDES or own == NO_OVERRIDES:
             return self
         price, target = self.price_s, self.target_delay
         if own.target_delay is not None:

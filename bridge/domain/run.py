@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from bridge.domain.frozen import frozen
 
@@ -82,6 +83,10 @@ class CadenceOverrides:
     target_delay: str | None = None
     min_interval_s: float | None = None
     max_interval_s: float | None = None
+
+
+NO_OVERRIDES: Final = CadenceOverrides()
+"""One object for nearly all runs."""
 
 
 @frozen

@@ -16,7 +16,6 @@ from datetime import datetime
 
 import structlog
 
-from bridge.domain import transition
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
@@ -107,9 +106,8 @@ class ConnectionClient:
         self._has_recovered = False
         self.missing_runs = MissingRuns()
 
-    async def poll(self, run: Run, etag: str | None = None, body: bytes | None = None) -> PollResult:
-        """Poll a run once; `etag` and `body` belong to the answer that showed the run as it is."""
-        last = LastResponse(transition.unchanged(run), etag, body) if etag or body else None
+    async def poll(self, run: Run, last: LastResponse | None = None) -> PollResult:
+        """Poll a run once; `last` is the response that showed the run as it is."""
         result = await self.provider.fetch_run(self._http, run.provider_run_id, last)
         now = self._clock.monotonic()
         match result:

@@ -114,7 +114,7 @@ class PollResults:
         except Exception:  # like the loop: trouble with one run must not end its being watched
             log.exception("poll.crashed", connection=self._name, run_id=tracked.run.id)
             return CRASHED
-        tracked.keep_validators(result.etag, result.body)
+        tracked.keep_response(result)
         return step
 
     async def _observed(

@@ -171,7 +171,7 @@ class Poller:
 
     async def _poll(self, tracked: TrackedRun) -> None:
         try:
-            result = await self.client.poll(tracked.run, tracked.etag, tracked.body)
+            result = await self.client.poll(tracked.run, tracked.last_response)
         except BaseException as error:  # cancelled when the daemon ends, or broken: the limiter gets its slot back
             self.client.limiter.give_up()
             tracked.end_poll()

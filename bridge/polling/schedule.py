@@ -15,13 +15,14 @@ from datetime import datetime, timedelta
 from itertools import count, islice
 from typing import Final
 
+from bridge.domain import transition
 from bridge.domain.cadence.progress import ProgressTrack
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
 from bridge.domain.frozen import replaced
 from bridge.domain.ids import comparable_run_id
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
-from bridge.domain.observation import FailureKind, LastError, Observation, PollFailed
+from bridge.domain.observation import FailureKind, LastError, LastResponse, Observation, Observed, PollFailed
 from bridge.domain.run import Run
 from bridge.store.run_leases import PollRecord
 
@@ -37,17 +38,15 @@ class TrackedRun:
 
     On the monotonic clock, in seconds: `due`, when it is polled next; `sent_at`, when it was last polled; `not_before`,
     the end of a pause that the provider asked for; `origin`, when its present status began. `alive_s` is its age in
-    this status when it was last seen in it. `is_tainted`: the wall clock jumped while it was held. `etag` and `body`
-    belong to the answer that showed the run as it is; `is_304`: the last answer was a 304. `is_wanted`: the next poll
-    was asked for and waits for no list. `runs_known`: how many runs of its workflow had been learned from when it was
-    first seen going on.
+    this status when it was last seen in it. `is_tainted`: the wall clock jumped while it was held. `last_response`
+    is the one that showed the run as it is, if it can be recognised; `is_304`: the last one was a 304. `is_wanted`: the
+    next poll was asked for and waits for no list. `runs_known`: how many runs of its workflow had been learned from
+    when it was first seen going on.
     """
 
     __slots__ = (
         "alive_s",
-        "body",
         "due",
-        "etag",
         "failure_streak",
         "is_304",
         "is_in_flight",
@@ -55,6 +54,7 @@ class TrackedRun:
         "is_wanted",
         "last_error",
         "last_polled_at",
+        "last_response",
         "next_poll_at",
         "not_before",
         "not_found_count",
@@ -91,8 +91,7 @@ class TrackedRun:
         self.last_error: LastError | None = None
         self.not_found_count = run.not_found_count
         self.not_found_since = run.not_found_since
-        self.etag: str | None = None
-        self.body: bytes | None = None
+        self.last_response: LastResponse | None = None
         self.is_304 = False
         self._count_age(now, monotonic)
 
@@ -162,12 +161,18 @@ class TrackedRun:
     def note_recorded(self, after: Run, *, began_at: tuple[datetime, float] | None = None) -> None:
         """The run is recorded as `after`; `began_at`: it was then (wall and monotonic time) found in a new status."""
         self.run = after
+        self.last_response = None
         if began_at is not None:
             self._count_age(*began_at)
 
-    def keep_validators(self, etag: str | None, body: bytes | None) -> None:
-        """Keep what recognises the same answer. Call it after recording: a 304 would hide an unrecorded change."""
-        self.etag, self.body = etag, body
+    def keep_response(self, seen: Observed) -> None:
+        """Keep what recognises the same response. Call it after recording: a 304 would hide an unrecorded change."""
+        last = self.last_response
+        if last is None or seen.observation is not last.observation or seen.etag != last.etag:
+            is_recognisable = seen.etag or seen.body
+            self.last_response = (
+                LastResponse(transition.unchanged(self.run), seen.etag, seen.body) if is_recognisable else None
+            )
 
     def plan(self, due: float, next_poll_at: datetime, reason: str) -> None:
         """Set when it is polled next, on both clocks, and why then."""
@@ -271,8 +276,9 @@ class PollSchedule:
 
     def add(self, tracked: TrackedRun) -> None:
         """Hold a run, or put one that is held into the order by its new due time."""
-        self._runs[tracked.run.id] = tracked
-        self._by_provider_id[comparable_run_id(tracked.run.provider_run_id)] = tracked
+        if not self.holds(tracked):
+            self._runs[tracked.run.id] = tracked
+            self._by_provider_id[comparable_run_id(tracked.run.provider_run_id)] = tracked
         tracked.ticket = next(self._tickets)
         heapq.heappush(self._heap, (tracked.due, tracked.ticket, tracked.run.id))
         self._tidy()
@@ -294,8 +300,8 @@ class PollSchedule:
 
     def plan(self, tracked: TrackedRun, delay_s: float, reason: str, *, keep: bool = True) -> None:
         """Set when and why a held run is polled next; without `keep` it is also removed."""
-        due, next_poll_at = self._clock.monotonic() + delay_s, self._clock.now() + timedelta(seconds=delay_s)
-        tracked.plan(due, next_poll_at, reason)
+        clock = self._clock
+        tracked.plan(clock.monotonic() + delay_s, clock.now() + timedelta(seconds=delay_s), reason)
         if keep:
             self.add(tracked)
         else:

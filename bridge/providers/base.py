@@ -216,7 +216,10 @@ def _without_damage(seen: Observation, damaged: frozenset[str], fields: RunField
 
 def etag_of(headers: Mapping[str, str]) -> str | None:
     """The ETag of a response; None if it is absent, too long or not printable ASCII."""
-    etag = headers.get("etag", "").strip()
+    etag = headers.get("etag")
+    if not etag:
+        return None
+    etag = etag.strip()
     return etag if 1 <= len(etag) <= ETAG_CHARS_MAX and etag.isascii() and etag.isprintable() else None
 
 

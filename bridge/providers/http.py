@@ -17,6 +17,7 @@ from typing import Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from bridge import __version__
@@ -171,7 +172,8 @@ class ProviderHttp:
         """Paths that this server does not have because it is of another generation: the provider asks others first."""
         self._session = sessions.of(headers, route)
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", **headers}
+        self._headers = CIMultiDict({"Accept": "application/json", "Accept-Encoding": "identity"})
+        self._headers.update(headers)
         self._keys = [value.rpartition(" ")[2] for value in headers.values()]
         self.timeout_s = timeout_s
 
@@ -260,8 +262,10 @@ class ProviderHttp:
         address = _address(self._base, path)
         if query:
             address = URL(f"{address}?{urlencode(query)}", encoded=True)
-        headers = {**self._headers, **(own_headers or {})}
-        data = None
+        headers, data = self._headers, None
+        if own_headers or etag is not None or json_body is not None:
+            headers = headers.copy()
+            headers.update(own_headers or {})
         if etag is not None:
             headers["If-None-Match"] = etag
         if json_body is not None:

@@ -38,7 +38,9 @@ def quota_is_used_up(headers: Mapping[str, str]) -> bool:
 
 
 def _number(text: str | None) -> float | None:
-    stripped = (text or "").strip()
+    if not text:  # as after nearly every poll
+        return None
+    stripped = text.strip()
     return float(stripped) if _NUMBER.fullmatch(stripped) else None
 
 

@@ -195,11 +195,11 @@ class ClientProtocol(ResponseHandler):
         if not data:
             self._parse(data)
             self._parse_last()
-        elif self._is_answered() or not self.is_used:
+        elif not self.is_used or self._is_answered():
             self._break_off()
         elif (length := self._length_if_whole(data)) is not None:
             self._parse(data)
-            if self._is_answered() and self._body.total_bytes != length:
+            if self._body is not None and self._body.total_bytes != length and self._body.is_eof():
                 self._break_off()
         else:
             self._held = data[-1:]
@@ -213,11 +213,11 @@ class ClientProtocol(ResponseHandler):
             return self._length if self._body.total_bytes + len(data) == self._length else None
         end = data.find(b"\r\n\r\n") + 4
         found = _CONTENT_LENGTH.search(data, 0, end)
-        return int(found[1]) if found and end + int(found[1]) == len(data) else None
+        return length if found and end + (length := int(found[1])) == len(data) else None
 
     def _parse(self, data: bytes) -> None:
         """Parse `data`, which does not go beyond the end of the response."""
-        super().data_received(data)
+        ResponseHandler.data_received(self, data)
 
     def _parse_last(self) -> None:
         """Parse the last byte of a read. A response that is complete before it is followed by a byte too many."""

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from bridge.domain.event import Event, run_event
 from bridge.domain.frozen import frozen, replaced
 from bridge.domain.ids import new_id
-from bridge.domain.run import CadenceOverrides, Json, Progress, Run, RunError, RunStatus
+from bridge.domain.run import NO_OVERRIDES, CadenceOverrides, Json, Progress, Run, RunError, RunStatus
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
 from bridge.store.nodes import may_lease
@@ -70,7 +70,7 @@ _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "progress": lambda stored: Progress(**stored) if stored else None,
     "error": lambda stored: RunError(**stored) if stored else None,
     "tags": tuple,
-    "cadence": lambda stored: CadenceOverrides(**stored) if stored else CadenceOverrides(),
+    "cadence": lambda stored: CadenceOverrides(**stored) if stored else NO_OVERRIDES,
 }
 _PLACES: Final = tuple((_FIELDS.index(name), decode) for name, decode in _DECODERS.items())
 _PROVIDER_RUN_ID: Final = _FIELDS.index("provider_run_id")
@@ -184,7 +184,7 @@ def _registered(new: NewRun, now: datetime) -> Run:
         metadata=new.metadata,
         workflow_id=new.workflow_id,
         tags=new.tags,
-        cadence=new.cadence or CadenceOverrides(),
+        cadence=new.cadence or NO_OVERRIDES,
         deadline_at=new.deadline_at,
         deadline_is_fixed=new.deadline_is_fixed,
         next_poll_at=now,

@@ -33,7 +33,8 @@ END_S: Final = EDGES_S[-1]  # 30.4 days, just over the default deadline
 
 def cell_at(age_s: float) -> int:
     """The cell that holds an age. A cell includes its upper edge; ages beyond the grid are in the last cell."""
-    return min(max(bisect_left(EDGES_S, age_s) - 1, 0), CELLS - 1)
+    cell = bisect_left(EDGES_S, age_s) - 1
+    return cell if 0 <= cell < CELLS else 0 if cell < 0 else CELLS - 1  # min and max take as long as the search
 
 
 def log_logistic(median_s: float, spread: float) -> list[float]:

@@ -114,7 +114,7 @@ class FairRateLimiter:
     def admit(self, candidates: Sequence[Candidate], *, now: float, is_scarce: bool) -> bool:
         """True if this tenant may send its first candidate; otherwise wakes the tenant whose turn it is.
 
-        `is_scarce` as for `pick`.
+        `candidates` are of one tenant, the most urgent first. `is_scarce` as for `pick`.
         """
         own = candidates[0].tenant
         if self._turn_of is not None and self._turn_of != own:
@@ -123,6 +123,10 @@ class FairRateLimiter:
             self._waiting.pop(self._turn_of, None)
         others = [first for tenant, (first, _) in self._waiting.items() if tenant != own] if self._waiting else []
         is_own_turn, self._turn_of = self._turn_of == own, None
+        if not others and candidates[0].is_due:
+            self._note_turn(candidates[0])
+            self._note_price(candidates[0], now, is_contested=is_scarce and len(candidates) > 1)
+            return True
         field = candidates if is_own_turn else [*candidates, *others]
         chosen = self.pick(field, now=now, is_scarce=is_scarce or bool(others))
         if chosen is None or chosen.tenant == own:
