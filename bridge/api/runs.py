@@ -24,7 +24,7 @@ from bridge.api.validation_errors import read_given
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable
 from bridge.domain.run import Json, Run, canonical_run_id
 from bridge.domain.webhook_url import mask_query_secrets
-from bridge.store import endpoints, events, run_leases, runs
+from bridge.store import endpoints, events, run_leases, run_lists, runs
 from bridge.store.transaction import Tx
 
 RECHECK_S = 2.0  # hints come from this process only; another node may settle the run
@@ -105,7 +105,7 @@ def _item(context: RequestContext, one: Registration | InvalidInput, done: Itera
 async def list_runs(context: RequestContext, request: Request[RunsQuery]) -> Response:
     """Newest first."""
     query = request.data
-    wanted = runs.RunFilter(
+    wanted = run_lists.RunFilter(
         connection=query.connection,
         statuses=query.statuses,
         tag=query.tag,
@@ -117,7 +117,9 @@ async def list_runs(context: RequestContext, request: Request[RunsQuery]) -> Res
         metadata=query.metadata,
     )
     before = read_cursor(query.cursor)
-    found = await context.database.read(lambda tx: runs.list_runs(tx, wanted, limit=query.limit + 1, before=before))
+    found = await context.database.read(
+        lambda tx: run_lists.list_runs(tx, wanted, limit=query.limit + 1, before=before)
+    )
     shown = [RunAnswer.of(run, context.bridge.live(run)) for run in found]
     return Response.of(200, page_of(RunList, shown, query.limit))
 

@@ -16,9 +16,9 @@ from bridge.polling.poller import Poller
 from bridge.providers import REGISTRY
 from bridge.sandbox import Sandbox, Scenario
 from bridge.sandbox.state import SandboxRun, SandboxState
-from bridge.store import learned_state, runs
+from bridge.store import learned_state, run_lists, runs
 from bridge.store.database import Database
-from bridge.store.runs import RunFilter
+from bridge.store.run_lists import RunFilter
 from tests.support.watching import register
 from tests.support.workbench import connection, open_poller, told, work
 
@@ -34,7 +34,7 @@ def discovering(sandbox: Sandbox, provider: str, **more: Any) -> Connection:
 
 async def watched(database: Database) -> dict[str, Run]:
     """Every run in the database by the provider's id."""
-    found = await database.read(lambda tx: runs.list_runs(tx, RunFilter(), limit=1000, before=None))
+    found = await database.read(lambda tx: run_lists.list_runs(tx, RunFilter(), limit=1000, before=None))
     assert len({run.provider_run_id for run in found}) == len(found)
     return {run.provider_run_id: run for run in found}
 

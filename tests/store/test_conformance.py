@@ -21,12 +21,24 @@ from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.transition import settle
-from bridge.store import attempts, connections, deliveries, endpoints, events, idempotency, nodes, run_leases, runs
+from bridge.store import (
+    attempts,
+    connections,
+    deliveries,
+    endpoints,
+    events,
+    idempotency,
+    nodes,
+    run_leases,
+    run_lists,
+    runs,
+)
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter, due_endpoints
 from bridge.store.run_leases import PollRecord
-from bridge.store.runs import LeaseOffer, RunFilter
+from bridge.store.run_lists import RunFilter
+from bridge.store.runs import LeaseOffer
 from bridge.store.transaction import CommitSignals, Tx
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import NODE, add_endpoint, new_run, only, record, register
@@ -192,12 +204,12 @@ async def test_a_read_sees_one_moment_though_others_write_meanwhile(database: Da
     loop = asyncio.get_running_loop()
 
     def count_twice(tx: Tx) -> tuple[int, int]:
-        before = len(runs.list_runs(tx, RunFilter(), limit=10, before=None))
+        before = len(run_lists.list_runs(tx, RunFilter(), limit=10, before=None))
         if database.is_sqlite:  # whose reads have threads of their own
             asyncio.run_coroutine_threadsafe(register(database, "r2"), loop).result(10)
         else:
             await_only(register(database, "r2"))
-        return before, len(runs.list_runs(tx, RunFilter(), limit=10, before=None))
+        return before, len(run_lists.list_runs(tx, RunFilter(), limit=10, before=None))
 
     await register(database, "r1")
     assert await database.read(count_twice) == (1, 1)
@@ -385,7 +397,7 @@ async def test_runs_are_listed_newest_first_by_every_filter(database: Database) 
     await record(database, b, "failed")
 
     async def ids(**wanted: Any) -> list[str]:
-        found = await database.read(lambda tx: runs.list_runs(tx, RunFilter(**wanted), limit=10, before=None))
+        found = await database.read(lambda tx: run_lists.list_runs(tx, RunFilter(**wanted), limit=10, before=None))
         return [run.id for run in found]
 
     assert await ids() == [b.id, a.id]
@@ -393,7 +405,7 @@ async def test_runs_are_listed_newest_first_by_every_filter(database: Database) 
     assert await ids(tag="y") == [a.id]
     assert await ids(connection="hub", statuses=["failed"]) == [b.id]
     assert await ids(workflow_id="w1") == [a.id]
-    older = await database.read(lambda tx: runs.list_runs(tx, RunFilter(), limit=10, before=b.id))
+    older = await database.read(lambda tx: run_lists.list_runs(tx, RunFilter(), limit=10, before=b.id))
     assert [run.id for run in older] == [a.id]
 
 

@@ -37,13 +37,15 @@ from bridge.store import (
     replays,
     retention,
     run_leases,
+    run_lists,
     runs,
 )
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter, LeasedDelivery, due_endpoints
 from bridge.store.run_leases import PollRecord
-from bridge.store.runs import RunChange, RunFilter
+from bridge.store.run_lists import RunFilter
+from bridge.store.runs import RunChange
 from bridge.store.transaction import Tx
 from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, new_run, only, open_database, seen
@@ -174,13 +176,15 @@ WORK: dict[str, Work] = {
     "feed of a run": lambda tx, w: events.list_feed(tx, after=0, limit=100, run_id=w.settled.id),
     "newest events": lambda tx, w: events.list_newest(tx, before=500, limit=100),
     "newest events of a run": lambda tx, w: events.list_newest(tx, before=None, limit=100, run_id=w.settled.id),
-    "runs behind a cursor": lambda tx, w: runs.list_runs(tx, RunFilter(), limit=50, before=w.settled.id),
+    "runs behind a cursor": lambda tx, w: run_lists.list_runs(tx, RunFilter(), limit=50, before=w.settled.id),
     "runs by status": lambda tx, w: runs.list_runs(
         tx, RunFilter(statuses=["succeeded"]), limit=50, before=w.settled.id
     ),
-    "runs by connection": lambda tx, w: runs.list_runs(tx, RunFilter(connection=CONNECTION), limit=50, before=None),
-    "runs by workflow": lambda tx, w: runs.list_runs(tx, RunFilter(workflow_id="wf_1"), limit=50, before=None),
-    "runs by tag": lambda tx, w: runs.list_runs(tx, RunFilter(tag="team_1"), limit=50, before=w.settled.id),
+    "runs by connection": lambda tx, w: run_lists.list_runs(
+        tx, RunFilter(connection=CONNECTION), limit=50, before=None
+    ),
+    "runs by workflow": lambda tx, w: run_lists.list_runs(tx, RunFilter(workflow_id="wf_1"), limit=50, before=None),
+    "runs by tag": lambda tx, w: run_lists.list_runs(tx, RunFilter(tag="team_1"), limit=50, before=w.settled.id),
     "deliveries behind a cursor": lambda tx, w: deliveries.list_deliveries(
         tx, DeliveryFilter(), limit=50, before=w.claimed.delivery.id
     ),
