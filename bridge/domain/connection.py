@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from bridge.domain.definitions.definition import Definition
 from bridge.domain.run import NO_OVERRIDES, CadenceOverrides
 from bridge.domain.secret import Secret
 
@@ -50,6 +51,7 @@ class Connection:
     `options` are the provider's own settings (`ib_context`, `auth_scheme` …), already validated.
     `headers` go with every request, beside the provider's own. `ca_file`: certificates to trust besides the system's.
     `proxy`: the URL of the HTTP proxy to use; the environment's proxy variables are ignored.
+    `definition`: that of its provider, None for one that is code; the variables it asks for are in `options`.
     `discover`: watch the runs that its list shows without registration, all or those of `discover_workflows`.
     """
 
@@ -69,6 +71,7 @@ class Connection:
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     ca_file: str | None = None
     proxy: str | None = field(default=None, repr=False)
+    definition: Definition | None = None
 
 
 class ConnectionHealth(StrEnum):

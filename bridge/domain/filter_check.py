@@ -53,15 +53,15 @@ _COMPARATORS: Final = {"eq", "ne", "lt", "lte", "gt", "gte"}
 def check_filter(expression: str) -> None:
     """Raise a ValueError with the remedy if the expression is wrong or can never match."""
     tree = compile_filter(expression).tree
-    _check_quotes(expression)
+    check_quotes(expression)
     try:
         _walk(tree, _EVENT, "")
     except RecursionError:
         raise ValueError("the filter is nested too deeply") from None
 
 
-def _check_quotes(expression: str) -> None:
-    """`== "failed"` compares with a field of that name; JMESPath's text stands in single quotes."""
+def check_quotes(expression: str) -> None:
+    """Raise a ValueError for `== "failed"`, which compares with a field; JMESPath's text stands in single quotes."""
     before = ""
     for token in tokens_of(expression):
         if token["type"] == "quoted_identifier" and before in {*_COMPARATORS, "comma"}:

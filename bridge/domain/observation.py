@@ -59,7 +59,7 @@ class Observed:
     `poll_after_s`: the pause that the provider asked for. `answered_at`: the time of the response by the provider's
     clock (canonical text), comparable only with its other times. `etag`: to be sent with the next poll.
     `is_unchanged`: the response was a 304. `body`: the bytes of a short response; the same bytes mean the same
-    observation.
+    observation. `remarks`: what a definition could not read or evaluate in it, as sentences.
     """
 
     observation: Observation
@@ -68,6 +68,7 @@ class Observed:
     etag: str | None = None
     is_unchanged: bool = False
     body: bytes | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @frozen

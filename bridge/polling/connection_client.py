@@ -21,7 +21,7 @@ from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.observation import FailureKind, LastError, LastResponse, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Run
-from bridge.providers import REGISTRY, open_http
+from bridge.providers import open_http, provider_of
 from bridge.providers.base import Triggered
 from bridge.providers.http import ProviderFailure, ProviderSessions
 from bridge.runtime.loop import REST_MAX_S, Bell
@@ -85,7 +85,7 @@ class ConnectionClient:
     ) -> None:
         """Pass `limiter` where several connections share one credential."""
         self.connection = connection
-        self.provider = REGISTRY[connection.provider]
+        self.provider = provider_of(connection)
         self.limiter = limiter or FairRateLimiter(connection.requests_per_second, connection.max_in_flight)
         self.health = health
         self.reason: str | None = None
@@ -95,7 +95,7 @@ class ConnectionClient:
         self._clock = clock or SystemClock()
         self._unreadable_since = 0.0
         self._unreadable_runs: set[str | None] = set()
-        self._http = open_http(sessions, connection)
+        self._http = open_http(sessions, connection, self.provider)
         self._failures = 0
         self._refusals = 0
         self._failing_from = 0.0

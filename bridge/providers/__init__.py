@@ -9,6 +9,7 @@ from typing import Final
 
 from bridge.domain.connection import Connection
 from bridge.providers.base import Provider
+from bridge.providers.defined import DefinedProvider
 from bridge.providers.dibby import Dibby
 from bridge.providers.dify import Dify
 from bridge.providers.http import ProviderHttp, ProviderSessions, Route
@@ -18,9 +19,16 @@ from bridge.providers.retab import Retab
 REGISTRY: Final[dict[str, Provider]] = {provider.name: provider for provider in (Dibby(), Retab(), Dify(), Instabase())}
 
 
-def open_http(sessions: ProviderSessions, connection: Connection) -> ProviderHttp:
-    """Requests with the address, headers, options and timeout of `connection`; its provider must be registered."""
-    provider = REGISTRY[connection.provider]
+def provider_of(connection: Connection) -> Provider:
+    """The provider of a connection: made from its definition, or one of those in the registry."""
+    if connection.definition is not None:
+        return DefinedProvider(connection.definition)
+    return REGISTRY[connection.provider]
+
+
+def open_http(sessions: ProviderSessions, connection: Connection, provider: Provider | None = None) -> ProviderHttp:
+    """Requests with the address, headers, options and timeout of `connection`."""
+    provider = provider or provider_of(connection)
     return ProviderHttp(
         sessions,
         provider.base_url(connection),
@@ -28,4 +36,5 @@ def open_http(sessions: ProviderSessions, connection: Connection) -> ProviderHtt
         connection.timeout_s,
         options=connection.options,
         route=Route(connection.ca_file, connection.proxy),
+        key=connection.api_key,
     )

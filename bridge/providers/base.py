@@ -169,7 +169,7 @@ async def fetch_normalised(
             "GET", path, etag=last.etag if last else None, last_body=last.body if last else None, fields=form.fields
         )
     except ProviderFailure as failure:
-        return _checked_404(failure, form)
+        return checked_404(failure, form)
     answered_at, etag = provider_instant(response.headers.get("date")), etag_of(response.headers)
     if last and response.status == 304:
         return Observed(
@@ -184,7 +184,7 @@ async def fetch_normalised(
             check_same_run(payload.get("id"), provider_run_id)
         seen = form.normalise(payload)
         if response.damaged:
-            seen = _without_damage(seen, response.damaged, form.fields)
+            seen = without_damage(seen, response.damaged, form.fields)
         return Observed(seen, response.poll_after_s, answered_at, etag, body=body)
     except NoSuchRun as error:
         return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], response.status)
@@ -194,7 +194,7 @@ async def fetch_normalised(
         return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {what}"[:400], response.status, response.poll_after_s)
 
 
-def _checked_404(failure: ProviderFailure, form: RunFormat) -> PollFailed:
+def checked_404(failure: ProviderFailure, form: RunFormat) -> PollFailed:
     """The failure, which is `GATEWAY` instead of `NOT_FOUND` without an error document of the provider."""
     failed, body = failure.failed, failure.body
     if failed.kind is not FailureKind.NOT_FOUND:
@@ -205,7 +205,7 @@ def _checked_404(failure: ProviderFailure, form: RunFormat) -> PollFailed:
     return replace(failed, kind=FailureKind.GATEWAY, message=message[:400])
 
 
-def _without_damage(seen: Observation, damaged: frozenset[str], fields: RunFields) -> Observation:
+def without_damage(seen: Observation, damaged: frozenset[str], fields: RunFields) -> Observation:
     """The observation without what could not be read whole; a settled run says which part that was."""
     if fields.output in damaged:
         seen = replaced(seen, output=None, output_truncated=True, output_is_elsewhere=False)

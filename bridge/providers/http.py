@@ -25,6 +25,7 @@ from bridge.domain.errors import BadPayload, BridgeError
 from bridge.domain.frozen import frozen
 from bridge.domain.observation import FailureKind, PollFailed
 from bridge.domain.run import Json
+from bridge.domain.secret import Secret
 from bridge.providers.body import BODY_BYTES_MAX, Body, parse_bytes, read_bytes, read_pieces
 from bridge.providers.failures import error_text, failure_kind, redirect_target, transport_failure, what_came_instead
 from bridge.providers.partial_json import RunFields
@@ -49,19 +50,28 @@ _AMBIGUOUS: Final = frozenset(
     }
 )
 _FAULTS: Final = (BadPayload, aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
+_HIDDEN_MAX: Final = 100  # exchanged tokens that are kept out of messages
 _SECRET_CHARS_MIN: Final = 6  # redacting a shorter one would mutilate ordinary words
 
 
 class ProviderFailure(BridgeError):
     """The request failed or its response cannot be used; `failed` says why.
 
-    `body` is the JSON of an error response, `code` the provider's own error code in it.
+    `body` is the JSON of an error response, `code` the provider's own error code in it, `headers` are those of the
+    response, if there was one.
     """
 
-    def __init__(self, failed: PollFailed, code: str | None = None, body: Json = None) -> None:
+    def __init__(
+        self,
+        failed: PollFailed,
+        code: str | None = None,
+        body: Json = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.failed = failed
         self.code = code
         self.body = body
+        self.headers: Mapping[str, str] = {} if headers is None else headers
         super().__init__(failed.message)
 
     @property
@@ -115,14 +125,14 @@ class ProviderSessions:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self._by_credential: dict[tuple[frozenset[tuple[str, str]], Route], aiohttp.ClientSession] = {}
+        self._by_credential: dict[tuple[frozenset[tuple[str, str]], Secret | None, Route], aiohttp.ClientSession] = {}
 
-    def of(self, credential: Mapping[str, str], route: Route) -> aiohttp.ClientSession:
-        """The session for requests with these headers."""
-        key = (frozenset(credential.items()), route)
-        if key not in self._by_credential:
-            self._by_credential[key] = self._new_session(route)
-        return self._by_credential[key]
+    def of(self, credential: Mapping[str, str], key: Secret | None, route: Route) -> aiohttp.ClientSession:
+        """The session for requests with these headers and this key, which need not be in the headers."""
+        owner = (frozenset(credential.items()), key, route)
+        if owner not in self._by_credential:
+            self._by_credential[owner] = self._new_session(route)
+        return self._by_credential[owner]
 
     def _new_session(self, route: Route) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
@@ -165,21 +175,30 @@ class ProviderHttp:
         *,
         options: Mapping[str, str] | None = None,
         route: Route = DIRECT,
+        key: Secret | None = None,
     ) -> None:
         self.options: Mapping[str, str] = options or {}
+        self.key = key
+        """The key of the connection, for providers that send it elsewhere than in a header."""
         self.body_bytes_max = body_bytes_max
         self.former_paths: set[str] = set()
         """Paths that this server does not have because it is of another generation: the provider asks others first."""
-        self._session = sessions.of(headers, route)
-        self._base_url = base_url.rstrip("/")
+        self._session = sessions.of(headers, key, route)
+        self.base_url = base_url.rstrip("/")
         self._headers = CIMultiDict({"Accept": "application/json", "Accept-Encoding": "identity"})
         self._headers.update(headers)
-        self._keys = [value.rpartition(" ")[2] for value in headers.values()]
+        self._hidden = {value.rpartition(" ")[2] for value in headers.values()}
+        if key is not None:
+            self._hidden |= {key.reveal(), key.reveal().partition(":")[2]}
         self.timeout_s = timeout_s
 
     @cached_property
     def _base(self) -> URL:
-        return URL(self._base_url)
+        return URL(self.base_url)
+
+    def hide(self, secret: str) -> None:
+        """Keep a further secret, such as a token that was exchanged for the key, out of all messages."""
+        self._hidden = {secret, *(() if len(self._hidden) > _HIDDEN_MAX else self._hidden)}
 
     async def request(
         self,
@@ -197,7 +216,8 @@ class ProviderHttp:
     ) -> ProviderResponse:
         """Send one request. Raises ProviderFailure unless the response is a 2xx, or a 304 and `etag` was given.
 
-        `path` begins with a slash and is percent-encoded. `timeout_s` covers the whole exchange, from the name lookup
+        `path` begins with a slash and is percent-encoded; or it is a whole address, at a host that the caller has
+        checked. `timeout_s` covers the whole exchange, from the name lookup
         to the last byte. The body is read but not parsed without `expects_json`, and if it equals `last_body`. With
         `fields`, a body that is too large or broken in one place is reduced to the members that can be read. `headers`
         replace those of the connection.
@@ -259,9 +279,9 @@ class ProviderHttp:
         own_headers: Mapping[str, str] | None = None,
     ) -> Awaitable[aiohttp.ClientResponse]:
         # encoded=True: yarl must neither decode the percent-encoding of a run id nor resolve its dots
-        address = _address(self._base, path)
+        address = _address(self._base, path) if path.startswith("/") else URL(path, encoded=True)
         if query:
-            address = URL(f"{address}?{urlencode(query)}", encoded=True)
+            address = URL(f"{address}{'&' if address.raw_query_string else '?'}{urlencode(query)}", encoded=True)
         headers, data = self._headers, None
         if own_headers or etag is not None or json_body is not None:
             headers = headers.copy()
@@ -291,7 +311,7 @@ class ProviderHttp:
         elif body is None and (instead := what_came_instead(head, response.content_type)):
             said += f" with {self.redacted(instead[1])}"
         pause_s = requested_pause_s(response.headers, with_quota=kind is FailureKind.THROTTLED)
-        raise self._failure(kind, method, path, said, response.status, pause_s, code, body)
+        raise self._failure(kind, method, path, said, response.status, pause_s, code, body, response.headers)
 
     def _fault(
         self,
@@ -313,7 +333,8 @@ class ProviderHttp:
                 kind, said = FailureKind.TIMEOUT, f"no complete answer within {limit_s:g} s"
             case _:
                 kind, said = transport_failure(error)
-        return self._failure(kind, method, path, said, status)
+        headers = None if response is None else response.headers
+        return self._failure(kind, method, path, said, status, headers=headers)
 
     def _failure(
         self,
@@ -325,13 +346,14 @@ class ProviderHttp:
         retry_after_s: float | None = None,
         code: str | None = None,
         body: Json = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ProviderFailure:
-        message = f"{method} {path[:_PATH_CHARS_MAX]}: {said}"[:_MESSAGE_CHARS_MAX]
-        return ProviderFailure(PollFailed(kind, message, status, retry_after_s), code, body)
+        message = f"{method} {path.partition('?')[0][:_PATH_CHARS_MAX]}: {said}"[:_MESSAGE_CHARS_MAX]
+        return ProviderFailure(PollFailed(kind, message, status, retry_after_s), code, body, headers)
 
     def redacted(self, text: str) -> str:
         """A foreign text without this connection's keys, which some servers repeat when they refuse them."""
-        for secret in self._keys:
+        for secret in self._hidden:
             text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
         return text[:_SAID_CHARS_MAX]
 

@@ -1,0 +1,59 @@
+"""A provider definition as the rest of the program has it, and the mistakes in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.domain.errors import BridgeError
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A definition without mistakes. `tables` is the file, with what its base gives.
+
+    `origin` is where it was found, `digest` of its bytes and those of its base.
+    """
+
+    name: str
+    version: str
+    origin: str
+    digest: str
+    tables: dict[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def lists(self) -> bool:
+        """Whether it has a list of runs."""
+        return "list" in self.tables
+
+    @property
+    def base_url(self) -> str | None:
+        """The base URL; None if each connection gives its own."""
+        return self.tables.get("base_url")
+
+    @property
+    def variables(self) -> dict[str, dict[str, Any]]:
+        """What a connection gives beside its key: by name whether it is required, its default, what it is."""
+        return dict(self.tables.get("vars", {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One mistake in a file: the line if known, the key, and a sentence."""
+
+    file: str
+    line: int | None
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.key}: {self.message}" if self.key else f"{where}: {self.message}"
+
+
+class DefinitionInvalid(BridgeError):
+    """One or more definitions cannot be used."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        self.mistakes = mistakes
+        super().__init__("; ".join(map(str, mistakes)))
