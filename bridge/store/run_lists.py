@@ -15,6 +15,7 @@ from bridge.store.runs import run_of
 from bridge.store.tables import run_tags, runs
 from bridge.store.transaction import Tx
 
+_SUCCEEDED: Final[sa.ColumnElement[str]] = sa.literal_column("'succeeded'")  # as the partial index spells it
 _PROVIDERS_ID: Final = sa.func.coalesce(runs.c.former_provider_run_id, runs.c.provider_run_id)
 
 
@@ -50,8 +51,6 @@ def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> l
     ):
         if value is not None:
             query = query.where(column == value)
-    if wanted.statuses:
-        query = query.where(runs.c.status.in_(wanted.statuses))
     if wanted.id_prefix is not None:
         query = query.where(sa.or_(_begins(runs.c.id, wanted.id_prefix), _begins(_PROVIDERS_ID, wanted.id_prefix)))
     if wanted.since is not None:
@@ -62,7 +61,20 @@ def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> l
         query = query.where(_metadata_is(tx, name, text))
     if before is not None:
         query = query.where(key < before)
-    return [run_of(row) for row in tx.connection.execute(query)]
+    found = [row for condition in _status_is(wanted) for row in tx.connection.execute(query.where(condition))]
+    return [run_of(row) for row in sorted(found, key=lambda row: str(row.id), reverse=True)[:limit]]
+
+
+def _status_is(wanted: RunFilter) -> list[sa.ColumnElement[bool]]:
+    """Conditions that exclude each other, with one way to read newest first for each."""
+    if not wanted.statuses:
+        return [sa.true()]
+    if wanted.tag is not None or wanted.connection is not None or wanted.workflow_id is not None:
+        return [runs.c.status.in_(wanted.statuses)]  # their indexes are walked
+    is_indexed = sa.and_(runs.c.leased_by.is_(None), runs.c.status != _SUCCEEDED)
+    free = [sa.and_(runs.c.status == status, is_indexed) for status in wanted.statuses if status != "succeeded"]
+    leased = sa.and_(runs.c.status.in_(wanted.statuses), runs.c.leased_by.is_not(None))
+    return [*free, leased, *([runs.c.status == "succeeded"] if "succeeded" in wanted.statuses else [])]
 
 
 def _begins(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:

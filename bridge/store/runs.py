@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -21,7 +22,7 @@ from bridge.domain.transition import Decision
 from bridge.store.events import record_events
 from bridge.store.nodes import may_lease
 from bridge.store.prepared_statements import execute_many, fetch
-from bridge.store.tables import endpoints, run_tags, runs, transitions
+from bridge.store.tables import endpoints, nodes, run_tags, runs, transitions
 from bridge.store.transaction import Tx
 
 _PART: Final = 500  # ids in one statement
@@ -236,17 +237,14 @@ def find_watched(tx: Tx, connection: str, provider_run_ids: Sequence[str]) -> di
 
 def list_expired(tx: Tx, before: datetime, limit: int) -> list[Run]:
     """Watched runs whose deadline passed before `before`, earliest deadline first."""
-    query = (
-        sa.select(runs)
-        .where(
-            runs.c.next_poll_at.is_not(None),
-            runs.c.deadline_at < before,
-            sa.or_(runs.c.status != RunStatus.WAITING.value, runs.c.deadline_is_fixed),
-        )
-        .order_by(runs.c.deadline_at)
-        .limit(limit)
-    )
-    return [run_of(row) for row in tx.connection.execute(query)]
+    expires = sa.or_(runs.c.status != RunStatus.WAITING.value, runs.c.deadline_is_fixed)
+    query = sa.select(runs).where(runs.c.next_poll_at.is_not(None), runs.c.deadline_at < before, expires)
+    free = query.where(runs.c.leased_by.is_(None)).order_by(runs.c.deadline_at)
+    found = [run_of(row) for row in tx.connection.execute(free.limit(limit))]
+    for node in tx.connection.execute(sa.select(nodes.c.id)).scalars().all():  # by index: the leases of one node each
+        leased = query.where(runs.c.leased_by == node).order_by(runs.c.deadline_at)
+        found += [run_of(row) for row in tx.connection.execute(leased.limit(limit))]
+    return sorted(found, key=lambda run: run.deadline_at or before)[:limit]
 
 
 def count_active(tx: Tx) -> dict[tuple[str, str], int]:
@@ -256,7 +254,10 @@ def count_active(tx: Tx) -> dict[tuple[str, str], int]:
         .where(runs.c.next_poll_at.is_not(None))
         .group_by(runs.c.connection, runs.c.status)
     )
-    return {(row[0], row[1]): row[2] for row in tx.connection.execute(query)}
+    found = Counter[tuple[str, str]]()
+    for part in (runs.c.leased_by.is_(None), runs.c.leased_by.is_not(None)):  # an index each
+        found.update({(row[0], row[1]): row[2] for row in tx.connection.execute(query.where(part))})
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,27 +124,43 @@ sa.Index(
     sqlite_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
     postgresql_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
 )
+# Leased runs by deadline. A run that is leased by its registration is in no other index of what is watched: each
+# index is a page more for every event.
 sa.Index(
     "ix_runs_leased",
     runs.c.leased_by,
+    runs.c.deadline_at,
     sqlite_where=sa.text("leased_by IS NOT NULL"),
     postgresql_where=sa.text("leased_by IS NOT NULL"),
 )
 sa.Index(
     "ix_runs_deadline",
     runs.c.deadline_at,
-    sqlite_where=sa.text("next_poll_at IS NOT NULL"),
-    postgresql_where=sa.text("next_poll_at IS NOT NULL"),
+    sqlite_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
+    postgresql_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
 )
 sa.Index("ix_runs_connection", runs.c.connection, runs.c.id)
-sa.Index("ix_runs_status", runs.c.status, runs.c.id)
+# Most runs have succeeded: the newest of these are found by walking back from the newest run.
+sa.Index(
+    "ix_runs_status",
+    runs.c.status,
+    runs.c.id,
+    sqlite_where=sa.text("leased_by IS NULL AND status <> 'succeeded'"),
+    postgresql_where=sa.text("leased_by IS NULL AND status <> 'succeeded'"),
+)
 sa.Index(
     "ix_runs_settled",
     runs.c.status_since,
     sqlite_where=sa.text("next_poll_at IS NULL"),
     postgresql_where=sa.text("next_poll_at IS NULL"),
 )
-sa.Index("ix_runs_workflow", runs.c.workflow_id, runs.c.id)
+sa.Index(
+    "ix_runs_workflow",
+    runs.c.workflow_id,
+    runs.c.id,
+    sqlite_where=sa.text("workflow_id IS NOT NULL"),
+    postgresql_where=sa.text("workflow_id IS NOT NULL"),
+)
 
 run_tags = sa.Table(
     "run_tags",

@@ -409,6 +409,28 @@ async def test_runs_are_listed_newest_first_by_every_filter(database: Database) 
     assert [run.id for run in older] == [a.id]
 
 
+async def test_runs_of_any_status_are_listed_newest_first_whether_a_node_leases_them_or_not(database: Database) -> None:
+    async def listed(*statuses: str, limit: int = 9, before: str | None = None) -> list[str]:
+        wanted = RunFilter(statuses=statuses)
+        found = await database.read(lambda tx: run_lists.list_runs(tx, wanted, limit=limit, before=before))
+        return [run.provider_run_id for run in found]
+
+    made = {name: await register(database, name) for name in ("free", "leased", "running", "failed", "succeeded")}
+    for name in ("running", "failed", "succeeded"):
+        await record(database, made[name], name)
+    await database.write(
+        lambda tx: run_leases.acquire_due(tx, node=NODE, connection="dify-prod", until=tx.now, limit=9)
+    )
+    await register(database, "new")
+    assert await listed("queued") == ["new", "leased", "free"]
+    assert await listed("queued", limit=2) == ["new", "leased"]
+    assert await listed("queued", before=made["leased"].id) == ["free"]
+    assert await listed("succeeded") == ["succeeded"]
+    assert await listed("running", "failed", "succeeded", "lost") == ["succeeded", "failed", "running"]
+    counted = await database.read(runs.count_active)
+    assert counted == {("dify-prod", "queued"): 3, ("dify-prod", "running"): 1}
+
+
 async def test_a_removed_run_is_gone_but_its_events_stay(database: Database) -> None:
     run = await register(database, tags=("x",))
     await record(database, run, "running")
@@ -497,11 +519,16 @@ async def test_commits_announce_what_became_due(database: Database) -> None:
     assert any(said.deliveries_due and said.events_recorded and said.settled_run_ids for said in heard)
 
 
-async def test_expired_runs_are_found_unless_they_wait_for_a_person(database: Database, clock: ManualClock) -> None:
+@pytest.mark.parametrize("is_leased", [False, True])
+async def test_expired_runs_are_found_unless_they_wait_for_a_person(
+    database: Database, clock: ManualClock, *, is_leased: bool
+) -> None:
     late = await register(database, "late", deadline_at=START + timedelta(seconds=1))
     waiting = await register(database, "waiting", deadline_at=START + timedelta(seconds=1))
     await record(database, waiting, "waiting")
     clock.advance(5)
+    if is_leased:
+        assert len(await claim(database)) == 2
     found = await database.read(lambda tx: runs.list_expired(tx, tx.now, 10))
     assert [run.id for run in found] == [late.id]
 

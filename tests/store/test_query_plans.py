@@ -66,10 +66,12 @@ SMALL_INDEXES = {
     "ix_endpoints_shared",
     "ix_replays_running",
     "ix_runs_leased",
+    "nodes_pkey",
 }
 """Partial ones, as small as what is under way: to read one whole is to read only what is wanted."""
 
 SORTING_LITTLE = {
+    "runs by status",
     "statistics of endpoints",
     "one delivery with its attempts",
     "feed of a run",
@@ -77,7 +79,7 @@ SORTING_LITTLE = {
     "deliveries of a run",
     "deliveries of an event",
 }
-"""Read for people: they sort what one run, event or delivery has, or a fixed number of rows."""
+"""Read for people: they sort what one run, event or delivery has, what the nodes lease, or a fixed number of rows."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,8 @@ WORK: dict[str, Work] = {
     "newest events": lambda tx, w: events.list_newest(tx, before=500, limit=100),
     "newest events of a run": lambda tx, w: events.list_newest(tx, before=None, limit=100, run_id=w.settled.id),
     "runs behind a cursor": lambda tx, w: run_lists.list_runs(tx, RunFilter(), limit=50, before=w.settled.id),
-    "runs by status": lambda tx, w: runs.list_runs(
-        tx, RunFilter(statuses=["succeeded"]), limit=50, before=w.settled.id
+    "runs by status": lambda tx, w: run_lists.list_runs(
+        tx, RunFilter(statuses=["succeeded", "running", "failed"]), limit=50, before=w.settled.id
     ),
     "runs by connection": lambda tx, w: run_lists.list_runs(
         tx, RunFilter(connection=CONNECTION), limit=50, before=None
