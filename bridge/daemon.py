@@ -17,6 +17,7 @@ from collections.abc import Callable
 import structlog
 
 from bridge import __version__, wiring
+from bridge.api.authentication import DashboardRules
 from bridge.api.server import RULES, build_app, main_token, start_server
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.cluster.membership import Membership, find_surely_dead
@@ -304,6 +305,7 @@ class Daemon:
             bridge=self.control,
             api_token=server.api_token,
             tokens=self.config.tokens,
+            dashboard=_dashboard_rules(self.config),
             allowed_hosts=wiring.allowed_hosts(self.config),
             body_bytes_max=server.body_bytes_max,
             version=__version__,
@@ -343,8 +345,12 @@ class Daemon:
         self.housekeeper.settings = wiring.retention_of(new)
         self._schedule_backup()
         tokens = (main_token(new.server.api_token), *new.tokens)
-        self._app[RULES].change(tokens, wiring.allowed_hosts(new), new.server.body_bytes_max)
+        self._app[RULES].change(tokens, wiring.allowed_hosts(new), new.server.body_bytes_max, _dashboard_rules(new))
         await self._use_policies()
         await self.pollers.configure(new.connections, self.sessions, self.node)
         self.notifier.ready()
         log.info("config.reloaded", connections=len(new.connections), endpoints=len(new.endpoints))
+
+
+def _dashboard_rules(config: Config) -> DashboardRules:
+    return DashboardRules(config.dashboard.enabled, config.dashboard.read_only)

@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from bridge.api.authentication import Authentication, Rules, WrongTries
 from bridge.api.ports import Bridge
 from bridge.api.request_models import Checks
 from bridge.api.response_models import Shown
@@ -70,6 +71,9 @@ class RequestContext:
     bridge: Bridge
     version: str
     registry: CollectorRegistry
+    rules: Rules
+    authentication: Authentication
+    wrong_tries: WrongTries
     openapi: bytes = b""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     keys_in_flight: set[str] = field(default_factory=set)

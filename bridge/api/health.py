@@ -119,6 +119,7 @@ async def show_openapi(context: RequestContext, _request: Request[NoQuery]) -> R
     return Response(200, context.openapi)
 
 
-async def show_front_page(_door: RequestContext, _request: Request[NoQuery]) -> Response:
+async def show_front_page(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """What this is."""
+    context.rules.check_dashboard()
     return Response(200, _PAGE.encode(), content_type="text/html; charset=utf-8")

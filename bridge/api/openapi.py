@@ -24,6 +24,7 @@ _REFUSALS = {
     413: "The body is too large.",
     415: "The body is not `application/json`.",
     421: "This server does not answer for that host name.",
+    429: "Too many sign-ins from this address are under way.",
     422: "Something given is wrong; `errors` names every field at fault.",
     502: "The provider gave no answer that could be used.",
     503: "The database cannot be used at the moment; nothing was changed.",
@@ -39,6 +40,10 @@ _KEY_HEADER = {
     "description": "The same key with the same request gets the first answer again, for 24 hours.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
 }
+_SESSION = (
+    "The cookie that `POST /v1/session` sets; its name ends with the port, behind TLS it is `__Host-runbridge`. "
+    "Unsafe methods then need `Sec-Fetch-Site: same-origin`."
+)
 _LAST_EVENT_HEADER = {
     "name": "Last-Event-ID",
     "in": "header",
@@ -62,10 +67,13 @@ def build_document(version: str) -> dict[str, Any]:
             "description": "Watches workflow runs at their providers and sends signed webhooks when they are over.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"session": []}],
         "paths": paths,
         "components": {
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {"type": "apiKey", "in": "cookie", "name": "runbridge-8484", "description": _SESSION},
+            },
             "schemas": _schemas(),
         },
     }
@@ -111,7 +119,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         }
         for name in re.findall(r"{(\w+)}", route.path)
     ]
-    if route.method == "POST":
+    if route.keeps_response:
         parameters.append(_KEY_HEADER)
     if route.content_type == "text/event-stream":
         parameters.append(_LAST_EVENT_HEADER)

@@ -163,6 +163,13 @@ class NoQuery(Query):
     """No parameters."""
 
 
+class SessionBody(Body):
+    """Either a `token` of the configuration, or the secret of a one-time `link`."""
+
+    token: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(default=None, repr=False)
+    link: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(default=None, repr=False)
+
+
 class CadenceBody(Body):
     """When to poll; each key overrides the connection's."""
 

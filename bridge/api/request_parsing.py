@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import hmac
 import json
 import re
-from collections.abc import Sequence
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -17,7 +15,6 @@ from bridge.api.context import IdempotencyKey
 from bridge.api.problem import Refusal
 from bridge.api.request_models import Checks
 from bridge.api.validation_errors import read_given
-from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.errors import InvalidInput, NotFound, Problem
 from bridge.domain.run import Json
 from bridge.domain.strict_json import parse_request
@@ -29,43 +26,6 @@ _PATH_PART = re.compile(
 )
 _METADATA = "metadata."
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?", re.ASCII)
-
-
-class TokenCheck:
-    """Checks tokens by their digests, so that neither time nor length reveals anything about a token."""
-
-    def __init__(self, tokens: Sequence[ApiToken]) -> None:
-        self._tokens = [(hashlib.sha256(each.token.reveal().encode()).digest(), each) for each in tokens]
-
-    def __call__(self, request: web.Request, wanted: Scope) -> ApiToken:
-        """The token of the request. Raises a Refusal if it holds none, or one of a lesser scope than `wanted`."""
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        digest = hashlib.sha256(given.strip().encode(errors="surrogateescape")).digest()
-        found = [token for known, token in self._tokens if hmac.compare_digest(digest, known)]
-        if not found or scheme.lower() != "bearer":
-            detail = "the token is missing or wrong; send it as `Authorization: Bearer …` ([server] api_token)"
-            raise Refusal(401, detail, WWW_Authenticate="Bearer")
-        token = found[0]
-        if not token.scope.covers(wanted):
-            detail = f"the token {token.name!r} has the scope {token.scope.value!r}, and this needs {wanted.value!r}; use another one"
-            raise Refusal(403, detail)
-        return token
-
-
-class Rules:
-    """The operator's limits on requests; a reload changes them while requests arrive.
-
-    `allowed_hosts`: names and addresses without port, lower case, IPv6 in brackets.
-    """
-
-    def __init__(self, tokens: Sequence[ApiToken], allowed_hosts: frozenset[str], body_bytes_max: int) -> None:
-        self.change(tokens, allowed_hosts, body_bytes_max)
-
-    def change(self, tokens: Sequence[ApiToken], allowed_hosts: frozenset[str], body_bytes_max: int) -> None:
-        """Apply to every request from now on."""
-        self.check_token = TokenCheck(tokens)
-        self.allowed_hosts = allowed_hosts
-        self.body_bytes_max = body_bytes_max
 
 
 def check_host(request: web.Request, allowed: frozenset[str]) -> None:

@@ -23,8 +23,10 @@ from bridge.api import (
     request_models,
     response_models,
     runs,
+    sessions,
     stream,
 )
+from bridge.api import dashboard_response_models as dashboard
 from bridge.api import subscriber_response_models as subscribers
 from bridge.api.context import Request, RequestContext, Response
 from bridge.api.request_models import NoBody, NoQuery
@@ -38,7 +40,8 @@ JSON = "application/json"
 class Route:
     """One route. `request_model` describes the body, or the query where there is no body.
 
-    `response_models`: status → model (None: no body). `is_open`: needs no token. `is_large`: the body may be a batch. `scope`: what a token
+    `response_models`: status → model (None: no body). `is_open`: needs no token. `is_large`: the body may be a batch.
+    `has_secret`: of a sign-in, so no response is kept for an `Idempotency-Key`. `scope`: what a token
     needs for it; that of a GET is always `read`.
     """
 
@@ -50,6 +53,7 @@ class Route:
     refusals: tuple[int, ...] = ()
     is_open: bool = False
     is_large: bool = False
+    has_secret: bool = False
     content_type: str = JSON
     scope: Scope = Scope.ADMIN
 
@@ -57,6 +61,11 @@ class Route:
     def has_body(self) -> bool:
         """Whether a JSON body is read."""
         return self.method in ("POST", "PATCH")
+
+    @property
+    def keeps_response(self) -> bool:
+        """Whether its response is kept for an `Idempotency-Key`."""
+        return self.method == "POST" and not self.has_secret
 
     @property
     def name(self) -> str:
@@ -107,10 +116,18 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/deliveries", deliveries.list_deliveries, request_models.DeliveriesQuery, {200: subscribers.DeliveryList}),
     Route("GET", "/v1/deliveries/{id}", deliveries.show_delivery, NoQuery, {200: subscribers.DeliveryAnswer}, (404,)),
     Route("POST", "/v1/deliveries/{id}/retry", deliveries.retry_delivery, NoBody, {202: subscribers.DeliveryAnswer}, (404, 409)),
+    Route("POST", "/v1/session", sessions.sign_in, request_models.SessionBody, {201: dashboard.SessionAnswer},
+          (401, 403, 404, 429, 503), is_open=True, has_secret=True),
+    Route("GET", "/v1/session", sessions.show_session, NoQuery, {200: dashboard.SessionAnswer}),
+    Route("DELETE", "/v1/session", sessions.sign_out, NoQuery, {204: None}, scope=Scope.READ),
+    Route("POST", "/v1/session/link", sessions.make_link, NoBody, {201: dashboard.LinkAnswer}, (404,),
+          has_secret=True, scope=Scope.READ),
+    Route("GET", "/v1/sessions", sessions.list_sessions, NoQuery, {200: dashboard.SessionList}),
+    Route("DELETE", "/v1/sessions/{id}", sessions.end_session, NoQuery, {204: None}, (404,)),
     Route("GET", "/metrics", health.show_metrics, NoQuery, {200: None}, content_type="text/plain"),
     Route("GET", "/healthz", health.show_liveness, NoQuery, {200: response_models.LivenessAnswer}, is_open=True),
     Route("GET", "/readyz", health.show_readiness, NoQuery,
           {200: response_models.ReadinessAnswer, 503: response_models.ReadinessAnswer}, is_open=True),
     Route("GET", "/openapi.json", health.show_openapi, NoQuery, {200: None}, is_open=True),
-    Route("GET", "/", health.show_front_page, NoQuery, {200: None}, is_open=True, content_type="text/html"),
+    Route("GET", "/", health.show_front_page, NoQuery, {200: None}, (404,), is_open=True, content_type="text/html"),
 )  # fmt: skip

@@ -15,11 +15,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 
+from bridge.api.authentication import Authentication, DashboardRules, Rules, WrongTries
 from bridge.api.connection_cap import CappedRunner, ConnectionCap
 from bridge.api.context import RequestContext
 from bridge.api.openapi import build_document
 from bridge.api.ports import Bridge
-from bridge.api.request_parsing import Rules
 from bridge.api.routes import ROUTES
 from bridge.api.serving import add_headers, build_handler, build_middleware
 from bridge.domain.api_token import ApiToken, Scope
@@ -57,20 +57,25 @@ def build_app(
     registry: CollectorRegistry | None = None,
     connections_max: int = 10_000,
     tokens: Sequence[ApiToken] = (),
+    dashboard: DashboardRules | None = None,
 ) -> web.Application:
     """The application, ready to be served by `start_server`.
 
     `allowed_hosts`: names and addresses without port, lower case, IPv6 in brackets. `registry`: the
     workers' metrics, shown at /metrics beside what the database holds. `connections_max`: see ConnectionCap.
     """
+    registry = registry or CollectorRegistry()
+    rules = Rules((main_token(api_token), *tokens), allowed_hosts, body_bytes_max, dashboard or DashboardRules())
+    wrong_tries = WrongTries(clock, registry)
+    authentication = Authentication(rules, database, wrong_tries)
+    document = encode(build_document(version))
     context = RequestContext(
-        database, clock, bridge, version, registry or CollectorRegistry(), encode(build_document(version))
+        database, clock, bridge, version, registry, rules, authentication, wrong_tries, openapi=document
     )
-    open_paths = frozenset(route.path for route in ROUTES if route.is_open)
+    open_routes = frozenset((route.method, route.path) for route in ROUTES if route.is_open)
     scopes = {(route.method, route.path): route.scope for route in ROUTES if route.method != "GET"}
-    rules = Rules((main_token(api_token), *tokens), allowed_hosts, body_bytes_max)
     cap = ConnectionCap(connections_max)
-    app = web.Application(middlewares=[build_middleware(rules, open_paths, scopes, cap.busy)])
+    app = web.Application(middlewares=[build_middleware(rules, authentication, open_routes, scopes, cap.busy)])
     app[RULES], app[CAP] = rules, cap
     for route in ROUTES:
         handler = build_handler(context, route, rules)

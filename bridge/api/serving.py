@@ -9,10 +9,11 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from bridge.api.authentication import CALLER, READING, Authentication, Rules
 from bridge.api.context import IdempotencyKey, Request, RequestContext, Response, keep
 from bridge.api.problem import CONTENT_TYPE, headers_of, make_problem, problem_of, status_of
 from bridge.api.request_models import NoQuery
-from bridge.api.request_parsing import Rules, check_host, check_path, read_body, read_key, read_query
+from bridge.api.request_parsing import check_host, check_path, read_body, read_key, read_query
 from bridge.api.response_models import ProblemAnswer
 from bridge.api.routes import Route
 from bridge.api.validation_errors import read_given
@@ -33,14 +34,17 @@ SECURITY_HEADERS = {
     ),
     "Server": "runbridge",
 }
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 REQUEST_ID = web.RequestKey("request_id", str)
 _log = structlog.get_logger("bridge.api")
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_middleware(
-    rules: Rules, open_paths: frozenset[str], scopes: Mapping[tuple[str, str], Scope], busy: set[object]
+    rules: Rules,
+    authentication: Authentication,
+    open_routes: frozenset[tuple[str, str]],
+    scopes: Mapping[tuple[str, str], Scope],
+    busy: set[object],
 ) -> Any:
     """The outermost middleware: checks host and token, shows errors, logs the request.
 
@@ -52,13 +56,14 @@ def build_middleware(
         request_id, started = new_id("req"), time.perf_counter()
         request[REQUEST_ID] = request_id
         busy.add(request.protocol)
-        token = None
+        caller = None
         try:
             check_host(request, rules.allowed_hosts)
             resource = request.match_info.route.resource
             path = resource.canonical if resource else request.path
-            if path not in open_paths and _is_guarded(request):
-                token = rules.check_token(request, scopes.get((request.method, path), Scope.READ))
+            if (_method_of(request), path) not in open_routes and _is_guarded(request):
+                caller = request[CALLER] = await authentication.caller(request)
+                caller.require(scopes.get((request.method, path), Scope.READ))
             response = await handler(request)
         except BridgeError as error:
             response = _problem(status_of(error), problem_of(error, request_id), headers_of(error))
@@ -78,10 +83,10 @@ def build_middleware(
             status=response.status,
             duration_ms=round((time.perf_counter() - started) * 1000),
         )
-        if token is not None and request.method not in _READING and response.status < 400:
+        if caller is not None and request.method not in READING and response.status < 400:
             _log.info(
                 "api.changed",
-                token=token.name,
+                token=caller.name,
                 method=request.method,
                 path=request.path,
                 status=response.status,
@@ -90,6 +95,10 @@ def build_middleware(
         return response
 
     return serve
+
+
+def _method_of(request: web.Request) -> str:
+    return "GET" if request.method == "HEAD" else request.method
 
 
 def _is_guarded(request: web.Request) -> bool:
@@ -116,7 +125,7 @@ def build_handler(context: RequestContext, route: Route, rules: Rules) -> _Next:
         if http.query_string:
             read_query(http, NoQuery, context.checks())
         raw = await read_body(http, max(rules.body_bytes_max, least_max))
-        key = read_key(http, raw) if route.method == "POST" else None
+        key = read_key(http, raw) if route.keeps_response else None
         if key is not None:
             return _on_wire(await _answer_once(context, route, http, raw, key))
         data = read_given(route.request_model, raw, context=context.checks())

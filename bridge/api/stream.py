@@ -35,7 +35,7 @@ async def stream_events(context: RequestContext, request: Request[StreamQuery]) 
     try:
         position = await context.database.read(lambda tx: position_of(tx, after) if after else events.last_position(tx))
         await response.prepare(request.http)
-        await _follow(context, query, response, position)
+        await _follow(context, request, response, position)
     except (ConnectionError, TimeoutError):
         _drop(request.http)
     finally:
@@ -43,18 +43,22 @@ async def stream_events(context: RequestContext, request: Request[StreamQuery]) 
     return response
 
 
-async def _follow(context: RequestContext, query: StreamQuery, response: web.StreamResponse, position: int) -> None:
+async def _follow(
+    context: RequestContext, request: Request[StreamQuery], response: web.StreamResponse, position: int
+) -> None:
     await _write(response, b"retry: 2000\n\n")
     loop = asyncio.get_running_loop()
     beat_at = loop.time() + HEARTBEAT_S
     while not context.closing.is_set():
         async with context.listening(context.bridge.feed_grown(RECHECK_S)) as hint:
-            page, position = await _next_page(context, query, position)
+            page, position = await _next_page(context, request.data, position)
             for event in page:
                 await _write(response, _message(event))
             if page:
                 beat_at = loop.time() + HEARTBEAT_S
             elif loop.time() >= beat_at:
+                if await context.authentication.has_ended(request.http):
+                    break
                 await _write(response, b": ping\n\n")
                 beat_at = loop.time() + HEARTBEAT_S
             if len(page) < PAGE:

@@ -46,6 +46,7 @@ TABLE = {
     "deliveries": CommandEntry("deliveries", "What was sent to each endpoint, with every attempt."),
     "replays": CommandEntry("replays", "Progress of replays; cancel one."),
     "connections": CommandEntry("connections", "Accounts at providers, and whether they answer."),
+    "dashboard": CommandEntry("dashboard", "Print and open a link that signs you in to the dashboard."),
     "nodes": CommandEntry("serve", "The daemons that share one database."),
     "providers": CommandEntry("providers", "The kinds of API that can be watched."),
     "listen": CommandEntry("listen", "Forward events to a local URL during development."),

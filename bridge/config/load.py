@@ -24,6 +24,7 @@ from bridge.config.sections import (
     BackupSettings,
     CadenceTable,
     ConnectionTable,
+    DashboardSettings,
     DatabaseSettings,
     DeliverySettings,
     EndpointTable,
@@ -89,6 +90,7 @@ class Config:
     endpoints: dict[str, FileEndpoint]
     delivery: DeliverySettings
     cadence: CadenceSettings
+    dashboard: DashboardSettings
     log: LogSettings
     warnings: tuple[Problem, ...]
     origins: dict[str, str]
@@ -155,9 +157,11 @@ class _Loading:
         secrets = self._validated(SecretsSettings, ("secrets",))
         retention = self._validated(RetentionSettings, ("retention",))
         backup = self._backup(database)
+        dashboard = self._validated(DashboardSettings, ("dashboard",))
         log = self._validated(LogSettings, ("log",))
         if self._problems or not (server and database and secrets and retention and backup and delivery and log):
             raise ConfigInvalid(self._problems)
+        assert dashboard is not None  # or there would be a problem
         return Config(
             path=self._path,
             server=server,
@@ -170,6 +174,7 @@ class _Loading:
             endpoints=endpoints,
             delivery=delivery,
             cadence=cadence,
+            dashboard=dashboard,
             log=log,
             warnings=tuple(self._warnings),
             origins={

@@ -314,6 +314,13 @@ class BackupSettings(Table):
         return value
 
 
+class DashboardSettings(Table):
+    """[dashboard]: the page at `/`. With `read_only` its sessions change nothing, whatever token opened them."""
+
+    enabled: bool = True
+    read_only: bool = False
+
+
 class LogSettings(Table):
     """[log]: `auto` writes text for people on a terminal, and JSON elsewhere."""
 
@@ -329,6 +336,7 @@ SECTIONS: dict[str, type[Table]] = {
     "backup": BackupSettings,
     "delivery": DeliverySettings,
     "cadence": CadenceTable,
+    "dashboard": DashboardSettings,
     "log": LogSettings,
 }
 NAMED_SECTIONS: dict[str, type[Table]] = {

@@ -40,7 +40,7 @@ def show_config(config: Config) -> list[Row]:
         rows += _endpoint(config, endpoint)
     rows += _section(config, "delivery", config.delivery)
     rows += (Row(f"cadence.{key}", text, _origin(config, f"cadence.{key}")) for key, text in _cadence(config.cadence))
-    return [*rows, *_section(config, "log", config.log)]
+    return [*rows, *_section(config, "dashboard", config.dashboard), *_section(config, "log", config.log)]
 
 
 def _section(config: Config, section: str, table: Table) -> Iterator[Row]:

@@ -426,3 +426,17 @@ watermarks = sa.Table(
     sa.Column("newest_at", Instant),
     sa.Column("updated_at", Instant, nullable=False),
 )
+
+# Sign-ins of the dashboard. `secret_hash` is keyed with the API token, so a session ends when its token is changed.
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("secret_hash", sa.Text, nullable=False),
+    sa.Column("token_name", sa.Text, nullable=False),
+    sa.Column("is_link", sa.Boolean, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("last_used_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.UniqueConstraint("secret_hash"),
+)

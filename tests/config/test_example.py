@@ -33,6 +33,7 @@ TABLES = {
     "endpoints": ("endpoints", "my-app"),
     "delivery": ("delivery",),
     "cadence": ("cadence",),
+    "dashboard": ("dashboard",),
     "log": ("log",),
 }
 SECTION_NAMES = sorted(TABLES)
