@@ -77,6 +77,7 @@ class Daemon:
             clock=clock,
             metrics=self.metrics,
             lease_guard=self.lease_guard,
+            offer_of=lambda: self.control.deliverer.offer if self.control.deliverer else None,
         )
         self.control = DaemonControl(self.database, clock, self.pollers.by_connection)
         self.calendar = Calendar()

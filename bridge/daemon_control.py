@@ -58,8 +58,8 @@ class DaemonControl:
         for name in signals.connections_due:
             if name in self.pollers:
                 self.pollers[name].expect_due()
-        if signals.deliveries_due and self.deliverer is not None:
-            self.deliverer.bell.ring()
+        if self.deliverer is not None:
+            self.deliverer.follow_commit(signals)
         if signals.replays_due and self.replayer is not None:
             self.replayer.bell.ring()
         if signals.events_recorded:

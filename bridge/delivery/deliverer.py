@@ -1,6 +1,9 @@
 """The deliverer: claims due deliveries endpoint by endpoint, signs, posts, judges and records them.
 
-The `DeliveryLimiter` decides how many deliveries each endpoint may start. A result is judged twice: for the delivery
+claimed by a pass, or leased when recorded ──► waits for a slot ──► POST (holds the slot) ──► recorded
+
+A slot is held while a POST is open, not while a row is written. The `DeliveryLimiter` decides how many deliveries each
+endpoint may have claimed, `DeliverySlots` which POST begins. A result is judged twice: for the delivery
 (`domain.delivery.state_after`) and for its endpoint (`store.endpoint_health`). A POST that is cut off because the
 daemon stops is not a failed attempt: its claim is given back.
 """
@@ -8,38 +11,41 @@ daemon stops is not a failed attempt: its claim is given back.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Final
 
 import structlog
 
 from bridge.cluster.lease_guard import LeaseGuard
-from bridge.delivery.limiter import DeliveryLimiter, Share
+from bridge.delivery.attempt_log import AttemptLog
+from bridge.delivery.limiter import DeliveryLimiter
 from bridge.delivery.sender import Sender
+from bridge.delivery.slots import DeliverySlots, Held
 from bridge.domain.addresses.policy import Trust
-from bridge.domain.auto_disable import AutoDisableStep
 from bridge.domain.clock import Clock
-from bridge.domain.delivery import Outcome, PostResult, state_after
-from bridge.domain.endpoint import EndpointSource
+from bridge.domain.delivery import Lane, Outcome, PostResult, state_after
+from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.domain.frozen import frozen
+from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import signing_key, with_v1a
 from bridge.domain.signing.hmac_v1 import secret_key, signature_headers
-from bridge.domain.timestamps import format_instant
 from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
 from bridge.store import attempts, deliveries, endpoint_health
 from bridge.store.attempts import AttemptResult
 from bridge.store.batching import GROUP_MAX
 from bridge.store.database import Database
-from bridge.store.deliveries import LeasedDelivery, due_endpoints, may_probe
+from bridge.store.deliveries import due_endpoints, may_probe
 from bridge.store.endpoint_health import HealthChange
-from bridge.store.transaction import Tx
+from bridge.store.transaction import CommitSignals, Tx
 
 log = structlog.get_logger()
 PASS_GAP_S = 0.004  # at least this long between passes: under load one pass claims for several POSTs
@@ -47,7 +53,9 @@ CLAIMED_NOTHING_REST_S = 0.5  # another node was faster; its POSTs ring its own 
 CLAIM_AGAIN_S = 0.25  # after claiming all that was due: when the next delivery is due is not known yet
 UNHEARD_S = 5.0  # with several nodes: what another node gives back becomes due without ringing our bell
 FENCED_REST_S = 0.5
-COMPARE_EVERY_S = 60.0
+COMPARE_EVERY_S = 20.0  # a dead node's claims last as long
+COMPARE_AGAIN_S = 1.0
+CRASHED_REST_S = 60.0
 UNRECORDED_MAX = GROUP_MAX  # delivered, without a slot, and waiting to be recorded
 
 
@@ -63,6 +71,7 @@ class DeliverySettings:
 class _Phase(Enum):
     """How far a delivery in flight is. Its slot is free once it is recording, unless its POST failed."""
 
+    WAITING = "waiting"
     POSTING = "posting"
     RECORDING = "recording"
 
@@ -72,8 +81,11 @@ class _InFlight:
     """A delivery that this deliverer works on, from its claim until its attempt is recorded."""
 
     claimed: LeasedDelivery
-    phase: _Phase = _Phase.POSTING
-    has_slot: bool = True
+    phase: _Phase = _Phase.WAITING
+    task: asyncio.Task[bool] | None = None
+    has_slot: bool = False
+    has_failed: bool = False
+    """Its POST failed, and that is not recorded yet."""
 
 
 @frozen
@@ -87,11 +99,11 @@ class _Posted:
 
 @frozen
 class _Claims:
-    """What one pass claimed, the seconds until the next, and whether something due still waits for a slot."""
+    """What one pass claimed, the seconds until the next, and the endpoints of which something due was left."""
 
     claimed: list[LeasedDelivery]
     rest_s: float
-    has_more: bool
+    behind: set[str]
 
 
 class Deliverer:
@@ -115,119 +127,193 @@ class Deliverer:
         """Signing secrets of the endpoints in the operator's file, by id; they are never in the database."""
         self.nodes = 1
         """How many nodes share the endpoints' rate limits."""
+        self.offer: Final = DeliveryOffer(node, self._room)
+        """For those who record events: new deliveries that this deliverer takes with their commit."""
         self._database = database
         self._clock = clock
         self._node = node
         self._lease_guard = lease_guard or LeaseGuard(clock)
-        self._compare_due = 0.0
-        self._waits_for_slot = False
-        """The last pass left something that may start when a POST ends; True during a pass."""
         self._sender = sender
-        self._metrics = metrics
+        self._log = AttemptLog(metrics, clock)
         self._limiter = DeliveryLimiter(settings.slots, settings.slots_per_endpoint)
-        self._in_flight: dict[asyncio.Task[bool], _InFlight] = {}
-        self._is_draining = False
+        self._slots: DeliverySlots[_InFlight] = DeliverySlots(settings.slots, settings.slots_per_endpoint)
+        self._in_flight: dict[str, _InFlight] = {}
+        self._recording = 0
+        self._has_unseen = True
+        """Something is due that no pass has seen; what is newer must not go before it."""
+        self._behind: set[str] = set()
+        """Endpoints of which the last pass left something due."""
+        self._closed: set[str] = set()
+        """Endpoints that a failure has closed since the last pass began."""
+        self._to_give_back: dict[str, float] = {}
+        """Claims to give back, with when (monotonic)."""
+        self._compare_due = 0.0
+        self._unheld: set[str] = set()
+        """Claimed for this node but not in flight, when last compared."""
         self._results = database.grouped(self._record_all)
-        self._log = log.bind()  # bound once: half of what a line costs
+        self._is_draining = False
 
     @property
     def in_flight(self) -> int:
-        """Deliveries being posted or recorded."""
+        """Deliveries that wait for a slot, are posted or recorded."""
         return len(self._in_flight)
+
+    # -- what is due
 
     async def run_pass(self) -> float:
         """Claim and start what may start; return the seconds until something else may."""
-        limiter = self._limiter
-        limiter.slots, limiter.slots_per_endpoint = self.settings.slots, self.settings.slots_per_endpoint
-        limiter.nodes = self.nodes
-        if self._is_draining or limiter.free <= 0:
-            self._waits_for_slot = True
+        slots = self._slots
+        slots.total, slots.per_endpoint = self.settings.slots, self.settings.slots_per_endpoint
+        self._limiter.slots, self._limiter.slots_per_endpoint = slots.total, slots.per_endpoint
+        self._limiter.nodes = self.nodes
+        if self._is_draining:
             return math.inf
         if not self._lease_guard.is_open:
             return FENCED_REST_S
         try:
+            await self._give_back_due(self._clock.monotonic())
+            await self._compare(self._clock.monotonic())
             rest_s = await self._start_due()
         except StoreUnavailable:
             self._compare_due = 0.0  # a claim may have been committed although its result was lost
             raise
+        next_at = min(self._to_give_back.values(), default=math.inf)
+        if self._unheld:
+            next_at = min(next_at, self._compare_due)
+        rest_s = min(rest_s, max(0.0, next_at - self._clock.monotonic()))
         return rest_s if self._database.is_sqlite else min(rest_s, UNHEARD_S)
 
     async def _start_due(self) -> float:
-        await self._give_back_strays(self._clock.monotonic())
-        self._waits_for_slot = True
-        with self._limiter.snapshot():
-            claims = await self._database.write(self._claim_due)
-        self._waits_for_slot = claims.has_more
+        if self._slots.busy >= self._slots.total:  # the end of a POST rings the bell
+            self._behind.add("")
+            return math.inf
+        self._has_unseen = False
+        self._closed.clear()
+        held = self._slots.held()
+        claims = await self._database.write(lambda tx: self._claim_due(tx, held))
+        self._behind = claims.behind
         for claimed in claims.claimed:
-            self._start(claimed)
+            self._limiter.take(claimed.endpoint.id)
+            if claimed.endpoint.id in self._closed and claimed.delivery.lane is not Lane.AT_ONCE:
+                self._to_give_back[claimed.delivery.id] = 0.0
+            else:
+                self._hold(claimed)
+        self._start_waiting()
         return claims.rest_s
 
-    def _claim_due(self, tx: Tx) -> _Claims:
-        """Claim what may start now; write nothing where nothing may."""
+    def _claim_due(self, tx: Tx, held: Mapping[str, Held]) -> _Claims:
+        """Claim what may start now or soon; write nothing where nothing may."""
         due = due_endpoints(tx)
         known = {e: d for e, d in due.items() if d.source is not EndpointSource.CONFIG or e in self.file_secrets}
-        shares = self._limiter.share(known, now=tx.now, monotonic=self._clock.monotonic())
+        shares = self._limiter.share(known, held, now=tx.now, monotonic=self._clock.monotonic())
         if not shares:
-            has_more = any(one.at <= tx.now for one in known.values())
-            return _Claims([], self._limiter.rest_s(known, now=tx.now), has_more)
-        probed = [e for e in shares if known[e].backoff.is_probed and not may_probe(tx, e)]
-        given = shares | {e: shares[e].at_once for e in probed}
-        claimed = {e: self._claim(tx, e, share) for e, share in given.items()}
-        has_more = any(
-            one.at <= tx.now and (e not in given or len(claimed[e]) >= given[e].limit) for e, one in known.items()
-        )
-        taken = [each for of_endpoint in claimed.values() for each in of_endpoint]
-        rest_s = CLAIMED_NOTHING_REST_S if not taken else 0.0 if has_more else CLAIM_AGAIN_S
-        return _Claims(taken, rest_s, has_more)
+            behind = {e for e, one in known.items() if one.at <= tx.now}
+            return _Claims([], self._limiter.rest_s(known, now=tx.now), behind)
+        claimed: list[LeasedDelivery] = []
+        behind = {e for e, one in known.items() if one.at <= tx.now and e not in shares}
+        for endpoint_id, share in shares.items():
+            given = share
+            if known[endpoint_id].backoff.is_probed and not may_probe(tx, endpoint_id):
+                given = share.at_once
+            found = deliveries.acquire_due(
+                tx, node=self._node, endpoint_id=endpoint_id, limit=given.limit, lanes=given.lanes
+            )
+            claimed += found
+            if len(found) >= given.limit:
+                behind.add(endpoint_id)
+        rest_s = CLAIMED_NOTHING_REST_S if not claimed else 0.0 if behind else CLAIM_AGAIN_S
+        return _Claims(claimed, rest_s, behind)
 
-    async def _give_back_strays(self, now: float) -> None:
+    def follow_commit(self, signals: CommitSignals) -> None:
+        """Take what a commit leased to this node, and look for what it made due."""
+        if signals.deliveries_due:
+            self._has_unseen = True
+            self.bell.ring()
+        for claimed in signals.leased_deliveries:
+            self._hold(claimed)
+        if signals.endpoints_changed:
+            self._withdraw(self._slots.withdraw())
+        self._start_waiting()
+
+    def _room(self, endpoint: Endpoint) -> int:
+        """How many new deliveries of an endpoint this deliverer takes now; on any thread."""
+        cannot_sign = endpoint.source is EndpointSource.CONFIG and endpoint.id not in self.file_secrets
+        is_closed = cannot_sign or self._has_unseen or endpoint.id in self._behind
+        if is_closed or self._is_draining or not self._lease_guard.is_open:
+            return 0
+        return self._slots.room(endpoint.id)
+
+    # -- giving back
+
+    async def _give_back_due(self, now: float) -> None:
+        due = [delivery_id for delivery_id, at in self._to_give_back.items() if at <= now]
+        if due:
+            await self._give_back(due)
+            for delivery_id in due:
+                del self._to_give_back[delivery_id]
+
+    async def _compare(self, now: float) -> None:
         """Give back what the database holds claimed for this node and is not in flight.
 
-        On SQLite there is such a thing only after a crash of a delivery.
+        Only what is found so twice: a commit may just be handing over what it leased.
         """
         if now < self._compare_due:
             return
-        self._compare_due = math.inf if self._database.is_sqlite else now + COMPARE_EVERY_S
-        held = {flight.claimed.delivery.id for flight in self._in_flight.values()}
-        strays = await self._database.read(lambda tx: deliveries.list_leased(tx, node=self._node)) - held
-        if strays:
-            await self._give_back(sorted(strays))
+        leased = await self._database.read(lambda tx: deliveries.list_leased(tx, node=self._node))
+        unheld = leased - self._in_flight.keys() - self._to_give_back.keys()
+        if lost := unheld & self._unheld:
+            await self._give_back(sorted(lost))
+        self._unheld = unheld - lost
+        self._compare_due = now + (COMPARE_AGAIN_S if self._unheld else COMPARE_EVERY_S)
 
     async def _give_back(self, delivery_ids: list[str]) -> None:
         await self._database.write(lambda tx: deliveries.release(tx, node=self._node, delivery_ids=delivery_ids))
 
-    def _claim(self, tx: Tx, endpoint_id: str, share: Share) -> list[LeasedDelivery]:
-        return deliveries.acquire_due(
-            tx, node=self._node, endpoint_id=endpoint_id, limit=share.limit, lanes=share.lanes
-        )
+    def _withdraw(self, flights: Iterable[_InFlight]) -> None:
+        """Give back deliveries that wait for a slot."""
+        for flight in flights:
+            del self._in_flight[flight.claimed.delivery.id]
+            self._to_give_back[flight.claimed.delivery.id] = 0.0
+            self.bell.ring()
 
     # -- one delivery
 
-    def _start(self, claimed: LeasedDelivery) -> None:
-        self._limiter.take(claimed.endpoint.id)
-        flight = _InFlight(claimed)
-        task = asyncio.create_task(self._deliver(flight), name=f"deliver:{claimed.delivery.id}")
-        self._in_flight[task] = flight
-        task.add_done_callback(self._ended)
+    def _hold(self, claimed: LeasedDelivery) -> None:
+        if self._is_draining:  # the node's claims are given back when it leaves
+            return
+        self._in_flight[claimed.delivery.id] = flight = _InFlight(claimed)
+        self._slots.add(claimed.endpoint.id, flight, goes_first=claimed.delivery.lane is Lane.AT_ONCE)
+
+    def _start_waiting(self) -> None:
+        while not self._is_draining and (flight := self._slots.start_next()) is not None:
+            flight.phase, flight.has_slot = _Phase.POSTING, True
+            flight.task = asyncio.create_task(self._deliver(flight), name=f"deliver:{flight.claimed.delivery.id}")
+            flight.task.add_done_callback(functools.partial(self._ended, flight))
 
     def _release_slot(self, flight: _InFlight) -> None:
         if flight.has_slot:
             flight.has_slot = False
-            self._limiter.release(flight.claimed.endpoint.id)
-            if self._waits_for_slot:
+            self._slots.release(flight.claimed.endpoint.id)
+            self._start_waiting()
+            if self._behind and self._slots.is_low(flight.claimed.endpoint.id):
                 self.bell.ring()
 
-    def _ended(self, task: asyncio.Task[bool]) -> None:
-        flight = self._in_flight.pop(task)
-        self._release_slot(flight)
+    def _ended(self, flight: _InFlight, task: asyncio.Task[bool]) -> None:
+        delivery_id, endpoint_id = flight.claimed.delivery.id, flight.claimed.endpoint.id
+        del self._in_flight[delivery_id]
+        if flight.phase is _Phase.RECORDING:
+            self._recording -= 1
+        if flight.has_failed:
+            self._slots.end_failure(endpoint_id)
         is_plain = False
         if task.cancelled():
-            self._compare_due = 0.0  # its claim is still ours
+            self._to_give_back[delivery_id] = 0.0
         elif (error := task.exception()) is not None:
-            self._compare_due = min(self._compare_due, self._clock.monotonic() + COMPARE_EVERY_S)  # not at once again
-            log.error("delivery.crashed", endpoint=flight.claimed.endpoint.id, exc_info=error)
+            self._to_give_back[delivery_id] = self._clock.monotonic() + CRASHED_REST_S  # not at once again
+            log.error("delivery.crashed", endpoint=endpoint_id, exc_info=error)
         else:
             is_plain = task.result()
+        self._release_slot(flight)
         if not is_plain:
             self.bell.ring()
 
@@ -236,21 +322,30 @@ class Deliverer:
         claimed = flight.claimed
         at = self._clock.now()
         if not self._lease_guard.is_open:  # this process was suspended, or the database slow, since the claim
-            self._compare_due = 0.0
+            self._to_give_back[claimed.delivery.id] = 0.0
             return False
         answer = await self._post(claimed, int(at.timestamp()))
         is_delivered = answer.outcome is Outcome.DELIVERED
         flight.phase = _Phase.RECORDING
-        if is_delivered and len(self._in_flight) - self._limiter.busy < UNRECORDED_MAX:
-            self._release_slot(flight)  # a failure keeps its slot until its pause is recorded
+        self._recording += 1
+        if is_delivered:
+            self._slots.note_delivered(claimed.endpoint.id, answer.duration_ms / 1000)
+            if self._recording <= UNRECORDED_MAX:
+                self._release_slot(flight)
+        else:  # it keeps its slot until its pause is recorded
+            flight.has_failed = True
+            self._slots.note_failed(claimed.endpoint.id)
         try:
             result, note = await self._record(_Posted(claimed, at, answer))
         except Conflict as error:
             log.warning("attempt.refused", delivery_id=claimed.delivery.id, reason=str(error))
             return False
-        self._log_attempt(claimed, result)
+        self._log.attempt(claimed, result)
         if note is not None:
-            self._log_health(claimed.endpoint.id, note)
+            self._log.health(claimed.endpoint.id, note)
+            if note.after.is_probed or note.after.opens_at is not None:
+                self._closed.add(claimed.endpoint.id)
+                self._withdraw(self._slots.withdraw(claimed.endpoint.id))
         return is_delivered and (note is None or note.before == note.after)
 
     async def _post(self, claimed: LeasedDelivery, timestamp: int) -> PostResult:
@@ -301,69 +396,33 @@ class Deliverer:
         )
         return AttemptResult(delivery, posted.at, answer, state, again_at)
 
-    def _log_attempt(self, claimed: LeasedDelivery, result: AttemptResult) -> None:
-        answer = result.answer
-        self._metrics.of(self._metrics.attempts, answer.outcome.value).inc()
-        self._metrics.attempt_seconds.observe(answer.duration_ms / 1000)
-        if answer.outcome is Outcome.DELIVERED and not claimed.delivery.is_manual:
-            waited_s = (self._clock.now() - claimed.delivery.created_at).total_seconds()
-            self._metrics.event_seconds.observe(max(0.0, waited_s))
-        self._log.info(
-            "delivery.attempted",
-            delivery_id=claimed.delivery.id,
-            event_id=claimed.delivery.event_id,
-            endpoint=claimed.endpoint.id,
-            attempt=claimed.delivery.attempts + 1,
-            outcome=answer.outcome.value,
-            status=answer.status,
-            duration_ms=answer.duration_ms,
-            detail=answer.detail,
-            state=result.state.value,
-            next_attempt_at=result.next_attempt_at and format_instant(result.next_attempt_at),
-        )
-
-    def _log_health(self, endpoint_id: str, note: HealthChange) -> None:
-        """Log edges only: slowed, failing, disabled, recovered; each once."""
-        if note.after.is_probed and not note.before.is_probed:
-            opens_at = note.after.opens_at
-            log.warning("endpoint.slowed", endpoint=endpoint_id, until=opens_at and format_instant(opens_at))
-        elif note.before.is_probed and not note.after.is_probed:
-            log.info("endpoint.recovered", endpoint=endpoint_id)
-        match note.step:
-            case AutoDisableStep.DISABLE:
-                self._metrics.endpoints_disabled.labels(note.cause).inc()
-                log.error("endpoint.disabled", endpoint=endpoint_id, reason=note.reason)
-            case AutoDisableStep.WARN:
-                self._metrics.endpoints_failing.inc()
-                log.warning("endpoint.failing", endpoint=endpoint_id, reason=note.reason)
-            case AutoDisableStep.NOTHING:
-                pass
-
     # -- stopping
 
     def cancel_posts(self) -> None:
         """Cancel the POSTs under way because the lease is about to end; their deliveries become due again."""
-        for task, flight in self._in_flight.items():
-            if flight.phase is _Phase.POSTING:
-                task.cancel()
+        self._withdraw(self._slots.withdraw())
+        for flight in self._in_flight.values():
+            if flight.task is not None and flight.phase is _Phase.POSTING:
+                flight.task.cancel()
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait up to `timeout_s` for deliveries in flight; give back the claims of those that are not done."""
+        """Wait up to `timeout_s` for POSTs under way; give back the claims of what is not done."""
         self._is_draining = True
+        self._withdraw(self._slots.withdraw())
         if self._in_flight:
-            await asyncio.wait(list(self._in_flight), timeout=timeout_s)
-        cut_off = await self.abandon()
-        if cut_off:
-            await self._give_back([claimed.delivery.id for claimed in cut_off])
+            await asyncio.wait([flight.task for flight in self._in_flight.values() if flight.task], timeout=timeout_s)
+        await self.abandon()
+        if self._to_give_back:
+            await self._give_back(sorted(self._to_give_back))
 
-    async def abandon(self) -> list[LeasedDelivery]:
-        """Cancel all deliveries in flight and write nothing more; return what was cut off."""
+    async def abandon(self) -> None:
+        """Cancel all deliveries in flight and write nothing more."""
         self._is_draining = True
-        cut_off = dict(self._in_flight)
-        for task in cut_off:
+        self._withdraw(self._slots.withdraw())
+        tasks = [flight.task for flight in self._in_flight.values() if flight.task]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*cut_off, return_exceptions=True)
-        return [flight.claimed for flight in cut_off.values()]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def sign_attempt(claimed: LeasedDelivery, file_secret: Secret | None, timestamp: int) -> dict[str, str]:

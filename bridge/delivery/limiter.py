@@ -1,33 +1,33 @@
-"""The delivery limiter: how many deliveries each endpoint may start now, and when to check again.
+"""The delivery limiter: how many deliveries of each endpoint may be claimed now, and when to check again.
 
-1. Each endpoint has slots of its own; a probed endpoint has one; an endpoint that rests or is paused has none. A
-   delivery that a person requested (`Lane.AT_ONCE`) waits for none of this.
+1. Each endpoint has slots of its own, and may have some claimed ahead (`slots`); a probed endpoint has one slot; an
+   endpoint that rests or is paused has none. A delivery that a person requested (`Lane.AT_ONCE`) waits for none of
+   this.
 2. A rate limit is a token bucket, one token per delivery, that holds one second's worth.
 3. One in four deliveries that an endpoint is given is a retry or a replay while there are any; otherwise new ones
    go first.
-4. The last quarter of all slots is for endpoints that hold none, so slow receivers cannot hold up a quick one.
+4. The last quarter of all slots is for endpoints that hold none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from bridge.delivery.slots import NOTHING, RESERVED_SHARE, Held
 from bridge.domain.delivery import Lane
 from bridge.store.deliveries import DueEndpoint
 
 AGAIN_EVERY: Final = 4
-RESERVED_SHARE: Final = 4  # a quarter of all slots
 REST_S_MIN: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one endpoint may start in this pass: up to `limit` deliveries, up to so many of each lane, in this order."""
+    """What one endpoint is given in this pass: up to `limit` deliveries, up to so many of each lane, in this order."""
 
     limit: int
     lanes: tuple[tuple[Lane, int], ...]
@@ -39,10 +39,9 @@ class Share:
 
 
 @dataclass(slots=True)
-class _EndpointSlots:
-    """Slots and tokens of one endpoint; `tokens` as of `filled_at` (monotonic seconds), `given` counts deliveries."""
+class _Allowance:
+    """Tokens of one endpoint as of `filled_at` (monotonic seconds); `given` counts deliveries."""
 
-    busy: int = 0
     given: int = 0
     rate: float | None = None
     tokens: float = math.inf
@@ -53,11 +52,9 @@ class _EndpointSlots:
         passed_s, self.filled_at, self.rate = monotonic - self.filled_at, monotonic, rate
         self.tokens = math.inf if rate is None else min(max(1.0, rate), self.tokens + rate * passed_s)
 
-    def is_idle(self, monotonic: float) -> bool:
-        """Nothing is in flight and the bucket is full: indistinguishable from a new one."""
-        if self.busy or self.rate is None:
-            return not self.busy
-        return self.tokens + self.rate * (monotonic - self.filled_at) >= max(1.0, self.rate)
+    def is_full(self, monotonic: float) -> bool:
+        """Whether it is as good as new."""
+        return self.rate is None or self.tokens + self.rate * (monotonic - self.filled_at) >= max(1.0, self.rate)
 
     @property
     def token_in_s(self) -> float:
@@ -66,74 +63,42 @@ class _EndpointSlots:
 
 
 class DeliveryLimiter:
-    """The slots of one deliverer, in memory. What must survive a restart, the back-off, is in the database."""
+    """Divides what may be claimed in a pass. What must survive a restart, the back-off, is in the database."""
 
     def __init__(self, slots: int, slots_per_endpoint: int) -> None:
         self.slots = slots
         self.slots_per_endpoint = slots_per_endpoint
         self.nodes = 1
         """How many nodes share each endpoint's rate limit; slots are each node's own."""
-        self._endpoints: dict[str, _EndpointSlots] = {}
-        self._busy = 0
+        self._allowances: dict[str, _Allowance] = {}
         self._last = ""
-        self._is_snapshot_open = False
-        self._released: list[str] = []
-
-    @property
-    def busy(self) -> int:
-        """Slots that are taken; one released during a snapshot counts as free here."""
-        return self._busy - len(self._released)
-
-    @property
-    def free(self) -> int:
-        """Slots that `share` may give away."""
-        return self.slots - self._busy
 
     def take(self, endpoint_id: str) -> None:
-        """A delivery to this endpoint takes a slot and a token."""
-        endpoint = self._endpoints[endpoint_id]
-        endpoint.busy += 1
-        endpoint.given += 1
-        endpoint.tokens -= 1
-        self._busy += 1
+        """A delivery of this endpoint was claimed."""
+        allowance = self._allowances[endpoint_id]
+        allowance.given += 1
+        allowance.tokens -= 1
 
-    def release(self, endpoint_id: str) -> None:
-        """Free a slot of this endpoint."""
-        if self._is_snapshot_open:
-            self._released.append(endpoint_id)
-            return
-        self._endpoints[endpoint_id].busy -= 1
-        self._busy -= 1
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Surrounds the read of what is due and `share`; a slot released within becomes free at its end.
-
-        Such a slot must not be reused at once: the snapshot predates the back-off that its POST may have set.
-        """
-        self._is_snapshot_open = True
-        try:
-            yield
-        finally:
-            self._is_snapshot_open = False
-            released, self._released = self._released, []
-            for endpoint_id in released:
-                self.release(endpoint_id)
-
-    def share(self, due: Mapping[str, DueEndpoint], *, now: datetime, monotonic: float) -> dict[str, Share]:
+    def share(
+        self, due: Mapping[str, DueEndpoint], held: Mapping[str, Held], *, now: datetime, monotonic: float
+    ) -> dict[str, Share]:
         """Divide the free slots among the endpoints in turn, continuing after the one that was served last."""
-        self._refill(due, monotonic)
-        wanting = {one.endpoint_id: room for one in due.values() if one.at <= now and (room := self._room(one, now))}
+        self._refill(due, held, monotonic)
+        rooms = {e: self._room(one, held.get(e, NOTHING), now) for e, one in due.items() if one.at <= now}
+        wanting = {endpoint_id: room for endpoint_id, room in rooms.items() if room > 0}
         in_turn = sorted(wanting, key=lambda endpoint_id: (endpoint_id <= self._last, endpoint_id))
-        free = self.free
+        free = self.slots - sum(one.slots for one in held.values())
         each = max(1, free // max(1, len(in_turn)))
         shares: dict[str, Share] = {}
         for endpoint_id in in_turn:
-            limit = min(wanting[endpoint_id], each, self._open_to(endpoint_id, free))
+            mine = held.get(endpoint_id, NOTHING)
+            spare = max(0, mine.ahead - mine.waiting)
+            slots = max(0, min(self.slots_per_endpoint - mine.slots, each, self._open_to(mine, free)))
+            limit = min(wanting[endpoint_id], slots + spare)
             if limit > 0:
-                shares[endpoint_id] = Share(limit, self._lanes(due[endpoint_id], limit, now))
+                shares[endpoint_id] = Share(limit, self._lanes(due[endpoint_id], mine, limit, now))
                 self._last = endpoint_id
-                free -= limit
+                free -= max(0, limit - spare)
         return shares
 
     def rest_s(self, due: Mapping[str, DueEndpoint], *, now: datetime) -> float:
@@ -143,36 +108,43 @@ class DeliveryLimiter:
         """
         return min((self._ready_in_s(one, now) for one in due.values()), default=math.inf)
 
-    def _refill(self, due: Mapping[str, DueEndpoint], monotonic: float) -> None:
+    def _refill(self, due: Mapping[str, DueEndpoint], held: Mapping[str, Held], monotonic: float) -> None:
         for endpoint_id, one in due.items():
             rate = None if one.rate_limit is None else one.rate_limit / self.nodes
-            self._endpoints.setdefault(endpoint_id, _EndpointSlots()).fill(rate, monotonic)
-        for endpoint_id in [e for e, slots in self._endpoints.items() if e not in due and slots.is_idle(monotonic)]:
-            del self._endpoints[endpoint_id]
+            self._allowances.setdefault(endpoint_id, _Allowance()).fill(rate, monotonic)
+        gone = [e for e, one in self._allowances.items() if e not in due and e not in held and one.is_full(monotonic)]
+        for endpoint_id in gone:
+            del self._allowances[endpoint_id]
 
-    def _room(self, one: DueEndpoint, now: datetime) -> int:
-        """How many deliveries the endpoint may start, regardless of the slots in all."""
-        ordinary = self._ordinary_room(one, now)
+    def _room(self, one: DueEndpoint, held: Held, now: datetime) -> int:
+        """How many deliveries of the endpoint may be claimed, regardless of the slots in all."""
+        ordinary = self._ordinary_room(one, held, now)
         if ordinary > 0 or not _is_due(one, Lane.AT_ONCE, now):
             return ordinary
-        return self.slots_per_endpoint - self._endpoints[one.endpoint_id].busy
+        return self.slots_per_endpoint - held.claimed
 
-    def _ordinary_room(self, one: DueEndpoint, now: datetime) -> int:
-        endpoint, opens_at = self._endpoints[one.endpoint_id], one.backoff.opens_at
+    def _ordinary_room(self, one: DueEndpoint, held: Held, now: datetime) -> int:
+        opens_at = one.backoff.opens_at
         if opens_at is not None and opens_at > now:
             return 0
-        slots = 1 if one.backoff.is_probed else self.slots_per_endpoint
-        return max(0, int(min(slots - endpoint.busy, endpoint.tokens)))
+        if one.backoff.is_probed:
+            return max(0, min(1 - held.claimed, int(self._tokens(one))))
+        if one.rate_limit is not None:
+            return max(0, min(self.slots_per_endpoint - held.claimed, int(self._tokens(one))))
+        return max(0, self.slots_per_endpoint + held.ahead - held.claimed)
 
-    def _open_to(self, endpoint_id: str, free: int) -> int:
-        """How many of the free slots this endpoint may take."""
+    def _tokens(self, one: DueEndpoint) -> float:
+        return min(self._allowances[one.endpoint_id].tokens, self.slots_per_endpoint)
+
+    def _open_to(self, held: Held, free: int) -> int:
+        """How many of the free slots an endpoint may take that holds this."""
         unreserved = max(0, free - self.slots // RESERVED_SHARE)
-        return unreserved if self._endpoints[endpoint_id].busy else max(unreserved, min(1, free))
+        return unreserved if held.claimed else max(unreserved, min(1, free))
 
-    def _lanes(self, one: DueEndpoint, limit: int, now: datetime) -> tuple[tuple[Lane, int], ...]:
-        if self._ordinary_room(one, now) == 0:
+    def _lanes(self, one: DueEndpoint, held: Held, limit: int, now: datetime) -> tuple[tuple[Lane, int], ...]:
+        if self._ordinary_room(one, held, now) == 0:
             return ((Lane.AT_ONCE, limit),)
-        given = self._endpoints[one.endpoint_id].given
+        given = self._allowances[one.endpoint_id].given
         again = (given + limit) // AGAIN_EVERY - given // AGAIN_EVERY
         order = ((Lane.AT_ONCE, limit), (Lane.AGAIN, again), (Lane.FRESH, limit), (Lane.AGAIN, limit))
         return tuple((lane, most) for lane, most in order if most and _is_due(one, lane, now))
@@ -190,7 +162,7 @@ class DeliveryLimiter:
             return math.inf
         opens_at = one.backoff.opens_at
         ready_at = at if opens_at is None else max(at, opens_at)
-        return max((ready_at - now).total_seconds(), self._endpoints[one.endpoint_id].token_in_s)
+        return max((ready_at - now).total_seconds(), self._allowances[one.endpoint_id].token_in_s)
 
 
 def _is_due(one: DueEndpoint, lane: Lane, now: datetime) -> bool:

@@ -8,7 +8,7 @@ failed   ──► counted: Continue · lost or expired: recorded, Drop
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -21,6 +21,7 @@ from bridge.domain.connection import Connection
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.frozen import frozen
+from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.observation import Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.domain.timestamps import format_duration, seconds_between
@@ -76,13 +77,16 @@ class PollResults:
         node: str,
         clock: Clock,
         metrics: Metrics,
+        offer_of: Callable[[], DeliveryOffer | None] = lambda: None,
     ) -> None:
+        """`offer_of`: what this node's deliverer offers to take of the deliveries that are recorded."""
         self._connection, self._name = connection, connection.name
         self._planner = planner
         self._database = database
         self._node = node
         self._clock = clock
         self._metrics = metrics
+        self._offer_of = offer_of
         self._log = log.bind(connection=connection.name)  # bound once: binding is half of what a line costs
         self._changes = database.grouped(self._record_all)
         self._health: HealthChange | None = None  # not recorded yet
@@ -199,7 +203,7 @@ class PollResults:
     def _record_all(self, tx: Tx, changes: list[_Change]) -> list[Run | None]:
         decided = _decide(tx, changes)
         to_record = [runs.RunChange(each.before, decision) for each, decision in decided if decision is not None]
-        made = runs.record_decisions(tx, to_record, node=self._node, keep_lease=True)
+        made = runs.record_decisions(tx, to_record, node=self._node, keep_lease=True, offer=self._offer_of())
         after = {each.before.id: run for each, run in zip(to_record, made, strict=True)}
         return [after[each.before.id] if decision is not None else each.before for each, decision in decided]
 

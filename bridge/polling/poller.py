@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -18,6 +18,7 @@ import structlog
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
+from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.observation import Observed, PollFailed, PollResult
 from bridge.domain.run import Run
 from bridge.polling.connection_client import ConnectionClient, HealthChange
@@ -54,13 +55,16 @@ class Poller:
         node: str,
         metrics: Metrics,
         lease_guard: LeaseGuard,
+        offer_of: Callable[[], DeliveryOffer | None] = lambda: None,
     ) -> None:
         connection = client.connection
         self.client = client
         self.bell = Bell()
         self.schedule = PollSchedule(connection, client.limiter, clock)
         self.planner = Planner(connection.cadence, learned.learner)
-        self.results = PollResults(connection, self.planner, database, node=node, clock=clock, metrics=metrics)
+        self.results = PollResults(
+            connection, self.planner, database, node=node, clock=clock, metrics=metrics, offer_of=offer_of
+        )
         self.leases = RunLeases(
             database, self.schedule, client.limiter, node=node, connection=connection.name, clock=clock
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from bridge.cluster.lease_guard import LeaseGuard
@@ -11,6 +11,7 @@ from bridge.cluster.membership import NodeRank
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.errors import BridgeError
+from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.limits.fair_limiter import FairRateLimiter
 from bridge.domain.timestamps import after
 from bridge.polling.connection_client import ConnectionClient
@@ -29,7 +30,14 @@ class Pollers:
     """`by_connection` changes on a reload; `rank` decides which part of the limits is ours."""
 
     def __init__(
-        self, *, workers: Supervisor, database: Database, clock: Clock, metrics: Metrics, lease_guard: LeaseGuard
+        self,
+        *,
+        workers: Supervisor,
+        database: Database,
+        clock: Clock,
+        metrics: Metrics,
+        lease_guard: LeaseGuard,
+        offer_of: Callable[[], DeliveryOffer | None],
     ) -> None:
         self.by_connection: dict[str, Poller] = {}
         self.rank = NodeRank()
@@ -38,6 +46,7 @@ class Pollers:
         self._clock = clock
         self._metrics = metrics
         self._lease_guard = lease_guard
+        self._offer_of = offer_of
 
     async def configure(self, configured: Mapping[str, Connection], sessions: ProviderSessions, node: str) -> None:
         """Have exactly one poller for each connection; those that have not changed go on undisturbed."""
@@ -107,6 +116,7 @@ class Pollers:
             node=node,
             metrics=self._metrics,
             lease_guard=self._lease_guard,
+            offer_of=self._offer_of,
         )
         self.by_connection[name] = poller
         self._workers.start_loop(_worker(name), poller.run_pass, poller.bell)

@@ -10,33 +10,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.domain.delivery import Delivery, DeliveryState, Lane, Outcome
-from bridge.domain.encryption import Unreadable
-from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.endpoint import EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.domain.errors import BeingSent
-from bridge.domain.frozen import frozen
+from bridge.domain.leased_delivery import LeasedDelivery
 from bridge.domain.payload import JSON
 from bridge.store.endpoint_health import backoff_of
-from bridge.store.endpoints import LiveSecret, endpoint_of, live_secrets
+from bridge.store.endpoints import endpoint_of, signing_secrets
 from bridge.store.nodes import check_may_lease
 from bridge.store.ordering import hold_back, lock_deliveries
 from bridge.store.prepared_statements import fetch
 from bridge.store.tables import deliveries, endpoints, events
 from bridge.store.transaction import Tx
-
-
-@frozen
-class LeasedDelivery:
-    """A delivery that this node leases, with everything its POST needs."""
-
-    delivery: Delivery
-    endpoint: Endpoint
-    body: bytes
-    secrets: tuple[LiveSecret, ...]
-    fault: str | None = None
-    """Why it cannot be signed or sent as it is stored."""
-    content_type: str = JSON
-
 
 _SHOWN = [column for column in deliveries.c if column.name != "body"]  # up to 256 KiB, needed only to send it
 
@@ -100,7 +85,7 @@ def acquire_due(
     if not rows:
         return []
     endpoint = endpoint_of(tx, fetch(tx, _ENDPOINT, {"endpoint": endpoint_id})[0])
-    secrets, fault = _signing(tx, endpoint)
+    secrets, fault = signing_secrets(tx, [endpoint])[endpoint_id]
     wanted = {"events": [row.event_id for row in rows if row.body is None]}
     bodies = {event.id: event.body for event in fetch(tx, _BODIES, wanted)}
     return [
@@ -113,17 +98,6 @@ def acquire_due(
 def _claim_lane(tx: Tx, node: str, endpoint_id: str, lane: Lane, limit: int) -> list[Any]:
     wanted = {"endpoint": endpoint_id, "of_lane": lane.value, "now": tx.now, "most": limit, "node": node}
     return sorted(fetch(tx, ACQUIRE_DUE, wanted), key=lambda row: str(row.id))
-
-
-def _signing(tx: Tx, endpoint: Endpoint) -> tuple[tuple[LiveSecret, ...], str | None]:
-    """The secrets that sign an endpoint's deliveries, or why none can."""
-    try:
-        secrets = live_secrets(tx, [endpoint.id], kind="v1").get(endpoint.id, [])
-        if "v1a" in endpoint.signature:
-            secrets = secrets + live_secrets(tx, [endpoint.id], kind="v1a").get(endpoint.id, [])
-    except Unreadable as error:
-        return (), f"its signing secret cannot be read: {error}; rotate it, or put the key back"
-    return tuple(secrets), endpoint.fault
 
 
 def release(tx: Tx, *, node: str, delivery_ids: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from bridge.domain.delivery import Outcome, PostResult
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff, backoff_after
 from bridge.domain.event import EventType
-from bridge.store.endpoints import disable_endpoint, get_endpoint
+from bridge.store.endpoints import disable_endpoint, forget_listeners, get_endpoint
 from bridge.store.events import record_endpoint_event
 from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoints
@@ -156,4 +156,5 @@ def _values(backoff: EndpointBackoff, failing: FailureStreak | None) -> dict[str
 
 
 def _store(tx: Tx, endpoint_id: str, values: dict[str, Any]) -> None:
+    forget_listeners(tx)
     tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(values))

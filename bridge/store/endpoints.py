@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
@@ -15,6 +14,7 @@ from bridge.domain.endpoint import Endpoint, EndpointSettings, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.fields import SIGNATURES
 from bridge.domain.ids import new_id
+from bridge.domain.leased_delivery import LiveSecret
 from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
 from bridge.store.encryption import decrypt_headers, decrypt_secret, encrypt_headers, encrypt_secret
@@ -23,20 +23,6 @@ from bridge.store.ordering import discard_pending, hold_followers, hold_pending,
 from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
-
-
-@dataclass(frozen=True, slots=True)
-class LiveSecret:
-    """A secret that signs now; `expires_at` is set for one that was rotated out.
-
-    `kind` is the scheme it signs with: v1 (a shared `whsec_` secret) or v1a (our `whsk_` key).
-    """
-
-    id: str
-    kind: str
-    secret: Secret
-    created_at: datetime
-    expires_at: datetime | None
 
 
 def endpoint_of(tx: Tx, row: Any) -> Endpoint:
@@ -74,7 +60,7 @@ def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
 
 def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoint:
     """A new endpoint; `secret` None only for one from the file, whose secret stays in the file."""
-    tx.cache.pop(_SHARED_KNOWN, None)
+    forget_listeners(tx)
     tx.connection.execute(
         sa.insert(endpoints).values(
             id=endpoint.id,
@@ -131,6 +117,7 @@ def rotate_secret(tx: Tx, endpoint_id: str, secret: Secret, *, old_until: dateti
     is_ended = expires_at.is_(None) if old_until > tx.now else sa.or_(expires_at.is_(None), expires_at > tx.now)
     of_kind = sa.and_(endpoint_secrets.c.endpoint_id == endpoint_id, endpoint_secrets.c.kind == kind)
     tx.connection.execute(sa.update(endpoint_secrets).where(of_kind, is_ended).values(expires_at=old_until))
+    tx.signals.endpoints_changed = True
     add_secret(tx, endpoint_id, secret, kind=kind)
 
 
@@ -169,6 +156,20 @@ def live_secrets(
     return found
 
 
+def signing_secrets(tx: Tx, wanted: Sequence[Endpoint]) -> dict[str, tuple[tuple[LiveSecret, ...], str | None]]:
+    """The stored secrets that sign each endpoint's deliveries, by id, and why it cannot be sent to as it is stored."""
+    stored = [each.id for each in wanted if each.source is not EndpointSource.CONFIG]  # the file's are not stored
+    with_key = [each.id for each in wanted if "v1a" in each.signature]
+    try:
+        shared = live_secrets(tx, stored, kind="v1") if stored else {}
+        own = live_secrets(tx, with_key, kind="v1a") if with_key else {}
+    except Unreadable as error:
+        if len(wanted) == 1:
+            return {wanted[0].id: ((), f"its signing secret cannot be read: {error}; rotate it, or put the key back")}
+        return {endpoint_id: found for each in wanted for endpoint_id, found in signing_secrets(tx, [each]).items()}
+    return {each.id: ((*shared.get(each.id, ()), *own.get(each.id, ())), each.fault) for each in wanted}
+
+
 def get_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoint | None:
     """One endpoint that was not removed, or None. `to_change`: locked until this transaction ends."""
     query = sa.select(endpoints).where(endpoints.c.id == endpoint_id, endpoints.c.deleted_at.is_(None))
@@ -192,6 +193,11 @@ _IS_ACTIVE = sa.and_(endpoints.c.deleted_at.is_(None), endpoints.c.enabled)
 SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _IS_ACTIVE)
 OF_RUNS = sa.select(endpoints).where(endpoints.c.run_id.in_(sa.bindparam("run_ids", expanding=True)), _IS_ACTIVE)
 _SHARED_KNOWN = "shared endpoints"
+
+
+def forget_listeners(tx: Tx) -> None:
+    """An endpoint changes: read `shared_listeners` again."""
+    tx.cache.pop(_SHARED_KNOWN, None)
 
 
 def shared_listeners(tx: Tx) -> list[Endpoint]:
@@ -257,7 +263,7 @@ def runs_wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:
 
 def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
     """Save what a person changed. A new URL resets the health; a change of `ordered` takes effect at once."""
-    tx.cache.pop(_SHARED_KNOWN, None)
+    forget_listeners(tx)
     before = get_endpoint(tx, endpoint.id, to_change=True)
     if before is None:
         return
@@ -271,7 +277,7 @@ def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
         hold_followers(tx, endpoint.id)
     if before.ordered and not endpoint.ordered and before.enabled:
         release_pending(tx, endpoint.id)
-    tx.signals.deliveries_due = True
+    tx.signals.deliveries_due = tx.signals.endpoints_changed = True
 
 
 _HEALTHY: Final[dict[str, Any]] = {
@@ -287,7 +293,8 @@ _HEALTHY: Final[dict[str, Any]] = {
 
 def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
     """Disable an endpoint and hold its pending deliveries. False if it was disabled."""
-    tx.cache.pop(_SHARED_KNOWN, None)
+    forget_listeners(tx)
+    tx.signals.endpoints_changed = True
     switched = tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id, endpoints.c.enabled)
@@ -300,7 +307,7 @@ def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
 def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
     """Enable an endpoint, reset its health and make its held deliveries due."""
     lock_endpoint(tx, endpoint_id)
-    tx.cache.pop(_SHARED_KNOWN, None)
+    forget_listeners(tx)
     tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
@@ -312,7 +319,8 @@ def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
 
 def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
     """Remove an endpoint with its secrets and discard its pending deliveries."""
-    tx.cache.pop(_SHARED_KNOWN, None)
+    forget_listeners(tx)
+    tx.signals.endpoints_changed = True
     tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(deleted_at=tx.now))
     tx.connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
     discard_pending(tx, endpoint_id)
@@ -326,7 +334,7 @@ def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -
     """
     named_elsewhere = file_endpoints_elsewhere(tx, node)
     save_file_endpoints(tx, node, [endpoint.id for endpoint in wanted])
-    tx.cache.pop(_SHARED_KNOWN, None)
+    forget_listeners(tx)
     rows = tx.connection.execute(
         sa.select(endpoints).where(
             endpoints.c.source == EndpointSource.CONFIG.value,

@@ -8,14 +8,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import DeliveryState, Lane
+from bridge.domain.delivery import Delivery, DeliveryState, Lane
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType, other_event
 from bridge.domain.ids import new_id
-from bridge.domain.payload import payload_for
+from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
+from bridge.domain.payload import JSON, payload_for
 from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
-from bridge.store.endpoints import run_listeners, shared_listeners
+from bridge.store.endpoints import run_listeners, shared_listeners, signing_secrets
+from bridge.store.nodes import may_lease
 from bridge.store.ordering import lock_runs_to_add
 from bridge.store.prepared_statements import execute_many
 from bridge.store.tables import deliveries, events, replays
@@ -23,15 +25,22 @@ from bridge.store.transaction import Tx
 
 Pair = tuple[Event, Endpoint]
 _FEED_LOCK = 0x72756E66  # "runf"
+_LEASED_MAX = 256  # new deliveries, by one transaction
 _INSERT_EVENTS, _INSERT_DELIVERIES = sa.insert(events), sa.insert(deliveries)
 
 
 def record_events(
-    tx: Tx, new: Sequence[Event], *, only: Sequence[Endpoint] | None = None, lane: Lane = Lane.FRESH
+    tx: Tx,
+    new: Sequence[Event],
+    *,
+    only: Sequence[Endpoint] | None = None,
+    lane: Lane = Lane.FRESH,
+    offer: DeliveryOffer | None = None,
 ) -> None:
     """Insert events in this order, with a due delivery for each endpoint that wants one.
 
-    `only`: these endpoints and no others (a ping). A position is assigned before its commit; on PostgreSQL a lock held
+    `only`: these endpoints and no others (a ping). `offer`: lease new deliveries to this node as far as it has room;
+    its deliverer gets them with the commit. A position is assigned before its commit; on PostgreSQL a lock held
     until the commit keeps positions in commit order, so that a reader of the feed never meets a smaller one later.
     """
     if not new:
@@ -58,7 +67,7 @@ def record_events(
         ],
     )
     tx.signals.events_recorded = True
-    _insert_deliveries(tx, pairs, ordered, lane=lane)
+    _insert_deliveries(tx, pairs, ordered, lane=lane, offer=offer)
 
 
 def _pairs(tx: Tx, new: Sequence[Event], only: Sequence[Endpoint] | None) -> list[Pair]:
@@ -93,7 +102,13 @@ def insert_deliveries(tx: Tx, pairs: Sequence[Pair], *, is_manual: bool = False,
 
 
 def _insert_deliveries(
-    tx: Tx, pairs: Sequence[Pair], ordered: Container[str], *, is_manual: bool = False, lane: Lane = Lane.FRESH
+    tx: Tx,
+    pairs: Sequence[Pair],
+    ordered: Container[str],
+    *,
+    is_manual: bool = False,
+    lane: Lane = Lane.FRESH,
+    offer: DeliveryOffer | None = None,
 ) -> list[str]:
     if not pairs:
         return []
@@ -104,8 +119,10 @@ def _insert_deliveries(
             continue
         if _is_behind(tx, row, rows) or (not is_manual and _awaits_replay(tx, event, endpoint)):
             row["next_attempt_at"] = None
+    if offer is not None:
+        _lease(tx, rows, pairs, offer)
     execute_many(tx, _INSERT_DELIVERIES, rows)
-    tx.signals.deliveries_due = True
+    tx.signals.deliveries_due |= any(row["leased_by"] is None for row in rows)
     return [str(row["id"]) for row in rows]
 
 
@@ -127,7 +144,60 @@ def _new_row(tx: Tx, event: Event, endpoint: Endpoint, *, is_manual: bool, lane:
         "is_manual": is_manual,
         "created_at": tx.now,
         "next_attempt_at": tx.now,
+        "leased_by": None,
     }
+
+
+def _lease(tx: Tx, rows: Sequence[dict[str, Any]], pairs: Sequence[Pair], offer: DeliveryOffer) -> None:
+    """Lease those of the new deliveries that may be sent at once to the node that offers it."""
+    rooms: dict[str, int] = {}
+    chosen: list[tuple[dict[str, Any], Pair]] = []
+    for row, pair in zip(rows, pairs, strict=True):
+        endpoint = pair[1]
+        if row["next_attempt_at"] is None or not _is_open(endpoint, tx.now):
+            continue
+        if endpoint.id not in rooms:
+            rooms[endpoint.id] = offer.room(endpoint)
+        if rooms[endpoint.id] > 0 and len(chosen) < _LEASED_MAX:
+            rooms[endpoint.id] -= 1
+            chosen.append((row, pair))
+    if not chosen or not may_lease(tx, offer.node):
+        return
+    signing = signing_secrets(tx, list({endpoint.id: endpoint for _, (_, endpoint) in chosen}.values()))
+    for row, (event, endpoint) in chosen:
+        row["leased_by"] = offer.node
+        secrets, fault = signing[endpoint.id]
+        body, content_type = row["body"] or event.body, row["content_type"] or JSON
+        tx.signals.leased_deliveries.append(
+            LeasedDelivery(_delivery(row), endpoint, body, secrets, fault, content_type)
+        )
+
+
+def _is_open(endpoint: Endpoint, now: datetime) -> bool:
+    """Whether the endpoint accepts deliveries and has no rate limit; otherwise the deliverer must look closer."""
+    is_paused = endpoint.paused_until is not None and endpoint.paused_until > now
+    return endpoint.enabled and endpoint.failing_since is None and not is_paused and endpoint.rate_limit is None
+
+
+def _delivery(row: dict[str, Any]) -> Delivery:
+    """The delivery that a new row holds."""
+    return Delivery(
+        id=row["id"],
+        event_id=row["event_id"],
+        event_type=row["event_type"],
+        endpoint_id=row["endpoint_id"],
+        run_id=row["run_id"],
+        state=DeliveryState.PENDING,
+        attempts=0,
+        failures=0,
+        created_at=row["created_at"],
+        next_attempt_at=row["next_attempt_at"],
+        settled_at=None,
+        last_outcome=None,
+        last_status=None,
+        is_manual=row["is_manual"],
+        lane=Lane(row["lane"]),
+    )
 
 
 def _is_behind(tx: Tx, row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:

@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from bridge.domain.event import Event, run_event
 from bridge.domain.frozen import frozen, replaced
 from bridge.domain.ids import new_id
+from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.run import NO_OVERRIDES, CadenceOverrides, Json, Progress, Run, RunError, RunStatus
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
@@ -300,7 +301,14 @@ def record_decision(tx: Tx, before: Run, decision: Decision, *, node: str | None
     return record_decisions(tx, [RunChange(before, decision)], node=node, keep_lease=keep_lease)[0]
 
 
-def record_decisions(tx: Tx, changes: Sequence[RunChange], *, node: str | None, keep_lease: bool) -> list[Run | None]:
+def record_decisions(
+    tx: Tx,
+    changes: Sequence[RunChange],
+    *,
+    node: str | None,
+    keep_lease: bool,
+    offer: DeliveryOffer | None = None,
+) -> list[Run | None]:
     """Record decisions about different runs, with their transitions, events and deliveries.
 
     1. Compare and set: only a run that still has the version of `before`, and only under the lease of `node` if that
@@ -308,7 +316,7 @@ def record_decisions(tx: Tx, changes: Sequence[RunChange], *, node: str | None, 
     2. Insert the transition, if the status changed.
     3. Insert the events with their final bytes, numbered on from the run's last, and a delivery per endpoint that
        wants each.
-    `keep_lease`: keep the leases of runs that are not settled. The answer holds each run as it is now, or None where
+    `keep_lease`: keep the leases of runs that are not settled. `offer`: see `record_events`. The answer holds each run as it is now, or None where
     another writer was faster or the run is no longer watched.
     """
     present = _present(tx, changes, node)
@@ -317,7 +325,8 @@ def record_decisions(tx: Tx, changes: Sequence[RunChange], *, node: str | None, 
     _update_runs(tx, list(made.values()), keep_lease=keep_lease)
     moved = [change for change in valid if change.decision.status_changed]
     execute_many(tx, _INSERT_TRANSITIONS, [_transition(tx, c.before, made[c.before.id]) for c in moved])
-    record_events(tx, [event for change in valid for event in _events(tx, change, made[change.before.id])])
+    new = [event for change in valid for event in _events(tx, change, made[change.before.id])]
+    record_events(tx, new, offer=offer)
     tx.signals.settled_run_ids |= {run.id for run in made.values() if run.settled}
     return [made.get(change.before.id) for change in changes]
 

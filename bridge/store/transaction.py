@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bridge.domain.encryption import Keyring
+from bridge.domain.leased_delivery import LeasedDelivery
 from bridge.domain.run import Run
 from bridge.store.filtering import Filters
 
@@ -32,11 +33,17 @@ class CommitSignals:
     """How often the filter of an endpoint failed on an event, by id and filter; for this node only."""
     leased_runs: list[Run] = field(default_factory=list)
     """New runs under the lease of this node, for their pollers; no hint, and for this node only."""
+    leased_deliveries: list[LeasedDelivery] = field(default_factory=list)
+    """New deliveries under the lease of this node, for its deliverer; no hint, and for this node only."""
+    endpoints_changed: bool = False
+    """A person changed an endpoint or its secrets: what was leased for it before must not be sent any more."""
 
     def add(self, other: CommitSignals) -> None:
         """Merge the signals of another transaction in the same commit."""
         self.connections_due |= other.connections_due
         self.deliveries_due |= other.deliveries_due
+        self.leased_deliveries += other.leased_deliveries
+        self.endpoints_changed |= other.endpoints_changed
         self.replays_due |= other.replays_due
         self.events_recorded |= other.events_recorded
         self.settled_run_ids |= other.settled_run_ids

@@ -236,8 +236,8 @@ async def test_a_retry_counts_from_its_recording_though_the_clock_was_set_since_
 
     class Secrets(dict[str, Secret]):
         def get(self, *_: object) -> Secret:
-            """No secret, so that the attempt ends at once; the clock is set right after it."""
-            asyncio.get_running_loop().call_soon(clock.set_wall, jump_s)
+            """No secret, so that the attempt ends at once; the clock is set after it began."""
+            clock.set_wall(jump_s)
             return Secret("")
 
     async with open_database(f"sqlite:///{tmp_path / 'clock.db'}", clock) as database:
@@ -302,7 +302,7 @@ async def test_a_delivery_that_broke_the_deliverer_is_tried_again_a_while_later(
     database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On SQLite, too, where its claim would otherwise stand until a restart."""
-    monkeypatch.setattr("bridge.delivery.deliverer.COMPARE_EVERY_S", 0.1)
+    monkeypatch.setattr("bridge.delivery.deliverer.CRASHED_REST_S", 0.1)
     post, breaks = Sender.post, [RecursionError("too deep")]
 
     async def post_or_break(*args: Any, **more: Any) -> PostResult:

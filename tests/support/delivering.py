@@ -55,7 +55,7 @@ async def open_deliverer(
         file_secrets={} if file_secrets is None else file_secrets,
         lease_guard=lease_guard,
     )
-    database.listeners.append(lambda said: deliverer.bell.ring() if said.deliveries_due else None)
+    database.listeners.append(deliverer.follow_commit)
     try:
         yield deliverer
         await deliverer.drain(0.1)

@@ -28,6 +28,7 @@ _FLAGS: Final = {  # keys are short and the same in every version
     "p": "replays_due",
     "e": "events_recorded",
     "m": "nodes_changed",
+    "c": "endpoints_changed",
 }
 _LISTS: Final = {
     "r": "connections_due",

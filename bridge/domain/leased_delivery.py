@@ -1,0 +1,51 @@
+"""A delivery that a node leases, with everything its POST needs, and a node's offer to lease new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from bridge.domain.delivery import Delivery
+from bridge.domain.endpoint import Endpoint
+from bridge.domain.frozen import frozen
+from bridge.domain.payload import JSON
+from bridge.domain.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSecret:
+    """A secret that signs now; `expires_at` is set for one that was rotated out.
+
+    `kind` is the scheme it signs with: v1 (a shared `whsec_` secret) or v1a (our `whsk_` key).
+    """
+
+    id: str
+    kind: str
+    secret: Secret
+    created_at: datetime
+    expires_at: datetime | None
+
+
+@frozen
+class LeasedDelivery:
+    """A delivery that this node leases, with everything its POST needs."""
+
+    delivery: Delivery
+    endpoint: Endpoint
+    body: bytes
+    secrets: tuple[LiveSecret, ...]
+    fault: str | None = None
+    """Why it cannot be signed or sent as it is stored."""
+    content_type: str = JSON
+
+
+@frozen
+class DeliveryOffer:
+    """A node that sends new deliveries at once, and for how many of an endpoint it has room.
+
+    `room` is called where the deliveries are recorded, on any thread.
+    """
+
+    node: str
+    room: Callable[[Endpoint], int]
