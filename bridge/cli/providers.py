@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -9,14 +10,24 @@ from typing import Any
 
 import click
 
+from bridge import __version__
 from bridge.cli.connections import check_connections
-from bridge.cli.options import Settings, common_options, json_option, pass_settings
+from bridge.cli.options import Settings, common_options, config_option, json_option, pass_settings
 from bridge.cli.output import mark, print_facts, print_table, print_value, say, say_heading
+from bridge.config.definitions import Definitions, find_definitions
+from bridge.config.load import definitions_folder
+from bridge.config.locate import find_config
+from bridge.domain.definitions.check import hosts_of
+from bridge.domain.definitions.definition import Definition, DefinitionInvalid
+from bridge.domain.definitions.keys import schema_text
 from bridge.domain.errors import BadPayload, NotFound
 from bridge.domain.strict_json import parse_json
+from bridge.domain.suggestions import unknown
 from bridge.providers import REGISTRY
 from bridge.providers.base import Provider, ProviderDefaults
+from bridge.providers.defined import DefinedProvider
 from bridge.providers.fields import json_object
+from bridge.providers.fixtures import Fixture, FixtureInvalid, compare, fixtures_beside, read_fixture, unseen_words
 
 _ALWAYS = ("watch", "trigger", "check")
 _SETTINGS = {"instabase": "ib_context", "retab": "auth_scheme", "dibby": "workflow_key"}  # of one provider only
@@ -28,34 +39,161 @@ def providers() -> None:
 
 
 @providers.command("list")
+@config_option
 @json_option
 @pass_settings
 def list_providers(settings: Settings) -> None:
-    """List them with their default address and what the daemon can do there."""
-    described = [_described(provider) for provider in REGISTRY.values()]
+    """List them with their default address, what the daemon can do there, and where they come from."""
+    found = _definitions(settings)
+    described = [_described(provider) for name, provider in REGISTRY.items() if name not in found.files]
+    for name in found.names:
+        try:
+            described.append(_described(DefinedProvider(found.get(name))))
+        except DefinitionInvalid as invalid:
+            described.append({"name": name, "origin": found.files[name].origin, "mistakes": len(invalid.mistakes)})
     if settings.as_json:
         print_value({"data": described, "next_cursor": None})
-    else:
-        rows = ((each["name"], each["base_url"], ", ".join(each["can"])) for each in described)
-        print_table(("PROVIDER", "BASE URL", "CAN"), rows)
+        return
+    rows = (
+        (
+            each["name"], each.get("version") or "-", each.get("base_url") or "each connection's own",
+            ", ".join(each.get("can", ())) or f"{each.get('mistakes')} mistakes: runbridge providers lint", each["origin"],
+        )
+        for each in described
+    )  # fmt: skip
+    print_table(("PROVIDER", "VERSION", "BASE URL", "CAN", "FROM"), rows)
 
 
 @providers.command
 @click.argument("name")
+@config_option
 @json_option
 @pass_settings
 def show(settings: Settings, name: str) -> None:
     """Show provider NAME and its lines of configuration."""
-    provider = _described(_find(name))
+    provider = _find(settings, name)
+    described = _described(provider)
+    definition = provider.definition if isinstance(provider, DefinedProvider) else None
+    if definition:
+        described |= {"digest": definition.digest, "hosts": sorted(hosts_of(definition.tables))}
+        described |= {"vars": definition.variables, "docs": definition.tables.get("docs")}
+        described |= {"checked": str(definition.tables["checked"]) if "checked" in definition.tables else None}
     if settings.as_json:
-        print_value(provider)
+        print_value(described)
         return
-    print_facts([("provider", name), ("base URL", provider["base_url"]), ("can", ", ".join(provider["can"]))])
+    shown = ("name", "version", "origin", "digest", "docs", "checked", "base_url")
+    facts = [
+        ("provider" if key == "name" else key.replace("_", " ").replace("url", "URL"), described.get(key))
+        for key in shown
+    ]
+    print_facts([(key, str(value)) for key, value in facts if value])
+    print_facts([("can", ", ".join(described["can"]))])
     say_heading("in the configuration file")
-    for line in (f"[connections.my-{name}]", f'provider = "{name}"', f'api_key_env = "{name.upper()}_API_KEY"'):
+    for line in (f"[connections.my-{name}]", f'provider = "{name}"', f'api_key_env = "{_variable(name)}_API_KEY"'):
         say(f"  {line}")
     if name in _SETTINGS:
         say(f'  # {_SETTINGS[name]} = "…"   for {name} only; see config.example.toml')
+    if definition and definition.base_url is None:
+        say('  base_url = "https://…"')
+    if definition and definition.variables:
+        say(f"  [connections.my-{name}.vars]")
+        for variable, spec in definition.variables.items():
+            must = "required" if spec.get("required") else f"{spec.get('default', '')!r} unless set"
+            say(f'  {variable} = "…"   # {spec.get("about", "")} ({must})')
+
+
+def _variable(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+@providers.command
+def schema() -> None:
+    """Print the JSON Schema of definitions, for completion in editors (taplo, tombi)."""
+    say(schema_text())
+
+
+@providers.command
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@config_option
+@json_option
+@pass_settings
+def lint(settings: Settings, file: Path) -> int:
+    """Check the definition in FILE (or in the folder FILE): every mistake at once; exit 1 if there is one."""
+    path = file / "definition.toml" if file.is_dir() else file
+    try:
+        provider = DefinedProvider(_read(settings, path))
+    except DefinitionInvalid as invalid:
+        mistakes = sorted(set(invalid.mistakes), key=lambda one: (one.file, one.line or 0))
+        if settings.as_json:
+            print_value({"ok": False, "mistakes": [asdict(one) for one in mistakes]})
+        for one in () if settings.as_json else mistakes:
+            say(str(one))
+        return 1
+    fixtures, faults = _fixtures(path)
+    hosts = sorted(hosts_of(provider.tables)) or ["each connection's own base_url"]
+    warnings = [*faults, *unseen_words(provider, fixtures)]
+    if settings.as_json:
+        print_value({"ok": True, "hosts": hosts, "fixtures": len(fixtures), "warnings": warnings})
+        return 0
+    say(mark(is_good=True), f"{provider.name} {provider.definition.version}: no mistakes, {len(fixtures)} fixtures")
+    say(f"  hosts that see the key: {', '.join(hosts)}")
+    for warning in warnings:
+        say(mark(None), warning)
+    return 0
+
+
+@providers.command
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@config_option
+@json_option
+@pass_settings
+def test(settings: Settings, file: Path) -> int:
+    """Read the fixtures of the definition in FILE with the code that polls; exit 1 if one is read otherwise."""
+    path = file / "definition.toml" if file.is_dir() else file
+    try:
+        provider = DefinedProvider(_read(settings, path))
+    except DefinitionInvalid as invalid:
+        for one in dict.fromkeys(invalid.mistakes):
+            say(str(one))
+        return 1
+    fixtures, faults = _fixtures(path)
+    compared = [compare(provider, fixture) for fixture in fixtures]
+    is_good = bool(compared) and not faults and not any(one.differences for one in compared)
+    if settings.as_json:
+        print_value({"ok": is_good, "fixtures": [asdict(one) for one in compared], "faults": faults})
+        return 0 if is_good else 1
+    rows = (
+        (one.name, one.status or "-", one.rule or "-", "; ".join(one.differences) or "as expected") for one in compared
+    )
+    print_table(("FIXTURE", "STATUS", "RULE", "READ"), rows)
+    for fault in faults:
+        say(mark(is_good=False), fault)
+    if not fixtures:
+        say(mark(is_good=False), f"no fixtures beside {path}; `runbridge providers try … --save NAME` records one")
+    for warning in unseen_words(provider, fixtures):
+        say(mark(None), warning)
+    return 0 if is_good else 1
+
+
+def _read(settings: Settings, path: Path) -> Definition:
+    return _definitions(settings).read(path.resolve(), f"file {path}")
+
+
+def _fixtures(path: Path) -> tuple[list[Fixture], list[str]]:
+    """The fixtures beside a definition, and what is wrong with those that are none."""
+    fixtures, faults = [], []
+    for file in fixtures_beside(path):
+        try:
+            fixtures.append(read_fixture(file))
+        except FixtureInvalid as invalid:
+            faults.append(str(invalid))
+    return fixtures, faults
+
+
+def _definitions(settings: Settings) -> Definitions:
+    """The definitions that the configuration's folder, packages and runbridge itself have."""
+    path = find_config(settings.config_path, os.environ)
+    return find_definitions(definitions_folder(path), REGISTRY)
 
 
 @providers.command
@@ -70,7 +208,7 @@ def show(settings: Settings, name: str) -> None:
 @pass_settings
 def check(settings: Settings, name: str, body: Path | None) -> int:
     """Make one authenticated request through every connection of provider NAME; exit 1 if one fails."""
-    provider = _find(name)
+    provider = _find(settings, name)
     if body is not None:
         return _read_body(settings, provider, body)
     client = settings.client()
@@ -88,23 +226,34 @@ def check(settings: Settings, name: str, body: Path | None) -> int:
     return 0 if names and all(result["ok"] for result in results.values()) else 1
 
 
-def _find(name: str) -> Provider:
+def _find(settings: Settings, name: str) -> Provider:
+    found = _definitions(settings)
+    if name in found.files:
+        return DefinedProvider(found.get(name))
     if name not in REGISTRY:
-        raise NotFound(f"there is no provider {name}; known: {', '.join(REGISTRY)}")
+        raise NotFound(unknown("provider", name, [*REGISTRY, *found.names]))
     return REGISTRY[name]
 
 
 def _described(provider: Provider) -> dict[str, Any]:
-    can = [*_ALWAYS]
-    if getattr(type(provider), "cancel", None) is not ProviderDefaults.cancel:
-        can.append("cancel")
-    return {"name": provider.name, "base_url": provider.default_base_url, "can": can}
+    if isinstance(provider, DefinedProvider):
+        definition = provider.definition
+        can = ["watch", *(name for name in ("trigger", "cancel", "list", "output", "check") if name in provider.tables)]
+        more = {"version": definition.version, "origin": definition.origin}
+    else:
+        can, more = [*_ALWAYS], {"version": __version__, "origin": "built in"}
+        if getattr(type(provider), "cancel", None) is not ProviderDefaults.cancel:
+            can.append("cancel")
+    return {"name": provider.name, "base_url": provider.default_base_url or None, "can": can, **more}
 
 
 def _read_body(settings: Settings, provider: Provider, body: Path) -> int:
-    normalise = import_module(f"bridge.providers.{provider.name}").normalise
     try:
-        facts = asdict(normalise(json_object(parse_json(body.read_bytes()))))
+        told = json_object(parse_json(body.read_bytes()))
+        if isinstance(provider, DefinedProvider):
+            facts = asdict(provider.reader.read(told).observation)
+        else:
+            facts = asdict(import_module(f"bridge.providers.{provider.name}").normalise(told))
     except BadPayload as error:
         say(mark(is_good=False), f"{body} cannot be read as a response of {provider.name}: {error}")
         return 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -141,10 +141,11 @@ class Definitions:
         return None
 
 
-def find_definitions(folder: Path | None) -> Definitions:
+def find_definitions(folder: Path | None, in_code: Collection[str] = ()) -> Definitions:
     """All definitions: those of `folder`, of installed packages, and the built-in ones. `mistakes` has their conflicts.
 
-    The folder's own files are read at once, so that a mistake in one is known before it is used.
+    `in_code` names the providers that are code; like built-in definitions, they are replaced only by a file that says
+    so. The folder's own files are read at once, so that a mistake in one is known before it is used.
     """
     places = [
         ("folder", _files_in(folder, f"folder {folder}") if folder else ()),
@@ -161,6 +162,10 @@ def find_definitions(folder: Path | None) -> Definitions:
             elif _replaces(nearer.path) != file.name:
                 message = f'there is a definition {file.name} in {file.path}, too; say replaces = "{file.name}" if yours is meant'
                 mistakes.append(Mistake(str(nearer.path), None, "name", message))
+    for name in sorted(files.keys() & set(in_code)):
+        if _replaces(files[name].path) != name:
+            message = f'there is a built-in provider {name}, too; say replaces = "{name}" if yours is meant'
+            mistakes.append(Mistake(str(files[name].path), None, "name", message))
     definitions = Definitions(files, mistakes)
     for name, file in files.items():
         if folder is not None and file.path.is_relative_to(folder):
@@ -230,3 +235,6 @@ def _place(chain: Iterable[tuple[Path, _Parsed]], at: tuple[str | int, ...]) -> 
         if at and (line := line_at(parsed.lines, at)):
             return path, line
     return chain[0][0], None
+
+
+NO_DEFINITIONS: Final = Definitions({})

@@ -16,6 +16,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from bridge.config.definitions import NO_DEFINITIONS, find_definitions
 from bridge.config.layers import Given, Layer, Layers, TablePath, place, schema_of, variants
 from bridge.config.locate import home_of
 from bridge.config.secret_sources import sources_for
@@ -29,6 +30,7 @@ from bridge.config.sections import (
     DeliverySettings,
     EndpointTable,
     LogSettings,
+    ProvidersSettings,
     RetentionSettings,
     SecretsSettings,
     ServerSettings,
@@ -38,6 +40,7 @@ from bridge.config.sections import (
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.connection import CadenceSettings, Connection
+from bridge.domain.definitions.definition import Definition, DefinitionInvalid
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.secret import Secret
@@ -115,6 +118,18 @@ def load_document(
     return _Loading(path, layers, env).config()
 
 
+def definitions_folder(path: Path | None) -> Path | None:
+    """The folder of provider definitions that the file at `path` names, without checking the rest of the file."""
+    if path is None:
+        return None
+    try:
+        named = _read_document(path).get("providers")
+    except ConfigInvalid:
+        named = None
+    folder = named.get("folder") if isinstance(named, dict) else None
+    return path.parent / (folder if isinstance(folder, str) else "providers")
+
+
 def changes_that_need_restart(old: Config, new: Config) -> list[str]:
     """The keys that differ and that a reload cannot put into effect."""
     changed = {
@@ -137,12 +152,24 @@ class _Loading:
         self._tables: dict[TablePath, dict[str, Given]] = {}
         self._faulty_keys: set[str] = set()
         self._sources = sources_for(path, env)
+        self._definitions = NO_DEFINITIONS
         for at, given in layers.tables.items():
             self._tables[at], problems = self._sources.resolve(at, given)
             self._warnings += _odd_secrets(at, self._tables[at])
             self._problems += problems
             self._faulty_keys |= {_stem(problem.field) for problem in problems}
         self._provide_database()
+        self._definitions = find_definitions(self._definitions_folder(), BASE_URLS)
+
+    def _definitions_folder(self) -> Path | None:
+        """The folder of provider definitions; another one than the default must be there."""
+        settings = self._validated(ProvidersSettings, ("providers",))
+        if settings is None or (self._path is None and "folder" not in settings.model_fields_set):
+            return None
+        folder = (self._path.parent if self._path else Path.cwd()) / settings.folder
+        if settings.folder != ProvidersSettings().folder and not folder.is_dir():
+            self._problems.append(Problem("providers.folder", f"there is no folder {folder}; create it or correct it"))
+        return folder
 
     def config(self) -> Config:
         """The complete configuration. Raises ConfigInvalid if there is any problem."""
@@ -212,9 +239,39 @@ class _Loading:
 
     def _connections(self, cadence: CadenceSettings) -> dict[str, Connection]:
         names = [at[1] for at in self._tables if at[0] == "connections"]
+        self._problems += [
+            Problem(mistake.place, mistake.said) for mistake in dict.fromkeys(self._definitions.mistakes)
+        ]
+        for name in names:
+            self._need_no_key(name)
         tables = {name: self._validated(ConnectionTable, ("connections", name), cadence) for name in names}
-        connections = {name: table.connection(name, cadence) for name, table in tables.items() if table}
+        connections = {
+            name: table.connection(name, cadence, self._definition(table.provider))
+            for name, table in tables.items()
+            if table
+        }
         return {name: self._with_certificates(connection) for name, connection in connections.items()}
+
+    def _need_no_key(self, name: str) -> None:
+        """Give a connection whose definition sends no key one that is never sent."""
+        table = self._tables["connections", name]
+        provider = table.get("provider")
+        definition = self._definition(str(provider.value)) if provider else None
+        if definition is not None and definition.tables.get("auth") == "none":
+            table.setdefault("api_key", Given(Secret("none"), Layer.FILE, "default"))
+
+    def _definition(self, provider: str) -> Definition | None:
+        """The definition of that name; None for a provider in code. Its mistakes are collected."""
+        if provider not in self._definitions.files:
+            return None
+        try:
+            return self._definitions.get(provider)
+        except DefinitionInvalid as invalid:
+            known = {problem.field for problem in self._problems}
+            self._problems += [
+                Problem(mistake.place, mistake.said) for mistake in invalid.mistakes if mistake.place not in known
+            ]
+            return None
 
     def _with_certificates(self, connection: Connection) -> Connection:
         """The connection with the path of its `ca_file`, which must hold certificates."""
@@ -247,7 +304,8 @@ class _Loading:
         given = self._tables.get(at, {})
         try:
             return table.model_validate(
-                {key: value.value for key, value in given.items()}, context={"cadence": cadence or CadenceSettings()}
+                {key: value.value for key, value in given.items()},
+                context={"cadence": cadence or CadenceSettings(), "definitions": self._definitions},
             )
         except ValidationError as invalid:
             errors = invalid.errors(include_url=False, include_input=False)

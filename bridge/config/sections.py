@@ -13,10 +13,12 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
 from bridge.config import values
+from bridge.config.definitions import NO_DEFINITIONS, Definitions
 from bridge.config.values import CalendarSchedule, ListenAddress
 from bridge.domain import endpoint
 from bridge.domain.api_token import Scope
 from bridge.domain.connection import CadenceSettings, Connection
+from bridge.domain.definitions.definition import Definition, DefinitionInvalid
 from bridge.domain.encryption import EncryptionKey, parse_keys
 from bridge.domain.fields import (
     STRICT,
@@ -34,6 +36,7 @@ from bridge.domain.fields import (
 from bridge.domain.retry import RetrySchedule
 from bridge.domain.run import CadenceOverrides
 from bridge.domain.secret import Secret
+from bridge.domain.suggestions import unknown
 from bridge.domain.timestamps import format_duration
 
 # The base URL in each provider's own documentation.
@@ -53,6 +56,28 @@ LOG_FORMATS = ("auto", "json", "console")
 
 def _choice(*known: str) -> BeforeValidator:
     return BeforeValidator(lambda value: one_of(value.lower() if isinstance(value, str) else value, known))
+
+
+def _read_provider(value: object, info: ValidationInfo) -> object:
+    """The name of a provider: one of those in code, or of a definition."""
+    name = value.lower() if isinstance(value, str) else value
+    return one_of(name, (*BASE_URLS, *_definitions(info).names))
+
+
+def _definitions(info: ValidationInfo) -> Definitions:
+    found: Definitions = info.context["definitions"] if info.context else NO_DEFINITIONS
+    return found
+
+
+def _definition(info: ValidationInfo) -> Definition | None:
+    """The definition that the connection's provider is; None for a provider in code, and for one with mistakes."""
+    name, definitions = info.data.get("provider"), _definitions(info)
+    if name is None or name not in definitions.files:
+        return None
+    try:
+        return definitions.get(name)
+    except DefinitionInvalid:
+        return None  # its own mistakes are reported beside this connection's
 
 
 HeaderSecret = Annotated[Secret, AfterValidator(values.check_header_safe)]
@@ -158,8 +183,9 @@ class ConnectionTable(CadenceTable):
 
     secrets: ClassVar[tuple[str, ...]] = ("api_key", "proxy")
 
-    provider: Annotated[str, _choice(*BASE_URLS)]
-    base_url: Annotated[str, AfterValidator(values.check_base_url)] | None = None
+    provider: Annotated[str, BeforeValidator(_read_provider)]
+    vars: dict[str, str] = Field(default_factory=dict, validate_default=True)
+    base_url: Annotated[str, AfterValidator(values.check_base_url)] | None = Field(None, validate_default=True)
     api_key: HeaderSecret
     ib_context: Annotated[str, Field(max_length=255), AfterValidator(values.check_header_text)] | None = None
     auth_scheme: Annotated[str, _choice("bearer", "api-key")] | None = None
@@ -174,6 +200,32 @@ class ConnectionTable(CadenceTable):
     headers: CustomHeaders = Field(default_factory=dict, repr=False)
     ca_file: Annotated[str, Field(min_length=1)] | None = None
     proxy: Annotated[str, BeforeValidator(values.read_proxy)] | None = Field(None, repr=False)
+
+    @field_validator("vars")
+    @classmethod
+    def _asked_for(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if "provider" not in info.data:
+            return value
+        definition = _definition(info)
+        known = definition.variables if definition else {}
+        if definition is None and value and info.data["provider"] in BASE_URLS:
+            raise ValueError("only a provider that is a definition has variables; leave it out here")
+        for name in value:
+            if definition and name not in known:
+                raise ValueError(unknown("variable", name, sorted(known)))
+        missing = [name for name, spec in known.items() if spec.get("required") and name not in value]
+        if missing:
+            about = "; ".join(f"{name} ({known[name].get('about', 'no description')})" for name in missing)
+            raise ValueError(f"missing: {about}; give it in [connections.NAME.vars]")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        definition = _definition(info)
+        if value is None and definition is not None and definition.base_url is None:
+            raise ValueError(f"missing; the definition {definition.name} leaves the address to the connection")
+        return value
 
     @field_validator("headers")
     @classmethod
@@ -198,7 +250,9 @@ class ConnectionTable(CadenceTable):
     @classmethod
     def _lists(cls, value: bool, info: ValidationInfo) -> bool:
         provider = info.data.get("provider")
-        if value and provider is not None and provider not in LISTING_PROVIDERS:
+        definition = _definition(info)
+        lists = definition.lists if definition else provider in LISTING_PROVIDERS
+        if value and provider is not None and not lists:
             where = " and ".join(LISTING_PROVIDERS)
             raise ValueError(f"{provider} has no list that shows running runs, only {where} have; register runs here")
         return value
@@ -210,13 +264,13 @@ class ConnectionTable(CadenceTable):
             raise ValueError("narrows down what is discovered; set discover = true as well, or leave it out")
         return value
 
-    def connection(self, name: str, cadence: CadenceSettings) -> Connection:
+    def connection(self, name: str, cadence: CadenceSettings, definition: Definition | None) -> Connection:
         """The domain's connection; `cadence` is the global one, which this table's keys override."""
-        options = {key: value for key in PROVIDER_OPTIONS if (value := getattr(self, key)) is not None}
+        options = {key: value for key in PROVIDER_OPTIONS if (value := getattr(self, key)) is not None} | self.vars
         return Connection(
             name=name,
             provider=self.provider,
-            base_url=self.base_url or BASE_URLS[self.provider],
+            base_url=self.base_url or (definition.base_url if definition else None) or BASE_URLS.get(self.provider, ""),
             api_key=self.api_key,
             requests_per_second=self.requests_per_second,
             max_in_flight=self.max_in_flight,
@@ -230,6 +284,7 @@ class ConnectionTable(CadenceTable):
             headers=self.headers,
             ca_file=self.ca_file,
             proxy=self.proxy,
+            definition=definition,
         )
 
 
@@ -321,6 +376,12 @@ class DashboardSettings(Table):
     read_only: bool = False
 
 
+class ProvidersSettings(Table):
+    """[providers]: the folder with definitions, absolute or relative to that of the configuration file."""
+
+    folder: Annotated[str, Printable, Field(min_length=1)] = "providers"
+
+
 class LogSettings(Table):
     """[log]: `auto` writes text for people on a terminal, and JSON elsewhere."""
 
@@ -337,6 +398,7 @@ SECTIONS: dict[str, type[Table]] = {
     "delivery": DeliverySettings,
     "cadence": CadenceTable,
     "dashboard": DashboardSettings,
+    "providers": ProvidersSettings,
     "log": LogSettings,
 }
 NAMED_SECTIONS: dict[str, type[Table]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -37,7 +37,7 @@ from bridge.providers.base import (
     run_id_in,
     without_damage,
 )
-from bridge.providers.definition_answers import Answer, Meaning, condition_for, hint_of, mark_of, meaning_of
+from bridge.providers.definition_answers import Answer, Meaning, condition_for, hint_of, is_error, mark_of, meaning_of
 from bridge.providers.definition_reader import DefinitionReader, Reading, RunId
 from bridge.providers.definition_requests import (
     ForeignHost,
@@ -185,7 +185,7 @@ class DefinedProvider(ProviderDefaults):
             return Observed(last.observation, response.poll_after_s, answered_at, mark, body=kept)
         answer = Answer(response.status, response.headers, response.body)
         meaning = meaning_of(self.tables, answer)
-        result = self._result(answer, meaning, provider_run_id, last, response.damaged, http)
+        result = self._result(answer, meaning, provider_run_id, last, response.damaged, http.redacted)
         if isinstance(result, Observed):
             hint = hint_of(self.tables, answer)
             waits = max(
@@ -204,7 +204,7 @@ class DefinedProvider(ProviderDefaults):
         answer = Answer(status, failure.headers, failure.body)
         meaning = meaning_of(self.tables, answer)
         if meaning.rule:
-            return self._result(answer, meaning, provider_run_id, last, frozenset(), http, failure.failed)
+            return self._result(answer, meaning, provider_run_id, last, frozenset(), http.redacted, failure.failed)
         if status == 304 and last:
             return Observed(
                 last.observation, failure.failed.retry_after_s, provider_instant(failure.headers.get("date")), last.etag,
@@ -216,10 +216,10 @@ class DefinedProvider(ProviderDefaults):
         self,
         answer: Answer,
         meaning: Meaning,
-        provider_run_id: str,
+        provider_run_id: str | None,
         last: LastResponse | None,
         damaged: frozenset[str],
-        http: ProviderHttp,
+        redacted: Callable[[str], str],
         failed: PollFailed | None = None,
     ) -> PollResult:
         def failure(kind: FailureKind, said: str) -> PollFailed:
@@ -244,22 +244,38 @@ class DefinedProvider(ProviderDefaults):
                 return Observed(Observation(RunStatus.LOST, "gone"))
         try:
             reading = self.reader.read(answer.body)
-            if "id" not in damaged:
+            if "id" not in damaged and provider_run_id is not None:
                 self._check_same_run(reading, provider_run_id)
             seen = reading.observation
             if meaning.means != "ok":
                 seen = self._in_status(seen, RunStatus(meaning.means), answer)
             elif not isinstance(answer.body, dict | list):
                 raise BadPayload("the answer is not a JSON object")
-            elif reading.rule == "" and seen.status is RunStatus.UNKNOWN and _is_error(answer.body, seen):
+            elif reading.rule == "" and seen.status is RunStatus.UNKNOWN and is_error(answer.body, seen):
                 raise BadPayload("the answer is an error instead of a run")
             if damaged and self.reader.fields:
                 seen = without_damage(seen, damaged, self.reader.fields)
             return Observed(seen, remarks=(*meaning.remarks, *reading.remarks))
         except BadPayload as error:
             said, _ = error_text(answer.body)
-            what = f"HTTP {answer.status} with an error instead of a run: {http.redacted(said)}" if said else str(error)
+            what = f"HTTP {answer.status} with an error instead of a run: {redacted(said)}" if said else str(error)
             return PollFailed(FailureKind.BAD_PAYLOAD, what[:400], answer.status, meaning.pause_s)
+
+    def result_of(self, answer: Answer) -> tuple[PollResult | None, Reading | None]:
+        """What one answer about a run means, and how its body was read, without a request.
+
+        No result for an answer that the defaults judge: its code alone decides.
+        """
+        meaning = meaning_of(self.tables, answer)
+        if not meaning.rule and not 200 <= answer.status < 300:
+            return None, None
+        result = self._result(answer, meaning, None, None, frozenset(), str)
+        if isinstance(result, Observed):
+            waits = max(
+                (one for one in (hint_of(self.tables, answer), meaning.pause_s) if one is not None), default=None
+            )
+            return replaced(result, poll_after_s=waits), self.reader.read(answer.body)
+        return result, None
 
     def _in_status(self, seen: Observation, status: RunStatus, answer: Answer) -> Observation:
         """An observation whose status a rule about the answer has decided."""
@@ -297,7 +313,7 @@ class DefinedProvider(ProviderDefaults):
             following = pages.after(cursor, response.headers, response.body, [item for _, item in items], hosts)
         except ForeignHost as error:
             raise unusable(f"{what}: {error}", response.status) from None
-        runs = (self._listed(listing, key, item, http) for key, item in items)
+        runs = (self.listed(listing, key, item, self._variables(http.options)) for key, item in items)
         return RunPage(
             tuple(run for run in runs if run is not None),
             following,
@@ -305,9 +321,10 @@ class DefinedProvider(ProviderDefaults):
             provider_instant(response.headers.get("date")),
         )
 
-    def _listed(self, listing: Mapping[str, Any], key: str | None, item: Json, http: ProviderHttp) -> ListedRun | None:
+    def listed(
+        self, listing: Mapping[str, Any], key: str | None, item: Json, variables: Mapping[str, str]
+    ) -> ListedRun | None:
         """The run of an item; None if it has no id that a run could have."""
-        variables = self._variables(http.options)
         paths = listing["id"]
         if isinstance(paths, dict):
             found = {name: text_of(value_at(path, item)) for name, path in paths.items()}
@@ -364,26 +381,29 @@ class DefinedProvider(ProviderDefaults):
         if extra and isinstance(body, dict):
             body = {**extra, **body}
         answer = await self._act(http, table, values, body)
-        origin, what = table["run_from"], "the trigger"
+        return Triggered(self.started(answer, self._variables(http.options), http.base_url))
+
+    def started(self, answer: Answer, variables: Mapping[str, str], base_url: str) -> str:
+        """The id of the run in the answer to a trigger. Raises ProviderFailure if there is none."""
+        origin, what = self.tables["trigger"]["run_from"], "the trigger"
         try:
             match origin:
                 case {"header": str() as name}:
-                    told = answer.headers.get(name)
-                    if told is None:
+                    named = answer.headers.get(name)
+                    if named is None:
                         raise ValueError(f"the answer has no header {name}")
-                    address = Hosts.of(self.tables, http.base_url).address(told)
-                    return Triggered(id_in_address(self.tables, http.base_url, address))
+                    return id_in_address(self.tables, base_url, Hosts.of(self.tables, base_url).address(named))
                 case dict():
-                    variables = self._variables(http.options)
-                    parts = {name: text_of(value_at(path, answer.body)) for name, path in origin.items()}
-                    parts = {name: parts.get(name) or variables.get(name) for name in self.run_id.kinds}
-                    told = self.run_id.join({name: part or "" for name, part in parts.items()})
+                    found = {name: text_of(value_at(path, answer.body)) for name, path in origin.items()}
+                    told = self.run_id.join(
+                        {name: found.get(name) or variables.get(name, "") for name in self.run_id.kinds}
+                    )
                 case _:
                     told = run_id_in({"id": value_at(origin, answer.body)}, "id", what)
             self.run_id.split(told)
         except ValueError as error:
             raise unusable(f"{what}: the answer holds no run id: {error}", answer.status) from None
-        return Triggered(told)
+        return told
 
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
         """[cancel]. Raises as `Provider.cancel` does."""
@@ -402,8 +422,9 @@ class DefinedProvider(ProviderDefaults):
         try:
             response = await self._send(http, table, values, body=body)
         except ProviderFailure as failure:
-            if allowed and failure.failed.status in allowed:
-                return Answer(int(failure.failed.status or 0), failure.headers, failure.body)
+            status = failure.failed.status or 0
+            if status in allowed if allowed else 200 <= status < 300:  # done, with a body that is no JSON or none
+                return Answer(status, failure.headers, failure.body)
             raise action_error(failure) from None
         if allowed and response.status not in allowed:
             raise unusable(f"the answer has code {response.status}, not {allowed}", response.status)
@@ -423,13 +444,6 @@ class DefinedProvider(ProviderDefaults):
 
 
 _NO_FIELDS: Final = RunFields(frozenset())
-
-
-def _is_error(body: Json, seen: Observation) -> bool:
-    """Whether a body without a status is an error document: it says what is wrong and shows nothing of a run."""
-    said, _ = error_text(body)
-    shows = (seen.output, seen.progress, seen.created_at, seen.started_at, seen.finished_at, seen.workflow_id)
-    return said is not None and all(one is None for one in shows)
 
 
 __all__ = ["Answer", "DefinedProvider", "Meaning"]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bridge.domain.definitions.expressions import ExpressionFailed, is_true, search
-from bridge.domain.observation import LastResponse
+from bridge.domain.observation import LastResponse, Observation
 from bridge.domain.run import Json
 from bridge.providers.base import etag_of
 from bridge.providers.definition_requests import pause_s, until_s
+from bridge.providers.failures import error_text
 
 _MODIFIED: Final = "Last-Modified: "  # marks one that is kept in the place of an ETag
 
@@ -87,3 +88,10 @@ def mark_of(headers: Mapping[str, str]) -> str | None:
     """The ETag, else the Last-Modified behind its own mark."""
     modified = headers.get("last-modified", "").strip()
     return etag_of(headers) or (f"{_MODIFIED}{modified}" if 0 < len(modified) < 100 and modified.isascii() else None)
+
+
+def is_error(body: Json, seen: Observation) -> bool:
+    """Whether a body without a status is an error document: it says what is wrong and shows nothing of a run."""
+    said, _ = error_text(body)
+    shows = (seen.output, seen.progress, seen.created_at, seen.started_at, seen.finished_at, seen.workflow_id)
+    return said is not None and all(one is None for one in shows)

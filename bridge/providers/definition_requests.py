@@ -235,15 +235,22 @@ def list_fields(listing: Mapping[str, Any]) -> RunFields | None:
     return RunFields(frozenset(names), items=items) if all(name.isidentifier() for name in names) else None
 
 
-def items_in(listing: Mapping[str, Any], response: ProviderResponse, what: str) -> list[tuple[str | None, Json]]:
-    """The items of a page, each with its key in a map. Raises ProviderFailure if this is no such page."""
-    body = response.body
+def rows_in(listing: Mapping[str, Any], body: Json) -> list[tuple[str | None, Json]] | None:
+    """The items of a page, each with its key in a map; None if this is no such page."""
     found = body if listing["items"] == "@" else value_at(listing["items"], body)
     if listing.get("items_as") == "map" and isinstance(found, dict):
         return list(found.items())
     if listing.get("items_as", "list") == "list" and isinstance(found, list):
         return [(None, item) for item in found]
-    raise unusable(f"{what}: the answer is no page of runs at `{listing['items']}`", response.status)
+    return None
+
+
+def items_in(listing: Mapping[str, Any], response: ProviderResponse, what: str) -> list[tuple[str | None, Json]]:
+    """The items of a page. Raises ProviderFailure if this is no such page."""
+    rows = rows_in(listing, response.body)
+    if rows is None:
+        raise unusable(f"{what}: the answer is no page of runs at `{listing['items']}`", response.status)
+    return rows
 
 
 def unusable(message: str, status: int) -> ProviderFailure:

@@ -34,6 +34,7 @@ TABLES = {
     "delivery": ("delivery",),
     "cadence": ("cadence",),
     "dashboard": ("dashboard",),
+    "providers": ("providers",),
     "log": ("log",),
 }
 SECTION_NAMES = sorted(TABLES)

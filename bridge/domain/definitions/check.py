@@ -169,7 +169,7 @@ def _placeholders(tables: dict[str, Any]) -> Iterator[Fault]:
                     yield at, f"unknown name {{{name}}}; allowed: {allowed}{_meant(name, names)}"
             if at[-1] in _METHODS and _BRACES.search(PLACEHOLDER.sub("", text)):
                 yield at, "a brace without its partner or its name"
-    used = {name for _, text in _texts(tables["run"], ()) for name in PLACEHOLDER.findall(text)}
+    used = {name for _, text in _texts(tables["run"], ("run",)) for name in PLACEHOLDER.findall(text)}
     for name in parts - used:
         yield ("run",), f"the part {{{name}}} of the id stands nowhere in [run], so every run would be the same"
 

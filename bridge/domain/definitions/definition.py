@@ -46,9 +46,18 @@ class Mistake:
     key: str
     message: str
 
+    @property
+    def place(self) -> str:
+        """`FILE:LINE`, or the file alone."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+    @property
+    def said(self) -> str:
+        """The key and the sentence."""
+        return f"{self.key}: {self.message}" if self.key else self.message
+
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where}: {self.key}: {self.message}" if self.key else f"{where}: {self.message}"
+        return f"{self.place}: {self.said}"
 
 
 class DefinitionInvalid(BridgeError):

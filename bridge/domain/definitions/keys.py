@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 from bridge.domain.definitions.expressions import check_expression
-from bridge.domain.definitions.kinds import Anything, Day, Either, Items, Kind, Named, Table, Text, Whole, YesNo
+from bridge.domain.definitions.kinds import (
+    Anything,
+    Day,
+    Either,
+    Fault,
+    Items,
+    Kind,
+    Named,
+    Path,
+    Table,
+    Text,
+    Whole,
+    YesNo,
+    faults_of,
+)
 from bridge.domain.run import RunStatus
 
 STATUSES: Final = ("queued", "running", "waiting", "succeeded", "partial", "failed", "cancelled")
@@ -104,6 +119,16 @@ PAUSE: Final = Table(
 ID_PARTS: Final = Either(
     (EXPRESSION, Named(EXPRESSION)), "The path of the run's id; of several parts each path, the others from vars."
 )
+
+
+class HeaderOrParts(Named):
+    """`{ header = "Operation-Location" }`, or the path of each part of an id."""
+
+    def faults(self, value: dict[str, Any], at: Path) -> Iterator[Fault]:
+        """Those of a header's name, or of the paths."""
+        if value.keys() == {"header"}:
+            return faults_of(_header(""), value["header"], (*at, "header"))
+        return super().faults(value, at)
 
 
 def _request(*methods: str, about: str, required: tuple[str, ...] = (), **more: Kind) -> Table:
@@ -234,7 +259,7 @@ DEFINITION: Final = Table(
             about="Start a run.",
             required=("run_from",),
             ok=CODES,
-            run_from=Either((EXPRESSION, Named(EXPRESSION)), "The id: a path, its parts, or a header with an address."),
+            run_from=Either((EXPRESSION, HeaderOrParts(EXPRESSION)), "The id: a path, its parts, or a header with an address."),
         ),
         "cancel": _request("post", "put", "delete", "get", about="Ask for the end of a run.", ok=CODES),
         "check": _request("get", "post", about="The one call of `connections check`."),

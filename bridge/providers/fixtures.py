@@ -1,0 +1,229 @@
+"""Recorded answers of a definition: read, and compared with what they say is expected, by the code that polls."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from multidict import CIMultiDict
+
+from bridge.domain.definitions.check import word_text
+from bridge.domain.definitions.keys import STATUSES
+from bridge.domain.errors import BadPayload, BridgeError
+from bridge.domain.observation import Observed, PollFailed
+from bridge.domain.run import Json
+from bridge.domain.strict_json import parse_json
+from bridge.domain.suggestions import closest
+from bridge.providers.defined import DefinedProvider
+from bridge.providers.definition_answers import Answer, meaning_of
+from bridge.providers.definition_requests import Hosts, Pages, rows_in, value_at
+
+REQUESTS: Final = ("run", "list", "output", "trigger", "cancel", "check")
+KEYS: Final = ("request", "http", "headers", "body", "expect", "about", "id", "vars")
+EXPECTED: Final = (
+    "status", "provider_status", "error", "output", "progress", "created_at", "started_at", "finished_at",
+    "workflow", "workflow_id", "generation", "link", "means", "next", "items", "id", "pause",
+)  # fmt: skip
+
+
+class FixtureInvalid(BridgeError):
+    """The file is no fixture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixture:
+    """One recorded answer and what is expected of it."""
+
+    name: str
+    request: str
+    answer: Answer
+    expect: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A fixture beside what was read: the differences, the status and the rule that decided."""
+
+    name: str
+    status: str | None
+    rule: str
+    differences: tuple[str, ...]
+
+
+def read_fixture(path: Path) -> Fixture:
+    """The fixture in a file. Raises FixtureInvalid with the file and what is wrong."""
+    try:
+        told = parse_json(path.read_bytes())
+    except OSError as error:
+        raise FixtureInvalid(f"{path}: cannot be read: {error.strerror}") from None
+    except BadPayload as error:
+        raise FixtureInvalid(f"{path}: is no JSON: {error}") from None
+    if not isinstance(told, dict):
+        raise FixtureInvalid(f"{path}: is no JSON object")
+    request, code, headers, expect = (
+        told.get("request", "run"), told.get("http", 200), told.get("headers", {}), told.get("expect", {})
+    )  # fmt: skip
+    faults = [f"unknown key {name!r}{_meant(name, KEYS)}" for name in told.keys() - set(KEYS)]
+    if request not in REQUESTS:
+        faults.append(f"request is {request!r}; allowed: {', '.join(REQUESTS)}")
+    if not isinstance(code, int) or isinstance(code, bool) or not 100 <= code <= 599:
+        faults.append(f"http is {code!r}; allowed: a code such as 200")
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        faults.append("headers is a table of texts")
+    if not isinstance(expect, dict):
+        faults.append("expect is a table")
+    else:
+        faults += [f"unknown key {name!r} in expect{_meant(name, EXPECTED)}" for name in expect.keys() - set(EXPECTED)]
+    if faults:
+        raise FixtureInvalid(f"{path}: {'; '.join(sorted(faults))}")
+    return Fixture(path.stem, str(request), Answer(code, CIMultiDict(headers), told.get("body")), expect)  # type: ignore[arg-type]
+
+
+def fixtures_beside(definition: Path) -> list[Path]:
+    """The fixtures of a definition: those in `fixtures/` beside a definition.toml, or in `NAME/fixtures/`."""
+    folder = definition.parent if definition.name == "definition.toml" else definition.with_suffix("")
+    return sorted((folder / "fixtures").glob("*.json"))
+
+
+def compare(provider: DefinedProvider, fixture: Fixture) -> Compared:
+    """What the definition reads in a fixture, and where that differs from what is expected."""
+    found, rule = _facts(provider, fixture)
+    differences = tuple(
+        f"{key}: expected {_shown(wanted)}, read {_shown(found.get(key))}"
+        for key, wanted in fixture.expect.items()
+        if not _equal(wanted, found.get(key))
+    )
+    status = found.get("status")
+    return Compared(fixture.name, status if isinstance(status, str) else None, rule, differences)
+
+
+def _facts(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any], str]:
+    tables, answer = provider.tables, fixture.answer
+    meaning = meaning_of(tables, answer)
+    facts: dict[str, Any] = {"means": meaning.means if meaning.rule else _default_meaning(answer.status)}
+    facts["pause"] = meaning.pause_s
+    match fixture.request:
+        case "run":
+            result, reading = provider.result_of(answer)
+            if isinstance(result, PollFailed):
+                return {**facts, "pause": result.retry_after_s}, meaning.rule or result.kind.value
+            if reading is None or not isinstance(result, Observed):
+                return facts, meaning.rule
+            seen = result.observation
+            return {
+                **facts,
+                "status": seen.status.value,
+                "provider_status": seen.provider_status,
+                "error": _error(seen.error),
+                "output": seen.output,
+                "progress": {"completed": seen.progress.completed, "total": seen.progress.total} if seen.progress else None,
+                "created_at": seen.created_at,
+                "started_at": seen.started_at,
+                "finished_at": seen.finished_at,
+                "workflow": seen.workflow_id,
+                "workflow_id": seen.workflow_id,
+                "generation": reading.generation,
+                "link": reading.link,
+                "id": reading.told_id,
+                "pause": result.poll_after_s,
+            }, meaning.rule or reading.rule  # fmt: skip
+        case "list" if "list" in tables:
+            rows = rows_in(tables["list"], answer.body) or []
+            runs = [provider.listed(tables["list"], key, item, {}) for key, item in rows]
+            base = _base_of(provider, answer)
+            cursor = Pages(tables["list"].get("next")).after(
+                None, answer.headers, answer.body, [item for _, item in rows], Hosts.of(tables, base)
+            )
+            items = [
+                {"id": run.provider_run_id, "status": run.observation.status.value if run.observation else None}
+                for run in runs
+                if run is not None
+            ]
+            return {**facts, "items": items, "next": cursor}, ""
+        case "output" if "output" in tables:
+            table = tables["output"]
+            return {**facts, "output": value_at(table["read"], answer.body) if "read" in table else answer.body}, ""
+        case "trigger" if "trigger" in tables:
+            try:
+                return {**facts, "id": provider.started(answer, {}, _base_of(provider, answer))}, ""
+            except (BridgeError, ValueError) as error:
+                return {**facts, "error": str(error)}, ""
+    return facts, ""
+
+
+def _base_of(provider: DefinedProvider, answer: Answer) -> str:
+    """The base URL; where each connection has its own, that of the address in the answer."""
+    if provider.default_base_url:
+        return provider.default_base_url
+    found = re.search(
+        r"https?://[^/\"'<>\s]+", " ".join(answer.headers.values()) + json.dumps(answer.body, default=str)
+    )
+    return found[0] if found else "https://fixture.invalid"
+
+
+def _default_meaning(status: int) -> str:
+    if 200 <= status < 300:
+        return "ok"
+    known = {304: "unchanged", 401: "refused", 403: "refused", 404: "not-found", 410: "not-found", 429: "throttled"}
+    return known.get(status, "retry")
+
+
+def _error(error: Any) -> dict[str, Any] | None:
+    return None if error is None else {"message": error.message, "code": error.code, "step": error.step}
+
+
+def _equal(wanted: Any, found: Any) -> bool:
+    """Whether what was read is what is expected: of an error its message is enough, of items their ids or number."""
+    match wanted, found:
+        case (str(), {"message": message}):
+            return bool(wanted == message)
+        case ({"message": _}, {"message": _}):
+            return all(found.get(key) == value for key, value in wanted.items())
+        case (int(), list()) if not isinstance(wanted, bool):
+            return wanted == len(found)
+        case ([*wanted_items], [*found_items]) if found_items and isinstance(found_items[0], dict):
+            ids = [item.get("id") for item in found_items]
+            return wanted_items in (ids, found_items) or (
+                all(
+                    isinstance(one, dict) and one.items() <= other.items()
+                    for one, other in zip(wanted_items, found_items, strict=False)
+                )
+                and len(wanted_items) == len(found_items)
+            )
+        case (bool(), None | str()):
+            return wanted is (found is not None)  # `"next": true` says that there is a further page
+    return bool(wanted == found)
+
+
+def unseen_words(provider: DefinedProvider, fixtures: list[Fixture]) -> Iterator[str]:
+    """The words, rules and answers of a definition that no fixture shows."""
+    run = [(fixture, *_facts(provider, fixture)) for fixture in fixtures if fixture.request == "run"]
+    shown = {str(facts.get("provider_status")).casefold() for _, facts, _ in run}
+    rules = {rule for _, _, rule in run}
+    status = provider.tables["status"]
+    for name in STATUSES:
+        for word in status.get(name, ()):
+            if word_text(word).casefold() not in shown:
+                yield f"no fixture shows the word {word_text(word)!r} ({name})"
+    for number, rule in enumerate(status.get("when", ())):
+        if not any(one.startswith(f"when[{number}]") for one in rules):
+            yield f"no fixture fits status.when[{number}]: {rule['if']}"
+    for number in range(len(provider.tables.get("answer", ()))):
+        if f"answer[{number}]" not in rules and not any(
+            meaning_of(provider.tables, fixture.answer).rule == f"answer[{number}]" for fixture in fixtures
+        ):
+            yield f"no fixture fits answer[{number}]"
+
+
+def _shown(value: Json) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def _meant(name: object, known: tuple[str, ...]) -> str:
+    meant = closest(str(name), known)
+    return f"; did you mean {meant!r}?" if meant else ""
