@@ -22,7 +22,7 @@ from bridge.api.server import RULES, build_app, main_token, start_server
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.cluster.membership import Membership, find_surely_dead
 from bridge.cluster.process_identity import own_identity
-from bridge.config import Config, ConfigInvalid, changes_that_need_restart
+from bridge.config.load import Config, ConfigInvalid, changes_that_need_restart
 from bridge.daemon_control import DaemonControl
 from bridge.delivery.deliverer import PASS_GAP_S, Deliverer
 from bridge.delivery.replayer import Replayer

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from bridge.config import Config, ConfigInvalid, load_config
+from bridge.config.load import Config, ConfigInvalid, load_config
 from bridge.daemon import Daemon
 from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import BridgeError, StoreUnavailable

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from aiohttp import web
 
-from bridge.config import Config
+from bridge.config.load import Config
 from bridge.delivery.deliverer import DeliverySettings
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.addresses.tables import Address

@@ -33,9 +33,15 @@ def check_host(request: web.Request, allowed: frozenset[str]) -> None:
     if request.transport is not None and isinstance(request.transport.get_extra_info("sockname"), str | bytes):
         return  # a Unix socket: no browser and no DNS name leads here
     given = request.headers.getall("Host", [])
-    found = _HOST.fullmatch(given[0]) if len(given) == 1 else None
-    if found is None or found[1].lower() not in allowed:
+    if len(given) != 1 or _host_name(given[0]) not in allowed:
         raise Refusal(421, "this server does not answer for that host name; add it to [server] allowed_hosts")
+
+
+@functools.lru_cache(maxsize=256)
+def _host_name(header: str) -> str | None:
+    """The name or address in a Host header, lower case; None if it is not one."""
+    found = _HOST.fullmatch(header)
+    return found and found[1].lower()
 
 
 def check_path(request: web.Request) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
 from typing import Any
 
 import structlog
 from aiohttp import web
 
-from bridge.api.authentication import CALLER, READING, Authentication, Rules
+from bridge.api.authentication import CALLER, READING, Authentication, Caller, Rules
 from bridge.api.context import IdempotencyKey, Request, RequestContext, Response, keep
 from bridge.api.problem import CONTENT_TYPE, headers_of, make_problem, problem_of, status_of
 from bridge.api.request_models import NoQuery
@@ -35,6 +36,8 @@ SECURITY_HEADERS = {
     "Server": "runbridge",
 }
 REQUEST_ID = web.RequestKey("request_id", str)
+_REQUESTS = new_id("req")[:-8]  # of this process; its requests are numbered, for a new id takes ten times as long
+_NUMBERS = count()
 _log = structlog.get_logger("bridge.api")
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -51,47 +54,31 @@ def build_middleware(
     `scopes`: what a token needs, by method and path, for anything but a GET. `busy` holds the connections that a request is under way on.
     """
 
+    async def authorize(request: web.Request) -> Caller | None:
+        """The caller of a request that needs one. Raises a Refusal for a foreign host name or a caller who may not."""
+        check_host(request, rules.allowed_hosts)
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource else request.path
+        if (_method_of(request), path) in open_routes or not _is_guarded(request):
+            return None
+        caller = request[CALLER] = await authentication.caller(request)
+        caller.require(scopes.get((request.method, path), Scope.READ))
+        return caller
+
     @web.middleware
     async def serve(request: web.Request, handler: _Next) -> web.StreamResponse:
-        request_id, started = new_id("req"), time.perf_counter()
+        request_id, started = f"{_REQUESTS}{next(_NUMBERS) & 0xFFFFFFFF:08x}", time.perf_counter()
         request[REQUEST_ID] = request_id
         busy.add(request.protocol)
         caller = None
         try:
-            check_host(request, rules.allowed_hosts)
-            resource = request.match_info.route.resource
-            path = resource.canonical if resource else request.path
-            if (_method_of(request), path) not in open_routes and _is_guarded(request):
-                caller = request[CALLER] = await authentication.caller(request)
-                caller.require(scopes.get((request.method, path), Scope.READ))
+            caller = await authorize(request)
             response = await handler(request)
-        except BridgeError as error:
-            response = _problem(status_of(error), problem_of(error, request_id), headers_of(error))
-        except web.HTTPException as error:
-            response = _routing_problem(error, request_id)
-        except Exception:  # noqa: BLE001 - the last resort: no client sees a traceback
-            _log.exception("request.failed", request_id=request_id, method=request.method, path=request.path)
-            detail = f"something went wrong inside the bridge; its log tells more under {request_id}"
-            response = _problem(500, make_problem(500, detail, request_id=request_id), {})
+        except Exception as error:  # noqa: BLE001 - the last resort: no client sees a traceback
+            response = _shown(error, request, request_id)
         finally:
             busy.discard(request.protocol)
-        _log.debug(
-            "request.answered",
-            request_id=request_id,
-            method=request.method,
-            path=request.path,
-            status=response.status,
-            duration_ms=round((time.perf_counter() - started) * 1000),
-        )
-        if caller is not None and request.method not in READING and response.status < 400:
-            _log.info(
-                "api.changed",
-                token=caller.name,
-                method=request.method,
-                path=request.path,
-                status=response.status,
-                request_id=request_id,
-            )
+        _log_answer(request, response.status, request_id, started, caller)
         return response
 
     return serve
@@ -99,6 +86,31 @@ def build_middleware(
 
 def _method_of(request: web.Request) -> str:
     return "GET" if request.method == "HEAD" else request.method
+
+
+def _shown(error: Exception, request: web.Request, request_id: str) -> web.Response:
+    """The problem document for an error."""
+    match error:
+        case BridgeError():
+            return _problem(status_of(error), problem_of(error, request_id), headers_of(error))
+        case web.HTTPException():
+            return _routing_problem(error, request_id)
+        case _:
+            _log.error(
+                "request.failed", request_id=request_id, method=request.method, path=request.path, exc_info=error
+            )
+            detail = f"something went wrong inside the bridge; its log tells more under {request_id}"
+            return _problem(500, make_problem(500, detail, request_id=request_id), {})
+
+
+def _log_answer(request: web.Request, status: int, request_id: str, started: float, caller: Caller | None) -> None:
+    duration_ms = round((time.perf_counter() - started) * 1000)
+    method, path = request.method, request.path
+    _log.debug(
+        "request.answered", request_id=request_id, method=method, path=path, status=status, duration_ms=duration_ms
+    )
+    if caller is not None and method not in READING and status < 400:
+        _log.info("api.changed", token=caller.name, method=method, path=path, status=status, request_id=request_id)
 
 
 def _is_guarded(request: web.Request) -> bool:

@@ -17,8 +17,7 @@ from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from bridge import __version__
-from bridge.cli.daemon_address import DaemonAddress
-from bridge.domain.errors import BridgeError
+from bridge.cli.daemon_address import ApiRefused, DaemonAddress, DaemonUnreachable
 
 TIMEOUT_S: Final = 30.0
 SILENCE_MAX_S: Final = 45.0  # three missed heartbeats of the event stream
@@ -27,18 +26,6 @@ GIVE_UP_AFTER_S: Final = 60.0  # a restart takes a few seconds
 
 T = TypeVar("T")
 Object = dict[str, Any]
-
-
-class DaemonUnreachable(BridgeError):
-    """No daemon answers at its address."""
-
-
-class ApiRefused(BridgeError):
-    """The daemon refused the request; `is_wrong_use` is true for a malformed one."""
-
-    def __init__(self, message: str, *, is_wrong_use: bool = False) -> None:
-        self.is_wrong_use = is_wrong_use
-        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)

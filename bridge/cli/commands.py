@@ -1,16 +1,14 @@
 """The command table, and `main`, which turns every result and error of a command into an exit code.
 
-A file is imported when its command is called, so that `runbridge runs list` does not load the database.
+A file is imported when its command is called, so that `runbridge runs list` does not load the database, and what only
+some results need when they come up: importing takes most of the time of `runbridge --help`.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import platform
-import sqlite3
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,9 +17,8 @@ from pathlib import Path
 import click
 
 from bridge import __version__
-from bridge.cli.client import ApiRefused, DaemonUnreachable
+from bridge.cli.daemon_address import ApiRefused, DaemonUnreachable
 from bridge.cli.options import common_options
-from bridge.cli.output import clean
 from bridge.domain.errors import BridgeError, InvalidInput
 
 FAILED, WRONG_USE, UNREACHABLE, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
@@ -106,11 +103,25 @@ Completion, for your shell's start-up file (or zsh_source, fish_source):
   eval "$(_RUNBRIDGE_COMPLETE=bash_source runbridge)"
 """
 
-_VERSION = f"%(prog)s %(version)s (Python {platform.python_version()}, SQLite {sqlite3.sqlite_version})"
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        import platform
+        import sqlite3
+
+        click.echo(f"runbridge {__version__} (Python {platform.python_version()}, SQLite {sqlite3.sqlite_version})")
+        ctx.exit()
 
 
 @click.group(cls=CommandTable, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="runbridge", message=_VERSION)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 @common_options
 def runbridge() -> None:
     """Watch runs at AI-workflow and document-processing providers, and notify your application when they finish."""
@@ -154,6 +165,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _place_of(error: Exception) -> str:
     """The file and line of our code. Never the error's text: a database error may quote the values of a row."""
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_BRIDGE_FOLDER)] or frames
     return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
@@ -176,5 +189,7 @@ def _report(error: BridgeError) -> int:
 
 
 def _print_error(message: str) -> int:
+    from bridge.cli.output import clean
+
     click.echo(f"runbridge: {clean(message)}", err=True)
     return FAILED

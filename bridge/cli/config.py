@@ -12,7 +12,7 @@ from bridge.cli.output import clean, mark, print_table, print_value, say
 from bridge.domain.errors import Problem
 
 if TYPE_CHECKING:
-    from bridge.config import Config
+    from bridge.config.load import Config
 
 
 @click.group
@@ -26,7 +26,8 @@ def config() -> None:
 @pass_settings
 def check(settings: Settings) -> int:
     """Read the configuration with its secrets, and list every mistake; exit 1 if there is one."""
-    from bridge.config import ConfigInvalid, find_config
+    from bridge.config.load import ConfigInvalid
+    from bridge.config.locate import find_config
 
     path = find_config(settings.config_path, os.environ)
     problems: list[Problem] = []
@@ -63,7 +64,7 @@ def _shown(problems: list[Problem]) -> list[dict[str, str]]:
 @pass_settings
 def show(settings: Settings, with_origin: bool) -> None:
     """Show every setting in effect, secrets as ****."""
-    from bridge.config import show_config
+    from bridge.config.show import show_config
 
     rows = show_config(load(settings))
     if settings.as_json:
@@ -77,6 +78,7 @@ def show(settings: Settings, with_origin: bool) -> None:
 
 def load(settings: Settings) -> Config:
     """Load the configuration as `serve` does; raises ConfigInvalid with every mistake."""
-    from bridge.config import find_config, load_config
+    from bridge.config.load import load_config
+    from bridge.config.locate import find_config
 
     return load_config(find_config(settings.config_path, os.environ), env=os.environ)

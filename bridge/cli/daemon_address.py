@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
+from bridge.domain.errors import BridgeError
 from bridge.domain.secret import Secret
 
 T = TypeVar("T")
+_PLAIN_LISTEN: Final = re.compile(r"(127\.0\.0\.1|localhost):[1-9][0-9]{0,4}")
+_PLAIN_TOKEN: Final = re.compile(r"[!-~]+")
 NO_TOKEN = "no token was found"  # noqa: S105 - the origin of a missing token
 DEFAULT_URL = "http://127.0.0.1:8484"
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how to reach a daemon that listens everywhere
+
+
+class DaemonUnreachable(BridgeError):
+    """No daemon answers at its address."""
+
+
+class ApiRefused(BridgeError):
+    """The daemon refused the request; `is_wrong_use` is true for a malformed one."""
+
+    def __init__(self, message: str, *, is_wrong_use: bool = False) -> None:
+        self.is_wrong_use = is_wrong_use
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +83,36 @@ def _first(*candidates: tuple[T | None, str]) -> tuple[T | None, str]:
 
 def _from_config(config_path: Path | None, env: Mapping[str, str]) -> tuple[str, Secret | None, str]:
     """Address, token and the name of their source; the defaults without a configuration file."""
-    from bridge.config import find_config
-    from bridge.config.reach import read_reach
+    from bridge.config.locate import find_config
 
     path = find_config(config_path, env)
+    if path is not None and (plain := _read_plain(path, env)) is not None:
+        return *plain, str(path)
+    from bridge.config.reach import read_reach
+
     listen, token = read_reach(path, env=env)
     if listen.path is not None:
         return f"unix:{listen.path}", token, str(path)
     host = _LOOPBACK_OF_ANY.get(listen.host or "", listen.host or "")
     return f"http://{f'[{host}]' if ':' in host else host}:{listen.port}", token, str(path) if path else "the default"
+
+
+def _read_plain(path: Path, env: Mapping[str, str]) -> tuple[str, Secret] | None:
+    """The address and the token where `[server]` holds both as most files do; None leaves it to `read_reach`.
+
+    Loading the models of the whole configuration would take longer than the rest of `runbridge runs list`.
+    """
+    import tomllib
+
+    if any(name.upper().startswith("RUNBRIDGE_SERVER") for name in env):
+        return None
+    try:
+        server = tomllib.loads(path.read_text(encoding="utf-8-sig"))["server"]
+        listen, token = server["listen"], server["api_token"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return None
+    is_plain = isinstance(listen, str) and isinstance(token, str) and _PLAIN_TOKEN.fullmatch(token)
+    return (f"http://{listen}", Secret(token)) if is_plain and _PLAIN_LISTEN.fullmatch(listen) else None
 
 
 def _parse(url: str, origin: str, token: Secret | None, token_origin: str) -> DaemonAddress:

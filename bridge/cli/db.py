@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 
 from bridge.cli.options import Settings, config_option, json_option, pass_settings
 from bridge.cli.output import console, mark, note, print_value, say
-from bridge.config import find_config
+from bridge.config.locate import find_config
 from bridge.config.reach import read_database_url, read_secrets
 from bridge.domain.clock import SystemClock
 from bridge.domain.encryption import EncryptionKey

@@ -24,11 +24,13 @@ from urllib.parse import urlsplit
 import click
 from sqlalchemy.engine import make_url
 
-from bridge.cli.client import Client, DaemonUnreachable
+from bridge.cli.client import Client
 from bridge.cli.connections import check_connections
+from bridge.cli.daemon_address import DaemonUnreachable
 from bridge.cli.options import Settings, common_options, pass_settings
 from bridge.cli.output import mark, print_value, say
-from bridge.config import Config, ConfigInvalid, find_config, load_config
+from bridge.config.load import Config, ConfigInvalid, load_config
+from bridge.config.locate import find_config
 from bridge.config.reach import read_database_url
 from bridge.domain.errors import BridgeError, NotFound
 from bridge.store import migrate

@@ -11,7 +11,8 @@ import click
 
 from bridge.cli.options import Settings, config_option, json_option, pass_settings
 from bridge.cli.output import mark, print_value, say
-from bridge.config import ConfigInvalid, find_config
+from bridge.config.load import ConfigInvalid
+from bridge.config.locate import find_config
 from bridge.config.reach import read_delivery, read_reach
 from bridge.delivery.address_guard import Explanation, explain
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust, Verdict

@@ -8,19 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from bridge.cli.client import Client
 from bridge.cli.daemon_address import find_daemon
 from bridge.domain.errors import BridgeError
-from bridge.domain.event import EventType
 from bridge.domain.secret import Secret
-from bridge.domain.signing import hmac_v1
-from bridge.domain.suggestions import closest
 from bridge.domain.timestamps import format_instant, parse_duration, parse_instant
+
+if TYPE_CHECKING:
+    from bridge.cli.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPLETION_TIMEOUT_S: Final = 2.0
@@ -43,6 +42,8 @@ class Settings:
 
     def client(self) -> Client:
         """A client of the daemon, whose address comes from flags, environment or configuration."""
+        from bridge.cli.client import Client
+
         return Client(find_daemon(url=self.url, token=self.token, config_path=self.config_path, env=os.environ))
 
 
@@ -137,6 +138,9 @@ class EventTypes(click.ParamType[list[str]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         """Split `value`; an unknown name fails with the closest one."""
+        from bridge.domain.event import EventType
+        from bridge.domain.suggestions import closest
+
         known = [member.value for member in EventType]
         names = [name.strip() for name in str(value).split(",") if name.strip()]
         for name in names:
@@ -148,6 +152,8 @@ class EventTypes(click.ParamType[list[str]]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the last name of the list."""
+        from bridge.domain.event import EventType
+
         *before, last = incomplete.split(",")
         return [
             CompletionItem(",".join((*before, member.value)))
@@ -207,6 +213,8 @@ class Pair(click.ParamType[tuple[str, str]]):
 
 def read_keys(secret: str | None, secret_file: Path | None) -> list[bytes]:
     """The signing keys in --secret (separated by spaces) or --secret-file (one per line); [] without either."""
+    from bridge.domain.signing import hmac_v1
+
     if secret is not None and secret_file is not None:
         raise click.UsageError("give either --secret or --secret-file, not both")
     text = secret or ""

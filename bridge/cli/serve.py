@@ -23,7 +23,7 @@ def serve(settings: Settings, listen: str | None, database: str | None) -> int:
 
     SIGTERM and Ctrl-C finish the requests in flight and stop it. SIGHUP reloads the configuration.
     """
-    from bridge.config import find_config
+    from bridge.config.locate import find_config
     from bridge.process import main
 
     path = find_config(settings.config_path, os.environ)
@@ -45,7 +45,8 @@ def init(settings: Settings, path: Path | None, listen: str | None, database: st
 
     An existing file is never overwritten. Only you can read the new one (mode 0600).
     """
-    from bridge.config import init_config, user_config
+    from bridge.config.locate import user_config
+    from bridge.config.starter import init_config
 
     target = path or settings.config_path or user_config(os.environ)
     if target.is_dir():

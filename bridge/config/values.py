@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from apscheduler.triggers.cron import CronTrigger
-
 from bridge.domain.addresses.policy import AllowRule
 from bridge.domain.database_url import postgres_target
-from bridge.domain.encryption import parse_keys
 from bridge.domain.errors import InvalidInput
 from bridge.domain.secret import Secret
 from bridge.domain.webhook_url import parse_target
@@ -112,6 +109,8 @@ class CalendarSchedule:
 
 def read_schedule(value: object) -> CalendarSchedule:
     """A time of day (`03:15`), or a cron line of five fields."""
+    from apscheduler.triggers.cron import CronTrigger  # only a file that has one waits for it
+
     text = " ".join(value.split()) if isinstance(value, str) else ""
     if time := _TIME_OF_DAY.fullmatch(text):
         return CalendarSchedule(text, f"{int(time['minute'])} {int(time['hour'])} * * *")
@@ -204,6 +203,8 @@ def check_header_safe(secret: Secret) -> Secret:
 
 def check_vault_keys(secret: Secret) -> Secret:
     """One or more keys of 32 bytes in base64."""
+    from bridge.domain.encryption import parse_keys  # only a file that has one waits for it
+
     if not parse_keys(secret.reveal()):
         raise ValueError("holds no key")
     return secret

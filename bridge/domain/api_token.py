@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from bridge.domain.secret import Secret
 
@@ -17,8 +18,10 @@ class Scope(StrEnum):
 
     def covers(self, wanted: Scope) -> bool:
         """Whether a token of this scope may do what needs the scope `wanted`."""
-        order = list(Scope)
-        return order.index(self) >= order.index(wanted)
+        return _RANKS[self] >= _RANKS[wanted]
+
+
+_RANKS: Final = {scope: rank for rank, scope in enumerate(Scope)}
 
 
 @dataclass(frozen=True, slots=True)

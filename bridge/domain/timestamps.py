@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
@@ -106,6 +105,8 @@ def _from_text(text: str) -> str | None:
             return _from_iso(*found.groups(default=""))
         if _FIRST_CENTURIES.search(text):  # the parser reads 0001 as 2001
             return None
+        from email.utils import parsedate_to_datetime  # takes 10 ms to import, for which no command needs to wait
+
         spelled = parsedate_to_datetime(text)
     except (ValueError, OverflowError, TypeError):
         return None

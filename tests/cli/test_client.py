@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from bridge.cli.client import GIVE_UP_AFTER_S, ApiRefused, Client, DaemonUnreachable, Patience
-from bridge.cli.daemon_address import find_daemon
+from bridge.cli.client import GIVE_UP_AFTER_S, Client, Patience
+from bridge.cli.daemon_address import ApiRefused, DaemonUnreachable, find_daemon
 from bridge.domain.secret import Secret
 from tests.support.stub_server import StubResponse, stub_server
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
 
 from bridge.cli.daemon_address import find_daemon
+from bridge.config.reach import read_reach
 from bridge.domain.secret import Secret
 
 
@@ -95,3 +98,28 @@ def test_an_address_that_is_none_is_wrong_use(tmp_path, url):
 
 def test_the_token_shows_in_no_repr(tmp_path):
     assert "from-the-file" not in repr(_find(tmp_path, config=CONFIG))
+
+
+def test_a_plain_section_says_the_same_as_the_whole_configuration(tmp_path):
+    """It is read without the models of the configuration, which take longer to load than `runs list` takes."""
+    path = tmp_path / "config.toml"
+    path.write_text('[server]\nlisten = "127.0.0.1:9100"\napi_token = "a-long-enough-token"\n')
+    plain = find_daemon(url=None, token=None, config_path=path, env={"HOME": str(tmp_path)})
+    listen, token = read_reach(path, env={"HOME": str(tmp_path)})
+    assert (plain.host, plain.port, plain.token.reveal()) == (listen.host, listen.port, token.reveal())
+
+
+def test_the_environment_goes_before_a_plain_section(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('[server]\nlisten = "127.0.0.1:9100"\napi_token = "a-long-enough-token"\n')
+    env = {"HOME": str(tmp_path), "RUNBRIDGE_SERVER__LISTEN": "127.0.0.1:9200"}
+    assert find_daemon(url=None, token=None, config_path=path, env=env).port == 9200
+
+
+def test_help_loads_neither_tables_nor_models():
+    """Importing takes most of the time of `runbridge --help`."""
+    code = "import sys; sys.argv = ['runbridge', '--help']; from bridge.cli import main; main(); print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert loaded.isdisjoint({"rich", "pydantic", "http.client", "ssl", "sqlalchemy", "aiohttp"})

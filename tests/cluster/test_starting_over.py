@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import load_config
+from bridge.config.load import load_config
 from bridge.daemon import Daemon
 from bridge.domain.clock import SteadyClock
 from bridge.domain.encryption import new_key

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import Config, ConfigInvalid, load_config
+from bridge.config.load import Config, ConfigInvalid, load_config
 
 SIGNING_SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo="
 TOKEN = '[server]\napi_token = "a-token"\n'

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import show_config
+from bridge.config.show import show_config
 from bridge.config.values import read_schedule
 from tests.config.config_files import TOKEN, load, mistakes
 

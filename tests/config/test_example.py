@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import load_config
 from bridge.config.layers import schema_of
+from bridge.config.load import load_config
 from bridge.config.sections import BASE_URLS, NAMED_SECTIONS, SECTIONS, CadenceTable
 from bridge.config.values import read_size
 from bridge.domain.connection import CadenceSettings

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.config import changes_that_need_restart, load_config, show_config
+from bridge.config.load import changes_that_need_restart, load_config
+from bridge.config.show import show_config
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.event import EventType
 from bridge.domain.retry import RetrySchedule

@@ -7,8 +7,8 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.config import Config, ConfigInvalid, load_config, show_config
-from bridge.config.load import load_document
+from bridge.config.load import Config, ConfigInvalid, load_config, load_document
+from bridge.config.show import show_config
 from tests.config.config_files import DIFY, ENDPOINT, SIGNING_SECRET, TOKEN, load, mistakes, write
 
 IN_QUOTES = 'expected a duration such as "250ms", "2s", "5m", "2h" or "30d", in quotes and with its unit'

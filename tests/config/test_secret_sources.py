@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import load_config, show_config
+from bridge.config.load import load_config
+from bridge.config.show import show_config
 from tests.config.config_files import DIFY, ENDPOINT, TOKEN, load, mistakes, write
 
 FROM_FILE = '[connections.main]\nprovider = "dify"\napi_key_file = "hub.key"\n'

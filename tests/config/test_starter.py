@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import find_config, init_config, load_config, user_config
+from bridge.config.load import load_config
+from bridge.config.locate import find_config, user_config
+from bridge.config.starter import init_config
 from bridge.domain.errors import BridgeError, Conflict
 
 HOME = {"HOME": "/home/me"}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bridge.config import show_config
+from bridge.config.show import show_config
 from bridge.domain.api_token import Scope
 from tests.config.config_files import TOKEN, load, mistakes
 
