@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from bridge.api.authentication import Authentication, Rules, WrongTries
+from bridge.api.counts import CountKeeper
 from bridge.api.ports import Bridge
 from bridge.api.request_models import Checks
 from bridge.api.response_models import Shown
@@ -78,10 +79,12 @@ class RequestContext:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     keys_in_flight: set[str] = field(default_factory=set)
     streams: int = 0
+    counts: CountKeeper = field(init=False)
     _kept: Batcher[str, StoredResponse | None] = field(init=False)
     _groups: dict[Callable[..., list[Response]], GroupedWrites[Any, Response]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.counts = CountKeeper(self.database, self.clock)
         self._kept = Batcher(lambda keys: self.database.read(lambda tx: find_responses(tx, keys)))
 
     async def find_kept(self, key: str) -> StoredResponse | None:

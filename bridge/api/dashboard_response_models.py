@@ -1,6 +1,10 @@
-"""Response bodies that the dashboard needs beside those of the things it shows: sessions."""
+"""Response bodies that the dashboard needs beside those of the things it shows: sessions, the summary."""
 
 from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
 
 from bridge.api.response_models import NextCursor, Shown, When
 from bridge.domain.api_token import Scope
@@ -41,3 +45,52 @@ class LinkAnswer(Shown):
     link: str
     fragment: str
     expires_at: When
+
+
+class RunCounts(Shown):
+    """How many runs there are, settled ones included as long as they are kept."""
+
+    by_status: dict[str, int]
+    by_connection: dict[str, dict[str, int]]
+
+
+class DeliveryCounts(Shown):
+    """How many deliveries there are; those of single runs' webhooks are counted together."""
+
+    by_state: dict[str, int]
+    by_endpoint: dict[str, dict[str, int]]
+    one_run_webhooks: dict[str, int]
+    oldest_due_at: When | None = Field(description="Since when the longest waiting delivery is due; null: none is due.")
+
+
+class MinuteAnswer(Shown):
+    """What one minute brought: runs that settled, attempts that were accepted, and those that were not."""
+
+    at: When
+    settled: int
+    delivered: int
+    failed: int
+
+
+class AttentionAnswer(Shown):
+    """One thing that is wrong, what is known about it and what to do."""
+
+    kind: Literal["connection", "endpoint"]
+    id: str
+    severity: Literal["error", "warning"]
+    since: When | None
+    sentence: str
+
+
+class SummaryAnswer(Shown):
+    """Everything at a glance; `minutes` are the last sixty, oldest first, `attention` has the worst first."""
+
+    version: str
+    counted_at: When
+    status: Literal["ok", "attention"]
+    sentence: str
+    runs: RunCounts
+    deliveries: DeliveryCounts
+    minutes: list[MinuteAnswer]
+    attention: list[AttentionAnswer]
+    database_bytes: int

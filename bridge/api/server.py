@@ -88,7 +88,12 @@ def build_app(
     async def close(_app: web.Application) -> None:
         context.closing.set()
 
+    async def count(_app: web.Application) -> None:
+        context.counts.begin()  # so that the first reader does not wait for it
+
+    app.on_startup.append(count)
     app.on_shutdown.append(close)
+    app.on_cleanup.append(lambda _: context.counts.close())
     return app
 
 

@@ -1,0 +1,177 @@
+"""`GET /v1/summary`: counts that are kept for a moment, and what needs attention first."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from bridge.api.context import Request, RequestContext, Response
+from bridge.api.dashboard_response_models import AttentionAnswer, SummaryAnswer
+from bridge.api.ports import Bridge
+from bridge.api.request_models import NoQuery
+from bridge.domain.connection import ConnectionHealth
+from bridge.domain.delivery import DeliveryState
+from bridge.domain.timestamps import format_duration, format_instant
+from bridge.store.connections import HealthRow, list_health
+from bridge.store.deliveries import due_endpoints
+from bridge.store.inspection import measure_size
+from bridge.store.summary import MINUTES, Counts, EndpointTrouble, Minute, list_endpoint_troubles
+from bridge.store.transaction import Tx
+
+LATE_AFTER_S: Final = 60.0
+CROWDED_AT: Final = 1.5  # times the requests that a connection's limit allows
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What is read for every summary, because little has to be read."""
+
+    health: Mapping[str, HealthRow]
+    troubles: list[EndpointTrouble]
+    due: dict[str, datetime]
+    size_bytes: int
+
+
+async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> Response:
+    """What is watched and sent, and what needs attention first.
+
+    `counted_at` is when the counts were made: a second ago, in a large database some seconds, never by estimate.
+    """
+    counts, minutes = await context.counts.read()
+    now = await context.database.read(_read_now)
+    at = context.clock.now()
+    by_status, by_state = Counter[str](), Counter[str]()
+    by_connection: dict[str, dict[str, int]] = {name: {} for name in sorted(context.bridge.connections)}
+    by_endpoint: dict[str, dict[str, int]] = defaultdict(dict)
+    for (connection, status), count in sorted(counts.runs.items()):
+        by_status[status] += count
+        by_connection.setdefault(connection, {})[status] = count
+    for (endpoint, state), count in sorted(counts.deliveries.items()):
+        by_state[state] += count
+        by_endpoint[endpoint][state] = count
+    one_run = by_endpoint.pop("", {})
+    attention = [each for kind in _attention(context.bridge, now, counts, at) for each in kind]
+    oldest_at = min(now.due.values(), default=None)
+    answer = SummaryAnswer.model_validate(
+        {
+            "version": context.version,
+            "counted_at": counts.at,
+            "status": "attention" if any(each.severity == "error" for each in attention) else "ok",
+            "sentence": attention[0].sentence if attention else _all_is_well(by_status, len(by_connection)),
+            "runs": {"by_status": by_status, "by_connection": by_connection},
+            "deliveries": {
+                "by_state": by_state,
+                "by_endpoint": by_endpoint,
+                "one_run_webhooks": one_run,
+                "oldest_due_at": oldest_at if oldest_at is not None and oldest_at <= at else None,
+            },
+            "minutes": [
+                {
+                    "at": minute,
+                    "settled": seen.settled,
+                    "delivered": seen.delivered,
+                    "failed": seen.failed,
+                }
+                for minute, seen in _last_hour(minutes, at)
+            ],
+            "attention": attention,
+            "database_bytes": now.size_bytes,
+        }
+    )
+    return Response.of(200, answer)
+
+
+def _read_now(tx: Tx) -> _Now:
+    due = {endpoint_id: each.at for endpoint_id, each in due_endpoints(tx).items()}
+    return _Now(list_health(tx), list_endpoint_troubles(tx), due, measure_size(tx).total)
+
+
+def _last_hour(minutes: Mapping[datetime, Minute], now: datetime) -> Iterator[tuple[datetime, Minute]]:
+    """Sixty minutes, the oldest first; the last is the one that is not over."""
+    last = now.replace(second=0, microsecond=0)
+    for back in range(MINUTES - 1, -1, -1):
+        at = last - timedelta(minutes=back)
+        yield at, minutes.get(at, Minute())
+
+
+def _all_is_well(by_status: Mapping[str, int], connections: int) -> str:
+    if not connections:
+        return "No connection is configured; add a [connections.NAME] table to the configuration."
+    if not by_status:
+        return "Nothing is watched yet; register a run with `runbridge runs add CONNECTION ID`."
+    return "Every connection answers, and every endpoint accepts what it is sent."
+
+
+def _attention(bridge: Bridge, now: _Now, counts: Counts, at: datetime) -> Iterator[list[AttentionAnswer]]:
+    """What is wrong, the worst first."""
+    names = sorted(bridge.connections)
+    failing = [row for name in names if (row := now.health.get(name)) and row.health is ConnectionHealth.FAILING]
+    yield [
+        _item(
+            "connection",
+            row.name,
+            "error",
+            row.since,
+            f"The connection {row.name} brings nothing readable: {row.reason or 'it does not answer'}. "
+            f"Its runs are not lost; see `runbridge connections check {row.name}`.",
+        )
+        for row in failing
+    ]
+    yield [_endpoint_trouble(trouble) for trouble in now.troubles]
+    troubled = {trouble.id for trouble in now.troubles}
+    yield [
+        _item(
+            "endpoint",
+            endpoint_id,
+            "warning",
+            due_at,
+            f"Deliveries to {endpoint_id} have been due for {format_duration(round((at - due_at).total_seconds()))}; "
+            "its receiver or its rate limit is slower than its events.",
+        )
+        for endpoint_id, due_at in sorted(now.due.items())
+        if endpoint_id not in troubled and (at - due_at).total_seconds() > LATE_AFTER_S
+    ]
+    crowded = {name: bridge.limiter_reading(name).over_capacity for name in names}
+    yield [
+        _item(
+            "connection",
+            name,
+            "warning",
+            None,
+            f"The connection {name} is wanted for {over:.1f} times the requests that its limit allows, so ends are "
+            "noticed later; raise the limit at the provider, or the price or target_delay here.",
+        )
+        for name, over in crowded.items()
+        if over > CROWDED_AT
+    ]
+    yield [
+        _item(
+            "endpoint",
+            endpoint_id,
+            "warning",
+            None,
+            f"{count} deliveries to {endpoint_id} used up their retries; send them again with "
+            f"`runbridge endpoints replay {endpoint_id}`.",
+        )
+        for (endpoint_id, state), count in sorted(counts.deliveries.items())
+        if state == DeliveryState.EXHAUSTED and endpoint_id
+    ]
+
+
+def _endpoint_trouble(trouble: EndpointTrouble) -> AttentionAnswer:
+    if trouble.is_off:
+        remedy = f"`runbridge endpoints enable {trouble.id}` switches it on, a replay sends what it missed"
+        sentence = f"The endpoint {trouble.id} is off: {trouble.reason or 'switched off'}; {remedy}."
+        return _item("endpoint", trouble.id, "error", trouble.since, sentence)
+    since = format_instant(trouble.since) if trouble.since else "some time"
+    sentence = f"The endpoint {trouble.id} has accepted nothing since {since}; see its newest delivery for the answer."
+    return _item("endpoint", trouble.id, "error", trouble.since, sentence)
+
+
+def _item(kind: str, item_id: str, severity: str, since: datetime | None, sentence: str) -> AttentionAnswer:
+    return AttentionAnswer.model_validate(
+        {"kind": kind, "id": item_id, "severity": severity, "since": since, "sentence": sentence}
+    )

@@ -1,0 +1,145 @@
+"""Counts of everything for people: runs, deliveries, and what each minute of the last hour brought.
+
+They read indexes from end to end, so they are for a reader that keeps them, never for every request. No index exists
+for them alone: each would cost a page for every event.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import sqlalchemy as sa
+
+from bridge.domain.delivery import DeliveryState, Outcome
+from bridge.domain.event import EventType
+from bridge.domain.ids import first_id
+from bridge.domain.run import RunStatus
+from bridge.store.tables import attempts, deliveries, endpoints, events, runs
+from bridge.store.transaction import Tx
+
+MINUTES: Final = 60
+_MINUTE_US: Final = 60_000_000
+_SUCCEEDED: Final[sa.ColumnElement[str]] = sa.literal_column("'succeeded'")  # as the partial index spells it
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many there are at one instant, by (connection, status) and by (endpoint, state).
+
+    Webhooks of single runs count under the endpoint "".
+    """
+
+    at: datetime
+    runs: Mapping[tuple[str, str], int]
+    deliveries: Mapping[tuple[str, str], int]
+
+
+def count_all(tx: Tx) -> Counts:
+    """Count everything; what most rows have in common is the rest of a total, so that only indexes are read."""
+    return Counts(tx.now, _count_runs(tx), _count_deliveries(tx))
+
+
+def _count_runs(tx: Tx) -> Counter[tuple[str, str]]:
+    found = Counter[tuple[str, str]]()
+    total = sa.select(runs.c.connection, sa.func.count()).group_by(runs.c.connection)
+    name = runs.c.connection + ""  # an expression, or SQLite walks the index on it and looks up every row
+    parts = sa.select(name, runs.c.status, sa.func.count()).group_by(name, runs.c.status)
+    is_rare = runs.c.status != _SUCCEEDED
+    for condition in (sa.and_(runs.c.leased_by.is_(None), is_rare), runs.c.leased_by.is_not(None)):
+        for connection, status, count in tx.connection.execute(parts.where(condition)):
+            found[connection, status] += count
+    for connection, count in tx.connection.execute(total):
+        rest = count - sum(n for (name, _), n in found.items() if name == connection)
+        if rest:
+            found[connection, RunStatus.SUCCEEDED] += rest
+    return found
+
+
+def _count_deliveries(tx: Tx) -> Counter[tuple[str, str]]:
+    found = Counter[tuple[str, str]]()
+    shared = set(tx.connection.scalars(sa.select(endpoints.c.id).where(_is_shared)))
+    states = tx.connection.execute(sa.select(deliveries.c.state, sa.func.count()).group_by(deliveries.c.state))
+    by_state: dict[str, int] = {row[0]: row[1] for row in states}
+    parts = sa.select(deliveries.c.endpoint_id, sa.func.count()).group_by(deliveries.c.endpoint_id)
+    is_pending = deliveries.c.state == sa.literal_column("'pending'")
+    rare = [state for state in by_state if state not in (DeliveryState.PENDING, DeliveryState.DELIVERED)]
+    for state, condition in ((DeliveryState.PENDING, is_pending), *((s, deliveries.c.state == s) for s in rare)):
+        for endpoint_id, count in tx.connection.execute(parts.where(condition)):
+            if endpoint_id in shared:
+                found[endpoint_id, state] += count
+    for endpoint_id, count in tx.connection.execute(parts.where(deliveries.c.endpoint_id.in_(shared))):
+        found[endpoint_id, DeliveryState.DELIVERED] = count - sum(
+            n for (one, _), n in found.items() if one == endpoint_id
+        )
+    for state, count in by_state.items():
+        found["", state] = count - sum(n for (_, one), n in found.items() if one == state)
+    return Counter({key: count for key, count in found.items() if count})
+
+
+_is_shared = sa.and_(endpoints.c.run_id.is_(None), endpoints.c.deleted_at.is_(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """What one minute brought; `delivered` and `failed` are attempts."""
+
+    settled: int = 0
+    delivered: int = 0
+    failed: int = 0
+
+
+def count_minutes(tx: Tx, since: datetime) -> dict[datetime, Minute]:
+    """What each minute since then brought, by its beginning; quiet minutes are absent."""
+    minute = sa.type_coerce(events.c.created_at, sa.BigInteger) // _MINUTE_US
+    settled = (
+        sa.select(minute, sa.func.count())
+        .where(events.c.created_at >= since, events.c.type == EventType.RUN_FINISHED.value)
+        .group_by(minute)
+    )
+    ended = Counter({row[0]: row[1] for row in tx.connection.execute(settled)})
+    minute = sa.type_coerce(attempts.c.at, sa.BigInteger) // _MINUTE_US
+    made = (
+        sa.select(minute, attempts.c.outcome, sa.func.count())
+        .where(attempts.c.id >= first_id("att", since - _SLACK), attempts.c.at >= since)
+        .group_by(minute, attempts.c.outcome)
+    )
+    delivered, failed = Counter[int](), Counter[int]()
+    for number, outcome, count in tx.connection.execute(made):
+        if outcome != Outcome.INTERRUPTED:
+            (delivered if outcome == Outcome.DELIVERED else failed)[number] += count
+    return {
+        datetime.fromtimestamp(number * 60, UTC): Minute(ended[number], delivered[number], failed[number])
+        for number in ended.keys() | delivered.keys() | failed.keys()
+    }
+
+
+_SLACK: Final = timedelta(minutes=1)  # an attempt's id is made when it is recorded, or on a node whose clock differs
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTrouble:
+    """An endpoint that is off, or that accepts nothing."""
+
+    id: str
+    is_off: bool
+    reason: str | None
+    since: datetime | None
+
+
+def list_endpoint_troubles(tx: Tx) -> list[EndpointTrouble]:
+    """The shared endpoints that are off or accept nothing, by id."""
+    e = endpoints.c
+    query = sa.select(e.id, e.enabled, e.disabled_reason, e.disabled_at, e.failing_since).where(
+        _is_shared, sa.or_(~e.enabled, e.failing_since.is_not(None))
+    )
+    rows = sorted(tx.connection.execute(query), key=lambda row: str(row.id))
+    return [
+        EndpointTrouble(
+            row.id, not row.enabled, row.disabled_reason, row.failing_since if row.enabled else row.disabled_at
+        )
+        for row in rows
+    ]

@@ -1,0 +1,102 @@
+"""`GET /v1/summary`: everything at a glance, without counting for every request."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.api import counts
+from bridge.domain.connection import ConnectionHealth
+from bridge.domain.run import RunStatus
+from bridge.store.connections import change_health
+from tests.support.api_bridge import NOW, Api
+
+
+@pytest.fixture
+def is_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every count is waited for, however busy this machine is."""
+    monkeypatch.setattr(counts, "AWAITED_S", 60.0)
+    monkeypatch.setattr(counts, "SHARE_MAX", 1000.0)
+
+
+@pytest.mark.usefixtures("is_patient")
+async def test_runs_and_deliveries_are_counted_and_the_minutes_add_up(api: Api) -> None:
+    endpoint = await api.create_endpoint()
+    for name in ("a", "b", "c"):
+        await api.register(name)
+    done = await api.register("d", webhook={"url": "https://one.example.org/"})
+    await api.finish(done["id"])
+    failed = await api.register("e")
+    await api.see(failed["id"], RunStatus.FAILED)
+    api.clock.advance(2)
+    body = (await api.call("GET", "/v1/summary")).body
+    wanted = {"queued": 3, "succeeded": 1, "failed": 1}
+    assert body["runs"]["by_status"] == wanted
+    assert body["runs"]["by_connection"] == {"dify-prod": wanted, "dify-test": {}}
+    assert body["deliveries"]["by_state"] == {"pending": 4}
+    assert body["deliveries"]["by_endpoint"] == {endpoint["id"]: {"pending": 3}}
+    assert body["deliveries"]["one_run_webhooks"] == {"pending": 1}
+    assert body["deliveries"]["oldest_due_at"] == "2026-01-15T10:30:00.000Z"
+    assert len(body["minutes"]) == 60
+    assert body["minutes"][-1] == {"at": "2026-01-15T10:30:00.000Z", "settled": 2, "delivered": 0, "failed": 0}
+
+
+@pytest.mark.usefixtures("is_patient")
+async def test_a_kept_count_is_renewed_after_a_second(api: Api) -> None:
+    await api.call("GET", "/v1/summary")
+    await api.register("a")
+    assert (await api.call("GET", "/v1/summary")).body["runs"]["by_status"] == {}
+    api.clock.advance(counts.FRESH_S)
+    assert (await api.call("GET", "/v1/summary")).body["runs"]["by_status"] == {"queued": 1}
+
+
+async def test_a_count_that_takes_long_is_not_waited_for_and_follows_after_a_rest(api: Api) -> None:
+    """At a million runs a count takes some 100 ms; a summary must not."""
+    seconds = iter([0.0, 0.2, 1.0, 1.2, 2.0, 2.2])
+    keeper = counts.CountKeeper(api.database, api.clock, measure=lambda: next(seconds))
+    await keeper.read()
+    await api.register("a")
+    api.clock.advance(9.9)
+    assert not (await keeper.read())[0].runs
+    api.clock.advance(0.2)
+    assert not (await keeper.read())[0].runs
+    under_way = keeper.begin()
+    assert (await under_way)[0].runs
+    assert (await keeper.read())[0].runs
+    await keeper.close()
+
+
+@pytest.mark.usefixtures("is_patient")
+async def test_what_needs_attention_comes_first_with_a_sentence_about_what_to_do(api: Api) -> None:
+    quiet = (await api.call("GET", "/v1/summary")).body
+    assert [item["severity"] for item in quiet["attention"]] == ["warning", "warning"]  # ApiBridge is crowded
+    assert quiet["status"] == "ok"
+    endpoint = await api.create_endpoint()
+    await api.call("POST", f"/v1/endpoints/{endpoint['id']}/disable")
+    reason = "HTTP 401: the key was refused"
+    failing = ConnectionHealth.FAILING
+    await api.database.write(lambda tx: change_health(tx, "dify-prod", provider="dify", health=failing, reason=reason))
+    body = (await api.call("GET", "/v1/summary")).body
+    first, second, *_ = body["attention"]
+    assert (first["kind"], first["id"], first["severity"]) == ("connection", "dify-prod", "error")
+    assert reason in first["sentence"]
+    assert "runbridge connections check dify-prod" in first["sentence"]
+    assert (second["kind"], second["id"]) == ("endpoint", endpoint["id"])
+    assert "runbridge endpoints enable" in second["sentence"]
+    assert (body["status"], body["sentence"]) == ("attention", first["sentence"])
+
+
+@pytest.mark.usefixtures("is_patient")
+async def test_minutes_that_are_over_are_not_counted_again(api: Api) -> None:
+    """Reading an hour of attempts each time would cost more than all the rest."""
+    keeper = counts.CountKeeper(api.database, api.clock)
+    run = await api.register("a")
+    await api.finish(run["id"])
+    assert (await keeper.read())[1][NOW].settled == 1
+    api.clock.advance(180)
+    await keeper.read()
+    await api.database.write(lambda tx: tx.connection.exec_driver_sql("DELETE FROM events"))
+    api.clock.advance(60)
+    assert (await keeper.read())[1][NOW].settled == 1
+    api.clock.advance(3600)
+    assert NOW not in (await keeper.read())[1]
+    await keeper.close()
