@@ -103,7 +103,7 @@ class RequestContext:
             keep(tx, [(request.key, response)])
             return response
 
-        response = await self.database.write(work_and_keep)
+        response = await self.database.write_plain(work_and_keep)
         request.is_kept = True
         return response
 

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Lane, Outcome, PostResult
 from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
+from bridge.store.endpoint_health import assume_healthy
 from bridge.store.ordering import lock_runs, release_next
+from bridge.store.postgres.one_statement import Check
 from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
@@ -36,6 +38,12 @@ PRESENT = (
 SETTINGS = sa.select(endpoints.c.id, endpoints.c.ordered, endpoints.c.enabled).where(
     endpoints.c.id.in_(sa.bindparam("ids", expanding=True))
 )
+_OURS = Check(
+    "SELECT count(*) = cardinality({ids}) FROM (SELECT d.id FROM unnest({ids}, {attempts}) AS g(id, attempts) "
+    "JOIN deliveries d ON d.id = g.id WHERE {before} AND d.leased_by = {node} AND d.attempts = g.attempts "
+    "AND d.state = 'pending' ORDER BY d.id FOR UPDATE OF d) AS locked",
+    (("node", "text"), ("ids", "text[]"), ("attempts", "integer[]")),
+)
 _THIS = sa.update(deliveries).where(deliveries.c.id == sa.bindparam("delivery"))
 _RELEASE = _THIS.values(leased_by=None)
 _CHANGED: Final = ("state", "attempts", "failures", "next_attempt_at", "settled_at", "last_outcome", "last_status")
@@ -43,6 +51,23 @@ _SETTLE = _THIS.values(
     leased_by=None, lane=Lane.AGAIN.value, **{name: sa.bindparam(f"new_{name}") for name in _CHANGED}
 )
 _INSERT_ATTEMPTS = sa.insert(attempts)
+
+
+@frozen
+class _Present:
+    """A row of `PRESENT` that is taken for granted."""
+
+    attempts: int
+    leased_by: str
+    state: str = DeliveryState.PENDING.value
+
+
+@frozen
+class _Setting:
+    """A row of `SETTINGS` that is taken for granted."""
+
+    ordered: bool
+    enabled: bool
 
 
 @frozen
@@ -75,8 +100,11 @@ def lock_ordering(tx: Tx, results: Sequence[AttemptResult]) -> None:
 
 
 def _read_settings(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
-    rows = fetch(tx, SETTINGS, {"ids": sorted({result.delivery.endpoint_id for result in results})})
-    return {row.id: row for row in rows}
+    ids = sorted({result.delivery.endpoint_id for result in results})
+    if tx.statement is not None:
+        assume_healthy(tx, ids)
+        return dict.fromkeys(ids, _Setting(ordered=False, enabled=True))
+    return {row.id: row for row in fetch(tx, SETTINGS, {"ids": ids})}
 
 
 def _lock_runs(tx: Tx, results: Sequence[AttemptResult], settings: Mapping[str, Any]) -> None:
@@ -89,7 +117,7 @@ def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> l
 
     A delivery that `node` no longer leases stays as it is: the node that leases it now makes its own attempt.
     """
-    present = _lock(tx, results)  # before the endpoints are read: a change of one waits for these rows
+    present = _lock(tx, results, node)  # before the endpoints are read: a change of one waits for these rows
     settings = _read_settings(tx, results)
     _lock_runs(tx, results, settings)  # again, for an endpoint that has just become ordered
     recordings: list[_Recording] = []
@@ -105,7 +133,11 @@ def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> l
     return [result.delivery.id in ours for result in results]
 
 
-def _lock(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
+def _lock(tx: Tx, results: Sequence[AttemptResult], node: str) -> dict[str, Any]:
+    if tx.statement is not None:
+        present = {r.delivery.id: _Present(r.delivery.attempts, node) for r in results}
+        tx.statement.check(_OURS, node, list(present), [row.attempts for row in present.values()])
+        return dict(present)
     query = PRESENT.with_for_update() if tx.is_postgresql else PRESENT
     return {row.id: row for row in fetch(tx, query, {"ids": [r.delivery.id for r in results]})}
 

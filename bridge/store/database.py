@@ -12,7 +12,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import sqlalchemy as sa
 from asyncpg import InterfaceError as AsyncpgInterfaceError
@@ -30,6 +30,7 @@ from bridge.store.batching import GAP_S, Batcher, GroupedWrites
 from bridge.store.filtering import FilterBudget, Filters, Undecided
 from bridge.store.postgres import engine as postgres
 from bridge.store.postgres import notifications, suitability
+from bridge.store.postgres.one_statement import NeedsTransaction, NoConnection, OneStatement
 from bridge.store.sqlite import database_file
 from bridge.store.sqlite.reader_pool import ReaderPool
 from bridge.store.sqlite.writer import CALLERS_MISTAKES, Writer, explain, writer_engine
@@ -38,6 +39,7 @@ from bridge.store.transaction import CommitSignals, Tx
 T = TypeVar("T")
 Item = TypeVar("Item")
 POSTGRES_CONNECTIONS: Final = 10
+DIRECT_CONNECTIONS: Final = 4  # of them: one for each kind of hot write
 FAILURE_REMEMBERED_S: Final = 10.0
 _TRIES: Final = 5
 _NOT_OPEN: Final = "the database is not open"
@@ -64,8 +66,11 @@ class Database:
         self._writer: Writer | None = None
         self._reader_pool: ReaderPool | None = None
         self._engine: AsyncEngine | None = None
-        """PostgreSQL: all connections but the reserved one."""
+        """PostgreSQL: all connections but the reserved and the direct ones."""
         self._reserved_engine: AsyncEngine | None = None
+        self._direct: postgres.DirectConnections | None = None
+        self._known: dict[str, Any] = {}
+        """`Tx.cache` of transactions of one statement, which check that it still holds."""
         self._filter_thread = ThreadPoolExecutor(1, thread_name_prefix="filters")
         self._failed_at: float | None = None
         """Monotonic time of the last StoreUnavailable; None after a later write that changed something."""
@@ -86,6 +91,8 @@ class Database:
             await self._writer.close()
         if self._reader_pool is not None:
             await self._reader_pool.close()
+        if self._direct is not None:
+            self._direct.close()
         for engine in (self._engine, self._reserved_engine):
             if engine is not None:
                 await engine.dispose()
@@ -122,7 +129,9 @@ class Database:
     def grouped(self, work: Callable[[Tx, list[Item]], list[T]]) -> GroupedWrites[Item, T]:
         """A `write` of items by `work(tx, items)`, which answers in their order and runs once for all that wait."""
         if not self.is_sqlite:
-            return GroupedWrites(Batcher(lambda items: self.write(lambda tx: work(tx, items)), gap_s=GAP_S).submit)
+            return GroupedWrites(
+                Batcher(lambda items: self.write_plain(lambda tx: work(tx, items)), gap_s=GAP_S).submit
+            )
 
         async def write(item: Item) -> T:
             if self._failed_at is not None:
@@ -132,6 +141,12 @@ class Database:
             )
 
         return GroupedWrites(write)
+
+    async def write_plain(self, work: Callable[[Tx], T]) -> T:
+        """`write` of work that usually reads nothing unusual: on PostgreSQL it is tried as one statement."""
+        if self.is_sqlite or self._failed_at is not None:
+            return await self.write(work)
+        return await self._remember_failure(self._decided(lambda filters: self._write_plain(work, filters)))
 
     async def write_reserved(self, work: Callable[[Tx], T], within_s: float) -> T:
         """`write` on PostgreSQL over a connection kept for it. StoreUnavailable when not done `within_s` seconds."""
@@ -196,6 +211,42 @@ class Database:
                 if not postgres.is_conflict(error):
                     raise
         return await self._on_postgres(engine, work, within_s, filters)
+
+    async def _write_plain(self, work: Callable[[Tx], T], filters: Filters) -> T:
+        engine, statement = self._opened_engine(), OneStatement()
+        now = filters.begin(self.clock.now(), FilterBudget())
+        no_connection = cast("sa.Connection", NoConnection())
+        tx = Tx(no_connection, now, cache=self._known, keyring=self.keyring, filters=filters, statement=statement)
+        try:
+            answer = work(tx)
+            filters.check()
+            if await self._execute(statement):
+                self._announce(tx.signals)
+                return answer
+        except NeedsTransaction:
+            pass
+
+        def noting(tx: Tx) -> T:
+            self._known = tx.cache
+            return work(tx)
+
+        return await self._write_postgres(engine, noting, postgres.ANSWER_S, filters)
+
+    async def _execute(self, statement: OneStatement) -> bool:
+        """Whether every check held and everything is written."""
+        assert self._direct is not None
+        if statement.is_empty:
+            return True
+        try:
+            return bool(await self._direct.fetch_value(*statement.compiled()))
+        except PostgresError as error:
+            if postgres.is_gone(error):
+                raise _unavailable(error) from error
+            if postgres.is_conflict(error):
+                return False
+            raise
+        except postgres.GONE as error:
+            raise _unavailable(error) from error
 
     async def _on_postgres(
         self, engine: AsyncEngine, work: Callable[[Tx], T], within_s: float, filters: Filters | None = None
@@ -270,7 +321,8 @@ class Database:
         self._writer.open()
 
     async def _open_postgres(self) -> None:
-        self._engine = postgres.open_engine(self.url, POSTGRES_CONNECTIONS - 1)
+        self._engine = postgres.open_engine(self.url, POSTGRES_CONNECTIONS - DIRECT_CONNECTIONS - 1)
+        self._direct = postgres.DirectConnections(self.url, DIRECT_CONNECTIONS)
         self._reserved_engine = postgres.open_engine(self.url, 1)
         shown = self.url.render_as_string(hide_password=True)
         try:

@@ -19,6 +19,7 @@ from bridge.domain.endpoint_backoff import EndpointBackoff, backoff_after
 from bridge.domain.event import EventType
 from bridge.store.endpoints import disable_endpoint, forget_listeners, get_endpoint
 from bridge.store.events import record_endpoint_event
+from bridge.store.postgres.one_statement import Check, NeedsTransaction
 from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoints
 from bridge.store.transaction import Tx
@@ -43,6 +44,14 @@ READ: Final[sa.Select[Any]] = (
     .order_by(endpoints.c.id)
 )
 _READ_TO_CHANGE: Final = READ.with_for_update()
+# A lock of the rows, because a change of `ordered` that has just been committed must be seen. A state of health is not
+# written while an endpoint stays healthy.
+_HEALTHY: Final = Check(
+    "SELECT count(*) = cardinality({ids}) FROM (SELECT id FROM endpoints WHERE {before} AND id = ANY ({ids}) "
+    "AND deleted_at IS NULL AND enabled AND NOT ordered AND failures = 0 AND slowdowns = 0 AND paused_until IS NULL "
+    "AND probe_at IS NULL AND failing_since IS NULL ORDER BY id FOR SHARE) AS healthy",
+    (("ids", "text[]"),),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,12 @@ class _Health:
     may_be_disabled: bool
 
 
+def assume_healthy(tx: Tx, endpoint_ids: Sequence[str]) -> None:
+    """Write only if these endpoints are enabled, without order, and had no failure since the last success."""
+    assert tx.statement is not None
+    tx.statement.check(_HEALTHY, sorted(set(endpoint_ids)))
+
+
 def apply_result(tx: Tx, endpoint_id: str, answer: PostResult) -> HealthChange | None:
     """Apply one result; see `apply_results`."""
     return apply_results(tx, [(endpoint_id, answer)])[0]
@@ -75,6 +90,11 @@ def apply_results(tx: Tx, results: Sequence[tuple[str, PostResult]]) -> list[Hea
 
     The answer holds None for a result that says nothing about its endpoint.
     """
+    if tx.statement is not None:
+        if any(answer.outcome is not Outcome.DELIVERED for _, answer in results):
+            raise NeedsTransaction("an endpoint fails")
+        assume_healthy(tx, [endpoint_id for endpoint_id, _ in results])
+        return [HealthChange(EndpointBackoff(), EndpointBackoff())] * len(results)
     relevant = [(endpoint_id, answer) for endpoint_id, answer in results if answer.outcome not in _SAYS_NOTHING]
     query = READ if all(answer.outcome is Outcome.DELIVERED for _, answer in relevant) else _READ_TO_CHANGE
     rows = fetch(tx, query, {"ids": sorted({endpoint_id for endpoint_id, _ in relevant})}) if relevant else ()

@@ -20,6 +20,7 @@ from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
 from bridge.store.encryption import decrypt_headers, decrypt_secret, encrypt_headers, encrypt_secret
 from bridge.store.nodes import file_endpoints_elsewhere, save_file_endpoints
 from bridge.store.ordering import discard_pending, hold_followers, hold_pending, lock_endpoint, release_pending
+from bridge.store.postgres.one_statement import Check
 from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
@@ -192,7 +193,17 @@ def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run
 _IS_ACTIVE = sa.and_(endpoints.c.deleted_at.is_(None), endpoints.c.enabled)
 SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _IS_ACTIVE)
 OF_RUNS = sa.select(endpoints).where(endpoints.c.run_id.in_(sa.bindparam("run_ids", expanding=True)), _IS_ACTIVE)
-_SHARED_KNOWN = "shared endpoints"
+_SHARED_KNOWN, _STAMPS = "shared endpoints", "their row versions"
+_WITH_STAMPS = SHARED.add_columns(sa.literal_column("endpoints.id || ' ' || endpoints.xmin").label("stamp"))
+_SHARED_UNCHANGED = Check(
+    "SELECT array_agg(id || ' ' || xmin ORDER BY id COLLATE \"C\") IS NOT DISTINCT FROM {stamps} FROM endpoints "
+    "WHERE run_id IS NULL AND deleted_at IS NULL AND enabled AND {before}",
+    (("stamps", "text[]"),),
+)
+_WITHOUT_WEBHOOKS = Check(
+    "SELECT {before} AND NOT EXISTS (SELECT FROM endpoints WHERE run_id = ANY ({runs}) AND deleted_at IS NULL AND enabled)",
+    (("runs", "text[]"),),
+)
 
 
 def forget_listeners(tx: Tx) -> None:
@@ -203,7 +214,11 @@ def forget_listeners(tx: Tx) -> None:
 def shared_listeners(tx: Tx) -> list[Endpoint]:
     """The enabled endpoints that receive events of every run."""
     if _SHARED_KNOWN not in tx.cache:
-        tx.cache[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in fetch(tx, SHARED)]
+        rows = fetch(tx, _WITH_STAMPS if tx.is_postgresql else SHARED)
+        tx.cache[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in rows]
+        tx.cache[_STAMPS] = sorted(row.stamp for row in rows) or None if tx.is_postgresql else None
+    if tx.statement is not None:
+        tx.statement.check(_SHARED_UNCHANGED, tx.cache[_STAMPS])
     found: list[Endpoint] = tx.cache[_SHARED_KNOWN]
     return found
 
@@ -211,7 +226,9 @@ def shared_listeners(tx: Tx) -> list[Endpoint]:
 def run_listeners(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[Endpoint]]:
     """The enabled one-run webhooks of these runs."""
     found: dict[str, list[Endpoint]] = {}
-    if run_ids:
+    if tx.statement is not None and run_ids:
+        tx.statement.check(_WITHOUT_WEBHOOKS, list(run_ids))
+    elif run_ids:
         for row in fetch(tx, OF_RUNS, {"run_ids": list(run_ids)}):
             found.setdefault(row.run_id, []).append(endpoint_of(tx, row))
     return found

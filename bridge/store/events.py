@@ -19,12 +19,14 @@ from bridge.domain.run import Json, RunStatus
 from bridge.store.endpoints import run_listeners, shared_listeners, signing_secrets
 from bridge.store.nodes import may_lease
 from bridge.store.ordering import lock_runs_to_add
+from bridge.store.postgres.one_statement import Check
 from bridge.store.prepared_statements import execute_many
 from bridge.store.tables import deliveries, events, replays
 from bridge.store.transaction import Tx
 
 Pair = tuple[Event, Endpoint]
 _FEED_LOCK = 0x72756E66  # "runf"
+_HAS_FEED_LOCK = Check(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})::text IS NOT NULL WHERE {{before}}")
 _LEASED_MAX = 256  # new deliveries, by one transaction
 _INSERT_EVENTS, _INSERT_DELIVERIES = sa.insert(events), sa.insert(deliveries)
 
@@ -48,7 +50,9 @@ def record_events(
     pairs = _pairs(tx, new, only)
     tx.filters.check()
     ordered = _lock_runs(tx, pairs)
-    if tx.is_postgresql:
+    if tx.statement is not None:
+        tx.statement.check(_HAS_FEED_LOCK)
+    elif tx.is_postgresql:
         tx.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})"))
     execute_many(
         tx,

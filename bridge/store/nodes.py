@@ -20,6 +20,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from bridge.domain.errors import StoreUnavailable
+from bridge.store.postgres.one_statement import Check
 from bridge.store.tables import deliveries, nodes, runs
 from bridge.store.transaction import Tx
 
@@ -27,6 +28,10 @@ LEASE_S: Final = 20.0
 _JOIN_LOCK: Final = 0x72756E6A  # "runj"; any number, the same in every node
 _MICROSECONDS: Final = 1_000_000
 _MAY_LEASE: Final = "may lease"
+_STILL_JOINED: Final = Check(
+    "SELECT count(*) = 1 FROM (SELECT id FROM nodes WHERE id = {node} AND {before} FOR KEY SHARE) AS joined",
+    (("node", "text"),),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,9 @@ def may_lease(tx: Tx, node: str) -> bool:
 
     Otherwise an evicted node that does not know it yet would take leases that nothing ever releases.
     """
+    if tx.statement is not None:
+        tx.statement.check(_STILL_JOINED, node)
+        return True
     if tx.is_postgresql and _MAY_LEASE not in tx.cache:
         mine = sa.select(nodes.c.id).where(nodes.c.id == node).with_for_update(key_share=True, read=True)
         tx.cache[_MAY_LEASE] = tx.connection.execute(mine).first() is not None

@@ -3,7 +3,7 @@
 Compiling a statement, collecting its parameters and wrapping its rows takes SQLAlchemy longer than SQLite takes to run
 it. `execute_many` and `fetch` therefore keep the compiled text of each statement and hand values to the driver; they
 convert the values of `Instant` and `JsonText` columns themselves. A transaction without a driver (PostgreSQL, readers)
-runs the same statements through SQLAlchemy.
+runs the same statements through SQLAlchemy; one that is sent as a whole (`postgres.one_statement`) collects its writes.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ _DIALECT = sqlite.dialect()
 def execute_many(tx: Tx, statement: sa.Insert | sa.Update, rows: Sequence[Mapping[str, Any]]) -> None:
     """Execute `statement` for each row. All rows have the same keys; those that name a column set it."""
     if not rows:
+        return
+    if tx.statement is not None:
+        tx.statement.write(statement, rows)
         return
     if tx.driver is None:
         tx.connection.execute(statement, list(rows))

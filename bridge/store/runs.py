@@ -22,6 +22,7 @@ from bridge.domain.run import NO_OVERRIDES, CadenceOverrides, Json, Progress, Ru
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
 from bridge.store.nodes import may_lease
+from bridge.store.postgres.one_statement import Check
 from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import endpoints, nodes, run_tags, runs, transitions
 from bridge.store.transaction import Tx
@@ -166,7 +167,7 @@ def insert_runs(tx: Tx, new: Sequence[NewRun], offers: Mapping[str, LeaseOffer] 
 
 def _insert(tx: Tx, wanted: Sequence[Run], leased_by: Mapping[str, str]) -> list[Run]:
     rows = [{**_row_of(run), "leased_by": leased_by.get(run.id)} for run in wanted]
-    if not tx.is_postgresql:
+    if tx.statement is not None or not tx.is_postgresql:
         execute_many(tx, _INSERT_RUNS, rows)
         return list(wanted)
     added = set(tx.connection.execute(insert(runs).on_conflict_do_nothing().returning(runs.c.id), rows).scalars())
@@ -210,6 +211,11 @@ WATCHED = sa.select(runs).where(
     runs.c.former_provider_run_id.is_(None),
 )
 
+_NOT_WATCHED = Check(
+    "SELECT {before} AND NOT EXISTS (SELECT FROM runs WHERE connection = {connection} AND provider_run_id = ANY ({ids}))",
+    (("connection", "text"), ("ids", "text[]")),
+)
+
 
 def get_run(tx: Tx, run_id: str) -> Run | None:
     """One run, or None."""
@@ -229,6 +235,9 @@ def get_runs(tx: Tx, run_ids: Sequence[str]) -> dict[str, Run]:
 def find_watched(tx: Tx, connection: str, provider_run_ids: Sequence[str]) -> dict[str, Run]:
     """Runs of one connection by the provider's id."""
     found: dict[str, Run] = {}
+    if tx.statement is not None:
+        tx.statement.check(_NOT_WATCHED, connection, list(provider_run_ids))
+        return found
     for start in range(0, len(provider_run_ids), _PART):
         part = list(provider_run_ids[start : start + _PART])
         rows = fetch(tx, WATCHED, {"of_connection": connection, "ids": part})
@@ -292,6 +301,12 @@ class RunChange:
 VERSIONS = sa.select(runs.c.id, runs.c.version, runs.c.leased_by).where(
     runs.c.id.in_(sa.bindparam("ids", expanding=True))
 )
+_UNCHANGED = Check(
+    "SELECT count(*) = cardinality({ids}) FROM (SELECT r.id FROM unnest({ids}, {versions}) AS g(id, version) "
+    "JOIN runs r ON r.id = g.id WHERE {before} AND r.version = g.version AND ({node} IS NULL OR r.leased_by = {node}) "
+    "ORDER BY r.id FOR UPDATE OF r) AS locked",
+    (("ids", "text[]"), ("versions", "integer[]"), ("node", "text")),
+)
 _UPDATE = sa.update(runs).where(runs.c.id == sa.bindparam("run_id"))
 _INSERT_TRANSITIONS = sa.insert(transitions)
 
@@ -334,6 +349,9 @@ def record_decisions(
 def _present(tx: Tx, changes: Sequence[RunChange], node: str | None) -> set[str]:
     """The ids of the runs that still have the expected version, and are leased by `node` if that is given."""
     expected = {change.before.id: change.before.version for change in changes}
+    if tx.statement is not None:
+        tx.statement.check(_UNCHANGED, list(expected), list(expected.values()), node)
+        return set(expected)
     query = VERSIONS.with_for_update() if tx.is_postgresql else VERSIONS
     rows = fetch(tx, query, {"ids": sorted(expected)})
     return {row.id for row in rows if row.version == expected[row.id] and node in (None, row.leased_by)}

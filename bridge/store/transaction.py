@@ -14,6 +14,7 @@ from bridge.domain.encryption import Keyring
 from bridge.domain.leased_delivery import LeasedDelivery
 from bridge.domain.run import Run
 from bridge.store.filtering import Filters
+from bridge.store.postgres.one_statement import OneStatement
 
 
 @dataclass(slots=True)
@@ -67,8 +68,10 @@ class Tx:
     filters: Filters = field(default_factory=Filters)
     driver: sqlite3.Connection | None = None
     """SQLite's own connection below `connection`, only where SQLite is written; see `prepared_statements`."""
+    statement: OneStatement | None = None
+    """Set where PostgreSQL is written without reading: `connection` cannot be used then."""
 
     @property
     def is_postgresql(self) -> bool:
         """Whether several nodes may write to this database at the same time."""
-        return self.connection.dialect.name == "postgresql"
+        return self.statement is not None or self.connection.dialect.name == "postgresql"
