@@ -227,8 +227,9 @@ class Database:
             pass
 
         def noting(tx: Tx) -> T:
-            self._known = tx.cache
-            return work(tx)
+            answer = work(tx)
+            self._known |= tx.cache
+            return answer
 
         return await self._write_postgres(engine, noting, postgres.ANSWER_S, filters)
 

@@ -20,7 +20,7 @@ from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
 from bridge.store.encryption import decrypt_headers, decrypt_secret, encrypt_headers, encrypt_secret
 from bridge.store.nodes import file_endpoints_elsewhere, save_file_endpoints
 from bridge.store.ordering import discard_pending, hold_followers, hold_pending, lock_endpoint, release_pending
-from bridge.store.postgres.one_statement import Check
+from bridge.store.postgres.one_statement import Check, NeedsTransaction
 from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
@@ -157,8 +157,53 @@ def live_secrets(
     return found
 
 
-def signing_secrets(tx: Tx, wanted: Sequence[Endpoint]) -> dict[str, tuple[tuple[LiveSecret, ...], str | None]]:
+Signing = tuple[tuple[LiveSecret, ...], str | None]
+_SECRET_STAMPS = sa.select(
+    endpoint_secrets.c.endpoint_id,
+    sa.literal_column("endpoint_secrets.id || ' ' || endpoint_secrets.xmin").label("stamp"),
+).where(endpoint_secrets.c.endpoint_id.in_(sa.bindparam("endpoints", expanding=True)))
+_SECRETS_UNCHANGED = Check(
+    "SELECT array_agg(id || ' ' || xmin ORDER BY id COLLATE \"C\") IS NOT DISTINCT FROM {stamps} FROM endpoint_secrets "
+    "WHERE endpoint_id = ANY ({endpoints}) AND {before}",
+    (("endpoints", "text[]"), ("stamps", "text[]")),
+)
+
+
+def signing_secrets(tx: Tx, wanted: Sequence[Endpoint]) -> dict[str, Signing]:
     """The stored secrets that sign each endpoint's deliveries, by id, and why it cannot be sent to as it is stored."""
+    stored = [each.id for each in wanted if each.source is not EndpointSource.CONFIG or "v1a" in each.signature]
+    if tx.statement is None or not stored:
+        is_recording = tx.is_postgresql and _SHARED_KNOWN in tx.cache
+        stamps = _stamps_of(tx, stored) if is_recording else {}  # before the secrets, so that a change is noticed
+        found = _read_signing_secrets(tx, wanted)
+        tx.cache |= {f"signing {endpoint_id}": (found[endpoint_id], stamps[endpoint_id]) for endpoint_id in stamps}
+        return found
+    known = {each.id: tx.cache.get(f"signing {each.id}") for each in wanted}
+    versions: list[str] = []
+    for endpoint_id in stored:
+        if (entry := known[endpoint_id]) is None:
+            raise NeedsTransaction(endpoint_id)
+        versions += entry[1]
+    tx.statement.check(_SECRETS_UNCHANGED, sorted(stored), sorted(versions) or None)
+    return {each.id: _signing_now(tx, known[each.id], each) for each in wanted}
+
+
+def _signing_now(tx: Tx, entry: tuple[Signing, list[str]] | None, endpoint: Endpoint) -> Signing:
+    if entry is None:
+        return (), endpoint.fault
+    (secrets, fault), _ = entry
+    return tuple(each for each in secrets if each.expires_at is None or each.expires_at > tx.now), fault
+
+
+def _stamps_of(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The versions of the rows of these endpoints' secrets."""
+    stamps: dict[str, list[str]] = {endpoint_id: [] for endpoint_id in endpoint_ids}
+    for row in fetch(tx, _SECRET_STAMPS, {"endpoints": list(endpoint_ids)}) if endpoint_ids else ():
+        stamps[row.endpoint_id].append(row.stamp)
+    return stamps
+
+
+def _read_signing_secrets(tx: Tx, wanted: Sequence[Endpoint]) -> dict[str, Signing]:
     stored = [each.id for each in wanted if each.source is not EndpointSource.CONFIG]  # the file's are not stored
     with_key = [each.id for each in wanted if "v1a" in each.signature]
     try:
@@ -167,7 +212,9 @@ def signing_secrets(tx: Tx, wanted: Sequence[Endpoint]) -> dict[str, tuple[tuple
     except Unreadable as error:
         if len(wanted) == 1:
             return {wanted[0].id: ((), f"its signing secret cannot be read: {error}; rotate it, or put the key back")}
-        return {endpoint_id: found for each in wanted for endpoint_id, found in signing_secrets(tx, [each]).items()}
+        return {
+            endpoint_id: found for each in wanted for endpoint_id, found in _read_signing_secrets(tx, [each]).items()
+        }
     return {each.id: ((*shared.get(each.id, ()), *own.get(each.id, ())), each.fault) for each in wanted}
 
 

@@ -9,16 +9,20 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
+from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
 from bridge.domain.run import Run, RunStatus
+from bridge.domain.secret import Secret
+from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.transition import observe
 from bridge.store import attempts, deliveries, endpoint_health, endpoints, events, runs
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
-from bridge.store.deliveries import LeasedDelivery
 from bridge.store.endpoint_health import HealthChange
 from bridge.store.runs import LeaseOffer, NewRun, RunChange
 from bridge.store.transaction import Tx
 from tests.support.watching import NODE, add_endpoint, new_run, open_database, seen
+
+FIRST, SECOND = new_secret(), new_secret()
 
 
 @pytest.fixture
@@ -48,12 +52,14 @@ async def register(database: Database, sent: Sent, *new: NewRun, offer: LeaseOff
     return await database.write_plain(work)
 
 
-async def finish(database: Database, sent: Sent, *watched: Run, node: str | None = NODE) -> list[Run | None]:
+async def finish(
+    database: Database, sent: Sent, *watched: Run, node: str | None = NODE, offer: DeliveryOffer | None = None
+) -> list[Run | None]:
     def work(tx: Tx) -> list[Run | None]:
         sent.note(tx)
         decided = [(run, observe(run, seen("succeeded"), now=tx.now, wants_progress=False)) for run in watched]
         changes = [RunChange(run, decision) for run, decision in decided if decision is not None]
-        return runs.record_decisions(tx, changes, node=node, keep_lease=True)
+        return runs.record_decisions(tx, changes, node=node, keep_lease=True, offer=offer)
 
     return await database.write_plain(work)
 
@@ -165,6 +171,25 @@ async def test_attempts_of_an_unusual_endpoint_are_recorded_by_a_transaction(dat
     assert (done, sent.alone[-2:]) == ([True], [True, False])
     assert health[0] is not None
     assert (health[0].before == health[0].after) is (setting == "ordered")
+
+
+async def test_deliveries_are_leased_with_the_secrets_that_sign_now(database: Database) -> None:
+    """The secrets are remembered as the endpoints are; rotating one makes the next recording read them again."""
+    sent, leased = Sent(), list[LeasedDelivery]()
+    database.listeners.append(lambda signals: leased.extend(signals.leased_deliveries))
+    endpoint = await add_endpoint(database, secret=FIRST)
+    made = await register(database, sent, *(new_run(name) for name in "abcd"))
+    offer = DeliveryOffer(NODE, lambda _endpoint: 1)
+    sent.alone.clear()
+    for run in made[:2]:
+        await finish(database, sent, run, node=None, offer=offer)
+    ended = Secret(SECOND)
+    await database.write(lambda tx: endpoints.rotate_secret(tx, endpoint.id, ended, old_until=tx.now))
+    for run in made[2:]:
+        await finish(database, sent, run, node=None, offer=offer)
+    assert sent.alone == [True, False, True, True, False, True]
+    assert [[s.secret.reveal() for s in each.secrets] for each in leased] == [[FIRST]] * 2 + [[SECOND]] * 2
+    assert await database.read(lambda tx: deliveries.list_leased(tx, node=NODE)) == {d.delivery.id for d in leased}
 
 
 async def test_a_failed_attempt_is_recorded_by_a_transaction(database: Database) -> None:
