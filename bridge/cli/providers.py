@@ -12,8 +12,8 @@ import click
 
 from bridge import __version__
 from bridge.cli.connections import check_connections
-from bridge.cli.options import Settings, common_options, config_option, json_option, pass_settings
-from bridge.cli.output import mark, print_facts, print_table, print_value, say, say_heading
+from bridge.cli.options import DurationText, Pair, Settings, common_options, config_option, json_option, pass_settings
+from bridge.cli.output import mark, note, print_facts, print_table, print_value, say, say_heading
 from bridge.config.definitions import Definitions, find_definitions
 from bridge.config.load import definitions_folder
 from bridge.config.locate import find_config
@@ -27,7 +27,15 @@ from bridge.providers import REGISTRY
 from bridge.providers.base import Provider, ProviderDefaults
 from bridge.providers.defined import DefinedProvider
 from bridge.providers.fields import json_object
-from bridge.providers.fixtures import Fixture, FixtureInvalid, compare, fixtures_beside, read_fixture, unseen_words
+from bridge.providers.fixtures import (
+    Fixture,
+    FixtureInvalid,
+    compare,
+    fixtures_beside,
+    fixtures_folder,
+    read_fixture,
+    unseen_words,
+)
 
 _ALWAYS = ("watch", "trigger", "check")
 _SETTINGS = {"instabase": "ib_context", "retab": "auth_scheme", "dibby": "workflow_key"}  # of one provider only
@@ -104,6 +112,75 @@ def show(settings: Settings, name: str) -> None:
 
 def _variable(name: str) -> str:
     return name.upper().replace("-", "_")
+
+
+@providers.command
+@click.argument("name")
+@click.option(
+    "--from",
+    "answers",
+    metavar="ANSWER.json",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A recorded answer about one run, or a page of the list; give several to show more words.",
+)
+@click.option("--base-url", default="https://api.example.com/TODO", help="What paths are appended to.")
+@click.option("--get", "address", default="/TODO/{id}", help="The path of one run, with {id}.")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where; providers/ unless given.")
+@config_option
+@pass_settings
+def new(
+    settings: Settings, name: str, answers: tuple[Path, ...], base_url: str, address: str, folder: Path | None
+) -> int:
+    """Write a first definition NAME by guessing once from recorded answers, with a comment for each guess."""
+    from bridge.cli.provider_authoring import write_draft
+
+    place = folder or definitions_folder(find_config(settings.config_path, os.environ)) or Path("providers")
+    return write_draft(name, answers, base_url, address, place)
+
+
+@providers.command("try")
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.option("--id", "run_id", required=True, help="The id of a run at the provider.")
+@click.option(
+    "--key-file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="A file that holds the key; - for standard input.",
+)
+@click.option("--base-url", help="The address, where the definition leaves it to the connection.")
+@click.option("--var", "variables", type=Pair("="), multiple=True, help="A variable of the definition.")
+@click.option("--timeout", "timeout_s", type=DurationText(), default=30.0, help="For the whole answer.")
+@click.option("--save", metavar="NAME", help="Keep the answer as fixture NAME, with secrets masked.")
+@config_option
+@json_option
+@pass_settings
+def try_(
+    settings: Settings,
+    file: Path,
+    run_id: str,
+    key_file: Path | None,
+    base_url: str | None,
+    variables: tuple[tuple[str, str], ...],
+    timeout_s: float,
+    save: str | None,
+) -> int:
+    """Poll one run once with the definition in FILE and show what was sent and how the answer was read."""
+    from bridge.cli.provider_authoring import print_trial, read_key, run_trial
+
+    path = file / "definition.toml" if file.is_dir() else file
+    try:
+        provider = DefinedProvider(_read(settings, path))
+    except DefinitionInvalid as invalid:
+        for one in dict.fromkeys(invalid.mistakes):
+            say(str(one))
+        return 1
+    trial = run_trial(provider, run_id, read_key(key_file), base_url, dict(variables), timeout_s)
+    code = print_trial(trial, as_json=settings.as_json)
+    if save is not None:
+        note(f"kept, masked: {trial.save(fixtures_folder(path), save)}; read it before you publish it")
+    return code
 
 
 @providers.command

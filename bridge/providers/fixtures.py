@@ -84,14 +84,19 @@ def read_fixture(path: Path) -> Fixture:
 
 
 def fixtures_beside(definition: Path) -> list[Path]:
-    """The fixtures of a definition: those in `fixtures/` beside a definition.toml, or in `NAME/fixtures/`."""
+    """The fixtures of a definition, by name."""
+    return sorted(fixtures_folder(definition).glob("*.json"))
+
+
+def fixtures_folder(definition: Path) -> Path:
+    """Where the fixtures of a definition are: `fixtures/` beside a definition.toml, or `NAME/fixtures/`."""
     folder = definition.parent if definition.name == "definition.toml" else definition.with_suffix("")
-    return sorted((folder / "fixtures").glob("*.json"))
+    return folder / "fixtures"
 
 
 def compare(provider: DefinedProvider, fixture: Fixture) -> Compared:
     """What the definition reads in a fixture, and where that differs from what is expected."""
-    found, rule = _facts(provider, fixture)
+    found, rule = facts_of(provider, fixture)
     differences = tuple(
         f"{key}: expected {_shown(wanted)}, read {_shown(found.get(key))}"
         for key, wanted in fixture.expect.items()
@@ -101,7 +106,8 @@ def compare(provider: DefinedProvider, fixture: Fixture) -> Compared:
     return Compared(fixture.name, status if isinstance(status, str) else None, rule, differences)
 
 
-def _facts(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any], str]:
+def facts_of(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any], str]:
+    """What the definition reads in a fixture, by the names of `expect`, and the rule that decided."""
     tables, answer = provider.tables, fixture.answer
     meaning = meaning_of(tables, answer)
     facts: dict[str, Any] = {"means": meaning.means if meaning.rule else _default_meaning(answer.status)}
@@ -201,7 +207,7 @@ def _equal(wanted: Any, found: Any) -> bool:
 
 def unseen_words(provider: DefinedProvider, fixtures: list[Fixture]) -> Iterator[str]:
     """The words, rules and answers of a definition that no fixture shows."""
-    run = [(fixture, *_facts(provider, fixture)) for fixture in fixtures if fixture.request == "run"]
+    run = [(fixture, *facts_of(provider, fixture)) for fixture in fixtures if fixture.request == "run"]
     shown = {str(facts.get("provider_status")).casefold() for _, facts, _ in run}
     rules = {rule for _, _, rule in run}
     status = provider.tables["status"]

@@ -1,0 +1,147 @@
+"""From recorded answers to a definition that is linted, tried and tested."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from aiohttp import web
+
+from tests.support.foreign_server import foreign_server
+
+RUNNING = {
+    "id": 17,
+    "status": "RUNNING",
+    "createdAt": "2026-11-30T05:00:00Z",
+    "startedAt": 1_796_000_000_123,
+    "progress": 0.5,
+    "workflow": {"id": "w"},
+    "owner": {"email": "carol@example.org", "api_key": "canary-in-a-field"},
+    "download": "https://files.example.org/a?X-Amz-Signature=canary-in-a-query",
+}
+DONE = {**RUNNING, "status": "DONE", "progress": 1.0, "result": '{"n": 1}'}
+KEY = "canary-key-0123456789"
+
+
+@pytest.fixture
+def answers(tmp_path):
+    paths = []
+    for body in (RUNNING, DONE):
+        paths.append(tmp_path / f"{body['status']}.json")
+        paths[-1].write_text(json.dumps(body))
+    return [word for path in paths for word in ("--from", path)]
+
+
+def test_a_draft_is_guessed_once_lints_and_passes_its_own_fixtures(cli, tmp_path, answers):
+    folder = tmp_path / "providers"
+    made = cli("providers", "new", "jobs", *answers, "--folder", folder, "--base-url", "https://a.example")
+    assert made.code == 0, made
+    text = (folder / "jobs/definition.toml").read_text()
+    told = tomllib.loads(text)
+    assert told["status"]["running"] == ["RUNNING"]
+    assert told["status"]["succeeded"] == ["DONE"]
+    assert told["run"]["id"] == "int"
+    assert told["read"]["started_at"] == {"path": "startedAt", "time": "ms"}
+    assert told["read"]["progress"] == {"path": "progress", "as": "fraction"}
+    assert told["read"]["output"] == {"path": "result", "decode": "json"}
+    assert "guessed from" in text
+    assert "canary-in" not in "".join(path.read_text() for path in folder.rglob("*.json"))
+    assert cli("providers", "lint", folder / "jobs").code == 0
+    tested = cli("providers", "test", folder / "jobs", "--json")
+    assert tested.code == 0, tested
+    assert [one["status"] for one in tested.json["fixtures"]] == ["succeeded", "running"]
+    assert cli("providers", "new", "jobs", *answers, "--folder", folder).code == 1
+    assert cli("providers", "new", "No Name", *answers, "--folder", folder).code == 2
+
+
+def test_an_unknown_word_and_a_missing_path_are_left_to_the_author(cli, tmp_path):
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps([{"run_id": "a", "state": "REVIEWING-3"}]))
+    made = cli("providers", "new", "jobs", "--from", body, "--folder", tmp_path)
+    assert made.code == 0
+    text = (tmp_path / "jobs/definition.toml").read_text()
+    assert 'what does "REVIEWING-3" mean' in text
+    assert tomllib.loads(text)["list"] == {"get": "/TODO", "items": "@", "id": "run_id"}
+    assert "TODO" in made.out
+
+
+DEFINITION = """\
+schema = 1
+name = "jobs"
+version = "1.0.0"
+auth = {auth}
+[vars]
+team = {{ required = true, about = "the team" }}
+[run]
+get = "/{{team}}/jobs/{{id}}"
+[read]
+status = ["phase.word", "status"]
+error = "length(status.x)"
+[status]
+running = ["RUNNING"]
+"""
+
+
+@pytest.mark.parametrize("auth", ['"bearer"', '"basic"', '{ header = "X-Key" }', '{ query = "token" }'])
+async def test_a_try_shows_what_was_sent_and_read_and_no_secret(cli, tmp_path, auth):
+    """The server repeats the key in a header and in the body, as some do."""
+
+    async def answer(_: web.Request) -> web.Response:
+        headers = {"Set-Cookie": f"session={KEY}", "Retry-After": "7", "ETag": f'"{KEY}"'}
+        return web.json_response(
+            {**RUNNING, "echo": f"you sent {KEY}", "session_token": "canary-token"}, headers=headers
+        )
+
+    file, key = tmp_path / "jobs.toml", tmp_path / "key"
+    file.write_text(DEFINITION.format(auth=auth))
+    key.write_text(f"user:{KEY}\n")
+    async with foreign_server(answer) as server:
+        given = (
+            "providers",
+            "try",
+            file,
+            "--id",
+            "17",
+            "--key-file",
+            key,
+            "--base-url",
+            server.url,
+            "--var",
+            "team=a b",
+        )
+        with ThreadPoolExecutor() as pool:
+            tried = await _in(pool, cli, *given, "--save", "running")
+            again = await _in(pool, cli, *given, "--json")
+            twice = await _in(pool, cli, *given, "--save", "running")
+    assert tried.code == 0, tried
+    assert [one.target.partition("?")[0] for one in server.seen] == ["/a%20b/jobs/17"] * 3
+    assert again.json["status"] == "running"
+    assert again.json["poll_after_s"] == 7
+    assert {"key": "read.status", "path": "phase.word", "value": "nothing"} not in again.json["values"]
+    assert {"key": "status", "path": "phase.word", "value": "nothing"} in again.json["values"]
+    assert any("fails" in one["value"] for one in again.json["values"])
+    assert any("read.error" in remark for remark in again.json["remarks"])
+    assert twice.code == 1
+    kept = (tmp_path / "jobs/fixtures/running.json").read_text()
+    for text in (tried.out, tried.err, again.out, kept):
+        assert "canary" not in text
+    assert "carol@" not in kept
+    assert "Set-Cookie" not in kept
+    assert cli("providers", "test", file).code == 0
+
+
+async def _in(pool, cli, *arguments):
+    import asyncio
+
+    return await asyncio.get_running_loop().run_in_executor(pool, lambda: cli(*arguments))
+
+
+def test_what_is_missing_for_a_try_is_said_at_once_before_any_request(cli, tmp_path):
+    file = tmp_path / "jobs.toml"
+    file.write_text(DEFINITION.format(auth='"bearer"'))
+    tried = cli("providers", "try", file, "--id", "", "--var", "tema=x")
+    assert tried.code == 2
+    for said in ("--var team=", "no variable tema", "--base-url", "--id", "--key-file"):
+        assert said in tried.err
