@@ -236,19 +236,22 @@ class RunBody(CadenceBody):
     @field_validator("cadence")
     @classmethod
     def _fits(cls, value: CadenceBody | None, info: ValidationInfo) -> CadenceBody | None:
-        own = {key: info.data.get(key) for key in _CADENCE_KEYS}
+        given = info.data  # which makes a dictionary each time
+        own = {key: given.get(key) for key in _CADENCE_KEYS}
         for key in _CADENCE_KEYS if value else ():
             if own[key] is not None and getattr(value, key) is not None:
                 raise ValueError(f"{key} is given twice, here and beside it; leave one out")
             own[key] = getattr(value, key) if own[key] is None else own[key]
         if own != _NO_CADENCE:
-            connection = checks_of(info).connections.get(info.data.get("connection", ""))
+            connection = checks_of(info).connections.get(given.get("connection", ""))
             _check_cadence(_overrides(own), connection.cadence if connection else CadenceSettings())
         return value
 
     @property
     def cadence_overrides(self) -> CadenceOverrides | None:
         """The cadence that this run overrides, from either place; None if nothing."""
+        if self.cadence is None and self.model_fields_set.isdisjoint(_CADENCE_KEYS):
+            return None
         own = {key: getattr(self, key) for key in _CADENCE_KEYS}
         if self.cadence is not None:
             own = {key: getattr(self.cadence, key) if value is None else value for key, value in own.items()}

@@ -16,6 +16,7 @@ from datetime import datetime
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _RANDOM_BYTES = 10
+_RANDOM_SHIFTS = range(70, -1, -10)  # of the pairs of characters that hold them
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _lock = threading.Lock()
 _last = 0
@@ -34,13 +35,17 @@ def new_id(prefix: str) -> str:
         if value <= _last:
             value = _last + 1
         _last = value
-    return f"{prefix}_" + "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+    return f"{prefix}_{_time_part(value >> 80)}" + "".join([_PAIRS[value >> shift & 1023] for shift in _RANDOM_SHIFTS])
+
+
+@functools.lru_cache(maxsize=16)  # many are made in one millisecond
+def _time_part(milliseconds: int) -> str:
+    return "".join([_PAIRS[milliseconds >> shift & 1023] for shift in range(40, -1, -10)])
 
 
 def first_id(prefix: str, at: datetime) -> str:
     """The lowest identifier that can be made at `at`; later ones sort after it."""
-    value = int(at.timestamp() * 1000) << 80
-    return f"{prefix}_" + "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+    return f"{prefix}_{_time_part(int(at.timestamp() * 1000))}" + len(_RANDOM_SHIFTS) * _PAIRS[0]
 
 
 @functools.lru_cache(maxsize=4096)  # lists and polls repeat the same ids

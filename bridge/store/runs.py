@@ -58,6 +58,8 @@ def _encode_error(error: RunError | None) -> dict[str, Any] | None:
 
 
 def _encode_cadence(cadence: CadenceOverrides) -> dict[str, Any] | None:
+    if cadence is NO_OVERRIDES:
+        return None
     return {name: value for name in cadence.__slots__ if (value := getattr(cadence, name)) is not None} or None
 
 

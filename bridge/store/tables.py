@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import to_json
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class Instant(TypeDecorator[datetime]):
@@ -53,7 +53,7 @@ class JsonText(TypeDecorator[Any]):
     @staticmethod
     def encode(value: Any) -> str | None:
         """Compact JSON."""
-        return None if value is None else _ENCODER.encode(value)
+        return None if value is None else to_json(value).decode()  # a quarter of the time of `json`
 
     @staticmethod
     def decode(value: str | None) -> Any:
