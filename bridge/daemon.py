@@ -18,11 +18,13 @@ import structlog
 
 from bridge import __version__, wiring
 from bridge.api.authentication import DashboardRules
+from bridge.api.ports import EffectiveSetting
 from bridge.api.server import RULES, build_app, main_token, start_server
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.cluster.membership import Membership, find_surely_dead
 from bridge.cluster.process_identity import own_identity
 from bridge.config.load import Config, ConfigInvalid, changes_that_need_restart
+from bridge.config.show import show_config
 from bridge.daemon_control import DaemonControl
 from bridge.delivery.deliverer import PASS_GAP_S, Deliverer
 from bridge.delivery.replayer import Replayer
@@ -299,6 +301,7 @@ class Daemon:
     # -- the API, and reloading
 
     async def _start_api(self) -> None:
+        self._show_settings()
         server = self.config.server
         self._app = build_app(
             database=self.database,
@@ -317,6 +320,11 @@ class Daemon:
         self._stack.push_async_callback(runner.cleanup)
         self._own_addresses = wiring.own_addresses(runner)
         await self._use_policies()
+
+    def _show_settings(self) -> None:
+        rows = show_config(self.config)
+        self.control.settings = [EffectiveSetting(row.key, row.value, row.origin) for row in rows]
+        self.control.warnings = self.config.warnings
 
     async def _use_policies(self) -> None:
         policies = wiring.policies(self.config, self._own_addresses)
@@ -345,6 +353,7 @@ class Daemon:
         self.deliverer.file_secrets = {name: endpoint.secret for name, endpoint in new.endpoints.items()}
         self.housekeeper.settings = wiring.retention_of(new)
         self._schedule_backup()
+        self._show_settings()
         tokens = (main_token(new.server.api_token), *new.tokens)
         self._app[RULES].change(tokens, wiring.allowed_hosts(new), new.server.body_bytes_max, _dashboard_rules(new))
         await self._use_policies()

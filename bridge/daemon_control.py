@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
-from bridge.api.ports import CheckResult, LimiterReading, LivePoll
+from bridge.api.ports import CheckResult, EffectiveSetting, LimiterReading, LivePoll
 from bridge.cluster.membership import Membership
 from bridge.delivery.deliverer import Deliverer
 from bridge.delivery.replayer import Replayer
@@ -15,16 +16,19 @@ from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
-from bridge.domain.errors import NotFound, ProviderFailed, StartUnknown
+from bridge.domain.errors import NotFound, Problem, ProviderFailed, StartUnknown
+from bridge.domain.finding import Finding
 from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 from bridge.domain.webhook_url import check_target
 from bridge.polling.poller import Poller
 from bridge.providers.http import ProviderFailure
+from bridge.store import checks
 from bridge.store.database import Database
 from bridge.store.runs import LeaseOffer
 from bridge.store.transaction import CommitSignals
 
+_NOT_READY: Final = "not in order; the log says why"
 _START_UNKNOWN: Final = (
     "whether the provider started a run is not known; look there before you try again with a new Idempotency-Key, "
     "and register a run that did start with its provider_run_id"
@@ -41,6 +45,9 @@ class DaemonControl:
         self.membership: Membership | None = None
         """Set where several nodes share a database."""
         self.policy = AddressPolicy(Trust.API)
+        self.settings: Sequence[EffectiveSetting] = ()
+        self.warnings: Sequence[Problem] = ()
+        """Of the configuration in effect."""
         self.is_stopping = False
         self._database = database
         self._clock = clock
@@ -206,6 +213,25 @@ class DaemonControl:
         """How often the endpoint's present filter failed on an event here since the start."""
         expression, count = self._filter_errors.get(endpoint.id, ("", 0))
         return count if expression == endpoint.filter else 0
+
+    def findings(self) -> list[Finding]:
+        """The configuration's warnings, SQLite, the disk, whether the daemon is ready, and what connections answer."""
+        found = [Finding(None, "configuration", f"{p.field}: {p.message}") for p in self.warnings]
+        if not found:
+            found.append(Finding(True, "configuration", "no mistakes and no warnings"))
+        found.append(checks.check_sqlite())
+        if self._database.is_sqlite:
+            found.append(checks.check_disk(Path(self._database.url.database or ".")))
+        for name, is_good in self.readiness().items():
+            found.append(Finding(is_good, f"readiness: {name}", "in order" if is_good else _NOT_READY))
+        if not self.pollers:
+            detail = "there is no connection; add one under [connections.NAME] to watch runs"
+            found.append(Finding(None, "connections", detail))
+        for name in sorted(self.pollers):
+            error = self.last_error(name)
+            detail = "its last poll was read" if error is None else f"{error.message} ({error.count} polls in a row)"
+            found.append(Finding(True if error is None else None, f"connection {name}", detail))
+        return found
 
     def readiness(self) -> dict[str, bool]:
         """Ready while it is not stopping, its workers stand and the database takes what they write."""

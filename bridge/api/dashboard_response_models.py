@@ -1,4 +1,4 @@
-"""Response bodies that the dashboard needs beside those of the things it shows: sessions, the summary."""
+"""Response bodies that the dashboard needs beside those of the things it shows: sessions, the summary, settings, findings."""
 
 from __future__ import annotations
 
@@ -94,3 +94,33 @@ class SummaryAnswer(Shown):
     minutes: list[MinuteAnswer]
     attention: list[AttentionAnswer]
     database_bytes: int
+
+
+class SettingAnswer(Shown):
+    """One setting in effect. `origin`: `default`, `file:PATH`, `env:NAME` or `flag`."""
+
+    key: str
+    value: str
+    origin: str
+
+
+class SettingList(Shown):
+    """Every setting, in the order of the example file."""
+
+    data: list[SettingAnswer]
+    next_cursor: NextCursor
+
+
+class FindingAnswer(Shown):
+    """One check: `ok`, a `remark`, or `wrong`, with what to do in `detail`."""
+
+    check: str = Field(validation_alias="what")
+    result: Literal["ok", "remark", "wrong"]
+    detail: str
+
+
+class FindingList(Shown):
+    """Every check, in the order in which problems depend on each other."""
+
+    data: list[FindingAnswer]
+    next_cursor: NextCursor

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from bridge.api.context import Request, RequestContext, Response
+from bridge.api.dashboard_response_models import FindingAnswer, FindingList, SettingAnswer, SettingList
 from bridge.api.ports import Bridge
 from bridge.api.request_models import NoQuery
 from bridge.api.response_models import LivenessAnswer, NodeAnswer, NodeList, ReadinessAnswer
@@ -46,6 +48,18 @@ async def list_nodes(context: RequestContext, _request: Request[NoQuery]) -> Res
     for node in shown if context.database.is_sqlite else ():
         node.lease_expires_at = None
     return Response.of(200, NodeList(data=shown, next_cursor=None))
+
+
+async def show_configuration(context: RequestContext, _request: Request[NoQuery]) -> Response:
+    """Every setting in effect and where it comes from; secrets are masked."""
+    shown = [SettingAnswer.model_validate(each) for each in context.bridge.settings]
+    return Response.of(200, SettingList(data=shown, next_cursor=None))
+
+
+async def show_findings(context: RequestContext, _request: Request[NoQuery]) -> Response:
+    """What `runbridge doctor` finds from inside the daemon; asks no provider."""
+    shown = [FindingAnswer.model_validate(each) for each in await asyncio.to_thread(context.bridge.findings)]
+    return Response.of(200, FindingList(data=shown, next_cursor=None))
 
 
 async def show_metrics(context: RequestContext, _request: Request[NoQuery]) -> Response:

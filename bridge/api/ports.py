@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
+from bridge.domain.finding import Finding
 from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 from bridge.store.runs import LeaseOffer
@@ -41,6 +42,15 @@ class LimiterReading:
     requests_per_second: float
     shadow_price_s: float
     over_capacity: float
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveSetting:
+    """One setting in effect: dotted key, value as text with secrets masked, and where it comes from."""
+
+    key: str
+    value: str
+    origin: str
 
 
 class Bridge(Protocol):
@@ -122,6 +132,15 @@ class Bridge(Protocol):
 
     def filter_errors(self, endpoint: Endpoint) -> int:
         """How often the endpoint's present filter failed on an event at this node since it started."""
+        ...
+
+    @property
+    def settings(self) -> Sequence[EffectiveSetting]:
+        """Every setting in effect; a reload replaces them."""
+        ...
+
+    def findings(self) -> list[Finding]:
+        """What `doctor` finds from inside the daemon, without a request to anybody."""
         ...
 
     def readiness(self) -> dict[str, bool]:

@@ -6,20 +6,17 @@ Each check returns findings and does not raise.
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
 import os
-import platform
-import shutil
-import sqlite3
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import click
 from sqlalchemy.engine import make_url
@@ -32,28 +29,19 @@ from bridge.cli.output import mark, print_value, say
 from bridge.config.load import Config, ConfigInvalid, load_config
 from bridge.config.locate import find_config
 from bridge.config.reach import read_database_url
+from bridge.domain.connection import Connection
 from bridge.domain.errors import BridgeError, NotFound
+from bridge.domain.finding import Finding
 from bridge.store import migrate
+from bridge.store.checks import check_disk, check_sqlite
 from bridge.store.inspection import inspect_database
-from bridge.store.sqlite import database_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-DISK_LOW_BYTES: Final = 1024**3
-DISK_OUT_BYTES: Final = 100 * 1024**2
 SKEW_REMARK_S: Final = 5.0
 SKEW_WRONG_S: Final = 60.0  # receivers refuse at 300 s
 PROVIDER_TIMEOUT_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; `is_good` is None for a remark."""
-
-    is_good: bool | None
-    what: str
-    detail: str
 
 
 @click.command
@@ -68,8 +56,7 @@ def doctor(settings: Settings, offline: bool) -> int:
         if not settings.as_json:
             say(mark(finding.is_good), f"{finding.what}:", finding.detail)
     if settings.as_json:
-        levels = {True: "ok", None: "remark", False: "wrong"}
-        print_value([{"check": f.what, "result": levels[f.is_good], "detail": f.detail} for f in findings])
+        print_value([{"check": f.what, "result": f.result, "detail": f.detail} for f in findings])
     return 1 if any(finding.is_good is False for finding in findings) else 0
 
 
@@ -118,15 +105,6 @@ def check_config(path: Path | None, loaded: Config | ConfigInvalid) -> Iterator[
         yield Finding(None, "configuration", "there is no connection; add one under [connections.NAME] to watch runs")
 
 
-def check_sqlite() -> Finding:
-    """Version of SQLite, and whether it has the WAL-reset fault (fixed in 3.51.3)."""
-    versions = f"{sqlite3.sqlite_version} (Python {platform.python_version()})"
-    if database_file.has_wal_reset_fault():
-        advice = "never let another program (Litestream, a shell) write to the file while the daemon runs"
-        return Finding(None, "SQLite", f"{versions} has the WAL-reset fault; our single writer avoids it, but {advice}")
-    return Finding(True, "SQLite", versions)
-
-
 def check_daemon(client: Client) -> Iterator[Finding]:
     """Whether the daemon answers, is ready, and accepts our token."""
     try:
@@ -173,32 +151,24 @@ def check_database(path: Path | None, env: Mapping[str, str], *, is_running: boo
         yield check_disk(Path(url.database or "."))
 
 
-def check_disk(database: Path) -> Finding:
-    """Whether the disk of the database has room."""
-    folder = next(parent for parent in (database.absolute().parent, *database.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(folder).free
-    text = f"{free / 1e9:.1f} GB free in {folder}"
-    if free < DISK_OUT_BYTES:
-        return Finding(False, "disk", f"{text}; make room, a full disk stops everything")
-    return Finding(None if free < DISK_LOW_BYTES else True, "disk", text)
-
-
 def check_clocks(loaded: Config | ConfigInvalid) -> Iterator[Finding]:
     """Whether our clock and those of the providers agree; receivers refuse signatures with a wrong time."""
     if isinstance(loaded, ConfigInvalid):
         return
-    for base_url in sorted({connection.base_url for connection in loaded.connections.values()}):
-        yield check_clock(base_url)
+    ways = {(each.base_url, each.proxy or "", each.ca_file or ""): each for each in loaded.connections.values()}
+    for _, connection in sorted(ways.items()):
+        yield check_clock(connection)
 
 
-def check_clock(base_url: str) -> Finding:
-    """Compare our clock with the `Date` header of one provider, whatever the status."""
-    what = f"clock against {urlsplit(base_url).hostname}"
+def check_clock(connection: Connection) -> Finding:
+    """Compare our clock with the `Date` header of one provider, whatever the status; by its proxy, if it has one."""
+    what = f"clock against {urlsplit(connection.base_url).hostname}"
     try:
-        theirs, ours = _ask_date(base_url)
+        theirs, ours = _ask_date(connection)
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        return Finding(None, what, f"not reachable from here ({reason})")
+        by = f" by the proxy {urlsplit(connection.proxy).hostname}" if connection.proxy else ""
+        return Finding(None, what, f"not reachable from here{by} ({reason})")
     if theirs is None:
         return Finding(None, what, "its response has no Date header")
     skew_s = (ours - theirs).total_seconds()
@@ -211,23 +181,39 @@ def check_clock(base_url: str) -> Finding:
     )
 
 
-def _ask_date(base_url: str) -> tuple[datetime | None, datetime]:
-    parts = urlsplit(base_url)
-    port = parts.port
-    host = parts.hostname or ""
-    if parts.scheme == "https":
+def _ask_date(connection: Connection) -> tuple[datetime | None, datetime]:
+    """The provider's `Date`, and our time when it came. An OSError if it cannot be asked."""
+    parts = urlsplit(connection.base_url)
+    path, is_tls = parts.path or "/", parts.scheme == "https"
+    proxy = urlsplit(connection.proxy or "")
+    host, port = (proxy.hostname, proxy.port or 80) if proxy.hostname else (parts.hostname, parts.port)
+    login = _proxy_login(proxy)
+    if is_tls:
         tls = ssl.create_default_context()
-        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            host, port, timeout=PROVIDER_TIMEOUT_S, context=tls
+        if connection.ca_file:
+            tls.load_verify_locations(connection.ca_file)
+        client: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host or "", port, timeout=PROVIDER_TIMEOUT_S, context=tls
         )
+        if proxy.hostname:
+            client.set_tunnel(parts.hostname or "", parts.port or 443, headers=login)
+            login = {}
     else:
-        connection = http.client.HTTPConnection(host, port, timeout=PROVIDER_TIMEOUT_S)
-    with closing(connection):
-        connection.request("HEAD", parts.path or "/")
-        date = connection.getresponse().headers.get("Date")
+        client = http.client.HTTPConnection(host or "", port, timeout=PROVIDER_TIMEOUT_S)
+        path = f"{parts.scheme}://{parts.netloc}{path}" if proxy.hostname else path
+    with closing(client):
+        client.request("HEAD", path, headers=login)
+        date = client.getresponse().headers.get("Date")
         ours = datetime.now(UTC)
     theirs = parsedate_to_datetime(date) if date else None
     return (theirs.replace(tzinfo=theirs.tzinfo or UTC) if theirs else None), ours
+
+
+def _proxy_login(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
 
 def check_accounts(client: Client) -> Iterator[Finding]:

@@ -83,3 +83,10 @@ async def test_a_node_that_is_not_heard_of_is_shown_as_dead(postgresql_url: str)
         await api.database.write(lambda tx: nodes.renew(tx, node["id"], lease_s=-1))
         (node,) = (await api.call("GET", "/v1/nodes")).body["data"]
         assert node["alive"] is False
+
+
+async def test_settings_in_effect_and_what_doctor_finds_are_shown(sqlite_api: Api) -> None:
+    shown = (await sqlite_api.call("GET", "/v1/configuration")).body["data"]
+    assert shown[0] == {"key": "server.api_token", "value": "****", "origin": "env:X"}
+    found = (await sqlite_api.call("GET", "/v1/doctor")).body["data"]
+    assert [one["result"] for one in found] == ["ok", "remark", "wrong"]

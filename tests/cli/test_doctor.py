@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.cli.doctor import check_clock, check_disk
+from bridge.cli.doctor import check_clock
+from bridge.domain.connection import Connection
+from bridge.domain.secret import Secret
+from bridge.store.checks import check_disk
 from tests.support.stub_server import StubResponse, stub_server
 
 
@@ -50,9 +53,25 @@ def test_doctor_finds_a_damaged_database(cli, config, tmp_path):
 )
 def test_a_clock_that_differs_from_the_providers_is_reported(date, is_good, words):
     with stub_server(lambda request: StubResponse(401, b"", date=date)) as provider:
-        finding = check_clock(f"{provider.url}/v1")
+        finding = check_clock(Connection("d", "dify", f"{provider.url}/v1", Secret("k")))
     assert finding.is_good is is_good
     assert words in finding.detail
+
+
+def test_the_clock_of_a_provider_behind_a_proxy_is_asked_by_that_proxy():
+    """Its name may not even be known here."""
+    seen = []
+
+    def answer(request):
+        seen.append((request.target, request.headers.get("proxy-authorization")))
+        return StubResponse(200, b"", date="Thu, 01 Jan 2026 00:00:00 GMT")
+
+    with stub_server(answer) as proxy:
+        address = proxy.url.replace("http://", "http://me:p%40ss@")
+        connection = Connection("d", "dify", "http://dify.internal.invalid/v1", Secret("k"), proxy=address)
+        finding = check_clock(connection)
+    assert "ahead" in finding.detail
+    assert seen == [("http://dify.internal.invalid/v1", "Basic bWU6cEBzcw==")]
 
 
 def test_a_disk_that_runs_full_is_reported(monkeypatch, tmp_path):

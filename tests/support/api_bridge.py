@@ -17,12 +17,13 @@ import aiohttp
 import jsonschema_rs
 
 from bridge.api.openapi import build_document
-from bridge.api.ports import CheckResult, LimiterReading, LivePoll
+from bridge.api.ports import CheckResult, EffectiveSetting, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
 from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BridgeError
+from bridge.domain.finding import Finding
 from bridge.domain.observation import LastError, Observation
 from bridge.domain.run import Json, Progress, Run, RunStatus
 from bridge.domain.secret import Secret
@@ -147,6 +148,15 @@ class ApiBridge:
     def filter_errors(self, endpoint: Endpoint) -> int:
         """Those that commits announced."""
         return self.failures[endpoint.id, endpoint.filter or ""]
+
+    @property
+    def settings(self) -> list[EffectiveSetting]:
+        """One of each origin."""
+        return [EffectiveSetting("server.api_token", "****", "env:X"), EffectiveSetting("log.level", "info", "default")]
+
+    def findings(self) -> list[Finding]:
+        """One of each kind."""
+        return [Finding(True, "SQLite", "3.51"), Finding(None, "disk", "low"), Finding(False, "readiness", "no")]
 
     def readiness(self) -> dict[str, bool]:
         """One check."""
