@@ -155,6 +155,11 @@ class DaemonControl:
         """The failed polls of a connection since the last one that could be read."""
         return self._poller(name).client.last_error
 
+    def remarks(self, name: str) -> list[dict[str, object]]:
+        """What a connection's definition could not read, the newest first."""
+        found = sorted(self._poller(name).client.remarks.items(), key=lambda one: one[1].at, reverse=True)
+        return [{"message": said, "at": remark.at, "count": remark.count} for said, remark in found]
+
     def connection_state(self, name: str) -> dict[str, Json]:
         """Limits in force and what is going on at this moment."""
         poller = self._poller(name)

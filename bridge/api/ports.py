@@ -106,6 +106,10 @@ class Bridge(Protocol):
         """The failed polls of a connection since the last one that could be read."""
         ...
 
+    def remarks(self, name: str) -> list[dict[str, object]]:
+        """What a connection's definition could not read: `message`, `at` and `count`, the newest first."""
+        ...
+
     def connection_state(self, name: str) -> dict[str, Json]:
         """Current limits, requests in flight, pause and learned cadence, for display."""
         ...

@@ -217,11 +217,21 @@ class EventAnswer(Shown):
 RecordedEvent = Annotated[EventAnswer, WrapValidator(lambda body, _: body)]  # a recorded body is shown as it is
 
 
+class DefinitionAnswer(Shown):
+    """The definition that reads a provider's answers: where it was found, and the digest of its bytes."""
+
+    name: str
+    version: str
+    origin: str
+    digest: str
+
+
 class RunInFull(RunAnswer):
     """A run with all that happened to it."""
 
     transitions: list[TransitionAnswer]
     events: list[RecordedEvent]
+    definition: DefinitionAnswer | None
 
 
 class BatchItem(Shown):
@@ -255,6 +265,14 @@ class CadenceAnswer(Shown):
     deadline: DurationText = Field(validation_alias="deadline_s")
 
 
+class RemarkAnswer(Shown):
+    """Something that the definition could not read in an answer: when last, and how often."""
+
+    message: str
+    at: When
+    count: int
+
+
 class ConnectionAnswer(Shown):
     """A provider account and how it stands; `state` is what the daemon knows at this moment."""
 
@@ -265,6 +283,8 @@ class ConnectionAnswer(Shown):
     reason: str | None
     since: When | None
     last_error: LastErrorAnswer | None
+    definition: DefinitionAnswer | None
+    remarks: list[RemarkAnswer]
     limits: LimitsAnswer
     cadence: CadenceAnswer
     state: dict[str, Any]
@@ -289,6 +309,7 @@ class ConnectionAnswer(Shown):
                 "reason": health.reason if health else None,
                 "since": health.since if health else None,
                 "last_error": last_error,
+                "definition": connection.definition,
                 "limits": connection,
                 "cadence": cadence.model_copy(update={"price": None}) if cadence.target_delay else cadence,
                 "state": state,

@@ -131,7 +131,14 @@ async def show_run(context: RequestContext, request: Request[NoQuery]) -> Respon
         run = _present(tx, request.id())
         recorded = [json.loads(event.body) for event in events.list_run_events(tx, run.id)]
         transitions = runs.list_transitions(tx, run.id)
-        return RunInFull.of(run, context.bridge.live(run), transitions=transitions, events=recorded)
+        connection = context.bridge.connections.get(run.connection)
+        return RunInFull.of(
+            run,
+            context.bridge.live(run),
+            transitions=transitions,
+            events=recorded,
+            definition=connection and connection.definition,
+        )
 
     return Response.of(200, await context.database.read(work))
 

@@ -150,6 +150,10 @@ def _facts(connection: Object, state: Object) -> Iterator[tuple[str, Cell]]:
     yield "provider", f"{connection['provider']} at {connection['base_url']}"
     yield "since", f"{connection['since']}  ({ago(connection['since'])})" if connection["since"] else None
     yield "last error", last_error_text(connection)
+    if definition := connection.get("definition"):
+        yield "definition", f"{definition['name']} {definition['version']}, {definition['origin']}"
+    for remark in connection.get("remarks") or ():
+        yield "unread", f"{remark['message']} ({remark['count']} times, last {ago(remark['at'])})"
     yield "requests", f"at most {state['requests_per_second']:g} a second{_origin(limits['requests_per_second'])}"
     yield "why", state.get("limit_reason")
     in_flight = f"{state['in_flight']}, at most {state['max_in_flight']}"

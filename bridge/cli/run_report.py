@@ -68,6 +68,8 @@ def print_run(run: Object, deliveries: list[Object]) -> None:
 def _facts(run: Object) -> Iterator[tuple[str, Cell]]:
     progress = run.get("progress")
     yield "connection", f"{run['connection']} ({run['provider']})"
+    if definition := run.get("definition"):
+        yield "definition", f"{definition['name']} {definition['version']}"
     yield "provider run", run["provider_run_id"]
     yield "workflow", run.get("workflow_id")
     for name in ("registered", "created", "started", "finished", "observed"):

@@ -20,7 +20,7 @@ from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.observation import FailureKind, LastError, LastResponse, Observed, PollFailed, PollResult, RunPage
-from bridge.domain.run import Json, Run
+from bridge.domain.run import Json, Run, RunStatus
 from bridge.providers import open_http, provider_of
 from bridge.providers.base import Triggered
 from bridge.providers.http import ProviderFailure, ProviderSessions
@@ -34,6 +34,7 @@ UNREADABLE_S = 75.0  # without a readable poll: people are to know within two mi
 ABOUT_ONE_RUN = frozenset({FailureKind.REJECTED, FailureKind.BAD_PAYLOAD})  # perhaps
 OUTPUT_TIMEOUT_S = 5.0  # for the request; before it the output waits for its turn at the limit
 OUTPUT_WORTH = 8.0  # seconds of delay per second that an output waits: its event is late for certain, a poll's perhaps
+REMARKS_MAX = 50  # of a connection, the oldest go
 TURN_REST_S = 0.05  # while another request has its turn
 
 
@@ -43,6 +44,14 @@ class HealthChange:
 
     health: ConnectionHealth
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """When something was last found that could not be read, and how often."""
+
+    at: datetime
+    count: int
 
 
 class MissingRuns:
@@ -101,7 +110,8 @@ class ConnectionClient:
         self._failing_from = 0.0
         self._judged_at = -math.inf
         self._probes = 0
-        self._unmapped_words: set[str] = set()
+        self.remarks: dict[str, Remark] = {}
+        """What the provider's definition could not read or evaluate in its answers, by sentence."""
         self._one_output = asyncio.Lock()  # the one that waits longest competes for the next request
         self._has_recovered = False
         self.missing_runs = MissingRuns()
@@ -122,7 +132,10 @@ class ConnectionClient:
 
     async def complete(self, run: Run, seen: Observed) -> Observed:
         """The observation with its output, if that needs a second request; without it if that request fails."""
-        self._warn_once(seen.observation.provider_status, is_known=seen.observation.status.value != "unknown")
+        word, is_known = seen.observation.provider_status, seen.observation.status is not RunStatus.UNKNOWN
+        new_words = () if is_known or seen.remarks else (f"the status {word!r} is not known",)
+        for said in (*seen.remarks, *new_words):
+            self._note_remark(said, run.id, word if new_words else None)
         if seen.observation.output_is_elsewhere and self.connection.fetch_output:
             return await self._with_output(run, seen)
         return seen
@@ -180,10 +193,21 @@ class ConnectionClient:
         finally:
             self.limiter.forget(tenant)
 
-    def _warn_once(self, word: str, *, is_known: bool) -> None:
-        if not is_known and word not in self._unmapped_words:
-            self._unmapped_words.add(word)
-            log.warning("run.status_unmapped", connection=self.connection.name, provider_status=word)
+    def _note_remark(self, said: str, run_id: str, word: str | None) -> None:
+        """Keep a remark, and log it the first time."""
+        known = self.remarks.get(said)
+        self.remarks[said] = Remark(self._clock.now(), known.count + 1 if known else 1)
+        if known is not None:
+            return
+        if len(self.remarks) > REMARKS_MAX:
+            del self.remarks[min(self.remarks, key=lambda one: self.remarks[one].at)]
+        name = self.connection.name
+        if word is not None:
+            log.warning("run.status_unmapped", connection=name, provider_status=word)
+        else:
+            definition = self.connection.definition
+            version = definition and f"{definition.name} {definition.version}"
+            log.warning("definition.unread", connection=name, definition=version, run_id=run_id, reason=said)
 
     async def trigger(self, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """Start a run at the provider. Raises ProviderRefused or ProviderFailure."""

@@ -232,6 +232,8 @@ class Poller:
             if health is not None:
                 await self.results.report_health(health)
             if isinstance(result, Observed):
+                if result.remarks:
+                    self._metrics.of(self._metrics.remarks, self._name).inc()
                 result = await self.client.complete(tracked.run, result)
             if self.schedule.holds(tracked):  # it may have been removed since
                 step = await self.results.handle(tracked, result, now, self.schedule.some(COMPARED_MAX))

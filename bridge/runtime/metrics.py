@@ -44,6 +44,9 @@ class Metrics:
             "status_regressions_total", "Observations of a run that was settled already, ignored", by_connection
         )
         self.unmapped = self._counter("status_unmapped_total", "Observations with an unknown word", by_connection)
+        self.remarks = self._counter(
+            "definition_remarks_total", "Answers in which a definition's path or expression failed", by_connection
+        )
 
     def note_poll(self, connection: str, outcome: str, took_s: float) -> None:
         """Count one poll and its duration."""

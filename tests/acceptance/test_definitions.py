@@ -128,6 +128,19 @@ async def test_a_provider_that_is_a_file_does_what_one_in_code_does(tmp_path: Pa
             await receiver.wait_for(lambda got: sum(one.type == "run.finished" for one in got) >= 3, 60)
             await daemon.ask("POST", f"/v1/runs/{watched['id']}/cancel", status=202)
             await receiver.wait_for(lambda got: sum(one.type == "run.finished" for one in got) >= 4, 60)
+            odd = await daemon.register("j", str(jobs.add("odd", state="HUH")["id"]))
+            bare = await daemon.register("j", str(jobs.add("bare", state=None)["id"]))
+            shown = await daemon.eventually("/v1/connections/j", lambda found: len(found["remarks"]) >= 2)
+            assert {remark["message"] for remark in shown["remarks"]} == {
+                "the status 'HUH' is not known", "read.status finds nothing in the answer",
+            }  # fmt: skip
+            assert shown["definition"]["name"] == "jobs"
+            for watched_still in (odd, bare):
+                run = await daemon.ask("GET", f"/v1/runs/{watched_still['id']}")
+                assert (run["status"], run["settled"]) == ("unknown", False), "it stays watched"
+                assert run["definition"]["version"] == "1.2.0"
+            metrics = (await daemon.call("GET", "/metrics"))[2].decode()
+            assert 'runbridge_definition_remarks_total{connection="j"}' in metrics
             await daemon.stop()
     ends = {
         one.event["data"]["run"]["workflow_id"]: one.event["data"]["run"]

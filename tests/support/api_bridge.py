@@ -116,6 +116,9 @@ class ApiBridge:
         """The one that a test has set."""
         return self.last_errors.get(name)
 
+    def remarks(self, name: str) -> list[dict[str, object]]:
+        return []
+
     def connection_state(self, name: str) -> dict[str, Json]:
         """Something to show."""
         return {"in_flight": 0}
