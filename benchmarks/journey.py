@@ -119,10 +119,14 @@ async def raw(folder: Path, peers_url: str) -> AsyncIterator[RunningDaemon]:
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """What one load showed; latencies in milliseconds, CPU in microseconds per run."""
+    """What one load showed; latencies in milliseconds, CPU in microseconds per run.
+
+    `tenth_s`: seconds until the first tenth had arrived.
+    """
 
     p50: float
     p99: float
+    tenth_s: float
     per_s: float
     cpu: float
     lost: int
@@ -190,6 +194,7 @@ async def measure(
     return Journey(
         percentile(waits, 50),
         percentile(waits, 99),
+        sorted(arrivals.values())[len(arrivals) // 10] - min(starts.values()),
         len(arrivals) / wall_s,
         cpu_s / len(starts) * 1e6,
         len(starts) - len(arrivals),
@@ -227,7 +232,7 @@ async def main(rates: Sequence[float], seconds: float, runs: int) -> None:
     for what, least, daemons in ratios:
         print(
             f"{what:28} p50 {daemons.p50 / least.p50:5.2f}  p99 {daemons.p99 / least.p99:5.2f}  "
-            f"rate {daemons.per_s / least.per_s:5.2f}  CPU {daemons.cpu / least.cpu:5.2f}"
+            f"rate {daemons.per_s / least.per_s:5.2f}  tenth {daemons.tenth_s / least.tenth_s:5.2f}  CPU {daemons.cpu / least.cpu:5.2f}"
         )
 
 

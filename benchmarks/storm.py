@@ -29,12 +29,16 @@ CALM_S = 5.0  # after the storm, before memory is read again
 
 @dataclass
 class StormFigures:
-    """Response times in milliseconds, and the largest sizes in bytes, during the storm."""
+    """Response times in milliseconds, the largest WAL and memory in bytes, and the memory before and after."""
 
     run_ms: list[float] = field(default_factory=list)
     health_ms: list[float] = field(default_factory=list)
+    polled: int = 0
+    storm_s: float = 0.0
     wal: int = 0
+    rest: int = 0
     rss: int = 0
+    after: int = 0
 
 
 def config(url: str) -> str:
@@ -69,8 +73,8 @@ async def some_ids(client: RunningDaemon) -> list[str]:
         return [run["id"] for run in (await answer.json())["data"]]
 
 
-async def main(runs: int, seconds: float) -> None:
-    """Print the figures."""
+async def measure(runs: int, seconds: float) -> StormFigures:
+    """Make a storm of `runs` overdue runs that lasts `seconds` at most."""
     peers, figures = StillRunning(runs), StormFigures()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -79,24 +83,32 @@ async def main(runs: int, seconds: float) -> None:
         async with peers.serve() as url, daemon(folder, "", database=f"sqlite:///{folder}/runbridge.db") as client:
             run_ids = await some_ids(client)
             before = read_usage(client.pid)
+            figures.rest = before.rss
             add_to_config(client, folder, config(url))
             sampling = asyncio.create_task(sample(client, folder, run_ids, figures))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(peers.warm.wait(), seconds)
-            polled, storm_s = peers.polled, time.monotonic() - before.at
+            figures.polled, figures.storm_s = peers.polled, time.monotonic() - before.at
             sampling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sampling
             await asyncio.sleep(CALM_S)
-            after = read_usage(client.pid)
+            figures.after = read_usage(client.pid).rss
+    return figures
+
+
+async def main(runs: int, seconds: float) -> None:
+    """Print the figures."""
+    figures = await measure(runs, seconds)
+    polled, storm_s = figures.polled, figures.storm_s
     print(f"{runs} overdue runs, {polled} polled in {storm_s:.1f} s: {polled / storm_s:.0f}/s")
     for what, waits in (("GET /v1/runs/{id}", figures.run_ms), ("GET /healthz", figures.health_ms)):
         percentiles = "  ".join(f"p{percent} {percentile(waits, percent):6.1f} ms" for percent in (50, 95, 99))
         print(f"{what:18} {percentiles}  worst {max(waits):6.1f} ms  of {len(waits)}")
     print(f"WAL file at most {figures.wal / 1e6:.1f} MB")
     print(
-        f"memory {before.rss / 1e6:.1f} MB before, at most {figures.rss / 1e6:.1f} MB, "
-        f"{after.rss / 1e6:.1f} MB {CALM_S:g} s after{'' if polled == runs else ' (not over yet)'}"
+        f"memory {figures.rest / 1e6:.1f} MB before, at most {figures.rss / 1e6:.1f} MB, "
+        f"{figures.after / 1e6:.1f} MB {CALM_S:g} s after{'' if polled == runs else ' (not over yet)'}"
     )
 
 
