@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config import ConfigInvalid, load_config
+from bridge.config.load import ConfigInvalid, load_config
 from bridge.config.definitions import find_definitions
 from bridge.domain.definitions.definition import DefinitionInvalid
 
