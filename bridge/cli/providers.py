@@ -186,7 +186,7 @@ def try_(
 @providers.command
 def schema() -> None:
     """Print the JSON Schema of definitions, for completion in editors (taplo, tombi)."""
-    say(schema_text())
+    click.echo(schema_text())
 
 
 @providers.command

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from bridge.domain.connection import Connection
+from bridge.domain.definitions.check import word_text
 from bridge.domain.definitions.definition import Definition
 from bridge.domain.errors import BadPayload, Unsupported
 from bridge.domain.frozen import replaced
@@ -136,7 +137,7 @@ class DefinedProvider(ProviderDefaults):
         if address is not None:
             path, query = (address, [])
         else:
-            query += [(name, fill(str(value), texts)) for name, value in table.get("query", {}).items()]
+            query += [(name, fill(word_text(value), texts)) for name, value in table.get("query", {}).items()]
         named = {name for name, _ in more_query or ()}
         query = [pair for pair in query if pair[0] not in named] + (more_query or [])
         auth = self.tables.get("auth")

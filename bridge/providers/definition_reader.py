@@ -147,8 +147,11 @@ def _is_met(condition: Search, body: Json, remarks: Remarks, key: str) -> bool:
     return is_true(_evaluated(condition, body, remarks, key))
 
 
-def _found(key: str, paths: str | Sequence[str]) -> Find:
-    """The first value of the paths that is not null."""
+def _found(key: str, paths: str | Sequence[str] | Mapping[str, Any]) -> Find:
+    """The first value of the paths that is not null; `decode` unpacks text that holds JSON."""
+    if isinstance(paths, Mapping):
+        packed = _found(key, paths["path"])
+        return (lambda body, remarks: unpack_json(packed(body, remarks))) if "decode" in paths else packed
     searches = [search(path) for path in ([paths] if isinstance(paths, str) else paths)]
     if len(searches) == 1 and isinstance(paths, str) and paths.isidentifier():
         only = searches[0]
@@ -162,13 +165,6 @@ def _found(key: str, paths: str | Sequence[str]) -> Find:
         return None
 
     return find
-
-
-def _output(key: str, given: Any) -> Find:
-    if isinstance(given, dict):
-        find = _found(key, given["path"])
-        return (lambda body, remarks: unpack_json(find(body, remarks))) if "decode" in given else find
-    return _found(key, given)
 
 
 def _error(key: str, given: Any) -> Find:
@@ -237,7 +233,7 @@ def instant_of(value: Any, form: str) -> str | None:
 _COMPILERS: Final[dict[str, Callable[[str, Any], Find]]] = {
     "id": _found,
     "workflow": _found,
-    "output": _output,
+    "output": _found,
     "error": _error,
     "progress": _progress,
     "created_at": _instant,

@@ -169,6 +169,12 @@ async def test_every_field_is_read() -> None:
     assert (seen.started_at, seen.finished_at) == ("2026-01-15T10:20:05.500Z", "2026-01-15T10:20:06.123456789Z")
 
 
+async def test_a_status_inside_text_that_holds_json() -> None:
+    text = BASE.replace('status = "state"', 'status = { path = "inner", decode = "json" }')
+    assert read(await poll({"inner": '{"state": "RUN"}'}, text)).status is RunStatus.UNKNOWN, "an object is no word"
+    assert read(await poll({"inner": "RUN"}, text)).status is RunStatus.RUNNING
+
+
 async def test_text_stays_text_in_an_output() -> None:
     assert (
         read(await poll({"state": "OK", "out": "1.10"}, BASE.replace("[status]", 'output = "out"\n[status]'))).output

@@ -70,6 +70,9 @@ PATHS: Final = Either(
 )
 PARTS: Final = Table({"path": PATHS, "decode": Text(choices=("json",))}, required=("path",))
 TIME: Final = Text("How the time is written.", choices=TIMES)
+READING: Final = Either(
+    (EXPRESSION, Items(EXPRESSION), PARTS), "Where it stands: a path, paths in order, or text that holds JSON."
+)
 INSTANT: Final = Either(
     (EXPRESSION, Items(EXPRESSION), Table({"path": PATHS, "time": TIME}, required=("path",))),
     "When; ISO 8601 unless `time` says otherwise.",
@@ -89,7 +92,7 @@ PROGRESS: Final = Table(
     about="How far it is.",
 )
 TEXTS: Final = Named(Text(), "Texts by name; {name} is replaced.")
-QUERY: Final = Named(Either((Text(), Whole(-(2**53), 2**53))), "Query parameters; {name} is replaced.")
+QUERY: Final = Named(Either((Text(), Whole(-(2**53), 2**53), YesNo())), "Query parameters; {name} is replaced.")
 BODY: Final = Anything('JSON to send; {name} is replaced, and a value that is exactly "{inputs}" becomes that JSON.')
 CODES: Final = Items(Whole(100, 599), "HTTP codes that mean success.")
 NEXT: Final = Either(
@@ -170,17 +173,17 @@ RUN: Final = _request(
 )
 READ: Final = Table(
     {
-        "status": PATHS,
-        "id": PATHS,
-        "workflow": PATHS,
-        "output": Either((EXPRESSION, Items(EXPRESSION), PARTS), "The run's result; decode = json unpacks text."),
+        "status": READING,
+        "id": READING,
+        "workflow": READING,
+        "output": READING,
         "error": ERROR,
         "progress": PROGRESS,
         "created_at": INSTANT,
         "started_at": INSTANT,
         "finished_at": INSTANT,
-        "generation": PATHS,
-        "link": PATHS,
+        "generation": READING,
+        "link": READING,
     },
     required=("status",),
     about="Where in the answer what stands.",
@@ -279,6 +282,7 @@ DEFINITION: Final = Table(
 _SHARED: Final[dict[str, Kind]] = {
     "address": ADDRESS,
     "paths": PATHS,
+    "reading": READING,
     "instant": INSTANT,
     "time": TIME,
     "texts": TEXTS,
