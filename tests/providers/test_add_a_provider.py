@@ -1,0 +1,59 @@
+"""The how-to page: its examples are definitions without a mistake, and together they show every key."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bridge.config.definitions import find_definitions
+from bridge.domain.definitions.check import faults_in
+from bridge.domain.definitions.keys import DEFINITION
+from bridge.providers.defined import DefinedProvider
+from bridge.providers.fixtures import compare, read_fixture
+
+PAGE = (Path(__file__).parents[2] / "docs/add-a-provider.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+EXAMPLES = [tomllib.loads(text) for language, text in BLOCKS if language == "toml"]
+WHOLE, *PARTS = EXAMPLES
+
+
+@pytest.mark.parametrize("part", PARTS, ids="-".join)
+def test_each_example_can_be_added_to_a_definition(part):
+    tables = {**WHOLE, **part}
+    assert list(faults_in(tables)) == []
+
+
+def test_the_whole_example_is_found_and_reads_the_fixture_of_the_page(tmp_path):
+    folder = tmp_path / "acme"
+    folder.mkdir()
+    (folder / "definition.toml").write_text(next(text for language, text in BLOCKS if language == "toml"))
+    (folder / "one.json").write_text(next(text for language, text in BLOCKS if language == "json"))
+    found = find_definitions(tmp_path)
+    assert found.mistakes == []
+    # 9 s is asked for by a header that every provider's answers are searched for, without [pace]
+    expected = json.loads((folder / "one.json").read_text())["expect"]
+    compared = compare(DefinedProvider(found.get("acme")), read_fixture(folder / "one.json"))
+    assert compared.status == expected["status"]
+    assert [one for one in compared.differences if not one.startswith("pause")] == []
+
+
+def test_every_key_has_an_example():
+    shown = {(name,) for example in EXAMPLES for name in example}
+    for example in EXAMPLES:
+        for name, value in example.items():
+            for item in value if isinstance(value, list) else [value]:
+                shown |= {(name, key) for key in item} if isinstance(item, dict) else set()
+    known = {(name,) for name in DEFINITION.keys} - {("base",), ("replaces",)}
+    known |= {
+        (name, key)
+        for name, kind in DEFINITION.keys.items()
+        for key in getattr(getattr(kind, "of", kind), "keys", ())
+        if name != "vars"  # whose keys are the author's
+    }
+    methods = {"get", "post", "put", "delete", "query", "body"}  # of a request; shown where they are usual
+    assert {path for path in known - shown if path[-1] not in methods} == set()
+    assert all(f"`{name}`" in PAGE for name in ("base", "replaces"))
