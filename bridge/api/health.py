@@ -1,4 +1,4 @@
-"""The daemon itself: liveness, readiness, nodes, metrics, the OpenAPI document, the front page."""
+"""The daemon itself: liveness, readiness, nodes, metrics, the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -20,14 +20,6 @@ from bridge.store.deliveries import count_by_state, due_endpoints
 from bridge.store.inspection import measure_size
 from bridge.store.runs import count_active
 from bridge.store.transaction import Tx
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>runbridge</title></head>
-<body><h1>runbridge</h1>
-<p>This daemon watches workflow runs at their providers and sends signed webhooks when they are over.</p>
-<p>Its API is described in <a href="/openapi.json">/openapi.json</a>; calls under /v1 need the token.</p>
-</body></html>
-"""
 
 
 async def show_liveness(context: RequestContext, _request: Request[NoQuery]) -> Response:
@@ -131,9 +123,3 @@ def _since(at: datetime, now: datetime) -> float:
 async def show_openapi(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """The API as OpenAPI 3.1."""
     return Response(200, context.openapi)
-
-
-async def show_front_page(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """What this is."""
-    context.rules.check_dashboard()
-    return Response(200, _PAGE.encode(), content_type="text/html; charset=utf-8")

@@ -25,13 +25,14 @@ from bridge.store.idempotency import StoredResponse, store_responses
 
 BATCH_BYTES_MAX = 8 * 1024 * 1024  # a thousand registrations with their metadata
 SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     ),
     "Server": "runbridge",
 }
@@ -121,6 +122,7 @@ def _is_guarded(request: web.Request) -> bool:
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Set the headers of every response; a signal handler, so that streams get them too."""
     response.headers.update(SECURITY_HEADERS)
+    response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Request-Id"] = request[REQUEST_ID]
 
 

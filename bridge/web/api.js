@@ -1,0 +1,132 @@
+/** Calls of the HTTP API under the rights of the session's cookie. */
+import { parse } from "./json.js";
+
+const SIGNED_IN = "runbridge.signed-in"; // only whether to ask for the session: the cookie itself is out of reach
+
+/** An error as the API describes it (RFC 9457). */
+export class Problem extends Error {
+  /** @param {number} status @param {any} body */
+  constructor(status, body) {
+    super(body?.detail || body?.title || `the daemon answered ${status}`);
+    this.status = status;
+    this.title = body?.title || `Error ${status}`;
+    /** @type {{field: string, message: string}[]} */
+    this.errors = body?.errors || [];
+    this.requestId = body?.request_id || null;
+  }
+}
+
+/** The daemon could not be reached. */
+export class Unreachable extends Error {
+  constructor() {
+    super("The daemon does not answer. Is it running, and does this machine reach it?");
+    this.title = "Not reachable";
+    this.errors = [];
+    this.status = 0;
+    this.requestId = null;
+  }
+}
+
+/** @type {{onSignedOut: () => void, onUnreachable: () => void, skewMs: number}} */
+export const link = { onSignedOut() {}, onUnreachable() {}, skewMs: 0 };
+
+/** The present instant by the server's clock, in milliseconds. */
+export const now = () => Date.now() + link.skewMs;
+
+/**
+ * @param {string} method
+ * @param {string} path
+ * @param {any} [body]
+ * @returns {Promise<any>} the parsed answer, null where there is none
+ */
+export async function call(method, path, body) {
+  /** @type {RequestInit} */
+  const init = { method, headers: { Accept: "application/json" }, cache: "no-store" };
+  if (method === "POST" || method === "PATCH") {
+    init.body = JSON.stringify(body ?? {});
+    init.headers = { ...init.headers, "Content-Type": "application/json" };
+  }
+  let response, text;
+  try {
+    response = await fetch(path, init);
+    text = await response.text();
+  } catch {
+    link.onUnreachable();
+    throw new Unreachable();
+  }
+  const date = Date.parse(response.headers.get("Date") || "");
+  if (date) link.skewMs = Math.abs(date + 500 - Date.now()) > 2000 ? date + 500 - Date.now() : 0;
+  let answer = null;
+  try {
+    answer = text ? parse(text) : null;
+  } catch {
+    throw new Problem(response.status, { detail: "The answer is no JSON. Is a proxy in between?" });
+  }
+  if (response.ok) return answer;
+  if (response.status === 401 && path !== "/v1/session") link.onSignedOut();
+  throw new Problem(response.status, answer);
+}
+
+/** @param {string} path */
+export const get = (path) => call("GET", path);
+
+/** @param {string} path @param {any} [body] */
+export const post = (path, body) => call("POST", path, body);
+
+/** The session, or null when signed out. */
+export async function findSession() {
+  if (!wasSignedIn()) return null; // spares the console a 401
+  try {
+    return await get("/v1/session");
+  } catch (error) {
+    if (error instanceof Problem && error.status === 401) {
+      rememberSignedIn(false);
+      return null;
+    }
+    throw error;
+  }
+}
+
+/** @param {{token?: string, link?: string}} secret */
+export async function signIn(secret) {
+  const session = await post("/v1/session", secret);
+  rememberSignedIn(true);
+  return session;
+}
+
+export async function signOut() {
+  await call("DELETE", "/v1/session");
+  rememberSignedIn(false);
+}
+
+/** @param {boolean} value */
+function rememberSignedIn(value) {
+  try {
+    if (value) localStorage.setItem(SIGNED_IN, "1");
+    else localStorage.removeItem(SIGNED_IN);
+  } catch {
+    // storage is switched off: then the session is always asked for
+  }
+}
+
+function wasSignedIn() {
+  try {
+    return localStorage.getItem(SIGNED_IN) !== null;
+  } catch {
+    return true;
+  }
+}
+
+/**
+ * A path with those parameters that have a value.
+ * @param {string} path
+ * @param {Record<string, any>} parameters
+ */
+export function withQuery(path, parameters) {
+  const query = new URLSearchParams();
+  for (const [key, value] of Object.entries(parameters)) {
+    if (value !== null && value !== undefined && value !== "") query.append(key, String(value));
+  }
+  const text = query.toString();
+  return text ? `${path}?${text}` : path;
+}

@@ -1,0 +1,161 @@
+/** The shell: signing in, navigation, liveness, keys, and the page that the address names. */
+import { h, html, render, useEffect, useState } from "./preact.js";
+import { findSession, link, signIn, signOut } from "./api.js";
+import { Session, toast, Toasts } from "./action.js";
+import { refetchAll, start, stop, togglePause, useLive } from "./live.js";
+import { go, to, useRoute } from "./route.js";
+import { Keys, useKeys } from "./keys.js";
+import { durationText, ErrorBox } from "./ui.js";
+import Overview from "./overview.js";
+import Runs from "./runs.js";
+import RunPage from "./run.js";
+import Deliveries from "./deliveries.js";
+import DeliveryPage from "./delivery.js";
+import Endpoints from "./endpoints.js";
+import EndpointPage from "./endpoint.js";
+import Connections from "./connections.js";
+import ConnectionPage from "./connection.js";
+import Events, { EventPage } from "./events.js";
+import Replays, { ReplayPage } from "./replays.js";
+import Nodes from "./nodes.js";
+
+/** Each page: its name, the list, and the page of one thing. @type {Record<string, [string, any, any?]>} */
+const PAGES = {
+  overview: ["Overview", Overview], runs: ["Runs", Runs, RunPage], deliveries: ["Deliveries", Deliveries, DeliveryPage],
+  endpoints: ["Endpoints", Endpoints, EndpointPage], connections: ["Connections", Connections, ConnectionPage],
+  events: ["Events", Events, EventPage], replays: ["Replays", Replays, ReplayPage], nodes: ["Nodes", Nodes],
+};
+
+/** @param {{signedIn: (session: any) => void}} props */
+function SignIn({ signedIn }) {
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const [isBusy, setBusy] = useState(false);
+  const submit = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    const token = String(new FormData(/** @type {HTMLFormElement} */ (event.currentTarget)).get("token"));
+    setBusy(true);
+    setError(null);
+    try {
+      signedIn(await signIn({ token }));
+    } catch (problem) {
+      setError(problem);
+    } finally {
+      setBusy(false);
+    }
+  };
+  useEffect(() => {
+    document.title = "Sign in · runbridge";
+    document.querySelector("input")?.focus();
+  }, []);
+  return html`<main class="sign-in"><form class="stack" onSubmit=${submit}><h1>runbridge</h1>
+    <label><span>API token</span><input type="password" name="token" required autocomplete="current-password" /></label>
+    ${error && html`<${ErrorBox} error=${error} />`}
+    <button type="submit" class="primary" disabled=${isBusy}>Sign in</button>
+    <p class="hint">The token stands in the configuration under <code>[server] api_token</code>. The command <code>runbridge dashboard</code> opens this page signed in.</p></form></main>`;
+}
+
+function Liveness() {
+  const live = useLive();
+  const [, tick] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => tick((count) => count + 1), 1000);
+    return () => clearInterval(timer);
+  }, []);
+  const clock = new Date(live.since).toLocaleTimeString();
+  const more = live.status === "Disconnected"
+    ? `since ${clock}, trying again in ${durationText(Math.max(0, Math.ceil((live.retryAt - Date.now()) / 1000)))}`
+    : live.status === "Paused" ? `${live.waiting} changes wait` : "";
+  return html`<span class=${`live ${live.status.toLowerCase()}`}><span role="status">${live.status}</span>${more && html` <small>${more}</small>`}</span>
+    <button type="button" class="quiet" onClick=${togglePause} aria-pressed=${live.status === "Paused"}>${live.status === "Paused" ? "Go on" : "Pause"}</button>`;
+}
+
+/** @param {{session: any, signedOut: () => void}} props */
+function Bar({ session, signedOut }) {
+  const live = useLive();
+  const leave = async () => {
+    try {
+      await signOut();
+      signedOut();
+    } catch (problem) {
+      toast("", problem);
+    }
+  };
+  const find = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    const form = /** @type {HTMLFormElement} */ (event.currentTarget);
+    const id = String(new FormData(form).get("id")).trim();
+    if (!id) return;
+    const page = { run: "runs", dlv: "deliveries", del: "deliveries", evt: "events", rpl: "replays", ep: "endpoints" }[id.split("_")[0]];
+    go(page && id.includes("_") && id.length > 24 ? to(page, id) : to("runs", null, { q: id }));
+    form.reset();
+  };
+  const isNew = live.version && live.version !== session.version;
+  return html`<header class="bar"><a class="brand" href="#/overview">runbridge</a>
+    <form role="search" aria-label="By id" onSubmit=${find}><input name="id" aria-label="Find by any id" placeholder="Find by any id" autocomplete="off" spellcheck=${false} /></form>
+    <${Liveness} />${isNew && html`<button type="button" onClick=${() => location.reload()}>Reload for ${live.version}</button>`}
+    ${Math.abs(link.skewMs) > 5000 && html`<small class="warn">this computer's clock is ${durationText(Math.abs(link.skewMs) / 1000)} ${link.skewMs > 0 ? "behind" : "ahead"}</small>`}
+    <span class="who">${session.token}${session.read_only || session.scope === "read" ? ", read only" : ""}</span>
+    <button type="button" class="quiet" onClick=${leave}>Sign out</button></header>`;
+}
+
+/** @param {{session: any, signedOut: () => void}} props */
+function Shell({ session, signedOut }) {
+  const route = useRoute();
+  const [isHelpOpen, setHelpOpen] = useState(false);
+  useKeys(route, () => setHelpOpen(true));
+  const [, List, One] = PAGES[route.page] ?? ["", Missing];
+  const page = route.id !== null && One ? One : List;
+  const key = `${route.page}/${route.id ?? ""}`;
+  useEffect(() => {
+    const shown = document.querySelector("h1");
+    if (document.activeElement?.closest("dialog") === null) shown?.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }, [key]);
+  return html`<${Session.Provider} value=${session}><a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => {
+      event.preventDefault();
+      document.querySelector("h1")?.focus();
+    }}>To the content</a>
+    <${Bar} session=${session} signedOut=${signedOut} />
+    <div class="columns"><nav class="side" aria-label="Pages of the dashboard"><ul>${Object.entries(PAGES).map(([name, [title]]) => html`<li key=${name}><a href=${to(name)} aria-current=${route.page === name ? "page" : undefined}>${title}</a></li>`)}</ul></nav>
+    <main id="main">${h(page, { key, route })}</main></div><${Toasts} />
+    ${isHelpOpen && html`<${Keys} close=${() => setHelpOpen(false)} />`}</${Session.Provider}>`;
+}
+
+function Missing() {
+  return html`<h1 tabindex="-1">Not found</h1><p>There is no such page. <a href="#/overview">Overview</a></p>`;
+}
+
+function App() {
+  const [session, setSession] = useState(/** @type {any} */ (undefined));
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const [isOver, setOver] = useState(false); // signed out under the open page: sign-in over it, its address kept
+  const enter = (/** @type {any} */ found) => {
+    setSession(found);
+    setOver(false);
+    if (found) {
+      start(found.version);
+      refetchAll();
+    }
+  };
+  const leave = () => {
+    stop();
+    setSession(null);
+  };
+  useEffect(() => {
+    link.onSignedOut = () => {
+      stop();
+      setOver(true);
+    };
+    const secret = location.hash.startsWith("#sign-in=") ? location.hash.slice(9) : "";
+    if (secret) history.replaceState(null, "", "#/overview");
+    (secret ? signIn({ link: secret }) : findSession()).then(enter, (problem) => {
+      setSession(null);
+      setError(problem);
+    });
+  }, []);
+  if (session === undefined) return null;
+  if (session === null) return html`${error && html`<div class="sign-in"><${ErrorBox} error=${error} /></div>`}<${SignIn} signedIn=${enter} />`;
+  return html`<div inert=${isOver}><${Shell} session=${session} signedOut=${leave} /></div>${isOver && html`<div class="over"><${SignIn} signedIn=${enter} /></div>`}`;
+}
+
+render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

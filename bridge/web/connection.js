@@ -1,0 +1,75 @@
+import { html } from "./preact.js";
+import { post } from "./api.js";
+import { Action } from "./action.js";
+import { CadencePlot, secondsText } from "./charts.js";
+import { useData } from "./data.js";
+import { to } from "./route.js";
+import { Table } from "./table.js";
+import { Facts, Heading, Id, Loaded, State, Time, visible } from "./ui.js";
+
+/** @param {{distribution: any, name: string}} props */
+function Cadence({ distribution: learned, name }) {
+  const workflow = learned.workflow_id ?? "";
+  const polls = learned.planned_polls_s;
+  let share = 1;
+  const cells = learned.cells.map((/** @type {any} */ cell, /** @type {number} */ id) => ({ id, ...cell, left: (share = Math.max(0, share - Number(cell.share))) }));
+  return html`<section><h2>Cadence of <bdi>${visible(workflow || "runs without a workflow")}</bdi></h2>
+    <p>The line is the share of runs that still go on at an age; the ticks beneath are the planned polls. The shaded steps show how long an end may wait for the next poll.</p>
+    <${CadencePlot} distribution=${learned} />
+    <${Facts} rows=${[
+      ["Runs remembered", String(learned.runs_remembered)], ["Median", secondsText(learned.median_s)], ["p90", secondsText(learned.p90_s)], ["p99", secondsText(learned.p99_s)],
+      ["Polls of a run, expected", String(learned.expected_polls)], ["Delay, expected", secondsText(learned.expected_delay_s)], ["Price of a request", secondsText(learned.price_s)],
+      ["Runs", html`<a href=${to("runs", null, { connection: name, workflow_id: workflow })}>show</a>`],
+    ]} />
+    <div class="two">
+    <${Table} caption="Durations" rows=${cells} columns=${[
+      { name: "Longer than", cell: (/** @type {any} */ cell) => secondsText(cell.from_s) }, { name: "At most", cell: (/** @type {any} */ cell) => secondsText(cell.to_s) },
+      { name: "Share of runs", isNumber: true, cell: (/** @type {any} */ cell) => `${(Number(cell.share) * 100).toFixed(1)} %` },
+      { name: "Go on", isNumber: true, cell: (/** @type {any} */ cell) => `${(cell.left * 100).toFixed(1)} %` },
+    ]} />
+    <${Table} caption="Planned polls" rows=${polls.slice(0, 200).map((/** @type {any} */ at, /** @type {number} */ id) => ({ id, at, gap: Number(at) - Number(id ? polls[id - 1] : 0) }))} columns=${[
+      { name: "Poll", isNumber: true, cell: (/** @type {any} */ row) => String(row.id + 1) }, { name: "At age", cell: (/** @type {any} */ row) => secondsText(row.at) }, { name: "After", cell: (/** @type {any} */ row) => secondsText(row.gap) },
+    ]} /></div></section>`;
+}
+
+/** @param {{route: import("./route.js").Route}} props */
+export default function ConnectionPage({ route }) {
+  const name = /** @type {string} */ (route.id);
+  const path = `/v1/connections/${encodeURIComponent(name)}`;
+  const plain = useData(path);
+  const learned = plain.data?.state.learned ?? [];
+  const workflow = route.query.workflow ?? (learned.length ? learned[0].workflow_id ?? "" : null);
+  const plotted = useData(workflow === null ? null : `${path}?${new URLSearchParams({ workflow })}`);
+  const check = async () => {
+    const answer = await post(`${path}/check`);
+    if (!answer.ok) throw Object.assign(new Error(answer.detail), { title: "It does not work", errors: [] });
+    return answer;
+  };
+  return html`<${Heading} title=${name}>${plain.data && html`<${Action} name="Check" run=${check} done=${(/** @type {any} */ answer) => `${answer.detail} (${answer.duration_ms} ms)`} />`}</${Heading}>
+    <${Loaded} fetched=${plain}>${(/** @type {any} */ one) => html`
+      <${Facts} rows=${[
+        ["Health", html`<${State} is=${one.health} />`],
+        ["Reason", one.reason && html`<bdi>${visible(one.reason)}</bdi>`],
+        ["Since", one.since && html`<${Time} at=${one.since} exact />`],
+        ["Last error", one.last_error && html`${one.last_error.kind}: ${visible(one.last_error.message)} (${String(one.last_error.count)} times, the last <${Time} at=${one.last_error.at} />)`],
+        ["Provider", one.provider], ["Address", html`<${Id} value=${one.base_url} />`],
+        ["Runs", html`<a href=${to("runs", null, { connection: name, state: "open" })}>${String(one.state.runs_in_hand)} watched by this node</a>`],
+        ["Requests a second", `${one.state.requests_per_second}, ${one.state.limit_is_learned ? "learned" : "configured"}`],
+        ["Why this limit", one.state.limit_reason && visible(one.state.limit_reason)],
+        ["In flight", `${one.state.in_flight} of at most ${one.state.max_in_flight}`],
+        ["Paused for", Number(one.state.paused_for_s) ? secondsText(one.state.paused_for_s) : ""],
+        ["Delay worth one request", secondsText(one.state.shadow_price_s)],
+        ["Over capacity", Number(one.state.over_capacity_by) > 1 ? `${one.state.over_capacity_by} times what the limit allows` : "no"],
+        ["Nodes that share the limit", String(one.state.limits_shared_by_nodes)],
+        ["Cadence", [one.cadence.target_delay ? `target delay ${one.cadence.target_delay}` : `price ${one.cadence.price}`, `every ${one.cadence.min_interval} to ${one.cadence.max_interval}`, `deadline ${one.cadence.deadline}`].join(", ")],
+      ]} />
+      <section><h2>Workflows</h2>${learned.length === 0 ? html`<p>Nothing is learned yet: durations are learned from runs that end.</p>` : html`<${Table} caption="What was learned, by workflow" rows=${learned} keyOf=${(/** @type {any} */ row) => row.workflow_id ?? ""} columns=${[
+        { name: "Workflow", cell: (/** @type {any} */ row) => html`<a href=${`${to("connections", name)}?${new URLSearchParams({ workflow: row.workflow_id ?? "" })}`}><bdi>${visible(row.workflow_id ?? "without one")}</bdi></a>` },
+        { name: "Median", isNumber: true, cell: (/** @type {any} */ row) => secondsText(row.median_s) },
+        { name: "p90", isNumber: true, cell: (/** @type {any} */ row) => secondsText(row.p90_s) },
+        { name: "Polls a run", isNumber: true, cell: (/** @type {any} */ row) => String(row.polls_per_run ?? "–") },
+        { name: "Delay", isNumber: true, cell: (/** @type {any} */ row) => (row.mean_delay_s === null ? "–" : secondsText(row.mean_delay_s)) },
+      ]} />`}</section>`}</${Loaded}>
+    ${workflow !== null && html`<${Loaded} fetched=${plotted}>${(/** @type {any} */ one) => one.distribution && html`<${Cadence} distribution=${one.distribution} name=${name} />`}</${Loaded}>`}`;
+}
+

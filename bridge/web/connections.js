@@ -1,0 +1,24 @@
+import { html } from "./preact.js";
+import { useList } from "./data.js";
+import { to } from "./route.js";
+import { ListBody } from "./table.js";
+import { Heading, State, Time, visible } from "./ui.js";
+
+const COLUMNS = [
+  { name: "Connection", cell: (/** @type {any} */ one) => html`<a href=${to("connections", one.name)} class="id">${one.name}</a>` },
+  { name: "Health", cell: (/** @type {any} */ one) => html`<${State} is=${one.health} />` },
+  { name: "Reason", cell: (/** @type {any} */ one) => html`<bdi class="cut">${visible(one.reason ?? one.last_error?.message ?? "–")}</bdi>` },
+  { name: "Since", cell: (/** @type {any} */ one) => html`<${Time} at=${one.since} />` },
+  { name: "Provider", cell: (/** @type {any} */ one) => one.provider },
+  { name: "Watched", isNumber: true, cell: (/** @type {any} */ one) => String(one.state.runs_in_hand ?? "–") },
+  { name: "Requests a second", cell: (/** @type {any} */ one) => `${one.state.requests_per_second ?? "–"}${one.state.limit_is_learned ? ", learned" : ""}` },
+  { name: "In flight", isNumber: true, cell: (/** @type {any} */ one) => `${one.state.in_flight ?? "–"} of ${one.state.max_in_flight ?? "–"}` },
+];
+
+/** @param {{route: import("./route.js").Route}} props */
+export default function Connections({ route }) {
+  const list = useList("/v1/connections", "name");
+  return html`<${Heading} title="Connections" />
+    <${ListBody} list=${list} route=${route} caption="Connections" columns=${COLUMNS} keyOf=${(/** @type {any} */ one) => one.name}
+      empty=${html`<p>No connection is configured. Add one to the configuration file and reload it:</p><pre tabindex="0">[connections.my-dify]${"\n"}provider = "dify"${"\n"}api_key_env = "DIFY_TOKEN"</pre>`} />`;
+}

@@ -1,0 +1,39 @@
+import { html } from "./preact.js";
+import { withQuery } from "./api.js";
+import { useData, useList } from "./data.js";
+import { ReplayButton } from "./replay_dialog.js";
+import { to } from "./route.js";
+import { Filters, ListBody } from "./table.js";
+import { Heading, State, Time } from "./ui.js";
+
+const FILTERS = ["state", "endpoint", "event", "run", "since", "until"];
+
+export const deliveryColumns = [
+  { name: "Delivery", cell: (/** @type {any} */ one) => html`<a href=${to("deliveries", one.id)} class="id">${one.id}</a>` },
+  { name: "State", cell: (/** @type {any} */ one) => html`<${State} is=${one.state} />` },
+  { name: "Event", cell: (/** @type {any} */ one) => html`<a href=${to("events", one.event_id)}>${one.event_type}</a>` },
+  { name: "Endpoint", cell: (/** @type {any} */ one) => html`<a href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>` },
+  { name: "Run", cell: (/** @type {any} */ one) => (one.run_id ? html`<a href=${to("runs", one.run_id)} class="id cut">${one.run_id}</a>` : "–") },
+  { name: "Attempts", isNumber: true, cell: (/** @type {any} */ one) => String(one.attempt_count) },
+  { name: "Last answer", cell: (/** @type {any} */ one) => (one.last_outcome ? `${one.last_status ?? ""} ${one.last_outcome}` : "–") },
+  { name: "Created", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
+  { name: "Next try", cell: (/** @type {any} */ one) => html`<${Time} at=${one.next_attempt_at} />` },
+];
+
+/** @param {{route: import("./route.js").Route}} props */
+export default function Deliveries({ route }) {
+  const list = useList(withQuery("/v1/deliveries", route.query));
+  const endpoints = useData("/v1/endpoints?limit=200");
+  const names = (endpoints.data?.data ?? []).map((/** @type {any} */ one) => one.id);
+  const { endpoint, state, since, until } = route.query;
+  return html`<${Heading} title="Deliveries">${endpoint && html`<${ReplayButton} endpoint=${endpoint} since=${since} until=${until} status=${state === "exhausted" ? "exhausted" : ""} />`}</${Heading}>
+    <${Filters} route=${route} fields=${[
+      { name: "state", label: "State", options: ["pending", "delivered", "exhausted", "discarded"] },
+      { name: "endpoint", label: "Endpoint", options: names.includes(endpoint ?? names[0]) ? names : [...names, endpoint].filter(Boolean) },
+      { name: "event", label: "Event id" }, { name: "run", label: "Run id" },
+      { name: "since", label: "Since" }, { name: "until", label: "Until" },
+    ]} />
+    ${!endpoint && html`<p class="hint">Choose an endpoint to send all that match again.</p>`}
+    <${ListBody} list=${list} route=${route} caption="Deliveries, newest first" columns=${deliveryColumns} filters=${FILTERS}
+      empty=${html`<p>Nothing has been sent yet. Add an endpoint, and what happens from then on is sent to it:</p><pre tabindex="0">runbridge endpoints add https://example.com/hooks</pre>`} />`;
+}

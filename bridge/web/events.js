@@ -1,0 +1,56 @@
+import { html } from "./preact.js";
+import { post, withQuery } from "./api.js";
+import { Action } from "./action.js";
+import { useData, useList } from "./data.js";
+import { deliveryColumns } from "./deliveries.js";
+import { to } from "./route.js";
+import { Filters, ListBody, Table } from "./table.js";
+import { Facts, Heading, Id, Json, Loaded, State, Time } from "./ui.js";
+
+export const TYPES = ["run.started", "run.progressed", "run.waiting", "run.resumed", "run.overdue", "run.finished",
+  "connection.failing", "connection.recovered", "endpoint.disabled", "bridge.ping"];
+
+/** What an event is about. @param {any} event */
+function About({ event }) {
+  const { run, connection, endpoint } = event.data;
+  if (run) return html`<a class="id cut" href=${to("runs", run.id)}>${run.id}</a>`;
+  if (connection) return html`<a href=${to("connections", connection.name)}>${connection.name}</a>`;
+  return endpoint ? html`<a href=${to("endpoints", endpoint.id)}>${endpoint.id}</a>` : "–";
+}
+
+export const eventColumns = [
+  { name: "Event", cell: (/** @type {any} */ event) => html`<a href=${to("events", event.id)} class="id">${event.id}</a>` },
+  { name: "Type", cell: (/** @type {any} */ event) => event.type },
+  { name: "About", cell: (/** @type {any} */ event) => html`<${About} event=${event} />` },
+  { name: "Status", cell: (/** @type {any} */ event) => (event.data.run ? html`<${State} is=${event.data.run.status} />` : "–") },
+  { name: "Number", isNumber: true, cell: (/** @type {any} */ event) => String(event.data.sequence ?? "–") },
+  { name: "When", cell: (/** @type {any} */ event) => html`<${Time} at=${event.timestamp} />` },
+];
+
+/** @param {{route: import("./route.js").Route}} props */
+export default function Events({ route }) {
+  const list = useList(withQuery("/v1/events", { ...route.query, order: "newest" }));
+  return html`<${Heading} title="Events" />
+    <${Filters} route=${route} fields=${[{ name: "type", label: "Type", options: TYPES }, { name: "run_id", label: "Run id" }]} />
+    <${ListBody} list=${list} route=${route} caption="Events, newest first" columns=${eventColumns} filters=${["type", "run_id"]}
+      empty=${html`<p>Nothing has happened yet. Register a run, and its first event appears here:</p><pre tabindex="0">runbridge runs add CONNECTION PROVIDER_RUN_ID</pre>`} />`;
+}
+
+/** @param {{route: import("./route.js").Route}} props */
+export function EventPage({ route }) {
+  const id = /** @type {string} */ (route.id);
+  const path = `/v1/events/${encodeURIComponent(id)}`;
+  const fetched = useData(path);
+  const deliveries = useData(`/v1/deliveries?event=${encodeURIComponent(id)}&limit=200`);
+  const replayed = async () => (await post(`${path}/replay`)).deliveries.length;
+  return html`<${Heading} title=${id}>${fetched.data && html`<${Action} name="Replay" done=${(/** @type {number} */ count) => `Sent again to ${count} endpoints`} run=${replayed}
+      confirm=${html`<p>This sends the event again, now, to every endpoint that had it or wants it. Receivers that have seen its id should ignore it.</p>`} />`}</${Heading}>
+    <${Loaded} fetched=${fetched}>${(/** @type {any} */ event) => html`
+      <${Facts} rows=${[
+        ["Type", event.type], ["When", html`<${Time} at=${event.timestamp} exact />`],
+        ["About", html`<${About} event=${event} />`], ["Id", html`<${Id} value=${event.id} />`],
+      ]} />
+      <section><h2>Deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Deliveries of this event" columns=${deliveryColumns} rows=${data} />` : html`<p>No endpoint wanted it.</p>`)}</${Loaded}></section>
+      <section><h2>Body</h2><${Json} value=${event} name="body" /></section>`}</${Loaded}>`;
+}
+

@@ -1,0 +1,198 @@
+/**
+ * Whether what is shown is fresh: one event stream per browser, held by one tab and shared with the others.
+ *
+ * An event only says that something changed; pages fetch again, at most once a second.
+ */
+import { useEffect, useState } from "./preact.js";
+import { findSession, link } from "./api.js";
+
+const REFETCH_MIN_MS = 1000;
+const REFETCH_ALL_MS = 15000; // deliveries and nodes change without an event
+const BACKOFF_MS = [1000, 30000];
+const LOCK = "runbridge-live";
+const TYPES = "run.started run.progressed run.waiting run.resumed run.overdue run.finished connection.failing " +
+  "connection.recovered endpoint.disabled bridge.ping";
+
+/** @typedef {"Live" | "Paused" | "Disconnected"} Status */
+/** @type {{status: Status, since: number, waiting: number, retryAt: number, version: string | null}} */
+let state = { status: "Live", since: Date.now(), waiting: 0, retryAt: 0, version: null };
+const watchers = new Set();
+const refetchers = new Set();
+const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel(LOCK) : null;
+
+let isOn = false;
+let isPaused = false;
+let isDown = false;
+let backoffMs = BACKOFF_MS[0];
+let lastEventId = "";
+let refetchedAt = 0;
+/** @type {EventSource | null} */
+let source = null;
+/** @type {(() => void) | null} */
+let releaseLock = null;
+/** @type {AbortController | null} */
+let waitingForLock = null;
+/** @type {number | undefined} */
+let refetchTimer;
+/** @type {number | undefined} */
+let retryTimer;
+
+/** @param {Partial<typeof state>} change */
+function show(change) {
+  const status = isDown ? "Disconnected" : isPaused ? "Paused" : "Live";
+  state = { ...state, ...change, status, since: status === state.status ? state.since : Date.now() };
+  for (const watch of watchers) watch(state);
+}
+
+/** Begin, after signing in. @param {string} version */
+export function start(version) {
+  if (isOn) return;
+  isOn = true;
+  isDown = false;
+  show({ version: state.version ?? version, waiting: 0 });
+  if (!document.hidden) lead();
+}
+
+/** End, at signing out. */
+export function stop() {
+  isOn = false;
+  clearTimeout(retryTimer);
+  clearTimeout(refetchTimer);
+  closeStream();
+}
+
+export function togglePause() {
+  isPaused = !isPaused;
+  show({ waiting: 0 });
+  if (!isPaused) refetchAll();
+}
+
+/** Fetch everything that is shown again, now. */
+export function refetchAll() {
+  refetchedAt = Date.now();
+  clearTimeout(refetchTimer);
+  refetchTimer = undefined;
+  for (const refetch of refetchers) refetch();
+}
+
+/** Something changed: fetch again, soon. */
+export function markStale() {
+  if (isPaused) show({ waiting: state.waiting + 1 });
+  else if (!document.hidden && refetchTimer === undefined) {
+    refetchTimer = setTimeout(refetchAll, Math.max(150, refetchedAt + REFETCH_MIN_MS - Date.now()));
+  }
+}
+
+function lead() {
+  if (source || waitingForLock) return;
+  if (!navigator.locks) return openStream(); // not over plain HTTP from another machine: then one stream per tab
+  waitingForLock = new AbortController();
+  const hold = () => new Promise((resolve) => {
+    releaseLock = () => resolve(undefined);
+    openStream();
+  });
+  navigator.locks.request(LOCK, { signal: waitingForLock.signal }, hold).catch(() => {});
+}
+
+function openStream() {
+  source?.close();
+  source = new EventSource(`/v1/events/stream${lastEventId ? `?after=${encodeURIComponent(lastEventId)}` : ""}`);
+  source.onopen = () => {
+    up();
+    channel?.postMessage({ kind: "up" });
+  };
+  source.onerror = () => {
+    source?.close();
+    lastEventId = ""; // it may be kept no longer, and everything is fetched again after a gap
+    down();
+    channel?.postMessage({ kind: "down" });
+  };
+  const hear = (/** @type {MessageEvent} */ message) => {
+    lastEventId = message.lastEventId;
+    markStale();
+    channel?.postMessage({ kind: "event" });
+  };
+  for (const type of TYPES.split(" ")) source.addEventListener(type, hear);
+}
+
+function closeStream() {
+  source?.close();
+  source = null;
+  releaseLock?.();
+  releaseLock = null;
+  waitingForLock?.abort();
+  waitingForLock = null;
+}
+
+function up() {
+  const wasDown = isDown;
+  isDown = false;
+  backoffMs = BACKOFF_MS[0];
+  clearTimeout(retryTimer);
+  retryTimer = undefined;
+  show({ retryAt: 0 });
+  if (wasDown) refetchAll();
+}
+
+function down() {
+  if (!isOn || retryTimer !== undefined) return;
+  isDown = true;
+  const delayMs = backoffMs * (0.7 + Math.random() * 0.6);
+  backoffMs = Math.min(backoffMs * 2, BACKOFF_MS[1]);
+  show({ retryAt: Date.now() + delayMs });
+  retryTimer = setTimeout(retry, delayMs);
+}
+
+/** Ask for the session: it tells whether the daemon answers, whether we are still known, and its version. */
+async function retry() {
+  retryTimer = undefined;
+  try {
+    const session = await findSession();
+    if (!session) return link.onSignedOut();
+    show({ version: session.version });
+    if (source) openStream();
+    else up();
+  } catch {
+    down();
+  }
+}
+
+link.onUnreachable = down;
+channel?.addEventListener("message", ({ data }) => {
+  if (!isOn || source) return;
+  if (data.kind === "event") markStale();
+  else if (data.kind === "up") up();
+  else if (data.kind === "down") down();
+});
+document.addEventListener("visibilitychange", () => {
+  if (!isOn) return;
+  if (document.hidden) return closeStream();
+  lead();
+  if (!isPaused) refetchAll();
+});
+setInterval(() => {
+  if (isOn && !document.hidden && !isPaused && !isDown) refetchAll();
+}, REFETCH_ALL_MS);
+
+/** The liveness, followed as it changes. */
+export function useLive() {
+  const [shown, setShown] = useState(state);
+  useEffect(() => {
+    watchers.add(setShown);
+    setShown(state);
+    return () => {
+      watchers.delete(setShown);
+    };
+  }, []);
+  return shown;
+}
+
+/** Call `refetch` whenever what is shown may be stale. @param {() => void} refetch */
+export function useRefetch(refetch) {
+  useEffect(() => {
+    refetchers.add(refetch);
+    return () => {
+      refetchers.delete(refetch);
+    };
+  }, [refetch]);
+}

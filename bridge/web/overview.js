@@ -1,0 +1,59 @@
+import { html } from "./preact.js";
+import { useData } from "./data.js";
+import { Bars } from "./charts.js";
+import { to } from "./route.js";
+import { Facts, Heading, Loaded, State, Time, visible } from "./ui.js";
+import { Table } from "./table.js";
+import { eventColumns } from "./events.js";
+
+const STATUSES = ["queued", "running", "waiting", "unknown", "succeeded", "partial", "failed", "cancelled", "expired", "lost"];
+const STATES = ["pending", "delivered", "exhausted", "discarded"];
+
+/** @param {{page: string, filter: string, names: string[], counts: Record<string, number>}} props */
+function Counts({ page, filter, names, counts }) {
+  return html`<ul class="counts">${names.map((name) => html`<li key=${name} class=${counts[name] ? "" : "zero"}>
+    <a href=${to(page, null, { [filter]: name })}><strong>${countText(counts[name])}</strong><${State} is=${name} /></a></li>`)}</ul>`;
+}
+
+/** @param {any} count */
+const countText = (count) => Number(count ?? 0).toLocaleString();
+
+/** @param {any} bytes */
+export const sizeText = (bytes) => (Number(bytes) < 1e6 ? `${Math.round(Number(bytes) / 1e3)} kB` : `${Math.round(Number(bytes) / 1e5) / 10} MB`);
+
+/** @param {{minutes: any[]}} props */
+function LastHour({ minutes }) {
+  const total = (/** @type {string} */ key) => minutes.reduce((sum, minute) => sum + Number(minute[key]), 0);
+  return html`<section><h2>Last hour</h2>
+    <div class="two">
+      <figure><figcaption>${countText(total("settled"))} runs settled, per minute</figcaption>
+        <${Bars} name="Runs settled per minute in the last hour" tones=${["good"]} bars=${minutes.map((minute) => ({ at: minute.at, values: [minute.settled] }))} /></figure>
+      <figure><figcaption>${countText(total("delivered"))} attempts accepted, ${countText(total("failed"))} failed, per minute</figcaption>
+        <${Bars} name="Delivery attempts per minute in the last hour" tones=${["good", "bad"]} bars=${minutes.map((minute) => ({ at: minute.at, values: [minute.delivered, minute.failed] }))} /></figure>
+    </div>
+    <details><summary>As a table</summary>
+      <${Table} caption="Runs settled and delivery attempts per minute" keyOf=${(/** @type {any} */ row) => row.at} rows=${minutes.filter((minute) => minute.settled || minute.delivered || minute.failed)} columns=${[
+        { name: "Minute", cell: (/** @type {any} */ row) => html`<time datetime=${row.at}>${new Date(row.at).toLocaleTimeString(undefined, { timeStyle: "short" })}</time>` },
+        ...["settled", "delivered", "failed"].map((key) => ({ name: key, isNumber: true, cell: (/** @type {any} */ row) => String(row[key]) })),
+      ]} /></details></section>`;
+}
+
+export default function Overview() {
+  const summary = useData("/v1/summary");
+  const events = useData("/v1/events?order=newest&limit=10");
+  return html`<${Heading} title="Overview" />
+    <${Loaded} fetched=${summary}>${(/** @type {any} */ data) => html`
+      <p class=${`verdict ${data.status === "ok" ? "good" : "bad"}`}><span aria-hidden="true">${data.status === "ok" ? "✓" : "!"}</span><span>${visible(data.sentence)}</span></p>
+      ${data.attention.length > 0 && html`<section><h2>Needs attention</h2><ul class="attention">${data.attention.map((/** @type {any} */ one) => html`<li key=${one.kind + one.id}>
+        <${State} is=${one.severity} /> <a href=${to(one.kind === "connection" ? "connections" : "endpoints", one.id)}>${one.id}</a>
+        <span>${visible(one.sentence)}</span>${one.since && html` <small>since <${Time} at=${one.since} /></small>`}</li>`)}</ul></section>`}
+      <section><h2>Runs</h2><${Counts} page="runs" filter="status" names=${STATUSES} counts=${data.runs.by_status} /></section>
+      <section><h2>Deliveries</h2><${Counts} page="deliveries" filter="state" names=${STATES} counts=${data.deliveries.by_state} />
+        ${data.deliveries.oldest_due_at && html`<p>The longest waiting is due since <${Time} at=${data.deliveries.oldest_due_at} />.</p>`}</section>
+      <${LastHour} minutes=${data.minutes} />
+      <section><h2>Daemon</h2><${Facts} rows=${[["Version", data.version], ["Database", sizeText(data.database_bytes)], ["Counted", html`<${Time} at=${data.counted_at} />`]]} /></section>`}</${Loaded}>
+    <section><h2>Last events</h2>
+      <${Loaded} fetched=${events}>${(/** @type {any} */ { data }) => (data.length
+        ? html`<${Table} caption="The last ten events" columns=${eventColumns} rows=${data} />`
+        : html`<div class="empty"><p>Nothing has happened yet. Register a run, and its first event appears here:</p><pre tabindex="0">runbridge runs add CONNECTION PROVIDER_RUN_ID</pre></div>`)}</${Loaded}></section>`;
+}

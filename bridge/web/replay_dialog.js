@@ -1,0 +1,55 @@
+/** Sending many events again: chosen by time, type and what became of them, counted first. */
+import { html, useState } from "./preact.js";
+import { now, post } from "./api.js";
+import { Dialog, toast, useMay } from "./action.js";
+import { refetchAll } from "./live.js";
+import { go, to } from "./route.js";
+import { ErrorBox, useOfflineReason } from "./ui.js";
+
+const STATUSES = ["all", "missed", "exhausted", "failed", "delivered", "pending"];
+const TYPES = ["run.finished", "run.started", "run.waiting", "run.resumed", "run.overdue", "connection.failing", "connection.recovered", "endpoint.disabled"];
+
+/** @param {{endpoint: string, since?: string, until?: string, status?: string, close: () => void}} props */
+export function ReplayDialog({ endpoint, since, until, status, close }) {
+  const dayAgo = `${new Date(now() - 86400000).toISOString().slice(0, 19)}Z`;
+  const [count, setCount] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const path = `/v1/endpoints/${encodeURIComponent(endpoint)}/replay`;
+  const ask = async (/** @type {any} */ event) => {
+    event.preventDefault();
+    const given = Object.fromEntries([...new FormData(event.currentTarget)].map(([name, value]) => [name, String(value).trim()]));
+    const body = {
+      since: given.since, ...(given.until ? { until: given.until } : {}), ...(given.type ? { types: [given.type] } : {}), status: given.status,
+    };
+    const isSure = event.submitter?.name === "sure";
+    setError(null);
+    try {
+      const answer = await post(path, isSure ? body : { ...body, dry_run: true });
+      if (!isSure) return setCount(answer.count);
+      close();
+      toast(`${answer.count} events are sent again`);
+      refetchAll();
+      go(to("replays", answer.id));
+    } catch (problem) {
+      setError(problem);
+    }
+  };
+  return html`<${Dialog} title=${`Replay to ${endpoint}`} close=${close}><form class="stack" onSubmit=${ask} onChange=${() => setCount(null)}>
+    <label><span>Since</span><input name="since" required defaultValue=${since || dayAgo} /></label>
+    <label><span>Until (optional)</span><input name="until" defaultValue=${until || ""} placeholder="now" /></label>
+    <label><span>Type</span><select name="type"><option value="">any</option>${TYPES.map((type) => html`<option key=${type}>${type}</option>`)}</select></label>
+    <label><span>What became of them there</span><select name="status">${STATUSES.map((one) => html`<option key=${one} selected=${one === (status || "all")}>${one}</option>`)}</select></label>
+    <p role="status">${count === null ? "Count first: nothing is sent by that." : `${count} events match.`}</p>
+    ${error && html`<${ErrorBox} error=${error} />`}
+    <p class="buttons"><button type="button" onClick=${close}>Back</button><button type="submit" name="count">Count</button>
+      <button type="submit" name="sure" class="primary">Replay</button></p></form></${Dialog}>`;
+}
+
+/** @param {{endpoint: string, since?: string, until?: string, status?: string}} props */
+export function ReplayButton(props) {
+  const [isOpen, setOpen] = useState(false);
+  const reason = useOfflineReason();
+  if (!useMay()) return null;
+  return html`<button type="button" disabled=${Boolean(reason)} title=${reason} onClick=${() => setOpen(true)}>Replay</button>
+    ${isOpen && html`<${ReplayDialog} ...${props} close=${() => setOpen(false)} />`}`;
+}

@@ -1,0 +1,53 @@
+/** Addresses: a page, perhaps the id of one thing, and filters, all behind the hash so that the server sees none. */
+import { useEffect, useState } from "./preact.js";
+import { withQuery } from "./api.js";
+
+/** @typedef {{page: string, id: string | null, query: Record<string, string>}} Route */
+
+/** @returns {Route} */
+export function readRoute() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [page = "", ...rest] = path.split("/");
+  let id = null;
+  try {
+    id = rest.length ? decodeURIComponent(rest.join("/")) : null;
+  } catch {
+    id = rest.join("/");
+  }
+  return { page: page || "overview", id, query: Object.fromEntries(new URLSearchParams(query)) };
+}
+
+/**
+ * The address of a page.
+ * @param {string} page
+ * @param {string | null} [id]
+ * @param {Record<string, any>} [query]
+ */
+export function to(page, id, query = {}) {
+  return withQuery(`#/${page}${id ? `/${encodeURIComponent(id)}` : ""}`, query);
+}
+
+/** @param {string} address */
+export function go(address) {
+  location.hash = address;
+}
+
+/** The route, followed as it changes. */
+export function useRoute() {
+  const [route, setRoute] = useState(readRoute);
+  useEffect(() => {
+    const follow = () => setRoute(readRoute());
+    addEventListener("hashchange", follow);
+    return () => removeEventListener("hashchange", follow);
+  }, []);
+  return route;
+}
+
+/**
+ * The present address with other filters; the cursor goes, because it belongs to the old ones.
+ * @param {Route} route
+ * @param {Record<string, any>} changes
+ */
+export function withFilters(route, changes) {
+  return to(route.page, route.id, { ...route.query, cursor: "", ...changes });
+}

@@ -1,0 +1,151 @@
+/** The small parts that every page is made of. */
+import { html, useEffect, useRef, useState } from "./preact.js";
+import { now } from "./api.js";
+import { format } from "./json.js";
+import { useLive } from "./live.js";
+
+const FIELD_SHOWN_MAX = 8192;
+const SKELETON_AFTER_MS = 150;
+/** Shape and tone of each state; the word stands beside it. @type {Record<string, [string, string]>} */
+const STATES = {
+  queued: ["○", "idle"], running: ["●", "busy"], waiting: ["◆", "warn"], unknown: ["?", "warn"],
+  succeeded: ["✓", "good"], partial: ["◐", "warn"], failed: ["✕", "bad"], cancelled: ["⊘", "idle"],
+  expired: ["✕", "bad"], lost: ["✕", "bad"], pending: ["○", "busy"], delivered: ["✓", "good"],
+  exhausted: ["✕", "bad"], discarded: ["⊘", "idle"], ok: ["✓", "good"], failing: ["✕", "bad"],
+  enabled: ["✓", "good"], disabled: ["⊘", "idle"], attention: ["!", "warn"], error: ["✕", "bad"],
+  warning: ["!", "warn"], alive: ["✓", "good"], dead: ["✕", "bad"], done: ["✓", "good"],
+};
+
+/** A state as word, shape and colour. @param {{is: string}} props */
+export function State({ is }) {
+  const [shape, tone] = STATES[is] ?? ["·", "idle"];
+  return html`<span class="state ${tone}"><span aria-hidden="true">${shape}</span>${is}</span>`;
+}
+
+/** @param {number} seconds */
+export function durationText(seconds) {
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 60) return `${seconds < 10 ? Math.round(seconds * 10) / 10 : Math.round(seconds)} s`;
+  const parts = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = parts.findIndex(([, size]) => seconds >= Number(size));
+  const [unit, size] = parts[first];
+  const whole = Math.floor(seconds / Number(size));
+  const next = parts[first + 1];
+  const rest = next ? Math.floor((seconds - whole * Number(size)) / Number(next[1])) : 0;
+  return `${whole} ${unit}${rest ? ` ${rest} ${next[0]}` : ""}`;
+}
+
+/** @param {number} ms */
+function relative(ms) {
+  const text = durationText(Math.max(1, Math.round(Math.abs(ms) / 1000)));
+  return Math.abs(ms) < 1500 ? "now" : ms < 0 ? `${text} ago` : `in ${text}`;
+}
+
+/** An instant, relative to the server's clock; the exact one in the tooltip and for machines. @param {{at: any, exact?: boolean}} props */
+export function Time({ at, exact = false }) {
+  const [, tick] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => tick((count) => count + 1), 10000);
+    return () => clearInterval(timer);
+  }, []);
+  if (!at) return html`<span class="none">–</span>`;
+  const date = new Date(at);
+  const full = date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  return html`<time datetime=${at} title=${at}>${exact ? `${full} · ` : ""}${relative(date.getTime() - now())}</time>`;
+}
+
+/** @param {{value: string, label?: string}} props */
+export function Copy({ value, label = "Copy" }) {
+  const [said, setSaid] = useState("");
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(value);
+      setSaid("Copied");
+    } catch {
+      setSaid("Not allowed");
+    }
+    setTimeout(() => setSaid(""), 1500);
+  };
+  return html`<button type="button" class="quiet" onClick=${copy}>${said || label}</button>`;
+}
+
+/** An id with its copy button. @param {{value: string, href?: string}} props */
+export function Id({ value, href }) {
+  const text = html`<bdi class="id">${value}</bdi>`;
+  return html`<span class="with-copy">${href ? html`<a href=${href}>${text}</a>` : text}<${Copy} value=${value} /></span>`;
+}
+
+/** Foreign text: as it is, control characters made visible, long ones cut with the rest to download. @param {{text: string, name?: string}} props */
+export function Foreign({ text, name = "text" }) {
+  const isHuge = text.length > FIELD_SHOWN_MAX;
+  const shown = visible(isHuge ? text.slice(0, FIELD_SHOWN_MAX) : text);
+  const save = () => {
+    const address = URL.createObjectURL(new Blob([text], { type: "application/octet-stream" }));
+    Object.assign(document.createElement("a"), { href: address, download: `${name}.txt` }).click();
+    URL.revokeObjectURL(address);
+  };
+  return html`<pre tabindex="0" role="group" aria-label=${name}><bdi>${shown}</bdi></pre>
+    <p class="tools"><${Copy} value=${text} label=${`Copy ${name}`} />${isHuge && html`<span>The first 8 KiB of ${Math.ceil(text.length / 1024)} KiB.</span>
+      <button type="button" class="quiet" onClick=${save}>Download all</button>`}</p>`;
+}
+
+/** Control and direction characters as their code, so that they cannot disguise what stands there. @param {string} text */
+export function visible(text) {
+  // eslint-disable-next-line no-control-regex
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, (character) =>
+    `\u27e8${character.charCodeAt(0).toString(16).padStart(4, "0")}\u27e9`);
+}
+
+/** A value of JSON. @param {{value: any, name: string}} props */
+export function Json({ value, name }) {
+  return html`<${Foreign} text=${typeof value === "string" ? value : format(value)} name=${name} />`;
+}
+
+/** An error in the API's own words. @param {{error: any, again?: () => void}} props */
+export function ErrorBox({ error, again }) {
+  return html`<div class="error" role="alert">
+    <p><strong>${error.title || "Error"}</strong>${error.status ? html` <span class="code">${error.status}</span>` : ""}</p>
+    <p>${visible(String(error.message))}</p>
+    ${error.errors?.length > 0 && html`<ul>${error.errors.map((/** @type {any} */ one) => html`<li><code>${one.field}</code> ${visible(one.message)}</li>`)}</ul>`}
+    ${error.requestId && html`<p class="code">request ${error.requestId}</p>`}
+    ${again && html`<button type="button" onClick=${again}>Try again</button>`}
+  </div>`;
+}
+
+/** What stands there until the first answer; nothing for a moment, so that a quick answer does not flicker. */
+export function Loading() {
+  const [isLate, setLate] = useState(false);
+  useEffect(() => {
+    const timer = setTimeout(() => setLate(true), SKELETON_AFTER_MS);
+    return () => clearTimeout(timer);
+  }, []);
+  return html`<div class="loading" aria-busy="true">${isLate && html`<p>Loading …</p>${[1, 2, 3, 4].map((n) => html`<div class="skeleton" key=${n}></div>`)}`}</div>`;
+}
+
+/** The page's heading, which gets the focus and names the window when the page changes. @param {{title: string, children?: any}} props */
+export function Heading({ title, children }) {
+  const heading = useRef(/** @type {HTMLElement | null} */ (null));
+  useEffect(() => {
+    document.title = `${title} · runbridge`;
+    if (document.activeElement === document.body || !document.activeElement) heading.current?.focus({ preventScroll: true });
+  }, [title]);
+  return html`<header class="head"><h1 tabindex="-1" ref=${heading}><bdi>${title}</bdi></h1><div class="actions">${children}</div></header>`;
+}
+
+/** Names and values. @param {{rows: [string, any][]}} props */
+export function Facts({ rows }) {
+  const isThere = ([, value]) => value !== null && value !== undefined && value !== "";
+  return html`<dl class="facts">${rows.filter(/** @type {any} */ (isThere)).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+/** The body of a page about one thing: waits for its data and shows its error. @param {{fetched: any, children: (data: any) => any}} props */
+export function Loaded({ fetched, children }) {
+  const { data, error, reload } = fetched;
+  return html`${error && html`<${ErrorBox} error=${error} again=${reload} />`}${data ? children(data) : !error && html`<${Loading} />`}`;
+}
+
+/** The sentence that says since when nothing is heard. */
+export function useOfflineReason() {
+  const live = useLive();
+  return live.status === "Disconnected" ? "The daemon does not answer; this works again when it does." : "";
+}
