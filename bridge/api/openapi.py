@@ -30,8 +30,9 @@ _REFUSALS = {
     503: "The database cannot be used at the moment; nothing was changed.",
 }
 _PATH_DESCRIPTIONS = {
+    "digest": "Of all files of the dashboard; it stands in their addresses on the page.",
     "id": "The thing's id; that of a run may also be `CONNECTION:PROVIDER_RUN_ID`.",
-    "name": "The connection's name.",
+    "name": "The connection's name, or that of a file.",
 }
 _KEY_HEADER = {
     "name": "Idempotency-Key",

@@ -45,10 +45,10 @@ function SignIn({ signedIn }) {
   };
   useEffect(() => {
     document.title = "Sign in · runbridge";
-    document.querySelector("input")?.focus();
+    /** @type {HTMLElement | null} */ (document.querySelector("[name=token]"))?.focus();
   }, []);
   return html`<main class="sign-in"><form class="stack" onSubmit=${submit}><h1>runbridge</h1>
-    <label><span>API token</span><input type="password" name="token" required autocomplete="current-password" /></label>
+    <input class="hidden" name="username" autocomplete="username" value="runbridge" tabindex="-1" aria-hidden="true" readonly /><label><span>API token</span><input type="password" name="token" required autocomplete="current-password" /></label>
     ${error && html`<${ErrorBox} error=${error} />`}
     <button type="submit" class="primary" disabled=${isBusy}>Sign in</button>
     <p class="hint">The token stands in the configuration under <code>[server] api_token</code>. The command <code>runbridge dashboard</code> opens this page signed in.</p></form></main>`;

@@ -29,13 +29,15 @@ export function Bars({ name, bars, tones }) {
 export function CadencePlot({ distribution }) {
   const { cells, planned_polls_s: polls, median_s: median, p90_s: p90 } = distribution;
   const width = 640, height = 260, left = 46, bottom = 44, top = 24;
-  const end = Number(cells.at(-1)?.to_s ?? distribution.p99_s) * 1.04 || 1;
+  const last = Number(cells.at(-1)?.to_s ?? distribution.p99_s);
+  const end = Math.min(last * 1.04, Math.max(Number(p90) * 3, Number(median) * 6)) || 1; // the tail would squeeze the rest
   const x = (/** @type {any} */ seconds) => left + (Number(seconds) / end) * (width - left - 10);
   const y = (/** @type {number} */ share) => top + (1 - share) * (height - top - bottom);
   let share = 1;
   const points = [[0, 1], ...(cells.length ? [[cells[0].from_s, 1]] : [])];
   for (const cell of cells) points.push([cell.to_s, (share = Math.max(0, share - Number(cell.share)))]);
-  const line = points.map(([at, level]) => `${x(at).toFixed(1)},${y(Number(level)).toFixed(1)}`).join(" ");
+  const within = points.filter(([at]) => Number(at) <= end);
+  const line = within.map(([at, level]) => `${x(at).toFixed(1)},${y(Number(level)).toFixed(1)}`).join(" ");
   const shown = polls.filter((/** @type {any} */ at) => Number(at) <= end).slice(0, 400);
   const left_ = (/** @type {any} */ at) => points.reduce((level, [from, value]) => (Number(from) <= Number(at) ? Number(value) : level), 1);
   const delays = shown.map((/** @type {any} */ at, /** @type {number} */ index) => {

@@ -21,7 +21,7 @@ function Cadence({ distribution: learned, name }) {
       ["Polls of a run, expected", String(learned.expected_polls)], ["Delay, expected", secondsText(learned.expected_delay_s)], ["Price of a request", secondsText(learned.price_s)],
       ["Runs", html`<a href=${to("runs", null, { connection: name, workflow_id: workflow })}>show</a>`],
     ]} />
-    <div class="two">
+    <details><summary>As a table</summary><div class="two">
     <${Table} caption="Durations" rows=${cells} columns=${[
       { name: "Longer than", cell: (/** @type {any} */ cell) => secondsText(cell.from_s) }, { name: "At most", cell: (/** @type {any} */ cell) => secondsText(cell.to_s) },
       { name: "Share of runs", isNumber: true, cell: (/** @type {any} */ cell) => `${(Number(cell.share) * 100).toFixed(1)} %` },
@@ -29,7 +29,7 @@ function Cadence({ distribution: learned, name }) {
     ]} />
     <${Table} caption="Planned polls" rows=${polls.slice(0, 200).map((/** @type {any} */ at, /** @type {number} */ id) => ({ id, at, gap: Number(at) - Number(id ? polls[id - 1] : 0) }))} columns=${[
       { name: "Poll", isNumber: true, cell: (/** @type {any} */ row) => String(row.id + 1) }, { name: "At age", cell: (/** @type {any} */ row) => secondsText(row.at) }, { name: "After", cell: (/** @type {any} */ row) => secondsText(row.gap) },
-    ]} /></div></section>`;
+    ]} /></div></details></section>`;
 }
 
 /** @param {{route: import("./route.js").Route}} props */

@@ -7,7 +7,7 @@ import { deliveryColumns } from "./deliveries.js";
 import { go, to } from "./route.js";
 import { progressText } from "./runs.js";
 import { Table } from "./table.js";
-import { durationText, Facts, Heading, Id, Json, Loaded, State, Time, visible } from "./ui.js";
+import { Copy, durationText, Facts, Heading, Id, Json, Loaded, State, Time, visible } from "./ui.js";
 
 const TONES = /** @type {Record<string, string>} */ ({ succeeded: "good", failed: "bad", expired: "bad", lost: "bad", waiting: "warn", partial: "warn", unknown: "warn", running: "busy" });
 
@@ -57,7 +57,7 @@ export default function RunPage({ route }) {
   const deliveries = useData(found ? `/v1/deliveries?run=${encodeURIComponent(found.id)}&limit=200` : null);
   const open = found && !found.settled;
   return html`<${Heading} title=${found?.id ?? id}>
-      ${open && html`<${Action} name="Poll now" done="It is polled now" run=${() => post(`${path}/poll`)} />
+      <${Copy} value=${found?.id ?? id} label="Copy id" />${open && html`<${Action} name="Poll now" done="It is polled now" run=${() => post(`${path}/poll`)} />
         <${Action} name="Cancel run" done="The provider was asked to cancel it" run=${() => post(`${path}/cancel`)} confirm=${html`<p>This asks the provider to cancel the run. It cannot be undone.</p>`} />`}
       ${found && html`<${Action} name="Stop watching" kind="danger" done="It is no longer watched" run=${async () => {
         await call("DELETE", path);
@@ -80,7 +80,6 @@ export default function RunPage({ route }) {
         ["Next poll", run.next_poll_at && html`<${Time} at=${run.next_poll_at} />${run.next_poll_reason && html`: ${visible(run.next_poll_reason)}`}`],
         ["Deadline", run.deadline_at && !run.settled && html`<${Time} at=${run.deadline_at} exact />`],
         ["Tags", run.tags.map(visible).join(", ")],
-        ["Address", location.href.startsWith("http") && html`<${Id} value=${run.id} />`],
       ]} />
       ${run.last_error && html`<section class="error"><h2>The last ${String(run.last_error.count)} polls brought nothing readable</h2><p>${run.last_error.kind}: ${visible(run.last_error.message)} (<${Time} at=${run.last_error.at} />)</p></section>`}
       ${run.error && html`<section><h2>Error</h2><${Json} value=${[run.error.message, run.error.code && `code ${run.error.code}`, run.error.step && `step ${run.error.step}`].filter(Boolean).join("\n")} name="error" /></section>`}

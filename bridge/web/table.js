@@ -15,7 +15,7 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id }) {
   return html`<div class="table"><table>
     <caption class="hidden">${caption}</caption>
     <thead><tr>${columns.map((column) => html`<th scope="col" key=${column.name} class=${column.isNumber ? "number" : ""}>${column.name}</th>`)}</tr></thead>
-    <tbody>${rows.map((row) => html`<tr key=${keyOf(row)}>${columns.map((column) => html`<td key=${column.name} data-name=${column.name} class=${column.isNumber ? "number" : ""}>${column.cell(row)}</td>`)}</tr>`)}</tbody>
+    <tbody>${rows.map((row) => html`<tr key=${keyOf(row)}>${columns.map((column) => html`<td key=${column.name} data-name=${column.name} class=${column.isNumber ? "number" : ""}><div>${column.cell(row)}</div></td>`)}</tr>`)}</tbody>
   </table></div>`;
 }
 
