@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Generic, Self, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Generic, Self, TypeVar
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -14,16 +14,23 @@ from prometheus_client import CollectorRegistry
 from bridge.api.authentication import Authentication, Rules, WrongTries
 from bridge.api.counts import CountKeeper
 from bridge.api.ports import Bridge
+from bridge.api.problem import problem_of
 from bridge.api.request_models import Checks
 from bridge.api.response_models import Shown
 from bridge.domain.clock import Clock
+from bridge.domain.errors import BridgeError, StartUnknown
 from bridge.store.batching import Batcher, GroupedWrites
 from bridge.store.database import Database
-from bridge.store.idempotency import StoredResponse, find_responses, store_responses
+from bridge.store.idempotency import StoredResponse, find_responses, forget_response, replace_response, store_responses
 from bridge.store.transaction import Tx
 
 G_co = TypeVar("G_co", covariant=True)
 T = TypeVar("T")
+_NOT_RECORDED: Final = (
+    "a request with this Idempotency-Key asked the provider to start a run, and its outcome is not recorded: it is under "
+    "way at another node, or the daemon ended in between; ask again in a minute, or look at the provider, and register "
+    "a run that did start with its provider_run_id"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +50,14 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """The `Idempotency-Key` of a request; an equal `fingerprint` means the same request."""
+    """The `Idempotency-Key` of a request; an equal `fingerprint` means the same request.
+
+    `is_begun`: a response is stored already, for the case that this request never ends.
+    """
 
     key: str
     fingerprint: str
+    is_begun: bool = False
 
 
 @dataclass(slots=True)
@@ -123,6 +134,27 @@ class RequestContext:
         request.is_kept = True
         return response
 
+    async def start_once(self, request: Request[Any], start: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Await `start`, which makes a provider begin a run, once for the request's key.
+
+        Before, the key is given the answer for the case that this daemon ends in between: nobody knows whether a run
+        began. A second node finds it, or cannot store its own, and starts nothing.
+        """
+        key = request.key
+        if key is None:
+            return await start()
+        unknown = problem_of(StartUnknown(_NOT_RECORDED))
+        stored = StoredResponse(key.fingerprint, unknown.status, unknown.to_bytes())
+        await self.database.write(lambda tx: store_responses(tx, [(key.key, stored)]))
+        request.key = replace(key, is_begun=True)
+        try:
+            return await start()
+        except StartUnknown:
+            raise
+        except BridgeError:  # no run began; the same key may try again
+            await self.database.write(lambda tx: forget_response(tx, key.key))
+            raise
+
     @asynccontextmanager
     async def listening(
         self, hint: Coroutine[object, object, None]
@@ -146,11 +178,12 @@ class RequestContext:
 
 def keep(tx: Tx, responses: Sequence[tuple[IdempotencyKey | None, Response]]) -> None:
     """Keep good responses for their keys. A failed one is not kept: its cause may be gone next time."""
-    store_responses(
-        tx,
-        [
-            (key.key, StoredResponse(key.fingerprint, response.status, response.body))
-            for key, response in responses
-            if key is not None and response.status < 300
-        ],
-    )
+    good = [
+        (key, StoredResponse(key.fingerprint, response.status, response.body))
+        for key, response in responses
+        if key is not None and response.status < 300
+    ]
+    store_responses(tx, [(key.key, stored) for key, stored in good if not key.is_begun])
+    for key, stored in good:
+        if key.is_begun:
+            replace_response(tx, key.key, stored)

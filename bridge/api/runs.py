@@ -39,7 +39,8 @@ async def register_run(context: RequestContext, request: Request[RunBody]) -> Re
         offer = context.bridge.lease_offer(connection.name)
         registration = Registration(body, connection, str(body.provider_run_id), offer=offer)
         return await context.write_grouped(request, registration, _register_all)
-    started, reference = await _trigger(context, body.connection, body.trigger)
+    trigger = body.trigger
+    started, reference = await context.start_once(request, lambda: _trigger(context, body.connection, trigger))
     registration = Registration(body, connection, started, reference, context.bridge.lease_offer(connection.name))
     try:
         return await context.write_grouped(request, registration, _register_all)

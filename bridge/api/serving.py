@@ -21,7 +21,7 @@ from bridge.api.validation_errors import read_given
 from bridge.domain.api_token import Scope
 from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem, StartUnknown
 from bridge.domain.ids import new_id
-from bridge.store.idempotency import StoredResponse, store_responses
+from bridge.store.idempotency import StoredResponse, replace_response
 
 BATCH_BYTES_MAX = 8 * 1024 * 1024  # a thousand registrations with their metadata
 SECURITY_HEADERS = {
@@ -170,11 +170,11 @@ async def _answer_once(
         except StartUnknown as error:  # kept, because the same request again might start a second run
             body = problem_of(error, http[REQUEST_ID]).to_bytes()
             stored = StoredResponse(key.fingerprint, status_of(error), body)
-            await context.database.write(lambda tx: store_responses(tx, [(key.key, stored)]))
+            await context.database.write(lambda tx: replace_response(tx, key.key, stored))
             raise
         assert isinstance(response, Response)
         if not request.is_kept:
-            await context.database.write(lambda tx: keep(tx, [(key, response)]))
+            await context.database.write(lambda tx: keep(tx, [(request.key, response)]))
         return response
     finally:
         context.keys_in_flight.discard(key.key)

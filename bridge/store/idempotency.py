@@ -42,6 +42,18 @@ def _decrypted(tx: Tx, row: sa.Row[Any]) -> StoredResponse:
         raise Conflict(f"the answer kept for this Idempotency-Key cannot be read: {error}; use a new key") from None
 
 
+def replace_response(tx: Tx, key: str, response: StoredResponse) -> None:
+    """Store the outcome of a request whose key is stored already."""
+    body = encrypt_response(tx, key, response.body)
+    values = {"fingerprint": response.fingerprint, "status": response.status, "body": body}
+    tx.connection.execute(sa.update(idempotency_keys).where(idempotency_keys.c.key == key).values(values))
+
+
+def forget_response(tx: Tx, key: str) -> None:
+    """Remove what is stored for a key, so that it may be used again."""
+    tx.connection.execute(sa.delete(idempotency_keys).where(idempotency_keys.c.key == key))
+
+
 def store_responses(tx: Tx, responses: Sequence[tuple[str, StoredResponse]]) -> None:
     """Store responses by their keys. Conflict, which undoes this write, if another request stored one first."""
     rows = [

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from bridge.domain.errors import ProviderFailed, StartUnknown
+from bridge.api.server import build_app, start_server
+from bridge.domain.errors import ProviderFailed, StartUnknown, StoreUnavailable
+from bridge.domain.secret import Secret
 from bridge.store.idempotency import StoredResponse, find_responses, store_responses
-from tests.support.api_bridge import Api
+from tests.support.api_bridge import TOKEN, Api
 
 RUN = {"connection": "dify-prod", "provider_run_id": "r-1", "webhook": {"url": "https://app.example.org/"}}
 KEY = {"Idempotency-Key": "k-1"}
@@ -128,3 +132,55 @@ async def test_the_answer_is_kept_in_the_transaction_of_what_was_done(api: Api) 
     assert late.status == 409
     listed = (await api.call("GET", "/v1/endpoints")).body["data"]
     assert [endpoint["url"] for endpoint in listed] == ["https://a.example.org"]
+
+
+@asynccontextmanager
+async def another_node(api: Api) -> AsyncIterator[Api]:
+    """A second server before the same database, or the first after a crash: it knows nothing of what is under way."""
+    app = build_app(
+        database=api.database,
+        clock=api.clock,
+        bridge=api.bridge,
+        api_token=Secret(TOKEN),
+        allowed_hosts=frozenset({"127.0.0.1"}),
+        body_bytes_max=10_000,
+        version="1.2.3",
+    )
+    runner, address = await start_server(app, "127.0.0.1:0")
+    try:
+        yield Api(api.session, f"http://{address}", api.database, api.bridge, api.clock)
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_start_is_recorded_before_the_provider_is_asked(api: Api) -> None:
+    """A daemon that was killed in between, and another node, must not start a second run for the same key."""
+    body = {"connection": "dify-prod", "trigger": {"workflow_id": "w"}}
+    api.bridge.before_trigger = asyncio.Event()
+    first = asyncio.create_task(api.call("POST", "/v1/runs", body, headers=KEY))
+    await api.bridge.trigger_asked.wait()
+    async with another_node(api) as other:
+        meanwhile = await other.call("POST", "/v1/runs", body, headers=KEY)
+        assert (meanwhile.status, meanwhile.headers["Idempotency-Replayed"]) == (502, "true")
+        assert "provider_run_id" in meanwhile.body["detail"]
+        wrong = await other.call("POST", "/v1/runs", {**body, "tags": ["x"]}, headers=KEY)
+        assert (wrong.status, list(wrong.fields)) == (422, ["Idempotency-Key"])
+        api.bridge.before_trigger.set()
+        started = await first
+        assert started.status == 201
+        assert (await other.call("POST", "/v1/runs", body, headers=KEY)).content == started.content
+    assert [what for what, _ in api.bridge.asked] == ["trigger"]
+
+
+async def test_a_start_that_cannot_be_recorded_is_not_asked_for(sqlite_api: Api) -> None:
+    body = {"connection": "dify-prod", "trigger": {"workflow_id": "w"}}
+    write = sqlite_api.database.write
+
+    async def refuse(_: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    sqlite_api.database.write = refuse  # type: ignore[assignment, method-assign]
+    assert (await sqlite_api.call("POST", "/v1/runs", body, headers=KEY)).status == 503
+    sqlite_api.database.write = write  # type: ignore[method-assign]
+    assert sqlite_api.bridge.asked == []
+    assert (await sqlite_api.call("POST", "/v1/runs", body, headers=KEY)).status == 201
