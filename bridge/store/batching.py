@@ -1,4 +1,4 @@
-"""Batches calls: many callers' items are served by one write.
+"""Batches calls: many callers' items are served by one write. SQLite's `Writer` has a queue of its own for that.
 
 A statement for five hundred rows costs little more than one for a single row. An item that arrives while a write is
 under way joins the next one. A lone item is written at once; later ones wait up to `gap_s`, counted from when the last
