@@ -15,6 +15,7 @@ from typing import Final
 
 from bridge.config.definitions import find_definitions
 from bridge.domain.definitions.check import faults_in
+from bridge.domain.strict_json import parse_json
 from bridge.providers import dibby, instabase
 from bridge.providers.definition_reader import DefinitionReader
 
@@ -90,7 +91,11 @@ def main() -> None:
         assert reader.read(body).observation.status is code(body).status
         by_code = best_us(lambda code=code, body=body: code(body), READS)  # type: ignore[misc]
         by_file = best_us(lambda reader=reader, body=body: reader.read(body), READS)  # type: ignore[misc]
-        print(f"{name}: {by_code:.1f} us in Python, {by_file:.1f} us by definition: {by_file / by_code:.2f} times")
+        parse = best_us(lambda name=name: parse_json(BODIES[name]), READS)  # type: ignore[misc]
+        ratio = (parse + by_file) / (parse + by_code)
+        print(
+            f"{name}: {by_code:.1f} us in Python, {by_file:.1f} us by definition; with {parse:.1f} us to parse: x{ratio:.2f}"
+        )
     tables = tomllib.loads(INSTABASE)
     print(f"check of one definition: {best_us(lambda: list(faults_in(tables)), 20) / 1000:.2f} ms")
     with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from bridge.domain.definitions.check import id_parts, word_text
 from bridge.domain.definitions.expressions import ExpressionFailed, Search, is_true, paths_of, search
 from bridge.domain.definitions.keys import STATUSES
+from bridge.domain.frozen import frozen
 from bridge.domain.observation import Observation
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.domain.timestamps import instant_from_ns, provider_instant
@@ -29,7 +30,7 @@ _RATIO: Final = re.compile(r"\s*(\d{1,15})\s*/\s*(\d{1,15})\s*", re.ASCII)
 _NOTHING: Final = "null"  # the word that a missing status is shown as
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """What an answer says about a run, and what could not be evaluated.
 
@@ -57,7 +58,7 @@ class DefinitionReader:
     _folds: bool = field(init=False)
     _absent: RunStatus | None = field(init=False)
     _rules: list[tuple[Search, str, RunStatus, Search | None]] = field(init=False)
-    _output_after: frozenset[RunStatus] = field(init=False)
+    _output_after: frozenset[RunStatus] = field(init=False)  # none without [output]
 
     def __post_init__(self) -> None:
         """Compile every expression once."""
@@ -75,8 +76,9 @@ class DefinitionReader:
             (search(rule["if"]), rule["if"], RunStatus(rule["is"]), search(rule["raw"]) if "raw" in rule else None)
             for rule in status.get("when", ())
         ]
-        output = self.tables.get("output", {})
-        self._output_after = frozenset(RunStatus(name) for name in output.get("when", ("succeeded", "partial")))
+        output = self.tables.get("output")
+        after = () if output is None else output.get("when", ("succeeded", "partial"))
+        self._output_after = frozenset(map(RunStatus, after))
         self.fields = _fields_of(self.tables)
 
     def _folded(self, word: str) -> str:
@@ -87,33 +89,27 @@ class DefinitionReader:
         remarks: Remarks = []
         status, word, rule = self._judge(body, remarks)
         found = {name: find(body, remarks) for name, find in self._finds.items()}
-        output = found.get("output")
-        elsewhere = "output" in self.tables and status in self._output_after and output is None
-        observation = Observation(
-            status=status,
-            provider_status=word,
-            workflow_id=short_text(found.get("workflow")),
-            progress=found.get("progress"),
-            output=output,
-            error=found.get("error"),
-            created_at=found.get("created_at"),
-            started_at=found.get("started_at"),
-            finished_at=found.get("finished_at"),
-            output_is_elsewhere=elsewhere,
+        get = found.get
+        output = get("output")
+        observation = Observation(  # by position, as a keyword costs as much as a field
+            status,
+            word,
+            get("workflow"),
+            get("progress"),
+            output,
+            get("error"),
+            get("created_at"),
+            get("started_at"),
+            get("finished_at"),
+            output is None and status in self._output_after,
         )
-        return Reading(
-            observation,
-            tuple(dict.fromkeys(remarks)),
-            rule,
-            text_of(found.get("id")),
-            short_text(found.get("generation")),
-            text_of(found.get("link")),
-        )
+        told = tuple(dict.fromkeys(remarks)) if remarks else ()
+        return Reading(observation, told, rule, get("id"), get("generation"), get("link"))
 
     def _judge(self, body: Json, remarks: Remarks) -> tuple[RunStatus, str, str]:
         """Canonical status, the word to show, and what decided: the first rule that is true, else the word."""
         raw = self._status(body, remarks)
-        word = _word_of(raw)
+        word = raw if isinstance(raw, str) else _word_of(raw)
         for number, (condition, text, status, shown) in enumerate(self._rules):
             if _is_met(condition, body, remarks, f"status.when[{number}].if"):
                 own = _word_of(_evaluated(shown, body, remarks, f"status.when[{number}].raw")) if shown else None
@@ -152,10 +148,9 @@ def _found(key: str, paths: str | Sequence[str] | Mapping[str, Any]) -> Find:
     if isinstance(paths, Mapping):
         packed = _found(key, paths["path"])
         return (lambda body, remarks: unpack_json(packed(body, remarks))) if "decode" in paths else packed
+    if isinstance(paths, str) and paths.isidentifier():  # a plain name cannot fail
+        return lambda body, _remarks: body.get(paths) if isinstance(body, dict) else None
     searches = [search(path) for path in ([paths] if isinstance(paths, str) else paths)]
-    if len(searches) == 1 and isinstance(paths, str) and paths.isidentifier():
-        only = searches[0]
-        return lambda body, _remarks: only(body)  # a plain name cannot fail
 
     def find(body: Json, remarks: Remarks) -> Any:
         for one in searches:
@@ -165,6 +160,16 @@ def _found(key: str, paths: str | Sequence[str] | Mapping[str, Any]) -> Find:
         return None
 
     return find
+
+
+def _text(key: str, given: Any) -> Find:
+    find = _found(key, given)
+    return lambda body, remarks: text_of(find(body, remarks))
+
+
+def _name(key: str, given: Any) -> Find:
+    find = _found(key, given)
+    return lambda body, remarks: short_text(find(body, remarks))
 
 
 def _error(key: str, given: Any) -> Find:
@@ -216,6 +221,8 @@ def _number(value: Any) -> Any:
 def _instant(key: str, given: Any) -> Find:
     is_table = isinstance(given, dict)
     find, form = _found(key, given["path"] if is_table else given), given.get("time", "iso") if is_table else "iso"
+    if form not in _UNITS_NS:
+        return lambda body, remarks: provider_instant(find(body, remarks))
     return lambda body, remarks: instant_of(find(body, remarks), form)
 
 
@@ -231,16 +238,16 @@ def instant_of(value: Any, form: str) -> str | None:
 
 
 _COMPILERS: Final[dict[str, Callable[[str, Any], Find]]] = {
-    "id": _found,
-    "workflow": _found,
+    "id": _text,
+    "workflow": _name,
     "output": _found,
     "error": _error,
     "progress": _progress,
     "created_at": _instant,
     "started_at": _instant,
     "finished_at": _instant,
-    "generation": _found,
-    "link": _found,
+    "generation": _name,
+    "link": _text,
 }
 
 
