@@ -255,6 +255,9 @@ class ConnectionTable(CadenceTable):
         if value and provider is not None and not lists:
             where = " and ".join(LISTING_PROVIDERS)
             raise ValueError(f"{provider} has no list that shows running runs, only {where} have; register runs here")
+        lacks = definition.list_lacks(info.data.get("vars") or {}) if definition and value else []
+        if lacks:
+            raise ValueError(f"the list of {provider} needs {' and '.join(lacks)}; give it in [connections.NAME.vars]")
         return value
 
     @field_validator("discover_workflows")

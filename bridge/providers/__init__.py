@@ -22,7 +22,7 @@ REGISTRY: Final[dict[str, Provider]] = {provider.name: provider for provider in 
 def provider_of(connection: Connection) -> Provider:
     """The provider of a connection: made from its definition, or one of those in the registry."""
     if connection.definition is not None:
-        return DefinedProvider(connection.definition)
+        return DefinedProvider(connection.definition, connection.options)
     return REGISTRY[connection.provider]
 
 

@@ -65,14 +65,14 @@ OUTPUT_PAGES_MAX: Final = 1000
 
 
 class DefinedProvider(ProviderDefaults):
-    """A provider that a definition describes."""
+    """A provider that a definition describes, for a connection with these variables."""
 
-    def __init__(self, definition: Definition) -> None:
+    def __init__(self, definition: Definition, given: Mapping[str, str] | None = None) -> None:
         self.definition = definition
         self.tables = definition.tables
         self.name = definition.name
         self.default_base_url = definition.base_url or ""
-        self.lists = definition.lists
+        self.lists = definition.lists and (given is None or not definition.list_lacks(given))
         self.reader = DefinitionReader(self.tables)
         self.run_id = RunId.of(self.tables)
         self._form = RunFormat(lambda body: self.reader.read(body).observation, self.reader.fields or _NO_FIELDS)
@@ -83,12 +83,12 @@ class DefinedProvider(ProviderDefaults):
 
     def base_url(self, connection: Connection) -> str:
         """The connection's own, else the definition's; with the variables filled in."""
-        return fill(connection.base_url or self.default_base_url, self._variables(connection.options))
+        return fill(connection.base_url or self.default_base_url, self.variables(connection.options))
 
     def headers(self, connection: Connection) -> dict[str, str]:
         """The headers that every request has: the key, unless it goes another way, and the definition's own."""
         key, auth = connection.api_key.reveal(), self.tables.get("auth", "bearer")
-        variables = self._variables(connection.options)
+        variables = self.variables(connection.options)
         headers = {name: fill(value, variables) for name, value in self.tables.get("headers", {}).items()}
         match auth:
             case "bearer":
@@ -99,8 +99,9 @@ class DefinedProvider(ProviderDefaults):
                 headers[name] = f"{auth['scheme']} {key}" if "scheme" in auth else key
         return headers
 
-    def _variables(self, given: Mapping[str, str]) -> dict[str, str]:
-        known = self.tables.get("vars", {})
+    def variables(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The variables of a connection that gives these: with their defaults, else empty."""
+        known = self.definition.variables
         defaults = {name: spec["default"] for name, spec in known.items() if "default" in spec}
         return {**dict.fromkeys(known, ""), **defaults, **{name: given[name] for name in known if name in given}}
 
@@ -150,7 +151,7 @@ class DefinedProvider(ProviderDefaults):
         for is_again in (False, True):
             own = dict(headers or {})
             if self._exchange is not None:
-                own |= await self._exchange.header(http, self._variables(http.options), renew=is_again)
+                own |= await self._exchange.header(http, self.variables(http.options), renew=is_again)
             try:
                 return await http.request(
                     method.upper(), path, query=query, json_body=body, headers=own, last_body=last_body,
@@ -166,7 +167,7 @@ class DefinedProvider(ProviderDefaults):
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll one run; every fault of the provider is returned as `PollFailed`."""
         try:
-            values = {**self._variables(http.options), **self.run_id.split(provider_run_id)}
+            values = {**self.variables(http.options), **self.run_id.split(provider_run_id)}
         except ValueError as error:
             return PollFailed(FailureKind.REJECTED, f"{provider_run_id[:100]}: {error}")
         run, conditional = self.tables["run"], self.tables["run"].get("conditional", False)
@@ -304,7 +305,7 @@ class DefinedProvider(ProviderDefaults):
             query.append((listing["since"]["query"], instant_as(since, listing["since"].get("time", "iso"))))
         address = cursor if pages.is_address() else None
         response = await self._send(
-            http, listing, self._variables(http.options), more_query=query if address is None else [],
+            http, listing, self.variables(http.options), more_query=query if address is None else [],
             address=address, timeout_s=LIST_TIMEOUT_S, fields=list_fields(listing),
         )  # fmt: skip
         what = f"the list of {self.name}"
@@ -314,7 +315,7 @@ class DefinedProvider(ProviderDefaults):
             following = pages.after(cursor, response.headers, response.body, [item for _, item in items], hosts)
         except ForeignHost as error:
             raise unusable(f"{what}: {error}", response.status) from None
-        runs = (self.listed(listing, key, item, self._variables(http.options)) for key, item in items)
+        runs = (self.listed(listing, key, item, self.variables(http.options)) for key, item in items)
         return RunPage(
             tuple(run for run in runs if run is not None),
             following,
@@ -350,7 +351,7 @@ class DefinedProvider(ProviderDefaults):
         table = self.tables.get("output")
         if table is None:
             return await super().fetch_output(http, run_id)
-        values = {**self._variables(http.options), **self.run_id.split(run_id)}
+        values = {**self.variables(http.options), **self.run_id.split(run_id)}
         pages, hosts = Pages(table.get("next")), Hosts.of(self.tables, http.base_url)
         joined: list[Json] = []
         cursor, room = None, http.body_bytes_max
@@ -377,12 +378,12 @@ class DefinedProvider(ProviderDefaults):
         table = self.tables.get("trigger")
         if table is None:
             raise Unsupported(f"the definition of {self.name} cannot start runs; start it there and register its id")
-        values: dict[str, Json] = {**self._variables(http.options), "workflow": workflow_id, "inputs": inputs}
+        values: dict[str, Json] = {**self.variables(http.options), "workflow": workflow_id, "inputs": inputs}
         body = fill_body(table.get("body", {}), values, {})
         if extra and isinstance(body, dict):
             body = {**extra, **body}
         answer = await self._act(http, table, values, body)
-        return Triggered(self.started(answer, self._variables(http.options), http.base_url))
+        return Triggered(self.started(answer, self.variables(http.options), http.base_url))
 
     def started(self, answer: Answer, variables: Mapping[str, str], base_url: str) -> str:
         """The id of the run in the answer to a trigger. Raises ProviderFailure if there is none."""
@@ -411,7 +412,7 @@ class DefinedProvider(ProviderDefaults):
         table = self.tables.get("cancel")
         if table is None:
             return await super().cancel(http, provider_run_id, provider_ref)
-        values: dict[str, Json] = {**self._variables(http.options), **self.run_id.split(provider_run_id)}
+        values: dict[str, Json] = {**self.variables(http.options), **self.run_id.split(provider_run_id)}
         await self._act(http, table, values, None)
         return None
 
@@ -434,7 +435,7 @@ class DefinedProvider(ProviderDefaults):
     async def check(self, http: ProviderHttp) -> None:
         """[check], else the first page of [list]; without both nothing is claimed. Raises ProviderFailure."""
         if (table := self.tables.get("check")) is not None:
-            response = await self._send(http, table, self._variables(http.options))
+            response = await self._send(http, table, self.variables(http.options))
             meaning = meaning_of(self.tables, Answer(response.status, response.headers, response.body))
             if meaning.means not in {"ok", "unchanged"}:
                 raise key_not_proven(f"the answer means {meaning.means} ({meaning.rule})")

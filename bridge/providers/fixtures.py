@@ -43,6 +43,7 @@ class Fixture:
     request: str
     answer: Answer
     expect: Mapping[str, Any]
+    variables: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def read_fixture(path: Path) -> Fixture:
     request, code, headers, expect = (
         told.get("request", "run"), told.get("http", 200), told.get("headers", {}), told.get("expect", {})
     )  # fmt: skip
+    variables = told.get("vars", {})
     faults = [f"unknown key {name!r}{_meant(name, KEYS)}" for name in told.keys() - set(KEYS)]
     if request not in REQUESTS:
         faults.append(f"request is {request!r}; allowed: {', '.join(REQUESTS)}")
@@ -75,13 +77,15 @@ def read_fixture(path: Path) -> Fixture:
         faults.append(f"http is {code!r}; allowed: a code such as 200")
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         faults.append("headers is a table of texts")
+    if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
+        faults.append("vars is a table of texts")
     if not isinstance(expect, dict):
         faults.append("expect is a table")
     else:
         faults += [f"unknown key {name!r} in expect{_meant(name, EXPECTED)}" for name in expect.keys() - set(EXPECTED)]
     if faults:
         raise FixtureInvalid(f"{path}: {'; '.join(sorted(faults))}")
-    return Fixture(path.stem, str(request), Answer(code, CIMultiDict(headers), told.get("body")), expect)  # type: ignore[arg-type]
+    return Fixture(path.stem, str(request), Answer(code, CIMultiDict(headers), told.get("body")), expect, variables)  # type: ignore[arg-type]
 
 
 def fixtures_beside(definition: Path) -> list[Path]:
@@ -140,7 +144,7 @@ def facts_of(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any
             }, meaning.rule or reading.rule  # fmt: skip
         case "list" if "list" in tables:
             rows = rows_in(tables["list"], answer.body) or []
-            runs = [provider.listed(tables["list"], key, item, {}) for key, item in rows]
+            runs = [provider.listed(tables["list"], key, item, provider.variables(fixture.variables)) for key, item in rows]
             base = _base_of(provider, answer)
             cursor = Pages(tables["list"].get("next")).after(
                 None, answer.headers, answer.body, [item for _, item in rows], Hosts.of(tables, base)
@@ -156,7 +160,7 @@ def facts_of(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any
             return {**facts, "output": value_at(table["read"], answer.body) if "read" in table else answer.body}, ""
         case "trigger" if "trigger" in tables:
             try:
-                return {**facts, "id": provider.started(answer, {}, _base_of(provider, answer))}, ""
+                return {**facts, "id": provider.started(answer, provider.variables(fixture.variables), _base_of(provider, answer))}, ""
             except (BridgeError, ValueError) as error:
                 return {**facts, "error": str(error)}, ""
     return facts, ""

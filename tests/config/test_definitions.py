@@ -166,3 +166,15 @@ def test_an_unknown_provider_names_the_nearest(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_named_must_be_there(tmp_path: Path) -> None:
     assert any("there is no folder" in one for one in problems(tmp_path, f'{TOKEN}[providers]\nfolder = "elsewhere"\n'))
+
+
+def test_the_parts_of_an_id_that_a_list_does_not_tell_are_variables(tmp_path: Path) -> None:
+    """One definition serves every repository; only its list must know which one."""
+    text = JOBS.replace('get = "/jobs/{id}"', 'get = "/{owner}/{run}"\nid = { owner = "slug", run = "int" }')
+    write(tmp_path, jobs=f'{text}[list]\nget = "/{{owner}}"\nitems = "@"\nid = {{ run = "n" }}\n')
+
+    (tmp_path / "c.toml").write_text(CONNECTION)
+    load_config(tmp_path / "c.toml", env={})
+    assert "needs owner" in problems(tmp_path, f"{CONNECTION}discover = true\n")[0]
+    (tmp_path / "c.toml").write_text(f'{CONNECTION}discover = true\nvars = {{ owner = "me" }}\n')
+    load_config(tmp_path / "c.toml", env={})

@@ -88,7 +88,7 @@ def _rules(tables: dict[str, Any]) -> Iterator[Fault]:
     for name, spec in tables.get("vars", {}).items():
         if spec.get("required") and "default" in spec:
             yield ("vars", name), "a required variable needs no default"
-        if name in _RESERVED or name in id_parts(tables["run"]):
+        if name in _RESERVED or (name == "id" and name in id_parts(tables["run"])):
             yield ("vars", name), f"`{name}` has a meaning of its own; choose another name"
     auth = tables.get("auth")
     if isinstance(auth, dict):
@@ -135,8 +135,9 @@ def _groups(tables: dict[str, Any]) -> Iterator[Fault]:
             yield ("list", "id"), f"the part `{name}` is missing"
     run_from = tables.get("trigger", {}).get("run_from")
     if isinstance(run_from, dict) and run_from.keys() != {"header"}:
-        for name in sorted(parts.keys() - run_from.keys()):
-            yield ("trigger", "run_from"), f"the part `{name}` of the run's id is missing"
+        for name in sorted(parts.keys() - run_from.keys() - tables.get("vars", {}).keys()):
+            missing = f"the part `{name}` of the run's id is missing; give its path, or a variable of this name"
+            yield ("trigger", "run_from"), missing
         for name in sorted(run_from.keys() - parts.keys()):
             yield ("trigger", "run_from", name), f"no part of the run's id is called `{name}`{_meant(name, parts)}"
 

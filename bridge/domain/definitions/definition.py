@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,8 +34,21 @@ class Definition:
 
     @property
     def variables(self) -> dict[str, dict[str, Any]]:
-        """What a connection gives beside its key: by name whether it is required, its default, what it is."""
-        return dict(self.tables.get("vars", {}))
+        """What a connection gives beside its key: by name whether it is required, its default, what it is.
+
+        The parts of a run's id that the items of [list] do not have are among them.
+        """
+        return {part: {"about": "for the list"} for part in self._parts_elsewhere()} | self.tables.get("vars", {})
+
+    def _parts_elsewhere(self) -> list[str]:
+        """The parts of a run's id that the items of [list] do not have."""
+        kinds, found = self.tables["run"].get("id"), self.tables.get("list", {}).get("id")
+        return [part for part in kinds if part not in found] if isinstance(kinds, dict) and isinstance(found, dict) else []
+
+    def list_lacks(self, given: Mapping[str, str]) -> list[str]:
+        """The variables without which a connection has no list."""
+        known = self.variables
+        return [part for part in self._parts_elsewhere() if not given.get(part, known[part].get("default"))]
 
 
 @dataclass(frozen=True, slots=True)

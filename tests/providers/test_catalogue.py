@@ -1,0 +1,41 @@
+"""The built-in definitions: each without a mistake, and each word, rule and answer shown by a fixture."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.config.definitions import BUILT_IN, find_definitions
+from bridge.providers.defined import DefinedProvider
+from bridge.providers.fixtures import compare, fixtures_beside, read_fixture, unseen_words
+
+DEFINITIONS = find_definitions(None)
+NAMES = [name for name in DEFINITIONS.names if DEFINITIONS.files[name].path.is_relative_to(BUILT_IN)]
+
+
+def test_there_is_a_catalogue():
+    assert len(NAMES) >= 31
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_fixture_is_read_as_it_says(name):
+    provider = DefinedProvider(DEFINITIONS.get(name))
+    fixtures = [read_fixture(path) for path in fixtures_beside(DEFINITIONS.files[name].path)]
+
+    assert {one.name: one.differences for one in (compare(provider, each) for each in fixtures) if one.differences} == {}
+    assert list(unseen_words(provider, fixtures)) == []
+    assert all(each.expect for each in fixtures)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_definition_says_where_it_comes_from(name):
+    tables = DEFINITIONS.get(name).tables
+
+    assert tables["docs"].startswith("https://")
+    assert tables["checked"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if DEFINITIONS.get(name).lists])
+def test_every_list_has_a_fixture(name):
+    fixtures = [read_fixture(path) for path in fixtures_beside(DEFINITIONS.files[name].path)]
+
+    assert any(each.request == "list" and each.expect["items"] for each in fixtures)
