@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ class Fixture:
     request: str
     answer: Answer
     expect: Mapping[str, Any]
-    variables: Mapping[str, str]
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,9 @@ def facts_of(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any
             }, meaning.rule or reading.rule  # fmt: skip
         case "list" if "list" in tables:
             rows = rows_in(tables["list"], answer.body) or []
-            runs = [provider.listed(tables["list"], key, item, provider.variables(fixture.variables)) for key, item in rows]
+            runs = [
+                provider.listed(tables["list"], key, item, provider.variables(fixture.variables)) for key, item in rows
+            ]
             base = _base_of(provider, answer)
             cursor = Pages(tables["list"].get("next")).after(
                 None, answer.headers, answer.body, [item for _, item in rows], Hosts.of(tables, base)
@@ -160,7 +162,10 @@ def facts_of(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any
             return {**facts, "output": value_at(table["read"], answer.body) if "read" in table else answer.body}, ""
         case "trigger" if "trigger" in tables:
             try:
-                return {**facts, "id": provider.started(answer, provider.variables(fixture.variables), _base_of(provider, answer))}, ""
+                return {
+                    **facts,
+                    "id": provider.started(answer, provider.variables(fixture.variables), _base_of(provider, answer)),
+                }, ""
             except (BridgeError, ValueError) as error:
                 return {**facts, "error": str(error)}, ""
     return facts, ""

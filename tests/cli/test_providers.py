@@ -7,7 +7,8 @@ import json
 
 def test_providers_say_what_they_can_do(cli):
     listed = {p["name"]: p for p in cli("providers", "list", "--json").json["data"]}
-    assert set(listed) == {"dibby", "retab", "dify", "instabase"}
+    assert {"dibby", "retab", "dify", "instabase", "replicate", "buildbot"} <= set(listed)
+    assert not [name for name, each in listed.items() if "mistakes" in each]
     assert "cancel" in listed["retab"]["can"]
     assert "cancel" not in listed["dibby"]["can"]
     assert listed["dify"]["base_url"] == "https://api.dify.ai/v1"

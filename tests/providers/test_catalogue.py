@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 
 from bridge.config.definitions import BUILT_IN, find_definitions
@@ -21,7 +23,9 @@ def test_every_fixture_is_read_as_it_says(name):
     provider = DefinedProvider(DEFINITIONS.get(name))
     fixtures = [read_fixture(path) for path in fixtures_beside(DEFINITIONS.files[name].path)]
 
-    assert {one.name: one.differences for one in (compare(provider, each) for each in fixtures) if one.differences} == {}
+    assert {
+        one.name: one.differences for one in (compare(provider, each) for each in fixtures) if one.differences
+    } == {}
     assert list(unseen_words(provider, fixtures)) == []
     assert all(each.expect for each in fixtures)
 
@@ -39,3 +43,18 @@ def test_every_list_has_a_fixture(name):
     fixtures = [read_fixture(path) for path in fixtures_beside(DEFINITIONS.files[name].path)]
 
     assert any(each.request == "list" and each.expect["items"] for each in fixtures)
+
+
+def test_the_page_is_what_the_definitions_say():
+    """`.venv/bin/python deploy/catalogue.py` writes it again."""
+    written = runpy.run_path("deploy/catalogue.py")
+
+    assert written["PAGE"].read_text() == written["page"]()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_definition_says_how_it_was_checked_and_what_it_cannot_say(name):
+    text = DEFINITIONS.files[name].path.read_text()
+
+    assert "\n# Checked: " in text
+    assert "\n# Not said: " in text

@@ -38,12 +38,14 @@ class Definition:
 
         The parts of a run's id that the items of [list] do not have are among them.
         """
-        return {part: {"about": "for the list"} for part in self._parts_elsewhere()} | self.tables.get("vars", {})
+        return {**{part: {"about": "for the list"} for part in self._parts_elsewhere()}, **self.tables.get("vars", {})}
 
     def _parts_elsewhere(self) -> list[str]:
         """The parts of a run's id that the items of [list] do not have."""
         kinds, found = self.tables["run"].get("id"), self.tables.get("list", {}).get("id")
-        return [part for part in kinds if part not in found] if isinstance(kinds, dict) and isinstance(found, dict) else []
+        return (
+            [part for part in kinds if part not in found] if isinstance(kinds, dict) and isinstance(found, dict) else []
+        )
 
     def list_lacks(self, given: Mapping[str, str]) -> list[str]:
         """The variables without which a connection has no list."""
