@@ -79,8 +79,6 @@ class DefinedProvider(ProviderDefaults):
         auth = self.tables.get("auth")
         self._exchange = TokenExchange(auth) if isinstance(auth, dict) and "exchange" in auth else None
 
-    # --- What a connection brings
-
     def base_url(self, connection: Connection) -> str:
         """The connection's own, else the definition's; with the variables filled in."""
         return fill(connection.base_url or self.default_base_url, self.variables(connection.options))
