@@ -11,11 +11,9 @@ from typing import Any
 import click
 
 from bridge import __version__
-from bridge.cli.connections import check_connections
 from bridge.cli.options import DurationText, Pair, Settings, common_options, config_option, json_option, pass_settings
 from bridge.cli.output import mark, note, print_facts, print_table, print_value, say, say_heading
-from bridge.config.definitions import Definitions, find_definitions
-from bridge.config.load import definitions_folder
+from bridge.config.definitions import Definitions, definitions_folder, find_definitions
 from bridge.config.locate import find_config
 from bridge.domain.definitions.check import hosts_of
 from bridge.domain.definitions.definition import Definition, DefinitionInvalid
@@ -285,6 +283,8 @@ def _definitions(settings: Settings) -> Definitions:
 @pass_settings
 def check(settings: Settings, name: str, body: Path | None) -> int:
     """Make one authenticated request through every connection of provider NAME; exit 1 if one fails."""
+    from bridge.cli.connections import check_connections
+
     provider = _find(settings, name)
     if body is not None:
         return _read_body(settings, provider, body)

@@ -176,6 +176,18 @@ def find_definitions(folder: Path | None, in_code: Collection[str] = ()) -> Defi
     return definitions
 
 
+def definitions_folder(config: Path | None) -> Path | None:
+    """The folder of definitions that the configuration file names, without checking the rest of that file."""
+    if config is None:
+        return None
+    try:
+        named = tomllib.loads(config.read_text(encoding="utf-8-sig")).get("providers")
+    except (OSError, ValueError):
+        named = None
+    folder = named.get("folder") if isinstance(named, dict) else None
+    return config.parent / (folder if isinstance(folder, str) else "providers")
+
+
 def _files_in(folder: Path, origin: str) -> list[_File]:
     try:
         entries = sorted(folder.iterdir())

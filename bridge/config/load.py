@@ -118,18 +118,6 @@ def load_document(
     return _Loading(path, layers, env).config()
 
 
-def definitions_folder(path: Path | None) -> Path | None:
-    """The folder of provider definitions that the file at `path` names, without checking the rest of the file."""
-    if path is None:
-        return None
-    try:
-        named = _read_document(path).get("providers")
-    except ConfigInvalid:
-        named = None
-    folder = named.get("folder") if isinstance(named, dict) else None
-    return path.parent / (folder if isinstance(folder, str) else "providers")
-
-
 def changes_that_need_restart(old: Config, new: Config) -> list[str]:
     """The keys that differ and that a reload cannot put into effect."""
     changed = {
