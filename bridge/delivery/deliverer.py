@@ -56,6 +56,7 @@ FENCED_REST_S = 0.5
 COMPARE_EVERY_S = 20.0  # a dead node's claims last as long
 COMPARE_AGAIN_S = 1.0
 CRASHED_REST_S = 60.0
+BEHIND_MIN = 16  # waiting for a slot
 UNRECORDED_MAX = GROUP_MAX  # delivered, without a slot, and waiting to be recorded
 
 
@@ -127,7 +128,7 @@ class Deliverer:
         """Signing secrets of the endpoints in the operator's file, by id; they are never in the database."""
         self.nodes = 1
         """How many nodes share the endpoints' rate limits."""
-        self.offer: Final = DeliveryOffer(node, self._room)
+        self.offer: Final = DeliveryOffer(node, self._room, lambda: self.is_behind)
         """For those who record events: new deliveries that this deliverer takes with their commit."""
         self._database = database
         self._clock = clock
@@ -157,6 +158,11 @@ class Deliverer:
     def in_flight(self) -> int:
         """Deliveries that wait for a slot, are posted or recorded."""
         return len(self._in_flight)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether deliveries wait whose receivers are quick: for slow ones nothing is claimed ahead."""
+        return self._slots.waiting >= BEHIND_MIN
 
     # -- what is due
 

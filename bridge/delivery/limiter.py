@@ -112,7 +112,11 @@ class DeliveryLimiter:
         for endpoint_id, one in due.items():
             rate = None if one.rate_limit is None else one.rate_limit / self.nodes
             self._allowances.setdefault(endpoint_id, _Allowance()).fill(rate, monotonic)
-        gone = [e for e, one in self._allowances.items() if e not in due and e not in held and one.is_full(monotonic)]
+        gone = [
+            e
+            for e, one in self._allowances.items()
+            if e not in due and not held.get(e, NOTHING).claimed and one.is_full(monotonic)
+        ]
         for endpoint_id in gone:
             del self._allowances[endpoint_id]
 

@@ -44,8 +44,10 @@ class LeasedDelivery:
 class DeliveryOffer:
     """A node that sends new deliveries at once, and for how many of an endpoint it has room.
 
-    `room` is called where the deliveries are recorded, on any thread.
+    `room` is called where the deliveries are recorded, on any thread. While it `is_behind`, known events wait for their
+    POST although their receivers are quick: what is younger must not crowd them out of the loop.
     """
 
     node: str
     room: Callable[[Endpoint], int]
+    is_behind: Callable[[], bool] = lambda: False

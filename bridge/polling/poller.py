@@ -73,6 +73,7 @@ class Poller:
             self.lists = ListPoller(
                 client, self.schedule, self.planner, database=database, clock=clock, metrics=metrics
             )
+        self._offer_of = offer_of
         self._learned = learned
         self.lease_guard = lease_guard
         self._clock = clock
@@ -133,12 +134,20 @@ class Poller:
                 tracked.start_poll(self._clock.now(), now)
                 self.client.limiter.send(now, self._name)
                 self._spawn(self._poll(tracked), f"poll:{tracked.run.id}")
+                if self._is_outranked:
+                    return
             elif isinstance(decision, Seen):
                 self._take_seen(decision)
             else:
                 self.schedule.postpone(tracked, decision.until)
                 if decision.sends_list:
                     self._start_list(now)
+
+    @property
+    def _is_outranked(self) -> bool:
+        """Whether a pass begins one poll only, so that each turn of the loop serves the deliveries that wait."""
+        offer = self._offer_of()
+        return offer is not None and offer.is_behind()
 
     def _queue_at_limiter(self, now: float) -> None:
         waits = self.schedule.next_due() <= now or self.leases.is_held_up
