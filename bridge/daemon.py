@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -103,7 +103,7 @@ class Daemon:
             self._build_membership()
         await self._join()
         self._stack.push_async_callback(self._leave)
-        self.sessions = ProviderSessions()
+        self.sessions = ProviderSessions(requests_max=descriptor_limit() // 4)
         self._stack.push_async_callback(self.sessions.close)
         self.sender = Sender(wiring.policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
         self._stack.push_async_callback(self.sender.close)
@@ -153,7 +153,7 @@ class Daemon:
         before, self.node, began = self.node, new_id("node"), self.clock.monotonic()
         lease_s = self.config.database.lease_s
 
-        def join(tx: Tx) -> list[str]:
+        def join(tx: Tx) -> tuple[list[str], dict[str, int]]:
             if before:
                 nodes.leave(tx, before)
             dead = find_surely_dead(nodes.list_nodes(tx, with_counts=False))
@@ -167,10 +167,11 @@ class Daemon:
                 version=__version__,
                 lease_s=lease_s,
             )
-            endpoints.sync_file_endpoints(tx, list(self.config.endpoints.values()), node=self.node)
-            return dead
+            return dead, endpoints.sync_file_endpoints(tx, list(self.config.endpoints.values()), node=self.node)
 
-        for other in await self.database.write(join):
+        dead, removed = await self.database.write(join)
+        _log_removed(removed)
+        for other in dead:
             log.info("node.buried", node=other, reason="its process has ended")
         if self.membership is not None:
             self.membership.joined(self.node, began)
@@ -243,7 +244,7 @@ class Daemon:
             node=self.node,
             sender=self.sender,
             metrics=self.metrics,
-            settings=wiring.delivery_settings(self.config),
+            settings=wiring.delivery_settings(self.config, descriptor_limit()),
             file_secrets={name: endpoint.secret for name, endpoint in self.config.endpoints.items()},
             lease_guard=self.lease_guard,
         )
@@ -348,8 +349,8 @@ class Daemon:
         await self._use_keys(new)
         self.config = new
         wanted = list(new.endpoints.values())
-        await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, wanted, node=self.node))
-        self.deliverer.settings = wiring.delivery_settings(new)
+        _log_removed(await self.database.write(lambda tx: endpoints.sync_file_endpoints(tx, wanted, node=self.node)))
+        self.deliverer.settings = wiring.delivery_settings(new, descriptor_limit())
         self.deliverer.file_secrets = {name: endpoint.secret for name, endpoint in new.endpoints.items()}
         self.housekeeper.settings = wiring.retention_of(new)
         self._schedule_backup()
@@ -360,6 +361,18 @@ class Daemon:
         await self.pollers.configure(new.connections, self.sessions, self.node)
         self.notifier.ready()
         log.info("config.reloaded", connections=len(new.connections), endpoints=len(new.endpoints))
+
+
+def _log_removed(removed: Mapping[str, int]) -> None:
+    """Say what became of endpoints that are no longer in the configuration file."""
+    for endpoint_id, discarded in removed.items():
+        write = log.warning if discarded else log.info
+        write(
+            "endpoint.removed",
+            endpoint=endpoint_id,
+            reason="it is no longer in the configuration file",
+            discarded_deliveries=discarded,
+        )
 
 
 def _dashboard_rules(config: Config) -> DashboardRules:

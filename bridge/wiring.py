@@ -21,10 +21,11 @@ def allowed_hosts(config: Config) -> frozenset[str]:
     return frozenset({"127.0.0.1", "localhost", "[::1]", *listening, *config.server.allowed_hosts})
 
 
-def delivery_settings(config: Config) -> DeliverySettings:
-    """The deliverer's settings."""
+def delivery_settings(config: Config, open_files_max: int) -> DeliverySettings:
+    """The deliverer's settings; each POST is an open file."""
     delivery = config.delivery
-    return DeliverySettings(delivery.schedule, delivery.max_in_flight, delivery.max_in_flight_per_endpoint)
+    in_flight = min(delivery.max_in_flight, max(1, open_files_max // 8))
+    return DeliverySettings(delivery.schedule, in_flight, delivery.max_in_flight_per_endpoint)
 
 
 def backup_plan(config: Config) -> BackupPlan:

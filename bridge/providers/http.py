@@ -121,9 +121,11 @@ class ProviderSessions:
     """One client session per credential, so that no connection is used by two; create it inside the running loop.
 
     They have no timeout and no connection limit: each request has its deadline, and the poller limits concurrency.
+    `requests_max` bounds the requests of all of them together, because each is an open file; more wait for their turn.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, *, requests_max: int = 10_000) -> None:
+        self.slots = asyncio.Semaphore(max(1, requests_max))
         self._tls = tls
         self._by_credential: dict[tuple[frozenset[tuple[str, str]], Secret | None, Route], aiohttp.ClientSession] = {}
 
@@ -184,6 +186,7 @@ class ProviderHttp:
         self.former_paths: set[str] = set()
         """Paths that this server does not have because it is of another generation: the provider asks others first."""
         self._session = sessions.of(headers, key, route)
+        self._slots = sessions.slots
         self.base_url = base_url.rstrip("/")
         self._headers = CIMultiDict({"Accept": "application/json", "Accept-Encoding": "identity"})
         self._headers.update(headers)
@@ -227,7 +230,7 @@ class ProviderHttp:
         body = Body(self.body_bytes_max, fields)
         try:
             try:
-                async with asyncio.timeout(limit_s):
+                async with self._slots, asyncio.timeout(limit_s):
                     response = await self._send(method, path, query, json_body, etag, headers)
                     await self._raise_for_status(method, path, response, etag)
                     await body.read(response)
@@ -258,7 +261,7 @@ class ProviderHttp:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response: aiohttp.ClientResponse | None = None
         try:
-            async with asyncio.timeout(limit_s):
+            async with self._slots, asyncio.timeout(limit_s):
                 response = await self._send(method, path, (), json_body, None)
                 await self._raise_for_status(method, path, response, None)
                 async with aclosing(read_pieces(response, self.body_bytes_max)) as chunks:

@@ -381,17 +381,19 @@ def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
     tx.signals.replays_due = True  # its replays continue
 
 
-def remove_endpoint(tx: Tx, endpoint_id: str) -> None:
-    """Remove an endpoint with its secrets and discard its pending deliveries."""
+def remove_endpoint(tx: Tx, endpoint_id: str) -> int:
+    """Remove an endpoint with its secrets and discard its pending deliveries. Returns how many these were."""
     forget_listeners(tx)
     tx.signals.endpoints_changed = True
     tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(deleted_at=tx.now))
     tx.connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
-    discard_pending(tx, endpoint_id)
+    return discard_pending(tx, endpoint_id)
 
 
-def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -> None:
+def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -> dict[str, int]:
     """Make the database hold the endpoints of the configuration file: add, change, remove.
+
+    Returns the removed ones with the number of their pending deliveries, which are discarded.
 
     Every node should have the same file. While they differ the last one read decides, but an endpoint that the file of
     another live node names is not removed.
@@ -413,5 +415,5 @@ def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -
         else:
             tx.connection.execute(sa.delete(endpoints).where(endpoints.c.id == endpoint.id))
             insert_endpoint(tx, endpoint, None)
-    for endpoint_id in present.keys() - {endpoint.id for endpoint in wanted} - named_elsewhere:
-        remove_endpoint(tx, endpoint_id)
+    gone = present.keys() - {endpoint.id for endpoint in wanted} - named_elsewhere
+    return {endpoint_id: remove_endpoint(tx, endpoint_id) for endpoint_id in sorted(gone)}

@@ -117,11 +117,10 @@ def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:
     tx.signals.deliveries_due |= bool(found)
 
 
-def discard_pending(tx: Tx, endpoint_id: str) -> None:
-    """The endpoint was removed: discard its pending deliveries."""
-    tx.connection.execute(
-        _pending(endpoint_id).values(state=DeliveryState.DISCARDED.value, next_attempt_at=None, settled_at=tx.now)
-    )
+def discard_pending(tx: Tx, endpoint_id: str) -> int:
+    """The endpoint was removed: discard its pending deliveries. Returns how many."""
+    values = {"state": DeliveryState.DISCARDED.value, "next_attempt_at": None, "settled_at": tx.now}
+    return tx.connection.execute(_pending(endpoint_id).values(values)).rowcount
 
 
 _IS_PENDING = deliveries.c.state == DeliveryState.PENDING.value

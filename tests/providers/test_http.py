@@ -380,3 +380,25 @@ async def test_a_request_whose_kept_connection_breaks_is_not_sent_a_second_time(
             await http.request("GET", "/runs/1")
     assert caught.value.failed.kind is FailureKind.TRANSPORT
     assert len(requests) == 2
+
+
+async def test_requests_of_all_connections_together_stay_below_the_limit_of_open_files():
+    """A daemon with `ulimit -n 256` and many connections must not run out of descriptors."""
+    under_way, most, arrived, go = 0, 0, asyncio.Event(), asyncio.Event()
+
+    async def handler(_: web.Request) -> web.Response:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        arrived.set()
+        await go.wait()
+        under_way -= 1
+        return web.json_response({})
+
+    async with foreign_server(handler) as server, ProviderSessions(requests_max=2) as sessions:
+        clients = [ProviderHttp(sessions, server.url, {"Authorization": f"Bearer {n}"}, 20.0) for n in range(6)]
+        asked = [asyncio.create_task(client.request("GET", "/runs/1")) for client in clients]
+        await arrived.wait()
+        go.set()
+        assert [(await each).status for each in asked] == [200] * 6
+    assert most <= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from bridge.domain.run import Run
 from bridge.domain.transition import observe
 from bridge.store import deliveries, runs
 from bridge.store.database import Database
+from bridge.store.filtering import Filters
 from bridge.store.transaction import Tx
 from tests.support.watching import add_endpoint, open_database, record, register, seen
 
@@ -50,18 +52,27 @@ async def test_failures_are_counted_wherever_they_are_judged(either: Database) -
     assert heard == {(each.id, each.filter): 1 for each in failing}
 
 
-async def test_the_writer_is_free_while_costly_filters_are_judged(lone: Database) -> None:
-    """118 such endpoints and ten events held every write for 5.9 s."""
-    for _ in range(40):
-        await add_endpoint(lone, filter=COSTLY.format("succeeded"))
+async def test_the_writer_is_free_while_costly_filters_are_judged(
+    lone: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """118 such endpoints and ten events held every write for 5.9 s. Here each judgement waits for another write."""
+    decide, judging, has_written, waited = Filters.decide_next, asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def decide_after_a_write(filters: Filters) -> None:
+        loop.call_soon_threadsafe(judging.set)
+        waited.append(has_written.wait(20))
+        decide(filters)
+
+    monkeypatch.setattr(Filters, "decide_next", decide_after_a_write)
+    await add_endpoint(lone, filter=ENDLESS)
     recording = asyncio.create_task(record(lone, await register(lone), "succeeded", output=BIG))
-    writes = 0
-    while not recording.done():
-        await lone.write(lambda _tx: None)
-        writes += 1
+    await judging.wait()
+    await lone.write(lambda _tx: None)  # a writer that is held by the judgement never ends this
+    assert not recording.done()
+    has_written.set()
     assert await recording is not None
-    assert len(await receivers(lone)) == 40
-    assert writes > 2  # a writer that is held until all are judged takes one or two
+    assert waited == [True]
 
 
 @pytest.mark.parametrize(("expression", "times"), [(CHEAP, 1), ("data.run.status == 'succeeded'", 1), (ENDLESS, 2)])
