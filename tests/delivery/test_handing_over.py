@@ -15,13 +15,13 @@ from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.run import Run
 from bridge.domain.transition import observe
 from bridge.sandbox import Receiver, Reply, ReplyKind
-from bridge.store import deliveries, endpoints, runs
+from bridge.store import deliveries, endpoints, nodes, runs
 from bridge.store.database import Database
 from bridge.store.runs import RunChange
 from bridge.store.transaction import Tx
 from tests.support.delivering import all_deliveries, none_pending, open_deliverer
 from tests.support.waiting import until
-from tests.support.watching import NODE, add_endpoint, record, register, seen
+from tests.support.watching import NODE, add_endpoint, open_database, record, register, seen
 from tests.support.workbench import work
 
 
@@ -54,14 +54,25 @@ async def in_step(deliverer: Deliverer) -> None:
         pass
 
 
-async def test_a_new_delivery_goes_out_without_a_pass(database: Database, receiver: Receiver) -> None:
-    await add_endpoint(database, receiver.url())
-    async with open_deliverer(database) as deliverer:
-        await in_step(deliverer)
-        await record_offered(database, await register(database), "succeeded", deliverer.offer)
-        assert deliverer.in_flight == 1
-        await until(none_pending(database))
+async def test_a_new_delivery_goes_out_without_a_pass(database_url: str, receiver: Receiver) -> None:
+    async with open_database(database_url) as database:
+        await add_endpoint(database, receiver.url())
+        async with open_deliverer(database) as deliverer:
+            await in_step(deliverer)
+            await record_offered(database, await register(database), "succeeded", deliverer.offer)
+            assert deliverer.in_flight == 1
+            await until(none_pending(database))
     assert [arrived.status for arrived in receiver.received] == [204]
+
+
+async def test_an_evicted_node_leases_nothing(postgresql_url: str, receiver: Receiver) -> None:
+    async with open_database(postgresql_url) as database:
+        await add_endpoint(database, receiver.url())
+        async with open_deliverer(database) as deliverer:
+            await in_step(deliverer)
+            await database.write(lambda tx: nodes.evict(tx, [NODE]))
+            await record_offered(database, await register(database), "succeeded", deliverer.offer)
+            assert (deliverer.in_flight, await leased_ids(database)) == (0, set())
 
 
 async def test_what_is_newer_does_not_go_before_what_no_pass_has_seen(database: Database, receiver: Receiver) -> None:

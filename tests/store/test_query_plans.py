@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.ids import new_id
+from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.run import Run
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
@@ -106,10 +107,10 @@ def delivered(one: LeasedDelivery) -> AttemptResult:
     return AttemptResult(one.delivery, START, PostResult(Outcome.DELIVERED, 5, 204), DeliveryState.DELIVERED, None)
 
 
-def finish(tx: Tx, run: Run) -> Run | None:
+def finish(tx: Tx, run: Run, offer: DeliveryOffer | None = None) -> Run | None:
     decision = observe(run, seen("succeeded"), now=tx.now, wants_progress=False)
     assert decision is not None
-    return runs.record_decision(tx, run, decision, node=None, keep_lease=False)
+    return runs.record_decisions(tx, [RunChange(run, decision)], node=None, keep_lease=False, offer=offer)[0]
 
 
 def sweep(tx: Tx, _world: World) -> None:
@@ -132,6 +133,8 @@ WORK: dict[str, Work] = {
     "put runs back": lambda tx, w: run_leases.save_polls(tx, node=NODE, records=[poll_record(w.watched)]),
     "poll now": lambda tx, w: run_leases.request_poll(tx, w.watched.id),
     "record a transition": lambda tx, w: finish(tx, w.watched),
+    "record a transition, lease what it brings": lambda tx, w: finish(tx, w.watched, DeliveryOffer(NODE, lambda _: 8)),
+    "secrets that sign": lambda tx, w: endpoints.signing_secrets(tx, [w.shared, w.ordered]),
     "expire": lambda tx, w: runs.list_expired(tx, tx.now, 100),
     "due endpoints": lambda tx, w: due_endpoints(tx),
     "claim deliveries": lambda tx, w: deliveries.acquire_due(tx, node=NODE, endpoint_id=w.shared.id, limit=8),
