@@ -5,6 +5,7 @@ Loading reads files and changes nothing, so that a reload applies completely or 
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import tomllib
@@ -223,7 +224,21 @@ class _Loading:
                     "copies SQLite databases only; leave [backup] out and back PostgreSQL up with pg_dump",
                 )
             )
+        elif backup and backup.schedule and database:
+            self._check_backup_folder(backup.folder, database.url)
         return backup
+
+    def _check_backup_folder(self, folder: str, database_url: str) -> None:
+        """A file in its place is a mistake; one that we may not write in is a warning: the daemon has another user."""
+        file = database_url.removeprefix("sqlite:///")
+        path = Path(file).absolute().parent / folder
+        nearest = next(place for place in (path, *path.parents) if os.access(place, os.F_OK))
+        at = "backup.folder"
+        if not nearest.is_dir():
+            self._problems.append(Problem(at, f"{nearest} is a file, so no folder can be made there; name another"))
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            said = f"{nearest} cannot be written by this user; give the daemon's user write permission there"
+            self._warnings.append(Problem(at, said))
 
     def _connections(self, cadence: CadenceSettings) -> dict[str, Connection]:
         names = [at[1] for at in self._tables if at[0] == "connections"]

@@ -1,5 +1,6 @@
 """[backup]: when copies are made, and every mistake in saying so."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,19 @@ def test_everything_can_come_from_the_environment(tmp_path: Path):
     backup = load(tmp_path, TOKEN, env=env).backup
     assert backup.schedule is not None
     assert (backup.schedule.cron, backup.keep_count) == ("*/5 * * * *", 2)
+
+
+def test_a_folder_that_cannot_be_made_is_a_mistake_before_the_first_night(tmp_path: Path):
+    (tmp_path / "taken").write_text("")
+    text = f'{TOKEN}[database]\nurl = "sqlite:///{tmp_path}/x.db"\n[backup]\nschedule = "03:15"\n'
+    assert load(tmp_path, f'{text}folder = "copies"\n').warnings == ()
+    for folder in ("taken", "taken/below"):
+        (said,) = mistakes(tmp_path, f'{text}folder = "{folder}"\n').values()
+        assert "is a file" in said
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The daemon may run as another user than this command."""
+    monkeypatch.setattr("bridge.config.load.os.access", lambda _, mode: mode == os.F_OK)
+    text = f'{TOKEN}[database]\nurl = "sqlite:///{tmp_path}/x.db"\n[backup]\nschedule = "03:15"\n'
+    assert [each.field for each in load(tmp_path, text).warnings] == ["backup.folder"]
