@@ -107,6 +107,7 @@ def test_a_folder_that_cannot_be_made_is_a_mistake_before_the_first_night(tmp_pa
 
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The daemon may run as another user than this command."""
-    monkeypatch.setattr("bridge.config.load.os.access", lambda _, mode: mode == os.F_OK)
+    access = os.access
+    monkeypatch.setattr("bridge.config.load.os.access", lambda path, mode: mode == os.F_OK and access(path, mode))
     text = f'{TOKEN}[database]\nurl = "sqlite:///{tmp_path}/x.db"\n[backup]\nschedule = "03:15"\n'
     assert [each.field for each in load(tmp_path, text).warnings] == ["backup.folder"]
