@@ -76,6 +76,7 @@ class Database:
         """Monotonic time of the last StoreUnavailable; None after a later write that changed something."""
         self._sender_id = new_id("sender")
         """Names this node in its notifications, so that it ignores its own."""
+        self._notify_sender = notifications.NotifySender(self._sender_id, self._send_notification)
 
     async def open(self) -> None:
         """Open and upgrade the database. DatabaseRefused, with one sentence, when it must not be used."""
@@ -92,6 +93,7 @@ class Database:
         if self._reader_pool is not None:
             await self._reader_pool.close()
         if self._direct is not None:
+            await self._notify_sender.close()
             self._direct.close()
         for engine in (self._engine, self._reserved_engine):
             if engine is not None:
@@ -221,6 +223,8 @@ class Database:
             answer = work(tx)
             filters.check()
             if await self._execute(statement):
+                if self.has_other_nodes:
+                    self._notify_sender.add(tx.signals)
                 self._announce(tx.signals)
                 return answer
         except NeedsTransaction:
@@ -235,11 +239,17 @@ class Database:
 
     async def _execute(self, statement: OneStatement) -> bool:
         """Whether every check held and everything is written."""
-        assert self._direct is not None
-        if statement.is_empty:
-            return True
+        return statement.is_empty or await self._holds(*statement.compiled())
+
+    async def _send_notification(self, payload: str) -> None:
+        await self._holds(notifications.NOTIFY_AFTER, [payload])
+
+    async def _holds(self, text: str, values: list[Any]) -> bool:
+        """The answer of a statement that is a transaction of its own; False if it conflicted with another one."""
+        if self._direct is None:
+            raise StoreUnavailable(_NOT_OPEN)
         try:
-            return bool(await self._direct.fetch_value(*statement.compiled()))
+            return bool(await self._direct.fetch_value(text, values))
         except PostgresError as error:
             if postgres.is_gone(error):
                 raise _unavailable(error) from error

@@ -1,14 +1,16 @@
 """LISTEN/NOTIFY: a commit's signals, sent to the other nodes. Hints only.
 
-A notification is sent inside the transaction, so it arrives only if that commits. It may be lost (the listener was
-disconnected, a long list was cut): every worker also reads the database every few seconds.
+An ordinary transaction sends its notification itself, so it arrives only if that commits. Transactions of one statement
+are followed by one, because commits with a notification wait for one another. It may be lost (the listener was
+disconnected, a long list was cut, the node ended): every worker also reads the database every few seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import asyncpg
@@ -21,6 +23,7 @@ from bridge.store.postgres.engine import open_unlimited_engine
 from bridge.store.transaction import CommitSignals, Tx
 
 CHANNEL: Final = "runbridge"
+GATHER_S: Final = 0.02  # after a commit; another node is rarely waiting for it
 _NAMES_MAX: Final = 60  # of each list: a payload must stay below 8,000 bytes, and a name may have 64 characters
 _BYTES_MAX: Final = 7_900
 _FLAGS: Final = {  # keys are short and the same in every version
@@ -37,6 +40,7 @@ _LISTS: Final = {
     "g": "deleted_run_ids",
 }
 _NOTIFY: Final = sa.text(f"SELECT pg_notify('{CHANNEL}', :payload)")
+NOTIFY_AFTER: Final = f"SELECT pg_notify('{CHANNEL}', $1) IS NOT NULL"
 
 
 def notify(tx: Tx, sender: str) -> None:
@@ -79,6 +83,36 @@ def decode(payload: str) -> tuple[str, CommitSignals]:
 
 def _names(given: object) -> set[str]:
     return {name for name in given if isinstance(name, str)} if isinstance(given, Iterable) else set()
+
+
+class NotifySender:
+    """Sends signals to the other nodes after their commits, those of `GATHER_S` together."""
+
+    def __init__(self, sender: str, send: Callable[[str], Awaitable[object]]) -> None:
+        """`send` takes a payload; StoreUnavailable is passed over, because these are hints."""
+        self._sender = sender
+        self._send = send
+        self._gathered: CommitSignals | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, signals: CommitSignals) -> None:
+        """Send these soon."""
+        if self._gathered is None:
+            self._gathered = CommitSignals()
+            self._task = asyncio.create_task(self._send_gathered(), name="notify")
+        self._gathered.add(signals)
+
+    async def _send_gathered(self) -> None:
+        await asyncio.sleep(GATHER_S)
+        signals, self._gathered = self._gathered or CommitSignals(), None
+        if (payload := encode(signals, self._sender)) is not None:
+            with contextlib.suppress(StoreUnavailable):
+                await self._send(payload)
+
+    async def close(self) -> None:
+        """Send what is gathered."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
 
 class NotifyListener:

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
+from bridge.domain.clock import SystemClock
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
 from bridge.domain.run import Run, RunStatus
@@ -20,6 +21,7 @@ from bridge.store.database import Database
 from bridge.store.endpoint_health import HealthChange
 from bridge.store.runs import LeaseOffer, NewRun, RunChange
 from bridge.store.transaction import Tx
+from tests.support.waiting import until
 from tests.support.watching import NODE, add_endpoint, new_run, open_database, seen
 
 FIRST, SECOND = new_secret(), new_secret()
@@ -190,6 +192,26 @@ async def test_deliveries_are_leased_with_the_secrets_that_sign_now(database: Da
     assert sent.alone == [True, False, True, True, False, True]
     assert [[s.secret.reveal() for s in each.secrets] for each in leased] == [[FIRST]] * 2 + [[SECOND]] * 2
     assert await database.read(lambda tx: deliveries.list_leased(tx, node=NODE)) == {d.delivery.id for d in leased}
+
+
+async def test_other_nodes_hear_of_it_after_the_commit(database: Database, postgresql_url: str) -> None:
+    sent, heard = Sent(), set[str]()
+    await finish(database, sent, *await register(database, sent, new_run("a")), node=None)
+    other = Database(postgresql_url, SystemClock())
+    await other.open()
+    try:
+        other.listeners.append(lambda signals: heard.update(signals.settled_run_ids))
+        listener = other.notify_listener()
+        await listener.keep_open(10.0)
+        database.has_other_nodes = True
+        made = await register(database, sent, new_run("b"), new_run("c"))
+        for run in made:
+            await finish(database, sent, run, node=None)
+        assert sent.alone[-2:] == [True, True]
+        await until(lambda: heard == {run.id for run in made})
+        listener.close()
+    finally:
+        await other.close()
 
 
 async def test_a_failed_attempt_is_recorded_by_a_transaction(database: Database) -> None:
