@@ -116,6 +116,11 @@ def says(data: bytes, *, then_closes: bool = False) -> Script:
     return script
 
 
+async def hang(_exchange):
+    """Never answer."""
+    await asyncio.Event().wait()
+
+
 async def _read_request(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     for line in head.lower().split(b"\r\n"):
