@@ -325,10 +325,16 @@ def json_schema() -> dict[str, Any]:
                 return [with_references(inner) for inner in value]
         return value
 
+    whole = with_references(DEFINITION.schema())
+    tables = whole["properties"].items()
+    needs = {name: {"required": table.pop("required")} for name, table in tables if "required" in table}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "runbridge provider definition",
-        **with_references(DEFINITION.schema()),
+        **whole,
+        "required": ["schema", "name"],
+        "if": {"required": ["base"]},  # gives the keys that the file leaves out
+        "else": {"required": ["run", "read", "status"], "properties": needs},
         "definitions": {
             name: {key: with_references(inner) for key, inner in schema.items()} for name, schema in shared.items()
         },
