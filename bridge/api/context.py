@@ -86,7 +86,7 @@ class RequestContext:
     rules: Rules
     authentication: Authentication
     wrong_tries: WrongTries
-    openapi: bytes = b""
+    openapi: Callable[[], bytes] = bytes  # made when it is first asked for, in a twentieth of a second
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     keys_in_flight: set[str] = field(default_factory=set)
     streams: int = 0

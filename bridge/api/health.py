@@ -122,4 +122,4 @@ def _since(at: datetime, now: datetime) -> float:
 
 async def show_openapi(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """The API as OpenAPI 3.1."""
-    return Response(200, context.openapi)
+    return Response(200, await asyncio.to_thread(context.openapi))

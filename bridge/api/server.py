@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import socket
@@ -68,9 +69,16 @@ def build_app(
     rules = Rules((main_token(api_token), *tokens), allowed_hosts, body_bytes_max, dashboard or DashboardRules())
     wrong_tries = WrongTries(clock, registry)
     authentication = Authentication(rules, database, wrong_tries)
-    document = encode(build_document(version))
     context = RequestContext(
-        database, clock, bridge, version, registry, rules, authentication, wrong_tries, openapi=document
+        database,
+        clock,
+        bridge,
+        version,
+        registry,
+        rules,
+        authentication,
+        wrong_tries,
+        openapi=functools.cache(lambda: encode(build_document(version))),
     )
     open_routes = frozenset((route.method, route.path) for route in ROUTES if route.is_open)
     scopes = {(route.method, route.path): route.scope for route in ROUTES if route.method != "GET"}

@@ -12,14 +12,11 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import sqlalchemy as sa
-from asyncpg import InterfaceError as AsyncpgInterfaceError
-from asyncpg import PostgresError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bridge.domain.clock import Clock
 from bridge.domain.encryption import Keyring
@@ -28,13 +25,22 @@ from bridge.domain.ids import new_id
 from bridge.store import migrate
 from bridge.store.batching import GAP_S, Batcher, GroupedWrites
 from bridge.store.filtering import FilterBudget, Filters, Undecided
-from bridge.store.postgres import engine as postgres
-from bridge.store.postgres import notifications, suitability
+from bridge.store.postgres import deferred_module
 from bridge.store.postgres.one_statement import NeedsTransaction, NoConnection, OneStatement
 from bridge.store.sqlite import database_file
 from bridge.store.sqlite.reader_pool import ReaderPool
 from bridge.store.sqlite.writer import CALLERS_MISTAKES, Writer, explain, writer_engine
 from bridge.store.transaction import CommitSignals, Tx
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from bridge.store.postgres import engine as postgres
+    from bridge.store.postgres import notifications, suitability
+else:  # the driver and SQLAlchemy's asyncio are a tenth of the memory and of the start of a daemon on SQLite
+    postgres = deferred_module("bridge.store.postgres.engine")
+    notifications = deferred_module("bridge.store.postgres.notifications")
+    suitability = deferred_module("bridge.store.postgres.suitability")
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -250,7 +256,7 @@ class Database:
             raise StoreUnavailable(_NOT_OPEN)
         try:
             return bool(await self._direct.fetch_value(text, values))
-        except PostgresError as error:
+        except postgres.PostgresError as error:
             if postgres.is_gone(error):
                 raise _unavailable(error) from error
             if postgres.is_conflict(error):
@@ -341,7 +347,7 @@ class Database:
                 await suitability.refuse_transaction_pooling(postgres.target_of(self.url))
             async with postgres.open_unlimited_engine(self.url).connect() as connection:
                 await connection.run_sync(suitability.prepare)
-        except (OSError, sa.exc.SQLAlchemyError, PostgresError, AsyncpgInterfaceError) as error:
+        except (OSError, sa.exc.SQLAlchemyError, postgres.PostgresError, postgres.DriverError) as error:
             raise DatabaseRefused(f"cannot use the database {shown}: {_reason(error)}") from error
 
 

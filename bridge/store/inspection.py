@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
-from asyncpg import PostgresError
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from bridge.domain.errors import DatabaseRefused, NotFound
 from bridge.store import migrate
-from bridge.store.postgres.engine import open_unlimited_engine
 from bridge.store.sqlite import database_file
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
@@ -80,6 +78,8 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 async def _inspect_postgres(url: URL) -> Inspection:
     shown = url.render_as_string(hide_password=True)
+    from bridge.store.postgres.engine import PostgresError, open_unlimited_engine
+
     engine = open_unlimited_engine(url)
     try:
         async with engine.connect() as connection:

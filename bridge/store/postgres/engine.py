@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 from bridge.domain.database_url import PostgresTarget, postgres_target
 from bridge.domain.errors import DatabaseRefused
 
+PostgresError, DriverError = asyncpg.PostgresError, asyncpg.InterfaceError
 ANSWER_S: Final = 15.0  # the longest transaction of a working day takes some tens of milliseconds
 QUEUE_S: Final = 10.0  # for a free connection
 STANDSTILL_S: Final = 3.0  # without a statement inside a transaction; then the server ends it and frees its locks
