@@ -40,7 +40,7 @@ SETTINGS = sa.select(endpoints.c.id, endpoints.c.ordered, endpoints.c.enabled).w
 )
 _OURS = Check(
     "SELECT count(*) = cardinality({ids}) FROM (SELECT d.id FROM unnest({ids}, {attempts}) AS g(id, attempts) "
-    "JOIN deliveries d ON d.id = g.id WHERE {before} AND d.leased_by = {node} AND d.attempts = g.attempts "
+    "JOIN deliveries d ON d.id = g.id WHERE {before} AND d.leased_by IS NOT DISTINCT FROM {node} AND d.attempts = g.attempts "
     "AND d.state = 'pending' ORDER BY d.id FOR UPDATE OF d) AS locked",
     (("node", "text"), ("ids", "text[]"), ("attempts", "integer[]")),
 )

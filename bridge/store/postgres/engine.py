@@ -51,8 +51,14 @@ _LIMITS: Final = {
     "statement_timeout": f"{TRANSACTION_S:g}s",
     "idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s",
 }
-# Of connections that repeat a few prepared statements: plan each once, by its indexes, however small the tables are then.
-_PLAN_ONCE: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+# Of connections that repeat a few prepared statements: plan each once, as look-ups by key. In a table of a few rows the
+# planner may still choose to read all of them, so a plan is kept for some seconds only.
+_SHUNNED: Final = ("seqscan", "bitmapscan", "hashjoin", "mergejoin", "material")
+_PLAN_ONCE: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    **{f"enable_{name}": "off" for name in _SHUNNED},
+}
+_PLAN_KEPT_S: Final = 5
 
 
 def open_engine(url: URL, connections: int) -> AsyncEngine:
@@ -83,9 +89,12 @@ def target_of(url: URL) -> PostgresTarget:
         raise DatabaseRefused(f"[database] url: {error}") from None
 
 
-async def _connect(target: PostgresTarget, limits: Mapping[str, str]) -> Any:
+async def _connect(target: PostgresTarget, limits: Mapping[str, str], prepared_kept_s: int = 300) -> Any:
     connection = await asyncpg.connect(
-        target.dsn, timeout=target.connect_timeout_s, server_settings=target.server_settings
+        target.dsn,
+        timeout=target.connect_timeout_s,
+        server_settings=target.server_settings,
+        max_cached_statement_lifetime=prepared_kept_s,
     )
     session = {**_SESSION, **limits}
     if limits and connection.get_server_version() >= (17,):
@@ -183,7 +192,7 @@ class DirectConnections:
         while self._idle:
             if not (connection := self._idle.pop()).is_closed():
                 return connection
-        return await _connect(self._target, _LIMITS | _PLAN_ONCE)
+        return await _connect(self._target, _LIMITS | _PLAN_ONCE, _PLAN_KEPT_S)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
