@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.domain.clock import Clock
 from bridge.domain.encryption import Keyring
-from bridge.domain.errors import DatabaseRefused, StoreUnavailable
+from bridge.domain.errors import BridgeError, DatabaseRefused, StoreUnavailable
 from bridge.domain.ids import new_id
 from bridge.store import migrate
 from bridge.store.batching import GAP_S, Batcher, GroupedWrites
@@ -226,7 +226,7 @@ class Database:
         no_connection = cast("sa.Connection", NoConnection())
         tx = Tx(no_connection, now, cache=self._known, keyring=self.keyring, filters=filters, statement=statement)
         try:
-            answer = work(tx)
+            answer = _assuming(work, tx)
             filters.check()
             if await self._execute(statement):
                 if self.has_other_nodes:
@@ -367,6 +367,17 @@ def _noting_change(work: Callable[[Tx], T], changed: list[bool]) -> Callable[[Tx
         return answer
 
     return do
+
+
+def _assuming(work: Callable[[Tx], T], tx: Tx) -> T:
+    """The answer of work that reads nothing yet. NeedsTransaction also for its error, which may rest on an assumption.
+
+    A run that is assumed not to be watched would be answered with NotFound.
+    """
+    try:
+        return work(tx)
+    except BridgeError as error:
+        raise NeedsTransaction from error
 
 
 def _unavailable(error: BaseException) -> StoreUnavailable:
