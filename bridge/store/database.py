@@ -82,7 +82,7 @@ class Database:
         """Monotonic time of the last StoreUnavailable; None after a later write that changed something."""
         self._sender_id = new_id("sender")
         """Names this node in its notifications, so that it ignores its own."""
-        self._notify_sender = notifications.NotifySender(self._sender_id, self._send_notification)
+        self._notify_sender: notifications.NotifySender | None = None
 
     async def open(self) -> None:
         """Open and upgrade the database. DatabaseRefused, with one sentence, when it must not be used."""
@@ -99,7 +99,8 @@ class Database:
         if self._reader_pool is not None:
             await self._reader_pool.close()
         if self._direct is not None:
-            await self._notify_sender.close()
+            if self._notify_sender is not None:
+                await self._notify_sender.close()
             self._direct.close()
         for engine in (self._engine, self._reserved_engine):
             if engine is not None:
@@ -229,7 +230,7 @@ class Database:
             answer = _assuming(work, tx)
             filters.check()
             if await self._execute(statement):
-                if self.has_other_nodes:
+                if self.has_other_nodes and self._notify_sender is not None:
                     self._notify_sender.add(tx.signals)
                 self._announce(tx.signals)
                 return answer
@@ -340,6 +341,7 @@ class Database:
     async def _open_postgres(self) -> None:
         self._engine = postgres.open_engine(self.url, POSTGRES_CONNECTIONS - DIRECT_CONNECTIONS - 1)
         self._direct = postgres.DirectConnections(self.url, DIRECT_CONNECTIONS)
+        self._notify_sender = notifications.NotifySender(self._sender_id, self._send_notification)
         self._reserved_engine = postgres.open_engine(self.url, 1)
         shown = self.url.render_as_string(hide_password=True)
         try:
