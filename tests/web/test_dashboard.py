@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,6 +26,11 @@ FLAGS = (
 PAGES = ("Overview", "Runs", "Deliveries", "Endpoints", "Connections", "Events", "Replays", "Nodes")
 HOSTILE = "<script>document.title='taken'</script>\u202eabc"
 BIG = 12345678901234567890
+AXE = "axe-core@4.14.1"
+RULES = "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']"
+FINDINGS = (
+    f"axe.run(document, {{runOnly: {RULES}}}).then(found => found.violations.map(one => [one.id, one.nodes[0].html]))"
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -83,8 +89,30 @@ async def test_a_run_is_opened_from_its_first_cell_and_foreign_text_is_text(page
 async def test_no_page_is_wider_than_a_phone_of_320_pixels(page: Page, name: str) -> None:
     await page.set_viewport_size({"width": 320, "height": 640})
     await page.get_by_role("link", name=name, exact=True).first.click()
-    await expect(page.locator("main table, main .empty").first).to_be_visible()
+    await expect(page.locator("main table, main .empty").last).to_be_visible()
     assert await page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script that checks a page for what people with disabilities stumble over."""
+    folder = tmp_path_factory.mktemp("axe")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder), AXE]
+    subprocess.run(install, check=True, timeout=180)
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+async def test_axe_finds_nothing_on_a_page(page: Page, axe: str, name: str, scheme: str) -> None:
+    await page.set_viewport_size({"width": 1280, "height": 850})
+    await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    await page.get_by_role("link", name=name, exact=True).first.click()
+    await expect(page.locator("main table, main .empty").last).to_be_visible()
+    await page.evaluate(axe)
+    assert await page.evaluate(FINDINGS) == []
 
 
 def test_the_sizes_stay_within_their_budget() -> None:
