@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -88,6 +90,75 @@ def add(
     elif secret:
         note(f"webhook secret (shown only once): {secret}")  # the JSON that follows, of the settled run, is without it
     return wait_for(client, [run["id"]], settings, timeout_s=None) if is_waiting else 0
+
+
+@runs.command
+@click.argument("connection", type=CONNECTION)
+@click.option("--workflow", metavar="ID", required=True, help="The workflow to start, as the provider calls it.")
+@click.option(
+    "--input",
+    "given",
+    metavar="NAME=VALUE|@FILE",
+    multiple=True,
+    help="An input: VALUE is JSON, else text; @FILE is a JSON object of inputs. May be repeated.",
+)
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait until it settles; exit 1 if it did not end well.")
+@common_options
+@pass_settings
+def start(settings: Settings, connection: str, workflow: str, given: tuple[str, ...], is_waiting: bool) -> int:
+    """Start a run at CONNECTION and watch it."""
+    trigger: Object = {"workflow_id": workflow, "inputs": _inputs(given)}
+    client = settings.client()
+    response = client.post("v1", "runs", body={"connection": connection, "trigger": trigger})
+    run = response.object()
+    if not settings.as_json:
+        say(run["id"], "is started and watched as", clean(run["provider_run_id"]), status_text(run["status"]))
+    elif not is_waiting:
+        print_json(response.body)
+    if is_waiting and not settings.as_json:
+        _show_progress(client, run["id"])
+    return wait_for(client, [run["id"]], settings, timeout_s=None) if is_waiting else 0
+
+
+def _inputs(given: tuple[str, ...]) -> Object:
+    """The inputs of --input, in order: names with values, or files with objects."""
+    inputs: Object = {}
+    for each in given:
+        if each.startswith("@"):
+            try:
+                told = json.loads(Path(each[1:]).read_bytes())
+            except OSError as error:
+                raise click.UsageError(f"--input {each}: cannot be read: {error.strerror}") from None
+            except ValueError as error:
+                raise click.UsageError(f"--input {each}: is no JSON: {error}") from None
+            if not isinstance(told, dict):
+                raise click.UsageError(f"--input {each}: is no JSON object")
+            inputs |= told
+            continue
+        name, separator, value = each.partition("=")
+        if not separator or not name.strip():
+            raise click.UsageError(f"--input {each}: expected NAME=VALUE or @FILE")
+        try:
+            inputs[name.strip()] = json.loads(value)
+        except ValueError:
+            inputs[name.strip()] = value
+    return inputs
+
+
+def _show_progress(client: Client, run_id: str) -> None:
+    """A line for each status and progress until the run settles."""
+    shown, patience = None, Patience()
+    while True:
+        run = patience.keep_trying(
+            lambda: client.get("v1", "runs", run_id, "wait", timeout="1", timeout_s=31.0).object()
+        )
+        if run["settled"]:
+            return
+        progress = run.get("progress") or {}
+        seen = (run["status"], progress.get("completed"), progress.get("total"))
+        if seen != shown:
+            shown = seen
+            note(run["status"] + (f" {seen[1]} of {seen[2]}" if progress else ""))
 
 
 def _filter_options(function: F) -> F:

@@ -214,3 +214,16 @@ def test_a_long_list_says_how_to_go_on(bridge, running):
     assert "--cursor" in page.err
     cursor = page.err.split()[-1]
     assert bridge("runs", "list", "--limit", "1", "--cursor", cursor).code == 0
+
+
+def test_a_run_is_started_with_inputs_and_shows_its_progress(bridge, running, tmp_path):
+    inputs = tmp_path / "inputs.json"
+    inputs.write_text('{"b": [1]}')
+    result = bridge(
+        "runs", "start", "dify-prod", "--workflow", "w", "--input", "a=text", "--input", f"@{inputs}", "--wait"
+    )
+    assert result.code == 0, result
+    assert "succeeded" in result.out
+    inputs.write_text("[]")
+    assert bridge("runs", "start", "dify-prod", "--workflow", "w", "--input", f"@{inputs}").code == 2
+    assert bridge("runs", "start", "dify-prod", "--workflow", "w", "--input", "a").code == 2
