@@ -9,7 +9,7 @@ from bridge.api.response_models import page_of, read_cursor
 from bridge.api.subscriber_response_models import DeliveryAnswer, DeliveryList
 from bridge.domain.delivery import Delivery, DeliveryState, Lane
 from bridge.domain.errors import Conflict, NotFound
-from bridge.store import attempts, deliveries
+from bridge.store import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
 
 
@@ -56,4 +56,5 @@ def _present(tx: Tx, delivery_id: str) -> Delivery:
 def _shown(tx: Tx, delivery_id: str) -> DeliveryAnswer:
     delivery = _present(tx, delivery_id)
     made = attempts.list_attempts(tx, [delivery_id]).get(delivery_id, [])
-    return DeliveryAnswer.of(delivery, made, with_responses=True)
+    endpoint = endpoints.get_endpoint(tx, delivery.endpoint_id)
+    return DeliveryAnswer.of(delivery, made, endpoint, with_responses=True)

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Self, get_type_hints
 
 from pydantic import AliasPath, BeforeValidator, Field, create_model
 
+from bridge import __version__
 from bridge.api.response_models import NextCursor, Number, Shown, When
 from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint, EndpointSettings, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.fields import MASK
+from bridge.domain.payload import CLOUDEVENTS, JSON
 from bridge.domain.replay import ReplayState, ReplayStatus
 from bridge.domain.webhook_url import mask_query_secrets
 from bridge.store.endpoint_stats import NO_STATS, EndpointStats
@@ -169,7 +171,11 @@ def _result(name: str) -> Any:
 
 
 class AttemptAnswer(Shown):
-    """One POST. `response` holds up to 8 KiB of the receiver's answer, null in lists."""
+    """One POST. `response` holds up to 8 KiB of the receiver's answer; it and the request's headers are null in lists.
+
+    `request_headers` are also null if no request was sent, and those of an endpoint's own are the ones it has now.
+    Signatures and own values are masked.
+    """
 
     number: int
     at: When
@@ -183,6 +189,23 @@ class AttemptAnswer(Shown):
     truncated: bool = _result("head_is_truncated")
     manual: bool = Field(validation_alias="is_manual")
     next_attempt_at: When | None
+    request_headers: dict[str, str] | None = None
+
+
+def _request_headers(delivery: Delivery, attempt: Attempt, endpoint: Endpoint | None) -> dict[str, str] | None:
+    """The headers that an attempt sent, without secrets; None if it did not come as far as a request."""
+    if attempt.answer.peer is None:
+        return None
+    own = endpoint.headers if endpoint else {}
+    schemes = endpoint.signature if endpoint else ("v1",)
+    return {
+        **dict.fromkeys(own, MASK),
+        "webhook-id": delivery.event_id,
+        "webhook-timestamp": str(int(attempt.at.timestamp())),
+        "webhook-signature": " ".join(f"{scheme},{MASK}" for scheme in schemes),
+        "content-type": CLOUDEVENTS if endpoint and endpoint.format == "cloudevents" else JSON,
+        "user-agent": f"runbridge/{__version__}",
+    }
 
 
 class DeliveryAnswer(Shown):
@@ -205,11 +228,21 @@ class DeliveryAnswer(Shown):
     attempts: list[AttemptAnswer]
 
     @classmethod
-    def of(cls, delivery: Delivery, attempts: Sequence[Attempt], *, with_responses: bool) -> Self:
-        """A delivery with every attempt; the receiver's answers only where one delivery is shown."""
+    def of(
+        cls,
+        delivery: Delivery,
+        attempts: Sequence[Attempt],
+        endpoint: Endpoint | None = None,
+        *,
+        with_responses: bool,
+    ) -> Self:
+        """A delivery with every attempt; what was sent and answered only where one delivery is shown."""
         shown = [AttemptAnswer.model_validate(attempt) for attempt in attempts]
-        for attempt in () if with_responses else shown:
-            attempt.response = None
+        for answer, attempt in zip(shown, attempts, strict=True):
+            if with_responses:
+                answer.request_headers = _request_headers(delivery, attempt, endpoint)
+            else:
+                answer.response = None
         return cls.model_validate(
             {
                 **{name: getattr(delivery, name, None) for name in cls.model_fields},

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from bridge import __version__
 from bridge.domain.delivery import DeliveryState, Lane
 from bridge.store import attempts, deliveries
 from bridge.store.attempts import AttemptResult
@@ -52,9 +53,16 @@ async def test_one_delivery_comes_with_every_attempt_and_the_receivers_answer(ap
             "truncated": False,
             "manual": False,
             "next_attempt_at": "2026-01-15T10:35:00.000Z",
+            "request_headers": {
+                "webhook-id": shown["event_id"],
+                "webhook-timestamp": "1768473000",
+                "webhook-signature": "v1,****",
+                "content-type": "application/json",
+                "user-agent": f"runbridge/{__version__}",
+            },
         }
     ]
-    assert listed == {**shown, "attempts": [{**shown["attempts"][0], "response": None}]}
+    assert listed == {**shown, "attempts": [{**shown["attempts"][0], "response": None, "request_headers": None}]}
 
 
 async def test_deliveries_are_filtered_and_paged_newest_first(api: Api) -> None:
