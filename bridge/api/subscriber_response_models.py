@@ -239,9 +239,8 @@ class DeliveryAnswer(Shown):
         """A delivery with every attempt; what was sent and answered only where one delivery is shown."""
         shown = [AttemptAnswer.model_validate(attempt) for attempt in attempts]
         for answer, attempt in zip(shown, attempts, strict=True):
-            if with_responses:
-                answer.request_headers = _request_headers(delivery, attempt, endpoint)
-            else:
+            answer.request_headers = _request_headers(delivery, attempt, endpoint) if with_responses else None
+            if not with_responses:
                 answer.response = None
         return cls.model_validate(
             {
