@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -93,13 +94,15 @@ async def process(folder: Path, *command: str | Path) -> AsyncIterator[None]:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-async def answers(url: str, headers: dict[str, str] | None = None) -> None:
-    """Wait until a GET is answered with 200."""
+async def answers(
+    url: str, headers: dict[str, str] | None = None, *, when: Callable[[Any], bool] = lambda _: True
+) -> None:
+    """Wait until a GET is answered with 200 and JSON of which `when` is true."""
     async with aiohttp.ClientSession(headers=headers) as session, asyncio.timeout(START_S):
         while True:
             try:
                 async with session.get(url) as response:
-                    if response.status == 200:
+                    if response.status == 200 and when(await response.json(content_type=None)):
                         return
             except aiohttp.ClientError:
                 pass
@@ -133,5 +136,6 @@ async def buildbot(folder: Path) -> AsyncIterator[str]:
     (folder / "master.cfg").write_text(MASTER.format(port=port))
     async with process(folder, commands / "twistd", "-n", "--pidfile=", "-y", "buildbot.tac"):
         url = f"http://127.0.0.1:{port}"
-        await answers(f"{url}/api/v2/builders")
+        # Its worker connects when all else has begun; before that the web server opens its port a second time.
+        await answers(f"{url}/api/v2/workers", when=lambda found: any(one["connected_to"] for one in found["workers"]))
         yield url
