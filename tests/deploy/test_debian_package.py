@@ -72,7 +72,7 @@ def mirror() -> tuple[str, str]:
         site, suite, component, origin = line.split(" ", 3)
         if origin == "Debian" and component == "main" and "-" not in suite:
             return site, suite
-    return "http://deb.debian.org/debian", re.search(r"VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text())[1]
+    raise AssertionError("apt knows no archive of Debian itself; this test needs a Debian with one")
 
 
 def builder(folder: Path) -> Path:
