@@ -1,4 +1,4 @@
-"""What a definition costs: to read one answer, beside the hand-written Python; to check a file; to load five hundred.
+"""The cost of a definition: of reading one answer, beside the hand-written Python; of checking a file; of loading 500.
 
 Python's time on this thread, the best of several rounds. `make bench` does not include it: it takes some seconds.
 """

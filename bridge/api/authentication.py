@@ -78,7 +78,7 @@ class Tokens:
         return next((token for _, token in self._tokens if token.name == name), None)
 
     def hashes(self, secret: str, name: str | None = None) -> list[str]:
-        """What a session's `secret` is stored as: keyed by each token, or by that of `name`.
+        """The stored forms of a session's `secret`: keyed by each token, or by that of `name`.
 
         A session whose token was removed or changed is therefore not found.
         """
@@ -207,7 +207,7 @@ class Authentication:
         return caller.session is not None and await self._find_session(cookies_of(request)) is None
 
     def scope_in_session(self, token: ApiToken) -> Scope:
-        """What a session of this token may do."""
+        """The scope of a session that this token opens."""
         return Scope.READ if self._rules.dashboard.read_only else token.scope
 
 

@@ -137,7 +137,7 @@ class RequestContext:
     async def start_once(self, request: Request[Any], start: Callable[[], Coroutine[object, object, T]]) -> T:
         """Await `start`, which makes a provider begin a run, once for the request's key.
 
-        Before, the key is given the answer for the case that this daemon ends in between: nobody knows whether a run
+        Before, the key is given the answer for the case that this daemon ends in between: it is not known whether a run
         began. A second node finds it, or cannot store its own, and starts nothing.
         """
         key = request.key

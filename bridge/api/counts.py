@@ -16,7 +16,7 @@ from bridge.store.transaction import Tx
 
 FRESH_S: Final = 1.0
 SHARE_MAX: Final = 0.02
-"""Of the time is spent on counting at most: one of 100 ms is followed by a rest of 5 s."""
+"""The share of the time that counting may take: a count of 100 ms is followed by a rest of 5 s."""
 AWAITED_S: Final = 0.02
 """A count that took longer is not waited for: readers get the one before it."""
 _STILL_CHANGING: Final = timedelta(minutes=2)

@@ -64,7 +64,7 @@ class DeliveryCounts(Shown):
 
 
 class MinuteAnswer(Shown):
-    """What one minute brought: runs that settled, attempts that were accepted, and those that were not."""
+    """One minute: the runs that settled, the attempts that were accepted, and those that were not."""
 
     at: When
     settled: int

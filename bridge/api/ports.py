@@ -74,7 +74,7 @@ class Bridge(Protocol):
         ...
 
     def lease_offer(self, connection: str) -> LeaseOffer | None:
-        """What this node offers to poll at once of the runs that are now registered; None if they wait to be due."""
+        """The offer of this node to poll new runs at once; None if they wait to be due."""
         ...
 
     async def poll_now(self, run_id: str) -> None:
@@ -107,7 +107,7 @@ class Bridge(Protocol):
         ...
 
     def remarks(self, name: str) -> list[dict[str, object]]:
-        """What a connection's definition could not read: `message`, `at` and `count`, the newest first."""
+        """The parts of answers that a connection's definition could not read: `message`, `at` and `count`, the newest first."""
         ...
 
     def connection_state(self, name: str) -> dict[str, Json]:

@@ -85,12 +85,7 @@ def build_app(
     cap = ConnectionCap(connections_max)
     app = web.Application(middlewares=[build_middleware(rules, authentication, open_routes, scopes, cap.busy)])
     app[RULES], app[CAP] = rules, cap
-    for route in ROUTES:
-        handler = build_handler(context, route, rules)
-        if route.method == "GET":
-            app.router.add_get(route.path, handler, allow_head=route.content_type != "text/event-stream")
-        else:
-            app.router.add_route(route.method, route.path, handler)
+    _add_routes(app, context, rules)
     app.on_response_prepare.append(add_headers)
 
     async def close(_app: web.Application) -> None:
@@ -103,6 +98,15 @@ def build_app(
     app.on_shutdown.append(close)
     app.on_cleanup.append(lambda _: context.counts.close())
     return app
+
+
+def _add_routes(app: web.Application, context: RequestContext, rules: Rules) -> None:
+    for route in ROUTES:
+        handler = build_handler(context, route, rules)
+        if route.method == "GET":
+            app.router.add_get(route.path, handler, allow_head=route.content_type != "text/event-stream")
+        else:
+            app.router.add_route(route.method, route.path, handler)
 
 
 def main_token(api_token: Secret) -> ApiToken:

@@ -27,7 +27,7 @@ CROWDED_AT: Final = 1.5  # times the requests that a connection's limit allows
 
 @dataclass(frozen=True, slots=True)
 class _Now:
-    """What is read for every summary, because little has to be read."""
+    """The few rows that every summary reads."""
 
     health: Mapping[str, HealthRow]
     troubles: list[EndpointTrouble]
@@ -121,19 +121,7 @@ def _attention(bridge: Bridge, now: _Now, counts: Counts, at: datetime) -> Itera
         for row in failing
     ]
     yield [_endpoint_trouble(trouble) for trouble in now.troubles]
-    troubled = {trouble.id for trouble in now.troubles}
-    yield [
-        _item(
-            "endpoint",
-            endpoint_id,
-            "warning",
-            due_at,
-            f"Deliveries to {endpoint_id} have been due for {format_duration(round((at - due_at).total_seconds()))}; "
-            "its receiver or its rate limit is slower than its events.",
-        )
-        for endpoint_id, due_at in sorted(now.due.items())
-        if endpoint_id not in troubled and (at - due_at).total_seconds() > LATE_AFTER_S
-    ]
+    yield _late(now, at)
     crowded = {name: bridge.limiter_reading(name).over_capacity for name in names}
     yield [
         _item(
@@ -158,6 +146,23 @@ def _attention(bridge: Bridge, now: _Now, counts: Counts, at: datetime) -> Itera
         )
         for (endpoint_id, state), count in sorted(counts.deliveries.items())
         if state == DeliveryState.EXHAUSTED and endpoint_id
+    ]
+
+
+def _late(now: _Now, at: datetime) -> list[AttentionAnswer]:
+    """The endpoints without other trouble whose deliveries have been due for long."""
+    troubled = {trouble.id for trouble in now.troubles}
+    return [
+        _item(
+            "endpoint",
+            endpoint_id,
+            "warning",
+            due_at,
+            f"Deliveries to {endpoint_id} have been due for {format_duration(round((at - due_at).total_seconds()))}; "
+            "its receiver or its rate limit is slower than its events.",
+        )
+        for endpoint_id, due_at in sorted(now.due.items())
+        if endpoint_id not in troubled and (at - due_at).total_seconds() > LATE_AFTER_S
     ]
 
 

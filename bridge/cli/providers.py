@@ -198,12 +198,7 @@ def lint(settings: Settings, file: Path) -> int:
     try:
         provider = DefinedProvider(_read(settings, path))
     except DefinitionInvalid as invalid:
-        mistakes = sorted(set(invalid.mistakes), key=lambda one: (one.file, one.line or 0))
-        if settings.as_json:
-            print_value({"ok": False, "mistakes": [asdict(one) for one in mistakes]})
-        for one in () if settings.as_json else mistakes:
-            say(str(one))
-        return 1
+        return _print_mistakes(settings, invalid)
     fixtures, faults = _fixtures(path)
     hosts = sorted(hosts_of(provider.tables)) or ["each connection's own base_url"]
     warnings = [*faults, *unseen_words(provider, fixtures)]
@@ -228,9 +223,7 @@ def test(settings: Settings, file: Path) -> int:
     try:
         provider = DefinedProvider(_read(settings, path))
     except DefinitionInvalid as invalid:
-        for one in dict.fromkeys(invalid.mistakes):
-            say(str(one))
-        return 1
+        return _print_mistakes(settings, invalid)
     fixtures, faults = _fixtures(path)
     compared = [compare(provider, fixture) for fixture in fixtures]
     is_good = bool(compared) and not faults and not any(one.differences for one in compared)
@@ -248,6 +241,16 @@ def test(settings: Settings, file: Path) -> int:
     for warning in unseen_words(provider, fixtures):
         say(mark(None), warning)
     return 0 if is_good else 1
+
+
+def _print_mistakes(settings: Settings, invalid: DefinitionInvalid) -> int:
+    """Print every mistake in the order of the lines; the exit code."""
+    mistakes = sorted(set(invalid.mistakes), key=lambda one: (one.file, one.line or 0))
+    if settings.as_json:
+        print_value({"ok": False, "mistakes": [asdict(one) for one in mistakes]})
+    for one in () if settings.as_json else mistakes:
+        say(str(one))
+    return 1
 
 
 def _read(settings: Settings, path: Path) -> Definition:

@@ -21,6 +21,7 @@ from bridge.domain.suggestions import closest
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.defined import DefinedProvider
 from bridge.providers.definition_answers import Answer, meaning_of
+from bridge.providers.definition_reader import Reading
 from bridge.providers.definition_requests import Hosts, Pages, rows_in, value_at
 
 REQUESTS: Final = ("run", "list", "output", "trigger", "cancel", "check")
@@ -124,39 +125,9 @@ def facts_of(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any
                 return {**facts, "pause": result.retry_after_s}, meaning.rule or result.kind.value
             if reading is None or not isinstance(result, Observed):
                 return facts, meaning.rule
-            seen = result.observation
-            return {
-                **facts,
-                "status": seen.status.value,
-                "provider_status": seen.provider_status,
-                "error": _error(seen.error),
-                "output": seen.output,
-                "progress": {"completed": seen.progress.completed, "total": seen.progress.total} if seen.progress else None,
-                "created_at": seen.created_at,
-                "started_at": seen.started_at,
-                "finished_at": seen.finished_at,
-                "workflow": seen.workflow_id,
-                "workflow_id": seen.workflow_id,
-                "generation": reading.generation,
-                "link": reading.link,
-                "id": reading.told_id,
-                "pause": result.poll_after_s,
-            }, meaning.rule or reading.rule  # fmt: skip
+            return {**facts, **_run_facts(result, reading)}, meaning.rule or reading.rule
         case "list" if "list" in tables:
-            rows = rows_in(tables["list"], answer.body) or []
-            runs = [
-                provider.listed(tables["list"], key, item, provider.variables(fixture.variables)) for key, item in rows
-            ]
-            base = _base_of(provider, answer)
-            cursor = Pages(tables["list"].get("next")).after(
-                None, answer.headers, answer.body, [item for _, item in rows], Hosts.of(tables, base)
-            )
-            items = [
-                {"id": run.provider_run_id, "status": run.observation.status.value if run.observation else None}
-                for run in runs
-                if run is not None
-            ]
-            return {**facts, "items": items, "next": cursor}, ""
+            return {**facts, **_list_facts(provider, fixture)}, ""
         case "output" if "output" in tables:
             table = tables["output"]
             return {**facts, "output": value_at(table["read"], answer.body) if "read" in table else answer.body}, ""
@@ -169,6 +140,42 @@ def facts_of(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any
             except (BridgeError, ValueError) as error:
                 return {**facts, "error": str(error)}, ""
     return facts, ""
+
+
+def _run_facts(result: Observed, reading: Reading) -> dict[str, Any]:
+    seen = result.observation
+    return {
+        "status": seen.status.value,
+        "provider_status": seen.provider_status,
+        "error": _error(seen.error),
+        "output": seen.output,
+        "progress": {"completed": seen.progress.completed, "total": seen.progress.total} if seen.progress else None,
+        "created_at": seen.created_at,
+        "started_at": seen.started_at,
+        "finished_at": seen.finished_at,
+        "workflow": seen.workflow_id,
+        "workflow_id": seen.workflow_id,
+        "generation": reading.generation,
+        "link": reading.link,
+        "id": reading.told_id,
+        "pause": result.poll_after_s,
+    }
+
+
+def _list_facts(provider: DefinedProvider, fixture: Fixture) -> dict[str, Any]:
+    tables, answer = provider.tables, fixture.answer
+    rows = rows_in(tables["list"], answer.body) or []
+    variables = provider.variables(fixture.variables)
+    runs = [provider.listed(tables["list"], key, item, variables) for key, item in rows]
+    hosts = Hosts.of(tables, _base_of(provider, answer))
+    items = [item for _, item in rows]
+    shown = [
+        {"id": run.provider_run_id, "status": run.observation.status.value if run.observation else None}
+        for run in runs
+        if run is not None
+    ]
+    cursor = Pages(tables["list"].get("next")).after(None, answer.headers, answer.body, items, hosts)
+    return {"items": shown, "next": cursor}
 
 
 def _base_of(provider: DefinedProvider, answer: Answer) -> str:

@@ -22,19 +22,19 @@ QUICKLY = {"DPKG_DEB_COMPRESSOR_TYPE": "gzip", "DPKG_DEB_COMPRESSOR_LEVEL": "1"}
 
 # Each step prints a line that begins with `=`, then what it saw.
 STORY = r"""#!/bin/bash
-exec >/root/story.log 2>&1
+exec >/srv/story.log 2>&1
 await() { for _ in $(seq 100); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done; echo "gave up on: $*"; }
-new=$(ls /root/*-2_*.deb) old=$(ls /root/*-1_*.deb)
+new=$(ls /srv/*-2_*.deb) old=$(ls /srv/*-1_*.deb)
 echo = install; dpkg -i $old; systemctl is-active runbridge; systemctl is-enabled runbridge
 echo = user; stat -c '%U %G %a' /etc/runbridge/api-token /var/lib/runbridge/runbridge.db; ls /var/lib/runbridge
 echo = cli; runbridge --version; runbridge runs list; echo $?; runbridge doctor >/dev/null; echo $?
 echo = completions; ls /usr/share/bash-completion/completions/runbridge /usr/share/man/man1/runbridge.1.gz
 echo = reload; systemctl reload runbridge; echo $?
 echo = journal; journalctl -u runbridge -p warning -o cat | grep -c sqlite.affected; journalctl -u runbridge -o cat | grep -c '^<'
-echo = upgrade; echo '# mine' >>/etc/runbridge/config.toml; cp /etc/runbridge/api-token /root/token
+echo = upgrade; echo '# mine' >>/etc/runbridge/config.toml; cp /etc/runbridge/api-token /srv/token
 before=$(systemctl show -P MainPID runbridge); dpkg -i --force-confold $new; systemctl is-active runbridge
 [ "$before" != "$(systemctl show -P MainPID runbridge)" ] && echo restarted
-cmp /root/token /etc/runbridge/api-token && tail -n 1 /etc/runbridge/config.toml
+cmp /srv/token /etc/runbridge/api-token && tail -n 1 /etc/runbridge/config.toml
 echo = mistake; echo 'listn = 1' >>/etc/runbridge/config.toml; systemctl restart runbridge; sleep 5
 systemctl show -P NRestarts -P ExecMainStatus -P ActiveState runbridge; journalctl -u runbridge -o cat | grep -c listn
 sed -i '$d' /etc/runbridge/config.toml; systemctl start runbridge; systemctl is-active runbridge
@@ -42,14 +42,14 @@ echo = disabled; systemctl disable --quiet runbridge; dpkg -i --force-confold $n
 echo = root; systemctl stop runbridge; runbridge db upgrade >/dev/null; echo $?; find /var/lib/private/runbridge ! -user runbridge
 systemctl start runbridge; systemctl is-active runbridge
 echo = remove; dpkg -r runbridge; systemctl is-active runbridge; ls /etc/runbridge /var/lib/runbridge/runbridge.db
-echo = purge; dpkg -P runbridge; echo $?; find / -xdev -name '*runbridge*' -not -path '/root/*'
+echo = purge; dpkg -P runbridge; echo $?; find / -xdev -name '*runbridge*' -not -path '/srv/*'
 """
 UNIT = """\
 [Unit]
 After=multi-user.target
 [Service]
 Type=oneshot
-ExecStart=/root/story.sh
+ExecStart=/srv/story.sh
 ExecStopPost=/bin/systemctl poweroff --no-block
 [Install]
 WantedBy=multi-user.target
@@ -105,8 +105,8 @@ def live_through(folder: Path) -> dict[str, list[str]]:
         run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, system, site)
         build_two_revisions(folder)
         for package in folder.glob("*.deb"):
-            shutil.copy(package, system / "root")
-        story = system / "root/story.sh"
+            shutil.copy(package, system / "srv")
+        story = system / "srv/story.sh"
         story.write_text(STORY)
         story.chmod(0o755)
         (system / "etc/systemd/system/story.service").write_text(UNIT)
@@ -116,7 +116,7 @@ def live_through(folder: Path) -> dict[str, list[str]]:
             "systemd-nspawn", "--quiet", "-D", system, "--boot", "--register=no", "--keep-unit",
             "--console=pipe", "--private-network",
         )  # fmt: skip
-        told = (system / "root/story.log").read_text()
+        told = (system / "srv/story.log").read_text()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     steps = re.split(r"^= ", told, flags=re.MULTILINE)[1:]
