@@ -296,7 +296,7 @@ class Daemon:
             await self.housekeeper.sweep()
 
     def _schedule_backup(self) -> None:
-        plan = wiring.backup_plan(self.config)
+        plan = self.control.backup_plan = wiring.backup_plan(self.config)
         self.calendar.set("backup", plan.cron, lambda: backups.make_backup(self.database, self.clock, plan))
 
     # -- the API, and reloading

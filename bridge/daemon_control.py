@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import islice
 from typing import Final
 
-from bridge.api.ports import CheckResult, EffectiveSetting, LimiterReading, LivePoll
+from bridge.api.ports import CheckResult, EffectiveSetting, FailingRun, LimiterReading, LivePoll
 from bridge.cluster.membership import Membership
 from bridge.delivery.deliverer import Deliverer
 from bridge.delivery.replayer import Replayer
@@ -21,11 +21,14 @@ from bridge.domain.finding import Finding
 from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 from bridge.domain.webhook_url import check_target
+from bridge.maintenance import backups
+from bridge.maintenance.backups import BackupPlan
 from bridge.polling.poller import Poller
 from bridge.providers.http import ProviderFailure
 from bridge.store import checks
 from bridge.store.database import Database
 from bridge.store.runs import LeaseOffer
+from bridge.store.sqlite import database_file
 from bridge.store.transaction import CommitSignals
 
 _NOT_READY: Final = "not in order; the log says why"
@@ -48,9 +51,11 @@ class DaemonControl:
         self.settings: Sequence[EffectiveSetting] = ()
         self.warnings: Sequence[Problem] = ()
         """Of the configuration in effect."""
+        self.backup_plan: BackupPlan | None = None
         self.is_stopping = False
         self._database = database
         self._clock = clock
+        self._since = clock.now()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._feed = asyncio.Event()
         self._filter_errors: dict[str, tuple[str, int]] = {}
@@ -220,23 +225,31 @@ class DaemonControl:
         return count if expression == endpoint.filter else 0
 
     def findings(self) -> list[Finding]:
-        """The configuration's warnings, SQLite, the disk, whether the daemon is ready, and what connections answer."""
-        found = [Finding(None, "configuration", f"{p.field}: {p.message}") for p in self.warnings]
-        if not found:
-            found.append(Finding(True, "configuration", "no mistakes and no warnings"))
+        """The configuration's warnings, SQLite, disk, files and backups, and whether the daemon is ready."""
+        what = "configuration in effect"
+        found = [Finding(None, what, f"{p.field}: {p.message}") for p in self.warnings]
         found.append(checks.check_sqlite())
         if self._database.is_sqlite:
-            found.append(checks.check_disk(Path(self._database.url.database or ".")))
+            file = database_file.path_of(self._database.url)
+            found += [checks.check_disk(file), *checks.check_files(file)]
+            if self.backup_plan is not None:
+                found.append(backups.check(self.backup_plan, file, now=self._clock.now(), since=self._since))
         for name, is_good in self.readiness().items():
             found.append(Finding(is_good, f"readiness: {name}", "in order" if is_good else _NOT_READY))
         if not self.pollers:
             detail = "there is no connection; add one under [connections.NAME] to watch runs"
             found.append(Finding(None, "connections", detail))
-        for name in sorted(self.pollers):
-            error = self.last_error(name)
-            detail = "its last poll was read" if error is None else f"{error.message} ({error.count} polls in a row)"
-            found.append(Finding(True if error is None else None, f"connection {name}", detail))
         return found
+
+    def failing_runs(self, most: int) -> list[FailingRun]:
+        """The runs held in memory whose last poll failed, those held longest first."""
+        held = ((name, tracked) for name, poller in self.pollers.items() for tracked in poller.schedule.all())
+        failing = (
+            FailingRun(tracked.run.id, name, tracked.last_error)
+            for name, tracked in held
+            if tracked.last_error is not None
+        )
+        return list(islice(failing, most))
 
     def readiness(self) -> dict[str, bool]:
         """Ready while it is not stopping, its workers stand and the database takes what they write."""

@@ -33,12 +33,24 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "api": frozenset({"domain", "store"}),
     "maintenance": frozenset({"domain", "runtime", "store", "cluster", "polling", "delivery"}),
     # What the API may ask of the running workers; part of the composition root.
-    "daemon_control": frozenset({"domain", "runtime", "store", "providers", "cluster", "polling", "delivery", "api"}),
+    "daemon_control": frozenset(
+        {
+            "domain",
+            "runtime",
+            "store",
+            "providers",
+            "cluster",
+            "polling",
+            "delivery",
+            "api",
+            "maintenance",
+        }
+    ),
     "wiring": frozenset({"config", "domain", "delivery", "maintenance"}),
     "daemon": EVERY_ROOM | {"wiring", "daemon_control"},
     "process": frozenset({"config", "daemon", "domain", "runtime"}),
     "sandbox": (EVERY_ROOM - {"config"}),
-    "cli": EVERY_ROOM | {"sandbox", "process"},
+    "cli": EVERY_ROOM | {"sandbox", "process", "wiring"},
     "__main__": frozenset({"cli"}),
 }
 # Packages that come with a declared one and belong to its interface.

@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from bridge.api.context import Request, RequestContext, Response
 from bridge.api.dashboard_response_models import FindingAnswer, FindingList, SettingAnswer, SettingList
+from bridge.api.findings import find_all
 from bridge.api.ports import Bridge
 from bridge.api.request_models import NoQuery
 from bridge.api.response_models import LivenessAnswer, NodeAnswer, NodeList, ReadinessAnswer
@@ -50,7 +51,7 @@ async def show_configuration(context: RequestContext, _request: Request[NoQuery]
 
 async def show_findings(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """What `runbridge doctor` finds from inside the daemon; asks no provider."""
-    shown = [FindingAnswer.model_validate(each) for each in await asyncio.to_thread(context.bridge.findings)]
+    shown = [FindingAnswer.model_validate(each) for each in await find_all(context)]
     return Response.of(200, FindingList(data=shown, next_cursor=None))
 
 

@@ -27,6 +27,15 @@ class LivePoll:
 
 
 @dataclass(frozen=True, slots=True)
+class FailingRun:
+    """A watched run whose last poll failed."""
+
+    run_id: str
+    connection: str
+    error: LastError
+
+
+@dataclass(frozen=True, slots=True)
 class CheckResult:
     """The outcome of one real authenticated call; `detail` is a sentence without secrets."""
 
@@ -144,7 +153,11 @@ class Bridge(Protocol):
         ...
 
     def findings(self) -> list[Finding]:
-        """What `doctor` finds from inside the daemon, without a request to anybody."""
+        """What `doctor` finds about this machine: configuration, SQLite, disk, files, backups, readiness. Reads files."""
+        ...
+
+    def failing_runs(self, most: int) -> list[FailingRun]:
+        """Up to `most` of the runs watched here whose last poll failed."""
         ...
 
     def readiness(self) -> dict[str, bool]:

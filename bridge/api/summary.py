@@ -26,11 +26,11 @@ CROWDED_AT: Final = 1.5  # times the requests that a connection's limit allows
 
 
 @dataclass(frozen=True, slots=True)
-class _Now:
-    """The few rows that every summary reads."""
+class CurrentTrouble:
+    """The few rows that every summary reads: health of connections, endpoints in trouble, since when each is due."""
 
     health: Mapping[str, HealthRow]
-    troubles: list[EndpointTrouble]
+    endpoints: list[EndpointTrouble]
     due: dict[str, datetime]
     size_bytes: int
 
@@ -41,7 +41,7 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
     `counted_at` is when the counts were made: a second ago, in a large database some seconds, never by estimate.
     """
     counts, minutes = await context.counts.read()
-    now = await context.database.read(_read_now)
+    now = await context.database.read(read_trouble)
     at = context.clock.now()
     by_status, by_state = Counter[str](), Counter[str]()
     by_connection: dict[str, dict[str, int]] = {name: {} for name in sorted(context.bridge.connections)}
@@ -53,7 +53,7 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
         by_state[state] += count
         by_endpoint[endpoint][state] = count
     one_run = by_endpoint.pop("", {})
-    attention = [each for kind in _attention(context.bridge, now, counts, at) for each in kind]
+    attention = [each for kind in list_attention(context.bridge, now, counts, at) for each in kind]
     oldest_at = min(now.due.values(), default=None)
     answer = SummaryAnswer.model_validate(
         {
@@ -84,9 +84,10 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
     return Response.of(200, answer)
 
 
-def _read_now(tx: Tx) -> _Now:
+def read_trouble(tx: Tx) -> CurrentTrouble:
+    """What is wrong at this moment, as far as the database knows."""
     due = {endpoint_id: each.at for endpoint_id, each in due_endpoints(tx).items()}
-    return _Now(list_health(tx), list_endpoint_troubles(tx), due, measure_size(tx).total)
+    return CurrentTrouble(list_health(tx), list_endpoint_troubles(tx), due, measure_size(tx).total)
 
 
 def _last_hour(minutes: Mapping[datetime, Minute], now: datetime) -> Iterator[tuple[datetime, Minute]]:
@@ -105,8 +106,10 @@ def _all_is_well(by_status: Mapping[str, int], connections: int) -> str:
     return "Every connection answers, and every endpoint accepts what it is sent."
 
 
-def _attention(bridge: Bridge, now: _Now, counts: Counts, at: datetime) -> Iterator[list[AttentionAnswer]]:
-    """What is wrong, the worst first."""
+def list_attention(
+    bridge: Bridge, now: CurrentTrouble, counts: Counts, at: datetime
+) -> Iterator[list[AttentionAnswer]]:
+    """What is wrong, the worst kind first, each with a sentence about what to do."""
     names = sorted(bridge.connections)
     failing = [row for name in names if (row := now.health.get(name)) and row.health is ConnectionHealth.FAILING]
     yield [
@@ -120,7 +123,7 @@ def _attention(bridge: Bridge, now: _Now, counts: Counts, at: datetime) -> Itera
         )
         for row in failing
     ]
-    yield [_endpoint_trouble(trouble) for trouble in now.troubles]
+    yield [_endpoint_trouble(trouble) for trouble in now.endpoints]
     yield _late(now, at)
     crowded = {name: bridge.limiter_reading(name).over_capacity for name in names}
     yield [
@@ -149,9 +152,9 @@ def _attention(bridge: Bridge, now: _Now, counts: Counts, at: datetime) -> Itera
     ]
 
 
-def _late(now: _Now, at: datetime) -> list[AttentionAnswer]:
+def _late(now: CurrentTrouble, at: datetime) -> list[AttentionAnswer]:
     """The endpoints without other trouble whose deliveries have been due for long."""
-    troubled = {trouble.id for trouble in now.troubles}
+    troubled = {trouble.id for trouble in now.endpoints}
     return [
         _item(
             "endpoint",

@@ -53,6 +53,7 @@ TABLE = {
     "config": CommandEntry("config", "Check and show the configuration."),
     "db": CommandEntry("db", "Upgrade, check and back up the database."),
     "doctor": CommandEntry("doctor", "Check this installation and say what to repair."),
+    "health": CommandEntry("serve", "Exit 0 if the daemon can work, else 1; for containers."),
 }
 
 

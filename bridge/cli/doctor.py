@@ -1,6 +1,7 @@
-"""`runbridge doctor`: check configuration, SQLite, daemon, database, disk, clocks and accounts.
+"""`runbridge doctor`: check the configuration, the daemon and what it finds about itself, clocks and accounts.
 
-Each check returns findings and does not raise.
+Without a daemon SQLite, database, disk, files and backups are checked here. Each check returns findings and does not
+raise.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import base64
 import http.client
 import os
 import ssl
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -21,6 +24,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import click
 from sqlalchemy.engine import make_url
 
+from bridge import wiring
 from bridge.cli.client import Client
 from bridge.cli.connections import check_connections
 from bridge.cli.daemon_address import DaemonUnreachable
@@ -32,8 +36,9 @@ from bridge.config.reach import read_database_url
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BridgeError, NotFound
 from bridge.domain.finding import Finding
+from bridge.maintenance import backups
 from bridge.store import migrate
-from bridge.store.checks import check_disk, check_sqlite
+from bridge.store.checks import check_disk, check_files, check_sqlite
 from bridge.store.inspection import inspect_database
 
 if TYPE_CHECKING:
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 SKEW_REMARK_S: Final = 5.0
 SKEW_WRONG_S: Final = 60.0  # receivers refuse at 300 s
 PROVIDER_TIMEOUT_S: Final = 5.0
+_IS_GOOD: Final = {"ok": True, "wrong": False}
 
 
 @click.command
@@ -64,11 +70,13 @@ def all_findings(settings: Settings, env: Mapping[str, str], *, is_offline: bool
     """Run every check, in the order in which problems depend on each other."""
     path = find_config(settings.config_path, env)
     loaded = _load(path, env)
-    yield from check_config(path, loaded)
-    yield check_sqlite()
+    is_elsewhere = path is None and bool(settings.url or env.get("RUNBRIDGE_URL"))
+    if not is_elsewhere:
+        yield from check_config(path, loaded)
     try:
         client = settings.client()
     except BridgeError:
+        yield check_sqlite()
         if isinstance(loaded, ConfigInvalid):
             return  # without a readable file there is no address to try, and its mistakes are reported
         raise
@@ -76,9 +84,14 @@ def all_findings(settings: Settings, env: Mapping[str, str], *, is_offline: bool
     for finding in check_daemon(client):
         is_running = is_running or finding.is_good is True
         yield finding
-    yield from check_database(path, env, is_running=is_running)
+    if is_running:
+        yield from fetch_findings(client)
+    elif not is_elsewhere:
+        yield check_sqlite()
+        yield from check_database(path, env)
+        yield from check_backups(loaded)
     if not is_offline:
-        yield from check_clocks(loaded)
+        yield from () if is_elsewhere else check_clocks(loaded)
         if is_running:
             yield from check_accounts(client)
 
@@ -111,7 +124,7 @@ def check_daemon(client: Client) -> Iterator[Finding]:
         version = client.get("healthz").object().get("version", "?")
         yield Finding(True, "daemon", f"version {version} answers at {client.address}")
     except DaemonUnreachable as error:
-        yield Finding(None, "daemon", str(error))
+        yield Finding(False, "daemon", str(error))
         return
     except BridgeError as error:
         yield Finding(False, "daemon", str(error))
@@ -125,39 +138,62 @@ def check_daemon(client: Client) -> Iterator[Finding]:
             yield Finding(True, what, "in order")
 
 
-def check_database(path: Path | None, env: Mapping[str, str], *, is_running: bool) -> Iterator[Finding]:
-    """Whether the database is sound and current, and the disk has room. The file of a running daemon is not opened."""
+def fetch_findings(client: Client) -> Iterator[Finding]:
+    """What the daemon finds about itself, its connections and its endpoints."""
+    try:
+        rows = client.get("v1", "doctor").rows()
+    except BridgeError as error:
+        yield Finding(False, "daemon", str(error))
+        return
+    for row in rows:
+        yield Finding(_IS_GOOD.get(row["result"]), row["check"], row["detail"])
+
+
+def check_database(path: Path | None, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether the database of a daemon that is not running is sound and current, its disk has room, its files are its own."""
     try:
         url = make_url(read_database_url(path, env=env))
     except ConfigInvalid as invalid:
         yield Finding(False, "database", str(invalid))
         return
-    shown = url.render_as_string(hide_password=True)
-    if is_running:
-        yield Finding(True, "database", f"{shown}: in use by the daemon, see readiness")
+    try:
+        found = asyncio.run(inspect_database(url))
+    except NotFound as error:
+        yield Finding(None, "database", str(error))
+    except BridgeError as error:
+        yield Finding(False, "database", str(error))
     else:
-        try:
-            found = asyncio.run(inspect_database(url))
-        except NotFound as error:
-            yield Finding(None, "database", str(error))
-        except BridgeError as error:
-            yield Finding(False, "database", str(error))
-        else:
-            yield from (Finding(False, "database", problem) for problem in found.problems)
-            pending = f"; `serve` will upgrade it to {migrate.HEAD}" if found.pending else ""
-            if not found.problems:
-                yield Finding(True, "database", f"{shown}: sound, schema {found.schema}{pending}")
+        yield from (Finding(False, "database", problem) for problem in found.problems)
+        pending = f"; `serve` will upgrade it to {migrate.HEAD}" if found.pending else ""
+        if not found.problems:
+            shown = url.render_as_string(hide_password=True)
+            yield Finding(True, "database", f"{shown}: sound, schema {found.schema}{pending}")
     if url.get_backend_name() == "sqlite":
-        yield check_disk(Path(url.database or "."))
+        file = Path(url.database or ".")
+        yield check_disk(file)
+        yield from check_files(file)
+
+
+def check_backups(loaded: Config | ConfigInvalid) -> Iterator[Finding]:
+    """Whether the newest scheduled copy is as young as it should be; nothing on PostgreSQL."""
+    if isinstance(loaded, ConfigInvalid):
+        return
+    url = make_url(loaded.database.url)
+    if url.get_backend_name() == "sqlite":
+        yield backups.check(wiring.backup_plan(loaded), Path(url.database or "."), now=datetime.now(UTC))
 
 
 def check_clocks(loaded: Config | ConfigInvalid) -> Iterator[Finding]:
     """Whether our clock and those of the providers agree; receivers refuse signatures with a wrong time."""
     if isinstance(loaded, ConfigInvalid):
         return
-    ways = {(each.base_url, each.proxy or "", each.ca_file or ""): each for each in loaded.connections.values()}
-    for _, connection in sorted(ways.items()):
-        yield check_clock(connection)
+    ways = defaultdict(list)
+    for each in loaded.connections.values():
+        ways[each.base_url, each.proxy or "", each.ca_file or ""].append(each)
+    for _, connections in sorted(ways.items()):
+        found = check_clock(connections[0])
+        by = ", ".join(sorted(each.name for each in connections))
+        yield replace(found, detail=f"{found.detail} (connections: {by})")
 
 
 def check_clock(connection: Connection) -> Finding:
@@ -226,6 +262,6 @@ def check_accounts(client: Client) -> Iterator[Finding]:
     for name in names:
         try:
             result = check_connections(client, [name])[name]
-            yield Finding(bool(result["ok"]), f"connection {name}", f"{result.get('detail')}")
+            yield Finding(bool(result["ok"]), f"key of connection {name}", f"{result.get('detail')}")
         except BridgeError as error:
-            yield Finding(False, f"connection {name}", str(error))
+            yield Finding(False, f"key of connection {name}", str(error))

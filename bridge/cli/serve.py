@@ -1,4 +1,4 @@
-"""`runbridge serve`, `init`, `demo` and `nodes`: start a daemon, and list those that run."""
+"""`runbridge serve`, `init`, `demo`, `health` and `nodes`: start a daemon, ask whether it can work, list those that run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import click
 
 from bridge.cli.options import Settings, common_options, config_option, json_option, pass_settings
 from bridge.cli.output import ago, print_page, print_value, say, status_text
+from bridge.domain.errors import BridgeError
 
 DEFAULT_LISTEN = "127.0.0.1:8484"
+HEALTH_TIMEOUT_S = 10.0
 
 
 @click.command
@@ -72,6 +74,18 @@ def demo() -> int:
     from bridge.sandbox.demo import main
 
     return main()
+
+
+@click.command
+@common_options
+@pass_settings
+def health(settings: Settings) -> int:
+    """Exit 0 if the daemon can work, otherwise 1; prints nothing, for the health check of a container."""
+    try:
+        settings.client().get("readyz", timeout_s=HEALTH_TIMEOUT_S)
+    except (BridgeError, click.UsageError):
+        return 1
+    return 0
 
 
 @click.command

@@ -6,18 +6,24 @@ import asyncio
 import re
 import threading
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import structlog
+from apscheduler.triggers.cron import CronTrigger
 
 from bridge.domain.clock import Clock
 from bridge.domain.errors import BridgeError
+from bridge.domain.finding import Finding
+from bridge.domain.timestamps import format_duration, format_instant
 from bridge.store.database import Database
 from bridge.store.sqlite import backup, database_file, partial_file
 
 log = structlog.get_logger()
-_NAME: Final = re.compile(r"runbridge-\d{8}T\d{6}Z\.db", re.ASCII)
+_NAME: Final = re.compile(r"runbridge-(\d{8}T\d{6}Z)\.db", re.ASCII)
+LATE_AFTER: Final = timedelta(hours=1)
+_TICK: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +81,37 @@ def _delete_oldest(folder: Path, keep: int) -> list[str]:
     for path in oldest:
         path.unlink(missing_ok=True)
     return [path.name for path in oldest]
+
+
+def newest_at(plan: BackupPlan, database: Path) -> datetime | None:
+    """When the newest copy was made, by its name; None if there is none that can be seen."""
+    try:
+        names = [
+            found[1] for path in (database.parent / plan.folder).iterdir() if (found := _NAME.fullmatch(path.name))
+        ]
+    except OSError:
+        return None
+    return datetime.strptime(max(names), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) if names else None
+
+
+def check(plan: BackupPlan, database: Path, *, now: datetime, since: datetime | None = None) -> Finding:
+    """Whether the newest copy is as young as the schedule promises; the daemon runs `since` then, None: not known."""
+    what = "backups"
+    if plan.cron is None:
+        remedy = 'set [backup] schedule = "03:15", or copy it with `runbridge db backup`'
+        return Finding(None, what, f"none are scheduled; {remedy}")
+    made_at, folder = newest_at(plan, database), database.parent / plan.folder
+    begin = made_at or since
+    due_at = begin and CronTrigger.from_crontab(plan.cron, timezone="UTC").get_next_fire_time(None, begin + _TICK)
+    said = (
+        f"the newest in {folder} is {format_duration(_seconds(now - made_at))} old" if made_at else f"none in {folder}"
+    )
+    if due_at is not None and due_at + LATE_AFTER < now:
+        return Finding(
+            False, what, f"{said}; one was due at {format_instant(due_at)}, the log says why (backup.failed)"
+        )
+    return Finding(None if made_at is None else True, what, said if made_at else f"{said} yet")
+
+
+def _seconds(age: timedelta) -> int:
+    return max(0, round(age.total_seconds()))

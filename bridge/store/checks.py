@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sqlite3
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from bridge.domain.finding import Finding
-from bridge.store.sqlite import database_file
+from bridge.store.sqlite import database_file, key_file
 
 DISK_LOW_BYTES: Final = 1024**3
 DISK_OUT_BYTES: Final = 100 * 1024**2
@@ -32,3 +35,33 @@ def check_disk(database: Path) -> Finding:
     if free < DISK_OUT_BYTES:
         return Finding(False, "disk", f"{text}; make room, a full disk stops everything")
     return Finding(None if free < DISK_LOW_BYTES else True, "disk", text)
+
+
+def check_files(database: Path) -> Iterator[Finding]:
+    """Whether the database, its key and their folder belong to this process's user alone and can be written by it."""
+    beside = [database, *(database.with_name(database.name + end) for end in ("-wal", "-shm"))]
+    modes = {path: _mode_of(path) for path in (*beside, key_file.path_beside(database))}
+    files = [path for path, mode in modes.items() if mode is not None]
+    folder = database.absolute().parent
+    if not os.access(folder, os.F_OK):
+        return
+    exposed = [path for path in files if (modes[path] or 0) & (stat.S_IRWXG | stat.S_IRWXO)]
+    shut = [path for path in (folder, *files) if not os.access(path, os.W_OK)]
+    if exposed:
+        names = " ".join(map(str, exposed))
+        yield Finding(None, "file modes", f"other users may open what holds people's documents; chmod 600 {names}")
+    if shut:
+        who = f"the user {os.geteuid()}"
+        yield Finding(
+            False, "permissions", f"{who} cannot write {', '.join(map(str, shut))}; give them to the daemon's user"
+        )
+    if not exposed and not shut:
+        yield Finding(True, "files", f"{folder} can be written, and nobody else may open the database")
+
+
+def _mode_of(path: Path) -> int | None:
+    """None for a file that is not there; SQLite makes and removes its own beside the database."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return None

@@ -133,6 +133,18 @@ def is_all_encrypted(tx: Tx) -> bool:
     return not any(tx.connection.execute(_rows(tx, kind, "").limit(1)).first() for kind in _KINDS)
 
 
+def list_unreadable(tx: Tx, limit: int) -> list[str]:
+    """Up to `limit` rows with a value that no key opens. The daemon re-encrypts all others when it starts."""
+    found: list[str] = []
+    for kind in _KINDS if tx.keyring.has_key else ():
+        for row in tx.connection.execute(_rows(tx, kind, "").limit(limit)):
+            try:
+                kind.again(tx, row)
+            except Unreadable:
+                found.append(f"{kind.id.table.name} {row.id}")
+    return found[:limit]
+
+
 def reencrypt_batch(tx: Tx, at: tuple[int, str]) -> ReencryptedBatch:
     """Encrypt the next BATCH of values that are not under the present key, from `at` on."""
     number, after = at

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from bridge.cli.doctor import check_clock
 from bridge.domain.connection import Connection
 from bridge.domain.secret import Secret
-from bridge.store.checks import check_disk
+from bridge.maintenance import backups
+from bridge.maintenance.backups import BackupPlan
+from bridge.store.checks import check_disk, check_files
 from tests.support.stub_server import StubResponse, stub_server
 
 
-def test_doctor_before_the_first_start_remarks_and_gives_0(cli, config):
+def test_doctor_without_a_daemon_says_so_and_gives_1(cli, config):
     result = cli("doctor", "--config", config)
-    assert result.code == 0, result.out
-    assert "! daemon: no daemon" in result.out
+    assert result.code == 1, result.out
+    assert [line for line in result.out.splitlines() if line.startswith("✗")] == [
+        line for line in result.out.splitlines() if "daemon: no daemon" in line
+    ]
     assert "! database: there is no database" in result.out
     assert "! clock against 127.0.0.1: not reachable" in result.out
 
@@ -39,7 +46,7 @@ def test_doctor_finds_a_damaged_database(cli, config, tmp_path):
     result = cli("doctor", "--config", config, "--json")
     assert result.code == 1
     wrong = [finding for finding in result.json if finding["result"] == "wrong"]
-    assert [finding["check"] for finding in wrong] == ["database"]
+    assert [finding["check"] for finding in wrong] == ["daemon", "database"]
 
 
 @pytest.mark.parametrize(
@@ -97,4 +104,48 @@ def test_doctor_offline_asks_no_provider(cli, running):
     result = cli("doctor", "--config", running.config, "--offline", "--json")
     assert result.code == 0
     assert {finding["result"] for finding in result.json} <= {"ok", "remark"}
-    assert not [f for f in result.json if f["check"].startswith(("clock", "connection "))]
+    assert not [f for f in result.json if f["check"].startswith(("clock", "key of "))]
+
+
+def test_doctor_shows_what_the_daemon_finds_about_itself_and_each_thing_by_name(cli, running):
+    result = cli("doctor", "--config", running.config, "--offline", "--json")
+    checks = {finding["check"] for finding in result.json}
+    assert {"files", "backups", "database", "secrets", "endpoint my-app", "connection dify-prod"} <= checks
+    assert any(check.startswith("node ") for check in checks)
+
+
+def test_health_says_by_its_exit_code_alone_whether_the_daemon_can_work(cli, running):
+    healthy = cli("health", "--config", running.config)
+    assert (healthy.code, healthy.out, healthy.err) == (0, "", "")
+    for wrong in ("http://127.0.0.1:1", "no address:at all"):
+        ill = cli("health", "--url", wrong)
+        assert (ill.code, ill.out, ill.err) == (1, "", "")
+
+
+def test_files_that_others_may_open_or_that_cannot_be_written_are_reported(tmp_path, monkeypatch):
+    database = tmp_path / "x.db"
+    database.touch(0o600)
+    assert [finding.result for finding in check_files(database)] == ["ok"]
+    database.chmod(0o644)
+    ((result, detail),) = [(finding.result, finding.detail) for finding in check_files(database)]
+    assert (result, f"chmod 600 {database}" in detail) == ("remark", True)
+    database.chmod(0o600)
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.F_OK)  # root may write everything
+    ((result, detail),) = [(finding.result, finding.detail) for finding in check_files(database)]
+    assert (result, "cannot write" in detail) == ("wrong", True)
+
+
+def test_backups_that_stop_being_made_are_reported(tmp_path):
+    plan, database = BackupPlan("15 3 * * *", "backups", 7), tmp_path / "x.db"
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups/runbridge-20260115T031500Z.db").touch()
+    made_at = datetime(2026, 1, 15, 3, 15, tzinfo=UTC)
+
+    def result_after(hours, since=None):
+        return backups.check(plan, database, now=made_at + timedelta(hours=hours), since=since).result
+
+    assert [result_after(hours) for hours in (1, 24.9, 25.1)] == ["ok", "ok", "wrong"]
+    (tmp_path / "backups/runbridge-20260115T031500Z.db").unlink()
+    assert [result_after(hours) for hours in (1, 100)] == ["remark", "remark"]
+    assert [result_after(hours, since=made_at) for hours in (1, 25.1)] == ["remark", "wrong"]
+    assert backups.check(BackupPlan(None, "backups", 7), database, now=made_at).result == "remark"

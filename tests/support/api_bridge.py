@@ -17,7 +17,7 @@ import aiohttp
 import jsonschema_rs
 
 from bridge.api.openapi import build_document
-from bridge.api.ports import CheckResult, EffectiveSetting, LimiterReading, LivePoll
+from bridge.api.ports import CheckResult, EffectiveSetting, FailingRun, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
 from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.connection import Connection
@@ -59,6 +59,7 @@ class ApiBridge:
     asked: list[tuple[str, Any]] = field(default_factory=list)
     held: dict[str, LivePoll] = field(default_factory=dict)
     last_errors: dict[str, LastError] = field(default_factory=dict)
+    failing: list[FailingRun] = field(default_factory=list)
     ready: bool = True
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     before_trigger: asyncio.Event | None = None
@@ -160,6 +161,10 @@ class ApiBridge:
     def findings(self) -> list[Finding]:
         """One of each kind."""
         return [Finding(True, "SQLite", "3.51"), Finding(None, "disk", "low"), Finding(False, "readiness", "no")]
+
+    def failing_runs(self, most: int) -> list[FailingRun]:
+        """Those that a test has set."""
+        return self.failing[:most]
 
     def readiness(self) -> dict[str, bool]:
         """One check."""

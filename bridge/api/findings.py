@@ -1,0 +1,188 @@
+"""What `doctor` finds from inside the daemon: each part of it, each connection and each endpoint by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from bridge.api.context import RequestContext
+from bridge.api.ports import Bridge, FailingRun
+from bridge.api.summary import CurrentTrouble, list_attention, read_trouble
+from bridge.domain.connection import ConnectionHealth
+from bridge.domain.delivery import DeliveryState
+from bridge.domain.endpoint import Endpoint
+from bridge.domain.finding import Finding
+from bridge.domain.timestamps import format_duration, format_instant
+from bridge.store import encryption, nodes
+from bridge.store.endpoint_stats import NO_STATS, EndpointStats, read_stats
+from bridge.store.endpoints import list_endpoints
+from bridge.store.inspection import Size, measure_size
+from bridge.store.nodes import Node
+from bridge.store.summary import Counts
+from bridge.store.transaction import Tx
+
+ENDPOINTS_MAX: Final = 500  # shown by name, those in trouble first
+STATS_MAX: Final = 50  # endpoints whose last answer is read
+FAILING_RUNS_MAX: Final = 200
+UNREADABLE_MAX: Final = 20
+_Sentences = Mapping[tuple[str, str], list[tuple[bool, str]]]
+"""By kind and id of a thing: what is wrong with it, and whether each is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What one reading transaction finds."""
+
+    trouble: CurrentTrouble
+    endpoints: list[Endpoint]
+    stats: Mapping[str, EndpointStats]
+    nodes: list[Node]
+    size: Size
+    unreadable: list[str]
+
+
+async def find_all(context: RequestContext) -> list[Finding]:
+    """Every finding, in the order in which problems depend on each other; asks no provider."""
+    found = await asyncio.to_thread(context.bridge.findings)
+    counts, _ = await context.counts.read()
+    read = await context.database.read(_read)
+    failing = context.bridge.failing_runs(FAILING_RUNS_MAX)
+    now = context.clock.now()
+    found.append(_database(read.size))
+    found += _nodes(read.nodes, now, is_alone=context.database.is_sqlite)
+    found.append(_secrets(read.unreadable))
+    wrong = _sentences(context.bridge, read.trouble, counts, now)
+    found += (each for name in sorted(context.bridge.connections) for each in _connection(context, name, read, wrong))
+    found += _runs(failing)
+    found += _endpoints(context.bridge, read, wrong, now)
+    if exhausted := counts.deliveries.get(("", DeliveryState.EXHAUSTED), 0):
+        advice = "`runbridge deliveries list --state exhausted` shows them, `runbridge deliveries retry` sends them"
+        found.append(Finding(None, "webhooks of single runs", f"{exhausted} used up their retries; {advice}"))
+    return found
+
+
+def _read(tx: Tx) -> _Read:
+    trouble = read_trouble(tx)
+    shared = list_endpoints(tx, limit=ENDPOINTS_MAX)
+    troubled = {each.id for each in trouble.endpoints}
+    named = sorted(shared, key=lambda one: (one.id not in troubled, one.id))[:STATS_MAX]
+    return _Read(
+        trouble,
+        shared,
+        read_stats(tx, [each.id for each in named]),
+        nodes.list_nodes(tx),
+        measure_size(tx),
+        encryption.list_unreadable(tx, UNREADABLE_MAX),
+    )
+
+
+def _sentences(bridge: Bridge, trouble: CurrentTrouble, counts: Counts, now: datetime) -> _Sentences:
+    found: dict[tuple[str, str], list[tuple[bool, str]]] = defaultdict(list)
+    for kind in list_attention(bridge, trouble, counts, now):
+        for each in kind:
+            found[each.kind, each.id].append((each.severity == "error", each.sentence))
+    return found
+
+
+def _database(size: Size) -> Finding:
+    log = f", {size.wal / 1e6:.1f} MB write-ahead log" if size.wal else ""
+    return Finding(True, "database", f"{size.total / 1e6:.1f} MB, {size.free / 1e6:.1f} MB of it free{log}")
+
+
+def _nodes(found: list[Node], now: datetime, *, is_alone: bool) -> Iterator[Finding]:
+    for node in found:
+        said = (
+            f"{node.version} on {node.host}, pid {node.pid}, {node.runs} runs and {node.deliveries} deliveries in hand"
+        )
+        if not node.is_alive:
+            advice = "another node takes over what it held; if it should run, look at its log"
+            yield Finding(None, f"node {node.id}", f"{said}; its lease has run out: {advice}")
+        else:
+            running = format_duration(round((now - node.started_at).total_seconds()))
+            yield Finding(True, f"node {node.id}", f"{said}, running for {running}")
+    if not is_alone and len(versions := sorted({node.version for node in found if node.is_alive})) > 1:
+        yield Finding(None, "nodes", f"different versions are running ({', '.join(versions)}); upgrade the rest")
+
+
+def _secrets(unreadable: list[str]) -> Finding:
+    if not unreadable:
+        return Finding(True, "secrets", "every secret in the database can be opened")
+    more = " and perhaps more" if len(unreadable) == UNREADABLE_MAX else ""
+    return Finding(
+        False,
+        "secrets",
+        f"no key opens {', '.join(unreadable)}{more}; add the key they were sealed with to [secrets] old_keys or to "
+        "secrets.key, or rotate the secrets of their endpoints",
+    )
+
+
+def _connection(context: RequestContext, name: str, read: _Read, wrong: _Sentences) -> Iterator[Finding]:
+    what, row, error = f"connection {name}", read.trouble.health.get(name), context.bridge.last_error(name)
+    said = wrong.get(("connection", name), [])
+    yield from (Finding(False if is_error else None, what, sentence) for is_error, sentence in said)
+    if row is not None and row.health is ConnectionHealth.FAILING:
+        return
+    if error is not None:
+        yield Finding(
+            None, what, f"{error.message} ({error.count} polls in a row, the last {format_instant(error.at)})"
+        )
+    elif row is None or row.health is ConnectionHealth.UNKNOWN:
+        check = f"`runbridge connections check {name}` makes one authenticated call"
+        yield Finding(None, what, f"it has never answered, so its key is not proven; {check}")
+    elif not said:
+        yield Finding(True, what, f"it answers, since {format_instant(row.since)}")
+
+
+def _runs(failing: list[FailingRun]) -> Iterator[Finding]:
+    """The runs whose last poll failed, those with the same trouble together."""
+    groups: dict[tuple[str, str], list[FailingRun]] = defaultdict(list)
+    for each in failing:
+        groups[each.connection, each.error.message].append(each)
+    for (connection, message), runs in sorted(groups.items(), key=lambda group: -len(group[1])):
+        worst = max(runs, key=lambda one: one.error.count)
+        times = f"{worst.error.count} times in a row at {worst.run_id}"
+        yield Finding(None, f"runs of {connection}", f"{len(runs)} could not be read: {message} ({times})")
+    if not failing:
+        yield Finding(True, "runs", "the last poll of every watched run could be read")
+
+
+def _endpoints(bridge: Bridge, read: _Read, wrong: _Sentences, now: datetime) -> Iterator[Finding]:
+    if not read.endpoints:
+        yield Finding(
+            None, "endpoints", "there is none; add one under [endpoints.NAME] or with `runbridge endpoints add`"
+        )
+    for endpoint in read.endpoints:
+        what, stats = f"endpoint {endpoint.id}", read.stats.get(endpoint.id, NO_STATS)
+        found = [(is_error, sentence) for is_error, sentence in wrong.get(("endpoint", endpoint.id), [])]
+        if endpoint.fault is not None:
+            found.append((True, endpoint.fault))
+        if errors := bridge.filter_errors(endpoint):
+            test = "`runbridge endpoints test-filter` shows why"
+            found.append(
+                (True, f"its filter failed on {errors} events since the daemon started, which it did not get; {test}")
+            )
+        for is_error, sentence in found:
+            yield Finding(
+                False if is_error else None,
+                what,
+                sentence.removesuffix(".") + (_answer(stats, now) if is_error else ""),
+            )
+        if not found:
+            yield Finding(True, what, f"enabled, {stats.pending} deliveries pending{_answer(stats, now)}")
+    if len(read.endpoints) == ENDPOINTS_MAX:
+        yield Finding(
+            None, "endpoints", f"only the first {ENDPOINTS_MAX} are named here; `runbridge endpoints list` has all"
+        )
+
+
+def _answer(stats: EndpointStats, now: datetime) -> str:
+    """The newest answer, as the end of a sentence."""
+    if (last := stats.last_answer) is None:
+        return ""
+    age = format_duration(max(0, round((now - last.at).total_seconds())))
+    said = f"{last.status} ({last.outcome.value})" if last.status else last.outcome.value
+    return f"; last answer {age} ago: {said}" + (f", {last.detail}" if last.detail else "")
