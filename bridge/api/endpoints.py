@@ -90,9 +90,14 @@ async def list_endpoints(context: RequestContext, request: Request[EndpointsQuer
         found = endpoints.list_endpoints(tx, limit=query.limit + 1, after=after, with_one_run=query.one_run)
         keys = endpoints.public_keys(tx, [endpoint.id for endpoint in found if "v1a" in endpoint.signature])
         stats = read_stats(tx, [endpoint.id for endpoint in found])
+        until = endpoints.old_secrets_until(tx, [endpoint.id for endpoint in found])
         return [
             EndpointAnswer.of(
-                endpoint, keys.get(endpoint.id, ()), context.bridge.filter_errors(endpoint), stats[endpoint.id]
+                endpoint,
+                keys.get(endpoint.id, ()),
+                context.bridge.filter_errors(endpoint),
+                stats[endpoint.id],
+                old_secret_until=until.get(endpoint.id),
             )
             for endpoint in found
         ]
@@ -196,7 +201,8 @@ async def _stats(context: RequestContext, endpoint_id: str) -> EndpointStats:
 def _shown(context: RequestContext, tx: Tx, endpoint_id: str, stats: EndpointStats) -> EndpointAnswer:
     endpoint = present_endpoint(tx, endpoint_id)
     keys = endpoints.public_keys(tx, [endpoint_id]).get(endpoint_id, ())
-    return EndpointAnswer.of(endpoint, keys, context.bridge.filter_errors(endpoint), stats)
+    until = endpoints.old_secrets_until(tx, [endpoint.id]).get(endpoint.id)
+    return EndpointAnswer.of(endpoint, keys, context.bridge.filter_errors(endpoint), stats, old_secret_until=until)
 
 
 def present_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoint:

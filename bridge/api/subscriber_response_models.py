@@ -67,7 +67,7 @@ class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so
 
     `public_keys` verify its v1a signatures. `failing_since`: every attempt since then failed. `paused_until`: it gets
     nothing before, because it asked for that or did not answer. `filter_errors`: on so many events its filter failed
-    since the daemon started; it did not get them.
+    since the daemon started; it did not get them. `old_secret_until`: a secret that was rotated out still signs until then.
     """
 
     public_keys: list[str]
@@ -78,6 +78,7 @@ class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so
     paused_until: When | None
     created_at: When | None
     filter_errors: int
+    old_secret_until: When | None
     stats: EndpointStatsShown
 
     @classmethod
@@ -91,7 +92,7 @@ class EndpointAnswer(_Settings, _Named):  # type: ignore[misc]  # made above, so
     ) -> Self:
         """An endpoint without its secret; the values of its headers, and secrets in its URL, are masked."""
         shown = {"url": mask_query_secrets(endpoint.url), "headers": dict.fromkeys(endpoint.headers, MASK)}
-        read = {"public_keys": public_keys, "filter_errors": filter_errors, "stats": stats}
+        read = {"public_keys": public_keys, "filter_errors": filter_errors, "stats": stats, "old_secret_until": None}
         return cls.model_validate({**dict(endpoint), **shown, **read, **more})
 
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.text import Text
 
 from bridge.cli.client import Object
 from bridge.cli.options import ENDPOINT, RUN, InstantText, Settings, common_options, pass_settings
-from bridge.cli.output import ago, clean, due, mark, print_facts, print_json, print_page, say, say_heading, status_text
-from bridge.domain.delivery import DeliveryState
+from bridge.cli.output import (
+    ago,
+    clean,
+    count,
+    due,
+    mark,
+    note,
+    print_facts,
+    print_json,
+    print_page,
+    say,
+    say_heading,
+    status_text,
+)
+from bridge.domain.delivery import DeliveryState, Outcome
 
 
 @click.group
@@ -30,21 +43,60 @@ def deliveries() -> None:
 @common_options
 @pass_settings
 def list_deliveries(settings: Settings, /, **query: Any) -> None:
-    """List deliveries, newest first."""
+    """List deliveries, newest first, with what to do about those that failed."""
+    response = settings.client().get("v1", "deliveries", **query)
     print_page(
-        settings.client().get("v1", "deliveries", **query),
-        ("DELIVERY", "EVENT", "TYPE", "ENDPOINT", "STATE", "ATTEMPTS", "LAST", "NEXT"),
+        response,
+        ("DELIVERY", "AT", "EVENT", "TYPE", "RUN", "ENDPOINT", "STATE", "ATTEMPTS", "LAST", "NEXT"),
         _row,
         as_json=settings.as_json,
-        keep=("DELIVERY", "STATE", "ENDPOINT", "LAST", "TYPE", "NEXT", "ATTEMPTS", "EVENT"),
+        keep=("DELIVERY", "STATE", "ENDPOINT", "LAST", "AT", "NEXT", "TYPE", "RUN", "ATTEMPTS", "EVENT"),
     )
+    if not settings.as_json:
+        _print_advice(response.rows())
+
+
+def _print_advice(deliveries: list[Object]) -> None:
+    """Say on standard error what to do, once for each endpoint and kind of failure."""
+    troubled: dict[tuple[str, str], list[Object]] = {}
+    for each in deliveries:
+        if each.get("last_outcome") in _ADVICE and each["state"] in ("pending", "exhausted"):
+            troubled.setdefault((each["endpoint_id"], each["last_outcome"]), []).append(each)
+    for (endpoint, outcome), these in troubled.items():
+        said = f"{endpoint}: {count(len(these), 'delivery', 'deliveries')} with {outcome}: {_ADVICE[outcome]}"
+        if any(each["state"] == "exhausted" for each in these):
+            said += f"; then `runbridge endpoints replay {endpoint}` sends what is exhausted"
+        else:
+            said += f"; they go on by themselves, `runbridge deliveries retry {these[0]['id']}` sends one now"
+        note(said)
+
+
+_REACH: Final = "is the receiver running at the endpoint's URL, and reachable from the daemon's machine?"
+_ADVICE: Final[dict[str, str]] = {
+    Outcome.CONNECT: _REACH,
+    Outcome.TIMEOUT: f"{_REACH} It must answer 2xx before it does the work",
+    Outcome.DNS: "correct the host name in the endpoint's URL, or the daemon's resolver",
+    Outcome.TLS: "renew the receiver's certificate, or correct the host name",
+    Outcome.REDIRECT: "set the endpoint's URL to the address that it redirects to",
+    Outcome.GONE: "the receiver answered 410; correct the endpoint's URL",
+    Outcome.THROTTLED: "the receiver wants fewer; set the endpoint's rate_limit",
+    Outcome.CLIENT_ERROR: "the receiver refuses; check its signing secret and path, `runbridge verify` says what is wrong",
+    Outcome.SERVER_ERROR: "the receiver fails; look at its log",
+    Outcome.BLOCKED_ADDRESS: "`runbridge guard explain URL` names the rule and the line that allows it",
+    Outcome.PROTOCOL: "what answers there is no HTTP server; correct the endpoint's URL",
+    Outcome.OVERSIZE: "the receiver's answer is too large; answer 2xx with a short body",
+    Outcome.UNSIGNED: "its secret cannot be read; `runbridge doctor` says which key is missing",
+}
+"""What to do about deliveries with this outcome."""
 
 
 def _row(delivery: Object) -> tuple[Any, ...]:
     return (
         delivery["id"],
+        ago(delivery.get("created_at")),
         delivery.get("event_id"),
         delivery.get("event_type"),
+        delivery.get("run_id"),
         delivery.get("endpoint_id"),
         status_text(delivery.get("state")),
         delivery.get("attempt_count"),
@@ -72,6 +124,7 @@ def show(settings: Settings, delivery_id: str) -> None:
             ("run", delivery.get("run_id")),
             ("created", delivery.get("created_at")),
             ("next attempt", due(delivery.get("next_attempt_at"))),
+            ("what to do", _ADVICE.get(delivery.get("last_outcome") or "")),
         ]
     )
     for attempt in delivery.get("attempts") or []:

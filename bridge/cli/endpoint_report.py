@@ -67,6 +67,11 @@ def _percent(rate: float | None) -> str | None:
     return None if rate is None else f"{math.floor(rate * 1000 + 1e-6) / 10:g}%"
 
 
+def _old_secret(endpoint: Object) -> str | None:
+    until = endpoint.get("old_secret_until")
+    return f"signs beside the new one until {until} ({ago(until)})" if until else None
+
+
 def _filter_errors(endpoint: Object) -> str | None:
     failed = endpoint.get("filter_errors")
     if not failed:
@@ -97,6 +102,7 @@ def print_endpoint(endpoint: Object) -> None:
             ("format", endpoint.get("format")),
             ("rate limit", f"{endpoint['rate_limit']:g} a second" if endpoint.get("rate_limit") else None),
             ("signature", ", ".join(endpoint.get("signature") or [])),
+            ("old secret", _old_secret(endpoint)),
             ("public keys", ", ".join(endpoint.get("public_keys") or [])),
             ("failing since", endpoint.get("failing_since")),
             ("paused until", endpoint.get("paused_until")),

@@ -61,9 +61,9 @@ def say_heading(title: str) -> None:
     console().print(Text(f"\n{clean(title)}", style="bold"), soft_wrap=True)
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str | None = None) -> str:
     """`1 attempt`, `2 attempts`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def note(text: str) -> None:

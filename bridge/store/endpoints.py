@@ -109,6 +109,17 @@ def public_keys(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
+def old_secrets_until(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, datetime]:
+    """Until when a secret that was rotated out still signs, by endpoint; only those that have one."""
+    last = sa.func.max(endpoint_secrets.c.expires_at, type_=endpoint_secrets.c.expires_at.type)
+    query = (
+        sa.select(endpoint_secrets.c.endpoint_id, last)
+        .where(endpoint_secrets.c.endpoint_id.in_(endpoint_ids), endpoint_secrets.c.expires_at > tx.now)
+        .group_by(endpoint_secrets.c.endpoint_id)
+    )
+    return {row[0]: row[1] for row in tx.connection.execute(query)}
+
+
 def rotate_secret(tx: Tx, endpoint_id: str, secret: Secret, *, old_until: datetime, kind: str = "v1") -> None:
     """Sign with `secret` from now on; the present one of its kind signs beside it until `old_until`.
 

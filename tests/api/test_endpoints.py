@@ -133,9 +133,16 @@ async def test_a_rotated_secret_signs_beside_the_old_one_for_the_overlap(api: Ap
         found = await api.database.read(lambda tx: endpoints.live_secrets(tx, [made["id"]]))
         return [live.secret.reveal() for live in found[made["id"]]]
 
+    async def shown() -> list[str | None]:
+        one = (await api.call("GET", f"/v1/endpoints/{made['id']}")).body
+        (listed,) = (await api.call("GET", "/v1/endpoints")).body["data"]
+        return [one["old_secret_until"], listed["old_secret_until"]]
+
     assert await live() == [reply.body["secret"], made["secret"]]
+    assert await shown() == [reply.body["old_until"]] * 2
     api.clock.advance(2 * 3600)
     assert await live() == [reply.body["secret"]]
+    assert await shown() == [None, None]
 
 
 async def test_rotation_without_body_overlaps_for_a_day_and_without_overlap_not_at_all(sqlite_api: Api) -> None:

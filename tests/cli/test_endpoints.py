@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from bridge.domain.signing.hmac_v1 import new_secret
-from tests.cli.conftest import RunCommand, add_run
-from tests.support.installation import Installation
+from tests.cli.conftest import RunCommand, add_run, until
+from tests.support.installation import Installation, free_port
 from tests.support.stub_server import StubResponse, stub_server
 
 
@@ -29,6 +29,7 @@ def test_an_endpoint_is_added_shown_switched_rotated_and_removed(bridge, running
     rotated = bridge("endpoints", "rotate-secret", endpoint_id, "--overlap", "1h")
     assert "whsec_" in rotated.out
     assert rotated.out.split()[-1] not in added.out
+    assert "signs beside the new one until" in bridge("endpoints", "show", endpoint_id).out
     assert bridge("endpoints", "rm", endpoint_id).code == 0
     assert bridge("endpoints", "show", endpoint_id).code == 1
 
@@ -197,3 +198,18 @@ def test_every_attempt_is_shown_with_phases_peer_and_what_was_answered(
 def test_a_wish_that_cannot_be_met_is_wrong_use(bridge: RunCommand, running: Installation) -> None:
     assert bridge("endpoints", "add", running.receiver, "--rate-limit", "0").code == 2
     assert bridge("endpoints", "add", running.receiver, "--format", "xml").code == 2
+
+
+def test_a_list_of_deliveries_says_when_for_which_run_and_what_to_do_about_those_that_failed(bridge, running):
+    run_id = add_run(bridge, running, duration_s=0.1)
+    bridge("runs", "wait", run_id)
+    listed = bridge("deliveries", "list", "--run", run_id)
+    assert listed.out.splitlines()[0].split()[:5] == ["DELIVERY", "AT", "EVENT", "TYPE", "RUN"]
+    assert run_id in listed.out
+    endpoint_id = bridge("endpoints", "add", f"http://127.0.0.1:{free_port()}/", "--json").json["id"]
+    bridge("endpoints", "ping", endpoint_id)
+    until(
+        lambda: "is the receiver running" in bridge("deliveries", "list", "--endpoint", endpoint_id).err, "the advice"
+    )
+    assert bridge("deliveries", "list", "--endpoint", endpoint_id, "--json").err == ""
+    bridge("endpoints", "rm", endpoint_id)
