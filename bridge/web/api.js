@@ -1,7 +1,7 @@
 /** Calls of the HTTP API under the rights of the session's cookie. */
 import { parse } from "./json.js";
+import { recall, remember } from "./settings.js";
 
-const SIGNED_IN = "runbridge.signed-in"; // only whether to ask for the session: the cookie itself is out of reach
 
 /** An error as the API describes it (RFC 9457). */
 export class Problem extends Error {
@@ -37,9 +37,10 @@ export const now = () => Date.now() + link.skewMs;
  * @param {string} method
  * @param {string} path
  * @param {any} [body]
+ * @param {(text: string) => any} [read]
  * @returns {Promise<any>} the parsed answer, null where there is none
  */
-export async function call(method, path, body) {
+export async function call(method, path, body, read = parse) {
   /** @type {RequestInit} */
   const init = { method, headers: { Accept: "application/json" }, cache: "no-store" };
   if (method === "POST" || method === "PATCH") {
@@ -58,7 +59,7 @@ export async function call(method, path, body) {
   if (date) link.skewMs = Math.abs(date + 500 - Date.now()) > 2000 ? date + 500 - Date.now() : 0;
   let answer = null;
   try {
-    answer = text ? parse(text) : null;
+    answer = text ? (response.ok ? read : parse)(text) : null;
   } catch {
     throw new Problem(response.status, { detail: "The answer is no JSON. Is a proxy in between?" });
   }
@@ -70,17 +71,20 @@ export async function call(method, path, body) {
 /** @param {string} path */
 export const get = (path) => call("GET", path);
 
+/** The answer as its text, byte by byte. @param {string} path */
+export const getText = (path) => call("GET", path, undefined, (text) => text);
+
 /** @param {string} path @param {any} [body] */
 export const post = (path, body) => call("POST", path, body);
 
 /** The session, or null when signed out. */
 export async function findSession() {
-  if (!wasSignedIn()) return null; // spares the console a 401
+  if (!recall("signed-in")) return null; // spares the console a 401; the cookie itself is out of reach
   try {
     return await get("/v1/session");
   } catch (error) {
     if (error instanceof Problem && error.status === 401) {
-      rememberSignedIn(false);
+      remember("signed-in", null);
       return null;
     }
     throw error;
@@ -90,31 +94,13 @@ export async function findSession() {
 /** @param {{token?: string, link?: string}} secret */
 export async function signIn(secret) {
   const session = await post("/v1/session", secret);
-  rememberSignedIn(true);
+  remember("signed-in", "1");
   return session;
 }
 
 export async function signOut() {
   await call("DELETE", "/v1/session");
-  rememberSignedIn(false);
-}
-
-/** @param {boolean} value */
-function rememberSignedIn(value) {
-  try {
-    if (value) localStorage.setItem(SIGNED_IN, "1");
-    else localStorage.removeItem(SIGNED_IN);
-  } catch {
-    // storage is switched off: then the session is always asked for
-  }
-}
-
-function wasSignedIn() {
-  try {
-    return localStorage.getItem(SIGNED_IN) !== null;
-  } catch {
-    return true;
-  }
+  remember("signed-in", null);
 }
 
 /**

@@ -1,11 +1,12 @@
 /** The shell: signing in, navigation, liveness, keys, and the page that the address names. */
 import { h, html, render, useEffect, useState } from "./preact.js";
 import { findSession, link, signIn, signOut } from "./api.js";
-import { Session, toast, Toasts } from "./action.js";
-import { refetchAll, start, stop, togglePause, useLive } from "./live.js";
+import { announce, Session, toast, Toasts } from "./action.js";
+import { newVersion, refetchAll, start, stop, togglePause, useLive } from "./live.js";
 import { go, to, useRoute } from "./route.js";
 import { Keys, useKeys } from "./keys.js";
-import { durationText, ErrorBox } from "./ui.js";
+import { toggleTheme, toggleZone, zoneName } from "./settings.js";
+import { clockText, durationText, ErrorBox, Heading } from "./ui.js";
 import Overview from "./overview.js";
 import Runs from "./runs.js";
 import RunPage from "./run.js";
@@ -17,13 +18,13 @@ import Connections from "./connections.js";
 import ConnectionPage from "./connection.js";
 import Events, { EventPage } from "./events.js";
 import Replays, { ReplayPage } from "./replays.js";
-import Nodes from "./nodes.js";
+import Nodes, { NodePage } from "./nodes.js";
 
 /** Each page: its name, the list, and the page of one thing. @type {Record<string, [string, any, any?]>} */
 const PAGES = {
   overview: ["Overview", Overview], runs: ["Runs", Runs, RunPage], deliveries: ["Deliveries", Deliveries, DeliveryPage],
   endpoints: ["Endpoints", Endpoints, EndpointPage], connections: ["Connections", Connections, ConnectionPage],
-  events: ["Events", Events, EventPage], replays: ["Replays", Replays, ReplayPage], nodes: ["Nodes", Nodes],
+  events: ["Events", Events, EventPage], replays: ["Replays", Replays, ReplayPage], nodes: ["Nodes", Nodes, NodePage],
 };
 
 /** @param {{signedIn: (session: any) => void}} props */
@@ -57,21 +58,28 @@ function SignIn({ signedIn }) {
 function Liveness() {
   const live = useLive();
   const [, tick] = useState(0);
+  const isLive = live.status === "Live";
   useEffect(() => {
-    const timer = setInterval(() => tick((count) => count + 1), 1000);
-    return () => clearInterval(timer);
-  }, []);
-  const clock = new Date(live.since).toLocaleTimeString();
+    if (!isLive) announce(live.status);
+    const timer = isLive ? 0 : setInterval(() => tick((count) => count + 1), 1000);
+    return () => {
+      clearInterval(timer);
+      if (!isLive) announce("Live again");
+    };
+  }, [live.status]);
+  const seconds = (/** @type {number} */ ms) => durationText(Math.max(0, Math.ceil(ms / 1000)));
   const more = live.status === "Disconnected"
-    ? `since ${clock}, trying again in ${durationText(Math.max(0, Math.ceil((live.retryAt - Date.now()) / 1000)))}`
+    ? `as of ${clockText(new Date(live.since), "medium")}, ${seconds(Date.now() - live.since)} ago, trying again in ${seconds(live.retryAt - Date.now())}`
     : live.status === "Paused" ? `${live.waiting} changes wait` : "";
-  return html`<span class=${`live ${live.status.toLowerCase()}`}><span role="status">${live.status}</span>${more && html` <small>${more}</small>`}</span>
-    <button type="button" class="quiet" onClick=${togglePause} aria-pressed=${live.status === "Paused"}>${live.status === "Paused" ? "Go on" : "Pause"}</button>`;
+  const isPaused = live.status === "Paused";
+  return html`<span class=${`live ${live.status.toLowerCase()}`}><span role="status" aria-live="off">${live.status}</span>${more && html` <small>${more}</small>`}</span>
+    <button type="button" class="quiet" onClick=${togglePause} aria-pressed=${isPaused}>${isPaused ? "Go on" : "Pause"}</button>
+    <button type="button" class="quiet" onClick=${refetchAll}>Refresh</button>`;
 }
 
-/** @param {{session: any, signedOut: () => void}} props */
-function Bar({ session, signedOut }) {
-  const live = useLive();
+/** @param {{session: any, signedOut: () => void, help: () => void, redraw: () => void}} props */
+function Bar({ session, signedOut, help, redraw }) {
+  useLive();
   const leave = async () => {
     try {
       await signOut();
@@ -89,11 +97,17 @@ function Bar({ session, signedOut }) {
     go(page && id.includes("_") && id.length > 24 ? to(page, id) : to("runs", null, { q: id }));
     form.reset();
   };
-  const isNew = live.version && live.version !== session.version;
-  return html`<header class="bar"><a class="brand" href="#/overview">runbridge</a>
+  const version = newVersion();
+  const changeZone = () => {
+    toggleZone();
+    redraw();
+  };
+  return html`<header class="bar"><a class="brand" href="#/overview">runbridge <small>${location.host}</small></a>
     <form role="search" aria-label="By id" onSubmit=${find}><input name="id" aria-label="Find by any id" placeholder="Find by any id" autocomplete="off" spellcheck=${false} /></form>
-    <${Liveness} />${isNew && html`<button type="button" onClick=${() => location.reload()}>Reload for ${live.version}</button>`}
+    <${Liveness} />${version && html`<button type="button" onClick=${() => location.reload()}>Reload for ${version}</button>`}
     ${Math.abs(link.skewMs) > 5000 && html`<small class="warn">this computer's clock is ${durationText(Math.abs(link.skewMs) / 1000)} ${link.skewMs > 0 ? "behind" : "ahead"}</small>`}
+    <span class="tools"><button type="button" class="quiet" title="Times in UTC, or in this computer's zone" onClick=${changeZone}>${zoneName()}</button>
+      <button type="button" class="quiet" onClick=${toggleTheme}>Theme</button><button type="button" class="quiet" onClick=${help}>Keys</button></span>
     <span class="who">${session.token}${session.read_only || session.scope === "read" ? ", read only" : ""}</span>
     <button type="button" class="quiet" onClick=${leave}>Sign out</button></header>`;
 }
@@ -102,7 +116,9 @@ function Bar({ session, signedOut }) {
 function Shell({ session, signedOut }) {
   const route = useRoute();
   const [isHelpOpen, setHelpOpen] = useState(false);
-  useKeys(route, () => setHelpOpen(true));
+  const [drawn, setDrawn] = useState(0);
+  const help = () => setHelpOpen(true);
+  useKeys(route, help);
   const [, List, One] = PAGES[route.page] ?? ["", Missing];
   const page = route.id !== null && One ? One : List;
   const key = `${route.page}/${route.id ?? ""}`;
@@ -110,19 +126,19 @@ function Shell({ session, signedOut }) {
     const shown = document.querySelector("h1");
     if (document.activeElement?.closest("dialog") === null) shown?.focus({ preventScroll: true });
     scrollTo(0, 0);
-  }, [key]);
+  }, [key, route.query.cursor]);
   return html`<${Session.Provider} value=${session}><a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => {
       event.preventDefault();
       document.querySelector("h1")?.focus();
     }}>To the content</a>
-    <${Bar} session=${session} signedOut=${signedOut} />
+    <${Bar} ...${{ session, signedOut, help }} redraw=${() => setDrawn(drawn + 1)} />
     <div class="columns"><nav class="side" aria-label="Pages of the dashboard"><ul>${Object.entries(PAGES).map(([name, [title]]) => html`<li key=${name}><a href=${to(name)} aria-current=${route.page === name ? "page" : undefined}>${title}</a></li>`)}</ul></nav>
-    <main id="main">${h(page, { key, route })}</main></div><${Toasts} />
+    <main id="main">${h(page, { key: `${key} ${drawn}`, route })}</main></div><${Toasts} />
     ${isHelpOpen && html`<${Keys} close=${() => setHelpOpen(false)} />`}</${Session.Provider}>`;
 }
 
 function Missing() {
-  return html`<h1 tabindex="-1">Not found</h1><p>There is no such page. <a href="#/overview">Overview</a></p>`;
+  return html`<${Heading} title="Not found" /><p>There is no such page. <a href="#/overview">Overview</a></p>`;
 }
 
 function App() {

@@ -45,7 +45,7 @@ export default function ConnectionPage({ route }) {
     if (!answer.ok) throw Object.assign(new Error(answer.detail), { title: "It does not work", errors: [] });
     return answer;
   };
-  return html`<${Heading} title=${name}>${plain.data && html`<${Action} name="Check" run=${check} done=${(/** @type {any} */ answer) => `${answer.detail} (${answer.duration_ms} ms)`} />`}</${Heading}>
+  return html`<${Heading} title=${name} isId>${plain.data && html`<${Action} name="Check" run=${check} done=${(/** @type {any} */ answer) => `${answer.detail} (${answer.duration_ms} ms)`} />`}</${Heading}>
     <${Loaded} fetched=${plain}>${(/** @type {any} */ one) => html`
       <${Facts} rows=${[
         ["Health", html`<${State} is=${one.health} />`],

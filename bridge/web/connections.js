@@ -2,10 +2,10 @@ import { html } from "./preact.js";
 import { useList } from "./data.js";
 import { to } from "./route.js";
 import { ListBody } from "./table.js";
-import { Heading, State, Time, visible } from "./ui.js";
+import { Heading, Id, State, Time, visible } from "./ui.js";
 
 const COLUMNS = [
-  { name: "Connection", cell: (/** @type {any} */ one) => html`<a href=${to("connections", one.name)} class="id">${one.name}</a>` },
+  { name: "Connection", cell: (/** @type {any} */ one) => html`<${Id} value=${one.name} href=${to("connections", one.name)} />` },
   { name: "Health", cell: (/** @type {any} */ one) => html`<${State} is=${one.health} />` },
   { name: "Reason", cell: (/** @type {any} */ one) => html`<bdi class="cut">${visible(one.reason ?? one.last_error?.message ?? "–")}</bdi>` },
   { name: "Since", cell: (/** @type {any} */ one) => html`<${Time} at=${one.since} />` },

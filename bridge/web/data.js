@@ -8,9 +8,10 @@ import { useRefetch } from "./live.js";
 /**
  * The answer at `path`, fetched again when it may be stale. What was there stays while it is fetched.
  * @param {string | null} path
+ * @param {(path: string) => Promise<any>} [read]
  * @returns {Fetched}
  */
-export function useData(path) {
+export function useData(path, read = get) {
   const [shown, setShown] = useState(/** @type {{path: any, data: any, error: any}} */ ({ path: null, data: null, error: null }));
   const [isBusy, setBusy] = useState(false);
   const wanted = useRef(path);
@@ -22,14 +23,14 @@ export function useData(path) {
     setBusy(true);
     const isLatest = () => wanted.current === path && mine === count.current;
     try {
-      const data = await get(path);
+      const data = await read(path);
       if (isLatest()) setShown({ path, data, error: null });
     } catch (error) {
       if (isLatest()) setShown((before) => ({ path, data: before.path === path ? before.data : null, error }));
     } finally {
       if (isLatest()) setBusy(false);
     }
-  }, [path]);
+  }, [path, read]);
   useEffect(() => {
     reload();
     return () => {

@@ -4,19 +4,19 @@ import { useData, useList } from "./data.js";
 import { ReplayButton } from "./replay_dialog.js";
 import { to } from "./route.js";
 import { Filters, ListBody } from "./table.js";
-import { Heading, State, Time } from "./ui.js";
+import { Heading, Id, State, Time } from "./ui.js";
 
 const FILTERS = ["state", "endpoint", "event", "run", "since", "until"];
 
 export const deliveryColumns = [
-  { name: "Delivery", cell: (/** @type {any} */ one) => html`<a href=${to("deliveries", one.id)} class="id">${one.id}</a>` },
+  { name: "Delivery", cell: (/** @type {any} */ one) => html`<${Id} value=${one.id} href=${to("deliveries", one.id)} />` },
   { name: "State", cell: (/** @type {any} */ one) => html`<${State} is=${one.state} />` },
   { name: "Event", cell: (/** @type {any} */ one) => html`<a href=${to("events", one.event_id)}>${one.event_type}</a>` },
-  { name: "Endpoint", cell: (/** @type {any} */ one) => html`<a href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>` },
+  { name: "Endpoint", cell: (/** @type {any} */ one) => html`<a class="cut" href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>` },
   { name: "Run", cell: (/** @type {any} */ one) => (one.run_id ? html`<a href=${to("runs", one.run_id)} class="id cut">${one.run_id}</a>` : "–") },
   { name: "Attempts", isNumber: true, cell: (/** @type {any} */ one) => String(one.attempt_count) },
-  { name: "Last answer", cell: (/** @type {any} */ one) => (one.last_outcome ? `${one.last_status ?? ""} ${one.last_outcome}` : "–") },
-  { name: "Created", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
+  { name: "Last answer", cell: (/** @type {any} */ one) => (one.last_outcome ? html`<span class="nowrap">${one.last_status ?? ""} ${one.last_outcome}</span>` : "–") },
+  { name: "Created", sort: /** @type {const} */ ("descending"), cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
   { name: "Next try", cell: (/** @type {any} */ one) => html`<${Time} at=${one.next_attempt_at} />` },
 ];
 

@@ -1,18 +1,18 @@
 import { html } from "./preact.js";
-import { post } from "./api.js";
+import { getText, post } from "./api.js";
 import { Action } from "./action.js";
 import { useData } from "./data.js";
-import { format } from "./json.js";
+import { parse } from "./json.js";
 import { to } from "./route.js";
 import { Copy, durationText, Facts, Foreign, Heading, Json, Loaded, State, Time, visible } from "./ui.js";
 
 /** @param {string} text */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** The request as a shell command; the signature is for `runbridge trigger` to make, because the secret is not here. @param {any} delivery @param {any} event @param {string} url */
-function asCurl(delivery, event, url) {
+/** The request as a shell command, byte by byte; the signature is missing, because the secret is not here. @param {any} delivery @param {string} body @param {string} url */
+function asCurl(delivery, body, url) {
   const headers = ["content-type: application/json", `webhook-id: ${delivery.event_id}`];
-  return `curl -X POST ${headers.map((header) => `-H ${quoted(header)}`).join(" ")} --data-raw ${quoted(format(event))} ${quoted(url)}`;
+  return `curl -X POST ${headers.map((header) => `-H ${quoted(header)}`).join(" ")} --data-raw ${quoted(body)} ${quoted(url)}`;
 }
 
 /** @param {{attempt: any}} props */
@@ -28,6 +28,7 @@ function Attempt({ attempt }) {
       ["Address dialled", attempt.peer && html`<bdi>${attempt.peer}</bdi>`],
       ["Next try", attempt.next_attempt_at && html`<${Time} at=${attempt.next_attempt_at} />`],
     ]} />
+    ${attempt.request_headers && html`<details><summary>Request headers, secrets masked</summary><${Facts} rows=${Object.entries(attempt.request_headers).map(([name, value]) => [name, html`<bdi>${visible(String(value))}</bdi>`])} /></details>`}
     ${attempt.response ? html`<h4>Answer${attempt.truncated ? ", its beginning" : ""}</h4><${Foreign} text=${attempt.response} name=${`answer ${attempt.number}`} />` : ""}</li>`;
 }
 
@@ -37,9 +38,9 @@ export default function DeliveryPage({ route }) {
   const path = `/v1/deliveries/${encodeURIComponent(id)}`;
   const fetched = useData(path);
   const found = fetched.data;
-  const event = useData(found ? `/v1/events/${encodeURIComponent(found.event_id)}` : null);
+  const event = useData(found ? `/v1/events/${encodeURIComponent(found.event_id)}` : null, getText);
   const endpoint = useData(found && found.state !== "discarded" ? `/v1/endpoints/${encodeURIComponent(found.endpoint_id)}` : null);
-  return html`<${Heading} title=${id}>${found && found.state !== "discarded" && html`<${Action} name="Retry" done="It is sent again now" run=${() => post(`${path}/retry`)} />`}</${Heading}>
+  return html`<${Heading} title=${id} isId>${found && found.state !== "discarded" && html`<${Action} name="Retry" done="It is sent again now" run=${() => post(`${path}/retry`)} />`}</${Heading}>
     <${Loaded} fetched=${fetched}>${(/** @type {any} */ one) => html`
       <${Facts} rows=${[
         ["State", html`<${State} is=${one.state} />`],
@@ -60,5 +61,5 @@ export default function DeliveryPage({ route }) {
           ["webhook-timestamp", "Unix seconds of the attempt"],
           ["webhook-signature", "v1, then HMAC-SHA256 of id.timestamp.body with the endpoint's secret, in base64; one for each live secret"],
         ]} />
-        ${event.data && html`<p class="tools"><${Copy} value=${asCurl(one, event.data, endpoint.data?.url ?? "URL")} label="Copy as curl" /></p><${Json} value=${event.data} name="body" />`}</section>`}</${Loaded}>`;
+        ${event.data && html`<p class="tools"><${Copy} value=${asCurl(one, event.data, endpoint.data?.url ?? "URL")} label="Copy as curl" /><${Copy} value=${event.data} label="Copy the bytes" /></p><${Json} value=${parse(event.data)} name="body" />`}</section>`}</${Loaded}>`;
 }

@@ -1,11 +1,11 @@
 import { html, useState } from "./preact.js";
 import { call, post } from "./api.js";
-import { Action } from "./action.js";
+import { Action, announce, useMay } from "./action.js";
 import { useData } from "./data.js";
 import { deliveryColumns } from "./deliveries.js";
 import { percent, SecretDialog } from "./endpoints.js";
 import { ReplayButton, ReplayDialog } from "./replay_dialog.js";
-import { go, to } from "./route.js";
+import { to } from "./route.js";
 import { Table } from "./table.js";
 import { ErrorBox, Facts, Heading, Id, Json, Loaded, State, Time, visible } from "./ui.js";
 
@@ -32,14 +32,16 @@ function FilterTester({ filter }) {
     const given = new FormData(/** @type {HTMLFormElement} */ (event.currentTarget)).get("filter");
     setError(null);
     try {
-      setResult(await post("/v1/endpoints/test-filter", { filter: given }));
+      const found = await post("/v1/endpoints/test-filter", { filter: given });
+      setResult(found);
+      announce(`${found.matched} of ${found.data.length} events match`);
     } catch (problem) {
       setError(problem);
     }
   };
   return html`<form class="filters" onSubmit=${test}><label class="wide"><span>A filter, tried on the newest events</span><input name="filter" required defaultValue=${filter ?? "data.run.status == 'failed'"} /></label><button type="submit">Try</button></form>
     ${error && html`<${ErrorBox} error=${error} />`}
-    ${result && html`<p role="status">${String(result.matched)} of ${result.data.length} events match; it fails on ${String(result.failed)}.</p>
+    ${result && html`<p>${String(result.matched)} of ${result.data.length} events match; it fails on ${String(result.failed)}.</p>
       ${result.data.length > 0 && html`<${Table} caption="The newest events" keyOf=${(/** @type {any} */ row) => row.event_id} rows=${result.data} columns=${[
         { name: "Event", cell: (/** @type {any} */ row) => html`<a class="id" href=${to("events", row.event_id)}>${row.event_id}</a>` },
         { name: "Type", cell: (/** @type {any} */ row) => row.type },
@@ -54,26 +56,24 @@ export default function EndpointPage({ route }) {
   const path = `/v1/endpoints/${encodeURIComponent(id)}`;
   const fetched = useData(path);
   const deliveries = useData(`/v1/deliveries?endpoint=${encodeURIComponent(id)}&limit=20`);
+  const may = useMay();
   const [secret, setSecret] = useState("");
   const [missedSince, setMissedSince] = useState("");
   const found = fetched.data;
-  const fixed = found?.source === "file" ? "It stands in the configuration file; change it there." : "";
+  const fixed = found?.source === "config" ? "It stands in the configuration file; change it there." : "";
   const enable = async () => {
     const since = found.failing_since ?? found.stats.last_answer?.at ?? found.created_at;
     await post(`${path}/enable`);
     setMissedSince(since ?? "");
   };
   const rotate = async () => setSecret((await post(`${path}/rotate-secret`)).secret ?? "");
-  return html`<${Heading} title=${id}>${found && html`
+  return html`<${Heading} title=${id} isId>${found && html`
       <${Action} name="Ping" done="A test event is on its way" run=${() => post(`${path}/ping`)} />
       <${ReplayButton} endpoint=${id} />
       ${found.enabled ? html`<${Action} key="off" name="Disable" isOff=${fixed} done="Disabled: what is pending waits, and new events are not queued" run=${() => post(`${path}/disable`)} />`
         : html`<${Action} key="on" name="Enable" done="Enabled" run=${enable} />`}
       <${Action} name="Rotate secret" isOff=${fixed} done="Both secrets sign for one day" run=${rotate} confirm=${html`<p>A new secret is made and shown once. The old one goes on signing for one day.</p>`} />
-      <${Action} name="Delete" kind="danger" isOff=${fixed} done="Deleted" run=${async () => {
-        await call("DELETE", path);
-        go(to("endpoints"));
-      }} confirm=${html`<p>Its pending deliveries are discarded. This cannot be undone.</p>`} />`}</${Heading}>
+      <${Action} name="Delete" kind="danger" isOff=${fixed} done="Deleted" run=${() => call("DELETE", path)} leave=${to("endpoints")} confirm=${html`<p>Its pending deliveries are discarded. This cannot be undone.</p>`} />`}</${Heading}>
     <${Loaded} fetched=${fetched}>${(/** @type {any} */ one) => html`
       ${!one.enabled && html`<p class="verdict bad"><span aria-hidden="true">!</span><span>Disabled${one.disabled_reason ? `: ${visible(one.disabled_reason)}` : ""}</span></p>`}
       <${Facts} rows=${[
@@ -83,7 +83,7 @@ export default function EndpointPage({ route }) {
         ["Events", one.events?.join(", ") ?? "all but run.progressed"],
         ["Filter", one.filter && html`<code>${one.filter}</code>`],
         ["Filter failed on", Number(one.filter_errors) ? `${one.filter_errors} events, which it did not get` : ""],
-        ["Source", one.source === "file" ? "configuration file" : one.source],
+        ["Source", one.source === "config" ? "configuration file" : "API"],
         ["One run", one.run_id && html`<a class="id" href=${to("runs", one.run_id)}>${one.run_id}</a>`],
         ["Order", one.ordered ? "one event of a run after the other" : "as fast as it goes"],
         ["Payload", `${one.payload}, ${one.format}, signed ${[one.signature].flat().join(" and ")}`],
@@ -96,8 +96,8 @@ export default function EndpointPage({ route }) {
         ["Last answer", one.stats.last_answer && html`${one.stats.last_answer.status ?? ""} ${one.stats.last_answer.outcome}, <${Time} at=${one.stats.last_answer.at} />${one.stats.last_answer.detail && html`: ${visible(one.stats.last_answer.detail)}`}`],
       ]} />
       <section><h2>Attempts</h2><${Stats} stats=${one.stats} /></section>
-      <section><h2>Last deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Last deliveries" columns=${deliveryColumns} rows=${data} /><p><a href=${to("deliveries", null, { endpoint: id })}>All its deliveries</a></p>` : html`<p>None yet.</p>`)}</${Loaded}></section>
-      <section><h2>Filter</h2><${FilterTester} filter=${one.filter} /></section>
+      <section><h2>Last deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Last deliveries" columns=${deliveryColumns} rows=${data} /><p><a href=${to("deliveries", null, { endpoint: id })}>Show all</a></p>` : html`<p>None yet.</p>`)}</${Loaded}></section>
+      ${may && html`<section><h2>Filter</h2><${FilterTester} filter=${one.filter} /></section>`}
       ${Object.keys(one.headers).length > 0 && html`<section><h2>Headers, values masked</h2><${Json} value=${one.headers} name="headers" /></section>`}`}</${Loaded}>
     ${secret && html`<${SecretDialog} secret=${secret} close=${() => setSecret("")} />`}
     ${missedSince && html`<${ReplayDialog} endpoint=${id} since=${missedSince} status="missed" close=${() => setMissedSince("")} />`}`;

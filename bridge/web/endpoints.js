@@ -11,7 +11,7 @@ import { ErrorBox, Heading, Id, State, Time, useOfflineReason, visible } from ".
 export const percent = (rate) => (rate === null || rate === undefined ? "–" : `${Math.floor(Number(rate) * 1000) / 10} %`);
 
 const COLUMNS = [
-  { name: "Endpoint", cell: (/** @type {any} */ one) => html`<a href=${to("endpoints", one.id)} class="id">${one.id}</a>` },
+  { name: "Endpoint", cell: (/** @type {any} */ one) => html`<${Id} value=${one.id} href=${to("endpoints", one.id)} />` },
   { name: "State", cell: (/** @type {any} */ one) => html`<${State} is=${one.enabled ? (one.failing_since ? "failing" : "enabled") : "disabled"} />` },
   { name: "Address", cell: (/** @type {any} */ one) => html`<bdi class="cut">${visible(one.url)}</bdi>` },
   { name: "Accepted, 24 h", isNumber: true, cell: (/** @type {any} */ one) => percent(one.stats.day.success_rate) },

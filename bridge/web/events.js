@@ -1,8 +1,8 @@
 import { html } from "./preact.js";
-import { post, withQuery } from "./api.js";
-import { Action } from "./action.js";
+import { withQuery } from "./api.js";
 import { useData, useList } from "./data.js";
 import { deliveryColumns } from "./deliveries.js";
+import { ReplayEvent } from "./replay_dialog.js";
 import { to } from "./route.js";
 import { Filters, ListBody, Table } from "./table.js";
 import { Facts, Heading, Id, Json, Loaded, State, Time } from "./ui.js";
@@ -19,12 +19,12 @@ function About({ event }) {
 }
 
 export const eventColumns = [
-  { name: "Event", cell: (/** @type {any} */ event) => html`<a href=${to("events", event.id)} class="id">${event.id}</a>` },
+  { name: "Event", cell: (/** @type {any} */ event) => html`<${Id} value=${event.id} href=${to("events", event.id)} />` },
   { name: "Type", cell: (/** @type {any} */ event) => event.type },
   { name: "About", cell: (/** @type {any} */ event) => html`<${About} event=${event} />` },
   { name: "Status", cell: (/** @type {any} */ event) => (event.data.run ? html`<${State} is=${event.data.run.status} />` : "–") },
   { name: "Number", isNumber: true, cell: (/** @type {any} */ event) => String(event.data.sequence ?? "–") },
-  { name: "When", cell: (/** @type {any} */ event) => html`<${Time} at=${event.timestamp} />` },
+  { name: "When", sort: /** @type {const} */ ("descending"), cell: (/** @type {any} */ event) => html`<${Time} at=${event.timestamp} />` },
 ];
 
 /** @param {{route: import("./route.js").Route}} props */
@@ -42,13 +42,11 @@ export function EventPage({ route }) {
   const path = `/v1/events/${encodeURIComponent(id)}`;
   const fetched = useData(path);
   const deliveries = useData(`/v1/deliveries?event=${encodeURIComponent(id)}&limit=200`);
-  const replayed = async () => (await post(`${path}/replay`)).deliveries.length;
-  return html`<${Heading} title=${id}>${fetched.data && html`<${Action} name="Replay" done=${(/** @type {number} */ count) => `Sent again to ${count} endpoints`} run=${replayed}
-      confirm=${html`<p>This sends the event again, now, to every endpoint that had it or wants it. Receivers that have seen its id should ignore it.</p>`} />`}</${Heading}>
+  return html`<${Heading} title=${id} isId>${fetched.data && html`<${ReplayEvent} id=${id} />`}</${Heading}>
     <${Loaded} fetched=${fetched}>${(/** @type {any} */ event) => html`
       <${Facts} rows=${[
         ["Type", event.type], ["When", html`<${Time} at=${event.timestamp} exact />`],
-        ["About", html`<${About} event=${event} />`], ["Id", html`<${Id} value=${event.id} />`],
+        ["About", html`<${About} event=${event} />`],
       ]} />
       <section><h2>Deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Deliveries of this event" columns=${deliveryColumns} rows=${data} />` : html`<p>No endpoint wanted it.</p>`)}</${Loaded}></section>
       <section><h2>Body</h2><${Json} value=${event} name="body" /></section>`}</${Loaded}>`;

@@ -1,33 +1,17 @@
 /** Keys: only where no field has the focus, no modifier is held and no dialog is open; they can be switched off. */
 import { html, useEffect, useState } from "./preact.js";
-import { Dialog } from "./action.js";
+import { ASK, Dialog, toast } from "./action.js";
 import { refetchAll, togglePause } from "./live.js";
 import { go, to } from "./route.js";
+import { recall, remember, toggleTheme } from "./settings.js";
+import { copyText } from "./ui.js";
 
-const OFF = "runbridge.keys-off";
-const THEME = "runbridge.theme";
 /** @type {Record<string, string>} */
 const PAGES = { o: "overview", r: "runs", d: "deliveries", e: "endpoints", p: "replays", c: "connections", v: "events", n: "nodes", y: "replays" };
 const HELP = [["g then o r d e p c v n", "go to a page, by its letter"], ["/", "filter; Esc leaves it"], ["j k", "next, previous row"], ["Enter", "open the row"], ["u", "up to the list"],
-  ["[ ]", "newer, older page"], ["r", "fetch again now"], ["p", "pause, go on"], ["c", "copy the id"], ["t", "light, dark"], ["R", "retry or replay"], ["?", "this list"]];
+  ["[ ]", "newer, older page"], ["r", "fetch again now"], ["p", "pause, go on"], ["x", "select the row; shift-click selects up to a row"], ["c", "copy the id"], ["t", "light, dark"], ["R", "retry or replay, after a question"], ["?", "this list"]];
 
-const areOff = () => localStorage.getItem(OFF) !== null;
-
-/** @param {string | null} theme */
-function setTheme(theme) {
-  if (theme) document.documentElement.dataset.theme = theme;
-}
-try {
-  setTheme(localStorage.getItem(THEME));
-} catch {
-  // storage is switched off
-}
-
-function toggleTheme() {
-  const isDark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  setTheme(isDark ? "light" : "dark");
-  localStorage.setItem(THEME, isDark ? "light" : "dark");
-}
+const areOff = () => recall("keys-off") !== null;
 
 /** @param {number} by */
 function moveRow(by) {
@@ -36,8 +20,22 @@ function moveRow(by) {
   rows[Math.min(rows.length - 1, Math.max(0, at + by))]?.focus();
 }
 
-/** @param {string} name */
-const press = (name) => [...document.querySelectorAll("main button")].find((button) => button.textContent === name)?.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+/** Copy the id of the row that has the focus, or that of the page. @param {HTMLElement} target @param {string | null} id */
+async function copyId(target, id) {
+  const text = target.matches("td a") ? target.textContent : id;
+  if (text) toast((await copyText(text)) ? `Copied ${text}` : "The browser does not allow copying");
+}
+
+/** Have the first button of this name ask. Whether there is one. @param {string} name */
+function ask(name) {
+  const button = /** @type {HTMLElement | undefined} */ ([...document.querySelectorAll("main button:enabled")].find((one) => one.textContent === name));
+  button?.focus();
+  button?.dispatchEvent(new Event(ASK));
+  return Boolean(button);
+}
+
+/** @param {string} selector */
+const press = (selector) => /** @type {HTMLElement | null} */ (document.querySelector(selector))?.click();
 
 /** @param {import("./route.js").Route} route @param {() => void} help */
 export function useKeys(route, help) {
@@ -45,7 +43,7 @@ export function useKeys(route, help) {
     let isGoing = false;
     const act = (/** @type {KeyboardEvent} */ event) => {
       const target = /** @type {HTMLElement} */ (event.target);
-      const isField = target.matches("input, select, textarea");
+      const isField = target.matches("input:not([type=checkbox]), select, textarea");
       if (event.key === "Escape" && isField) return target.blur();
       if (isField || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || areOff()) return;
       if (isGoing) {
@@ -58,10 +56,9 @@ export function useKeys(route, help) {
         g: () => (isGoing = true), "/": () => /** @type {HTMLElement | null} */ (document.querySelector(".filters input, .bar input"))?.focus(),
         j: () => moveRow(1), k: () => moveRow(-1), ArrowDown: () => moveRow(1), ArrowUp: () => moveRow(-1),
         o: () => target.matches("td a") && target.click(), u: () => route.id !== null && go(to(route.page)),
-        "[": () => /** @type {HTMLElement | null} */ (document.querySelector("[data-page=newer]"))?.click(),
-        "]": () => /** @type {HTMLElement | null} */ (document.querySelector("[data-page=older]"))?.click(),
+        "[": () => press("[data-page=newer]"), "]": () => press("[data-page=older]"), x: () => press("tr:focus-within input[type=checkbox]"),
         r: refetchAll, p: togglePause, t: toggleTheme, "?": help,
-        c: () => navigator.clipboard?.writeText(route.id ?? target.textContent ?? ""), R: () => press("Retry") ?? press("Replay"),
+        c: () => copyId(target, route.id), R: () => ask("Retry") || ask("Replay"),
       };
       if (event.key.startsWith("Arrow") && !target.matches("td a")) return; // else the page scrolls
       if (!does[event.key]) return;
@@ -77,8 +74,7 @@ export function useKeys(route, help) {
 export function Keys({ close }) {
   const [off, setOff] = useState(areOff());
   const toggle = () => {
-    if (off) localStorage.removeItem(OFF);
-    else localStorage.setItem(OFF, "1");
+    remember("keys-off", off ? null : "1");
     setOff(!off);
   };
   return html`<${Dialog} title="Keys" close=${close}><dl class="facts">${HELP.map(([keys, what]) => html`<div key=${keys}><dt><kbd>${keys}</kbd></dt><dd>${what}</dd></div>`)}</dl>

@@ -25,6 +25,11 @@ let isPaused = false;
 let isDown = false;
 let backoffMs = BACKOFF_MS[0];
 let lastEventId = "";
+/** The daemon's version when this page was loaded from it. @type {string | null} */
+let pageVersion = null;
+
+/** The version to reload for, if the daemon has another one than this page. */
+export const newVersion = () => (pageVersion !== null && state.version !== pageVersion ? state.version : null);
 let refetchedAt = 0;
 /** @type {EventSource | null} */
 let source = null;
@@ -49,7 +54,8 @@ export function start(version) {
   if (isOn) return;
   isOn = true;
   isDown = false;
-  show({ version: state.version ?? version, waiting: 0 });
+  pageVersion ??= version;
+  show({ version, waiting: 0 });
   if (!document.hidden) lead();
 }
 
@@ -83,6 +89,12 @@ export function markStale() {
   }
 }
 
+/** Something may have changed unseen: fetch again, unless paused. */
+function missed() {
+  if (isPaused) show({ waiting: state.waiting + 1 });
+  else refetchAll();
+}
+
 function lead() {
   if (source || waitingForLock) return;
   if (!navigator.locks) return openStream(); // not over plain HTTP from another machine: then one stream per tab
@@ -90,6 +102,7 @@ function lead() {
   const hold = () => new Promise((resolve) => {
     releaseLock = () => resolve(undefined);
     openStream();
+    if (Date.now() - refetchedAt > REFETCH_MIN_MS) markStale(); // what happened before this tab led
   });
   navigator.locks.request(LOCK, { signal: waitingForLock.signal }, hold).catch(() => {});
 }
@@ -131,7 +144,7 @@ function up() {
   clearTimeout(retryTimer);
   retryTimer = undefined;
   show({ retryAt: 0 });
-  if (wasDown) refetchAll();
+  if (wasDown) missed();
 }
 
 function down() {

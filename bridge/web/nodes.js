@@ -1,18 +1,50 @@
 import { html } from "./preact.js";
+import { call } from "./api.js";
+import { Action, useMay } from "./action.js";
 import { useData } from "./data.js";
+import { to } from "./route.js";
 import { Table } from "./table.js";
-import { Heading, Loaded, State, Time, visible } from "./ui.js";
+import { Facts, Heading, Id, Loaded, State, Time, visible } from "./ui.js";
 
 /** What each result of a check is shown as. @type {Record<string, string>} */
 const RESULTS = { ok: "ok", remark: "attention", wrong: "failing" };
+
+function Sessions() {
+  const sessions = useData("/v1/sessions");
+  return html`<section><h2>Open sessions</h2><${Loaded} fetched=${sessions}>${(/** @type {any} */ { data }) => html`<${Table} caption="Sessions of the dashboard" rows=${data} columns=${[
+      { name: "Session", cell: (/** @type {any} */ one) => html`<${Id} value=${one.id} />` },
+      { name: "Token", cell: (/** @type {any} */ one) => one.token },
+      { name: "Signed in", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
+      { name: "Last used", cell: (/** @type {any} */ one) => html`<${Time} at=${one.last_used_at} />` },
+      { name: "Ends", cell: (/** @type {any} */ one) => html`<${Time} at=${one.expires_at} />` },
+      { name: "Action", cell: (/** @type {any} */ one) => html`<${Action} name="End" kind="quiet" done="The session is over" run=${() => call("DELETE", `/v1/sessions/${encodeURIComponent(one.id)}`)} confirm=${html`<p>The browser that opened it has to sign in again.</p>`} />` },
+    ]} />`}</${Loaded}></section>`;
+}
+
+/** @param {{route: import("./route.js").Route}} props */
+export function NodePage({ route }) {
+  const id = /** @type {string} */ (route.id);
+  const nodes = useData("/v1/nodes");
+  return html`<${Heading} title=${id} isId />
+    <${Loaded} fetched=${nodes}>${(/** @type {any} */ { data }) => {
+      const node = data.find((/** @type {any} */ one) => one.id === id);
+      if (!node) return html`<div class="empty"><p>There is no such node, or it ended long ago.</p><a class="button" href=${to("nodes")}>All nodes</a></div>`;
+      return html`<${Facts} rows=${[
+        ["State", html`<${State} is=${node.alive ? "alive" : "dead"} />`], ["Host", node.host], ["Process", String(node.pid)], ["Version", node.version],
+        ["Runs leased", String(node.runs)], ["Deliveries leased", String(node.deliveries)],
+        ["Started", html`<${Time} at=${node.started_at} exact />`], ["Lease until", node.lease_expires_at && html`<${Time} at=${node.lease_expires_at} exact />`],
+      ]} />`;
+    }}</${Loaded}>`;
+}
 
 export default function Nodes() {
   const nodes = useData("/v1/nodes");
   const findings = useData("/v1/doctor");
   const settings = useData("/v1/configuration");
+  const may = useMay();
   return html`<${Heading} title="Nodes" />
     <${Loaded} fetched=${nodes}>${(/** @type {any} */ { data }) => html`<${Table} caption="Daemons that share the database" rows=${data} columns=${[
-      { name: "Node", cell: (/** @type {any} */ node) => html`<span class="id">${node.id}</span>` },
+      { name: "Node", cell: (/** @type {any} */ node) => html`<${Id} value=${node.id} href=${to("nodes", node.id)} />` },
       { name: "State", cell: (/** @type {any} */ node) => html`<${State} is=${node.alive ? "alive" : "dead"} />` },
       { name: "Host", cell: (/** @type {any} */ node) => `${node.host}, process ${node.pid}` },
       { name: "Version", cell: (/** @type {any} */ node) => node.version },
@@ -21,6 +53,7 @@ export default function Nodes() {
       { name: "Started", cell: (/** @type {any} */ node) => html`<${Time} at=${node.started_at} />` },
       { name: "Lease until", cell: (/** @type {any} */ node) => html`<${Time} at=${node.lease_expires_at} />` },
     ]} />`}</${Loaded}>
+    ${may && html`<${Sessions} />`}
     <section><h2>What the doctor finds</h2><${Loaded} fetched=${findings}>${(/** @type {any} */ { data }) => html`<${Table} caption="Checks" rows=${data} keyOf=${(/** @type {any} */ row) => row.check} columns=${[
       { name: "Check", cell: (/** @type {any} */ row) => visible(row.check) },
       { name: "Result", cell: (/** @type {any} */ row) => html`<${State} is=${RESULTS[row.result] ?? row.result} />` },

@@ -2,7 +2,7 @@ import { html } from "./preact.js";
 import { useData } from "./data.js";
 import { Bars } from "./charts.js";
 import { to } from "./route.js";
-import { Facts, Heading, Loaded, State, Time, visible } from "./ui.js";
+import { clockText, Facts, Heading, Loaded, State, Time, visible } from "./ui.js";
 import { Table } from "./table.js";
 import { eventColumns } from "./events.js";
 
@@ -15,8 +15,10 @@ function Counts({ page, filter, names, counts }) {
     <a href=${to(page, null, { [filter]: name })}><strong>${countText(counts[name])}</strong><${State} is=${name} /></a></li>`)}</ul>`;
 }
 
+const numbers = new Intl.NumberFormat();
+
 /** @param {any} count */
-const countText = (count) => Number(count ?? 0).toLocaleString();
+const countText = (count) => numbers.format(Number(count ?? 0));
 
 /** @param {any} bytes */
 export const sizeText = (bytes) => (Number(bytes) < 1e6 ? `${Math.round(Number(bytes) / 1e3)} kB` : `${Math.round(Number(bytes) / 1e5) / 10} MB`);
@@ -33,7 +35,7 @@ function LastHour({ minutes }) {
     </div>
     <details><summary>As a table</summary>
       <${Table} caption="Runs settled and delivery attempts per minute" keyOf=${(/** @type {any} */ row) => row.at} rows=${minutes.filter((minute) => minute.settled || minute.delivered || minute.failed)} columns=${[
-        { name: "Minute", cell: (/** @type {any} */ row) => html`<time datetime=${row.at}>${new Date(row.at).toLocaleTimeString(undefined, { timeStyle: "short" })}</time>` },
+        { name: "Minute", cell: (/** @type {any} */ row) => html`<time datetime=${row.at}>${clockText(new Date(row.at), "short")}</time>` },
         ...["settled", "delivered", "failed"].map((key) => ({ name: key, isNumber: true, cell: (/** @type {any} */ row) => String(row[key]) })),
       ]} /></details></section>`;
 }

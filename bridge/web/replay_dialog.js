@@ -1,7 +1,8 @@
-/** Sending many events again: chosen by time, type and what became of them, counted first. */
-import { html, useState } from "./preact.js";
+/** Sending events again: one, or many that are chosen by time, type and what became of them, and counted first. */
+import { html, useRef, useState } from "./preact.js";
 import { now, post } from "./api.js";
-import { Dialog, toast, useMay } from "./action.js";
+import { Action, Dialog, toast, useMay } from "./action.js";
+import { useData } from "./data.js";
 import { refetchAll } from "./live.js";
 import { go, to } from "./route.js";
 import { ErrorBox, useOfflineReason } from "./ui.js";
@@ -15,6 +16,7 @@ export function ReplayDialog({ endpoint, since, until, status, close }) {
   const [count, setCount] = useState(/** @type {any} */ (null));
   const [error, setError] = useState(/** @type {any} */ (null));
   const path = `/v1/endpoints/${encodeURIComponent(endpoint)}/replay`;
+  const counted = useRef(/** @type {HTMLElement | null} */ (null));
   const ask = async (/** @type {any} */ event) => {
     event.preventDefault();
     const given = Object.fromEntries([...new FormData(event.currentTarget)].map(([name, value]) => [name, String(value).trim()]));
@@ -25,7 +27,10 @@ export function ReplayDialog({ endpoint, since, until, status, close }) {
     setError(null);
     try {
       const answer = await post(path, isSure ? body : { ...body, dry_run: true });
-      if (!isSure) return setCount(answer.count);
+      if (!isSure) {
+        counted.current?.focus();
+        return setCount(answer.count);
+      }
       close();
       toast(`${answer.count} events are sent again`);
       refetchAll();
@@ -39,7 +44,7 @@ export function ReplayDialog({ endpoint, since, until, status, close }) {
     <label><span>Until (optional)</span><input name="until" defaultValue=${until || ""} placeholder="now" /></label>
     <label><span>Type</span><select name="type"><option value="">any</option>${TYPES.map((type) => html`<option key=${type}>${type}</option>`)}</select></label>
     <label><span>What became of them there</span><select name="status">${STATUSES.map((one) => html`<option key=${one} selected=${one === (status || "all")}>${one}</option>`)}</select></label>
-    <p role="status">${count === null ? "Count first: nothing is sent by that." : `${count} events match.`}</p>
+    <p tabindex="-1" ref=${counted}>${count === null ? "Count first: nothing is sent by that." : `${count} events match.`}</p>
     ${error && html`<${ErrorBox} error=${error} />`}
     <p class="buttons"><button type="button" onClick=${close}>Back</button><button type="submit" name="count">Count</button>
       <button type="submit" name="sure" class="primary">Replay</button></p></form></${Dialog}>`;
@@ -52,4 +57,21 @@ export function ReplayButton(props) {
   if (!useMay()) return null;
   return html`<button type="button" disabled=${Boolean(reason)} title=${reason} onClick=${() => setOpen(true)}>Replay</button>
     ${isOpen && html`<${ReplayDialog} ...${props} close=${() => setOpen(false)} />`}`;
+}
+
+/** The endpoints to choose from, disabled ones left out. @param {{all: string, onChoose: (id: string) => void}} props */
+function EndpointChoice({ all, onChoose }) {
+  const endpoints = useData("/v1/endpoints?limit=200");
+  const names = (endpoints.data?.data ?? []).filter((/** @type {any} */ one) => one.enabled).map((/** @type {any} */ one) => one.id);
+  return html`<label><span>To</span><select onChange=${(/** @type {any} */ event) => onChoose(event.currentTarget.value)}><option value="">${all}</option>
+    ${names.map((/** @type {string} */ name) => html`<option key=${name}>${name}</option>`)}</select></label>`;
+}
+
+/** Send one event again, to one endpoint or to all. @param {{id: string, kind?: string}} props */
+export function ReplayEvent({ id, kind = "" }) {
+  const endpoint = useRef("");
+  const replay = async () => (await post(`/v1/events/${encodeURIComponent(id)}/replay`, endpoint.current ? { endpoint: endpoint.current } : {})).deliveries.length;
+  return html`<${Action} name="Replay" kind=${kind} run=${replay} done=${(/** @type {number} */ count) => `Sent again to ${count} ${count === 1 ? "endpoint" : "endpoints"}`}
+    confirm=${html`<div class="stack"><p>This sends the event again now. Receivers that have seen its id should ignore it.</p>
+      <${EndpointChoice} all="every endpoint that had it or wants it" onChoose=${(/** @type {string} */ name) => (endpoint.current = name)} /></div>`} />`;
 }

@@ -4,7 +4,7 @@ import { Action } from "./action.js";
 import { useData, useList } from "./data.js";
 import { to } from "./route.js";
 import { ListBody } from "./table.js";
-import { durationText, Facts, Heading, Loaded, State, Time } from "./ui.js";
+import { durationText, Facts, Heading, Id, Loaded, State, Time } from "./ui.js";
 
 /** @param {{replay: any}} props */
 function Progress({ replay }) {
@@ -13,11 +13,11 @@ function Progress({ replay }) {
 }
 
 const COLUMNS = [
-  { name: "Replay", cell: (/** @type {any} */ one) => html`<a href=${to("replays", one.id)} class="id">${one.id}</a>` },
+  { name: "Replay", cell: (/** @type {any} */ one) => html`<${Id} value=${one.id} href=${to("replays", one.id)} />` },
   { name: "State", cell: (/** @type {any} */ one) => html`<${State} is=${one.state} />` },
   { name: "Endpoint", cell: (/** @type {any} */ one) => html`<a href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>` },
   { name: "Progress", cell: (/** @type {any} */ one) => html`<${Progress} replay=${one} />` },
-  { name: "Created", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
+  { name: "Created", sort: /** @type {const} */ ("descending"), cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
 ];
 
 /** @param {{route: import("./route.js").Route}} props */
@@ -34,7 +34,7 @@ export function ReplayPage({ route }) {
   const path = `/v1/replays/${encodeURIComponent(id)}`;
   const fetched = useData(path);
   const found = fetched.data;
-  return html`<${Heading} title=${id}>${found?.state === "running" && html`<${Action} name="Cancel" done="Cancelled" run=${() => post(`${path}/cancel`)} confirm=${html`<p>What was sent already stays sent.</p>`} />`}</${Heading}>
+  return html`<${Heading} title=${id} isId>${found?.state === "running" && html`<${Action} name="Cancel" done="Cancelled" run=${() => post(`${path}/cancel`)} confirm=${html`<p>What was sent already stays sent.</p>`} />`}</${Heading}>
     <${Loaded} fetched=${fetched}>${(/** @type {any} */ one) => html`<${Facts} rows=${[
       ["State", html`<${State} is=${one.state} />`], ["Progress", html`<${Progress} replay=${one} />`],
       ["Endpoint", html`<a href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>`],

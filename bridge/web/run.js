@@ -1,13 +1,14 @@
 import { html } from "./preact.js";
 import { call, post } from "./api.js";
-import { Action } from "./action.js";
+import { Action, useMay } from "./action.js";
 import { Timeline } from "./charts.js";
 import { useData } from "./data.js";
 import { deliveryColumns } from "./deliveries.js";
-import { go, to } from "./route.js";
+import { ReplayEvent } from "./replay_dialog.js";
+import { to } from "./route.js";
 import { progressText } from "./runs.js";
 import { Table } from "./table.js";
-import { Copy, durationText, Facts, Heading, Id, Json, Loaded, State, Time, visible } from "./ui.js";
+import { durationText, Facts, Heading, Id, Json, Loaded, State, Time, visible } from "./ui.js";
 
 const TONES = /** @type {Record<string, string>} */ ({ succeeded: "good", failed: "bad", expired: "bad", lost: "bad", waiting: "warn", partial: "warn", unknown: "warn", running: "busy" });
 
@@ -30,16 +31,18 @@ function marks(run) {
 
 /** @param {{run: any, deliveries: any[]}} props */
 function History({ run, deliveries }) {
+  const may = useMay();
   const rows = [
     { id: "registered", at: run.registered_at, what: "registered", more: "" },
     ...run.transitions.map((/** @type {any} */ one, /** @type {number} */ index) => ({ id: `t${index}`, at: one.at, what: html`<${State} is=${one.from} /> → <${State} is=${one.to} />`, more: visible(one.provider_status ?? "") })),
-    ...run.events.map((/** @type {any} */ one) => ({ id: one.id, at: one.timestamp, what: html`<a href=${to("events", one.id)}>${one.type}</a>`, more: deliveriesText(deliveries.filter((delivery) => delivery.event_id === one.id)) })),
+    ...run.events.map((/** @type {any} */ one) => ({ id: one.id, isEvent: true, at: one.timestamp, what: html`<a href=${to("events", one.id)}>${one.type}</a>`, more: deliveriesText(deliveries.filter((delivery) => delivery.event_id === one.id)) })),
   ].sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
   return html`<${Timeline} marks=${marks(run)} />
     <${Table} caption="What happened to this run" rows=${rows} columns=${[
       { name: "What", cell: (/** @type {any} */ row) => row.what },
       { name: "When", cell: (/** @type {any} */ row) => html`<${Time} at=${row.at} exact />` },
       { name: "Provider's word, or deliveries", cell: (/** @type {any} */ row) => html`<bdi>${row.more || "–"}</bdi>` },
+    ...(may ? [{ name: "Action", cell: (/** @type {any} */ row) => (row.isEvent ? html`<${ReplayEvent} id=${row.id} kind="quiet" />` : "") }] : []),
     ]} />`;
 }
 
@@ -56,13 +59,11 @@ export default function RunPage({ route }) {
   const found = fetched.data;
   const deliveries = useData(found ? `/v1/deliveries?run=${encodeURIComponent(found.id)}&limit=200` : null);
   const open = found && !found.settled;
-  return html`<${Heading} title=${found?.id ?? id}>
-      <${Copy} value=${found?.id ?? id} label="Copy id" />${open && html`<${Action} name="Poll now" done="It is polled now" run=${() => post(`${path}/poll`)} />
+  return html`<${Heading} title=${found?.id ?? id} isId>
+      ${open && html`<${Action} name="Poll now" done="It is polled now" run=${() => post(`${path}/poll`)} />
         <${Action} name="Cancel run" done="The provider was asked to cancel it" run=${() => post(`${path}/cancel`)} confirm=${html`<p>This asks the provider to cancel the run. It cannot be undone.</p>`} />`}
-      ${found && html`<${Action} name="Stop watching" kind="danger" done="It is no longer watched" run=${async () => {
-        await call("DELETE", path);
-        go(to("runs"));
-      }} confirm=${html`<p>The run goes on at the provider, and nothing more is sent about it. Its record here is removed.</p>`} />`}
+      ${open && html`<${Action} name="Stop watching" kind="danger" done="It is no longer watched" run=${() => call("DELETE", path)} leave=${to("runs")}
+        confirm=${html`<p>The run goes on at the provider, and nothing more is sent about it. Its record here is removed.</p>`} />`}
     </${Heading}>
     <${Loaded} fetched=${fetched}>${(/** @type {any} */ run) => html`
       <${Facts} rows=${[

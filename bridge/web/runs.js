@@ -5,7 +5,7 @@ import { useData, useList } from "./data.js";
 import { refetchAll } from "./live.js";
 import { go, to } from "./route.js";
 import { Filters, ListBody } from "./table.js";
-import { ErrorBox, Heading, State, Time, useOfflineReason, visible } from "./ui.js";
+import { ErrorBox, Heading, Id, State, Time, useOfflineReason, visible } from "./ui.js";
 
 export const STATUSES = ["queued", "running", "waiting", "unknown", "succeeded", "partial", "failed", "cancelled", "expired", "lost"];
 const FILTERS = ["q", "state", "status", "connection", "workflow_id", "tag", "since", "until"];
@@ -16,13 +16,13 @@ export function progressText(run) {
 }
 
 const COLUMNS = [
-  { name: "Run", cell: (/** @type {any} */ run) => html`<a href=${to("runs", run.id)} class="id">${run.id}</a>` },
+  { name: "Run", cell: (/** @type {any} */ run) => html`<${Id} value=${run.id} href=${to("runs", run.id)} />` },
   { name: "Status", cell: (/** @type {any} */ run) => html`<${State} is=${run.status} />${run.overdue && html` <small class="warn">overdue</small>`}${run.last_error && html` <small class="bad" title=${visible(run.last_error.message)}>not readable</small>`}` },
   { name: "Provider's id", cell: (/** @type {any} */ run) => html`<bdi class="id cut">${visible(run.provider_run_id)}</bdi>` },
   { name: "Connection", cell: (/** @type {any} */ run) => html`<a href=${to("connections", run.connection)}>${run.connection}</a>` },
-  { name: "Workflow", cell: (/** @type {any} */ run) => html`<bdi class="cut">${visible(run.workflow_id ?? "–")}</bdi>` },
+  { name: "Workflow", cell: (/** @type {any} */ run) => html`<bdi class="cut">${visible(run.workflow_id ?? "–")}</bdi>${run.tags.length > 0 && html` <small><bdi class="cut">${visible(run.tags.join(", "))}</bdi></small>`}` },
   { name: "Progress", cell: (/** @type {any} */ run) => progressText(run) || "–" },
-  { name: "Registered", cell: (/** @type {any} */ run) => html`<${Time} at=${run.registered_at} />` },
+  { name: "Registered", sort: /** @type {const} */ ("descending"), cell: (/** @type {any} */ run) => html`<${Time} at=${run.registered_at} />` },
   { name: "Next poll", cell: (/** @type {any} */ run) => html`<${Time} at=${run.next_poll_at} />` },
 ];
 

@@ -3,6 +3,7 @@ import { html, useEffect, useRef, useState } from "./preact.js";
 import { now } from "./api.js";
 import { format } from "./json.js";
 import { useLive } from "./live.js";
+import { isUtc } from "./settings.js";
 
 const FIELD_SHOWN_MAX = 8192;
 const SKELETON_AFTER_MS = 150;
@@ -41,38 +42,72 @@ function relative(ms) {
   return Math.abs(ms) < 1500 ? "now" : ms < 0 ? `${text} ago` : `in ${text}`;
 }
 
-/** An instant, relative to the server's clock; the exact one in the tooltip and for machines. @param {{at: any, exact?: boolean}} props */
+/** Formats of instants, made once: making one is a hundred times slower than using it. @type {Map<string, Intl.DateTimeFormat>} */
+const formats = new Map();
+
+/** An instant in full, in the zone that is chosen. @param {Date} date @param {"medium" | "short"} [style] */
+export function clockText(date, style) {
+  const zone = isUtc() ? "UTC" : undefined;
+  const key = `${zone} ${style}`;
+  const options = style ? { timeStyle: style, timeZone: zone } : { dateStyle: "medium", timeStyle: "medium", timeZone: zone };
+  const format = formats.get(key) ?? new Intl.DateTimeFormat(undefined, /** @type {any} */ (options));
+  formats.set(key, format);
+  return Number.isNaN(date.getTime()) ? "no time" : `${format.format(date)}${zone && !style ? " UTC" : ""}`;
+}
+
+/** @type {Set<() => void>} */
+const tickers = new Set();
+setInterval(() => tickers.forEach((tick) => tick()), 10000);
+
+/** An instant, relative to the server's clock; the exact one for machines, and shown while its row has the focus. @param {{at: any, exact?: boolean}} props */
 export function Time({ at, exact = false }) {
   const [, tick] = useState(0);
   useEffect(() => {
-    const timer = setInterval(() => tick((count) => count + 1), 10000);
-    return () => clearInterval(timer);
+    const draw = () => tick((count) => count + 1);
+    tickers.add(draw);
+    return () => {
+      tickers.delete(draw);
+    };
   }, []);
   if (!at) return html`<span class="none">–</span>`;
   const date = new Date(at);
-  const full = date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
-  return html`<time datetime=${at} title=${at}>${exact ? `${full} · ` : ""}${relative(date.getTime() - now())}</time>`;
+  const full = clockText(date);
+  const text = relative(date.getTime() - now());
+  return exact ? html`<time datetime=${at}>${full} · ${text}</time>` : html`<time datetime=${at} title=${full} data-exact=${full}>${text}</time>`;
 }
 
-/** @param {{value: string, label?: string}} props */
-export function Copy({ value, label = "Copy" }) {
+/** Put text on the clipboard; false where the browser does not allow it. @param {string} text */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch { // over plain HTTP from another machine there is no clipboard
+    const field = Object.assign(document.createElement("textarea"), { value: text });
+    const holder = document.querySelector("dialog[open]") ?? document.body;
+    const focused = /** @type {HTMLElement | null} */ (document.activeElement);
+    holder.append(field);
+    field.select();
+    const isDone = document.execCommand("copy");
+    field.remove();
+    focused?.focus();
+    return isDone;
+  }
+}
+
+/** @param {{value: string, label?: string, icon?: boolean}} props */
+export function Copy({ value, label = "Copy", icon = false }) {
   const [said, setSaid] = useState("");
   const copy = async () => {
-    try {
-      await navigator.clipboard.writeText(value);
-      setSaid("Copied");
-    } catch {
-      setSaid("Not allowed");
-    }
+    setSaid((await copyText(value)) ? "Copied" : "Not allowed");
     setTimeout(() => setSaid(""), 1500);
   };
-  return html`<button type="button" class="quiet" onClick=${copy}>${said || label}</button>`;
+  return html`<button type="button" class=${icon ? "quiet icon" : "quiet"} aria-label=${icon ? `${label} ${value}` : undefined} title=${icon ? label : undefined} onClick=${copy}>${icon && !said ? html`<svg viewBox="0 0 14 14" width="14" height="14" aria-hidden="true"><path d="M4 4V1h9v9h-3M1 4h9v9H1z" fill="none" stroke="currentColor" stroke-width="1.3" /></svg>` : icon ? (said === "Copied" ? "✓" : "✕") : said || label}</button>`;
 }
 
 /** An id with its copy button. @param {{value: string, href?: string}} props */
 export function Id({ value, href }) {
-  const text = html`<bdi class="id">${value}</bdi>`;
-  return html`<span class="with-copy">${href ? html`<a href=${href}>${text}</a>` : text}<${Copy} value=${value} /></span>`;
+  const text = html`<bdi class="id">${visible(value)}</bdi>`;
+  return html`<span class="with-copy">${href ? html`<a href=${href}>${text}</a>` : text}<${Copy} value=${value} icon /></span>`;
 }
 
 /** Foreign text: as it is, control characters made visible, long ones cut with the rest to download. @param {{text: string, name?: string}} props */
@@ -122,14 +157,16 @@ export function Loading() {
   return html`<div class="loading" aria-busy="true">${isLate && html`<p>Loading …</p>${[1, 2, 3, 4].map((n) => html`<div class="skeleton" key=${n}></div>`)}`}</div>`;
 }
 
-/** The page's heading, which gets the focus and names the window when the page changes. @param {{title: string, children?: any}} props */
-export function Heading({ title, children }) {
+/** The page's heading, which gets the focus and names the window when the page changes; the actions, and why they are off. @param {{title: string, isId?: boolean, children?: any}} props */
+export function Heading({ title, isId = false, children }) {
   const heading = useRef(/** @type {HTMLElement | null} */ (null));
+  const reason = useOfflineReason();
   useEffect(() => {
     document.title = `${title} · runbridge`;
     if (document.activeElement === document.body || !document.activeElement) heading.current?.focus({ preventScroll: true });
   }, [title]);
-  return html`<header class="head"><h1 tabindex="-1" ref=${heading}><bdi>${title}</bdi></h1><div class="actions">${children}</div></header>`;
+  return html`<header class="head"><h1 tabindex="-1" ref=${heading}><bdi>${visible(title)}</bdi></h1><div class="actions">${isId && html`<${Copy} value=${title} label="Copy id" />`}${children}</div>
+    ${reason && html`<p class="hint why">${reason}</p>`}</header>`;
 }
 
 /** Names and values. @param {{rows: [string, any][]}} props */
@@ -140,12 +177,12 @@ export function Facts({ rows }) {
 
 /** The body of a page about one thing: waits for its data and shows its error. @param {{fetched: any, children: (data: any) => any}} props */
 export function Loaded({ fetched, children }) {
-  const { data, error, reload } = fetched;
-  return html`${error && html`<${ErrorBox} error=${error} again=${reload} />`}${data ? children(data) : !error && html`<${Loading} />`}`;
+  const { data, error, reload, isBusy } = fetched;
+  return html`${error && !(data && error.status === 0) && html`<${ErrorBox} error=${error} again=${reload} />`}${data ? html`<div class="whole" aria-busy=${isBusy}>${children(data)}</div>` : !error && html`<${Loading} />`}`;
 }
 
-/** The sentence that says since when nothing is heard. */
+/** Why actions are off; empty while they are not. */
 export function useOfflineReason() {
   const live = useLive();
-  return live.status === "Disconnected" ? "The daemon does not answer; this works again when it does." : "";
+  return live.status === "Disconnected" ? "The daemon does not answer, so nothing can be changed; this works again when it does." : "";
 }
