@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final
 
@@ -24,6 +25,7 @@ from bridge.domain.webhook_url import check_target
 from bridge.maintenance import backups
 from bridge.maintenance.backups import BackupPlan
 from bridge.polling.poller import Poller
+from bridge.polling.schedule import TrackedRun
 from bridge.providers.http import ProviderFailure
 from bridge.store import checks
 from bridge.store.database import Database
@@ -31,6 +33,7 @@ from bridge.store.runs import LeaseOffer
 from bridge.store.sqlite import database_file
 from bridge.store.transaction import CommitSignals
 
+_SHOWN_MAX_S: Final = 1e8  # a later opening depends on other requests
 _NOT_READY: Final = "not in order; the log says why"
 _START_UNKNOWN: Final = (
     "whether the provider started a run is not known; look there before you try again with a new Idempotency-Key, "
@@ -112,11 +115,38 @@ class DaemonControl:
         poller = self.pollers.get(run.connection)
         if poller is None:
             return None
-        tracked, (next_poll_at, reason) = poller.live(run.id), poller.next_poll(run)
-        polls, last_polled_at = (
-            (run.polls, run.last_polled_at) if tracked is None else (tracked.polls, tracked.last_polled_at)
-        )
-        return LivePoll(polls, last_polled_at, next_poll_at, reason, tracked.last_error if tracked else None)
+        tracked = poller.leases.find(run.id)
+        if tracked is None:  # on PostgreSQL another node may have it
+            at = self._when_open(poller, run.next_poll_at) if self._database.is_sqlite else (run.next_poll_at, None)
+            return LivePoll(run.polls, run.last_polled_at, *at, None)
+        at = self._next_poll(poller, tracked)
+        return LivePoll(tracked.polls, tracked.last_polled_at, *at, tracked.last_error)
+
+    def _next_poll(self, poller: Poller, tracked: TrackedRun) -> tuple[datetime | None, str | None]:
+        """When a run that is held is polled next, as far as is known now, and why then."""
+        now, wall, due_at = self._clock.monotonic(), self._clock.now(), tracked.next_poll_at
+        if due_at is None:
+            return None, tracked.reason
+        if tracked.is_in_flight:
+            return wall, "it is being polled"
+        listed_s = poller.lists.shows_in_s(tracked.run.id, now)
+        if listed_s < (due_at - wall).total_seconds():
+            return wall + timedelta(seconds=listed_s), "a list is worth a request then, and shows this run too"
+        return self._when_open(poller, due_at, tracked.reason)
+
+    def _when_open(
+        self, poller: Poller, due_at: datetime | None, reason: str | None = None
+    ) -> tuple[datetime | None, str | None]:
+        """The due time, or what a run that is due waits for at the connection."""
+        wall = self._clock.now()
+        if due_at is None or due_at > wall:
+            return due_at, reason
+        opens_in_s, ready = poller.client.opens_in_s(self._clock.monotonic()), poller.schedule.ready_count
+        if poller.client.is_probing:
+            reason = "its provider fails, and is asked again then"
+        elif opens_in_s > 0 or ready:
+            reason = f"it is due, and waits for its turn at the connection's limit ({ready} wait in all)"
+        return wall + timedelta(seconds=opens_in_s if opens_in_s < _SHOWN_MAX_S else 0.0), reason
 
     def lease_offer(self, connection: str) -> LeaseOffer | None:
         """What the connection's poller offers to poll at once."""
@@ -130,7 +160,7 @@ class DaemonControl:
     def forget(self, run_id: str) -> None:
         """A run is no longer watched."""
         for poller in self.pollers.values():
-            poller.forget(run_id)
+            poller.leases.forget(run_id)
 
     async def trigger(
         self, connection: str, workflow_id: str, inputs: Json, extra: dict[str, Json]

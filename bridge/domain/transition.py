@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bridge.domain.event import EventType
 from bridge.domain.frozen import frozen, replaced
-from bridge.domain.observation import Observation
+from bridge.domain.observation import ListedRun, Observation
 from bridge.domain.run import Run, RunError, RunStatus
 
 NOT_FOUND_COUNT_MIN: Final = 5
@@ -62,6 +62,23 @@ def unchanged(run: Run) -> Observation:
         started_at=run.started_at,
         finished_at=run.finished_at,
     )
+
+
+def shown_by_list(run: Run, listed: ListedRun) -> Observation | None:
+    """What a list shows of a run; None where only a poll of the run itself tells.
+
+    A run in the status that it had is taken as unchanged: what a list leaves out must not look like a change. Lists may
+    lag, so a change between running and waiting needs a poll.
+    """
+    seen = listed.observation
+    if seen is None:
+        return None
+    if run.observed_at is not None and (run.status, run.provider_status) == (seen.status, seen.provider_status):
+        return unchanged(run)
+    if listed.needs_detail or seen.status is RunStatus.UNKNOWN:
+        return None
+    may_be_recorded = run.observed_at is None or seen.status.is_settled or run.status is RunStatus.QUEUED
+    return seen if may_be_recorded else None
 
 
 def observe(

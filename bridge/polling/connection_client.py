@@ -39,14 +39,6 @@ TURN_REST_S = 0.05  # while another request has its turn
 
 
 @dataclass(frozen=True, slots=True)
-class HealthChange:
-    """The health of the connection has changed."""
-
-    health: ConnectionHealth
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Remark:
     """When something was last found that could not be read, and how often."""
 
@@ -92,11 +84,11 @@ class ConnectionClient:
         limiter: FairRateLimiter | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Pass `limiter` where several connections share one credential."""
+        """Pass `limiter` where several connections share one credential; `health` is what the database says."""
         self.connection = connection
         self.provider = provider_of(connection)
         self.limiter = limiter or FairRateLimiter(connection.requests_per_second, connection.max_in_flight)
-        self.health = health
+        self.health = self.recorded_health = health
         self.reason: str | None = None
         self.is_probing = health is ConnectionHealth.FAILING
         """Whether only one request at a time goes, to find out whether the connection answers again."""
@@ -116,18 +108,25 @@ class ConnectionClient:
         self._has_recovered = False
         self.missing_runs = MissingRuns()
 
-    async def poll(self, run: Run, last: LastResponse | None = None) -> PollResult:
-        """Poll a run once; `last` is the response that showed the run as it is."""
-        result = await self.provider.fetch_run(self._http, run.provider_run_id, last)
+    async def poll(self, run: Run, last: LastResponse | None, *, sent_at: float, runs_held: int) -> PollResult:
+        """Poll a run once and judge the result; `last` is the response that showed the run as it is.
+
+        The limiter has counted the request, at `sent_at`, and gets its slot back whatever happens.
+        """
+        try:
+            result = await self.provider.fetch_run(self._http, run.provider_run_id, last)
+        except BaseException:  # cancelled when the daemon ends, or broken
+            self.limiter.give_up()
+            raise
         now = self._clock.monotonic()
-        match result:
-            case Observed():
-                self.missing_runs.note_found(run.id, now)
-            case PollFailed(kind=FailureKind.NOT_FOUND):
-                was_found = run.observed_at is not None
-                if self.missing_runs.note_missing(run.id, now, was_found=was_found):
-                    message = f"{result.message}; no run is found any more: check base_url and the key's account"
-                    return replace(result, kind=FailureKind.GATEWAY, message=message)
+        if isinstance(result, Observed):
+            self.missing_runs.note_found(run.id, now)
+        elif result.kind is FailureKind.NOT_FOUND and self.missing_runs.note_missing(
+            run.id, now, was_found=run.observed_at is not None
+        ):
+            message = f"{result.message}; no run is found any more: check base_url and the key's account"
+            result = replace(result, kind=FailureKind.GATEWAY, message=message)
+        self.judge(result, sent_at=sent_at, now=now, runs_held=runs_held, run_id=run.id)
         return result
 
     async def complete(self, run: Run, seen: Observed) -> Observed:
@@ -229,8 +228,8 @@ class ConnectionClient:
 
     def judge(
         self, result: PollResult | RunPage, *, sent_at: float, now: float, runs_held: int, run_id: str | None = None
-    ) -> HealthChange | None:
-        """Take in the result of a poll or a list: its effect on the limits, and a change of health if it causes one.
+    ) -> None:
+        """Take in the effect of a poll or a list on the limits and the health, and end its request for the limiter.
 
         Times are monotonic. A 404 is an answer like any other: the connection works.
         """
@@ -239,18 +238,18 @@ class ConnectionClient:
             self._note_unreadable(result, run_id, sent_at)
         match result:
             case Observed() | RunPage() | PollFailed(kind=FailureKind.NOT_FOUND):
-                return self._answered(now)
+                self._answered(now)
             case PollFailed(kind=FailureKind.UNAUTHORIZED):
                 self._refusals += 1
-                is_sure = result.status == 401 or self._refusals >= REFUSALS_MIN or runs_held <= 1
-                return self._failed(result.message, sent_at=sent_at, now=now) if is_sure else None
+                if result.status == 401 or self._refusals >= REFUSALS_MIN or runs_held <= 1:
+                    self._failed(result.message, sent_at=sent_at, now=now)
             case PollFailed(kind=FailureKind.THROTTLED | FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
-                return None  # about the rate or perhaps about this run: `find_unreadable` decides
+                pass  # about the rate or perhaps about this run: `judge_unreadable` decides
             case _:
-                return self._faltered(result, sent_at=sent_at, now=now)
+                self._faltered(result, sent_at=sent_at, now=now)
 
     def pace(self, result: PollResult | RunPage, *, sent_at: float, now: float) -> None:
-        """Take in the effect of a result on the limits alone; ends the request for the limiter."""
+        """Take in the effect of a result on the limits alone, and end its request for the limiter."""
         match result:
             case PollFailed(kind=FailureKind.THROTTLED):
                 self.limiter.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)
@@ -269,34 +268,32 @@ class ConnectionClient:
             case _:
                 self.limiter.answer(now, sent_at=sent_at)
 
-    def _answered(self, now: float) -> HealthChange | None:
+    def _answered(self, now: float) -> None:
         self._has_recovered |= self._failures >= FAILURES_MIN or self.health is ConnectionHealth.FAILING
         self._failures = self._refusals = self._probes = 0
         self.last_error = None
         self._unreadable_runs.clear()
         if self.health is ConnectionHealth.OK:
-            return None
+            return
         if self.is_probing:
             self.limiter.rate_limit.end_pause(now)
         self.health, self.reason, self.is_probing = ConnectionHealth.OK, None, False
-        return HealthChange(ConnectionHealth.OK, None)
 
-    def _faltered(self, result: PollFailed, *, sent_at: float, now: float) -> HealthChange | None:
+    def _faltered(self, result: PollFailed, *, sent_at: float, now: float) -> None:
         self._failures += 1
         if self._failures == 1:
             self._failing_from = now
         if self.is_probing or (self._failures >= FAILURES_MIN and now - self._failing_from >= FAILING_SPAN_S):
-            return self._failed(result.message, sent_at=sent_at, now=now)
-        return None
+            self._failed(result.message, sent_at=sent_at, now=now)
 
-    def _failed(self, reason: str, *, sent_at: float, now: float) -> HealthChange | None:
+    def _failed(self, reason: str, *, sent_at: float, now: float) -> None:
         if self.is_probing and sent_at < self._judged_at:
-            return None  # sent before the last verdict: it was no probe, and does not lengthen the pause
+            return  # sent before the last verdict: it was no probe, and does not lengthen the pause
         self._judged_at = now
         self.limiter.rate_limit.pause(now, min(PROBE_FIRST_S * 2.0**self._probes, PROBE_MAX_S))
         self._probes = min(self._probes + 1, 10)
         self.is_probing = True
-        return self._turn_failing(reason)
+        self._turn_failing(reason)
 
     def _note_unreadable(self, failed: PollFailed, run_id: str | None, sent_at: float) -> None:
         if self.last_error is None:
@@ -305,23 +302,20 @@ class ConnectionClient:
         count = self.last_error.count + 1 if self.last_error else 1
         self.last_error = LastError(self._clock.now(), failed.kind, failed.message, count)
 
-    def find_unreadable(self, now: float, *, runs_held: int) -> HealthChange | None:
-        """The change to failing, if no poll of any run has been readable for `UNREADABLE_S`.
+    def judge_unreadable(self, now: float, *, runs_held: int) -> None:
+        """Turn failing if no poll of any run has been readable for `UNREADABLE_S`.
 
         Failures that may concern one run alone must have struck two, where two are held.
         """
         error = self.last_error
         if error is None or now - self._unreadable_since < UNREADABLE_S:
-            return None
-        if error.kind in ABOUT_ONE_RUN and len(self._unreadable_runs) < min(runs_held, 2):
-            return None
-        return self._turn_failing(error.message)
+            return
+        if error.kind not in ABOUT_ONE_RUN or len(self._unreadable_runs) >= min(runs_held, 2):
+            self._turn_failing(error.message)
 
-    def _turn_failing(self, reason: str) -> HealthChange | None:
-        if self.health is ConnectionHealth.FAILING:
-            return None
-        self.health, self.reason = ConnectionHealth.FAILING, reason
-        return HealthChange(ConnectionHealth.FAILING, reason)
+    def _turn_failing(self, reason: str) -> None:
+        if self.health is not ConnectionHealth.FAILING:
+            self.health, self.reason = ConnectionHealth.FAILING, reason
 
     def take_recovery(self) -> bool:
         """Whether the connection has begun to answer again after a row of failures, since this was last asked."""

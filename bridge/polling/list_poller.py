@@ -25,9 +25,8 @@ from bridge.domain.errors import StoreUnavailable
 from bridge.domain.frozen import frozen
 from bridge.domain.limits.fair_limiter import Candidate
 from bridge.domain.observation import FailureKind, ListedRun, Observed, PollFailed, RunPage
-from bridge.domain.run import Run, RunStatus
-from bridge.domain.transition import unchanged
-from bridge.polling.connection_client import ConnectionClient, HealthChange
+from bridge.domain.transition import shown_by_list
+from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.discovery import ASK_AT_LEAST_S, Discovery
 from bridge.polling.planner import Planner
 from bridge.polling.schedule import PollSchedule, TrackedRun
@@ -73,11 +72,10 @@ class Seen:
 
 @frozen
 class ListResult:
-    """What one page brought: what it shows of runs held, those to be polled by themselves, and a change of health."""
+    """What one page brought: what it shows of runs held, and those to be polled by themselves."""
 
     seen: Sequence[Seen] = ()
     needs_poll: Sequence[TrackedRun] = ()
-    health: HealthChange | None = None
 
 
 @frozen
@@ -87,26 +85,6 @@ class _Sighting:
     listed: ListedRun
     answered_at: str | None
     sent_at: float
-
-    def of(self, run: Run) -> Observed | None:
-        """What it shows of `run`; None where only a poll of the run itself tells.
-
-        A run in the status that it had is taken as unchanged: what a list leaves out must not look like a change.
-        """
-        seen = self.listed.observation
-        if seen is None:
-            return None
-        if run.observed_at is not None and (run.status, run.provider_status) == (seen.status, seen.provider_status):
-            return Observed(unchanged(run), answered_at=self.answered_at)
-        return Observed(seen, answered_at=self.answered_at) if _tells_enough(run, self.listed) else None
-
-
-def _tells_enough(run: Run, listed: ListedRun) -> bool:
-    """Whether a change may be recorded as shown. Lists may lag: one between running and waiting needs a poll."""
-    seen = listed.observation
-    if seen is None or listed.needs_detail or seen.status is RunStatus.UNKNOWN:
-        return False
-    return run.observed_at is None or seen.status.is_settled or run.status is RunStatus.QUEUED
 
 
 class ListPoller:
@@ -158,6 +136,12 @@ class ListPoller:
             self._compute_due(now)
         return max(self._due - now, self._rests_until - now, 0.0)
 
+    def goes_first(self, now: float) -> bool:
+        """Whether a list is due, and goes before the polls: where requests are scarce, only if it is worth more."""
+        if self.rest_s(now) > 0:
+            return False
+        return not self._schedule.is_scarce or self.worth_s(now) >= self._schedule.top_worth_s
+
     def worth_s(self, now: float) -> float:
         """What the list is worth now, in seconds of delay: its price when due, then as the square of the time."""
         planned_s, elapsed_s = self._due - self._sent_at, now - self._sent_at
@@ -181,6 +165,8 @@ class ListPoller:
 
     def _is_useful(self) -> bool:
         """Whether a list may show enough; while the connection is probed, polls of single runs are the probes."""
+        if not self._client.provider.lists:
+            return False
         if self._client.is_probing:
             return self._discovery is not None and not len(self._schedule)
         return self._discovery is not None or sum(1 for _ in islice(self._hopeful(), RUNS_MIN)) == RUNS_MIN
@@ -218,6 +204,8 @@ class ListPoller:
 
     def decide(self, tracked: TrackedRun, now: float) -> WaitForList | Seen | None:
         """Whether a due run waits for a list, or was just seen on one; None: poll it by itself."""
+        if not self._client.provider.lists:
+            return None
         decision: WaitForList | Seen | None = None
         if self._may_show(tracked, now):
             is_first = tracked.run.observed_at is None
@@ -305,12 +293,11 @@ class ListPoller:
                     break
                 asked_at = self._clock.monotonic()
                 page = await self._ask(cursor)
-                health = self._judge(page, asked_at)
+                self._judge(page, asked_at)
                 if isinstance(page, PollFailed):
                     self._rest(page)
-                    yield ListResult(health=health)
                     break
-                yield self._take_page(page, number, asked_at, health)
+                yield self._take_page(page, number, asked_at)
                 cursor = None if page.next_cursor in cursors else page.next_cursor  # one seen before shows nothing more
                 cursors.add(cursor)
                 if self._discovery is not None:
@@ -358,14 +345,14 @@ class ListPoller:
         since = min([self._clock.now(), *registered]) - REACH
         return self._discovery.reaches_back_to(since) if self._discovery is not None else since
 
-    def _judge(self, answer: RunPage | PollFailed, sent_at: float) -> HealthChange | None:
+    def _judge(self, answer: RunPage | PollFailed, sent_at: float) -> None:
         """Lists count for the pace; failed ones count for the health only where nothing else is polled."""
         now, held = self._clock.monotonic(), len(self._schedule)
         self._metrics.lists.labels(self._name, "shown" if isinstance(answer, RunPage) else answer.kind.value).inc()
         if isinstance(answer, PollFailed) and held:
             self._client.pace(answer, sent_at=sent_at, now=now)
-            return None
-        return self._client.judge(answer, sent_at=sent_at, now=now, runs_held=held)
+        else:
+            self._client.judge(answer, sent_at=sent_at, now=now, runs_held=held)
 
     def _rest_if_fruitless(self) -> None:
         """Ask for lists ever more rarely while they show no run that is watched."""
@@ -386,7 +373,7 @@ class ListPoller:
 
     # -- what it shows
 
-    def _take_page(self, page: RunPage, number: int, sent_at: float, health: HealthChange | None) -> ListResult:
+    def _take_page(self, page: RunPage, number: int, sent_at: float) -> ListResult:
         seen: list[Seen] = []
         needs_poll: list[TrackedRun] = []
         for listed in page.runs:
@@ -404,15 +391,17 @@ class ListPoller:
                     needs_poll.append(tracked)
         self._is_summary = any(listed.needs_detail for listed in page.runs)
         self._rests_until = self._clock.monotonic() + (page.poll_after_s or 0.0)
-        return ListResult(seen, needs_poll, health)
+        return ListResult(seen, needs_poll)
 
     def _see(self, tracked: TrackedRun, sighting: _Sighting) -> Seen | None:
         run = tracked.run
         self._waiting_runs.pop(run.id, None)
         self._waiting_since.pop(run.id, None)
         self._missed.pop(run.id, None)
-        result = sighting.of(run)
-        return None if result is None else Seen(tracked, result, sighting.sent_at)
+        seen = shown_by_list(run, sighting.listed)
+        if seen is None:
+            return None
+        return Seen(tracked, Observed(seen, answered_at=sighting.answered_at), sighting.sent_at)
 
     def _wants_more(self, number: int) -> bool:
         """Whether page `number`, perhaps with those behind it, is worth a request."""

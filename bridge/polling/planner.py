@@ -6,6 +6,7 @@ the moment it was *sent* and over at the moment its answer *came*; the interval 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,7 +33,7 @@ from bridge.domain.observation import FailureKind, Observation, Observed, PollFa
 from bridge.domain.run import Json, Run, RunStatus
 from bridge.domain.timestamps import seconds_between
 from bridge.polling.duration_learner import DurationLearner
-from bridge.polling.schedule import TrackedRun
+from bridge.polling.schedule import RANK_EVERY_S, TrackedRun
 
 CLOCK_GRAIN_S: Final = 1.0  # a Date header, and the times of several providers, are whole seconds
 AGE_MAX_S: Final = 30 * 86400.0
@@ -61,6 +62,7 @@ class Planner:
         self.learner = learner
         self._settings = settings
         self._tallies: dict[str, Tally] = {}
+        self._replan_due = 0.0
 
     # -- when next
 
@@ -82,6 +84,19 @@ class Planner:
         if durations.is_new:
             durations.note_long(run.id)
 
+    def replan_rest_s(self, now: float) -> float:
+        """Seconds until runs are to be planned again by what was learned; infinity if nothing was."""
+        return self._replan_due - now if self.learner.changed else math.inf
+
+    def replan_learned(self, runs: Iterable[TrackedRun], now: float) -> list[tuple[TrackedRun, NextPoll]]:
+        """The runs to be planned again by what was learned, with their plans."""
+        self._replan_due = now + RANK_EVERY_S
+        runs = list(runs)
+        self.refit(runs)
+        plans = [(each, plan) for each in runs if each.is_planned and (plan := self.replan(each, now))]
+        self.learner.changed.clear()
+        return plans
+
     def replan(self, tracked: TrackedRun, now: float) -> NextPoll | None:
         """The next poll by what was learned since; None where the present plan stands.
 
@@ -100,12 +115,15 @@ class Planner:
         due = max(tracked.sent_at + max(plan.delay_s, settings.min_interval_s), tracked.not_before)
         return NextPoll(max(due - now, 0.0), plan.reason)
 
-    def replan_after_outage(self, tracked: TrackedRun, now: float) -> NextPoll | None:
-        """The next poll of a run whose last one failed, now that the provider answers again; None where it stands."""
-        due = max(now, tracked.sent_at + self._settings_of(tracked).min_interval_s)
-        if not tracked.failure_streak or tracked.not_found_count or tracked.due <= due:
-            return None
-        return NextPoll(due - now, "the provider answers again")
+    def replan_after_outage(self, runs: Iterable[TrackedRun], now: float) -> list[tuple[TrackedRun, NextPoll]]:
+        """The runs whose polls failed, due now that the provider answers again; the limiter lets the most urgent first."""
+        plans = []
+        for tracked in runs:
+            due = max(now, tracked.sent_at + self._settings_of(tracked).min_interval_s)
+            has_failed = tracked.is_planned and tracked.failure_streak and not tracked.not_found_count
+            if has_failed and tracked.due > due:
+                plans.append((tracked, NextPoll(due - now, "the provider answers again")))
+        return plans
 
     def plan_retry(self, tracked: TrackedRun, failed: PollFailed) -> NextPoll:
         """The next poll after one that failed; a 429 is about the connection, so the run itself backs off no further."""

@@ -17,7 +17,7 @@ import structlog
 
 from bridge.domain import transition
 from bridge.domain.clock import Clock
-from bridge.domain.connection import Connection
+from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.frozen import frozen
@@ -25,7 +25,7 @@ from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.observation import Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.domain.timestamps import format_duration, seconds_between
-from bridge.polling.connection_client import HealthChange
+from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.planner import Planner
 from bridge.polling.schedule import TrackedRun
 from bridge.runtime.metrics import Metrics
@@ -70,7 +70,7 @@ class PollResults:
 
     def __init__(
         self,
-        connection: Connection,
+        client: ConnectionClient,
         planner: Planner,
         database: Database,
         *,
@@ -80,16 +80,15 @@ class PollResults:
         offer_of: Callable[[], DeliveryOffer | None] = lambda: None,
     ) -> None:
         """`offer_of`: what this node's deliverer offers to take of the deliveries that are recorded."""
-        self._connection, self._name = connection, connection.name
+        self._client, self._name = client, client.connection.name
         self._planner = planner
         self._database = database
         self._node = node
         self._clock = clock
         self._metrics = metrics
         self._offer_of = offer_of
-        self._log = log.bind(connection=connection.name)  # bound once: binding is half of what a line costs
+        self._log = log.bind(connection=self._name)  # bound once: binding is half of what a line costs
         self._changes = database.grouped(self._record_all)
-        self._health: HealthChange | None = None  # not recorded yet
         self._health_due = -math.inf
         self._is_recording_health = False
 
@@ -99,6 +98,11 @@ class PollResults:
         return self._changes.pending >= BEHIND_MIN
 
     # -- one poll
+
+    def count_poll(self, result: PollResult, took_s: float) -> None:
+        """Count a request for one run, by its outcome."""
+        outcome = result.kind.value if isinstance(result, PollFailed) else "observed"
+        self._metrics.note_poll(self._name, outcome, took_s)
 
     async def handle(
         self, tracked: TrackedRun, result: PollResult, now: float, others: Iterable[TrackedRun]
@@ -110,6 +114,8 @@ class PollResults:
         try:
             if isinstance(result, PollFailed):
                 return await self._failed(tracked, result, now)
+            if result.remarks:
+                self._metrics.of(self._metrics.remarks, self._name).inc()
             tracked.note_answer(is_304=result.is_unchanged)
             step = await self._observed(tracked, result, now, others)
         except StoreUnavailable as error:
@@ -238,48 +244,45 @@ class PollResults:
 
     # -- the health of the connection
 
-    async def report_health(self, changed: HealthChange) -> None:
-        """Record and announce that the connection's health has changed; while that fails, `flush_health` tries again."""
-        self._health = changed
-        await self.flush_health(self._health_due)
+    @property
+    def _owes_health(self) -> bool:
+        return self._client.health is not self._client.recorded_health
 
     def health_rest_s(self, now: float) -> float:
         """Seconds until a change of health that could not be recorded is tried again."""
-        return math.inf if self._health is None or self._is_recording_health else self._health_due - now
+        return self._health_due - now if self._owes_health and not self._is_recording_health else math.inf
 
     async def flush_health(self, now: float) -> None:
-        """Record the last change of health, if it still has to be and it is time; one change after the other."""
+        """Record and announce the client's health if it has changed and it is time; one change after the other."""
         if self._is_recording_health:
             return
         self._is_recording_health = True
         try:
-            while (changed := self._health) is not None and now >= self._health_due:
-                await self._try_to_record_health(changed)
+            while self._owes_health and now >= self._health_due:
+                await self._try_to_record_health(self._client.health, self._client.reason)
         finally:
             self._is_recording_health = False
 
-    async def _try_to_record_health(self, changed: HealthChange) -> None:
+    async def _try_to_record_health(self, health: ConnectionHealth, reason: str | None) -> None:
         try:
-            await self._record_health(changed)
+            await self._record_health(health, reason)
         except StoreUnavailable as error:
             self._health_due = self._clock.monotonic() + STORE_RETRY_S
             log.warning("health.untold", connection=self._name, reason=str(error))
             return
         except Exception:  # the health of the connection must not hold up its runs
             log.exception("health.untold", connection=self._name)
-        self._health = None if self._health is changed else self._health
+        self._client.recorded_health = health
 
-    async def _record_health(self, changed: HealthChange) -> None:
-        connection = self._connection
+    async def _record_health(self, health: ConnectionHealth, reason: str | None) -> None:
+        provider = self._client.connection.provider
 
         def record(tx: Tx) -> bool:
-            return connections.change_health(
-                tx, connection.name, provider=connection.provider, health=changed.health, reason=changed.reason
-            )
+            return connections.change_health(tx, self._name, provider=provider, health=health, reason=reason)
 
         if await self._database.write(record):
-            event = EventType.CONNECTION_FAILING if changed.reason else EventType.CONNECTION_RECOVERED
-            self._log.warning(event.value, reason=changed.reason)
+            event = EventType.CONNECTION_FAILING if reason else EventType.CONNECTION_RECOVERED
+            self._log.warning(event.value, reason=reason)
 
 
 def _decide(tx: Tx, changes: list[_Change]) -> list[tuple[_Change, transition.Decision | None]]:

@@ -93,7 +93,7 @@ class Pollers:
     def forget(self, run_id: str) -> None:
         """A run is no longer watched."""
         for poller in self.by_connection.values():
-            poller.forget(run_id)
+            poller.leases.forget(run_id)
 
     def rebase(self, jump_s: float) -> None:
         """The wall clock was set by so much."""

@@ -1,6 +1,6 @@
-"""The leases of one connection's runs on this node: acquire, release, and compare with the database.
+"""The runs of one connection that this node holds: acquire, keep or release, and compare with the database.
 
-A release is gathered for a moment. So is a pause that the provider asked for while a run goes on: the run stays held,
+A run is held in the schedule for as long as its lease is ours. A release is gathered for a moment. So is a pause that the provider asked for while a run goes on: the run stays held,
 but a node that takes it over after a kill must find the pause in the database.
 
 With several nodes each acquires a fair part of what is due at a time, and what a node holds in memory can become wrong:
@@ -15,8 +15,8 @@ from typing import Final
 
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.limits.fair_limiter import FairRateLimiter
 from bridge.domain.run import Run
+from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.schedule import PollSchedule, TrackedRun
 from bridge.store import run_leases
 from bridge.store.database import Database
@@ -26,6 +26,8 @@ from bridge.store.transaction import Tx
 HORIZON_S: Final = 15.0  # runs due within this are acquired; those due later stay in the database
 SOON_S: Final = 1.0  # a writing transaction is begun only for a run that is due within this
 HELD_MAX: Final = 20_000
+KEEP_S: Final = 30.0  # a run due within this stays held between polls …
+KEPT_MAX: Final = 2_000  # … and any, to be planned again when others end, while no more than these are held
 ACQUIRED_MAX: Final = 1_000  # at once
 ACQUIRE_GAP_S: Final = 0.008  # from one acquisition to the next, so that many registrations share one
 PLENTY: Final = 5_000  # held, some of them overdue: after an outage the others can wait in the database …
@@ -41,23 +43,22 @@ STORE_RETRY_S: Final = 5.0
 
 
 class RunLeases:
-    """Of one connection and one node. Reads the schedule, never changes it. Times are monotonic seconds."""
+    """Of one connection and one node. Times are monotonic seconds."""
 
     def __init__(
         self,
         database: Database,
         schedule: PollSchedule,
-        limiter: FairRateLimiter,
+        client: ConnectionClient,
         *,
         node: str,
-        connection: str,
         clock: Clock,
     ) -> None:
         self._database = database
         self._schedule = schedule
-        self._limiter = limiter
+        self._client, self._limiter = client, client.limiter
         self._node = node
-        self._connection = connection
+        self._connection = client.connection.name
         self._clock = clock
         self._is_alone = database.is_sqlite
         self._expects_due = True
@@ -70,6 +71,11 @@ class RunLeases:
         self._paused: dict[str, TrackedRun] = {}
         self._writing: list[TrackedRun] = []
         self._flush_due = math.inf
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Take no more runs; those held are released when they are planned next."""
+        self._is_closed = True
 
     # -- acquiring
 
@@ -96,23 +102,28 @@ class RunLeases:
             return wanted_at - now
         return max(wanted_at, self._limiter.rate_limit.opens_at - AHEAD_S) - now
 
-    async def acquire(self) -> list[TrackedRun]:
-        """Lease what is due soon, if it is time to ask; StoreUnavailable. Nothing while the limits leave us nothing."""
-        now = self._clock.monotonic()
-        if self._acquire_in_s(now) > 0:
-            return []
-        expected, self._acquired_at = self._expects_due, now
-        self._expects_due = False  # before asking: a run that becomes due during it counts for the next pass
-        if self._limiter.is_shut:
-            self._acquire_due = now + UNHEARD_S
-            return []
-        try:
-            return await self._lease_due(now, is_expected=expected)
-        except StoreUnavailable:
-            self._expects_due = True
-            raise
+    async def acquire(self) -> None:
+        """Lease what is due soon, if it is time to ask, or release all while the limits leave us nothing.
 
-    async def _lease_due(self, now: float, *, is_expected: bool) -> list[TrackedRun]:
+        Raises StoreUnavailable.
+        """
+        await self._compare(self._clock.monotonic())
+        now = self._clock.monotonic()
+        if self._acquire_in_s(now) <= 0:
+            expected, self._acquired_at = self._expects_due, now
+            self._expects_due = False  # before asking: a run that becomes due during it counts for the next pass
+            if self._limiter.is_shut:
+                self._acquire_due = now + UNHEARD_S
+            else:
+                try:
+                    await self._lease_due(now, is_expected=expected)
+                except StoreUnavailable:
+                    self._expects_due = True
+                    raise
+        if self._limiter.is_shut:
+            self.release_all()
+
+    async def _lease_due(self, now: float, *, is_expected: bool) -> None:
         limit = min(ACQUIRED_MAX, HELD_MAX - len(self._schedule))
         sharers = self._limiter.sharers
 
@@ -133,10 +144,15 @@ class RunLeases:
         wait_s = math.inf if due_at is None else (due_at - at).total_seconds()
         longest_s = ALONE_S if self._is_alone else UNHEARD_S
         self._acquire_due = now + max(0.0 if len(leased) == limit else 0.05, min(wait_s, longest_s))
-        return [
-            TrackedRun(run, now + ((run.next_poll_at or at) - at).total_seconds(), now=at, monotonic=now)
-            for run in leased
-        ]
+        for run in leased:
+            due = now + ((run.next_poll_at or at) - at).total_seconds()
+            self._schedule.add(TrackedRun(run, due, now=at, monotonic=now))
+
+    def take(self, run: Run) -> None:
+        """Hold a run that was registered under our lease, due now."""
+        if not self._is_closed:
+            now = self._clock.monotonic()
+            self._schedule.add(TrackedRun(run, now, now=self._clock.now(), monotonic=now))
 
     def offer(self, now: float) -> LeaseOffer | None:
         """For runs that are registered now: to lease as many as are held as soon as they are due.
@@ -148,7 +164,9 @@ class RunLeases:
         is_busy, sharers = self._schedule.has_overdue(now) or self._schedule.ready_count > 0, self._limiter.sharers
         held_max = HELD_MAX if not is_busy else PLENTY if sharers == 1 else 0
         room = held_max - len(self._schedule)
-        return None if waits or self._limiter.is_shut or room <= 0 else LeaseOffer(self._node, room, sharers)
+        if waits or self._is_closed or self._limiter.is_shut or room <= 0:
+            return None
+        return LeaseOffer(self._node, room, sharers)
 
     # -- comparing
 
@@ -156,15 +174,15 @@ class RunLeases:
         """A commit may have succeeded whose answer was lost: compare at once."""
         self._compare_due = 0.0
 
-    async def find_lost(self, now: float) -> set[str]:
-        """The ids of runs that are held here without a lease; frees what is leased to this node but not held.
+    async def _compare(self, now: float) -> None:
+        """Forget the runs that are held here without a lease; free what is leased to this node but not held.
 
         It frees what it has found so twice, because a run that was just registered may be leased before it is held.
         Where no other node can be, that is once for all: the poller before this one, ended by a reload, may have left
         leases that it was just acquiring or could not release.
         """
         if now < self._compare_due:
-            return set()
+            return
         self._compare_due = math.inf if self._is_alone else now + COMPARE_EVERY_S
         held = self._held()
         leased = await self._database.read(
@@ -177,35 +195,60 @@ class RunLeases:
         if lost := sorted(astray & seen_before):
             await self._database.write(lambda tx: run_leases.release(tx, node=self._node, run_ids=lost))
             self._expects_due = True
-        return held - leased
+        for run_id in held - leased:
+            self.forget(run_id)
 
     def _held(self) -> set[str]:
         return {tracked.run.id for tracked in self._schedule.all()} | self._releasing.keys()
 
-    # -- releasing
+    # -- what is held
 
-    def get(self, run_id: str) -> TrackedRun | None:
-        """The run with this id, if its release is not written yet."""
-        return self._releasing.get(run_id)
+    def find(self, run_id: str) -> TrackedRun | None:
+        """The run as this node has it in memory, fresher than the database, until its release is written."""
+        return self._schedule.get(run_id) or self._releasing.get(run_id)
 
-    def releasing(self) -> list[TrackedRun]:
-        """The runs whose release is not written yet."""
-        return [*self._releasing.values(), *self._writing]
+    def poll_now(self, run_id: str) -> None:
+        """Make a run due whatever its plan says, also where its release is not written yet."""
+        if (tracked := self._schedule.get(run_id)) is not None:
+            self._schedule.poll_now(tracked, "asked for")
+        elif (tracked := self._releasing.get(run_id)) is not None:
+            tracked.plan(self._clock.monotonic(), self._clock.now(), "asked for")
+            self._release(tracked, tracked.due)
 
-    def release(self, tracked: TrackedRun, due: float) -> None:
-        """Write the end of the lease, with what was counted, by `due`; the schedule no longer holds the run."""
-        self._paused.pop(tracked.run.id, None)
-        self._releasing[tracked.run.id] = tracked
-        self._flush_due = min(self._flush_due, due)
+    def rebase(self, jump_s: float) -> None:
+        """The wall clock jumped by so much."""
+        for tracked in (*self._schedule.all(), *self._releasing.values(), *self._writing):
+            tracked.rebase(jump_s)
 
-    def keep_pause(self, tracked: TrackedRun, now: float) -> None:
-        """Write the pause, if the provider asked for one on a run that stays held."""
-        if tracked.not_before > now + GATHER_S:
+    def keep_or_release(self, tracked: TrackedRun, delay_s: float, *, is_listed: bool) -> None:
+        """Hold a run that is planned `delay_s` ahead, and write the pause that the provider asked for; or release it.
+
+        A run that lists show is held however late it is due.
+        """
+        now = self._clock.monotonic()
+        is_near = delay_s <= KEEP_S or len(self._schedule) <= KEPT_MAX or is_listed
+        if not is_near or self._is_closed or self._limiter.is_shut:
+            self._release(tracked, now + GATHER_S)
+        elif tracked.not_before > now + GATHER_S:
             self._paused[tracked.run.id] = tracked
             self._flush_due = min(self._flush_due, now + GATHER_PAUSES_S)
 
+    def release_all(self) -> None:
+        """Release every run but those whose poll is under way, which are released after it or at the next call."""
+        for tracked in self._schedule.all():
+            if not tracked.is_in_flight:
+                self._release(tracked, self._clock.monotonic())
+
+    def _release(self, tracked: TrackedRun, due: float) -> None:
+        """Write the end of the lease, with what was counted, by `due`."""
+        self.forget(tracked.run.id)
+        self._releasing[tracked.run.id] = tracked
+        self._flush_due = min(self._flush_due, due)
+
     def forget(self, run_id: str) -> None:
-        """Write nothing of this run."""
+        """Hold a run no longer, and write nothing of it: it is settled, was removed, or is not ours."""
+        self._schedule.remove(run_id)
+        self._client.missing_runs.forget(run_id)
         self._releasing.pop(run_id, None)
         self._paused.pop(run_id, None)
 

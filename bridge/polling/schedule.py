@@ -298,14 +298,11 @@ class PollSchedule:
         self._heap = [entry for entry in self._heap if entry[1] in live]
         heapq.heapify(self._heap)
 
-    def plan(self, tracked: TrackedRun, delay_s: float, reason: str, *, keep: bool = True) -> None:
-        """Set when and why a held run is polled next; without `keep` it is also removed."""
+    def plan(self, tracked: TrackedRun, delay_s: float, reason: str) -> None:
+        """Set when and why a held run is polled next."""
         clock = self._clock
         tracked.plan(clock.monotonic() + delay_s, clock.now() + timedelta(seconds=delay_s), reason)
-        if keep:
-            self.add(tracked)
-        else:
-            self.remove(tracked.run.id)
+        self.add(tracked)
 
     def postpone(self, tracked: TrackedRun, due: float) -> None:
         """Put a run, if it is held, into the order at another time; what people are shown stays."""

@@ -250,7 +250,7 @@ async def test_a_run_that_was_deleted_at_another_node_is_dropped(postgresql_url:
         async with open_poller(database, settings) as poller:
 
             async def in_hand() -> bool:
-                return poller.live(run.id) is not None
+                return poller.leases.find(run.id) is not None
 
             await work(poller.run_pass, poller.bell, in_hand)
             await database.write(lambda tx: runs.delete_run(tx, run.id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import pytest
@@ -15,7 +15,7 @@ from bridge.domain.observation import FailureKind, Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.polling import connection_client
-from bridge.polling.connection_client import ConnectionClient, HealthChange, MissingRuns
+from bridge.polling.connection_client import ConnectionClient, MissingRuns
 from bridge.providers.http import ProviderSessions
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario
 from bridge.store import connections, events
@@ -43,25 +43,29 @@ async def client(clock: ManualClock):
 
 def answer(
     client: ConnectionClient, clock: ManualClock, result: Observed | PollFailed, run_id: str = "r1", held: int = 1
-):
+) -> None:
     now = clock.monotonic()
-    return client.judge(result, sent_at=now, now=now, runs_held=held, run_id=run_id)
+    client.judge(result, sent_at=now, now=now, runs_held=held, run_id=run_id)
 
 
 def fail_for(
     client: ConnectionClient, clock: ManualClock, seconds: float, run_ids: Sequence[str], kind: FailureKind, held: int
-) -> Iterator[HealthChange]:
-    """Polls of these runs in turn, each after a longer back-off, with passes of the poller in between."""
+) -> list[tuple[ConnectionHealth, str | None]]:
+    """Polls of these runs in turn, each after a longer back-off, with passes of the poller in between.
+
+    Returns each health that the connection had, with its reason.
+    """
+    had = [(client.health, client.reason)]
     began, polls = clock.monotonic(), list(accumulate(BACK_OFF_S, initial=0.0))
     while (elapsed := clock.monotonic() - began) <= seconds:
         while polls and polls[0] <= elapsed:
             failed = PollFailed(kind, "the answer is not JSON but HTML")
-            if change := answer(client, clock, failed, run_ids[len(polls) % len(run_ids)], held):
-                yield change
+            answer(client, clock, failed, run_ids[len(polls) % len(run_ids)], held)
             polls.pop(0)
-        if change := client.find_unreadable(clock.monotonic(), runs_held=held):
-            yield change
+        client.judge_unreadable(clock.monotonic(), runs_held=held)
+        had += [now] if (now := (client.health, client.reason)) != had[-1] else []
         clock.advance(min(PASS_EVERY_S, polls[0] - elapsed if polls else PASS_EVERY_S))
+    return had
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind is not FailureKind.NOT_FOUND])
@@ -69,8 +73,8 @@ def fail_for(
 def test_a_connection_that_brings_nothing_readable_is_failing_within_two_minutes(
     client: ConnectionClient, clock: ManualClock, kind: FailureKind, run_ids: list[str]
 ) -> None:
-    [change] = fail_for(client, clock, 100.0, run_ids, kind, held=len(run_ids))
-    assert change == HealthChange(ConnectionHealth.FAILING, "the answer is not JSON but HTML")
+    [_, now] = fail_for(client, clock, 100.0, run_ids, kind, held=len(run_ids))
+    assert now == (ConnectionHealth.FAILING, "the answer is not JSON but HTML")
     assert client.last_error is not None
     assert (client.last_error.kind, client.last_error.message) == (kind, "the answer is not JSON but HTML")
     assert client.last_error.count >= 7
@@ -81,7 +85,7 @@ def test_one_run_in_trouble_beside_others_that_are_not_due_is_no_trouble_of_the_
     client: ConnectionClient, clock: ManualClock, kind: FailureKind
 ) -> None:
     answer(client, clock, READABLE, "r2", held=2)
-    assert list(fail_for(client, clock, 200.0, ["r1"], kind, held=2)) == []
+    assert fail_for(client, clock, 200.0, ["r1"], kind, held=2) == [(ConnectionHealth.OK, None)]
 
 
 def test_a_long_pause_that_the_provider_asks_for_is_shown_too(client: ConnectionClient, clock: ManualClock) -> None:
@@ -89,27 +93,28 @@ def test_a_long_pause_that_the_provider_asks_for_is_shown_too(client: Connection
     answer(client, clock, READABLE)
     answer(client, clock, PollFailed(FailureKind.THROTTLED, "429, again in 1h", 429, retry_after_s=3600.0))
     clock.advance(60.0)
-    assert client.find_unreadable(clock.monotonic(), runs_held=1) is None
+    client.judge_unreadable(clock.monotonic(), runs_held=1)
+    assert client.health is ConnectionHealth.OK
     clock.advance(30.0)
-    assert client.find_unreadable(clock.monotonic(), runs_held=1) == HealthChange(
-        ConnectionHealth.FAILING, "429, again in 1h"
-    )
+    client.judge_unreadable(clock.monotonic(), runs_held=1)
+    assert (client.health, client.reason) == (ConnectionHealth.FAILING, "429, again in 1h")
 
 
 def test_trouble_that_answers_show_holds_back_no_polls(client: ConnectionClient, clock: ManualClock) -> None:
     """The next run that is registered may be well."""
-    list(fail_for(client, clock, 100.0, ["r1"], FailureKind.BAD_PAYLOAD, held=1))
+    fail_for(client, clock, 100.0, ["r1"], FailureKind.BAD_PAYLOAD, held=1)
     assert client.health is ConnectionHealth.FAILING
     assert not client.is_probing
     assert client.opens_in_s(clock.monotonic()) == 0
 
 
 def test_the_first_readable_answer_ends_all_of_it(client: ConnectionClient, clock: ManualClock) -> None:
-    list(fail_for(client, clock, 100.0, ["r1"], FailureKind.BAD_PAYLOAD, held=1))
-    assert answer(client, clock, READABLE) == HealthChange(ConnectionHealth.OK, None)
+    fail_for(client, clock, 100.0, ["r1"], FailureKind.BAD_PAYLOAD, held=1)
+    answer(client, clock, READABLE)
     assert (client.health, client.last_error) == (ConnectionHealth.OK, None)
     clock.advance(1000.0)
-    assert client.find_unreadable(clock.monotonic(), runs_held=1) is None
+    client.judge_unreadable(clock.monotonic(), runs_held=1)
+    assert client.health is ConnectionHealth.OK
 
 
 async def test_a_connection_is_unknown_until_its_first_answer_which_is_no_recovery(
@@ -142,7 +147,7 @@ async def test_html_instead_of_answers_is_seen_at_the_run_and_at_the_connection(
             health = await database.read(connections.list_health)
             if not health or health["dibby-1"].health is not ConnectionHealth.FAILING:
                 return False
-            tracked = poller.live(run.id)
+            tracked = poller.leases.find(run.id)
             assert tracked is not None
             assert tracked.last_error is not None
             assert tracked.last_error.kind is FailureKind.GATEWAY

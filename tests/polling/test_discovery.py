@@ -145,7 +145,7 @@ async def test_a_removed_run_is_not_found_again(database: Database, sandbox: San
     theirs = sandbox.add_run("retab", scenario=FOR_EVER)
     async with open_poller(database, discovering(sandbox, "retab")) as poller:
         found = await until_watched(poller, database, {theirs})
-        poller.forget(found[theirs].id)
+        poller.leases.forget(found[theirs].id)
         await database.write(lambda tx: runs.delete_run(tx, found[theirs].id))
         await lists_more(poller, sandbox)
     assert await watched(database) == {}

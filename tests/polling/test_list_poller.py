@@ -23,7 +23,7 @@ from bridge.sandbox.state import RequestSeen, SandboxRun, SandboxState
 from bridge.store import connections, run_leases, runs
 from bridge.store.database import Database
 from tests.support.watching import new_run, register, seen
-from tests.support.workbench import QUICK, connection, note_sends, open_poller, settled, told, work
+from tests.support.workbench import QUICK, connection, next_poll_shown, note_sends, open_poller, settled, told, work
 
 LISTS = {"retab": "/retab/v1/workflows/runs", "instabase": "/instabase/v2/apps/runs"}
 FOR_EVER = Scenario(duration_s=None)
@@ -132,14 +132,13 @@ async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbo
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
 
         async def is_planned() -> bool:
-            rest_s = poller.lists is not None and poller.lists.rest_s(time.monotonic())
+            rest_s = poller.lists.rest_s(time.monotonic())
             return 0 < rest_s < math.inf
 
         await work(poller.run_pass, poller.bell, is_planned)
         tracked = poller.schedule.get(there[0].id)
         assert tracked is not None
-        at, reason = poller.next_poll(there[0])
-        assert at is not None
+        at, reason = next_poll_shown(database, poller, there[0])
         assert tracked.next_poll_at is not None
         assert at < tracked.next_poll_at
         assert reason == "a list is worth a request then, and shows this run too"
@@ -337,7 +336,7 @@ async def test_a_poll_that_a_person_asks_for_is_made_at_once(database: Database,
             return watched[2].provider_run_id in {seen.run_id for seen in polls(sandbox)}
 
         async def is_idle() -> bool:  # what the list showed is recorded first; a poll under way is not repeated
-            tracked = poller.live(watched[2].id)
+            tracked = poller.leases.find(watched[2].id)
             return tracked is not None and not tracked.is_in_flight
 
         await work(poller.run_pass, poller.bell, is_idle)
@@ -485,7 +484,6 @@ async def test_lists_that_show_no_watched_run_are_read_ever_more_rarely(
     async with open_poller(database, connection(sandbox, "retab", cadence=CALM, discover=True)) as poller:
         monkeypatch.setattr(poller.client, "list_runs", list_runs)
         lists = poller.lists
-        assert lists is not None
         rests = []
         for _ in range(8):
             now = time.monotonic()
@@ -509,7 +507,6 @@ async def test_a_list_is_worth_its_price_when_it_is_due_and_more_the_longer_it_w
         watched = await register_all(database, "retab", theirs)
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
         lists = poller.lists
-        assert lists is not None
 
         async def is_planned() -> bool:
             return 0 < lists.rest_s(time.monotonic()) < math.inf

@@ -17,9 +17,9 @@ from bridge.domain.connection import CadenceSettings, ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.limits.adaptive import RateLimit
-from bridge.domain.observation import FailureKind, PollFailed, PollResult
+from bridge.domain.observation import FailureKind, Observed, PollFailed, PollResult
 from bridge.domain.run import CadenceOverrides, RunStatus
-from bridge.polling.connection_client import FAILURES_MIN, HealthChange
+from bridge.polling.connection_client import FAILURES_MIN
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.poll_results import Continue
 from bridge.runtime.metrics import Metrics
@@ -29,8 +29,18 @@ from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from tests.support.foreign_server import answering, foreign_server
 from tests.support.manual_clock import ManualClock
-from tests.support.watching import NODE, add_endpoint, only, open_database, register
-from tests.support.workbench import QUICK, connection, finish, note_sends, open_poller, settled, told, work
+from tests.support.watching import NODE, add_endpoint, only, open_database, register, seen
+from tests.support.workbench import (
+    QUICK,
+    connection,
+    finish,
+    next_poll_shown,
+    note_sends,
+    open_poller,
+    settled,
+    told,
+    work,
+)
 
 PROVIDERS = ("dibby", "retab", "dify", "instabase")
 
@@ -211,11 +221,13 @@ async def test_changes_of_health_are_recorded_one_after_the_other(
 
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         monkeypatch.setattr(database, "write", write_slowly_at_first)
-        refused = HealthChange(ConnectionHealth.FAILING, "refused")
-        first = asyncio.create_task(poller.results.report_health(refused))
+        now = time.monotonic()
+        poller.client.judge(PollFailed(FailureKind.UNAUTHORIZED, "refused", 401), sent_at=now, now=now, runs_held=1)
+        first = asyncio.create_task(poller.results.flush_health(now))
         while waits:
             await asyncio.sleep(0)
-        await poller.results.report_health(HealthChange(ConnectionHealth.OK, None))
+        poller.client.judge(Observed(seen("running")), sent_at=now, now=now, runs_held=1)
+        await poller.results.flush_health(now)
         is_open.set()
         await first
         health = await database.read(connections.list_health)
@@ -250,14 +262,14 @@ async def test_a_run_whose_answer_breaks_the_reader_is_polled_again(
     """An error that no provider foresaw must not leave a run held and never due."""
     monkeypatch.setattr("bridge.polling.poller.CRASHED", Continue(0.0, "it broke"))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
-        poll, breaks = poller.client.poll, [RecursionError("too deep")]
+        fetch_run, breaks = poller.client.provider.fetch_run, [RecursionError("too deep")]
 
-        async def poll_or_break(*args: Any) -> PollResult:
+        async def fetch_or_break(*args: Any) -> PollResult:
             if breaks:
                 raise breaks.pop()
-            return await poll(*args)
+            return await fetch_run(*args)
 
-        monkeypatch.setattr(poller.client, "poll", poll_or_break)
+        monkeypatch.setattr(poller.client.provider, "fetch_run", fetch_or_break)
         theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0))
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
         assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
@@ -299,7 +311,7 @@ async def test_a_run_is_lost_after_five_404s_over_a_minute_and_not_before(tmp_pa
             run = await register(database, "run_gone", connection="dibby-1", provider="dibby")
 
             async def asked(times: int) -> bool:
-                tracked = poller.live(run.id)
+                tracked = poller.leases.find(run.id)
                 return tracked is None or (tracked.polls >= times and not tracked.is_in_flight)
 
             for times in range(1, 8):
@@ -369,13 +381,13 @@ async def test_a_run_may_set_its_own_cadence(database: Database, sandbox: Sandbo
         run = await register(database, theirs, connection="dibby-1", provider="dibby", cadence=own)
 
         async def polled() -> bool:
-            tracked = poller.live(run.id)
+            tracked = poller.leases.find(run.id)
             return (
                 tracked is not None and tracked.polls == 1 and not tracked.is_in_flight and tracked.reason is not None
             )
 
         await work(poller.run_pass, poller.bell, polled)
-        tracked = poller.live(run.id)
+        tracked = poller.leases.find(run.id)
         assert tracked is not None
         assert tracked.next_poll_at is not None
         assert tracked.next_poll_at - datetime.now(UTC) > timedelta(seconds=15)
@@ -399,7 +411,7 @@ async def test_a_removed_run_is_let_go(database: Database, sandbox: Sandbox) -> 
         await database.write(lambda tx: runs.delete_run(tx, run.id))
 
         async def let_go() -> bool:
-            return poller.live(run.id) is None
+            return poller.leases.find(run.id) is None
 
         await work(poller.run_pass, poller.bell, let_go)
     assert await told(database, run.id) == []
@@ -446,8 +458,7 @@ async def test_when_and_why_a_run_is_polled_next_is_shown_while_it_waits_for_the
         limit = poller.client.limiter.rate_limit
         limit.pause(time.monotonic(), 60.0)
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
-        at, reason = poller.next_poll(run)
-        assert at is not None
+        at, reason = next_poll_shown(database, poller, run)
         assert 50 < (at - datetime.now(UTC)).total_seconds() < 61
         assert "it is due, and waits for its turn at the connection's limit" in str(reason)
         limit.end_pause(time.monotonic())
@@ -457,8 +468,7 @@ async def test_when_and_why_a_run_is_polled_next_is_shown_while_it_waits_for_the
             return tracked is not None and not tracked.is_in_flight and tracked.reason is not None
 
         await work(poller.run_pass, poller.bell, planned)
-        at, reason = poller.next_poll(run)
-        assert at is not None
+        at, reason = next_poll_shown(database, poller, run)
         assert at > datetime.now(UTC)
         assert "nothing is known yet of how long such runs take" in str(reason)
 

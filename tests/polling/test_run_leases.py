@@ -59,7 +59,7 @@ async def test_a_new_run_is_leased_by_its_registration_and_polled(database: Data
         assert offer is not None
         new = new_run(theirs, connection="dibby-1", provider="dibby")
         (run,) = await database.write(lambda tx: runs.insert_runs(tx, [new], {"dibby-1": offer}))
-        assert poller.live(run.id) is not None
+        assert poller.leases.find(run.id) is not None
         assert await database.read(lambda tx: run_leases.next_due_at(tx, "dibby-1")) is None
         assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
 
@@ -124,7 +124,7 @@ async def test_stopping_puts_back_what_is_already_on_its_way(database: Database,
         run = await register(database, theirs, connection="dify-1")
 
         async def is_idle() -> bool:
-            tracked = poller.live(run.id)
+            tracked = poller.leases.find(run.id)
             return tracked is not None and tracked.polls > 0 and not tracked.is_in_flight
 
         await work(poller.run_pass, poller.bell, is_idle)
@@ -163,20 +163,20 @@ async def test_a_poll_that_is_asked_for_while_the_run_is_being_released_is_made(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is written at the release must not put the run off again."""
-    monkeypatch.setattr("bridge.polling.poller.KEPT_MAX", 0)
+    monkeypatch.setattr("bridge.polling.run_leases.KEPT_MAX", 0)
     calm = CadenceSettings(min_interval_s=40.0, max_interval_s=300.0)
     async with open_poller(database, connection(sandbox, "dify", cadence=calm)) as poller:
         theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=None))
         run = await register(database, theirs, connection="dify-1")
 
-        async def is_polled(times: int) -> bool:
-            tracked = poller.leases.get(run.id)
-            return tracked is not None and tracked.polls == times
+        async def is_released_after(polls: int) -> bool:
+            tracked = poller.leases.find(run.id) if poller.schedule.get(run.id) is None else None
+            return tracked is not None and tracked.polls == polls
 
-        await work(poller.run_pass, poller.bell, lambda: is_polled(1))
+        await work(poller.run_pass, poller.bell, lambda: is_released_after(1))
         await database.write(lambda tx: run_leases.request_poll(tx, run.id))
         poller.poll_now(run.id)
-        assert await work(poller.run_pass, poller.bell, lambda: is_polled(2))
+        assert await work(poller.run_pass, poller.bell, lambda: is_released_after(2))
 
 
 async def test_what_cannot_be_asked_for_stays_in_the_database_until_shortly_before_it_can(

@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 from bridge.cluster.lease_guard import LeaseGuard
+from bridge.daemon_control import DaemonControl
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
 from bridge.domain.limits.fair_limiter import FairRateLimiter
@@ -108,6 +110,14 @@ async def work(
             await bell.wait(min(rest_s, 0.05))
         else:
             await asyncio.sleep(0)
+
+
+def next_poll_shown(database: Database, poller: Poller, run: runs.Run) -> tuple[datetime, str | None]:
+    """When and why the run is polled next, as the API shows it."""
+    live = DaemonControl(database, SystemClock(), {run.connection: poller}).live(run)
+    assert live is not None
+    assert live.next_poll_at is not None
+    return live.next_poll_at, live.reason
 
 
 async def told(database: Database, run_id: str) -> list[str]:
