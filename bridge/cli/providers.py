@@ -24,6 +24,7 @@ from bridge.domain.suggestions import unknown
 from bridge.providers import REGISTRY
 from bridge.providers.base import Provider, ProviderDefaults
 from bridge.providers.defined import DefinedProvider
+from bridge.providers.definition_answers import Answers
 from bridge.providers.fields import json_object
 from bridge.providers.fixtures import (
     Fixture,
@@ -196,16 +197,19 @@ def lint(settings: Settings, file: Path) -> int:
     """Check the definition in FILE (or in the folder FILE): every mistake at once; exit 1 if there is one."""
     path = file / "definition.toml" if file.is_dir() else file
     try:
-        provider = DefinedProvider(_read(settings, path))
+        answers = Answers(_read(settings, path))
     except DefinitionInvalid as invalid:
         return _print_mistakes(settings, invalid)
     fixtures, faults = _fixtures(path)
-    hosts = sorted(hosts_of(provider.tables)) or ["each connection's own base_url"]
-    warnings = [*faults, *unseen_words(provider, fixtures)]
+    hosts = sorted(hosts_of(answers.tables)) or ["each connection's own base_url"]
+    warnings = [*faults, *unseen_words(answers, fixtures)]
     if settings.as_json:
         print_value({"ok": True, "hosts": hosts, "fixtures": len(fixtures), "warnings": warnings})
         return 0
-    say(mark(is_good=True), f"{provider.name} {provider.definition.version}: no mistakes, {len(fixtures)} fixtures")
+    say(
+        mark(is_good=True),
+        f"{answers.definition.name} {answers.definition.version}: no mistakes, {len(fixtures)} fixtures",
+    )
     say(f"  hosts that see the key: {', '.join(hosts)}")
     for warning in warnings:
         say(mark(None), warning)
@@ -221,11 +225,11 @@ def test(settings: Settings, file: Path) -> int:
     """Read the fixtures of the definition in FILE with the code that polls; exit 1 if one is read otherwise."""
     path = file / "definition.toml" if file.is_dir() else file
     try:
-        provider = DefinedProvider(_read(settings, path))
+        answers = Answers(_read(settings, path))
     except DefinitionInvalid as invalid:
         return _print_mistakes(settings, invalid)
     fixtures, faults = _fixtures(path)
-    compared = [compare(provider, fixture) for fixture in fixtures]
+    compared = [compare(answers, fixture) for fixture in fixtures]
     is_good = bool(compared) and not faults and not any(one.differences for one in compared)
     if settings.as_json:
         print_value({"ok": is_good, "fixtures": [asdict(one) for one in compared], "faults": faults})
@@ -238,7 +242,7 @@ def test(settings: Settings, file: Path) -> int:
         say(mark(is_good=False), fault)
     if not fixtures:
         say(mark(is_good=False), f"no fixtures beside {path}; `runbridge providers try … --save NAME` records one")
-    for warning in unseen_words(provider, fixtures):
+    for warning in unseen_words(answers, fixtures):
         say(mark(None), warning)
     return 0 if is_good else 1
 
@@ -331,7 +335,7 @@ def _read_body(settings: Settings, provider: Provider, body: Path) -> int:
     try:
         told = json_object(parse_json(body.read_bytes()))
         if isinstance(provider, DefinedProvider):
-            facts = asdict(provider.reader.read(told).observation)
+            facts = asdict(provider.answers.reader.read(told).observation)
         else:
             facts = asdict(import_module(f"bridge.providers.{provider.name}").normalise(told))
     except BadPayload as error:

@@ -45,7 +45,12 @@ class Expression:
 
     def search(self, value: Json, *, steps_max: int) -> Any:
         """What the expression finds in `value`. Raises TooCostly, JMESPathError, and what Python's functions raise."""
-        return _CountingInterpreter(steps_max).visit(self.tree, value)
+        return self.counted_search(value, steps_max=steps_max)[0]
+
+    def counted_search(self, value: Json, *, steps_max: int) -> tuple[Any, int]:
+        """As `search`; and the number of steps that it took."""
+        interpreter = _CountingInterpreter(steps_max)
+        return interpreter.visit(self.tree, value), steps_max - interpreter.steps_left
 
 
 def tokens_of(text: str) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
-from bridge.domain.frozen import replaced
 from bridge.domain.observation import (
     FailureKind,
     LastResponse,
@@ -24,7 +23,7 @@ from bridge.domain.observation import (
     PollResult,
     RunPage,
 )
-from bridge.domain.run import Json, RunError, RunStatus
+from bridge.domain.run import Json
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.failures import error_text
 from bridge.providers.fields import (
@@ -37,13 +36,12 @@ from bridge.providers.fields import (
     text_of,
 )
 from bridge.providers.http import ProviderFailure, ProviderHttp
-from bridge.providers.partial_json import RunFields
+from bridge.providers.partial_json import RunFields, without_damage
 
 LAST_BODY_BYTES_MAX: Final = 1024  # a longer body is not kept for comparison: thousands of runs keep one
 ETAG_CHARS_MAX: Final = 200
 PAGE_RUNS: Final = 100  # Retab's maximum; Instabase documents none
 LIST_TIMEOUT_S: Final = 10.0  # a slower list is no quicker than polling each run
-_WITHOUT_SUCCESS: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.PARTIAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +201,6 @@ def checked_404(failure: ProviderFailure, form: RunFormat) -> PollFailed:
         return failed
     message = f"{failed.message}; this is not how the provider says it, a gateway or a wrong base_url may be the cause"
     return replace(failed, kind=FailureKind.GATEWAY, message=message[:400])
-
-
-def without_damage(seen: Observation, damaged: frozenset[str], fields: RunFields) -> Observation:
-    """The observation without what could not be read whole; a settled run says which part that was."""
-    if fields.output in damaged:
-        seen = replaced(seen, output=None, output_truncated=True, output_is_elsewhere=False)
-    if fields.error in damaged and seen.error is None and seen.status in _WITHOUT_SUCCESS:
-        seen = replaced(seen, error=RunError("the provider's error text is too large or cannot be read"))
-    return seen
 
 
 def etag_of(headers: Mapping[str, str]) -> str | None:

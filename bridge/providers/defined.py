@@ -1,30 +1,21 @@
-"""A provider made from a definition: the requests of its tables, read by `DefinitionReader`."""
+"""A provider made from a definition: sends the requests of its tables; `Answers` reads what comes back."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from bridge.domain.connection import Connection
-from bridge.domain.definitions.check import word_text
 from bridge.domain.definitions.definition import Definition
-from bridge.domain.errors import BadPayload, Unsupported
+from bridge.domain.definitions.expressions import Notes, find, is_true
+from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
 from bridge.domain.frozen import replaced
-from bridge.domain.ids import comparable_run_id
-from bridge.domain.observation import (
-    FailureKind,
-    LastResponse,
-    ListedRun,
-    Observation,
-    Observed,
-    PollFailed,
-    PollResult,
-    RunPage,
-)
-from bridge.domain.run import Json, RunStatus
+from bridge.domain.observation import FailureKind, LastResponse, Observed, PollFailed, PollResult, RunPage
+from bridge.domain.run import Json
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (
     LAST_BODY_BYTES_MAX,
@@ -34,34 +25,32 @@ from bridge.providers.base import (
     Triggered,
     action_error,
     checked_404,
+    etag_of,
     key_not_proven,
-    run_id_in,
-    without_damage,
 )
-from bridge.providers.definition_answers import Answer, Meaning, condition_for, hint_of, is_error, mark_of, meaning_of
-from bridge.providers.definition_reader import DefinitionReader, Reading, RunId
+from bridge.providers.definition_answers import FAILURES, Answer, Answers, longest
 from bridge.providers.definition_requests import (
-    ForeignHost,
     Hosts,
+    Page,
     Pages,
-    Query,
+    Request,
     fill,
-    fill_address,
-    fill_body,
-    id_in_address,
+    has_values,
     instant_as,
-    items_in,
     list_fields,
-    unusable,
-    value_at,
+    request_of,
+    rows_in,
 )
 from bridge.providers.definition_token import TokenExchange, key_of
 from bridge.providers.failures import error_text
-from bridge.providers.fields import check_id, check_same_run, text_of
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse
 from bridge.providers.partial_json import RunFields
 
 OUTPUT_PAGES_MAX: Final = 1000
+_WRONG_KEY: Final = "runbridge-wrong-key"
+_MODIFIED: Final = "Last-Modified: "  # marks one that is kept in the place of an ETag
+_LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_NO_FIELDS: Final = RunFields(frozenset())
 
 
 class DefinedProvider(ProviderDefaults):
@@ -73,222 +62,145 @@ class DefinedProvider(ProviderDefaults):
         self.name = definition.name
         self.default_base_url = definition.base_url or ""
         self.lists = definition.lists and (given is None or not definition.list_lacks(given))
-        self.reader = DefinitionReader(self.tables)
-        self.run_id = RunId.of(self.tables)
-        self._form = RunFormat(lambda body: self.reader.read(body).observation, self.reader.fields or _NO_FIELDS)
+        self.answers = Answers(definition)
+        self.fields = self.answers.reader.fields
+        self._form = RunFormat(lambda body: self.answers.reader.read(body).observation, self.fields or _NO_FIELDS)
         auth = self.tables.get("auth")
         self._exchange = TokenExchange(auth) if isinstance(auth, dict) and "exchange" in auth else None
 
     def base_url(self, connection: Connection) -> str:
         """The connection's own, else the definition's; with the variables filled in."""
-        return fill(connection.base_url or self.default_base_url, self.variables(connection.options))
+        return fill(connection.base_url or self.default_base_url, self.definition.values(connection.options))
 
     def headers(self, connection: Connection) -> dict[str, str]:
         """The headers that every request has: the key, unless it goes another way, and the definition's own."""
-        key, auth = connection.api_key.reveal(), self.tables.get("auth", "bearer")
-        variables = self.variables(connection.options)
-        headers = {name: fill(value, variables) for name, value in self.tables.get("headers", {}).items()}
+        values = self.definition.values(connection.options)
+        own = self.tables.get("headers", {}).items()
+        headers = {name: fill(text, values) for name, text in own if has_values(text, values)}
+        return headers | self._key_header(connection.api_key.reveal())
+
+    def _key_header(self, key: str) -> dict[str, str]:
+        auth = self.tables.get("auth", "bearer")
         match auth:
             case "bearer":
-                headers["Authorization"] = f"Bearer {key}"
+                return {"Authorization": f"Bearer {key}"}
             case "basic":
-                headers["Authorization"] = f"Basic {base64.b64encode(key.encode()).decode()}"
+                return {"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"}
             case {"header": str() as name}:
-                headers[name] = f"{auth['scheme']} {key}" if "scheme" in auth else key
-        return headers
-
-    def variables(self, given: Mapping[str, str]) -> dict[str, str]:
-        """The variables of a connection that gives these: with their defaults, else empty."""
-        known = self.definition.variables
-        defaults = {name: spec["default"] for name, spec in known.items() if "default" in spec}
-        return {**dict.fromkeys(known, ""), **defaults, **{name: given[name] for name in known if name in given}}
+                return {name: f"{auth['scheme']} {key}" if "scheme" in auth else key}
+        return {}
 
     def check_run_id(self, provider_run_id: str) -> str | None:
         """Text of the kind, or of the parts, that the definition names."""
-        if problem := check_id(provider_run_id):
-            return problem
-        try:
-            self.run_id.split(provider_run_id)
-        except ValueError as error:
-            return str(error)
-        return None
+        return self.answers.check_run_id(provider_run_id)
 
     # --- Requests
 
     async def _send(
         self,
         http: ProviderHttp,
-        table: Mapping[str, Any],
-        values: Mapping[str, Json],
+        request: Request,
         *,
-        more_query: Query | None = None,
-        address: str | None = None,
+        key: str | None = None,
         headers: Mapping[str, str] | None = None,
         last_body: bytes | None = None,
         fields: RunFields | None = None,
         timeout_s: float | None = None,
-        body: Json = None,
     ) -> ProviderResponse:
-        """Send a request of a table. `address` replaces its own, `body` too. Raises ProviderFailure."""
-        method = next(name for name in ("get", "post", "put", "delete") if name in table)
-        texts = {name: str(value) for name, value in values.items() if isinstance(value, str | int)}
-        path, query = fill_address(table[method], texts, self.run_id.kinds)
-        if address is not None:
-            path, query = (address, [])
-        else:
-            query += [(name, fill(word_text(value), texts)) for name, value in table.get("query", {}).items()]
-        named = {name for name, _ in more_query or ()}
-        query = [pair for pair in query if pair[0] not in named] + (more_query or [])
-        auth = self.tables.get("auth")
+        """Send a request with the key, or with another `key`. Raises ProviderFailure."""
+        auth, query = self.tables.get("auth"), request.query
         if isinstance(auth, dict) and "query" in auth:
-            query.append((auth["query"], key_of(http)))
-        if body is None and "body" in table:
-            body = fill_body(table["body"], values, self.run_id.kinds)
-        if body is None and method in {"post", "put"} and table is not self.tables["run"]:
-            body = {}
+            query = [*query, (auth["query"], key or key_of(http))]
         for is_again in (False, True):
-            own = dict(headers or {})
-            if self._exchange is not None:
-                own |= await self._exchange.header(http, self.variables(http.options), renew=is_again)
+            own = {**(headers or {}), **(self._key_header(key) if key else {})}
+            if self._exchange is not None and key is None:
+                own |= await self._exchange.header(http, self.definition.values(http.options), renew=is_again)
             try:
                 return await http.request(
-                    method.upper(), path, query=query, json_body=body, headers=own, last_body=last_body,
-                    fields=fields, timeout_s=timeout_s,
+                    request.method, request.path, query=query, json_body=request.body, headers=own,
+                    last_body=last_body, fields=fields, timeout_s=timeout_s,
                 )  # fmt: skip
             except ProviderFailure as failure:
                 if is_again or failure.failed.status != 401 or self._exchange is None:
                     raise
         raise AssertionError("the second try returns or raises")
 
+    async def _ask(self, http: ProviderHttp, request: Request, **more: Any) -> ProviderResponse:
+        """Send a request that is no poll. Raises ProviderFailure, also where an [[answer]] says so."""
+        try:
+            response = await self._send(http, request, **more)
+        except ProviderFailure as failure:
+            if failure.failed.status is None:
+                raise
+            meaning = self.answers.meaning_of(Answer(failure.failed.status, failure.headers, failure.body))
+            kind = FAILURES.get(meaning.means) if meaning.rule else None
+            failed = replace(
+                failure.failed, kind=kind or failure.failed.kind,
+                retry_after_s=longest(failure.failed.retry_after_s, meaning.pause_s),
+            )  # fmt: skip
+            raise ProviderFailure(failed, failure.code, failure.body, failure.headers) from None
+        meaning = self.answers.meaning_of(Answer(response.status, response.headers, response.body))
+        if meaning.means in FAILURES:
+            said = (
+                f"{request.method} {request.path[:150]}: HTTP {response.status} means {meaning.means} ({meaning.rule})"
+            )
+            raise ProviderFailure(PollFailed(FAILURES[meaning.means], said, response.status, meaning.pause_s))
+        return replaced(response, poll_after_s=longest(response.poll_after_s, meaning.pause_s))
+
+    def _values(self, http: ProviderHttp, provider_run_id: str) -> dict[str, Json]:
+        return {**self.definition.values(http.options), **self.answers.run_id.split(provider_run_id)}
+
     # --- One run
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll one run; every fault of the provider is returned as `PollFailed`."""
+        run = self.tables["run"]
+        conditional = run.get("conditional", False)
         try:
-            values = {**self.variables(http.options), **self.run_id.split(provider_run_id)}
+            request = request_of(run, self._values(http, provider_run_id), self.answers.run_id.kinds)
+            response = await self._send(
+                http, request,
+                headers=_condition_for(last) if conditional and last else None,
+                last_body=last.body if last else None,
+                fields=self.fields,
+            )  # fmt: skip
         except ValueError as error:
             return PollFailed(FailureKind.REJECTED, f"{provider_run_id[:100]}: {error}")
-        run, conditional = self.tables["run"], self.tables["run"].get("conditional", False)
-        try:
-            response = await self._send(
-                http, run, values,
-                headers=condition_for(last) if conditional and last else None,
-                last_body=last.body if last else None,
-                fields=self.reader.fields,
-            )  # fmt: skip
         except ProviderFailure as failure:
-            return self._judge_failure(http, failure, provider_run_id, last)
+            return self._judge(http, failure, provider_run_id, last)
         kept = response.data if 0 < len(response.data) <= LAST_BODY_BYTES_MAX else None
-        mark = mark_of(response.headers) if conditional else None
+        mark = _mark_of(response.headers) if conditional else None
         answered_at = provider_instant(response.headers.get("date"))
         if last and response.is_same_body:
             return Observed(last.observation, response.poll_after_s, answered_at, mark, body=kept)
         answer = Answer(response.status, response.headers, response.body)
-        meaning = meaning_of(self.tables, answer)
-        result = self._result(answer, meaning, provider_run_id, last, response.damaged, http.redacted)
+        result, _ = self.answers.result_of(
+            answer, run_id=provider_run_id, last=last, damaged=response.damaged, redacted=http.redacted
+        )
         if isinstance(result, Observed):
-            hint = hint_of(self.tables, answer)
-            waits = max(
-                (one for one in (hint, meaning.pause_s, response.poll_after_s) if one is not None), default=None
-            )
-            return replaced(result, poll_after_s=waits, answered_at=answered_at, etag=mark, body=kept)
-        return result
+            pause_s = longest(result.poll_after_s, response.poll_after_s)
+            return replaced(result, poll_after_s=pause_s, answered_at=answered_at, etag=mark, body=kept)
+        return replace(result, retry_after_s=longest(result.retry_after_s, response.poll_after_s))
 
-    def _judge_failure(
+    def _judge(
         self, http: ProviderHttp, failure: ProviderFailure, provider_run_id: str, last: LastResponse | None
     ) -> PollResult:
-        """The result of a request that did not end in a 2xx: by the rules, else by the defaults."""
-        status = failure.failed.status
+        """The result of a request that did not end in a 2xx with JSON: by the rules, else by the defaults."""
+        failed, status = failure.failed, failure.failed.status
         if status is None:
-            return failure.failed
+            return failed
         answer = Answer(status, failure.headers, failure.body)
-        meaning = meaning_of(self.tables, answer)
+        meaning = self.answers.meaning_of(answer)
         if meaning.rule:
-            return self._result(answer, meaning, provider_run_id, last, frozenset(), http.redacted, failure.failed)
-        if status == 304 and last:
-            return Observed(
-                last.observation, failure.failed.retry_after_s, provider_instant(failure.headers.get("date")), last.etag,
-                is_unchanged=True, body=last.body,
-            )  # fmt: skip
-        return checked_404(failure, self._form)
-
-    def _result(
-        self,
-        answer: Answer,
-        meaning: Meaning,
-        provider_run_id: str | None,
-        last: LastResponse | None,
-        damaged: frozenset[str],
-        redacted: Callable[[str], str],
-        failed: PollFailed | None = None,
-    ) -> PollResult:
-        def failure(kind: FailureKind, said: str) -> PollFailed:
-            text = failed.message if failed else f"HTTP {answer.status}"
-            by = f" ({self.definition.name} {self.definition.version}: {meaning.rule})" if meaning.rule else ""
-            return PollFailed(kind, f"{text}: {said}{by}"[:400], answer.status, meaning.pause_s)
-
-        match meaning.means:
-            case "unchanged" if last:
-                return Observed(last.observation, is_unchanged=True)
-            case "unchanged":
-                return failure(FailureKind.BAD_PAYLOAD, "unchanged, but nothing was seen before")
-            case "retry":
-                return failure(FailureKind.SERVER_ERROR, "to be tried again")
-            case "throttled":
-                return failure(FailureKind.THROTTLED, "too many requests")
-            case "refused":
-                return failure(FailureKind.UNAUTHORIZED, "the key is refused")
-            case "not-found":
-                return failure(FailureKind.NOT_FOUND, "there is no such run")
-            case "gone":
-                return Observed(Observation(RunStatus.LOST, "gone"))
-        try:
-            reading = self.reader.read(answer.body)
-            if "id" not in damaged and provider_run_id is not None:
-                self._check_same_run(reading, provider_run_id)
-            seen = reading.observation
-            if meaning.means != "ok":
-                seen = self._in_status(seen, RunStatus(meaning.means), answer)
-            elif not isinstance(answer.body, dict | list):
-                raise BadPayload("the answer is not a JSON object")
-            elif reading.rule == "" and seen.status is RunStatus.UNKNOWN and is_error(answer.body, seen):
-                raise BadPayload("the answer is an error instead of a run")
-            if damaged and self.reader.fields:
-                seen = without_damage(seen, damaged, self.reader.fields)
-            return Observed(seen, remarks=(*meaning.remarks, *reading.remarks))
-        except BadPayload as error:
-            said, _ = error_text(answer.body)
-            what = f"HTTP {answer.status} with an error instead of a run: {redacted(said)}" if said else str(error)
-            return PollFailed(FailureKind.BAD_PAYLOAD, what[:400], answer.status, meaning.pause_s)
-
-    def result_of(self, answer: Answer) -> tuple[PollResult | None, Reading | None]:
-        """What one answer about a run means, and how its body was read, without a request.
-
-        No result for an answer that the defaults judge: its code alone decides.
-        """
-        meaning = meaning_of(self.tables, answer)
-        if not meaning.rule and not 200 <= answer.status < 300:
-            return None, None
-        result = self._result(answer, meaning, None, None, frozenset(), str)
-        if isinstance(result, Observed):
-            waits = max(
-                (one for one in (hint_of(self.tables, answer), meaning.pause_s) if one is not None), default=None
+            result, _ = self.answers.result_of(
+                answer, run_id=provider_run_id, last=last, redacted=http.redacted, failed=failed
             )
-            return replaced(result, poll_after_s=waits), self.reader.read(answer.body)
-        return result, None
-
-    def _in_status(self, seen: Observation, status: RunStatus, answer: Answer) -> Observation:
-        """An observation whose status a rule about the answer has decided."""
-        word = seen.provider_status if seen.status is not RunStatus.UNKNOWN else str(answer.status)
-        after = self.tables.get("output", {}).get("when", ("succeeded", "partial"))
-        elsewhere = "output" in self.tables and status.value in after and seen.output is None
-        return replace(seen, status=status, provider_status=word, output_is_elsewhere=elsewhere)
-
-    def _check_same_run(self, reading: Reading, provider_run_id: str) -> None:
-        """Raise BadPayload if the body names another run: neither the whole id nor a part of it."""
-        parts = self.run_id.split(provider_run_id).values()
-        if comparable_run_id(reading.told_id or "") not in map(comparable_run_id, parts):
-            check_same_run(reading.told_id, provider_run_id)
+            return result
+        pause_s = longest(failed.retry_after_s, meaning.pause_s)
+        if status == 304 and last:
+            answered_at = provider_instant(failure.headers.get("date"))
+            return Observed(last.observation, pause_s, answered_at, last.etag, is_unchanged=True, body=last.body)
+        return replace(checked_404(failure, self._form), retry_after_s=pause_s)
 
     # --- Many runs
 
@@ -297,153 +209,187 @@ class DefinedProvider(ProviderDefaults):
         listing = self.tables.get("list")
         if listing is None:
             return await super().list_runs(http, since=since, cursor=cursor)
-        pages = Pages(listing.get("next"))
-        query = pages.query(cursor)
-        if "since" in listing:
-            query.append((listing["since"]["query"], instant_as(since, listing["since"].get("time", "iso"))))
-        address = cursor if pages.is_address() else None
-        response = await self._send(
-            http, listing, self.variables(http.options), more_query=query if address is None else [],
-            address=address, timeout_s=LIST_TIMEOUT_S, fields=list_fields(listing),
-        )  # fmt: skip
-        what = f"the list of {self.name}"
-        items = items_in(listing, response, what)
-        hosts = Hosts.of(self.tables, http.base_url)
-        try:
-            following = pages.after(cursor, response.headers, response.body, [item for _, item in items], hosts)
-        except ForeignHost as error:
-            raise unusable(f"{what}: {error}", response.status) from None
-        runs = (self.listed(listing, key, item, self.variables(http.options)) for key, item in items)
+        values, pages, notes = self.definition.values(http.options), Pages(listing.get("next")), Notes()
+        page, address = pages.at(cursor), pages.address(cursor)
+        if "since" in listing and address is None:
+            page[listing["since"]["query"]] = instant_as(since, listing["since"].get("time", "iso"))
+        request = request_of(listing, values, {}, page, address=address)
+        response = await self._ask(http, request, timeout_s=LIST_TIMEOUT_S, fields=list_fields(listing))
+        with _usable(f"the list of {self.name}", response):
+            rows = rows_in(listing, response.body, notes)
+            came = Page(response.headers, response.body, http.address_of(request.path))
+            following = pages.after(cursor, came, [item for _, item in rows], Hosts.of(self.tables, http.base_url))
+        runs = (self.answers.listed(key, item, values, notes) for key, item in rows)
         return RunPage(
             tuple(run for run in runs if run is not None),
             following,
-            hint_of(self.tables, Answer(response.status, response.headers, response.body)) or response.poll_after_s,
+            response.poll_after_s,
             provider_instant(response.headers.get("date")),
         )
 
-    def listed(
-        self, listing: Mapping[str, Any], key: str | None, item: Json, variables: Mapping[str, str]
-    ) -> ListedRun | None:
-        """The run of an item; None if it has no id that a run could have."""
-        paths = listing["id"]
-        if isinstance(paths, dict):
-            found = {name: text_of(value_at(path, item)) for name, path in paths.items()}
-            parts = {**{name: variables.get(name) for name in self.run_id.kinds}, **found}
-            told = self.run_id.join({name: str(part) for name, part in parts.items()}) if all(parts.values()) else None
-        else:
-            told = key if key is not None and value_at(paths, item) is None else text_of(value_at(paths, item))
-        if told is None or self.check_run_id(told) is not None:
-            return None
-        try:
-            seen = self.reader.read(item).observation
-        except BadPayload:
-            return ListedRun(told, None, needs_detail=True)
-        if seen.provider_status == "null":
-            return ListedRun(told, None, needs_detail=True)
-        return ListedRun(told, seen, needs_detail=not listing.get("whole", False))
-
-    # --- Output, start, end, check
-
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
-        """[output]: its `read`, with the lists of all pages joined. Raises ProviderFailure."""
+        """[output]: what `read` finds; of several pages their lists joined. Raises ProviderFailure."""
         table = self.tables.get("output")
         if table is None:
             return await super().fetch_output(http, run_id)
-        values = {**self.variables(http.options), **self.run_id.split(run_id)}
-        pages, hosts = Pages(table.get("next")), Hosts.of(self.tables, http.base_url)
-        joined: list[Json] = []
-        cursor, room = None, http.body_bytes_max
-        for _ in range(OUTPUT_PAGES_MAX):
-            address = cursor if pages.is_address() else None
-            response = await self._send(http, table, values, address=address, more_query=pages.query(cursor))
+        values, pages, hosts = (
+            self._values(http, run_id),
+            Pages(table.get("next")),
+            Hosts.of(self.tables, http.base_url),
+        )
+        first, joined, cursor, room = None, list[Json](), None, http.body_bytes_max
+        for number in range(OUTPUT_PAGES_MAX):
+            request = request_of(
+                table, values, self.answers.run_id.kinds, pages.at(cursor), address=pages.address(cursor)
+            )
+            response = await self._ask(http, request)
             room -= len(response.data)
-            if room < 0:
-                raise unusable("the output is too large", response.status)
-            found = value_at(table["read"], response.body) if "read" in table else response.body
-            if table.get("next") is None or not isinstance(found, list):
-                return joined + found if joined and isinstance(found, list) else found
-            joined += found
-            try:
-                cursor = pages.after(cursor, response.headers, response.body, found, hosts)
-            except ForeignHost as error:
-                raise unusable(str(error), response.status) from None
-            if cursor is None or not found:
+            with _usable("the output", response):
+                if room < 0:
+                    raise BadPayload("it is too large")
+                found, items = self._output_in(table, response.body, run_id)
+                first = found if number == 0 else first
+                if items is None:
+                    return first if number == 0 else joined
+                joined += items
+                came = Page(response.headers, response.body, http.address_of(request.path))
+                cursor = pages.after(cursor, came, items, hosts) if items else None
+            if cursor is None:
                 break
-        return joined
+        return joined if "join" not in table or not isinstance(first, dict) else _joined(table, first, joined)
+
+    def _output_in(self, table: Mapping[str, Any], body: Json, run_id: str) -> tuple[Json, list[Json] | None]:
+        """What `read` finds in a page, and its items; no items where it has none to join. Raises BadPayload."""
+        notes = Notes()
+        if "id" in table:
+            self.answers.check_same_run(find(table["id"], body, notes), run_id)
+        found = find(table["read"], body, notes, "output.read") if "read" in table else body
+        if "join" in table:
+            items = (found.get(table["join"]) or []) if isinstance(found, dict) else None
+            if not isinstance(items, list):
+                raise BadPayload(f"the answer is no object with a list `{table['join']}`")
+            return found, items
+        return found, found if "next" in table and isinstance(found, list) else None
+
+    # --- Start, end, check
 
     async def trigger(self, http: ProviderHttp, workflow_id: str, inputs: Json, extra: dict[str, Json]) -> Triggered:
         """[trigger]. Raises as `Provider.trigger` does, Unsupported without that table."""
         table = self.tables.get("trigger")
         if table is None:
             raise Unsupported(f"the definition of {self.name} cannot start runs; start it there and register its id")
-        values: dict[str, Json] = {**self.variables(http.options), "workflow": workflow_id, "inputs": inputs}
-        body = fill_body(table.get("body", {}), values, {})
-        if extra and isinstance(body, dict):
-            body = {**extra, **body}
-        answer = await self._act(http, table, values, body)
-        return Triggered(self.started(answer, self.variables(http.options), http.base_url))
-
-    def started(self, answer: Answer, variables: Mapping[str, str], base_url: str) -> str:
-        """The id of the run in the answer to a trigger. Raises ProviderFailure if there is none."""
-        origin, what = self.tables["trigger"]["run_from"], "the trigger"
+        values, given = self.definition.values(http.options), table.get("inputs", {})
+        if given.get("merge") and not isinstance(inputs, dict):
+            raise ProviderRefused(f"{self.name} takes inputs as an object{_about(given)}")
+        if inputs and not given.get("merge") and not _takes_inputs(table.get("body")):
+            raise ProviderRefused(f"the definition of {self.name} has no place for inputs; leave them out")
+        kinds = {"workflow": table.get("workflow", "slug")}
+        request = request_of(table, {**values, "workflow": workflow_id, "inputs": inputs}, kinds)
+        body = {} if request.body is None else request.body
+        if given.get("merge") and isinstance(body, dict) and isinstance(inputs, dict):
+            body = {**inputs, **body}
+        answer = await self._act(
+            http, table, replace(request, body={**extra, **body} if isinstance(body, dict) else body)
+        )
         try:
-            match origin:
-                case {"header": str() as name}:
-                    named = answer.headers.get(name)
-                    if named is None:
-                        raise ValueError(f"the answer has no header {name}")
-                    return id_in_address(self.tables, base_url, Hosts.of(self.tables, base_url).address(named))
-                case dict():
-                    found = {name: text_of(value_at(path, answer.body)) for name, path in origin.items()}
-                    told = self.run_id.join(
-                        {name: found.get(name) or variables.get(name, "") for name in self.run_id.kinds}
-                    )
-                case _:
-                    told = run_id_in({"id": value_at(origin, answer.body)}, "id", what)
-            self.run_id.split(told)
-        except ValueError as error:
-            raise unusable(f"{what}: the answer holds no run id: {error}", answer.status) from None
-        return told
+            return Triggered(self.answers.started(answer, values, http.base_url))
+        except BadPayload as error:
+            raise _unusable(f"{request.method} {request.path[:150]}: {error}", answer.status) from None
 
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
         """[cancel]. Raises as `Provider.cancel` does."""
         table = self.tables.get("cancel")
         if table is None:
             return await super().cancel(http, provider_run_id, provider_ref)
-        values: dict[str, Json] = {**self.variables(http.options), **self.run_id.split(provider_run_id)}
-        await self._act(http, table, values, None)
+        request = request_of(table, self._values(http, provider_run_id), self.answers.run_id.kinds)
+        has_body = request.method in {"POST", "PUT", "PATCH"}
+        await self._act(http, table, replace(request, body={}) if has_body and request.body is None else request)
         return None
 
-    async def _act(
-        self, http: ProviderHttp, table: Mapping[str, Any], values: Mapping[str, Json], body: Json
-    ) -> Answer:
+    async def _act(self, http: ProviderHttp, table: Mapping[str, Any], request: Request) -> Answer:
         """A request that changes something; its `ok` says which codes mean that it was done."""
         allowed = table.get("ok")
         try:
-            response = await self._send(http, table, values, body=body)
+            response = await self._ask(http, request)
         except ProviderFailure as failure:
             status = failure.failed.status or 0
             if status in allowed if allowed else 200 <= status < 300:  # done, with a body that is no JSON or none
                 return Answer(status, failure.headers, failure.body)
             raise action_error(failure) from None
         if allowed and response.status not in allowed:
-            raise unusable(f"the answer has code {response.status}, not {allowed}", response.status)
+            raise _unusable(f"the answer has code {response.status}, not {allowed}", response.status)
         return Answer(response.status, response.headers, response.body)
 
     async def check(self, http: ProviderHttp) -> None:
         """[check], else the first page of [list]; without both nothing is claimed. Raises ProviderFailure."""
-        if (table := self.tables.get("check")) is not None:
-            response = await self._send(http, table, self.variables(http.options))
-            meaning = meaning_of(self.tables, Answer(response.status, response.headers, response.body))
-            if meaning.means not in {"ok", "unchanged"}:
-                raise key_not_proven(f"the answer means {meaning.means} ({meaning.rule})")
-        elif "list" in self.tables:
-            await self.list_runs(http, since=datetime.fromisoformat("2000-01-01T00:00:00+00:00"))
-        else:
-            raise key_not_proven(f"the definition of {self.name} has neither [check] nor [list]")
+        if (table := self.tables.get("check")) is None:
+            if "list" not in self.tables:
+                raise key_not_proven(f"the definition of {self.name} has neither [check] nor [list]")
+            await self.list_runs(http, since=_LONG_AGO)
+            return
+        request = request_of(table, self.definition.values(http.options), {})
+        what = f"{request.method} {request.path[:150]}"
+        for key in (None, _WRONG_KEY) if table.get("wrong_key") else (None,):
+            try:
+                response = await self._ask(http, request, key=key)
+            except ProviderFailure as failure:
+                if key and failure.failed.kind is FailureKind.UNAUTHORIZED:
+                    return
+                if failure.failed.status not in table.get("ok", ()):
+                    raise
+            else:
+                if "if" in table and not is_true(find(table["if"], response.body, Notes())):
+                    said = http.redacted(
+                        error_text(response.body)[0] or f"not with what [check] expects: {table['if']}"
+                    )
+                    raise key_not_proven(f"{what} answered {response.status}, {said}")
+        if table.get("wrong_key"):
+            raise key_not_proven(f"{what} is answered alike with a wrong key; check base_url")
 
 
-_NO_FIELDS: Final = RunFields(frozenset())
+@contextmanager
+def _usable(what: str, response: ProviderResponse) -> Iterator[None]:
+    """Turns BadPayload into a ProviderFailure that says what the answer was."""
+    try:
+        yield
+    except BadPayload as error:
+        raise _unusable(f"{what}: {error}", response.status) from None
 
 
-__all__ = ["Answer", "DefinedProvider", "Meaning"]
+def _unusable(message: str, status: int) -> ProviderFailure:
+    return ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message[:400], status))
+
+
+def _joined(table: Mapping[str, Any], first: dict[str, Json], items: list[Json]) -> Json:
+    """The object of the first page with the items of all; its own word that more follow is no longer true."""
+    following = table["next"].get("while") if isinstance(table["next"], dict) else None
+    over = {following: False} if following in first else {}
+    return {**first, table["join"]: items, **over}
+
+
+def _takes_inputs(body: Json) -> bool:
+    match body:
+        case dict():
+            return any(map(_takes_inputs, body.values()))
+        case list():
+            return any(map(_takes_inputs, body))
+    return body == "{inputs}"
+
+
+def _about(given: Mapping[str, str]) -> str:
+    return f": {given['about']}" if "about" in given else ""
+
+
+def _condition_for(last: LastResponse) -> dict[str, str]:
+    """The header that asks for a change only."""
+    if last.etag is None:
+        return {}
+    if last.etag.startswith(_MODIFIED):
+        return {"If-Modified-Since": last.etag.removeprefix(_MODIFIED)}
+    return {"If-None-Match": last.etag}
+
+
+def _mark_of(headers: Mapping[str, str]) -> str | None:
+    """The ETag, else the Last-Modified behind its own mark."""
+    modified = headers.get("last-modified", "").strip()
+    return etag_of(headers) or (f"{_MODIFIED}{modified}" if 0 < len(modified) < 100 and modified.isascii() else None)

@@ -1,19 +1,48 @@
-"""What an answer means: the rules of `[[answer]]`, the pauses of `[pace]`, and what marks an answer for the next poll."""
+"""What the answers of a provider with a definition mean: the rules of [[answer]], the pauses of [pace], and [read].
+
+No request is made here: the poller, `lint`, `try` and `test` all read by these functions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from bridge.domain.definitions.expressions import ExpressionFailed, is_true, search
-from bridge.domain.observation import LastResponse, Observation
-from bridge.domain.run import Json
-from bridge.providers.base import etag_of
-from bridge.providers.definition_requests import pause_s, until_s
-from bridge.providers.failures import error_text
+from bridge.domain.definitions.definition import Definition
+from bridge.domain.definitions.expressions import Notes, find, is_true
+from bridge.domain.errors import BadPayload
+from bridge.domain.frozen import replaced
+from bridge.domain.ids import comparable_run_id
+from bridge.domain.observation import (
+    FailureKind,
+    LastResponse,
+    ListedRun,
+    Observation,
+    Observed,
+    PollFailed,
+    PollResult,
+)
+from bridge.domain.run import Json, RunStatus
+from bridge.providers.definition_reader import DefinitionReader, Reading
+from bridge.providers.definition_requests import Hosts, RunId, pause_s, until_s
+from bridge.providers.failures import error_text, failure_kind
+from bridge.providers.fields import check_id, check_same_run, text_of
+from bridge.providers.partial_json import without_damage
+from bridge.providers.retry_after import requested_pause_s
 
-_MODIFIED: Final = "Last-Modified: "  # marks one that is kept in the place of an ETag
+FAILURES: Final = {  # what `means` says of an answer that shows no run
+    "retry": FailureKind.SERVER_ERROR,
+    "throttled": FailureKind.THROTTLED,
+    "refused": FailureKind.UNAUTHORIZED,
+    "not-found": FailureKind.NOT_FOUND,
+}
+_SENTENCES: Final = {
+    "retry": "to be tried again",
+    "throttled": "too many requests",
+    "refused": "the key is refused",
+    "not-found": "there is no such run",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,73 +53,211 @@ class Answer:
     headers: Mapping[str, str]
     body: Json
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the code is a 2xx."""
+        return 200 <= self.status < 300
+
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What an answer means by a rule or by default; `pause_s` is what the provider asks for."""
+    """What an answer means; `rule` is the [[answer]] that says so, empty for the defaults.
+
+    `pause_s` is the longest pause that the rule, [pace] and the usual headers ask for.
+    """
 
     means: str
-    pause_s: float | None = None
-    rule: str = ""
-    remarks: tuple[str, ...] = ()
+    rule: str
+    pause_s: float | None
+    notes: tuple[str, ...] = ()
 
 
-def meaning_of(tables: Mapping[str, Any], answer: Answer) -> Meaning:
-    """What an answer means: the first [[answer]] that fits, else `ok` without a rule."""
-    remarks: list[str] = []
-    for number, rule in enumerate(tables.get("answer", ())):
-        if _fits(rule, answer, remarks, f"answer[{number}].if"):
-            pause = None
-            if "until" in rule:
-                pause = until_s(rule["until"], answer.headers, answer.body)
-            elif "after" in rule:
-                pause = pause_s(rule["after"], answer.headers, answer.body)
-            return Meaning(rule["means"], pause, f"answer[{number}]", tuple(remarks))
-    return Meaning("ok", remarks=tuple(remarks))
+class Answers:
+    """Reads the answers of a provider with this definition."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.tables = definition.tables
+        self.reader = DefinitionReader(self.tables)
+        self.run_id = RunId.of(self.tables)
+
+    def meaning_of(self, answer: Answer) -> Meaning:
+        """The first [[answer]] that fits, else the default of the code."""
+        notes = Notes()
+        means, rule, pause = _default(answer), "", None
+        for number, each in enumerate(self.tables.get("answer", ())):
+            if _fits(each, answer, notes, f"answer[{number}].if"):
+                means, rule = each["means"], f"answer[{number}]"
+                if "until" in each:
+                    pause = until_s(each["until"], answer.headers, answer.body, notes)
+                elif "after" in each:
+                    pause = pause_s(each["after"], answer.headers, answer.body, notes)
+                break
+        hints = self.tables.get("pace", {}).get("hint", ())
+        asked = (pause_s(hint, answer.headers, answer.body, notes) for hint in hints)
+        usual = requested_pause_s(answer.headers, with_quota=means == "throttled")
+        return Meaning(
+            means, rule, longest(pause, next((one for one in asked if one is not None), None), usual), (*notes,)
+        )
+
+    def result_of(
+        self,
+        answer: Answer,
+        *,
+        run_id: str | None = None,
+        last: LastResponse | None = None,
+        damaged: frozenset[str] = frozenset(),
+        redacted: Callable[[str], str] = str,
+        failed: PollFailed | None = None,
+    ) -> tuple[PollResult, Reading | None]:
+        """What an answer says about a run, and how its body was read if it was.
+
+        `run_id` is the run that was asked for, `damaged` what could not be read whole, `failed` the failure that the
+        answer is without a definition.
+        """
+        meaning = self.meaning_of(answer)
+        by = f" ({self.definition.name} {self.definition.version}: {meaning.rule})" if meaning.rule else ""
+        said = failed.message if failed else f"HTTP {answer.status}"
+
+        def failure(kind: FailureKind, why: str) -> tuple[PollResult, None]:
+            return PollFailed(kind, f"{said}: {why}{by}"[:400], answer.status, meaning.pause_s), None
+
+        if meaning.means in FAILURES:
+            kind = FAILURES[meaning.means] if meaning.rule else failure_kind(answer.status, answer.headers)
+            return failure(kind, _SENTENCES[meaning.means])
+        if meaning.means == "unchanged":
+            if last is None:
+                return failure(FailureKind.BAD_PAYLOAD, "unchanged, but nothing was seen before")
+            return Observed(last.observation, meaning.pause_s, is_unchanged=True), None
+        if meaning.means == "gone":
+            return Observed(Observation(RunStatus.LOST, "gone")), None
+        try:
+            reading = self._read(answer, meaning, run_id, damaged)
+        except BadPayload as error:
+            text, _ = error_text(answer.body)
+            what = f"HTTP {answer.status} with an error instead of a run: {redacted(text)}" if text else str(error)
+            return PollFailed(FailureKind.BAD_PAYLOAD, what[:400], answer.status, meaning.pause_s), None
+        remarks = (*meaning.notes, *reading.remarks)
+        return Observed(reading.observation, meaning.pause_s, remarks=remarks), reading
+
+    def _read(self, answer: Answer, meaning: Meaning, run_id: str | None, damaged: frozenset[str]) -> Reading:
+        """The reading of a body that shows a run, by a code or a rule. Raises BadPayload if it does not."""
+        if meaning.means == "ok" and not isinstance(answer.body, dict | list):
+            raise BadPayload("the answer is not a JSON object")
+        reading = self.reader.read(answer.body)
+        if "id" not in damaged and run_id is not None:
+            self.check_same_run(reading.told_id, run_id)
+        seen = reading.observation
+        if meaning.means != "ok":
+            seen = self._in_status(seen, RunStatus(meaning.means), answer)
+        elif not reading.rule and seen.status is RunStatus.UNKNOWN and _is_error(answer.body, seen):
+            raise BadPayload("the answer is an error instead of a run")
+        if damaged and self.reader.fields:
+            seen = without_damage(seen, damaged, self.reader.fields)
+        return replaced(reading, observation=seen)
+
+    def _in_status(self, seen: Observation, status: RunStatus, answer: Answer) -> Observation:
+        """An observation whose status a rule about the answer has decided."""
+        word = seen.provider_status if seen.status is not RunStatus.UNKNOWN else str(answer.status)
+        elsewhere = self.reader.needs_output(status) and seen.output is None
+        return replace(seen, status=status, provider_status=word, output_is_elsewhere=elsewhere)
+
+    def check_same_run(self, told: Json, run_id: str) -> None:
+        """Raise BadPayload if an answer names another run: neither the whole id nor a part of it."""
+        parts = (run_id, *self.run_id.split(run_id).values())
+        text = text_of(told)
+        if text is not None and comparable_run_id(text) not in map(comparable_run_id, parts):
+            check_same_run(text, run_id)
+
+    def check_run_id(self, provider_run_id: str) -> str | None:
+        """Text of the kind, or of the parts, that the definition names."""
+        if problem := check_id(provider_run_id):
+            return problem
+        try:
+            self.run_id.split(provider_run_id)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def listed(self, key: str | None, item: Json, variables: Mapping[str, str], notes: Notes) -> ListedRun | None:
+        """The run of an item of [list], whose `key` it has in a map; None if it has no id that a run could have."""
+        listing = self.tables["list"]
+        paths = listing.get("id", [])
+        if isinstance(paths, dict):
+            told = self._joined({name: text_of(find(path, item, notes)) for name, path in paths.items()}, variables)
+        else:
+            told = text_of(find(paths, item, notes)) or key
+        if told is None or self.check_run_id(told) is not None:
+            return None
+        try:
+            reading = self.reader.read(item, notes)
+        except BadPayload:
+            return ListedRun(told, None, needs_detail=True)
+        seen = reading.observation
+        if seen.status is RunStatus.UNKNOWN and not reading.rule and seen.provider_status == "null":
+            return ListedRun(told, None, needs_detail=True)
+        whole = listing.get("whole", False)
+        is_whole = whole if isinstance(whole, bool) else isinstance(item, dict) and item.keys() >= set(whole)
+        return ListedRun(told, seen, needs_detail=not is_whole)
+
+    def _joined(self, found: Mapping[str, str | None], variables: Mapping[str, str]) -> str | None:
+        parts = {name: found.get(name) or variables.get(name) for name in self.run_id.kinds}
+        return self.run_id.join({name: part for name, part in parts.items() if part}) if all(parts.values()) else None
+
+    def started(self, answer: Answer, variables: Mapping[str, str], base_url: str) -> str:
+        """The id of the run in the answer to a trigger. Raises BadPayload if there is none."""
+        origin, notes = self.tables["trigger"]["run_from"], Notes()
+        told: str | None
+        try:
+            match origin:
+                case {"header": str() as name} | {"url": str() as name}:
+                    named = answer.headers.get(name) if "header" in origin else text_of(find(name, answer.body, notes))
+                    if named is None:
+                        raise BadPayload(f"there is no {name} in it")
+                    hosts = Hosts.of(self.tables, base_url)
+                    return self.run_id.in_address(self.tables["run"], base_url, hosts.address(named))
+                case dict():
+                    told = self._joined(
+                        {one: text_of(find(path, answer.body, notes)) for one, path in origin.items()}, variables
+                    )
+                case _:
+                    told = text_of(find(origin, answer.body, notes))
+            if told is None or check_id(told) is not None:
+                raise BadPayload("; ".join(notes) or "nothing stands where [trigger] says")
+            self.run_id.split(told)
+        except (BadPayload, ValueError) as error:
+            raise BadPayload(f"the answer holds no run id: {error}") from None
+        return told
 
 
-def hint_of(tables: Mapping[str, Any], answer: Answer) -> float | None:
-    """The first pause, in seconds, that [pace] finds in an answer."""
-    hints = (pause_s(hint, answer.headers, answer.body) for hint in tables.get("pace", {}).get("hint", ()))
-    return next((found for found in hints if found is not None), None)
+def longest(*pauses: float | None) -> float | None:
+    """The longest of the pauses that were asked for."""
+    return max((one for one in pauses if one is not None), default=None)
 
 
-def _fits(rule: Mapping[str, Any], answer: Answer, remarks: list[str], key: str) -> bool:
+def _default(answer: Answer) -> str:
+    """What an answer means by its code alone."""
+    if answer.is_success:
+        return "ok"
+    if answer.status == 304:
+        return "unchanged"
+    kind = failure_kind(answer.status, answer.headers)
+    return next((means for means, one in FAILURES.items() if one is kind), "retry")
+
+
+def _fits(rule: Mapping[str, Any], answer: Answer, notes: Notes, key: str) -> bool:
     """Whether code, headers and condition of a rule fit an answer."""
     if "http" in rule:
         codes = rule["http"] if isinstance(rule["http"], list) else [rule["http"]]
-        if not any(code == answer.status or code == f"{answer.status // 100}xx" for code in codes):
+        if not any(code in (answer.status, f"{answer.status // 100}xx") for code in codes):
             return False
     for name, value in rule.get("header", {}).items():
         if (answer.headers.get(name) or "").strip() != value:
             return False
-    if "if" not in rule:
-        return True
-    if answer.body is None:
-        return False
-    try:
-        return is_true(search(rule["if"])(answer.body))
-    except ExpressionFailed as failed:
-        remarks.append(f"{key}: {failed}")
-        return False
+    return "if" not in rule or (answer.body is not None and is_true(find(rule["if"], answer.body, notes, key)))
 
 
-def condition_for(last: LastResponse) -> dict[str, str]:
-    """The header that asks for a change only."""
-    if last.etag is None:
-        return {}
-    if last.etag.startswith(_MODIFIED):
-        return {"If-Modified-Since": last.etag.removeprefix(_MODIFIED)}
-    return {"If-None-Match": last.etag}
-
-
-def mark_of(headers: Mapping[str, str]) -> str | None:
-    """The ETag, else the Last-Modified behind its own mark."""
-    modified = headers.get("last-modified", "").strip()
-    return etag_of(headers) or (f"{_MODIFIED}{modified}" if 0 < len(modified) < 100 and modified.isascii() else None)
-
-
-def is_error(body: Json, seen: Observation) -> bool:
+def _is_error(body: Json, seen: Observation) -> bool:
     """Whether a body without a status is an error document: it says what is wrong and shows nothing of a run."""
     said, _ = error_text(body)
     shows = (seen.output, seen.progress, seen.created_at, seen.started_at, seen.finished_at, seen.workflow_id)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from bridge.domain.definitions.check import id_parts, word_text
-from bridge.domain.definitions.expressions import ExpressionFailed, Search, is_true, paths_of, search
+from bridge.domain.definitions.check import word_text
+from bridge.domain.definitions.expressions import ExpressionFailed, Notes, Search, find, is_true, paths_of, search
 from bridge.domain.definitions.keys import STATUSES
+from bridge.domain.errors import BadPayload
 from bridge.domain.frozen import frozen
 from bridge.domain.observation import Observation
 from bridge.domain.run import Json, Progress, RunError, RunStatus
@@ -23,11 +24,15 @@ from bridge.domain.timestamps import instant_from_ns, provider_instant
 from bridge.providers.fields import WORD_CHARS_MAX, error_of, progress_of, short_text, text_of, unpack_json
 from bridge.providers.partial_json import RunFields
 
-Remarks = list[str]
-Find = Callable[[Json, Remarks], Any]
+Find = Callable[[Json, Notes], Any]
+_KIND: Final = {str: "text", int: "a number", float: "a number", bool: "a boolean", dict: "an object", list: "a list"}
 _UNITS_NS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_NUMBER: Final = re.compile(r"\s*-?\d+(?:\.\d+)?\s*", re.ASCII)
+_NO_PATHS: Final = frozenset({"as", "time", "decode", "is", "when"})
 _RATIO: Final = re.compile(r"\s*(\d{1,15})\s*/\s*(\d{1,15})\s*", re.ASCII)
 _NOTHING: Final = "null"  # the word that a missing status is shown as
+_EXACT_FLOAT_MAX: Final = 2**53
+_NO_TIME: Final = ("0000-", "0001-", "1970-01-01")  # how "not yet" is written by those who write a time for it
 
 
 @frozen
@@ -57,13 +62,15 @@ class DefinitionReader:
     _words: dict[str, RunStatus] = field(init=False)
     _folds: bool = field(init=False)
     _absent: RunStatus | None = field(init=False)
+    _needs_status: bool = field(init=False)
+    _error_when: frozenset[RunStatus] | None = field(init=False)
     _rules: list[tuple[Search, str, RunStatus, Search | None]] = field(init=False)
     _output_after: frozenset[RunStatus] = field(init=False)  # none without [output]
 
     def __post_init__(self) -> None:
         """Compile every expression once."""
         read, status = self.tables["read"], self.tables["status"]
-        self._status = _found("read.status", read["status"])
+        self._status = _status(read["status"])
         self._finds = {
             name: compile_(f"read.{name}", read[name]) for name, compile_ in _COMPILERS.items() if name in read
         }
@@ -71,7 +78,13 @@ class DefinitionReader:
         self._words = {
             self._folded(word_text(word)): RunStatus(name) for name in STATUSES for word in status.get(name, ())
         }
-        self._absent = RunStatus(status["absent"]) if "absent" in status else None
+        absent = status.get("absent")
+        self._needs_status = absent == "unusable"
+        self._absent = RunStatus(absent) if absent and not self._needs_status else None
+        error = read.get("error")
+        self._error_when = (
+            frozenset(map(RunStatus, error["when"])) if isinstance(error, dict) and "when" in error else None
+        )
         self._rules = [
             (search(rule["if"]), rule["if"], RunStatus(rule["is"]), search(rule["raw"]) if "raw" in rule else None)
             for rule in status.get("when", ())
@@ -82,42 +95,48 @@ class DefinitionReader:
         self.fields = _fields_of(self.tables)
 
     def _folded(self, word: str) -> str:
-        return word.casefold() if self._folds else word
+        return word.strip().casefold() if self._folds else word
 
-    def read(self, body: Json) -> Reading:
-        """What the body of an answer says about a run."""
-        remarks: Remarks = []
-        status, word, rule = self._judge(body, remarks)
-        found = {name: find(body, remarks) for name, find in self._finds.items()}
+    def read(self, body: Json, notes: Notes | None = None) -> Reading:
+        """What the body of an answer says about a run. Raises BadPayload if it lacks a status that it must have."""
+        notes = Notes() if notes is None else notes
+        status, word, rule = self._judge(body, notes)
+        found = {name: find_(body, notes) for name, find_ in self._finds.items()}
         get = found.get
-        output = get("output")
+        output, error = get("output"), get("error")
         observation = Observation(  # by position, as a keyword costs as much as a field
             status,
             word,
             get("workflow"),
             get("progress"),
             output,
-            get("error"),
+            error if self._error_when is None or status in self._error_when else None,
             get("created_at"),
             get("started_at"),
             get("finished_at"),
             output is None and status in self._output_after,
         )
-        told = tuple(dict.fromkeys(remarks)) if remarks else ()
+        told = tuple(dict.fromkeys(notes)) if notes else ()
         return Reading(observation, told, rule, get("id"), get("generation"), get("link"))
 
-    def _judge(self, body: Json, remarks: Remarks) -> tuple[RunStatus, str, str]:
+    def needs_output(self, status: RunStatus) -> bool:
+        """Whether [output] is asked for after this status."""
+        return status in self._output_after
+
+    def _judge(self, body: Json, notes: Notes) -> tuple[RunStatus, str, str]:
         """Canonical status, the word to show, and what decided: the first rule that is true, else the word."""
-        raw = self._status(body, remarks)
+        raw = self._status(body, notes)
         word = raw if isinstance(raw, str) else _word_of(raw)
         for number, (condition, text, status, shown) in enumerate(self._rules):
-            if _is_met(condition, body, remarks, f"status.when[{number}].if"):
-                own = _word_of(_evaluated(shown, body, remarks, f"status.when[{number}].raw")) if shown else None
+            if is_true(_evaluated(condition, body, notes, f"status.when[{number}].if")):
+                own = _word_of(_evaluated(shown, body, notes, f"status.when[{number}].raw")) if shown else None
                 return status, (own or word or _NOTHING)[:WORD_CHARS_MAX], f"when[{number}]: {text}"
         if word is None:
-            if self._absent is not None:
+            if self._needs_status:
+                raise BadPayload("the answer has no status")
+            if self._absent is not None and raw is None:
                 return self._absent, _NOTHING, "absent"
-            remarks.append("read.status finds nothing in the answer")
+            notes.append(f"read.status finds {'nothing' if raw is None else 'no single word'} in the answer")
             return RunStatus.UNKNOWN, _NOTHING, ""
         known = self._words.get(self._folded(word))
         return known or RunStatus.UNKNOWN, word[:WORD_CHARS_MAX], known.value if known else ""
@@ -130,56 +149,56 @@ def _word_of(raw: Any) -> str | None:
     return raw if isinstance(raw, str) else json.dumps(raw)
 
 
-def _evaluated(find: Search, body: Json, remarks: Remarks, key: str) -> Any:
+def _evaluated(one: Search, body: Json, notes: Notes, key: str) -> Any:
     try:
-        return find(body)
+        return one(body, notes)
     except ExpressionFailed as failed:
-        remarks.append(f"{key}: {failed}")
+        notes.append(f"{key}: {failed}")
         return None
 
 
-def _is_met(condition: Search, body: Json, remarks: Remarks, key: str) -> bool:
-    """Whether a condition is true; one that fails is not, and says so."""
-    return is_true(_evaluated(condition, body, remarks, key))
-
-
-def _found(key: str, paths: str | Sequence[str] | Mapping[str, Any]) -> Find:
+def _found(key: str, paths: str | list[str] | Mapping[str, Any]) -> Find:
     """The first value of the paths that is not null; `decode` unpacks text that holds JSON."""
     if isinstance(paths, Mapping):
         packed = _found(key, paths["path"])
-        return (lambda body, remarks: unpack_json(packed(body, remarks))) if "decode" in paths else packed
+        return (lambda body, notes: unpack_json(packed(body, notes))) if "decode" in paths else packed
     if isinstance(paths, str) and paths.isidentifier():  # a plain name cannot fail
-        return lambda body, _remarks: body.get(paths) if isinstance(body, dict) else None
-    searches = [search(path) for path in ([paths] if isinstance(paths, str) else paths)]
+        return lambda body, _notes: body.get(paths) if isinstance(body, dict) else None
+    several = [paths] if isinstance(paths, str) else paths
+    return lambda body, notes: find(several, body, notes, key)
 
-    def find(body: Json, remarks: Remarks) -> Any:
-        for one in searches:
-            value = _evaluated(one, body, remarks, key)
-            if value is not None:
-                return value
-        return None
 
-    return find
+def _status(given: Any) -> Find:
+    """The word, or what stands in its place; with `as = "text"` only text that is not blank."""
+    find_status = _found("read.status", given)
+    if not isinstance(given, dict) or "as" not in given:
+        return find_status
+
+    def find_text(body: Json, notes: Notes) -> str | None:
+        found = find_status(body, notes)
+        return found if isinstance(found, str) and found.strip() else None
+
+    return find_text
 
 
 def _text(key: str, given: Any) -> Find:
-    find = _found(key, given)
-    return lambda body, remarks: text_of(find(body, remarks))
+    found = _found(key, given)
+    return lambda body, notes: text_of(found(body, notes))
 
 
 def _name(key: str, given: Any) -> Find:
-    find = _found(key, given)
-    return lambda body, remarks: short_text(find(body, remarks))
+    found = _found(key, given)
+    return lambda body, notes: short_text(found(body, notes))
 
 
 def _error(key: str, given: Any) -> Find:
-    if not isinstance(given, dict):
-        find = _found(key, given)
-        return lambda body, remarks: error_of(find(body, remarks))
-    parts = {name: _found(f"{key}.{name}", paths) for name, paths in given.items()}
+    if not isinstance(given, dict) or "path" in given:
+        whole = _found(key, given)
+        return lambda body, notes: error_of(whole(body, notes))
+    parts = {name: _found(f"{key}.{name}", paths) for name, paths in given.items() if name not in _NO_PATHS}
 
-    def find_error(body: Json, remarks: Remarks) -> RunError | None:
-        found = {name: find(body, remarks) for name, find in parts.items()}
+    def find_error(body: Json, notes: Notes) -> RunError | None:
+        found = {name: find_part(body, notes) for name, find_part in parts.items()}
         code, step = short_text(found.get("code")), short_text(found.get("step"))
         error = error_of(found["message"])
         if error is None:
@@ -192,11 +211,11 @@ def _error(key: str, given: Any) -> Find:
 def _progress(key: str, given: Mapping[str, Any]) -> Find:
     if "completed" in given:
         completed, total = _found(f"{key}.completed", given["completed"]), _found(f"{key}.total", given["total"])
-        return lambda body, remarks: progress_of(_number(completed(body, remarks)), _number(total(body, remarks)))
-    find, form = _found(f"{key}.path", given["path"]), given["as"]
+        return lambda body, notes: progress_of(_number(completed(body, notes)), _number(total(body, notes)))
+    found, form = _found(f"{key}.path", given["path"]), given["as"]
 
-    def find_progress(body: Json, remarks: Remarks) -> Progress | None:
-        value = find(body, remarks)
+    def find_progress(body: Json, notes: Notes) -> Progress | None:
+        value = found(body, notes)
         if form == "ratio":
             parts = _RATIO.fullmatch(value) if isinstance(value, str) else None
             return progress_of(int(parts[1]), int(parts[2])) if parts else None
@@ -220,17 +239,30 @@ def _number(value: Any) -> Any:
 
 def _instant(key: str, given: Any) -> Find:
     is_table = isinstance(given, dict)
-    find, form = _found(key, given["path"] if is_table else given), given.get("time", "iso") if is_table else "iso"
-    if form not in _UNITS_NS:
-        return lambda body, remarks: provider_instant(find(body, remarks))
-    return lambda body, remarks: instant_of(find(body, remarks), form)
+    found, form = _found(key, given["path"] if is_table else given), given.get("time", "iso") if is_table else "iso"
+
+    def find_instant(body: Json, notes: Notes) -> str | None:
+        value = found(body, notes)
+        if value is None:
+            return None
+        instant = instant_of(value, form)
+        if instant is None and value not in (0, "", "0") and not str(value).startswith(_NO_TIME):
+            notes.append(
+                f"{key} finds {_KIND[type(value)]} that is no time of the form {form}; `time` says which it is"
+            )
+        return instant
+
+    return find_instant
 
 
 def instant_of(value: Any, form: str) -> str | None:
-    """A time in the given form as canonical text; None for 0, year 1 and what is no time."""
+    """A time in the given form as canonical text; None for 0, year 1 and what is no such time."""
     if form not in _UNITS_NS:
-        return provider_instant(value)
+        is_written = isinstance(value, str) and not _NUMBER.fullmatch(value)
+        return provider_instant(value) if is_written and value.strip()[:4].isdigit() is (form == "iso") else None
     try:
+        if isinstance(value, float) and value >= _EXACT_FLOAT_MAX:  # as a double it has lost digits
+            return None
         number = Decimal(str(value).strip()) if isinstance(value, str | int | float) else None
         return instant_from_ns(int(number * _UNITS_NS[form])) if number is not None else None
     except (InvalidOperation, ValueError, OverflowError):
@@ -274,12 +306,12 @@ def _fields_of(tables: Mapping[str, Any]) -> RunFields | None:
 
 
 def _expressions(value: Any) -> list[str]:
-    """Every expression in the table; the words that are no expression are those of `as`, `time`, `decode` and `is`."""
+    """Every expression in the table."""
     match value:
         case str():
             return [value]
         case dict():
-            inner = (each for key, each in value.items() if key not in {"as", "time", "decode", "is"})
+            inner = (each for key, each in value.items() if key not in _NO_PATHS)
             return [text for each in inner for text in _expressions(each)]
         case list():
             return [text for each in value for text in _expressions(each)]
@@ -293,54 +325,3 @@ def _only_name(given: Any) -> str | None:
         return None
     paths = paths_of(path)
     return paths[0][0] if paths else None
-
-
-@dataclass(frozen=True, slots=True)
-class RunId:
-    """The parts of a run's id: `provider_run_id` is them in this order, joined by a slash."""
-
-    kinds: Mapping[str, str]
-
-    @classmethod
-    def of(cls, tables: Mapping[str, Any]) -> RunId:
-        """Those of a definition."""
-        return cls(id_parts(tables["run"]))
-
-    def split(self, provider_run_id: str) -> dict[str, str]:
-        """The parts by name. Raises ValueError with a sentence if this is no such id."""
-        names = list(self.kinds)
-        if len(names) == 1:
-            values = [provider_run_id]
-        else:
-            at = next((number for number, name in enumerate(names) if self.kinds[name] == "path"), len(names) - 1)
-            head = provider_run_id.split("/", at) if at else [provider_run_id]
-            after = len(names) - 1 - at
-            tail = head.pop().rsplit("/", after) if len(head) == at + 1 else []
-            values = head + tail
-            if len(values) != len(names):
-                wanted = "/".join(f"{{{name}}}" for name in names)
-                raise ValueError(f"a run id has the form {wanted}")
-        for name, value in zip(names, values, strict=True):
-            if problem := _problem_of(self.kinds[name], value):
-                raise ValueError(problem if len(names) == 1 else f"{name}: {problem}")
-        return dict(zip(names, values, strict=True))
-
-    def join(self, values: Mapping[str, str]) -> str:
-        """The id of the parts."""
-        return "/".join(values[name] for name in self.kinds)
-
-
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
-
-
-def _problem_of(kind: str, value: str) -> str | None:
-    match kind:
-        case "int" if not re.fullmatch(r"-?\d{1,40}", value, re.ASCII):
-            return "a run id is a whole number here"
-        case "uuid" if not _UUID.fullmatch(value):
-            return "a run id is a UUID here"
-        case "path" if not value.strip("/") or ".." in value.split("/"):
-            return "a run id is a path without `..` here"
-        case "slug" if not value or value in (".", ".."):
-            return "a run id is a name here"
-    return None

@@ -6,18 +6,18 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 
-from bridge.domain.definitions.check import PLACEHOLDER, hosts_of
-from bridge.domain.definitions.expressions import ExpressionFailed, is_true, search
-from bridge.domain.observation import FailureKind, PollFailed
+from bridge.domain.definitions.check import METHODS, PLACEHOLDER, hosts_of, id_parts, word_text
+from bridge.domain.definitions.expressions import Notes, find, is_true
+from bridge.domain.errors import BadPayload
 from bridge.domain.run import Json
 from bridge.domain.timestamps import format_instant, parse_instant
-from bridge.providers.definition_reader import RunId, instant_of
+from bridge.providers.definition_reader import instant_of
 from bridge.providers.fields import text_of
-from bridge.providers.http import ProviderFailure, ProviderResponse
 from bridge.providers.partial_json import RunFields
 from bridge.providers.retry_after import PAUSE_MAX_S, requested_pause_s
 
@@ -28,7 +28,7 @@ _REL_NEXT: Final = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)
 _UNITS_S: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
-class ForeignHost(ValueError):
+class ForeignHost(BadPayload):
     """An answer names an address that may not see the key."""
 
 
@@ -44,9 +44,9 @@ class Hosts:
         """Those of a definition and a connection."""
         return cls(base_url, frozenset(hosts_of(tables)))
 
-    def address(self, found: str) -> str:
-        """The absolute address for one in an answer, which may be relative. Raises ForeignHost."""
-        address = urljoin(self.base_url + "/", found.strip())
+    def address(self, found: str, asked: str = "") -> str:
+        """The absolute address for one in the answer to `asked`, which it may be relative to. Raises ForeignHost."""
+        address = urljoin(urljoin(self.base_url + "/", asked), found.strip())
         wanted, base = urlsplit(address), urlsplit(self.base_url)
         try:
             place = (wanted.scheme, wanted.hostname, wanted.port or _DEFAULT_PORTS.get(wanted.scheme))
@@ -62,16 +62,68 @@ class Hosts:
         return address
 
 
-def fill_address(template: str, values: Mapping[str, str], kinds: Mapping[str, str]) -> tuple[str, Query]:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it is sent; `path` begins with a slash, or is a whole address."""
+
+    method: str
+    path: str
+    query: Query
+    body: Json
+
+
+def request_of(
+    table: Mapping[str, Any],
+    values: Mapping[str, Json],
+    kinds: Mapping[str, str],
+    page: Mapping[str, Json] | None = None,
+    *,
+    address: str | None = None,
+) -> Request:
+    """The request of a table; `address` replaces its own and has the query of that page.
+
+    The parameters of a `page` go into the body of a POST that has one, unless the address or `query` names them.
+    A header or query parameter that needs a variable without a value is left out.
+    """
+    method = next(name for name in METHODS if name in table)
+    path, query = fill_address(table[method], values, kinds)
+    more = {name: word_text(value) for name, value in table.get("query", {}).items()}
+    query += [(name, fill(text, values)) for name, text in more.items() if has_values(text, values)]
+    if address is not None:
+        path, query = address, []
+    body = fill_body(table["body"], values, kinds) if "body" in table else None
+    named = {name for name, _ in query}
+    for name, value in (page or {}).items():
+        if isinstance(body, dict) and name not in named:
+            _put(body, name.split("."), value)
+        else:
+            query = [pair for pair in query if pair[0] != name] + [(name, word_text(value))]
+    return Request(method.upper(), path, query, body)
+
+
+def _put(body: dict[str, Json], names: list[str], value: Json) -> None:
+    """Set the member at a path of names."""
+    for name in names[:-1]:
+        inner = body.setdefault(name, {})
+        body = inner if isinstance(inner, dict) else body
+    body[names[-1]] = value
+
+
+def fill_address(template: str, values: Mapping[str, Any], kinds: Mapping[str, str]) -> tuple[str, Query]:
     """The percent-encoded path (or address) and the query of a template."""
 
     def encoded(found: re.Match[str]) -> str:
         name = found[1]
-        return quote(values[name], safe="/" if kinds.get(name) == "path" else "", errors="replace")
+        return quote(str(values[name]), safe="/" if kinds.get(name) == "path" else "", errors="replace")
 
     path, _, query = template.partition("?")
     pairs = [(fill(name, values), fill(value, values)) for name, value in parse_qsl(query, keep_blank_values=True)]
     return PLACEHOLDER.sub(encoded, path), pairs
+
+
+def has_values(template: str, values: Mapping[str, Any]) -> bool:
+    """Whether every name in a text has a value."""
+    return all(values[name] != "" for name in PLACEHOLDER.findall(template))
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
@@ -89,47 +141,100 @@ def fill_body(template: Json, values: Mapping[str, Json], kinds: Mapping[str, st
             value = values[alone[1]]
             return int(value) if kinds.get(alone[1]) == "int" and isinstance(value, str) else value
         case dict():
-            return {name: fill_body(inner, values, kinds) for name, inner in template.items()}
+            return {fill(name, values): fill_body(inner, values, kinds) for name, inner in template.items()}
         case list():
             return [fill_body(inner, values, kinds) for inner in template]
     return template
 
 
-def id_in_address(tables: Mapping[str, Any], base_url: str, address: str) -> str:
-    """The run's id in an address that fits [run]. Raises ValueError if it does not fit."""
-    run_id = RunId.of(tables)
-    template = tables["run"].get("get") or tables["run"]["post"]
-    path = template.partition("?")[0]
-    base = urlsplit(base_url).path.rstrip("/")
-    pattern = "".join(
-        f"(?P<{part[1:-1]}>.+?)" if run_id.kinds.get(part[1:-1]) == "path" else f"(?P<{part[1:-1]}>[^/]+?)"
-        if PLACEHOLDER.fullmatch(part) and part[1:-1] in run_id.kinds
-        else "[^/]+?" if PLACEHOLDER.fullmatch(part) else re.escape(part)
-        for part in re.split(r"(\{\w+\})", path)
-    )  # fmt: skip
-    found = re.fullmatch(re.escape(base) + pattern + "/?", urlsplit(address).path)
-    if found is None:
-        raise ValueError(f"the address {urlsplit(address).path[:100]!r} does not fit {path}")
-    joined = run_id.join({name: unquote(value) for name, value in found.groupdict().items()})
-    run_id.split(joined)
-    return joined
+@dataclass(frozen=True, slots=True)
+class RunId:
+    """The parts of a run's id: `provider_run_id` is them in this order, joined by a slash."""
+
+    kinds: Mapping[str, str]
+
+    @classmethod
+    def of(cls, tables: Mapping[str, Any]) -> RunId:
+        """Those of a definition."""
+        return cls(id_parts(tables["run"]))
+
+    def split(self, provider_run_id: str) -> dict[str, str]:
+        """The parts by name. Raises ValueError with a sentence if this is no such id."""
+        names = list(self.kinds)
+        if len(names) == 1:
+            values = [provider_run_id]
+        else:
+            at = next((number for number, name in enumerate(names) if self.kinds[name] == "path"), len(names) - 1)
+            head = provider_run_id.split("/", at) if at else [provider_run_id]
+            after = len(names) - 1 - at
+            tail = head.pop().rsplit("/", after) if len(head) == at + 1 else []
+            values = head + tail
+            if len(values) != len(names):
+                wanted = "/".join(f"{{{name}}}" for name in names)
+                raise ValueError(f"a run id has the form {wanted}")
+        for name, value in zip(names, values, strict=True):
+            if problem := _problem_of(self.kinds[name], value):
+                raise ValueError(problem if len(names) == 1 else f"{name}: {problem}")
+        return dict(zip(names, values, strict=True))
+
+    def in_address(self, run: Mapping[str, Any], base_url: str, address: str) -> str:
+        """The run's id in an address that fits [run]. Raises ValueError if it does not fit."""
+        path = (run.get("get") or run["post"]).partition("?")[0]
+        base = urlsplit(base_url).path.rstrip("/")
+        pattern = "".join(map(self._pattern_of, re.split(r"(\{\w+\})", path)))
+        found = re.fullmatch(re.escape(base) + pattern + "/?", urlsplit(address).path)
+        if found is None:
+            raise ValueError(f"the address {urlsplit(address).path[:100]!r} does not fit {path}")
+        joined = self.join({name: unquote(value) for name, value in found.groupdict().items()})
+        self.split(joined)
+        return joined
+
+    def _pattern_of(self, part: str) -> str:
+        """The regular expression of a part of an address: a name in braces, or text."""
+        if PLACEHOLDER.fullmatch(part) is None:
+            return re.escape(part)
+        one = ".+?" if self.kinds.get(part[1:-1]) == "path" else "[^/]+?"
+        return f"(?P<{part[1:-1]}>{one})" if part[1:-1] in self.kinds else one
+
+    def join(self, values: Mapping[str, str]) -> str:
+        """The id of the parts."""
+        return "/".join(values[name] for name in self.kinds)
 
 
-def pause_s(given: Any, headers: Mapping[str, str], body: Json) -> float | None:
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
+
+
+def _problem_of(kind: str, value: str) -> str | None:
+    match kind:
+        case "int" if not re.fullmatch(r"-?\d{1,40}", value, re.ASCII):
+            return "a run id is a whole number here"
+        case "uuid" if not _UUID.fullmatch(value):
+            return "a run id is a UUID here"
+        case "path" if not value.strip("/") or ".." in value.split("/"):
+            return "a run id is a path without `..` here"
+        case "slug" if not value or value in (".", ".."):
+            return "a run id is a name here"
+    return None
+
+
+def pause_s(given: Any, headers: Mapping[str, str], body: Json, notes: Notes) -> float | None:
     """Seconds that a `hint` or an `after` asks for: the name of a header, or a table with `header` or `path`."""
-    if isinstance(given, str):
-        return _header_pause(given, headers)
-    value: Any = headers.get(given["header"]) if "header" in given else value_at(given["path"], body)
+    given = {"header": given} if isinstance(given, str) else given
     form = given.get("time")
     if form is None and "header" in given:
         return _header_pause(given["header"], headers)
     if form in ("iso", "rfc822"):
-        return until_s(given, headers, body)
+        return until_s(given, headers, body, notes)
+    value = _pause_at(given, headers, body, notes)
     try:
         seconds = float(value) * _UNITS_S[form or "s"] if not isinstance(value, bool) else None
     except (TypeError, ValueError):
         return None
     return min(seconds, PAUSE_MAX_S) if seconds is not None and 0 <= seconds < float("inf") else None
+
+
+def _pause_at(given: Mapping[str, Any], headers: Mapping[str, str], body: Json, notes: Notes) -> Any:
+    return headers.get(given["header"]) if "header" in given else find(given["path"], body, notes, "a pause")
 
 
 def _header_pause(name: str, headers: Mapping[str, str]) -> float | None:
@@ -141,28 +246,24 @@ def _header_pause(name: str, headers: Mapping[str, str]) -> float | None:
     return requested_pause_s({as_if: text, "date": headers.get("date", "")})
 
 
-def until_s(given: Mapping[str, Any], headers: Mapping[str, str], body: Json) -> float | None:
+def until_s(given: Mapping[str, Any], headers: Mapping[str, str], body: Json, notes: Notes) -> float | None:
     """Seconds from the answer's own Date, or from now, to an instant in it; None if that has passed."""
-    value: Any = headers.get(given["header"]) if "header" in given else value_at(given["path"], body)
-    instant = instant_of(value, given.get("time", "iso"))
+    instant = instant_of(_pause_at(given, headers, body, notes), given.get("time", "iso"))
     if instant is None:
         return None
-    date = instant_of(headers.get("date"), "iso")
+    date = instant_of(headers.get("date"), "rfc822")
     now_s = parse_instant(date).timestamp() if date else time.time()
     seconds = parse_instant(instant).timestamp() - now_s
     return min(seconds, PAUSE_MAX_S) if seconds >= 0 else None
 
 
-def value_at(paths: str | list[str], body: Json) -> Any:
-    """The first value of the paths that is not null; None if none is, or if an expression fails."""
-    for path in [paths] if isinstance(paths, str) else paths:
-        try:
-            value = search(path)(body)
-        except ExpressionFailed:
-            continue
-        if value is not None:
-            return value
-    return None
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page as it came, and the address that it was asked for with."""
+
+    headers: Mapping[str, str]
+    body: Json
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,43 +272,48 @@ class Pages:
 
     given: Any
 
-    def query(self, cursor: str | None) -> Query:
-        """The query parameters of the page at `cursor`; those of the first page without one."""
-        if not isinstance(self.given, dict):
-            return []
-        name = self.given.get("page") or self.given.get("offset") or self.given.get("query")
-        return [(name, cursor)] if name is not None and cursor is not None else []
+    def at(self, cursor: str | None) -> dict[str, Json]:
+        """The parameters of the page at `cursor`; none for the first page."""
+        if not isinstance(self.given, dict) or cursor is None:
+            return {}
+        counted = self.given.get("page") or self.given.get("offset")
+        return {counted: int(cursor)} if counted else {self.given["query"]: cursor} if "query" in self.given else {}
 
-    def is_address(self) -> bool:
-        """Whether a cursor is the address of the page."""
-        return self.given == "link-header" or (isinstance(self.given, dict) and "url" in self.given)
+    def address(self, cursor: str | None) -> str | None:
+        """The address of the page at `cursor`, if a cursor is one."""
+        return cursor if self.given == "link-header" or (isinstance(self.given, dict) and "url" in self.given) else None
 
-    def after(
-        self, cursor: str | None, headers: Mapping[str, str], body: Json, items: list[Any], hosts: Hosts
-    ) -> str | None:
-        """The cursor of the next page; None on the last. Raises ForeignHost."""
+    def after(self, cursor: str | None, answer: Page, items: list[Any], hosts: Hosts) -> str | None:
+        """The cursor of the next page; None on the last, also where the cursor stays the same. Raises ForeignHost."""
+        notes = Notes()
         if self.given is None:
             return None
         if self.given == "link-header":
-            link = _next_link(headers)
-            return hosts.address(link) if link else None
-        following: dict[str, Any] = self.given
-        if "while" in following and not is_true(value_at(following["while"], body)):
+            link = _next_link(answer.headers)
+            found = hosts.address(link, answer.asked) if link else None
+        elif "while" in self.given and not is_true(find(self.given["while"], answer.body, notes)):
             return None
-        if "url" in following:
-            url = text_of(value_at(following["url"], body))
-            return hosts.address(url) if url else None
-        found: str | None
-        if "cursor" in following:
-            found = text_of(value_at(following["cursor"], body))
-        elif "last" in following:
-            found = text_of(value_at(following["last"], items[-1])) if items else None
+        elif "url" in self.given:
+            url = text_of(find(self.given["url"], answer.body, notes))
+            found = hosts.address(url, answer.asked) if url else None
+        elif "cursor" in self.given:
+            found = text_of(find(self.given["cursor"], answer.body, notes))
+        elif "last" in self.given:
+            found = text_of(find(self.given["last"], items[-1], notes)) if items else None
         else:
-            step = following.get("step")
-            if not items or (step is not None and len(items) < step and "while" not in following):
-                return None
-            found = str(int(cursor or 1) + 1) if "page" in following else str(int(cursor or 0) + (step or len(items)))
+            found = self._counted(cursor, len(items))
         return None if found == cursor else found
+
+    def _counted(self, cursor: str | None, count: int) -> str | None:
+        """The next page or offset; None after a page that is not full, where it is known how many items are."""
+        step = self.given.get("step")
+        sizes = step if isinstance(step, list) else [step]
+        is_short = step is not None and count < max(sizes) and count not in sizes
+        if not count or (is_short and "while" not in self.given):
+            return None
+        if "page" in self.given:
+            return str(int(cursor or 1) + 1)
+        return str(int(cursor or 0) + (step if isinstance(step, int) else count))
 
 
 def _next_link(headers: Mapping[str, str]) -> str | None:
@@ -218,10 +324,11 @@ def _next_link(headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def instant_as(instant: datetime, form: str) -> str:
-    """An instant as a query parameter."""
-    units = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-    return str(int(instant.timestamp() * units[form])) if form in units else format_instant(instant)
+def instant_as(instant: datetime, form: str) -> Json:
+    """An instant as a parameter."""
+    if form in _UNITS_S:
+        return int(instant.timestamp() / _UNITS_S[form])
+    return format_datetime(instant.astimezone(UTC), usegmt=True) if form == "rfc822" else format_instant(instant)
 
 
 def list_fields(listing: Mapping[str, Any]) -> RunFields | None:
@@ -235,27 +342,14 @@ def list_fields(listing: Mapping[str, Any]) -> RunFields | None:
     return RunFields(frozenset(names), items=items) if all(name.isidentifier() for name in names) else None
 
 
-def rows_in(listing: Mapping[str, Any], body: Json) -> list[tuple[str | None, Json]] | None:
-    """The items of a page, each with its key in a map; None if this is no such page."""
-    found = body if listing["items"] == "@" else value_at(listing["items"], body)
+def rows_in(listing: Mapping[str, Any], body: Json, notes: Notes) -> list[tuple[str | None, Json]]:
+    """The items of a page, each with its key in a map. Raises BadPayload if this is no such page."""
+    found = body if listing["items"] == "@" else find(listing["items"], body, notes, "list.items")
     if listing.get("items_as") == "map" and isinstance(found, dict):
         return list(found.items())
     if listing.get("items_as", "list") == "list" and isinstance(found, list):
         return [(None, item) for item in found]
-    return None
-
-
-def items_in(listing: Mapping[str, Any], response: ProviderResponse, what: str) -> list[tuple[str | None, Json]]:
-    """The items of a page. Raises ProviderFailure if this is no such page."""
-    rows = rows_in(listing, response.body)
-    if rows is None:
-        raise unusable(f"{what}: the answer is no page of runs at `{listing['items']}`", response.status)
-    return rows
-
-
-def unusable(message: str, status: int) -> ProviderFailure:
-    """The failure of an answer that cannot be used."""
-    return ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message[:400], status))
+    raise BadPayload(f"the answer is no page of runs at `{listing['items']}`")
 
 
 def _several(given: str | list[str]) -> list[str]:

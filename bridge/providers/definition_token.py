@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from bridge.domain.definitions.expressions import Notes, find
 from bridge.domain.observation import FailureKind, PollFailed
-from bridge.providers.definition_requests import fill_address, fill_body, value_at
+from bridge.providers.definition_requests import fill_address, fill_body
 from bridge.providers.fields import text_of
 from bridge.providers.http import ProviderFailure, ProviderHttp
 
@@ -52,11 +53,12 @@ class TokenExchange:
         path, query = fill_address(template, values, {})
         body = fill_body(self.auth.get("body", {}), values, {}) if method != "GET" else None
         response = await http.request(method, path, query=query, json_body=body)
-        token = text_of(value_at(self.auth["token"], response.body))
+        notes = Notes()
+        token = text_of(find(self.auth["token"], response.body, notes))
         if token is None:
             message = f"{method} {path}: the answer to the exchange holds no token"
             raise ProviderFailure(PollFailed(FailureKind.UNAUTHORIZED, message, response.status))
         http.hide(token)
-        lives = value_at(self.auth["expires"], response.body) if "expires" in self.auth else None
+        lives = find(self.auth["expires"], response.body, notes) if "expires" in self.auth else None
         life_s = float(lives) if isinstance(lives, int | float) and lives > 0 else TOKEN_LIFE_S
         return _Token(token, now + max(life_s - TOKEN_EARLY_S, life_s / 2))

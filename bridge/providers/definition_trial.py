@@ -13,17 +13,17 @@ from typing import Any, Final
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from bridge.domain.connection import Connection
-from bridge.domain.definitions.expressions import ExpressionFailed, search
+from bridge.domain.definitions.expressions import ExpressionFailed, Notes, search
 from bridge.domain.errors import BridgeError
-from bridge.domain.observation import Observed, PollResult
+from bridge.domain.observation import PollResult
 from bridge.domain.run import Json
 from bridge.providers.defined import DefinedProvider
-from bridge.providers.definition_answers import Answer, meaning_of
+from bridge.providers.definition_answers import Answer
 from bridge.providers.fixtures import Fixture, facts_of
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse, ProviderSessions, Route
 
 MASK: Final = "****"
-_OPTIONS: Final = frozenset({"time", "as", "decode"})
+_OPTIONS: Final = frozenset({"time", "as", "decode", "when"})
 _SECRET_NAME: Final = re.compile(
     r"secret|token|passw|api[-_]?key|authorization|cookie|credential|signature|private[-_]?key|^key$", re.IGNORECASE
 )
@@ -78,7 +78,7 @@ class RecordingHttp(ProviderHttp):
     ) -> ProviderResponse:
         """As ProviderHttp."""
         started = time.monotonic()
-        address = path if not path.startswith("/") else self.base_url + path
+        address = self.address_of(path)
         if query:
             address += f"{'&' if '?' in address else '?'}{urlencode(query)}"
         headers, answer = {**self.own_headers, **(more.get("headers") or {})}, None
@@ -114,10 +114,10 @@ class Trial:
         """The rule that decided: of [[answer]], of [status], or none."""
         if self.answer is None:
             return ""
-        meaning = meaning_of(self.provider.tables, self.answer)
-        if meaning.rule or not isinstance(self.result, Observed):
-            return meaning.rule or "by default"
-        return self.provider.reader.read(self.answer.body).rule
+        if meaning := self.provider.answers.meaning_of(self.answer).rule:
+            return meaning
+        _, reading = self.provider.answers.result_of(self.answer)
+        return reading.rule if reading else "by default"
 
     def values(self) -> Iterator[tuple[str, str, str]]:
         """Key, path and value of everything that [read] names, masked."""
@@ -125,7 +125,7 @@ class Trial:
         for key, given in self.provider.tables["read"].items():
             for name, path in _paths(key, given):
                 try:
-                    shown = _shown(masked(search(path)(body), self.secrets))
+                    shown = _shown(masked(search(path)(body, Notes()), self.secrets))
                 except ExpressionFailed as failed:
                     shown = f"fails: {failed}"
                 yield name, path, shown
@@ -142,7 +142,7 @@ class Trial:
         }
         body = masked(self.answer.body, self.secrets)
         answer = Answer(self.answer.status, headers, body)
-        facts, _ = facts_of(self.provider, Fixture("new", "run", answer, {}))
+        facts, _ = facts_of(self.provider.answers, Fixture("new", "run", answer, {}))
         expect = {
             name: value for name, value in facts.items() if value is not None and name not in {"workflow", "pause"}
         }

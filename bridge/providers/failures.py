@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import ssl
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
-
-import aiohttp
 
 from bridge.domain.observation import FailureKind
 from bridge.domain.run import Json
 from bridge.providers.retry_after import quota_is_used_up
 
-_QUOTE_CHARS_MAX: Final = 100
+QUOTE_CHARS_MAX: Final = 100
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.DOTALL | re.IGNORECASE)
 _BEHIND_IT: Final = "a login page, a proxy or a wrong base_url may be the cause"
 
@@ -79,42 +75,8 @@ def redirect_target(location: str) -> str:
     except ValueError:
         return ""
     origin = f"{parts.scheme}://{parts.hostname}" if parts.scheme and parts.hostname else ""
-    target = printable(origin + parts.path)[:_QUOTE_CHARS_MAX]
+    target = printable(origin + parts.path)[:QUOTE_CHARS_MAX]
     return f" to {target}" if target else ""
-
-
-def transport_failure(error: Exception) -> tuple[FailureKind, str]:
-    """The kind and cause of a request that got no complete response."""
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return FailureKind.DNS, f"the name {error.host} cannot be looked up"
-        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
-            return FailureKind.TLS, f"no TLS connection: {_tls_reason(error)}"
-        case aiohttp.ClientConnectorError():
-            number = error.os_error.errno
-            why = os.strerror(number) if number and number > 0 else "no address of it can be reached"
-            return FailureKind.CONNECT, f"cannot connect to {error.host}:{error.port} ({why})"
-        case aiohttp.ServerDisconnectedError():
-            return FailureKind.TRANSPORT, "the server closed the connection without a response"
-        case aiohttp.ClientPayloadError():
-            return FailureKind.TRANSPORT, "the response breaks off"
-        case aiohttp.ClientResponseError():
-            return FailureKind.TRANSPORT, f"the server sent no valid HTTP ({quoted(error.message)})"
-        case ConnectionError():
-            return FailureKind.TRANSPORT, "the server broke the connection"
-        case aiohttp.ClientError() | OSError():
-            return FailureKind.TRANSPORT, f"the connection broke ({quoted(str(error) or type(error).__name__)})"
-        case _:
-            said = "the request cannot be made: base_url, api_key or an option holds a character that HTTP forbids"
-            return FailureKind.REJECTED, said
-
-
-def _tls_reason(error: Exception) -> str:
-    reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    words = getattr(reason, "verify_message", None) or getattr(reason, "reason", None)
-    if words == "WRONG_VERSION_NUMBER":
-        return "the server does not speak TLS on this port"
-    return str(words or reason)[:_QUOTE_CHARS_MAX]
 
 
 def printable(text: str) -> str:
@@ -124,4 +86,4 @@ def printable(text: str) -> str:
 
 def quoted(text: str) -> str:
     """The beginning of a foreign text in quotes."""
-    return f'"{printable(text)[:_QUOTE_CHARS_MAX]}"'
+    return f'"{printable(text)[:QUOTE_CHARS_MAX]}"'

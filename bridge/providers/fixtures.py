@@ -12,17 +12,17 @@ from typing import Any, Final
 from multidict import CIMultiDict
 
 from bridge.domain.definitions.check import word_text
+from bridge.domain.definitions.expressions import Notes, find
 from bridge.domain.definitions.keys import STATUSES
 from bridge.domain.errors import BadPayload, BridgeError
-from bridge.domain.observation import Observed, PollFailed
+from bridge.domain.observation import Observed
 from bridge.domain.run import Json
 from bridge.domain.strict_json import parse_json
 from bridge.domain.suggestions import closest
 from bridge.domain.timestamps import provider_instant
-from bridge.providers.defined import DefinedProvider
-from bridge.providers.definition_answers import Answer, meaning_of
+from bridge.providers.definition_answers import Answer, Answers
 from bridge.providers.definition_reader import Reading
-from bridge.providers.definition_requests import Hosts, Pages, rows_in, value_at
+from bridge.providers.definition_requests import Hosts, Page, Pages, rows_in
 
 REQUESTS: Final = ("run", "list", "output", "trigger", "cancel", "check")
 KEYS: Final = ("request", "http", "headers", "body", "expect", "about", "id", "vars")
@@ -95,14 +95,15 @@ def fixtures_beside(definition: Path) -> list[Path]:
 
 
 def fixtures_folder(definition: Path) -> Path:
-    """Where the fixtures of a definition are: `fixtures/` beside a definition.toml, or `NAME/fixtures/`."""
-    folder = definition.parent if definition.name == "definition.toml" else definition.with_suffix("")
-    return folder / "fixtures"
+    """Where the fixtures of a definition are: `fixtures/` beside it, or `NAME/fixtures/` beside a NAME.toml."""
+    own = definition.with_suffix("") / "fixtures"
+    beside = definition.parent / "fixtures"
+    return beside if definition.name == "definition.toml" or (beside.is_dir() and not own.is_dir()) else own
 
 
-def compare(provider: DefinedProvider, fixture: Fixture) -> Compared:
+def compare(answers: Answers, fixture: Fixture) -> Compared:
     """What the definition reads in a fixture, and where that differs from what is expected."""
-    found, rule = facts_of(provider, fixture)
+    found, rule = facts_of(answers, fixture)
     differences = tuple(
         f"{key}: expected {_shown(wanted)}, read {_shown(found.get(key))}"
         for key, wanted in fixture.expect.items()
@@ -112,37 +113,30 @@ def compare(provider: DefinedProvider, fixture: Fixture) -> Compared:
     return Compared(fixture.name, status if isinstance(status, str) else None, rule, differences)
 
 
-def facts_of(provider: DefinedProvider, fixture: Fixture) -> tuple[dict[str, Any], str]:
+def facts_of(answers: Answers, fixture: Fixture) -> tuple[dict[str, Any], str]:
     """What the definition reads in a fixture, by the names of `expect`, and the rule that decided."""
-    tables, answer = provider.tables, fixture.answer
-    meaning = meaning_of(tables, answer)
-    facts: dict[str, Any] = {"means": meaning.means if meaning.rule else _default_meaning(answer.status)}
-    facts["pause"] = meaning.pause_s
-    match fixture.request:
-        case "run":
-            result, reading = provider.result_of(answer)
-            if isinstance(result, PollFailed):
-                return {**facts, "pause": result.retry_after_s}, meaning.rule or result.kind.value
-            if reading is None or not isinstance(result, Observed):
-                return facts, meaning.rule
-            return {**facts, **_run_facts(result, reading)}, meaning.rule or reading.rule
-        case "list" if "list" in tables:
-            return {**facts, **_list_facts(provider, fixture)}, ""
-        case "output" if "output" in tables:
-            table = tables["output"]
-            return {**facts, "output": value_at(table["read"], answer.body) if "read" in table else answer.body}, ""
-        case "trigger" if "trigger" in tables:
-            try:
-                return {
-                    **facts,
-                    "id": provider.started(answer, provider.variables(fixture.variables), _base_of(provider, answer)),
-                }, ""
-            except (BridgeError, ValueError) as error:
-                return {**facts, "error": str(error)}, ""
+    tables, answer = answers.tables, fixture.answer
+    meaning = answers.meaning_of(answer)
+    facts: dict[str, Any] = {"means": meaning.means, "pause": meaning.pause_s}
+    if fixture.request == "run":
+        result, reading = answers.result_of(answer)
+        rule = meaning.rule or (reading.rule if reading else "")
+        return {**facts, **(_run_facts(result, reading) if isinstance(result, Observed) else {})}, rule
+    try:
+        match fixture.request:
+            case "list" if "list" in tables:
+                facts |= _list_facts(answers, fixture)
+            case "output" if "output" in tables:
+                facts["output"] = find(tables["output"].get("read", "@"), answer.body, Notes())
+            case "trigger" if "trigger" in tables:
+                values = answers.definition.values(fixture.variables)
+                facts["id"] = answers.started(answer, values, _base_of(answers, answer))
+    except BadPayload as error:
+        facts["error"] = {"message": str(error)}
     return facts, ""
 
 
-def _run_facts(result: Observed, reading: Reading) -> dict[str, Any]:
+def _run_facts(result: Observed, reading: Reading | None) -> dict[str, Any]:
     seen = result.observation
     return {
         "status": seen.status.value,
@@ -155,44 +149,38 @@ def _run_facts(result: Observed, reading: Reading) -> dict[str, Any]:
         "finished_at": seen.finished_at,
         "workflow": seen.workflow_id,
         "workflow_id": seen.workflow_id,
-        "generation": reading.generation,
-        "link": reading.link,
-        "id": reading.told_id,
-        "pause": result.poll_after_s,
+        "generation": reading and reading.generation,
+        "link": reading and reading.link,
+        "id": reading and reading.told_id,
     }
 
 
-def _list_facts(provider: DefinedProvider, fixture: Fixture) -> dict[str, Any]:
-    tables, answer = provider.tables, fixture.answer
-    rows = rows_in(tables["list"], answer.body) or []
-    variables = provider.variables(fixture.variables)
-    runs = [provider.listed(tables["list"], key, item, variables) for key, item in rows]
-    hosts = Hosts.of(tables, _base_of(provider, answer))
-    items = [item for _, item in rows]
+def _list_facts(answers: Answers, fixture: Fixture) -> dict[str, Any]:
+    listing, answer, notes = answers.tables["list"], fixture.answer, Notes()
+    rows = rows_in(listing, answer.body, notes)
+    values = answers.definition.values(fixture.variables)
+    runs = [answers.listed(key, item, values, notes) for key, item in rows]
+    hosts = Hosts.of(answers.tables, _base_of(answers, answer))
     shown = [
         {"id": run.provider_run_id, "status": run.observation.status.value if run.observation else None}
         for run in runs
         if run is not None
     ]
-    cursor = Pages(tables["list"].get("next")).after(None, answer.headers, answer.body, items, hosts)
-    return {"items": shown, "next": cursor}
+    items = [item for _, item in rows]
+    return {
+        "items": shown,
+        "next": Pages(listing.get("next")).after(None, Page(answer.headers, answer.body), items, hosts),
+    }
 
 
-def _base_of(provider: DefinedProvider, answer: Answer) -> str:
+def _base_of(answers: Answers, answer: Answer) -> str:
     """The base URL; where each connection has its own, that of the address in the answer."""
-    if provider.default_base_url:
-        return provider.default_base_url
+    if answers.definition.base_url:
+        return answers.definition.base_url
     found = re.search(
         r"https?://[^/\"'<>\s]+", " ".join(answer.headers.values()) + json.dumps(answer.body, default=str)
     )
     return found[0] if found else "https://fixture.invalid"
-
-
-def _default_meaning(status: int) -> str:
-    if 200 <= status < 300:
-        return "ok"
-    known = {304: "unchanged", 401: "refused", 403: "refused", 404: "not-found", 410: "not-found", 429: "throttled"}
-    return known.get(status, "retry")
 
 
 def _error(error: Any) -> dict[str, Any] | None:
@@ -222,12 +210,12 @@ def _equal(wanted: Any, found: Any) -> bool:
     return bool(wanted == found) or (isinstance(wanted, int) and not isinstance(wanted, bool) and str(wanted) == found)
 
 
-def unseen_words(provider: DefinedProvider, fixtures: list[Fixture]) -> Iterator[str]:
+def unseen_words(answers: Answers, fixtures: list[Fixture]) -> Iterator[str]:
     """The words, rules and answers of a definition that no fixture shows."""
-    run = [(fixture, *facts_of(provider, fixture)) for fixture in fixtures if fixture.request == "run"]
-    shown = {str(facts.get("provider_status")).casefold() for _, facts, _ in run}
-    rules = {rule for _, _, rule in run}
-    status = provider.tables["status"]
+    run = [facts_of(answers, fixture) for fixture in fixtures if fixture.request == "run"]
+    shown = {str(facts.get("provider_status")).casefold() for facts, _ in run}
+    rules = {rule for _, rule in run} | {answers.meaning_of(fixture.answer).rule for fixture in fixtures}
+    status = answers.tables["status"]
     for name in STATUSES:
         for word in status.get(name, ()):
             if word_text(word).casefold() not in shown:
@@ -235,10 +223,8 @@ def unseen_words(provider: DefinedProvider, fixtures: list[Fixture]) -> Iterator
     for number, rule in enumerate(status.get("when", ())):
         if not any(one.startswith(f"when[{number}]") for one in rules):
             yield f"no fixture fits status.when[{number}]: {rule['if']}"
-    for number in range(len(provider.tables.get("answer", ()))):
-        if f"answer[{number}]" not in rules and not any(
-            meaning_of(provider.tables, fixture.answer).rule == f"answer[{number}]" for fixture in fixtures
-        ):
+    for number in range(len(answers.tables.get("answer", ()))):
+        if f"answer[{number}]" not in rules:
             yield f"no fixture fits answer[{number}]"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -27,7 +28,14 @@ from bridge.domain.observation import FailureKind, PollFailed
 from bridge.domain.run import Json
 from bridge.domain.secret import Secret
 from bridge.providers.body import BODY_BYTES_MAX, Body, parse_bytes, read_bytes, read_pieces
-from bridge.providers.failures import error_text, failure_kind, redirect_target, transport_failure, what_came_instead
+from bridge.providers.failures import (
+    QUOTE_CHARS_MAX,
+    error_text,
+    failure_kind,
+    quoted,
+    redirect_target,
+    what_came_instead,
+)
 from bridge.providers.partial_json import RunFields
 from bridge.providers.retry_after import requested_pause_s
 from bridge.runtime.aiohttp_internals import ClientProtocol, Connector, disable_retry
@@ -198,6 +206,10 @@ class ProviderHttp:
     @cached_property
     def _base(self) -> URL:
         return URL(self.base_url)
+
+    def address_of(self, path: str) -> str:
+        """The whole address of a path, or of what is one already."""
+        return self.base_url + path if path.startswith("/") else path
 
     def hide(self, secret: str) -> None:
         """Keep a further secret, such as a token that was exchanged for the key, out of all messages."""
@@ -375,3 +387,37 @@ async def _read_error(response: aiohttp.ClientResponse) -> tuple[Json, bytes]:
         return parse_bytes(data, response), data
     except (BadPayload, TimeoutError, aiohttp.ClientError, OSError):
         return None, data
+
+
+def transport_failure(error: Exception) -> tuple[FailureKind, str]:
+    """The kind and cause of a request that got no complete response."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return FailureKind.DNS, f"the name {error.host} cannot be looked up"
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
+            return FailureKind.TLS, f"no TLS connection: {_tls_reason(error)}"
+        case aiohttp.ClientConnectorError():
+            number = error.os_error.errno
+            why = os.strerror(number) if number and number > 0 else "no address of it can be reached"
+            return FailureKind.CONNECT, f"cannot connect to {error.host}:{error.port} ({why})"
+        case aiohttp.ServerDisconnectedError():
+            return FailureKind.TRANSPORT, "the server closed the connection without a response"
+        case aiohttp.ClientPayloadError():
+            return FailureKind.TRANSPORT, "the response breaks off"
+        case aiohttp.ClientResponseError():
+            return FailureKind.TRANSPORT, f"the server sent no valid HTTP ({quoted(error.message)})"
+        case ConnectionError():
+            return FailureKind.TRANSPORT, "the server broke the connection"
+        case aiohttp.ClientError() | OSError():
+            return FailureKind.TRANSPORT, f"the connection broke ({quoted(str(error) or type(error).__name__)})"
+        case _:
+            said = "the request cannot be made: base_url, api_key or an option holds a character that HTTP forbids"
+            return FailureKind.REJECTED, said
+
+
+def _tls_reason(error: Exception) -> str:
+    reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    words = getattr(reason, "verify_message", None) or getattr(reason, "reason", None)
+    if words == "WRONG_VERSION_NUMBER":
+        return "the server does not speak TLS on this port"
+    return str(words or reason)[:QUOTE_CHARS_MAX]

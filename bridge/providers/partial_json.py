@@ -13,9 +13,12 @@ from itertools import accumulate
 from typing import Final
 
 from bridge.domain.errors import BadPayload
-from bridge.domain.run import Json
+from bridge.domain.frozen import replaced
+from bridge.domain.observation import Observation
+from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.strict_json import parse_json_text
 
+_WITHOUT_SUCCESS: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.PARTIAL})
 OUTPUT_BYTES_MAX: Final = 8 * 1024 * 1024
 VALUE_BYTES_MAX: Final = 64 * 1024  # of any other member
 _KEY_BYTES_MAX: Final = 256  # a longer key is none that a provider reads
@@ -257,3 +260,12 @@ def _id_only(raw: bytes) -> Json:
     except BadPayload:
         return None
     return scanner.members
+
+
+def without_damage(seen: Observation, damaged: frozenset[str], fields: RunFields) -> Observation:
+    """The observation without what could not be read whole; a settled run says which part that was."""
+    if fields.output in damaged:
+        seen = replaced(seen, output=None, output_truncated=True, output_is_elsewhere=False)
+    if fields.error in damaged and seen.error is None and seen.status in _WITHOUT_SUCCESS:
+        seen = replaced(seen, error=RunError("the provider's error text is too large or cannot be read"))
+    return seen

@@ -12,7 +12,7 @@ import pytest
 from bridge.config.definitions import find_definitions
 from bridge.domain.definitions.check import faults_in
 from bridge.domain.definitions.keys import DEFINITION
-from bridge.providers.defined import DefinedProvider
+from bridge.providers.definition_answers import Answers
 from bridge.providers.fixtures import compare, read_fixture
 
 PAGE = (Path(__file__).parents[2] / "docs/add-a-provider.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ def test_the_whole_example_is_found_and_reads_the_fixture_of_the_page(tmp_path):
     assert found.mistakes == []
     # 9 s is asked for by a header that every provider's answers are searched for, without [pace]
     expected = json.loads((folder / "one.json").read_text())["expect"]
-    compared = compare(DefinedProvider(found.get("acme")), read_fixture(folder / "one.json"))
+    compared = compare(Answers(found.get("acme")), read_fixture(folder / "one.json"))
     assert compared.status == expected["status"]
     assert [one for one in compared.differences if not one.startswith("pause")] == []
 
@@ -54,6 +54,6 @@ def test_every_key_has_an_example():
         for key in getattr(getattr(kind, "of", kind), "keys", ())
         if name != "vars"  # whose keys are the author's
     }
-    methods = {"get", "post", "put", "delete", "query", "body"}  # of a request; shown where they are usual
+    methods = {"get", "post", "put", "patch", "delete", "query", "body"}  # of a request; shown where they are usual
     assert {path for path in known - shown if path[-1] not in methods} == set()
     assert all(f"`{name}`" in PAGE for name in ("base", "replaces"))

@@ -7,7 +7,7 @@ import runpy
 import pytest
 
 from bridge.config.definitions import BUILT_IN, find_definitions
-from bridge.providers.defined import DefinedProvider
+from bridge.providers.definition_answers import Answers
 from bridge.providers.fixtures import compare, fixtures_beside, read_fixture, unseen_words
 
 DEFINITIONS = find_definitions(None)
@@ -20,13 +20,11 @@ def test_there_is_a_catalogue():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_fixture_is_read_as_it_says(name):
-    provider = DefinedProvider(DEFINITIONS.get(name))
+    answers = Answers(DEFINITIONS.get(name))
     fixtures = [read_fixture(path) for path in fixtures_beside(DEFINITIONS.files[name].path)]
 
-    assert {
-        one.name: one.differences for one in (compare(provider, each) for each in fixtures) if one.differences
-    } == {}
-    assert list(unseen_words(provider, fixtures)) == []
+    assert {one.name: one.differences for one in (compare(answers, each) for each in fixtures) if one.differences} == {}
+    assert list(unseen_words(answers, fixtures)) == []
     assert all(each.expect for each in fixtures)
 
 

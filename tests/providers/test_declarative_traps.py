@@ -101,7 +101,7 @@ def test_5_an_expression_that_can_never_be_true_is_a_fault_of_the_file(condition
 async def test_6_a_fixture_and_a_poll_are_read_alike(tmp_path, body):
     provider = definition(tmp_path, BASE)
     (tmp_path / "one.json").write_text(json.dumps({"body": body}))
-    compared = compare(provider, read_fixture(tmp_path / "one.json"))
+    compared = compare(provider.answers, read_fixture(tmp_path / "one.json"))
     result, _ = await poll(provider, answering(body))
     assert compared.status == (result.observation.status.value if isinstance(result, Observed) else None)
 

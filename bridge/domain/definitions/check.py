@@ -15,7 +15,7 @@ from bridge.domain.suggestions import closest
 PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _BRACES: Final = re.compile(r"[{}]")
 _REQUESTS: Final = ("run", "output", "list", "trigger", "cancel", "check")
-_METHODS: Final = ("get", "post", "put", "delete")
+METHODS: Final = ("get", "post", "put", "patch", "delete")
 _RESERVED: Final = frozenset({"key", "workflow", "inputs"})
 
 
@@ -126,15 +126,22 @@ def _groups(tables: dict[str, Any]) -> Iterator[Fault]:
         if chosen == "page" and "while" not in following and "step" not in following:
             yield (table, "next"), "`page` needs `while` or `step`, or the last page is never known"
     listing, parts = tables.get("list"), id_parts(tables["run"])
-    if listing and isinstance(listing["id"], dict):
+    if listing and "id" not in listing and listing.get("items_as") != "map":
+        yield ("list",), "the key `id` is missing: where in an item its id stands"
+    if listing and isinstance(listing.get("id"), dict):
         known = parts.keys() | tables.get("vars", {}).keys()
         for name in listing["id"]:
             if name not in parts:
                 yield ("list", "id", name), f"no part of the run's id is called `{name}`{_meant(name, parts)}"
         for name in parts.keys() - listing["id"].keys() - known & parts.keys():
             yield ("list", "id"), f"the part `{name}` is missing"
-    run_from = tables.get("trigger", {}).get("run_from")
-    if isinstance(run_from, dict) and run_from.keys() != {"header"}:
+    trigger = tables.get("trigger", {})
+    if trigger.get("inputs", {}).get("merge") and not isinstance(trigger.get("body", {}), dict):
+        yield ("trigger", "body"), "a table is needed here, because `inputs.merge` puts members into it"
+    if "join" in tables.get("output", {}) and "next" not in tables["output"]:
+        yield ("output", "join"), "`join` needs `next`: where the next page is"
+    run_from = trigger.get("run_from")
+    if isinstance(run_from, dict) and run_from.keys() not in ({"header"}, {"url"}):
         for name in sorted(parts.keys() - run_from.keys() - tables.get("vars", {}).keys()):
             missing = f"the part `{name}` of the run's id is missing; give its path, or a variable of this name"
             yield ("trigger", "run_from"), missing
@@ -145,7 +152,7 @@ def _groups(tables: dict[str, Any]) -> Iterator[Fault]:
 def _placeholders(tables: dict[str, Any]) -> Iterator[Fault]:
     """Names in braces must be known where they stand; every part of the id must be in [run]."""
     parts, variables = id_parts(tables["run"]).keys(), set(tables.get("vars", {}))
-    listed = tables.get("list", {}).get("id")
+    listed = tables.get("list", {}).get("id", "")
     shared = variables | (parts - listed.keys() if isinstance(listed, dict) else set[str]())
     known = {
         "run": parts | variables,
@@ -165,10 +172,12 @@ def _placeholders(tables: dict[str, Any]) -> Iterator[Fault]:
             for name in PLACEHOLDER.findall(text):
                 if name == "key" and table != "auth":
                     yield at, "`{key}` may stand in [auth] only"
+                elif name == "inputs" and table == "trigger" and (text != "{inputs}" or at[1] != "body"):
+                    yield at, "`{inputs}` is JSON: it may stand in the body only, as a whole value"
                 elif name not in names:
                     allowed = ", ".join(f"{{{one}}}" for one in sorted(names)) or "none here"
                     yield at, f"unknown name {{{name}}}; allowed: {allowed}{_meant(name, names)}"
-            if at[-1] in _METHODS and _BRACES.search(PLACEHOLDER.sub("", text)):
+            if at[-1] in METHODS and _BRACES.search(PLACEHOLDER.sub("", text)):
                 yield at, "a brace without its partner or its name"
     used = {name for _, text in _texts(tables["run"], ("run",)) for name in PLACEHOLDER.findall(text)}
     for name in parts - used:
@@ -182,8 +191,10 @@ def _texts(value: Any, at: Path) -> Iterator[tuple[Path, str]]:
             yield at, value
         case dict():
             for name, inner in value.items():
-                if len(at) != 1 or at[0] == "headers" or name in {*_METHODS, "query", "body", "exchange"}:
+                if len(at) != 1 or at[0] == "headers" or name in {*METHODS, "query", "body", "exchange"}:
                     yield from _texts(inner, (*at, name))
+                if at[1:2] == ("body",):
+                    yield (*at, name), name
         case list():
             for number, inner in enumerate(value):
                 yield from _texts(inner, (*at, number))
@@ -192,14 +203,13 @@ def _texts(value: Any, at: Path) -> Iterator[tuple[Path, str]]:
 def _hosts(tables: dict[str, Any]) -> Iterator[Fault]:
     """An address with a host of its own must be one that may see the key."""
     allowed = hosts_of(tables)
-    for table in _REQUESTS:
-        for method in _METHODS:
-            address = tables.get(table, {}).get(method, "")
-            if not address.startswith("/") and address and urlsplit(address).netloc not in allowed:
-                yield (
-                    (table, method),
-                    f"the host {urlsplit(address).netloc} is not in `hosts`, so it may not see the key",
-                )
+    auth = tables.get("auth")
+    addresses = [((table, method), tables.get(table, {}).get(method, "")) for table in _REQUESTS for method in METHODS]
+    if isinstance(auth, dict) and "exchange" in auth:
+        addresses.append((("auth", "exchange"), auth["exchange"].partition(" ")[2]))
+    for at, address in addresses:
+        if not address.startswith("/") and address and urlsplit(address).netloc not in allowed:
+            yield at, f"the host {urlsplit(address).netloc} is not in `hosts`, so it may not see the key"
 
 
 def hosts_of(tables: Mapping[str, Any]) -> set[str]:

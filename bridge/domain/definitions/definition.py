@@ -40,9 +40,14 @@ class Definition:
         """
         return {**{part: {"about": "for the list"} for part in self._parts_elsewhere()}, **self.tables.get("vars", {})}
 
+    def values(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The values of the variables at a connection that gives these: with their defaults, else empty."""
+        known = self.variables
+        return {name: given.get(name, spec.get("default", "")) for name, spec in known.items()}
+
     def _parts_elsewhere(self) -> list[str]:
         """The parts of a run's id that the items of [list] do not have."""
-        kinds, found = self.tables["run"].get("id"), self.tables.get("list", {}).get("id")
+        kinds, found = self.tables["run"].get("id"), self.tables.get("list", {}).get("id", "")
         return (
             [part for part in kinds if part not in found] if isinstance(kinds, dict) and isinstance(found, dict) else []
         )

@@ -1,6 +1,6 @@
 """Expressions of definitions: JMESPath, checked when a file is read and evaluated within a budget.
 
-An evaluation has three outcomes: a value, nothing, or a failure. A failure is an exception, never a value.
+An evaluation has three outcomes: a value, nothing, or a failure. A failure is noted, and is never a value.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ from bridge.domain.run import Json
 CHARS_MAX: Final = 512
 LEVELS_MAX: Final = 32
 STEPS_MAX: Final = 50_000  # for one expression on one answer; a step takes about a microsecond
+ANSWER_STEPS_MAX: Final = 500_000  # for all expressions on one answer, or on one page of a list
 _PLAIN: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
 _LITERAL_WORDS: Final = frozenset({"null", "true", "false"})
 
-Search = Callable[[Json], Any]
+
+class Notes(list[str]):
+    """What could not be read in one answer, as sentences, and the steps that are left for its expressions."""
+
+    steps_left = ANSWER_STEPS_MAX
+
+
+Search = Callable[[Json, Notes], Any]
 
 
 class ExpressionFailed(BridgeError):
@@ -69,14 +77,18 @@ def search(text: str) -> Search:
         return _plain(tuple(text.split(".")))
     expression = _compiled(text)
 
-    def evaluate(value: Json) -> Any:
+    def evaluate(value: Json, notes: Notes) -> Any:
+        allowed = max(0, min(STEPS_MAX, notes.steps_left))
         try:
-            return expression.search(value, steps_max=STEPS_MAX)
+            found, steps = expression.counted_search(value, steps_max=allowed)
         except TooCostly:
+            notes.steps_left -= allowed
             raise ExpressionFailed(f"`{text}` takes too long on this answer") from None
         except Exception as error:  # noqa: BLE001 - jmespath raises Python's own errors for some values
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ExpressionFailed(f"`{text}` fails: {said[:200]}") from None
+        notes.steps_left -= steps
+        return found
 
     return evaluate
 
@@ -85,9 +97,9 @@ def _plain(names: tuple[str, ...]) -> Search:
     """A path of names, which is what most expressions are, in a fifth of the time of the interpreter."""
     if len(names) == 1:
         [only] = names
-        return lambda value: value.get(only) if isinstance(value, dict) else None
+        return lambda value, _notes: value.get(only) if isinstance(value, dict) else None
 
-    def walk(value: Json) -> Json:
+    def walk(value: Json, _notes: Notes) -> Json:
         for name in names:
             if not isinstance(value, dict):
                 return None
@@ -95,6 +107,19 @@ def _plain(names: tuple[str, ...]) -> Search:
         return value
 
     return walk
+
+
+def find(paths: str | list[str], body: Json, notes: Notes, key: str = "") -> Any:
+    """The first value of the paths that is not null; None if there is none. A path that fails is noted as of `key`."""
+    for path in [paths] if isinstance(paths, str) else paths:
+        try:
+            value = search(path)(body, notes)
+        except ExpressionFailed as failed:
+            notes.append(f"{key}: {failed}")
+            continue
+        if value is not None:
+            return value
+    return None
 
 
 def is_true(value: object) -> bool:

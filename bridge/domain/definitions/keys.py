@@ -77,8 +77,31 @@ INSTANT: Final = Either(
     (EXPRESSION, Items(EXPRESSION), Table({"path": PATHS, "time": TIME}, required=("path",))),
     "When; ISO 8601 unless `time` says otherwise.",
 )
+STATUS_READING: Final = Either(
+    (
+        EXPRESSION,
+        Items(EXPRESSION),
+        Table({**PARTS.keys, "as": Text("Only text counts; anything else is no word.", choices=("text",))}, ("path",)),
+    ),
+    "Where the word stands.",
+)
+AFTER: Final = Items(Text(choices=CANONICAL), "With these statuses only.")
 ERROR: Final = Either(
-    (EXPRESSION, Items(EXPRESSION), Table({"message": PATHS, "code": PATHS, "step": PATHS}, required=("message",))),
+    (
+        EXPRESSION,
+        Items(EXPRESSION),
+        Table(
+            {
+                "message": PATHS,
+                "code": PATHS,
+                "step": PATHS,
+                "path": PATHS,
+                "decode": PARTS.keys["decode"],
+                "when": AFTER,
+            },
+            one_of=(("message", "path"),),
+        ),
+    ),
     "What went wrong.",
 )
 PROGRESS: Final = Table(
@@ -95,6 +118,7 @@ TEXTS: Final = Named(Text(), "Texts by name; {name} is replaced.")
 QUERY: Final = Named(Either((Text(), Whole(-(2**53), 2**53), YesNo())), "Query parameters; {name} is replaced.")
 BODY: Final = Anything('JSON to send; {name} is replaced, and a value that is exactly "{inputs}" becomes that JSON.')
 CODES: Final = Items(Whole(100, 599), "HTTP codes that mean success.")
+SIZE: Final = Whole(1, 100_000, "Items of a page.")
 NEXT: Final = Either(
     (
         Text(choices=("link-header",)),
@@ -103,11 +127,11 @@ NEXT: Final = Either(
                 "url": PATHS,
                 "cursor": PATHS,
                 "last": _expression("The path, in the last item, of the value that the next page begins after."),
-                "page": Text("The query parameter that counts pages from 1."),
-                "offset": Text("The query parameter that counts items from 0."),
-                "query": Text("The query parameter that takes the cursor."),
+                "page": Text("The parameter that counts pages from 1."),
+                "offset": Text("The parameter that counts items from 0."),
+                "query": Text("The parameter that takes the cursor."),
                 "while": _expression("Whether there are more pages."),
-                "step": Whole(1, 100_000, "Items of a page."),
+                "step": Either((SIZE, Items(SIZE)), "Items of a full page; of a list the sizes that one may have."),
             },
             one_of=(("url", "cursor", "last", "page", "offset"),),
         ),
@@ -125,7 +149,7 @@ ID_PARTS: Final = Either(
 
 
 class HeaderOrParts(Named):
-    """`{ header = "Operation-Location" }`, or the path of each part of an id."""
+    """`{ header = "Operation-Location" }`, `{ url = "status_url" }`, or the path of each part of an id."""
 
     def faults(self, value: dict[str, Any], at: Path) -> Iterator[Fault]:
         """Those of a header's name, or of the paths."""
@@ -137,7 +161,7 @@ class HeaderOrParts(Named):
 def _request(*methods: str, about: str, required: tuple[str, ...] = (), **more: Kind) -> Table:
     """A table that makes one request by one of the methods."""
     keys: dict[str, Kind] = dict.fromkeys(methods, ADDRESS)
-    if set(methods) & {"post", "put"}:
+    if set(methods) & {"post", "put", "patch"}:
         keys["body"] = BODY
     return Table({**keys, "query": QUERY, **more}, required, one_of=(methods,) if len(methods) > 1 else (), about=about)
 
@@ -173,7 +197,7 @@ RUN: Final = _request(
 )
 READ: Final = Table(
     {
-        "status": READING,
+        "status": STATUS_READING,
         "id": READING,
         "workflow": READING,
         "output": READING,
@@ -197,7 +221,7 @@ STATUS: Final = Table(
     {
         "case": Text("Whether capitals matter in words.", choices=("exact", "ignore")),
         **dict.fromkeys(STATUSES, WORDS),
-        "absent": Text("What a missing status means.", choices=CANONICAL),
+        "absent": Text("What a missing status means.", choices=(*CANONICAL, "unusable")),
         "when": Items(WHEN, "Rules before the words; the first that is true decides."),
     },
     about="What their words mean.",
@@ -240,19 +264,21 @@ DEFINITION: Final = Table(
             "post",
             about="A second request, after success.",
             read=PATHS,
-            when=Items(Text(choices=CANONICAL)),
+            when=AFTER,
             next=NEXT,
+            join=Text("The list, by name, whose items of all pages are joined."),
+            id=PATHS,
         ),
         "list": _request(
             "get",
             "post",
             about="A request that shows many runs.",
-            required=("items", "id"),
+            required=("items",),
             items=_expression('The path of the list; "@" for a bare one.'),
             items_as=Text(choices=("list", "map")),
             id=ID_PARTS,
             next=NEXT,
-            whole=YesNo("Whether items carry all that [read] needs."),
+            whole=Either((YesNo(), Items(Text())), "Whether items carry all that [read] needs, or what is then in them."),
             newest_first=YesNo(),
             since=Table({"query": Text(), "time": TIME}, required=("query",)),
         ),
@@ -262,10 +288,20 @@ DEFINITION: Final = Table(
             about="Start a run.",
             required=("run_from",),
             ok=CODES,
-            run_from=Either((EXPRESSION, HeaderOrParts(EXPRESSION)), "The id: a path, its parts, or a header with an address."),
+            workflow=Text("Whether slashes are kept in {workflow}.", choices=("slug", "path")),
+            inputs=Table({"merge": YesNo("Their members become those of the body."), "about": Text("What they are.")}),
+            run_from=Either((EXPRESSION, HeaderOrParts(EXPRESSION)), "The id: a path, its parts, or where an address stands."),
         ),
-        "cancel": _request("post", "put", "delete", "get", about="Ask for the end of a run.", ok=CODES),
-        "check": _request("get", "post", about="The one call of `connections check`."),
+        "cancel": _request("post", "put", "patch", "delete", "get", about="Ask for the end of a run.", ok=CODES),
+        "check": _request(
+            "get",
+            "post",
+            about="The one call of `connections check`.",
+            ok=CODES,
+            required=(),
+            wrong_key=YesNo("Ask again with a wrong key, which must be refused."),
+            **{"if": _expression("What must be true of the answer.")},
+        ),
         "pace": Table({
             "hint": Items(Either((_header("A header with seconds."), PAUSE)), "Pauses that are believed on success too.")
         }),
