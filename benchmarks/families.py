@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from bridge.domain.cadence.optimal_plan import plan_polls
+from bridge.domain.cadence.estimate import plan_polls
 
 GRID_POINTS = 3000
 

@@ -14,10 +14,9 @@ from bridge.api.authentication import CALLER, READING, Authentication, Caller, R
 from bridge.api.context import IdempotencyKey, Request, RequestContext, Response, keep
 from bridge.api.problem import CONTENT_TYPE, headers_of, make_problem, problem_of, status_of
 from bridge.api.request_models import NoQuery
-from bridge.api.request_parsing import check_host, check_path, read_body, read_key, read_query
+from bridge.api.request_parsing import check_host, check_path, read_body, read_given, read_key, read_query
 from bridge.api.response_models import ProblemAnswer
 from bridge.api.routes import Route
-from bridge.api.validation_errors import read_given
 from bridge.domain.api_token import Scope
 from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem, StartUnknown
 from bridge.domain.ids import new_id

@@ -10,10 +10,9 @@ from pydantic import AliasPath, BeforeValidator, Field, create_model
 from bridge import __version__
 from bridge.api.response_models import NextCursor, Number, Shown, When
 from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Outcome
-from bridge.domain.endpoint import Endpoint, EndpointSettings, EndpointSource
+from bridge.domain.endpoint import CLOUDEVENTS, JSON, Endpoint, EndpointSettings, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.fields import MASK
-from bridge.domain.payload import CLOUDEVENTS, JSON
 from bridge.domain.replay import ReplayState, ReplayStatus
 from bridge.domain.webhook_url import mask_query_secrets
 from bridge.store.endpoint_stats import NO_STATS, EndpointStats

@@ -19,6 +19,7 @@ from bridge.domain import endpoint
 from bridge.domain.api_token import Scope
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.definitions.definition import Definition, DefinitionInvalid
+from bridge.domain.delivery import RetrySchedule
 from bridge.domain.encryption import EncryptionKey, parse_keys
 from bridge.domain.fields import (
     STRICT,
@@ -33,7 +34,6 @@ from bridge.domain.fields import (
     between,
     one_of,
 )
-from bridge.domain.retry import RetrySchedule
 from bridge.domain.run import CadenceOverrides
 from bridge.domain.secret import Secret
 from bridge.domain.suggestions import unknown

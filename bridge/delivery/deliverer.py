@@ -23,17 +23,15 @@ import structlog
 
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.delivery.attempt_log import AttemptLog
-from bridge.delivery.limiter import DeliveryLimiter
+from bridge.delivery.limiter import DeliveryLimiter, DeliverySlots, Held
 from bridge.delivery.sender import Sender
-from bridge.delivery.slots import DeliverySlots, Held
 from bridge.domain.addresses.policy import Trust
 from bridge.domain.clock import Clock
-from bridge.domain.delivery import Lane, Outcome, PostResult, state_after
+from bridge.domain.delivery import Lane, Outcome, PostResult, RetrySchedule, state_after
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.domain.frozen import frozen
 from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
-from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import signing_key, with_v1a
 from bridge.domain.signing.hmac_v1 import secret_key, signature_headers

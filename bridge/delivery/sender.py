@@ -20,8 +20,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from bridge import __version__
-from bridge.delivery.address_guard import guarded_session
-from bridge.delivery.dns import Lookup, ThreadLookup
+from bridge.delivery.address_guard import Lookup, ThreadLookup, guarded_session
 from bridge.delivery.outcome import (
     Judged,
     is_stale_connection,
@@ -33,10 +32,9 @@ from bridge.delivery.outcome import (
 from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.custom_headers import check_headers
-from bridge.domain.delivery import Outcome, PostResult
+from bridge.domain.delivery import Outcome, PostResult, parse_retry_after
 from bridge.domain.errors import InvalidInput
 from bridge.domain.frozen import frozen
-from bridge.domain.retry import parse_retry_after
 from bridge.domain.webhook_url import parse_target
 from bridge.runtime.aiohttp_internals import Exchange, current, default_tls
 

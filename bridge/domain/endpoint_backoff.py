@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from bridge.domain.delivery import Outcome, PostResult
-from bridge.domain.retry import RETRY_AFTER_MAX_S
+from bridge.domain.delivery import RETRY_AFTER_MAX_S, Outcome, PostResult
 
 FAILURES_MIN: Final = 5
 REST_S, REST_S_MAX = 5.0, 300.0  # doubled by each failed probe

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bridge.domain.delivery import Delivery
-from bridge.domain.endpoint import Endpoint
+from bridge.domain.endpoint import JSON, Endpoint
 from bridge.domain.frozen import frozen
-from bridge.domain.payload import JSON
 from bridge.domain.secret import Secret
 
 

@@ -15,8 +15,8 @@ from typing import Final
 import structlog
 
 from bridge.domain.clock import SteadyClock
+from bridge.domain.delivery import RETRY_AFTER_MAX_S, RetrySchedule
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.retry import RETRY_AFTER_MAX_S, RetrySchedule
 from bridge.domain.timestamps import after
 from bridge.store import clock_shift
 from bridge.store.database import Database

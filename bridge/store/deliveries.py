@@ -10,11 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.domain.delivery import Delivery, DeliveryState, Lane, Outcome
-from bridge.domain.endpoint import EndpointSource
+from bridge.domain.endpoint import JSON, EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.domain.errors import BeingSent
 from bridge.domain.leased_delivery import LeasedDelivery
-from bridge.domain.payload import JSON
 from bridge.store.endpoint_health import backoff_of
 from bridge.store.endpoints import endpoint_of, signing_secrets
 from bridge.store.nodes import check_may_lease

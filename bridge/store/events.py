@@ -9,11 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from bridge.domain.delivery import Delivery, DeliveryState, Lane
-from bridge.domain.endpoint import Endpoint
+from bridge.domain.endpoint import JSON, Endpoint, payload_for
 from bridge.domain.event import Event, EventType, other_event
 from bridge.domain.ids import new_id
 from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
-from bridge.domain.payload import JSON, payload_for
 from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
 from bridge.store.endpoints import run_listeners, shared_listeners, signing_secrets

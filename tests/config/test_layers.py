@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from bridge.config.load import changes_that_need_restart, load_config
 from bridge.config.show import show_config
 from bridge.domain.connection import CadenceSettings
+from bridge.domain.delivery import RetrySchedule
 from bridge.domain.event import EventType
-from bridge.domain.retry import RetrySchedule
 from tests.config.config_files import DIFY, ENDPOINT, SIGNING_SECRET, TOKEN, load, mistakes, write
 
 

@@ -9,8 +9,7 @@ from ipaddress import ip_address
 import aiohttp
 import pytest
 
-from bridge.delivery.address_guard import BlockedAddress, explain, guarded_session
-from bridge.delivery.dns import ThreadLookup
+from bridge.delivery.address_guard import BlockedAddress, ThreadLookup, explain, guarded_session
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust, judge
 from tests.support.raw_server import answer, raw_server, says
 
@@ -183,7 +182,7 @@ def resolver(monkeypatch):
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))] * 2
 
     resolver = Resolver()
-    monkeypatch.setattr("bridge.delivery.dns.socket.getaddrinfo", resolver.getaddrinfo)
+    monkeypatch.setattr("bridge.delivery.address_guard.socket.getaddrinfo", resolver.getaddrinfo)
     yield resolver
     resolver.released.set()
 
@@ -212,7 +211,7 @@ async def test_a_resolver_that_hangs_delays_nothing_else(resolver):
 
 
 async def test_many_hanging_names_are_refused_rather_than_piled_up(resolver, monkeypatch):
-    monkeypatch.setattr("bridge.delivery.dns.THREADS_MAX", 2)
+    monkeypatch.setattr("bridge.delivery.address_guard.THREADS_MAX", 2)
     lookup = ThreadLookup()
     waiting = [asyncio.create_task(lookup(name)) for name in ("a.test", "b.test")]
     await asyncio.sleep(0)

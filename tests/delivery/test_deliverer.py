@@ -14,9 +14,8 @@ import svix
 from bridge.delivery.deliverer import DeliverySettings
 from bridge.delivery.sender import Sender
 from bridge.domain.clock import SystemClock
-from bridge.domain.delivery import DeliveryState, Outcome, PostResult
+from bridge.domain.delivery import DeliveryState, Outcome, PostResult, RetrySchedule
 from bridge.domain.endpoint import EndpointSource
-from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.sandbox import Receiver, Reply, ReplyKind

@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bridge.delivery.limiter import DeliveryLimiter, Share
-from bridge.delivery.slots import DeliverySlots
+from bridge.delivery.limiter import DeliveryLimiter, DeliverySlots, Share
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.store.deliveries import DueEndpoint

@@ -7,10 +7,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from bridge.domain.delivery import DeliveryState, Lane
+from bridge.domain.delivery import DeliveryState, Lane, RetrySchedule
 from bridge.domain.event import EventType, other_event
 from bridge.domain.ids import new_id
-from bridge.domain.retry import RetrySchedule
 from bridge.domain.run import Json
 from bridge.runtime.metrics import Metrics
 from bridge.sandbox import Receiver, Reply, ReplyKind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.delivery.slots import AHEAD_MAX, AHEAD_OF_ALL, DeliverySlots
+from bridge.delivery.limiter import AHEAD_MAX, AHEAD_OF_ALL, DeliverySlots
 
 
 def filled(*endpoint_ids: str, total: int = 64, per_endpoint: int = 8, each: int = 20) -> DeliverySlots[str]:

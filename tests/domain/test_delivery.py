@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.domain.delivery import DeliveryState, Lane, Outcome, PostResult, state_after
-from bridge.domain.retry import RetrySchedule
+from bridge.domain.delivery import DeliveryState, Lane, Outcome, PostResult, RetrySchedule, state_after
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
 PLAIN = RetrySchedule((5, 300), jitter=0.0)

@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from bridge.cli.trigger import sample_event
-from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.endpoint import Endpoint, EndpointSource, payload_for
 from bridge.domain.event import EventType, other_event
-from bridge.domain.payload import payload_for
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
 RUN_EVENTS = [t for t in EventType if t.value.startswith("run.")]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from bridge.domain.retry import RetrySchedule, next_attempt_at, parse_retry_after
+from bridge.domain.delivery import RetrySchedule, next_attempt_at, parse_retry_after
 
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 HOUR_S, DAY_S = 3600.0, 86400.0

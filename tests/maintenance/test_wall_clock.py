@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.domain.clock import SteadyClock
+from bridge.domain.delivery import RetrySchedule
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.retry import RetrySchedule
 from bridge.maintenance.wall_clock import WallClockWatch, clamp_deliveries
 from bridge.sandbox import Receiver, Reply, Sandbox, Scenario
 from bridge.store import runs

@@ -12,9 +12,8 @@ from bridge.delivery.deliverer import Deliverer, DeliverySettings
 from bridge.delivery.sender import Sender
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.clock import Clock, SystemClock
-from bridge.domain.delivery import Attempt, Delivery, DeliveryState
+from bridge.domain.delivery import Attempt, Delivery, DeliveryState, RetrySchedule
 from bridge.domain.endpoint import Endpoint
-from bridge.domain.retry import RetrySchedule
 from bridge.domain.secret import Secret
 from bridge.runtime.metrics import Metrics
 from bridge.store import attempts, deliveries, endpoints

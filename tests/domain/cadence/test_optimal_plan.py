@@ -7,7 +7,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.domain.cadence.optimal_plan import plan_polls
+from bridge.domain.cadence.estimate import plan_polls
 
 
 def cost_by_trying_everything(ages: list[float], finished: list[float], price: float) -> float:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.domain.cadence.durations import DurationModel
-from bridge.domain.cadence.optimal_plan import plan_polls
+from bridge.domain.cadence.estimate import plan_polls
 from bridge.domain.cadence.progress import LAST_STEP, ProgressModel, ProgressTrack
 
 

@@ -1,0 +1,91 @@
+"""The walk of one run in docs/architecture.md, compared with the files that a run really enters."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import aiohttp
+
+from bridge.config.load import load_config
+from bridge.daemon import Daemon
+from bridge.domain.clock import SteadyClock
+from bridge.domain.signing.hmac_v1 import new_secret
+from bridge.sandbox import Receiver, Sandbox, Scenario
+from bridge.store import deliveries
+from bridge.store.transaction import Tx
+from tests.support.waiting import until
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES_MAX = 40
+TOKEN = "t" * 24
+
+
+def is_delivered(tx: Tx) -> bool:
+    """The attempt is recorded with the state of its delivery."""
+    return deliveries.count_by_state(tx).get("delivered") == 1
+
+
+def files_named() -> set[str]:
+    """The files that the table of the walk names, as `polling/poller.py`."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.split("## The walk of one run")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| **")]
+    return {file for row in rows for file in re.findall(r"\]\(\.\./bridge/([^)]+)\)", row)}
+
+
+@contextmanager
+def files_entered() -> Iterator[set[str]]:
+    """The files of the package in which a function is called meanwhile, on any thread that starts meanwhile."""
+    entered: set[str] = set()
+    package = f"{ROOT}/bridge/"
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(package) and frame.f_code.co_name != "<module>":
+            entered.add(file.removeprefix(package))
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        yield entered
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+
+
+async def test_a_run_enters_every_file_that_the_documented_walk_names_and_these_are_few(tmp_path: Path) -> None:
+    async with Sandbox() as sandbox, Receiver() as receiver:
+        path = tmp_path / "runbridge.toml"
+        path.touch(0o600)
+        path.write_text(
+            f'[server]\nlisten = "127.0.0.1:0"\napi_token = "{TOKEN}"\n'
+            f'[database]\nurl = "sqlite:///{tmp_path}/walk.db"\n'
+            f'[connections.dibby]\nprovider = "dibby"\nbase_url = "{sandbox.url("dibby")}"\napi_key = "sandbox-key"\n'
+            f'[endpoints.app]\nurl = "{receiver.url()}"\nevents = ["run.finished"]\nsecret = "{new_secret()}"\n'
+        )
+
+        def read_config():
+            return load_config(path, env={}, flags={})
+
+        daemon = Daemon(read_config(), SteadyClock(), read_config=read_config)
+        with files_entered() as entered:
+            async with daemon.workers:
+                await daemon.start()
+                entered.clear()
+                theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.5))
+                async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+                    body = {"connection": "dibby", "provider_run_id": theirs}
+                    async with http.post(f"http://{daemon.address}/v1/runs", json=body) as response:
+                        assert response.status == 201
+                await until(lambda: daemon.database.read(is_delivered), what="the attempt")
+                walked = set(entered)
+                await daemon.stop()
+    named = files_named()
+    assert named - walked == set()
+    assert 30 < len(named) <= FILES_MAX
