@@ -15,14 +15,14 @@ from bridge.store.connections import HealthRow, list_health
 
 
 async def list_connections(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """Every connection of the configuration, by name."""
+    """List the connections of the configuration, by name."""
     health = await context.database.read(list_health)
     shown = [_shown(context, name, health) for name in sorted(context.bridge.connections)]
     return Response.of(200, ConnectionList(data=shown, next_cursor=None))
 
 
 async def show_connection(context: RequestContext, request: Request[ConnectionQuery]) -> Response:
-    """One, and what was learned of one workflow if it is named."""
+    """Show a connection, and what was learned of one workflow if it is named."""
     health = await context.database.read(list_health)
     name, workflow = _known_name(context, request), request.data.workflow
     more = {} if workflow is None else {"distribution": context.bridge.distribution(name, workflow)}
@@ -30,7 +30,7 @@ async def show_connection(context: RequestContext, request: Request[ConnectionQu
 
 
 async def check_connection(context: RequestContext, request: Request[NoBody]) -> Response:
-    """One real authenticated call to the provider."""
+    """Make one real authenticated call to the provider."""
     result = await context.bridge.check_connection(_known_name(context, request))
     return Response.of(200, CheckAnswer.model_validate(result))
 

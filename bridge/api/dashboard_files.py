@@ -36,13 +36,13 @@ class _Files:
 
 
 async def show_page(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """The dashboard. It asks this API for everything, under the rights of a session; without one it shows a form."""
+    """Show the dashboard. It asks this API for everything, under the rights of a session; without one it shows a form."""
     context.rules.check_dashboard()
     return _response(_files().page, request, {})
 
 
 async def show_asset(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """A script, the style sheet or the icon of the dashboard."""
+    """Show a file of the dashboard: a script, the style sheet or the icon."""
     context.rules.check_dashboard()
     files, digest, name = _files(), request.id("digest"), request.id("name")
     if digest != files.digest or name not in files.assets:

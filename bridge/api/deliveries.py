@@ -14,7 +14,7 @@ from bridge.store.transaction import Tx
 
 
 async def list_deliveries(context: RequestContext, request: Request[DeliveriesQuery]) -> Response:
-    """Newest first, each with its attempts; the receivers' answers are shown with a single delivery."""
+    """List deliveries, newest first, with their attempts; receivers' answers are shown with a single delivery."""
     query, before = request.data, read_cursor(request.data.cursor)
     wanted = deliveries.DeliveryFilter(query.endpoint, query.event, query.run, query.state, query.since, query.until)
 
@@ -27,12 +27,12 @@ async def list_deliveries(context: RequestContext, request: Request[DeliveriesQu
 
 
 async def show_delivery(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """One delivery with every attempt and what the receiver answered."""
+    """Show a delivery with every attempt and what the receiver answered."""
     return Response.of(200, await context.database.read(lambda tx: _shown(tx, request.id())))
 
 
 async def retry_delivery(context: RequestContext, request: Request[NoBody]) -> Response:
-    """Send it again now, whatever became of it: same id, same bytes."""
+    """Send a delivery again now, whatever its state: same id, same bytes."""
 
     def work(tx: Tx) -> Response:
         delivery = _present(tx, request.id())

@@ -44,7 +44,7 @@ SWITCHED_OFF = "switched off over the API"
 
 
 async def create_endpoint(context: RequestContext, request: Request[EndpointBody]) -> Response:
-    """A new subscriber; its secret is shown here only."""
+    """Make an endpoint; its secret is shown here only."""
     body = request.data
     secret = body.secret or Secret(new_secret())
     endpoint = Endpoint(id=new_id("ep"), source=EndpointSource.API, **body.settings())
@@ -58,7 +58,7 @@ async def create_endpoint(context: RequestContext, request: Request[EndpointBody
 
 
 async def test_filter(context: RequestContext, request: Request[FilterTestBody]) -> Response:
-    """Try a filter on the newest events, and tell for each whether it passes."""
+    """Try a filter on the newest events: whether each passes."""
     body = request.data
     types = [name.value for name in body.types or ()]
     found = await context.database.read(lambda tx: events.list_newest(tx, before=None, limit=body.limit, types=types))
@@ -83,7 +83,7 @@ def _try_filter(expression: str, event: Event) -> FilterTestItem:
 
 
 async def list_endpoints(context: RequestContext, request: Request[EndpointsQuery]) -> Response:
-    """By id; those of single runs only when asked for."""
+    """List the endpoints by id; those of single runs only when asked for."""
     query, after = request.data, read_cursor(request.data.cursor)
 
     def work(tx: Tx) -> list[EndpointAnswer]:
@@ -106,7 +106,7 @@ async def list_endpoints(context: RequestContext, request: Request[EndpointsQuer
 
 
 async def show_endpoint(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """One endpoint."""
+    """Show an endpoint."""
 
     def work(tx: Tx) -> EndpointAnswer:
         return _shown(context, tx, request.id(), read_stats(tx, [request.id()])[request.id()])
@@ -115,7 +115,7 @@ async def show_endpoint(context: RequestContext, request: Request[NoQuery]) -> R
 
 
 async def change_endpoint(context: RequestContext, request: Request[EndpointPatch]) -> Response:
-    """What is given is set, what is left out stays."""
+    """Change an endpoint: what is given is set, what is left out stays."""
     given: dict[str, object] = {name: getattr(request.data, name) for name in request.data.model_fields_set}
     if "headers" in given:
         given["fault"] = None  # it concerned the old headers
@@ -128,13 +128,13 @@ async def change_endpoint(context: RequestContext, request: Request[EndpointPatc
 
 
 async def delete_endpoint(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """Remove it; what it had not got yet is discarded."""
+    """Remove an endpoint; its pending deliveries are discarded."""
     await context.database.write(lambda tx: endpoints.remove_endpoint(tx, _changeable(tx, request.id()).id))
     return Response(204)
 
 
 async def rotate_secret(context: RequestContext, request: Request[RotateBody]) -> Response:
-    """A new secret, shown here only; the old one goes on signing beside it for the overlap."""
+    """Rotate the signing secret; the new one is shown here only, the old one also signs for the overlap."""
     kind = request.data.signature
     is_shared = kind == "v1"
     if request.data.secret is not None and not is_shared:
@@ -154,7 +154,10 @@ async def rotate_secret(context: RequestContext, request: Request[RotateBody]) -
 
 
 async def enable_endpoint(context: RequestContext, request: Request[NoBody]) -> Response:
-    """Switch on; what was due is so at once. One from the file too, if it was switched off by itself."""
+    """Switch an endpoint on; what was due is sent at once.
+
+    One of the file, too, if it was switched off by itself.
+    """
     stats = await _stats(context, request.id())
 
     def work(tx: Tx) -> Response:
@@ -168,7 +171,7 @@ async def enable_endpoint(context: RequestContext, request: Request[NoBody]) -> 
 
 
 async def disable_endpoint(context: RequestContext, request: Request[NoBody]) -> Response:
-    """Switch off, and tell the others; what is due is kept, what is recorded from now on is not queued for it."""
+    """Switch an endpoint off; pending deliveries are kept, later events are not queued for it."""
     stats = await _stats(context, request.id())
 
     def work(tx: Tx) -> Response:
@@ -181,7 +184,7 @@ async def disable_endpoint(context: RequestContext, request: Request[NoBody]) ->
 
 
 async def ping_endpoint(context: RequestContext, request: Request[NoBody]) -> Response:
-    """A test delivery to this endpoint alone, whatever its types and filter."""
+    """Send a test event to this endpoint alone, whatever its types and filter."""
 
     def work(tx: Tx) -> Response:
         endpoint = enabled_endpoint(tx, request.id())

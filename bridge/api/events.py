@@ -25,7 +25,7 @@ AT_REST_REST_S: Final = 0.05
 
 
 async def list_events(context: RequestContext, request: Request[EventsQuery]) -> Response:
-    """In the order of recording, after the event `after`; `next_cursor` is where to go on, also at the end.
+    """List events in the order of recording, after the event `after`; `next_cursor` is where to go on, also at the end.
 
     With `order` newest, the reverse: `after` is then the last event of the page before, and the cursor ends with null.
     """
@@ -62,7 +62,7 @@ def present_event(tx: Tx, event_id: str) -> Event:
 
 
 async def show_event(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """The stored bytes as they are, were and will be sent."""
+    """Show an event: the stored bytes, as they are signed and sent."""
     return Response(200, (await context.database.read(lambda tx: present_event(tx, request.id()))).body)
 
 

@@ -24,19 +24,19 @@ from bridge.store.transaction import Tx
 
 
 async def show_liveness(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """The process answers."""
+    """Say that the process answers."""
     return Response.of(200, LivenessAnswer(status="ok", version=context.version))
 
 
 async def show_readiness(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """Whether it can work, check by check."""
+    """Say whether the daemon can work, check by check."""
     checks = {name: bool(good) for name, good in context.bridge.readiness().items()}
     ready = all(checks.values()) and not context.closing.is_set()
     return Response.of(200 if ready else 503, ReadinessAnswer(status="ready" if ready else "not ready", checks=checks))
 
 
 async def list_nodes(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """Every node, the longest running first; one that is not alive is about to be buried."""
+    """List the nodes, the longest running first; one that is not alive is about to be evicted."""
     shown = [NodeAnswer.model_validate(node) for node in await context.database.read(nodes.list_nodes)]
     for node in shown if context.database.is_sqlite else ():
         node.lease_expires_at = None
@@ -44,19 +44,19 @@ async def list_nodes(context: RequestContext, _request: Request[NoQuery]) -> Res
 
 
 async def show_configuration(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """Every setting in effect and where it comes from; secrets are masked."""
+    """List every setting in effect and where it comes from; secrets are masked."""
     shown = [SettingAnswer.model_validate(each) for each in context.bridge.settings]
     return Response.of(200, SettingList(data=shown, next_cursor=None))
 
 
 async def show_findings(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """What `runbridge doctor` finds from inside the daemon; asks no provider."""
+    """List what `runbridge doctor` finds from inside the daemon; asks no provider."""
     shown = [FindingAnswer.model_validate(each) for each in await find_all(context)]
     return Response.of(200, FindingList(data=shown, next_cursor=None))
 
 
 async def show_metrics(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """What the workers count, what the database holds at this moment, and how contested each connection is."""
+    """Show the metrics for Prometheus."""
     counted = await context.database.read(_count)
     _read_limiters(counted, context.bridge)
     text = generate_latest(context.registry) + generate_latest(counted)
@@ -122,5 +122,5 @@ def _since(at: datetime, now: datetime) -> float:
 
 
 async def show_openapi(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """The API as OpenAPI 3.1."""
+    """Show this document: the API as OpenAPI 3.1."""
     return Response(200, await asyncio.to_thread(context.openapi))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from bridge.api.examples import EXAMPLES
+from bridge.api.field_descriptions import describe
+from bridge.api.openapi_webhooks import webhooks
 from bridge.api.problem import CONTENT_TYPE
-from bridge.api.response_models import ProblemAnswer
+from bridge.api.response_models import EventAnswer, ProblemAnswer
 from bridge.api.routes import JSON, ROUTES, Route
+from bridge.domain.timestamps import format_duration
 
 _REF = "#/components/schemas/{model}"
 _REFUSALS = {
@@ -28,6 +33,22 @@ _REFUSALS = {
     422: "Something given is wrong; `errors` names every field at fault.",
     502: "The provider gave no answer that could be used.",
     503: "The database cannot be used at the moment; nothing was changed.",
+}
+_TAGS = {
+    "runs": "Register runs, look at them and wait for them.",
+    "events": "What happened, in the order of recording.",
+    "endpoints": "Subscribers, their secrets and replays to them.",
+    "deliveries": "What was sent to each endpoint, with every attempt.",
+    "replays": "Events that are sent again on request.",
+    "connections": "Accounts at providers, and what was learned of their workflows.",
+    "summary": "Everything at a glance.",
+    "doctor": "What is or will be wrong.",
+    "configuration": "The settings in effect.",
+    "nodes": "The daemons that share the database.",
+    "session": "The dashboard's sign-in.",
+    "sessions": "Who is signed in to the dashboard.",
+    "daemon": "Health, metrics, this document and the dashboard; most of it needs no token.",
+    "webhooks": "What receivers get.",
 }
 _PATH_DESCRIPTIONS = {
     "digest": "Of all files of the dashboard; it stands in their addresses on the page.",
@@ -68,11 +89,14 @@ def build_document(version: str) -> dict[str, Any]:
             "description": "Watches workflow runs at their providers and sends signed webhooks when they are over.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": "/", "description": "The daemon that serves this document."}],
         "security": [{"token": []}, {"session": []}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
+        "webhooks": webhooks(),
         "components": {
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer"},
+                "token": {"type": "http", "scheme": "bearer", "description": "A token of the configuration."},
                 "session": {"type": "apiKey", "in": "cookie", "name": "runbridge-8484", "description": _SESSION},
             },
             "schemas": _schemas(),
@@ -82,12 +106,32 @@ def build_document(version: str) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     asked = {route.request_model for route in ROUTES if route.has_body}
-    shown = {model for route in ROUTES for model in route.response_models.values() if model}
+    shown: set[type[BaseModel]] = {ProblemAnswer, EventAnswer}
+    shown |= {model for route in ROUTES for model in route.response_models.values() if model}
     listed: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in asked]
-    listed += [(model, "serialization") for model in shown | {ProblemAnswer}]
+    listed += [(model, "serialization") for model in shown]
     _, schema = models_json_schema(sorted(listed, key=lambda pair: pair[0].__name__), ref_template=_REF)
     definitions: dict[str, Any] = schema["$defs"]
+    used = {model.__name__ for model, _ in listed} | set(
+        re.findall(_REF.format(model=r"(\w+)"), json.dumps(definitions))
+    )
+    for name in set(definitions) - used:  # the Python type of a field that has a schema of its own
+        del definitions[name]
+    for name, definition in definitions.items():
+        for field, part in definition.get("properties", {}).items():
+            _complete(part, name, field)
+        if name in EXAMPLES:
+            definition["examples"] = [EXAMPLES[name]]
     return definitions
+
+
+def _complete(part: dict[str, Any], model: str, field: str) -> None:
+    """Add the field's description, and write a default as a client would."""
+    part.pop("title", None)
+    if "description" not in part and (text := describe(model, field)):
+        part["description"] = text
+    if part.get("type") == "string" and isinstance(part.get("default"), float):
+        part["default"] = format_duration(part["default"])
 
 
 def _operation(route: Route) -> dict[str, Any]:
@@ -138,7 +182,9 @@ def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
             "required": name in schema.get("required", []),
             "schema": _inline(part["additionalProperties"] if is_map else part, schema),
         }
-        parameters.append({**parameter, "description": part["description"]} if is_map else parameter)
+        if text := part.get("description") or describe(model.__name__, name):
+            parameter["description"] = text
+        parameters.append(parameter)
     return parameters
 
 

@@ -53,19 +53,19 @@ async def _count(context: RequestContext, endpoint_id: str, wanted: Selection) -
 
 
 async def list_replays(context: RequestContext, request: Request[PageQuery]) -> Response:
-    """Newest first."""
+    """List replays, newest first."""
     query, before = request.data, read_cursor(request.data.cursor)
     found = await context.database.read(lambda tx: replays.list_replays(tx, limit=query.limit + 1, before=before))
     return Response.of(200, page_of(ReplayList, [_shown(replay) for replay in found], query.limit))
 
 
 async def show_replay(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """One replay and how far it is."""
+    """Show a replay and how far it is."""
     return Response.of(200, _shown(await context.database.read(lambda tx: _present(tx, request.id()))))
 
 
 async def cancel_replay(context: RequestContext, request: Request[NoBody]) -> Response:
-    """Make nothing more due; what is on its way already is sent."""
+    """Cancel a replay; what is on its way already is sent."""
 
     def work(tx: Tx) -> Response:
         replay = _present(tx, request.id())

@@ -284,8 +284,16 @@ class EndpointBody(EndpointSettings):
     secret: fields.SigningSecret | None = Field(default=None, repr=False)
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """A client that fills in defaults would change what its caller left out."""
+    for part in schema["properties"].values():
+        part.pop("default", None)
+
+
 class EndpointPatch(EndpointSettings):
     """What to change; what is left out stays, null takes away. The secret is changed by rotate-secret."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     url: TargetUrl = ""
 

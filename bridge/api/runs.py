@@ -122,7 +122,7 @@ def _item(context: RequestContext, one: Registration | InvalidInput, done: Itera
 
 
 async def list_runs(context: RequestContext, request: Request[RunsQuery]) -> Response:
-    """Newest first."""
+    """List runs, newest first."""
     query = request.data
     wanted = run_lists.RunFilter(
         connection=query.connection,
@@ -144,7 +144,7 @@ async def list_runs(context: RequestContext, request: Request[RunsQuery]) -> Res
 
 
 async def show_run(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """One run with its transitions and events."""
+    """Show a run with its transitions and events."""
 
     def work(tx: Tx) -> RunInFull:
         run = _present(tx, request.id())
@@ -163,7 +163,7 @@ async def show_run(context: RequestContext, request: Request[NoQuery]) -> Respon
 
 
 async def wait_for_run(context: RequestContext, request: Request[WaitQuery]) -> Response:
-    """Answers as soon as the run is settled, or as it is at the timeout."""
+    """Wait for a run: answer as soon as it is settled, or as it is at the timeout."""
     loop = asyncio.get_running_loop()
     until = loop.time() + request.data.timeout
     run_id = (await context.database.read(lambda tx: _present(tx, request.id()))).id
@@ -181,7 +181,7 @@ def _is_gone(request: Request[WaitQuery]) -> bool:
 
 
 async def poll_run(context: RequestContext, request: Request[NoBody]) -> Response:
-    """Look at the run now."""
+    """Poll a run now."""
     return await _poll_now(context, request)
 
 
@@ -201,13 +201,13 @@ async def _poll_now(context: RequestContext, request: Request[NoBody]) -> Respon
 
 
 async def cancel_run(context: RequestContext, request: Request[NoBody]) -> Response:
-    """Ask the provider to cancel; the run is looked at at once and settles when the provider says so."""
+    """Ask the provider to cancel a run; it is polled at once and settles when the provider says so."""
     await context.bridge.cancel(await context.database.read(lambda tx: _unsettled(tx, request.id())))
     return await _poll_now(context, request)
 
 
 async def delete_run(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """Stop watching, without an event; the run's own webhooks go with it."""
+    """Stop watching a run, without an event; its own webhooks go with it."""
 
     def work(tx: Tx) -> str:
         run = _present(tx, request.id())

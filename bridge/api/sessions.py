@@ -67,7 +67,7 @@ async def _token_of(context: RequestContext, body: SessionBody) -> ApiToken | No
 
 
 async def show_session(context: RequestContext, request: Request[NoQuery]) -> Response:
-    """The caller: name and scope of its token, and its session if it has one."""
+    """Show the caller: name and scope of its token, and its session if it has one."""
     return Response.of(200, _shown(context, request.http[CALLER]))
 
 
@@ -80,7 +80,7 @@ async def sign_out(context: RequestContext, request: Request[NoQuery]) -> Respon
 
 
 async def make_link(context: RequestContext, request: Request[NoBody]) -> Response:
-    """A secret that opens one session within a minute, as `#sign-in=SECRET` behind the dashboard's address."""
+    """Make a secret that opens one session within a minute, as `#sign-in=SECRET` behind the dashboard's address."""
     context.rules.check_dashboard()
     caller = request.http[CALLER]
     if caller.session is not None:
@@ -96,7 +96,7 @@ async def make_link(context: RequestContext, request: Request[NoBody]) -> Respon
 
 
 async def list_sessions(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """The sessions that are open, the newest first."""
+    """List the open sessions, newest first."""
     shown = [SessionRow.model_validate(each) for each in await context.database.read(sessions.list_sessions)]
     return Response.of(200, SessionList(data=shown, next_cursor=None))
 

@@ -23,7 +23,7 @@ PAGE = 100
 
 
 async def stream_events(context: RequestContext, request: Request[StreamQuery]) -> web.StreamResponse:
-    """Every event from here on, or from behind `Last-Event-ID` or `after`."""
+    """Stream every event from here on, or from behind `Last-Event-ID` or `after`."""
     query = request.data
     if context.streams >= STREAMS_MAX:
         raise Refusal(

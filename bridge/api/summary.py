@@ -36,7 +36,7 @@ class CurrentTrouble:
 
 
 async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> Response:
-    """What is watched and sent, and what needs attention first.
+    """Show what is watched and sent, and what needs attention first.
 
     `counted_at` is when the counts were made: a second ago, in a large database some seconds, never by estimate.
     """
