@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bridge.domain.endpoint import CLOUDEVENTS, JSON
 from bridge.domain.event import EventType
-from bridge.domain.payload import CLOUDEVENTS, JSON
 
 _SUMMARIES: Final = {
     EventType.RUN_STARTED: "A run is first seen running",

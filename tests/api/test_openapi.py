@@ -14,9 +14,8 @@ from bridge.api.examples import EXAMPLES
 from bridge.api.field_descriptions import DESCRIPTIONS
 from bridge.api.routes import ROUTES
 from bridge.cli.trigger import sample_event
-from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.endpoint import Endpoint, EndpointSource, payload_for
 from bridge.domain.event import EventType
-from bridge.domain.payload import payload_for
 from tests.support.api_bridge import DOCUMENT, Api
 
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
