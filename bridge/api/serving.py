@@ -16,7 +16,7 @@ from bridge.api.problem import CONTENT_TYPE, headers_of, make_problem, problem_o
 from bridge.api.request_models import NoQuery
 from bridge.api.request_parsing import check_host, check_path, read_body, read_given, read_key, read_query
 from bridge.api.response_models import ProblemAnswer
-from bridge.api.routes import Route
+from bridge.api.routes import ROUTES, Route
 from bridge.domain.api_token import Scope
 from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem, StartUnknown
 from bridge.domain.ids import new_id
@@ -94,7 +94,7 @@ def _shown(error: Exception, request: web.Request, request_id: str) -> web.Respo
         case BridgeError():
             return _problem(status_of(error), problem_of(error, request_id), headers_of(error))
         case web.HTTPException():
-            return _routing_problem(error, request_id)
+            return _routing_problem(error, request, request_id)
         case _:
             _log.error(
                 "request.failed", request_id=request_id, method=request.method, path=request.path, exc_info=error
@@ -190,10 +190,12 @@ def _problem(status: int, problem: ProblemAnswer, headers: dict[str, str]) -> we
     return web.Response(status=status, body=problem.to_bytes(), headers={**headers, "Content-Type": CONTENT_TYPE})
 
 
-def _routing_problem(error: web.HTTPException, request_id: str) -> web.Response:
+def _routing_problem(error: web.HTTPException, request: web.Request, request_id: str) -> web.Response:
     detail, headers = "there is nothing at this address; GET /openapi.json tells what there is", {}
     if isinstance(error, web.HTTPMethodNotAllowed):
-        headers = {"Allow": ", ".join(sorted(error.allowed_methods))}
+        exact = {route.method for route in ROUTES if route.path == request.path}  # `/v1/runs/batch` is no run's id
+        allowed = {name for name in error.allowed_methods if not exact or name.replace("HEAD", "GET") in exact}
+        headers = {"Allow": ", ".join(sorted(allowed))}
         detail = f"this address knows {headers['Allow']} only"
     elif not isinstance(error, web.HTTPNotFound):
         detail = error.reason

@@ -13,18 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bridge.api.examples import EXAMPLES
 from bridge.sandbox import Received, Reply, ReplyKind, Sandbox, Scenario
 from tests.support.daemon_process import TOKEN, DaemonProcess
 from tests.support.daemon_setup import daemon_setup
 from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKS = (
-    "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
-    "response_schema_conformance,negative_data_rejection,ignored_auth,unsupported_method"
-)  # not positive_data_acceptance: no schema can say which connections there are
+UNCHECKED = "positive_data_acceptance"  # no schema can say which connections there are, or what a cursor looks like
 EXAMPLES_MAX = 6  # of each operation, besides the systematic ones
-PROGRAM_TIMEOUT_S = 150.0
+PROGRAM_TIMEOUT_S = 400.0
 
 
 def events_of(received: Sequence[Received], event_type: str) -> list[dict[str, Any]]:
@@ -103,10 +101,12 @@ async def fuzz(folder: Path) -> tuple[int, str, str]:
         async with daemon:
             over = await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=1), age_s=60))
             await daemon.finish_of(over["id"])  # it will be found, and waiting for it ends at once
+            sandbox.add_run("dify", run_id=EXAMPLES["RunBody"]["provider_run_id"], scenario=Scenario(duration_s=1))
             command = [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{daemon.url}/openapi.json"),
-                *("--header", f"Authorization: Bearer {TOKEN}", "--checks", CHECKS, "--seed", "1", "--no-color"),
-                *("--phases", "coverage,fuzzing", "--max-examples", str(EXAMPLES_MAX), "--request-timeout", "20"),
+                *("--header", f"Authorization: Bearer {TOKEN}", "--seed", "1", "--no-color"),
+                *("--checks", "all", "--exclude-checks", UNCHECKED),
+                *("--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES_MAX), "--request-timeout", "20"),
                 *("--exclude-path", "/v1/events/stream", "--warnings", "off"),  # a stream never ends
             ]
             code, said = await run_program(folder, *command)

@@ -141,6 +141,8 @@ async def test_an_address_that_is_not_there_is_a_problem_document_too(shared: Ap
     assert reply.body["title"] == "Not Found"
     wrong = await shared.call("PUT", "/v1/runs")
     assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD, POST")
+    wrong = await shared.call("PUT", "/v1/runs/batch")
+    assert (wrong.status, wrong.headers["Allow"]) == (405, "POST"), "the methods of a run do not answer here"
     assert wrong.headers["Content-Type"] == "application/problem+json"
     assert (await shared.call("OPTIONS", "/v1/runs")).status == 405
 
