@@ -30,7 +30,7 @@ TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl cur
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint format bench dist deb lock clean
+.PHONY: help demo test test-fast lint format bench screenshots dist deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
@@ -59,6 +59,10 @@ format: $(DEV) ## let ruff repair what it can
 
 bench: $(DEV) ## what the performance claims rest on, in ten minutes; writes docs/performance.md (ARGS=--quick: rougher)
 	PYTHONPATH=. $(BIN)/python benchmarks/table.py $(ARGS)
+
+screenshots: $(DEV) ## pictures of every screen of the dashboard, both themes, desk and phone, in build/screenshots (TO=folder)
+	@sh .ci/have-commands chromium=chromium
+	$(BIN)/python -m tests.web.screenshots $(or $(TO),build/screenshots)
 
 dist: $(DEV) ## the wheel and the sdist for PyPI, in dist/: the same bytes from the same commit
 	$(BIN)/python deploy/dist.py

@@ -171,7 +171,7 @@ export function Heading({ title, isId = false, children }) {
 
 /** Names and values. @param {{rows: [string, any][]}} props */
 export function Facts({ rows }) {
-  const isThere = ([, value]) => value !== null && value !== undefined && value !== "";
+  const isThere = ([, value]) => value !== null && value !== undefined && value !== "" && value !== false;
   return html`<dl class="facts">${rows.filter(/** @type {any} */ (isThere)).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 

@@ -14,16 +14,11 @@ import pytest_asyncio
 from playwright.async_api import Page, async_playwright, expect
 
 from bridge.sandbox import Scenario
-from tests.support.daemon_process import TOKEN
 from tests.support.daemon_setup import daemon_setup
+from tests.support.dashboard import PAGES, launch, sign_in
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WEB = ROOT / "bridge" / "web"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
-PAGES = ("Overview", "Runs", "Deliveries", "Endpoints", "Connections", "Events", "Replays", "Nodes")
 HOSTILE = "<script>document.title='taken'</script>\u202eabc"
 BIG = 12345678901234567890
 AXE = "axe-core@4.14.1"
@@ -46,15 +41,12 @@ async def page(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Page]:
             scenario = Scenario(duration_s=0, outcome=outcome)
             run = await setup.register(scenario, metadata={"big": BIG, "hostile": HOSTILE}, workflow_id="invoices")
             await daemon.finish_of(run["id"])
-        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS.split())
+        browser = await launch(playwright)
         page = await browser.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda sent: None if sent.url.startswith(daemon.url) else said.append(sent.url))
-        await page.goto(daemon.url)
-        await page.get_by_label("API token").fill(TOKEN)
-        await page.get_by_role("button", name="Sign in").click()
-        await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+        await sign_in(page, daemon.url)
         yield page
         await browser.close()
     assert said == []
