@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Lane, Outcome, PostResult
 from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
-from bridge.store.endpoint_health import assume_healthy
+from bridge.store.endpoint_health import are_healthy
 from bridge.store.ordering import lock_runs, release_next
 from bridge.store.postgres.one_statement import Check
-from bridge.store.prepared_statements import execute_many, fetch
+from bridge.store.prepared_statements import execute_each, execute_many, fetch
 from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
 
@@ -49,6 +49,11 @@ _RELEASE = _THIS.values(leased_by=None)
 _CHANGED: Final = ("state", "attempts", "failures", "next_attempt_at", "settled_at", "last_outcome", "last_status")
 _SETTLE = _THIS.values(
     leased_by=None, lane=Lane.AGAIN.value, **{name: sa.bindparam(f"new_{name}") for name in _CHANGED}
+)
+_SETTLE_IF_OURS = _SETTLE.where(
+    deliveries.c.leased_by == sa.bindparam("node"),
+    deliveries.c.attempts == sa.bindparam("old_attempts"),
+    deliveries.c.state == DeliveryState.PENDING.value,
 )
 _INSERT_ATTEMPTS = sa.insert(attempts)
 
@@ -101,8 +106,7 @@ def lock_ordering(tx: Tx, results: Sequence[AttemptResult]) -> None:
 
 def _read_settings(tx: Tx, results: Sequence[AttemptResult]) -> dict[str, Any]:
     ids = sorted({result.delivery.endpoint_id for result in results})
-    if tx.statement is not None:
-        assume_healthy(tx, ids)
+    if are_healthy(tx, ids):
         return dict.fromkeys(ids, _Setting(ordered=False, enabled=True))
     return {row.id: row for row in fetch(tx, SETTINGS, {"ids": ids})}
 
@@ -120,26 +124,56 @@ def record_attempts(tx: Tx, *, node: str, results: Sequence[AttemptResult]) -> l
     present = _lock(tx, results, node)  # before the endpoints are read: a change of one waits for these rows
     settings = _read_settings(tx, results)
     _lock_runs(tx, results, settings)  # again, for an endpoint that has just become ordered
-    recordings: list[_Recording] = []
-    for result in results:
-        row, setting = present.get(result.delivery.id), settings.get(result.delivery.endpoint_id)
-        if row is not None and _is_ours(row, result.delivery, node):
-            settles = row.state == DeliveryState.PENDING.value
-            recordings.append(
-                _Recording(result, settles, bool(setting and setting.ordered), bool(setting and setting.enabled))
-            )
+    recordings = _recordings(results, present, settings, node)
+    if tx.driver is None:
+        execute_many(tx, _SETTLE, [_changed_row(tx, each) for each in recordings if each.settles])
+    else:
+        recordings = _settled_on_sqlite(tx, recordings, settings, node)
     _write(tx, recordings)
     ours = {recording.result.delivery.id for recording in recordings}
     return [result.delivery.id in ours for result in results]
 
 
 def _lock(tx: Tx, results: Sequence[AttemptResult], node: str) -> dict[str, Any]:
+    """The rows of the deliveries; what is to be compared later (on SQLite, and in one statement) is taken for granted."""
+    if tx.is_postgresql and tx.statement is None:
+        return _read_present(tx, PRESENT.with_for_update(), results)
+    present = {r.delivery.id: _Present(r.delivery.attempts, node) for r in results}
     if tx.statement is not None:
-        present = {r.delivery.id: _Present(r.delivery.attempts, node) for r in results}
         tx.statement.check(_OURS, node, list(present), [row.attempts for row in present.values()])
-        return dict(present)
-    query = PRESENT.with_for_update() if tx.is_postgresql else PRESENT
+    return dict(present)
+
+
+def _read_present(tx: Tx, query: sa.Select[Any], results: Sequence[AttemptResult]) -> dict[str, Any]:
     return {row.id: row for row in fetch(tx, query, {"ids": [r.delivery.id for r in results]})}
+
+
+def _recordings(
+    results: Sequence[AttemptResult], present: Mapping[str, Any], settings: Mapping[str, Any], node: str
+) -> list[_Recording]:
+    """What can be recorded, by the rows of the deliveries and the settings of the endpoints."""
+    found: list[_Recording] = []
+    for result in results:
+        row, setting = present.get(result.delivery.id), settings.get(result.delivery.endpoint_id)
+        if row is not None and _is_ours(row, result.delivery, node):
+            settles = row.state == DeliveryState.PENDING.value
+            found.append(
+                _Recording(result, settles, bool(setting and setting.ordered), bool(setting and setting.enabled))
+            )
+    return found
+
+
+def _settled_on_sqlite(
+    tx: Tx, recordings: Sequence[_Recording], settings: Mapping[str, Any], node: str
+) -> list[_Recording]:
+    """Compare and set in one step; only the deliveries that are not as they are taken to be are read."""
+    rows = [
+        {**_changed_row(tx, each), "node": node, "old_attempts": each.result.delivery.attempts} for each in recordings
+    ]
+    is_settled = execute_each(tx, _SETTLE_IF_OURS, rows)
+    settled = [each for each, done in zip(recordings, is_settled, strict=True) if done]
+    others = [each.result for each, done in zip(recordings, is_settled, strict=True) if not done]
+    return settled + _recordings(others, _read_present(tx, PRESENT, others) if others else {}, settings, node)
 
 
 def _is_ours(row: Any, delivery: Delivery, node: str) -> bool:
@@ -148,12 +182,8 @@ def _is_ours(row: Any, delivery: Delivery, node: str) -> bool:
 
 
 def _write(tx: Tx, recordings: Sequence[_Recording]) -> None:
-    for statement, rows in (
-        (_SETTLE, [_changed_row(tx, each) for each in recordings if each.settles]),
-        (_RELEASE, [{"delivery": each.result.delivery.id} for each in recordings if not each.settles]),
-        (_INSERT_ATTEMPTS, [_attempt_row(each) for each in recordings]),
-    ):
-        execute_many(tx, statement, rows)
+    execute_many(tx, _RELEASE, [{"delivery": each.result.delivery.id} for each in recordings if not each.settles])
+    execute_many(tx, _INSERT_ATTEMPTS, [_attempt_row(each) for each in recordings])
     for each in recordings:
         if each.releases and each.result.delivery.run_id:
             release_next(tx, each.result.delivery.endpoint_id, each.result.delivery.run_id)

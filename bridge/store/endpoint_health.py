@@ -6,7 +6,7 @@ its few deliveries end with their retry schedule.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,19 +17,21 @@ from bridge.domain.delivery import Outcome, PostResult
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff, backoff_after
 from bridge.domain.event import EventType
-from bridge.store.endpoints import disable_endpoint, forget_listeners, get_endpoint
+from bridge.store.endpoints import QUIET, disable_endpoint, forget_listeners, get_endpoint
 from bridge.store.events import record_endpoint_event
 from bridge.store.postgres.one_statement import Check, NeedsTransaction
 from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoints
 from bridge.store.transaction import Tx
 
+_QUIET_MAX: Final = 1_000  # remembered
 GONE = "its receiver answered 410 Gone"
 _SAYS_NOTHING = frozenset({Outcome.INTERRUPTED, Outcome.UNSIGNED})
 _COLUMNS = (
     endpoints.c.id,
     endpoints.c.source,
     endpoints.c.enabled,
+    endpoints.c.ordered,
     endpoints.c.failures,
     endpoints.c.slowdowns,
     endpoints.c.paused_until,
@@ -74,10 +76,16 @@ class _Health:
     may_be_disabled: bool
 
 
-def assume_healthy(tx: Tx, endpoint_ids: Sequence[str]) -> None:
-    """Write only if these endpoints are enabled, without order, and had no failure since the last success."""
-    assert tx.statement is not None
+def are_healthy(tx: Tx, endpoint_ids: Collection[str]) -> bool:
+    """Whether these endpoints are enabled, without order, and had no failure since the last success.
+
+    False also if that would have to be read: SQLite's writer remembers it until an endpoint changes. A transaction of one
+    statement takes it for granted and checks it.
+    """
+    if tx.statement is None:
+        return tx.driver is not None and tx.cache.get(QUIET, frozenset()).issuperset(endpoint_ids)
     tx.statement.check(_HEALTHY, sorted(set(endpoint_ids)))
+    return True
 
 
 def apply_result(tx: Tx, endpoint_id: str, answer: PostResult) -> HealthChange | None:
@@ -90,15 +98,18 @@ def apply_results(tx: Tx, results: Sequence[tuple[str, PostResult]]) -> list[Hea
 
     The answer holds None for a result that says nothing about its endpoint.
     """
-    if tx.statement is not None:
-        if any(answer.outcome is not Outcome.DELIVERED for _, answer in results):
-            raise NeedsTransaction("an endpoint fails")
-        assume_healthy(tx, [endpoint_id for endpoint_id, _ in results])
+    all_delivered = all(answer.outcome is Outcome.DELIVERED for _, answer in results)
+    if tx.statement is not None and not all_delivered:
+        raise NeedsTransaction("an endpoint fails")
+    if all_delivered and are_healthy(tx, {endpoint_id for endpoint_id, _ in results}):
         return [HealthChange(EndpointBackoff(), EndpointBackoff())] * len(results)
     relevant = [(endpoint_id, answer) for endpoint_id, answer in results if answer.outcome not in _SAYS_NOTHING]
     query = READ if all(answer.outcome is Outcome.DELIVERED for _, answer in relevant) else _READ_TO_CHANGE
     rows = fetch(tx, query, {"ids": sorted({endpoint_id for endpoint_id, _ in relevant})}) if relevant else ()
     present = {row.id: _Health(backoff_of(row), _failing_of(row), _may_be_disabled(row)) for row in rows}
+    if tx.driver is not None:
+        quiet = tx.cache.get(QUIET, frozenset()).union(row.id for row in rows if _is_quiet(row))
+        tx.cache[QUIET] = quiet if len(quiet) <= _QUIET_MAX else frozenset()
     return [
         _apply(tx, endpoint_id, present[endpoint_id], answer)
         if endpoint_id in present and answer.outcome not in _SAYS_NOTHING
@@ -121,6 +132,10 @@ def _apply(tx: Tx, endpoint_id: str, endpoint: _Health, answer: PostResult) -> H
     if change.step is AutoDisableStep.WARN:
         endpoint.failing = replace(endpoint.failing, warned_at=tx.now)
     return change
+
+
+def _is_quiet(row: Any) -> bool:
+    return row.enabled and not row.ordered and row.failing_since is None and backoff_of(row) == EndpointBackoff()
 
 
 def _may_be_disabled(row: Any) -> bool:

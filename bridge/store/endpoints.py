@@ -62,6 +62,7 @@ def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
 def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoint:
     """A new endpoint; `secret` None only for one from the file, whose secret stays in the file."""
     forget_listeners(tx)
+    tx.cache.pop(_HAS_OF_RUNS, None)
     tx.connection.execute(
         sa.insert(endpoints).values(
             id=endpoint.id,
@@ -251,7 +252,9 @@ def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run
 _IS_ACTIVE = sa.and_(endpoints.c.deleted_at.is_(None), endpoints.c.enabled)
 SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _IS_ACTIVE)
 OF_RUNS = sa.select(endpoints).where(endpoints.c.run_id.in_(sa.bindparam("run_ids", expanding=True)), _IS_ACTIVE)
-_SHARED_KNOWN, _STAMPS = "shared endpoints", "their row versions"
+ANY_OF_RUNS = sa.select(endpoints.c.id).where(endpoints.c.run_id.is_not(None)).limit(1)
+_SHARED_KNOWN, _STAMPS, _HAS_OF_RUNS = "shared endpoints", "their row versions", "whether there are one-run webhooks"
+QUIET = "quiet endpoints"
 _WITH_STAMPS = SHARED.add_columns(sa.literal_column("endpoints.id || ' ' || endpoints.xmin").label("stamp"))
 _SHARED_UNCHANGED = Check(
     "SELECT array_agg(id || ' ' || xmin ORDER BY id COLLATE \"C\") IS NOT DISTINCT FROM {stamps} FROM endpoints "
@@ -265,8 +268,9 @@ _WITHOUT_WEBHOOKS = Check(
 
 
 def forget_listeners(tx: Tx) -> None:
-    """An endpoint changes: read `shared_listeners` again."""
+    """An endpoint changes: read again `shared_listeners`, and what `endpoint_health` remembers."""
     tx.cache.pop(_SHARED_KNOWN, None)
+    tx.cache.pop(QUIET, None)
 
 
 def shared_listeners(tx: Tx) -> list[Endpoint]:
@@ -286,10 +290,17 @@ def run_listeners(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[Endpoint]]:
     found: dict[str, list[Endpoint]] = {}
     if tx.statement is not None and run_ids:
         tx.statement.check(_WITHOUT_WEBHOOKS, list(run_ids))
-    elif run_ids:
+    elif run_ids and _may_have_one_run_webhooks(tx):
         for row in fetch(tx, OF_RUNS, {"run_ids": list(run_ids)}):
             found.setdefault(row.run_id, []).append(endpoint_of(tx, row))
     return found
+
+
+def _may_have_one_run_webhooks(tx: Tx) -> bool:
+    """False if no run ever had a webhook of its own. True where another process may add one."""
+    if tx.driver is not None and _HAS_OF_RUNS not in tx.cache:
+        tx.cache[_HAS_OF_RUNS] = bool(fetch(tx, ANY_OF_RUNS))
+    return bool(tx.cache.get(_HAS_OF_RUNS, True))
 
 
 def listening_endpoints(tx: Tx, run_id: str | None) -> list[Endpoint]:
@@ -308,6 +319,7 @@ def insert_run_endpoints(tx: Tx, new: Sequence[tuple[Endpoint, Secret]]) -> None
     """Insert one-run webhooks with their secrets, in two statements for all of them."""
     if not new:
         return
+    tx.cache[_HAS_OF_RUNS] = True
     tx.connection.execute(
         sa.insert(endpoints),
         [

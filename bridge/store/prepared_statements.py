@@ -12,6 +12,7 @@ import functools
 import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,14 +38,23 @@ def execute_many(tx: Tx, statement: sa.Insert | sa.Update, rows: Sequence[Mappin
     if tx.driver is None:
         tx.connection.execute(statement, list(rows))
         return
-    text, parameters, constants = _compile_write(statement, tuple(rows[0]))
-    if constants:
-        rows = [{**constants, **row} for row in rows]
-    values = [[row[name] if encode is None else encode(row[name]) for name, encode in parameters] for row in rows]
+    write = _compile_write(statement, tuple(rows[0]))
     try:
-        tx.driver.executemany(text, values)
+        tx.driver.executemany(write.text, [write.parameters(row) for row in rows])
     except sqlite3.Error as error:
-        raise DBAPIError.instance(text, None, error, sqlite3.Error) from error
+        raise DBAPIError.instance(write.text, None, error, sqlite3.Error) from error
+
+
+def execute_each(tx: Tx, statement: sa.Update, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Execute `statement`, which changes one row at most, for each row; whether it found what to change. On SQLite."""
+    assert tx.driver is not None
+    if not rows:
+        return []
+    write = _compile_write(statement, tuple(rows[0]))
+    try:
+        return [tx.driver.execute(write.text, write.parameters(row)).rowcount > 0 for row in rows]
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(write.text, None, error, sqlite3.Error) from error
 
 
 def fetch(tx: Tx, statement: Fetched, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
@@ -74,16 +84,34 @@ def _padded(values: list[Any]) -> list[Any]:
 
 
 @functools.lru_cache(maxsize=100)
-def _compile_write(
-    statement: sa.Insert | sa.Update, keys: tuple[str, ...]
-) -> tuple[str, list[tuple[str, Convert]], dict[str, Any]]:
-    """The text, the name and encoder of each parameter in order, and the values that the statement itself holds."""
-    columns = [key for key in keys if key in statement.table.c]
-    inline = statement.inline()  # without RETURNING, which executemany does not allow
-    compiled = inline.compile(dialect=_DIALECT, column_keys=columns)
-    names = compiled.positiontup or []
-    parameters = [(name, _encoder(compiled.binds[name].type)) for name in names]
-    return compiled.string, parameters, {name: compiled.params[name] for name in names if name not in keys}
+def _compile_write(statement: sa.Insert | sa.Update, keys: tuple[str, ...]) -> _CompiledWrite:
+    return _CompiledWrite(statement, keys)
+
+
+class _CompiledWrite:
+    """The text for the driver, and how to make its parameters of a row with these keys."""
+
+    def __init__(self, statement: sa.Insert | sa.Update, keys: tuple[str, ...]) -> None:
+        columns = [key for key in keys if key in statement.table.c]
+        inline = statement.inline()  # without RETURNING, which executemany does not allow
+        compiled = inline.compile(dialect=_DIALECT, column_keys=columns)
+        names = compiled.positiontup or []
+        self.text = compiled.string
+        self._constants = {name: compiled.params[name] for name in names if name not in keys}
+        self._values_of = itemgetter(
+            *names, names[0]
+        )  # one twice, because the getter of a single name returns no tuple
+        self._encoders = [
+            (place, encode) for place, name in enumerate(names) if (encode := _encoder(compiled.binds[name].type))
+        ]
+
+    def parameters(self, row: Mapping[str, Any]) -> list[Any]:
+        """The values for the driver, in the order of the text."""
+        values: list[Any] = [*self._values_of({**self._constants, **row} if self._constants else row)]
+        values.pop()
+        for place, encode in self._encoders:
+            values[place] = encode(values[place])
+        return values
 
 
 @functools.lru_cache(maxsize=200)

@@ -23,7 +23,7 @@ from bridge.domain.transition import Decision
 from bridge.store.events import record_events
 from bridge.store.nodes import may_lease
 from bridge.store.postgres.one_statement import Check
-from bridge.store.prepared_statements import execute_many, fetch
+from bridge.store.prepared_statements import execute_each, execute_many, fetch
 from bridge.store.tables import endpoints, nodes, run_tags, runs, transitions
 from bridge.store.transaction import Tx
 
@@ -99,11 +99,14 @@ def _row_of(run: Run) -> dict[str, Any]:
     return row
 
 
-def _changed_row_of(run: Run) -> dict[str, Any]:
-    """The columns that an observation may change."""
+def _changed_row_of(run: Run, *, keep_lease: bool) -> dict[str, Any]:
+    """The columns that an observation may change, and `run_id`."""
     row = dict(zip(_CHANGING, _changing_of(run), strict=True))
     for name, encode in _CHANGING_ENCODERS:
         row[name] = encode(row[name])
+    row["run_id"] = run.id
+    if not keep_lease:
+        row["leased_by"] = None
     return row
 
 
@@ -310,6 +313,8 @@ _UNCHANGED = Check(
     (("ids", "text[]"), ("versions", "integer[]"), ("node", "text")),
 )
 _UPDATE = sa.update(runs).where(runs.c.id == sa.bindparam("run_id"))
+_UPDATE_IF_UNCHANGED = _UPDATE.where(runs.c.version == sa.bindparam("old_version"))
+_UPDATE_IF_OURS = _UPDATE_IF_UNCHANGED.where(runs.c.leased_by == sa.bindparam("node"))
 _INSERT_TRANSITIONS = sa.insert(transitions)
 
 
@@ -336,16 +341,38 @@ def record_decisions(
     `keep_lease`: keep the leases of runs that are not settled. `offer`: see `record_events`. The answer holds each run as it is now, or None where
     another writer was faster or the run is no longer watched.
     """
-    present = _present(tx, changes, node)
-    made = {change.before.id: _after(change) for change in changes if change.before.id in present}
+    made = {run.id: run for run in _replace_runs(tx, changes, node, keep_lease=keep_lease)}
     valid = [change for change in changes if change.before.id in made]
-    _update_runs(tx, list(made.values()), keep_lease=keep_lease)
     moved = [change for change in valid if change.decision.status_changed]
     execute_many(tx, _INSERT_TRANSITIONS, [_transition(tx, c.before, made[c.before.id]) for c in moved])
     new = [event for change in valid for event in _events(tx, change, made[change.before.id])]
     record_events(tx, new, offer=offer)
     tx.signals.settled_run_ids |= {run.id for run in made.values() if run.settled}
     return [made.get(change.before.id) for change in changes]
+
+
+def _replace_runs(tx: Tx, changes: Sequence[RunChange], node: str | None, *, keep_lease: bool) -> list[Run]:
+    """Compare and set; the runs as they are now, without those that are not as they are taken to be."""
+    if tx.driver is not None:
+        return _replace_on_sqlite(tx, changes, node, keep_lease=keep_lease)
+    present = _present(tx, changes, node)
+    made = [_after(change) for change in changes if change.before.id in present]
+    for kept in (True, False):
+        chosen = [run for run in made if (keep_lease and not run.settled) is kept]
+        execute_many(tx, _UPDATE, [_changed_row_of(run, keep_lease=kept) for run in chosen])
+    return made
+
+
+def _replace_on_sqlite(tx: Tx, changes: Sequence[RunChange], node: str | None, *, keep_lease: bool) -> list[Run]:
+    """`_replace_runs` in one statement for each, which compares and sets."""
+    statement = _UPDATE_IF_UNCHANGED if node is None else _UPDATE_IF_OURS
+    replaced_runs: list[Run] = []
+    for change in changes:
+        run = _after(change)
+        row = _changed_row_of(run, keep_lease=keep_lease and not run.settled)
+        row |= {"old_version": change.before.version, "node": node}
+        replaced_runs += [run] if all(execute_each(tx, statement, [row])) else []
+    return replaced_runs
 
 
 def _present(tx: Tx, changes: Sequence[RunChange], node: str | None) -> set[str]:
@@ -367,13 +394,6 @@ def _after(change: RunChange) -> Run:
         sequence=before.sequence + len(change.decision.events),
         next_poll_at=None if after.settled else after.next_poll_at,
     )
-
-
-def _update_runs(tx: Tx, made: Sequence[Run], *, keep_lease: bool) -> None:
-    kept = [run for run in made if keep_lease and not run.settled]
-    released = [run for run in made if not keep_lease or run.settled]
-    execute_many(tx, _UPDATE, [{"run_id": run.id, **_changed_row_of(run)} for run in kept])
-    execute_many(tx, _UPDATE, [{"run_id": run.id, "leased_by": None, **_changed_row_of(run)} for run in released])
 
 
 def _transition(tx: Tx, before: Run, after: Run) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -52,7 +53,17 @@ class CommitSignals:
         self.deleted_run_ids |= other.deleted_run_ids
         self.leased_runs += other.leased_runs
         self.nodes_changed |= other.nodes_changed
-        self.filter_failures += other.filter_failures
+        if other.filter_failures:
+            self.filter_failures += other.filter_failures
+
+
+def merged(signals: Sequence[CommitSignals]) -> CommitSignals:
+    """The signals of all transactions in one commit."""
+    if not signals:
+        return CommitSignals()
+    for each in signals[1:]:
+        signals[0].add(each)
+    return signals[0]
 
 
 @dataclass(slots=True)

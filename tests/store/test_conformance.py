@@ -14,6 +14,7 @@ from sqlalchemy.util import await_only
 
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
+from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.ids import new_id
@@ -40,6 +41,7 @@ from bridge.store.run_leases import PollRecord
 from bridge.store.run_lists import RunFilter
 from bridge.store.runs import LeaseOffer
 from bridge.store.transaction import CommitSignals, Tx
+from tests.support.delivering import all_deliveries
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import NODE, add_endpoint, new_run, only, record, register
 
@@ -253,6 +255,36 @@ async def test_a_one_run_webhook_hears_of_its_run_only(database: Database) -> No
     await record(database, other, "succeeded")
     owed = await database.read(lambda tx: deliveries.list_deliveries(tx, DeliveryFilter(), limit=10, before=None))
     assert [(d.endpoint_id, d.run_id) for d in owed] == [(own.id, run.id)]
+
+
+async def test_the_first_one_run_webhook_of_all_hears_of_its_run(database: Database) -> None:
+    """Events were recorded before while no run had a webhook of its own."""
+    await record(database, await register(database, "1"), "succeeded")
+    run = await register(database, "2")
+    own = Endpoint(id=new_id("ep"), url="https://own.example.org", source=EndpointSource.RUN, run_id=run.id)
+    await database.write(lambda tx: endpoints.insert_run_endpoints(tx, [(own, Secret(new_secret()))]))
+    await record(database, run, "succeeded")
+    owed = await database.read(lambda tx: deliveries.list_deliveries(tx, DeliveryFilter(), limit=10, before=None))
+    assert [(d.endpoint_id, d.run_id) for d in owed] == [(own.id, run.id)]
+
+
+async def test_an_attempt_is_recorded_once_and_never_without_its_claim(database: Database) -> None:
+    endpoint = await add_endpoint(database)
+    for name in ("1", "2"):
+        await record(database, await register(database, name), "succeeded")
+    first, second = sorted(await claim_deliveries(database, endpoint.id), key=lambda each: each.delivery.id)
+    await database.write(lambda tx: deliveries.release(tx, node=NODE, delivery_ids=[second.delivery.id]))
+    answer = PostResult(Outcome.DELIVERED, duration_ms=1, status=204)
+
+    def record_both(tx: Tx) -> list[bool]:
+        results = [
+            AttemptResult(each.delivery, tx.now, answer, DeliveryState.DELIVERED, None) for each in (first, second)
+        ]
+        return attempts.record_attempts(tx, node=NODE, results=results)
+
+    assert await database.write(record_both) == [True, False]
+    assert await database.write(record_both) == [False, False]
+    assert [d.state for d in await all_deliveries(database)] == [DeliveryState.DELIVERED, DeliveryState.PENDING]
 
 
 async def test_a_filter_decides_on_the_body(database: Database) -> None:

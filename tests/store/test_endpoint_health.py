@@ -97,6 +97,30 @@ async def test_an_endpoint_that_is_well_costs_no_write(database: Database) -> No
     assert await database.read(lambda tx: tx.connection.exec_driver_sql("SELECT * FROM endpoints").all()) == before
 
 
+async def test_an_endpoint_that_becomes_ordered_after_many_successes_releases_the_next_event(
+    database: Database,
+) -> None:
+    """What is remembered of a healthy endpoint ends when a person changes it."""
+    endpoint = await add_endpoint(database)
+    await note(database, endpoint, TAKEN, 2)
+    await database.write(lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": True})))
+    await four_events(database)
+    (first,) = await claim(database, endpoint)
+    await note(database, endpoint, TAKEN)
+    await settle(database, first)
+    (second,) = await claim(database, endpoint)
+    assert (first.delivery.event_type, second.delivery.event_type) == ("run.started", "run.waiting")
+
+
+async def test_a_success_between_failures_starts_the_row_again(database: Database) -> None:
+    endpoint = await add_endpoint(database)
+    for _ in range(2):
+        await note(database, endpoint, TAKEN, 2)
+        await note(database, endpoint, REFUSED, 3)
+        assert (await endpoint_now(database, endpoint)).failing_since is not None
+    assert (await endpoint_now(database, endpoint)).paused_until is None, "five in a row would pause it"
+
+
 @pytest.mark.parametrize("how", ["enabled again", "another url"])
 async def test_a_person_who_changes_it_gives_it_a_clean_slate(database: Database, how: str) -> None:
     endpoint = await add_endpoint(database)

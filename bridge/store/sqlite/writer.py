@@ -16,7 +16,8 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar, cast
@@ -30,7 +31,7 @@ from bridge.domain.encryption import Keyring
 from bridge.domain.errors import StoreUnavailable
 from bridge.store.filtering import FilterBudget, Filters
 from bridge.store.sqlite.database_file import APPLICATION_ID, SERVING_BUSY_TIMEOUT_S
-from bridge.store.transaction import CommitSignals, Tx
+from bridge.store.transaction import CommitSignals, Tx, merged
 
 T = TypeVar("T")
 
@@ -228,14 +229,7 @@ class Writer:
             driver.execute("ROLLBACK")
         driver.execute("BEGIN IMMEDIATE")
         try:
-            first = Tx(self._connection, self._clock.now(), cache=self._cache, keyring=self._keyring, driver=driver)
-            groups = _grouped(batch)
-            guard = _SAVEPOINT if len(groups) > 1 else _TRANSACTION
-            budget = FilterBudget()
-            for jobs in groups:
-                if not self._run_together(jobs, first, budget, guard) and len(jobs) > 1:
-                    for job in jobs:
-                        self._run_together([job], first, budget, _SAVEPOINT)
+            signals = self._run_groups(_grouped(batch), driver)
             driver.execute("COMMIT")
             self._check()
         except BaseException:
@@ -243,12 +237,35 @@ class Writer:
             if driver.in_transaction:  # SQLite rolls back by itself after some errors
                 driver.execute("ROLLBACK")
             raise
-        return first.signals
+        return signals
 
-    def _run_together(self, jobs: list[_Job], first: Tx, budget: FilterBudget, guard: _Guard) -> bool:
-        """Run jobs with the same work. False if they failed: what they did is undone, and `error` says why."""
+    def _run_groups(self, groups: list[list[_Job]], driver: sqlite3.Connection) -> CommitSignals:
+        """Run each group; what fails is undone, and each of its jobs runs alone."""
+        now, budget = self._clock.now(), FilterBudget()
+        guard = _SAVEPOINT if len(groups) > 1 else _TRANSACTION
+        done: list[CommitSignals] = []
+        for jobs in groups:
+            if self._run_together(jobs, self._begin(jobs, now, budget, driver), guard, done) or len(jobs) == 1:
+                continue
+            for job in jobs:
+                self._run_together([job], self._begin([job], now, budget, driver), _SAVEPOINT, done)
+        return merged(done)
+
+    def _begin(self, jobs: list[_Job], now: datetime, budget: FilterBudget, driver: sqlite3.Connection) -> Tx:
+        """The transaction of jobs with the same work."""
+        assert self._connection is not None
         filters = jobs[0].filters if len(jobs) == 1 else Filters()
-        tx = replace(first, now=filters.begin(first.now, budget), signals=CommitSignals(), filters=filters)
+        return Tx(
+            self._connection,
+            filters.begin(now, budget),
+            cache=self._cache,
+            keyring=self._keyring,
+            filters=filters,
+            driver=driver,
+        )
+
+    def _run_together(self, jobs: list[_Job], tx: Tx, guard: _Guard, done: list[CommitSignals]) -> bool:
+        """Run jobs with the same work. False if they failed: what they did is undone, and `error` says why."""
         assert tx.driver is not None
         for statement in guard.begin:
             tx.driver.execute(statement)
@@ -256,7 +273,7 @@ class Writer:
             work = jobs[0].work
             results = work(tx, [job.item for job in jobs]) if jobs[0].is_item else [work(tx)]
             answered = list(zip(jobs, results, strict=True))
-            filters.check()
+            tx.filters.check()
             for statement in guard.end:
                 tx.driver.execute(statement)
         except Exception as error:  # returned to the callers that caused it
@@ -269,7 +286,7 @@ class Writer:
             return False
         for job, result in answered:
             job.result, job.error = result, None
-        first.signals.add(tx.signals)
+        done.append(tx.signals)
         return True
 
 
