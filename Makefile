@@ -26,7 +26,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 
 # The commands that the tests run and no Python package brings, each with its Debian package.
 TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl curl=curl faketime=faketime pgbouncer=pgbouncer \
-  debootstrap=debootstrap chromium=chromium systemd-nspawn=systemd-container groff=groff
+  debootstrap=debootstrap chromium=chromium systemd-nspawn=systemd-container groff=groff \
+  prometheus=prometheus
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -34,6 +34,7 @@ from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import BridgeError, StoreUnavailable
 from bridge.domain.ids import new_id
 from bridge.maintenance import backups, deadlines, key_rotation, wall_clock
+from bridge.maintenance.backups import BackupPlan
 from bridge.maintenance.calendar import EVERY_MINUTE, Calendar
 from bridge.maintenance.retention import Housekeeper
 from bridge.maintenance.wall_clock import WallClockWatch
@@ -81,7 +82,7 @@ class Daemon:
             lease_guard=self.lease_guard,
             offer_of=lambda: self.control.deliverer.offer if self.control.deliverer else None,
         )
-        self.control = DaemonControl(self.database, clock, self.pollers.by_connection)
+        self.control = DaemonControl(self.database, clock, self.pollers.by_connection, self.metrics)
         self.calendar = Calendar()
         self.housekeeper = Housekeeper(
             database=self.database, clock=clock, metrics=self.metrics, settings=wiring.retention_of(config)
@@ -117,6 +118,8 @@ class Daemon:
         self.database.listeners.append(self.control.pass_on)
         self._start_maintenance()
         await self._start_api()
+        self._note_config()
+        self.workers.start_loop("loop lag", self.metrics.measure_lag)
         if self.watchdog.is_wanted:
             self.workers.start("watchdog", self.watchdog.run)
         self.notifier.ready()
@@ -297,7 +300,17 @@ class Daemon:
 
     def _schedule_backup(self) -> None:
         plan = self.control.backup_plan = wiring.backup_plan(self.config)
-        self.calendar.set("backup", plan.cron, lambda: backups.make_backup(self.database, self.clock, plan))
+        self.metrics.backup_planned.set(plan.cron is not None)
+        if self.database.is_sqlite and plan.cron is not None:
+            newest_at = backups.newest_at(plan, database_file.path_of(self.database.url))
+            self.metrics.backup_at.set(newest_at.timestamp() if newest_at else 0)
+        self.calendar.set("backup", plan.cron, lambda: self._make_backup(plan))
+
+    async def _make_backup(self, plan: BackupPlan) -> None:
+        made = await backups.make_backup(self.database, self.clock, plan)
+        self.metrics.of(self.metrics.backups, "failed" if made is None else "made").inc()
+        if made is not None:
+            self.metrics.backup_at.set(self.clock.now().timestamp())
 
     # -- the API, and reloading
 
@@ -322,6 +335,11 @@ class Daemon:
         self._own_addresses = wiring.own_addresses(runner)
         await self._use_policies()
 
+    def _note_config(self) -> None:
+        self.metrics.note_reload(self.clock.now().timestamp(), is_good=True)
+        self.metrics.expect_connections(self.config.connections)
+        self.metrics.expect_endpoints(self.config.endpoints)
+
     def _show_settings(self) -> None:
         rows = show_config(self.config)
         self.control.settings = [EffectiveSetting(row.key, row.value, row.origin) for row in rows]
@@ -337,6 +355,7 @@ class Daemon:
         try:
             new = await asyncio.to_thread(self._read_config)
         except ConfigInvalid as invalid:
+            self.metrics.note_reload(self.clock.now().timestamp(), is_good=False)
             log.error("config.refused", problems=[f"{p.field}: {p.message}" for p in invalid.problems])
             return
         if kept := changes_that_need_restart(self.config, new):
@@ -360,6 +379,7 @@ class Daemon:
         await self._use_policies()
         await self.pollers.configure(new.connections, self.sessions, self.node)
         self.notifier.ready()
+        self._note_config()
         log.info("config.reloaded", connections=len(new.connections), endpoints=len(new.endpoints))
 
 

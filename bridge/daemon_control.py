@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final
@@ -27,6 +27,7 @@ from bridge.maintenance.backups import BackupPlan
 from bridge.polling.poller import Poller
 from bridge.polling.schedule import TrackedRun
 from bridge.providers.http import ProviderFailure
+from bridge.runtime.metrics import Metrics
 from bridge.store import checks
 from bridge.store.database import Database
 from bridge.store.runs import LeaseOffer
@@ -44,7 +45,7 @@ _START_UNKNOWN: Final = (
 class DaemonControl:
     """Reaches the workers of one daemon; it holds no state of its own but who waits for what."""
 
-    def __init__(self, database: Database, clock: Clock, pollers: Mapping[str, Poller]) -> None:
+    def __init__(self, database: Database, clock: Clock, pollers: Mapping[str, Poller], metrics: Metrics) -> None:
         self.pollers = pollers
         self.deliverer: Deliverer | None = None
         self.replayer: Replayer | None = None
@@ -57,6 +58,7 @@ class DaemonControl:
         self.backup_plan: BackupPlan | None = None
         self.is_stopping = False
         self._database = database
+        self._metrics = metrics
         self._clock = clock
         self._since = clock.now()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
@@ -253,6 +255,10 @@ class DaemonControl:
         """How often the endpoint's present filter failed on an event here since the start."""
         expression, count = self._filter_errors.get(endpoint.id, ("", 0))
         return count if expression == endpoint.filter else 0
+
+    def expect_endpoints(self, ids: Iterable[str]) -> None:
+        """Begin their series at zero."""
+        self._metrics.expect_endpoints(ids)
 
     def findings(self) -> list[Finding]:
         """The configuration's warnings, SQLite, disk, files and backups, and whether the daemon is ready."""

@@ -118,6 +118,8 @@ class WrongTries:
     def __init__(self, clock: Clock, registry: CollectorRegistry) -> None:
         self._clock = clock
         self._counter = Counter("runbridge_wrong_tokens_total", "Wrong tokens", ["at"], registry=registry)
+        for at in ("sign_in", "request"):
+            self._counter.labels(at)
         self._tries: dict[str, tuple[float, int]] = {}
         self._waiting: dict[str, int] = {}
 

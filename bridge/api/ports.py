@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -145,6 +145,10 @@ class Bridge(Protocol):
 
     def filter_errors(self, endpoint: Endpoint) -> int:
         """How often the endpoint's present filter failed on an event at this node since it started."""
+        ...
+
+    def expect_endpoints(self, ids: Iterable[str]) -> None:
+        """Show their series from zero on, so that a first failure is an increase."""
         ...
 
     @property

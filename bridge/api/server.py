@@ -22,7 +22,7 @@ from bridge.api.context import RequestContext
 from bridge.api.openapi import build_document
 from bridge.api.ports import Bridge
 from bridge.api.routes import ROUTES
-from bridge.api.serving import add_headers, build_handler, build_middleware
+from bridge.api.serving import RequestMetrics, add_headers, build_handler, build_middleware
 from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.clock import Clock
 from bridge.domain.errors import BridgeError
@@ -83,7 +83,8 @@ def build_app(
     open_routes = frozenset((route.method, route.path) for route in ROUTES if route.is_open)
     scopes = {(route.method, route.path): route.scope for route in ROUTES if route.method != "GET"}
     cap = ConnectionCap(connections_max)
-    app = web.Application(middlewares=[build_middleware(rules, authentication, open_routes, scopes, cap.busy)])
+    metrics = RequestMetrics(registry)
+    app = web.Application(middlewares=[build_middleware(rules, authentication, open_routes, scopes, cap.busy, metrics)])
     app[RULES], app[CAP] = rules, cap
     _add_routes(app, context, rules)
     app.on_response_prepare.append(add_headers)

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from bridge.api.authentication import CALLER, READING, Authentication, Caller, Rules
 from bridge.api.context import IdempotencyKey, Request, RequestContext, Response, keep
@@ -38,8 +39,34 @@ SECURITY_HEADERS = {
 REQUEST_ID = web.RequestKey("request_id", str)
 _REQUESTS = new_id("req")[:-8]  # of this process; its requests are numbered, for a new id takes ten times as long
 _NUMBERS = count()
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"})
 _log = structlog.get_logger("bridge.api")
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class RequestMetrics:
+    """Counts requests and their duration by route, never by address."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ["method", "route"]
+        self._seconds = Histogram(
+            "runbridge_api_duration_seconds", "Time of one request", labels, buckets=_SECONDS, registry=registry
+        )
+        self._responses = Counter(
+            "runbridge_api_responses_total", "Requests by status", [*labels, "status"], registry=registry
+        )
+        self._series: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
+
+    def note(self, method: str, route: str, status: int, took_s: float) -> None:
+        """Count one request."""
+        series = self._series.get((method, route, status))
+        if series is None:
+            known = method if method in _METHODS else "other"
+            series = (self._seconds.labels(known, route), self._responses.labels(known, route, status))
+            self._series[known, route, status] = series
+        series[0].observe(took_s)
+        series[1].inc()
 
 
 def build_middleware(
@@ -48,8 +75,9 @@ def build_middleware(
     open_routes: frozenset[tuple[str, str]],
     scopes: Mapping[tuple[str, str], Scope],
     busy: set[object],
+    metrics: RequestMetrics,
 ) -> Any:
-    """The outermost middleware: checks host and token, shows errors, logs the request.
+    """The outermost middleware: checks host and token, shows errors, logs and counts the request.
 
     `scopes`: what a token needs, by method and path, for anything but a GET. `busy` holds the connections that a request is under way on.
     """
@@ -57,8 +85,7 @@ def build_middleware(
     async def authorize(request: web.Request) -> Caller | None:
         """The caller of a request that needs one. Raises a Refusal for a foreign host name or a caller who may not."""
         check_host(request, rules.allowed_hosts)
-        resource = request.match_info.route.resource
-        path = resource.canonical if resource else request.path
+        path = _route_of(request) or request.path
         if (_method_of(request), path) in open_routes or not _is_guarded(request):
             return None
         caller = request[CALLER] = await authentication.caller(request)
@@ -78,10 +105,18 @@ def build_middleware(
             response = _shown(error, request, request_id)
         finally:
             busy.discard(request.protocol)
-        _log_answer(request, response.status, request_id, started, caller)
+        took_s = time.perf_counter() - started
+        metrics.note(request.method, _route_of(request) or "none", response.status, took_s)
+        _log_answer(request, response.status, request_id, took_s, caller)
         return response
 
     return serve
+
+
+def _route_of(request: web.Request) -> str | None:
+    """The path of its route with the names of its parts; None if there is no such address."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else None
 
 
 def _method_of(request: web.Request) -> str:
@@ -103,11 +138,16 @@ def _shown(error: Exception, request: web.Request, request_id: str) -> web.Respo
             return _problem(500, make_problem(500, detail, request_id=request_id), {})
 
 
-def _log_answer(request: web.Request, status: int, request_id: str, started: float, caller: Caller | None) -> None:
-    duration_ms = round((time.perf_counter() - started) * 1000)
-    method, path = request.method, request.path
+def _log_answer(request: web.Request, status: int, request_id: str, took_s: float, caller: Caller | None) -> None:
+    method, path, token = request.method, request.path, caller and caller.name
     _log.debug(
-        "request.answered", request_id=request_id, method=method, path=path, status=status, duration_ms=duration_ms
+        "request.answered",
+        request_id=request_id,
+        method=method,
+        path=path,
+        status=status,
+        duration_ms=round(took_s * 1000),
+        token=token,
     )
     if caller is not None and method not in READING and status < 400:
         _log.info("api.changed", token=caller.name, method=method, path=path, status=status, request_id=request_id)

@@ -9,6 +9,7 @@ import structlog
 from bridge.domain.auto_disable import AutoDisableStep
 from bridge.domain.clock import Clock
 from bridge.domain.delivery import Outcome
+from bridge.domain.endpoint import EndpointSource
 from bridge.domain.leased_delivery import LeasedDelivery
 from bridge.domain.timestamps import format_instant
 from bridge.runtime.metrics import Metrics
@@ -29,9 +30,12 @@ class AttemptLog:
     def attempt(self, claimed: LeasedDelivery, result: AttemptResult) -> None:
         """One canonical line per attempt."""
         answer = result.answer
-        self._metrics.of(self._metrics.attempts, answer.outcome.value).inc()
-        self._metrics.attempt_seconds.observe(answer.duration_ms / 1000)
-        if answer.outcome is Outcome.DELIVERED and not claimed.delivery.is_manual:
+        is_delivered = answer.outcome is Outcome.DELIVERED
+        shared_id = None if claimed.endpoint.source is EndpointSource.RUN else claimed.endpoint.id
+        self._metrics.note_attempt(
+            shared_id, answer.outcome.value, answer.duration_ms / 1000, is_delivered=is_delivered
+        )
+        if is_delivered and not claimed.delivery.is_manual:
             waited_s = (self._clock.now() - claimed.delivery.created_at).total_seconds()
             self._metrics.event_seconds.observe(max(0.0, waited_s))
         self._log.info(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,11 +103,12 @@ _OVERHEAD: Final = 1.5  # of a row's bytes: its header, its share of indexes and
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Sizes in bytes. `free` is the part of `total` that holds nothing (SQLite only)."""
+    """Sizes in bytes. `free` is the part of `total` that holds nothing, `disk_free` the room on its disk (SQLite only)."""
 
     total: int
     free: int = 0
     wal: int = 0
+    disk_free: int | None = None
 
     @property
     def used(self) -> int:
@@ -122,7 +124,9 @@ def measure_size(tx: Tx) -> Size:
     file = Path(tx.connection.exec_driver_sql("PRAGMA database_list").one()[2])
     wal = file.with_name(file.name + "-wal")
     wal_bytes = wal.stat().st_size if wal.exists() else 0
-    return Size(_pragma(tx, "page_count") * page_bytes, _pragma(tx, "freelist_count") * page_bytes, wal_bytes)
+    disk_free = shutil.disk_usage(file.parent).free if file.parent.exists() else None
+    total, free = _pragma(tx, "page_count") * page_bytes, _pragma(tx, "freelist_count") * page_bytes
+    return Size(total, free, wal_bytes, disk_free)
 
 
 def measure_used_bytes(tx: Tx, limit: int) -> int:

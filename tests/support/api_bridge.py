@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -161,6 +161,10 @@ class ApiBridge:
     def findings(self) -> list[Finding]:
         """One of each kind."""
         return [Finding(True, "SQLite", "3.51"), Finding(None, "disk", "low"), Finding(False, "readiness", "no")]
+
+    def expect_endpoints(self, ids: Iterable[str]) -> None:
+        """Noted."""
+        self.asked.append(("expect_endpoints", list(ids)))
 
     def failing_runs(self, most: int) -> list[FailingRun]:
         """Those that a test has set."""

@@ -1,0 +1,208 @@
+"""The shipped alerts and the dashboard, evaluated by Prometheus itself, and what the manual says of the metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.installation import TOKEN, Installation, free_port, installation
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+ALERTS = ROOT / "contrib/prometheus/alerts.yaml"
+DASHBOARD = ROOT / "contrib/grafana/runbridge.json"
+MANUAL = ROOT / "docs/monitoring.md"
+RULES = {rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A daemon, the id of an endpoint whose receiver refuses, and a Prometheus that scrapes the daemon."""
+
+    daemon: Installation
+    broken: str
+    prometheus: str
+
+    def metrics(self) -> str:
+        request = urllib.request.Request(f"{self.daemon.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(answer.read().decode())
+
+    def ask(self, path: str, **query: str) -> Any:
+        """What Prometheus answers."""
+        with urllib.request.urlopen(f"{self.prometheus}{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+            return json.load(answer)["data"]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder, port = tmp_path_factory.mktemp("monitoring"), free_port()
+    with installation(folder) as daemon:
+        made = call(daemon, "/v1/endpoints", {"url": f"http://127.0.0.1:{free_port()}/"})
+        call(daemon, f"/v1/endpoints/{made['id']}/ping", {})
+        config = {
+            "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"},
+            "rule_files": [str(ALERTS)],
+            "scrape_configs": [
+                {
+                    "job_name": "runbridge",
+                    "scrape_interval": "500ms",
+                    "scrape_timeout": "500ms",
+                    "authorization": {"credentials": TOKEN},
+                    "static_configs": [{"targets": [daemon.url.removeprefix("http://")]}],
+                }
+            ],
+        }
+        file = folder / "prometheus.yml"
+        file.write_text(json.dumps(config))
+        command = [
+            "prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]  # fmt: skip
+        with (folder / "prometheus.log").open("w") as log, subprocess.Popen(command, stderr=log) as prometheus:
+            try:
+                yield Watched(daemon, made["id"], f"http://127.0.0.1:{port}")
+            finally:
+                prometheus.terminate()
+
+
+def call(daemon: Installation, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    request = urllib.request.Request(daemon.url + path, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return dict(json.load(answer))
+
+
+@pytest.mark.slow
+def test_prometheus_finds_the_endpoint_whose_receiver_refuses(watched: Watched) -> None:
+    def failing() -> list[str]:
+        try:
+            alerts = watched.ask("/api/v1/alerts")["alerts"]
+        except OSError:  # Prometheus is still starting
+            return []
+        return [
+            each["labels"]["endpoint"] for each in alerts if each["labels"]["alertname"] == "RunbridgeEndpointFailing"
+        ]
+
+    assert wait_until(failing, timeout_s=120, what="the alert") == [watched.broken]
+
+
+@pytest.mark.slow
+def test_every_query_of_the_dashboard_is_answered_and_names_metrics_that_there_are(watched: Watched) -> None:
+    run = watched.daemon.add_run(duration_s=0.1)
+    call(watched.daemon, "/v1/runs", {"connection": "dify-prod", "provider_run_id": run})
+    wait_until(lambda: "runbridge_noticed_delay_seconds_bucket" in watched.metrics(), timeout_s=60, what="its end")
+    wait_until(lambda: is_up(watched), timeout_s=120, what="a scrape")
+    exposed = watched.metrics()
+    queries = [
+        target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel.get("targets", ())
+    ]
+    for query in [*queries, *(rule["expr"] for rule in RULES.values())]:
+        filled = query.replace("$__rate_interval", "1m").replace("$endpoint", ".*").replace("$connection", ".*")
+        watched.ask("/api/v1/query", query=filled)  # an HTTPError for one that cannot be read
+        for name in re.findall(r"\b(?:runbridge|process)_\w+", query):
+            assert f"\n{name}" in exposed, f"{query} reads {name}, which there is not"
+
+
+def is_up(watched: Watched) -> bool:
+    try:
+        return bool(watched.ask("/api/v1/query", query='up{job="runbridge"} == 1')["result"])
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_promtool_has_no_complaint_about_the_metrics(watched: Watched) -> None:
+    result = subprocess.run(
+        ["promtool", "check", "metrics"], input=watched.metrics(), capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_the_manual_names_every_metric_and_no_other(watched: Watched) -> None:
+    exposed = set(re.findall(r"^# TYPE (\w+) ", watched.metrics(), re.MULTILINE))
+    exposed = {name for name in exposed if not name.endswith("_created")}
+    table = MANUAL.read_text().partition("## Metrics")[2]
+    named = {name for name in re.findall(r"`((?:runbridge|process)_\w+)`", table) if name != "runbridge_"}
+    assert exposed - named == set(), "docs/monitoring.md does not name these"
+    only_when_it_happens = {
+        "runbridge_lists_total", "runbridge_runs_discovered_total", "runbridge_retention_rows_deleted_total",
+    }  # fmt: skip
+    assert named - exposed <= only_when_it_happens
+
+
+def test_every_alert_says_what_to_do_and_links_to_a_section_that_exists() -> None:
+    for name, rule in RULES.items():
+        notes = rule["annotations"]
+        assert notes["summary"], name
+        assert notes["description"], name
+        file, _, anchor = notes["runbook_url"].partition("#")
+        headings = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}, name
+        assert rule["labels"]["severity"] in ("critical", "warning"), name
+
+
+# Each alert: a series (a minute a value), when it does not fire yet, and when it does.
+TIMES: dict[str, tuple[str, str, str, str]] = {
+    "RunbridgeDown": ('up{job="runbridge"}', "1 0x20", "2m", "4m"),
+    "RunbridgeConnectionFailing": ('runbridge_connection_failing{connection="c"}', "0 1x20", "1m", "3m"),
+    "RunbridgeConnectionOverCapacity": ('runbridge_connection_over_capacity_ratio{connection="c"}', "1 2x30", "10m", "17m"),
+    "RunbridgeEndpointDisabled": ('runbridge_endpoint_enabled{endpoint="e"}', "1 1 0x20", "1m", "3m"),
+    "RunbridgeEndpointFailing": ('runbridge_endpoint_failing{endpoint="e"}', "0 1x30", "9m", "12m"),
+    "RunbridgeEndpointFilterFails": ('runbridge_endpoint_filter_errors_total{endpoint="e"}', "0 0 1x20", "1m", "3m"),
+    "RunbridgeDeliveriesLate": ('runbridge_endpoint_oldest_due_seconds{endpoint="e"}', "0 60+60x30", "6m", "12m"),
+    "RunbridgeDeliveriesExhausted": (
+        'runbridge_endpoint_kept_deliveries{endpoint="e",state="exhausted"}', "5 5 6x20", "1m", "3m",
+    ),
+    "RunbridgeDiskFull": ("runbridge_disk_free_bytes", "2e9 5e8x20", "1m", "3m"),
+    "RunbridgeBackupFailed": ('runbridge_backups_total{outcome="failed"}', "0 0 1x20", "1m", "3m"),
+    "RunbridgeConfigRefused": ("runbridge_config_last_reload_successful", "1 1 0x20", "1m", "3m"),
+    "RunbridgeFilesRunOut": ('process_open_fds{job="runbridge"}', "10 900x20", "3m", "8m"),
+    "RunbridgeWrongTokens": ('runbridge_wrong_tokens_total{at="request"}', "0 1 2+20x20", "1m", "8m"),
+    "RunbridgeStatusUnknown": ('runbridge_status_unmapped_total{connection="c"}', "0 0 1x20", "1m", "3m"),
+    "RunbridgeBusy": ('runbridge_loop_lag_seconds_bucket{le="0.5"}', "0+12x40", "5m", "25m"),
+}  # fmt: skip
+BESIDE = {  # what the expression reads, too
+    "RunbridgeFilesRunOut": [('process_max_fds{job="runbridge"}', "1000x40")],
+    "RunbridgeBusy": [
+        ('runbridge_loop_lag_seconds_bucket{le="0.1"}', "0x40"),
+        ('runbridge_loop_lag_seconds_bucket{le="+Inf"}', "0+12x40"),
+    ],
+}
+
+
+def test_each_alert_fires_when_it_should_and_not_before(tmp_path: Path) -> None:
+    """promtool runs the clock."""
+    assert set(TIMES) == set(RULES)
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [
+                {"series": one, "values": each} for one, each in ((series, values), *BESIDE.get(name, ()))
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
+                    "eval_time": at,
+                    "exp_samples": count,
+                }
+                for at, count in ((early, []), (late, [{"labels": "{}", "value": 1}]))
+            ],
+        }
+        for name, (series, values, early, late) in TIMES.items()
+    ]
+    file = tmp_path / "test.yaml"
+    file.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": tests}))
+    result = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
