@@ -106,7 +106,14 @@ async def fuzz(folder: Path) -> tuple[int, str, str]:
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{daemon.url}/openapi.json"),
                 *("--header", f"Authorization: Bearer {TOKEN}", "--seed", "1", "--no-color"),
                 *("--checks", "all", "--exclude-checks", UNCHECKED),
-                *("--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES_MAX), "--request-timeout", "20"),
+                *(
+                    "--phases",
+                    "examples,coverage,fuzzing",
+                    "--max-examples",
+                    str(EXAMPLES_MAX),
+                    "--request-timeout",
+                    "20",
+                ),
                 *("--exclude-path", "/v1/events/stream", "--warnings", "off"),  # a stream never ends
             ]
             code, said = await run_program(folder, *command)
