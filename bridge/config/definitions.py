@@ -246,7 +246,7 @@ def _place(chain: Iterable[tuple[Path, _Parsed]], at: tuple[str | int, ...]) -> 
     for path, parsed in chain:
         if at and (line := line_at(parsed.lines, at)):
             return path, line
-    return chain[0][0], None
+    return chain[0][0], 1  # of something that is nowhere in the file
 
 
 NO_DEFINITIONS: Final = Definitions({})

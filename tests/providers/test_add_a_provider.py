@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tomllib
@@ -57,3 +58,28 @@ def test_every_key_has_an_example():
     methods = {"get", "post", "put", "patch", "delete", "query", "body"}  # of a request; shown where they are usual
     assert {path for path in known - shown if path[-1] not in methods} == set()
     assert all(f"`{name}`" in PAGE for name in ("base", "replaces"))
+
+
+def places(value, at=()):
+    """Every key of an example, at any depth."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, each in inner:
+        yield (*at, name)
+        yield from places(each, (*at, name))
+
+
+@pytest.mark.parametrize("part", EXAMPLES, ids="-".join)
+def test_whatever_is_wrong_in_an_example_is_told_and_never_an_exception(part):
+    for path in list(places(part)):
+        for wrong in (None, object(), -1.5, "}{", [], {}, [{}], {"": {}}):
+            tables = copy.deepcopy({**WHOLE, **part})
+            inner = tables
+            for name in path[:-1]:
+                inner = inner[name]
+            if wrong is None:
+                del inner[path[-1]]
+            else:
+                inner[path[-1]] = wrong
+            found = faults_in(tables)
+            assert found or not isinstance(wrong, object) or type(wrong) is not object or "body" in path
+            assert all(isinstance(at, tuple) and said for at, said in found)

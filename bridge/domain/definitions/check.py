@@ -22,20 +22,15 @@ _RESERVED: Final = frozenset({"key", "workflow", "inputs"})
 def faults_in(tables: dict[str, Any]) -> list[Fault]:
     """Every fault of a definition, with the path of the key.
 
-    What the keys say together is judged without those that are wrong by themselves.
+    What the keys say together is judged without those that are wrong by themselves, and where none is inside.
     """
     found = list(faults_of(DEFINITION, tables, ()))
     rest = _without(tables, {at for at, _ in found})
-    if "run" not in rest or "status" not in rest or "read" not in rest:
+    if not {"run", "read", "status"} <= rest.keys():
         return found
-    return [
-        *found,
-        *_words(rest["status"]),
-        *_rules(rest),
-        *_placeholders(rest),
-        *_hosts(rest),
-        *_groups(rest),
-    ]
+    together = (*_words(rest["status"]), *_rules(rest), *_placeholders(rest), *_hosts(rest), *_groups(rest))
+    inside = {at[:length] for at, _ in found for length in range(1, len(at))}
+    return [*found, *(fault for fault in together if fault[0] not in inside)]
 
 
 def _without(value: Any, paths: set[Path], at: Path = ()) -> Any:
@@ -97,7 +92,9 @@ def _rules(tables: dict[str, Any]) -> Iterator[Fault]:
 
 def _auth(auth: dict[str, Any]) -> Iterator[Fault]:
     allowed = {"exchange": {"body", "token", "expires", "send"}, "header": {"scheme"}, "query": set[str]()}
-    chosen = next(name for name in allowed if name in auth)
+    chosen = next((name for name in allowed if name in auth), None)
+    if chosen is None:
+        return
     for extra in auth.keys() - allowed[chosen] - {chosen}:
         yield ("auth", extra), f"`{extra}` does not go with `{chosen}`"
     if chosen == "exchange" and "token" not in auth:
@@ -118,7 +115,9 @@ def _groups(tables: dict[str, Any]) -> Iterator[Fault]:
         following = tables.get(table, {}).get("next")
         if not isinstance(following, dict):
             continue
-        chosen = next(name for name in allowed if name in following)
+        chosen = next((name for name in allowed if name in following), None)
+        if chosen is None:
+            continue
         for name in sorted(needs.get(chosen, set()) - following.keys()):
             yield (table, "next"), f"`{chosen}` needs `{name}`: the query parameter of the next page"
         for name in sorted(following.keys() - allowed[chosen] - {chosen}):
@@ -180,7 +179,8 @@ def _placeholders(tables: dict[str, Any]) -> Iterator[Fault]:
             if at[-1] in METHODS and _BRACES.search(PLACEHOLDER.sub("", text)):
                 yield at, "a brace without its partner or its name"
     used = {name for _, text in _texts(tables["run"], ("run",)) for name in PLACEHOLDER.findall(text)}
-    for name in parts - used:
+    asks = any(method in tables["run"] for method in METHODS) and used <= known["run"]
+    for name in parts - used if asks else ():
         yield ("run",), f"the part {{{name}}} of the id stands nowhere in [run], so every run would be the same"
 
 

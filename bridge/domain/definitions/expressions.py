@@ -20,6 +20,14 @@ LEVELS_MAX: Final = 32
 STEPS_MAX: Final = 50_000  # for one expression on one answer; a step takes about a microsecond
 ANSWER_STEPS_MAX: Final = 500_000  # for all expressions on one answer, or on one page of a list
 _PLAIN: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
+_REMEDIES: Final = {  # what people write, and what JMESPath wants instead
+    r"[^=!<>]=[^=]": "compare with `==`",
+    r"\b(?:and|or|not)\b": "and is `&&`, or is `||`, not is `!`",
+    r"[=<>]\s*-?\d": "a number stands in backticks, as in `` `0` ``",
+    r"\$": "a path begins with a name, without `$`",
+    r"^[^\"']*?(@\w[\w.]*|[A-Za-z_]\w*(?:[-@]\w+)+)": 'a name with - or @ needs double quotes: "{}"',
+    r"^[^\"']*\w \w": "text stands in single quotes, as in `'done'`",
+}
 _LITERAL_WORDS: Final = frozenset({"null", "true", "false"})
 
 
@@ -56,9 +64,9 @@ def _compiled(text: str) -> Expression:
     try:
         return Expression(text)
     except ValueError as error:
-        names = re.findall(r"[A-Za-z_@][\w@]*(?:[-@][\w@.]+)+", text)
-        hint = f'; a name with - or @ needs double quotes: "{names[0]}"' if names and '"' not in text else ""
-        raise ValueError(f"{error}{hint}") from None
+        tried = ((re.search(form, text), remedy) for form, remedy in _REMEDIES.items())
+        remedies = [f"; {remedy.format(*found.groups())}" for found, remedy in tried if found]
+        raise ValueError(f"{str(error).rstrip(':')}{''.join(remedies[:1])}") from None
 
 
 def _depth(tree: dict[str, Any]) -> int:

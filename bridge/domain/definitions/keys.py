@@ -228,7 +228,7 @@ STATUS: Final = Table(
 )
 ANSWER: Final = Table(
     {
-        "http": Either((Whole(100, 599), Text(pattern=_CODE, form="4xx"), Items(
+        "http": Either((Whole(100, 599), Text(pattern=_CODE, form='a code such as 404 without quotes, or "4xx"'), Items(
             Either((Whole(100, 599), Text(pattern=_CODE, form='a code, or a class such as "4xx"'))))), "HTTP codes."),
         "header": Named(Text(), "Headers and their values."),
         "if": EXPRESSION,

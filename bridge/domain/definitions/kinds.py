@@ -98,8 +98,10 @@ class Whole:
 
     @property
     def names(self) -> str:
-        """The range."""
-        return f"a whole number from {self.minimum} to {self.maximum}"
+        """The range, unless it is that of whole numbers in JSON."""
+        if self.minimum == self.maximum:
+            return f"{self.minimum}, which is what this runbridge reads"
+        return "a whole number" + (f" from {self.minimum} to {self.maximum}" if self.maximum < 2**53 else "")
 
     def fits(self, value: object) -> bool:
         """Whether it is a number in the range."""
@@ -195,7 +197,7 @@ class Items:
     @property
     def names(self) -> str:
         """A list of what."""
-        return f"a list of {self.of.names}"
+        return "a list: [[…]]" if isinstance(self.of, Table) else f"a list of {self.of.names}"
 
     def fits(self, value: object) -> bool:
         """Whether it is a list."""
@@ -267,7 +269,7 @@ class Table:
                 yield (*at, name), f"unknown key `{name}`{allowed}"
         for name in self.required:
             if name not in value:
-                yield at, f"the key `{name}` is missing"
+                yield (*at, name), f"the key `{name}` is missing"
         for group in self.one_of:
             given = [name for name in group if name in value]
             if len(given) != 1:
