@@ -19,7 +19,7 @@ class Observation:
 
     `provider_status` is the provider's own word. Times are canonical text (see `provider_instant`).
     `output_is_elsewhere`: the output needs a second request, made once after success. `output_truncated`: there is an
-    output that cannot be kept, and `output` is None.
+    output that cannot be kept, and `output` is None. `generation` differs once a run was started again under its id.
     """
 
     status: RunStatus
@@ -33,6 +33,7 @@ class Observation:
     finished_at: str | None = None
     output_is_elsewhere: bool = False
     output_truncated: bool = False
+    generation: str | None = None
 
 
 class FailureKind(StrEnum):
@@ -117,12 +118,13 @@ class ListedRun:
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
-    """One page of a provider's list, newest run first; `next_cursor` is None on the last page.
+    """One page of a provider's list; `next_cursor` is None on the last page.
 
-    `poll_after_s` and `answered_at` as in `Observed`.
+    `poll_after_s` and `answered_at` as in `Observed`. `is_newest_first`: what stands behind a run is older than it.
     """
 
     runs: tuple[ListedRun, ...]
     next_cursor: str | None = None
     poll_after_s: float | None = None
     answered_at: str | None = None
+    is_newest_first: bool = True

@@ -133,6 +133,7 @@ class Run:
     not_found_count: int = 0
     not_found_since: datetime | None = None
     provider_ref: str | None = None
+    generation: str | None = None
 
     @property
     def settled(self) -> bool:

@@ -48,6 +48,11 @@ def has_news(run: Run, seen: Observation) -> bool:
     )
 
 
+def has_started_again(run: Run, seen: Observation) -> bool:
+    """Whether the provider has started the run again under its id: what it shows now is a new run."""
+    return None not in (run.generation, seen.generation) and run.generation != seen.generation
+
+
 def unchanged(run: Run) -> Observation:
     """The observation of a poll that finds the run exactly as it is stored."""
     return Observation(
@@ -71,7 +76,7 @@ def shown_by_list(run: Run, listed: ListedRun) -> Observation | None:
     lag, so a change between running and waiting needs a poll.
     """
     seen = listed.observation
-    if seen is None:
+    if seen is None or has_started_again(run, seen):
         return None
     if run.observed_at is not None and (run.status, run.provider_status) == (seen.status, seen.provider_status):
         return unchanged(run)
@@ -123,6 +128,7 @@ def shown_fields(run: Run, seen: Observation) -> dict[str, Any]:
         "created_at": seen.created_at or run.created_at,
         "started_at": seen.started_at or run.started_at,
         "finished_at": seen.finished_at,
+        "generation": seen.generation or run.generation,
     }
 
 

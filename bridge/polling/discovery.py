@@ -19,6 +19,7 @@ from bridge.domain.connection import Connection
 from bridge.domain.ids import comparable_run_id, new_id
 from bridge.domain.observation import ListedRun, Observation, RunPage
 from bridge.domain.timestamps import parse_instant
+from bridge.domain.transition import has_started_again
 from bridge.store import learned_state, runs
 from bridge.store.database import Database
 from bridge.store.learned_state import Watermark
@@ -52,7 +53,7 @@ class Discovery:
         self._database = database
         self._mark: Watermark | None = None
         self._is_loaded = False
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str | None], None] = OrderedDict()  # with their generations
         self._listing = _Listing()
 
     async def begin(self) -> None:
@@ -75,10 +76,11 @@ class Discovery:
         answered_at = parse_instant(page.answered_at) if page.answered_at else None
         listing.is_complete = page.next_cursor is None or self._meets_what_was_seen(page, answered_at)
         wanted = [run for run in page.runs if self._is_wanted(run, answered_at)]
-        added = await self._database.write(lambda tx: self._register(tx, wanted)) if wanted else 0
+        again = [run for run in page.runs if _generation(run) is not None and _key(run) not in self._seen]
+        added = await self._database.write(lambda tx: self._register(tx, wanted, again)) if wanted or again else 0
         for run in page.runs:
             if run.observation is not None:
-                self._seen[run.provider_run_id] = None
+                self._seen[_key(run)] = None
         while len(self._seen) > SEEN_MAX:
             self._seen.popitem(last=False)
         listing.found += added
@@ -109,7 +111,9 @@ class Discovery:
     def _meets_what_was_seen(self, page: RunPage, answered_at: datetime | None) -> bool:
         """Whether the runs on the pages behind this one were seen before."""
         last = page.runs[-1] if page.runs else None
-        if last is None or last.provider_run_id in self._seen:
+        if not page.is_newest_first:
+            return False
+        if last is None or _key(last) in self._seen:
             return True
         return self._is_old(_began_at(last.observation), answered_at)
 
@@ -126,7 +130,7 @@ class Discovery:
     def _is_wanted(self, run: ListedRun, answered_at: datetime | None) -> bool:
         """Whether to register it, unless it is watched already."""
         seen, names = run.observation, self._connection.discover_workflows
-        if seen is None or run.provider_run_id in self._seen or (names and seen.workflow_id not in names):
+        if seen is None or _key(run) in self._seen or (names and seen.workflow_id not in names):
             return False
         mark, began_at = self._mark, _began_at(seen)
         if mark is None or began_at is None:  # the first list, or an age that is not known
@@ -135,10 +139,15 @@ class Discovery:
             return False
         return not seen.status.is_settled or mark.first_at is None or began_at > mark.first_at
 
-    def _register(self, tx: Tx, wanted: list[ListedRun]) -> int:
+    def _register(self, tx: Tx, wanted: list[ListedRun], again: list[ListedRun]) -> int:
+        """Watch what is not watched yet, and those of `again` that were started again since they ended."""
         connection = self._connection
-        ids = {spelling for run in wanted for spelling in _spellings(run.provider_run_id)}
-        known = runs.find_watched(tx, connection.name, list(ids)).keys()
+        ids = {spelling for run in (*wanted, *again) for spelling in _spellings(run.provider_run_id)}
+        known = runs.find_watched(tx, connection.name, list(ids))
+        for run in again:
+            before = next((known[one] for one in _spellings(run.provider_run_id) if one in known), None)
+            if before and run.observation and before.settled and has_started_again(before, run.observation):
+                runs.watch_again(tx, before, connection.cadence.deadline_s)
         new = [
             NewRun(
                 id=new_id("run"),
@@ -153,9 +162,17 @@ class Discovery:
                 deadline_is_fixed=False,
             )
             for run in {run.provider_run_id: run for run in wanted}.values()
-            if known.isdisjoint(_spellings(run.provider_run_id))
+            if known.keys().isdisjoint(_spellings(run.provider_run_id))
         ]
         return len(runs.insert_runs(tx, new))
+
+
+def _generation(run: ListedRun) -> str | None:
+    return run.observation.generation if run.observation else None
+
+
+def _key(run: ListedRun) -> tuple[str, str | None]:
+    return run.provider_run_id, _generation(run)
 
 
 def _began_at(seen: Observation | None) -> datetime | None:

@@ -131,6 +131,8 @@ class PollResults:
         self, tracked: TrackedRun, result: Observed, now: float, others: Iterable[TrackedRun]
     ) -> NextStep:
         run, seen, wall = tracked.run, result.observation, self._clock.now()
+        if transition.has_started_again(run, seen):
+            return await self._begin_again(tracked, seen)
         if seen.status is RunStatus.UNKNOWN:
             self._metrics.unmapped.labels(run.connection).inc()
         is_new_status = run.observed_at is None or seen.status is not run.status
@@ -151,6 +153,24 @@ class PollResults:
             return Drop()
         tracked.note_recorded(after, began_at=(wall, now) if is_new_status else None)
         return self._continue(tracked, result, now)
+
+    async def _begin_again(self, tracked: TrackedRun, seen: Observation) -> NextStep:
+        """Settle a run whose end was not seen before the provider started it again, and watch the new one."""
+        before = tracked.with_counters()
+        said = (
+            f"the provider started this run again ({seen.generation} after {before.generation}); its end was not seen"
+        )
+
+        def record(tx: Tx) -> Run | None:
+            after = self._put(
+                tx, before, transition.settle(before, RunStatus.LOST, RunError(said, "started_again"), now=tx.now)
+            )
+            if after is not None:
+                runs.watch_again(tx, after, self._client.connection.cadence.deadline_s)
+            return after
+
+        self._logged(before, await self._database.write(record))
+        return Drop()
 
     def _continue(self, tracked: TrackedRun, result: Observed, now: float) -> Continue:
         plan = self._planner.plan(tracked, result, now)

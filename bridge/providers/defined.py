@@ -225,6 +225,7 @@ class DefinedProvider(ProviderDefaults):
             following,
             response.poll_after_s,
             provider_instant(response.headers.get("date")),
+            is_newest_first=listing.get("newest_first", False),
         )
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:

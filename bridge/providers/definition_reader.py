@@ -47,7 +47,6 @@ class Reading:
     remarks: tuple[str, ...] = ()
     rule: str = ""
     told_id: str | None = None
-    generation: str | None = None
     link: str | None = None
 
 
@@ -115,9 +114,11 @@ class DefinitionReader:
             get("started_at"),
             get("finished_at"),
             output is None and status in self._output_after,
+            False,
+            get("generation"),
         )
         told = tuple(dict.fromkeys(notes)) if notes else ()
-        return Reading(observation, told, rule, get("id"), get("generation"), get("link"))
+        return Reading(observation, told, rule, get("id"), get("link"))
 
     def needs_output(self, status: RunStatus) -> bool:
         """Whether [output] is asked for after this status."""

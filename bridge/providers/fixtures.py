@@ -149,7 +149,7 @@ def _run_facts(result: Observed, reading: Reading | None) -> dict[str, Any]:
         "finished_at": seen.finished_at,
         "workflow": seen.workflow_id,
         "workflow_id": seen.workflow_id,
-        "generation": reading and reading.generation,
+        "generation": seen.generation,
         "link": reading and reading.link,
         "id": reading and reading.told_id,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
@@ -206,6 +206,24 @@ def supersede(tx: Tx, run_ids: Sequence[str]) -> None:
         .where(runs.c.id.in_(run_ids), runs.c.former_provider_run_id.is_(None))
         .values(former_provider_run_id=runs.c.provider_run_id, provider_run_id=runs.c.id)
     )
+
+
+def watch_again(tx: Tx, run: Run, deadline_s: float) -> None:
+    """Watch a settled run that the provider has started again under its id: as a new run with its metadata and tags."""
+    supersede(tx, [run.id])
+    new = NewRun(
+        id=new_id("run"),
+        connection=run.connection,
+        provider=run.provider,
+        provider_run_id=run.provider_run_id,
+        workflow_id=run.workflow_id,
+        metadata=run.metadata,
+        tags=run.tags,
+        cadence=run.cadence,
+        deadline_at=tx.now + timedelta(seconds=deadline_s),
+        deadline_is_fixed=False,
+    )
+    insert_runs(tx, [new])
 
 
 # -- find

@@ -114,6 +114,7 @@ runs = sa.Table(
     # Of a run that was registered again after its end: its `provider_run_id` is then its own id, because the column is
     # unique. SQLite cannot make that a condition without copying the table.
     sa.Column("former_provider_run_id", sa.Text),
+    sa.Column("generation", sa.Text),
     sa.UniqueConstraint("connection", "provider_run_id"),
 )
 # Due runs of one connection that no node leases; the index holds only watched runs.
