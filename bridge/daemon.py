@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -44,7 +45,7 @@ from bridge.runtime.descriptors import descriptor_limit
 from bridge.runtime.metrics import Metrics
 from bridge.runtime.supervisor import Supervisor
 from bridge.runtime.systemd import Notifier, Watchdog
-from bridge.store import endpoints, nodes
+from bridge.store import endpoints, nodes, runs
 from bridge.store.database import Database
 from bridge.store.sqlite import database_file, key_file
 from bridge.store.transaction import Tx
@@ -358,10 +359,31 @@ class Daemon:
             self.metrics.note_reload(self.clock.now().timestamp(), is_good=False)
             log.error("config.refused", problems=[f"{p.field}: {p.message}" for p in invalid.problems])
             return
+        if problems := await self._definitions_in_use(new):
+            log.error("config.refused", problems=problems)
+            return
         if kept := changes_that_need_restart(self.config, new):
             log.warning("config.needs_restart", keys=kept)
         async with self._changing:
             await self._put_into_effect(new)
+
+    async def _definitions_in_use(self, new: Config) -> list[str]:
+        """A sentence for each definition that the new configuration lacks while runs are watched with it."""
+        by_connection = {
+            name: connection.definition.name
+            for name, connection in self.config.connections.items()
+            if connection.definition is not None and connection.definition.name not in new.definitions
+        }
+        if not by_connection:
+            return []
+        watched = Counter[str]()
+        for (connection, _), count in (await self.database.read(runs.count_active)).items():
+            watched[by_connection.get(connection, "")] += count
+        return [
+            f"providers.{name}: {watched[name]} runs are watched with this definition; keep it until they are over"
+            for name in sorted(set(by_connection.values()))
+            if watched[name]
+        ]
 
     async def _put_into_effect(self, new: Config) -> None:
         self.notifier.reloading()

@@ -98,6 +98,8 @@ class Config:
     log: LogSettings
     warnings: tuple[Problem, ...]
     origins: dict[str, str]
+    definitions: frozenset[str]
+    """The names of all definitions that can be found."""
 
 
 def load_config(path: Path | None, *, env: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Config:
@@ -196,6 +198,7 @@ class _Loading:
             origins={
                 place(at, key): given.origin for at, table in self._tables.items() for key, given in table.items()
             },
+            definitions=frozenset(self._definitions.names),
         )
 
     def _provide_database(self) -> None:

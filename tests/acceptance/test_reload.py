@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from bridge.config.load import Config, load_config
 from bridge.domain.errors import StoreUnavailable
@@ -20,6 +21,7 @@ from bridge.store import run_leases
 from bridge.store.transaction import Tx
 from tests.support.daemon_process import TOKEN, DaemonProcess
 from tests.support.daemon_setup import daemon_setup
+from tests.support.foreign_server import foreign_server
 
 SHORT = Scenario(duration_s=0.5)
 
@@ -147,3 +149,44 @@ async def test_a_reload_that_the_database_breaks_off_is_made_again(
         assert (await ended.json())["status"] == "succeeded"
         os.kill(os.getpid(), signal.SIGTERM)
         await serving
+
+
+DEFINITION = """\
+schema = 1
+name = "jobs"
+[run]
+get = "/jobs/{id}"
+[read]
+status = "state"
+[status]
+running = ["RUN"]
+succeeded = ["OK"]
+"""
+
+
+async def test_a_definition_with_watched_runs_cannot_be_removed(tmp_path: Path) -> None:
+    job = {"state": "RUN"}
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response(job)
+
+    (tmp_path / "providers").mkdir()
+    file = tmp_path / "providers/jobs.toml"
+    file.write_text(DEFINITION)
+    async with foreign_server(answer) as server:
+        daemon = DaemonProcess(tmp_path)
+        daemon.config["connections"] = {"j": {"provider": "jobs", "base_url": server.url, "api_key": "key-of-jobs"}}
+        async with daemon:
+            run = await daemon.register("j", "7")
+            await daemon.eventually(f"/v1/runs/{run['id']}", lambda shown: shown["status"] == "running")
+            file.unlink()
+            del daemon.config["connections"]["j"]
+            refused = await daemon.reload("config.refused")
+            assert refused["problems"] == [
+                "providers.jobs: 1 runs are watched with this definition; keep it until they are over"
+            ]
+            job["state"] = "OK"
+            assert (await daemon.finish_of(run["id"]))["status"] == "succeeded", "it is still polled"
+            await daemon.reload()
+            assert await names(daemon) == ([], [])
+            await daemon.stop()
