@@ -211,19 +211,9 @@ def supersede(tx: Tx, run_ids: Sequence[str]) -> None:
 def watch_again(tx: Tx, run: Run, deadline_s: float) -> None:
     """Watch a settled run that the provider has started again under its id: as a new run with its metadata and tags."""
     supersede(tx, [run.id])
-    new = NewRun(
-        id=new_id("run"),
-        connection=run.connection,
-        provider=run.provider,
-        provider_run_id=run.provider_run_id,
-        workflow_id=run.workflow_id,
-        metadata=run.metadata,
-        tags=run.tags,
-        cadence=run.cadence,
-        deadline_at=tx.now + timedelta(seconds=deadline_s),
-        deadline_is_fixed=False,
-    )
-    insert_runs(tx, [new])
+    deadline_at = tx.now + timedelta(seconds=deadline_s)
+    same = (run.connection, run.provider, run.provider_run_id, run.workflow_id, run.metadata, run.tags, run.cadence)
+    insert_runs(tx, [NewRun(new_id("run"), *same, deadline_at, deadline_is_fixed=False)])
 
 
 # -- find
