@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import DeliveryState, Lane, Outcome
+from bridge.domain.delivery import Lane, Outcome
 from bridge.domain.ids import first_id
+from bridge.store.ordering import PENDING
 from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
 
@@ -150,13 +151,10 @@ def _share(endpoint_ids: Sequence[str]) -> int:
 
 
 def _pending_query(endpoint_ids: Sequence[str]) -> sa.Select[Any]:
-    waiting = (
-        sa.select(deliveries.c.endpoint_id)
-        .where(deliveries.c.state == DeliveryState.PENDING.value)
-        .order_by(deliveries.c.id)
-        .limit(PENDING_MAX)
-        .subquery("waiting")
-    )
+    pending = sa.select(deliveries.c.endpoint_id).where(deliveries.c.state == PENDING)
+    free = pending.where(deliveries.c.leased_by.is_(None)).order_by(deliveries.c.id).limit(PENDING_MAX).subquery()
+    leased = pending.where(deliveries.c.leased_by > "").limit(PENDING_MAX).subquery()
+    waiting = sa.union_all(sa.select(free), sa.select(leased)).subquery("waiting")
     return (
         sa.select(waiting.c.endpoint_id, sa.func.count().label("pending"))
         .where(waiting.c.endpoint_id.in_(endpoint_ids))

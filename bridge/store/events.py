@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Any
@@ -17,9 +18,9 @@ from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
 from bridge.store.endpoints import run_listeners, shared_listeners, signing_secrets
 from bridge.store.nodes import may_lease
-from bridge.store.ordering import lock_runs_to_add
+from bridge.store.ordering import is_pending, lock_runs_to_add
 from bridge.store.postgres.one_statement import Check
-from bridge.store.prepared_statements import execute_many
+from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import deliveries, events, replays
 from bridge.store.transaction import Tx
 
@@ -210,13 +211,11 @@ def _is_behind(tx: Tx, row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     same = [r for r in rows if r["endpoint_id"] == row["endpoint_id"] and r["run_id"] == row["run_id"]]
     if any(r["sequence"] < row["sequence"] for r in same):
         return True
-    earlier = sa.select(deliveries.c.id).where(
-        deliveries.c.run_id == row["run_id"],
-        deliveries.c.endpoint_id == row["endpoint_id"],
-        deliveries.c.state == DeliveryState.PENDING.value,
-        deliveries.c.sequence < row["sequence"],
+    is_behind = is_pending(
+        row["run_id"],
+        lambda earlier: (earlier.c.endpoint_id == row["endpoint_id"], earlier.c.sequence < row["sequence"]),
     )
-    return tx.connection.execute(earlier.limit(1)).first() is not None
+    return bool(tx.connection.execute(sa.select(is_behind)).scalar_one())
 
 
 _STILL_TO_REPLAY = (
@@ -306,6 +305,25 @@ def list_newest(
     if run_id is not None:
         query = query.where(events.c.run_id == run_id)
     return [event_of(row) for row in tx.connection.execute(query)]
+
+
+def first_position(tx: Tx, at: datetime) -> int:
+    """The position of the first event that was recorded at this instant or later, or one above all.
+
+    Found by bisection: positions follow time, but for what a clock that was set back recorded. An index would cost a
+    page for every event.
+    """
+    lowest = tx.connection.execute(sa.select(sa.func.min(events.c.position))).scalar() or 1
+    positions = range(lowest, last_position(tx) + 1)
+    return lowest + bisect_left(positions, at, key=lambda least: fetch(tx, _NEXT, {"least": least})[0].created_at)
+
+
+_NEXT = (
+    sa.select(events.c.created_at)
+    .where(events.c.position >= sa.bindparam("least"))
+    .order_by(events.c.position)
+    .limit(1)
+)
 
 
 def last_position(tx: Tx) -> int:

@@ -56,7 +56,7 @@ def join(tx: Tx, *, node: str, host: str, pid: int, version: str, process: str =
         _release(tx, [row.id for row in tx.connection.execute(sa.select(nodes.c.id))])
         # leases of nodes without a row (a restored backup)
         for table in (runs, deliveries):
-            tx.connection.execute(sa.update(table).where(table.c.leased_by.is_not(None)).values(leased_by=None))
+            tx.connection.execute(sa.update(table).where(table.c.leased_by > "").values(leased_by=None))
     tx.connection.execute(
         sa.insert(nodes).values(
             id=node,
@@ -173,9 +173,7 @@ def _now(tx: Tx, later_s: float = 0.0) -> sa.ColumnElement[Any]:
 
 
 def _count_leased(tx: Tx, table: sa.Table) -> dict[str, int]:
-    leased = (
-        sa.select(table.c.leased_by, sa.func.count()).where(table.c.leased_by.is_not(None)).group_by(table.c.leased_by)
-    )
+    leased = sa.select(table.c.leased_by, sa.func.count()).where(table.c.leased_by > "").group_by(table.c.leased_by)
     return {row[0]: row[1] for row in tx.connection.execute(leased)}
 
 

@@ -6,12 +6,13 @@ same run is still pending. Locks are taken in one order: endpoint and run (`lock
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 import sqlalchemy as sa
 
 from bridge.domain.delivery import DeliveryState
-from bridge.store.tables import deliveries, endpoints
+from bridge.store.tables import deliveries, endpoints, nodes
 from bridge.store.transaction import Tx
 
 
@@ -103,15 +104,14 @@ def _lock_pending(tx: Tx, endpoint_id: str) -> None:
 
 def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:
     """Make the next event of a run due at an ordered endpoint, because its predecessor is settled."""
-    first = (
-        sa.select(deliveries.c.id)
-        .where(deliveries.c.run_id == run_id, deliveries.c.endpoint_id == endpoint_id, _IS_PENDING)
-        .order_by(deliveries.c.sequence)
-        .limit(1)
-    )
+    d = deliveries.c
+    first = sa.select(d.id).where(d.run_id == run_id, d.endpoint_id == endpoint_id, _IS_PENDING, _FREE)
     found = tx.connection.execute(
         sa.update(deliveries)
-        .where(deliveries.c.id.in_(first.scalar_subquery()), deliveries.c.next_attempt_at.is_(None))
+        .where(
+            d.id.in_(first.order_by(d.leased_by, d.sequence).limit(1).scalar_subquery()), d.next_attempt_at.is_(None)
+        )
+        .where(~_earlier_is_pending())
         .values(next_attempt_at=tx.now)
     ).rowcount
     tx.signals.deliveries_due |= bool(found)
@@ -123,7 +123,8 @@ def discard_pending(tx: Tx, endpoint_id: str) -> int:
     return tx.connection.execute(_pending(endpoint_id).values(values)).rowcount
 
 
-_IS_PENDING = deliveries.c.state == DeliveryState.PENDING.value
+PENDING: Final[sa.ColumnElement[str]] = sa.literal_column("'pending'")  # as the partial indexes spell it
+_IS_PENDING = deliveries.c.state == PENDING
 _FREE = deliveries.c.leased_by.is_(None)
 
 
@@ -133,12 +134,29 @@ def _pending(endpoint_id: str) -> sa.Update:
 
 def _is_behind(endpoint_id: sa.ColumnElement[str] | str = deliveries.c.endpoint_id) -> sa.ColumnElement[bool]:
     """The endpoint is ordered, and an earlier event of the same run is still pending there."""
-    earlier = deliveries.alias("earlier")
-    is_pending = sa.exists().where(
-        earlier.c.endpoint_id == deliveries.c.endpoint_id,
-        earlier.c.run_id == deliveries.c.run_id,
-        earlier.c.state == DeliveryState.PENDING.value,
-        earlier.c.sequence < deliveries.c.sequence,
-    )
     is_ordered = sa.exists().where(endpoints.c.id == endpoint_id, endpoints.c.ordered)
-    return sa.and_(is_ordered, is_pending)
+    return sa.and_(is_ordered, _earlier_is_pending())
+
+
+def _earlier_is_pending() -> sa.ColumnElement[bool]:
+    return is_pending(
+        deliveries.c.run_id,
+        lambda earlier: [
+            earlier.c.endpoint_id == deliveries.c.endpoint_id,
+            earlier.c.sequence < deliveries.c.sequence,
+        ],
+    )
+
+
+def is_pending(
+    run_id: sa.ColumnElement[str] | str,
+    conditions: Callable[[sa.FromClause], Iterable[sa.ColumnElement[bool]]] = lambda _: (),
+) -> sa.ColumnElement[bool]:
+    """Whether a delivery of a run that meets `conditions` is pending, by the index: free, or leased by a node."""
+
+    def exists(held: Callable[[sa.ColumnElement[str | None]], sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
+        earlier = deliveries.alias("earlier")
+        found = (earlier.c.run_id == run_id, earlier.c.state == PENDING, *conditions(earlier))
+        return sa.exists().where(held(earlier.c.leased_by), *found)
+
+    return sa.or_(exists(lambda node: node.is_(None)), exists(lambda node: node.in_(sa.select(nodes.c.id))))

@@ -17,7 +17,7 @@ from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, r
 from bridge.store.deliveries import retry_now
 from bridge.store.endpoints import get_endpoint
 from bridge.store.events import event_of, insert_deliveries, wants_event
-from bridge.store.ordering import hold_back, lock_runs_to_add, release_pending
+from bridge.store.ordering import PENDING, hold_back, lock_runs_to_add, release_pending
 from bridge.store.tables import deliveries, endpoints, events, replays
 from bridge.store.transaction import Tx
 
@@ -111,7 +111,8 @@ def resend(
         owed = sa.select(deliveries.c.id).where(
             deliveries.c.endpoint_id == endpoint.id,
             deliveries.c.run_id.in_({event.run_id for event in chosen if event.run_id}),
-            deliveries.c.state == DeliveryState.PENDING.value,
+            deliveries.c.state == PENDING,
+            deliveries.c.leased_by.is_(None),  # `hold_back` leaves the others alone
         )
         hold_back(tx, tx.connection.execute(owed).scalars().all())
     return made

@@ -16,6 +16,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from bridge.domain.replay import ReplayState
+from bridge.store.events import first_position
+from bridge.store.ordering import PENDING, is_pending
 from bridge.store.tables import (
     attempts,
     deliveries,
@@ -34,8 +36,6 @@ ROWS_MAX: Final = 200  # rows deleted in one transaction: some milliseconds of t
 PARENTS_MAX: Final = 50  # runs, events without a run, endpoints … in one plan
 RESPONSES_KEPT: Final = timedelta(hours=24)  # those stored by `Idempotency-Key`
 ERASED_AFTER: Final = timedelta(hours=1)  # removed endpoints and rotated secrets; a POST in flight still needs them
-
-_PENDING: Final[sa.ColumnElement[str]] = sa.literal_column("'pending'")  # as the partial indexes spell it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def plan_settled(tx: Tx, before: datetime) -> DeletionPlan:
     run_ids = [row.id for row in found]
     horizon = found[-1].status_since if len(found) == PARENTS_MAX else before
     of_runs = sa.select(events.c.id).where(events.c.run_id.in_(run_ids)).limit(ROWS_MAX)
-    event_ids = [*_ids(tx, of_runs), *_ids(tx, _events_without_run(horizon))]
+    event_ids = [*_ids(tx, of_runs), *_ids(tx, _events_without_run(first_position(tx, horizon), horizon))]
     of_events = sa.select(deliveries.c.id).where(deliveries.c.event_id.in_(event_ids)).limit(ROWS_MAX)
     delivery_ids = _ids(tx, of_events)
     is_whole = len(event_ids) < ROWS_MAX and len(delivery_ids) < ROWS_MAX
@@ -71,24 +71,23 @@ def plan_settled(tx: Tx, before: datetime) -> DeletionPlan:
 
 
 def _settled_runs(before: datetime) -> sa.Select[Any]:
-    is_pending = sa.exists().where(deliveries.c.run_id == runs.c.id, deliveries.c.state == _PENDING)
     return (
         sa.select(runs.c.id, runs.c.status_since)
-        .where(runs.c.next_poll_at.is_(None), runs.c.status_since < before, ~is_pending)
+        .where(runs.c.next_poll_at.is_(None), runs.c.status_since < before, ~is_pending(runs.c.id))
         .order_by(runs.c.status_since)
         .limit(PARENTS_MAX)
     )
 
 
-def _events_without_run(before: datetime) -> sa.Select[Any]:
-    """Events about connections and endpoints, pings, and events of deleted runs."""
+def _events_without_run(position: int, before: datetime) -> sa.Select[Any]:
+    """Events before `position` about connections and endpoints, pings, and events of deleted runs."""
     has_run = sa.exists().where(runs.c.id == events.c.run_id)
     states = sa.select(deliveries.c.state).where(deliveries.c.event_id == events.c.id)
-    is_pending = _PENDING.in_(states)  # with `exists` SQLite would search all pending deliveries
+    is_owed = PENDING.in_(states)  # with `exists` SQLite would search all pending deliveries
     return (
         sa.select(events.c.id)
-        .where(events.c.created_at < before, ~has_run, ~is_pending)
-        .order_by(events.c.created_at)
+        .where(events.c.position < position, events.c.created_at < before, ~has_run, ~is_owed)
+        .order_by(events.c.position)
         .limit(PARENTS_MAX)
     )
 
@@ -96,12 +95,8 @@ def _events_without_run(before: datetime) -> sa.Select[Any]:
 def plan_leftovers(tx: Tx, before: datetime) -> DeletionPlan:
     """Removed endpoints, rotated secrets, expired responses; replays that ended before `before`."""
     erased_before = tx.now - ERASED_AFTER
-    is_pending = sa.exists().where(
-        deliveries.c.run_id == endpoints.c.run_id,
-        deliveries.c.endpoint_id == endpoints.c.id,
-        deliveries.c.state == _PENDING,
-    )
-    removed = sa.select(endpoints.c.id).where(endpoints.c.deleted_at < erased_before, ~is_pending)
+    is_owed = is_pending(endpoints.c.run_id, lambda delivery: [delivery.c.endpoint_id == endpoints.c.id])
+    removed = sa.select(endpoints.c.id).where(endpoints.c.deleted_at < erased_before, ~is_owed)
     rotated = sa.select(endpoint_secrets.c.id).where(endpoint_secrets.c.expires_at < erased_before)
     responses = sa.select(idempotency_keys.c.key).where(idempotency_keys.c.created_at < tx.now - RESPONSES_KEPT)
     ended = sa.select(replays.c.id).where(replays.c.state != ReplayState.RUNNING.value, replays.c.finished_at < before)
@@ -157,7 +152,7 @@ def _delete_events(deleter: _Deleter, plan: DeletionPlan) -> bool:
     has_delivery = sa.exists().where(deliveries.c.event_id == events.c.id)
     return (
         deleter.delete(attempts, attempts.c.delivery_id.in_(plan.deliveries))
-        and deleter.delete(deliveries, deliveries.c.id.in_(plan.deliveries), deliveries.c.state != _PENDING)
+        and deleter.delete(deliveries, deliveries.c.id.in_(plan.deliveries), deliveries.c.state != PENDING)
         and deleter.delete(events, events.c.id.in_(plan.events), ~has_delivery)
     )
 

@@ -18,12 +18,16 @@ from bridge.domain.delivery import DeliveryState, Outcome
 from bridge.domain.event import EventType
 from bridge.domain.ids import first_id
 from bridge.domain.run import RunStatus
+from bridge.store.deliveries import count_by_state
+from bridge.store.events import first_position
+from bridge.store.ordering import PENDING
 from bridge.store.tables import attempts, deliveries, endpoints, events, runs
 from bridge.store.transaction import Tx
 
 MINUTES: Final = 60
 _MINUTE_US: Final = 60_000_000
-_SUCCEEDED: Final[sa.ColumnElement[str]] = sa.literal_column("'succeeded'")  # as the partial index spells it
+_DELIVERED: Final[sa.ColumnElement[str]] = sa.literal_column("'delivered'")
+_SUCCEEDED: Final[sa.ColumnElement[str]] = sa.literal_column("'succeeded'")  # as the partial indexes spell them
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +66,24 @@ def _count_runs(tx: Tx) -> Counter[tuple[str, str]]:
 def _count_deliveries(tx: Tx) -> Counter[tuple[str, str]]:
     found = Counter[tuple[str, str]]()
     shared = set(tx.connection.scalars(sa.select(endpoints.c.id).where(_is_shared)))
-    states = tx.connection.execute(sa.select(deliveries.c.state, sa.func.count()).group_by(deliveries.c.state))
-    by_state: dict[str, int] = {row[0]: row[1] for row in states}
-    parts = sa.select(deliveries.c.endpoint_id, sa.func.count()).group_by(deliveries.c.endpoint_id)
-    is_pending = deliveries.c.state == sa.literal_column("'pending'")
-    rare = [state for state in by_state if state not in (DeliveryState.PENDING, DeliveryState.DELIVERED)]
-    for state, condition in ((DeliveryState.PENDING, is_pending), *((s, deliveries.c.state == s) for s in rare)):
-        for endpoint_id, count in tx.connection.execute(parts.where(condition)):
-            if endpoint_id in shared:
-                found[endpoint_id, state] += count
-    for endpoint_id, count in tx.connection.execute(parts.where(deliveries.c.endpoint_id.in_(shared))):
-        found[endpoint_id, DeliveryState.DELIVERED] = count - sum(
-            n for (one, _), n in found.items() if one == endpoint_id
-        )
-    for state, count in by_state.items():
-        found["", state] = count - sum(n for (_, one), n in found.items() if one == state)
+    by_state = count_by_state(tx)
+    endpoint_id, state = deliveries.c.endpoint_id, deliveries.c.state
+    parts = sa.select(endpoint_id, state, sa.func.count()).group_by(endpoint_id, state)
+    is_free = deliveries.c.leased_by.is_(None)
+    settled = (DeliveryState.EXHAUSTED.value, DeliveryState.DISCARDED.value)
+    for condition in (
+        deliveries.c.leased_by > "",
+        sa.and_(is_free, state == PENDING),
+        sa.and_(is_free, state != _DELIVERED, state.in_(settled)),
+    ):
+        for name, one, count in tx.connection.execute(parts.where(condition)):
+            if name in shared:
+                found[name, one] += count
+    totals = sa.select(endpoint_id, sa.func.count()).where(endpoint_id.in_(shared)).group_by(endpoint_id)
+    for name, count in tx.connection.execute(totals):
+        found[name, DeliveryState.DELIVERED] += count - sum(n for (one, _), n in found.items() if one == name)
+    for one, count in by_state.items():
+        found["", one] = count - sum(n for (_, other), n in found.items() if other == one)
     return Counter({key: count for key, count in found.items() if count})
 
 
@@ -97,7 +104,11 @@ def count_minutes(tx: Tx, since: datetime) -> dict[datetime, Minute]:
     minute = sa.type_coerce(events.c.created_at, sa.BigInteger) // _MINUTE_US
     settled = (
         sa.select(minute, sa.func.count())
-        .where(events.c.created_at >= since, events.c.type == EventType.RUN_FINISHED.value)
+        .where(
+            events.c.position >= first_position(tx, since - _SLACK),
+            events.c.created_at >= since,
+            events.c.type == EventType.RUN_FINISHED.value,
+        )
         .group_by(minute)
     )
     ended = Counter({row[0]: row[1] for row in tx.connection.execute(settled)})
@@ -117,7 +128,7 @@ def count_minutes(tx: Tx, since: datetime) -> dict[datetime, Minute]:
     }
 
 
-_SLACK: Final = timedelta(minutes=1)  # an attempt's id is made when it is recorded, or on a node whose clock differs
+_SLACK: Final = timedelta(minutes=1)  # ids and positions follow the time of recording, or a node whose clock differs
 
 
 @dataclass(frozen=True, slots=True)

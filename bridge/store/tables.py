@@ -197,7 +197,6 @@ events = sa.Table(
     sa.UniqueConstraint("run_id", "sequence"),
     sqlite_autoincrement=True,
 )
-sa.Index("ix_events_created", events.c.created_at)
 
 endpoints = sa.Table(
     "endpoints",
@@ -296,24 +295,29 @@ sa.Index(
     sqlite_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
     postgresql_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
 )
+# What is pending, and by which node it is leased: what a node leases, and what an ordered endpoint still has to get of a
+# run, in order. A delivery leased by the transaction that records its event is in no other index of what waits.
 sa.Index(
-    "ix_deliveries_leased",
+    "ix_deliveries_pending",
     deliveries.c.leased_by,
-    sqlite_where=sa.text("leased_by IS NOT NULL"),
-    postgresql_where=sa.text("leased_by IS NOT NULL"),
-)
-sa.Index("ix_deliveries_endpoint", deliveries.c.endpoint_id, deliveries.c.id)
-sa.Index("ix_deliveries_state", deliveries.c.state, deliveries.c.id)
-# What an ordered endpoint still has to get of a run, in order.
-sa.Index(
-    "ix_deliveries_run_pending",
     deliveries.c.run_id,
     deliveries.c.endpoint_id,
     deliveries.c.sequence,
-    sqlite_where=sa.text("state = 'pending'"),
-    postgresql_where=sa.text("state = 'pending'"),
+    deliveries.c.state,
+    sqlite_where=sa.text("state = 'pending' OR leased_by IS NOT NULL"),
+    postgresql_where=sa.text("state = 'pending' OR leased_by IS NOT NULL"),
 )
-
+sa.Index("ix_deliveries_endpoint", deliveries.c.endpoint_id, deliveries.c.id)
+# Most deliveries are delivered: the newest of these are found by walking back from the newest delivery. It ends with
+# its own condition, or SQLite reads each row to check that again.
+sa.Index(
+    "ix_deliveries_state",
+    deliveries.c.state,
+    deliveries.c.id,
+    deliveries.c.leased_by,
+    sqlite_where=sa.text("leased_by IS NULL AND state <> 'delivered'"),
+    postgresql_where=sa.text("leased_by IS NULL AND state <> 'delivered'"),
+)
 # Pending replayed deliveries, so that a replay never gets far ahead of its endpoint.
 sa.Index(
     "ix_deliveries_replayed",

@@ -61,7 +61,6 @@ COARSE_INDEXES = {"ix_deliveries_state"}
 """Good for a list in order of age; what looks for one thing by it reads all that is owed to anybody."""
 ALIASES = {"d": "deliveries", "p": "endpoints", "earlier": "deliveries"}
 SMALL_INDEXES = {
-    "ix_deliveries_leased",
     "ix_deliveries_replayed",
     "ix_endpoints_removed",
     "ix_endpoints_shared",
@@ -81,6 +80,9 @@ SORTING_LITTLE = {
     "deliveries of an event",
 }
 """Read for people: they sort what one run, event or delivery has, what the nodes lease, or a fixed number of rows."""
+
+SORTING_WHAT_THEY_WRITE = {"switch an endpoint off", "switch an endpoint on", "ask for order"}
+"""They lock all that is pending at one endpoint in the order of ids, and change it."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,10 @@ def plans(tx: Tx, name: str, world: World) -> list[tuple[str, list[str]]]:
     with caught() as statements:
         WORK[name](replace(tx, driver=None), world)  # all of them by way of SQLAlchemy, which tells of each
     savepoint.rollback()
-    explain, may_sort = explain_on_postgresql if tx.is_postgresql else explain_on_sqlite, name in SORTING_LITTLE
+    explain, may_sort = (
+        explain_on_postgresql if tx.is_postgresql else explain_on_sqlite,
+        name in SORTING_LITTLE | SORTING_WHAT_THEY_WRITE,
+    )
     return [(statement, explain(tx, statement, given, may_sort=may_sort)) for statement, given in statements]
 
 

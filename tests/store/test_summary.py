@@ -18,7 +18,7 @@ from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import add_endpoint, new_run, open_database, seen
 
 RUNS = 20_000
-ALLOWED = ("ix_runs_status", "ix_runs_leased", "ix_deliveries_run_pending", "ix_endpoints_shared", "sqlite_autoindex")
+ALLOWED = ("ix_runs_status", "ix_runs_leased", "ix_endpoints_shared", "sqlite_autoindex")
 
 
 def observe_all(tx: Tx, watched: list[Run], status: str) -> None:
