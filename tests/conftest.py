@@ -17,9 +17,9 @@ import pytest
 from bridge.domain.clock import Clock, SystemClock
 from bridge.sandbox import Receiver, Sandbox
 from bridge.store.database import Database
+from tests.support.manual import block
 from tests.support.manual_clock import START, ManualClock
 from tests.support.postgres import Postgres
-from tests.support.readme_blocks import block
 from tests.support.watching import open_database
 
 NPM_S = 180.0
@@ -132,7 +132,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture(scope="session")
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the npm packages that the README's Node receiver needs."""
+    """A folder with the npm packages that the manual's Node receivers needs."""
     folder = tmp_path_factory.mktemp("node")
     needs = re.search(r"needs: npm install ([\w@./-]+)", block("receiver-node"))
     assert needs is not None

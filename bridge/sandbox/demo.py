@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -29,6 +30,12 @@ TIME_MAX_S = 45.0
 STOP_MAX_S = 10.0
 TOKEN = "demo-token"  # noqa: S105 - for a daemon that runs for seconds, on loopback
 
+NEXT_STEPS = (
+    ("init", "write a configuration with a fresh token"),
+    ("providers list", "the APIs that it can watch, for the configuration"),
+    ("serve", "start the daemon"),
+    ("dashboard", "open the dashboard of the running daemon"),
+)
 FACTS = {"invoice": "INV-2025-001", "total": 1234.56}
 # provider, workflow, body for the control API, expected status
 DEMO_RUNS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
@@ -181,12 +188,19 @@ class _Demo:
         if not self._is_complete():
             self._console.print("[red]Not every run.finished arrived in time.[/red]")
             return
-        self._console.print(
-            "\nEvery finish was noticed, signed, posted and verified. What to do next:\n"
-            "  .venv/bin/runbridge init          write a configuration with a fresh token\n"
-            "  .venv/bin/runbridge serve         start the daemon\n"
-            "  README.md                         the five-minute quick start with a real provider"
-        )
+        command = own_command()
+        self._console.print("\nEvery finish was noticed, signed, posted and verified. What to do next:")
+        for arguments, does in NEXT_STEPS:
+            self._console.print(f"  {command} {arguments:<16}{does}", soft_wrap=True)
+
+
+def own_command() -> str:
+    """How a person calls this installation of runbridge: by its name where PATH finds it, otherwise by its path."""
+    own = Path(sys.executable).with_name("runbridge")
+    found = shutil.which("runbridge")
+    if found and Path(found).resolve() == own.resolve():
+        return "runbridge"
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def _write_config(folder: Path, providers: dict[str, str], receiver: str, secret: str) -> Path:

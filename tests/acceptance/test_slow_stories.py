@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bridge.sandbox.demo import own_command
 from tests.acceptance.slowly import Slowly
 from tests.acceptance.stories import posts
 
@@ -71,3 +72,4 @@ def test_the_demo_shows_every_finish_verified_and_ends_with_0(slowly: Slowly) ->
     assert code == 0, said
     assert "verified" in said
     assert "missing" not in said
+    assert f"{own_command()} serve" in " ".join(said.split())

@@ -1,7 +1,8 @@
-"""The quick start, run as it stands, with the sandbox in the place of the real Dify."""
+"""The commands of the README and of the quick start, run as they stand; the sandbox is the real Dify's stand-in."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.installation import free_port, process
-from tests.support.readme_blocks import ROOT, block
+from tests.support.manual import ROOT, block
 from tests.support.waiting import wait_until
 
 PATIENCE_S = 30.0
@@ -103,6 +104,39 @@ def test_the_quick_start_leads_from_nothing_to_a_verified_webhook(tmp_path: Path
             ]
             assert run["id"] in shell.run(f"runbridge runs show {run['id']}")
             assert shell.run("runbridge deliveries list").count("delivered") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_commands_of_the_readme_work_pasted_into_a_plain_shell(shell: str, tmp_path: Path):
+    """Nothing of `make` but its environment is on the way: the demo has tests of its own."""
+    assert block("readme-demo") == "make demo\n"
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    (clone / ".venv").symlink_to(sys.prefix)
+    text = f"set -e\n{block('readme-by-hand')}{block('readme-end')}wait\n"
+    for usual in ("127.0.0.1:8484", "127.0.0.1:9000", "127.0.0.1:9100"):
+        port = free_port()
+        text = text.replace(usual, f"127.0.0.1:{port}").replace(f"--port {usual[-4:]}", f"--port {port}")
+        if usual.endswith("8484"):
+            text = text.replace("[server]\n", f'[server]\nlisten = "127.0.0.1:{port}"\n')
+    arrived = "until runbridge deliveries list --state delivered | grep -q run.finished; do sleep 0.2; done\n"
+    text = text.replace("runbridge deliveries list\n", f"{arrived}runbridge deliveries list\n")  # a person is slower
+    env = {"HOME": str(tmp_path), "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    with (tmp_path / "said.txt").open("w+") as said:
+        child = subprocess.Popen(
+            [shell], stdin=subprocess.PIPE, stdout=said, stderr=said, cwd=clone, env=env, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            child.communicate(text, timeout=PATIENCE_S * 8)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # what the last line of the README has not ended
+                os.killpg(child.pid, signal.SIGKILL)
+        shown = (tmp_path / "said.txt").read_text()
+    assert child.returncode == 0, shown
+    assert "run.finished" in shown
+    assert '"verified": true' in shown
 
 
 def ready(shell: Shell) -> bool:

@@ -1,4 +1,4 @@
-"""The README's receivers, run as they stand against the daemon's own deliveries, replays and forgeries."""
+"""The manual's receivers, run as they stand against the daemon's own deliveries, replays and forgeries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bridge.sandbox.server import Sandbox
 from tests.support.cgi_server import CgiServer
 from tests.support.daemon_process import DaemonProcess
 from tests.support.installation import free_port
-from tests.support.readme_blocks import block
+from tests.support.manual import block
 from tests.support.waiting import until
 
 START_S = 30.0

@@ -1,4 +1,4 @@
-"""Parts of the README: fenced blocks by name, sections, code spans."""
+"""Parts of the manual (the README and docs/): pages, fenced blocks by name, sections, code spans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-_FENCED = re.compile(r"^```(\w*) ?([\w-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+_FENCED = re.compile(r"^```(\w*) ?([\w-]*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 
 
@@ -16,20 +17,26 @@ _SPAN = re.compile(r"`([^`\n]+)`")
 class Block:
     """A fenced block: "```toml quickstart-config" has the language toml and the name quickstart-config."""
 
+    page: str
     language: str
     name: str
     text: str
 
+    @property
+    def title(self) -> str:
+        """What a test is called after."""
+        return f"{self.page}: {self.name or self.text.split(chr(10))[0]}"
 
-def readme() -> str:
-    """The whole text."""
-    return README.read_text(encoding="utf-8")
+
+def read(page: Path) -> str:
+    """The whole text of a page."""
+    return page.read_text(encoding="utf-8")
 
 
-def blocks(language: str | None = None) -> list[Block]:
-    """The fenced blocks, all or those in one language."""
-    found = [Block(*match.groups()) for match in _FENCED.finditer(readme())]
-    return [block for block in found if language in (None, block.language)]
+def blocks(*languages: str) -> list[Block]:
+    """The fenced blocks of every page, all or those in these languages."""
+    found = [Block(page.stem, *match.groups()) for page in PAGES for match in _FENCED.finditer(read(page))]
+    return [block for block in found if not languages or block.language in languages]
 
 
 def block(name: str) -> str:
@@ -38,10 +45,9 @@ def block(name: str) -> str:
     return found
 
 
-def section(title: str) -> str:
-    """The text under `## title`, without fenced blocks."""
-    parts = re.split(r"^## (.+)$", _FENCED.sub("", readme()), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))[title]
+def prose(page: str) -> str:
+    """The page `docs/PAGE.md` without fenced blocks."""
+    return _FENCED.sub("", read(ROOT / "docs" / f"{page}.md"))
 
 
 def spans(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The README says what the program does: every command, key, call, event and number that it shows is there."""
+"""The manual says what the program does: every command, key, call, event and number that it shows is there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import tomllib
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,13 +35,14 @@ from bridge.domain.timestamps import format_duration
 from bridge.domain.webhook_url import URL_CHARACTERS_MAX
 from bridge.providers import REGISTRY
 from bridge.providers.body import BODY_BYTES_MAX as PROVIDER_BYTES_MAX
-from tests.support.readme_blocks import README, ROOT, blocks, readme, rows, section, spans
+from tests.support.manual import PAGES, README, ROOT, Block, block, blocks, prose, read, rows, spans
 
 SHOWN_COMMANDS = sorted(
-    {span for span in spans(readme()) if span.startswith("runbridge ")}
+    {" ".join(span.split()) for page in PAGES for span in spans(read(page)) if span.startswith("runbridge ")}
     | {line for each in blocks("sh") for line in each.text.splitlines() if line.startswith("runbridge ")}
 )
-TOML = [each.text for each in blocks("toml")]
+DEFINITIONS = {"add-a-provider"}  # its blocks describe providers and have tests of their own
+TOML = [each for each in blocks("toml") if each.page not in DEFINITIONS]
 KIB = 1024
 
 
@@ -82,26 +84,27 @@ def test_every_command_that_is_shown_exists_with_its_options(shown: str):
 
 
 def test_every_command_stands_in_the_table():
-    shown = {" ".join(words) for row in rows(section("Command line")) for words in spellings(spans(row[0])[0])}
+    shown = {" ".join(words) for row in rows(prose("cli")) for words in spellings(spans(row[0])[0])}
     assert shown == set(leaves(runbridge))
 
 
-@pytest.mark.parametrize("text", TOML, ids=range(len(TOML)))
-def test_every_configuration_that_is_shown_loads(text: str, tmp_path: Path):
+@pytest.mark.parametrize("shown", TOML, ids=lambda shown: shown.title)
+def test_every_configuration_that_is_shown_loads(shown: Block, tmp_path: Path):
+    text = shown.text
     (tmp_path / "runbridge.toml").write_text(text)
     env = {}
     for key, source in re.findall(r'^(\w+)_(?:file|env) = "([^"]+)"', text, re.MULTILINE):
-        secret = new_secret() if key == "secret" else "some-key"
+        secret = {"secret": new_secret(), "key": b64encode(bytes(32)).decode()}.get(key, "postgresql://a:b@127.0.0.1/c")
         (tmp_path / source).write_text(secret)
         env[source] = secret
     config = load_config(tmp_path / "runbridge.toml", env=env)
     assert set(config.connections) | set(config.endpoints) == {
-        name for kind in NAMED_SECTIONS for name in tomllib.loads(text).get(kind, {})
+        name for kind in ("connections", "endpoints") for name in tomllib.loads(text).get(kind, {})
     }
 
 
 def test_the_quick_start_needs_ten_lines():
-    assert len(TOML[0].splitlines()) == 10
+    assert len(block("quickstart-config").splitlines()) == 10
 
 
 def schema_of(heading: str) -> type[Table]:
@@ -109,7 +112,7 @@ def schema_of(heading: str) -> type[Table]:
     return NAMED_SECTIONS[name.removesuffix(".NAME")] if name.endswith(".NAME") else SECTIONS[name]
 
 
-@pytest.mark.parametrize("row", rows(section("Configuration")), ids=lambda row: row[0].strip("`"))
+@pytest.mark.parametrize("row", rows(prose("configuration")), ids=lambda row: row[0].strip("`"))
 def test_every_key_of_a_section_is_named_and_no_other(row: list[str]):
     heading = spans(row[0])[0]
     named = {span for span in spans(row[1]) if re.fullmatch(r"[a-z_]+", span)}
@@ -120,12 +123,12 @@ def test_every_key_of_a_section_is_named_and_no_other(row: list[str]):
 
 
 def test_every_section_is_named():
-    named = {spans(row[0])[0] for row in rows(section("Configuration"))}
+    named = {spans(row[0])[0] for row in rows(prose("configuration"))}
     assert named == {f"[{name}]" for name in SECTIONS} | {f"[{name}.NAME]" for name in NAMED_SECTIONS}
 
 
 def test_every_call_of_the_api_stands_in_the_table_and_no_other():
-    shown = {call for row in rows(section("HTTP API")) for call in calls(spans(row[0]))}
+    shown = {call for row in rows(prose("api")) for call in calls(spans(row[0]))}
     assert shown == {(route.method, route.path) for route in ROUTES}
 
 
@@ -137,65 +140,65 @@ def calls(cell: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def test_every_event_type_stands_in_the_table_and_no_other():
-    assert [span for row in rows(section("Events")) for span in spans(row[0])] == [member.value for member in EventType]
+    assert [span for row in rows(prose("events")) for span in spans(row[0])] == [member.value for member in EventType]
 
 
 def test_every_status_is_explained():
-    assert {member.value for member in RunStatus} <= set(spans(section("Events")))
+    assert {member.value for member in RunStatus} <= set(spans(prose("events")))
 
 
 def test_every_kind_of_failed_poll_is_explained():
-    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    assert {kind.value for kind in FailureKind} <= {span for row in rows(text) for span in spans(row[0])}
+    shown = {span for row in rows(prose("troubleshooting")) for span in spans(row[0])}
+    assert {kind.value for kind in FailureKind} <= shown
 
 
 def test_the_event_that_is_shown_has_exactly_the_fields_of_a_real_one():
-    (shown,) = (json.loads(each.text) for each in blocks("json"))
+    shown = json.loads(block("event"))
     real = json.loads(sample_event(EventType.RUN_FINISHED).body)
     for part in (lambda event: event, lambda event: event["data"], lambda event: event["data"]["run"]):
         assert list(part(shown)) == list(part(real))
 
 
 def test_every_provider_has_its_column():
-    (names, *_) = rows(section("Providers"))
+    (names, *_) = rows(prose("providers"))
     assert [span for cell in names[1:] for span in spans(cell)] == list(REGISTRY)
 
 
 @pytest.mark.parametrize(
-    ("title", "text"),
+    ("page", "text"),
     [
-        ("Limits", f"batch of at most {BATCH_RUNS_MAX:,} runs"),
-        ("Limits", f"{BATCH_BYTES_MAX // KIB**2} MiB for a batch"),
-        ("Limits", f"{METADATA_BYTES_MAX // KIB} KiB of JSON"),
-        ("Limits", f"{BODY_BYTES_MAX // KIB} KiB; beyond it `output` is null"),
-        ("Limits", f"| provider's answer | {PROVIDER_BYTES_MAX // KIB**2} MiB"),
+        ("limits", f"batch of at most {BATCH_RUNS_MAX:,} runs"),
+        ("limits", f"{BATCH_BYTES_MAX // KIB**2} MiB for a batch"),
+        ("limits", f"{METADATA_BYTES_MAX // KIB} KiB of JSON"),
+        ("limits", f"{BODY_BYTES_MAX // KIB} KiB; beyond it `output` is null"),
+        ("limits", f"| provider's answer | {PROVIDER_BYTES_MAX // KIB**2} MiB"),
         (
-            "Limits",
+            "limits",
             f"{URL_CHARACTERS_MAX:,} characters, {FILTER_CHARS_MAX:,} characters, 50 of {VALUE_CHARACTERS_MAX:,}",
         ),
-        ("Limits", f"{DeliverySettings().timeout_s:g} s from lookup to last byte"),
-        ("Limits", f"{CONNECT_TIMEOUT_S:g} s of them to connect"),
-        ("Limits", f"{DeliverySettings().max_in_flight}, {DeliverySettings().max_in_flight_per_endpoint} per endpoint"),
-        ("Limits", f"{READ_BYTES_MAX // KIB} KiB read, {HEAD_BYTES_MAX // KIB} KiB kept"),
-        ("Limits", f"{WAIT_MAX_S:g} s of `wait`, {STREAMS_MAX} event streams"),
-        ("Operating", f"posts under way get {DRAIN_S:g} s"),
-        ("Operating", f"{format_duration(RetentionSettings().keep_s)} after they settled"),
-        ("Providers", f"begin at {RATE_FIRST:g} requests a second"),
+        ("limits", f"{DeliverySettings().timeout_s:g} s from lookup to last byte"),
+        ("limits", f"{CONNECT_TIMEOUT_S:g} s of them to connect"),
+        ("limits", f"{DeliverySettings().max_in_flight}, {DeliverySettings().max_in_flight_per_endpoint} per endpoint"),
+        ("limits", f"{READ_BYTES_MAX // KIB} KiB read, {HEAD_BYTES_MAX // KIB} KiB kept"),
+        ("limits", f"{WAIT_MAX_S:g} s of `wait`, {STREAMS_MAX} event streams"),
+        ("systemd", f"posts under way get {DRAIN_S:g} s"),
+        ("backup", f"{format_duration(RetentionSettings().keep_s)} after they settled"),
+        ("providers", f"begin at {RATE_FIRST:g} requests a second"),
     ],
 )
-def test_a_number_in_the_manual_is_that_of_the_code(title: str, text: str):
-    assert text in " ".join(section(title).split())
+def test_a_number_in_the_manual_is_that_of_the_code(page: str, text: str):
+    assert text in " ".join(prose(page).split())
 
 
 def test_the_retry_schedule_in_the_manual_is_that_of_the_code():
-    shown = re.search(r"tried again after (.+?) \(each ±20 %\), ten", " ".join(section("What you can rely on").split()))
+    shown = re.search(r"tried again after (.+?) \(each ±20 %\), ten", " ".join(prose("guarantees").split()))
     assert shown is not None
     parts = [part.replace("min", "m").replace(" ", "") for part in re.split(r", | and ", shown[1])]
     assert parts == [format_duration(s).replace("1d", "24h") for s in RetrySchedule().delays_s]
     assert len(parts) + 1 == 10
 
 
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -223,4 +226,22 @@ def test_every_link_inside_the_repository_leads_somewhere(path: Path):
 
 def test_lines_fit_on_a_screen():
     """Table rows cannot be broken."""
-    assert [line for line in readme().splitlines() if len(line) > 120 and not line.startswith("|")] == []
+    assert [line for line in read(README).splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_the_readme_is_read_in_one_go():
+    assert len(read(README).splitlines()) <= 150
+
+
+def test_every_shell_block_is_run_by_a_test_or_says_that_it_is_not():
+    """A block of nothing but `runbridge` commands is checked against the command line above."""
+    tests = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    silent = [
+        each.title
+        for each in blocks("sh", "bash", "console")
+        if each.page not in DEFINITIONS
+        and each.name != "not-run"
+        and (not each.name or f'"{each.name}"' not in tests.replace("'", '"'))
+        and not all(line.startswith(("runbridge ", "#")) for line in each.text.splitlines())
+    ]  # fmt: skip
+    assert silent == []
