@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import accumulate
+from typing import Any
 
 import pytest
 
 from bridge.domain.connection import Connection, ConnectionHealth
+from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.limits.fair_limiter import Candidate
 from bridge.domain.observation import FailureKind, Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.polling import connection_client
-from bridge.polling.connection_client import ConnectionClient, MissingRuns
+from bridge.polling.connection_client import FAILURES_MIN, ConnectionClient, MissingRuns
 from bridge.providers.http import ProviderSessions
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario
 from bridge.store import connections, events
 from bridge.store.database import Database
+from bridge.store.transaction import Tx
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import register, seen
 from tests.support.workbench import connection, finish, open_poller, work
@@ -253,3 +259,136 @@ def test_a_run_that_is_not_polled_any_more_does_not_count_as_missing() -> None:
     missing.note_missing("a", 1.0, was_found=True)
     missing.forget("a")
     assert not missing.note_missing("b", 2.0, was_found=True)
+
+
+async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammering(
+    database: Database, sandbox: Sandbox
+) -> None:
+    scenario = Scenario(duration_s=0.1, outcome="succeeded")
+    settings = connection(sandbox, "dify")
+    async with open_poller(database, replace(settings, api_key=settings.api_key.__class__("wrong"))) as poller:
+        for _ in range(20):
+            await register(database, sandbox.add_run("dify", scenario=scenario), connection="dify-1")
+
+        async def is_failing() -> bool:
+            health = await database.read(connections.list_health)
+            return bool(health) and health["dify-1"].health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, is_failing)
+        made = len(sandbox.requests)
+        for _ in range(20):
+            await poller.run_pass()
+        assert len(sandbox.requests) == made
+        assert poller.client.opens_in_s(time.monotonic()) > 1
+    told_types = [e.type for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))]
+    assert told_types == [EventType.CONNECTION_FAILING]
+
+
+@pytest.mark.slow
+async def test_a_failing_connection_is_told_although_the_database_could_not_be_written_at_first(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.fail("dify", "401", count=1)
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        await register(database, sandbox.add_run("dify", scenario=Scenario(duration_s=None)), connection="dify-1")
+        change_health, failures = connections.change_health, [StoreUnavailable("full")]
+
+        def fail_once(*args, **more):
+            if failures:
+                raise failures.pop()
+            return change_health(*args, **more)
+
+        monkeypatch.setattr(connections, "change_health", fail_once)
+
+        async def is_told() -> bool:
+            return bool(await database.read(lambda tx: events.list_feed(tx, after=0, limit=50)))
+
+        await work(poller.run_pass, poller.bell, is_told)
+    assert not failures
+
+
+async def test_changes_of_health_are_recorded_one_after_the_other(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL a slow first write would otherwise overtake the second, and the connection stay failing."""
+    write, waits, is_open = database.write, [True], asyncio.Event()
+
+    async def write_slowly_at_first(work: Callable[[Tx], Any]) -> Any:
+        if waits and waits.pop():
+            await is_open.wait()
+        return await write(work)
+
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        monkeypatch.setattr(database, "write", write_slowly_at_first)
+        now = time.monotonic()
+        poller.client.judge(PollFailed(FailureKind.UNAUTHORIZED, "refused", 401), sent_at=now, now=now, runs_held=1)
+        first = asyncio.create_task(poller.results.flush_health(now))
+        while waits:
+            await asyncio.sleep(0)
+        poller.client.judge(Observed(seen("running")), sent_at=now, now=now, runs_held=1)
+        await poller.results.flush_health(now)
+        is_open.set()
+        await first
+        health = await database.read(connections.list_health)
+        assert health["dify-1"].health is ConnectionHealth.OK
+        feed = await database.read(lambda tx: events.list_feed(tx, after=0, limit=9))
+        assert [event.type for event in feed] == [EventType.CONNECTION_FAILING, EventType.CONNECTION_RECOVERED]
+
+
+async def test_what_goes_wrong_in_telling_a_health_holds_up_no_run(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.fail("dify", "401", count=1)
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, sandbox.add_run("dify", scenario=Scenario(duration_s=0.1)), connection="dify-1")
+
+        def fail(*_args, **_more):
+            raise RuntimeError("a mistake of ours")
+
+        monkeypatch.setattr(connections, "change_health", fail)
+
+        async def is_failing() -> bool:
+            return poller.client.health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, is_failing)
+        poller.client.limiter.rate_limit.end_pause(0.0)
+        assert (await finish(poller, database, run.id)).settled
+
+
+async def test_a_connection_recovers_with_the_first_answer(database: Database, sandbox: Sandbox) -> None:
+    theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=0.1, outcome="succeeded"))
+    sandbox.fail("dify", "401", count=1)
+    async with open_poller(database, connection(sandbox, "dify")) as poller:
+        run = await register(database, theirs, connection="dify-1")
+
+        async def failing() -> bool:
+            return poller.client.health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, failing)
+        poller.client.limiter.rate_limit.end_pause(0.0)  # the pause before the probe, spared
+        await finish(poller, database, run.id)
+    told_types = [e.type.value for e in await database.read(lambda tx: events.list_feed(tx, after=0, limit=50))]
+    assert told_types[:2] == ["connection.failing", "connection.recovered"]
+    assert told_types[-1] == "run.finished"
+
+
+async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_off_ends(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """Failures of all of them together say nothing about a single run."""
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        made = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(8)]
+        first, *others = [await register(database, i, connection="dibby-1", provider="dibby") for i in made]
+        limit, now = poller.client.limiter.rate_limit, time.monotonic()
+        limit.pause(now, 0.2)
+        await poller.run_pass()
+        assert len(poller.schedule) == 8
+        refused = PollFailed(FailureKind.CONNECT, "connection refused")
+        for tracked in poller.schedule.all():
+            tracked.note_failure(refused, datetime.now(UTC))
+            poller.schedule.postpone(tracked, now + 60.0)
+        for _ in range(FAILURES_MIN):
+            poller.client.judge(refused, sent_at=now, now=now, runs_held=8)
+        limit.end_pause(now)
+        poller.poll_now(first.id)
+        assert {(await finish(poller, database, run.id)).status for run in others} == {RunStatus.SUCCEEDED}

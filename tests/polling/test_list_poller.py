@@ -5,57 +5,33 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from datetime import datetime
 from itertools import pairwise
 
 import pytest
 
 from bridge.domain.cadence.durations import DurationModel
 from bridge.domain.cadence.rule import UNCHANGED_FACTOR, RunView, next_poll, price_of
-from bridge.domain.connection import CadenceSettings, ConnectionHealth
+from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.observation import ListedRun, RunPage
 from bridge.domain.run import Run, RunStatus
 from bridge.polling import list_poller, poll_results
-from bridge.polling.poller import Poller
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
-from bridge.sandbox.state import RequestSeen, SandboxRun, SandboxState
+from bridge.sandbox.state import SandboxRun, SandboxState
 from bridge.store import connections, run_leases, runs
 from bridge.store.database import Database
-from tests.support.watching import new_run, register, seen
-from tests.support.workbench import QUICK, connection, next_poll_shown, note_sends, open_poller, settled, told, work
-
-LISTS = {"retab": "/retab/v1/workflows/runs", "instabase": "/instabase/v2/apps/runs"}
-FOR_EVER = Scenario(duration_s=None)
-CALM = CadenceSettings(price_s=0.5, min_interval_s=0.02, max_interval_s=300.0)
-EAGER = replace(CALM, price_s=0.01)
-
-
-def lists(sandbox: Sandbox) -> list[RequestSeen]:
-    return [seen for seen in sandbox.requests if seen.path in LISTS.values()]
-
-
-def polls(sandbox: Sandbox) -> list[RequestSeen]:
-    return [seen for seen in sandbox.requests if seen.path not in LISTS.values()]
-
-
-async def register_all(database: Database, provider: str, theirs: list[str]) -> list[Run]:
-    """All of them in one transaction, as a batch registers them."""
-    new = [new_run(each, connection=f"{provider}-1", provider=provider) for each in theirs]
-    return await database.write(lambda tx: runs.insert_runs(tx, new))
-
-
-async def all_settled(database: Database, watched: list[Run]) -> bool:
-    return all([await settled(database, run.id) for run in watched])
-
-
-async def all_observed(database: Database, watched: list[Run]) -> bool:
-    found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
-    return all(run.observed_at is not None for run in found.values())
-
-
-async def finish(poller: Poller, database: Database, watched: list[Run]) -> None:
-    await work(poller.run_pass, poller.bell, lambda: all_settled(database, watched))
+from tests.support.listing import (
+    CALM,
+    EAGER,
+    FOR_EVER,
+    LISTS,
+    all_observed,
+    finish,
+    lists,
+    polls,
+    register_all,
+)
+from tests.support.watching import register
+from tests.support.workbench import QUICK, connection, next_poll_shown, note_sends, open_poller, told, work
 
 
 @pytest.mark.parametrize("provider", LISTS)
@@ -344,47 +320,6 @@ async def test_a_poll_that_a_person_asks_for_is_made_at_once(database: Database,
         assert await work(poller.run_pass, poller.bell, is_polled_by_itself)
 
 
-@pytest.mark.slow
-async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, sandbox: Sandbox) -> None:
-    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=0.5)) for _ in range(5)]
-    sandbox.fail("retab", "429", count=1, retry_after=1)
-    async with open_poller(database, connection(sandbox, "retab", cadence=EAGER, fetch_output=False)) as poller:
-        watched = await register_all(database, "retab", theirs)
-        await finish(poller, database, watched)
-    first, second = sandbox.requests[:2]
-    assert (first.status, first.path) == (429, LISTS["retab"])
-    assert (second.at - first.at).total_seconds() >= 0.95
-
-
-@pytest.mark.slow
-async def test_further_pages_are_read_at_the_limit_too(database: Database, sandbox: Sandbox) -> None:
-    """A page is worth more than the polls that would go instead."""
-    theirs = [sandbox.add_run("retab", scenario=FOR_EVER, age_s=n / 100) for n in range(350)]
-    async with open_poller(database, connection(sandbox, "retab", cadence=CALM, requests_per_second=2.0)) as poller:
-        watched = await register_all(database, "retab", theirs)
-        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
-    assert len(polls(sandbox)) < len(lists(sandbox)) < 10
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("runs_min", [list_poller.RUNS_MIN, 1_000])
-async def test_outputs_keep_to_the_limits_and_none_is_lost(
-    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, runs_min: int
-) -> None:
-    """Whether a list shows the ends, all at once, or polls do."""
-    monkeypatch.setattr(list_poller, "RUNS_MIN", runs_min)
-    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=0.0, output=DEFAULT_OUTPUT)) for _ in range(14)]
-    settings = connection(sandbox, "retab", cadence=CALM, requests_per_second=8.0, max_in_flight=1)
-    async with open_poller(database, settings) as poller:
-        watched = await register_all(database, "retab", theirs)
-        await finish(poller, database, watched)
-    found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
-    assert all(run.output is not None for run in found.values())
-    times = [seen.at for seen in sandbox.requests]
-    burst = 8 + 1
-    assert (times[-1] - times[0]).total_seconds() >= (len(times) - burst) / 8 - 0.05
-
-
 async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:
     theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)]
     fail_lists(sandbox, "hang")
@@ -447,72 +382,3 @@ async def test_a_change_that_could_not_be_written_is_not_hidden_by_a_304(
 
 
 # -- lists that bring little
-
-
-def page_of_others(count: int, cursor: str | None = None) -> RunPage:
-    """A page that shows settled runs of other people."""
-    return RunPage(tuple(ListedRun(f"other_{number}", seen("succeeded")) for number in range(count)), cursor)
-
-
-async def test_a_cursor_that_was_seen_before_ends_the_walk(
-    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server that ignores the cursor shows the same page again, for as long as it is asked."""
-    asked: list[str | None] = []
-
-    async def list_runs(*, since: datetime, cursor: str | None = None) -> RunPage:
-        asked.append(cursor)
-        return page_of_others(100, "again")
-
-    theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(10)]
-    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
-        monkeypatch.setattr(poller.client, "list_runs", list_runs)
-        watched = await register_all(database, "retab", theirs)
-        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
-    assert asked == [None, "again"]
-    assert {each.run_id for each in polls(sandbox)} == set(theirs), "what it does not show is polled by itself"
-
-
-async def test_lists_that_show_no_watched_run_are_read_ever_more_rarely(
-    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown = page_of_others(5)
-
-    async def list_runs(*, since: datetime, cursor: str | None = None) -> RunPage:
-        return shown
-
-    async with open_poller(database, connection(sandbox, "retab", cadence=CALM, discover=True)) as poller:
-        monkeypatch.setattr(poller.client, "list_runs", list_runs)
-        lists = poller.lists
-        rests = []
-        for _ in range(8):
-            now = time.monotonic()
-            lists.begin(now)
-            results = [result async for result in lists.read(now)]
-            assert not any(result.seen for result in results)
-            poller.client.limiter.answer(now, sent_at=now)
-            rests.append(lists.rest_s(time.monotonic()))
-    assert rests[2] > 3.5
-    assert rests[3] > 7.0
-    assert 30.0 < rests[-1] <= 60.0, "a run to be discovered is found within a minute"
-
-
-@pytest.mark.slow
-async def test_a_list_is_worth_its_price_when_it_is_due_and_more_the_longer_it_waits(
-    database: Database, sandbox: Sandbox
-) -> None:
-    """Where requests are scarce it competes with the polls of runs that it does not show."""
-    theirs = [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)]
-    async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
-        watched = await register_all(database, "retab", theirs)
-        await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
-        lists = poller.lists
-
-        async def is_planned() -> bool:
-            return 0 < lists.rest_s(time.monotonic()) < math.inf
-
-        await work(poller.run_pass, poller.bell, is_planned)
-        now = time.monotonic()
-        wait_s = lists.rest_s(now)
-        assert lists.worth_s(now) == CALM.price_s
-        assert lists.worth_s(now + 1000 * wait_s) > 100 * CALM.price_s

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-import sqlalchemy as sa
 
-from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint, EndpointSource
@@ -33,11 +30,8 @@ from bridge.store import (
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import LeasedDelivery, may_probe
-from bridge.store.postgres import notifications
-from bridge.store.transaction import CommitSignals, Tx
-from tests.support.cuttable_proxy import CuttableProxy
+from bridge.store.transaction import Tx
 from tests.support.manual_clock import START, ManualClock
-from tests.support.postgres import Postgres
 from tests.support.watching import add_endpoint, new_run, open_database, record, register
 
 ONE, TWO = "node_1", "node_2"  # `open_database` signs the first one on
@@ -45,20 +39,6 @@ ONE, TWO = "node_1", "node_2"  # `open_database` signs the first one on
 
 async def join(database: Database, node: str, *, lease_s: float = nodes.LEASE_S) -> None:
     await database.write(lambda tx: nodes.join(tx, node=node, host="there", pid=2, version="0", lease_s=lease_s))
-
-
-@pytest.fixture
-async def another(postgresql_url: str) -> AsyncIterator[Callable[..., AsyncIterator[Database]]]:
-    """Opens the same database once more, as another process would."""
-    async with AsyncExitStack() as stack:
-
-        async def open_again(clock: Clock | None = None, url: str = postgresql_url) -> Database:
-            database = Database(url, clock or SystemClock())
-            await database.open()
-            stack.push_async_callback(database.close)
-            return database
-
-        yield open_again
 
 
 @pytest.fixture
@@ -373,121 +353,6 @@ async def test_the_file_of_a_dead_node_counts_no_longer(database: Database) -> N
     await expire(database, ONE)
     await sync(database, TWO, "app")
     assert await present(database) == ["app"]
-
-
-# -- notices
-
-
-async def test_what_one_node_commits_another_hears(database: Database, another) -> None:
-    other, heard, own = await another(), asyncio.Queue[CommitSignals](), list[CommitSignals]()
-    other.listeners.append(heard.put_nowait)
-    ear, echo = other.notify_listener(), database.notify_listener()
-    await asyncio.gather(ear.keep_open(5), echo.keep_open(5))
-    await ear.keep_open(5)
-    database.has_other_nodes = True
-    database.listeners.append(own.append)
-    run = await register(database)
-    await database.write(lambda tx: run_leases.request_poll(tx, run.id))
-    await database.write(lambda tx: runs.delete_run(tx, run.id))
-    async with asyncio.timeout(5):
-        first, second, third = [await heard.get() for _ in range(3)]
-    assert first.connections_due == {"dify-prod"}
-    assert second.poll_requested_run_ids == {run.id}
-    assert third.deleted_run_ids == {run.id}
-    assert len(own) == 3, "each once, not again by way of the server"
-    ear.close()
-    echo.close()
-
-
-async def test_what_is_undone_is_not_announced(database: Database, another) -> None:
-    other, heard = await another(), asyncio.Queue[CommitSignals]()
-    other.listeners.append(heard.put_nowait)
-    ear = other.notify_listener()
-    await ear.keep_open(5)
-    database.has_other_nodes = True
-
-    def fail(tx: Tx) -> None:
-        tx.signals.connections_due.add("never")
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await database.write(fail)
-    await register(database)
-    async with asyncio.timeout(5):
-        assert (await heard.get()).connections_due == {"dify-prod"}
-    ear.close()
-
-
-def test_a_notice_says_what_was_announced() -> None:
-    said = CommitSignals({"a", "b"}, True, True, True, {"run_1"}, {"run_2"}, {"run_3"}, True, endpoints_changed=True)
-    assert notifications.decode(notifications.encode(said, "me") or "") == ("me", said)
-    assert notifications.encode(CommitSignals(), "me") is None
-
-
-def test_a_notice_always_fits_into_what_postgresql_carries() -> None:
-    many = {f"run_{'x' * 60}{number:04}" for number in range(1000)}
-    payload = notifications.encode(
-        CommitSignals(many, True, settled_run_ids=many, poll_requested_run_ids=many, deleted_run_ids=many), "me"
-    )
-    assert payload is not None
-    assert len(payload) < 8000
-    sender, heard = notifications.decode(payload)
-    assert (sender, heard.deliveries_due) == ("me", True)
-    assert heard.settled_run_ids < many
-
-
-@pytest.mark.parametrize("payload", ["", "[]", "{}", '"x"', '{"n":1', '{"n":"a","s":3}', "null"])
-def test_a_notice_that_makes_no_sense_announces_nothing(payload: str) -> None:
-    assert notifications.decode(payload)[1] == CommitSignals()
-
-
-# -- a database that does not answer
-
-
-@pytest.mark.slow
-async def test_a_database_that_is_silent_is_given_up_in_time_and_found_again(
-    postgres: Postgres, postgresql_url: str, another
-) -> None:
-    async with CuttableProxy(postgres.port) as cable:
-        database = await another(url=postgresql_url.replace(f":{postgres.port}/", f":{cable.port}/"))
-        ear = database.notify_listener()
-        await ear.keep_open(5)
-        await database.write_reserved(nodes.list_nodes, 5)
-        cable.cut()
-        for _ in range(2):  # an open connection, then a new one
-            with pytest.raises(StoreUnavailable):
-                await database.write_reserved(nodes.list_nodes, 0.2)
-        with pytest.raises(StoreUnavailable):
-            await ear.keep_open(0.2)
-        cable.mend()
-        assert await database.write_reserved(nodes.list_nodes, 5) == []
-        await ear.keep_open(5)
-        ear.close()
-
-
-async def test_what_a_frozen_process_holds_locked_is_freed_by_the_server(
-    database: Database, postgresql_url: str
-) -> None:
-    """It stands still in the middle of a transaction, and nobody else could record an event."""
-    limit = await database.read(
-        lambda tx: tx.connection.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar()
-    )
-    assert limit == "3s"
-    version = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW server_version_num")).scalar())
-    if int(version or 0) >= 170000:
-        limit = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW transaction_timeout")).scalar())
-        assert limit == "10s"
-
-
-async def test_what_the_server_ends_is_no_fault_of_ours(database: Database) -> None:
-    """Shut down, starting up, ended by an operator: it comes back, and so StoreUnavailable, which everybody rides out."""
-
-    def be_ended(tx: Tx) -> None:
-        tx.connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
-
-    with pytest.raises(StoreUnavailable):
-        await database.write(be_ended)
-    assert [node.id for node in await database.read(nodes.list_nodes)] == [ONE, TWO]
 
 
 async def test_on_sqlite_a_lease_needs_no_keeping(sqlite_url: str) -> None:

@@ -1,0 +1,139 @@
+"""What nodes tell each other through PostgreSQL, and a server that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import sqlalchemy as sa
+
+from bridge.domain.errors import StoreUnavailable
+from bridge.store import (
+    nodes,
+    run_leases,
+    runs,
+)
+from bridge.store.database import Database
+from bridge.store.postgres import notifications
+from bridge.store.transaction import CommitSignals, Tx
+from tests.support.cuttable_proxy import CuttableProxy
+from tests.support.postgres import Postgres
+from tests.support.watching import open_database, register
+
+
+@pytest.fixture
+async def database(postgresql_url: str) -> AsyncIterator[Database]:
+    """With two nodes signed on."""
+    async with open_database(postgresql_url) as opened:
+        await opened.write(lambda tx: nodes.join(tx, node="node_2", host="there", pid=2, version="0"))
+        yield opened
+
+
+async def test_what_one_node_commits_another_hears(database: Database, another) -> None:
+    other, heard, own = await another(), asyncio.Queue[CommitSignals](), list[CommitSignals]()
+    other.listeners.append(heard.put_nowait)
+    ear, echo = other.notify_listener(), database.notify_listener()
+    await asyncio.gather(ear.keep_open(5), echo.keep_open(5))
+    await ear.keep_open(5)
+    database.has_other_nodes = True
+    database.listeners.append(own.append)
+    run = await register(database)
+    await database.write(lambda tx: run_leases.request_poll(tx, run.id))
+    await database.write(lambda tx: runs.delete_run(tx, run.id))
+    async with asyncio.timeout(5):
+        first, second, third = [await heard.get() for _ in range(3)]
+    assert first.connections_due == {"dify-prod"}
+    assert second.poll_requested_run_ids == {run.id}
+    assert third.deleted_run_ids == {run.id}
+    assert len(own) == 3, "each once, not again by way of the server"
+    ear.close()
+    echo.close()
+
+
+async def test_what_is_undone_is_not_announced(database: Database, another) -> None:
+    other, heard = await another(), asyncio.Queue[CommitSignals]()
+    other.listeners.append(heard.put_nowait)
+    ear = other.notify_listener()
+    await ear.keep_open(5)
+    database.has_other_nodes = True
+
+    def fail(tx: Tx) -> None:
+        tx.signals.connections_due.add("never")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await database.write(fail)
+    await register(database)
+    async with asyncio.timeout(5):
+        assert (await heard.get()).connections_due == {"dify-prod"}
+    ear.close()
+
+
+def test_a_notice_says_what_was_announced() -> None:
+    said = CommitSignals({"a", "b"}, True, True, True, {"run_1"}, {"run_2"}, {"run_3"}, True, endpoints_changed=True)
+    assert notifications.decode(notifications.encode(said, "me") or "") == ("me", said)
+    assert notifications.encode(CommitSignals(), "me") is None
+
+
+def test_a_notice_always_fits_into_what_postgresql_carries() -> None:
+    many = {f"run_{'x' * 60}{number:04}" for number in range(1000)}
+    payload = notifications.encode(
+        CommitSignals(many, True, settled_run_ids=many, poll_requested_run_ids=many, deleted_run_ids=many), "me"
+    )
+    assert payload is not None
+    assert len(payload) < 8000
+    sender, heard = notifications.decode(payload)
+    assert (sender, heard.deliveries_due) == ("me", True)
+    assert heard.settled_run_ids < many
+
+
+@pytest.mark.parametrize("payload", ["", "[]", "{}", '"x"', '{"n":1', '{"n":"a","s":3}', "null"])
+def test_a_notice_that_makes_no_sense_announces_nothing(payload: str) -> None:
+    assert notifications.decode(payload)[1] == CommitSignals()
+
+
+@pytest.mark.slow
+async def test_a_database_that_is_silent_is_given_up_in_time_and_found_again(
+    postgres: Postgres, postgresql_url: str, another
+) -> None:
+    async with CuttableProxy(postgres.port) as cable:
+        database = await another(url=postgresql_url.replace(f":{postgres.port}/", f":{cable.port}/"))
+        ear = database.notify_listener()
+        await ear.keep_open(5)
+        await database.write_reserved(nodes.list_nodes, 5)
+        cable.cut()
+        for _ in range(2):  # an open connection, then a new one
+            with pytest.raises(StoreUnavailable):
+                await database.write_reserved(nodes.list_nodes, 0.2)
+        with pytest.raises(StoreUnavailable):
+            await ear.keep_open(0.2)
+        cable.mend()
+        assert await database.write_reserved(nodes.list_nodes, 5) == []
+        await ear.keep_open(5)
+        ear.close()
+
+
+async def test_what_a_frozen_process_holds_locked_is_freed_by_the_server(
+    database: Database, postgresql_url: str
+) -> None:
+    """It stands still in the middle of a transaction, and nobody else could record an event."""
+    limit = await database.read(
+        lambda tx: tx.connection.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar()
+    )
+    assert limit == "3s"
+    version = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW server_version_num")).scalar())
+    if int(version or 0) >= 170000:
+        limit = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW transaction_timeout")).scalar())
+        assert limit == "10s"
+
+
+async def test_what_the_server_ends_is_no_fault_of_ours(database: Database) -> None:
+    """Shut down, starting up, ended by an operator: it comes back, and so StoreUnavailable, which everybody rides out."""
+
+    def be_ended(tx: Tx) -> None:
+        tx.connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(StoreUnavailable):
+        await database.write(be_ended)
+    assert [node.id for node in await database.read(nodes.list_nodes)] == ["node_1", "node_2"]
