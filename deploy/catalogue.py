@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bridge.config.definitions import BUILT_IN, find_definitions
+from bridge.definitions import BUILT_IN, find_definitions
 from bridge.domain.definitions.check import hosts_of, id_parts
 from bridge.domain.definitions.definition import Definition
 from bridge.providers.fixtures import fixtures_beside
@@ -55,7 +55,7 @@ def _comments(path: Path) -> dict[str, str]:
 
 def _row(definition: Definition, comments: dict[str, str]) -> str:
     tables = definition.tables
-    whole = {True: "yes", False: "changes, then one poll each"}[tables.get("list", {}).get("whole", False)]
+    whole = "yes" if tables.get("list", {}).get("whole") else "changes, then one poll each"
     output = "with the run" if "output" in tables["read"] else "second request" if "output" in tables else "-"
     live = "server" if comments["Checked"].startswith("against a server") else "documentation"
     return (

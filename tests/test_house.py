@@ -19,14 +19,27 @@ ROOT = Path(__file__).resolve().parent.parent
 BRIDGE = ROOT / "bridge"
 
 EVERY_ROOM = frozenset(
-    {"domain", "runtime", "store", "providers", "config", "cluster", "polling", "delivery", "maintenance", "api"}
+    {
+        "domain",
+        "definitions",
+        "runtime",
+        "store",
+        "providers",
+        "config",
+        "cluster",
+        "polling",
+        "delivery",
+        "maintenance",
+        "api",
+    }
 )
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "domain": frozenset(),
     "runtime": frozenset({"domain"}),
     "store": frozenset({"domain"}),
-    "providers": frozenset({"domain", "runtime"}),
-    "config": frozenset({"domain"}),
+    "definitions": frozenset({"domain"}),  # finds and reads the files
+    "providers": frozenset({"domain", "definitions", "runtime"}),
+    "config": frozenset({"domain", "definitions"}),
     "cluster": frozenset({"domain", "runtime", "store"}),
     "delivery": frozenset({"domain", "runtime", "store", "cluster"}),
     "polling": frozenset({"domain", "runtime", "store", "cluster", "providers"}),

@@ -13,15 +13,14 @@ import click
 from bridge import __version__
 from bridge.cli.options import DurationText, Pair, Settings, common_options, config_option, json_option, pass_settings
 from bridge.cli.output import mark, note, print_facts, print_table, print_value, say, say_heading
-from bridge.config.definitions import Definitions, definitions_folder, find_definitions
 from bridge.config.locate import find_config
+from bridge.definitions import Definitions, definitions_folder, find_definitions
 from bridge.domain.definitions.check import hosts_of
 from bridge.domain.definitions.definition import Definition, DefinitionInvalid
 from bridge.domain.definitions.keys import schema_text
 from bridge.domain.errors import BadPayload, NotFound
 from bridge.domain.strict_json import parse_json
 from bridge.domain.suggestions import unknown
-from bridge.providers import REGISTRY
 from bridge.providers.base import Provider, ProviderDefaults
 from bridge.providers.defined import DefinedProvider
 from bridge.providers.definition_answers import Answers
@@ -35,6 +34,7 @@ from bridge.providers.fixtures import (
     read_fixture,
     unseen_words,
 )
+from bridge.providers.registry import IN_CODE
 
 _ALWAYS = ("watch", "trigger", "check")
 _SETTINGS = {"instabase": "ib_context", "retab": "auth_scheme", "dibby": "workflow_key"}  # of one provider only
@@ -52,7 +52,7 @@ def providers() -> None:
 def list_providers(settings: Settings) -> None:
     """List them with their default address, what the daemon can do there, and where they come from."""
     found = _definitions(settings)
-    described = [_described(provider) for name, provider in REGISTRY.items() if name not in found.files]
+    described = [_described(provider) for name, provider in IN_CODE.items() if name not in found.files]
     for name in found.names:
         try:
             described.append(_described(DefinedProvider(found.get(name))))
@@ -275,7 +275,7 @@ def _fixtures(path: Path) -> tuple[list[Fixture], list[str]]:
 def _definitions(settings: Settings) -> Definitions:
     """The definitions that the configuration's folder, packages and runbridge itself have."""
     path = find_config(settings.config_path, os.environ)
-    return find_definitions(definitions_folder(path), REGISTRY)
+    return find_definitions(definitions_folder(path), IN_CODE)
 
 
 @providers.command
@@ -314,9 +314,9 @@ def _find(settings: Settings, name: str) -> Provider:
     found = _definitions(settings)
     if name in found.files:
         return DefinedProvider(found.get(name))
-    if name not in REGISTRY:
-        raise NotFound(unknown("provider", name, [*REGISTRY, *found.names]))
-    return REGISTRY[name]
+    if name not in IN_CODE:
+        raise NotFound(unknown("provider", name, [*IN_CODE, *found.names]))
+    return IN_CODE[name]
 
 
 def _described(provider: Provider) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from bridge.config.definitions import NO_DEFINITIONS, find_definitions
 from bridge.config.layers import Given, Layer, Layers, TablePath, place, schema_of, variants
 from bridge.config.locate import home_of
 from bridge.config.secret_sources import sources_for
@@ -38,6 +37,7 @@ from bridge.config.sections import (
     Table,
     TokenTable,
 )
+from bridge.definitions import NO_DEFINITIONS, find_definitions
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.connection import CadenceSettings, Connection

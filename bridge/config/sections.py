@@ -13,8 +13,8 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
 from bridge.config import values
-from bridge.config.definitions import NO_DEFINITIONS, Definitions
 from bridge.config.values import CalendarSchedule, ListenAddress
+from bridge.definitions import NO_DEFINITIONS, Definitions
 from bridge.domain import endpoint
 from bridge.domain.api_token import Scope
 from bridge.domain.connection import CadenceSettings, Connection
@@ -39,12 +39,10 @@ from bridge.domain.secret import Secret
 from bridge.domain.suggestions import unknown
 from bridge.domain.timestamps import format_duration
 
-# The base URL in each provider's own documentation.
+# Of the providers that are code: the base URL in their own documentation.
 BASE_URLS = {
-    "dibby": "https://dibby.ai/api",
     "retab": "https://api.retab.com",
     "dify": "https://api.dify.ai/v1",
-    "instabase": "https://aihub.instabase.com/api",
 }
 # Settings that only one provider understands.
 PROVIDER_OPTIONS = {"ib_context": "instabase", "auth_scheme": "retab", "workflow_key": "dibby"}

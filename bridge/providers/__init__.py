@@ -1,40 +1,21 @@
 """The provider APIs: fetch one run, say in our words what it is, start and cancel where that is possible.
 
-One file per API and one line in the registry; never stores anything and never decides when to ask.
+One file per API, or a definition in `definitions/`; never stores anything and never decides when to ask.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from bridge.domain.connection import Connection
-from bridge.providers.base import Provider
-from bridge.providers.defined import DefinedProvider
-from bridge.providers.dibby import Dibby
-from bridge.providers.dify import Dify
-from bridge.providers.http import ProviderHttp, ProviderSessions, Route
-from bridge.providers.instabase import Instabase
-from bridge.providers.retab import Retab
+if TYPE_CHECKING:
+    from bridge.providers.registry import IN_CODE, REGISTRY, open_http, provider_of
 
-REGISTRY: Final[dict[str, Provider]] = {provider.name: provider for provider in (Dibby(), Retab(), Dify(), Instabase())}
+__all__ = ["IN_CODE", "REGISTRY", "open_http", "provider_of"]
 
 
-def provider_of(connection: Connection) -> Provider:
-    """The provider of a connection: made from its definition, or one of those in the registry."""
-    if connection.definition is not None:
-        return DefinedProvider(connection.definition, connection.options)
-    return REGISTRY[connection.provider]
-
-
-def open_http(sessions: ProviderSessions, connection: Connection, provider: Provider | None = None) -> ProviderHttp:
-    """Requests with the address, headers, options and timeout of `connection`."""
-    provider = provider or provider_of(connection)
-    return ProviderHttp(
-        sessions,
-        provider.base_url(connection),
-        {**connection.headers, **provider.headers(connection)},
-        connection.timeout_s,
-        options=connection.options,
-        route=Route(connection.ca_file, connection.proxy),
-        key=connection.api_key,
-    )
+def __getattr__(name: str) -> Any:
+    """The registry when it is wanted: what only reads definitions needs no HTTP client."""
+    if name in __all__:
+        return getattr(import_module("bridge.providers.registry"), name)
+    raise AttributeError(name)

@@ -266,10 +266,10 @@ class DefinedProvider(ProviderDefaults):
             self.answers.check_same_run(find(table["id"], body, notes), run_id)
         found = find(table["read"], body, notes, "output.read") if "read" in table else body
         if "join" in table:
-            items = (found.get(table["join"]) or []) if isinstance(found, dict) else None
-            if not isinstance(items, list):
+            items = found.get(table["join"]) if isinstance(found, dict) else 0
+            if not isinstance(items, list | None):
                 raise BadPayload(f"the answer is no object with a list `{table['join']}`")
-            return found, items
+            return found, items or []
         return found, found if "next" in table and isinstance(found, list) else None
 
     # --- Start, end, check

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, Final
 
 from bridge.domain.definitions.check import word_text
@@ -100,8 +101,7 @@ class DefinitionReader:
         """What the body of an answer says about a run. Raises BadPayload if it lacks a status that it must have."""
         notes = Notes() if notes is None else notes
         status, word, rule = self._judge(body, notes)
-        found = {name: find_(body, notes) for name, find_ in self._finds.items()}
-        get = found.get
+        get = {name: find_(body, notes) for name, find_ in self._finds.items()}.get
         output, error = get("output"), get("error")
         observation = Observation(  # by position, as a keyword costs as much as a field
             status,
@@ -212,7 +212,14 @@ def _error(key: str, given: Any) -> Find:
 def _progress(key: str, given: Mapping[str, Any]) -> Find:
     if "completed" in given:
         completed, total = _found(f"{key}.completed", given["completed"]), _found(f"{key}.total", given["total"])
-        return lambda body, notes: progress_of(_number(completed(body, notes)), _number(total(body, notes)))
+
+        def find_counts(body: Json, notes: Notes) -> Progress | None:
+            done, all_ = completed(body, notes), total(body, notes)
+            if type(done) is int and type(all_) is int:  # as nearly always
+                return progress_of(done, all_)
+            return progress_of(_number(done), _number(all_))
+
+        return find_counts
     found, form = _found(f"{key}.path", given["path"]), given["as"]
 
     def find_progress(body: Json, notes: Notes) -> Progress | None:
@@ -259,15 +266,21 @@ def _instant(key: str, given: Any) -> Find:
 def instant_of(value: Any, form: str) -> str | None:
     """A time in the given form as canonical text; None for 0, year 1 and what is no such time."""
     if form not in _UNITS_NS:
-        is_written = isinstance(value, str) and not _NUMBER.fullmatch(value)
-        return provider_instant(value) if is_written and value.strip()[:4].isdigit() is (form == "iso") else None
+        return _written_instant(value, form) if isinstance(value, str) else None
     try:
-        if isinstance(value, float) and value >= _EXACT_FLOAT_MAX:  # as a double it has lost digits
-            return None
-        number = Decimal(str(value).strip()) if isinstance(value, str | int | float) else None
-        return instant_from_ns(int(number * _UNITS_NS[form])) if number is not None else None
+        if type(value) is int:
+            return instant_from_ns(value * _UNITS_NS[form])
+        if not isinstance(value, str | float) or (isinstance(value, float) and value >= _EXACT_FLOAT_MAX):
+            return None  # such a double has lost digits
+        return instant_from_ns(int(Decimal(str(value).strip()) * _UNITS_NS[form]))
     except (InvalidOperation, ValueError, OverflowError):
         return None
+
+
+@lru_cache(maxsize=1024)  # a run is polled repeatedly
+def _written_instant(text: str, form: str) -> str | None:
+    is_date = not _NUMBER.fullmatch(text) and text.strip()[:4].isdigit() is (form == "iso")
+    return provider_instant(text) if is_date else None
 
 
 _COMPILERS: Final[dict[str, Callable[[str, Any], Find]]] = {

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from bridge.config.definitions import BUILT_IN
+from bridge.definitions import BUILT_IN
 from bridge.domain.definitions.keys import json_schema, schema_text
 
 SCHEMA = json_schema()

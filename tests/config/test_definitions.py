@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config.definitions import find_definitions
 from bridge.config.load import ConfigInvalid, load_config
+from bridge.definitions import find_definitions
 from bridge.domain.definitions.definition import DefinitionInvalid
 
 JOBS = """\

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config.definitions import find_definitions
+from bridge.definitions import find_definitions
 from bridge.domain.definitions.check import faults_in
 from bridge.domain.definitions.keys import DEFINITION
 from bridge.providers.definition_answers import Answers

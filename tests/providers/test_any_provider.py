@@ -15,16 +15,16 @@ from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
 from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
 from bridge.domain.secret import Secret
-from bridge.providers import REGISTRY, dibby, dify, instabase, open_http, retab
+from bridge.providers import REGISTRY, dify, open_http, retab
 from bridge.providers.http import ProviderFailure, ProviderSessions
 from tests.support.foreign_server import answering
-from tests.support.provider_http import KEY, provider_against
+from tests.support.provider_http import KEY, provider_against, words_of
 
 NAMES = ["dibby", "dify", "instabase", "retab"]
 NORMALISE = {
-    "dibby": dibby.normalise,
+    "dibby": lambda payload: REGISTRY["dibby"].answers.reader.read(payload).observation,
     "dify": dify.normalise,
-    "instabase": instabase.normalise,
+    "instabase": lambda payload: REGISTRY["instabase"].answers.reader.read(payload).observation,
     "retab": retab.normalise,
 }
 UUID = "fb47b2e6-5e43-4f90-be01-d5c5a088d156"
@@ -67,7 +67,7 @@ FIELDS = [
     "completed_at",
 ]
 BUSY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # speed is not the point
-WORDS = sorted({*dibby.STATUSES, *dify.STATUSES, *instabase.STATUSES, *retab.STATUSES})
+WORDS = sorted({*dify.STATUSES, *retab.STATUSES, *words_of(REGISTRY["dibby"]), *words_of(REGISTRY["instabase"])})
 NEARLY_A_RUN = st.dictionaries(
     st.sampled_from(FIELDS),
     ANY_JSON | st.sampled_from(WORDS) | st.dictionaries(st.sampled_from(FIELDS), ANY_JSON | st.sampled_from(WORDS)),

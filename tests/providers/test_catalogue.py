@@ -6,7 +6,7 @@ import runpy
 
 import pytest
 
-from bridge.config.definitions import BUILT_IN, find_definitions
+from bridge.definitions import BUILT_IN, find_definitions
 from bridge.providers.definition_answers import Answers
 from bridge.providers.fixtures import compare, fixtures_beside, read_fixture, unseen_words
 

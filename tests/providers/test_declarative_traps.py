@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from bridge.config.definitions import find_definitions
+from bridge.definitions import find_definitions
 from bridge.domain.connection import Connection
 from bridge.domain.definitions.check import faults_in
 from bridge.domain.definitions.definition import DefinitionInvalid

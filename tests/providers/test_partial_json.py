@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bridge.domain.errors import BadPayload
 from bridge.domain.observation import FailureKind, Observed, PollFailed
 from bridge.domain.run import RunStatus
-from bridge.providers import REGISTRY, dibby, dify, instabase, retab
+from bridge.providers import REGISTRY
 from bridge.providers.partial_json import RunFields, RunScanner
 from tests.support.foreign_server import answering
 from tests.support.provider_http import provider_against
@@ -26,13 +26,13 @@ BEGINNINGS = {  # of a run that has succeeded, up to its output
     "dify": f'{{"id": "{RUN_ID}", "status": "succeeded", "created_at": 1768473000, "outputs": ',
     "retab": f'{{"id": "{RUN_ID}", "status": "completed", "created_at": "2026-01-15T10:30:00Z", "final_outputs": ',
 }
-MODULES = {"dibby": dibby, "dify": dify, "instabase": instabase, "retab": retab}
+OUTPUTS = {"dibby": "output", "dify": "outputs", "retab": "final_outputs"}
 
 
 def run_with(provider: str, output: bytes, *, status_last: bool = False) -> bytes:
     """The body of a run that has succeeded with this output."""
     whole = json.loads(BEGINNINGS[provider] + "null}")
-    key = MODULES[provider].FIELDS.output
+    key = OUTPUTS[provider]
     del whole[key]
     rest = json.dumps(whole).encode()
     member = json.dumps(key).encode() + b": " + output

@@ -12,17 +12,18 @@ from bridge.domain.connection import Connection
 from bridge.domain.observation import Observation, Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
-from bridge.providers import REGISTRY, dibby, dify, instabase, open_http, retab
+from bridge.providers import REGISTRY, dify, open_http, retab
 from bridge.providers.http import ProviderSessions
 from tests.support.foreign_server import answering, foreign_server
+from tests.support.provider_http import words_of
 
 HERE = Path(__file__).parent
 CASES = sorted(HERE.glob("*/*.json"))
 RUN_ID = "fb47b2e6-5e43-4f90-be01-d5c5a088d156"
 STATUSES = {
-    "dibby": dibby.STATUSES,
+    "dibby": words_of(REGISTRY["dibby"]),
     "dify": dify.STATUSES,
-    "instabase": instabase.STATUSES,
+    "instabase": words_of(REGISTRY["instabase"]),
     "retab": retab.STATUSES,
 }
 NOTHING_TOLD = asdict(Observation(RunStatus.UNKNOWN, ""))

@@ -6,8 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from bridge.domain.connection import Connection
+from bridge.domain.definitions.keys import STATUSES
+from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.providers import open_http
+from bridge.providers.base import Provider
+from bridge.providers.defined import DefinedProvider
 from bridge.providers.http import ProviderHttp, ProviderSessions
 from tests.support.foreign_server import ForeignServer, Handler, foreign_server
 
@@ -22,3 +26,10 @@ async def provider_against(
     async with foreign_server(handler) as server, ProviderSessions() as sessions:
         connection = Connection("c", provider, server.url + suffix, Secret(KEY), timeout_s=timeout_s, options=options)
         yield open_http(sessions, connection), server
+
+
+def words_of(provider: Provider) -> dict[str, RunStatus]:
+    """The words of a provider that is a definition, in small letters, with their meaning."""
+    assert isinstance(provider, DefinedProvider)
+    status = provider.tables["status"]
+    return {word.lower(): RunStatus(name) for name in STATUSES for word in status.get(name, ())}

@@ -23,7 +23,7 @@ from bridge.domain.definitions.definition import Definition, DefinitionInvalid, 
 from bridge.domain.definitions.lines import line_at, lines_of
 from bridge.domain.suggestions import dotted, unknown
 
-BUILT_IN: Final = Path(__file__).resolve().parents[1] / "providers" / "definitions"
+BUILT_IN: Final = Path(__file__).resolve().parent / "providers" / "definitions"
 ENTRY_POINTS: Final = "runbridge.providers"
 FILE_BYTES_MAX: Final = 256 * 1024
 _BASES_MAX: Final = 8
@@ -174,6 +174,12 @@ def find_definitions(folder: Path | None, in_code: Collection[str] = ()) -> Defi
             except DefinitionInvalid as invalid:
                 mistakes += invalid.mistakes
     return definitions
+
+
+def built_in(name: str) -> Definition:
+    """A definition that comes with runbridge, and starts from no other."""
+    path = BUILT_IN / name / "definition.toml"
+    return Definitions({name: _File(path, "built in")}).get(name)
 
 
 def definitions_folder(config: Path | None) -> Path | None:
