@@ -385,7 +385,7 @@ def _missing(table: type[Table], key: str) -> str:
     if key in table.secrets:
         return f"missing; give one of {', '.join(variants(key))}"
     if key == "provider":
-        return f"missing; one of {', '.join(BASE_URLS)}"
+        return "missing; one of dibby, retab, dify, instabase, or another definition: runbridge providers list"
     return "missing; it is required"
 
 

@@ -10,6 +10,7 @@ from bridge.config.layers import schema_of
 from bridge.config.load import load_config
 from bridge.config.sections import BASE_URLS, NAMED_SECTIONS, SECTIONS, CadenceTable
 from bridge.config.values import read_size
+from bridge.definitions import built_in
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.timestamps import format_duration, parse_duration
@@ -37,6 +38,7 @@ TABLES = {
     "providers": ("providers",),
     "log": ("log",),
 }
+BASES = {**BASE_URLS, **{name: built_in(name).base_url for name in ("dibby", "instabase")}}
 SECTION_NAMES = sorted(TABLES)
 
 
@@ -57,7 +59,7 @@ def everything() -> str:
 def test_the_example_loads_once_its_variables_are_set():
     config = load_config(EXAMPLE, env=SECRETS)
     assert set(config.connections) == {"dify", "retab", "hub", "dibby"}
-    assert {connection.provider for connection in config.connections.values()} == set(BASE_URLS)
+    assert {connection.provider for connection in config.connections.values()} == BASES.keys()
     assert set(config.endpoints) == {"my-app"}
 
 
@@ -101,9 +103,9 @@ def test_the_cadence_defaults_in_the_example_are_the_domain_s():
             assert parse_duration(str(offered[key])) == getattr(settings, attribute)
 
 
-@pytest.mark.parametrize("provider", sorted(BASE_URLS))
+@pytest.mark.parametrize("provider", sorted(BASES))
 def test_the_base_urls_in_the_example_are_the_code_s(provider: str):
-    assert f'"{BASE_URLS[provider]}"' in EXAMPLE.read_text()
+    assert f'"{BASES[provider]}"' in EXAMPLE.read_text()
 
 
 def test_setting_the_defaults_that_are_shown_changes_nothing(tmp_path: Path):
