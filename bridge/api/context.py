@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,10 @@ from bridge.store.database import Database
 from bridge.store.idempotency import StoredResponse, find_responses, forget_response, replace_response, store_responses
 from bridge.store.transaction import Tx
 
+OTHERS_SHARE: Final = 2.0  # seconds for others after each second of a batch …
+REST_MAX_S: Final = 1.0  # … but no longer than this
+BUSY_S, BUSY_SHARE = 0.002, 0.5  # of a core, over so many seconds
+LATE_S: Final = 0.005
 G_co = TypeVar("G_co", covariant=True)
 T = TypeVar("T")
 _NOT_RECORDED: Final = (
@@ -74,6 +80,42 @@ class Request(Generic[G_co]):
         return self.http.match_info[name]
 
 
+class BatchTurns:
+    """Lets batches take turns, and leaves most of a busy machine to what was registered before them.
+
+    Checking and writing a thousand runs takes a tenth of a second, in which hardly anything is polled or delivered. The
+    next batch waits `OTHERS_SHARE` times as long as that, or until this process is no longer short of a core.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, cpu_s: Callable[[], float] = time.process_time
+    ) -> None:
+        """`cpu_s`: the CPU that this process has used, in seconds."""
+        self._clock, self._cpu_s = clock, cpu_s
+        self._lock = asyncio.Lock()
+        self._opens_at = -math.inf
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[None]:
+        """Wait for a turn, which is the block."""
+        async with self._lock:
+            while (left_s := self._opens_at - self._clock()) > 0 and await self._is_busy(min(left_s, BUSY_S)):
+                pass
+            began_at = self._clock()
+            try:
+                yield
+            finally:
+                now = self._clock()
+                self._opens_at = now + min(OTHERS_SHARE * (now - began_at), REST_MAX_S)
+
+    async def _is_busy(self, for_s: float) -> bool:
+        """Whether this process uses a core, or would: then the loop wakes late."""
+        began_at, cpu_s = self._clock(), self._cpu_s()
+        await asyncio.sleep(for_s)
+        took_s = self._clock() - began_at
+        return took_s > for_s + LATE_S or self._cpu_s() - cpu_s > BUSY_SHARE * took_s
+
+
 @dataclass(slots=True)
 class RequestContext:
     """Everything that handlers may use. `closing` is set when the server stops, so that long responses end."""
@@ -89,6 +131,7 @@ class RequestContext:
     openapi: Callable[[], bytes] = bytes  # made when it is first asked for, in a twentieth of a second
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     keys_in_flight: set[str] = field(default_factory=set)
+    batches: BatchTurns = field(default_factory=BatchTurns)
     streams: int = 0
     counts: CountKeeper = field(init=False)
     _kept: Batcher[str, StoredResponse | None] = field(init=False)

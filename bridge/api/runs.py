@@ -45,6 +45,7 @@ from bridge.domain.webhook_url import mask_query_secrets
 from bridge.store import endpoints, events, run_leases, run_lists, runs
 from bridge.store.transaction import Tx
 
+SLICE = 50  # runs that are checked at a time
 RECHECK_S = 2.0  # hints come from this process only; another node may settle the run
 NO_TRIGGER = Problem("trigger", "a batch only registers runs that exist; start one with POST /v1/runs")
 
@@ -91,16 +92,20 @@ def _shown(context: RequestContext, done: Registered) -> RegisteredRun:
 
 async def register_batch(context: RequestContext, request: Request[BatchBody]) -> Response:
     """Watch up to 1,000 runs in one transaction; each item has its own outcome."""
-    checks = context.checks()
-    offers = {name: context.bridge.lease_offer(name) for name in checks.connections}
-    judged = [_judge(checks, offers, item) for item in request.data.runs]
-    good = [one for one in judged if isinstance(one, Registration)]
+    judged: list[Registration | InvalidInput] = []
 
     def work(tx: Tx) -> Response:
-        done = iter(register(tx, good))
+        done = iter(register(tx, [one for one in judged if isinstance(one, Registration)]))
         return Response.of(200, BatchAnswer(data=[_item(context, one, done) for one in judged]))
 
-    return await context.write(request, work)
+    async with context.batches.take():
+        checks = context.checks()
+        offers = {name: context.bridge.lease_offer(name) for name in checks.connections}
+        for item in request.data.runs:
+            judged.append(_judge(checks, offers, item))
+            if len(judged) % SLICE == 0:  # what else is due goes on in between
+                await asyncio.sleep(0)
+        return await context.write(request, work)
 
 
 def _judge(checks: Checks, offers: Mapping[str, runs.LeaseOffer | None], item: Json) -> Registration | InvalidInput:
