@@ -296,7 +296,7 @@ class TransitionRow:
 def list_transitions(tx: Tx, run_id: str) -> list[TransitionRow]:
     """The changes of status of one run, oldest first."""
     query = sa.select(transitions).where(transitions.c.run_id == run_id).order_by(transitions.c.id)
-    rows = tx.connection.execute(query)
+    rows = sorted(tx.connection.execute(query), key=lambda row: row.at)  # ids of former versions are higher
     return [TransitionRow(row.at, row.from_status, row.to_status, row.provider_status) for row in rows]
 
 
@@ -407,6 +407,7 @@ def _after(change: RunChange) -> Run:
 def _transition(tx: Tx, before: Run, after: Run) -> dict[str, object]:
     return {
         "run_id": after.id,
+        "id": after.version,
         "at": after.observed_at or tx.now,
         "from_status": before.status.value,
         "to_status": after.status.value,

@@ -1,7 +1,8 @@
 """The tables, the same on SQLite and PostgreSQL.
 
 Instants are Unix microseconds in a BIGINT: exact, sortable and the same on both engines. JSON is text, because a
-provider's numbers and keys must come out as they went in.
+provider's numbers and keys must come out as they went in. `sqlite_with_rowid=False` keeps the rows in the index of
+their key: a page less for every event, where rows are small.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ metadata = sa.MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s"}
 )
 
+
+def _only(condition: str) -> dict[str, Any]:
+    """Arguments of an index that holds only the rows that meet the condition."""
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
+
 runs = sa.Table(
     "runs",
     metadata,
@@ -122,8 +129,7 @@ sa.Index(
     "ix_runs_due",
     runs.c.connection,
     runs.c.next_poll_at,
-    sqlite_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
-    postgresql_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
+    **_only("next_poll_at IS NOT NULL AND leased_by IS NULL"),
 )
 # Leased runs by deadline. A run that is leased by its registration is in no other index of what is watched: each
 # index is a page more for every event.
@@ -131,14 +137,12 @@ sa.Index(
     "ix_runs_leased",
     runs.c.leased_by,
     runs.c.deadline_at,
-    sqlite_where=sa.text("leased_by IS NOT NULL"),
-    postgresql_where=sa.text("leased_by IS NOT NULL"),
+    **_only("leased_by IS NOT NULL"),
 )
 sa.Index(
     "ix_runs_deadline",
     runs.c.deadline_at,
-    sqlite_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
-    postgresql_where=sa.text("next_poll_at IS NOT NULL AND leased_by IS NULL"),
+    **_only("next_poll_at IS NOT NULL AND leased_by IS NULL"),
 )
 sa.Index("ix_runs_connection", runs.c.connection, runs.c.id)
 # Most runs have succeeded: the newest of these are found by walking back from the newest run.
@@ -146,21 +150,18 @@ sa.Index(
     "ix_runs_status",
     runs.c.status,
     runs.c.id,
-    sqlite_where=sa.text("leased_by IS NULL AND status <> 'succeeded'"),
-    postgresql_where=sa.text("leased_by IS NULL AND status <> 'succeeded'"),
+    **_only("leased_by IS NULL AND status <> 'succeeded'"),
 )
 sa.Index(
     "ix_runs_settled",
     runs.c.status_since,
-    sqlite_where=sa.text("next_poll_at IS NULL"),
-    postgresql_where=sa.text("next_poll_at IS NULL"),
+    **_only("next_poll_at IS NULL"),
 )
 sa.Index(
     "ix_runs_workflow",
     runs.c.workflow_id,
     runs.c.id,
-    sqlite_where=sa.text("workflow_id IS NOT NULL"),
-    postgresql_where=sa.text("workflow_id IS NOT NULL"),
+    **_only("workflow_id IS NOT NULL"),
 )
 
 run_tags = sa.Table(
@@ -174,14 +175,15 @@ sa.Index("ix_run_tags_run", run_tags.c.run_id)
 transitions = sa.Table(
     "transitions",
     metadata,
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, primary_key=True),
+    # The run's version at the change; rows from before are numbered through all runs.
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("at", Instant, nullable=False),
     sa.Column("from_status", sa.Text, nullable=False),
     sa.Column("to_status", sa.Text, nullable=False),
     sa.Column("provider_status", sa.Text),
+    sqlite_with_rowid=False,
 )
-sa.Index("ix_transitions_run", transitions.c.run_id, transitions.c.id)
 
 events = sa.Table(
     "events",
@@ -231,15 +233,13 @@ endpoints = sa.Table(
 sa.Index(
     "ix_endpoints_shared",
     endpoints.c.source,
-    sqlite_where=sa.text("run_id IS NULL AND deleted_at IS NULL"),
-    postgresql_where=sa.text("run_id IS NULL AND deleted_at IS NULL"),
+    **_only("run_id IS NULL AND deleted_at IS NULL"),
 )
 sa.Index("ix_endpoints_run", endpoints.c.run_id)
 sa.Index(
     "ix_endpoints_removed",
     endpoints.c.deleted_at,
-    sqlite_where=sa.text("deleted_at IS NOT NULL"),
-    postgresql_where=sa.text("deleted_at IS NOT NULL"),
+    **_only("deleted_at IS NOT NULL"),
 )
 
 endpoint_secrets = sa.Table(
@@ -256,8 +256,7 @@ sa.Index("ix_endpoint_secrets_endpoint", endpoint_secrets.c.endpoint_id)
 sa.Index(
     "ix_endpoint_secrets_expiring",
     endpoint_secrets.c.expires_at,
-    sqlite_where=sa.text("expires_at IS NOT NULL"),
-    postgresql_where=sa.text("expires_at IS NOT NULL"),
+    **_only("expires_at IS NOT NULL"),
 )
 
 deliveries = sa.Table(
@@ -283,6 +282,7 @@ deliveries = sa.Table(
     sa.Column("last_status", sa.Integer),
     sa.Column("leased_by", sa.Text),
     sa.UniqueConstraint("event_id", "endpoint_id"),
+    sqlite_with_rowid=False,
 )
 # Due deliveries per endpoint and lane, so that none waits behind another endpoint or another lane. It ends with the id:
 # a claim reads it in order even where many are due at the same instant.
@@ -292,8 +292,7 @@ sa.Index(
     deliveries.c.lane,
     deliveries.c.next_attempt_at,
     deliveries.c.id,
-    sqlite_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
-    postgresql_where=sa.text("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
+    **_only("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
 )
 # What is pending, and by which node it is leased: what a node leases, and what an ordered endpoint still has to get of a
 # run, in order. A delivery leased by the transaction that records its event is in no other index of what waits.
@@ -304,8 +303,7 @@ sa.Index(
     deliveries.c.endpoint_id,
     deliveries.c.sequence,
     deliveries.c.state,
-    sqlite_where=sa.text("state = 'pending' OR leased_by IS NOT NULL"),
-    postgresql_where=sa.text("state = 'pending' OR leased_by IS NOT NULL"),
+    **_only("state = 'pending' OR leased_by IS NOT NULL"),
 )
 sa.Index("ix_deliveries_endpoint", deliveries.c.endpoint_id, deliveries.c.id)
 # Most deliveries are delivered: the newest of these are found by walking back from the newest delivery. It ends with
@@ -315,15 +313,13 @@ sa.Index(
     deliveries.c.state,
     deliveries.c.id,
     deliveries.c.leased_by,
-    sqlite_where=sa.text("leased_by IS NULL AND state <> 'delivered'"),
-    postgresql_where=sa.text("leased_by IS NULL AND state <> 'delivered'"),
+    **_only("leased_by IS NULL AND state <> 'delivered'"),
 )
 # Pending replayed deliveries, so that a replay never gets far ahead of its endpoint.
 sa.Index(
     "ix_deliveries_replayed",
     deliveries.c.endpoint_id,
-    sqlite_where=sa.text("state = 'pending' AND is_manual"),
-    postgresql_where=sa.text("state = 'pending' AND is_manual"),
+    **_only("state = 'pending' AND is_manual"),
 )
 
 attempts = sa.Table(
@@ -343,6 +339,7 @@ attempts = sa.Table(
     sa.Column("phases", JsonText),
     sa.Column("is_manual", sa.Boolean, nullable=False),
     sa.Column("next_attempt_at", Instant),
+    sqlite_with_rowid=False,
 )
 sa.Index("ix_attempts_delivery", attempts.c.delivery_id, attempts.c.number)
 
@@ -368,8 +365,7 @@ replays = sa.Table(
 sa.Index(
     "ix_replays_running",
     replays.c.id,
-    sqlite_where=sa.text("state = 'running'"),
-    postgresql_where=sa.text("state = 'running'"),
+    **_only("state = 'running'"),
 )
 
 connections = sa.Table(

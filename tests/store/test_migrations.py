@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import alembic.command
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.engine import make_url
 
 from bridge.domain.clock import SystemClock
-from bridge.store import migrate
+from bridge.store import attempts, deliveries, events, migrate, runs
 from bridge.store.database import Database
+from bridge.store.deliveries import DeliveryFilter
+from bridge.store.postgres.engine import open_unlimited_engine
+from bridge.store.sqlite.database_file import path_of
+from bridge.store.sqlite.writer import writer_engine
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
-from tests.support.watching import open_database
+from tests.support.watching import open_database, record
 
 
 def differences(tx: Tx) -> list[object]:
@@ -46,6 +54,70 @@ async def test_partial_indexes_keep_their_conditions(database_url: str) -> None:
         found = await database.read(indexes)
     assert partial
     assert {name for name in partial if "WHERE" in found[name].upper()} == partial
+
+
+async def test_tables_of_small_rows_need_no_index_of_their_key(tmp_path: Path) -> None:
+    wanted = {name for name, table in metadata.tables.items() if not table.dialect_options["sqlite"]["with_rowid"]}
+    async with open_database(f"sqlite:///{tmp_path}/runbridge.db") as database:
+        query = sa.text("SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%WITHOUT ROWID'")
+        assert await database.read(lambda tx: set(tx.connection.scalars(query))) == wanted
+
+
+OLD_ROWS = """
+INSERT INTO runs (id, connection, provider, provider_run_id, status, output_truncated, registered_at, status_since, metadata,
+  tags, deadline_is_fixed, version, sequence, has_started, is_paused, is_overdue, polls, next_poll_at, failure_streak,
+  not_found_count, leased_by)
+VALUES ('run_1', 'dify-prod', 'dify', 'abc', 'running', false, 1, 1, '{}', '[]', false, 3, 1, true, false, false, 2, 5, 0, 0, 'gone');
+INSERT INTO transitions (id, run_id, at, from_status, to_status)
+VALUES (70, 'run_1', 1, 'queued', 'waiting'), (90, 'run_1', 2, 'waiting', 'running');
+INSERT INTO events (id, type, run_id, sequence, created_at, body)
+VALUES ('evt_1', 'run.started', 'run_1', 1, 2, '{}');
+INSERT INTO deliveries (id, event_id, event_type, endpoint_id, run_id, sequence, state, lane, attempts, failures, is_manual,
+  created_at, next_attempt_at, leased_by)
+VALUES ('dlv_1', 'evt_1', 'run.started', 'ep_1', 'run_1', 1, 'pending', 0, 1, 1, false, 2, 2, 'gone'),
+  ('dlv_2', 'evt_1', 'run.started', 'ep_2', 'run_1', 1, 'delivered', 0, 1, 0, false, 2, NULL, NULL);
+INSERT INTO attempts (id, delivery_id, number, at, outcome, status, duration_ms, head, head_is_truncated, is_manual)
+VALUES ('att_1', 'dlv_1', 1, 3, 'server_error', 500, 7, NULL, false, false)
+"""
+"""What the first schema held: a run in flight, a delivery that a node leased, one that arrived, an attempt."""
+
+
+def begin_as_first_version(connection: sa.Connection) -> None:
+    config = migrate.alembic_config()
+    config.attributes |= {"connection": connection, "version_table": "alembic_version"}
+    with connection.begin():
+        alembic.command.upgrade(config, "0001")
+        for statement in OLD_ROWS.split(";"):
+            connection.exec_driver_sql(statement)
+
+
+async def test_a_database_of_the_first_version_keeps_its_rows_and_goes_on(database_url: str) -> None:
+    """Its run gets a further transition, which sorts behind those numbered through all runs."""
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite":
+        engine = writer_engine(path_of(url))
+        with engine.connect() as connection:
+            begin_as_first_version(connection)
+        engine.dispose()
+    else:
+        async with open_unlimited_engine(url).connect() as connection:
+            await connection.run_sync(begin_as_first_version)
+    async with open_database(database_url) as database:
+        assert [each for each in await database.read(differences) if "alembic_version" not in str(each)] == []
+        run = await database.read(lambda tx: runs.get_run(tx, "run_1"))
+        assert run is not None
+        await record(database, run, "succeeded")
+        steps = await database.read(lambda tx: runs.list_transitions(tx, "run_1"))
+        assert [step.to_status for step in steps] == ["waiting", "running", "succeeded"]
+        kept = await database.read(lambda tx: deliveries.list_deliveries(tx, DeliveryFilter(), limit=9, before=None))
+        assert [(one.id, one.state, one.attempts) for one in kept] == [
+            ("dlv_2", "delivered", 1),
+            ("dlv_1", "pending", 1),
+        ]
+        found = await database.read(lambda tx: attempts.list_attempts(tx, ["dlv_1"]))
+        assert [(one.id, one.answer.status) for one in found["dlv_1"]] == [("att_1", 500)]
+        new = await database.read(lambda tx: events.list_feed(tx, after=1, limit=9))
+        assert [event.type for event in new] == ["run.finished"]
 
 
 async def test_a_second_start_has_nothing_to_do(database_url: str) -> None:
