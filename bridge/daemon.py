@@ -34,7 +34,9 @@ from bridge.domain.addresses.policy import Trust
 from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import BridgeError, StoreUnavailable
 from bridge.domain.ids import new_id
-from bridge.maintenance import backups, deadlines, key_rotation, wall_clock
+from bridge.maintenance import alerts, backups, deadlines, key_rotation, wall_clock
+from bridge.maintenance.alert_channels import ChannelSender
+from bridge.maintenance.alerts import Alerter
 from bridge.maintenance.backups import BackupPlan
 from bridge.maintenance.calendar import EVERY_MINUTE, Calendar
 from bridge.maintenance.retention import Housekeeper
@@ -45,7 +47,7 @@ from bridge.runtime.descriptors import descriptor_limit
 from bridge.runtime.metrics import Metrics
 from bridge.runtime.supervisor import Supervisor
 from bridge.runtime.systemd import Notifier, Watchdog
-from bridge.store import endpoints, nodes, runs
+from bridge.store import checks, endpoints, nodes, runs
 from bridge.store.database import Database
 from bridge.store.sqlite import database_file, key_file
 from bridge.store.transaction import Tx
@@ -109,6 +111,7 @@ class Daemon:
         self._stack.push_async_callback(self.sessions.close)
         self.sender = Sender(wiring.policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
         self._stack.push_async_callback(self.sender.close)
+        self.channel_sender = ChannelSender(self.sender, wiring.policies(self.config, ())[Trust.CONFIG])
         await wall_clock.clamp_deliveries(self.database, self.config.delivery.schedule)
         self._start_deliverer()
         self._stack.push_async_callback(lambda: self.deliverer.drain(DRAIN_S))  # the one there is then
@@ -270,6 +273,11 @@ class Daemon:
         self.workers.start_loop("deadlines", self._expire_overdue)
         if self.membership is not None:
             self.workers.start_loop("evictor", self.membership.evict_dead)
+        self.alerter = self.control.alerter = Alerter(
+            self.database, self.clock, self.channel_sender, self.metrics, self._disk_free
+        )
+        self.alerter.use(self.config.alerts)
+        self.workers.start_loop("alerts", self._tell_people)
         self.calendar.set("housekeeping", EVERY_MINUTE, self._sweep)
         self._schedule_backup()
         self.calendar.start()
@@ -294,6 +302,15 @@ class Daemon:
             for run in await deadlines.expire_overdue(self.database):
                 self.pollers.forget(run.id)
         return deadlines.EVERY_S
+
+    async def _tell_people(self) -> float:
+        if self._does_chores:
+            return await self.alerter.run_pass()
+        self.alerter.forget()
+        return alerts.EVERY_S
+
+    def _disk_free(self) -> int | None:
+        return checks.disk_free(database_file.path_of(self.database.url)) if self.database.is_sqlite else None
 
     async def _sweep(self) -> None:
         if self._does_chores:
@@ -349,6 +366,7 @@ class Daemon:
     async def _use_policies(self) -> None:
         policies = wiring.policies(self.config, self._own_addresses)
         self.control.policy = policies[Trust.API]
+        self.channel_sender.policy = policies[Trust.CONFIG]
         await self.sender.replace_policies(policies, timeout_s=self.config.delivery.timeout_s)
 
     async def reload(self) -> None:
@@ -394,6 +412,7 @@ class Daemon:
         self.deliverer.settings = wiring.delivery_settings(new, descriptor_limit())
         self.deliverer.file_secrets = {name: endpoint.secret for name, endpoint in new.endpoints.items()}
         self.housekeeper.settings = wiring.retention_of(new)
+        self.alerter.use(new.alerts)
         self._schedule_backup()
         self._show_settings()
         tokens = (main_token(new.server.api_token), *new.tokens)

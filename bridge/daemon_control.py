@@ -23,6 +23,7 @@ from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 from bridge.domain.webhook_url import check_target
 from bridge.maintenance import backups
+from bridge.maintenance.alerts import Alerter
 from bridge.maintenance.backups import BackupPlan
 from bridge.polling.poller import Poller
 from bridge.polling.schedule import TrackedRun
@@ -56,6 +57,7 @@ class DaemonControl:
         self.warnings: Sequence[Problem] = ()
         """Of the configuration in effect."""
         self.backup_plan: BackupPlan | None = None
+        self.alerter: Alerter | None = None
         self.is_stopping = False
         self._database = database
         self._metrics = metrics
@@ -270,6 +272,8 @@ class DaemonControl:
             found += [checks.check_disk(file), *checks.check_files(file)]
             if self.backup_plan is not None:
                 found.append(backups.check(self.backup_plan, file, now=self._clock.now(), since=self._since))
+        failures = self.alerter.failures() if self.alerter else {}
+        found += [Finding(False, f"alerts {name}", f"nobody is told: {why}") for name, why in failures.items()]
         for name, is_good in self.readiness().items():
             found.append(Finding(is_good, f"readiness: {name}", "in order" if is_good else _NOT_READY))
         if not self.pollers:

@@ -22,6 +22,7 @@ from bridge.config.locate import home_of
 from bridge.config.secret_sources import sources_for
 from bridge.config.sections import (
     BASE_URLS,
+    AlertTable,
     BackupSettings,
     CadenceTable,
     ConnectionTable,
@@ -39,6 +40,7 @@ from bridge.config.sections import (
 )
 from bridge.definitions import NO_DEFINITIONS, find_definitions
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
+from bridge.domain.alert import ChannelKind
 from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.definitions.definition import Definition, DefinitionInvalid
@@ -90,6 +92,7 @@ class Config:
     secrets: SecretsSettings
     retention: RetentionSettings
     backup: BackupSettings
+    alerts: dict[str, AlertTable]
     connections: dict[str, Connection]
     endpoints: dict[str, FileEndpoint]
     delivery: DeliverySettings
@@ -175,6 +178,7 @@ class _Loading:
         secrets = self._validated(SecretsSettings, ("secrets",))
         retention = self._validated(RetentionSettings, ("retention",))
         backup = self._backup(database)
+        alerts = self._alerts(delivery)
         dashboard = self._validated(DashboardSettings, ("dashboard",))
         log = self._validated(LogSettings, ("log",))
         if self._problems or not (server and database and secrets and retention and backup and delivery and log):
@@ -188,6 +192,7 @@ class _Loading:
             secrets=secrets,
             retention=retention,
             backup=backup,
+            alerts=alerts,
             connections=connections,
             endpoints=endpoints,
             delivery=delivery,
@@ -295,13 +300,27 @@ class _Loading:
     def _endpoints(self, delivery: DeliverySettings | None) -> dict[str, FileEndpoint]:
         names = [at[1] for at in self._tables if at[0] == "endpoints"]
         tables = {name: self._validated(EndpointTable, ("endpoints", name)) for name in names}
-        if delivery:
-            policy = AddressPolicy(Trust.CONFIG, tuple(map(AllowRule.parse, delivery.allow)), delivery.allow_http)
-            self._problems += [
-                problem for name, table in tables.items() if table for problem in _reach(name, table, policy)
-            ]
+        self._check_reach("endpoints", {name: table.url for name, table in tables.items() if table}, delivery)
         source = EndpointSource.CONFIG
         return {name: FileEndpoint(id=name, source=source, **dict(table)) for name, table in tables.items() if table}
+
+    def _alerts(self, delivery: DeliverySettings | None) -> dict[str, AlertTable]:
+        names = [at[1] for at in self._tables if at[0] == "alerts"]
+        tables = {name: table for name in names if (table := self._validated(AlertTable, ("alerts", name)))}
+        urls = {name: table.url.reveal() for name, table in tables.items() if table.kind is not ChannelKind.EMAIL}
+        self._check_reach("alerts", urls, delivery)
+        return tables
+
+    def _check_reach(self, section: str, urls: Mapping[str, str], delivery: DeliverySettings | None) -> None:
+        """Collect why an address can never be dialled, as far as that is known without DNS."""
+        if delivery is None:
+            return
+        policy = AddressPolicy(Trust.CONFIG, tuple(map(AllowRule.parse, delivery.allow)), delivery.allow_http)
+        for name, url in urls.items():
+            try:
+                check_target(url, policy)
+            except InvalidInput as invalid:
+                self._problems += [Problem(place((section, name), "url"), each.message) for each in invalid.problems]
 
     def _validated(
         self, table: type[SomeTable], at: TablePath, cadence: CadenceSettings | None = None
@@ -328,15 +347,6 @@ class _Loading:
         if given is None or given.origin in (f"file:{self._path}", "default"):
             return ""
         return f" (from {given.origin})"
-
-
-def _reach(name: str, table: EndpointTable, policy: AddressPolicy) -> list[Problem]:
-    """Why this endpoint can never be dialled, as far as that is known without DNS."""
-    try:
-        check_target(table.url, policy)
-    except InvalidInput as invalid:
-        return [Problem(place(("endpoints", name), "url"), problem.message) for problem in invalid.problems]
-    return []
 
 
 def _read_document(path: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from bridge.config import values
 from bridge.config.values import CalendarSchedule, ListenAddress
 from bridge.definitions import NO_DEFINITIONS, Definitions
-from bridge.domain import endpoint
+from bridge.domain import alert, endpoint
 from bridge.domain.api_token import Scope
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.definitions.definition import Definition, DefinitionInvalid
@@ -370,6 +370,12 @@ class BackupSettings(Table):
         return value
 
 
+class AlertTable(alert.AlertChannel, Table):
+    """[alerts.NAME]: a channel by which people are told what needs them."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("url", "password", "token")
+
+
 class DashboardSettings(Table):
     """[dashboard]: the page at `/`. With `read_only` its sessions change nothing, whatever token opened them."""
 
@@ -406,4 +412,5 @@ NAMED_SECTIONS: dict[str, type[Table]] = {
     "server.tokens": TokenTable,
     "connections": ConnectionTable,
     "endpoints": EndpointTable,
+    "alerts": AlertTable,
 }

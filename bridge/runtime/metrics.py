@@ -145,6 +145,7 @@ class Metrics:
             "runbridge_retention_last_run_timestamp_seconds", "When housekeeping last ended", registry=self.registry
         )
 
+        self.alerts = self._counter("alerts_total", "Messages to people by channel and outcome", ["channel", "outcome"])
         self.backups = self._counter("backups_total", "Scheduled copies of the database", ["outcome"])
         for outcome in ("made", "failed"):
             self.of(self.backups, outcome)

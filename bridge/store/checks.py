@@ -27,10 +27,19 @@ def check_sqlite() -> Finding:
     return Finding(True, "SQLite", versions)
 
 
+def disk_free(database: Path) -> int:
+    """The room on the disk of the database, in bytes; its folder need not exist."""
+    return shutil.disk_usage(_folder_of(database)).free
+
+
+def _folder_of(database: Path) -> Path:
+    """The folder of the database, or the nearest above it that exists."""
+    return next(parent for parent in database.absolute().parents if parent.exists())
+
+
 def check_disk(database: Path) -> Finding:
     """Whether the disk of the database has room."""
-    folder = next(parent for parent in (database.absolute().parent, *database.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(folder).free
+    folder, free = _folder_of(database), disk_free(database)
     text = f"{free / 1e9:.1f} GB free in {folder}"
     if free < DISK_OUT_BYTES:
         return Finding(False, "disk", f"{text}; make room, a full disk stops everything")

@@ -441,3 +441,11 @@ sessions = sa.Table(
     sa.Column("expires_at", Instant, nullable=False),
     sa.UniqueConstraint("secret_hash"),
 )
+
+alert_channels = sa.Table(  # how far each channel of [alerts.NAME] has told
+    "alert_channels",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("settled_at", Instant, nullable=False),
+)

@@ -22,6 +22,8 @@ SECRETS = {
     "MY_APP_WEBHOOK_SECRET": new_secret(),
     **dict.fromkeys(("DIFY_API_KEY", "RETAB_API_KEY", "INSTABASE_TOKEN", "DIBBY_TOKEN"), "key"),
     "CI_TOKEN": "ci-token",
+    "SMTP_PASSWORD": "password",
+    "NTFY_TOKEN": "token",
 }
 TABLES = {
     "server": ("server",),
@@ -33,6 +35,7 @@ TABLES = {
     "connections": ("connections", "dify"),
     "endpoints": ("endpoints", "my-app"),
     "delivery": ("delivery",),
+    "alerts": ("alerts", "mail"),
     "cadence": ("cadence",),
     "dashboard": ("dashboard",),
     "providers": ("providers",),
@@ -111,7 +114,7 @@ def test_the_base_urls_in_the_example_are_the_code_s(provider: str):
 def test_setting_the_defaults_that_are_shown_changes_nothing(tmp_path: Path):
     """So that removing a # is safe."""
     alternatives = re.compile(
-        r"^(api_token|token|api_key|secret|url|key|old_keys|proxy|ca)(_env|_file)? = .*\n|^target_delay = .*\n",
+        r"^(api_token|token|api_key|secret|url|key|old_keys|proxy|ca|password)(_env|_file)? = .*\n|^target_delay = .*\n",
         re.MULTILINE,
     )
     spelled = "".join(
@@ -122,7 +125,17 @@ def test_setting_the_defaults_that_are_shown_changes_nothing(tmp_path: Path):
     path = tmp_path / "runbridge.toml"
     path.write_text(spelled)
     plain, set_by_hand = load_config(EXAMPLE, env=SECRETS), load_config(path, env=SECRETS)
-    for section in ("server", "secrets", "retention", "delivery", "cadence", "log", "connections", "endpoints"):
+    for section in (
+        "server",
+        "secrets",
+        "retention",
+        "delivery",
+        "cadence",
+        "log",
+        "connections",
+        "endpoints",
+        "alerts",
+    ):
         assert getattr(set_by_hand, section) == getattr(plain, section)
 
 

@@ -1,0 +1,228 @@
+"""Alerts: tells people what needs them, once per edge, grouped, with what to do.
+
+Each channel reads what was recorded after its own cursor and moves it once it has told: a channel that cannot be reached
+loses nothing, and neither does a crash. A full disk keeps cursors from being saved, so it is told from memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, assert_never
+
+import structlog
+
+from bridge.domain.alert import Alert, AlertChannel, AlertEvent
+from bridge.domain.clock import Clock
+from bridge.domain.errors import StoreUnavailable
+from bridge.domain.event import EventType
+from bridge.maintenance.alert_channels import Message, SendMessage
+from bridge.runtime.metrics import Metrics
+from bridge.store import alerts
+from bridge.store.alerts import AlertCursor, Edges
+from bridge.store.database import Database
+
+log: Final = structlog.get_logger()
+EVERY_S: Final = 5.0
+GATHER_S: Final = 60.0  # between two messages of a channel
+RETRY_FIRST_S, RETRY_MAX_S = 30.0, 900.0
+SHOWN_MAX: Final = 20  # in one message
+REASON_CHARACTERS_MAX: Final = 300
+SAVE_AFTER_EVENTS: Final = 1_000
+DISK_FULL_BYTES: Final = 200 * 1024**2
+DISK_ROOM_BYTES: Final = 2 * DISK_FULL_BYTES
+
+
+@dataclass(slots=True)
+class _Told:
+    """What a channel was told, and when it may be told more (monotonic)."""
+
+    cursor: AlertCursor | None = None
+    saved: AlertCursor | None = None
+    disk_is_told: bool = False
+    opens_at: float = 0.0
+    failures: int = 0
+    failure: str | None = field(default=None)
+
+
+class Alerter:
+    """Owns the channels and how far each was told. `disk_free` returns the room on the database's disk, if it has one."""
+
+    def __init__(
+        self, database: Database, clock: Clock, send: SendMessage, metrics: Metrics, disk_free: Callable[[], int | None]
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._send = send
+        self._metrics = metrics
+        self._disk_free = disk_free
+        self._channels: dict[str, AlertChannel] = {}
+        self._told: dict[str, _Told] = {}
+        self._disk_is_full = False
+
+    def use(self, channels: Mapping[str, AlertChannel]) -> None:
+        """Use these channels from now on; one that stays keeps its place."""
+        self._channels = dict(channels)
+        self._told = {name: self._told.get(name, _Told()) for name in channels}
+        for name in channels:
+            for outcome in ("sent", "failed"):
+                self._metrics.of(self._metrics.alerts, name, outcome)
+
+    def failures(self) -> dict[str, str]:
+        """Why a channel could not be told, by name; empty for those that could."""
+        return {name: told.failure for name, told in self._told.items() if told.failure}
+
+    def forget(self) -> None:
+        """Another node tells now: read the cursors again before this one does."""
+        for told in self._told.values():
+            told.cursor = told.saved = None
+
+    async def run_pass(self) -> float:
+        """Tell every channel what happened; the seconds until the next pass."""
+        if not self._channels:
+            return EVERY_S
+        disk = await asyncio.to_thread(self._find_full_disk)
+        try:
+            await self._read_cursors()
+            edges = {name: await self._edges_of(name) for name in list(self._told)}
+        except StoreUnavailable:
+            await self._tell_all({}, disk)  # a full disk is perhaps the reason
+            raise
+        await self._tell_all(edges, disk)
+        await self._save_cursors()
+        return EVERY_S
+
+    async def _tell_all(self, edges: Mapping[str, Edges | None], disk: list[Alert]) -> None:
+        channels = [(self._channels[name], self._told[name], name) for name in self._channels]
+        await asyncio.gather(*(self._tell(*each, edges.get(each[2]), disk) for each in channels))
+
+    def _find_full_disk(self) -> list[Alert]:
+        free = self._disk_free()
+        if free is None:
+            return []
+        self._disk_is_full = free < (DISK_ROOM_BYTES if self._disk_is_full else DISK_FULL_BYTES)
+        if not self._disk_is_full:
+            for told in self._told.values():
+                told.disk_is_told = False
+            return []
+        sentence = f"The disk of the database has {free / 1e6:.0f} MB left."
+        return [
+            Alert(AlertEvent.DISK_FULL, sentence, "Make room: a full disk stops everything, though nothing is lost.")
+        ]
+
+    async def _read_cursors(self) -> None:
+        unknown = [name for name, told in self._told.items() if told.cursor is None]
+        if not unknown:
+            return
+        known = await self._database.read(lambda tx: alerts.read_cursors(tx, unknown))
+        now = await self._database.read(alerts.cursor_now)
+        for name in unknown:
+            self._told[name].cursor = known.get(name, now)
+            self._told[name].saved = known.get(name)
+
+    async def _edges_of(self, name: str) -> Edges | None:
+        told = self._told.get(name)
+        if told is None or told.cursor is None or self._clock.monotonic() < told.opens_at:
+            return None
+        cursor = told.cursor
+        return await self._database.read(lambda tx: alerts.read_edges(tx, cursor))
+
+    async def _tell(
+        self, channel: AlertChannel, told: _Told, name: str, edges: Edges | None, disk: list[Alert]
+    ) -> None:
+        """Send one message about all of it, if there is anything."""
+        now = self._clock.monotonic()
+        if now < told.opens_at:
+            return
+        found = [*([] if told.disk_is_told else disk), *(list_alerts(edges) if edges else ())]
+        wanted = [alert for alert in found if alert.event in channel.events]
+        if wanted:
+            told.failure = await self._send(channel, compose(wanted))
+            self._metrics.of(self._metrics.alerts, name, "failed" if told.failure else "sent").inc()
+            if told.failure:
+                rest_s = min(RETRY_FIRST_S * 2.0 ** min(told.failures, 10), RETRY_MAX_S)
+                told.failures, told.opens_at = told.failures + 1, now + rest_s
+                log.error("alert.failed", channel=name, alerts=len(wanted), reason=told.failure, again_in_s=rest_s)
+                return
+            told.failures, told.opens_at = 0, now + GATHER_S
+            told.disk_is_told = told.disk_is_told or bool(disk)
+            log.info(
+                "alert.sent", channel=name, events=sorted({alert.event.value for alert in wanted}), alerts=len(wanted)
+            )
+        if edges is not None:
+            told.cursor = edges.cursor
+            if wanted:
+                told.saved = None
+
+    async def _save_cursors(self) -> None:
+        due = [(name, told.cursor) for name, told in self._told.items() if told.cursor and _is_due(told)]
+        if not due:
+            return
+        await self._database.write(lambda tx: alerts.save_cursors(tx, due))
+        for name, cursor in due:
+            if name in self._told:
+                self._told[name].saved = cursor
+
+
+def _is_due(told: _Told) -> bool:
+    """Not for every event that nobody is told of: a restart reads those again."""
+    assert told.cursor is not None
+    return told.saved is None or told.cursor.position - told.saved.position > SAVE_AFTER_EVENTS
+
+
+def list_alerts(edges: Edges) -> list[Alert]:
+    """The alerts that these edges amount to, in their order."""
+    found = [_of_event(kind, data) for kind, data in edges.events]
+    for endpoint, count in sorted(edges.exhausted.items()):
+        many = "1 delivery" if count == 1 else f"{count} deliveries"
+        where = endpoint or "webhooks of single runs"
+        resend = f"runbridge endpoints replay {endpoint}" if endpoint else "runbridge deliveries retry ID"
+        remedy = f"`runbridge deliveries list --state exhausted` shows why, `{resend}` sends again."
+        found.append(Alert(AlertEvent.DELIVERY_EXHAUSTED, f"{many} to {where} used up the retries.", remedy))
+    return found
+
+
+def _of_event(kind: EventType, data: Mapping[str, Any]) -> Alert:
+    event = AlertEvent(kind.value)
+    thing: Mapping[str, Any] = data.get("connection") or data.get("endpoint") or {}
+    name, reason = _line(thing.get("name") or thing.get("id")), _line(thing.get("reason"))
+    why = f": {reason.removesuffix('.')}." if reason else "."
+    match event:
+        case AlertEvent.CONNECTION_FAILING:
+            sentence = f"The connection {name} brings nothing readable{why}"
+            remedy = (
+                f"Its runs stay watched; `runbridge connections check {name}` makes one call and says what is wrong."
+            )
+        case AlertEvent.CONNECTION_RECOVERED:
+            sentence, remedy = f"The connection {name} answers again.", "Nothing needs to be done."
+        case AlertEvent.ENDPOINT_FAILING:
+            sentence = f"The endpoint {name} accepts nothing{why}"
+            remedy = f"Mend its receiver; `runbridge endpoints show {name}` has its last answer."
+        case AlertEvent.ENDPOINT_DISABLED:
+            sentence = f"The endpoint {name} is switched off{why}"
+            remedy = f"`runbridge endpoints enable {name} --replay-missed` switches it on and sends what it missed."
+        case AlertEvent.DELIVERY_EXHAUSTED | AlertEvent.DISK_FULL:
+            raise ValueError(f"{kind} is no event")
+        case _:
+            assert_never(event)
+    return Alert(event, sentence, remedy)
+
+
+def compose(found: list[Alert]) -> Message:
+    """One message about these; its title is the sentence of a single one."""
+    shown = found[:SHOWN_MAX]
+    lines = [f"{alert.sentence}\n{alert.remedy}" for alert in shown]
+    if len(found) > len(shown):
+        lines.append(f"… and {len(found) - len(shown)} more; `runbridge doctor` names everything.")
+    title = f"runbridge: {found[0].sentence.partition(': ')[0].removesuffix('.')}"
+    if len(found) > 1:
+        title = f"runbridge: {len(found)} things need attention"
+    return Message(title[:150], "\n\n".join([*lines, f"runbridge on {socket.gethostname()}"]) + "\n")
+
+
+def _line(text: object) -> str:
+    """Foreign text on one line, without control characters."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in str(text or ""))
+    return " ".join(plain.split())[:REASON_CHARACTERS_MAX]

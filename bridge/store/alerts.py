@@ -1,0 +1,99 @@
+"""How far each alert channel has told, and what there is to tell since."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from bridge.domain.delivery import DeliveryState
+from bridge.domain.endpoint import EndpointSource
+from bridge.domain.event import EventType
+from bridge.store.events import last_position, list_feed
+from bridge.store.tables import alert_channels, deliveries, endpoints
+from bridge.store.transaction import Tx
+
+EVENTS_MAX: Final = 500
+_VISIBLE_AFTER: Final = timedelta(seconds=5)  # an attempt that was recorded at an instant is committed some time later
+_TYPES: Final = tuple(
+    each.value
+    for each in (
+        EventType.CONNECTION_FAILING,
+        EventType.CONNECTION_RECOVERED,
+        EventType.ENDPOINT_FAILING,
+        EventType.ENDPOINT_DISABLED,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertCursor:
+    """Everything up to here was told: events by position, exhausted deliveries by the time at which they were."""
+
+    position: int
+    settled_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """What happened after a cursor, and the cursor behind it.
+
+    `events`: type and the `data` of its body. `exhausted`: deliveries by endpoint, "" for webhooks of single runs.
+    """
+
+    events: list[tuple[EventType, dict[str, Any]]]
+    exhausted: dict[str, int]
+    cursor: AlertCursor
+
+
+def read_cursors(tx: Tx, names: Sequence[str]) -> dict[str, AlertCursor]:
+    """The cursors of the channels that have told before."""
+    rows = tx.connection.execute(sa.select(alert_channels).where(alert_channels.c.name.in_(names)))
+    return {row.name: AlertCursor(row.position, row.settled_at) for row in rows}
+
+
+def cursor_now(tx: Tx) -> AlertCursor:
+    """A channel that is new tells what happens from now on."""
+    return AlertCursor(last_position(tx), tx.now)
+
+
+def save_cursors(tx: Tx, cursors: Iterable[tuple[str, AlertCursor]]) -> None:
+    """Save how far these channels have told."""
+    insert = postgresql.insert if tx.is_postgresql else sqlite.insert
+    for name, cursor in cursors:
+        values = {"position": cursor.position, "settled_at": cursor.settled_at}
+        statement = insert(alert_channels).values(name=name, **values)
+        tx.connection.execute(statement.on_conflict_do_update(index_elements=[alert_channels.c.name], set_=values))
+
+
+def read_edges(tx: Tx, after: AlertCursor) -> Edges:
+    """Up to EVENTS_MAX events after the cursor, and the deliveries exhausted since."""
+    last = last_position(tx)
+    found = list_feed(tx, after=after.position, limit=EVENTS_MAX, types=_TYPES) if last > after.position else []
+    newest = found[-1].position if len(found) == EVENTS_MAX else last
+    until = max(after.settled_at, tx.now - _VISIBLE_AFTER)
+    events = [(event.type, json.loads(event.body)["data"]) for event in found]
+    return Edges(
+        events, _read_exhausted(tx, after.settled_at, until), AlertCursor(max(newest or 0, after.position), until)
+    )
+
+
+def _read_exhausted(tx: Tx, after: datetime, until: datetime) -> dict[str, int]:
+    is_of_run = endpoints.c.source == EndpointSource.RUN.value
+    label = sa.case((is_of_run, ""), else_=deliveries.c.endpoint_id)
+    query = (
+        sa.select(label, sa.func.count())
+        .join_from(deliveries, endpoints, endpoints.c.id == deliveries.c.endpoint_id)
+        .where(
+            deliveries.c.state == DeliveryState.EXHAUSTED.value,
+            deliveries.c.settled_at > after,
+            deliveries.c.settled_at <= until,
+        )
+        .group_by(label)
+    )
+    return {row[0]: row[1] for row in tx.connection.execute(query)}

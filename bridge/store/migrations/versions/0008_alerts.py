@@ -1,0 +1,19 @@
+"""How far each alert channel has told."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Forward only: a backup is the way back."""
+    op.create_table(
+        "alert_channels",
+        sa.Column("name", sa.Text(), primary_key=True),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("settled_at", sa.BigInteger(), nullable=False),
+    )
