@@ -442,10 +442,6 @@ sessions = sa.Table(
     sa.UniqueConstraint("secret_hash"),
 )
 
-alert_channels = sa.Table(  # how far each channel of [alerts.NAME] has told
-    "alert_channels",
-    metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("position", sa.BigInteger, nullable=False),
-    sa.Column("settled_at", Instant, nullable=False),
-)
+# How far each channel of [alerts.NAME] has told.
+_told = sa.Column("position", sa.BigInteger, nullable=False), sa.Column("settled_at", Instant, nullable=False)
+alert_channels = sa.Table("alert_channels", metadata, sa.Column("name", sa.Text, primary_key=True), *_told)
