@@ -441,7 +441,5 @@ sessions = sa.Table(
     sa.Column("expires_at", Instant, nullable=False),
     sa.UniqueConstraint("secret_hash"),
 )
-
-# How far each channel of [alerts.NAME] has told.
 _told = sa.Column("position", sa.BigInteger, nullable=False), sa.Column("settled_at", Instant, nullable=False)
 alert_channels = sa.Table("alert_channels", metadata, sa.Column("name", sa.Text, primary_key=True), *_told)
