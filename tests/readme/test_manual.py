@@ -95,6 +95,8 @@ def test_every_configuration_that_is_shown_loads(shown: Block, tmp_path: Path):
     env = {} if "api_token" in text else {"RUNBRIDGE_SERVER__API_TOKEN": "a-token"}  # a fragment
     for key, source in re.findall(r'^(\w+)_(?:file|env) = "([^"]+)"', text, re.MULTILINE):
         secret = {"secret": new_secret(), "key": b64encode(bytes(32)).decode()}.get(key, "postgresql://a:b@127.0.0.1/c")
+        if source == "slack-url":  # not that of a database
+            secret = "https://hooks.slack.com/services/a/b/c"
         (tmp_path / source).write_text(secret)
         env[source] = secret
     config = load_config(tmp_path / "runbridge.toml", env=env)
