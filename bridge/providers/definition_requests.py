@@ -95,13 +95,13 @@ def request_of(
     named = {name for name, _ in query}
     for name, value in (page or {}).items():
         if isinstance(body, dict) and name not in named:
-            _put(body, name.split("."), value)
+            put(body, name.split("."), value)
         else:
             query = [pair for pair in query if pair[0] != name] + [(name, word_text(value))]
     return Request(method.upper(), path, query, body)
 
 
-def _put(body: dict[str, Json], names: list[str], value: Json) -> None:
+def put(body: dict[str, Json], names: list[str], value: Json) -> None:
     """Set the member at a path of names."""
     for name in names[:-1]:
         inner = body.setdefault(name, {})
@@ -179,15 +179,19 @@ class RunId:
 
     def in_address(self, run: Mapping[str, Any], base_url: str, address: str) -> str:
         """The run's id in an address that fits [run]. Raises ValueError if it does not fit."""
-        path = (run.get("get") or run["post"]).partition("?")[0]
-        base = urlsplit(base_url).path.rstrip("/")
-        pattern = "".join(map(self._pattern_of, re.split(r"(\{\w+\})", path)))
-        found = re.fullmatch(re.escape(base) + pattern + "/?", urlsplit(address).path)
+        template = run.get("get") or run["post"]
+        found = self.parts_in(template, urlsplit(base_url).path.rstrip("/"), urlsplit(address).path)
         if found is None:
-            raise ValueError(f"the address {urlsplit(address).path[:100]!r} does not fit {path}")
-        joined = self.join({name: unquote(value) for name, value in found.groupdict().items()})
+            raise ValueError(f"the address {urlsplit(address).path[:100]!r} does not fit {template}")
+        joined = self.join(found)
         self.split(joined)
         return joined
+
+    def parts_in(self, template: str, base: str, path: str) -> dict[str, str] | None:
+        """The parts of an id in a path that fits the address `template` below `base`; None if it does not fit."""
+        pattern = "".join(map(self._pattern_of, re.split(r"(\{\w+\})", template.partition("?")[0])))
+        found = re.fullmatch(re.escape(base) + pattern + "/?", path)
+        return {name: unquote(value) for name, value in found.groupdict().items()} if found else None
 
     def _pattern_of(self, part: str) -> str:
         """The regular expression of a part of an address: a name in braces, or text."""

@@ -11,7 +11,11 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from bridge.domain.definitions.definition import DefinitionInvalid
+from bridge.domain.errors import BridgeError
+from bridge.sandbox.defined import DefinedSandbox
 from bridge.sandbox.receiver import Receiver
 from bridge.sandbox.server import SANDBOX_KEY, Sandbox
 
@@ -21,7 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         asyncio.run(_serve(given))
-    except (OSError, ValueError) as problem:
+    except DefinitionInvalid as invalid:
+        sys.stderr.write("".join(f"{mistake}\n" for mistake in invalid.mistakes))
+        return 1
+    except (OSError, ValueError, BridgeError) as problem:
         sys.stderr.write(f"{given.what} cannot start: {problem}\n")
         return 1
     return 0
@@ -41,11 +48,13 @@ async def _serve(given: argparse.Namespace) -> None:
         await served.stop()
 
 
-def _providers(given: argparse.Namespace) -> Sandbox:
+def _providers(given: argparse.Namespace) -> Sandbox | DefinedSandbox:
+    if given.definition is not None:
+        return DefinedSandbox(given.definition, key=given.key, step_s=given.step)
     return Sandbox(api_key=given.key, ib_context=given.ib_context, dify_missing_is_null=given.dify_missing_is_null)
 
 
-def _addresses(served: Sandbox | Receiver) -> dict[str, object]:
+def _addresses(served: Sandbox | DefinedSandbox | Receiver) -> dict[str, object]:
     if isinstance(served, Receiver):
         return {"url": served.url(), "received": served.url("/_received")}
     return {"url": served.origin, "providers": {name: served.url(name) for name in served.providers}}
@@ -59,6 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     providers.add_argument("--ib-context", help="the IB-Context that Instabase requires (default: none)")
     providers.add_argument(
         "--dify-missing-is-null", action="store_true", help="answer unknown Dify runs as old servers do"
+    )
+    providers.add_argument(
+        "--definition",
+        type=Path,
+        metavar="FILE",
+        help="one provider instead, which plays the fixtures of this definition",
+    )
+    providers.add_argument(
+        "--step", type=float, default=3.0, help="seconds that each of the fixtures lasts (default: %(default)s)"
     )
     receiver = kinds.add_parser("receiver", help="a receiver of webhooks that verifies signatures")
     receiver.add_argument("--secret", action="append", default=[], help="whsec_…, may be given several times")

@@ -8,11 +8,13 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+import bridge
 from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_headers
 
 
@@ -80,3 +82,28 @@ async def test_what_will_not_do_is_told_in_one_line_with_code_1(arguments: tuple
         _, complaint = await process.communicate()
     assert (process.returncode, complaint.count(b"\n")) == (1, 1)
     assert b"hunter2" not in complaint
+
+
+async def test_a_definition_is_played_as_the_one_provider(client: aiohttp.ClientSession) -> None:
+    folder = Path(bridge.__file__).parent / "providers/definitions/dibby"
+    process, told = await start("providers", "--definition", str(folder), "--step", "1000")
+    try:
+        answer = await client.get(
+            f"{told['providers']['dibby']}/runs/r1", headers={"Authorization": "Bearer sandbox-key"}
+        )
+        shown = await answer.json()
+    finally:
+        code = await end(process, signal.SIGTERM)
+    assert (shown["id"], shown["status"]) == ("r1", "PENDING")
+    assert code == 0
+
+
+async def test_a_definition_with_mistakes_is_refused_with_each_of_them(tmp_path: Path) -> None:
+    (tmp_path / "jobs.toml").write_text('schema = 1\nname = "jobs"\n[run]\ngte = "/jobs/{id}"\n')
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bridge.sandbox", "providers", "--definition", str(tmp_path / "jobs.toml"), stderr=PIPE
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert b"jobs.toml:4: run.gte: unknown key" in said
+    assert b"the key `status` is missing" in said

@@ -290,7 +290,7 @@ DEFINITION: Final = Table(
             ok=CODES,
             workflow=Text("Whether slashes are kept in {workflow}.", choices=("slug", "path")),
             inputs=Table({"merge": YesNo("Their members become those of the body."), "about": Text("What they are.")}),
-            run_from=Either((EXPRESSION, HeaderOrParts(EXPRESSION)), "The id: a path, its parts, or where an address stands."),
+            run_from=Either((EXPRESSION, Items(EXPRESSION), HeaderOrParts(EXPRESSION)), "The id: a path, its parts, or where an address stands."),
         ),
         "cancel": _request("post", "put", "patch", "delete", "get", about="Ask for the end of a run.", ok=CODES),
         "check": _request(
