@@ -133,10 +133,10 @@ class Planner:
     def deadline_in_s(self, tracked: TrackedRun, now: datetime) -> float:
         """Seconds until a last poll just after the run's deadline; infinity without a deadline ahead."""
         run = tracked.run
-        stands_still = run.status is RunStatus.WAITING and not run.deadline_is_fixed
-        if run.deadline_at is None or stands_still or run.deadline_at <= now:
-            return float("inf")
-        return max((run.deadline_at - now).total_seconds() + 0.001, self._settings_of(tracked).min_interval_s)
+        if run.deadline_at is None or (run.status is RunStatus.WAITING and not run.deadline_is_fixed):
+            return math.inf
+        left_s = (run.deadline_at - now).total_seconds()
+        return max(left_s + 0.001, self._settings_of(tracked).min_interval_s) if left_s > 0 else math.inf
 
     def rank(self, due: Sequence[TrackedRun], now: float) -> list[tuple[float, TrackedRun]]:
         """The due runs, each with what a poll of it is worth in seconds; most urgent last."""

@@ -102,6 +102,7 @@ class Poller:
                 self._plan(tracked, plan.delay_s, plan.reason)
 
     def _start_requests(self, now: float) -> None:
+        wall = self._clock.now()
         while self._opens_in_s(now) <= 0 and self.lease_guard.is_open:
             if (due := self.schedule.take_to_rank(now)) is not None:
                 if len(due) > 1:
@@ -120,7 +121,7 @@ class Poller:
                     if sends_list:
                         self._start_list(now)
                 case None:
-                    tracked.start_poll(self._clock.now(), now)
+                    tracked.start_poll(wall, now)
                     self.client.limiter.send(now, self._name)
                     self._spawn(self._follow(tracked), f"poll:{tracked.run.id}")
                     if (offer := self._offer_of()) is not None and offer.is_behind():
@@ -182,10 +183,11 @@ class Poller:
         self.bell.ring()
 
     def _plan(self, tracked: TrackedRun, delay_s: float, reason: str) -> None:
-        left_s = self.planner.deadline_in_s(tracked, self._clock.now())
+        wall = self._clock.now()
+        left_s = self.planner.deadline_in_s(tracked, wall)
         if left_s < delay_s:
             delay_s, reason = left_s, "its deadline"
-        self.schedule.plan(tracked, delay_s, reason)
+        self.schedule.plan(tracked, delay_s, reason, wall)
         self.leases.keep_or_release(tracked, delay_s, is_listed=self.lists.shows(tracked.run.id))
 
     def _start_list(self, now: float) -> None:

@@ -298,10 +298,9 @@ class PollSchedule:
         self._heap = [entry for entry in self._heap if entry[1] in live]
         heapq.heapify(self._heap)
 
-    def plan(self, tracked: TrackedRun, delay_s: float, reason: str) -> None:
-        """Set when and why a held run is polled next."""
-        clock = self._clock
-        tracked.plan(clock.monotonic() + delay_s, clock.now() + timedelta(seconds=delay_s), reason)
+    def plan(self, tracked: TrackedRun, delay_s: float, reason: str, wall: datetime) -> None:
+        """Set when, in seconds from now (`wall`), and why a held run is polled next."""
+        tracked.plan(self._clock.monotonic() + delay_s, wall + timedelta(seconds=delay_s), reason)
         self.add(tracked)
 
     def postpone(self, tracked: TrackedRun, due: float) -> None:
@@ -372,7 +371,9 @@ class PollSchedule:
             worth_s, tracked = self._ready.pop()
             if not self._is_ready(tracked):
                 continue
-            rivals = [self._candidate(*each) for each in ((worth_s, tracked), *self._ready[-1:])]
+            rivals = [self._candidate(worth_s, tracked)]
+            if self._ready and (self.is_scarce or self._limiter.has_others(self._name)):
+                rivals.append(self._candidate(*self._ready[-1]))
             if self._limiter.admit(rivals, now=now, is_scarce=self.is_scarce):
                 return tracked
             self._ready.append((worth_s, tracked))

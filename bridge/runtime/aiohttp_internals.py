@@ -195,10 +195,10 @@ class ClientProtocol(ResponseHandler):
         if not data:
             self._parse(data)
             self._parse_last()
-        elif not self.is_used or self._is_answered():
+        elif not self.is_used or (self._body is not None and self._body.is_eof()):
             self._break_off()
         elif (length := self._length_if_whole(data)) is not None:
-            self._parse(data)
+            ResponseHandler.data_received(self, data)  # inline what most responses need: this runs for each read
             if self._body is not None and self._body.total_bytes != length and self._body.is_eof():
                 self._break_off()
         else:

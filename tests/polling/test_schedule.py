@@ -67,7 +67,7 @@ def test_a_run_in_flight_is_in_no_order_until_it_is_planned_again(schedule: Poll
     schedule.set_ready([(1.0, run)], clock.monotonic())
     assert schedule.take_ready(clock.monotonic()) is run
     assert schedule.next_due() == float("inf")
-    schedule.plan(run, 5.0, "a reason")
+    schedule.plan(run, 5.0, "a reason", clock.now())
     assert schedule.next_due() == clock.monotonic() + 5.0
     assert run.next_poll_at == clock.now().replace(second=5)
 

@@ -72,7 +72,8 @@ def price_of(settings: CadenceSettings, run: RunView) -> float:
     price_s = settings.price_s
     if settings.target_delay is not None:
         price_s = price_for_target(run.belief, settings.target_delay)
-    price_s *= hung_factor(run.alive_s, run.usual_s)
+    if run.alive_s > run.usual_s:
+        price_s *= hung_factor(run.alive_s, run.usual_s)
     patience_s = WAITING_PATIENCE_S if run.status is RunStatus.WAITING else PATIENCE_S
     return effective_price(
         price_s,

@@ -111,6 +111,10 @@ class FairRateLimiter:
         for call in [call for _, call in self._waiting.values()]:
             call()
 
+    def has_others(self, tenant: str) -> bool:
+        """Whether another tenant waits, or has the turn: then the choice is between more than one candidate."""
+        return self._turn_of is not None or any(each != tenant for each in self._waiting)
+
     def admit(self, candidates: Sequence[Candidate], *, now: float, is_scarce: bool) -> bool:
         """True if this tenant may send its first candidate; otherwise wakes the tenant whose turn it is.
 
