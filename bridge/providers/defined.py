@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from bridge.domain.connection import Connection
 from bridge.domain.definitions.definition import Definition
@@ -66,6 +67,8 @@ class DefinedProvider(ProviderDefaults):
         self.fields = self.answers.reader.fields
         self._form = RunFormat(lambda body: self.answers.reader.read(body).observation, self.fields or _NO_FIELDS)
         auth = self.tables.get("auth")
+        self._known: WeakKeyDictionary[ProviderHttp, dict[str, str]] = WeakKeyDictionary()
+        """The variables' values at each connection."""
         self._exchange = TokenExchange(auth) if isinstance(auth, dict) and "exchange" in auth else None
 
     def base_url(self, connection: Connection) -> str:
@@ -148,7 +151,10 @@ class DefinedProvider(ProviderDefaults):
         return replaced(response, poll_after_s=longest(response.poll_after_s, meaning.pause_s))
 
     def _values(self, http: ProviderHttp, provider_run_id: str) -> dict[str, Json]:
-        return {**self.definition.values(http.options), **self.answers.run_id.split(provider_run_id)}
+        known = self._known.get(http)
+        if known is None:
+            known = self._known[http] = self.definition.values(http.options)
+        return {**known, **self.answers.run_id.split(provider_run_id)}
 
     # --- One run
 

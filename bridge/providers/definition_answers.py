@@ -6,13 +6,13 @@ No request is made here: the poller, `lint`, `try` and `test` all read by these 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from bridge.domain.definitions.definition import Definition
 from bridge.domain.definitions.expressions import Notes, find, is_true
 from bridge.domain.errors import BadPayload
-from bridge.domain.frozen import replaced
+from bridge.domain.frozen import frozen, replaced
 from bridge.domain.ids import comparable_run_id
 from bridge.domain.observation import (
     FailureKind,
@@ -45,7 +45,7 @@ _SENTENCES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What came back: code, headers, and the body where it is JSON."""
 
@@ -59,7 +59,7 @@ class Answer:
         return 200 <= self.status < 300
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Meaning:
     """What an answer means; `rule` is the [[answer]] that says so, empty for the defaults.
 
@@ -80,12 +80,14 @@ class Answers:
         self.tables = definition.tables
         self.reader = DefinitionReader(self.tables)
         self.run_id = RunId.of(self.tables)
+        self._rules = self.tables.get("answer", ())
+        self._hints = self.tables.get("pace", {}).get("hint", ())
 
     def meaning_of(self, answer: Answer) -> Meaning:
         """The first [[answer]] that fits, else the default of the code."""
-        notes = Notes()
         means, rule, pause = _default(answer), "", None
-        for number, each in enumerate(self.tables.get("answer", ())):
+        notes = Notes()
+        for number, each in enumerate(self._rules):
             if _fits(each, answer, notes, f"answer[{number}].if"):
                 means, rule = each["means"], f"answer[{number}]"
                 if "until" in each:
@@ -93,9 +95,10 @@ class Answers:
                 elif "after" in each:
                     pause = pause_s(each["after"], answer.headers, answer.body, notes)
                 break
-        hints = self.tables.get("pace", {}).get("hint", ())
-        asked = (pause_s(hint, answer.headers, answer.body, notes) for hint in hints)
         usual = requested_pause_s(answer.headers, with_quota=means == "throttled")
+        if pause is None and not self._hints:
+            return Meaning(means, rule, usual, (*notes,))
+        asked = (pause_s(hint, answer.headers, answer.body, notes) for hint in self._hints)
         return Meaning(
             means, rule, longest(pause, next((one for one in asked if one is not None), None), usual), (*notes,)
         )
@@ -154,7 +157,7 @@ class Answers:
             raise BadPayload("the answer is an error instead of a run")
         if damaged and self.reader.fields:
             seen = without_damage(seen, damaged, self.reader.fields)
-        return replaced(reading, observation=seen)
+        return reading if seen is reading.observation else replaced(reading, observation=seen)
 
     def _in_status(self, seen: Observation, status: RunStatus, answer: Answer) -> Observation:
         """An observation whose status a rule about the answer has decided."""
@@ -164,9 +167,10 @@ class Answers:
 
     def check_same_run(self, told: Json, run_id: str) -> None:
         """Raise BadPayload if an answer names another run: neither the whole id nor a part of it."""
-        parts = (run_id, *self.run_id.split(run_id).values())
         text = text_of(told)
-        if text is not None and comparable_run_id(text) not in map(comparable_run_id, parts):
+        if text is None or comparable_run_id(text) == comparable_run_id(run_id):
+            return
+        if comparable_run_id(text) not in map(comparable_run_id, self.run_id.split(run_id).values()):
             check_same_run(text, run_id)
 
     def check_run_id(self, provider_run_id: str) -> str | None:

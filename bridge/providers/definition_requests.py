@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 from bridge.domain.definitions.check import METHODS, PLACEHOLDER, hosts_of, id_parts, word_text
 from bridge.domain.definitions.expressions import Notes, find, is_true
 from bridge.domain.errors import BadPayload
+from bridge.domain.frozen import frozen
 from bridge.domain.run import Json
 from bridge.domain.timestamps import format_instant, parse_instant
 from bridge.providers.definition_reader import instant_of
@@ -25,6 +26,7 @@ Query = list[tuple[str, str]]
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _NEXT_LINK: Final = re.compile(r"<([^>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,]+))*)")
 _REL_NEXT: Final = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\b)", re.IGNORECASE)
+_NEEDS_NO_ENCODING: Final = re.compile(r"[\w.~-]*", re.ASCII)
 _UNITS_S: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -62,7 +64,7 @@ class Hosts:
         return address
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A request as it is sent; `path` begins with a slash, or is a whole address."""
 
@@ -87,6 +89,8 @@ def request_of(
     """
     method = next(name for name in METHODS if name in table)
     path, query = fill_address(table[method], values, kinds)
+    if address is None and not page and "query" not in table and "body" not in table:  # most polls
+        return Request(method.upper(), path, query, None)
     more = {name: word_text(value) for name, value in table.get("query", {}).items()}
     query += [(name, fill(text, values)) for name, text in more.items() if has_values(text, values)]
     if address is not None:
@@ -114,11 +118,14 @@ def fill_address(template: str, values: Mapping[str, Any], kinds: Mapping[str, s
 
     def encoded(found: re.Match[str]) -> str:
         name = found[1]
-        return quote(str(values[name]), safe="/" if kinds.get(name) == "path" else "", errors="replace")
+        text = str(values[name])
+        if _NEEDS_NO_ENCODING.fullmatch(text):  # as nearly every id
+            return text
+        return quote(text, safe="/" if kinds.get(name) == "path" else "", errors="replace")
 
     path, _, query = template.partition("?")
-    pairs = [(fill(name, values), fill(value, values)) for name, value in parse_qsl(query, keep_blank_values=True)]
-    return PLACEHOLDER.sub(encoded, path), pairs
+    given = parse_qsl(query, keep_blank_values=True) if query else ()
+    return PLACEHOLDER.sub(encoded, path), [(fill(name, values), fill(value, values)) for name, value in given]
 
 
 def has_values(template: str, values: Mapping[str, Any]) -> bool:
@@ -162,19 +169,20 @@ class RunId:
         """The parts by name. Raises ValueError with a sentence if this is no such id."""
         names = list(self.kinds)
         if len(names) == 1:
-            values = [provider_run_id]
-        else:
-            at = next((number for number, name in enumerate(names) if self.kinds[name] == "path"), len(names) - 1)
-            head = provider_run_id.split("/", at) if at else [provider_run_id]
-            after = len(names) - 1 - at
-            tail = head.pop().rsplit("/", after) if len(head) == at + 1 else []
-            values = head + tail
-            if len(values) != len(names):
-                wanted = "/".join(f"{{{name}}}" for name in names)
-                raise ValueError(f"a run id has the form {wanted}")
+            if problem := _problem_of(self.kinds[names[0]], provider_run_id):
+                raise ValueError(problem)
+            return {names[0]: provider_run_id}
+        at = next((number for number, name in enumerate(names) if self.kinds[name] == "path"), len(names) - 1)
+        head = provider_run_id.split("/", at) if at else [provider_run_id]
+        after = len(names) - 1 - at
+        tail = head.pop().rsplit("/", after) if len(head) == at + 1 else []
+        values = head + tail
+        if len(values) != len(names):
+            wanted = "/".join(f"{{{name}}}" for name in names)
+            raise ValueError(f"a run id has the form {wanted}")
         for name, value in zip(names, values, strict=True):
             if problem := _problem_of(self.kinds[name], value):
-                raise ValueError(problem if len(names) == 1 else f"{name}: {problem}")
+                raise ValueError(f"{name}: {problem}")
         return dict(zip(names, values, strict=True))
 
     def in_address(self, run: Mapping[str, Any], base_url: str, address: str) -> str:
