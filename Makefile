@@ -16,6 +16,7 @@ VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version(
 PLACE := $(shell pwd | cksum | cut -d' ' -f1)
 RUNTIME := .venv/.runtime-$(VERSION)-$(PLACE)
 DEV := .venv/.dev-$(VERSION)-$(PLACE)
+DOCS := .venv/.docs-$(VERSION)-$(PLACE)
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -31,7 +32,7 @@ TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl cur
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint format bench screenshots dist deb lock clean
+.PHONY: help demo test test-fast lint format bench docs screenshots dist deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
@@ -65,6 +66,10 @@ screenshots: $(DEV) ## pictures of every screen of the dashboard, both themes, d
 	@sh .ci/have-commands chromium=chromium
 	$(BIN)/python -m tests.web.screenshots $(or $(TO),build/screenshots)
 
+docs: $(DOCS) ## the manual as a site, in build/site, with every link checked and a search that works offline
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --quiet --clean
+	@echo "open build/site/index.html"
+
 dist: $(DEV) ## the wheel and the sdist for PyPI, in dist/: the same bytes from the same commit
 	$(BIN)/python deploy/dist.py
 
@@ -75,6 +80,7 @@ lock: $(DEV) ## resolve requirements/ again from pyproject.toml (UPGRADE=1 takes
 	$(COMPILE) --output-file requirements/runtime.txt
 	$(COMPILE) --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt
 	$(COMPILE:pyproject.toml=) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
+	$(COMPILE:pyproject.toml=) --group docs --constraint requirements/dev.txt --output-file requirements/docs.txt
 	$(BIN)/python deploy/dist.py --sbom
 
 clean: ## remove the environment and every cache
@@ -95,4 +101,9 @@ $(RUNTIME): requirements/build.txt requirements/runtime.txt pyproject.toml
 $(DEV): $(RUNTIME) requirements/dev.txt
 	@echo "Setting up the tests and checks: pip installs requirements/dev.txt into .venv (once; up to two minutes) …"
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(DOCS): $(RUNTIME) requirements/docs.txt
+	@echo "Setting up the documentation: pip installs requirements/docs.txt into .venv (once) …"
+	@$(INSTALL) --require-hashes -r requirements/docs.txt
 	@touch $@

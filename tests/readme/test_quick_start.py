@@ -97,6 +97,9 @@ def test_the_quick_start_leads_from_nothing_to_a_verified_webhook(tmp_path: Path
             run = json.loads(shell.run(block("quickstart-register")))
             assert (run["connection"], run["metadata"]) == ("dify", {"order": 4711})
             shell.run(f"runbridge runs wait {run['id']} --timeout {PATIENCE_S:g}s")
+            token = "RUNBRIDGE_TOKEN=$(cat api-token)\n"
+            assert json.loads(shell.run(token + block("replace-register")))["id"] == run["id"]
+            assert json.loads(shell.run(token + block("replace-wait")))["settled"]
             heard = [app.stdout.readline().split() for _ in range(2)]
             assert heard == [
                 ["run.started", run["provider_run_id"], "running"],

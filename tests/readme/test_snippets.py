@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from bridge.domain.event import EventType
 from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_headers
 from bridge.sandbox.scenarios import Scenario
 from bridge.sandbox.server import Sandbox
@@ -24,7 +27,10 @@ from tests.support.installation import free_port
 from tests.support.manual import block
 from tests.support.waiting import until
 
-START_S = 30.0
+EVENT_TYPES = {member.value for member in EventType}
+START_S = 60.0
+INSTALL_S = 240.0
+PYTHON_FRAMEWORKS = ("fastapi", "uvicorn", "django", "flask", "gunicorn", "aiohttp", "standardwebhooks")
 
 pytestmark = pytest.mark.slow  # each test starts a receiver, some a daemon
 
@@ -37,38 +43,70 @@ class SnippetReceiver:
     received: Callable[[], list[str]]
 
 
-@contextlib.asynccontextmanager
-async def python_receiver(folder: Path, secret: str, _request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
-    async with program(sys.executable, folder / "receiver.py", block("receiver-python"), folder, secret) as receiver:
-        yield receiver
+Opening = Callable[[Path, str, pytest.FixtureRequest], contextlib.AbstractAsyncContextManager[SnippetReceiver]]
+
+
+def node(name: str) -> Opening:
+    """A receiver in JavaScript: a program of its own."""
+
+    @contextlib.asynccontextmanager
+    async def opened(folder: Path, secret: str, request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
+        script = request.getfixturevalue("node_folder") / f"{name}.mjs"
+        script.write_text(block(name))
+        async with program(("node", str(script)), folder, secret) as receiver:
+            yield receiver
+
+    return opened
+
+
+def python(name: str, *server: str, more: dict[str, str] | None = None) -> Opening:
+    """A receiver in Python, in the server that its page names; `PORT` stands for the port, `more` for further files."""
+
+    @contextlib.asynccontextmanager
+    async def opened(folder: Path, secret: str, request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
+        for file, text in {"receiver.py": block(name), **(more or {})}.items():
+            (folder / file).write_text(text)
+        command = (str(request.getfixturevalue("frameworks")), *server)
+        async with program(command, folder, secret) as receiver:
+            yield receiver
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def frameworks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with the frameworks of the page."""
+    folder = tmp_path_factory.mktemp("frameworks")
+    uv = (sys.executable, "-m", "uv")
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True, timeout=INSTALL_S)
+    subprocess.run(
+        [*uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *PYTHON_FRAMEWORKS],
+        check=True,
+        timeout=INSTALL_S,
+    )
+    return folder / "bin/python"
 
 
 @contextlib.asynccontextmanager
-async def node_receiver(folder: Path, secret: str, request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
-    script = request.getfixturevalue("node_folder") / "receiver.mjs"
-    async with program("node", script, block("receiver-node"), folder, secret) as receiver:
-        yield receiver
-
-
-@contextlib.asynccontextmanager
-async def program(command: str, script: Path, text: str, folder: Path, secret: str) -> AsyncIterator[SnippetReceiver]:
-    script.write_text(text)
+async def program(command: Sequence[str], folder: Path, secret: str) -> AsyncIterator[SnippetReceiver]:
     output, port = folder / "received.txt", free_port()
     with output.open("wb") as received:
         process = await asyncio.create_subprocess_exec(
-            command,
-            str(script),
+            *(word.replace("PORT", str(port)) for word in command),
+            cwd=folder,
             stdout=received,
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "MY_APP_WEBHOOK_SECRET": secret, "PORT": str(port)},
+            env={**os.environ, "MY_APP_WEBHOOK_SECRET": secret, "PORT": str(port), "PYTHONPATH": str(folder)},
+            start_new_session=True,
         )
     try:
         await until(lambda: listens(port), timeout_s=START_S, what="a start of the receiver")
         yield SnippetReceiver(
-            f"http://127.0.0.1:{port}/hooks", lambda: [line.split()[0] for line in output.read_text().splitlines()]
+            f"http://127.0.0.1:{port}/hooks",
+            lambda: [word for word in output.read_text().split() if word in EVENT_TYPES],
         )
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with its workers
         await process.wait()
 
 
@@ -84,7 +122,25 @@ async def shell_receiver(folder: Path, secret: str, _request: pytest.FixtureRequ
         )
 
 
-RECEIVERS = {"python": python_receiver, "node": node_receiver, "shell": shell_receiver}
+GUNICORN = ("-m", "gunicorn", "--bind", "127.0.0.1:PORT")
+DJANGO = """
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+
+settings.configure(SECRET_KEY="x", ROOT_URLCONF="receiver", ALLOWED_HOSTS=["127.0.0.1"])
+application = get_wsgi_application()
+"""
+RECEIVERS: dict[str, Opening] = {
+    "python": python("receiver-python", "receiver.py"),
+    "fastapi": python("receiver-fastapi", "-m", "uvicorn", "receiver:app", "--port", "PORT", "--no-access-log"),
+    "django": python("receiver-django", *GUNICORN, "wsgi:application", more={"wsgi.py": DJANGO}),
+    "flask": python("receiver-flask", *GUNICORN, "receiver:app"),
+    "aiohttp": python("receiver-aiohttp", "receiver.py"),
+    "node": node("receiver-node"),
+    "express": node("receiver-express"),
+    "hono": node("receiver-hono"),
+    "shell": shell_receiver,
+}
 
 
 async def listens(port: int) -> bool:
@@ -96,31 +152,38 @@ async def listens(port: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("language", RECEIVERS)
-async def test_a_receiver_takes_in_every_delivery_once(
-    language: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+async def test_every_receiver_takes_in_every_delivery_once(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The second arrival of an event, here a replay, is answered like the first and not acted upon again."""
     secret = new_secret()
     daemon = DaemonProcess(tmp_path)
-    async with Sandbox() as sandbox, RECEIVERS[language](tmp_path, secret, request) as receiver:
+    every = len(RECEIVERS)
+    async with Sandbox() as sandbox, contextlib.AsyncExitStack() as stack:
+        receivers = {}
+        for name, opened in RECEIVERS.items():
+            folder = tmp_path / name
+            folder.mkdir()
+            receivers[name] = await stack.enter_async_context(opened(folder, secret, request))
+            daemon.add_endpoint(name, receivers[name].url, secret=secret)
         daemon.add_connection("dify", "dify", sandbox.url("dify"))
-        daemon.add_endpoint("my-app", receiver.url, secret=secret)
         async with daemon:
             theirs = sandbox.add_run(
-                "dify", scenario=Scenario(duration_s=1, output={"text": "Zwölf Boxkämpfer – \u2028 ✓"})
+                "dify", scenario=Scenario(duration_s=1, output={"text": "Zwölf Boxkämpfer – \u2028 ✓"}), age_s=60
             )
             run = await daemon.register("dify", theirs, metadata={"order": 4711})
             await daemon.finish_of(run["id"])
-            await daemon.eventually("/v1/deliveries", lambda page: states(page) == ["delivered"] * 2)
+            await daemon.eventually("/v1/deliveries", lambda page: states(page) == ["delivered"] * every)
             (finished,) = await daemon.all_events(type="run.finished")
             await daemon.ask("POST", f"/v1/events/{finished['id']}/replay", {}, status=202)
-            await daemon.eventually("/v1/deliveries", lambda page: states(page, attempts=3) == ["delivered"] * 2)
-            ping = await daemon.ask("POST", "/v1/endpoints/my-app/ping", {}, status=202)
             await daemon.eventually(
-                f"/v1/deliveries?event={ping['event_id']}", lambda page: states(page) == ["delivered"]
+                "/v1/deliveries", lambda page: states(page, attempts=2 * every) == ["delivered"] * every
             )
-            assert receiver.received() == ["run.started", "run.finished", "bridge.ping"]
+            for name in receivers:
+                ping = await daemon.ask("POST", f"/v1/endpoints/{name}/ping", {}, status=202)
+                await daemon.eventually(
+                    f"/v1/deliveries?event={ping['event_id']}", lambda page: states(page) == ["delivered"]
+                )
+            taken_in = {name: receiver.received() for name, receiver in receivers.items()}
+            assert taken_in == {name: ["run.finished", "bridge.ping"] for name in receivers}
             await daemon.stop()
 
 

@@ -41,8 +41,13 @@ class CgiServer:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
-        answer, _ = await script.communicate(body)
+        assert script.stdin is not None
+        assert script.stdout is not None
+        script.stdin.write(body)  # and left open, as servers do: CONTENT_LENGTH says where the body ends
+        answer = await script.stdout.read()
+        code = await script.wait()
+        script.stdin.close()
         head = answer.decode().partition("\r\n\r\n")[0]
-        if script.returncode != 0 or not head.startswith("Status: "):
+        if code != 0 or not head.startswith("Status: "):
             return web.Response(status=500)
         return web.Response(status=int(head.removeprefix("Status: ").split()[0]))
