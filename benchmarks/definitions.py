@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from bridge.definitions import BUILT_IN, built_in, find_definitions
-from bridge.domain.definitions.check import faults_in
+from bridge.definitions.check import faults_in
+from bridge.definitions.files import BUILT_IN, Definitions, built_in
 from bridge.domain.observation import Observation
 from bridge.domain.run import RunStatus
 from bridge.domain.strict_json import parse_json
@@ -115,7 +115,7 @@ def main() -> None:
         for number in range(FILES):
             (Path(folder) / f"p{number}.toml").write_text(re.sub(r'"instabase"', f'"p{number}"', text, count=1))
         started = time.thread_time()
-        assert not find_definitions(Path(folder)).mistakes
+        assert not Definitions(Path(folder)).mistakes
         print(f"{FILES} definitions: {time.thread_time() - started:.2f} s")
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bridge.definitions import BUILT_IN, find_definitions
-from bridge.domain.definitions.check import hosts_of, id_parts
-from bridge.domain.definitions.definition import Definition
+from bridge.definitions.check import hosts_of, id_parts
+from bridge.definitions.files import BUILT_IN, Definitions
+from bridge.domain.definition import Definition
 from bridge.providers.fixtures import fixtures_beside
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "catalogue.md"
@@ -31,7 +31,7 @@ This page is written by `deploy/catalogue.py` from the definitions.
 
 def page() -> str:
     """The text of the page."""
-    found = find_definitions(None)
+    found = Definitions()
     files = {name: file.path for name, file in found.files.items() if file.path.is_relative_to(BUILT_IN)}
     definitions = {name: found.get(name) for name in sorted(files)}
     rows = (_row(definition, _comments(files[name])) for name, definition in definitions.items())

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from bridge.cli.output import mark, print_facts, print_table, print_value, say, say_heading
+from bridge.definitions.schema import NAME
 from bridge.domain.connection import Connection
-from bridge.domain.definitions.keys import NAME
 from bridge.domain.errors import BadPayload, BridgeError
 from bridge.domain.observation import Observed
 from bridge.domain.run import RunStatus

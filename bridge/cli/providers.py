@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,15 +14,13 @@ from bridge import __version__
 from bridge.cli.options import DurationText, Pair, Settings, common_options, config_option, json_option, pass_settings
 from bridge.cli.output import mark, note, print_facts, print_table, print_value, say, say_heading
 from bridge.config.locate import find_config
-from bridge.definitions import Definitions, definitions_folder, find_definitions
-from bridge.domain.definitions.check import hosts_of
-from bridge.domain.definitions.definition import Definition, DefinitionInvalid
-from bridge.domain.definitions.keys import schema_text
+from bridge.definitions.check import hosts_of
+from bridge.definitions.files import IN_CODE, Definitions, definitions_folder
+from bridge.definitions.schema import SCHEMA_TEXT
+from bridge.domain.definition import Definition, DefinitionInvalid
 from bridge.domain.errors import BadPayload, NotFound
 from bridge.domain.strict_json import parse_json
 from bridge.domain.suggestions import unknown
-from bridge.providers.base import Provider, ProviderDefaults
-from bridge.providers.defined import DefinedProvider
 from bridge.providers.definition_answers import Answers
 from bridge.providers.fields import json_object
 from bridge.providers.fixtures import (
@@ -34,9 +32,10 @@ from bridge.providers.fixtures import (
     read_fixture,
     unseen_words,
 )
-from bridge.providers.registry import IN_CODE
 
-_ALWAYS = ("watch", "trigger", "check")
+if TYPE_CHECKING:
+    from bridge.providers.base import Provider
+
 _SETTINGS = {"instabase": "ib_context", "retab": "auth_scheme", "dibby": "workflow_key"}  # of one provider only
 
 
@@ -52,10 +51,10 @@ def providers() -> None:
 def list_providers(settings: Settings) -> None:
     """List them with their default address, what the daemon can do there, and where they come from."""
     found = _definitions(settings)
-    described = [_described(provider) for name, provider in IN_CODE.items() if name not in found.files]
+    described = [_described(_find(settings, name)) for name in IN_CODE if name not in found.files]
     for name in found.names:
         try:
-            described.append(_described(DefinedProvider(found.get(name))))
+            described.append(_described(found.get(name)))
         except DefinitionInvalid as invalid:
             described.append({"name": name, "origin": found.files[name].origin, "mistakes": len(invalid.mistakes)})
     if settings.as_json:
@@ -80,7 +79,7 @@ def show(settings: Settings, name: str) -> None:
     """Show provider NAME and its lines of configuration."""
     provider = _find(settings, name)
     described = _described(provider)
-    definition = provider.definition if isinstance(provider, DefinedProvider) else None
+    definition = provider if isinstance(provider, Definition) else None
     if definition:
         described |= {"digest": definition.digest, "hosts": sorted(hosts_of(definition.tables))}
         described |= {"vars": definition.variables, "docs": definition.tables.get("docs")}
@@ -167,6 +166,7 @@ def try_(
 ) -> int:
     """Poll one run once with the definition in FILE and show what was sent and how the answer was read."""
     from bridge.cli.provider_authoring import print_trial, read_key, run_trial
+    from bridge.providers.defined import DefinedProvider
 
     path = file / "definition.toml" if file.is_dir() else file
     try:
@@ -185,7 +185,7 @@ def try_(
 @providers.command
 def schema() -> None:
     """Print the JSON Schema of definitions, for completion in editors (taplo, tombi)."""
-    click.echo(schema_text())
+    click.echo(SCHEMA_TEXT, nl=False)
 
 
 @providers.command
@@ -275,7 +275,7 @@ def _fixtures(path: Path) -> tuple[list[Fixture], list[str]]:
 def _definitions(settings: Settings) -> Definitions:
     """The definitions that the configuration's folder, packages and runbridge itself have."""
     path = find_config(settings.config_path, os.environ)
-    return find_definitions(definitions_folder(path), IN_CODE)
+    return Definitions(definitions_folder(path))
 
 
 @providers.command
@@ -310,32 +310,33 @@ def check(settings: Settings, name: str, body: Path | None) -> int:
     return 0 if names and all(result["ok"] for result in results.values()) else 1
 
 
-def _find(settings: Settings, name: str) -> Provider:
+def _find(settings: Settings, name: str) -> Definition | Provider:
+    """The definition of that name, or the provider in code, whose HTTP client is imported only here."""
     found = _definitions(settings)
     if name in found.files:
-        return DefinedProvider(found.get(name))
+        return found.get(name)
     if name not in IN_CODE:
         raise NotFound(unknown("provider", name, [*IN_CODE, *found.names]))
-    return IN_CODE[name]
+    from bridge.providers.registry import REGISTRY
+
+    return REGISTRY[name]
 
 
-def _described(provider: Provider) -> dict[str, Any]:
-    if isinstance(provider, DefinedProvider):
-        definition = provider.definition
+def _described(provider: Definition | Provider) -> dict[str, Any]:
+    if isinstance(provider, Definition):
         can = ["watch", *(name for name in ("trigger", "cancel", "list", "output", "check") if name in provider.tables)]
-        more = {"version": definition.version, "origin": definition.origin}
-    else:
-        can, more = [*_ALWAYS], {"version": __version__, "origin": "built in"}
-        if getattr(type(provider), "cancel", None) is not ProviderDefaults.cancel:
-            can.append("cancel")
+        more = {"version": provider.version, "origin": provider.origin}
+        return {"name": provider.name, "base_url": provider.base_url, "can": can, **more}
+    can = ["watch", "trigger", "check", "cancel"]
+    more = {"version": __version__, "origin": "built in"}
     return {"name": provider.name, "base_url": provider.default_base_url or None, "can": can, **more}
 
 
-def _read_body(settings: Settings, provider: Provider, body: Path) -> int:
+def _read_body(settings: Settings, provider: Definition | Provider, body: Path) -> int:
     try:
         told = json_object(parse_json(body.read_bytes()))
-        if isinstance(provider, DefinedProvider):
-            facts = asdict(provider.answers.reader.read(told).observation)
+        if isinstance(provider, Definition):
+            facts = asdict(Answers(provider).reader.read(told).observation)
         else:
             facts = asdict(import_module(f"bridge.providers.{provider.name}").normalise(told))
     except BadPayload as error:

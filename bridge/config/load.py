@@ -21,7 +21,6 @@ from bridge.config.layers import Given, Layer, Layers, TablePath, place, schema_
 from bridge.config.locate import home_of
 from bridge.config.secret_sources import sources_for
 from bridge.config.sections import (
-    BASE_URLS,
     AlertTable,
     BackupSettings,
     CadenceTable,
@@ -38,12 +37,12 @@ from bridge.config.sections import (
     Table,
     TokenTable,
 )
-from bridge.definitions import NO_DEFINITIONS, find_definitions
+from bridge.definitions.files import Definitions
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.alert import ChannelKind
 from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.connection import CadenceSettings, Connection
-from bridge.domain.definitions.definition import Definition, DefinitionInvalid
+from bridge.domain.definition import Definition, DefinitionInvalid
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.secret import Secret
@@ -146,14 +145,14 @@ class _Loading:
         self._tables: dict[TablePath, dict[str, Given]] = {}
         self._faulty_keys: set[str] = set()
         self._sources = sources_for(path, env)
-        self._definitions = NO_DEFINITIONS
+        self._definitions = Definitions()
         for at, given in layers.tables.items():
             self._tables[at], problems = self._sources.resolve(at, given)
             self._warnings += _odd_secrets(at, self._tables[at])
             self._problems += problems
             self._faulty_keys |= {_stem(problem.field) for problem in problems}
         self._provide_database()
-        self._definitions = find_definitions(self._definitions_folder(), BASE_URLS)
+        self._definitions = Definitions(self._definitions_folder())
 
     def _definitions_folder(self) -> Path | None:
         """The folder of provider definitions; another one than the default must be there."""

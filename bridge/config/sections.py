@@ -14,11 +14,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from bridge.config import values
 from bridge.config.values import CalendarSchedule, ListenAddress
-from bridge.definitions import NO_DEFINITIONS, Definitions
+from bridge.definitions.files import Definitions
 from bridge.domain import alert, endpoint
 from bridge.domain.api_token import Scope
 from bridge.domain.connection import CadenceSettings, Connection
-from bridge.domain.definitions.definition import Definition, DefinitionInvalid
+from bridge.domain.definition import Definition, DefinitionInvalid
 from bridge.domain.delivery import RetrySchedule
 from bridge.domain.encryption import EncryptionKey, parse_keys
 from bridge.domain.fields import (
@@ -63,7 +63,7 @@ def _read_provider(value: object, info: ValidationInfo) -> object:
 
 
 def _definitions(info: ValidationInfo) -> Definitions:
-    found: Definitions = info.context["definitions"] if info.context else NO_DEFINITIONS
+    found: Definitions = info.context["definitions"] if info.context else Definitions()
     return found
 
 

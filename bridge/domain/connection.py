@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from bridge.domain.definitions.definition import Definition
+from bridge.domain.definition import Definition
 from bridge.domain.run import NO_OVERRIDES, CadenceOverrides
 from bridge.domain.secret import Secret
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bridge.domain.event import EventType, run_body
 from bridge.domain.filter import compile_filter
-from bridge.domain.jmespath_interpreter import tokens_of
+from bridge.domain.jmespath_interpreter import check_quotes, quoted
 from bridge.domain.run import Run, RunStatus
 from bridge.domain.suggestions import closest
 
@@ -47,7 +47,6 @@ _EVENT: Final[dict[str, Any]] = {
 _DEEPER: Final = {name: f"data.{name}" for name in _EVENT["data"]} | {
     name: f"data.run.{name}" for name in _RUN if name not in _EVENT
 }
-_COMPARATORS: Final = {"eq", "ne", "lt", "lte", "gt", "gte"}
 
 
 def check_filter(expression: str) -> None:
@@ -58,20 +57,6 @@ def check_filter(expression: str) -> None:
         _walk(tree, _EVENT, "")
     except RecursionError:
         raise ValueError("the filter is nested too deeply") from None
-
-
-def check_quotes(expression: str) -> None:
-    """Raise a ValueError for `== "failed"`, which compares with a field; JMESPath's text stands in single quotes."""
-    before = ""
-    for token in tokens_of(expression):
-        if token["type"] == "quoted_identifier" and before in {*_COMPARATORS, "comma"}:
-            text = token["value"]
-            raise ValueError(f"double quotes name a field; write text in single quotes: {_quoted(text)}")
-        before = token["type"]
-
-
-def _quoted(text: str) -> str:
-    return "'" + text[:100].replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _walk(node: dict[str, Any], shape: Any, path: str) -> tuple[Any, str]:
@@ -131,7 +116,7 @@ def _field(name: str, shape: Any, path: str) -> tuple[Any, str]:
             raise ValueError(f"no event has `{where[:200]}`; did you mean `{meant}`?")
         if path:
             raise ValueError(f"no event has `{where[:200]}`; there are {', '.join(shape)}")
-        raise ValueError(f"no event has a field `{name[:100]}`; write text in single quotes: {_quoted(name)}")
+        raise ValueError(f"no event has a field `{name[:100]}`; write text in single quotes: {quoted(name)}")
     if path == "!":
         raise ValueError("`!` applies before the dot; add parentheses, as in !(data.run.settled)")
     if shape is SCALAR or isinstance(shape, tuple):
@@ -150,4 +135,4 @@ def _compare(operator: str, left: dict[str, Any], right: dict[str, Any], shape: 
         if operator == "eq" and is_text and isinstance(words, tuple) and value not in words:
             meant = closest(value, words) if isinstance(value, str) else None
             remedy = f"did you mean '{meant}'?" if meant else f"it is one of {', '.join(words)}"
-            raise ValueError(f"`{name}` is never {_quoted(str(value))}; {remedy}")
+            raise ValueError(f"`{name}` is never {quoted(str(value))}; {remedy}")

@@ -53,10 +53,18 @@ class Expression:
         return interpreter.visit(self.tree, value), steps_max - interpreter.steps_left
 
 
-def tokens_of(text: str) -> Iterator[dict[str, Any]]:
-    """The tokens of an expression that compiles: `type`, `value` and where they `start`."""
-    tokens: Iterator[dict[str, Any]] = Lexer().tokenize(text)
-    return tokens
+def check_quotes(expression: str) -> None:
+    """Raise a ValueError for `== "failed"`, which compares with a field; JMESPath's text stands in single quotes."""
+    before = ""
+    for token in Lexer().tokenize(expression):
+        if token["type"] == "quoted_identifier" and before in {"eq", "ne", "lt", "lte", "gt", "gte", "comma"}:
+            raise ValueError(f"double quotes name a field; write text in single quotes: {quoted(token['value'])}")
+        before = token["type"]
+
+
+def quoted(text: str) -> str:
+    """A text as JMESPath writes it."""
+    return "'" + text[:100].replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _nodes_of(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridge.providers.registry import IN_CODE, REGISTRY, open_http, provider_of
+    from bridge.providers.registry import REGISTRY, open_http, provider_of
 
-__all__ = ["IN_CODE", "REGISTRY", "open_http", "provider_of"]
+__all__ = ["REGISTRY", "open_http", "provider_of"]
 
 
 def __getattr__(name: str) -> Any:

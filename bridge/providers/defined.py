@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from bridge.definitions.expressions import Notes, find, is_true
 from bridge.domain.connection import Connection
-from bridge.domain.definitions.definition import Definition
-from bridge.domain.definitions.expressions import Notes, find, is_true
+from bridge.domain.definition import Definition
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
 from bridge.domain.frozen import replaced
 from bridge.domain.observation import FailureKind, LastResponse, Observed, PollFailed, PollResult, RunPage

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from bridge.domain.definitions.definition import Definition
-from bridge.domain.definitions.expressions import Notes, find, is_true
+from bridge.definitions.expressions import Notes, find, is_true
+from bridge.domain.definition import Definition
 from bridge.domain.errors import BadPayload
 from bridge.domain.frozen import frozen, replaced
 from bridge.domain.ids import comparable_run_id

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bridge.domain.definitions.check import word_text
-from bridge.domain.definitions.keys import STATUSES
+from bridge.definitions.check import word_text
+from bridge.definitions.schema import STATUSES
 from bridge.domain.run import Json
 
 _DEPTH_MAX: Final = 3

@@ -14,9 +14,9 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
 
-from bridge.domain.definitions.check import word_text
-from bridge.domain.definitions.expressions import ExpressionFailed, Notes, Search, find, is_true, paths_of, search
-from bridge.domain.definitions.keys import STATUSES
+from bridge.definitions.check import word_text
+from bridge.definitions.expressions import ExpressionFailed, Notes, Search, find, is_true, paths_of, search
+from bridge.definitions.schema import STATUSES
 from bridge.domain.errors import BadPayload
 from bridge.domain.frozen import frozen
 from bridge.domain.observation import Observation

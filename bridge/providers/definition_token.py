@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from bridge.domain.definitions.expressions import Notes, find
+from bridge.definitions.expressions import Notes, find
 from bridge.domain.observation import FailureKind, PollFailed
 from bridge.providers.definition_requests import fill_address, fill_body
 from bridge.providers.fields import text_of

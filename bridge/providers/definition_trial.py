@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
+from bridge.definitions.expressions import ExpressionFailed, Notes, search
 from bridge.domain.connection import Connection
-from bridge.domain.definitions.expressions import ExpressionFailed, Notes, search
 from bridge.domain.errors import BridgeError
 from bridge.domain.observation import PollResult
 from bridge.domain.run import Json

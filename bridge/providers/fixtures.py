@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from multidict import CIMultiDict
 
-from bridge.domain.definitions.check import word_text
-from bridge.domain.definitions.expressions import Notes, find
-from bridge.domain.definitions.keys import STATUSES
+from bridge.definitions.check import word_text
+from bridge.definitions.expressions import Notes, find
+from bridge.definitions.schema import STATUSES
 from bridge.domain.errors import BadPayload, BridgeError
 from bridge.domain.observation import Observed
 from bridge.domain.run import Json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge.definitions import built_in
+from bridge.definitions.files import built_in
 from bridge.domain.connection import Connection
 from bridge.providers.base import Provider
 from bridge.providers.defined import DefinedProvider
@@ -12,9 +12,8 @@ from bridge.providers.dify import Dify
 from bridge.providers.http import ProviderHttp, ProviderSessions, Route
 from bridge.providers.retab import Retab
 
-IN_CODE: Final[dict[str, Provider]] = {provider.name: provider for provider in (Retab(), Dify())}
 REGISTRY: Final[dict[str, Provider]] = {
-    **IN_CODE,
+    **{provider.name: provider for provider in (Retab(), Dify())},
     **{name: DefinedProvider(built_in(name)) for name in ("dibby", "instabase")},
 }
 

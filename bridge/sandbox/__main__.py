@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge.domain.definitions.definition import DefinitionInvalid
+from bridge.domain.definition import DefinitionInvalid
 from bridge.domain.errors import BridgeError
 from bridge.sandbox.defined import DefinedSandbox
 from bridge.sandbox.receiver import Receiver

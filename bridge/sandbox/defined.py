@@ -19,10 +19,10 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
-from bridge.definitions import find_definitions
+from bridge.definitions.check import METHODS, PLACEHOLDER, word_text
+from bridge.definitions.expressions import Notes, find
+from bridge.definitions.files import Definitions
 from bridge.domain.clock import Clock, SystemClock
-from bridge.domain.definitions.check import METHODS, PLACEHOLDER, word_text
-from bridge.domain.definitions.expressions import Notes, find
 from bridge.domain.errors import BridgeError
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.definition_answers import Answers
@@ -52,7 +52,7 @@ class DefinedSandbox:
         """Raises DefinitionInvalid, FixtureInvalid, or BridgeError where no fixture shows a run."""
         path = (file / "definition.toml" if file.is_dir() else file).resolve()
         folder = path.parent.parent if path.name == "definition.toml" else path.parent
-        self._answers = Answers(find_definitions(folder).read(path, f"file {path}"))
+        self._answers = Answers(Definitions(folder).read(path, f"file {path}"))
         self._tables = self._answers.tables
         self._key, self._step_s, self._clock = key, step_s, clock or SystemClock()
         fixtures = [read_fixture(each) for each in fixtures_beside(path)]

@@ -11,10 +11,9 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from bridge.definitions import BUILT_IN
-from bridge.domain.definitions.keys import json_schema, schema_text
+from bridge.definitions.files import BUILT_IN
+from bridge.definitions.schema import SCHEMA, SCHEMA_TEXT
 
-SCHEMA = json_schema()
 BUILT_INS = sorted(BUILT_IN.glob("*/definition.toml"))
 PAGE = (Path(__file__).parents[2] / "docs/add-a-provider.md").read_text(encoding="utf-8")
 WHOLE, *PARTS = [tomllib.loads(text) for text in re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)]
@@ -28,8 +27,8 @@ def faults(tables: dict[str, Any]) -> list[str]:
 
 def test_the_schema_is_valid_and_short_and_printed_as_it_is():
     assert jsonschema_rs.meta.is_valid(SCHEMA)
-    assert json.loads(schema_text()) == SCHEMA
-    assert len(schema_text().splitlines()) < 600
+    assert json.loads(SCHEMA_TEXT) == SCHEMA
+    assert len(SCHEMA_TEXT.splitlines()) < 600
 
 
 @pytest.mark.parametrize("path", BUILT_INS, ids=lambda path: path.parent.name)

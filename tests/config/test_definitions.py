@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bridge.config.load import ConfigInvalid, load_config
-from bridge.definitions import find_definitions
-from bridge.domain.definitions.definition import DefinitionInvalid
+from bridge.definitions.files import Definitions
+from bridge.domain.definition import DefinitionInvalid
 
 JOBS = """\
 schema = 1
@@ -34,7 +34,7 @@ def write(folder: Path, **files: str) -> Path:
 
 def mistakes(folder: Path, text: str) -> list[str]:
     with pytest.raises(DefinitionInvalid) as caught:
-        find_definitions(write(folder, jobs=text)).get("jobs")
+        Definitions(write(folder, jobs=text)).get("jobs")
     return [f"{one.line}: {one.said}" for one in caught.value.mistakes]
 
 
@@ -49,7 +49,7 @@ def test_a_file_and_a_folder_are_found(tmp_path: Path) -> None:
     folder = write(tmp_path, jobs=JOBS)
     (folder / "more").mkdir()
     (folder / "more/definition.toml").write_text(JOBS.replace("jobs", "more", 1))
-    found = find_definitions(folder)
+    found = Definitions(folder)
     assert {"jobs", "more"} <= set(found.names)
     assert found.get("more").lists is False
     assert found.mistakes == []
@@ -110,7 +110,7 @@ def test_a_mistake_is_named(tmp_path: Path, change: tuple[str, str], said: str) 
 def test_a_base_gives_what_the_file_leaves_out(tmp_path: Path) -> None:
     base = JOBS.replace('"jobs"', '"basis"').replace('["RUN"]', '["RUN"]\nfailed = ["BAD"]')
     own = 'schema = 1\nname = "jobs"\nbase = "basis"\n[run]\npost = "/ask"\nbody = { id = "{id}" }\n[status]\nrunning = ["GO"]\n'
-    tables = find_definitions(write(tmp_path, jobs=own, basis=base)).get("jobs").tables
+    tables = Definitions(write(tmp_path, jobs=own, basis=base)).get("jobs").tables
     assert tables["run"] == {"post": "/ask", "body": {"id": "{id}"}}, "the other method goes"
     assert tables["status"] == {"running": ["GO"], "failed": ["BAD"]}
     assert tables["read"] == {"status": "state"}
@@ -120,7 +120,7 @@ def test_a_mistake_in_the_base_is_told_with_its_file(tmp_path: Path) -> None:
     base = JOBS.replace('"jobs"', '"basis"').replace("[read]", '[read]\nid = "a b"')
     folder = write(tmp_path, jobs='schema = 1\nname = "jobs"\nbase = "basis"\n', basis=base)
     with pytest.raises(DefinitionInvalid) as caught:
-        find_definitions(folder).get("jobs")
+        Definitions(folder).get("jobs")
     assert [(Path(one.file).name, one.line, one.key) for one in caught.value.mistakes] == [("basis.toml", 6, "read.id")]
 
 

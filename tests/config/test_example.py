@@ -10,7 +10,7 @@ from bridge.config.layers import schema_of
 from bridge.config.load import load_config
 from bridge.config.sections import BASE_URLS, NAMED_SECTIONS, SECTIONS, CadenceTable
 from bridge.config.values import read_size
-from bridge.definitions import built_in
+from bridge.definitions.files import built_in
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.timestamps import format_duration, parse_duration

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from bridge.domain.connection import CadenceSettings, Connection
-from bridge.domain.definitions.definition import Definition
+from bridge.domain.definition import Definition
 from bridge.domain.run import Run, RunStatus
 from bridge.domain.secret import Secret
 from bridge.polling.poller import Poller

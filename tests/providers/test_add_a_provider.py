@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.definitions import find_definitions
-from bridge.domain.definitions.check import faults_in
-from bridge.domain.definitions.keys import DEFINITION
+from bridge.definitions.check import faults_in
+from bridge.definitions.files import Definitions
+from bridge.definitions.schema import SCHEMA
 from bridge.providers.definition_answers import Answers
 from bridge.providers.fixtures import compare, read_fixture
 
@@ -33,7 +33,7 @@ def test_the_whole_example_is_found_and_reads_the_fixture_of_the_page(tmp_path):
     folder.mkdir()
     (folder / "definition.toml").write_text(next(text for language, text in BLOCKS if language == "toml"))
     (folder / "one.json").write_text(next(text for language, text in BLOCKS if language == "json"))
-    found = find_definitions(tmp_path)
+    found = Definitions(tmp_path)
     assert found.mistakes == []
     # 9 s is asked for by a header that every provider's answers are searched for, without [pace]
     expected = json.loads((folder / "one.json").read_text())["expect"]
@@ -48,11 +48,12 @@ def test_every_key_has_an_example():
         for name, value in example.items():
             for item in value if isinstance(value, list) else [value]:
                 shown |= {(name, key) for key in item} if isinstance(item, dict) else set()
-    known = {(name,) for name in DEFINITION.keys} - {("base",), ("replaces",)}
+    keys = SCHEMA["properties"]
+    known = {(name,) for name in keys} - {("base",), ("replaces",)}
     known |= {
         (name, key)
-        for name, kind in DEFINITION.keys.items()
-        for key in getattr(getattr(kind, "of", kind), "keys", ())
+        for name, schema in keys.items()
+        for key in schema.get("items", schema).get("properties", ())
         if name != "vars"  # whose keys are the author's
     }
     methods = {"get", "post", "put", "patch", "delete", "query", "body"}  # of a request; shown where they are usual

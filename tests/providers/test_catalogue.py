@@ -6,11 +6,11 @@ import runpy
 
 import pytest
 
-from bridge.definitions import BUILT_IN, find_definitions
+from bridge.definitions.files import BUILT_IN, Definitions
 from bridge.providers.definition_answers import Answers
 from bridge.providers.fixtures import compare, fixtures_beside, read_fixture, unseen_words
 
-DEFINITIONS = find_definitions(None)
+DEFINITIONS = Definitions()
 NAMES = [name for name in DEFINITIONS.names if DEFINITIONS.files[name].path.is_relative_to(BUILT_IN)]
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from bridge.definitions import find_definitions
+from bridge.definitions.check import faults_in
+from bridge.definitions.files import Definitions
 from bridge.domain.connection import Connection
-from bridge.domain.definitions.check import faults_in
-from bridge.domain.definitions.definition import DefinitionInvalid
+from bridge.domain.definition import DefinitionInvalid
 from bridge.domain.observation import FailureKind, Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
@@ -43,7 +43,7 @@ LIST = '[list]\nget = "/jobs"\nitems = "items"\nid = "id"\n'
 
 def definition(folder: Path, text: str) -> DefinedProvider:
     (folder / "jobs.toml").write_text(text)
-    return DefinedProvider(find_definitions(folder).get("jobs"))
+    return DefinedProvider(Definitions(folder).get("jobs"))
 
 
 async def poll(provider: DefinedProvider, handler: Handler, run_id: str = "7"):
@@ -70,7 +70,7 @@ def test_2_a_definition_from_a_package_is_read_and_no_code_of_it_runs(tmp_path, 
     (info / "entry_points.txt").write_text("[runbridge.providers]\nany = evil_package:run\n")
     (info / "RECORD").write_text("evil_package/__init__.py,,\nevil_package/providers/packaged-jobs.toml,,\n")
     monkeypatch.syspath_prepend(str(site))
-    found = find_definitions(None)
+    found = Definitions()
     assert found.get("packaged-jobs").origin == "package evil-package 1.0"
     assert "evil_package" not in sys.modules
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from bridge.definitions.check import faults_in
 from bridge.domain.connection import Connection
-from bridge.domain.definitions.check import faults_in
-from bridge.domain.definitions.definition import Definition
+from bridge.domain.definition import Definition
 from bridge.domain.errors import ProviderRefused, Unsupported
 from bridge.domain.observation import FailureKind, LastResponse, Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import RunStatus

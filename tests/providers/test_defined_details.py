@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bridge.domain.definitions.check import faults_in
+from bridge.definitions.check import faults_in
 from bridge.domain.errors import ProviderRefused
 from bridge.domain.observation import FailureKind, Observed
 from bridge.domain.run import RunStatus

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.definitions import BUILT_IN, find_definitions
+from bridge.definitions.files import BUILT_IN, Definitions
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BridgeError, Unsupported
 from bridge.domain.observation import Observed
@@ -19,7 +19,7 @@ from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSession
 from bridge.sandbox.defined import DefinedSandbox
 from tests.support.manual_clock import ManualClock
 
-DEFINITIONS = find_definitions(None)
+DEFINITIONS = Definitions()
 NAMES = [name for name in DEFINITIONS.names if DEFINITIONS.files[name].path.is_relative_to(BUILT_IN)]
 IDS = {"uuid": "fb47b2e6-5e43-4f90-be01-d5c5a088d156", "int": "4711", "slug": "run-7", "path": "a/b"}
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)

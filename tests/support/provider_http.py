@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from bridge.definitions.schema import STATUSES
 from bridge.domain.connection import Connection
-from bridge.domain.definitions.keys import STATUSES
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.providers import open_http

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from bridge.domain.definitions.keys import DEFINITION, STATUSES
-from bridge.domain.definitions.kinds import Fault, Path, faults_of
-from bridge.domain.suggestions import closest
+from bridge.definitions.schema import STATUSES, At, Fault, faults_of, meant
 
 PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _BRACES: Final = re.compile(r"[{}]")
@@ -24,7 +22,7 @@ def faults_in(tables: dict[str, Any]) -> list[Fault]:
 
     What the keys say together is judged without those that are wrong by themselves, and where none is inside.
     """
-    found = list(faults_of(DEFINITION, tables, ()))
+    found = list(faults_of(tables))
     rest = _without(tables, {at for at, _ in found})
     if not {"run", "read", "status"} <= rest.keys():
         return found
@@ -33,7 +31,7 @@ def faults_in(tables: dict[str, Any]) -> list[Fault]:
     return [*found, *(fault for fault in together if fault[0] not in inside)]
 
 
-def _without(value: Any, paths: set[Path], at: Path = ()) -> Any:
+def _without(value: Any, paths: set[At], at: At = ()) -> Any:
     match value:
         case dict():
             return {
@@ -131,7 +129,7 @@ def _groups(tables: dict[str, Any]) -> Iterator[Fault]:
         known = parts.keys() | tables.get("vars", {}).keys()
         for name in listing["id"]:
             if name not in parts:
-                yield ("list", "id", name), f"no part of the run's id is called `{name}`{_meant(name, parts)}"
+                yield ("list", "id", name), f"no part of the run's id is called `{name}`{meant(name, parts)}"
         for name in parts.keys() - listing["id"].keys() - known & parts.keys():
             yield ("list", "id"), f"the part `{name}` is missing"
     trigger = tables.get("trigger", {})
@@ -145,7 +143,7 @@ def _groups(tables: dict[str, Any]) -> Iterator[Fault]:
             missing = f"the part `{name}` of the run's id is missing; give its path, or a variable of this name"
             yield ("trigger", "run_from"), missing
         for name in sorted(run_from.keys() - parts.keys()):
-            yield ("trigger", "run_from", name), f"no part of the run's id is called `{name}`{_meant(name, parts)}"
+            yield ("trigger", "run_from", name), f"no part of the run's id is called `{name}`{meant(name, parts)}"
 
 
 def _placeholders(tables: dict[str, Any]) -> Iterator[Fault]:
@@ -175,7 +173,7 @@ def _placeholders(tables: dict[str, Any]) -> Iterator[Fault]:
                     yield at, "`{inputs}` is JSON: it may stand in the body only, as a whole value"
                 elif name not in names:
                     allowed = ", ".join(f"{{{one}}}" for one in sorted(names)) or "none here"
-                    yield at, f"unknown name {{{name}}}; allowed: {allowed}{_meant(name, names)}"
+                    yield at, f"unknown name {{{name}}}; allowed: {allowed}{meant(name, names)}"
             if at[-1] in METHODS and _BRACES.search(PLACEHOLDER.sub("", text)):
                 yield at, "a brace without its partner or its name"
     used = {name for _, text in _texts(tables["run"], ("run",)) for name in PLACEHOLDER.findall(text)}
@@ -184,8 +182,8 @@ def _placeholders(tables: dict[str, Any]) -> Iterator[Fault]:
         yield ("run",), f"the part {{{name}}} of the id stands nowhere in [run], so every run would be the same"
 
 
-def _texts(value: Any, at: Path) -> Iterator[tuple[Path, str]]:
-    """The texts in addresses, queries, headers and bodies; not the expressions, whose braces are JMESPath's."""
+def _texts(value: Any, at: At) -> Iterator[tuple[At, str]]:
+    """The texts in addresses, queries, headers and bodies; not the expressions, whose braces are JMESAt's."""
     match value:
         case str():
             yield at, value
@@ -216,8 +214,3 @@ def hosts_of(tables: Mapping[str, Any]) -> set[str]:
     """The hosts, with their ports if given, that see the key besides that of a connection's own base_url."""
     own = urlsplit(tables["base_url"]).netloc if "base_url" in tables else ""
     return {*tables.get("hosts", ()), *([own] if own else ())}
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    meant = closest(name, known)
-    return f"; did you mean `{meant}`?" if meant else ""

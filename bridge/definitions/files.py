@@ -12,20 +12,21 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from importlib import metadata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from bridge.domain.definitions.check import faults_in
-from bridge.domain.definitions.definition import Definition, DefinitionInvalid, Mistake
-from bridge.domain.definitions.lines import line_at, lines_of
+from bridge.definitions.check import faults_in
+from bridge.definitions.lines import line_at, lines_of
+from bridge.domain.definition import Definition, DefinitionInvalid, Mistake
 from bridge.domain.suggestions import dotted, unknown
 
-BUILT_IN: Final = Path(__file__).resolve().parent / "providers" / "definitions"
+BUILT_IN: Final = Path(__file__).resolve().parents[1] / "providers" / "definitions"
 ENTRY_POINTS: Final = "runbridge.providers"
 FILE_BYTES_MAX: Final = 256 * 1024
+IN_CODE: Final = ("dify", "retab")  # providers that are no definition; one is replaced only by a file that says so
 _BASES_MAX: Final = 8
 _OWN: Final = ("schema", "name", "version", "checked", "docs", "base", "replaces")  # not taken from a base
 _AT: Final = re.compile(r" \(at line (\d+), column \d+\)")
@@ -48,14 +49,44 @@ class _Parsed:
     digest: str
 
 
-@dataclass(slots=True)
 class Definitions:
-    """All definitions that can be found. `get` reads one when it is wanted, with what it starts from."""
+    """All definitions that can be found: in `folder`, in packages and built in. Each is read when it is wanted."""
 
-    files: Mapping[str, _File]
-    mistakes: list[Mistake] = field(default_factory=list)
-    _parsed: dict[Path, _Parsed | None] = field(default_factory=dict)
-    _ready: dict[str, Definition] = field(default_factory=dict)
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._parsed: dict[Path, _Parsed | None] = {}
+        self._ready: dict[str, Definition] = {}
+        self._conflicts: list[Mistake] = []
+
+    @cached_property
+    def files(self) -> Mapping[str, _File]:
+        """The files by name; of several with a name the nearest."""
+        own = _files_in(self._folder, f"folder {self._folder}") if self._folder else ()
+        files: dict[str, _File] = {}
+        for file in (*own, *_packaged(), *_files_in(BUILT_IN, "built in")):
+            nearer = files.setdefault(file.name, file)
+            if nearer is not file and _replaces(nearer.path) != file.name:
+                self._note_conflict(nearer, f"a definition {file.name} in {file.path}")
+        for name in sorted(files.keys() & set(IN_CODE)):
+            if _replaces(files[name].path) != name:
+                self._note_conflict(files[name], f"a built-in provider {name}")
+        return files
+
+    def _note_conflict(self, file: _File, other: str) -> None:
+        message = f'there is {other}, too; say replaces = "{file.name}" if yours is meant'
+        self._conflicts.append(Mistake(str(file.path), None, "name", message))
+
+    @cached_property
+    def mistakes(self) -> list[Mistake]:
+        """Names that stand in two places, and every mistake in a file of the folder, used or not."""
+        mistakes = []
+        for name, file in self.files.items():
+            if self._folder is not None and file.path.is_relative_to(self._folder):
+                try:
+                    self.get(name)
+                except DefinitionInvalid as invalid:
+                    mistakes += invalid.mistakes
+        return self._conflicts + mistakes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,14 +116,8 @@ class Definitions:
         name = _File(path, origin).name
         if (given := tables.get("name")) != name and isinstance(given, str):
             what = "folder" if path.name == "definition.toml" else "file"
-            mistakes.append(
-                Mistake(
-                    str(path),
-                    chain[0][1].lines.get(("name",)),
-                    "name",
-                    f"found {given!r}; the {what} is called {name!r}",
-                )
-            )
+            said = f"found {given!r}; the {what} is called {name!r}"
+            mistakes.append(Mistake(str(path), chain[0][1].lines.get(("name",)), "name", said))
         if mistakes:
             raise DefinitionInvalid(mistakes)
         digest = hashlib.sha256("".join(parsed.digest for _, parsed in chain).encode()).hexdigest()[:16]
@@ -141,45 +166,9 @@ class Definitions:
         return None
 
 
-def find_definitions(folder: Path | None, in_code: Collection[str] = ()) -> Definitions:
-    """All definitions: those of `folder`, of installed packages, and the built-in ones. `mistakes` has their conflicts.
-
-    `in_code` names the providers that are code; like built-in definitions, they are replaced only by a file that says
-    so. The folder's own files are read at once, so that a mistake in one is known before it is used.
-    """
-    places = [
-        ("folder", _files_in(folder, f"folder {folder}") if folder else ()),
-        ("packages", _packaged()),
-        ("built in", _files_in(BUILT_IN, "built in")),
-    ]
-    files: dict[str, _File] = {}
-    mistakes: list[Mistake] = []
-    for _, found in places:
-        for file in found:
-            nearer = files.get(file.name)
-            if nearer is None:
-                files[file.name] = file
-            elif _replaces(nearer.path) != file.name:
-                message = f'there is a definition {file.name} in {file.path}, too; say replaces = "{file.name}" if yours is meant'
-                mistakes.append(Mistake(str(nearer.path), None, "name", message))
-    for name in sorted(files.keys() & set(in_code)):
-        if _replaces(files[name].path) != name:
-            message = f'there is a built-in provider {name}, too; say replaces = "{name}" if yours is meant'
-            mistakes.append(Mistake(str(files[name].path), None, "name", message))
-    definitions = Definitions(files, mistakes)
-    for name, file in files.items():
-        if folder is not None and file.path.is_relative_to(folder):
-            try:
-                definitions.get(name)
-            except DefinitionInvalid as invalid:
-                mistakes += invalid.mistakes
-    return definitions
-
-
 def built_in(name: str) -> Definition:
-    """A definition that comes with runbridge, and starts from no other."""
-    path = BUILT_IN / name / "definition.toml"
-    return Definitions({name: _File(path, "built in")}).get(name)
+    """A definition that comes with runbridge."""
+    return Definitions().read(BUILT_IN / name / "definition.toml", "built in")
 
 
 def definitions_folder(config: Path | None) -> Path | None:
@@ -211,6 +200,8 @@ def _files_in(folder: Path, origin: str) -> list[_File]:
 
 def _packaged() -> Iterator[_File]:
     """The TOML files of distributions with our entry-point group; the entry points are never loaded."""
+    from importlib import metadata  # takes 10 ms to import, and longer to look through
+
     for distribution in metadata.distributions():
         if any(point.group == ENTRY_POINTS for point in distribution.entry_points):
             origin = f"package {distribution.name} {distribution.version}"
@@ -253,6 +244,3 @@ def _place(chain: Iterable[tuple[Path, _Parsed]], at: tuple[str | int, ...]) -> 
         if at and (line := line_at(parsed.lines, at)):
             return path, line
     return chain[0][0], 1  # of something that is nowhere in the file
-
-
-NO_DEFINITIONS: Final = Definitions({})

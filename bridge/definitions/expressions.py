@@ -11,8 +11,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from bridge.domain.errors import BridgeError
-from bridge.domain.filter_check import check_quotes
-from bridge.domain.jmespath_interpreter import Expression, TooCostly
+from bridge.domain.jmespath_interpreter import Expression, TooCostly, check_quotes
 from bridge.domain.run import Json
 
 CHARS_MAX: Final = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from bridge.domain.definitions.kinds import Path
+from bridge.definitions.schema import At
 
 _HEADER: Final = re.compile(r"\s*(\[\[?)([^\[\]]+?)\]\]?\s*(?:#.*)?")
 _KEY: Final = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
@@ -13,11 +13,11 @@ _PART: Final = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
 _TOKEN: Final = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]')
 
 
-def lines_of(text: str) -> dict[Path, int]:
+def lines_of(text: str) -> dict[At, int]:
     """The line, from 1, of each table and key; keys inside one value have the line of that value."""
-    found: dict[Path, int] = {}
-    table: Path = ()
-    counts: dict[Path, int] = {}
+    found: dict[At, int] = {}
+    table: At = ()
+    counts: dict[At, int] = {}
     depth, closing = 0, ""
     for number, line in enumerate(text.splitlines(), 1):
         if not depth and not closing:
@@ -35,7 +35,7 @@ def lines_of(text: str) -> dict[Path, int]:
     return found
 
 
-def line_at(lines: dict[Path, int], at: Path) -> int | None:
+def line_at(lines: dict[At, int], at: At) -> int | None:
     """The line of a key, or of the nearest one around it."""
     while at and at not in lines:
         at = at[:-1]
@@ -46,9 +46,9 @@ def _parts(text: str) -> list[str]:
     return [part.strip("\"'") for part in _PART.findall(text)]
 
 
-def _resolved(parts: list[str], counts: dict[Path, int], *, is_item: bool) -> Path:
+def _resolved(parts: list[str], counts: dict[At, int], *, is_item: bool) -> At:
     """The path of a table header; a list of tables is entered at its last item."""
-    at: Path = ()
+    at: At = ()
     for part in parts:
         at = (*at, part)
         if at in counts and (part is not parts[-1] or not is_item):
