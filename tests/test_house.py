@@ -87,6 +87,16 @@ OWNERS = {  # a package that only some rooms may use
     "rich": {"cli", "sandbox"},
 }
 LINES_MAX = 450
+LOOKED_AT = (
+    ast.Attribute,
+    ast.Await,
+    ast.Call,
+    ast.Import,
+    ast.ImportFrom,
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.Name,
+)
 # Private names of other objects that may be used, with the file that may use them.
 PRIVATE_ALLOWED = {
     # aiohttp has no public switch for it: a GET on a broken kept-alive connection would be sent again at once.
@@ -106,14 +116,23 @@ def room_of(path: Path) -> str:
     return "" if first == "__init__" else first
 
 
-def imported(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def imported(path: Path) -> list[tuple[str, int]]:
     """Every name that the file imports, at any depth of the file, in full, with the line."""
-    for node in ast.walk(tree_of(path)):
+    found: list[tuple[str, int]] = []
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            found += ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: write imports in full, so that this test sees them"
-            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+            found += ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+    return found
+
+
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """The statements and expressions of the file that these tests look at: names, calls, imports, definitions."""
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, LOOKED_AT)]
 
 
 @cache
@@ -227,7 +246,7 @@ def test_a_foreign_answer_is_never_read_without_a_bound(room: str) -> None:
     wrong = [
         place(path, node.lineno)
         for path in python_files(BRIDGE / room)
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Await) and is_unbounded_read(node.value)
     ]
     assert wrong == []
@@ -253,8 +272,8 @@ def test_a_file_uses_no_private_name_of_another(folder: str) -> None:
 
 def private_names_used(folder: Path) -> Iterator[str]:
     for path in python_files(folder):
-        own = names_defined(tree_of(path))
-        for node in ast.walk(tree_of(path)):
+        own = names_defined(path)
+        for node in nodes_of(path):
             for name in foreign_names(node):
                 is_allowed = name in own or (str(path.relative_to(ROOT)), name) in PRIVATE_ALLOWED
                 if re.match(r"_(?!_.*__$)", name) and name not in PUBLIC_UNDERSCORE and not is_allowed:
@@ -276,9 +295,9 @@ def foreign_names(node: ast.AST) -> list[str]:
     return []
 
 
-def names_defined(tree: ast.Module) -> set[str]:
+def names_defined(path: Path) -> set[str]:
     """Attributes and methods of the module's own classes, and its own functions and constants."""
-    return {name for node in ast.walk(tree) if (name := name_defined(node))}
+    return {name for node in nodes_of(path) if (name := name_defined(node))}
 
 
 def name_defined(node: ast.AST) -> str | None:
@@ -321,12 +340,13 @@ def calls_outside_while(node: ast.AST) -> Iterator[ast.Call]:
 
 def test_no_test_measures_memory_object_by_object() -> None:
     """`sys.getsizeof` sees one object and not what it holds; measure the process, or count what is kept."""
-    assert [str(path) for path in python_files(ROOT / "tests") if "getsizeof" in names_used(tree_of(path))] == []
+    assert [str(path) for path in python_files(ROOT / "tests") if "getsizeof" in names_used(path)] == []
 
 
-def names_used(tree: ast.Module) -> set[str]:
-    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name)
+def names_used(path: Path) -> set[str]:
+    nodes = nodes_of(path)
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute)} | {
+        node.id for node in nodes if isinstance(node, ast.Name)
     }
 
 

@@ -99,6 +99,7 @@ def test_without_any_configuration_the_default_address_is_tried(cli):
     assert "127.0.0.1:8484" in result.err
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_command_with_130_and_no_word():
     with stub_server(lambda request: StubResponse(body=b'{"data": [], "next_cursor": null}')) as daemon:
         child = subprocess.Popen(

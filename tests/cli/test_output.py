@@ -81,6 +81,7 @@ EVENT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "row", "shown"),
     [
@@ -131,6 +132,7 @@ def test_an_endpoint_shows_how_its_attempts_went(cli):
     assert "last hour" not in shown, "no attempt in it"
 
 
+@pytest.mark.slow
 def test_at_eighty_columns_endpoints_show_health_and_statistics():
     endpoint = {**ENDPOINT, "enabled": True, "stats": STATS}
     with stub_server(lambda request: _response({"data": [endpoint], "next_cursor": None})) as daemon:
@@ -140,6 +142,7 @@ def test_at_eighty_columns_endpoints_show_health_and_statistics():
     assert re.fullmatch(r"ep_0{26} +enabled +99.9% +250 ms +503 +\S+ ago +20000 *", line)
 
 
+@pytest.mark.slow
 def test_a_wide_terminal_shows_every_column():
     with stub_server(lambda request: _response({"data": [NEWEST_RUN], "next_cursor": None})) as daemon:
         _, out = _on_a_terminal("runs", "list", "--url", daemon.url, COLUMNS="200", NO_COLOR="1")
@@ -150,6 +153,7 @@ def _response(body: object) -> StubResponse:
     return StubResponse(body=json.dumps(body).encode())
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colours_unless_no_color_is_set():
     with stub_server(lambda request: _response({"data": [RUN_BODY], "next_cursor": None})) as daemon:
         _, coloured = _on_a_terminal("runs", "list", "--url", daemon.url)
@@ -160,6 +164,7 @@ def test_a_terminal_gets_colours_unless_no_color_is_set():
         assert b"a[2Jb31mcd  e" in shown
 
 
+@pytest.mark.slow
 def test_json_on_a_terminal_is_indented_and_escaped_and_still_the_same_json():
     with stub_server(lambda request: _response({"data": [RUN_BODY], "next_cursor": None})) as daemon:
         code, shown = _on_a_terminal("runs", "list", "--json", "--url", daemon.url)
@@ -215,6 +220,7 @@ def test_json_that_is_piped_is_what_the_daemon_sent_byte_for_byte(cli):
     assert result.out.encode() == body + b"\n"
 
 
+@pytest.mark.slow
 def test_a_terminal_that_cannot_show_a_mark_shows_something_else():
     with stub_server(lambda request: StubResponse(500)) as receiver:
         done = subprocess.run(

@@ -42,6 +42,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return build(tmp_path_factory.mktemp("dist"))
 
 
+@pytest.mark.slow
 def test_two_builds_are_the_same_bytes(built: dict[str, Path], tmp_path: Path) -> None:
     again = build(tmp_path)
     assert {suffix: digest(path) for suffix, path in built.items()} == {
@@ -74,6 +75,7 @@ def test_the_list_of_libraries_is_that_of_the_requirements(built: dict[str, Path
     assert {one["name"]: one["version"] for one in listed} == pinned
 
 
+@pytest.mark.slow
 def test_the_sdist_builds_the_same_wheel(built: dict[str, Path], tmp_path: Path) -> None:
     with tarfile.open(built[".gz"]) as archive:
         archive.extractall(tmp_path, filter="data")

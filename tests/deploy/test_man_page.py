@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bridge.cli.commands import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_it_names_every_command_and_troff_reads_it() -> None:
     made = subprocess.run(
         [sys.executable, "deploy/man_page.py"], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=True, capture_output=True

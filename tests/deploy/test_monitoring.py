@@ -183,6 +183,7 @@ BESIDE = {  # what the expression reads, too
 }
 
 
+@pytest.mark.slow
 def test_each_alert_fires_when_it_should_and_not_before(tmp_path: Path) -> None:
     """promtool runs the clock."""
     assert set(TIMES) == set(RULES)

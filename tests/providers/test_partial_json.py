@@ -44,6 +44,7 @@ async def poll(provider: str, body: bytes, **headers: str) -> object:
         return await REGISTRY[provider].fetch_run(http, RUN_ID)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", BEGINNINGS)
 @pytest.mark.parametrize("status_last", [False, True], ids=["status first", "status last"])
 @pytest.mark.parametrize(
@@ -208,6 +209,7 @@ async def test_a_warning_behind_the_run_is_passed_over() -> None:
     assert isinstance(seen, Observed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status_last", [False, True], ids=["status first", "status last"])
 async def test_the_status_is_found_in_a_hundred_megabytes_in_little_memory(status_last: bool) -> None:
     first, last = run_with("dibby", b'"?"', status_last=status_last).split(b"?")
@@ -236,6 +238,7 @@ async def test_the_status_is_found_in_a_hundred_megabytes_in_little_memory(statu
     assert peak_bytes < 32 * MIB
 
 
+@pytest.mark.slow
 async def test_a_large_body_that_never_ends_tells_what_it_told_before_the_deadline() -> None:
     async def pour(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -270,6 +273,7 @@ def scan(data: bytes, piece_bytes: int) -> RunScanner:
     return scanner
 
 
+@pytest.mark.slow
 @BUSY_MACHINE
 @given(
     st.dictionaries(NAMES, ANY_JSON | st.dictionaries(NAMES, ANY_JSON)),
@@ -303,6 +307,7 @@ def test_any_bytes_are_scanned_or_refused_alike_in_any_pieces(data, piece_bytes)
     assert outcome(piece_bytes) == outcome(10**6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

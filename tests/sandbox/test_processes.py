@@ -17,6 +17,8 @@ import pytest
 import bridge
 from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_headers
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 
 async def start(*arguments: str) -> tuple[Process, dict[str, Any]]:
     process = await asyncio.create_subprocess_exec(

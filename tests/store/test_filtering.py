@@ -75,6 +75,7 @@ async def test_the_writer_is_free_while_costly_filters_are_judged(
     assert waited == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("expression", "times"), [(CHEAP, 1), ("data.run.status == 'succeeded'", 1), (ENDLESS, 2)])
 async def test_only_what_is_costly_repeats_a_transaction(database_url: str, expression: str, times: int) -> None:
     """It repeats as of the same instant: the verdicts are about the event that the first try made."""

@@ -6,6 +6,7 @@ import re
 from datetime import timedelta
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from bridge.domain.run import Run
@@ -57,6 +58,7 @@ def rows_walked(tx: Tx, statement: str, given: Any) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 async def test_the_counts_of_a_large_database_read_indexes_only(database_url: str) -> None:
     """A row holds a run's output; a million of them are gigabytes."""
     clock = ManualClock(START)

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.postgres import Postgres
 
 
@@ -28,6 +30,7 @@ def test_each_database_is_fresh(postgres: Postgres) -> None:
     postgres.drop_database(second)
 
 
+@pytest.mark.slow
 def test_what_was_committed_outlives_a_power_cut() -> None:
     with Postgres() as server:
         name = server.create_database().rsplit("/", 1)[1]
@@ -37,6 +40,7 @@ def test_what_was_committed_outlives_a_power_cut() -> None:
         assert server.execute("SELECT count(*) FROM kept", name) == "0"
 
 
+@pytest.mark.slow
 def test_it_dies_with_a_test_run_that_is_killed() -> None:
     """Otherwise every aborted run would leave a server behind on the developer's machine."""
     script = (

@@ -114,7 +114,7 @@ async def work(
 
 def next_poll_shown(database: Database, poller: Poller, run: runs.Run) -> tuple[datetime, str | None]:
     """When and why the run is polled next, as the API shows it."""
-    live = DaemonControl(database, SystemClock(), {run.connection: poller}).live(run)
+    live = DaemonControl(database, SystemClock(), {run.connection: poller}, Metrics()).live(run)
     assert live is not None
     assert live.next_poll_at is not None
     return live.next_poll_at, live.reason

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bridge import daemon, process
 from bridge.runtime import loop, systemd
 
@@ -61,6 +63,7 @@ def test_systemd_waits_longer_than_the_daemon_drains() -> None:
     assert int(settings()["TimeoutStopSec"]) >= daemon.DRAIN_S + 10
 
 
+@pytest.mark.slow
 def test_a_faulty_configuration_is_not_restarted_for_ever(tmp_path: Path) -> None:
     """What the daemon ends with under a service manager is what the unit does not restart after."""
     faulty = tmp_path / "config.toml"
