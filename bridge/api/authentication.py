@@ -27,6 +27,9 @@ _FIRST_DELAY_S: Final = 0.1
 _FORGET_AFTER_S: Final = 600.0
 _ADDRESSES_MAX: Final = 10_000
 _SECURE_COOKIE: Final = "__Host-runbridge"
+_WITHOUT_ONE: Final = "the token is missing or wrong; send it as `Authorization: Bearer …` ([server] api_token)"
+_REALM: Final = 'Bearer realm="runbridge"'
+_INVALID: Final = f'{_REALM}, error="invalid_token"'
 _log = structlog.get_logger("bridge.api")
 
 
@@ -175,14 +178,14 @@ class Authentication:
             return self._by_token(request, header)
         if secrets_given := cookies_of(request):
             return await self._by_cookie(request, secrets_given)
-        raise _unknown("the token is missing or wrong; send it as `Authorization: Bearer …` ([server] api_token)")
+        raise _unknown(_WITHOUT_ONE, challenge=_REALM)
 
     def _by_token(self, request: web.Request, header: str) -> Caller:
         scheme, _, given = header.partition(" ")
         token = self._rules.tokens.find(given.strip()) if scheme.lower() == "bearer" else None
         if token is None:
             self._wrong_tries.note(request, "request")
-            raise _unknown("the token is missing or wrong; send it as `Authorization: Bearer …` ([server] api_token)")
+            raise _unknown(_WITHOUT_ONE)
         return Caller(token.name, token.scope)
 
     async def _by_cookie(self, request: web.Request, given: Sequence[str]) -> Caller:
@@ -213,8 +216,9 @@ class Authentication:
         return Scope.READ if self._rules.dashboard.read_only else token.scope
 
 
-def _unknown(detail: str) -> Refusal:
-    return Refusal(401, detail, WWW_Authenticate="Bearer")
+def _unknown(detail: str, *, challenge: str = _INVALID) -> Refusal:
+    """RFC 6750: a request without any token gets no error code."""
+    return Refusal(401, detail, WWW_Authenticate=challenge)
 
 
 def check_same_origin(request: web.Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -41,17 +42,23 @@ _NOT_RECORDED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A handler's result; the bytes are final."""
+    """A handler's result; the bytes are final. `next_cursor` is where a list goes on; None on its last page."""
 
     status: int
     body: bytes = b""
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
+    next_cursor: str | None = None
 
     @classmethod
     def of(cls, status: int, body: Shown) -> Self:
         """A response with a JSON object."""
-        return cls(status, body.to_bytes())
+        return cls(status, body.to_bytes(), next_cursor=getattr(body, "next_cursor", None))
+
+
+def etag_of(body: bytes) -> str:
+    """A weak tag: the body may be sent compressed or not."""
+    return f'W/"{hashlib.sha256(body).hexdigest()[:16]}"'
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,8 @@ async def list_events(context: RequestContext, request: Request[EventsQuery]) ->
         next_cursor = found[query.limit - 1].id if len(found) > query.limit else None
         found = found[: query.limit]
     bodies = b",".join(event.body for event in found)
-    return Response(200, b'{"data":[%b],"next_cursor":%b}' % (bodies, encode(next_cursor)))
+    body = b'{"data":[%b],"next_cursor":%b}' % (bodies, encode(next_cursor))
+    return Response(200, body, next_cursor=next_cursor if len(found) == query.limit else None)
 
 
 def position_of(tx: Tx, event_id: str) -> int:

@@ -262,7 +262,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "LivenessAnswer": {"status": "ok", "version": "0.1.0"},
     "ReadinessAnswer": {"status": "ready", "checks": {"running": True, "deliverer": True, "database": True}},
     "ProblemAnswer": {
-        "type": "about:blank",
+        "type": "/errors#invalid-input",
         "title": "Unprocessable Content",
         "status": 422,
         "detail": "provider_run_id: is required (or trigger, to start a run)",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from bridge.api.context import Request, RequestContext, Response
+from bridge.api.context import Request, RequestContext, Response, etag_of
 from bridge.api.dashboard_response_models import FindingAnswer, FindingList, SettingAnswer, SettingList
 from bridge.api.findings import find_all
+from bridge.api.problem import errors_page
 from bridge.api.request_models import NoQuery
 from bridge.api.response_models import LivenessAnswer, NodeAnswer, NodeList, ReadinessAnswer
 from bridge.store import nodes
@@ -46,4 +47,11 @@ async def show_findings(context: RequestContext, _request: Request[NoQuery]) -> 
 
 async def show_openapi(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """Show this document: the API as OpenAPI 3.1."""
-    return Response(200, await asyncio.to_thread(context.openapi))
+    body = await asyncio.to_thread(context.openapi)
+    return Response(200, body, headers={"ETag": etag_of(body)})
+
+
+async def show_errors(_context: RequestContext, _request: Request[NoQuery]) -> Response:
+    """Explain every kind of error, each under the address that `type` names."""
+    body = errors_page()
+    return Response(200, body, "text/html; charset=utf-8", {"ETag": etag_of(body)})

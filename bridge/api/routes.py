@@ -135,6 +135,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/readyz", health.show_readiness, NoQuery,
           {200: response_models.ReadinessAnswer, 503: response_models.ReadinessAnswer}, is_open=True),
     Route("GET", "/openapi.json", health.show_openapi, NoQuery, {200: None}, is_open=True),
+    Route("GET", "/errors", health.show_errors, NoQuery, {200: None}, is_open=True, content_type="text/html"),
     Route("GET", "/", dashboard_files.show_page, NoQuery, {200: None}, (404,), is_open=True, content_type="text/html"),
     Route("GET", "/assets/{digest}/{name}", dashboard_files.show_asset, NoQuery, {200: None}, (404,), is_open=True,
           content_type="text/javascript"),

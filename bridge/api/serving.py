@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from typing import Any
+from urllib.parse import urlencode
 
 import structlog
 from aiohttp import web
@@ -40,6 +42,9 @@ REQUEST_ID = web.RequestKey("request_id", str)
 _REQUESTS = new_id("req")[:-8]  # of this process; its requests are numbered, for a new id takes ten times as long
 _NUMBERS = count()
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+COMPRESSED_BYTES_MIN = 4096  # below, a gain of a packet is not worth the time
+_COMPRESSED_ASIDE_BYTES = 64 * 1024  # from here on a thread compresses
+_TAKES_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*[,;]|\s*$))", re.IGNORECASE)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"})
 _log = structlog.get_logger("bridge.api")
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -172,17 +177,16 @@ def build_handler(context: RequestContext, route: Route, rules: Rules) -> _Next:
     async def handle(http: web.Request) -> web.StreamResponse:
         check_path(http)
         if not route.has_body:
-            return _on_wire(
-                await route.handle(context, Request(http, read_query(http, route.request_model, context.checks())))
-            )
+            data = read_query(http, route.request_model, context.checks())
+            return _on_wire(await route.handle(context, Request(http, data)), http)
         if http.query_string:
             read_query(http, NoQuery, context.checks())
         raw = await read_body(http, max(rules.body_bytes_max, least_max))
         key = read_key(http, raw) if route.keeps_response else None
         if key is not None:
-            return _on_wire(await _answer_once(context, route, http, raw, key))
+            return _on_wire(await _answer_once(context, route, http, raw, key), http)
         data = read_given(route.request_model, raw, context=context.checks())
-        return _on_wire(await route.handle(context, Request(http, data)))
+        return _on_wire(await route.handle(context, Request(http, data)), http)
 
     return handle
 
@@ -219,11 +223,25 @@ async def _answer_once(
         context.keys_in_flight.discard(key.key)
 
 
-def _on_wire(response: Response | web.StreamResponse) -> web.StreamResponse:
+def _on_wire(response: Response | web.StreamResponse, http: web.Request) -> web.StreamResponse:
+    """The response of a handler as it is sent: with the link to a list's next page, and compressed where that pays."""
     if isinstance(response, web.StreamResponse):
         return response
     headers = {**response.headers, "Content-Type": response.content_type} if response.body else response.headers
-    return web.Response(status=response.status, body=response.body or None, headers=headers)
+    if response.next_cursor is not None:
+        query = {name: http.query.getall(name) for name in http.query if name not in ("cursor", "after")}
+        headers["Link"] = f'<?{urlencode({**query, "cursor": response.next_cursor}, doseq=True)}>; rel="next"'
+    tag = headers.get("ETag")
+    if tag is not None and http.method in READING and tag in http.headers.get("If-None-Match", ""):
+        return web.Response(status=304, headers={**response.headers, "ETag": tag})
+    sent = web.Response(
+        status=response.status, body=response.body or None, headers=headers, zlib_executor_size=_COMPRESSED_ASIDE_BYTES
+    )
+    if len(response.body) >= COMPRESSED_BYTES_MIN and http.method == "GET" and "Content-Encoding" not in headers:
+        sent.headers["Vary"] = "Accept-Encoding"
+        if _TAKES_GZIP.search(http.headers.get("Accept-Encoding", "")):
+            sent.enable_compression(web.ContentCoding.gzip)
+    return sent
 
 
 def _problem(status: int, problem: ProblemAnswer, headers: dict[str, str]) -> web.Response:

@@ -36,7 +36,8 @@ async def test_everything_but_the_open_pages_needs_the_token(shared: Api, route:
         reply = await shared.call(route.method, path, token=token)  # type: ignore[attr-defined]
         assert (reply.status == 401) is not route.is_open  # type: ignore[attr-defined]
         if reply.status == 401:
-            assert reply.headers["WWW-Authenticate"] == "Bearer"
+            wrong = ', error="invalid_token"' if token else ""  # RFC 6750: no code where there is no token at all
+            assert reply.headers["WWW-Authenticate"] == f'Bearer realm="runbridge"{wrong}'
             assert TOKEN not in reply.content.decode()
 
 
