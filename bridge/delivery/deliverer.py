@@ -304,7 +304,8 @@ class Deliverer:
 
     def _ended(self, flight: _InFlight, task: asyncio.Task[bool]) -> None:
         delivery_id, endpoint_id = flight.claimed.delivery.id, flight.claimed.endpoint.id
-        del self._in_flight[delivery_id]
+        if self._in_flight.get(delivery_id) is flight:  # otherwise it was leased again: its attempt is recorded already
+            del self._in_flight[delivery_id]
         if flight.phase is _Phase.RECORDING:
             self._recording -= 1
         if flight.has_failed:

@@ -11,14 +11,14 @@ from bridge.domain.clock import SystemClock
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.frozen import replaced
-from bridge.domain.leased_delivery import DeliveryOffer
+from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
 from bridge.domain.run import Run
 from bridge.domain.transition import observe
 from bridge.sandbox import Receiver, Reply, ReplyKind
 from bridge.store import deliveries, endpoints, nodes, runs
 from bridge.store.database import Database
 from bridge.store.runs import RunChange
-from bridge.store.transaction import Tx
+from bridge.store.transaction import CommitSignals, Tx
 from tests.support.delivering import all_deliveries, none_pending, open_deliverer
 from tests.support.waiting import until
 from tests.support.watching import NODE, add_endpoint, open_database, record, register, seen
@@ -147,3 +147,20 @@ async def test_what_waits_for_a_slot_goes_to_the_new_url_after_a_change(database
         found = await work(deliverer.run_pass, deliverer.bell, none_pending(database))
     assert {delivery.state for delivery in found} == {DeliveryState.DELIVERED}
     assert [arrived.path for arrived in receiver.received] == ["/old", "/new", "/new"]
+
+
+async def test_a_delivery_leased_again_before_its_flight_has_ended_leaves_its_slot_free(
+    database: Database, receiver: Receiver
+) -> None:
+    """A replay may be committed between the record of an attempt and the end of its flight."""
+    leased: list[LeasedDelivery] = []
+    database.listeners.append(lambda signals: leased.extend(signals.leased_deliveries))
+    receiver.script(Reply(500), Reply(500))
+    await add_endpoint(database, receiver.url())
+    async with open_deliverer(database, slots_per_endpoint=1) as deliverer:
+        await in_step(deliverer)
+        await record_offered(database, await register(database), "succeeded", deliverer.offer)
+        deliverer.follow_commit(CommitSignals(leased_deliveries=leased[:]))  # the same, leased again
+        await until(lambda: len(receiver.received) == 2)
+        await work(deliverer.run_pass, deliverer.bell, none_pending(database))
+    assert [arrived.status for arrived in receiver.received][:2] == [500, 500]
