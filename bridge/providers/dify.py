@@ -3,6 +3,10 @@
 Servers differ by age: `outputs` is an object in newer ones and JSON text in older ones, times are Unix seconds
 or, in one generation, RFC 822 text, and a missing run is a 404 or a 200 full of nulls. A run is started by opening
 its event stream, because no other call returns its id before it ends.
+
+A definition could say the poll and the check. It could not say the start over an event stream that must be read to its
+end, the cancel by a task id that only the start tells, a time in one of two forms, outputs that are an object, its JSON
+or the text of a null, or that a 404 is the provider's own by its `code` and otherwise a gateway's.
 """
 
 from __future__ import annotations

@@ -6,6 +6,11 @@
 
 A body of any generation is read the same way: the first field that is not null counts. Since `final_outputs` is
 gone, the outputs are in the steps of a run.
+
+A definition could say the poll and the list of one generation. It could not say outputs that are gathered from the
+steps by block, handle and loop, the two addresses of the steps of which a server has one, the members that make an item
+of the list whole in each generation, inputs of two forms, a cancel that was accepted and failed in its body, or a
+base_url whose version is cut off.
 """
 
 from __future__ import annotations
