@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -61,3 +63,30 @@ def test_a_table_that_is_missing_is_underlined_unless_a_base_gives_it():
     rest = {name: value for name, value in WHOLE.items() if name != "run"}
     assert faults(rest)
     assert faults({**rest, "base": "azure-lro"}) == []
+
+
+def tombi(folder: Path) -> tuple[int, str]:
+    """The code and the output of an editor's own check of every file in a folder; it makes no request."""
+    (folder / "schema.json").write_text(SCHEMA_TEXT)
+    command = [str(Path(sys.executable).parent / "tombi"), "lint", "--offline", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_an_editor_finds_nothing_in_the_built_in_definitions(tmp_path):
+    for path in BUILT_INS:
+        (tmp_path / f"{path.parent.name}.toml").write_text(
+            f"#:schema ./schema.json\n{path.read_text(encoding='utf-8')}"
+        )
+    code, said = tombi(tmp_path)
+    assert code == 0
+    assert "Warning" not in said
+    assert f"{len(BUILT_INS)} files linted" in said
+
+
+def test_an_editor_underlines_a_mistake(tmp_path):
+    text = BUILT_INS[0].read_text(encoding="utf-8").replace("succeeded", "suceeded")
+    (tmp_path / "one.toml").write_text(f"#:schema ./schema.json\n{text}")
+    code, said = tombi(tmp_path)
+    assert code == 1
+    assert '"suceeded" is not allowed' in said
