@@ -43,7 +43,7 @@ def _instant_text(instant: datetime | None) -> str | None:
 class Shown(BaseModel):
     """A body; reads the attributes of a domain value by its own names or by `validation_alias`."""
 
-    model_config = ConfigDict(from_attributes=True, validate_by_name=True)
+    model_config = ConfigDict(from_attributes=True, validate_by_name=True, defer_build=True)
 
     def to_bytes(self) -> bytes:
         """The compact UTF-8 JSON."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from bridge.cli.options import Settings, common_options, config_option, json_option, pass_settings
-from bridge.cli.output import ago, print_page, print_value, say, status_text
 from bridge.domain.errors import BridgeError
 
 DEFAULT_LISTEN = "127.0.0.1:8484"
@@ -25,12 +27,30 @@ def serve(settings: Settings, listen: str | None, database: str | None) -> int:
 
     SIGTERM and Ctrl-C finish the requests in flight and stop it. SIGHUP reloads the configuration.
     """
+    import gc
+
+    gc.disable()  # most of what is made until the daemon has started stays; `process` enables it
+    with _absent("rich"):  # structlog takes it for tracebacks: 5 MB, of what a daemon never shows
+        import structlog  # noqa: F401 - so that it is imported without
     from bridge.config.locate import find_config
     from bridge.process import main
 
     path = find_config(settings.config_path, os.environ)
     flags = {"server.listen": listen, "database.url": database}
     return main(path, {key: value for key, value in flags.items() if value is not None})
+
+
+@contextlib.contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """Let imports of an optional library fail, as if it was not installed."""
+    known = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment] # the import system's own sign
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if known is not None:
+            sys.modules[name] = known
 
 
 @click.command
@@ -47,6 +67,7 @@ def init(settings: Settings, path: Path | None, listen: str | None, database: st
 
     An existing file is never overwritten. Only you can read the new one (mode 0600).
     """
+    from bridge.cli.output import print_value, say
     from bridge.config.locate import user_config
     from bridge.config.starter import init_config
 
@@ -93,6 +114,8 @@ def health(settings: Settings) -> int:
 @pass_settings
 def nodes(settings: Settings) -> None:
     """List the daemons that share this database, the longest running first, with the leases that each holds."""
+    from bridge.cli.output import ago, print_page, status_text
+
     columns = ("NODE", "HOST", "PID", "VERSION", "STATE", "STARTED", "LEASE ENDS", "RUNS", "DELIVERIES")
     print_page(
         settings.client().get("v1", "nodes"),

@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.event import EventType
 from bridge.store.events import last_position, list_feed
+from bridge.store.postgres import dialect as postgresql
 from bridge.store.tables import alert_channels, deliveries, endpoints
 from bridge.store.transaction import Tx
 

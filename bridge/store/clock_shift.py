@@ -35,8 +35,10 @@ def clamp_deliveries(tx: Tx, latest: datetime) -> int:
     """Make due at once what is due or paused only until after `latest`: a wrong clock wrote it. Returns the deliveries."""
     for name in ("paused_until", "probe_at"):
         tx.connection.execute(sa.update(endpoints).where(endpoints.c[name] > latest).values(**{name: tx.now}))
-    late = deliveries.c.next_attempt_at > latest
-    return tx.connection.execute(sa.update(deliveries).where(late).values(next_attempt_at=tx.now)).rowcount
+    late = sa.update(deliveries).where(deliveries.c.next_attempt_at > latest).values(next_attempt_at=tx.now)
+    free = late.where(deliveries.c.next_attempt_at.is_not(None), deliveries.c.leased_by.is_(None))
+    leased = late.where(deliveries.c.leased_by > "")  # an index each
+    return sum(tx.connection.execute(statement).rowcount for statement in (free, leased))
 
 
 def server_time(tx: Tx) -> datetime:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.event import EventType, other_event
 from bridge.domain.ids import new_id
 from bridge.store.events import record_events
+from bridge.store.postgres import dialect as postgresql
 from bridge.store.tables import connections
 from bridge.store.transaction import Tx
 

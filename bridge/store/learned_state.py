@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
+from bridge.store.postgres import dialect as postgresql
 from bridge.store.tables import sojourns, watermarks
 from bridge.store.transaction import Tx
 

@@ -108,6 +108,8 @@ def request_poll(tx: Tx, run_id: str) -> None:
 
 def clamp_due(tx: Tx, connection: str, latest: datetime) -> int:
     """Make due at once what is due only after `latest`, because a wrong clock wrote it. The answer is how many."""
-    return tx.connection.execute(
+    late = (
         sa.update(runs).where(runs.c.connection == connection, runs.c.next_poll_at > latest).values(next_poll_at=tx.now)
-    ).rowcount
+    )
+    free, leased = late.where(*_IS_FREE[1:]), late.where(runs.c.leased_by > "")  # an index each
+    return sum(tx.connection.execute(statement).rowcount for statement in (free, leased))

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 
 from bridge.domain.run import Run
+from bridge.store.postgres import dialect as postgresql
 from bridge.store.runs import run_of
 from bridge.store.tables import run_tags, runs
 from bridge.store.transaction import Tx
@@ -86,7 +86,7 @@ def _metadata_is(tx: Tx, name: str, text: str) -> sa.ColumnElement[bool]:
     """True if the value at this key is the text, or if its JSON is (`5`, `true`)."""
     document = sa.type_coerce(runs.c.metadata, sa.Text)
     if tx.is_postgresql:
-        return sa.cast(document, JSONB).op("->>")(name) == text
+        return sa.cast(document, postgresql.JSONB).op("->>")(name) == text
     path = f'$."{name}"'
     return sa.or_(
         sa.and_(sa.func.json_type(document, path) == "text", sa.func.json_extract(document, path) == text),

@@ -12,7 +12,6 @@ from typing import Any, Final
 from zlib import crc32
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from bridge.domain.event import Event, run_event
 from bridge.domain.frozen import frozen, replaced
@@ -22,6 +21,7 @@ from bridge.domain.run import NO_OVERRIDES, CadenceOverrides, Json, Progress, Ru
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
 from bridge.store.nodes import may_lease
+from bridge.store.postgres import dialect as postgresql
 from bridge.store.postgres.one_statement import Check
 from bridge.store.prepared_statements import execute_each, execute_many, fetch
 from bridge.store.tables import endpoints, nodes, run_tags, runs, transitions
@@ -175,7 +175,9 @@ def _insert(tx: Tx, wanted: Sequence[Run], leased_by: Mapping[str, str]) -> list
     if tx.statement is not None or not tx.is_postgresql:
         execute_many(tx, _INSERT_RUNS, rows)
         return list(wanted)
-    added = set(tx.connection.execute(insert(runs).on_conflict_do_nothing().returning(runs.c.id), rows).scalars())
+    added = set(
+        tx.connection.execute(postgresql.insert(runs).on_conflict_do_nothing().returning(runs.c.id), rows).scalars()
+    )
     return [run for run in wanted if run.id in added]
 
 

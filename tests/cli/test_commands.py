@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -68,6 +69,20 @@ def test_help_loads_neither_the_database_nor_the_providers():
         "sys.exit(any(name in sys.modules for name in ('sqlalchemy', 'aiohttp', 'pydantic')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_a_daemon_on_sqlite_loads_nothing_that_it_does_not_need(tmp_path: Path):
+    """Each is some megabytes at rest, and some tens of milliseconds of every start."""
+    config = tmp_path / "config.toml"
+    config.touch(0o600)
+    config.write_text('[server]\napi_token = "t"\n[database]\nurl = "sqlite:////proc/none/runbridge.db"\n')
+    code = (
+        f"import sys; from bridge.cli import main; print(main(['serve', '--config', {str(config)!r}])); "
+        "print(*(name for name in ('alembic', 'asyncpg', 'rich.console', 'sqlalchemy.dialects.postgresql.base', "
+        "'aiosmtplib', 'bridge.sandbox', 'bridge.daemon') if name in sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+    assert result.stdout.split() == ["1", "bridge.daemon"], result.stderr
 
 
 @pytest.mark.parametrize(("words", "said"), [(["runz"], "runs"), (["runs", "lst"], "list")], ids=" ".join)

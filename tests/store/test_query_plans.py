@@ -137,6 +137,7 @@ WORK: dict[str, Work] = {
     "record a transition": lambda tx, w: finish(tx, w.watched),
     "record a transition, lease what it brings": lambda tx, w: finish(tx, w.watched, DeliveryOffer(NODE, lambda _: 8)),
     "secrets that sign": lambda tx, w: endpoints.signing_secrets(tx, [w.shared, w.ordered]),
+    "make due what a wrong clock wrote": lambda tx, w: run_leases.clamp_due(tx, CONNECTION, LATER),
     "expire": lambda tx, w: runs.list_expired(tx, tx.now, 100),
     "due endpoints": lambda tx, w: due_endpoints(tx),
     "claim deliveries": lambda tx, w: deliveries.acquire_due(tx, node=NODE, endpoint_id=w.shared.id, limit=8),

@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
+from bridge.store.postgres import dialect as postgresql
 from bridge.store.tables import Instant, JsonText
 
 Write = sa.Insert | sa.Update
-_DIALECT = postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
 _BIND: Final = re.compile(r"%\((\w+)\)s")
 
 
@@ -106,6 +105,11 @@ def _text(checks: tuple[Check, ...], writes: tuple[tuple[Write, tuple[str, ...]]
     return f"WITH {', '.join(parts)} SELECT holds FROM checked"  # noqa: S608
 
 
+@functools.cache
+def _dialect() -> sa.Dialect:
+    return postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
+
+
 @functools.lru_cache(maxsize=200)
 def _compile(statement: Write, keys: tuple[str, ...]) -> _CompiledWrite:
     return _CompiledWrite(statement, keys)
@@ -116,11 +120,11 @@ class _CompiledWrite:
 
     def __init__(self, statement: Write, keys: tuple[str, ...]) -> None:
         columns = [key for key in keys if key in statement.table.c]
-        compiled = statement.inline().compile(dialect=_DIALECT, column_keys=columns)
+        compiled = statement.inline().compile(dialect=_dialect(), column_keys=columns)
         self._binds = {name: compiled.binds[name].type for name in _BIND.findall(compiled.string)}
         self._constants = {name: compiled.params[name] for name in self._binds if name not in keys}
         self._string = _BIND.sub(r'g."\1"', compiled.string).replace("%%", "%")
-        self.types = [f"{kind.compile(dialect=_DIALECT)}[]" for kind in self._binds.values()]
+        self.types = [f"{kind.compile(dialect=_dialect())}[]" for kind in self._binds.values()]
         where = _BIND.findall(compiled.string.partition(" WHERE ")[2])
         self.keys = tuple(name for name in where if name in keys)
         """The values that choose the row of an UPDATE."""
