@@ -9,8 +9,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bridge.definitions.schema import STATUSES, At, Fault, faults_of, meant
+from bridge.domain.definition import PLACEHOLDER
 
-PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _BRACES: Final = re.compile(r"[{}]")
 _REQUESTS: Final = ("run", "output", "list", "trigger", "cancel", "check")
 METHODS: Final = ("get", "post", "put", "patch", "delete")
@@ -173,7 +173,8 @@ def _placeholders(tables: dict[str, Any]) -> Iterator[Fault]:
                     yield at, "`{inputs}` is JSON: it may stand in the body only, as a whole value"
                 elif name not in names:
                     allowed = ", ".join(f"{{{one}}}" for one in sorted(names)) or "none here"
-                    yield at, f"unknown name {{{name}}}; allowed: {allowed}{meant(name, names)}"
+                    own = "" if name in parts | {"id"} else f"; or declare it: [vars] {name} = {{ … }}"
+                    yield at, f"unknown name {{{name}}}; allowed: {allowed}{meant(name, names) or own}"
             if at[-1] in METHODS and _BRACES.search(PLACEHOLDER.sub("", text)):
                 yield at, "a brace without its partner or its name"
     used = {name for _, text in _texts(tables["run"], ("run",)) for name in PLACEHOLDER.findall(text)}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from bridge.domain.errors import BridgeError
+
+PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,19 @@ class Definition:
     def variables(self) -> dict[str, dict[str, Any]]:
         """What a connection gives beside its key: by name whether it is required, its default, what it is.
 
-        The parts of a run's id that the items of [list] do not have are among them.
+        The parts of a run's id that the items of [list] do not have are among them. One that the path of a run needs is
+        required.
         """
-        return {**{part: {"about": "for the list"} for part in self._parts_elsewhere()}, **self.tables.get("vars", {})}
+        known = {**{part: {"about": "for the list"} for part in self._parts_elsewhere()}, **self.tables.get("vars", {})}
+        needed = set(_names_in_path(self.tables["run"])) - {one for one, spec in known.items() if "default" in spec}
+        return {
+            name: {**spec, "required": True} if name in needed - self._parts() else spec for name, spec in known.items()
+        }
+
+    def _parts(self) -> set[str]:
+        """The names of the parts of a run's id."""
+        kinds = self.tables["run"].get("id")
+        return set(kinds) if isinstance(kinds, dict) else {"id"}
 
     def values(self, given: Mapping[str, str]) -> dict[str, str]:
         """The values of the variables at a connection that gives these: with their defaults, else empty."""
@@ -55,7 +68,17 @@ class Definition:
     def list_lacks(self, given: Mapping[str, str]) -> list[str]:
         """The variables without which a connection has no list."""
         known = self.variables
-        return [part for part in self._parts_elsewhere() if not given.get(part, known[part].get("default"))]
+        needed = {
+            **dict.fromkeys(self._parts_elsewhere()),
+            **dict.fromkeys(_names_in_path(self.tables.get("list", {}))),
+        }
+        return [name for name in needed if not given.get(name, known[name].get("default"))]
+
+
+def _names_in_path(table: Mapping[str, Any]) -> list[str]:
+    """The names in the path of a request's address."""
+    address: str = table.get("get") or table.get("post") or ""
+    return PLACEHOLDER.findall(address.partition("?")[0])
 
 
 @dataclass(frozen=True, slots=True)

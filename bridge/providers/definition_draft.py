@@ -38,6 +38,8 @@ _NAMES: Final = {
         "finished",
         "end",
         "stop_time",
+        "stopped_at",
+        "end_at",
     ),
     "output": ("output", "outputs", "result", "results", "response"),
     "error": ("error", "error_message", "failure_reason", "failure", "errors"),

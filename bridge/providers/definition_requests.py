@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 
-from bridge.definitions.check import METHODS, PLACEHOLDER, hosts_of, id_parts, word_text
+from bridge.definitions.check import METHODS, hosts_of, id_parts, word_text
 from bridge.definitions.expressions import Notes, find, is_true
+from bridge.domain.definition import PLACEHOLDER
 from bridge.domain.errors import BadPayload
 from bridge.domain.frozen import frozen
 from bridge.domain.run import Json

@@ -304,7 +304,7 @@ class ProviderHttp:
         if etag is not None:
             headers["If-None-Match"] = etag
         if json_body is not None:
-            headers["Content-Type"] = "application/json"
+            headers.setdefault("Content-Type", "application/json")  # unless a definition names a kind of JSON
             data = json.dumps(json_body, allow_nan=False).encode()
         return self._session.request(method, address, headers=headers, data=data, allow_redirects=False)
 

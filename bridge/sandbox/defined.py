@@ -19,10 +19,11 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
-from bridge.definitions.check import METHODS, PLACEHOLDER, word_text
+from bridge.definitions.check import METHODS, word_text
 from bridge.definitions.expressions import Notes, find
 from bridge.definitions.files import Definitions
 from bridge.domain.clock import Clock, SystemClock
+from bridge.domain.definition import PLACEHOLDER
 from bridge.domain.errors import BridgeError
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.definition_answers import Answers

@@ -14,7 +14,7 @@ from bridge.domain.errors import ProviderRefused
 from bridge.domain.observation import FailureKind, Observed
 from bridge.domain.run import RunStatus
 from bridge.providers.http import ProviderFailure
-from tests.providers.test_defined import BASE, LIST, against, failed, poll, read
+from tests.providers.test_defined import BASE, LIST, against, failed, poll, provider, read
 from tests.support.foreign_server import answering
 
 SINCE = datetime(2026, 1, 15, tzinfo=UTC)
@@ -254,3 +254,19 @@ async def test_rules_without_end_take_no_time_without_end() -> None:
     result = await poll({"state": "RUN", "items": [{"a": [1] * 60}] * 60}, BASE + rules)
     assert isinstance(result, Observed)
     assert any("takes too long" in remark for remark in result.remarks)
+
+
+async def test_a_kind_of_json_may_have_a_name_of_its_own() -> None:
+    text = BASE.replace("[run]", 'headers = { Content-Type = "application/vnd.api+json" }\n[run]', 1) + TRIGGER
+    async with against(answering({"id": 12}), text) as (own, http, server):
+        await own.trigger(http, "w", None, {})
+    assert server.seen[0].headers["content-type"] == "application/vnd.api+json"
+
+
+def test_a_variable_in_a_path_is_required_and_one_in_the_path_of_a_list_is_needed_for_it() -> None:
+    text = BASE.replace("/v1/jobs", "/{team}/jobs", 1) + "[vars]\nteam = {}\nflow = {}\n"
+    text += LIST.replace("/v1/jobs", "/flows/{flow}/jobs")
+    definition = provider(text).definition
+    assert [name for name, spec in definition.variables.items() if spec.get("required")] == ["team"]
+    assert definition.list_lacks({"team": "a"}) == ["flow"]
+    assert definition.list_lacks({"flow": "a"}) == []
