@@ -1,4 +1,4 @@
-"""What the API may ask of the running workers (`api.ports.Bridge`), and what commits announce to them."""
+"""Reaches the running workers for the API (`api.ports.Bridge`), and what commits announce to them."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class DaemonControl:
         return wall + timedelta(seconds=opens_in_s if opens_in_s < _SHOWN_MAX_S else 0.0), reason
 
     def lease_offer(self, connection: str) -> LeaseOffer | None:
-        """What the connection's poller offers to poll at once."""
+        """The number of runs that the connection's poller offers to poll at once."""
         return self.pollers[connection].lease_offer() if connection in self.pollers else None
 
     async def poll_now(self, run_id: str) -> None:
@@ -162,7 +162,7 @@ class DaemonControl:
             poller.poll_now(run_id)
 
     def forget(self, run_id: str) -> None:
-        """A run is no longer watched."""
+        """Hold a run no longer: it is not watched any more."""
         for poller in self.pollers.values():
             poller.leases.forget(run_id)
 
@@ -195,7 +195,7 @@ class DaemonControl:
         return self._poller(name).client.last_error
 
     def remarks(self, name: str) -> list[dict[str, object]]:
-        """What a connection's definition could not read, the newest first."""
+        """The remarks about answers that a connection's definition could not read, the newest first."""
         found = sorted(self._poller(name).client.remarks.items(), key=lambda one: one[1].at, reverse=True)
         return [{"message": said, "at": remark.at, "count": remark.count} for said, remark in found]
 
@@ -254,7 +254,7 @@ class DaemonControl:
                 await self._feed.wait()
 
     def filter_errors(self, endpoint: Endpoint) -> int:
-        """How often the endpoint's present filter failed on an event here since the start."""
+        """The number of times that the endpoint's present filter failed on an event here since the start."""
         expression, count = self._filter_errors.get(endpoint.id, ("", 0))
         return count if expression == endpoint.filter else 0
 

@@ -82,6 +82,6 @@ class CappedRunner(web.AppRunner):
 
     @property
     def server(self) -> Any:
-        """What a site has asyncio call for each connection; aiohttp types it as its own Server."""
+        """The factory that a site has asyncio call for each connection; aiohttp types it as its own Server."""
         server = super().server
         return server and functools.partial(self._cap.protocol_for, server)

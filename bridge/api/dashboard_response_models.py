@@ -48,14 +48,14 @@ class LinkAnswer(Shown):
 
 
 class RunCounts(Shown):
-    """How many runs there are, settled ones included as long as they are kept."""
+    """The number of runs, settled ones included as long as they are kept."""
 
     by_status: dict[str, int]
     by_connection: dict[str, dict[str, int]]
 
 
 class DeliveryCounts(Shown):
-    """How many deliveries there are; those of single runs' webhooks are counted together."""
+    """The number of deliveries; those of single runs' webhooks are counted together."""
 
     by_state: dict[str, int]
     by_endpoint: dict[str, dict[str, int]]

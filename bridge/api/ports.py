@@ -128,7 +128,7 @@ class Bridge(Protocol):
         ...
 
     def limiter_reading(self, name: str) -> LimiterReading:
-        """How contested a connection is now; cheap."""
+        """The load of a connection now; cheap."""
         ...
 
     def busiest_workflows(self, name: str, most: int) -> list[dict[str, Json]]:
@@ -144,7 +144,7 @@ class Bridge(Protocol):
         ...
 
     def filter_errors(self, endpoint: Endpoint) -> int:
-        """How often the endpoint's present filter failed on an event at this node since it started."""
+        """The number of times that the endpoint's present filter failed on an event at this node since it started."""
         ...
 
     def expect_endpoints(self, ids: Iterable[str]) -> None:

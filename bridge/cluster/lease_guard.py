@@ -30,5 +30,5 @@ class LeaseGuard:
         return self._clock.monotonic() < self.closes_at
 
     def extend(self, renewed_at: float, lease_s: float) -> None:
-        """A renewal that began at `renewed_at` (monotonic) went well."""
+        """Extend the lease by a renewal that began at `renewed_at` (monotonic) and succeeded."""
         self.closes_at = renewed_at + OPEN_SHARE * lease_s

@@ -86,7 +86,7 @@ class Membership:
         return self.lease_guard.is_open and self.rank.number == 0
 
     def joined(self, node: str, began: float) -> None:
-        """This node was registered with a fresh lease, by a transaction that began at `began` (monotonic)."""
+        """Begin with the fresh lease that a transaction took which began at `began` (monotonic)."""
         self._node, self.is_lost, self._is_fenced = node, False, False
         self._unbroken_since, self._unnoticed = began, None
         self.rank = replace(self.rank, is_noticed=False)
@@ -135,7 +135,7 @@ class Membership:
         return await self._database.write_reserved(work, self._renew_every_s)
 
     def expect_change(self) -> None:
-        """A node joined or left: renew at once, which also shows a new node that we have noticed it."""
+        """Renew at once because a node joined or left, which also shows a new node that we have noticed it."""
         self._renew_due = 0.0
         self.bell.ring()
 
@@ -167,7 +167,7 @@ class Membership:
         self.bell.ring()
 
     def _stop_timer(self) -> None:
-        """The lease guard is no longer watched."""
+        """Stop watching the lease guard."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

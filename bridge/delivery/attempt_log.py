@@ -28,7 +28,7 @@ class AttemptLog:
         self._log = log.bind()  # bound once: half of what a line costs
 
     def attempt(self, claimed: LeasedDelivery, result: AttemptResult) -> None:
-        """One canonical line per attempt."""
+        """Log one canonical line for an attempt, and count it."""
         answer = result.answer
         is_delivered = answer.outcome is Outcome.DELIVERED
         shared_id = None if claimed.endpoint.source is EndpointSource.RUN else claimed.endpoint.id

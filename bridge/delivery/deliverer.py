@@ -60,7 +60,7 @@ UNRECORDED_MAX = GROUP_MAX  # delivered, without a slot, and waiting to be recor
 
 @dataclass(frozen=True, slots=True)
 class DeliverySettings:
-    """How deliveries are made: the retry schedule, and how many POSTs may run in all and to one endpoint."""
+    """The retry schedule, and the number of POSTs that may run in all and to one endpoint."""
 
     schedule: RetrySchedule = RetrySchedule()
     slots: int = 64
@@ -240,7 +240,7 @@ class Deliverer:
         self._start_waiting()
 
     def _room(self, endpoint: Endpoint) -> int:
-        """How many new deliveries of an endpoint this deliverer takes now; on any thread."""
+        """The number of new deliveries of an endpoint that this deliverer takes now; on any thread."""
         cannot_sign = endpoint.source is EndpointSource.CONFIG and endpoint.id not in self.file_secrets
         is_closed = cannot_sign or self._has_unseen or endpoint.id in self._behind
         if is_closed or self._is_draining or not self._lease_guard.is_open:
@@ -390,7 +390,7 @@ class Deliverer:
         return list(zip(results, notes, strict=True))
 
     def _result(self, posted: _Posted, now: datetime) -> AttemptResult:
-        """What to record; `now` is the transaction's, because the wall clock may have been set since the POST."""
+        """The result to record; `now` is the transaction's, because the wall clock may have been set since the POST."""
         delivery, answer = posted.claimed.delivery, posted.answer
         state, again_at = state_after(
             delivery.failures,

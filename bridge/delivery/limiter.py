@@ -33,7 +33,7 @@ _SMOOTHING: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one endpoint holds: open POSTs, deliveries that wait for a slot, and how many may wait."""
+    """The load of one endpoint: open POSTs, deliveries that wait for a slot, and how many may wait."""
 
     busy: int = 0
     waiting: int = 0
@@ -86,7 +86,7 @@ class DeliverySlots(Generic[Item]):
         """Of the endpoints that were idle last, the longest idle first."""
 
     def add(self, endpoint_id: str, item: Item, *, goes_first: bool = False) -> None:
-        """A claimed delivery waits for a slot."""
+        """Let a claimed delivery wait for a slot."""
         if (line := self._lines.get(endpoint_id)) is None:
             line = self._lines[endpoint_id] = _Line(self._paces.pop(endpoint_id, _Pace()))
         self.waiting += 1
@@ -108,29 +108,29 @@ class DeliverySlots(Generic[Item]):
         return None
 
     def release(self, endpoint_id: str) -> None:
-        """A POST no longer needs its slot."""
+        """Release the slot of a POST."""
         self._lines[endpoint_id].busy -= 1
         self.busy -= 1
         self._forget_idle(endpoint_id)
 
     def note_delivered(self, endpoint_id: str, post_s: float) -> None:
-        """A POST that held a slot was accepted after so many seconds."""
+        """Note that a POST that held a slot was accepted after so many seconds."""
         pace = self._lines[endpoint_id].pace
         pace.streak += 1
         pace.post_s += (post_s - pace.post_s) * (1.0 if pace.streak == 1 else _SMOOTHING)
 
     def note_failed(self, endpoint_id: str) -> None:
-        """A POST that held a slot failed: none begins until that is recorded, because it may close the endpoint."""
+        """Note that a POST that held a slot failed: none begins until that is recorded, as it may close the endpoint."""
         line = self._lines[endpoint_id]
         line.pace = _Pace()
         line.failing += 1
 
     def end_failure(self, endpoint_id: str) -> None:
-        """A failure was recorded; its slot is not released yet."""
+        """Note that a failure was recorded; its slot is not released yet."""
         self._lines[endpoint_id].failing -= 1
 
     def room(self, endpoint_id: str) -> int:
-        """How many new deliveries of an endpoint may join; on any thread."""
+        """The number of new deliveries of an endpoint that may join; on any thread."""
         line = self._lines.get(endpoint_id)
         free = max(0, self.total - self.busy - self.total // RESERVED_SHARE)
         if line is not None and line.failing:
@@ -156,7 +156,7 @@ class DeliverySlots(Generic[Item]):
         return taken
 
     def held(self) -> Mapping[str, Held]:
-        """What each endpoint holds now; others hold nothing and may have nothing ahead."""
+        """The load of each endpoint now; others hold nothing and may have nothing ahead."""
         rested = {endpoint_id: self._rested(endpoint_id) for endpoint_id in self._paces}
         return rested | {endpoint_id: self._held(line) for endpoint_id, line in self._lines.items()}
 
@@ -167,7 +167,7 @@ class DeliverySlots(Generic[Item]):
         return Held(ahead=self._ahead(self._paces.get(endpoint_id) or _Pace()))
 
     def _ahead(self, pace: _Pace) -> int:
-        """What a receiver accepts within AHEAD_S, as far as it has shown since its last failure."""
+        """The deliveries that a receiver accepts within AHEAD_S, as far as it has shown since its last failure."""
         accepted = self.per_endpoint * int(min(pace.streak, AHEAD_S / max(pace.post_s, 0.001)))
         return min(accepted, AHEAD_MAX, AHEAD_OF_ALL // max(1, len(self._lines)))
 
@@ -189,7 +189,7 @@ REST_S_MIN: Final = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one endpoint is given in this pass: up to `limit` deliveries, up to so many of each lane, in this order."""
+    """The share of one endpoint in this pass: up to `limit` deliveries, up to so many of each lane, in this order."""
 
     limit: int
     lanes: tuple[tuple[Lane, int], ...]
@@ -225,7 +225,7 @@ class _Allowance:
 
 
 class DeliveryLimiter:
-    """Divides what may be claimed in a pass. What must survive a restart, the back-off, is in the database."""
+    """Divides what may be claimed in a pass. The back-off, which must survive a restart, is in the database."""
 
     def __init__(self, slots: int, slots_per_endpoint: int) -> None:
         self.slots = slots
@@ -236,7 +236,7 @@ class DeliveryLimiter:
         self._last = ""
 
     def take(self, endpoint_id: str) -> None:
-        """A delivery of this endpoint was claimed."""
+        """Count a claimed delivery of this endpoint."""
         allowance = self._allowances[endpoint_id]
         allowance.given += 1
         allowance.tokens -= 1
@@ -266,7 +266,7 @@ class DeliveryLimiter:
     def rest_s(self, due: Mapping[str, DueEndpoint], *, now: datetime) -> float:
         """Seconds until something else may start; inf if that takes the end of a POST.
 
-        What is due later counts even if no slot may be free then: the end of a POST need not ring the bell.
+        Deliveries that are due later count even if no slot may be free then: the end of a POST need not ring the bell.
         """
         return min((self._ready_in_s(one, now) for one in due.values()), default=math.inf)
 
@@ -283,7 +283,7 @@ class DeliveryLimiter:
             del self._allowances[endpoint_id]
 
     def _room(self, one: DueEndpoint, held: Held, now: datetime) -> int:
-        """How many deliveries of the endpoint may be claimed, regardless of the slots in all."""
+        """The number of the endpoint's deliveries that may be claimed, regardless of the slots in all."""
         ordinary = self._ordinary_room(one, held, now)
         if ordinary > 0 or not _is_due(one, Lane.AT_ONCE, now):
             return ordinary
@@ -303,7 +303,7 @@ class DeliveryLimiter:
         return min(self._allowances[one.endpoint_id].tokens, self.slots_per_endpoint)
 
     def _open_to(self, held: Held, free: int) -> int:
-        """How many of the free slots an endpoint may take that holds this."""
+        """The number of free slots that an endpoint with this load may take."""
         unreserved = max(0, free - self.slots // RESERVED_SHARE)
         return unreserved if held.claimed else max(unreserved, min(1, free))
 

@@ -90,16 +90,16 @@ class _Sessions:
         return self._made[key]
 
     def enter(self) -> None:
-        """A POST begins."""
+        """Count a POST that begins."""
         self._users += 1
 
     async def leave(self) -> None:
-        """A POST has ended."""
+        """Count a POST that has ended, and close if it was the last one of retired sessions."""
         self._users -= 1
         await self._close_if_unused()
 
     async def retire(self) -> None:
-        """No POST will begin any more; close once the last one has ended."""
+        """Let no POST begin any more; close once the last one has ended."""
         self._is_retired = True
         await self._close_if_unused()
 

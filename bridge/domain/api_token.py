@@ -10,7 +10,7 @@ from bridge.domain.secret import Secret
 
 
 class Scope(StrEnum):
-    """What a token may do: `read` gets, `register` also registers runs, `admin` does everything."""
+    """The rights of a token: `read` gets, `register` also registers runs, `admin` does everything."""
 
     READ = "read"
     REGISTER = "register"

@@ -21,7 +21,7 @@ RULE: Final = "all attempts failed for 5 days, at least 10 of them, the first an
 
 
 class AutoDisableStep(StrEnum):
-    """What the rule requires now."""
+    """The step that the rule requires now."""
 
     NOTHING = "nothing"
     WARN = "warn"
@@ -43,7 +43,7 @@ def failing_after(failing: FailureStreak | None, *, at: datetime) -> FailureStre
 
 
 def next_step(failing: FailureStreak, *, now: datetime) -> AutoDisableStep:
-    """What the rule requires for an endpoint whose last attempt failed `now`."""
+    """The step that the rule requires for an endpoint whose last attempt failed `now`."""
     span = now - failing.since
     if span >= max(FAILING_FOR, SPAN_MIN) and failing.attempts >= ATTEMPTS_MIN:
         return AutoDisableStep.DISABLE

@@ -101,7 +101,7 @@ class Lane(IntEnum):
 
 
 class Outcome(StrEnum):
-    """How one attempt ended; the reasons of failure are classes of their own."""
+    """The outcome of one attempt; the reasons of failure are classes of their own."""
 
     DELIVERED = "delivered"
     REDIRECT = "redirect"

@@ -17,7 +17,7 @@ from bridge.domain.run import Json
 
 
 class EndpointSource(StrEnum):
-    """Who made it, which is also how far it is trusted.
+    """The origin of an endpoint, which also decides how far it is trusted.
 
     CONFIG: the operator's file (may be private, read-only over the API) · API: made over HTTP ·
     RUN: given with one run (`webhook`), hears only of that run.
@@ -29,7 +29,7 @@ class EndpointSource(StrEnum):
 
 
 class EndpointSettings(BaseModel):
-    """What a person may set: in the configuration file, over the API and in the database alike.
+    """The settings that a person may change: in the configuration file, over the API and in the database alike.
 
     `events` None means every type except `run.progressed`; names are exact. `payload` is full or thin, `format`
     standard or cloudevents; `signature` names the schemes that deliveries are signed with.

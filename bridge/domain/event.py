@@ -20,7 +20,7 @@ BODY_BYTES_MAX = 256 * 1024  # a limit that large webhook senders share; a large
 
 
 class EventType(StrEnum):
-    """What can be told."""
+    """The types of events."""
 
     RUN_STARTED = "run.started"
     RUN_PROGRESSED = "run.progressed"

@@ -1,4 +1,4 @@
-"""What a check of this installation found."""
+"""The finding of a check of this installation."""
 
 from __future__ import annotations
 

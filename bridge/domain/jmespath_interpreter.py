@@ -44,7 +44,7 @@ class Expression:
                 _check_call(node["value"], len(node["children"]))
 
     def search(self, value: Json, *, steps_max: int) -> Any:
-        """What the expression finds in `value`. Raises TooCostly, JMESPathError, and what Python's functions raise."""
+        """The result of the expression on `value`. Raises TooCostly, JMESPathError, and what Python's functions raise."""
         return self.counted_search(value, steps_max=steps_max)[0]
 
     def counted_search(self, value: Json, *, steps_max: int) -> tuple[Any, int]:

@@ -27,7 +27,7 @@ def rest_s(next_batch_at: datetime, now: datetime) -> float:
 
 
 class ReplayStatus(StrEnum):
-    """What became of an event at the endpoint.
+    """The fate of an event at the endpoint.
 
     `missed`: it was never delivered there and will not be, because it was never meant to be sent at the time (the
     endpoint was switched off or not yet there) or its retry schedule is used up. `failed`: it was tried in vain.
@@ -81,5 +81,5 @@ class Replay:
 
     @property
     def batch_max(self) -> int:
-        """How many deliveries are made due together: at most 100 and at most one second's worth."""
+        """The number of deliveries that are made due together: at most 100 and at most one second's worth."""
         return max(1, min(100, int(self.rate)))

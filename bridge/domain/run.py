@@ -60,7 +60,7 @@ _SETTLED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is, in the provider's own units, if it reports that."""
+    """The progress of a run in the provider's own units, if it reports that."""
 
     completed: int | float
     total: int | float
@@ -68,7 +68,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RunError:
-    """What the provider says went wrong."""
+    """The error that the provider reports."""
 
     message: str
     code: str | None = None
@@ -77,7 +77,7 @@ class RunError:
 
 @dataclass(frozen=True, slots=True)
 class CadenceOverrides:
-    """What one run (or one connection) sets differently from `[cadence]`; None means not set. Seconds."""
+    """The settings in which one run (or one connection) differs from `[cadence]`; None means not set. Seconds."""
 
     price_s: float | None = None
     target_delay: str | None = None

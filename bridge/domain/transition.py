@@ -23,7 +23,7 @@ NOT_FOUND_SPAN_MIN_S: Final = 60.0
 
 @frozen
 class Decision:
-    """What to record: the changed run, and its events in order."""
+    """A decision to record: the changed run, and its events in order."""
 
     run: Run
     events: tuple[EventType, ...]
@@ -70,7 +70,7 @@ def unchanged(run: Run) -> Observation:
 
 
 def shown_by_list(run: Run, listed: ListedRun) -> Observation | None:
-    """What a list shows of a run; None where only a poll of the run itself tells.
+    """The observation of a run in a list; None where only a poll of the run itself tells.
 
     A run in the status that it had is taken as unchanged: what a list leaves out must not look like a change. Lists may
     lag, so a change between running and waiting needs a poll.

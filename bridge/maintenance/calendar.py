@@ -50,7 +50,7 @@ class Calendar:
         return at
 
     def reschedule(self) -> None:
-        """The wall clock was set: find the next time of every chore again."""
+        """Find the next time of every chore again, because the wall clock was set."""
         for job in self._scheduler.get_jobs():
             job.reschedule(job.trigger)
 

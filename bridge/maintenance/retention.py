@@ -33,7 +33,7 @@ BATCHES_POSTGRESQL: Final = 10  # between two estimates of the size
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long what is settled is kept, and how large the database may become (bytes)."""
+    """The time for which settled rows are kept, and the size that the database may reach (bytes)."""
 
     keep_s: float = 30 * 86400.0
     size_bytes: int = 10**9

@@ -58,7 +58,7 @@ class MissingRuns:
         self._found_at = -math.inf
 
     def note_found(self, run_id: str, now: float) -> None:
-        """A poll or a list has shown this run."""
+        """Note that a poll or a list has shown this run."""
         self._found_at = now
         self._missing.pop(run_id, None)
 
@@ -68,7 +68,7 @@ class MissingRuns:
         return len(self._missing) > 1 and any(known and at > self._found_at for at, known in self._missing.values())
 
     def forget(self, run_id: str) -> None:
-        """The run is not polled here any more."""
+        """Forget a run that is not polled here any more."""
         self._missing.pop(run_id, None)
 
 

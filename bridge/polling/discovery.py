@@ -37,7 +37,7 @@ TAGS: Final = ("discovered",)
 
 @dataclass(slots=True)
 class _Listing:
-    """What the pages of one list have brought so far."""
+    """The yield of one list so far."""
 
     newest_at: datetime | None = None
     found: int = 0
@@ -45,7 +45,7 @@ class _Listing:
 
 
 class Discovery:
-    """Of one connection. `per_s` is how many unregistered runs begin every second, learned."""
+    """Discovers the runs of one connection. `per_s`: unregistered runs that begin every second, as learned."""
 
     def __init__(self, connection: Connection, database: Database) -> None:
         self.per_s = FIRST_PER_S

@@ -1,4 +1,4 @@
-"""What the runs of one connection have taught about durations, and how that is saved.
+"""The durations learned from the runs of one connection, and how they are saved.
 
 There is a `DurationModel` for each workflow and status, all with the connection's own per status as their prior, and a
 `ProgressModel` for each workflow that reports progress. At high rates only a share of the runs is learned from: a fit
@@ -61,7 +61,7 @@ class DurationLearner:
         self._unsaved: list[_End] = []
 
     def durations(self, workflow: str | None, status: RunStatus) -> DurationModel:
-        """What is known of runs of this workflow in this status."""
+        """The durations of runs of this workflow in this status."""
         key = (workflow or "", status)
         known = self._durations.pop(key, None)
         if known is None:
@@ -76,14 +76,14 @@ class DurationLearner:
         return known or DurationModel.load(self._texts.get(("workflow", workflow, status)), self.prior(status))
 
     def progress(self, workflow: str | None) -> ProgressModel:
-        """What progress has meant at this workflow."""
+        """The meaning of progress at this workflow."""
         name = workflow or ""
         if name not in self._progress:
             self._progress[name] = ProgressModel.load(self._texts.get(("progress", name, "")))
         return self._progress[name]
 
     def learn(self, workflow: str | None, status: RunStatus, alive_s: float, finished_s: float, now: float) -> None:
-        """A run left `status` at an age in (alive_s, finished_s]."""
+        """Learn from a run that left `status` at an age in (alive_s, finished_s]."""
         key = (workflow or "", status)
         model = self.durations(workflow, status)
         if model.runs > WELL_KNOWN_RUNS and now - self._taught_at.get(key, -1e9) < LEARN_EVERY_S:
@@ -95,7 +95,7 @@ class DurationLearner:
         self._dirty |= {("workflow", key[0], status.value), ("connection", "", status.value)}
 
     def learn_progress(self, workflow: str | None, track: ProgressTrack, alive_s: float, finished_s: float) -> None:
-        """A run with this track of progress ended at an age in (alive_s, finished_s]."""
+        """Learn from a run with this track of progress that ended at an age in (alive_s, finished_s]."""
         if track.marks:
             plain = self.durations(workflow, RunStatus.RUNNING).estimate
             self.progress(workflow).observe(track, alive_s, finished_s, plain)
@@ -108,7 +108,7 @@ class DurationLearner:
         return bool(self._dirty)
 
     def take_unsaved(self) -> list[LearnedRow]:
-        """What changed since it was last taken, to be saved."""
+        """The changes since they were last taken, to be saved."""
         dirty, self._dirty = self._dirty, set()
         self._unsaved = []
         return [
@@ -145,7 +145,7 @@ class DurationLearner:
         return sorted(saved | {workflow for workflow, status in self._durations if status is RunStatus.RUNNING})
 
     def prior(self, status: RunStatus) -> DurationModel:
-        """What is known of all workflows of the connection together, in this status."""
+        """The durations of all workflows of the connection together, in this status."""
         if status not in self._priors:
             general = WAITING_PRIOR if status is RunStatus.WAITING else GENERAL_PRIOR
             self._priors[status] = DurationModel.load(
@@ -173,10 +173,10 @@ class DurationLearner:
 
 
 class LearnedState:
-    """What one connection has learned, durations and rate limit, with its saving.
+    """The learned state of one connection, durations and rate limit, with its saving.
 
     Two nodes that watch runs of one workflow both save its state. So before saving, a node reads what the other saved
-    and learns its own unsaved ends once more on top of it. What a lost write loses is soon learned again.
+    and learns its own unsaved ends once more on top of it. Anything lost with a write is soon learned again.
     """
 
     def __init__(self, learner: DurationLearner, rate_limit: RateLimit, database: Database, connection: str) -> None:
@@ -192,7 +192,7 @@ class LearnedState:
     async def load(
         cls, database: Database, connection: str, rate_limit: RateLimit, *, recalls_rate: bool = True
     ) -> LearnedState:
-        """What was saved before this start; with `recalls_rate` the rate limit goes on from there too."""
+        """The state that was saved before this start; with `recalls_rate` the rate limit goes on from there too."""
         rows = await database.read(lambda tx: learned_state.list_learned(tx, connection))
         if recalls_rate:
             rate_limit.recall(next((row.state for row in rows if row.kind == RATE), None))

@@ -63,7 +63,7 @@ class WaitForList:
 
 @frozen
 class Seen:
-    """What a list that was sent at `sent_at` (monotonic) shows of one run."""
+    """The observation of one run in a list that was sent at `sent_at` (monotonic)."""
 
     tracked: TrackedRun
     result: Observed
@@ -72,7 +72,7 @@ class Seen:
 
 @frozen
 class ListResult:
-    """What one page brought: what it shows of runs held, and those to be polled by themselves."""
+    """The result of one page: what it shows of runs held, and those to be polled by themselves."""
 
     seen: Sequence[Seen] = ()
     needs_poll: Sequence[TrackedRun] = ()
@@ -143,7 +143,7 @@ class ListPoller:
         return not self._schedule.is_scarce or self.worth_s(now) >= self._schedule.top_worth_s
 
     def worth_s(self, now: float) -> float:
-        """What the list is worth now, in seconds of delay: its price when due, then as the square of the time."""
+        """The worth of the list now, in seconds of delay: its price when due, then as the square of the time."""
         planned_s, elapsed_s = self._due - self._sent_at, now - self._sent_at
         if not math.isfinite(elapsed_s) or planned_s <= 0:
             return self._cadence.price_s
@@ -189,7 +189,7 @@ class ListPoller:
     def _lateness_by_page(
         self, runs: Collection[TrackedRun], now: float, first: int = 1
     ) -> list[list[GrowingLateness]]:
-        """How their lateness grows, by page from page `first` on."""
+        """The growth of their lateness, by page from page `first` on."""
         pages: list[list[GrowingLateness]] = [[]]
         for tracked, lateness in zip(runs, self._planner.lateness_of(list(runs), now), strict=True):
             behind = max(self._pages.get(tracked.run.id, first) - first, 0)
@@ -413,13 +413,13 @@ class ListPoller:
         return self._page_worth(number) >= 1
 
     def _page_worth(self, number: int) -> float:
-        """What page `number` is worth, in prices: to runs that wait and to those that stood on it before."""
+        """The worth of page `number`, in prices: to runs that wait and to those that stood on it before."""
         now = self._clock.monotonic()
         waiting = WAITING_RUN_WORTH * sum(1 for run_id in self._waiting_runs if run_id not in self._shown)
         return waiting + worth_of_pages(self._lateness_by_page(self._absent().values(), now, number))
 
     def _absent(self) -> dict[str, TrackedRun]:
-        """What earlier lists showed and this one has not so far."""
+        """The runs that earlier lists showed and this one has not so far."""
         return {i: each for i, each in self._shown.items() if i not in self._found and self._is_idle(each)}
 
     async def _end_walk(self, sent_at: float, *, is_whole: bool) -> None:

@@ -145,7 +145,7 @@ class Planner:
         return sorted(((self.urgency(tracked, now), tracked) for tracked in due), key=itemgetter(0))
 
     def urgency(self, tracked: TrackedRun, now: float) -> float:
-        """What a poll of this run is worth now, in seconds of delay."""
+        """The worth of a poll of this run now, in seconds of delay."""
         age_s = now - tracked.origin
         worth = urgency(self._view(tracked), age_s)
         return worth + OVER_ALREADY * age_s if tracked.run.observed_at is None else worth
@@ -174,7 +174,7 @@ class Planner:
     # -- when a list is next
 
     def lateness_of(self, runs: Sequence[TrackedRun], now: float) -> list[GrowingLateness]:
-        """How the lateness of these runs grows, in prices: a list that shows them is due when they add up to 1.
+        """The growth of the lateness of these runs, in prices: a list that shows them is due when they add up to 1.
 
         With a target delay each run waits for its own price, so there each counts for its share.
         """
@@ -315,7 +315,7 @@ class Planner:
     # -- for people
 
     def summary(self) -> list[Json]:
-        """What was learned, by workflow: durations in seconds, polls per run, mean delay in seconds."""
+        """The durations learned, by workflow: durations in seconds, polls per run, mean delay in seconds."""
         return [shown for name in self.learner.known_workflows() if (shown := self._workflow(name))["runs_remembered"]]
 
     def busiest(self, most: int) -> list[dict[str, Json]]:

@@ -58,7 +58,7 @@ CRASHED: Final = Continue(60.0, "the last poll failed inside runbridge")
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What one poll changed about a run; `since` as in `transition.observe`."""
+    """The change that one poll found of a run; `since` as in `transition.observe`."""
 
     before: Run
     seen: Observation
@@ -66,7 +66,7 @@ class _Change:
 
 
 class PollResults:
-    """Of one connection; records only under its node's lease."""
+    """Handles the results of one connection; records only under its node's lease."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class PollResults:
     async def handle(
         self, tracked: TrackedRun, result: PollResult, now: float, others: Iterable[TrackedRun]
     ) -> NextStep:
-        """What to do with the run after a poll that ended at `now` (monotonic); `others`: runs held beside it.
+        """Handle the result, and return what to do with the run after a poll that ended at `now` (monotonic); `others`: runs held beside it.
 
         The run must stay in flight until this returns: a list that shows it in between would be recorded as well.
         """

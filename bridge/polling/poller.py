@@ -214,7 +214,7 @@ class Poller:
     # -- from outside
 
     def lease_offer(self) -> LeaseOffer | None:
-        """How many runs this poller would poll at once if they were registered now; None if none."""
+        """The number of runs that this poller would poll at once if they were registered now; None if none."""
         return self.leases.offer(self._clock.monotonic()) if self.lease_guard.is_open else None
 
     def take(self, run: Run) -> None:
@@ -223,7 +223,7 @@ class Poller:
         self.bell.ring()
 
     def expect_due(self) -> None:
-        """A run became due in the database: acquire it at once."""
+        """Acquire at once: a run became due in the database."""
         self.leases.expect()
         self.bell.ring()
 
@@ -233,12 +233,12 @@ class Poller:
         self.expect_due()
 
     def rebalance(self) -> None:
-        """The number of nodes has changed: release every run, so that each node acquires its part."""
+        """Release every run, so that each node acquires its part: the number of nodes has changed."""
         self.leases.release_all()
         self.expect_due()
 
     def rebase(self, jump_s: float) -> None:
-        """The wall clock jumped by so much: ages go on as they were, and runs that span the jump teach nothing."""
+        """Follow a jump of the wall clock: ages go on as they were, and runs that span the jump teach nothing."""
         self.leases.rebase(jump_s)
         self.expect_due()
 

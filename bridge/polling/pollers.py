@@ -84,19 +84,19 @@ class Pollers:
                 await poller.drain()
 
     def take_rank(self, rank: NodeRank) -> None:
-        """More or fewer nodes share the limits and the runs."""
+        """Share the limits and the runs with more or fewer nodes."""
         self.rank = rank
         for poller in self.by_connection.values():
             self._divide(poller.client.limiter)
             poller.rebalance()
 
     def forget(self, run_id: str) -> None:
-        """A run is no longer watched."""
+        """Hold a run no longer: it is not watched any more."""
         for poller in self.by_connection.values():
             poller.leases.forget(run_id)
 
     def rebase(self, jump_s: float) -> None:
-        """The wall clock was set by so much."""
+        """Follow the wall clock, which was set by so much."""
         for poller in self.by_connection.values():
             poller.rebase(jump_s)
 
@@ -139,7 +139,7 @@ class Pollers:
         return FairRateLimiter(connection.requests_per_second, connection.max_in_flight)
 
     def _divide(self, limiter: FairRateLimiter) -> None:
-        """A new node sends nothing until every other node has noticed it and keeps to a smaller share."""
+        """Take our share of a limit; none until every other node has noticed us and keeps to a smaller share."""
         if self.rank.is_noticed:
             limiter.divide(self.rank.number, self.rank.nodes)
         else:

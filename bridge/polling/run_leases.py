@@ -43,7 +43,7 @@ STORE_RETRY_S: Final = 5.0
 
 
 class RunLeases:
-    """Of one connection and one node. Times are monotonic seconds."""
+    """The leases of one connection and one node. Times are monotonic seconds."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class RunLeases:
     # -- acquiring
 
     def expect(self) -> None:
-        """A run became due in the database: acquire at once."""
+        """Acquire at once: a run became due in the database."""
         self._expects_due = True
 
     @property
@@ -155,7 +155,7 @@ class RunLeases:
             self._schedule.add(TrackedRun(run, now, now=self._clock.now(), monotonic=now))
 
     def offer(self, now: float) -> LeaseOffer | None:
-        """For runs that are registered now: to lease as many as are held as soon as they are due.
+        """The number of runs registered now that would be leased as soon as they are due; None if none.
 
         None while others wait in the database, for the limiter or for their turn; with several nodes also while some
         that are held wait, because another node may be free. Requests that come together are offered the same room.
@@ -171,7 +171,7 @@ class RunLeases:
     # -- comparing
 
     def doubt(self) -> None:
-        """A commit may have succeeded whose answer was lost: compare at once."""
+        """Compare at once: a commit may have succeeded whose answer was lost."""
         self._compare_due = 0.0
 
     async def _compare(self, now: float) -> None:
@@ -216,7 +216,7 @@ class RunLeases:
             self._release(tracked, tracked.due)
 
     def rebase(self, jump_s: float) -> None:
-        """The wall clock jumped by so much."""
+        """Follow a jump of the wall clock."""
         for tracked in (*self._schedule.all(), *self._releasing.values(), *self._writing):
             tracked.rebase(jump_s)
 

@@ -123,18 +123,18 @@ class TrackedRun:
         self.sent_at = monotonic
 
     def end_poll(self) -> None:
-        """What the poll brought has been dealt with, or the poll was cancelled."""
+        """Note that the result has been dealt with, or the poll was cancelled."""
         self.is_in_flight = False
 
     def note_answer(self, *, is_304: bool) -> None:
-        """The poll brought an observation, which ends a row of failures."""
+        """Note that the poll brought an observation, which ends a row of failures."""
         self.is_304 = is_304
         self.last_error = None
         self.failure_streak = self.not_found_count = 0
         self.not_found_since = None
 
     def note_failure(self, failed: PollFailed, now: datetime) -> None:
-        """The poll brought no observation; any failure but a 404 ends a row of 404s."""
+        """Note that the poll brought no observation; any failure but a 404 ends a row of 404s."""
         self.is_304 = False
         self.failure_streak += 1
         self.last_error = LastError(now, failed.kind, failed.message, self.failure_streak)
@@ -145,21 +145,21 @@ class TrackedRun:
             self.not_found_count, self.not_found_since = 0, None
 
     def note_alive(self, seen: Observation) -> None:
-        """The poll saw the run in the status that it already had."""
+        """Note that the poll saw the run in the status that it already had."""
         self.alive_s = max(self.alive_s, self.sent_at - self.origin)
         if seen.progress is not None and seen.progress.total > 0:
             self.track = self.track.seen(seen.progress.completed, seen.progress.total, self.sent_at - self.origin)
 
     def note_pause(self, until: float) -> None:
-        """The provider asked not to be polled about this run before `until`; an earlier, longer pause stays."""
+        """Note that the provider asked for no poll of this run before `until`; an earlier, longer pause stays."""
         self.not_before = max(self.not_before, until)
 
     def note_runs_known(self, runs: float) -> None:
-        """The run goes on; `runs` of its workflow have been learned from so far."""
+        """Note that the run goes on after `runs` of its workflow have been learned from."""
         self.runs_known = runs
 
     def note_recorded(self, after: Run, *, began_at: tuple[datetime, float] | None = None) -> None:
-        """The run is recorded as `after`; `began_at`: it was then (wall and monotonic time) found in a new status."""
+        """Take the run as recorded; `began_at`: it was then (wall and monotonic time) found in a new status."""
         self.run = after
         self.last_response = None
         if began_at is not None:
@@ -201,7 +201,7 @@ class TrackedRun:
         )
 
     def record(self) -> PollRecord:
-        """What the database needs when the lease is released."""
+        """The record that the database needs when the lease is released."""
         return PollRecord(
             self.run.id,
             self.polls,
@@ -239,12 +239,12 @@ class PollSchedule:
 
     @property
     def ready_count(self) -> int:
-        """How many due runs wait for the limiter."""
+        """The number of due runs that wait for the limiter."""
         return len(self._ready)
 
     @property
     def top_worth_s(self) -> float:
-        """What the most urgent ready run is worth, in seconds of delay; 0 without one."""
+        """The worth of the most urgent ready run, in seconds of delay; 0 without one."""
         return self._ready[-1][0] if self._ready else 0.0
 
     @property

@@ -1,1 +1,1 @@
-"""What any daemon has: loops, supervision, systemd, metrics, logs. No rules about runs or deliveries."""
+"""The parts that any daemon has: loops, supervision, systemd, metrics, logs. No rules about runs or deliveries."""

@@ -101,7 +101,7 @@ class Metrics:
         return LAG_EVERY_S
 
     def note_reload(self, at_s: float, *, is_good: bool) -> None:
-        """The configuration was put into effect at this Unix time, or refused."""
+        """Note that the configuration was put into effect at this Unix time, or refused."""
         self.config_reload_ok.set(is_good)
         if is_good:
             self.config_reload_at.set(at_s)

@@ -20,7 +20,7 @@ class Supervisor:
     """An async context manager around everything that uses the workers.
 
     A worker runs until `end`. If one ends by itself, with an error or without, the others and the body are cancelled
-    and leaving the context raises WorkerDied. What the body raises leaves it unchanged.
+    and leaving the context raises WorkerDied. An exception of the body leaves it unchanged.
     """
 
     def __init__(self, watchdog: Watchdog) -> None:

@@ -35,16 +35,16 @@ class Notifier:
         self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
+        """Show one line in `systemctl status`."""
         self._send(f"STATUS={' '.join(text.split())}")
 
     def reloading(self) -> None:
-        """A reload has begun; `ready` ends it."""
+        """Say that a reload has begun; `ready` ends it."""
         # Not from our Clock: systemd compares this with the kernel's own monotonic clock.
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The shutdown has begun."""
+        """Say that the shutdown has begun."""
         self._send("STOPPING=1")
 
     def watchdog(self) -> None:
@@ -109,7 +109,7 @@ class Watchdog:
         self._silent.discard(name)
 
     def beat(self, name: str) -> None:
-        """The loop `name` has passed; ignored for one that is not registered."""
+        """Note that the loop `name` has passed; ignored for one that is not registered."""
         if name in self._signs:
             self._signs[name].last = self._clock.monotonic()
 

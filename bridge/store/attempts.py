@@ -151,7 +151,7 @@ def _read_present(tx: Tx, query: sa.Select[Any], results: Sequence[AttemptResult
 def _recordings(
     results: Sequence[AttemptResult], present: Mapping[str, Any], settings: Mapping[str, Any], node: str
 ) -> list[_Recording]:
-    """What can be recorded, by the rows of the deliveries and the settings of the endpoints."""
+    """The attempts that can be recorded, by the rows of the deliveries and the settings of the endpoints."""
     found: list[_Recording] = []
     for result in results:
         row, setting = present.get(result.delivery.id), settings.get(result.delivery.endpoint_id)

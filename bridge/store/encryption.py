@@ -116,7 +116,7 @@ _KINDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ReencryptedBatch:
-    """What a batch did. `unreadable` names the rows that no key opens; `next` is where to continue, None at the end."""
+    """The result of a batch. `unreadable` names the rows that no key opens; `next` is where to continue, None at the end."""
 
     count: int
     unreadable: tuple[str, ...]

@@ -58,7 +58,7 @@ _HEALTHY: Final = Check(
 
 @dataclass(frozen=True, slots=True)
 class HealthChange:
-    """What one result changed, for the log and the counters."""
+    """The change that one result made, for the log and the counters."""
 
     before: EndpointBackoff
     after: EndpointBackoff

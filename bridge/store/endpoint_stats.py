@@ -44,7 +44,7 @@ class WindowStats:
 
 @dataclass(frozen=True, slots=True)
 class LastAnswer:
-    """How the newest attempt ended."""
+    """The end of the newest attempt."""
 
     at: datetime
     outcome: Outcome

@@ -268,7 +268,7 @@ _WITHOUT_WEBHOOKS = Check(
 
 
 def forget_listeners(tx: Tx) -> None:
-    """An endpoint changes: read again `shared_listeners`, and what `endpoint_health` remembers."""
+    """Read again, because an endpoint changes, `shared_listeners`, and what `endpoint_health` remembers."""
     tx.cache.pop(_SHARED_KNOWN, None)
     tx.cache.pop(QUIET, None)
 

@@ -1,4 +1,4 @@
-"""What was learned about a connection, kept over restarts: durations, and how far discovery has read.
+"""The learned state of a connection, kept over restarts: durations, and how far discovery has read.
 
 The domain defines the content of `state`.
 """
@@ -34,7 +34,7 @@ def list_learned(tx: Tx, connection: str) -> list[LearnedRow]:
 
 
 def list_changed(tx: Tx, connection: str, since: datetime) -> list[LearnedRow]:
-    """What any node saved at one connection since `since`."""
+    """The state that any node saved at one connection since `since`."""
     recent = sa.select(sojourns).where(sojourns.c.connection == connection, sojourns.c.updated_at >= since)
     return [LearnedRow(row.kind, row.workflow, row.status, row.state) for row in tx.connection.execute(recent)]
 

@@ -31,7 +31,7 @@ def release_pending(tx: Tx, endpoint_id: str) -> None:
 
 
 def hold_followers(tx: Tx, endpoint_id: str) -> None:
-    """The endpoint becomes ordered: hold what follows a pending event of its run."""
+    """Hold the deliveries that follow a pending event of their run, because the endpoint becomes ordered."""
     _lock_pending(tx, endpoint_id)
     tx.connection.execute(_pending(endpoint_id).where(_is_behind(endpoint_id), _FREE).values(next_attempt_at=None))
 

@@ -157,12 +157,12 @@ class _CompiledQuery:
 
 
 def _encoder(kind: sa.types.TypeEngine[Any]) -> Convert:
-    """What makes a stored value; the driver takes everything but instants and JSON as it is."""
+    """The function that makes a stored value; the driver takes everything but instants and JSON as it is."""
     return kind.encode if isinstance(kind, Instant | JsonText) else None
 
 
 def _decoder(kind: sa.types.TypeEngine[Any]) -> Convert:
-    """What makes a Python value of a stored one."""
+    """The function that makes a Python value of a stored one."""
     if isinstance(kind, Instant | JsonText):
         return kind.decode
     return _to_bool if isinstance(kind, sa.Boolean) else None

@@ -29,7 +29,7 @@ AHEAD_MAX = 500  # replayed deliveries that wait at an endpoint before more are 
 
 
 def count_selected(tx: Tx, endpoint: Endpoint, wanted: Selection, *, after: int) -> tuple[int, int | None]:
-    """How many events of the selection follow position `after`, and where to continue counting; None at the end."""
+    """The number of events of the selection that follow position `after`, and where to continue counting; None at the end."""
     selected = _selected(tx, endpoint, wanted, after)
     if endpoint.filter is None:
         return tx.connection.execute(sa.select(sa.func.count()).select_from(selected.subquery())).scalar_one(), None

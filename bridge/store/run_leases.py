@@ -67,7 +67,7 @@ def next_due_at(tx: Tx, connection: str) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class PollRecord:
-    """What polls that changed nothing leave in the row of a run."""
+    """The record that polls which changed nothing leave in the row of a run."""
 
     run_id: str
     polls: int

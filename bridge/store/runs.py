@@ -115,7 +115,7 @@ def _changed_row_of(run: Run, *, keep_lease: bool) -> dict[str, Any]:
 
 @frozen
 class NewRun:
-    """What a registration says; `deadline_at` is already an instant."""
+    """A registration; `deadline_at` is already an instant."""
 
     id: str
     connection: str

@@ -32,7 +32,7 @@ _SUCCEEDED: Final[sa.ColumnElement[str]] = sa.literal_column("'succeeded'")  # a
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many there are at one instant, by (connection, status) and by (endpoint, state).
+    """The numbers at one instant, by (connection, status) and by (endpoint, state).
 
     Webhooks of single runs count under the endpoint "".
     """
@@ -92,7 +92,7 @@ _is_shared = sa.and_(endpoints.c.run_id.is_(None), endpoints.c.deleted_at.is_(No
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """What one minute brought; `delivered` and `failed` are attempts."""
+    """The counts of one minute; `delivered` and `failed` are attempts."""
 
     settled: int = 0
     delivered: int = 0
@@ -100,7 +100,7 @@ class Minute:
 
 
 def count_minutes(tx: Tx, since: datetime) -> dict[datetime, Minute]:
-    """What each minute since then brought, by its beginning; quiet minutes are absent."""
+    """The counts of each minute since then, by its beginning; quiet minutes are absent."""
     minute = sa.type_coerce(events.c.created_at, sa.BigInteger) // _MINUTE_US
     settled = (
         sa.select(minute, sa.func.count())

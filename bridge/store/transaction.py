@@ -20,7 +20,7 @@ from bridge.store.postgres.one_statement import OneStatement
 
 @dataclass(slots=True)
 class CommitSignals:
-    """What a commit changed, so that workers wake. Most are hints; the database is the truth."""
+    """The changes of a commit, so that workers wake. Most are hints; the database is the truth."""
 
     connections_due: set[str] = field(default_factory=set)
     """Names of connections with a run that is due sooner than before."""

@@ -86,7 +86,7 @@ class DurationModel:
         return self.runs + len(self._long) < KNOWN_MIN and others < OTHERS_MIN
 
     def note_long(self, run_id: str) -> None:
-        """A run that goes on is so old that others like it need not be polled as if they might end at any moment."""
+        """Note that a run which goes on is so old that others like it need not be polled as if they might end at any moment."""
         self._long.add(run_id)
 
     @property
@@ -147,7 +147,7 @@ class DurationModel:
         return [narrow * a + small * b + middle * c + wide * d for a, b, c, d in zip(*experts, strict=True)]
 
     def observe(self, alive_s: float, finished_s: float) -> None:
-        """A run left the status at an age in (alive_s, finished_s].
+        """Learn from a run that left the status at an age in (alive_s, finished_s].
 
         The ages are equal where the provider reports the time. `finished_s` is infinite for a run that was given up
         alive. Impossible ages (an end before the beginning, not a number) are ignored.
@@ -239,7 +239,7 @@ class DurationModel:
             self._scores[i] = round(SCORE_MEMORY * self._scores[i] + _log(chance), 3)
 
     def _memory_after(self, rank: float) -> float:
-        """How much of the past stays; `rank` is where this run fell among those expected, from 0 (earliest) to 1."""
+        """The share of the past that stays; `rank` is where this run fell among those expected, from 0 (earliest) to 1."""
         if rank > 1 - SURPRISE_TAIL:
             self._surprises = max(self._surprises, 0) + 1
         elif rank < SURPRISE_TAIL:

@@ -137,7 +137,7 @@ INDEX_MAX: Final = 8.0  # times W, at most: a gap in the density would make the 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCost:
-    """What polling at a price is expected to cost per run: requests, and mean delay in seconds."""
+    """The expected cost of polling a run at a price: requests, and mean delay in seconds."""
 
     polls: float
     delay_s: float

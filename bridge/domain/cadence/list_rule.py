@@ -88,6 +88,6 @@ def wait_before_list(
 
 
 def worth_of_pages(pages: Sequence[Sequence[GrowingLateness]], later_s: float = 0.0) -> float:
-    """What each request is worth `later_s` seconds from now, for the number of pages that makes it worth most."""
+    """The worth of each request `later_s` seconds from now, for the number of pages that makes it worth most."""
     summed = accumulate(sum(run.lateness(later_s) for run in page) for page in pages)
     return max((worth / requests for requests, worth in enumerate(summed, 1)), default=0.0)

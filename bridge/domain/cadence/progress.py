@@ -38,7 +38,7 @@ class Mark:
 
 @frozen
 class ProgressTrack:
-    """What one run has reported: steps done, the age in seconds at the last poll, and the first mark of each class."""
+    """The reports of one run: steps done, the age in seconds at the last poll, and the first mark of each class."""
 
     completed: float = 0.0
     polled_s: float = 0.0
@@ -98,7 +98,7 @@ class ProgressModel:
         return mark.unit_s * estimate.lateness((alive_s - mark.at_s) / mark.unit_s, (age_s - mark.at_s) / mark.unit_s)
 
     def observe(self, track: ProgressTrack, alive_s: float, finished_s: float, plain: Estimate) -> None:
-        """A run with this track ended at an age in (alive_s, finished_s]; `plain` is the estimate by age alone."""
+        """Learn from a run with this track that ended at an age in (alive_s, finished_s]; `plain` is the estimate by age alone."""
         gains = []
         for mark in track.marks:
             model, start, end = self._of(mark.kind), max(alive_s - mark.at_s, 0.0), finished_s - mark.at_s

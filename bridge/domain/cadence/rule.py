@@ -138,7 +138,7 @@ def next_poll_after_failure(settings: CadenceSettings, streak: int, *, retry_aft
 
 
 def urgency(run: RunView, age_s: float) -> float:
-    """What a poll of this run is worth now, in seconds: W, raised where waiting longer gains nothing."""
+    """The worth of a poll of this run now, in seconds: W, raised where waiting longer gains nothing."""
     if run.progress is not None and run.goes_by_progress:
         return run.progress.lateness(run.track, run.alive_s, age_s)
     return run.belief.index(run.alive_s, age_s)

@@ -66,7 +66,7 @@ class RateLimit:
         self._grown_at = -math.inf
 
     def dump(self) -> str:
-        """What was learned of the whole limit, as JSON for the next start."""
+        """The whole limit as learned, as JSON for the next start."""
         refused = None if self._refused_rate is None else self._refused_rate / self._share
         return json.dumps({"rate": round(self.rate / self._share, 3), "refused": refused})
 
@@ -108,7 +108,7 @@ class RateLimit:
         self._share = share
 
     def take(self, now: float) -> None:
-        """A request leaves now."""
+        """Count a request that leaves now."""
         is_held_by_rate = self._free_at > self._paused_until  # what waits for a pause to end does not use the rate
         self._is_used = is_held_by_rate and now - self.opens_at < IN_USE_S
         self._free_at = max(self._free_at, now - BURST_S) + 1 / self.rate
@@ -117,7 +117,7 @@ class RateLimit:
             self._free_at = max(self._free_at, self._full_until)  # one by one after a burst, not burst after burst
 
     def succeed(self, now: float, *, sent_at: float) -> None:
-        """A request was answered without complaint; the rate grows only while it is really used."""
+        """Learn from a request that was answered without complaint; the rate grows only while it is really used."""
         if sent_at < self._refused_at:
             return  # it left before the refusal, and says nothing about the rate since then
         self._successes += 1
@@ -141,7 +141,7 @@ class RateLimit:
         return max(min(STEP_NEAR / rate, SHARE_NEAR * rate), growth * since_s * rate)
 
     def refuse(self, now: float, *, sent_at: float, retry_after_s: float | None = None) -> None:
-        """The provider answered 429 (or 503 with Retry-After): every request waits, and the rate falls.
+        """Learn from a 429 (or a 503 with Retry-After): every request waits, and the rate falls.
 
         Requests that left before the pause began belong to the same mistake: they lower the rate once. A row of
         refusals without a success is one piece of evidence too: the first one lowers the rate, the others only
@@ -195,7 +195,7 @@ class RateLimit:
 
 
 class InFlightLimit:
-    """How many requests may be under way at once. A known number is never changed."""
+    """The number of requests that may be under way at once. A known number is never changed."""
 
     def __init__(self, known: int | None = None) -> None:
         self.known = known
@@ -216,12 +216,12 @@ class InFlightLimit:
             self._here = self.known // sharers + (1 if place < self.known % sharers else 0)
 
     def succeed(self, latency_s: float) -> None:
-        """An answer came after `latency_s`; a ceiling set by timeouts rises by one for every full round."""
+        """Learn from an answer that came after `latency_s`; a ceiling set by timeouts rises by one for every full round."""
         self._latencies_s.append(latency_s)
         self._ceiling = min(self._ceiling + 1 / self._ceiling, IN_FLIGHT_MAX)
 
     def time_out(self, in_flight: int) -> None:
-        """A request timed out while `in_flight` were under way: halve the ceiling."""
+        """Halve the ceiling because a request timed out while `in_flight` were under way."""
         self._ceiling = max(min(self._ceiling, in_flight / 2), float(IN_FLIGHT_MIN))
 
     def _slow_latency_s(self) -> float:

@@ -101,7 +101,7 @@ class FairRateLimiter:
         self._waiting[first.tenant] = (first, call)
 
     def forget(self, tenant: str) -> None:
-        """No poll of this tenant waits any more; its turn, if any, passes to another tenant."""
+        """Drop this tenant from those that wait; its turn, if any, passes to another tenant."""
         self._waiting.pop(tenant, None)
         if self._turn_of == tenant:
             self._turn_of = None
@@ -174,23 +174,23 @@ class FairRateLimiter:
         self.rate_limit.take(now)
 
     def answer(self, now: float, *, sent_at: float) -> None:
-        """The provider answered, whatever it said about the run."""
+        """End a request that the provider answered, whatever it said about the run."""
         self._land()
         self.rate_limit.succeed(now, sent_at=sent_at)
         self.in_flight_limit.succeed(now - sent_at)
 
     def refuse(self, now: float, *, sent_at: float, retry_after_s: float | None = None) -> None:
-        """The provider answered 429, or 503 with Retry-After."""
+        """End a request that the provider answered with 429, or with 503 and Retry-After."""
         self._land()
         self.rate_limit.refuse(now, sent_at=sent_at, retry_after_s=retry_after_s)
 
     def time_out(self) -> None:
-        """No answer came in time: fewer may be in flight."""
+        """End a request without an answer in time: fewer may be in flight."""
         self.in_flight_limit.time_out(self.in_flight)
         self._land()
 
     def give_up(self) -> None:
-        """The request ended without saying anything about limits: connection refused, 5xx, our own shutdown."""
+        """End a request that says nothing about limits: connection refused, 5xx, our own shutdown."""
         self._land()
 
     def _land(self) -> None:

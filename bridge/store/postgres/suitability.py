@@ -18,7 +18,7 @@ _RIGHTS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
 async def refuse_transaction_pooling(target: PostgresTarget) -> None:
-    """DatabaseRefused if the transactions of one connection run on changing connections of the server.
+    """Raise DatabaseRefused if the transactions of one connection run on changing connections of the server.
 
     Behind such a pooler (pgbouncer with `pool_mode = transaction`) prepared statements, settings and LISTEN are lost
     between transactions. It shows when two open connections share a backend, or one of them changes it.

@@ -58,7 +58,7 @@ _TRANSACTION: Final = _Guard([], [], ["ROLLBACK", "BEGIN IMMEDIATE"])
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """What one caller submits: `work(tx)`, or an item of `work(tx, items)`. The thread sets `result` or `error`."""
+    """The work that one caller submits: `work(tx)`, or an item of `work(tx, items)`. The thread sets `result` or `error`."""
 
     work: Callable[..., Any]
     filters: Filters
