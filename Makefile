@@ -32,7 +32,7 @@ TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl cur
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint format bench docs screenshots dist deb lock clean
+.PHONY: help demo test test-fast lint format simulate bench docs screenshots dist deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
@@ -58,6 +58,10 @@ lint: $(DEV) ## ruff and mypy; changes nothing
 format: $(DEV) ## let ruff repair what it can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+SEEDS ?= 1-200
+simulate: $(DEV) ## lives of the daemon in virtual time, with faults and crashes (SEEDS=1-5000; ARGS="--mutant NAME")
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
 bench: $(DEV) ## what the performance claims rest on, in ten minutes; writes docs/performance.md (ARGS=--quick: rougher)
 	PYTHONPATH=. $(BIN)/python benchmarks/table.py $(ARGS)

@@ -1,0 +1,41 @@
+"""The clocks and random bytes of a simulated machine. Take them over before anything else is imported."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from dataclasses import dataclass
+from typing import Final
+
+EPOCH_S: Final = 1_900_000_000.0  # the wall clock when the monotonic one shows 0
+START_S: Final = 1000.0
+
+
+@dataclass
+class VirtualClock:
+    """`now_s` is monotonic and moved by the event loop; `wall_offset_s` is what the wall clock was set ahead by."""
+
+    now_s: float = START_S
+    wall_offset_s: float = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start."""
+        return self.now_s
+
+    def wall_s(self) -> float:
+        """Seconds since the epoch."""
+        return EPOCH_S + self.now_s + self.wall_offset_s
+
+    def take_over(self) -> None:
+        """Make this the clock of the whole process."""
+        time.monotonic = time.perf_counter = self.monotonic
+        time.time = self.wall_s
+        time.time_ns = lambda: int(self.wall_s() * 1e9)
+        seed_random(0)
+
+
+def seed_random(seed: int) -> None:
+    """Make the random bytes and numbers of this process those of the seed."""
+    random.seed(seed)
+    os.urandom = random._urandom = random.Random(seed).randbytes  # type: ignore[attr-defined]  # noqa: SLF001 - `secrets` reads it
