@@ -1,10 +1,10 @@
 """The journey of a run from `POST /v1/runs` to its webhook, beside the least program that does the same.
 
 Every run has finished when it is registered, so it costs a request, a durable row, one GET, a durable transition with
-its event, one signed POST and a durable attempt. The *raw* server below does just that (aiohttp, one sqlite3 connection
-in one thread, WAL, synchronous=FULL) and nothing else. Both servers run side by side in processes of their own, against
-the producer, provider and receiver in this one, and get each load in turn: the ratios hold on a noisy machine, the
-times do not.
+its event, one signed POST and a durable attempt. The *raw* server below does just that (aiohttp; one sqlite3 connection in
+one thread, WAL, synchronous=FULL; or three statements on PostgreSQL) and nothing else. Both servers run side by side in
+processes of their own, against the producer, provider and receiver in this one, and get each load in turn: the ratios
+hold on a noisy machine, the times do not.
 
 A steady load is an open loop: the latency is the time from the intended start of the request to the arrival of the
 webhook, whether or not the server keeps up. A burst sends as fast as its connections allow, singly or in batches of
@@ -21,13 +21,14 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import aiohttp
+import asyncpg
 from aiohttp import web
 from yarl import URL
 
@@ -41,15 +42,39 @@ WARM_UP_RUNS = 100
 CALM_S = 0.5  # until the last attempt is recorded
 PATIENCE_S = 60.0
 NUMBERS = count()
+Rows = dict[str, Sequence[object]]
+Write = Callable[[Rows], Awaitable[None]]
+POSTGRES_SCHEMA = """
+CREATE TABLE runs (id text PRIMARY KEY, provider_run_id text UNIQUE, status text, sequence int, observed_at bigint);
+CREATE TABLE events (position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id text UNIQUE, run_id text, sequence int,
+  type text, created_at bigint, body bytea, UNIQUE (run_id, sequence));
+CREATE TABLE deliveries (id text PRIMARY KEY, event_id text, state text, attempts int, next_attempt_at bigint);
+CREATE INDEX due ON deliveries (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
+CREATE TABLE attempts (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, delivery_id text, number int, at bigint,
+  status int, duration_ms int);
+CREATE INDEX attempts_of ON attempts (delivery_id);
+"""
+POSTGRES_STEPS = {
+    ("new run",): "INSERT INTO runs VALUES ($1, $2, 'queued', 0, NULL)",
+    ("run", "event", "delivery"): (
+        "WITH r AS (UPDATE runs SET status = $1, sequence = $2, observed_at = $3 WHERE id = $4), e AS (INSERT INTO events "
+        "(id, run_id, sequence, type, created_at, body) VALUES ($5, $6, $7, $8, $9, $10)) INSERT INTO deliveries "
+        "(id, event_id, state, attempts, next_attempt_at) VALUES ($11, $12, 'pending', 0, $13)"
+    ),
+    ("attempt", "delivered"): (
+        "WITH a AS (INSERT INTO attempts (delivery_id, number, at, status, duration_ms) VALUES ($1, 1, $2, $3, $4)) "
+        "UPDATE deliveries SET state = 'delivered', attempts = 1, next_attempt_at = NULL WHERE id = $5"
+    ),
+}
 
 
 class LeastServer:
     """Registers, polls, sends and records, without checking anything."""
 
-    def __init__(self, folder: Path, peers_url: str, http: aiohttp.ClientSession) -> None:
+    def __init__(self, write: Write, peers_url: str, http: aiohttp.ClientSession) -> None:
         self._url, self._hook = peers_url, URL(f"{peers_url}/hooks")
         self._http = http
-        self._writer = RawWriter(folder / "raw.db", window_s=0)
+        self._write = write
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -81,16 +106,35 @@ class LeastServer:
             attempt = (delivery_id, time.time_ns() // 1000, response.status, 0)
             await self._write({"attempt": attempt, "delivered": (delivery_id,)})
 
-    def _write(self, rows: dict[str, Sequence[object]]) -> asyncio.Future[None]:
+
+def write_sqlite(folder: Path) -> Write:
+    """Commits what gathers during the commit before it."""
+    writer = RawWriter(folder / "raw.db", window_s=0)
+
+    def write(rows: Rows) -> asyncio.Future[None]:
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writer.add(rows, lambda: written.set_result(None))
+        writer.add(rows, lambda: written.set_result(None))
         return written
 
+    return write
 
-async def serve_raw(folder: str, peers_url: str) -> None:
-    """Serve until killed; print the port."""
+
+async def write_postgres(url: str) -> Write:
+    """One statement, one round trip and one commit for the rows of each step; eight connections."""
+    pool = await asyncpg.create_pool(url, min_size=8, max_size=8)
+    await pool.execute(POSTGRES_SCHEMA)
+
+    async def write(rows: Rows) -> None:
+        await pool.execute(POSTGRES_STEPS[tuple(rows)], *(value for row in rows.values() for value in row))
+
+    return write
+
+
+async def serve_raw(place: str, peers_url: str) -> None:
+    """Serve until killed; print the port. `place`: a folder, or the address of an empty database."""
+    write = await write_postgres(place) if "://" in place else write_sqlite(Path(place))
     async with thin_client() as http:
-        server = LeastServer(Path(folder), peers_url, http)
+        server = LeastServer(write, peers_url, http)
         app = web.Application(client_max_size=16 << 20)
         app.router.add_post("/v1/runs", server.register)
         app.router.add_post("/v1/runs/batch", server.register)
@@ -102,10 +146,10 @@ async def serve_raw(folder: str, peers_url: str) -> None:
 
 
 @asynccontextmanager
-async def raw(folder: Path, peers_url: str) -> AsyncIterator[RunningDaemon]:
-    """Run `serve_raw` in a process of its own."""
+async def raw(folder: Path, peers_url: str, *, database: str | None = None) -> AsyncIterator[RunningDaemon]:
+    """Run `serve_raw` in a process of its own, on SQLite or on an empty PostgreSQL database."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, "--serve-raw", str(folder), peers_url, stdout=asyncio.subprocess.PIPE
+        sys.executable, __file__, "--serve-raw", database or str(folder), peers_url, stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None

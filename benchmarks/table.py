@@ -21,8 +21,8 @@ import tempfile
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count as count_up
 from pathlib import Path
@@ -43,6 +43,7 @@ from benchmarks.harness import (
     endpoint,
     in_an_hour,
     insert_runs,
+    slow_server,
 )
 from benchmarks.journey import NUMBERS, Journey, burst, measure, new_run, post, raw, steady
 from benchmarks.performance_page import Figure, write_page
@@ -111,8 +112,11 @@ def loads_of(table: Table, *, on_postgres: bool) -> dict[str, Load]:
     }
 
 
-async def journeys(table: Table, folder: Path, *, database: str | None = None) -> None:
-    """Each load on each server in turn; without waiting for the disk in the first round only."""
+async def journeys(table: Table, folder: Path, *, database: str | None = None, least: str | None = None) -> None:
+    """Each load on each server in turn; `least`: the database of the least program, if it is on PostgreSQL, too.
+
+    Without waiting for the disk in the first round only.
+    """
     peers, loads = TimedPeers(), loads_of(table, on_postgres=database is not None)
     async with contextlib.AsyncExitStack() as stack:
         url = await stack.enter_async_context(peers.serve())
@@ -122,14 +126,14 @@ async def journeys(table: Table, folder: Path, *, database: str | None = None) -
             async with daemon(_made(folder / "normal"), config, program=NORMAL) as server:
                 await burst(server, peers, 200, 1)
                 normal = {name: await load(server, peers) for name, load in loads.items()}
-        least = await stack.enter_async_context(raw(_made(folder / "raw"), url))
+        base = await stack.enter_async_context(raw(_made(folder / "raw"), url, database=least))
         ours = await stack.enter_async_context(daemon(_made(folder / "ours"), config, database=database))
-        for server in (least, ours):
+        for server in (base, ours):
             await burst(server, peers, 200, 1)
         for number in table.each_round(2 if database else 100):
             for name, load in loads.items():
-                base, found = await load(least, peers), await load(ours, peers)
-                note_journey(table, name, found, base, normal.get(name) if number == 0 else None)
+                expected, found = await load(base, peers), await load(ours, peers)
+                note_journey(table, name, found, expected, normal.get(name) if number == 0 else None)
 
 
 def _made(folder: Path) -> Path:
@@ -138,6 +142,7 @@ def _made(folder: Path) -> Path:
 
 
 async def sqlite_journeys(table: Table) -> None:
+    """Every load on SQLite."""
     with tempfile.TemporaryDirectory() as folder:
         await journeys(table, Path(folder))
 
@@ -150,7 +155,8 @@ async def postgres_rows(table: Table) -> None:
     await asyncio.to_thread(server.start)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            await journeys(table, Path(folder), database=server.create_database())
+            ours, least = server.create_database(), server.create_database()
+            await journeys(table, Path(folder), database=ours, least=least)
         await two_nodes(table, server.create_database())
     finally:
         await asyncio.to_thread(server.stop)
@@ -195,23 +201,6 @@ async def ten_endpoints(table: Table) -> None:
                 found = await steady(ours, peers, 20.0, 8 * table.scale)
     table.note("ten endpoints, one slow, one dead, 20/s: p50", found.p50, base.p50)
     table.note("ten endpoints, one slow, one dead, 20/s: p99", found.p99, base.p99)
-
-
-@contextlib.asynccontextmanager
-async def slow_server() -> AsyncIterator[str]:
-    """A receiver that answers after ten seconds."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while await reader.readuntil(b"\r\n\r\n"):
-                await asyncio.sleep(10)
-                writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-                break
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
 
 
 async def killed(table: Table) -> None:
@@ -276,7 +265,6 @@ async def all_due(table: Table) -> None:
 
 async def record_ends(url: str, count: int) -> None:
     """Record `count` runs that ended, with their events and deliveries, all due now."""
-    from dataclasses import replace
 
     def record(tx: Tx) -> None:
         new = [replace(NEW_RUN, id=new_id("run"), provider_run_id=f"d{next(NUMBERS)}") for _ in range(2_500)]
