@@ -50,8 +50,8 @@ class Case:
 
 
 def ends(outcome: str, **more: Any) -> Scenario:
-    """A short scenario."""
-    return Scenario(**({"duration_s": 1.5, "outcome": outcome, "output": OUTPUT, "error": ERROR} | more))
+    """A short scenario; long enough to be seen before its end by a daemon that shares its cores with others."""
+    return Scenario(**({"duration_s": 4.0, "outcome": outcome, "output": OUTPUT, "error": ERROR} | more))
 
 
 def pauses(word: str) -> Scenario:
@@ -88,16 +88,16 @@ def _dify(shape: str) -> list[Case]:
     ]
 
 
-QUEUES = (Step(0, "queued"), Step(1.5, "running"))
-UNKNOWN = (Step(0, "running"), Step(1.5, "=PONDERING"))
+QUEUES = (Step(0, "queued"), Step(3, "running"))
+UNKNOWN = (Step(0, "running"), Step(3, "=PONDERING"))
 CASES: tuple[Case, ...] = (
     Case("dibby", "succeeded", "FINISHED", ends("succeeded"), output=OUTPUT),
-    Case("dibby", "succeeded", "FINISHED", ends("succeeded", duration_s=3, steps=QUEUES), output=OUTPUT),
+    Case("dibby", "succeeded", "FINISHED", ends("succeeded", duration_s=6, steps=QUEUES), output=OUTPUT),
     Case("dibby", "failed", "FAILED", ends("failed"), error=True),
     *[case for shape in ("a", "b", "c", "c-nested") for case in _retab(shape)],
     Case("retab", "succeeded", "completed", ends("succeeded", steps=(Step(0, "=queued"),)), AT_ONCE, output=IN_STEPS),
     *[case for shape in ("new", "old", "rfc822") for case in _dify(shape)],
-    Case("dify", "succeeded", "succeeded", ends("succeeded", duration_s=3, steps=QUEUES), output=OUTPUT),
+    Case("dify", "succeeded", "succeeded", ends("succeeded", duration_s=6, steps=QUEUES), output=OUTPUT),
     Case("instabase", "succeeded", "COMPLETE", ends("succeeded"), output=RESULTS),
     Case("instabase", "succeeded", "COMPLETE", pauses("waiting"), PAUSED, output=RESULTS),
     Case("instabase", "succeeded", "COMPLETE", pauses("=PAUSED"), PAUSED, output=RESULTS),
@@ -105,16 +105,16 @@ CASES: tuple[Case, ...] = (
     Case("instabase", "cancelled", "CANCELLED", ends("cancelled"), error=True),
     # an unknown word does not end a run
     *[
-        Case(provider, "succeeded", word, ends("succeeded", duration_s=3, steps=UNKNOWN), output=output)
+        Case(provider, "succeeded", word, ends("succeeded", duration_s=6, steps=UNKNOWN), output=output)
         for provider, word, output in (("dibby", "FINISHED", OUTPUT), ("retab", "completed", IN_STEPS),
                                        ("dify", "succeeded", OUTPUT), ("instabase", "COMPLETE", RESULTS))
     ],
     # not visible yet when it is registered, in each API's way of saying so
-    Case("dibby", "succeeded", "FINISHED", ends("succeeded", duration_s=4), output=OUTPUT, late_404_s=1.5),
-    Case("retab", "failed", "error", ends("failed", duration_s=4), error=True, late_404_s=1.5),
-    Case("dify", "succeeded", "succeeded", ends("succeeded", duration_s=4), output=OUTPUT, late_404_s=1.5),
-    Case("dify", "failed", "failed", ends("failed", duration_s=4), shape="old", error=True, late_404_s=1.5),
-    Case("instabase", "cancelled", "CANCELLED", ends("cancelled", duration_s=4), error=True, late_404_s=1.5),
+    Case("dibby", "succeeded", "FINISHED", ends("succeeded", duration_s=6), output=OUTPUT, late_404_s=1.5),
+    Case("retab", "failed", "error", ends("failed", duration_s=6), error=True, late_404_s=1.5),
+    Case("dify", "succeeded", "succeeded", ends("succeeded", duration_s=6), output=OUTPUT, late_404_s=1.5),
+    Case("dify", "failed", "failed", ends("failed", duration_s=6), shape="old", error=True, late_404_s=1.5),
+    Case("instabase", "cancelled", "CANCELLED", ends("cancelled", duration_s=6), error=True, late_404_s=1.5),
     # over before it was registered
     Case("dibby", "failed", "FAILED", ends("failed"), AT_ONCE, error=True, age_s=90),
     Case("retab", "succeeded", "completed", ends("succeeded"), AT_ONCE, shape="a", output=FLAT, age_s=90),
