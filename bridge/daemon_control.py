@@ -126,6 +126,15 @@ class DaemonControl:
         at = self._next_poll(poller, tracked)
         return LivePoll(tracked.polls, tracked.last_polled_at, *at, tracked.last_error)
 
+    def recent_polls(self, run: Run) -> list[datetime]:
+        """When a run that this node holds was polled lately."""
+        poller = self.pollers.get(run.connection)
+        tracked = poller and poller.leases.find(run.id)
+        if not tracked:
+            return []
+        now, wall = self._clock.monotonic(), self._clock.now()
+        return [wall - timedelta(seconds=now - sent_at) for sent_at in tracked.recent]
+
     def _next_poll(self, poller: Poller, tracked: TrackedRun) -> tuple[datetime | None, str | None]:
         """When a run that is held is polled next, as far as is known now, and why then."""
         now, wall, due_at = self._clock.monotonic(), self._clock.now(), tracked.next_poll_at

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bridge.api.context import Request, RequestContext, Response
 from bridge.api.endpoints import enabled_endpoint
-from bridge.api.request_models import DeliveriesQuery, NoBody, NoQuery
+from bridge.api.request_models import NoBody, NoQuery
 from bridge.api.response_models import page_of, read_cursor
+from bridge.api.selections import DeliveriesQuery
 from bridge.api.subscriber_response_models import DeliveryAnswer, DeliveryList
 from bridge.domain.delivery import Delivery, DeliveryState, Lane
 from bridge.domain.errors import Conflict, NotFound
@@ -16,7 +17,7 @@ from bridge.store.transaction import Tx
 async def list_deliveries(context: RequestContext, request: Request[DeliveriesQuery]) -> Response:
     """List deliveries, newest first, with their attempts; receivers' answers are shown with a single delivery."""
     query, before = request.data, read_cursor(request.data.cursor)
-    wanted = deliveries.DeliveryFilter(query.endpoint, query.event, query.run, query.state, query.since, query.until)
+    wanted = query.wanted
 
     def work(tx: Tx) -> list[DeliveryAnswer]:
         found = deliveries.list_deliveries(tx, wanted, limit=query.limit + 1, before=before)

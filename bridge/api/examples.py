@@ -189,6 +189,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "RegisteredRun": _NEW_RUN,
     "RunInFull": {
         **_RUN,
+        "recent_polls": ["2026-01-15T10:30:02.105Z", "2026-01-15T10:30:05.112Z"],
         "transitions": [
             {"at": "2026-01-15T10:30:05.112Z", "from": "running", "to": "succeeded", "provider_status": "succeeded"}
         ],
@@ -222,6 +223,10 @@ EXAMPLES: Final[dict[str, Any]] = {
         "failed": 0,
     },
     "RotateBody": {"overlap": "2h"},
+    "DeliveriesBulkBody": {"state": "exhausted", "endpoint": "my-app", "dry_run": True},
+    "RunsBulkBody": {"connection": "dify-prod", "tag": "nightly"},
+    "BulkCount": {"count": 42, "is_exact": True},
+    "BulkAnswer": {"count": 41, "skipped": 1, "errors": [], "next_cursor": None},
     "NewSecret": {
         "id": _ENDPOINT["id"], "secret": _SECRET, "public_key": None, "old_until": "2026-01-16T10:30:00.000Z"
     },

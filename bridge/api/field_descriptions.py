@@ -328,7 +328,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "origin": "Where the value comes from.",
     },
     "FindingAnswer": {"check": "What was looked at.", "result": "`ok`, `remark` or `wrong`."},
-    "RunsQuery": {
+    "RunsQuery RunsBulkBody": {
         "connection": "Only runs of this connection.",
         "status": "Only runs with one of these statuses; `status=queued,running` names several.",
         "state": "Only runs that are `open`, or only those that are `settled`.",
@@ -348,7 +348,8 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "run_id": "Only events of this run.",
         "order": "`oldest` first, as a feed, or `newest` first.",
     },
-    "DeliveriesQuery": {
+    "ReplaysQuery": {"endpoint": "Only replays to this endpoint.", "state": "Only replays in this state."},
+    "DeliveriesQuery DeliveriesBulkBody": {
         "endpoint": "Only deliveries to this endpoint.",
         "event": "Only deliveries of this event.",
         "run": "Only deliveries of this run's events.",

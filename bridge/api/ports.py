@@ -82,6 +82,10 @@ class Bridge(Protocol):
         """The polls of a run whose connection this node watches; None if it does not."""
         ...
 
+    def recent_polls(self, run: Run) -> list[datetime]:
+        """When a run that this node holds was polled lately, oldest first; empty for any other."""
+        ...
+
     def lease_offer(self, connection: str) -> LeaseOffer | None:
         """The offer of this node to poll new runs at once; None if they wait to be due."""
         ...

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bridge.api.context import Request, RequestContext, Response
 from bridge.api.endpoints import enabled_endpoint, present_endpoint
-from bridge.api.request_models import EndpointReplayBody, NoBody, NoQuery, PageQuery
+from bridge.api.request_models import EndpointReplayBody, NoBody, NoQuery
 from bridge.api.response_models import page_of, read_cursor
+from bridge.api.selections import ReplaysQuery
 from bridge.api.subscriber_response_models import ReplayAnswer, ReplayCount, ReplayList
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem
 from bridge.domain.replay import Replay, ReplayStatus, Selection
@@ -52,10 +53,14 @@ async def _count(context: RequestContext, endpoint_id: str, wanted: Selection) -
         after = position
 
 
-async def list_replays(context: RequestContext, request: Request[PageQuery]) -> Response:
+async def list_replays(context: RequestContext, request: Request[ReplaysQuery]) -> Response:
     """List replays, newest first."""
     query, before = request.data, read_cursor(request.data.cursor)
-    found = await context.database.read(lambda tx: replays.list_replays(tx, limit=query.limit + 1, before=before))
+    found = await context.database.read(
+        lambda tx: replays.list_replays(
+            tx, limit=query.limit + 1, before=before, endpoint_id=query.endpoint, state=query.state
+        )
+    )
     return Response.of(200, page_of(ReplayList, [_shown(replay) for replay in found], query.limit))
 
 

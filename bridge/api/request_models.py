@@ -27,11 +27,10 @@ from pydantic import (
 from bridge.api.ports import Bridge
 from bridge.domain import fields
 from bridge.domain.connection import CadenceSettings, Connection
-from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import EndpointSettings
 from bridge.domain.errors import InvalidInput
 from bridge.domain.event import EventType, encode
-from bridge.domain.fields import Printable, choice, one_of
+from bridge.domain.fields import Printable, one_of
 from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN, ReplayStatus
 from bridge.domain.run import CadenceOverrides, RunStatus, canonical_run_id
 from bridge.domain.suggestions import unknown
@@ -116,8 +115,6 @@ def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-RUN_STATES: Final = ("open", "settled")
-_STATES = [member.value for member in DeliveryState]
 EmptyIsAbsent = BeforeValidator(lambda value: value or None)
 Position = Annotated[str, Field(max_length=200), Printable]
 Name = Annotated[str, Field(min_length=1, max_length=200), Printable]
@@ -126,7 +123,6 @@ ProviderRunId = Annotated[ProviderId, BeforeValidator(_canonical)]
 Tag = Annotated[str, Field(min_length=1, max_length=100), Printable]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=200), Printable, AfterValidator(_check_metadata_key)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_check_metadata)]
-StateName = Annotated[str, choice(_STATES), Field(json_schema_extra={"enum": [*_STATES]})]
 StatusName = Annotated[RunStatus, BeforeValidator(lambda value: RunStatus(one_of(value, RunStatus)))]
 ReplayStatusName = Annotated[ReplayStatus, BeforeValidator(lambda value: ReplayStatus(one_of(value, ReplayStatus)))]
 Instant = Annotated[datetime, PlainValidator(_read_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
@@ -343,35 +339,6 @@ class PageQuery(Query):
     cursor: Annotated[Annotated[str, Field(max_length=200)] | None, EmptyIsAbsent] = None
 
 
-class RunsQuery(PageQuery):
-    """Which runs to list.
-
-    `q` is the beginning of our id or the provider's; `since` and `until` bound the registration. `metadata.KEY=VALUE`
-    may be given for several keys.
-    """
-
-    connection: Name | None = None
-    status: list[StatusName] = Field(default_factory=list)
-    state: Annotated[str, choice(RUN_STATES), Field(json_schema_extra={"enum": [*RUN_STATES]})] | None = None
-    tag: Tag | None = None
-    workflow_id: ProviderId | None = None
-    provider_run_id: ProviderRunId | None = None
-    q: ProviderRunId | None = None
-    since: Instant | None = None
-    until: Instant | None = None
-    metadata: Annotated[dict[MetadataKey, Annotated[str, Field(max_length=1024), Printable]], Field(max_length=10)] = (
-        Field(default_factory=dict, description="The text of the value at this key of the metadata.")
-    )
-
-    @property
-    def statuses(self) -> tuple[str, ...]:
-        """The statuses asked for, by `status` and `state`; empty means any, one that is no status means none."""
-        if self.state is None:
-            return tuple(self.status)
-        wants_settled = self.state == "settled"
-        return tuple(s for s in self.status or RunStatus if s.is_settled == wants_settled) or ("",)
-
-
 class WaitQuery(Query):
     """`timeout` in seconds."""
 
@@ -413,14 +380,3 @@ class StreamQuery(Query):
     after: Name | None = None
     type: list[fields.EventName] = Field(default_factory=list)
     run_id: Name | None = None
-
-
-class DeliveriesQuery(PageQuery):
-    """Which deliveries to list."""
-
-    endpoint: Name | None = Field(default=None, validation_alias=AliasChoices("endpoint", "endpoint_id"))
-    event: Name | None = Field(default=None, validation_alias=AliasChoices("event", "event_id"))
-    run: Name | None = Field(default=None, validation_alias=AliasChoices("run", "run_id"))
-    state: StateName | None = None
-    since: Instant | None = None
-    until: Instant | None = None

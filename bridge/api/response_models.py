@@ -231,6 +231,7 @@ class RunInFull(RunAnswer):
 
     transitions: list[TransitionAnswer]
     events: list[RecordedEvent]
+    recent_polls: list[When] = Field(description="The latest polls that this node has in memory, oldest first.")
     definition: DefinitionAnswer | None
 
 

@@ -17,7 +17,6 @@ from bridge.api.request_models import (
     NoBody,
     NoQuery,
     RunBody,
-    RunsQuery,
     TriggerBody,
     WaitQuery,
     WebhookBody,
@@ -33,6 +32,7 @@ from bridge.api.response_models import (
     page_of,
     read_cursor,
 )
+from bridge.api.selections import RunsQuery
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable
@@ -129,17 +129,7 @@ def _item(context: RequestContext, one: Registration | InvalidInput, done: Itera
 async def list_runs(context: RequestContext, request: Request[RunsQuery]) -> Response:
     """List runs, newest first."""
     query = request.data
-    wanted = run_lists.RunFilter(
-        connection=query.connection,
-        statuses=query.statuses,
-        tag=query.tag,
-        workflow_id=query.workflow_id,
-        provider_run_id=query.provider_run_id,
-        id_prefix=query.q,
-        since=query.since,
-        until=query.until,
-        metadata=query.metadata,
-    )
+    wanted = query.wanted
     before = read_cursor(query.cursor)
     found = await context.database.read(
         lambda tx: run_lists.list_runs(tx, wanted, limit=query.limit + 1, before=before)
@@ -161,6 +151,7 @@ async def show_run(context: RequestContext, request: Request[NoQuery]) -> Respon
             context.bridge.live(run),
             transitions=transitions,
             events=recorded,
+            recent_polls=context.bridge.recent_polls(run),
             definition=connection and connection.definition,
         )
 

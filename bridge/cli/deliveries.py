@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import click
 from rich.text import Text
 
-from bridge.cli.client import Object
+from bridge.cli.client import Client, Object
 from bridge.cli.options import ENDPOINT, RUN, InstantText, Settings, common_options, pass_settings
 from bridge.cli.output import (
     ago,
@@ -19,11 +20,14 @@ from bridge.cli.output import (
     print_facts,
     print_json,
     print_page,
+    print_value,
     say,
     say_heading,
     status_text,
 )
 from bridge.domain.delivery import DeliveryState, Outcome
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group
@@ -31,13 +35,25 @@ def deliveries() -> None:
     """What was sent to each endpoint, with every attempt."""
 
 
+def _filter_options(function: F) -> F:
+    """Add the options that select deliveries."""
+    states = click.Choice([state.value for state in DeliveryState])
+    for option in reversed(
+        (
+            click.option("--endpoint", metavar="ID", type=ENDPOINT, help="Only deliveries to this endpoint."),
+            click.option("--event", metavar="ID", help="Only deliveries of this event."),
+            click.option("--run", metavar="ID", type=RUN, help="Only deliveries of events of this run."),
+            click.option("--state", type=states, help="Only those in this state."),
+            click.option("--since", type=InstantText(), help="Only deliveries created since: 2h (ago) or an instant."),
+            click.option("--until", type=InstantText(), help="Only deliveries created until: 2h (ago) or an instant."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
 @deliveries.command("list")
-@click.option("--endpoint", metavar="ID", type=ENDPOINT, help="Only deliveries to this endpoint.")
-@click.option("--event", metavar="ID", help="Only deliveries of this event.")
-@click.option("--run", metavar="ID", type=RUN, help="Only deliveries of events of this run.")
-@click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only those in this state.")
-@click.option("--since", type=InstantText(), help="Only deliveries created since: 2h (ago) or an instant.")
-@click.option("--until", type=InstantText(), help="Only deliveries created until: 2h (ago) or an instant.")
+@_filter_options
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Deliveries per page.")
 @click.option("--cursor", help="Where the previous page ended.")
 @common_options
@@ -159,15 +175,51 @@ def _print_attempt(attempt: Object) -> None:
 
 
 @deliveries.command
-@click.argument("delivery_id", nargs=-1, required=True)
+@click.argument("delivery_id", nargs=-1)
+@_filter_options
+@click.option("--dry-run", is_flag=True, help="Only count the deliveries.")
 @common_options
 @pass_settings
-def retry(settings: Settings, delivery_id: tuple[str, ...]) -> None:
-    """Send DELIVERY_ID again now."""
+def retry(settings: Settings, /, delivery_id: tuple[str, ...], dry_run: bool, **query: Any) -> None:
+    """Send DELIVERY_ID again now, or all deliveries that the options select."""
     client = settings.client()
+    wanted = {name: value for name, value in query.items() if value is not None}
+    if bool(delivery_id) == bool(wanted):
+        raise click.UsageError("give either DELIVERY_ID or options that select deliveries")
+    if wanted:
+        _retry_selected(client, wanted, dry_run=dry_run, as_json=settings.as_json)
+        return
     for each in delivery_id:
         response = client.post("v1", "deliveries", each, "retry")
         if settings.as_json:
             print_json(response.body)
         else:
             say(each, "is tried again now")
+
+
+def _retry_selected(client: Client, wanted: Object, *, dry_run: bool, as_json: bool) -> None:
+    """Retry what the filter selects part by part, or count it."""
+    if dry_run:
+        counted = client.post("v1", "deliveries", "retry", body={**wanted, "dry_run": True})
+        if as_json:
+            print_json(counted.body)
+        else:
+            total = counted.object()
+            say(
+                "" if total["is_exact"] else "more than",
+                count(total["count"], "delivery", "deliveries"),
+                "to be sent again",
+            )
+        return
+    done = {"count": 0, "skipped": 0}
+    cursor: str | None = ""
+    while cursor is not None:
+        part = client.post("v1", "deliveries", "retry", body={**wanted, "cursor": cursor}).object()
+        done = {name: number + part[name] for name, number in done.items()}
+        cursor = part["next_cursor"]
+    if as_json:
+        print_value(done)
+        return
+    say(count(done["count"], "delivery", "deliveries"), "are sent again" if done["count"] != 1 else "is sent again")
+    if done["skipped"]:
+        note(f"{done['skipped']} were left alone: they are being sent, or their endpoint is off or was removed")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import count, islice
@@ -30,13 +31,14 @@ STALE_MAX: Final = 1_000  # entries in the order of due times beyond twice the r
 READY_MAX: Final = 2_000  # due runs that are ranked at once, in about 10 ms
 RANK_EVERY_S: Final = 0.25
 RANK_SHARE: Final = 0.02  # of the time, at most, goes into ranking
+RECENT_MAX: Final = 16  # polls of a run that are remembered, for people
 TURN_REST_S: Final = 0.05  # while another connection of the same credential has its turn
 
 
 class TrackedRun:
     """A run held in memory under a lease. Its counters run ahead of the database. Change it by its methods only.
 
-    On the monotonic clock, in seconds: `due`, when it is polled next; `sent_at`, when it was last polled; `not_before`,
+    On the monotonic clock, in seconds: `due`, when it is polled next; `sent_at`, when it was last polled; `recent`, the latest of these; `not_before`,
     the end of a pause that the provider asked for; `origin`, when its present status began. `alive_s` is its age in
     this status when it was last seen in it. `is_tainted`: the wall clock jumped while it was held. `last_response`
     is the one that showed the run as it is, if it can be recognised; `is_304`: the last one was a 304. `is_wanted`: the
@@ -62,6 +64,7 @@ class TrackedRun:
         "origin",
         "polls",
         "reason",
+        "recent",
         "run",
         "runs_known",
         "sent_at",
@@ -85,6 +88,7 @@ class TrackedRun:
         self.runs_known: float | None = None
         self.is_tainted = False
         self.polls = run.polls
+        self.recent = array("d")
         self.sightings = 0
         self.last_polled_at = run.last_polled_at
         self.failure_streak = run.failure_streak
@@ -121,6 +125,9 @@ class TrackedRun:
         self.sightings += is_listed
         self.last_polled_at = now
         self.sent_at = monotonic
+        if len(self.recent) == RECENT_MAX:
+            del self.recent[0]
+        self.recent.append(monotonic)
 
     def end_poll(self) -> None:
         """Note that the result has been dealt with, or the poll was cancelled."""

@@ -141,14 +141,35 @@ class DeliveryFilter:
     state: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    ids: Sequence[str] | None = None
 
 
 def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str | None) -> list[Delivery]:
     """Newest first, older than the delivery `before`."""
-    query = sa.select(*_SHOWN).order_by(deliveries.c.id.desc()).limit(limit)
+    walked, *few = _selected(wanted, _SHOWN)
+    parts = [walked.order_by(deliveries.c.id.desc()).limit(limit), *few]
+    if before is not None:
+        parts = [part.where(deliveries.c.id < before) for part in parts]
+    found = [row for part in parts for row in tx.connection.execute(part)]
+    return [delivery_of(row) for row in sorted(found, key=lambda row: str(row.id), reverse=True)[:limit]]
+
+
+def count_selected(tx: Tx, wanted: DeliveryFilter, *, most: int) -> int:
+    """How many a list holds, counted up to `most`."""
+    total = 0
+    for part in _selected(wanted, [deliveries.c.id]):
+        found = part.limit(most - total).subquery()
+        total += tx.connection.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
+    return total
+
+
+def _selected(wanted: DeliveryFilter, columns: Sequence[sa.Column[Any]]) -> list[sa.Select[Any]]:
+    """Queries that exclude each other: one whose index is walked in order, and perhaps one of few rows."""
+    query = sa.select(*columns)
     for column, value in (
         (deliveries.c.endpoint_id, wanted.endpoint_id),
         (deliveries.c.event_id, wanted.event_id),
+        (deliveries.c.state, wanted.state),
     ):
         if value is not None:
             query = query.where(column == value)
@@ -159,17 +180,11 @@ def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str |
         query = query.where(deliveries.c.created_at >= wanted.since)
     if wanted.until is not None:
         query = query.where(deliveries.c.created_at < wanted.until)
-    if before is not None:
-        query = query.where(deliveries.c.id < before)
-    parts = [query]
-    if wanted.state is not None:
-        query = query.where(deliveries.c.state == wanted.state)
-        parts = [query]
-        if wanted.state != DeliveryState.DELIVERED and not (wanted.endpoint_id or wanted.event_id or wanted.run_id):
-            leased = query.where(deliveries.c.leased_by > "").order_by(None).limit(None)  # few, in another index
-            parts = [query.where(_IS_INDEXED), leased]
-    found = [row for part in parts for row in tx.connection.execute(part)]
-    return [delivery_of(row) for row in sorted(found, key=lambda row: str(row.id), reverse=True)[:limit]]
+    if wanted.ids is not None:
+        return [query.where(deliveries.c.id.in_(wanted.ids))]
+    if wanted.state in (None, DeliveryState.DELIVERED) or wanted.endpoint_id or wanted.event_id or wanted.run_id:
+        return [query]
+    return [query.where(_IS_INDEXED), query.where(deliveries.c.leased_by > "")]  # the leased ones are in another index
 
 
 def retry_now(tx: Tx, delivery_ids: Sequence[str], *, lane: Lane = Lane.AGAIN) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
@@ -237,6 +237,14 @@ def get_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoi
         lock_endpoint(tx, endpoint_id)
     row = tx.connection.execute(query.with_for_update() if to_change and tx.is_postgresql else query).first()
     return None if row is None else endpoint_of(tx, row)
+
+
+def enabled_ids(tx: Tx, endpoint_ids: Collection[str]) -> set[str]:
+    """Those of these endpoints that are on."""
+    query = sa.select(endpoints.c.id).where(
+        endpoints.c.id.in_(endpoint_ids), endpoints.c.enabled, endpoints.c.deleted_at.is_(None)
+    )
+    return set(tx.connection.execute(query).scalars())
 
 
 def list_endpoints(tx: Tx, *, limit: int, after: str | None = None, with_one_run: bool = False) -> list[Endpoint]:

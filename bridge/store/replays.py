@@ -191,11 +191,17 @@ def get_replay(tx: Tx, replay_id: str) -> Replay | None:
     return None if row is None else _replay_of(row)
 
 
-def list_replays(tx: Tx, *, limit: int, before: str | None) -> list[Replay]:
-    """Newest first, older than the replay `before`."""
+def list_replays(
+    tx: Tx, *, limit: int, before: str | None, endpoint_id: str | None = None, state: str | None = None
+) -> list[Replay]:
+    """Newest first, older than the replay `before`; only those to one endpoint or in one state, if named."""
     query = sa.select(replays).order_by(replays.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(replays.c.id < before)
+    if endpoint_id is not None:
+        query = query.where(replays.c.endpoint_id == endpoint_id)
+    if state is not None:
+        query = query.where(replays.c.state == state)
     return [_replay_of(row) for row in tx.connection.execute(query)]
 
 

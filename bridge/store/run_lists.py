@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -36,12 +36,30 @@ class RunFilter:
     since: datetime | None = None
     until: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    ids: Sequence[str] | None = None
 
 
 def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> list[Run]:
     """Newest first, older than the run `before`."""
     key = runs.c.id if wanted.tag is None else run_tags.c.run_id  # in the order of the index that is walked
-    query = sa.select(runs).order_by(key.desc()).limit(limit)
+    query = _selected(tx, wanted, runs).order_by(key.desc()).limit(limit)
+    if before is not None:
+        query = query.where(key < before)
+    found = [row for condition in _status_is(wanted) for row in tx.connection.execute(query.where(condition))]
+    return [run_of(row) for row in sorted(found, key=lambda row: str(row.id), reverse=True)[:limit]]
+
+
+def count_runs(tx: Tx, wanted: RunFilter, *, most: int) -> int:
+    """How many a list holds, counted up to `most`."""
+    total = 0
+    for condition in _status_is(wanted):
+        found = _selected(tx, wanted, runs.c.id).where(condition).limit(most - total)
+        total += tx.connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one()
+    return total
+
+
+def _selected(tx: Tx, wanted: RunFilter, columns: Any) -> sa.Select[Any]:
+    query = sa.select(columns)
     if wanted.tag is not None:
         query = query.join(run_tags, run_tags.c.run_id == runs.c.id).where(run_tags.c.tag == wanted.tag)
     for column, value in (
@@ -59,10 +77,9 @@ def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> l
         query = query.where(runs.c.registered_at < wanted.until)
     for name, text in wanted.metadata.items():
         query = query.where(_metadata_is(tx, name, text))
-    if before is not None:
-        query = query.where(key < before)
-    found = [row for condition in _status_is(wanted) for row in tx.connection.execute(query.where(condition))]
-    return [run_of(row) for row in sorted(found, key=lambda row: str(row.id), reverse=True)[:limit]]
+    if wanted.ids is not None:
+        query = query.where(runs.c.id.in_(wanted.ids))
+    return query
 
 
 def _status_is(wanted: RunFilter) -> list[sa.ColumnElement[bool]]:

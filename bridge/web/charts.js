@@ -24,9 +24,10 @@ export function Bars({ name, bars, tones }) {
 
 /**
  * How many runs go on for longer than each age, and when such a run is polled.
- * @param {{distribution: any}} props
+ * `past` are the ages of a run at its latest polls.
+ * @param {{distribution: any, past?: number[]}} props
  */
-export function CadencePlot({ distribution }) {
+export function CadencePlot({ distribution, past = [] }) {
   const { cells, planned_polls_s: polls, median_s: median, p90_s: p90 } = distribution;
   const width = 640, height = 260, left = 46, bottom = 44, top = 24;
   const last = Number(cells.at(-1)?.to_s ?? distribution.p99_s);
@@ -50,6 +51,7 @@ export function CadencePlot({ distribution }) {
     <polyline class="survival" points=${line} />
     ${[["median", median, 0], ["p90", p90, 0]].map(([label, at]) => html`<line key=${label} class="mark" x1=${x(at)} x2=${x(at)} y1=${top} y2=${y(0)} /><text x=${x(at)} y=${top - 8} text-anchor="middle">${label}</text>`)}
     ${shown.map((/** @type {any} */ at) => html`<line key=${at} class="tick" x1=${x(at)} x2=${x(at)} y1=${y(0)} y2=${y(0) + 9} />`)}
+    ${past.filter((at) => at >= 0 && at <= end).map((at) => html`<line key=${`past ${at}`} class="tick past" x1=${x(at)} x2=${x(at)} y1=${y(0) - 9} y2=${y(0)} />`)}
     ${[0, 0.25, 0.5, 0.75, 1].map((part) => html`<text key=${part} x=${left + part * (width - left - 10)} y=${height - 10} text-anchor=${part === 1 ? "end" : "middle"}>${secondsText(part * end)}</text>`)}
   </svg>`;
 }

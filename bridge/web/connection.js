@@ -1,7 +1,6 @@
 import { html } from "./preact.js";
-import { post } from "./api.js";
-import { Action } from "./action.js";
 import { CadencePlot, secondsText } from "./charts.js";
+import { CheckButton } from "./connections.js";
 import { useData } from "./data.js";
 import { to } from "./route.js";
 import { Table } from "./table.js";
@@ -40,12 +39,7 @@ export default function ConnectionPage({ route }) {
   const learned = plain.data?.state.learned ?? [];
   const workflow = route.query.workflow ?? (learned.length ? learned[0].workflow_id ?? "" : null);
   const plotted = useData(workflow === null ? null : `${path}?${new URLSearchParams({ workflow })}`);
-  const check = async () => {
-    const answer = await post(`${path}/check`);
-    if (!answer.ok) throw Object.assign(new Error(answer.detail), { title: "It does not work", errors: [] });
-    return answer;
-  };
-  return html`<${Heading} title=${name} isId>${plain.data && html`<${Action} name="Check" run=${check} done=${(/** @type {any} */ answer) => `${answer.detail} (${answer.duration_ms} ms)`} />`}</${Heading}>
+  return html`<${Heading} title=${name} isId>${plain.data && html`<${CheckButton} name=${name} />`}</${Heading}>
     <${Loaded} fetched=${plain}>${(/** @type {any} */ one) => html`
       <${Facts} rows=${[
         ["Health", html`<${State} is=${one.health} />`],

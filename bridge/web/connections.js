@@ -1,4 +1,6 @@
 import { html } from "./preact.js";
+import { post } from "./api.js";
+import { Action, useMay } from "./action.js";
 import { useList } from "./data.js";
 import { to } from "./route.js";
 import { ListBody } from "./table.js";
@@ -12,13 +14,25 @@ const COLUMNS = [
   { name: "Provider", cell: (/** @type {any} */ one) => one.provider },
   { name: "Watched", isNumber: true, cell: (/** @type {any} */ one) => String(one.state.runs_in_hand ?? "–") },
   { name: "Requests a second", cell: (/** @type {any} */ one) => `${one.state.requests_per_second ?? "–"}${one.state.limit_is_learned ? ", learned" : ""}` },
+  { name: "Price", isNumber: true, cell: (/** @type {any} */ one) => `${Math.round(Number(one.state.shadow_price_s ?? 0) * 100) / 100} s` },
   { name: "In flight", isNumber: true, cell: (/** @type {any} */ one) => `${one.state.in_flight ?? "–"} of ${one.state.max_in_flight ?? "–"}` },
 ];
+const CHECK = { name: "Action", cell: (/** @type {any} */ one) => html`<${CheckButton} name=${one.name} kind="quiet" />` };
+
+/** One real call with the connection's key. @param {{name: string, kind?: string}} props */
+export function CheckButton({ name, kind = "" }) {
+  const check = async () => {
+    const answer = await post(`/v1/connections/${encodeURIComponent(name)}/check`);
+    if (!answer.ok) throw Object.assign(new Error(answer.detail), { title: "It does not work", errors: [] });
+    return answer;
+  };
+  return html`<${Action} name="Check" kind=${kind} run=${check} done=${(/** @type {any} */ answer) => `${answer.detail} (${answer.duration_ms} ms)`} />`;
+}
 
 /** @param {{route: import("./route.js").Route}} props */
 export default function Connections({ route }) {
   const list = useList("/v1/connections", "name");
   return html`<${Heading} title="Connections" />
-    <${ListBody} list=${list} route=${route} caption="Connections" columns=${COLUMNS} keyOf=${(/** @type {any} */ one) => one.name}
+    <${ListBody} list=${list} route=${route} caption="Connections" columns=${useMay() ? COLUMNS.toSpliced(2, 0, CHECK) : COLUMNS} keyOf=${(/** @type {any} */ one) => one.name}
       empty=${html`<p>No connection is configured. Add one to the configuration file and reload it:</p><pre tabindex="0">[connections.my-dify]${"\n"}provider = "dify"${"\n"}api_key_env = "DIFY_TOKEN"</pre>`} />`;
 }

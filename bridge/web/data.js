@@ -44,16 +44,18 @@ export function useData(path, read = get) {
 
 /**
  * A page of a list. Rows that came since are counted in `fresh` until `showFresh`; those that are shown stay in place.
+ * With `isFollowed` they are shown at once.
  * @param {string} path
  * @param {string} [key]
+ * @param {boolean} [isFollowed]
  */
-export function useList(path, key = "id") {
+export function useList(path, key = "id", isFollowed = false) {
   const fetched = useData(path);
   const kept = useRef(/** @type {{path: string, rows: any[], more: any} | null} */ (null));
   const [, draw] = useState(0);
   const page = fetched.data;
   let fresh = 0;
-  if (page && (kept.current?.path !== path || kept.current.rows.length === 0)) {
+  if (page && (kept.current?.path !== path || kept.current.rows.length === 0 || isFollowed)) {
     kept.current = { path, rows: page.data, more: page.next_cursor };
   } else if (page && kept.current) {
     const now = new Map(page.data.map((/** @type {any} */ row) => [row[key], row]));

@@ -1,9 +1,11 @@
 import { html } from "./preact.js";
-import { withQuery } from "./api.js";
+import { post, withQuery } from "./api.js";
+import { Action, useMay } from "./action.js";
+import { Bulk } from "./bulk.js";
 import { useData, useList } from "./data.js";
 import { ReplayButton } from "./replay_dialog.js";
 import { to } from "./route.js";
-import { Filters, ListBody } from "./table.js";
+import { Filters, ListBody, useSelection } from "./table.js";
 import { Heading, Id, State, Time } from "./ui.js";
 
 const FILTERS = ["state", "endpoint", "event", "run", "since", "until"];
@@ -20,9 +22,16 @@ export const deliveryColumns = [
   { name: "Next try", cell: (/** @type {any} */ one) => html`<${Time} at=${one.next_attempt_at} />` },
 ];
 
+/** @type {import("./bulk.js").Operation[]} */
+const BULK = [{ name: "Retry", path: "/v1/deliveries/retry", what: "deliveries are", warning: "Each selected delivery is sent again with the same bytes, whatever became of it. Those whose endpoint is off are left alone." }];
+const RETRY = { name: "Action", cell: (/** @type {any} */ one) => (one.state === "discarded" ? "" : html`<${Action} name="Retry" kind="quiet" done="It is sent again now" run=${() => post(`/v1/deliveries/${one.id}/retry`)} />`) };
+
 /** @param {{route: import("./route.js").Route}} props */
 export default function Deliveries({ route }) {
-  const list = useList(withQuery("/v1/deliveries", route.query));
+  const path = withQuery("/v1/deliveries", route.query);
+  const list = useList(path);
+  const selection = useSelection(path);
+  const may = useMay();
   const endpoints = useData("/v1/endpoints?limit=200");
   const names = (endpoints.data?.data ?? []).map((/** @type {any} */ one) => one.id);
   const { endpoint, state, since, until } = route.query;
@@ -33,7 +42,7 @@ export default function Deliveries({ route }) {
       { name: "event", label: "Event id" }, { name: "run", label: "Run id" },
       { name: "since", label: "Since" }, { name: "until", label: "Until" },
     ]} />
-    ${!endpoint && html`<p class="hint">Choose an endpoint to send all that match again.</p>`}
-    <${ListBody} list=${list} route=${route} caption="Deliveries, newest first" columns=${deliveryColumns} filters=${FILTERS}
+    <${Bulk} operations=${BULK} route=${route} filters=${FILTERS} selection=${selection} />
+    <${ListBody} list=${list} route=${route} caption="Deliveries, newest first" columns=${may ? deliveryColumns.toSpliced(2, 0, RETRY) : deliveryColumns} filters=${FILTERS} selection=${selection}
       empty=${html`<p>Nothing has been sent yet. Add an endpoint, and what happens from then on is sent to it:</p><pre tabindex="0">runbridge endpoints add https://example.com/hooks</pre>`} />`;
 }

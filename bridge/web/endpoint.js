@@ -1,13 +1,15 @@
 import { html, useState } from "./preact.js";
 import { call, post } from "./api.js";
 import { Action, announce, useMay } from "./action.js";
+import { Bars } from "./charts.js";
 import { useData } from "./data.js";
 import { deliveryColumns } from "./deliveries.js";
-import { percent, SecretDialog } from "./endpoints.js";
+import { EndpointForm } from "./endpoint_form.js";
+import { fixedReason, percent, SecretDialog } from "./endpoints.js";
 import { ReplayButton, ReplayDialog } from "./replay_dialog.js";
 import { to } from "./route.js";
 import { Table } from "./table.js";
-import { ErrorBox, Facts, Heading, Id, Json, Loaded, State, Time, visible } from "./ui.js";
+import { ErrorBox, Facts, Heading, Id, Json, Loaded, State, Time, useOfflineReason, visible } from "./ui.js";
 
 /** @param {{stats: any}} props */
 function Stats({ stats }) {
@@ -21,6 +23,16 @@ function Stats({ stats }) {
     { name: "Median", isNumber: true, cell: (/** @type {any} */ row) => ms(row.p50_ms) },
     { name: "95 %", isNumber: true, cell: (/** @type {any} */ row) => ms(row.p95_ms) },
   ]} />${stats.sampled_since && html`<p>Only attempts since <${Time} at=${stats.sampled_since} /> are counted.</p>`}`;
+}
+
+/** The latest attempts by outcome, as tall as they took; the table of deliveries has the same. @param {{deliveries: any[]}} props */
+function AttemptBars({ deliveries }) {
+  const attempts = deliveries.flatMap((one) => one.attempts).sort((a, b) => Date.parse(a.at) - Date.parse(b.at)).slice(-60);
+  if (!attempts.length) return null;
+  const bars = attempts.map((one) => ({ at: one.at, values: one.outcome === "delivered" ? [Math.max(1, Number(one.duration_ms)), 0] : [0, Math.max(1, Number(one.duration_ms))] }));
+  const top = Math.max(...attempts.map((one) => Number(one.duration_ms)));
+  return html`<figure><figcaption>The last ${attempts.length} attempts, the longest took ${top} ms; failed ones in red. Each stands with its delivery below.</figcaption>
+    <${Bars} name="Duration of the latest attempts, accepted and failed" tones=${["good", "bad"]} bars=${bars} /></figure>`;
 }
 
 /** @param {{filter: string | null}} props */
@@ -58,9 +70,11 @@ export default function EndpointPage({ route }) {
   const deliveries = useData(`/v1/deliveries?endpoint=${encodeURIComponent(id)}&limit=20`);
   const may = useMay();
   const [secret, setSecret] = useState("");
+  const [isEdited, setEdited] = useState(false);
   const [missedSince, setMissedSince] = useState("");
   const found = fetched.data;
-  const fixed = found?.source === "config" ? "It stands in the configuration file; change it there." : "";
+  const fixed = fixedReason(found);
+  const offline = useOfflineReason();
   const enable = async () => {
     const since = found.failing_since ?? found.stats.last_answer?.at ?? found.created_at;
     await post(`${path}/enable`);
@@ -72,6 +86,7 @@ export default function EndpointPage({ route }) {
       <${ReplayButton} endpoint=${id} />
       ${found.enabled ? html`<${Action} key="off" name="Disable" isOff=${fixed} done="Disabled: what is pending waits, and new events are not queued" run=${() => post(`${path}/disable`)} />`
         : html`<${Action} key="on" name="Enable" done="Enabled" run=${enable} />`}
+      ${may && html`<button type="button" disabled=${Boolean(fixed || offline)} title=${offline || fixed} onClick=${() => setEdited(true)}>Edit</button>`}
       <${Action} name="Rotate secret" isOff=${fixed} done="Both secrets sign for one day" run=${rotate} confirm=${html`<p>A new secret is made and shown once. The old one goes on signing for one day.</p>`} />
       <${Action} name="Delete" kind="danger" isOff=${fixed} done="Deleted" run=${() => call("DELETE", path)} leave=${to("endpoints")} confirm=${html`<p>Its pending deliveries are discarded. This cannot be undone.</p>`} />`}</${Heading}>
     <${Loaded} fetched=${fetched}>${(/** @type {any} */ one) => html`
@@ -90,15 +105,17 @@ export default function EndpointPage({ route }) {
         ["At most", one.rate_limit && String(one.rate_limit)],
         ["Public keys", one.public_keys.length ? one.public_keys.map((/** @type {string} */ key) => html`<${Id} key=${key} value=${key} />`) : ""],
         ["Headers", Object.keys(one.headers).join(", ")],
+        ["Old secret signs until", one.old_secret_until && html`<${Time} at=${one.old_secret_until} exact />`],
         ["Failing since", one.failing_since && html`<${Time} at=${one.failing_since} exact />`],
         ["Paused until", one.paused_until && html`<${Time} at=${one.paused_until} exact />`],
         ["Pending", html`${String(one.stats.pending)}${one.stats.oldest_due_at && html`, the longest due since <${Time} at=${one.stats.oldest_due_at} />`}`],
         ["Last answer", one.stats.last_answer && html`${one.stats.last_answer.status ?? ""} ${one.stats.last_answer.outcome}, <${Time} at=${one.stats.last_answer.at} />${one.stats.last_answer.detail && html`: ${visible(one.stats.last_answer.detail)}`}`],
       ]} />
-      <section><h2>Attempts</h2><${Stats} stats=${one.stats} /></section>
+      <section><h2>Attempts</h2><${AttemptBars} deliveries=${deliveries.data?.data ?? []} /><${Stats} stats=${one.stats} /></section>
       <section><h2>Last deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Last deliveries" columns=${deliveryColumns} rows=${data} /><p><a href=${to("deliveries", null, { endpoint: id })}>Show all</a></p>` : html`<p>None yet.</p>`)}</${Loaded}></section>
       ${may && html`<section><h2>Filter</h2><${FilterTester} filter=${one.filter} /></section>`}
       ${Object.keys(one.headers).length > 0 && html`<section><h2>Headers, values masked</h2><${Json} value=${one.headers} name="headers" /></section>`}`}</${Loaded}>
+    ${isEdited && found && html`<${EndpointForm} endpoint=${found} close=${() => setEdited(false)} />`}
     ${secret && html`<${SecretDialog} secret=${secret} close=${() => setSecret("")} />`}
     ${missedSince && html`<${ReplayDialog} endpoint=${id} since=${missedSince} status="missed" close=${() => setMissedSince("")} />`}`;
 }

@@ -1,11 +1,11 @@
 import { html, useState } from "./preact.js";
 import { post, withQuery } from "./api.js";
-import { Dialog, toast, useMay } from "./action.js";
+import { Action, Dialog, useMay } from "./action.js";
 import { useList } from "./data.js";
-import { refetchAll } from "./live.js";
+import { EndpointForm } from "./endpoint_form.js";
 import { to } from "./route.js";
 import { Filters, ListBody } from "./table.js";
-import { ErrorBox, Heading, Id, State, Time, useOfflineReason, visible } from "./ui.js";
+import { Heading, Id, State, Time, useOfflineReason, visible } from "./ui.js";
 
 /** @param {any} rate */
 export const percent = (rate) => (rate === null || rate === undefined ? "–" : `${Math.floor(Number(rate) * 1000) / 10} %`);
@@ -18,40 +18,24 @@ const COLUMNS = [
   { name: "Pending", isNumber: true, cell: (/** @type {any} */ one) => String(one.stats.pending) },
   { name: "Oldest due", cell: (/** @type {any} */ one) => html`<${Time} at=${one.stats.oldest_due_at} />` },
   { name: "Last answer", cell: (/** @type {any} */ one) => (one.stats.last_answer ? html`${one.stats.last_answer.status ?? ""} ${one.stats.last_answer.outcome}, <${Time} at=${one.stats.last_answer.at} />` : "–") },
-  { name: "Source", cell: (/** @type {any} */ one) => one.source },
+  { name: "Failing since", cell: (/** @type {any} */ one) => html`<${Time} at=${one.failing_since} />` },
+  { name: "Source", cell: (/** @type {any} */ one) => `${one.source}${one.ordered ? ", ordered" : ""}` },
 ];
+
+/** Why an endpoint cannot be changed here; empty if it can. @param {any} one */
+export const fixedReason = (one) => (one?.source === "config" ? "It stands in the configuration file; change it there." : "");
+
+const ACTIONS = { name: "Actions", cell: (/** @type {any} */ one) => {
+  const path = `/v1/endpoints/${encodeURIComponent(one.id)}`;
+  return html`<span class="row"><${Action} name="Ping" kind="quiet" done="A test event is on its way" run=${() => post(`${path}/ping`)} isOff=${one.enabled ? "" : "It is off"} />
+    ${one.enabled ? html`<${Action} key="off" name="Disable" kind="quiet" isOff=${fixedReason(one)} done="Disabled: what is pending waits, and new events are not queued" run=${() => post(`${path}/disable`)} />`
+      : html`<${Action} key="on" name="Enable" kind="quiet" done="Enabled; its page sends what it missed" run=${() => post(`${path}/enable`)} />`}</span>`;
+} };
 
 /** A secret that is shown once. @param {{secret: string, close: () => void}} props */
 export function SecretDialog({ secret, close }) {
   return html`<${Dialog} title="Signing secret" close=${close}><p>It is shown only now. Give it to the receiver, which verifies signatures with it.</p>
     <p><${Id} value=${secret} /></p><p class="buttons"><button type="button" class="primary" onClick=${close}>I have it</button></p></${Dialog}>`;
-}
-
-/** @param {{close: (secret?: string) => void}} props */
-function Add({ close }) {
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const add = async (/** @type {Event} */ event) => {
-    event.preventDefault();
-    const given = Object.fromEntries(new FormData(/** @type {HTMLFormElement} */ (event.currentTarget)));
-    const events = String(given.events).split(",").map((type) => type.trim()).filter(Boolean);
-    const body = { url: String(given.url).trim(), ...(events.length ? { events } : {}), ...(given.description ? { description: given.description } : {}), ...(given.filter ? { filter: given.filter } : {}), ...(given.ordered ? { ordered: true } : {}) };
-    try {
-      const made = await post("/v1/endpoints", body);
-      toast(`Added ${made.id}`);
-      refetchAll();
-      close(made.secret);
-    } catch (problem) {
-      setError(problem);
-    }
-  };
-  return html`<${Dialog} title="Add an endpoint" close=${() => close()}><form class="stack" onSubmit=${add}>
-    <label><span>Address</span><input name="url" required placeholder="https://" autocomplete="off" /></label>
-    <label><span>Event types, separated by commas (all but run.progressed if empty)</span><input name="events" autocomplete="off" /></label>
-    <label><span>Filter, a JMESPath expression (optional)</span><input name="filter" autocomplete="off" /></label>
-    <label><span>Description (optional)</span><input name="description" autocomplete="off" /></label>
-    <label class="check"><input type="checkbox" name="ordered" /><span>One event of a run after the other</span></label>
-    ${error && html`<${ErrorBox} error=${error} />`}
-    <p class="buttons"><button type="button" onClick=${() => close()}>Back</button><button type="submit" class="primary">Add</button></p></form></${Dialog}>`;
 }
 
 /** @param {{route: import("./route.js").Route}} props */
@@ -60,13 +44,14 @@ export default function Endpoints({ route }) {
   const [isOpen, setOpen] = useState(false);
   const [secret, setSecret] = useState("");
   const reason = useOfflineReason();
+  const may = useMay();
   const close = (/** @type {string | undefined} */ made) => {
     setOpen(false);
     setSecret(made ?? "");
   };
-  return html`<${Heading} title="Endpoints">${useMay() && html`<button type="button" class="primary" disabled=${Boolean(reason)} title=${reason} onClick=${() => setOpen(true)}>Add</button>`}</${Heading}>
+  return html`<${Heading} title="Endpoints">${may && html`<button type="button" class="primary" disabled=${Boolean(reason)} title=${reason} onClick=${() => setOpen(true)}>Add</button>`}</${Heading}>
     <${Filters} route=${route} fields=${[{ name: "one_run", label: "Webhooks of single runs", options: ["true"] }]} />
-    <${ListBody} list=${list} route=${route} caption="Endpoints" columns=${COLUMNS} filters=${["one_run"]}
+    <${ListBody} list=${list} route=${route} caption="Endpoints" columns=${may ? COLUMNS.toSpliced(2, 0, ACTIONS) : COLUMNS} filters=${["one_run"]}
       empty=${html`<p>There is no endpoint yet. Add one here, in the configuration file, or on the command line:</p><pre tabindex="0">runbridge endpoints add https://example.com/hooks</pre>`} />
-    ${isOpen && html`<${Add} close=${close} />`}${secret && html`<${SecretDialog} secret=${secret} close=${() => setSecret("")} />`}`;
+    ${isOpen && html`<${EndpointForm} close=${close} />`}${secret && html`<${SecretDialog} secret=${secret} close=${() => setSecret("")} />`}`;
 }

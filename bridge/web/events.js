@@ -2,8 +2,8 @@ import { html } from "./preact.js";
 import { withQuery } from "./api.js";
 import { useData, useList } from "./data.js";
 import { deliveryColumns } from "./deliveries.js";
-import { ReplayEvent } from "./replay_dialog.js";
-import { to } from "./route.js";
+import { ReplayButton, ReplayEvent } from "./replay_dialog.js";
+import { to, withFilters } from "./route.js";
 import { Filters, ListBody, Table } from "./table.js";
 import { Facts, Heading, Id, Json, Loaded, State, Time } from "./ui.js";
 
@@ -29,8 +29,9 @@ export const eventColumns = [
 
 /** @param {{route: import("./route.js").Route}} props */
 export default function Events({ route }) {
-  const list = useList(withQuery("/v1/events", { ...route.query, order: "newest" }));
-  return html`<${Heading} title="Events" />
+  const { follow, ...query } = route.query;
+  const list = useList(withQuery("/v1/events", { ...query, order: "newest" }), "id", Boolean(follow));
+  return html`<${Heading} title="Events"><a class="button" href=${withFilters(route, { follow: follow ? "" : "1" })}>${follow ? "Do not follow" : "Follow"}</a><${ReplayButton} types=${route.query.type} /></${Heading}>
     <${Filters} route=${route} fields=${[{ name: "type", label: "Type", options: TYPES }, { name: "run_id", label: "Run id" }]} />
     <${ListBody} list=${list} route=${route} caption="Events, newest first" columns=${eventColumns} filters=${["type", "run_id"]}
       empty=${html`<p>Nothing has happened yet. Register a run, and its first event appears here:</p><pre tabindex="0">runbridge runs add CONNECTION PROVIDER_RUN_ID</pre>`} />`;

@@ -3,7 +3,8 @@ import { post, withQuery } from "./api.js";
 import { Action } from "./action.js";
 import { useData, useList } from "./data.js";
 import { to } from "./route.js";
-import { ListBody } from "./table.js";
+import { ReplayButton } from "./replay_dialog.js";
+import { Filters, ListBody } from "./table.js";
 import { durationText, Facts, Heading, Id, Loaded, State, Time } from "./ui.js";
 
 /** @param {{replay: any}} props */
@@ -23,8 +24,12 @@ const COLUMNS = [
 /** @param {{route: import("./route.js").Route}} props */
 export default function Replays({ route }) {
   const list = useList(withQuery("/v1/replays", route.query));
-  return html`<${Heading} title="Replays" />
-    <${ListBody} list=${list} route=${route} caption="Replays, newest first" columns=${COLUMNS}
+  const endpoints = useData("/v1/endpoints?limit=200");
+  const names = (endpoints.data?.data ?? []).map((/** @type {any} */ one) => one.id);
+  const { endpoint } = route.query;
+  return html`<${Heading} title="Replays"><${ReplayButton} endpoint=${endpoint} /></${Heading}>
+    <${Filters} route=${route} fields=${[{ name: "endpoint", label: "Endpoint", options: names.includes(endpoint ?? names[0]) ? names : [...names, endpoint].filter(Boolean) }, { name: "state", label: "State", options: ["running", "done", "cancelled"] }]} />
+    <${ListBody} list=${list} route=${route} caption="Replays, newest first" columns=${COLUMNS} filters=${["endpoint", "state"]}
       empty=${html`<p>Nothing was sent again yet. The page of an endpoint has the button, and so has the command line:</p><pre tabindex="0">runbridge endpoints replay ENDPOINT --since 2h --dry-run</pre>`} />`;
 }
 

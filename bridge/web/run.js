@@ -1,7 +1,7 @@
 import { html } from "./preact.js";
-import { call, post } from "./api.js";
+import { call, now, post } from "./api.js";
 import { Action, useMay } from "./action.js";
-import { Timeline } from "./charts.js";
+import { CadencePlot, Timeline } from "./charts.js";
 import { useData } from "./data.js";
 import { deliveryColumns } from "./deliveries.js";
 import { ReplayEvent } from "./replay_dialog.js";
@@ -24,7 +24,7 @@ function marks(run) {
     { at: run.registered_at, tone: "idle", label: "registered" },
     ...run.transitions.map((/** @type {any} */ one) => ({ at: one.at, tone: TONES[one.to] ?? "idle", label: one.to })),
     ...run.events.map((/** @type {any} */ one) => ({ at: one.timestamp, tone: "event", label: one.type })),
-    ...(run.last_polled_at ? [{ at: run.last_polled_at, tone: "poll", label: "last poll" }] : []),
+    ...(run.recent_polls.length ? run.recent_polls : [run.last_polled_at].filter(Boolean)).map((/** @type {string} */ at) => ({ at, tone: "poll", label: "poll" })),
     ...(run.next_poll_at ? [{ at: run.next_poll_at, tone: "poll", label: "next poll" }] : []),
   ];
 }
@@ -44,6 +44,17 @@ function History({ run, deliveries }) {
       { name: "Provider's word, or deliveries", cell: (/** @type {any} */ row) => html`<bdi>${row.more || "–"}</bdi>` },
     ...(may ? [{ name: "Action", cell: (/** @type {any} */ row) => (row.isEvent ? html`<${ReplayEvent} id=${row.id} kind="quiet" />` : "") }] : []),
     ]} />`;
+}
+
+/** Where the run stands on the plot of its workflow: its polls so far above the line, the planned ones beneath. @param {{run: any}} props */
+function Place({ run }) {
+  const query = new URLSearchParams({ workflow: run.workflow_id ?? "" });
+  const learned = useData(`/v1/connections/${encodeURIComponent(run.connection)}?${query}`).data?.distribution;
+  if (!learned) return null;
+  const began = Date.parse(run.transitions.findLast((/** @type {any} */ one) => one.to === run.status)?.at ?? run.registered_at);
+  const past = run.recent_polls.map((/** @type {string} */ at) => (Date.parse(at) - began) / 1000);
+  return html`<section><h2>Cadence</h2><p>How long such runs take, the planned polls beneath the line, and the latest ${past.length} polls of this run above it, by its age of ${durationText(Math.max(0, (now() - began) / 1000))} as ${run.status}.</p>
+    <${CadencePlot} distribution=${learned} past=${past} /><p><a href=${to("connections", run.connection, { workflow: run.workflow_id })}>The same numbers as a table</a></p></section>`;
 }
 
 /** @param {any[]} deliveries */
@@ -85,6 +96,7 @@ export default function RunPage({ route }) {
       ${run.last_error && html`<section class="error"><h2>The last ${String(run.last_error.count)} polls brought nothing readable</h2><p>${run.last_error.kind}: ${visible(run.last_error.message)} (<${Time} at=${run.last_error.at} />)</p></section>`}
       ${run.error && html`<section><h2>Error</h2><${Json} value=${[run.error.message, run.error.code && `code ${run.error.code}`, run.error.step && `step ${run.error.step}`].filter(Boolean).join("\n")} name="error" /></section>`}
       <section><h2>History</h2><${History} run=${run} deliveries=${deliveries.data?.data ?? []} /></section>
+      ${!run.settled && html`<${Place} run=${run} />`}
       <section><h2>Deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Deliveries of this run's events" columns=${deliveryColumns} rows=${data} />` : html`<p>No endpoint wanted its events yet.</p>`)}</${Loaded}></section>
       <section><h2>Output</h2>${run.output_truncated && html`<p>It could not be kept: it is too large, too deep or no JSON.</p>`}${run.output === null ? html`<p>None.</p>` : html`<${Json} value=${run.output} name="output" />`}</section>
       ${Object.keys(run.metadata).length > 0 && html`<section><h2>Metadata</h2><${Json} value=${run.metadata} name="metadata" /></section>`}`}</${Loaded}>`;

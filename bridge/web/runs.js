@@ -1,10 +1,11 @@
 import { html, useState } from "./preact.js";
 import { post, withQuery } from "./api.js";
 import { Dialog, toast, useMay } from "./action.js";
+import { Bulk } from "./bulk.js";
 import { useData, useList } from "./data.js";
 import { refetchAll } from "./live.js";
 import { go, to } from "./route.js";
-import { Filters, ListBody } from "./table.js";
+import { Filters, ListBody, useSelection } from "./table.js";
 import { ErrorBox, Heading, Id, State, Time, useOfflineReason, visible } from "./ui.js";
 
 export const STATUSES = ["queued", "running", "waiting", "unknown", "succeeded", "partial", "failed", "cancelled", "expired", "lost"];
@@ -54,9 +55,17 @@ function Register({ close }) {
     <p class="buttons"><button type="button" onClick=${close}>Back</button><button type="submit" class="primary">Register</button></p></form></${Dialog}>`;
 }
 
+/** @type {import("./bulk.js").Operation[]} */
+const BULK = [
+  { name: "Cancel", path: "/v1/runs/cancel", what: "open runs are", warning: "Their providers are asked to cancel them. This cannot be undone." },
+  { name: "Stop watching", path: "/v1/runs/stop", what: "open runs are", kind: "danger", warning: "They go on at their providers, and nothing more is sent about them. Their records here are removed." },
+];
+
 /** @param {{route: import("./route.js").Route}} props */
 export default function Runs({ route }) {
-  const list = useList(withQuery("/v1/runs", route.query));
+  const path = withQuery("/v1/runs", route.query);
+  const list = useList(path);
+  const selection = useSelection(path);
   const connections = useData("/v1/connections");
   const [isOpen, setOpen] = useState(false);
   const reason = useOfflineReason();
@@ -66,9 +75,10 @@ export default function Runs({ route }) {
     <${Filters} route=${route} fields=${[
       { name: "q", label: "Beginning of an id" }, { name: "state", label: "State", options: ["open", "settled"] },
       { name: "status", label: "Status", options: STATUSES }, { name: "connection", label: "Connection", options: names },
-      { name: "workflow_id", label: "Workflow" }, { name: "tag", label: "Tag" },
+      { name: "workflow_id", label: "Workflow" }, { name: "tag", label: "Tag" }, { name: "since", label: "Since" }, { name: "until", label: "Until" },
     ]} />
-    <${ListBody} list=${list} route=${route} caption="Runs, newest first" columns=${COLUMNS} filters=${FILTERS}
+    <${Bulk} operations=${BULK} route=${route} filters=${FILTERS} selection=${selection} />
+    <${ListBody} list=${list} route=${route} caption="Runs, newest first" columns=${COLUMNS} filters=${FILTERS} selection=${selection}
       empty=${html`<p>No run is watched yet. Register one here, through the API, or on the command line:</p><pre tabindex="0">runbridge runs add CONNECTION PROVIDER_RUN_ID</pre>`} />
     ${isOpen && html`<${Register} close=${() => setOpen(false)} />`}`;
 }

@@ -38,10 +38,12 @@ function Select({ id, rows, keyOf, selection }) {
  * @param {{caption: string, columns: Column[], rows: any[], keyOf?: (row: any) => string, isBusy?: boolean, selection?: Selection | null}} props
  */
 export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy = false, selection = null }) {
+  const shown = [...columns];
+  if (selection) shown.splice(1, 0, { name: "Select", cell: (row) => html`<${Select} ...${{ id: keyOf(row), rows, keyOf, selection }} />` });
   return html`<div class="table" aria-busy=${isBusy}><table>
     <caption class="hidden">${caption}</caption>
-    <thead><tr>${columns.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.isNumber ? "number" : ""}>${column.name}</th>`)}${selection && html`<th scope="col">Select</th>`}</tr></thead>
-    <tbody>${rows.map((row) => html`<tr key=${keyOf(row)}>${columns.map((column) => html`<td key=${column.name} data-name=${column.name} class=${column.isNumber ? "number" : ""}><div>${column.cell(row)}</div></td>`)}${selection && html`<td data-name="Select"><div><${Select} ...${{ id: keyOf(row), rows, keyOf, selection }} /></div></td>`}</tr>`)}</tbody>
+    <thead><tr>${shown.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.isNumber ? "number" : ""}>${column.name}</th>`)}</tr></thead>
+    <tbody>${rows.map((row) => html`<tr key=${keyOf(row)}>${shown.map((column) => html`<td key=${column.name} data-name=${column.name} class=${column.isNumber ? "number" : ""}><div>${column.cell(row)}</div></td>`)}</tr>`)}</tbody>
   </table></div>`;
 }
 

@@ -79,6 +79,11 @@ class ApiBridge:
         """What a test put there."""
         return self.held.get(run.id)
 
+    def recent_polls(self, run: Run) -> list[datetime]:
+        """When its polls in memory say it was polled last."""
+        held = self.held.get(run.id)
+        return [held.last_polled_at] if held and held.last_polled_at else []
+
     def lease_offer(self, connection: str) -> LeaseOffer | None:
         """None: nothing polls here."""
 
