@@ -382,7 +382,7 @@ class Deliverer:
                 rest_s = min(rest_s * 2, 15.0)
 
     def _record_all(self, tx: Tx, posted: list[_Posted]) -> list[tuple[AttemptResult, HealthChange | None]]:
-        results = [self._result(each, tx.now) for each in posted]
+        results = attempts.retry_sooner(tx, [self._result(each, tx.now) for each in posted])
         attempts.lock_ordering(tx, results)
         notes = endpoint_health.apply_results(tx, [(result.delivery.endpoint_id, result.answer) for result in results])
         if not all(attempts.record_attempts(tx, node=self._node, results=results)):

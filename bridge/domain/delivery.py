@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import IntEnum, StrEnum
+from typing import Final
 
 from bridge.domain.frozen import frozen
 
@@ -186,3 +187,22 @@ def state_after(
         return DeliveryState.EXHAUSTED, None
     again_at = next_attempt_at(failures + 1, now=now, schedule=schedule, retry_after_s=answer.retry_after_s)
     return (DeliveryState.EXHAUSTED, None) if again_at is None else (DeliveryState.PENDING, again_at)
+
+
+STARTING_S: Final = 300.0
+"""For so long after an event a receiver that has never answered may still be starting."""
+STARTING_RETRY_S: Final = 10.0
+
+
+def retry_while_starting(
+    delivery: Delivery, answer: PostResult, again_at: datetime | None, *, now: datetime
+) -> datetime | None:
+    """When to try again, sooner than at `again_at`, in case the receiver is still starting; None if that is unlikely.
+
+    Its address refused the connection or has no name yet. Such a retry comes beside those of the schedule.
+    """
+    if answer.outcome not in (Outcome.CONNECT, Outcome.DNS) or again_at is None:
+        return None
+    soon = now + timedelta(seconds=STARTING_RETRY_S)
+    is_young = (now - delivery.created_at).total_seconds() < STARTING_S
+    return soon if is_young and soon < again_at else None

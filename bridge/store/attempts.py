@@ -8,12 +8,20 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Lane, Outcome, PostResult
+from bridge.domain.delivery import (
+    Attempt,
+    Delivery,
+    DeliveryState,
+    Lane,
+    Outcome,
+    PostResult,
+    retry_while_starting,
+)
 from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
 from bridge.store.endpoint_health import are_healthy
 from bridge.store.ordering import lock_runs, release_next
-from bridge.store.postgres.one_statement import Check
+from bridge.store.postgres.one_statement import Check, NeedsTransaction
 from bridge.store.prepared_statements import execute_each, execute_many, fetch
 from bridge.store.tables import attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
@@ -21,13 +29,21 @@ from bridge.store.transaction import Tx
 
 @frozen
 class AttemptResult:
-    """One attempt to record: the receiver's answer, and the state that the delivery gets."""
+    """One attempt to record: the receiver's answer, and the state that the delivery gets.
+
+    `is_extra`: the next attempt comes beside those of the schedule, so this one uses up none.
+    """
 
     delivery: Delivery
     at: datetime
     answer: PostResult
     state: DeliveryState
     next_attempt_at: datetime | None
+    is_extra: bool = False
+
+    def sooner(self, at: datetime) -> AttemptResult:
+        """The same with an extra attempt at this instant."""
+        return AttemptResult(self.delivery, self.at, self.answer, self.state, at, is_extra=True)
 
 
 PRESENT = (
@@ -37,6 +53,12 @@ PRESENT = (
 )
 SETTINGS = sa.select(endpoints.c.id, endpoints.c.ordered, endpoints.c.enabled).where(
     endpoints.c.id.in_(sa.bindparam("ids", expanding=True))
+)
+OLDEST = (
+    sa.select(deliveries.c.last_status)
+    .where(deliveries.c.endpoint_id == sa.bindparam("endpoint"))
+    .order_by(deliveries.c.endpoint_id, deliveries.c.id)
+    .limit(20)
 )
 _OURS = Check(
     "SELECT count(*) = cardinality({ids}) FROM (SELECT d.id FROM unnest({ids}, {attempts}) AS g(id, attempts) "
@@ -96,6 +118,27 @@ class _Recording:
         """Whether the next event of its run becomes due."""
         is_over = self.result.state is not DeliveryState.PENDING
         return self.settles and is_over and self.is_ordered and self.is_enabled and bool(self.result.delivery.run_id)
+
+
+def retry_sooner(tx: Tx, results: Sequence[AttemptResult]) -> list[AttemptResult]:
+    """These results, with a sooner retry where the endpoint's receiver is perhaps still starting: it never answered."""
+    soon = [retry_while_starting(r.delivery, r.answer, r.next_attempt_at, now=tx.now) for r in results]
+    refused = {r.delivery.endpoint_id for r, at in zip(results, soon, strict=True) if at is not None}
+    if not refused:
+        return list(results)
+    if tx.statement is not None:
+        raise NeedsTransaction("a receiver refuses")
+    silent = {endpoint_id for endpoint_id in sorted(refused) if not _has_answered(tx, endpoint_id)}
+    return [
+        result if at is None or result.delivery.endpoint_id not in silent else result.sooner(at)
+        for result, at in zip(results, soon, strict=True)
+    ]
+
+
+def _has_answered(tx: Tx, endpoint_id: str) -> bool:
+    """Whether one of its oldest deliveries brought an HTTP status; of an endpoint that works all of them did."""
+    oldest = fetch(tx, OLDEST, {"endpoint": endpoint_id})
+    return any(row.last_status is not None for row in oldest)
 
 
 def lock_ordering(tx: Tx, results: Sequence[AttemptResult]) -> None:
@@ -195,7 +238,7 @@ def _changed_row(tx: Tx, recording: _Recording) -> dict[str, Any]:
         "delivery": delivery.id,
         "new_state": result.state.value,
         "new_attempts": delivery.attempts + 1,
-        "new_failures": delivery.failures + (0 if result.answer.outcome is Outcome.DELIVERED else 1),
+        "new_failures": delivery.failures + (0 if result.is_extra or result.answer.outcome is Outcome.DELIVERED else 1),
         "new_next_attempt_at": recording.next_attempt_at,
         "new_settled_at": None if result.state is DeliveryState.PENDING else tx.now,
         "new_last_outcome": result.answer.outcome.value,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from bridge.domain.delivery import DeliveryState, Lane, RetrySchedule
+from bridge.domain.delivery import STARTING_S, DeliveryState, Lane, RetrySchedule
 from bridge.domain.event import EventType, other_event
 from bridge.domain.ids import new_id
 from bridge.domain.run import Json
@@ -46,6 +46,7 @@ async def test_a_failing_endpoint_is_probed_with_one_delivery_and_the_rest_waits
 ) -> None:
     await add_endpoint(database, DOWN)
     await finish_runs(database, 40)
+    clock.advance(STARTING_S)  # its receiver is not just starting
     async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock, slots_per_endpoint=1) as deliverer:
         await start_due(deliverer)
         assert sum(d.attempts for d in await all_deliveries(database)) == 5
@@ -301,3 +302,47 @@ async def test_every_attempt_says_when_the_next_was_planned(database: Database, 
     planned = [a.next_attempt_at for a in tried]
     assert planned[-1] == delivery.next_attempt_at
     assert all(later.at >= before for later, before in zip(tried[1:], planned, strict=False) if before)
+
+
+async def test_a_receiver_that_starts_late_gets_its_first_webhook_soon_and_no_retry_is_used_up(
+    database: Database, clock: ManualClock, receiver: Receiver
+) -> None:
+    """By the schedule alone the third attempt would come five minutes later."""
+    late = await add_endpoint(database, DOWN)
+    await finish_runs(database, 1)
+    async with open_deliverer(database, schedule=RetrySchedule(jitter=0.0), clock=clock) as deliverer:
+        await live_until(deliverer, clock, START + timedelta(seconds=10))
+        await database.write(
+            lambda tx: endpoints.update_endpoint(tx, late.model_copy(update={"url": receiver.url("/late")}))
+        )
+        await live_until(deliverer, clock, START + timedelta(seconds=30))
+        (delivery,) = await all_deliveries(database)
+    assert (delivery.state, delivery.attempts, delivery.failures) == (DeliveryState.DELIVERED, 3, 1)
+
+
+async def test_a_receiver_that_never_comes_up_is_tried_by_the_schedule_after_five_minutes(
+    database: Database, clock: ManualClock
+) -> None:
+    await add_endpoint(database, DOWN)
+    await finish_runs(database, 1)
+    async with open_deliverer(database, schedule=RetrySchedule(jitter=0.0), clock=clock) as deliverer:
+        await live_until(deliverer, clock, START + timedelta(seconds=290))
+        (before,) = await all_deliveries(database)
+        await live_until(deliverer, clock, START + timedelta(hours=2))
+        (after,) = await all_deliveries(database)
+    assert before.failures == 1
+    assert after.failures == 4, "after 5 and 30 minutes"
+
+
+async def test_a_receiver_that_has_answered_once_is_tried_by_the_schedule(
+    database: Database, clock: ManualClock, receiver: Receiver
+) -> None:
+    known = await add_endpoint(database, receiver.url("/known"))
+    await finish_runs(database, 1)
+    async with open_deliverer(database, schedule=RetrySchedule(jitter=0.0), clock=clock) as deliverer:
+        await start_due(deliverer)
+        await database.write(lambda tx: endpoints.update_endpoint(tx, known.model_copy(update={"url": DOWN})))
+        await finish_runs(database, 1, prefix="later")
+        await live_until(deliverer, clock, START + timedelta(seconds=60))
+        delivery = (await all_deliveries(database))[-1]
+    assert (delivery.attempts, delivery.failures) == (2, 2)
