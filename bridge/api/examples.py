@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bridge.domain.endpoint import EndpointSettings
+from bridge.domain.event import EventType
+
 _PROVIDER_RUN_ID = "fb47b2e6-5e43-4f90-be01-d5c5a088d156"
 _RUN_DATA: dict[str, Any] = {
     "id": "run_01m80qxc9tkdbtdn8mx9zntb32",
@@ -61,17 +64,12 @@ _STATS: dict[str, Any] = {
 }
 _ENDPOINT: dict[str, Any] = {
     "id": "ep_01m80qx4z8c1j2m5r7t9v0w3xy",
-    "url": "https://app.example.org/hooks",
     "source": "api",
-    "events": ["run.finished"],
-    "filter": "data.run.status == 'failed'",
-    "description": None,
-    "headers": {},
-    "ordered": False,
-    "payload": "full",
-    "format": "standard",
-    "rate_limit": None,
-    "signature": ["v1"],
+    **EndpointSettings(
+        url="https://app.example.org/hooks",
+        events=(EventType.RUN_FINISHED,),
+        filter="data.run.status == 'failed'",
+    ).model_dump(mode="json"),
     "public_keys": [],
     "run_id": None,
     "enabled": True,

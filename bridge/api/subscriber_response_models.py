@@ -25,7 +25,10 @@ class _Named(Shown):
 
 
 # Every setting with its plain type: the shared model bounds what a request may hold, an answer has no bounds.
-_plain: dict[str, Any] = {name: (hint, ...) for name, hint in get_type_hints(EndpointSettings).items()}
+_plain: dict[str, Any] = {
+    name: (hint, Field(description=EndpointSettings.model_fields[name].description))
+    for name, hint in get_type_hints(EndpointSettings).items()
+}
 _Settings: Any = create_model("_Settings", __base__=Shown, **_plain)
 
 

@@ -64,10 +64,11 @@ def test_every_body_has_an_example() -> None:
         for content in part.get("content", {}).values()
         if "schema" in content
     }
-    assert bodies == set(EXAMPLES)
+    assert {name for name in bodies if "examples" not in SCHEMAS[name]} == set(), "in the model, or in api/examples.py"
+    assert set(EXAMPLES) <= bodies
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [name for name in SCHEMAS if "examples" in SCHEMAS[name]])
 def test_an_example_fits_its_schema(name: str) -> None:
     (example,) = SCHEMAS[name]["examples"]
     assert errors_in(example, {"$ref": f"#/components/schemas/{name}"}) == []
