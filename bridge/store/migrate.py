@@ -1,6 +1,7 @@
 """Upgrade a database to this version's schema, and refuse one that is newer.
 
-Alembic runs the steps and is imported only when there are some. On PostgreSQL an advisory lock keeps two starting nodes
+Alembic runs the steps and is imported only when there are some. A new SQLite file gets the tables of the code without
+them: Alembic would take a tenth of the daemon's memory from then on. On PostgreSQL an advisory lock keeps two starting nodes
 from migrating at once; on SQLite the daemon's lock file does.
 
 Nodes of the old version keep working while those of the new one start, so a step only adds. New columns are nullable or
@@ -23,7 +24,8 @@ from bridge.store.tables import metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = max(step.name[:4] for step in (Path(__file__).parent / "migrations" / "versions").glob("[0-9]*.py"))
+_STEPS = sorted(step.name[:4] for step in (Path(__file__).parent / "migrations" / "versions").glob("[0-9]*.py"))
+HEAD = _STEPS[-1]
 OWN_VERSION_TABLE = "runbridge_schema_version"
 """Of PostgreSQL databases, where another application may have Alembic's usual table."""
 _USUAL_VERSION_TABLE = "alembic_version"
@@ -55,44 +57,49 @@ def _version_table(connection: sa.Connection, names: Container[str]) -> str:
 _FIRST_TABLES = ("runs", "transitions", "endpoint_secrets", "idempotency_keys", "sojourns", "watermarks")
 
 
-def upgrade(connection: sa.Connection) -> list[str]:
-    """Upgrade the schema to HEAD in one transaction. The answer is the revisions that were applied."""
+def upgrade(connection: sa.Connection) -> None:
+    """Upgrade the schema to HEAD in one transaction."""
     with connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         before = revision_of(connection)
         if before == HEAD:
-            return []
+            return
         names = _table_names(connection)
+        if not names and connection.dialect.name == "sqlite":
+            _create(connection)
+            return
         if before is None and connection.dialect.name == "postgresql" and (foreign := names & metadata.tables.keys()):
             raise DatabaseRefused(
                 f"this PostgreSQL database has tables that are not ours ({', '.join(sorted(foreign))}); use an empty "
                 "database, or a schema of its own for the role (ALTER ROLE … SET search_path)"
             )
-        steps = pending(before)
+        pending(before)  # refuses a newer one
         from alembic import command
 
         config = alembic_config()
         config.attributes["connection"] = connection
         config.attributes["version_table"] = _version_table(connection, names)
         command.upgrade(config, "head")
-        return steps
+
+
+def _create(connection: sa.Connection) -> None:
+    metadata.create_all(connection, checkfirst=False)
+    column = sa.Column("version_num", sa.String(32), nullable=False)
+    key = sa.PrimaryKeyConstraint("version_num", name=f"{_USUAL_VERSION_TABLE}_pkc")
+    version = sa.Table(_USUAL_VERSION_TABLE, sa.MetaData(), column, key)
+    version.create(connection, checkfirst=False)
+    connection.execute(sa.insert(version).values(version_num=HEAD))
 
 
 def pending(before: str | None) -> list[str]:
     """Revisions still to be applied, oldest first. DatabaseRefused if the database is newer than the code."""
-    if before == HEAD:
-        return []
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory.from_config(alembic_config())
-    known = [script.revision for script in scripts.walk_revisions()][::-1]
-    if before is not None and before not in known:
+    if before is not None and before not in _STEPS:
         raise DatabaseRefused(
             f"the database has schema {before}, this version of runbridge knows up to {HEAD}; "
             "install the newer runbridge again, or restore a backup made before its upgrade"
         )
-    return known[known.index(before) + 1 :] if before else known
+    return _STEPS[_STEPS.index(before) + 1 :] if before else _STEPS
 
 
 def alembic_config() -> Config:

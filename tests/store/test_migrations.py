@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import make_url
 
 from bridge.domain.clock import SystemClock
@@ -59,8 +62,48 @@ async def test_partial_indexes_keep_their_conditions(database_url: str) -> None:
 async def test_tables_of_small_rows_need_no_index_of_their_key(tmp_path: Path) -> None:
     wanted = {name for name, table in metadata.tables.items() if not table.dialect_options["sqlite"]["with_rowid"]}
     async with open_database(f"sqlite:///{tmp_path}/runbridge.db") as database:
-        query = sa.text("SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%WITHOUT ROWID'")
+        query = sa.text("SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%WITHOUT ROWID%'")
         assert await database.read(lambda tx: set(tx.connection.scalars(query))) == wanted
+
+
+def shape(connection: sa.Connection) -> dict[str, object]:
+    """Each table's columns with type, default and key, and its indexes with their columns and text."""
+
+    def pragma(name: str, of: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in connection.exec_driver_sql(f"PRAGMA {name}({of})")]
+
+    found: dict[str, object] = {}
+    query = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+    for table, text in connection.exec_driver_sql(query).all():
+        keywords = [word for word in ("AUTOINCREMENT", "WITHOUT ROWID") if word in text]
+        indexes = [
+            (re.sub(r"_\d+$", "", name), rest, pragma("index_xinfo", name), condition(connection, name))
+            for _, name, *rest in pragma("index_list", table)
+        ]
+        found[table] = pragma("table_xinfo", table), keywords, sorted(indexes, key=str)
+    return found
+
+
+def condition(connection: sa.Connection, index: str) -> str:
+    query = sa.text("SELECT coalesce(sql, '') FROM sqlite_master WHERE name = :name")
+    return str(connection.scalar(query, {"name": index})).partition(" WHERE ")[2]
+
+
+def test_a_new_file_has_the_schema_that_the_steps_lead_to(tmp_path: Path) -> None:
+    shapes = []
+    for name, begin in (("new", migrate.upgrade), ("stepped", lambda connection: step_to(connection, "head"))):
+        engine = writer_engine(tmp_path / f"{name}.db")
+        with engine.connect() as connection:
+            begin(connection)
+            shapes.append(shape(connection))
+            assert migrate.revision_of(connection) == migrate.HEAD
+        engine.dispose()
+    assert shapes[0] == shapes[1]
+
+
+def test_the_steps_follow_each_other() -> None:
+    found = ScriptDirectory.from_config(migrate.alembic_config()).walk_revisions()
+    assert [step.revision for step in found][::-1] == migrate.pending(None)
 
 
 OLD_ROWS = """
@@ -82,11 +125,15 @@ VALUES ('att_1', 'dlv_1', 1, 3, 'server_error', 500, 7, NULL, false, false)
 """What the first schema held: a run in flight, a delivery that a node leased, one that arrived, an attempt."""
 
 
-def begin_as_first_version(connection: sa.Connection) -> None:
+def step_to(connection: sa.Connection, revision: str) -> None:
     config = migrate.alembic_config()
     config.attributes |= {"connection": connection, "version_table": "alembic_version"}
+    alembic.command.upgrade(config, revision)
+
+
+def begin_as_first_version(connection: sa.Connection) -> None:
     with connection.begin():
-        alembic.command.upgrade(config, "0001")
+        step_to(connection, "0001")
         for statement in OLD_ROWS.split(";"):
             connection.exec_driver_sql(statement)
 
