@@ -200,7 +200,7 @@ def own_command() -> str:
     found = shutil.which("runbridge")
     if found and Path(found).resolve() == own.resolve():
         return "runbridge"
-    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd() / ".venv") else str(own)
 
 
 def _write_config(folder: Path, providers: dict[str, str], receiver: str, secret: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.support.manual import block
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,3 +97,26 @@ def test_a_tag_that_names_another_version_stops_the_build(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "v99.0.0" in done.stderr
     assert not (copy / "dist").exists()
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_as_the_page_says_and_speaks_of_its_own_command(
+    built: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "dist").mkdir()
+    shutil.copy(built[".whl"], tmp_path / "dist")
+    env = os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "UV_TOOL_DIR": str(tmp_path / "tools"),
+        "UV_TOOL_BIN_DIR": str(tmp_path / "bin"),
+        "UV_PYTHON": sys.executable,
+    }
+    own = "from bridge.sandbox.demo import own_command; print(own_command())"
+    shown = f"{block('install-uv')}runbridge --version\ntools/runbridge/bin/python -c '{own}'\n"
+    done = subprocess.run(
+        ["sh", "-euc", shown], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    version, command = done.stdout.splitlines()[-2:]
+    assert version.startswith("runbridge ")
+    assert command == "runbridge"
