@@ -50,6 +50,7 @@ from bridge.providers.partial_json import RunFields
 OUTPUT_PAGES_MAX: Final = 1000
 _WRONG_KEY: Final = "runbridge-wrong-key"
 _MODIFIED: Final = "Last-Modified: "  # marks one that is kept in the place of an ETag
+_MESSAGE_CHARS_MAX: Final = 400
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _NO_FIELDS: Final = RunFields(frozenset())
 
@@ -206,7 +207,11 @@ class DefinedProvider(ProviderDefaults):
         if status == 304 and last:
             answered_at = provider_instant(failure.headers.get("date"))
             return Observed(last.observation, pause_s, answered_at, last.etag, is_unchanged=True, body=last.body)
-        return replace(checked_404(failure, self._form), retry_after_s=pause_s)
+        judged = replace(checked_404(failure, self._form), retry_after_s=pause_s)
+        if judged.kind is FailureKind.GATEWAY and status in (404, 410):
+            hint = f'; if it is its own, say so: [[answer]] http = {status}, means = "not-found"'
+            judged = replace(judged, message=judged.message[: _MESSAGE_CHARS_MAX - len(hint)] + hint)
+        return judged
 
     # --- Many runs
 
