@@ -33,7 +33,8 @@ def check(settings: Settings) -> int:
     problems: list[Problem] = []
     warnings: list[Problem] = []
     try:
-        warnings += load(settings).warnings
+        loaded = load(settings)
+        warnings += [*loaded.warnings, *_unreachable(settings, loaded)]
     except ConfigInvalid as invalid:
         problems = invalid.problems
     if settings.as_json:
@@ -51,6 +52,36 @@ def check(settings: Settings) -> int:
                 "no mistakes",
             )
     return 1 if problems else 0
+
+
+def _unreachable(settings: Settings, config: Config) -> list[Problem]:
+    """Endpoints that will get nothing as things are: the daemon itself, and ports of this machine without a listener."""
+    import socket
+    from dataclasses import replace
+
+    from bridge.cli.guard import own_addresses
+    from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
+    from bridge.domain.errors import InvalidInput
+    from bridge.domain.webhook_url import check_target, is_localhost, literal_address
+
+    allow = tuple(AllowRule.parse(line) for line in config.delivery.allow)
+    policy = AddressPolicy(Trust.CONFIG, allow, config.delivery.allow_http)
+    found = []
+    for name, endpoint in config.endpoints.items():
+        target, at = check_target(endpoint.url, policy), f"endpoints.{name}.url"
+        try:
+            check_target(endpoint.url, replace(policy, own=own_addresses(settings)))
+        except InvalidInput as invalid:
+            found += [Problem(at, problem.message) for problem in invalid.problems]
+            continue
+        address = literal_address(target.host)
+        if is_localhost(target.host) or (address is not None and address.is_loopback):
+            try:
+                socket.create_connection((target.host, target.port), timeout=1).close()
+            except OSError:
+                said = f"nothing listens at {target.host}:{target.port} now; start the receiver, or correct the port"
+                found.append(Problem(at, said))
+    return found
 
 
 def _shown(problems: list[Problem]) -> list[dict[str, str]]:

@@ -63,11 +63,14 @@ async def _open_once(url: URL) -> None:
 
 
 @db.command
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @_database_option
 @pass_settings
-def check(settings: Settings, database_url: str | None) -> int:
-    """Read the whole database and check that it is sound; exit 1 if not. The daemon may run."""
-    url = _url(settings, database_url)
+def check(settings: Settings, file: Path | None, database_url: str | None) -> int:
+    """Read the whole database, or the copy FILE, and check that it is sound; exit 1 if not. The daemon may run."""
+    if file is not None and database_url is not None:
+        raise click.UsageError("give either FILE or --database")
+    url = _url(settings, database_url if file is None else f"sqlite:///{file.absolute()}")
     found = asyncio.run(inspect_database(url))
     if settings.as_json:
         print_value({"database": _shown(url), "ok": not found.problems, **_described(found)})

@@ -345,7 +345,7 @@ def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
 @click.argument("endpoint_id", type=ENDPOINT)
 @click.option("--since", type=InstantText(), help="Start: 2h (ago) or an instant; with --status missed optional.")
 @click.option("--until", type=InstantText(), help="End: 2h (ago) or an instant; default: now.")
-@click.option("--types", metavar="A,B", type=EventTypes(), help="Only these event types.")
+@click.option("--events", "--types", "types", metavar="A,B", type=EventTypes(), help="Only these event types.")
 @click.option(
     "--status", type=click.Choice(_SELECTIONS), help="Only events with this outcome here; missed: never delivered."
 )

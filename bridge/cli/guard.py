@@ -13,7 +13,7 @@ from bridge.cli.options import Settings, config_option, json_option, pass_settin
 from bridge.cli.output import mark, print_value, say
 from bridge.config.load import ConfigInvalid
 from bridge.config.locate import find_config
-from bridge.config.reach import read_delivery, read_reach
+from bridge.config.reach import read_delivery, read_endpoint_urls, read_reach
 from bridge.delivery.address_guard import Explanation, explain
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust, Verdict
 
@@ -28,22 +28,24 @@ def guard() -> None:
 @click.option(
     "--trust",
     type=click.Choice([trust.value for trust in Trust]),
-    default=Trust.API.value,
-    show_default=True,
-    help="Judge it as an endpoint created over the API, or as one of the configuration file.",
+    help="Judge it as an endpoint created over the API, or as one of the configuration file; default: as the file's "
+    "endpoint if it names one, by its URL or its name.",
 )
 @config_option
 @json_option
 @pass_settings
-def explain_url(settings: Settings, url: str, trust: str) -> int:
+def explain_url(settings: Settings, url: str, trust: str | None) -> int:
     """Show which rule decides about URL, and which line of configuration would allow it; exit 1 if it is refused."""
     path = find_config(settings.config_path, os.environ)
     delivery = read_delivery(path, env=os.environ)
+    configured = read_endpoint_urls(path, env=os.environ)
+    url = configured.get(url, url)
+    assumed = Trust.CONFIG if url in configured.values() else Trust.API
     policy = AddressPolicy(
-        Trust(trust),
+        Trust(trust) if trust else assumed,
         allow=tuple(AllowRule.parse(text) for text in delivery.allow),
         allow_http=delivery.allow_http,
-        own=_own_addresses(settings),
+        own=own_addresses(settings),
     )
     found = asyncio.run(explain(url, policy))
     if settings.as_json:
@@ -53,7 +55,7 @@ def explain_url(settings: Settings, url: str, trust: str) -> int:
     return 0 if found.allowed else 1
 
 
-def _own_addresses(settings: Settings) -> tuple[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int], ...]:
+def own_addresses(settings: Settings) -> tuple[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int], ...]:
     """The addresses that the daemon listens on, which it never posts to; none for a Unix socket."""
     try:
         listen, _ = read_reach(find_config(settings.config_path, os.environ), env=os.environ)

@@ -432,6 +432,8 @@ def _odd_secrets(at: TablePath, table: Mapping[str, Given]) -> list[Problem]:
         given = table.get(key)
         text = given.value.reveal() if given and isinstance(given.value, Secret) else ""
         said = next((said for is_odd, said in _ODD_SECRETS if is_odd(text)), None)
+        if "provider" in table and table["provider"].value == "dify" and text.startswith(("dataset-", "sk-")):
+            said = "is no key of a Dify app, which begins with `app-`; a run is read with the key of its own app"
         if given and said:
             found.append(Problem(place(at, key), f"{said} (from {given.origin})"))
     return found

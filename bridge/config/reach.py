@@ -50,6 +50,12 @@ def read_database_url(path: Path | None, *, env: Mapping[str, str]) -> str:
     return default_database_url(env)
 
 
+def read_endpoint_urls(path: Path | None, *, env: Mapping[str, str]) -> dict[str, str]:
+    """The URLs of the endpoints in the file by name; none if the configuration has mistakes."""
+    loaded = _load(path, env)
+    return {name: each.url for name, each in loaded.endpoints.items()} if isinstance(loaded, Config) else {}
+
+
 def read_delivery(path: Path | None, *, env: Mapping[str, str]) -> DeliverySettings:
     """[delivery]. Raises ConfigInvalid if it is wrong."""
     loaded = _load(path, env)

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Final
+
+_ENDINGS: Final = frozenset(
+    [
+        "done",
+        "complete",
+        "completed",
+        "end",
+        "ended",
+        "settled",
+        "success",
+        "succeeded",
+        "fail",
+        "failed",
+        "failure",
+        "error",
+        "cancelled",
+        "canceled",
+    ]
+)
+"""What others call the end of a run, whose event is run.finished whatever the outcome."""
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The member of `known` that is spelled most like `word`, if one is close enough."""
+    """The member of `known` that means `word` or is spelled most like it, if one is close enough."""
     by_lower = {candidate.lower(): candidate for candidate in known}
+    of, _, ending = word.lower().rpartition(".")
+    if "run.finished" in by_lower and of in ("run", "workflow", "job", "") and ending in _ENDINGS:
+        return by_lower["run.finished"]
     found = difflib.get_close_matches(word[:200].lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 

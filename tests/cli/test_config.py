@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.support.installation import free_port
+
 
 def test_check_names_every_mistake_and_gives_1(cli, config):
     config.write_text(config.read_text() + '[cadence]\nprice = "soon"\n[delivery2]\n')
@@ -40,3 +42,24 @@ def test_show_with_a_mistake_is_wrong_use_and_names_it(cli, tmp_path):
     result = cli("config", "show", "--config", tmp_path / "x.toml")
     assert result.code == 2
     assert "line 1" in result.err
+
+
+def test_endpoints_that_will_get_nothing_are_remarks(cli, config):
+    listen = config.read_text().partition('listen = "')[2].partition('"')[0]
+    secret, closed = "whsec_" + "A" * 32, free_port()
+    for name, address in (("own", listen), ("closed", f"127.0.0.1:{closed}")):
+        text = f'[endpoints.{name}]\nurl = "http://{address}/hooks"\nsecret = "{secret}"\n'
+        config.write_text(config.read_text() + text)
+    result = cli("config", "check", "--config", config)
+    assert result.code == 0
+    own, nobody = [line for line in result.out.splitlines() if line.startswith("!")]
+    assert "endpoints.own.url" in own
+    assert "this daemon itself" in own
+    assert f"endpoints.closed.url: nothing listens at 127.0.0.1:{closed} now" in nobody
+
+
+def test_a_key_of_another_kind_is_a_remark(cli, config):
+    config.write_text(config.read_text().replace("the-key", "dataset-canary"))
+    result = cli("config", "check", "--config", config)
+    assert (result.code, "connections.d.api_key: is no key of a Dify app" in result.out) == (0, True)
+    assert "canary" not in result.out

@@ -164,3 +164,13 @@ def test_upgrading_under_a_running_daemon_is_refused(cli, running):
     result = cli("db", "upgrade", "--config", running.config)
     assert result.code == 1
     assert "another runbridge" in result.err
+
+
+def test_a_copy_is_checked_by_its_name(cli, config, tmp_path):
+    assert cli("db", "upgrade", "--config", config).code == 0
+    copy = tmp_path / "copy.db"
+    assert cli("db", "backup", copy, "--config", config).code == 0
+    assert cli("db", "check", copy, "--config", config).code == 0
+    copy.write_bytes(b"broken")
+    assert cli("db", "check", copy, "--config", config).code == 1
+    assert cli("db", "check", copy, "--database", f"sqlite:///{copy}").code == 2
