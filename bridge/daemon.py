@@ -47,7 +47,7 @@ from bridge.runtime.descriptors import descriptor_limit
 from bridge.runtime.metrics import Metrics
 from bridge.runtime.supervisor import Supervisor
 from bridge.runtime.systemd import Notifier, Watchdog
-from bridge.store import checks, endpoints, nodes, runs
+from bridge.store import checks, endpoints, nodes, runs, sessions
 from bridge.store.database import Database
 from bridge.store.sqlite import database_file, key_file
 from bridge.store.transaction import Tx
@@ -416,7 +416,9 @@ class Daemon:
         self._schedule_backup()
         self._show_settings()
         tokens = (main_token(new.server.api_token), *new.tokens)
-        self._app[RULES].change(tokens, wiring.allowed_hosts(new), new.server.body_bytes_max, _dashboard_rules(new))
+        rules = self._app[RULES]
+        if gone := rules.change(tokens, wiring.allowed_hosts(new), new.server.body_bytes_max, _dashboard_rules(new)):
+            await self.database.write(lambda tx: sessions.remove_of(tx, gone))
         await self._use_policies()
         await self.pollers.configure(new.connections, self.sessions, self.node)
         self.notifier.ready()

@@ -80,6 +80,11 @@ class Tokens:
         """The token of this name."""
         return next((token for _, token in self._tokens if token.name == name), None)
 
+    def replaced_by(self, tokens: Tokens) -> list[str]:
+        """The names of these tokens that `tokens` does not have, or has with another secret."""
+        kept = {(key, token.name) for key, token in tokens._tokens}
+        return [token.name for key, token in self._tokens if (key, token.name) not in kept]
+
     def hashes(self, secret: str, name: str | None = None) -> list[str]:
         """The stored forms of a session's `secret`: keyed by each token, or by that of `name`.
 
@@ -98,16 +103,18 @@ class Rules:
     def __init__(
         self, tokens: Sequence[ApiToken], allowed_hosts: frozenset[str], body_bytes_max: int, dashboard: DashboardRules
     ) -> None:
+        self.tokens = Tokens(())
         self.change(tokens, allowed_hosts, body_bytes_max, dashboard)
 
     def change(
         self, tokens: Sequence[ApiToken], allowed_hosts: frozenset[str], body_bytes_max: int, dashboard: DashboardRules
-    ) -> None:
-        """Apply to every request from now on."""
-        self.tokens = Tokens(tokens)
+    ) -> list[str]:
+        """Apply to every request from now on. Returns the names of the tokens that are good no longer."""
+        before, self.tokens = self.tokens, Tokens(tokens)
         self.allowed_hosts = allowed_hosts
         self.body_bytes_max = body_bytes_max
         self.dashboard = dashboard
+        return before.replaced_by(self.tokens)
 
     def check_dashboard(self) -> None:
         """Raise a Refusal if the dashboard is switched off."""
@@ -181,12 +188,15 @@ class Authentication:
         raise _unknown(_WITHOUT_ONE, challenge=_REALM)
 
     def _by_token(self, request: web.Request, header: str) -> Caller:
-        scheme, _, given = header.partition(" ")
-        token = self._rules.tokens.find(given.strip()) if scheme.lower() == "bearer" else None
+        token = self._token_in(header)
         if token is None:
             self._wrong_tries.note(request, "request")
             raise _unknown(_WITHOUT_ONE)
         return Caller(token.name, token.scope)
+
+    def _token_in(self, header: str) -> ApiToken | None:
+        scheme, _, given = header.partition(" ")
+        return self._rules.tokens.find(given.strip()) if scheme.lower() == "bearer" else None
 
     async def _by_cookie(self, request: web.Request, given: Sequence[str]) -> Caller:
         row = await self._find_session(given)
@@ -207,9 +217,10 @@ class Authentication:
         return await self._database.read(lambda tx: sessions.find(tx, hashes))
 
     async def has_ended(self, request: web.Request) -> bool:
-        """Whether the session that a long answer began with has ended; never without a session."""
-        caller = request[CALLER]
-        return caller.session is not None and await self._find_session(cookies_of(request)) is None
+        """Whether the token or the session that a long answer began with is good no longer."""
+        if request[CALLER].session is not None:
+            return await self._find_session(cookies_of(request)) is None
+        return self._token_in(request.headers.get("Authorization", "")) is None
 
     def scope_in_session(self, token: ApiToken) -> Scope:
         """The scope of a session that this token opens."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -22,21 +23,23 @@ class ConnectionCap:
     is refused.
     """
 
-    def __init__(self, connections_max: int) -> None:
+    def __init__(self, connections_max: int, refuse: Callable[[int, BaseException | None], web.Response]) -> None:
+        """`refuse` answers what is no HTTP, by the status and the error of aiohttp."""
+        self._refuse = refuse
         self.busy: set[object] = set()
         """The protocols of connections with a request under way; the middleware keeps it."""
         self.connections_max = connections_max
         self._room = connections_max
         self._logged_at = -LOG_EVERY_S
 
-    def protocol_for(self, server: web.Server) -> asyncio.BaseProtocol:
+    def protocol_for(self, server: web.Server, options: Mapping[str, Any]) -> asyncio.BaseProtocol:
         """The protocol of a new connection of `server`."""
         if self._room <= 0:
             self._room = self._make_room(server)
         if self._room <= 0:
             return _Refusal()
         self._room -= 1
-        return server()
+        return _Protocol(server, self._refuse, options)
 
     def _make_room(self, server: web.Server) -> int:
         """Close idle connections if too many are open; returns how many new ones fit."""
@@ -65,6 +68,30 @@ class ConnectionCap:
             )
 
 
+class _Protocol(web.RequestHandler):
+    """A connection of the API; what aiohttp answers with a plain text is answered by `refuse`."""
+
+    __slots__ = ("_refuse",)
+
+    def __init__(
+        self,
+        server: web.Server,
+        refuse: Callable[[int, BaseException | None], web.Response],
+        options: Mapping[str, Any],
+    ) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self._refuse = refuse
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The response to a request that is no HTTP, or in which the server itself failed; it ends the connection."""
+        super().handle_error(request, status, exc, message)  # logs it, and raises if a response has begun
+        response = self._refuse(status, exc)
+        response.force_close()
+        return response
+
+
 class _Refusal(asyncio.Protocol):
     """Closes its connection at once."""
 
@@ -74,14 +101,16 @@ class _Refusal(asyncio.Protocol):
 
 
 class CappedRunner(web.AppRunner):
-    """An AppRunner whose sites take connections under a cap."""
+    """An AppRunner whose sites take connections under a cap. `protocol`: the options of each connection."""
 
-    def __init__(self, app: web.Application, cap: ConnectionCap, **options: Any) -> None:
-        super().__init__(app, **options)
-        self._cap = cap
+    def __init__(
+        self, app: web.Application, cap: ConnectionCap, *, protocol: Mapping[str, Any], **options: Any
+    ) -> None:
+        super().__init__(app, **protocol, **options)
+        self._cap, self._protocol = cap, protocol
 
     @property
     def server(self) -> Any:
         """The factory that a site has asyncio call for each connection; aiohttp types it as its own Server."""
         server = super().server
-        return server and functools.partial(self._cap.protocol_for, server)
+        return server and functools.partial(self._cap.protocol_for, server, self._protocol)

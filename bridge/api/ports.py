@@ -9,8 +9,8 @@ from typing import Protocol
 
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
+from bridge.domain.failure import LastError
 from bridge.domain.finding import Finding
-from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 from bridge.store.runs import LeaseOffer
 

@@ -82,6 +82,8 @@ async def _await_body(request: web.Request, bytes_max: int) -> bytes:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             while len(data) <= bytes_max and (chunk := await request.content.readany()):
                 data += chunk
+    except (web.RequestPayloadError, ConnectionError):
+        raise Refusal(400, "the body breaks off, or is not encoded as its headers say", Connection="close") from None
     except TimeoutError:
         raise Refusal(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s", Connection="close") from None
     return bytes(data)

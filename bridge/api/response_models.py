@@ -19,7 +19,7 @@ from bridge.api.ports import LivePoll
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.event import EventType, run_body
-from bridge.domain.observation import FailureKind, LastError
+from bridge.domain.failure import FailureKind, LastError
 from bridge.domain.run import Json, Run, RunStatus
 from bridge.domain.timestamps import format_duration, format_instant
 from bridge.store.connections import HealthRow
@@ -165,7 +165,7 @@ class RunAnswer(RunData):
         shown["last_polled_at"] = _instant_text(polls.last_polled_at)
         shown["next_poll_at"] = _instant_text(polls.next_poll_at)
         shown["next_poll_reason"] = held.reason if held else None
-        shown["last_error"] = held.last_error if held else None
+        shown["last_error"] = None if run.settled else polls.last_error
         shown["deadline_at"] = _instant_text(run.deadline_at)
         shown["overdue"] = run.is_overdue
         shown.update(more)

@@ -22,7 +22,14 @@ from bridge.api.context import RequestContext
 from bridge.api.openapi import build_document
 from bridge.api.ports import Bridge
 from bridge.api.routes import ROUTES
-from bridge.api.serving import RequestMetrics, add_headers, build_handler, build_middleware
+from bridge.api.serving import (
+    LINE_BYTES_MAX,
+    RequestMetrics,
+    add_headers,
+    build_handler,
+    build_middleware,
+    refuse_malformed,
+)
 from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.clock import Clock
 from bridge.domain.errors import BridgeError
@@ -30,7 +37,6 @@ from bridge.domain.event import encode
 from bridge.domain.secret import Secret
 from bridge.store.database import Database
 
-LINE_BYTES_MAX = 256 * 1024  # a request line: ten metadata filters of 1,024 characters, percent-encoded
 KEEPALIVE_S = 30  # aiohttp's default is an hour, and it also bounds the wait for a request's headers
 SHUTDOWN_S = 5.0  # long responses end by themselves when the server closes; this is for the others
 SOCKET_MODE = 0o660
@@ -82,7 +88,7 @@ def build_app(
     )
     open_routes = frozenset((route.method, route.path) for route in ROUTES if route.is_open)
     scopes = {(route.method, route.path): route.scope for route in ROUTES if route.method != "GET"}
-    cap = ConnectionCap(connections_max)
+    cap = ConnectionCap(connections_max, refuse_malformed)
     metrics = RequestMetrics(registry)
     app = web.Application(middlewares=[build_middleware(rules, authentication, open_routes, scopes, cap.busy, metrics)])
     app[RULES], app[CAP] = rules, cap
@@ -131,13 +137,15 @@ async def _start_on(app: web.Application, listen: str) -> tuple[web.AppRunner, s
     runner = CappedRunner(
         app,
         app[CAP],
-        access_log=None,
-        logger=_wire_log,
+        protocol={
+            "access_log": None,
+            "logger": _wire_log,
+            "keepalive_timeout": KEEPALIVE_S,
+            "auto_decompress": False,
+            "max_line_size": LINE_BYTES_MAX,
+        },
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
-        keepalive_timeout=KEEPALIVE_S,
-        auto_decompress=False,
-        max_line_size=LINE_BYTES_MAX,
     )
     if listen.startswith("unix:"):
         path = Path(listen.removeprefix("unix:"))

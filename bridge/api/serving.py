@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError, LineTooLong
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from bridge.api.authentication import CALLER, READING, Authentication, Caller, Rules
@@ -25,6 +26,8 @@ from bridge.domain.errors import BridgeError, Conflict, InvalidInput, Problem, S
 from bridge.domain.ids import new_id
 from bridge.store.idempotency import StoredResponse, replace_response
 
+LINE_BYTES_MAX = 256 * 1024  # a request line: ten metadata filters of 1,024 characters, percent-encoded
+HEADER_BYTES_MAX = 8190  # aiohttp's own
 BATCH_BYTES_MAX = 8 * 1024 * 1024  # a thousand registrations with their metadata
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -165,9 +168,29 @@ def _is_guarded(request: web.Request) -> bool:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Set the headers of every response; a signal handler, so that streams get them too."""
+    if isinstance(response, web.HTTPException):  # aiohttp refuses an unknown `Expect` before the middleware
+        problem = _routing_problem(response, request, None)
+        response.body = problem.body
+        response.headers.update({"Content-Type": CONTENT_TYPE, "Content-Length": str(problem.content_length)})
     response.headers.update(SECURITY_HEADERS)
     response.headers.setdefault("Cache-Control", "no-store")
-    response.headers["X-Request-Id"] = request[REQUEST_ID]
+    if (request_id := request.get(REQUEST_ID)) is not None:
+        response.headers["X-Request-Id"] = request_id
+
+
+def refuse_malformed(status: int, error: BaseException | None) -> web.Response:
+    """The problem document for a request that is no valid HTTP; what the client sent is not repeated."""
+    match error:
+        case LineTooLong():
+            detail = f"a header may have at most {HEADER_BYTES_MAX} bytes, the request line {LINE_BYTES_MAX}"
+        case InvalidURLError():
+            detail = "the address in the request line is none; check its host, port and percent-encoding"
+        case HttpProcessingError():
+            wrong = " ".join(error.message.partition("\n\n")[0].split()).rstrip(":.")
+            detail = f"this is no valid HTTP ({wrong}); send each header once and in the form that RFC 9112 gives it"
+        case _:
+            detail = "something went wrong inside the bridge; its log tells more"
+    return _problem(status, make_problem(status, detail), {**SECURITY_HEADERS, "Cache-Control": "no-store"})
 
 
 def build_handler(context: RequestContext, route: Route, rules: Rules) -> _Next:
@@ -248,13 +271,15 @@ def _problem(status: int, problem: ProblemAnswer, headers: dict[str, str]) -> we
     return web.Response(status=status, body=problem.to_bytes(), headers={**headers, "Content-Type": CONTENT_TYPE})
 
 
-def _routing_problem(error: web.HTTPException, request: web.Request, request_id: str) -> web.Response:
+def _routing_problem(error: web.HTTPException, request: web.Request, request_id: str | None) -> web.Response:
     detail, headers = "there is nothing at this address; GET /openapi.json tells what there is", {}
     if isinstance(error, web.HTTPMethodNotAllowed):
         exact = {route.method for route in ROUTES if route.path == request.path}  # `/v1/runs/batch` is no run's id
         allowed = {name for name in error.allowed_methods if not exact or name.replace("HEAD", "GET") in exact}
         headers = {"Allow": ", ".join(sorted(allowed))}
         detail = f"this address knows {headers['Allow']} only"
+    elif isinstance(error, web.HTTPExpectationFailed):
+        detail = "the only `Expect` that is known here is 100-continue"
     elif not isinstance(error, web.HTTPNotFound):
         detail = error.reason
     return _problem(error.status, make_problem(error.status, detail, request_id=request_id), headers)

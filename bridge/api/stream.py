@@ -49,16 +49,19 @@ async def _follow(
     await _write(response, b"retry: 2000\n\n")
     loop = asyncio.get_running_loop()
     beat_at = loop.time() + HEARTBEAT_S
+    checked_at = loop.time()
     while not context.closing.is_set():
         async with context.listening(context.bridge.feed_grown(RECHECK_S)) as hint:
+            if loop.time() - checked_at >= RECHECK_S:  # also while there is always something to send
+                checked_at = loop.time()
+                if await context.authentication.has_ended(request.http):
+                    break
             page, position = await _next_page(context, request.data, position)
             for event in page:
                 await _write(response, _message(event))
             if page:
                 beat_at = loop.time() + HEARTBEAT_S
             elif loop.time() >= beat_at:
-                if await context.authentication.has_ended(request.http):
-                    break
                 await _write(response, b": ping\n\n")
                 beat_at = loop.time() + HEARTBEAT_S
             if len(page) < PAGE:

@@ -83,5 +83,10 @@ def remove(tx: Tx, session_id: str) -> bool:
     return bool(tx.connection.execute(sa.delete(sessions).where(is_it)).rowcount)
 
 
+def remove_of(tx: Tx, token_names: Sequence[str]) -> None:
+    """End the sessions and links of these tokens, which were replaced: they stay ended if one is set back."""
+    tx.connection.execute(sa.delete(sessions).where(sessions.c.token_name.in_(token_names)))
+
+
 def _is_live(tx: Tx) -> sa.ColumnElement[bool]:
     return sa.and_(sessions.c.expires_at > tx.now, sessions.c.last_used_at > tx.now - IDLE)

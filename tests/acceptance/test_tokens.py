@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from bridge.sandbox import Sandbox, Scenario
@@ -60,3 +62,38 @@ async def test_each_scope_may_do_what_it_says_and_changes_are_logged_with_the_to
             assert await status("register", "GET", "/v1/runs") == 401
             assert await status("read", "GET", "/v1/runs") == 200
             assert not any(token in daemon.log_since() for token in SECRETS.values())
+
+
+async def test_what_a_token_opened_ends_when_it_is_replaced_and_does_not_come_back_with_it(tmp_path: Path) -> None:
+    """Streams of a removed token went on for ever; a session was shown, and was there again with the old token."""
+    daemon = DaemonProcess(tmp_path)
+    tokens = {name: {"token": SECRETS[name], "scope": name} for name in ("read", "admin")}
+    daemon.config["server"]["tokens"] = tokens
+    async with daemon, aiohttp.ClientSession() as client:
+
+        async def sign_in(name: str) -> dict[str, str]:
+            sent = {"json": {"token": SECRETS[name]}, "headers": {"Sec-Fetch-Site": "same-origin"}}
+            async with client.post(f"{daemon.url}/v1/session", **sent) as reply:
+                assert reply.status == 201
+                return {"Cookie": reply.headers["Set-Cookie"].partition(";")[0]}
+
+        async def status(headers: dict[str, str]) -> int:
+            async with client.get(f"{daemon.url}/v1/runs", headers=headers) as reply:
+                return reply.status
+
+        bearer, reader, admin = (
+            {"Authorization": f"Bearer {SECRETS['read']}"},
+            await sign_in("read"),
+            await sign_in("admin"),
+        )
+        streams = [await client.get(f"{daemon.url}/v1/events/stream", headers=each) for each in (bearer, reader)]
+        assert [stream.status for stream in streams] == [200, 200]
+        daemon.config["server"]["tokens"] = {"admin": tokens["admin"]}
+        await daemon.reload()
+        async with asyncio.timeout(30):
+            for stream in streams:
+                await stream.read()  # to its end
+        daemon.config["server"]["tokens"] = tokens
+        await daemon.reload()
+        assert [await status(each) for each in (bearer, reader, admin)] == [200, 401, 200]
+        assert [each["token"] for each in (await daemon.ask("GET", "/v1/sessions"))["data"]] == ["admin"]

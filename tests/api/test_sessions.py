@@ -221,8 +221,8 @@ async def test_scope_read_only_and_off_bind_the_session_and_a_changed_token_ends
         run, hosts = await api.register(), frozenset({"127.0.0.1"})
         path = f"/v1/runs/{run['id']}/poll"
 
-        def reload(*tokens: ApiToken, **dashboard: bool) -> None:
-            app[RULES].change(tokens, hosts, 10_000, DashboardRules(**dashboard))
+        def reload(*tokens: ApiToken, **dashboard: bool) -> list[str]:
+            return app[RULES].change(tokens, hosts, 10_000, DashboardRules(**dashboard))
 
         admin, reader = await browser(api), await browser(api, READER.token.reveal())
         assert (await admin.call("POST", path, {}, **SAME)).status == 202
@@ -242,10 +242,10 @@ async def test_scope_read_only_and_off_bind_the_session_and_a_changed_token_ends
         assert (off.status, "[dashboard]" in off.body["detail"]) == (404, True)
         assert (await api.call("GET", "/", token=None)).status == 404
 
-        reload(main_token(Secret("another-token")))
-        assert (await admin.call("GET", "/v1/session")).status == 401
-        reload(main_token(Secret(TOKEN)))
+        assert reload(main_token(Secret(TOKEN)), READER) == []
         assert (await admin.call("GET", "/v1/session")).status == 200
+        assert reload(main_token(Secret("another-token"))) == [main_token(Secret(TOKEN)).name, READER.name]
+        assert (await admin.call("GET", "/v1/session")).status == 401
 
 
 async def test_a_header_counts_before_a_cookie(sqlite_api: Api) -> None:
