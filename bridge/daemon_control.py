@@ -18,8 +18,8 @@ from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import NotFound, Problem, ProviderFailed, StartUnknown
+from bridge.domain.failure import LastError
 from bridge.domain.finding import Finding
-from bridge.domain.observation import LastError
 from bridge.domain.run import Json, Run
 from bridge.domain.webhook_url import check_target
 from bridge.maintenance import backups
@@ -122,7 +122,7 @@ class DaemonControl:
         tracked = poller.leases.find(run.id)
         if tracked is None:  # on PostgreSQL another node may have it
             at = self._when_open(poller, run.next_poll_at) if self._database.is_sqlite else (run.next_poll_at, None)
-            return LivePoll(run.polls, run.last_polled_at, *at, None)
+            return LivePoll(run.polls, run.last_polled_at, *at, run.last_error)
         at = self._next_poll(poller, tracked)
         return LivePoll(tracked.polls, tracked.last_polled_at, *at, tracked.last_error)
 

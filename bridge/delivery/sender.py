@@ -256,7 +256,10 @@ async def _read_body(response: aiohttp.ClientResponse, deadline: float) -> _Body
 
 @functools.lru_cache(maxsize=1024)
 def _address(url: str) -> URL:
-    return URL(parse_target(url).url, encoded=True)
+    """The URL with path and query as one path, or yarl would leave out the `?` of an empty query."""
+    scheme, _, rest = parse_target(url).url.partition("://")
+    authority, _, tail = rest.partition("/")
+    return URL.build(scheme=scheme, authority=authority, path=f"/{tail}", encoded=True)
 
 
 def _merge(ours: Mapping[str, str], custom: Mapping[str, str]) -> CIMultiDict[str]:

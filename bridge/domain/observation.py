@@ -6,9 +6,8 @@ Each result is classified once, near the wire; the rest of the code matches on t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
 
+from bridge.domain.failure import FailureKind
 from bridge.domain.frozen import frozen
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 
@@ -34,23 +33,6 @@ class Observation:
     output_is_elsewhere: bool = False
     output_truncated: bool = False
     generation: str | None = None
-
-
-class FailureKind(StrEnum):
-    """Why a poll failed. A failure is never a status of the run."""
-
-    TIMEOUT = "timeout"
-    CONNECT = "connect"
-    TLS = "tls"
-    DNS = "dns"
-    TRANSPORT = "transport"
-    SERVER_ERROR = "server_error"
-    THROTTLED = "throttled"
-    UNAUTHORIZED = "unauthorized"
-    REJECTED = "rejected"
-    BAD_PAYLOAD = "bad_payload"
-    NOT_FOUND = "not_found"
-    GATEWAY = "gateway"  # not the provider answered: a web page, a redirect to a login, a gateway's 404
 
 
 @frozen
@@ -92,16 +74,6 @@ class PollFailed:
 
 
 PollResult = Observed | PollFailed
-
-
-@frozen
-class LastError:
-    """The latest of `count` failed polls since the last one that could be read."""
-
-    at: datetime
-    kind: FailureKind
-    message: str
-    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from bridge.domain.failure import LastError
 from bridge.domain.frozen import frozen
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -97,6 +98,7 @@ class Run:
     provider's own times as canonical text, None where it gives none. `version` counts the writes that changed the run
     (compare-and-set), `sequence` its events. `is_paused`: `run.waiting` was recorded, and not yet that it runs again.
     `deadline_at` moves with waiting time unless `deadline_is_fixed`. `next_poll_at` is None once settled.
+    `last_error` is written when polls begin to fail or fail in another way; its `count` may be behind.
     """
 
     id: str
@@ -134,6 +136,7 @@ class Run:
     not_found_since: datetime | None = None
     provider_ref: str | None = None
     generation: str | None = None
+    last_error: LastError | None = None
 
     @property
     def settled(self) -> bool:

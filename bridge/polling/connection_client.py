@@ -1,9 +1,10 @@
 """The client of one connection: its HTTP requests, its limiter and its health.
 
-    ok ──(401; 403 twice in a row; five failures in a row over 15 s)──► failing ──(any answer about a run)──► ok
+    ok ──(401; 403 twice in a row; five failures in a row over 15 s)──► failing ──(answers about runs)──► ok
 
-Then the connection sends one probe at a time, ever more rarely. It is also failing, without probes, when no poll of any
-run has brought anything readable for more than a minute, whatever the kind of trouble.
+Then the connection sends one probe at a time, ever more rarely. It is also failing, without probes, when its polls have
+brought hardly anything readable for more than a minute, whatever the kind of trouble. It is ok again when half of the
+latest polls can be read: one readable answer among many unreadable ones does not end the trouble.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 import structlog
 
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import Connection, ConnectionHealth
+from bridge.domain.failure import FailureKind, LastError
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
-from bridge.domain.observation import FailureKind, LastError, LastResponse, Observed, PollFailed, PollResult, RunPage
+from bridge.domain.observation import LastResponse, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, Run, RunStatus
+from bridge.polling.trouble import LATEST_MAX, MissingRuns, Unreadable
 from bridge.providers import open_http, provider_of
 from bridge.providers.base import Triggered
 from bridge.providers.http import ProviderFailure, ProviderSessions
@@ -30,8 +34,7 @@ log = structlog.get_logger()
 FAILURES_MIN, FAILING_SPAN_S = 5, 15.0
 REFUSALS_MIN = 2  # of 403, which may be about one run only
 PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
-UNREADABLE_S = 75.0  # without a readable poll: people are to know within two minutes
-ABOUT_ONE_RUN = frozenset({FailureKind.REJECTED, FailureKind.BAD_PAYLOAD})  # perhaps
+ALL_RUNS: Final = 1_000_000
 OUTPUT_TIMEOUT_S = 5.0  # for the request; before it the output waits for its turn at the limit
 OUTPUT_WORTH = 8.0  # seconds of delay per second that an output waits: its event is late for certain, a poll's perhaps
 REMARKS_MAX = 50  # of a connection, the oldest go
@@ -44,32 +47,6 @@ class Remark:
 
     at: datetime
     count: int
-
-
-class MissingRuns:
-    """Tells a connection that finds none of its runs any more from runs that are gone at the provider.
-
-    It is the connection if two runs or more are missing, and one of them that was found before has been missing since
-    after any run was last found. Times are monotonic.
-    """
-
-    def __init__(self) -> None:
-        self._missing: dict[str, tuple[float, bool]] = {}  # since when, and whether the run was found before
-        self._found_at = -math.inf
-
-    def note_found(self, run_id: str, now: float) -> None:
-        """Note that a poll or a list has shown this run."""
-        self._found_at = now
-        self._missing.pop(run_id, None)
-
-    def note_missing(self, run_id: str, now: float, *, was_found: bool) -> bool:
-        """The provider answered 404 for this run; whether the connection is the cause."""
-        self._missing.setdefault(run_id, (now, was_found))
-        return len(self._missing) > 1 and any(known and at > self._found_at for at, known in self._missing.values())
-
-    def forget(self, run_id: str) -> None:
-        """Forget a run that is not polled here any more."""
-        self._missing.pop(run_id, None)
 
 
 class ConnectionClient:
@@ -94,8 +71,7 @@ class ConnectionClient:
         """Whether only one request at a time goes, to find out whether the connection answers again."""
         self.last_error: LastError | None = None
         self._clock = clock or SystemClock()
-        self._unreadable_since = 0.0
-        self._unreadable_runs: set[str | None] = set()
+        self.unreadable = Unreadable()
         self._http = open_http(sessions, connection, self.provider)
         self._failures = 0
         self._refusals = 0
@@ -105,7 +81,7 @@ class ConnectionClient:
         self.remarks: dict[str, Remark] = {}
         """What the provider's definition could not read or evaluate in its answers, by sentence."""
         self._one_output = asyncio.Lock()  # the one that waits longest competes for the next request
-        self._has_recovered = False
+        self._runs_to_poll = 0
         self.missing_runs = MissingRuns()
 
     async def poll(self, run: Run, last: LastResponse | None, *, sent_at: float, runs_held: int) -> PollResult:
@@ -238,7 +214,7 @@ class ConnectionClient:
             self._note_unreadable(result, run_id, sent_at)
         match result:
             case Observed() | RunPage() | PollFailed(kind=FailureKind.NOT_FOUND):
-                self._answered(now)
+                self._answered(now, run_id)
             case PollFailed(kind=FailureKind.UNAUTHORIZED):
                 self._refusals += 1
                 if result.status == 401 or self._refusals >= REFUSALS_MIN or runs_held <= 1:
@@ -268,16 +244,19 @@ class ConnectionClient:
             case _:
                 self.limiter.answer(now, sent_at=sent_at)
 
-    def _answered(self, now: float) -> None:
-        self._has_recovered |= self._failures >= FAILURES_MIN or self.health is ConnectionHealth.FAILING
+    def _answered(self, now: float, run_id: str | None) -> None:
+        had_failed = self._failures >= FAILURES_MIN or self.health is ConnectionHealth.FAILING
         self._failures = self._refusals = self._probes = 0
         self.last_error = None
-        self._unreadable_runs.clear()
-        if self.health is ConnectionHealth.OK:
-            return
+        self.unreadable.note_read(run_id)
         if self.is_probing:
             self.limiter.rate_limit.end_pause(now)
-        self.health, self.reason, self.is_probing = ConnectionHealth.OK, None, False
+        self.is_probing = False
+        is_over = self.unreadable.error is None
+        if had_failed:
+            self._runs_to_poll = ALL_RUNS if is_over else LATEST_MAX
+        if is_over or self.health is ConnectionHealth.UNKNOWN:
+            self.health, self.reason = ConnectionHealth.OK, None
 
     def _faltered(self, result: PollFailed, *, sent_at: float, now: float) -> None:
         self._failures += 1
@@ -296,31 +275,32 @@ class ConnectionClient:
         self._turn_failing(reason)
 
     def _note_unreadable(self, failed: PollFailed, run_id: str | None, sent_at: float) -> None:
-        if self.last_error is None:
-            self._unreadable_since = sent_at
-        self._unreadable_runs.add(run_id)
+        self.unreadable.note_failed(failed, run_id, sent_at)
         count = self.last_error.count + 1 if self.last_error else 1
         self.last_error = LastError(self._clock.now(), failed.kind, failed.message, count)
 
     def judge_unreadable(self, now: float, *, runs_held: int) -> None:
-        """Turn failing if no poll of any run has been readable for `UNREADABLE_S`.
+        """Turn failing if the polls have brought hardly anything readable for `UNREADABLE_S`.
 
         Failures that may concern one run alone must have struck two, where two are held.
         """
-        error = self.last_error
-        if error is None or now - self._unreadable_since < UNREADABLE_S:
-            return
-        if error.kind not in ABOUT_ONE_RUN or len(self._unreadable_runs) >= min(runs_held, 2):
+        error = self.unreadable.error
+        if error is not None and self.unreadable.is_trouble(now, runs_held):
             self._turn_failing(error.message)
+
+    def forget_run(self, run_id: str) -> None:
+        """The run is not polled here any more."""
+        self.missing_runs.forget(run_id)
+        self.unreadable.forget(run_id)
 
     def _turn_failing(self, reason: str) -> None:
         if self.health is not ConnectionHealth.FAILING:
             self.health, self.reason = ConnectionHealth.FAILING, reason
 
-    def take_recovery(self) -> bool:
-        """Whether the connection has begun to answer again after a row of failures, since this was last asked."""
-        has_recovered, self._has_recovered = self._has_recovered, False
-        return has_recovered
+    def take_recovery(self) -> int:
+        """How many runs to poll at once because the connection begins to answer again, since this was last asked."""
+        count, self._runs_to_poll = self._runs_to_poll, 0
+        return count
 
     def opens_in_s(self, now: float) -> float:
         """Seconds until a poll may go, 0 at once; only one probe at a time."""

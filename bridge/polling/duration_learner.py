@@ -27,6 +27,9 @@ WAITING_PRIOR: Final = tuple(log_logistic(1800.0, 1.2))  # a person: anything fr
 LEARN_EVERY_S: Final = 0.5  # per workflow and status, once it is known well
 WELL_KNOWN_RUNS: Final = 30
 RATE: Final = "rate"  # the kind of row that holds the rate limit
+PAUSE: Final = "pause"  # the kind of row that holds until when the provider asked for no request
+PAUSE_MAX_S: Final = 3600.0  # recalled, whatever the wall clock says
+PAUSE_STEP_S: Final = 1.0  # a pause is saved when it has changed by this
 RATE_STEP: Final = 0.1  # a rate is saved when it has changed by this share
 SAVE_EVERY_S: Final = 10.0
 OVERLAP: Final = timedelta(minutes=1)  # read twice rather than missed where the nodes' clocks differ
@@ -172,8 +175,16 @@ class DurationLearner:
             self._texts[("workflow", workflow, status.value)] = self._durations.pop((workflow, status)).dump()
 
 
+def _left_s(until: str, now: datetime) -> float:
+    """Seconds until this instant; 0 if the text is none."""
+    try:
+        return min((datetime.fromisoformat(until) - now).total_seconds(), PAUSE_MAX_S)
+    except (ValueError, TypeError):
+        return 0.0
+
+
 class LearnedState:
-    """The learned state of one connection, durations and rate limit, with its saving.
+    """The learned state of one connection, durations and rate limit, with its saving; and the pause that it keeps.
 
     Two nodes that watch runs of one workflow both save its state. So before saving, a node reads what the other saved
     and learns its own unsaved ends once more on top of it. Anything lost with a write is soon learned again.
@@ -183,6 +194,7 @@ class LearnedState:
         self.learner = learner
         self._rate_limit = rate_limit
         self._saved_rate = rate_limit.rate
+        self._saved_pause = rate_limit.asked_until
         self._database = database
         self._connection = connection
         self._read_at = database.clock.now()
@@ -196,14 +208,31 @@ class LearnedState:
         rows = await database.read(lambda tx: learned_state.list_learned(tx, connection))
         if recalls_rate:
             rate_limit.recall(next((row.state for row in rows if row.kind == RATE), None))
+        for row in rows:
+            if row.kind == PAUSE and (left_s := _left_s(row.state, database.clock.now())) > 0:
+                rate_limit.keep_asked(database.clock.monotonic(), left_s)
         return cls(DurationLearner(rows), rate_limit, database, connection)
 
     def rest_s(self, now: float) -> float:
         """Seconds until what was learned is saved; infinity while nothing is to be saved."""
+        if self._has_new_pause(now):
+            return 0.0
         return self._save_due - now if self.learner.has_unsaved else math.inf
 
+    def _has_new_pause(self, now: float) -> bool:
+        """Whether the pause has changed, and the one that was saved or the present one has not ended yet."""
+        asked_until = self._rate_limit.asked_until
+        is_open = max(asked_until, self._saved_pause) > now + PAUSE_STEP_S
+        return is_open and abs(asked_until - self._saved_pause) > PAUSE_STEP_S
+
     async def save_if_due(self, now: float) -> None:
-        """Save what was learned, every ten seconds at most."""
+        """Save what was learned, every ten seconds at most, and at once a pause that the provider asks for."""
+        if self._has_new_pause(now):
+            asked_until, clock = self._rate_limit.asked_until, self._database.clock
+            until = clock.now() + timedelta(seconds=min(asked_until - clock.monotonic(), PAUSE_MAX_S))
+            pause = [LearnedRow(PAUSE, "", "", until.isoformat())]
+            await self._database.write(lambda tx: learned_state.save_learned(tx, self._connection, pause))
+            self._saved_pause = asked_until
         is_useful = self.learner.has_unsaved or self._has_new_rate or not self._database.is_sqlite
         if is_useful and now >= self._save_due:
             self._save_due = now + SAVE_EVERY_S

@@ -22,9 +22,10 @@ import structlog
 from bridge.domain.cadence.list_rule import GrowingLateness, wait_before_list, worth_of_pages
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
+from bridge.domain.failure import FailureKind
 from bridge.domain.frozen import frozen
 from bridge.domain.limits.fair_limiter import Candidate
-from bridge.domain.observation import FailureKind, ListedRun, Observed, PollFailed, RunPage
+from bridge.domain.observation import ListedRun, Observed, PollFailed, RunPage
 from bridge.domain.transition import shown_by_list
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.discovery import ASK_AT_LEAST_S, Discovery
@@ -346,10 +347,11 @@ class ListPoller:
         return self._discovery.reaches_back_to(since) if self._discovery is not None else since
 
     def _judge(self, answer: RunPage | PollFailed, sent_at: float) -> None:
-        """Lists count for the pace; failed ones count for the health only where nothing else is polled."""
+        """Lists count for the pace, and for the health where they show a run held or nothing else is polled."""
         now, held = self._clock.monotonic(), len(self._schedule)
         self._metrics.lists.labels(self._name, "shown" if isinstance(answer, RunPage) else answer.kind.value).inc()
-        if isinstance(answer, PollFailed) and held:
+        listed = answer.runs if isinstance(answer, RunPage) else ()
+        if held and not any(each.observation and self._schedule.find(each.provider_run_id) for each in listed):
             self._client.pace(answer, sent_at=sent_at, now=now)
         else:
             self._client.judge(answer, sent_at=sent_at, now=now, runs_held=held)

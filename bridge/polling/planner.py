@@ -29,7 +29,8 @@ from bridge.domain.cadence.rule import (
     urgency,
 )
 from bridge.domain.connection import CadenceSettings
-from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import Observation, Observed, PollFailed
 from bridge.domain.run import Json, Run, RunStatus
 from bridge.domain.timestamps import seconds_between
 from bridge.polling.duration_learner import DurationLearner
@@ -124,6 +125,10 @@ class Planner:
             if has_failed and tracked.due > due:
                 plans.append((tracked, NextPoll(due - now, "the provider answers again")))
         return plans
+
+    def may_poll(self, tracked: TrackedRun, now: float) -> bool:
+        """Whether neither min_interval nor a pause that the provider asked for is against a poll now."""
+        return now >= max(tracked.sent_at + self._settings_of(tracked).min_interval_s, tracked.not_before)
 
     def plan_retry(self, tracked: TrackedRun, failed: PollFailed) -> NextPoll:
         """The next poll after one that failed; a 429 is about the connection, so the run itself backs off no further."""

@@ -187,7 +187,7 @@ class PollResults:
 
     async def _failed(self, tracked: TrackedRun, failed: PollFailed, now: float) -> NextStep:
         wall = self._clock.now()
-        tracked.note_failure(failed, wall)
+        tracked.note_failure(failed, wall, now)
         lost: RunError | None = None
         if transition.is_lost(tracked.with_counters(), wall):
             lost = RunError(f"the provider no longer knows this run ({failed.message})", "not_found")

@@ -93,13 +93,22 @@ class Poller:
 
     def _replan(self, now: float) -> None:
         """Plan again what was planned before the provider answered again, or before runs like it ended."""
-        if self.client.take_recovery():
-            for tracked, plan in self.planner.replan_after_outage(self.schedule.all(), now):
+        if runs_max := self.client.take_recovery():
+            for tracked, plan in self.planner.replan_after_outage(self.schedule.all(), now)[:runs_max]:
                 self._plan(tracked, plan.delay_s, plan.reason)
+        if self.client.unreadable.wants_witness(now, len(self.schedule)):
+            self._poll_witness(now)
         if self.planner.replan_rest_s(now) <= 0:
             self.lists.replan()
             for tracked, plan in self.planner.replan_learned(self.schedule.some(READY_MAX), now):
                 self._plan(tracked, plan.delay_s, plan.reason)
+
+    def _poll_witness(self, now: float) -> None:
+        """Poll another run where one alone has been in trouble for long, to learn whether it is the connection."""
+        struck = self.client.unreadable.runs
+        others = (each for each in self.schedule.some(READY_MAX) if each.run.id not in struck)
+        if (witness := next((each for each in others if self.planner.may_poll(each, now)), None)) is not None:
+            self.schedule.poll_now(witness, "another run of the connection cannot be read")
 
     def _start_requests(self, now: float) -> None:
         wall = self._clock.now()
@@ -133,13 +142,16 @@ class Poller:
         self.schedule.queue_at_limiter(self.bell.ring, waits=waits and not (self.results.is_behind or is_probing))
 
     def _rest_s(self, now: float) -> float:
-        polls_s = max(self.schedule.next_due(), self.schedule.turn_due) - now
+        polls_s, list_s = max(self.schedule.next_due(), self.schedule.turn_due) - now, self.lists.rest_s(now)
+        if list_s <= 0 and not self.lists.goes_first(now):
+            list_s = math.inf  # it waits for the polls that go before it
         rest_s = min(
             self.leases.rest_s(now),
             self.results.health_rest_s(now),
+            self.client.unreadable.rest_s(now, len(self.schedule)),
             self._learned.rest_s(now),
             self.planner.replan_rest_s(now),
-            max(min(polls_s, self.lists.rest_s(now)), self._opens_in_s(now)),
+            max(min(polls_s, list_s), self._opens_in_s(now)),
         )
         return max(REST_MIN_S, rest_s)
 

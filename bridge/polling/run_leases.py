@@ -1,7 +1,8 @@
 """The runs of one connection that this node holds: acquire, keep or release, and compare with the database.
 
-A run is held in the schedule for as long as its lease is ours. A release is gathered for a moment. So is a pause that the provider asked for while a run goes on: the run stays held,
-but a node that takes it over after a kill must find the pause in the database.
+A run is held in the schedule for as long as its lease is ours. A release is gathered for a moment. So are a pause that
+the provider asked for and the reason why a run cannot be read: the run stays held, but a node that takes it over after a
+kill must find both in the database.
 
 With several nodes each acquires a fair part of what is due at a time, and what a node holds in memory can become wrong:
 another node deleted or settled a run, or a commit succeeded whose answer was lost with the connection.
@@ -20,6 +21,7 @@ from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.schedule import PollSchedule, TrackedRun
 from bridge.store import run_leases
 from bridge.store.database import Database
+from bridge.store.run_leases import PollRecord
 from bridge.store.runs import LeaseOffer
 from bridge.store.transaction import Tx
 
@@ -68,7 +70,7 @@ class RunLeases:
         self._astray: set[str] = set()
         """Leased to this node but not held, when last compared."""
         self._releasing: dict[str, TrackedRun] = {}
-        self._paused: dict[str, TrackedRun] = {}
+        self._kept: dict[str, TrackedRun] = {}
         self._writing: list[TrackedRun] = []
         self._flush_due = math.inf
         self._is_closed = False
@@ -221,7 +223,9 @@ class RunLeases:
             tracked.rebase(jump_s)
 
     def keep_or_release(self, tracked: TrackedRun, delay_s: float, *, is_listed: bool) -> None:
-        """Hold a run that is planned `delay_s` ahead, and write the pause that the provider asked for; or release it.
+        """Hold a run that is planned `delay_s` ahead, or release it.
+
+        Of one that stays held, a pause that the provider asked for is written, and why it cannot be read.
 
         A run that lists show is held however late it is due.
         """
@@ -229,9 +233,13 @@ class RunLeases:
         is_near = delay_s <= KEEP_S or len(self._schedule) <= KEPT_MAX or is_listed
         if not is_near or self._is_closed or self._limiter.is_shut:
             self._release(tracked, now + GATHER_S)
-        elif tracked.not_before > now + GATHER_S:
-            self._paused[tracked.run.id] = tracked
-            self._flush_due = min(self._flush_due, now + GATHER_PAUSES_S)
+            return
+        is_paused = max(tracked.not_before, tracked.retry_at) > now + GATHER_S
+        if is_paused or tracked.has_unsaved_error:
+            self._kept[tracked.run.id] = tracked
+            self._flush_due = min(self._flush_due, now + (GATHER_PAUSES_S if is_paused else GATHER_S))
+        else:
+            self._kept.pop(tracked.run.id, None)
 
     def release_all(self) -> None:
         """Release every run but those whose poll is under way, which are released after it or at the next call."""
@@ -248,33 +256,36 @@ class RunLeases:
     def forget(self, run_id: str) -> None:
         """Hold a run no longer, and write nothing of it: it is settled, was removed, or is not ours."""
         self._schedule.remove(run_id)
-        self._client.missing_runs.forget(run_id)
+        self._client.forget_run(run_id)
         self._releasing.pop(run_id, None)
-        self._paused.pop(run_id, None)
+        self._kept.pop(run_id, None)
 
     async def flush(self, now: float) -> None:
         """Write what is due to be written by `now`. StoreUnavailable: it is written later."""
         if now < self._flush_due:
             return
-        releasing, paused = self._releasing, self._paused
-        self._releasing, self._paused, self._flush_due = {}, {}, math.inf
+        releasing, kept = self._releasing, self._kept
+        self._releasing, self._kept, self._flush_due = {}, {}, math.inf
         self._writing = list(releasing.values())
         try:
-            await self._write(
-                list(releasing.values()), [each for each in paused.values() if self._schedule.holds(each)]
-            )
+            await self._write(self._writing, [each for each in kept.values() if self._schedule.holds(each)])
         except BaseException:  # also when the loop is cancelled during the write
-            self._releasing, self._paused = releasing | self._releasing, paused | self._paused
+            self._releasing, self._kept = releasing | self._releasing, kept | self._kept
             self._flush_due = now + STORE_RETRY_S
             raise
         finally:
             self._writing = []
         self._acquire_due = min([self._acquire_due, *(tracked.due for tracked in releasing.values())])
 
-    async def _write(self, releasing: list[TrackedRun], paused: list[TrackedRun]) -> None:
-        def write(tx: Tx) -> None:  # as they are now: the wall clock may be set while this waits for its turn
-            run_leases.save_polls(tx, node=self._node, records=[each.record() for each in releasing])
-            run_leases.save_polls(tx, node=self._node, records=[each.record() for each in paused], keep_lease=True)
+    async def _write(self, releasing: list[TrackedRun], kept: list[TrackedRun]) -> None:
+        records: list[PollRecord] = []
 
-        if releasing or paused:
+        def write(tx: Tx) -> None:  # as they are now: the wall clock may be set while this waits for its turn
+            records[:] = [each.record() for each in kept]
+            run_leases.save_polls(tx, node=self._node, records=[each.record() for each in releasing])
+            run_leases.save_polls(tx, node=self._node, records=records, keep_lease=True)
+
+        if releasing or kept:
             await self._database.write(write)
+        for tracked, record in zip(kept, records, strict=True):
+            tracked.note_saved(record)

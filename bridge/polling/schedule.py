@@ -20,10 +20,11 @@ from bridge.domain import transition
 from bridge.domain.cadence.progress import ProgressTrack
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
+from bridge.domain.failure import FailureKind, LastError
 from bridge.domain.frozen import replaced
 from bridge.domain.ids import comparable_run_id
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
-from bridge.domain.observation import FailureKind, LastError, LastResponse, Observation, Observed, PollFailed
+from bridge.domain.observation import LastResponse, Observation, Observed, PollFailed
 from bridge.domain.run import Run
 from bridge.store.run_leases import PollRecord
 
@@ -38,8 +39,9 @@ TURN_REST_S: Final = 0.05  # while another connection of the same credential has
 class TrackedRun:
     """A run held in memory under a lease. Its counters run ahead of the database. Change it by its methods only.
 
-    On the monotonic clock, in seconds: `due`, when it is polled next; `sent_at`, when it was last polled; `recent`, the latest of these; `not_before`,
-    the end of a pause that the provider asked for; `origin`, when its present status began. `alive_s` is its age in
+    On the monotonic clock, in seconds: `due`, when it is polled next; `sent_at`, when it was last polled; `recent`, the
+    latest of these; `not_before` and `retry_at`, the ends of pauses that the provider asked for, on the run as it was and
+    on a failed poll; `origin`, when its present status began. `alive_s` is its age in
     this status when it was last seen in it. `is_tainted`: the wall clock jumped while it was held. `last_response`
     is the one that showed the run as it is, if it can be recognised; `is_304`: the last one was a 304. `is_wanted`: the
     next poll was asked for and waits for no list. `runs_known`: how many runs of its workflow had been learned from
@@ -65,6 +67,7 @@ class TrackedRun:
         "polls",
         "reason",
         "recent",
+        "retry_at",
         "run",
         "runs_known",
         "sent_at",
@@ -92,11 +95,12 @@ class TrackedRun:
         self.sightings = 0
         self.last_polled_at = run.last_polled_at
         self.failure_streak = run.failure_streak
-        self.last_error: LastError | None = None
+        self.last_error = run.last_error
         self.not_found_count = run.not_found_count
         self.not_found_since = run.not_found_since
         self.last_response: LastResponse | None = None
         self.is_304 = False
+        self.retry_at = -math.inf
         self._count_age(now, monotonic)
 
     def _count_age(self, now: datetime, monotonic: float) -> None:
@@ -140,8 +144,9 @@ class TrackedRun:
         self.failure_streak = self.not_found_count = 0
         self.not_found_since = None
 
-    def note_failure(self, failed: PollFailed, now: datetime) -> None:
+    def note_failure(self, failed: PollFailed, now: datetime, monotonic: float) -> None:
         """Note that the poll brought no observation; any failure but a 404 ends a row of 404s."""
+        self.retry_at = monotonic + (failed.retry_after_s or 0.0)
         self.is_304 = False
         self.failure_streak += 1
         self.last_error = LastError(now, failed.kind, failed.message, self.failure_streak)
@@ -150,6 +155,16 @@ class TrackedRun:
             self.not_found_since = self.not_found_since or now
         else:
             self.not_found_count, self.not_found_since = 0, None
+
+    @property
+    def has_unsaved_error(self) -> bool:
+        """Whether the database has another kind of last error, or none, or one where there is none any more."""
+        stored, present = self.run.last_error, self.last_error
+        return (stored and stored.kind) is not (present and present.kind)
+
+    def note_saved(self, record: PollRecord) -> None:
+        """What `record` returned was written."""
+        self.run = replaced(self.run, last_error=record.last_error)
 
     def note_alive(self, seen: Observation) -> None:
         """Note that the poll saw the run in the status that it already had."""
@@ -205,6 +220,7 @@ class TrackedRun:
             failure_streak=self.failure_streak,
             not_found_count=self.not_found_count,
             not_found_since=self.not_found_since,
+            last_error=self.last_error,
         )
 
     def record(self) -> PollRecord:
@@ -217,6 +233,7 @@ class TrackedRun:
             self.failure_streak,
             self.not_found_count,
             self.not_found_since,
+            self.last_error,
         )
 
 

@@ -13,16 +13,8 @@ from typing import Final, Protocol
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
-from bridge.domain.observation import (
-    FailureKind,
-    LastResponse,
-    ListedRun,
-    Observation,
-    Observed,
-    PollFailed,
-    PollResult,
-    RunPage,
-)
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import LastResponse, ListedRun, Observation, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.failures import error_text

@@ -14,8 +14,9 @@ from bridge.definitions.expressions import Notes, find, is_true
 from bridge.domain.connection import Connection
 from bridge.domain.definition import Definition
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
+from bridge.domain.failure import FailureKind
 from bridge.domain.frozen import replaced
-from bridge.domain.observation import FailureKind, LastResponse, Observed, PollFailed, PollResult, RunPage
+from bridge.domain.observation import LastResponse, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (

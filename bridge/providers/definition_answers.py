@@ -12,17 +12,10 @@ from typing import Any, Final
 from bridge.definitions.expressions import Notes, find, is_true
 from bridge.domain.definition import Definition
 from bridge.domain.errors import BadPayload
+from bridge.domain.failure import FailureKind
 from bridge.domain.frozen import frozen, replaced
 from bridge.domain.ids import comparable_run_id
-from bridge.domain.observation import (
-    FailureKind,
-    LastResponse,
-    ListedRun,
-    Observation,
-    Observed,
-    PollFailed,
-    PollResult,
-)
+from bridge.domain.observation import LastResponse, ListedRun, Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.definition_reader import DefinitionReader, Reading
 from bridge.providers.definition_requests import Hosts, RunId, pause_s, until_s

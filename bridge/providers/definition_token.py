@@ -9,7 +9,8 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from bridge.definitions.expressions import Notes, find
-from bridge.domain.observation import FailureKind, PollFailed
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import PollFailed
 from bridge.providers.definition_requests import fill_address, fill_body
 from bridge.providers.fields import text_of
 from bridge.providers.http import ProviderFailure, ProviderHttp

@@ -18,7 +18,8 @@ from contextlib import aclosing
 from typing import Final
 
 from bridge.domain.errors import ProviderRefused, Unsupported
-from bridge.domain.observation import FailureKind, LastResponse, Observation, PollFailed, PollResult
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import LastResponse, Observation, PollFailed, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.domain.strict_json import parse_json
 from bridge.domain.timestamps import provider_instant

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from bridge.domain.observation import FailureKind
+from bridge.domain.failure import FailureKind
 from bridge.domain.run import Json
 from bridge.providers.retry_after import quota_is_used_up
 

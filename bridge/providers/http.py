@@ -23,8 +23,9 @@ from yarl import URL
 
 from bridge import __version__
 from bridge.domain.errors import BadPayload, BridgeError
+from bridge.domain.failure import FailureKind
 from bridge.domain.frozen import frozen
-from bridge.domain.observation import FailureKind, PollFailed
+from bridge.domain.observation import PollFailed
 from bridge.domain.run import Json
 from bridge.domain.secret import Secret
 from bridge.providers.body import BODY_BYTES_MAX, Body, parse_bytes, read_bytes, read_pieces
@@ -318,7 +319,9 @@ class ProviderHttp:
         body, head = await _read_error(response)
         message, code = error_text(body)
         said = f"HTTP {response.status}"
-        if 300 <= response.status < 400:
+        if response.status == 304:
+            said += " (not modified) to a request without an ETag; a cache in between may be the cause"
+        elif 300 <= response.status < 400:
             target = redirect_target(response.headers.get("location", ""))
             said += f", a redirect{target}, which is not followed: check base_url; a login may stand before the API"
         elif message:

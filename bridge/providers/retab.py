@@ -21,7 +21,8 @@ from typing import Final
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused
-from bridge.domain.observation import FailureKind, LastResponse, Observation, PollFailed, PollResult, RunPage
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import LastResponse, Observation, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.base import (

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from bridge import __version__
 from bridge.domain.delivery import Outcome
-from bridge.domain.observation import FailureKind
+from bridge.domain.failure import FailureKind
 
 Series = TypeVar("Series", Counter, Histogram)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

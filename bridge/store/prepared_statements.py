@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
-from bridge.store.tables import Instant, JsonText
+from bridge.store.column_types import Instant, JsonText
 from bridge.store.transaction import Tx
 
 Convert = Callable[[Any], Any] | None

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from bridge.domain.replay import ReplayState
 from bridge.store.events import first_position
 from bridge.store.ordering import PENDING, is_pending
+from bridge.store.runs import has_entry_of
 from bridge.store.tables import (
     attempts,
     deliveries,
@@ -26,6 +27,7 @@ from bridge.store.tables import (
     events,
     idempotency_keys,
     replays,
+    run_metadata,
     run_tags,
     runs,
     transitions,
@@ -163,6 +165,7 @@ def _delete_runs(deleter: _Deleter, run_ids: Sequence[str]) -> bool:
     gone = list(deleter.tx.connection.execute(bare).scalars())
     return (
         deleter.delete(transitions, transitions.c.run_id.in_(gone))
+        and deleter.delete(run_metadata, has_entry_of(deleter.tx, gone))
         and deleter.delete(run_tags, run_tags.c.run_id.in_(gone))
         and _delete_endpoints(deleter, endpoints.c.run_id.in_(gone))
         and deleter.delete(runs, runs.c.id.in_(gone))

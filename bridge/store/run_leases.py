@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
+from bridge.domain.failure import LastError
 from bridge.domain.run import Run
 from bridge.store.nodes import check_may_lease
 from bridge.store.prepared_statements import execute_many, fetch
-from bridge.store.runs import run_of
+from bridge.store.run_rows import encode_last_error, run_of
 from bridge.store.tables import runs
 from bridge.store.transaction import Tx
 
@@ -76,6 +78,7 @@ class PollRecord:
     failure_streak: int
     not_found_count: int
     not_found_since: datetime | None
+    last_error: LastError | None = None
 
 
 _SAVE_POLLS = sa.update(runs).where(runs.c.id == sa.bindparam("run_id"), runs.c.leased_by == sa.bindparam("node"))
@@ -86,9 +89,12 @@ def save_polls(tx: Tx, *, node: str, records: Sequence[PollRecord], keep_lease: 
 
     A run that `node` no longer leases stays as it is.
     """
+    rows: list[dict[str, Any]] = []
     more = {"node": node} if keep_lease else {"node": node, "leased_by": None}
-    rows = [{name: getattr(record, name) for name in PollRecord.__slots__} for record in records]
-    execute_many(tx, _SAVE_POLLS, [row | more for row in rows])
+    for record in records:
+        row = {name: getattr(record, name) for name in PollRecord.__slots__}
+        rows.append({**row, "last_error": encode_last_error(record.last_error), **more})
+    execute_many(tx, _SAVE_POLLS, rows)
 
 
 def release(tx: Tx, *, node: str, run_ids: Sequence[str]) -> None:

@@ -10,11 +10,16 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from bridge.domain.run import Run
-from bridge.store.postgres import dialect as postgresql
-from bridge.store.runs import run_of
-from bridge.store.tables import run_tags, runs
+from bridge.store.metadata_entries import entry_of
+from bridge.store.run_rows import run_of
+from bridge.store.tables import run_metadata, run_tags, runs
 from bridge.store.transaction import Tx
 
+OWN_PREFIX: Final = "run_"
+LAST_ID: Final = "z" * 26  # after whatever follows in one of our ids, also where a language orders them
+LAST_TEXT: Final = "\U0010ffff" * 4
+FOUND_MAX: Final = 2_000
+SAME_MAX: Final = 10_000  # runs of one provider's id: registered again and again
 _SUCCEEDED: Final[sa.ColumnElement[str]] = sa.literal_column("'succeeded'")  # as the partial index spells it
 _PROVIDERS_ID: Final = sa.func.coalesce(runs.c.former_provider_run_id, runs.c.provider_run_id)
 
@@ -41,52 +46,57 @@ class RunFilter:
 
 def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> list[Run]:
     """Newest first, older than the run `before`."""
-    key = runs.c.id if wanted.tag is None else run_tags.c.run_id  # in the order of the index that is walked
-    query = _selected(tx, wanted, runs).order_by(key.desc()).limit(limit)
+    query, key = _selected(tx, wanted, runs)
+    query = query.order_by(key.desc()).limit(limit)
     if before is not None:
         query = query.where(key < before)
-    found = [row for condition in _status_is(wanted) for row in tx.connection.execute(query.where(condition))]
+    found = [row for condition in _conditions(tx, wanted) for row in tx.connection.execute(query.where(condition))]
     return [run_of(row) for row in sorted(found, key=lambda row: str(row.id), reverse=True)[:limit]]
 
 
 def count_runs(tx: Tx, wanted: RunFilter, *, most: int) -> int:
     """How many a list holds, counted up to `most`."""
-    total = 0
-    for condition in _status_is(wanted):
-        found = _selected(tx, wanted, runs.c.id).where(condition).limit(most - total)
+    total, (query, _) = 0, _selected(tx, wanted, runs.c.id)
+    for condition in _conditions(tx, wanted):
+        found = query.where(condition).limit(most - total)
         total += tx.connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one()
     return total
 
 
-def _selected(tx: Tx, wanted: RunFilter, columns: Any) -> sa.Select[Any]:
-    query = sa.select(columns)
+def _selected(tx: Tx, wanted: RunFilter, columns: Any) -> tuple[sa.Select[Any], sa.ColumnElement[str]]:
+    """The columns of the runs that are wanted, but for `_conditions`; and the id by whose order an index is walked."""
+    query, key = sa.select(columns), runs.c.id
     if wanted.tag is not None:
+        key = run_tags.c.run_id
         query = query.join(run_tags, run_tags.c.run_id == runs.c.id).where(run_tags.c.tag == wanted.tag)
-    for column, value in (
-        (runs.c.connection, wanted.connection),
-        (runs.c.workflow_id, wanted.workflow_id),
-        (_PROVIDERS_ID, wanted.provider_run_id),
-    ):
+    for number, (name, text) in enumerate(wanted.metadata.items()):
+        entries = run_metadata.alias(f"entry_{number}")
+        key = entries.c.run_id
+        query = query.join(entries, entries.c.run_id == runs.c.id).where(entries.c.entry == entry_of(name, text))
+    for column, value in ((runs.c.connection, wanted.connection), (runs.c.workflow_id, wanted.workflow_id)):
         if value is not None:
             query = query.where(column == value)
-    if wanted.id_prefix is not None:
-        query = query.where(sa.or_(_begins(runs.c.id, wanted.id_prefix), _begins(_PROVIDERS_ID, wanted.id_prefix)))
     if wanted.since is not None:
         query = query.where(runs.c.registered_at >= wanted.since)
     if wanted.until is not None:
         query = query.where(runs.c.registered_at < wanted.until)
-    for name, text in wanted.metadata.items():
-        query = query.where(_metadata_is(tx, name, text))
     if wanted.ids is not None:
         query = query.where(runs.c.id.in_(wanted.ids))
-    return query
+    if wanted.provider_run_id is not None:
+        query = query.where(runs.c.id.in_(_find_by_provider_id(tx, wanted, wanted.provider_run_id, limit=SAME_MAX)))
+    return query, key
+
+
+def _conditions(tx: Tx, wanted: RunFilter) -> list[sa.ColumnElement[bool]]:
+    """Conditions that exclude each other, each with a way to read newest first."""
+    return [sa.and_(status, run_id) for status in _status_is(wanted) for run_id in _id_is(tx, wanted)]
 
 
 def _status_is(wanted: RunFilter) -> list[sa.ColumnElement[bool]]:
     """Conditions that exclude each other, with one way to read newest first for each."""
     if not wanted.statuses:
         return [sa.true()]
-    if wanted.tag is not None or wanted.connection is not None or wanted.workflow_id is not None:
+    if any((wanted.tag, wanted.connection, wanted.workflow_id, wanted.metadata)):
         return [runs.c.status.in_(wanted.statuses)]  # their indexes are walked
     is_indexed = sa.and_(runs.c.leased_by.is_(None), runs.c.status != _SUCCEEDED)
     free = [sa.and_(runs.c.status == status, is_indexed) for status in wanted.statuses if status != "succeeded"]
@@ -94,18 +104,49 @@ def _status_is(wanted: RunFilter) -> list[sa.ColumnElement[bool]]:
     return [*free, leased, *([runs.c.status == "succeeded"] if "succeeded" in wanted.statuses else [])]
 
 
-def _begins(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
-    """True if the text begins so, by code points: LIKE ignores case on SQLite."""
-    return sa.func.substr(column, 1, len(prefix)) == prefix
+def _id_is(tx: Tx, wanted: RunFilter) -> list[sa.ColumnElement[bool]]:
+    """Conditions for `id_prefix` that exclude each other, each read by an index."""
+    prefix = wanted.id_prefix
+    if prefix is None or OWN_PREFIX.startswith(prefix):
+        return [sa.true()]
+    theirs = _find_by_provider_id(tx, wanted, prefix, limit=FOUND_MAX + 1, is_prefix=True)
+    conditions: list[sa.ColumnElement[bool]] = []
+    if prefix.startswith(OWN_PREFIX):
+        conditions.append(sa.and_(runs.c.id >= prefix, runs.c.id <= prefix + LAST_ID))
+    if len(theirs) > FOUND_MAX:  # so many begin so that walking back from the newest run soon finds enough
+        return [sa.or_(*conditions, sa.func.substr(_PROVIDERS_ID, 1, len(prefix)) == prefix)]
+    if others := [run_id for run_id in theirs if not run_id.startswith(prefix)]:
+        conditions.append(runs.c.id.in_(others))
+    return conditions or [sa.false()]
 
 
-def _metadata_is(tx: Tx, name: str, text: str) -> sa.ColumnElement[bool]:
-    """True if the value at this key is the text, or if its JSON is (`5`, `true`)."""
-    document = sa.type_coerce(runs.c.metadata, sa.Text)
+def _find_by_provider_id(tx: Tx, wanted: RunFilter, text: str, *, limit: int, is_prefix: bool = False) -> list[str]:
+    """Our ids of up to `limit` runs with this id at the provider, or with one that begins so."""
+    found: list[str] = []
+    for column, is_former in ((runs.c.provider_run_id, False), (runs.c.former_provider_run_id, True)):
+        query = sa.select(runs.c.id).where(*_between(tx, column, text) if is_prefix else (column == text,))
+        names = None if wanted.connection is None else [wanted.connection]
+        if not is_former:
+            query = query.where(runs.c.former_provider_run_id.is_(None))
+            if names is None and not tx.is_postgresql:
+                names = _connection_names(tx)  # its index begins with the connection
+        if names is not None:
+            query = query.where(runs.c.connection.in_(names))
+        found += tx.connection.execute(query.limit(limit)).scalars()
+    return found[:limit]
+
+
+def _between(tx: Tx, column: sa.ColumnElement[str], prefix: str) -> tuple[sa.ColumnElement[bool], ...]:
+    """True if the text begins so, by code points, as a range of an index."""
     if tx.is_postgresql:
-        return sa.cast(document, postgresql.JSONB).op("->>")(name) == text
-    path = f'$."{name}"'
-    return sa.or_(
-        sa.and_(sa.func.json_type(document, path) == "text", sa.func.json_extract(document, path) == text),
-        sa.and_(sa.func.json_type(document, path) != "text", document.op("->")(path) == text),
-    )
+        return column.op("~>=~", is_comparison=True)(prefix), column.op("~<=~", is_comparison=True)(prefix + LAST_TEXT)
+    return column >= prefix, column <= prefix + LAST_TEXT
+
+
+def _connection_names(tx: Tx) -> list[str]:
+    """The connections that have runs, each found in one step."""
+    names: list[str] = []
+    query = sa.select(sa.func.min(runs.c.connection)).where(runs.c.connection > sa.bindparam("last"))
+    while (name := tx.connection.execute(query, {"last": names[-1] if names else ""}).scalar_one()) is not None:
+        names.append(name)
+    return names

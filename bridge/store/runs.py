@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 from zlib import crc32
 
 import sqlalchemy as sa
@@ -17,98 +16,19 @@ from bridge.domain.event import Event, run_event
 from bridge.domain.frozen import frozen, replaced
 from bridge.domain.ids import new_id
 from bridge.domain.leased_delivery import DeliveryOffer
-from bridge.domain.run import NO_OVERRIDES, CadenceOverrides, Json, Progress, Run, RunError, RunStatus
+from bridge.domain.run import NO_OVERRIDES, CadenceOverrides, Json, Run, RunStatus
 from bridge.domain.transition import Decision
 from bridge.store.events import record_events
+from bridge.store.metadata_entries import entries_of
 from bridge.store.nodes import may_lease
 from bridge.store.postgres import dialect as postgresql
 from bridge.store.postgres.one_statement import Check
 from bridge.store.prepared_statements import execute_each, execute_many, fetch
-from bridge.store.tables import endpoints, nodes, run_tags, runs, transitions
+from bridge.store.run_rows import changed_row_of, row_of, run_of
+from bridge.store.tables import endpoints, nodes, run_metadata, run_tags, runs, transitions
 from bridge.store.transaction import Tx
 
 _PART: Final = 500  # ids in one statement
-
-# -- a run as a row: each field of `Run` is a column of the same name
-
-_FIELDS: Final = tuple(field.name for field in fields(Run))
-_FIXED: Final = {  # at registration
-    "id",
-    "connection",
-    "provider",
-    "provider_run_id",
-    "provider_ref",
-    "registered_at",
-    "metadata",
-    "tags",
-    "cadence",
-    "deadline_is_fixed",
-}
-_CHANGING: Final = tuple(name for name in _FIELDS if name not in _FIXED)
-_fields_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_FIELDS)
-_changing_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_CHANGING)
-
-
-def _encode_progress(progress: Progress | None) -> dict[str, Any] | None:
-    return {"completed": progress.completed, "total": progress.total} if progress else None
-
-
-def _encode_error(error: RunError | None) -> dict[str, Any] | None:
-    return {"message": error.message, "code": error.code, "step": error.step} if error else None
-
-
-def _encode_cadence(cadence: CadenceOverrides) -> dict[str, Any] | None:
-    if cadence is NO_OVERRIDES:
-        return None
-    return {name: value for name in cadence.__slots__ if (value := getattr(cadence, name)) is not None} or None
-
-
-_ENCODERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "status": attrgetter("value"),
-    "progress": _encode_progress,
-    "error": _encode_error,
-    "tags": list,
-    "cadence": _encode_cadence,
-}
-_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "status": RunStatus,
-    "progress": lambda stored: Progress(**stored) if stored else None,
-    "error": lambda stored: RunError(**stored) if stored else None,
-    "tags": tuple,
-    "cadence": lambda stored: CadenceOverrides(**stored) if stored else NO_OVERRIDES,
-}
-_PLACES: Final = tuple((_FIELDS.index(name), decode) for name, decode in _DECODERS.items())
-_PROVIDER_RUN_ID: Final = _FIELDS.index("provider_run_id")
-_CHANGING_ENCODERS: Final = tuple((name, encode) for name, encode in _ENCODERS.items() if name in _CHANGING)
-
-
-def run_of(row: Any) -> Run:
-    """The run in a row of `runs`."""
-    values = list(_fields_of(row))
-    for place, decode in _PLACES:
-        values[place] = decode(values[place])
-    if row.former_provider_run_id is not None:
-        values[_PROVIDER_RUN_ID] = row.former_provider_run_id
-    return Run(*values)
-
-
-def _row_of(run: Run) -> dict[str, Any]:
-    row = dict(zip(_FIELDS, _fields_of(run), strict=True))
-    for name, encode in _ENCODERS.items():
-        row[name] = encode(row[name])
-    return row
-
-
-def _changed_row_of(run: Run, *, keep_lease: bool) -> dict[str, Any]:
-    """The columns that an observation may change, and `run_id`."""
-    row = dict(zip(_CHANGING, _changing_of(run), strict=True))
-    for name, encode in _CHANGING_ENCODERS:
-        row[name] = encode(row[name])
-    row["run_id"] = run.id
-    if not keep_lease:
-        row["leased_by"] = None
-    return row
-
 
 # -- register
 
@@ -146,7 +66,7 @@ class LeaseOffer:
         return self.sharers == 1 or crc32(run_id.encode()) % self.sharers == 0
 
 
-_INSERT_RUNS, _INSERT_TAGS = sa.insert(runs), sa.insert(run_tags)
+_INSERT_RUNS, _INSERT_TAGS, _INSERT_ENTRIES = sa.insert(runs), sa.insert(run_tags), sa.insert(run_metadata)
 
 
 def insert_runs(tx: Tx, new: Sequence[NewRun], offers: Mapping[str, LeaseOffer] = MappingProxyType({})) -> list[Run]:
@@ -165,13 +85,15 @@ def insert_runs(tx: Tx, new: Sequence[NewRun], offers: Mapping[str, LeaseOffer] 
             leased_by[each.id] = offers[each.connection].node
     made = _insert(tx, [_registered(each, tx.now) for each in new], leased_by)
     execute_many(tx, _INSERT_TAGS, [{"tag": tag, "run_id": run.id} for run in made for tag in sorted(set(run.tags))])
+    entries = [{"entry": entry, "run_id": run.id} for run in made for entry in entries_of(run.metadata)]
+    execute_many(tx, _INSERT_ENTRIES, entries)
     tx.signals.leased_runs += [run for run in made if run.id in leased_by]
     tx.signals.connections_due |= {run.connection for run in made if run.id not in leased_by}
     return made
 
 
 def _insert(tx: Tx, wanted: Sequence[Run], leased_by: Mapping[str, str]) -> list[Run]:
-    rows = [{**_row_of(run), "leased_by": leased_by.get(run.id)} for run in wanted]
+    rows = [{**row_of(run), "leased_by": leased_by.get(run.id)} for run in wanted]
     if tx.statement is not None or not tx.is_postgresql:
         execute_many(tx, _INSERT_RUNS, rows)
         return list(wanted)
@@ -216,6 +138,13 @@ def watch_again(tx: Tx, run: Run, deadline_s: float) -> None:
     deadline_at = tx.now + timedelta(seconds=deadline_s)
     same = (run.connection, run.provider, run.provider_run_id, run.workflow_id, run.metadata, run.tags, run.cadence)
     insert_runs(tx, [NewRun(new_id("run"), *same, deadline_at, deadline_is_fixed=False)])
+
+
+def has_entry_of(tx: Tx, run_ids: Sequence[str]) -> sa.ColumnElement[bool]:
+    """The rows of `run_metadata` of these runs, found by what they hold: there is no index by run."""
+    found = tx.connection.execute(sa.select(runs.c.metadata).where(runs.c.id.in_(run_ids))).scalars()
+    entries = {entry for metadata in found for entry in entries_of(metadata)}
+    return sa.and_(run_metadata.c.entry.in_(sorted(entries)), run_metadata.c.run_id.in_(run_ids))
 
 
 # -- find
@@ -369,7 +298,7 @@ def _replace_runs(tx: Tx, changes: Sequence[RunChange], node: str | None, *, kee
     made = [_after(change) for change in changes if change.before.id in present]
     for kept in (True, False):
         chosen = [run for run in made if (keep_lease and not run.settled) is kept]
-        execute_many(tx, _UPDATE, [_changed_row_of(run, keep_lease=kept) for run in chosen])
+        execute_many(tx, _UPDATE, [changed_row_of(run, keep_lease=kept) for run in chosen])
     return made
 
 
@@ -379,7 +308,7 @@ def _replace_on_sqlite(tx: Tx, changes: Sequence[RunChange], node: str | None, *
     replaced_runs: list[Run] = []
     for change in changes:
         run = _after(change)
-        row = _changed_row_of(run, keep_lease=keep_lease and not run.settled)
+        row = changed_row_of(run, keep_lease=keep_lease and not run.settled)
         row |= {"old_version": change.before.version, "node": node}
         replaced_runs += [run] if all(execute_each(tx, statement, [row])) else []
     return replaced_runs
@@ -437,6 +366,7 @@ def _events(tx: Tx, change: RunChange, after: Run) -> list[Event]:
 
 def delete_run(tx: Tx, run_id: str) -> bool:
     """Stop watching and forget the run; its events and deliveries stay. False if there was none."""
+    tx.connection.execute(sa.delete(run_metadata).where(has_entry_of(tx, [run_id])))
     gone = tx.connection.execute(sa.delete(runs).where(runs.c.id == run_id)).rowcount
     tx.connection.execute(sa.delete(run_tags).where(run_tags.c.run_id == run_id))
     tx.connection.execute(sa.delete(transitions).where(transitions.c.run_id == run_id))

@@ -1,74 +1,15 @@
 """The tables, the same on SQLite and PostgreSQL.
 
-Instants are Unix microseconds in a BIGINT: exact, sortable and the same on both engines. JSON is text, because a
-provider's numbers and keys must come out as they went in. `sqlite_with_rowid=False` keeps the rows in the index of
-their key: a page less for every event, where rows are small.
+`sqlite_with_rowid=False` keeps the rows in the index of their key: a page less for every event, where rows are small.
 """
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic_core import to_json
-from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-class Instant(TypeDecorator[datetime]):
-    """An aware UTC datetime, stored as Unix microseconds."""
-
-    impl = sa.BigInteger
-    cache_ok = True
-
-    @staticmethod
-    def encode(value: datetime | None) -> int | None:
-        """Microseconds since 1970."""
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
-
-    @staticmethod
-    def decode(value: int | None) -> datetime | None:
-        """The aware datetime."""
-        return None if value is None else _EPOCH + timedelta(0, 0, value)
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
-        """SQLAlchemy's hook for `encode`."""
-        return self.encode(value)
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
-        """SQLAlchemy's hook for `decode`."""
-        return self.decode(value)
-
-
-class JsonText(TypeDecorator[Any]):
-    """JSON as text; None is SQL NULL."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    @staticmethod
-    def encode(value: Any) -> str | None:
-        """Compact JSON."""
-        return None if value is None else to_json(value).decode()  # a quarter of the time of `json`
-
-    @staticmethod
-    def decode(value: str | None) -> Any:
-        """The value that the text holds."""
-        return None if value is None else json.loads(value)
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        """SQLAlchemy's hook for `encode`."""
-        return self.encode(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """SQLAlchemy's hook for `decode`."""
-        return self.decode(value)
-
+from bridge.store.column_types import Instant, JsonText
 
 metadata = sa.MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s"}
@@ -125,6 +66,7 @@ runs = sa.Table(
     # unique. SQLite cannot make that a condition without copying the table.
     sa.Column("former_provider_run_id", sa.Text),
     sa.Column("generation", sa.Text),
+    sa.Column("last_error", JsonText),
     sa.UniqueConstraint("connection", "provider_run_id"),
 )
 # Due runs of one connection that no node leases; the index holds only watched runs.
@@ -165,6 +107,27 @@ sa.Index(
     runs.c.workflow_id,
     runs.c.id,
     **_only("workflow_id IS NOT NULL"),
+)
+
+# The beginning of a provider's id, and that of a run that was registered again. `text_pattern_ops`: by code points,
+# whatever the language of a PostgreSQL database; on SQLite the unique index serves for the first.
+sa.Index("ix_runs_provider_id", runs.c.provider_run_id, postgresql_ops={"provider_run_id": "text_pattern_ops"}).ddl_if(
+    dialect="postgresql"
+)
+sa.Index(
+    "ix_runs_former",
+    runs.c.former_provider_run_id,
+    postgresql_ops={"former_provider_run_id": "text_pattern_ops"},
+    **_only("former_provider_run_id IS NOT NULL"),
+)
+
+# The runs that have a key with this value in their metadata; `entry` is a hash of both, as short for every value.
+run_metadata = sa.Table(
+    "run_metadata",
+    metadata,
+    sa.Column("entry", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 run_tags = sa.Table(

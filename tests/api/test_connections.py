@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.observation import FailureKind, LastError
+from bridge.domain.failure import FailureKind, LastError
 from bridge.store.connections import change_health
 from tests.support.api_bridge import NOW, Api
 

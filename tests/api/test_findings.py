@@ -9,7 +9,7 @@ from bridge.api import counts
 from bridge.api.ports import FailingRun
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.encryption import new_key, parse_keys
-from bridge.domain.observation import FailureKind, LastError
+from bridge.domain.failure import FailureKind, LastError
 from bridge.store import endpoint_health, nodes
 from bridge.store.connections import change_health
 from bridge.store.tables import endpoint_secrets

@@ -11,7 +11,7 @@ import pytest
 from bridge.api.ports import LivePoll
 from bridge.domain.errors import ProviderFailed, ProviderRefused, Unsupported
 from bridge.domain.event import run_body
-from bridge.domain.observation import FailureKind, LastError
+from bridge.domain.failure import FailureKind, LastError
 from bridge.domain.run import RunStatus
 from bridge.store import endpoints, runs
 from tests.support.api_bridge import NOW, Api

@@ -45,7 +45,18 @@ async def test_a_post_carries_the_bytes_and_headers_of_the_contract(sender):
 
 
 @pytest.mark.parametrize(
-    "path", ["/?sp=%2Ftriggers&sig=a%2bB%3D", "/a%2fb/%7e~/./..//x", "//x?q=%20+%2B", "/%C3%A4?%E4", "?sp=%2Ft", ""]
+    "path",
+    [
+        "/?sp=%2Ftriggers&sig=a%2bB%3D",
+        "/a%2fb/%7e~/./..//x",
+        "//x?q=%20+%2B",
+        "/%C3%A4?%E4",
+        "?sp=%2Ft",
+        "",
+        "/x?",
+        "?",
+        "/x??",
+    ],
 )
 async def test_the_request_line_has_the_bytes_of_the_url(sender, path):
     async with raw_server(says(answer())) as raw:

@@ -82,7 +82,7 @@ async def test_a_settled_run_goes_with_all_that_belongs_to_it_once_it_is_old_eno
     database: Database, clock: ManualClock
 ) -> None:
     await add_endpoint(database)
-    run = await register(database, tags=("a", "b"))
+    run = await register(database, tags=("a", "b"), metadata={"order": 7, "tenant": "x", "lines": [1]})
     await webhook_of(database, run)
     run = await record(database, run, "running") or run
     await record(database, run, "succeeded")
@@ -97,6 +97,7 @@ async def test_a_settled_run_goes_with_all_that_belongs_to_it_once_it_is_old_eno
     assert {
         "runs": 1,
         "run_tags": 2,
+        "run_metadata": 3,
         "transitions": 2,
         "events": 2,
         "deliveries": 3,
@@ -176,6 +177,7 @@ async def hanging(database: Database) -> Counter[str]:
         "deliveries": ("event_id", "events"),
         "transitions": ("run_id", "runs"),
         "run_tags": ("run_id", "runs"),
+        "run_metadata": ("run_id", "runs"),
         "endpoint_secrets": ("endpoint_id", "endpoints"),
     }
 

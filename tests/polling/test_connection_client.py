@@ -15,12 +15,13 @@ import pytest
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
+from bridge.domain.failure import FailureKind
 from bridge.domain.limits.fair_limiter import Candidate
-from bridge.domain.observation import FailureKind, Observed, PollFailed
+from bridge.domain.observation import Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
-from bridge.polling import connection_client
-from bridge.polling.connection_client import FAILURES_MIN, ConnectionClient, MissingRuns
+from bridge.polling import trouble
+from bridge.polling.connection_client import FAILURES_MIN, ConnectionClient
 from bridge.providers.http import ProviderSessions
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario
 from bridge.store import connections, events
@@ -123,6 +124,43 @@ def test_the_first_readable_answer_ends_all_of_it(client: ConnectionClient, cloc
     assert client.health is ConnectionHealth.OK
 
 
+def test_one_readable_answer_among_many_unreadable_ones_changes_nothing(
+    client: ConnectionClient, clock: ManualClock
+) -> None:
+    """One backend of twenty is well: the trouble of three hundred runs was over for as long as one answer lasts."""
+    failed, had = PollFailed(FailureKind.BAD_PAYLOAD, "text instead of JSON"), [client.health]
+    for n in range(2400):
+        answer(client, clock, READABLE if n % 20 == 19 else failed, f"r{n % 299}", held=299)
+        client.judge_unreadable(clock.monotonic(), runs_held=299)
+        had += [client.health] if client.health is not had[-1] else []
+        clock.advance(0.05)
+    assert had == [ConnectionHealth.UNKNOWN, ConnectionHealth.OK, ConnectionHealth.FAILING]
+    assert client.reason == "text instead of JSON"
+    assert client.take_recovery() == trouble.LATEST_MAX, "a few runs are polled at once, to find out"
+
+
+def test_trouble_is_over_when_half_of_the_latest_polls_can_be_read(
+    client: ConnectionClient, clock: ManualClock
+) -> None:
+    run_ids = [f"r{n}" for n in range(8)]
+    fail_for(client, clock, 100.0, run_ids, FailureKind.BAD_PAYLOAD, held=8)
+    had = []
+    for run_id in run_ids:
+        answer(client, clock, READABLE, run_id, held=8)
+        had.append(client.health)
+    assert had == [ConnectionHealth.FAILING] * 3 + [ConnectionHealth.OK] * 5
+    assert client.take_recovery() > trouble.LATEST_MAX, "every run whose poll failed"
+
+
+def test_runs_that_are_gone_do_not_hold_up_a_recovery(client: ConnectionClient, clock: ManualClock) -> None:
+    run_ids = [f"r{n}" for n in range(8)]
+    fail_for(client, clock, 100.0, run_ids, FailureKind.BAD_PAYLOAD, held=8)
+    for run_id in run_ids[1:]:
+        client.forget_run(run_id)
+    answer(client, clock, READABLE, "r0", held=1)
+    assert client.health is ConnectionHealth.OK
+
+
 async def test_a_connection_is_unknown_until_its_first_answer_which_is_no_recovery(
     database: Database, sandbox: Sandbox
 ) -> None:
@@ -142,7 +180,7 @@ async def test_html_instead_of_answers_is_seen_at_the_run_and_at_the_connection(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For as long as it lasts: the health was ok, no event was recorded, and nothing said why no run ended."""
-    monkeypatch.setattr(connection_client, "UNREADABLE_S", 0.3)
+    monkeypatch.setattr(trouble, "UNREADABLE_S", 0.3)
     sandbox.fail("dibby", "html", count=None)
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         made = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(2)]
@@ -230,35 +268,6 @@ async def test_a_request_that_waits_for_its_turn_can_be_cancelled_at_the_instant
     waiting.cancel()
     await asyncio.wait([waiting], timeout=5.0)
     assert waiting.cancelled()
-
-
-def test_runs_that_are_gone_are_told_from_a_connection_that_finds_none() -> None:
-    """A gateway or another key answered every poll with the provider's own 404, and every run was lost after a minute."""
-    missing = MissingRuns()
-    missing.note_found("a", 1.0)
-    missing.note_found("b", 2.0)
-    assert [missing.note_missing(run, at, was_found=True) for run, at in (("a", 3.0), ("b", 4.0), ("a", 5.0))] == [
-        False,
-        True,
-        True,
-    ]
-    missing.note_found("c", 6.0)  # the connection finds runs: a and b are gone, however seldom c is polled
-    assert not missing.note_missing("a", 7.0, was_found=True)
-    assert not missing.note_missing("b", 8.0, was_found=True)
-    assert missing.note_missing("c", 9.0, was_found=True)  # now it finds none again
-    assert missing.note_missing("a", 10.0, was_found=True)
-
-
-def test_runs_that_were_never_found_are_gone_each_by_itself() -> None:
-    missing = MissingRuns()
-    assert not any(missing.note_missing(run, 1.0, was_found=False) for run in "abab")
-
-
-def test_a_run_that_is_not_polled_any_more_does_not_count_as_missing() -> None:
-    missing = MissingRuns()
-    missing.note_missing("a", 1.0, was_found=True)
-    missing.forget("a")
-    assert not missing.note_missing("b", 2.0, was_found=True)
 
 
 async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammering(
@@ -385,7 +394,7 @@ async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_
         assert len(poller.schedule) == 8
         refused = PollFailed(FailureKind.CONNECT, "connection refused")
         for tracked in poller.schedule.all():
-            tracked.note_failure(refused, datetime.now(UTC))
+            tracked.note_failure(refused, datetime.now(UTC), now)
             poller.schedule.postpone(tracked, now + 60.0)
         for _ in range(FAILURES_MIN):
             poller.client.judge(refused, sent_at=now, now=now, runs_held=8)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
+from bridge.domain.limits.fair_limiter import Candidate
 from bridge.domain.observation import ListedRun, RunPage
 from bridge.polling import list_poller
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario
@@ -24,7 +26,8 @@ from tests.support.listing import (
     polls,
     register_all,
 )
-from tests.support.watching import seen
+from tests.support.manual_clock import START, ManualClock
+from tests.support.watching import open_database, seen
 from tests.support.workbench import connection, open_poller, work
 
 
@@ -136,3 +139,39 @@ async def test_a_list_is_worth_its_price_when_it_is_due_and_more_the_longer_it_w
         wait_s = lists.rest_s(now)
         assert lists.worth_s(now) == CALM.price_s
         assert lists.worth_s(now + 1000 * wait_s) > 100 * CALM.price_s
+
+
+async def test_a_list_that_is_due_but_worth_less_than_polls_that_wait_lets_the_poller_rest(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poller went round two thousand times a second for as long as another tenant had its turn."""
+    monkeypatch.setattr("bridge.domain.limits.fair_limiter.TURN_S", 1e9)
+    clock = ManualClock(START)
+    settings = connection(sandbox, "retab", cadence=CALM)
+    async with (
+        open_database(f"sqlite:///{tmp_path / 'lists.db'}", clock) as database,
+        open_poller(database, settings, clock=clock) as poller,
+    ):
+        await register_all(database, "retab", [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)])
+
+        async def are_planned() -> bool:
+            clock.advance(0.02)
+            held = poller.schedule.all()
+            is_read = len(held) == 5 and all(each.is_planned and each.run.observed_at for each in held)
+            return is_read and poller.lists.rest_s(clock.monotonic()) < math.inf
+
+        await work(poller.run_pass, poller.bell, are_planned)
+        called: list[float] = []
+        rival = Candidate("other", 1e9, 0.5, "other")
+        poller.client.limiter.call_when_open(rival, lambda: called.append(clock.monotonic()))
+        clock.advance(poller.lists.rest_s(clock.monotonic()))
+        [taken] = poller.schedule.take_due(clock.monotonic() + 1e6, 1)
+        poller.schedule.set_ready([(1e6, taken)], clock.monotonic())
+        poller.schedule.queue_at_limiter(poller.bell.ring, waits=True)  # as the end of a pass does
+        sent, passes, began = len(sandbox.requests), 0, clock.monotonic()
+        while clock.monotonic() - began < 1.0:
+            clock.advance(await poller.run_pass())
+            passes += 1
+        assert len(sandbox.requests) == sent
+        assert called
+        assert passes <= 30

@@ -10,7 +10,8 @@ import pytest
 
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.event import EventType
-from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import Observation, Observed, PollFailed
 from bridge.domain.run import Progress, Run, RunStatus
 from bridge.polling.duration_learner import DurationLearner
 from bridge.polling.planner import Planner
@@ -138,7 +139,7 @@ async def test_refusals_of_the_connection_make_no_run_back_off(tmp_path: Path) -
     """After an outage full of 429s every run is polled when the limiter opens, not when its own back-off ends."""
     planner, tracked = taught(), watched(await running(tmp_path), age_s=0.0)
     for _ in range(8):
-        tracked.note_failure(PollFailed(FailureKind.THROTTLED, "429"), NOW)
+        tracked.note_failure(PollFailed(FailureKind.THROTTLED, "429"), NOW, 0.0)
     assert planner.plan_retry(tracked, PollFailed(FailureKind.THROTTLED, "429")).delay_s <= 1.0
     assert planner.plan_retry(tracked, PollFailed(FailureKind.THROTTLED, "429", retry_after_s=7.0)).delay_s == 7.0
     assert planner.plan_retry(tracked, PollFailed(FailureKind.TIMEOUT, "no answer")).delay_s == 60.0

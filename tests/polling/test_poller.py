@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from bridge.domain.connection import CadenceSettings
+from bridge.domain.failure import FailureKind, LastError
 from bridge.domain.limits.adaptive import RateLimit
 from bridge.domain.observation import PollResult
 from bridge.domain.run import CadenceOverrides, RunStatus
@@ -21,6 +23,8 @@ from bridge.runtime.metrics import Metrics
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
 from bridge.store import run_leases, runs
 from bridge.store.database import Database
+from bridge.store.run_leases import PollRecord
+from bridge.store.transaction import Tx
 from tests.support.foreign_server import answering, foreign_server
 from tests.support.manual_clock import ManualClock
 from tests.support.watching import NODE, add_endpoint, only, open_database, register
@@ -320,6 +324,76 @@ async def test_a_wish_of_the_provider_outlives_this_process(database: Database, 
             assert await database.write(lambda tx: run_leases.acquire_due(tx, until=tx.now + soon, **claim)) == []
             assert await database.write(lambda tx: run_leases.acquire_due(tx, until=tx.now + 2 * soon, **claim))
     assert len(server.seen) == 1
+
+
+async def test_why_a_run_cannot_be_read_outlives_this_process_and_costs_no_commit_a_poll(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart, and at another node, nothing said why no event came."""
+    save, saved = run_leases.save_polls, list[int]()
+
+    def counting(tx: Tx, *, node: str, records: Sequence[PollRecord], keep_lease: bool = False) -> None:
+        saved.append(len(records) if keep_lease else 0)
+        save(tx, node=node, records=records, keep_lease=keep_lease)
+
+    monkeypatch.setattr(run_leases, "save_polls", counting)
+    sandbox.fail("dibby", "html", count=None)
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+
+        async def stored() -> LastError | None:
+            found = await database.read(lambda tx: runs.get_run(tx, run.id))
+            return found and found.last_error
+
+        async def has_failed_often() -> bool:
+            tracked = poller.leases.find(run.id)
+            error = tracked and tracked.last_error
+            return bool(error and error.count >= 20 and await stored())
+
+        await work(poller.run_pass, poller.bell, has_failed_often, timeout_s=40.0)
+        assert sum(saved) == 1
+        error = await stored()
+        assert error is not None
+        assert (error.kind, error.count >= 1) == (FailureKind.GATEWAY, True)
+        assert "a web page" in error.message
+        sandbox.clear_faults()
+
+        async def is_forgotten() -> bool:
+            return await stored() is None
+
+        await work(poller.run_pass, poller.bell, is_forgotten)
+        assert sum(saved) <= 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_pause_that_a_failed_poll_asked_for_outlives_this_process(
+    status: int, database: Database, sandbox: Sandbox
+) -> None:
+    """It is asked of the whole account: the next process polls no other run of it either."""
+    async with foreign_server(answering({}, status=status, headers={"Retry-After": "600"})) as server:
+        settings = connection(sandbox, "dibby", base_url=server.url)
+        async with open_poller(database, settings) as poller:
+            run = await register(database, connection="dibby-1", provider="dibby")
+            again = RateLimit()
+
+            async def is_kept() -> bool:
+                await LearnedState.load(database, "dibby-1", again)
+                found = await database.read(lambda tx: runs.get_run(tx, run.id))
+                assert found is not None
+                is_due_later = (found.next_poll_at or found.registered_at) > datetime.now(UTC) + timedelta(minutes=5)
+                return is_due_later and again.opens_at > time.monotonic() + 300.0
+
+            await work(poller.run_pass, poller.bell, is_kept)
+            limit = poller.client.limiter.rate_limit
+            limit.end_pause(time.monotonic())
+
+            async def is_over() -> bool:
+                after = RateLimit()
+                await LearnedState.load(database, "dibby-1", after)
+                return after.opens_at <= time.monotonic()
+
+            await work(poller.run_pass, poller.bell, is_over)
 
 
 async def test_a_rate_that_was_learned_is_there_after_a_restart(database: Database, sandbox: Sandbox) -> None:

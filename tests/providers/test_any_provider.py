@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
-from bridge.domain.observation import FailureKind, Observation, Observed, PollFailed
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import Observation, Observed, PollFailed
 from bridge.domain.secret import Secret
 from bridge.providers import REGISTRY, dify, open_http, retab
 from bridge.providers.http import ProviderFailure, ProviderSessions

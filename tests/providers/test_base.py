@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from bridge.domain.errors import Unsupported
-from bridge.domain.observation import FailureKind, LastResponse, Observation, Observed, RunPage
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import LastResponse, Observation, Observed, RunPage
 from bridge.domain.run import RunStatus
 from bridge.providers import REGISTRY
 from bridge.providers.http import ProviderFailure

@@ -16,7 +16,8 @@ from bridge.definitions.check import faults_in
 from bridge.definitions.files import Definitions
 from bridge.domain.connection import Connection
 from bridge.domain.definition import DefinitionInvalid
-from bridge.domain.observation import FailureKind, Observed, PollFailed
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.providers import open_http

@@ -15,7 +15,8 @@ from bridge.definitions.check import faults_in
 from bridge.domain.connection import Connection
 from bridge.domain.definition import Definition
 from bridge.domain.errors import ProviderRefused, Unsupported
-from bridge.domain.observation import FailureKind, LastResponse, Observation, Observed, PollFailed, PollResult
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import LastResponse, Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.providers import open_http

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from bridge.definitions.check import faults_in
 from bridge.domain.errors import ProviderRefused
-from bridge.domain.observation import FailureKind, Observed
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import Observed
 from bridge.domain.run import RunStatus
 from bridge.providers.http import ProviderFailure
 from tests.providers.test_defined import BASE, LIST, against, failed, poll, provider, read

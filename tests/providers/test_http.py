@@ -13,7 +13,7 @@ import trustme
 from aiohttp import web
 from multidict import CIMultiDict
 
-from bridge.domain.observation import FailureKind
+from bridge.domain.failure import FailureKind
 from bridge.providers.failures import error_text, failure_kind
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions
 from tests.support.foreign_server import answering, foreign_server, raw_server

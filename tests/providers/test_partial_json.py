@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.domain.errors import BadPayload
-from bridge.domain.observation import FailureKind, Observed, PollFailed
+from bridge.domain.failure import FailureKind
+from bridge.domain.observation import Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.providers import REGISTRY
 from bridge.providers.partial_json import RunFields, RunScanner

@@ -4,7 +4,7 @@ import pytest
 from aiohttp import web
 
 from bridge.domain.errors import ProviderRefused
-from bridge.domain.observation import FailureKind
+from bridge.domain.failure import FailureKind
 from bridge.providers import REGISTRY
 from bridge.providers.base import Triggered
 from bridge.providers.http import ProviderFailure

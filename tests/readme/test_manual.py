@@ -26,9 +26,9 @@ from bridge.delivery.sender import CONNECT_TIMEOUT_S, HEAD_BYTES_MAX, READ_BYTES
 from bridge.domain.custom_headers import VALUE_CHARACTERS_MAX
 from bridge.domain.delivery import RetrySchedule
 from bridge.domain.event import BODY_BYTES_MAX, EventType
+from bridge.domain.failure import FailureKind
 from bridge.domain.filter import FILTER_CHARS_MAX
 from bridge.domain.limits.adaptive import RATE_FIRST
-from bridge.domain.observation import FailureKind
 from bridge.domain.run import RunStatus
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.timestamps import format_duration

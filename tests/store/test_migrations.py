@@ -14,19 +14,24 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import make_url
 
 from bridge.domain.clock import SystemClock
-from bridge.store import attempts, deliveries, events, migrate, runs
+from bridge.store import attempts, deliveries, events, migrate, run_lists, runs
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter
 from bridge.store.postgres.engine import open_unlimited_engine
+from bridge.store.run_lists import RunFilter
 from bridge.store.sqlite.database_file import path_of
 from bridge.store.sqlite.writer import writer_engine
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
-from tests.support.watching import open_database, record
+from tests.support.watching import open_database, record, register
+
+POSTGRESQL_ONLY = "ix_runs_provider_id"
 
 
 def differences(tx: Tx) -> list[object]:
-    options = {"version_table": migrate.OWN_VERSION_TABLE} if tx.is_postgresql else {}
+    options: dict[str, Any] = {"version_table": migrate.OWN_VERSION_TABLE}
+    if not tx.is_postgresql:
+        options = {"include_object": lambda _object, name, *_more: name != POSTGRESQL_ONLY}
     return list(compare_metadata(MigrationContext.configure(tx.connection, opts=options), metadata))
 
 
@@ -172,4 +177,32 @@ async def test_a_second_start_has_nothing_to_do(database_url: str) -> None:
         database = Database(database_url, SystemClock())
         await database.open()
         assert await database.read(differences) == []
+        await database.close()
+
+
+async def test_runs_from_before_their_metadata_was_indexed_are_found_by_it(database_url: str) -> None:
+    def go_back(tx: Tx) -> None:
+        table = migrate.OWN_VERSION_TABLE if tx.is_postgresql else "alembic_version"
+        for step in (
+            "DROP TABLE run_metadata",
+            "DROP INDEX ix_runs_former",
+            f"UPDATE {table} SET version_num = '0010'",
+        ):
+            tx.connection.execute(sa.text(step))
+        tx.connection.execute(sa.text("DROP INDEX IF EXISTS ix_runs_provider_id"))
+
+    async with open_database(database_url) as database:
+        found = await register(database, "a", metadata={"order": "A-1", "n": 5})
+        await register(database, "b")
+        await database.write(go_back)
+    database = Database(database_url, SystemClock())
+    await database.open()
+    try:
+        for wanted in ({"order": "A-1"}, {"n": "5", "order": "A-1"}):
+            listed = await database.read(
+                lambda tx, w=wanted: run_lists.list_runs(tx, RunFilter(metadata=w), limit=9, before=None)
+            )
+            assert [run.id for run in listed] == [found.id]
+        assert await database.read(differences) == []
+    finally:
         await database.close()

@@ -55,7 +55,17 @@ START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 LATER = START + timedelta(days=1)
 CONNECTION = "dify-prod"
 RUNS = 1_000
-GROWING = {"runs", "run_tags", "transitions", "events", "endpoints", "deliveries", "attempts", "idempotency_keys"}
+GROWING = {
+    "runs",
+    "run_metadata",
+    "run_tags",
+    "transitions",
+    "events",
+    "endpoints",
+    "deliveries",
+    "attempts",
+    "idempotency_keys",
+}
 """The tables that grow with use."""
 COARSE_INDEXES = {"ix_deliveries_state"}
 """Good for a list in order of age; what looks for one thing by it reads all that is owed to anybody."""
@@ -71,6 +81,8 @@ SMALL_INDEXES = {
 """Partial ones, as small as what is under way: to read one whole is to read only what is wanted."""
 
 SORTING_LITTLE = {
+    "runs by the provider's id",
+    "runs by the beginning of the provider's id",
     "runs by status",
     "statistics of endpoints",
     "one delivery with its attempts",
@@ -192,6 +204,21 @@ WORK: dict[str, Work] = {
         tx, RunFilter(connection=CONNECTION), limit=50, before=None
     ),
     "runs by workflow": lambda tx, w: run_lists.list_runs(tx, RunFilter(workflow_id="wf_1"), limit=50, before=None),
+    "runs by metadata": lambda tx, w: run_lists.list_runs(
+        tx, RunFilter(metadata={"order": "7"}), limit=50, before=w.settled.id
+    ),
+    "runs by two keys of metadata and status": lambda tx, w: run_lists.list_runs(
+        tx, RunFilter(metadata={"tenant": "3", "order": "7"}, statuses=["running", "failed"]), limit=50, before=None
+    ),
+    "runs by the provider's id": lambda tx, w: run_lists.list_runs(
+        tx, RunFilter(provider_run_id=w.settled.provider_run_id), limit=50, before=None
+    ),
+    "runs by the beginning of the provider's id": lambda tx, w: run_lists.list_runs(
+        tx, RunFilter(id_prefix="r99"), limit=50, before=w.settled.id
+    ),
+    "runs by the beginning of our id": lambda tx, w: run_lists.list_runs(
+        tx, RunFilter(id_prefix=w.settled.id[:20]), limit=50, before=w.settled.id
+    ),
     "runs by tag": lambda tx, w: run_lists.list_runs(tx, RunFilter(tag="team_1"), limit=50, before=w.settled.id),
     "deliveries behind a cursor": lambda tx, w: deliveries.list_deliveries(
         tx, DeliveryFilter(), limit=50, before=w.claimed.delivery.id
@@ -232,7 +259,10 @@ async def fill(database: Database, clock: ManualClock) -> World:
     """Runs of which every other is settled, one in five with a webhook of its own; events, deliveries, attempts."""
     shared = await add_endpoint(database)
     ordered = await add_endpoint(database, ordered=True, events=only("run.started"))
-    new = [new_run(f"r{n}", tags=(f"team_{n % 5}",), workflow_id=f"wf_{n % 7}") for n in range(RUNS)]
+    new = [
+        new_run(f"r{n}", tags=(f"team_{n % 5}",), workflow_id=f"wf_{n % 7}", metadata={"order": n, "tenant": n % 4})
+        for n in range(RUNS)
+    ]
     made = await database.write(lambda tx: runs.insert_runs(tx, new))
     hooks = [
         (

@@ -23,8 +23,9 @@ from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BridgeError
+from bridge.domain.failure import LastError
 from bridge.domain.finding import Finding
-from bridge.domain.observation import LastError, Observation
+from bridge.domain.observation import Observation
 from bridge.domain.run import Json, Progress, Run, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.transition import observe

@@ -57,6 +57,8 @@ class RateLimit:
         self._refused_rate: float | None = None
         self._free_at = 0.0
         self._paused_until = 0.0
+        self.asked_until = 0.0
+        """The end of the pause that the provider asked for; a restart must keep it too."""
         self._is_used = False
         self._successes = FEW  # since the last refusal
         self._accepted: deque[float] = deque(maxlen=ACCEPTED_KEPT)  # when the last successes were answered
@@ -154,7 +156,10 @@ class RateLimit:
             self._refusals += 1
             self._refused_at = now
         pause_s = min(PAUSE_S * 2.0 ** (min(self._refusals, 16) - 1), PAUSE_MAX_S)
-        self.pause(now, pause_s if retry_after_s is None else retry_after_s)
+        if retry_after_s is not None:
+            self.keep_asked(now, retry_after_s)
+        else:
+            self.pause(now, pause_s)
 
     def _learn_refusal(self, now: float) -> None:
         refused, accepted = self._refused_rate, 0.0
@@ -188,8 +193,14 @@ class RateLimit:
         self._paused_until = max(self._paused_until, now + max(seconds, 0.0))
         self._free_at = max(self._free_at, self._paused_until)
 
+    def keep_asked(self, now: float, seconds: float) -> None:
+        """Pause as the provider has asked, in this process or before its start."""
+        self.pause(now, seconds)
+        self.asked_until = max(self.asked_until, now + seconds)
+
     def end_pause(self, now: float) -> None:
         """End the pause: requests may leave at once."""
+        self.asked_until = min(self.asked_until, now)
         self._paused_until = min(self._paused_until, now)
         self._free_at = max(min(self._free_at, now), self._full_until)
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from bridge.store.column_types import Instant, JsonText
 from bridge.store.postgres import dialect as postgresql
-from bridge.store.tables import Instant, JsonText
 
 Write = sa.Insert | sa.Update
 _BIND: Final = re.compile(r"%\((\w+)\)s")

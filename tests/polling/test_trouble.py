@@ -1,0 +1,69 @@
+"""What is wrong with a connection rather than with one of its runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.domain.connection import CadenceSettings, ConnectionHealth
+from bridge.polling import trouble
+from bridge.polling.trouble import MissingRuns
+from bridge.sandbox import Sandbox, Scenario
+from bridge.store.database import Database
+from tests.support.watching import register
+from tests.support.workbench import connection, open_poller, work
+
+
+async def test_another_run_is_polled_where_one_alone_cannot_be_read_for_long(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that are polled every five minutes each: within two minutes only the first was struck."""
+    monkeypatch.setattr(trouble, "WITNESS_S", 0.1)
+    monkeypatch.setattr(trouble, "UNREADABLE_S", 0.3)
+    seldom = CadenceSettings(min_interval_s=0.02, max_interval_s=300.0)
+    async with open_poller(database, connection(sandbox, "dibby", cadence=seldom)) as poller:
+        made = [sandbox.add_run("dibby", scenario=Scenario(duration_s=None), age_s=86_400.0) for _ in range(2)]
+        first = await register(database, made[0], connection="dibby-1", provider="dibby")
+
+        async def is_polled_seldom() -> bool:
+            tracked = poller.leases.find(first.id)
+            return tracked is not None and tracked.is_planned and tracked.reason == "max_interval"
+
+        await work(poller.run_pass, poller.bell, is_polled_seldom)
+        sandbox.fail("dibby", "400", count=None)
+        await register(database, made[1], connection="dibby-1", provider="dibby")
+
+        async def is_failing() -> bool:
+            return poller.client.health is ConnectionHealth.FAILING
+
+        await work(poller.run_pass, poller.bell, is_failing)
+        assert poller.client.reason is not None
+        assert "HTTP 400" in poller.client.reason
+
+
+def test_runs_that_are_gone_are_told_from_a_connection_that_finds_none() -> None:
+    """A gateway or another key answered every poll with the provider's own 404, and every run was lost after a minute."""
+    missing = MissingRuns()
+    missing.note_found("a", 1.0)
+    missing.note_found("b", 2.0)
+    assert [missing.note_missing(run, at, was_found=True) for run, at in (("a", 3.0), ("b", 4.0), ("a", 5.0))] == [
+        False,
+        True,
+        True,
+    ]
+    missing.note_found("c", 6.0)  # the connection finds runs: a and b are gone, however seldom c is polled
+    assert not missing.note_missing("a", 7.0, was_found=True)
+    assert not missing.note_missing("b", 8.0, was_found=True)
+    assert missing.note_missing("c", 9.0, was_found=True)  # now it finds none again
+    assert missing.note_missing("a", 10.0, was_found=True)
+
+
+def test_runs_that_were_never_found_are_gone_each_by_itself() -> None:
+    missing = MissingRuns()
+    assert not any(missing.note_missing(run, 1.0, was_found=False) for run in "abab")
+
+
+def test_a_run_that_is_not_polled_any_more_does_not_count_as_missing() -> None:
+    missing = MissingRuns()
+    missing.note_missing("a", 1.0, was_found=True)
+    missing.forget("a")
+    assert not missing.note_missing("b", 2.0, was_found=True)
