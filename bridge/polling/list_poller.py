@@ -102,6 +102,7 @@ class ListPoller:
         metrics: Metrics,
     ) -> None:
         self._client = client
+        self._has_list = client.provider.lists
         self._schedule = schedule
         self._planner = planner
         self._clock = clock
@@ -139,7 +140,7 @@ class ListPoller:
 
     def goes_first(self, now: float) -> bool:
         """Whether a list is due, and goes before the polls: where requests are scarce, only if it is worth more."""
-        if self.rest_s(now) > 0:
+        if not self._has_list or self.rest_s(now) > 0:
             return False
         return not self._schedule.is_scarce or self.worth_s(now) >= self._schedule.top_worth_s
 
@@ -166,7 +167,7 @@ class ListPoller:
 
     def _is_useful(self) -> bool:
         """Whether a list may show enough; while the connection is probed, polls of single runs are the probes."""
-        if not self._client.provider.lists:
+        if not self._has_list:
             return False
         if self._client.is_probing:
             return self._discovery is not None and not len(self._schedule)
@@ -205,7 +206,7 @@ class ListPoller:
 
     def decide(self, tracked: TrackedRun, now: float) -> WaitForList | Seen | None:
         """Whether a due run waits for a list, or was just seen on one; None: poll it by itself."""
-        if not self._client.provider.lists:
+        if not self._has_list:
             return None
         decision: WaitForList | Seen | None = None
         if self._may_show(tracked, now):

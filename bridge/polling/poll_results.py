@@ -265,12 +265,13 @@ class PollResults:
     # -- the health of the connection
 
     @property
-    def _owes_health(self) -> bool:
+    def owes_health(self) -> bool:
+        """Whether a change of health waits to be recorded."""
         return self._client.health is not self._client.recorded_health
 
     def health_rest_s(self, now: float) -> float:
         """Seconds until a change of health that could not be recorded is tried again."""
-        return self._health_due - now if self._owes_health and not self._is_recording_health else math.inf
+        return self._health_due - now if self.owes_health and not self._is_recording_health else math.inf
 
     async def flush_health(self, now: float) -> None:
         """Record and announce the client's health if it has changed and it is time; one change after the other."""
@@ -278,7 +279,7 @@ class PollResults:
             return
         self._is_recording_health = True
         try:
-            while self._owes_health and now >= self._health_due:
+            while self.owes_health and now >= self._health_due:
                 await self._try_to_record_health(self._client.health, self._client.reason)
         finally:
             self._is_recording_health = False

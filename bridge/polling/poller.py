@@ -177,7 +177,8 @@ class Poller:
             self.bell.ring()
             if seen is None:
                 self.results.count_poll(result, now - tracked.sent_at)
-            await self.results.flush_health(now)
+            if self.results.owes_health:
+                await self.results.flush_health(now)
             if isinstance(result, Observed):
                 result = await self.client.complete(tracked.run, result)
             if self.schedule.holds(tracked):  # it may have been removed since

@@ -305,19 +305,20 @@ class PollSchedule:
             self._by_provider_id[comparable_run_id(tracked.run.provider_run_id)] = tracked
         tracked.ticket = next(self._tickets)
         heapq.heappush(self._heap, (tracked.due, tracked.ticket, tracked.run.id))
-        self._tidy()
+        if len(self._heap) > 2 * len(self._runs) + STALE_MAX:
+            self._tidy()
 
     def remove(self, run_id: str) -> TrackedRun | None:
         """Hold this run no longer."""
         tracked = self._runs.pop(run_id, None)
         if tracked is not None:
             self._by_provider_id.pop(comparable_run_id(tracked.run.provider_run_id), None)
-        self._tidy()
+        if len(self._heap) > 2 * len(self._runs) + STALE_MAX:
+            self._tidy()
         return tracked
 
     def _tidy(self) -> None:
-        if len(self._heap) <= 2 * len(self._runs) + STALE_MAX:
-            return
+        """Drop the stale entries."""
         live = {tracked.ticket for tracked in self._runs.values()}
         self._heap = [entry for entry in self._heap if entry[1] in live]
         heapq.heapify(self._heap)
