@@ -14,6 +14,7 @@ import contextlib
 import functools
 import os
 import platform
+import shutil
 import signal
 import sqlite3
 import sys
@@ -233,6 +234,8 @@ async def killed(table: Table) -> None:
 
 async def calls(table: Table) -> None:
     """Commits and pages of WAL per event, counted by strace."""
+    if shutil.which("strace") is None:
+        raise FileNotFoundError("strace is not installed")
     rate, seconds = 10.0, 6.0
     peers = TimedPeers()
     with tempfile.TemporaryDirectory() as name:

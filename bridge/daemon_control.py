@@ -165,6 +165,11 @@ class DaemonControl:
         """The number of runs that the connection's poller offers to poll at once."""
         return self.pollers[connection].lease_offer() if connection in self.pollers else None
 
+    def has_work_under_way(self) -> bool:
+        """Whether a poll or a delivery is under way."""
+        is_delivering = self.deliverer is not None and self.deliverer.in_flight > 0
+        return is_delivering or any(poller.client.limiter.in_flight for poller in self.pollers.values())
+
     async def poll_now(self, run_id: str) -> None:
         """Poll a run at once, if it is held in memory."""
         for poller in self.pollers.values():

@@ -91,14 +91,18 @@ class BatchTurns:
     """Lets batches take turns, and leaves most of a busy machine to what was registered before them.
 
     Checking and writing a thousand runs takes a tenth of a second, in which hardly anything is polled or delivered. The
-    next batch waits `OTHERS_SHARE` times as long as that, or until this process is no longer short of a core.
+    next batch waits `OTHERS_SHARE` times as long as that, or until nothing older is under way or this process is no
+    longer short of a core.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, cpu_s: Callable[[], float] = time.process_time
+        self,
+        has_older_work: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+        cpu_s: Callable[[], float] = time.process_time,
     ) -> None:
         """`cpu_s`: the CPU that this process has used, in seconds."""
-        self._clock, self._cpu_s = clock, cpu_s
+        self._has_older_work, self._clock, self._cpu_s = has_older_work, clock, cpu_s
         self._lock = asyncio.Lock()
         self._opens_at = -math.inf
 
@@ -106,8 +110,9 @@ class BatchTurns:
     async def take(self) -> AsyncIterator[None]:
         """Wait for a turn, which is the block."""
         async with self._lock:
-            while (left_s := self._opens_at - self._clock()) > 0 and await self._is_busy(min(left_s, BUSY_S)):
-                pass
+            while self._has_older_work() and (left_s := self._opens_at - self._clock()) > 0:
+                if not await self._is_busy(min(left_s, BUSY_S)):
+                    break
             began_at = self._clock()
             try:
                 yield
@@ -138,13 +143,14 @@ class RequestContext:
     openapi: Callable[[], bytes] = bytes  # made when it is first asked for, in a twentieth of a second
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     keys_in_flight: set[str] = field(default_factory=set)
-    batches: BatchTurns = field(default_factory=BatchTurns)
+    batches: BatchTurns = field(init=False)
     streams: int = 0
     counts: CountKeeper = field(init=False)
     _kept: Batcher[str, StoredResponse | None] = field(init=False)
     _groups: dict[Callable[..., list[Response]], GroupedWrites[Any, Response]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.batches = BatchTurns(self.bridge.has_work_under_way)
         self.counts = CountKeeper(self.database, self.clock)
         self._kept = Batcher(lambda keys: self.database.read(lambda tx: find_responses(tx, keys)))
 

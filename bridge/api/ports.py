@@ -90,6 +90,10 @@ class Bridge(Protocol):
         """The offer of this node to poll new runs at once; None if they wait to be due."""
         ...
 
+    def has_work_under_way(self) -> bool:
+        """Whether this node is polling a run or delivering an event at this moment."""
+        ...
+
     async def poll_now(self, run_id: str) -> None:
         """Poll a run now if it is held in memory; the database has it due already."""
         ...

@@ -24,14 +24,15 @@ class Machine:
 
 
 @pytest.mark.parametrize(
-    ("used_share", "step_s", "waits"), [(0.9, 0.004, True), (0.1, 0.004, False), (0.1, 0.05, True)]
+    ("used_share", "step_s", "has_older_work", "waits"),
+    [(0.9, 0.002, True, True), (0.1, 0.001, True, False), (0.1, 0.05, True, True), (0.9, 0.002, False, False)],
 )
-async def test_the_next_batch_waits_while_the_process_is_short_of_a_core(
-    used_share: float, step_s: float, *, waits: bool
+async def test_the_next_batch_waits_while_older_work_is_under_way_and_the_process_is_short_of_a_core(
+    used_share: float, step_s: float, *, has_older_work: bool, waits: bool
 ) -> None:
     """It uses most of one, or the loop wakes late because other processes use them."""
     machine = Machine(used_share=used_share, step_s=step_s)
-    turns = BatchTurns(lambda: machine.now, machine.cpu_s)
+    turns = BatchTurns(lambda: has_older_work, lambda: machine.now, machine.cpu_s)
     async with turns.take():
         machine.now += 0.1
     ended_at = machine.now
@@ -40,7 +41,7 @@ async def test_the_next_batch_waits_while_the_process_is_short_of_a_core(
 
 
 async def test_batches_take_turns_in_the_order_of_their_arrival() -> None:
-    turns, order = BatchTurns(), []
+    turns, order = BatchTurns(lambda: True), []
 
     async def batch(name: str) -> None:
         async with turns.take():

@@ -88,6 +88,10 @@ class ApiBridge:
     def lease_offer(self, connection: str) -> LeaseOffer | None:
         """None: nothing polls here."""
 
+    def has_work_under_way(self) -> bool:
+        """False: nothing polls or delivers here."""
+        return False
+
     async def poll_now(self, run_id: str) -> None:
         """Noted."""
         self.asked.append(("poll_now", run_id))
