@@ -178,6 +178,7 @@ class Answers:
 
     def listed(self, key: str | None, item: Json, variables: Mapping[str, str], notes: Notes) -> ListedRun | None:
         """The run of an item of [list], whose `key` it has in a map; None if it has no id that a run could have."""
+        notes.clear()  # of the item before
         listing = self.tables["list"]
         paths = listing.get("id", [])
         if isinstance(paths, dict):

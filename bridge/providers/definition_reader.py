@@ -33,6 +33,7 @@ _NO_PATHS: Final = frozenset({"as", "time", "decode", "is", "when"})
 _RATIO: Final = re.compile(r"\s*(\d{1,15})\s*/\s*(\d{1,15})\s*", re.ASCII)
 _NOTHING: Final = "null"  # the word that a missing status is shown as
 _EXACT_FLOAT_MAX: Final = 2**53
+_RULE_FAILED: Final = "status.when"  # begins a note about a rule
 _NO_TIME: Final = ("0000-", "0001-", "1970-01-01")  # how "not yet" is written by those who write a time for it
 
 
@@ -101,6 +102,8 @@ class DefinitionReader:
         """What the body of an answer says about a run. Raises BadPayload if it lacks a status that it must have."""
         notes = Notes() if notes is None else notes
         status, word, rule = self._judge(body, notes)
+        if status.is_settled and any(note.startswith(_RULE_FAILED) for note in notes):
+            status, rule = RunStatus.UNKNOWN, ""  # an outcome is not believed where a rule could not be evaluated
         get = {name: find_(body, notes) for name, find_ in self._finds.items()}.get
         output, error = get("output"), get("error")
         observation = Observation(  # by position, as a keyword costs as much as a field

@@ -91,6 +91,17 @@ async def test_4_a_failing_expression_is_a_remark_and_never_a_value(tmp_path):
     assert any("status.when[0].if" in remark for remark in result.remarks)
 
 
+async def test_4_an_outcome_is_not_believed_where_a_rule_before_it_failed(tmp_path):
+    """The rule might have been true: the run stays watched, and the connection says why."""
+    rule = '[[status.when]]\nif = "length(steps) > `120`"\nis = "failed"\n'
+    result, _ = await poll(definition(tmp_path, BASE + rule), answering({"state": "OK"}))
+    assert isinstance(result, Observed)
+    assert (result.observation.status, result.observation.provider_status) == (RunStatus.UNKNOWN, "OK")
+    whole, _ = await poll(definition(tmp_path, BASE + rule), answering({"state": "OK", "steps": []}))
+    assert isinstance(whole, Observed)
+    assert whole.observation.status is RunStatus.SUCCEEDED
+
+
 @pytest.mark.parametrize("condition", ['state == "OK"', "state == null", "state == true", "lenght(state) > `1`"])
 def test_5_an_expression_that_can_never_be_true_is_a_fault_of_the_file(condition):
     tables = tomllib.loads(BASE)
