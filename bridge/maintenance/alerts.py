@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Final, assert_never
 
 import structlog
@@ -31,6 +32,7 @@ RETRY_FIRST_S, RETRY_MAX_S = 30.0, 900.0
 SHOWN_MAX: Final = 20  # in one message
 REASON_CHARACTERS_MAX: Final = 300
 SAVE_AFTER_EVENTS: Final = 1_000
+SAVE_AFTER: Final = timedelta(hours=1)
 DISK_FULL_BYTES: Final = 200 * 1024**2
 DISK_ROOM_BYTES: Final = 2 * DISK_FULL_BYTES
 
@@ -169,7 +171,9 @@ class Alerter:
 def _is_due(told: _Told) -> bool:
     """Not for every event that nobody is told of: a restart reads those again."""
     assert told.cursor is not None
-    return told.saved is None or told.cursor.position - told.saved.position > SAVE_AFTER_EVENTS
+    if told.saved is None or told.cursor.position - told.saved.position > SAVE_AFTER_EVENTS:
+        return True
+    return told.cursor.settled_at - told.saved.settled_at > SAVE_AFTER
 
 
 def list_alerts(edges: Edges) -> list[Alert]:

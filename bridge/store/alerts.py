@@ -14,13 +14,15 @@ from sqlalchemy.dialects import sqlite
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.event import EventType
+from bridge.domain.ids import first_id
 from bridge.store.events import last_position, list_feed
 from bridge.store.postgres import dialect as postgresql
-from bridge.store.tables import alert_channels, deliveries, endpoints
+from bridge.store.tables import alert_channels, attempts, deliveries, endpoints
 from bridge.store.transaction import Tx
 
 EVENTS_MAX: Final = 500
 _VISIBLE_AFTER: Final = timedelta(seconds=5)  # an attempt that was recorded at an instant is committed some time later
+_SLACK: Final = timedelta(minutes=1)  # an attempt's id is made when it is recorded, or on a node whose clock differs
 _TYPES: Final = tuple(
     each.value
     for each in (
@@ -85,12 +87,15 @@ def read_edges(tx: Tx, after: AlertCursor) -> Edges:
 
 
 def _read_exhausted(tx: Tx, after: datetime, until: datetime) -> dict[str, int]:
+    """Found by their last attempt: what was exhausted before may be much, and no index orders it by time."""
     is_of_run = endpoints.c.source == EndpointSource.RUN.value
     label = sa.case((is_of_run, ""), else_=deliveries.c.endpoint_id)
     query = (
-        sa.select(label, sa.func.count())
-        .join_from(deliveries, endpoints, endpoints.c.id == deliveries.c.endpoint_id)
+        sa.select(label, sa.func.count(sa.distinct(deliveries.c.id)))
+        .join_from(attempts, deliveries, deliveries.c.id == attempts.c.delivery_id)
+        .join(endpoints, endpoints.c.id == deliveries.c.endpoint_id)
         .where(
+            attempts.c.id >= first_id("att", after - _SLACK),
             deliveries.c.state == DeliveryState.EXHAUSTED.value,
             deliveries.c.settled_at > after,
             deliveries.c.settled_at <= until,

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from bridge.delivery.sender import Sender
 from bridge.domain.addresses.policy import AddressPolicy, Trust
@@ -23,13 +22,16 @@ from bridge.maintenance.alert_channels import ChannelSender
 from bridge.maintenance.alerts import Alerter
 from bridge.runtime.metrics import Metrics
 from bridge.store import endpoint_health
+from bridge.store.attempts import AttemptResult, record_attempts
 from bridge.store.connections import change_health
 from bridge.store.database import Database
-from bridge.store.tables import deliveries
+from bridge.store.deliveries import acquire_due, due_endpoints
+from bridge.store.transaction import Tx
+from tests.support.attempts import failed_attempt
 from tests.support.manual_clock import START, ManualClock
 from tests.support.posting import LOOPBACK
 from tests.support.stub_server import StubRequest, StubResponse, StubServer, stub_server
-from tests.support.watching import add_endpoint, open_database, record, register
+from tests.support.watching import NODE, add_endpoint, open_database, record, register
 
 ROOM = 10 * alerts.DISK_ROOM_BYTES
 
@@ -129,6 +131,16 @@ async def test_what_happens_within_a_minute_is_one_message(people: People) -> No
     assert "and 2 more" in text
 
 
+def exhaust(tx: Tx) -> None:
+    """Let every delivery that is due use up its last attempt."""
+    for endpoint_id in due_endpoints(tx):
+        claimed = acquire_due(tx, node=NODE, endpoint_id=endpoint_id, limit=10)
+        results = [
+            AttemptResult(each.delivery, tx.now, failed_attempt(), DeliveryState.EXHAUSTED, None) for each in claimed
+        ]
+        assert all(record_attempts(tx, node=NODE, results=results))
+
+
 async def test_an_endpoint_that_is_switched_off_and_exhausted_deliveries_are_told(people: People) -> None:
     gone = await add_endpoint(people.database)
     used_up = await add_endpoint(people.database)
@@ -137,10 +149,7 @@ async def test_an_endpoint_that_is_switched_off_and_exhausted_deliveries_are_tol
     answer = PostResult(Outcome.GONE, 1, 410)
     await people.database.write(lambda tx: endpoint_health.apply_result(tx, gone.id, answer))
     people.clock.advance(1)
-    exhausted = sa.update(deliveries).where(deliveries.c.endpoint_id == used_up.id)
-    await people.database.write(
-        lambda tx: tx.connection.execute(exhausted.values(state=DeliveryState.EXHAUSTED, settled_at=tx.now))
-    )
+    await people.database.write(exhaust)
     (text,) = await people.told()
     assert f"The endpoint {gone.id} is switched off" in text
     assert f"`runbridge endpoints enable {gone.id} --replay-missed`" in text
