@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -27,17 +28,18 @@ def serve(settings: Settings, listen: str | None, database: str | None) -> int:
 
     SIGTERM and Ctrl-C finish the requests in flight and stop it. SIGHUP reloads the configuration.
     """
-    import gc
+    gc.disable()  # most of what is made until the daemon has started stays; `process` enables it then
+    try:
+        with _absent("rich"):  # structlog takes it for tracebacks: 5 MB, of what a daemon never shows
+            import structlog  # noqa: F401 - so that it is imported without
+        from bridge.config.locate import find_config
+        from bridge.process import main
 
-    gc.disable()  # most of what is made until the daemon has started stays; `process` enables it
-    with _absent("rich"):  # structlog takes it for tracebacks: 5 MB, of what a daemon never shows
-        import structlog  # noqa: F401 - so that it is imported without
-    from bridge.config.locate import find_config
-    from bridge.process import main
-
-    path = find_config(settings.config_path, os.environ)
-    flags = {"server.listen": listen, "database.url": database}
-    return main(path, {key: value for key, value in flags.items() if value is not None})
+        path = find_config(settings.config_path, os.environ)
+        flags = {"server.listen": listen, "database.url": database}
+        return main(path, {key: value for key, value in flags.items() if value is not None})
+    finally:
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -109,15 +109,13 @@ sa.Index(
     **_only("workflow_id IS NOT NULL"),
 )
 
-# The beginning of a provider's id, and that of a run that was registered again. `text_pattern_ops`: by code points,
-# whatever the language of a PostgreSQL database; on SQLite the unique index serves for the first.
-sa.Index("ix_runs_provider_id", runs.c.provider_run_id, postgresql_ops={"provider_run_id": "text_pattern_ops"}).ddl_if(
-    dialect="postgresql"
-)
+# The beginning of a provider's id, and that of a run that was registered again. The migration makes them with
+# `text_pattern_ops`: by code points, whatever the language of a PostgreSQL database; on SQLite the unique index serves
+# for the first. To say so here would load SQLAlchemy's PostgreSQL dialect.
+sa.Index("ix_runs_provider_id", runs.c.provider_run_id).ddl_if(dialect="postgresql")
 sa.Index(
     "ix_runs_former",
     runs.c.former_provider_run_id,
-    postgresql_ops={"former_provider_run_id": "text_pattern_ops"},
     **_only("former_provider_run_id IS NOT NULL"),
 )
 
