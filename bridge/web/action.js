@@ -71,7 +71,7 @@ export function Dialog({ title, close, children }) {
 }
 
 /** How the key `R` presses a button: it asks first, whatever the button does at a click. */
-export const ASK = "Ask";
+export const ASK = "ask";
 
 /**
  * A button that does `run`. With `confirm` it asks first, in a dialog whose button has the same name.

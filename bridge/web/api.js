@@ -3,6 +3,8 @@ import { parse } from "./json.js";
 import { recall, remember } from "./settings.js";
 
 
+/** The answers of the API, as /openapi.json describes them; the tests generate this file. @typedef {import("./openapi.js").components["schemas"]} Schemas */
+
 /** An error as the API describes it (RFC 9457). */
 export class Problem extends Error {
   /** @param {number} status @param {any} body */
@@ -27,8 +29,8 @@ export class Unreachable extends Error {
   }
 }
 
-/** @type {{onSignedOut: () => void, onUnreachable: () => void, skewMs: number}} */
-export const link = { onSignedOut() {}, onUnreachable() {}, skewMs: 0 };
+/** @type {{onSignedOut: () => void, onUnreachable: () => void, onSkew: () => void, skewMs: number}} */
+export const link = { onSignedOut() {}, onUnreachable() {}, onSkew() {}, skewMs: 0 };
 
 /** The present instant by the server's clock, in milliseconds. */
 export const now = () => Date.now() + link.skewMs;
@@ -56,7 +58,11 @@ export async function call(method, path, body, read = parse) {
     throw new Unreachable();
   }
   const date = Date.parse(response.headers.get("Date") || "");
-  if (date) link.skewMs = Math.abs(date + 500 - Date.now()) > 2000 ? date + 500 - Date.now() : 0;
+  if (date) {
+    const before = link.skewMs;
+    link.skewMs = Math.abs(date + 500 - Date.now()) > 2000 ? date + 500 - Date.now() : 0;
+    if (Math.abs(link.skewMs - before) > 2000) link.onSkew();
+  }
   let answer = null;
   try {
     answer = text ? (response.ok ? read : parse)(text) : null;

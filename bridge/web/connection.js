@@ -40,7 +40,7 @@ export default function ConnectionPage({ route }) {
   const workflow = route.query.workflow ?? (learned.length ? learned[0].workflow_id ?? "" : null);
   const plotted = useData(workflow === null ? null : `${path}?${new URLSearchParams({ workflow })}`);
   return html`<${Heading} title=${name} isId>${plain.data && html`<${CheckButton} name=${name} />`}</${Heading}>
-    <${Loaded} fetched=${plain}>${(/** @type {any} */ one) => html`
+    <${Loaded} fetched=${plain}>${(/** @type {import("./api.js").Schemas["ConnectionInFull"]} */ one) => html`
       <${Facts} rows=${[
         ["Health", html`<${State} is=${one.health} />`],
         ["Reason", one.reason && html`<bdi>${visible(one.reason)}</bdi>`],
@@ -49,7 +49,7 @@ export default function ConnectionPage({ route }) {
         ["Provider", one.provider], ["Address", html`<${Id} value=${one.base_url} />`],
         ["Runs", html`<a href=${to("runs", null, { connection: name, state: "open" })}>${String(one.state.runs_in_hand)} watched by this node</a>`],
         ["Requests a second", `${one.state.requests_per_second}, ${one.state.limit_is_learned ? "learned" : "configured"}`],
-        ["Why this limit", one.state.limit_reason && visible(one.state.limit_reason)],
+        ["Why this limit", one.state.limit_reason && visible(String(one.state.limit_reason))],
         ["In flight", `${one.state.in_flight} of at most ${one.state.max_in_flight}`],
         ["Paused for", Number(one.state.paused_for_s) ? secondsText(one.state.paused_for_s) : ""],
         ["Delay worth one request", secondsText(one.state.shadow_price_s)],
@@ -64,6 +64,6 @@ export default function ConnectionPage({ route }) {
         { name: "Polls a run", isNumber: true, cell: (/** @type {any} */ row) => String(row.polls_per_run ?? "–") },
         { name: "Delay", isNumber: true, cell: (/** @type {any} */ row) => (row.mean_delay_s === null ? "–" : secondsText(row.mean_delay_s)) },
       ]} />`}</section>`}</${Loaded}>
-    ${workflow !== null && html`<${Loaded} fetched=${plotted}>${(/** @type {any} */ one) => one.distribution && html`<${Cadence} distribution=${one.distribution} name=${name} />`}</${Loaded}>`}`;
+    ${workflow !== null && html`<${Loaded} fetched=${plotted}>${(/** @type {import("./api.js").Schemas["ConnectionInFull"]} */ one) => one.distribution && html`<${Cadence} distribution=${one.distribution} name=${name} />`}</${Loaded}>`}`;
 }
 

@@ -11,20 +11,20 @@ import { Heading, Id, State, Time } from "./ui.js";
 const FILTERS = ["state", "endpoint", "event", "run", "since", "until"];
 
 export const deliveryColumns = [
-  { name: "Delivery", cell: (/** @type {any} */ one) => html`<${Id} value=${one.id} href=${to("deliveries", one.id)} />` },
-  { name: "State", cell: (/** @type {any} */ one) => html`<${State} is=${one.state} />` },
-  { name: "Event", cell: (/** @type {any} */ one) => html`<a href=${to("events", one.event_id)}>${one.event_type}</a>` },
-  { name: "Endpoint", cell: (/** @type {any} */ one) => html`<a class="cut" href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>` },
-  { name: "Run", cell: (/** @type {any} */ one) => (one.run_id ? html`<a href=${to("runs", one.run_id)} class="id cut">${one.run_id}</a>` : "–") },
-  { name: "Attempts", isNumber: true, cell: (/** @type {any} */ one) => String(one.attempt_count) },
-  { name: "Last answer", cell: (/** @type {any} */ one) => (one.last_outcome ? html`<span class="nowrap">${one.last_status ?? ""} ${one.last_outcome}</span>` : "–") },
-  { name: "Created", sort: /** @type {const} */ ("descending"), cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
-  { name: "Next try", cell: (/** @type {any} */ one) => html`<${Time} at=${one.next_attempt_at} />` },
+  { name: "Delivery", cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => html`<${Id} value=${one.id} href=${to("deliveries", one.id)} />` },
+  { name: "State", cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => html`<${State} is=${one.state} />` },
+  { name: "Event", cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => html`<a href=${to("events", one.event_id)}>${one.event_type}</a>` },
+  { name: "Endpoint", cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => html`<a class="cut" href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>` },
+  { name: "Run", cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => (one.run_id ? html`<a href=${to("runs", one.run_id)} class="id cut">${one.run_id}</a>` : "–") },
+  { name: "Attempts", isNumber: true, cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => String(one.attempt_count) },
+  { name: "Last answer", cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => (one.last_outcome ? html`<span class="nowrap">${one.last_status ?? ""} ${one.last_outcome}</span>` : "–") },
+  { name: "Created", sort: /** @type {const} */ ("descending"), cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => html`<${Time} at=${one.created_at} />` },
+  { name: "Next try", cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => html`<${Time} at=${one.next_attempt_at} />` },
 ];
 
 /** @type {import("./bulk.js").Operation[]} */
 const BULK = [{ name: "Retry", path: "/v1/deliveries/retry", what: "deliveries are", warning: "Each selected delivery is sent again with the same bytes, whatever became of it. Those whose endpoint is off are left alone." }];
-const RETRY = { name: "Action", cell: (/** @type {any} */ one) => (one.state === "discarded" ? "" : html`<${Action} name="Retry" kind="quiet" done="It is sent again now" run=${() => post(`/v1/deliveries/${one.id}/retry`)} />`) };
+const RETRY = { name: "Action", cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => (one.state === "discarded" ? "" : html`<${Action} name="Retry" kind="quiet" done="It is sent again now" run=${() => post(`/v1/deliveries/${one.id}/retry`)} />`) };
 
 /** @param {{route: import("./route.js").Route}} props */
 export default function Deliveries({ route }) {
@@ -33,7 +33,7 @@ export default function Deliveries({ route }) {
   const selection = useSelection(path);
   const may = useMay();
   const endpoints = useData("/v1/endpoints?limit=200");
-  const names = (endpoints.data?.data ?? []).map((/** @type {any} */ one) => one.id);
+  const names = (endpoints.data?.data ?? []).map((/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => one.id);
   const { endpoint, state, since, until } = route.query;
   return html`<${Heading} title="Deliveries">${endpoint && html`<${ReplayButton} endpoint=${endpoint} since=${since} until=${until} status=${state === "exhausted" ? "exhausted" : ""} />`}</${Heading}>
     <${Filters} route=${route} fields=${[

@@ -41,7 +41,7 @@ export default function DeliveryPage({ route }) {
   const event = useData(found ? `/v1/events/${encodeURIComponent(found.event_id)}` : null, getText);
   const endpoint = useData(found && found.state !== "discarded" ? `/v1/endpoints/${encodeURIComponent(found.endpoint_id)}` : null);
   return html`<${Heading} title=${id} isId>${found && found.state !== "discarded" && html`<${Action} name="Retry" done="It is sent again now" run=${() => post(`${path}/retry`)} />`}</${Heading}>
-    <${Loaded} fetched=${fetched}>${(/** @type {any} */ one) => html`
+    <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => html`
       <${Facts} rows=${[
         ["State", html`<${State} is=${one.state} />`],
         ["Event", html`<a href=${to("events", one.event_id)}>${one.event_type}</a>`],

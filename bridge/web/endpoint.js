@@ -89,7 +89,7 @@ export default function EndpointPage({ route }) {
       ${may && html`<button type="button" disabled=${Boolean(fixed || offline)} title=${offline || fixed} onClick=${() => setEdited(true)}>Edit</button>`}
       <${Action} name="Rotate secret" isOff=${fixed} done="Both secrets sign for one day" run=${rotate} confirm=${html`<p>A new secret is made and shown once. The old one goes on signing for one day.</p>`} />
       <${Action} name="Delete" kind="danger" isOff=${fixed} done="Deleted" run=${() => call("DELETE", path)} leave=${to("endpoints")} confirm=${html`<p>Its pending deliveries are discarded. This cannot be undone.</p>`} />`}</${Heading}>
-    <${Loaded} fetched=${fetched}>${(/** @type {any} */ one) => html`
+    <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => html`
       ${!one.enabled && html`<p class="verdict bad"><span aria-hidden="true">!</span><span>Disabled${one.disabled_reason ? `: ${visible(one.disabled_reason)}` : ""}</span></p>`}
       <${Facts} rows=${[
         ["State", html`<${State} is=${one.enabled ? "enabled" : "disabled"} />`],

@@ -11,21 +11,21 @@ import { Heading, Id, State, Time, useOfflineReason, visible } from "./ui.js";
 export const percent = (rate) => (rate === null || rate === undefined ? "–" : `${Math.floor(Number(rate) * 1000) / 10} %`);
 
 const COLUMNS = [
-  { name: "Endpoint", cell: (/** @type {any} */ one) => html`<${Id} value=${one.id} href=${to("endpoints", one.id)} />` },
-  { name: "State", cell: (/** @type {any} */ one) => html`<${State} is=${one.enabled ? (one.failing_since ? "failing" : "enabled") : "disabled"} />` },
-  { name: "Address", cell: (/** @type {any} */ one) => html`<bdi class="cut">${visible(one.url)}</bdi>` },
-  { name: "Accepted, 24 h", isNumber: true, cell: (/** @type {any} */ one) => percent(one.stats.day.success_rate) },
-  { name: "Pending", isNumber: true, cell: (/** @type {any} */ one) => String(one.stats.pending) },
-  { name: "Oldest due", cell: (/** @type {any} */ one) => html`<${Time} at=${one.stats.oldest_due_at} />` },
-  { name: "Last answer", cell: (/** @type {any} */ one) => (one.stats.last_answer ? html`${one.stats.last_answer.status ?? ""} ${one.stats.last_answer.outcome}, <${Time} at=${one.stats.last_answer.at} />` : "–") },
-  { name: "Failing since", cell: (/** @type {any} */ one) => html`<${Time} at=${one.failing_since} />` },
-  { name: "Source", cell: (/** @type {any} */ one) => `${one.source}${one.ordered ? ", ordered" : ""}` },
+  { name: "Endpoint", cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => html`<${Id} value=${one.id} href=${to("endpoints", one.id)} />` },
+  { name: "State", cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => html`<${State} is=${one.enabled ? (one.failing_since ? "failing" : "enabled") : "disabled"} />` },
+  { name: "Address", cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => html`<bdi class="cut">${visible(one.url)}</bdi>` },
+  { name: "Accepted, 24 h", isNumber: true, cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => percent(one.stats.day.success_rate) },
+  { name: "Pending", isNumber: true, cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => String(one.stats.pending) },
+  { name: "Oldest due", cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => html`<${Time} at=${one.stats.oldest_due_at} />` },
+  { name: "Last answer", cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => (one.stats.last_answer ? html`${one.stats.last_answer.status ?? ""} ${one.stats.last_answer.outcome}, <${Time} at=${one.stats.last_answer.at} />` : "–") },
+  { name: "Failing since", cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => html`<${Time} at=${one.failing_since} />` },
+  { name: "Source", cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => `${one.source}${one.ordered ? ", ordered" : ""}` },
 ];
 
 /** Why an endpoint cannot be changed here; empty if it can. @param {any} one */
 export const fixedReason = (one) => (one?.source === "config" ? "It stands in the configuration file; change it there." : "");
 
-const ACTIONS = { name: "Actions", cell: (/** @type {any} */ one) => {
+const ACTIONS = { name: "Actions", cell: (/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => {
   const path = `/v1/endpoints/${encodeURIComponent(one.id)}`;
   return html`<span class="row"><${Action} name="Ping" kind="quiet" done="A test event is on its way" run=${() => post(`${path}/ping`)} isOff=${one.enabled ? "" : "It is off"} />
     ${one.enabled ? html`<${Action} key="off" name="Disable" kind="quiet" isOff=${fixedReason(one)} done="Disabled: what is pending waits, and new events are not queued" run=${() => post(`${path}/disable`)} />`

@@ -19,12 +19,12 @@ function About({ event }) {
 }
 
 export const eventColumns = [
-  { name: "Event", cell: (/** @type {any} */ event) => html`<${Id} value=${event.id} href=${to("events", event.id)} />` },
-  { name: "Type", cell: (/** @type {any} */ event) => event.type },
-  { name: "About", cell: (/** @type {any} */ event) => html`<${About} event=${event} />` },
-  { name: "Status", cell: (/** @type {any} */ event) => (event.data.run ? html`<${State} is=${event.data.run.status} />` : "–") },
-  { name: "Number", isNumber: true, cell: (/** @type {any} */ event) => String(event.data.sequence ?? "–") },
-  { name: "When", sort: /** @type {const} */ ("descending"), cell: (/** @type {any} */ event) => html`<${Time} at=${event.timestamp} />` },
+  { name: "Event", cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`<${Id} value=${event.id} href=${to("events", event.id)} />` },
+  { name: "Type", cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => event.type },
+  { name: "About", cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`<${About} event=${event} />` },
+  { name: "Status", cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => (event.data.run ? html`<${State} is=${event.data.run.status} />` : "–") },
+  { name: "Number", isNumber: true, cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => String(event.data.sequence ?? "–") },
+  { name: "When", sort: /** @type {const} */ ("descending"), cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`<${Time} at=${event.timestamp} />` },
 ];
 
 /** @param {{route: import("./route.js").Route}} props */
@@ -44,7 +44,7 @@ export function EventPage({ route }) {
   const fetched = useData(path);
   const deliveries = useData(`/v1/deliveries?event=${encodeURIComponent(id)}&limit=200`);
   return html`<${Heading} title=${id} isId>${fetched.data && html`<${ReplayEvent} id=${id} />`}</${Heading}>
-    <${Loaded} fetched=${fetched}>${(/** @type {any} */ event) => html`
+    <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`
       <${Facts} rows=${[
         ["Type", event.type], ["When", html`<${Time} at=${event.timestamp} exact />`],
         ["About", html`<${About} event=${event} />`],

@@ -53,7 +53,7 @@ export function useKeys(route, help) {
       }
       /** @type {Record<string, () => any>} */
       const does = {
-        g: () => (isGoing = true), "/": () => /** @type {HTMLElement | null} */ (document.querySelector(".filters input, .bar input"))?.focus(),
+        g: () => (isGoing = true), "/": () => /** @type {HTMLElement | null} */ (document.querySelector("main .filters input") ?? document.querySelector(".bar input"))?.focus(),
         j: () => moveRow(1), k: () => moveRow(-1), ArrowDown: () => moveRow(1), ArrowUp: () => moveRow(-1),
         o: () => target.matches("td a") && target.click(), u: () => route.id !== null && go(to(route.page)),
         "[": () => press("[data-page=newer]"), "]": () => press("[data-page=older]"), x: () => press("tr:focus-within input[type=checkbox]"),

@@ -171,6 +171,7 @@ async function retry() {
 }
 
 link.onUnreachable = down;
+link.onSkew = () => show({});
 channel?.addEventListener("message", ({ data }) => {
   if (!isOn || source) return;
   if (data.kind === "event") markStale();

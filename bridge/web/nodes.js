@@ -44,14 +44,14 @@ export default function Nodes() {
   const may = useMay();
   return html`<${Heading} title="Nodes" />
     <${Loaded} fetched=${nodes}>${(/** @type {any} */ { data }) => html`<${Table} caption="Daemons that share the database" rows=${data} columns=${[
-      { name: "Node", cell: (/** @type {any} */ node) => html`<${Id} value=${node.id} href=${to("nodes", node.id)} />` },
-      { name: "State", cell: (/** @type {any} */ node) => html`<${State} is=${node.alive ? "alive" : "dead"} />` },
-      { name: "Host", cell: (/** @type {any} */ node) => `${node.host}, process ${node.pid}` },
-      { name: "Version", cell: (/** @type {any} */ node) => node.version },
-      { name: "Runs", isNumber: true, cell: (/** @type {any} */ node) => String(node.runs) },
-      { name: "Deliveries", isNumber: true, cell: (/** @type {any} */ node) => String(node.deliveries) },
-      { name: "Started", cell: (/** @type {any} */ node) => html`<${Time} at=${node.started_at} />` },
-      { name: "Lease until", cell: (/** @type {any} */ node) => html`<${Time} at=${node.lease_expires_at} />` },
+      { name: "Node", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => html`<${Id} value=${node.id} href=${to("nodes", node.id)} />` },
+      { name: "State", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => html`<${State} is=${node.alive ? "alive" : "dead"} />` },
+      { name: "Host", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => `${node.host}, process ${node.pid}` },
+      { name: "Version", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => node.version },
+      { name: "Runs", isNumber: true, cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => String(node.runs) },
+      { name: "Deliveries", isNumber: true, cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => String(node.deliveries) },
+      { name: "Started", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => html`<${Time} at=${node.started_at} />` },
+      { name: "Lease until", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => html`<${Time} at=${node.lease_expires_at} />` },
     ]} />`}</${Loaded}>
     ${may && html`<${Sessions} />`}
     <section><h2>What the doctor finds</h2><${Loaded} fetched=${findings}>${(/** @type {any} */ { data }) => html`<${Table} caption="Checks" rows=${data} keyOf=${(/** @type {any} */ row) => row.check} columns=${[

@@ -44,7 +44,7 @@ export default function Overview() {
   const summary = useData("/v1/summary");
   const events = useData("/v1/events?order=newest&limit=10");
   return html`<${Heading} title="Overview" />
-    <${Loaded} fetched=${summary}>${(/** @type {any} */ data) => html`
+    <${Loaded} fetched=${summary}>${(/** @type {import("./api.js").Schemas["SummaryAnswer"]} */ data) => html`
       <p class=${`verdict ${data.status === "ok" ? "good" : "bad"}`}><span aria-hidden="true">${data.status === "ok" ? "✓" : "!"}</span><span>${visible(data.sentence)}</span></p>
       ${data.attention.length > 0 && html`<section><h2>Needs attention</h2><ul class="attention">${data.attention.map((/** @type {any} */ one) => html`<li key=${one.kind + one.id}>
         <${State} is=${one.severity} /> <a href=${to(one.kind === "connection" ? "connections" : "endpoints", one.id)}>${one.id}</a>

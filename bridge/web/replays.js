@@ -14,18 +14,18 @@ function Progress({ replay }) {
 }
 
 const COLUMNS = [
-  { name: "Replay", cell: (/** @type {any} */ one) => html`<${Id} value=${one.id} href=${to("replays", one.id)} />` },
-  { name: "State", cell: (/** @type {any} */ one) => html`<${State} is=${one.state} />` },
-  { name: "Endpoint", cell: (/** @type {any} */ one) => html`<a href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>` },
-  { name: "Progress", cell: (/** @type {any} */ one) => html`<${Progress} replay=${one} />` },
-  { name: "Created", sort: /** @type {const} */ ("descending"), cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
+  { name: "Replay", cell: (/** @type {import("./api.js").Schemas["ReplayAnswer"]} */ one) => html`<${Id} value=${one.id} href=${to("replays", one.id)} />` },
+  { name: "State", cell: (/** @type {import("./api.js").Schemas["ReplayAnswer"]} */ one) => html`<${State} is=${one.state} />` },
+  { name: "Endpoint", cell: (/** @type {import("./api.js").Schemas["ReplayAnswer"]} */ one) => html`<a href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>` },
+  { name: "Progress", cell: (/** @type {import("./api.js").Schemas["ReplayAnswer"]} */ one) => html`<${Progress} replay=${one} />` },
+  { name: "Created", sort: /** @type {const} */ ("descending"), cell: (/** @type {import("./api.js").Schemas["ReplayAnswer"]} */ one) => html`<${Time} at=${one.created_at} />` },
 ];
 
 /** @param {{route: import("./route.js").Route}} props */
 export default function Replays({ route }) {
   const list = useList(withQuery("/v1/replays", route.query));
   const endpoints = useData("/v1/endpoints?limit=200");
-  const names = (endpoints.data?.data ?? []).map((/** @type {any} */ one) => one.id);
+  const names = (endpoints.data?.data ?? []).map((/** @type {import("./api.js").Schemas["ReplayAnswer"]} */ one) => one.id);
   const { endpoint } = route.query;
   return html`<${Heading} title="Replays"><${ReplayButton} endpoint=${endpoint} /></${Heading}>
     <${Filters} route=${route} fields=${[{ name: "endpoint", label: "Endpoint", options: names.includes(endpoint ?? names[0]) ? names : [...names, endpoint].filter(Boolean) }, { name: "state", label: "State", options: ["running", "done", "cancelled"] }]} />
@@ -40,7 +40,7 @@ export function ReplayPage({ route }) {
   const fetched = useData(path);
   const found = fetched.data;
   return html`<${Heading} title=${id} isId>${found?.state === "running" && html`<${Action} name="Cancel" done="Cancelled" run=${() => post(`${path}/cancel`)} confirm=${html`<p>What was sent already stays sent.</p>`} />`}</${Heading}>
-    <${Loaded} fetched=${fetched}>${(/** @type {any} */ one) => html`<${Facts} rows=${[
+    <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["ReplayAnswer"]} */ one) => html`<${Facts} rows=${[
       ["State", html`<${State} is=${one.state} />`], ["Progress", html`<${Progress} replay=${one} />`],
       ["Endpoint", html`<a href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>`],
       ["Rate", `${one.rate} a second`],

@@ -76,7 +76,7 @@ export default function RunPage({ route }) {
       ${open && html`<${Action} name="Stop watching" kind="danger" done="It is no longer watched" run=${() => call("DELETE", path)} leave=${to("runs")}
         confirm=${html`<p>The run goes on at the provider, and nothing more is sent about it. Its record here is removed.</p>`} />`}
     </${Heading}>
-    <${Loaded} fetched=${fetched}>${(/** @type {any} */ run) => html`
+    <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["RunInFull"]} */ run) => html`
       <${Facts} rows=${[
         ["Status", html`<${State} is=${run.status} />${run.overdue && html` <small class="warn">longer than usual</small>`}`],
         ["Provider's word", run.provider_status && html`<bdi>${visible(run.provider_status)}</bdi>`],

@@ -17,14 +17,14 @@ export function progressText(run) {
 }
 
 const COLUMNS = [
-  { name: "Run", cell: (/** @type {any} */ run) => html`<${Id} value=${run.id} href=${to("runs", run.id)} />` },
-  { name: "Status", cell: (/** @type {any} */ run) => html`<${State} is=${run.status} />${run.overdue && html` <small class="warn">overdue</small>`}${run.last_error && html` <small class="bad" title=${visible(run.last_error.message)}>not readable</small>`}` },
-  { name: "Provider's id", cell: (/** @type {any} */ run) => html`<bdi class="id cut">${visible(run.provider_run_id)}</bdi>` },
-  { name: "Connection", cell: (/** @type {any} */ run) => html`<a href=${to("connections", run.connection)}>${run.connection}</a>` },
-  { name: "Workflow", cell: (/** @type {any} */ run) => html`<bdi class="cut">${visible(run.workflow_id ?? "–")}</bdi>${run.tags.length > 0 && html` <small><bdi class="cut">${visible(run.tags.join(", "))}</bdi></small>`}` },
-  { name: "Progress", cell: (/** @type {any} */ run) => progressText(run) || "–" },
-  { name: "Registered", sort: /** @type {const} */ ("descending"), cell: (/** @type {any} */ run) => html`<${Time} at=${run.registered_at} />` },
-  { name: "Next poll", cell: (/** @type {any} */ run) => html`<${Time} at=${run.next_poll_at} />` },
+  { name: "Run", cell: (/** @type {import("./api.js").Schemas["RunAnswer"]} */ run) => html`<${Id} value=${run.id} href=${to("runs", run.id)} />` },
+  { name: "Status", cell: (/** @type {import("./api.js").Schemas["RunAnswer"]} */ run) => html`<${State} is=${run.status} />${run.overdue && html` <small class="warn">overdue</small>`}${run.last_error && html` <small class="bad" title=${visible(run.last_error.message)}>not readable</small>`}` },
+  { name: "Provider's id", cell: (/** @type {import("./api.js").Schemas["RunAnswer"]} */ run) => html`<bdi class="id cut">${visible(run.provider_run_id)}</bdi>` },
+  { name: "Connection", cell: (/** @type {import("./api.js").Schemas["RunAnswer"]} */ run) => html`<a href=${to("connections", run.connection)}>${run.connection}</a>` },
+  { name: "Workflow", cell: (/** @type {import("./api.js").Schemas["RunAnswer"]} */ run) => html`<bdi class="cut">${visible(run.workflow_id ?? "–")}</bdi>${run.tags.length > 0 && html` <small><bdi class="cut">${visible(run.tags.join(", "))}</bdi></small>`}` },
+  { name: "Progress", cell: (/** @type {import("./api.js").Schemas["RunAnswer"]} */ run) => progressText(run) || "–" },
+  { name: "Registered", sort: /** @type {const} */ ("descending"), cell: (/** @type {import("./api.js").Schemas["RunAnswer"]} */ run) => html`<${Time} at=${run.registered_at} />` },
+  { name: "Next poll", cell: (/** @type {import("./api.js").Schemas["RunAnswer"]} */ run) => html`<${Time} at=${run.next_poll_at} />` },
 ];
 
 /** @param {{close: () => void}} props */

@@ -2,7 +2,7 @@
 import { html, useState } from "./preact.js";
 import { useMay } from "./action.js";
 import { go, withFilters } from "./route.js";
-import { ErrorBox, Loading } from "./ui.js";
+import { ErrorBox, isSaidElsewhere, Loading } from "./ui.js";
 
 /** @typedef {{name: string, cell: (row: any) => any, isNumber?: boolean, sort?: "ascending" | "descending"}} Column */
 /** @typedef {{ids: Set<string>, choose: (ids: string[], isOn: boolean) => void}} Selection */
@@ -61,7 +61,7 @@ export function ListBody({ list, route, caption, columns, empty, filters = [], k
   };
   const clear = Object.fromEntries(filters.map((name) => [name, ""]));
   return html`
-    ${error && !(rows && error.status === 0) && html`<${ErrorBox} error=${error} again=${reload} />`}
+    ${error && !isSaidElsewhere(error, rows) && html`<${ErrorBox} error=${error} again=${reload} />`}
     <div class="fresh">${fresh > 0 && !cursor && html`<button type="button" onClick=${showFresh}>${fresh} new</button>`}</div>
     ${rows === null && !error && html`<${Loading} />`}
     ${rows?.length > 0 && html`<${Table} ...${{ caption, columns, rows, keyOf, isBusy, selection: may ? selection : null }} />`}

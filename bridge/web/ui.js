@@ -171,14 +171,17 @@ export function Heading({ title, isId = false, children }) {
 
 /** Names and values. @param {{rows: [string, any][]}} props */
 export function Facts({ rows }) {
-  const isThere = ([, value]) => value !== null && value !== undefined && value !== "" && value !== false;
-  return html`<dl class="facts">${rows.filter(/** @type {any} */ (isThere)).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+  const isThere = (/** @type {[string, any]} */ [, value]) => value !== null && value !== undefined && value !== "" && value !== false;
+  return html`<dl class="facts">${rows.filter(isThere).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
+
+/** Whether an error needs no box of its own: signed out, or not reachable while what was fetched before is still shown. @param {any} error @param {any} data */
+export const isSaidElsewhere = (error, data) => error.status === 401 || (error.status === 0 && Boolean(data));
 
 /** The body of a page about one thing: waits for its data and shows its error. @param {{fetched: any, children: (data: any) => any}} props */
 export function Loaded({ fetched, children }) {
   const { data, error, reload, isBusy } = fetched;
-  return html`${error && !(data && error.status === 0) && html`<${ErrorBox} error=${error} again=${reload} />`}${data ? html`<div class="whole" aria-busy=${isBusy}>${children(data)}</div>` : !error && html`<${Loading} />`}`;
+  return html`${error && !isSaidElsewhere(error, data) && html`<${ErrorBox} error=${error} again=${reload} />`}${data ? html`<div class="whole" aria-busy=${isBusy}>${children(data)}</div>` : (!error || isSaidElsewhere(error, data)) && html`<${Loading} />`}`;
 }
 
 /** Why actions are off; empty while they are not. */
