@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Outcome
+from bridge.domain.delivery import STARTING_RETRY_S, Attempt, Delivery, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.domain.ids import new_id
@@ -48,6 +48,12 @@ class Tried:
     def is_retried(self) -> bool:
         """It waits for its next attempt as planned."""
         return self.delivery.state is DeliveryState.PENDING and self.delivery.next_attempt_at == PLANNED
+
+    @property
+    def is_retried_soon(self) -> bool:
+        """It waits for an attempt beside those of the schedule: the receiver has never answered."""
+        soon = START + timedelta(seconds=STARTING_RETRY_S)
+        return self.delivery.failures == 0 and self.delivery.next_attempt_at == soon
 
 
 async def pace_now(database: Database) -> EndpointBackoff:
@@ -217,7 +223,7 @@ async def test_a_connection_that_is_refused_counts_as_a_failure_in_a_row(
     database: Database, clock: ManualClock
 ) -> None:
     tried = await attempt(database, clock, "http://127.0.0.1:1/hooks")
-    assert (tried.is_retried, tried.attempt.answer.outcome, tried.backoff) == (
+    assert (tried.is_retried_soon, tried.attempt.answer.outcome, tried.backoff) == (
         True,
         Outcome.CONNECT,
         EndpointBackoff(failures=1),
@@ -237,7 +243,7 @@ async def test_tls_that_fails_counts_as_a_failure_in_a_row(
 
 async def test_a_name_that_is_not_found_counts_as_a_failure_in_a_row(database: Database, clock: ManualClock) -> None:
     tried = await attempt(database, clock, "http://nowhere.invalid/hooks")
-    assert (tried.is_retried, tried.attempt.answer.outcome, tried.backoff) == (
+    assert (tried.is_retried_soon, tried.attempt.answer.outcome, tried.backoff) == (
         True,
         Outcome.DNS,
         EndpointBackoff(failures=1),
