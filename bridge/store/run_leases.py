@@ -114,8 +114,8 @@ def request_poll(tx: Tx, run_id: str) -> None:
 
 def clamp_due(tx: Tx, connection: str, latest: datetime) -> int:
     """Make due at once what is due only after `latest`, because a wrong clock wrote it. The answer is how many."""
-    late = (
-        sa.update(runs).where(runs.c.connection == connection, runs.c.next_poll_at > latest).values(next_poll_at=tx.now)
-    )
-    free, leased = late.where(*_IS_FREE[1:]), late.where(runs.c.leased_by > "")  # an index each
+    late = sa.update(runs).where(runs.c.next_poll_at > latest).values(next_poll_at=tx.now)
+    free = late.where(runs.c.connection == connection, *_IS_FREE[1:])
+    # An expression, or SQLite walks all runs of the connection; few are leased.
+    leased = late.where(runs.c.leased_by > "", runs.c.connection + "" == connection)
     return sum(tx.connection.execute(statement).rowcount for statement in (free, leased))
