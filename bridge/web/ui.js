@@ -101,7 +101,7 @@ export function Copy({ value, label = "Copy", icon = false }) {
     setSaid((await copyText(value)) ? "Copied" : "Not allowed");
     setTimeout(() => setSaid(""), 1500);
   };
-  return html`<button type="button" class=${icon ? "quiet icon" : "quiet"} aria-label=${icon ? `${label} ${value}` : undefined} title=${icon ? label : undefined} onClick=${copy}>${icon && !said ? html`<svg viewBox="0 0 14 14" width="14" height="14" aria-hidden="true"><path d="M4 4V1h9v9h-3M1 4h9v9H1z" fill="none" stroke="currentColor" stroke-width="1.3" /></svg>` : icon ? (said === "Copied" ? "✓" : "✕") : said || label}</button>`;
+  return html`<button type="button" class=${icon ? "quiet icon" : "quiet"} aria-label=${icon ? `${label} ${value}` : undefined} title=${icon ? label : undefined} onClick=${copy}>${icon ? (said === "Copied" ? "✓" : said && "✕") : said || label}</button>`;
 }
 
 /** An id with its copy button. @param {{value: string, href?: string}} props */
