@@ -297,6 +297,7 @@ async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammerin
 async def test_a_failing_connection_is_told_although_the_database_could_not_be_written_at_first(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bridge.polling.poll_results.STORE_RETRY_S", 0.2)
     sandbox.fail("dify", "401", count=1)
     async with open_poller(database, connection(sandbox, "dify")) as poller:
         await register(database, sandbox.add_run("dify", scenario=Scenario(duration_s=None)), connection="dify-1")
