@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 
 from aiohttp import web
 
@@ -20,6 +21,7 @@ RECHECK_S = 2.0  # hints come from this process only; another node may record ev
 WRITE_TIMEOUT_S = 10.0  # a reader that takes nothing for so long is dropped; it can resume
 STREAMS_MAX = 100
 PAGE = 100
+READ_GAP_S = 0.1  # between two reads of one stream: a lone event is not delayed, and of many each read brings several
 
 
 async def stream_events(context: RequestContext, request: Request[StreamQuery]) -> web.StreamResponse:
@@ -50,13 +52,16 @@ async def _follow(
     loop = asyncio.get_running_loop()
     beat_at = loop.time() + HEARTBEAT_S
     checked_at = loop.time()
+    read_at = -math.inf
     while not context.closing.is_set():
         async with context.listening(context.bridge.feed_grown(RECHECK_S)) as hint:
             if loop.time() - checked_at >= RECHECK_S:  # also while there is always something to send
                 checked_at = loop.time()
                 if await context.authentication.has_ended(request.http):
                     break
+            await asyncio.sleep(max(0.0, read_at + READ_GAP_S - loop.time()))
             page, position = await _next_page(context, request.data, position)
+            read_at = loop.time() if len(page) < PAGE else -math.inf
             for event in page:
                 await _write(response, _message(event))
             if page:

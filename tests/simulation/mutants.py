@@ -132,8 +132,8 @@ MUTANTS: Final = (
         "retry-counted-twice",
         "one failed attempt uses up two retries",
         "bridge/store/attempts.py",
-        "(0 if result.answer.outcome is Outcome.DELIVERED else 1)",
-        "(0 if result.answer.outcome is Outcome.DELIVERED else 2)",
+        "result.answer.outcome is Outcome.DELIVERED else 1)",
+        "result.answer.outcome is Outcome.DELIVERED else 2)",
     ),
     Mutant(
         "bytes-made-again",

@@ -14,6 +14,7 @@ import pytest
 
 from bridge.domain.connection import CadenceSettings
 from bridge.polling.poller import Poller
+from bridge.providers.retab import Retab
 from bridge.sandbox import Sandbox, Scenario
 from bridge.store import runs
 from bridge.store.database import Database
@@ -87,6 +88,8 @@ def mean_delay(folder: Path, others: int | None) -> float:
 
     async def measure(loop: JumpingLoop) -> float:
         async with AsyncExitStack() as stack:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr(Retab, "lists", others is not None)
             account = await open_account(
                 stack, loop, folder, "retab", requests_per_second=6.0, discover=others is not None, fetch_output=False
             )
@@ -100,18 +103,16 @@ def mean_delay(folder: Path, others: int | None) -> float:
                 return replace(page, runs=tuple(each for each in page.runs if each.provider_run_id not in ours))
 
             client.list_runs = list_others  # type: ignore[method-assign]
-            if others is None:
-                client.provider.lists = False
             theirs = account.sandbox.state.runs
             before = set(theirs)
             await account.watch(39, scenario)
-            ours |= set(theirs) - before
+            ours |= {theirs_id for _, theirs_id in set(theirs) - before}
             while loop.clock.monotonic() < 1000.0 + 150.0:
                 await asyncio.sleep(0.1)
                 if over := account.note():
                     before = set(theirs)
                     await account.watch(over, scenario)
-                    ours |= set(theirs) - before
+                    ours |= {theirs_id for _, theirs_id in set(theirs) - before}
             return fmean(account.delays)
 
     return run_jumping(measure)

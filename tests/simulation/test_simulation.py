@@ -31,7 +31,7 @@ def test_the_same_seed_is_the_same_life() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mark-before-send", "order-forgotten"])
+@pytest.mark.parametrize("name", ["mark-before-send", "sequence-from-clock"])
 def test_a_planted_fault_is_found(name: str) -> None:
     done = simulate("--mutant", name, "--seeds", "1-10", "--hours", "1", "--jobs", "2")
     assert done.returncode == 0, done.stdout + done.stderr
