@@ -1,6 +1,6 @@
 """Bulk operations: on everything that a filter selects, counted first, a bounded part with each request.
 
-Each part is committed by itself, so a client that stops in between has done what it was told so far.
+Each part is committed by itself, so a client that stops in between keeps the parts that were answered.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class BulkError(Shown):
 
 
 class BulkAnswer(Shown):
-    """What became of this part; `next_cursor` continues with the next one."""
+    """The result of one part; `next_cursor` continues with the next one."""
 
     count: int = Field(description="To how many it was done.")
     skipped: int = Field(description="How many were selected but left alone.")

@@ -1,4 +1,4 @@
-"""What each field of the API means, for the OpenAPI document.
+"""The description of each field of the API, for the OpenAPI document.
 
 The key of a group names the schemas (or query models) that it is about; the group "" holds for every other one. A field
 that has a description in its model needs no entry here.

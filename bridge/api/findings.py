@@ -35,7 +35,7 @@ _Sentences = Mapping[tuple[str, str], list[tuple[bool, str]]]
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What one reading transaction finds."""
+    """The rows that one reading transaction finds."""
 
     trouble: CurrentTrouble
     endpoints: list[Endpoint]

@@ -115,7 +115,7 @@ WORKFLOWS_MAX = 50  # of each connection: workflow names come from outside, so t
 def _read_limiters(registry: CollectorRegistry, bridge: Bridge) -> None:
     shadow = _by_connection(registry, "shadow_price_seconds", "The delay that one request was worth lately")
     over = _by_connection(registry, "over_capacity_ratio", "Requests wanted over requests allowed, at least 1")
-    rate = _by_connection(registry, "requests_per_second", "The limit in force, told or learned")
+    rate = _by_connection(registry, "requests_per_second", "The limit in force, configured or learned")
     for name in bridge.connections:
         reading = bridge.limiter_reading(name)
         shadow.labels(name).set(reading.shadow_price_s)

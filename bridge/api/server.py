@@ -94,7 +94,11 @@ def build_app(
     app[RULES], app[CAP] = rules, cap
     _add_routes(app, context, rules)
     app.on_response_prepare.append(add_headers)
+    _add_signals(app, context)
+    return app
 
+
+def _add_signals(app: web.Application, context: RequestContext) -> None:
     async def close(_app: web.Application) -> None:
         context.closing.set()
 
@@ -104,7 +108,6 @@ def build_app(
     app.on_startup.append(count)
     app.on_shutdown.append(close)
     app.on_cleanup.append(lambda _: context.counts.close())
-    return app
 
 
 def _add_routes(app: web.Application, context: RequestContext, rules: Rules) -> None:

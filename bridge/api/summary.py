@@ -85,7 +85,7 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
 
 
 def read_trouble(tx: Tx) -> CurrentTrouble:
-    """What is wrong at this moment, as far as the database knows."""
+    """Read the current troubles from the database."""
     due = {endpoint_id: each.at for endpoint_id, each in due_endpoints(tx).items()}
     return CurrentTrouble(list_health(tx), list_endpoint_troubles(tx), due, measure_size(tx).total)
 
@@ -109,7 +109,7 @@ def _all_is_well(by_status: Mapping[str, int], connections: int) -> str:
 def list_attention(
     bridge: Bridge, now: CurrentTrouble, counts: Counts, at: datetime
 ) -> Iterator[list[AttentionAnswer]]:
-    """What is wrong, the worst kind first, each with a sentence about what to do."""
+    """List what needs attention, the worst kind first, each with a sentence that names the remedy."""
     names = sorted(bridge.connections)
     failing = [row for name in names if (row := now.health.get(name)) and row.health is ConnectionHealth.FAILING]
     yield [

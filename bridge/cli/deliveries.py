@@ -103,7 +103,7 @@ _ADVICE: Final[dict[str, str]] = {
     Outcome.OVERSIZE: "the receiver's answer is too large; answer 2xx with a short body",
     Outcome.UNSIGNED: "its secret cannot be read; `runbridge doctor` says which key is missing",
 }
-"""What to do about deliveries with this outcome."""
+"""The remedy for deliveries with this outcome."""
 
 
 def _row(delivery: Object) -> tuple[Any, ...]:

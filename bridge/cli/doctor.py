@@ -139,7 +139,7 @@ def check_daemon(client: Client) -> Iterator[Finding]:
 
 
 def fetch_findings(client: Client) -> Iterator[Finding]:
-    """What the daemon finds about itself, its connections and its endpoints."""
+    """The daemon's findings about itself, its connections and its endpoints."""
     try:
         rows = client.get("v1", "doctor").rows()
     except BridgeError as error:

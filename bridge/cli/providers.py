@@ -334,11 +334,11 @@ def _described(provider: Definition | Provider) -> dict[str, Any]:
 
 def _read_body(settings: Settings, provider: Definition | Provider, body: Path) -> int:
     try:
-        told = json_object(parse_json(body.read_bytes()))
+        body_json = json_object(parse_json(body.read_bytes()))
         if isinstance(provider, Definition):
-            facts = asdict(Answers(provider).reader.read(told).observation)
+            facts = asdict(Answers(provider).reader.read(body_json).observation)
         else:
-            facts = asdict(import_module(f"bridge.providers.{provider.name}").normalise(told))
+            facts = asdict(import_module(f"bridge.providers.{provider.name}").normalise(body_json))
     except BadPayload as error:
         say(mark(is_good=False), f"{body} cannot be read as a response of {provider.name}: {error}")
         return 1

@@ -126,14 +126,14 @@ def _inputs(given: tuple[str, ...]) -> Object:
     for each in given:
         if each.startswith("@"):
             try:
-                told = json.loads(Path(each[1:]).read_bytes())
+                from_file = json.loads(Path(each[1:]).read_bytes())
             except OSError as error:
                 raise click.UsageError(f"--input {each}: cannot be read: {error.strerror}") from None
             except ValueError as error:
                 raise click.UsageError(f"--input {each}: is no JSON: {error}") from None
-            if not isinstance(told, dict):
+            if not isinstance(from_file, dict):
                 raise click.UsageError(f"--input {each}: is no JSON object")
-            inputs |= told
+            inputs |= from_file
             continue
         name, separator, value = each.partition("=")
         if not separator or not name.strip():

@@ -45,6 +45,7 @@ with AuthenticatedClient(base_url=url, token=token) as client:
     assert delete_endpoint.sync_detailed(endpoint.id, client=client).status_code == 204
     problem = register_run.sync(client=client, body=RunBody(connection="dyfi", provider_run_id="x"))
     assert isinstance(problem, ProblemAnswer) and problem.errors[0].field == "connection", problem
+print(problem.errors[0].field)
 """
 
 TYPESCRIPT_CLIENT = """
@@ -69,6 +70,7 @@ async function main(): Promise<void> {
   assert.equal(feed!.data.at(-1)!.type, "run.finished");
   const { error } = await client.POST("/v1/runs", { body: { ...body, connection: "dyfi" } });
   assert.equal(error!.errors[0]!.field, "connection");
+  console.log(error!.errors[0]!.field);
 }
 
 void main();
@@ -109,6 +111,7 @@ def test_the_document_passes_the_recommended_rules_of_redocly(npm_tools: Path) -
 async def test_generated_clients_in_python_and_typescript_work_against_the_daemon(
     tmp_path: Path, npm_tools: Path
 ) -> None:
+    said = []
     async with Sandbox() as sandbox:
         daemon = DaemonProcess(tmp_path)
         daemon.add_connection("dify", "dify", sandbox.url("dify"))
@@ -118,8 +121,9 @@ async def test_generated_clients_in_python_and_typescript_work_against_the_daemo
             for prepare, folder in ((python_client, tmp_path), (typescript_client, npm_tools)):
                 theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=1))
                 command = await asyncio.to_thread(prepare, document, folder)
-                await asyncio.to_thread(run, *command, daemon.url, TOKEN, theirs, folder=folder)
+                said.append(await asyncio.to_thread(run, *command, daemon.url, TOKEN, theirs, folder=folder))
             await daemon.stop()
+    assert [text.split()[-1] for text in said] == ["connection", "connection"]  # the field of the last answer
 
 
 def python_client(document: Path, folder: Path) -> list[str]:

@@ -37,7 +37,16 @@ def test_the_image_holds_what_it_copies_and_nothing_secret() -> None:
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
 def test_a_manifest_fits_the_schema_of_kubernetes(manifest: dict[str, Any]) -> None:
-    kubernetes_validate.validate(manifest, "1.31", strict=True)
+    assert faults_of(manifest) == []
+    assert faults_of({**manifest, "metadata": {**manifest["metadata"], "unheard-of": "x"}}) != []
+
+
+def faults_of(manifest: dict[str, Any]) -> list[str]:
+    try:
+        kubernetes_validate.validate(manifest, "1.31", strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [str(error)]
+    return []
 
 
 def test_the_probes_ask_what_the_daemon_answers() -> None:
