@@ -124,6 +124,7 @@ async def test_keys_alone_lead_to_every_screen_a_row_and_an_action(page: Page, f
         await expect(page.get_by_role("heading", level=1)).to_be_focused()
     await page.keyboard.press("g")
     await page.keyboard.press("d")
+    await expect(page.get_by_role("heading", level=1, name="Deliveries")).to_be_focused()
     await expect(page.locator("tbody tr").first).to_be_visible()
     await page.keyboard.press("j")
     first = page.locator("tbody tr").first
