@@ -179,7 +179,7 @@ class Life:
             self.say("daemon ended", error=repr(error))
             me.is_dead = True
             self.network.kill(me)
-            self.loop.call_later(1.0, self._restart, context=Context())
+            self.loop.call_later(1.0, self.restart_daemon, context=Context())
             return
         self.say("stopped")
         me.is_dead = True
@@ -201,9 +201,10 @@ class Life:
         self.say("crash", number=self.crashes, commits=self.disk.commits)
         self.daemon_process.is_dead = True
         self.network.kill(self.daemon_process)
-        self.loop.call_later(0.1 + self.chance.random() * 20, self._restart, context=Context())
+        self.loop.call_later(0.1 + self.chance.random() * 20, self.restart_daemon, context=Context())
 
-    def _restart(self) -> None:
+    def restart_daemon(self) -> None:
+        """Start it unless it runs."""
         if self.daemon_process.is_dead:
             self.start_daemon()
 
@@ -344,7 +345,7 @@ class Life:
             await asyncio.wait([self._serving], timeout=60)
             await asyncio.sleep(self.chance.random() * 30)
             self.disk.keep()
-            self._restart()
+            self.restart_daemon()
 
     async def _jump(self) -> None:
         seconds = self.chance.choice([-3600.0, -30.0, 30.0, 3600.0, 5 * 86400.0])
@@ -353,7 +354,8 @@ class Life:
 
     # -- the whole
 
-    async def _live(self) -> None:
+    async def begin(self) -> None:
+        """Start the providers, the receivers and the first daemon."""
         self._tasks: list[asyncio.Task[None]] = []
         self.sandbox = await Sandbox(api_key=API_KEY).start()
         self.receivers = {name: await self._receiver(name) for name in ENDPOINTS}
@@ -362,9 +364,12 @@ class Life:
         }
         self.client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
         self.start_daemon()
+
+    async def _live(self) -> None:
+        await self.begin()
         self._tasks += [asyncio.create_task(self._clients()), asyncio.create_task(self._trouble())]
         await asyncio.sleep(self.storm_s)
-        await self._settle_down()
+        self.end_trouble()
         await asyncio.sleep(CALM_S)
         self.say("end")
         self.faults = await find_faults(self)
@@ -380,14 +385,15 @@ class Life:
         clock, receiver.received = self.clock, Log()
         return await receiver.start()
 
-    async def _settle_down(self) -> None:
+    def end_trouble(self) -> None:
+        """Mend everything that is broken, and start the daemon if it is down."""
         self.say("calm")
         self.disk.is_full, self.disk.fails, self.disk.crash_in, self.loop.crash_in = False, 0.0, None, None
         self.sandbox.clear_faults()
         for receiver in self.receivers.values():
             receiver.always(None)
         self.network.weather.clear()
-        self._restart()
+        self.restart_daemon()
 
     def run(self) -> None:
         """Live it."""
