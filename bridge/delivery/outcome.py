@@ -17,7 +17,7 @@ from yarl import URL
 
 from bridge.delivery.address_guard import BlockedAddress
 from bridge.domain.delivery import Outcome
-from bridge.runtime.aiohttp_internals import Exchange
+from bridge.runtime.aiohttp_internals import TLS_ALERT, Exchange
 
 _LOCATION_CHARACTERS_MAX = 300
 _SAID_CHARACTERS_MAX = 160
@@ -122,6 +122,8 @@ def _judge_head(causes: list[BaseException]) -> Judged:
     said = next((str(cause.message) for cause in causes if isinstance(cause, HttpProcessingError)), "")
     if any(isinstance(cause, LineTooLong) for cause in causes) or said.startswith("Too many headers"):
         return Judged(Outcome.OVERSIZE, "the answer's head is too large (over 8 KiB in a line, or over 128 lines)")
+    if TLS_ALERT in said:
+        return Judged(Outcome.PROTOCOL, "the receiver speaks TLS on this port; its URL begins with https://")
     fault = said.partition("\n")[0].partition(":")[0]  # bytes of the response follow
     return Judged(Outcome.PROTOCOL, f"the answer is not HTTP: {_clean(fault) or 'it cannot be read'}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -34,8 +34,9 @@ from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.custom_headers import check_headers
 from bridge.domain.delivery import Outcome, PostResult, parse_retry_after
 from bridge.domain.errors import InvalidInput
+from bridge.domain.fields import MASK
 from bridge.domain.frozen import frozen
-from bridge.domain.webhook_url import parse_target
+from bridge.domain.webhook_url import parse_target, query_secrets
 from bridge.runtime.aiohttp_internals import Exchange, current, default_tls
 
 TIMEOUT_S: Final = 15.0
@@ -44,6 +45,7 @@ BODY_TIMEOUT_S: Final = 5.0
 HEAD_BYTES_MAX: Final = 8 * 1024
 READ_BYTES_MAX: Final = 64 * 1024
 _CHUNK_BYTES: Final = 16 * 1024
+_SECRET_CHARS_MIN: Final = 6  # masking a shorter one would mutilate ordinary words
 _CONNECT_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
 
 
@@ -55,6 +57,7 @@ class _Request:
     trust: Trust
     allow_http: bool
     deadline: float
+    secrets: Collection[str]
 
 
 @frozen
@@ -157,12 +160,14 @@ class Sender:
             return _result(exchange, Judged(Outcome.PROTOCOL, error.problems[0].message))
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         all_headers = _merge(headers, custom_headers or {})
-        request = _Request(address, all_headers, body, trust, allow_http, deadline)
+        secrets = _secrets_of(url, custom_headers or {})
+        request = _Request(address, all_headers, body, trust, allow_http, deadline, secrets)
         token = current.set(exchange)
         sessions = self._sessions
         sessions.enter()
         try:
-            return await self._run(request, exchange, sessions)
+            result = await self._run(request, exchange, sessions)
+            return _without(secrets, result) if secrets else result
         finally:
             current.reset(token)
             await sessions.leave()
@@ -192,7 +197,7 @@ class Sender:
             return _without_head(exchange, judge_error(error, exchange))
         judged = judge_status(response.status, response.headers.get("Location"))
         pause_s = None if judged.outcome is Outcome.DELIVERED else self._pause_s(response)
-        body = await _read_body(response, request.deadline)
+        body = await _read_body(response, request.deadline, request.secrets)
         return _result(exchange, judged, status=response.status, pause_s=pause_s, body=body)
 
     def _pause_s(self, response: aiohttp.ClientResponse) -> float | None:
@@ -226,14 +231,14 @@ async def _send_once(request: _Request, sessions: _Sessions, *, is_pooled: bool)
     )
 
 
-async def _read_body(response: aiohttp.ClientResponse, deadline: float) -> _Body:
-    """The beginning of the body; the connection is reused only if the body ended within its time and size."""
+async def _read_body(response: aiohttp.ClientResponse, deadline: float, secrets: Collection[str]) -> _Body:
+    """The beginning of the body without `secrets`; the connection is reused if the body ended within time and size."""
     content = response.content
     read, note = bytearray(content.read_nowait(READ_BYTES_MAX) if content.is_eof() else b""), None
     if content.at_eof():  # usually it arrives with the head
         if not response.closed:  # usually it is; releasing it again costs 5 us
             response.release()
-        return _Body(bytes(read[:HEAD_BYTES_MAX]), len(read) > HEAD_BYTES_MAX, None)
+        return _Body(_head_of(read, secrets), len(read) > HEAD_BYTES_MAX, None)
     is_whole = False
     try:
         async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + BODY_TIMEOUT_S)):
@@ -251,7 +256,29 @@ async def _read_body(response: aiohttp.ClientResponse, deadline: float) -> _Body
             response.release()
         else:
             response.close()
-    return _Body(bytes(read[:HEAD_BYTES_MAX]), len(read) > HEAD_BYTES_MAX or not is_whole, note)
+    return _Body(_head_of(read, secrets), len(read) > HEAD_BYTES_MAX or not is_whole, note)
+
+
+def _head_of(read: bytearray, secrets: Collection[str]) -> bytes:
+    for secret in secrets:
+        read = read.replace(secret.encode(), MASK.encode())
+    return bytes(read[:HEAD_BYTES_MAX])
+
+
+def _secrets_of(url: str, custom_headers: Mapping[str, str]) -> Collection[str]:
+    """What some receivers repeat when they refuse a request: values of its headers, and secrets in its query."""
+    if not custom_headers and "?" not in url:
+        return ()
+    found = {*custom_headers.values(), *(value.rpartition(" ")[2] for value in custom_headers.values())}
+    found.update(query_secrets(url))
+    return sorted((secret for secret in found if len(secret) >= _SECRET_CHARS_MIN), key=len, reverse=True)
+
+
+def _without(secrets: Collection[str], result: PostResult) -> PostResult:
+    detail = result.detail or ""
+    for secret in secrets:
+        detail = detail.replace(secret, MASK)
+    return replace(result, detail=detail or None)
 
 
 @functools.lru_cache(maxsize=1024)

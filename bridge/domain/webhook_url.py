@@ -74,12 +74,22 @@ def mask_query_secrets(url: str) -> str:
     return start + mark + "&".join(_mask_parameter(parameter) for parameter in query.split("&"))
 
 
+def query_secrets(url: str) -> list[str]:
+    """The query values that `mask_query_secrets` masks, as they stand in `url`."""
+    return [secret for parameter in url.partition("?")[2].split("&") if (secret := _secret_in(parameter))]
+
+
 def _mask_parameter(parameter: str) -> str:
+    secret = _secret_in(parameter)
+    return parameter.removesuffix(secret) + MASK if secret else parameter
+
+
+def _secret_in(parameter: str) -> str:
+    """The secret that `parameter` ends with; empty if it has none."""
     name, equals, value = parameter.partition("=")
     if not equals:
-        return MASK if _TOKEN.fullmatch(name) else name
-    is_secret = value and (_SECRET_NAME.search(unquote(name)) or _TOKEN.fullmatch(unquote(value)))
-    return f"{name}={MASK if is_secret else value}"
+        return name if _TOKEN.fullmatch(name) else ""
+    return value if _SECRET_NAME.search(unquote(name)) or _TOKEN.fullmatch(unquote(value)) else ""
 
 
 def parse_target(url: str) -> Target:

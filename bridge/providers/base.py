@@ -180,7 +180,11 @@ async def fetch_normalised(
         return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], response.status)
     except BadPayload as error:
         said, _ = error_text(response.body)
-        what = f"HTTP {response.status} with an error instead of a run: {http.redacted(said)}" if said else error
+        what = (
+            f"HTTP {response.status} with an error instead of a run: {http.redacted(said)}"
+            if said
+            else http.redacted(str(error))
+        )
         return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {what}"[:400], response.status, response.poll_after_s)
 
 

@@ -131,7 +131,11 @@ class Answers:
             reading = self._read(answer, meaning, run_id, damaged)
         except BadPayload as error:
             text, _ = error_text(answer.body)
-            what = f"HTTP {answer.status} with an error instead of a run: {redacted(text)}" if text else str(error)
+            what = (
+                f"HTTP {answer.status} with an error instead of a run: {redacted(text)}"
+                if text
+                else redacted(str(error))
+            )
             return PollFailed(FailureKind.BAD_PAYLOAD, what[:400], answer.status, meaning.pause_s), None
         remarks = (*meaning.notes, *reading.remarks)
         return Observed(reading.observation, meaning.pause_s, remarks=remarks), reading

@@ -52,9 +52,9 @@ def error_text(body: Json) -> tuple[str | None, str | None]:
     return None, own_code
 
 
-def what_came_instead(head: bytes, content_type: str) -> tuple[FailureKind, str] | None:
-    """What a body is that is not JSON, by its first bytes; None if it may be broken JSON."""
-    text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+def what_came_instead(head: str, content_type: str) -> tuple[FailureKind, str] | None:
+    """What a body is that is not JSON, by its first characters; None if it may be broken JSON."""
+    text = head.lstrip("\ufeff \t\r\n")
     if not text:
         return FailureKind.BAD_PAYLOAD, "an empty body instead of JSON"
     if text.startswith("<?xml") and "<html" not in text.lower():
@@ -74,7 +74,8 @@ def redirect_target(location: str) -> str:
         parts = urlsplit(location.strip())
     except ValueError:
         return ""
-    origin = f"{parts.scheme}://{parts.hostname}" if parts.scheme and parts.hostname else ""
+    host = parts.netloc.rpartition("@")[2]
+    origin = f"{parts.scheme}://{host}" if parts.scheme and host else ""
     target = printable(origin + parts.path)[:QUOTE_CHARS_MAX]
     return f" to {target}" if target else ""
 

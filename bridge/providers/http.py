@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -39,7 +39,7 @@ from bridge.providers.failures import (
 )
 from bridge.providers.partial_json import RunFields
 from bridge.providers.retry_after import requested_pause_s
-from bridge.runtime.aiohttp_internals import ClientProtocol, Connector, disable_retry
+from bridge.runtime.aiohttp_internals import TLS_ALERT, ClientProtocol, Connector, disable_retry
 
 _ERROR_BYTES_MAX: Final = 64 * 1024
 _HEADER_BYTES_MAX, _HEADERS_MAX = 128 * 1024, 256  # aiohttp allows 8 KiB, and the whole response would be lost
@@ -322,12 +322,12 @@ class ProviderHttp:
         if response.status == 304:
             said += " (not modified) to a request without an ETag; a cache in between may be the cause"
         elif 300 <= response.status < 400:
-            target = redirect_target(response.headers.get("location", ""))
+            target = redirect_target(self._without_keys(response.headers.get("location", "")))
             said += f", a redirect{target}, which is not followed: check base_url; a login may stand before the API"
         elif message:
             said += f", {self.redacted(message)}"
-        elif body is None and (instead := what_came_instead(head, response.content_type)):
-            said += f" with {self.redacted(instead[1])}"
+        elif body is None and (instead := what_came_instead(self._text_of(head), response.content_type)):
+            said += f" with {instead[1]}"
         pause_s = requested_pause_s(response.headers, with_quota=kind is FailureKind.THROTTLED)
         raise self._failure(kind, method, path, said, response.status, pause_s, code, body, response.headers)
 
@@ -343,14 +343,16 @@ class ProviderHttp:
         """The failure for a fault before the response or in the middle of it."""
         status = None if response is None else response.status
         match error:
-            case BadPayload() if response and (instead := what_came_instead(head, response.content_type)):
-                kind, said = instead[0], f"HTTP {status} with {self.redacted(instead[1])}"
+            case BadPayload() if response and (
+                instead := what_came_instead(self._text_of(head), response.content_type)
+            ):
+                kind, said = instead[0], f"HTTP {status} with {instead[1]}"
             case BadPayload():
                 kind, said = FailureKind.BAD_PAYLOAD, str(error)
             case TimeoutError():
                 kind, said = FailureKind.TIMEOUT, f"no complete answer within {limit_s:g} s"
             case _:
-                kind, said = transport_failure(error)
+                kind, said = _transport_failure(error, self._without_keys)
         headers = None if response is None else response.headers
         return self._failure(kind, method, path, said, status, headers=headers)
 
@@ -366,14 +368,22 @@ class ProviderHttp:
         body: Json = None,
         headers: Mapping[str, str] | None = None,
     ) -> ProviderFailure:
-        message = f"{method} {path.partition('?')[0][:_PATH_CHARS_MAX]}: {said}"[:_MESSAGE_CHARS_MAX]
+        message = self._without_keys(f"{method} {path.partition('?')[0][:_PATH_CHARS_MAX]}: {said}")[
+            :_MESSAGE_CHARS_MAX
+        ]
         return ProviderFailure(PollFailed(kind, message, status, retry_after_s), code, body, headers)
 
     def redacted(self, text: str) -> str:
         """A foreign text without this connection's keys, which some servers repeat when they refuse them."""
+        return self._without_keys(text)[:_SAID_CHARS_MAX]
+
+    def _text_of(self, head: bytes) -> str:
+        return self._without_keys(head.decode("utf-8", "replace"))
+
+    def _without_keys(self, text: str) -> str:
         for secret in self._hidden:
             text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
-        return text[:_SAID_CHARS_MAX]
+        return text
 
 
 @lru_cache(maxsize=1024)  # a run is polled repeatedly; a kilobyte each
@@ -392,8 +402,8 @@ async def _read_error(response: aiohttp.ClientResponse) -> tuple[Json, bytes]:
         return None, data
 
 
-def transport_failure(error: Exception) -> tuple[FailureKind, str]:
-    """The kind and cause of a request that got no complete response."""
+def _transport_failure(error: Exception, without_keys: Callable[[str], str]) -> tuple[FailureKind, str]:
+    """The kind and cause of a request that got no complete response; what is quoted is first passed to `without_keys`."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return FailureKind.DNS, f"the name {error.host} cannot be looked up"
@@ -407,12 +417,18 @@ def transport_failure(error: Exception) -> tuple[FailureKind, str]:
             return FailureKind.TRANSPORT, "the server closed the connection without a response"
         case aiohttp.ClientPayloadError():
             return FailureKind.TRANSPORT, "the response breaks off"
+        case aiohttp.ClientResponseError() if TLS_ALERT in error.message:
+            return FailureKind.TRANSPORT, "the server speaks TLS on this port: base_url begins with https:// there"
         case aiohttp.ClientResponseError():
-            return FailureKind.TRANSPORT, f"the server sent no valid HTTP ({quoted(error.message)})"
+            return (
+                FailureKind.TRANSPORT,
+                f"the server sent no valid HTTP ({quoted(without_keys(error.message).rstrip(' ^'))})",
+            )
         case ConnectionError():
             return FailureKind.TRANSPORT, "the server broke the connection"
         case aiohttp.ClientError() | OSError():
-            return FailureKind.TRANSPORT, f"the connection broke ({quoted(str(error) or type(error).__name__)})"
+            said = without_keys(str(error)) or type(error).__name__
+            return FailureKind.TRANSPORT, f"the connection broke ({quoted(said)})"
         case _:
             said = "the request cannot be made: base_url, api_key or an option holds a character that HTTP forbids"
             return FailureKind.REJECTED, said

@@ -27,6 +27,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 INTERIM_RESPONSES_MAX: Final = 20
 OUT_OF_TURN_MAX: Final = 1000  # servers remembered
+TLS_ALERT: Final = r"\x15\x03"  # begins a TLS alert, as aiohttp quotes it in the message of a ClientResponseError
 RAW_BYTES_MAX: Final = 1024 * 1024  # of one response, head and framing included; 64 KiB of its body are wanted
 _LINE_BYTES_MAX: Final = 8190  # aiohttp's own limit
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r?\n")

@@ -135,6 +135,25 @@ async def test_the_target_of_a_redirect_is_shown_without_what_may_be_secret(send
     assert len(result.detail) < 500
 
 
+async def test_a_secret_that_the_receiver_repeats_is_not_kept(sender):
+    """Debug pages show the request: values of custom headers, and secrets in the query."""
+    page = b"who is Bearer hunter2-hunter2, or hunter2-hunter2, with k-123456 at /hooks?token=hunter3-hunter3&a=visible"
+    custom = {"Authorization": "Bearer hunter2-hunter2", "X-Key": "k-123456"}
+    data = answer("302 Found", page, "Location: /login/hunter2-hunter2")
+    async with raw_server(says(data, then_closes=True)) as raw:
+        result = await post(sender, raw, "/hooks?token=hunter3-hunter3&a=visible", custom_headers=custom)
+    assert result.head == b"who is ****, or ****, with **** at /hooks?token=****&a=visible"
+    assert result.detail == "302 redirects to /login/****; redirects are not followed"
+
+
+async def test_a_receiver_that_speaks_tls_is_named(sender):
+    result = await post_for(sender, b"\x15\x03\x01\x00\x02\x02\x46")
+    assert (result.outcome, result.detail) == (
+        Outcome.PROTOCOL,
+        "the receiver speaks TLS on this port; its URL begins with https://",
+    )
+
+
 async def test_a_redirect_to_nowhere_is_a_redirect(sender):
     assert (await post_for(sender, answer("302 Found"))).outcome is Outcome.REDIRECT
 

@@ -227,10 +227,11 @@ async def test_an_error_whose_body_never_comes_is_still_that_error(monkeypatch):
     [
         (b"", "the server closed the connection without a response"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "the server sent no valid HTTP"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "the server speaks TLS on this port: base_url begins with https:// there"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{", "the response breaks off"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 299_999, "the server sent no valid HTTP"),
     ],
-    ids=["closed", "garbage", "cut", "huge header"],
+    ids=["closed", "garbage", "TLS", "cut", "huge header"],
 )
 async def test_a_connection_that_breaks_is_a_transport_failure(sent, said):
     async def answer(_reader, writer):
@@ -314,6 +315,37 @@ async def test_a_key_that_the_server_repeats_is_not_shown():
         failed = await failure_of(server.url)
     assert "Incorrect key provided: ****" in failed.message
     assert failed.message.isprintable()
+
+
+@pytest.mark.parametrize("key", [KEY, "sk-" + "0123456789" * 30], ids=["short", "longer than what is quoted"])
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 200 OK\r\nX-Key : %b\r\n\r\n{}",
+        b"who is %b\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: /login/%b?next=%b\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n<title>%b</title>",
+        b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\nno page for %b",
+    ],
+    ids=["header", "status line", "redirect", "web page", "text"],
+)
+async def test_a_key_that_comes_back_in_any_part_of_a_response_is_not_shown(key, response):
+    async def answer(_reader, writer):
+        writer.write(response.replace(b"%b", key.encode()))
+        await writer.drain()
+
+    async with raw_server(answer) as url, ProviderSessions() as sessions:
+        http = ProviderHttp(sessions, url, {"Authorization": f"Bearer {key}"}, 5)
+        with pytest.raises(ProviderFailure) as caught:
+            await http.request("GET", "/runs/1")
+    assert key[:20] not in caught.value.failed.message
+    assert "****" in caught.value.failed.message
+
+
+async def test_a_redirect_names_the_port():
+    headers = {"Location": "https://user:hunter2@sso.example:8443/login?from=x"}
+    async with foreign_server(answering({}, status=302, headers=headers)) as server:
+        assert "a redirect to https://sso.example:8443/login, " in (await failure_of(server.url)).message
 
 
 async def test_neither_client_nor_failure_shows_the_key_in_its_repr():
