@@ -73,10 +73,10 @@ class DaemonControl:
         """Wake the workers and the waiting requests that a commit concerns."""
         for run in signals.leased_runs:
             if run.connection in self.pollers:  # otherwise a poller of that connection finds the lease when it begins
-                self.pollers[run.connection].take(run)
+                self.pollers[run.connection].leases.take(run)
         for name in signals.connections_due:
             if name in self.pollers:
-                self.pollers[name].expect_due()
+                self.pollers[name].leases.expect()
         if self.deliverer is not None:
             self.deliverer.follow_commit(signals)
         if signals.replays_due and self.replayer is not None:
@@ -86,7 +86,7 @@ class DaemonControl:
             self._feed = asyncio.Event()
         for run_id in signals.poll_requested_run_ids:
             for poller in self.pollers.values():
-                poller.poll_now(run_id)
+                poller.leases.poll_now(run_id)
         for run_id in signals.deleted_run_ids | signals.settled_run_ids:  # by another node, perhaps
             self.forget(run_id)
         if signals.nodes_changed and self.membership is not None:
@@ -163,7 +163,7 @@ class DaemonControl:
 
     def lease_offer(self, connection: str) -> LeaseOffer | None:
         """The number of runs that the connection's poller offers to poll at once."""
-        return self.pollers[connection].lease_offer() if connection in self.pollers else None
+        return self.pollers[connection].leases.offer() if connection in self.pollers else None
 
     def has_work_under_way(self) -> bool:
         """Whether a poll or a delivery is under way."""
@@ -173,7 +173,7 @@ class DaemonControl:
     async def poll_now(self, run_id: str) -> None:
         """Poll a run at once, if it is held in memory."""
         for poller in self.pollers.values():
-            poller.poll_now(run_id)
+            poller.leases.poll_now(run_id)
 
     def forget(self, run_id: str) -> None:
         """Hold a run no longer: it is not watched any more."""

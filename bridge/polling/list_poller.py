@@ -131,18 +131,17 @@ class ListPoller:
     # -- when
 
     def rest_s(self, now: float) -> float:
-        """Seconds until the list is worth a request; infinity while none is to be sent."""
+        """Seconds until the list is worth a request; infinity while none is to be sent.
+
+        Where requests are scarce, a list that is due waits for the polls that are worth more.
+        """
         if self._is_under_way or not self._is_useful():
             return math.inf
         if self._is_stale:
             self._compute_due(now)
-        return max(self._due - now, self._rests_until - now, 0.0)
-
-    def goes_first(self, now: float) -> bool:
-        """Whether a list is due, and goes before the polls: where requests are scarce, only if it is worth more."""
-        if not self._has_list or self.rest_s(now) > 0:
-            return False
-        return not self._schedule.is_scarce or self.worth_s(now) >= self._schedule.top_worth_s
+        rest_s = max(self._due - now, self._rests_until - now, 0.0)
+        waits = rest_s <= 0 and self._schedule.is_scarce and self.worth_s(now) < self._schedule.top_worth_s
+        return math.inf if waits else rest_s
 
     def worth_s(self, now: float) -> float:
         """The worth of the list now, in seconds of delay: its price when due, then as the square of the time."""

@@ -143,10 +143,11 @@ class Planner:
         left_s = (run.deadline_at - now).total_seconds()
         return max(left_s + 0.001, self._settings_of(tracked).min_interval_s) if left_s > 0 else math.inf
 
-    def rank(self, due: Sequence[TrackedRun], now: float) -> list[tuple[float, TrackedRun]]:
-        """The due runs, each with what a poll of it is worth in seconds; most urgent last."""
-        if len(due) == 1:  # nothing to compare it with
-            return [(self._settings.price_s, due[0])]
+    def rank(self, due: Sequence[TrackedRun], now: float, held: Iterable[TrackedRun]) -> list[tuple[float, TrackedRun]]:
+        """The due runs, each with what a poll of it is worth in seconds; most urgent last. `held`: for the fit."""
+        if len(due) <= 1:  # nothing to compare it with
+            return [(self._settings.price_s, tracked) for tracked in due]
+        self.refit(held)
         return sorted(((self.urgency(tracked, now), tracked) for tracked in due), key=itemgetter(0))
 
     def urgency(self, tracked: TrackedRun, now: float) -> float:

@@ -8,7 +8,7 @@ failed   ──► counted: Continue · lost or expired: recorded, Drop
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -27,7 +27,7 @@ from bridge.domain.run import Run, RunError, RunStatus
 from bridge.domain.timestamps import format_duration, seconds_between
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.planner import Planner
-from bridge.polling.schedule import TrackedRun
+from bridge.polling.schedule import READY_MAX, PollSchedule, TrackedRun
 from bridge.runtime.metrics import Metrics
 from bridge.store import connections, endpoints, runs
 from bridge.store.batching import GROUP_MAX
@@ -36,6 +36,7 @@ from bridge.store.transaction import Tx
 
 log = structlog.get_logger()
 STORE_RETRY_S: Final = 5.0
+COMPARED_MAX: Final = 2_000  # runs that a run is compared with before it is called overdue
 BEHIND_MIN: Final = 2 * GROUP_MAX  # changes that are not recorded yet: one group being written, and the next
 
 
@@ -72,6 +73,7 @@ class PollResults:
         self,
         client: ConnectionClient,
         planner: Planner,
+        schedule: PollSchedule,
         database: Database,
         *,
         node: str,
@@ -82,6 +84,7 @@ class PollResults:
         """`offer_of`: what this node's deliverer offers to take of the deliveries that are recorded."""
         self._client, self._name = client, client.connection.name
         self._planner = planner
+        self._schedule = schedule
         self._database = database
         self._node = node
         self._clock = clock
@@ -99,25 +102,29 @@ class PollResults:
 
     # -- one poll
 
-    def count_poll(self, result: PollResult, took_s: float) -> None:
-        """Count a request for one run, by its outcome."""
-        outcome = result.kind.value if isinstance(result, PollFailed) else "observed"
-        self._metrics.note_poll(self._name, outcome, took_s)
-
-    async def handle(
-        self, tracked: TrackedRun, result: PollResult, now: float, others: Iterable[TrackedRun]
-    ) -> NextStep:
-        """Handle the result, and return what to do with the run after a poll that ended at `now` (monotonic); `others`: runs held beside it.
+    async def handle(self, tracked: TrackedRun, result: PollResult, now: float, *, is_listed: bool = False) -> NextStep:
+        """Handle the result of a poll, or of a list, that ended at `now` (monotonic); return what to do with the run.
 
         The run must stay in flight until this returns: a list that shows it in between would be recorded as well.
         """
+        if is_listed:
+            self._client.missing_runs.note_found(tracked.run.id, now)
+        else:
+            outcome = result.kind.value if isinstance(result, PollFailed) else "observed"
+            self._metrics.note_poll(self._name, outcome, now - tracked.sent_at)
         try:
+            if self._owes_health:
+                await self.flush_health(now)
+            if isinstance(result, Observed):
+                result = await self._client.complete(tracked.run, result)
+            if not self._schedule.holds(tracked):  # it was removed during the poll
+                return Drop()
             if isinstance(result, PollFailed):
                 return await self._failed(tracked, result, now)
             if result.remarks:
                 self._metrics.of(self._metrics.remarks, self._name).inc()
             tracked.note_answer(is_304=result.is_unchanged)
-            step = await self._observed(tracked, result, now, others)
+            step = await self._observed(tracked, result, now)
         except StoreUnavailable as error:
             log.warning("observation.postponed", connection=self._name, run_id=tracked.run.id, reason=str(error))
             return Continue(STORE_RETRY_S, "the database could not be written")
@@ -127,9 +134,7 @@ class PollResults:
         tracked.keep_response(result)
         return step
 
-    async def _observed(
-        self, tracked: TrackedRun, result: Observed, now: float, others: Iterable[TrackedRun]
-    ) -> NextStep:
+    async def _observed(self, tracked: TrackedRun, result: Observed, now: float) -> NextStep:
         run, seen, wall = tracked.run, result.observation, self._clock.now()
         if transition.has_started_again(run, seen):
             return await self._begin_again(tracked, seen)
@@ -139,7 +144,8 @@ class PollResults:
         if not is_new_status:
             tracked.note_alive(seen)
         expires = transition.is_expired(run, wall, seen=seen.status)
-        is_overdue = not is_new_status and self._planner.is_overdue(tracked, now, others)
+        held = self._schedule.some(COMPARED_MAX)
+        is_overdue = not is_new_status and self._planner.is_overdue(tracked, now, held)
         if not (expires or is_overdue) and not transition.has_news(run, seen):
             return self._continue(tracked, result, now)
         since = self._planner.began_at(tracked, result, wall, now) if is_new_status else None
@@ -265,21 +271,30 @@ class PollResults:
     # -- the health of the connection
 
     @property
-    def owes_health(self) -> bool:
-        """Whether a change of health waits to be recorded."""
+    def _owes_health(self) -> bool:
         return self._client.health is not self._client.recorded_health
 
-    def health_rest_s(self, now: float) -> float:
-        """Seconds until a change of health that could not be recorded is tried again."""
-        return self._health_due - now if self.owes_health and not self._is_recording_health else math.inf
+    def rest_s(self, now: float) -> float:
+        """Seconds until the health of the connection is to be judged again, or its recording to be tried again."""
+        record_s = self._health_due - now if self._owes_health and not self._is_recording_health else math.inf
+        return min(record_s, self._client.unreadable.rest_s(now, len(self._schedule)))
+
+    def witness(self, now: float) -> TrackedRun | None:
+        """Another run to poll now, where one alone has been in trouble for long; it shows whose the trouble is."""
+        unreadable = self._client.unreadable
+        if not unreadable.wants_witness(now, len(self._schedule)):
+            return None
+        others = (each for each in self._schedule.some(READY_MAX) if each.run.id not in unreadable.runs)
+        return next((each for each in others if self._planner.may_poll(each, now)), None)
 
     async def flush_health(self, now: float) -> None:
-        """Record and announce the client's health if it has changed and it is time; one change after the other."""
+        """Judge the client's health; record and announce it if it has changed and it is time, one change at a time."""
+        self._client.judge_unreadable(now, runs_held=len(self._schedule))
         if self._is_recording_health:
             return
         self._is_recording_health = True
         try:
-            while self.owes_health and now >= self._health_due:
+            while self._owes_health and now >= self._health_due:
                 await self._try_to_record_health(self._client.health, self._client.reason)
         finally:
             self._is_recording_health = False

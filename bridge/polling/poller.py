@@ -15,11 +15,11 @@ from typing import Final
 import structlog
 
 from bridge.cluster.lease_guard import LeaseGuard
+from bridge.domain.cadence.rule import NextPoll
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.observation import Observed
-from bridge.domain.run import Run
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.list_poller import LIST_WAIT_S, ListPoller, Seen, WaitForList
@@ -30,10 +30,8 @@ from bridge.polling.schedule import READY_MAX, PollSchedule, TrackedRun
 from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
 from bridge.store.database import Database
-from bridge.store.runs import LeaseOffer
 
 log = structlog.get_logger()
-COMPARED_MAX: Final = 2_000  # runs that a run is compared with before it is called overdue
 GUARDED_REST_S: Final = 0.5
 REST_MIN_S: Final = 0.0005
 
@@ -55,14 +53,16 @@ class Poller:
     ) -> None:
         self.client = client
         self.bell = Bell()
+        self.lease_guard = lease_guard
         self.schedule = PollSchedule(client.connection, client.limiter, clock)
         self.planner = Planner(client.connection.cadence, learned.learner)
         self.results = PollResults(
-            client, self.planner, database, node=node, clock=clock, metrics=metrics, offer_of=offer_of
+            client, self.planner, self.schedule, database, node=node, clock=clock, metrics=metrics, offer_of=offer_of
         )
-        self.leases = RunLeases(database, self.schedule, client, node=node, clock=clock)
+        self.leases = RunLeases(
+            database, self.schedule, client, bell=self.bell, lease_guard=lease_guard, node=node, clock=clock
+        )
         self.lists = ListPoller(client, self.schedule, self.planner, database=database, clock=clock, metrics=metrics)
-        self.lease_guard = lease_guard
         self._learned = learned
         self._offer_of = offer_of
         self._clock = clock
@@ -75,7 +75,6 @@ class Poller:
         """Write what waits to be written, acquire runs, and poll those that are due; seconds until the next pass."""
         now = self._clock.monotonic()
         try:
-            self.client.judge_unreadable(now, runs_held=len(self.schedule))
             await self.results.flush_health(now)
             await self.leases.flush(now)
             await self._learned.save_if_due(now)
@@ -95,29 +94,20 @@ class Poller:
         """Plan again what was planned before the provider answered again, or before runs like it ended."""
         if runs_max := self.client.take_recovery():
             for tracked, plan in self.planner.replan_after_outage(self.schedule.all(), now)[:runs_max]:
-                self._plan(tracked, plan.delay_s, plan.reason)
-        if self.client.unreadable.wants_witness(now, len(self.schedule)):
-            self._poll_witness(now)
+                self._plan(tracked, plan)
+        if (witness := self.results.witness(now)) is not None:
+            self.schedule.poll_now(witness, "another run of the connection cannot be read")
         if self.planner.replan_rest_s(now) <= 0:
             self.lists.replan()
             for tracked, plan in self.planner.replan_learned(self.schedule.some(READY_MAX), now):
-                self._plan(tracked, plan.delay_s, plan.reason)
-
-    def _poll_witness(self, now: float) -> None:
-        """Poll another run where one alone has been in trouble for long, to learn whether it is the connection."""
-        struck = self.client.unreadable.runs
-        others = (each for each in self.schedule.some(READY_MAX) if each.run.id not in struck)
-        if (witness := next((each for each in others if self.planner.may_poll(each, now)), None)) is not None:
-            self.schedule.poll_now(witness, "another run of the connection cannot be read")
+                self._plan(tracked, plan)
 
     def _start_requests(self, now: float) -> None:
         wall = self._clock.now()
         while self._opens_in_s(now) <= 0 and self.lease_guard.is_open:
             if (due := self.schedule.take_to_rank(now)) is not None:
-                if len(due) > 1:
-                    self.planner.refit(self.schedule.some(READY_MAX))
-                self.schedule.set_ready(self.planner.rank(due, now), now)
-            if self.lists.goes_first(now):
+                self.schedule.set_ready(self.planner.rank(due, now, self.schedule.some(READY_MAX)), now)
+            if self.lists.rest_s(now) <= 0:
                 self._start_list(now)
                 continue
             if (tracked := self.schedule.take_ready(now)) is None:
@@ -142,16 +132,13 @@ class Poller:
         self.schedule.queue_at_limiter(self.bell.ring, waits=waits and not (self.results.is_behind or is_probing))
 
     def _rest_s(self, now: float) -> float:
-        polls_s, list_s = max(self.schedule.next_due(), self.schedule.turn_due) - now, self.lists.rest_s(now)
-        if list_s <= 0 and not self.lists.goes_first(now):
-            list_s = math.inf  # it waits for the polls that go before it
+        polls_s = max(self.schedule.next_due(), self.schedule.turn_due) - now
         rest_s = min(
             self.leases.rest_s(now),
-            self.results.health_rest_s(now),
-            self.client.unreadable.rest_s(now, len(self.schedule)),
+            self.results.rest_s(now),
             self._learned.rest_s(now),
             self.planner.replan_rest_s(now),
-            max(min(polls_s, list_s), self._opens_in_s(now)),
+            max(min(polls_s, self.lists.rest_s(now)), self._opens_in_s(now)),
         )
         return max(REST_MIN_S, rest_s)
 
@@ -175,30 +162,23 @@ class Poller:
             )
             now = self._clock.monotonic()
             self.bell.ring()
-            if seen is None:
-                self.results.count_poll(result, now - tracked.sent_at)
-            if self.results.owes_health:
-                await self.results.flush_health(now)
-            if isinstance(result, Observed):
-                result = await self.client.complete(tracked.run, result)
-            if self.schedule.holds(tracked):  # it may have been removed since
-                step = await self.results.handle(tracked, result, now, self.schedule.some(COMPARED_MAX))
+            step = await self.results.handle(tracked, result, now, is_listed=seen is not None)
         except Exception:  # like the loop: trouble with one run must not end its being watched
             log.exception("poll.crashed", connection=self._name, run_id=tracked.run.id)
         finally:
             tracked.end_poll()
-        if self.schedule.holds(tracked):
+        if self.schedule.holds(tracked):  # it may have been removed since
             match step:
-                case Continue(delay_s, reason):
-                    self._plan(tracked, delay_s, reason)
+                case Continue() as plan:
+                    self._plan(tracked, plan)
                 case Drop():
                     self.leases.forget(tracked.run.id)
         self.bell.ring()
 
-    def _plan(self, tracked: TrackedRun, delay_s: float, reason: str) -> None:
+    def _plan(self, tracked: TrackedRun, plan: Continue | NextPoll) -> None:
         wall = self._clock.now()
-        left_s = self.planner.deadline_in_s(tracked, wall)
-        if left_s < delay_s:
+        delay_s, reason = plan.delay_s, plan.reason
+        if (left_s := self.planner.deadline_in_s(tracked, wall)) < delay_s:
             delay_s, reason = left_s, "its deadline"
         self.schedule.plan(tracked, delay_s, reason, wall)
         self.leases.keep_or_release(tracked, delay_s, is_listed=self.lists.shows(tracked.run.id))
@@ -220,40 +200,10 @@ class Poller:
 
     def _take_seen(self, seen: Seen) -> None:
         """Handle what a list shows of a run as if the run had been polled by itself."""
-        self.client.missing_runs.note_found(seen.tracked.run.id, self._clock.monotonic())
         seen.tracked.start_poll(self._clock.now(), seen.sent_at, is_listed=True)
         self._spawn(self._follow(seen.tracked, seen.result), f"listed:{seen.tracked.run.id}")
 
-    # -- from outside
-
-    def lease_offer(self) -> LeaseOffer | None:
-        """The number of runs that this poller would poll at once if they were registered now; None if none."""
-        return self.leases.offer(self._clock.monotonic()) if self.lease_guard.is_open else None
-
-    def take(self, run: Run) -> None:
-        """Hold a run that was registered under our lease."""
-        self.leases.take(run)
-        self.bell.ring()
-
-    def expect_due(self) -> None:
-        """Acquire at once: a run became due in the database."""
-        self.leases.expect()
-        self.bell.ring()
-
-    def poll_now(self, run_id: str) -> None:
-        """Poll a run at once, whatever its plan says."""
-        self.leases.poll_now(run_id)
-        self.expect_due()
-
-    def rebalance(self) -> None:
-        """Release every run, so that each node acquires its part: the number of nodes has changed."""
-        self.leases.release_all()
-        self.expect_due()
-
-    def rebase(self, jump_s: float) -> None:
-        """Follow a jump of the wall clock: ages go on as they were, and runs that span the jump teach nothing."""
-        self.leases.rebase(jump_s)
-        self.expect_due()
+    # -- the end
 
     async def drain(self) -> None:
         """Stop polling (a GET cut short does no harm), save what was learned, and release every run."""

@@ -88,7 +88,7 @@ class Pollers:
         self.rank = rank
         for poller in self.by_connection.values():
             self._divide(poller.client.limiter)
-            poller.rebalance()
+            poller.leases.rebalance()
 
     def forget(self, run_id: str) -> None:
         """Hold a run no longer: it is not watched any more."""
@@ -98,7 +98,7 @@ class Pollers:
     def rebase(self, jump_s: float) -> None:
         """Follow the wall clock, which was set by so much."""
         for poller in self.by_connection.values():
-            poller.rebase(jump_s)
+            poller.leases.rebase(jump_s)
 
     async def _start(self, client: ConnectionClient, node: str) -> None:
         name = client.connection.name

@@ -14,11 +14,13 @@ import math
 from datetime import datetime, timedelta
 from typing import Final
 
+from bridge.cluster.lease_guard import LeaseGuard
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.schedule import PollSchedule, TrackedRun
+from bridge.runtime.loop import Bell
 from bridge.store import run_leases
 from bridge.store.database import Database
 from bridge.store.run_leases import PollRecord
@@ -45,7 +47,10 @@ STORE_RETRY_S: Final = 5.0
 
 
 class RunLeases:
-    """The leases of one connection and one node. Times are monotonic seconds."""
+    """The leases of one connection and one node. Times are monotonic seconds.
+
+    `bell` is rung when something from outside is to be polled or acquired.
+    """
 
     def __init__(
         self,
@@ -53,9 +58,13 @@ class RunLeases:
         schedule: PollSchedule,
         client: ConnectionClient,
         *,
+        bell: Bell,
+        lease_guard: LeaseGuard,
         node: str,
         clock: Clock,
     ) -> None:
+        self._bell = bell
+        self._lease_guard = lease_guard
         self._database = database
         self._schedule = schedule
         self._client, self._limiter = client, client.limiter
@@ -84,6 +93,7 @@ class RunLeases:
     def expect(self) -> None:
         """Acquire at once: a run became due in the database."""
         self._expects_due = True
+        self._bell.ring()
 
     @property
     def is_held_up(self) -> bool:
@@ -155,18 +165,21 @@ class RunLeases:
         if not self._is_closed:
             now = self._clock.monotonic()
             self._schedule.add(TrackedRun(run, now, now=self._clock.now(), monotonic=now))
+            self._bell.ring()
 
-    def offer(self, now: float) -> LeaseOffer | None:
-        """The number of runs registered now that would be leased as soon as they are due; None if none.
+    def offer(self) -> LeaseOffer | None:
+        """The number of runs that would be polled at once if they were registered now; None if none.
 
         None while others wait in the database, for the limiter or for their turn; with several nodes also while some
         that are held wait, because another node may be free. Requests that come together are offered the same room.
         """
+        now = self._clock.monotonic()
         waits = self._expects_due or self._acquire_due <= now or self._limiter.rate_limit.opens_at - AHEAD_S > now
         is_busy, sharers = self._schedule.has_overdue(now) or self._schedule.ready_count > 0, self._limiter.sharers
         held_max = HELD_MAX if not is_busy else PLENTY if sharers == 1 else 0
         room = held_max - len(self._schedule)
-        if waits or self._is_closed or self._limiter.is_shut or room <= 0:
+        is_closed = self._is_closed or not self._lease_guard.is_open
+        if waits or is_closed or self._limiter.is_shut or room <= 0:
             return None
         return LeaseOffer(self._node, room, sharers)
 
@@ -210,17 +223,24 @@ class RunLeases:
         return self._schedule.get(run_id) or self._releasing.get(run_id)
 
     def poll_now(self, run_id: str) -> None:
-        """Make a run due whatever its plan says, also where its release is not written yet."""
+        """Poll a run at once, whatever its plan says, also where its release is not written yet."""
         if (tracked := self._schedule.get(run_id)) is not None:
             self._schedule.poll_now(tracked, "asked for")
         elif (tracked := self._releasing.get(run_id)) is not None:
             tracked.plan(self._clock.monotonic(), self._clock.now(), "asked for")
             self._release(tracked, tracked.due)
+        self.expect()
 
     def rebase(self, jump_s: float) -> None:
-        """Follow a jump of the wall clock."""
+        """Follow a jump of the wall clock: ages go on as they were, and runs that span the jump teach nothing."""
         for tracked in (*self._schedule.all(), *self._releasing.values(), *self._writing):
             tracked.rebase(jump_s)
+        self.expect()
+
+    def rebalance(self) -> None:
+        """Release every run, so that each node acquires its part: the number of nodes has changed."""
+        self.release_all()
+        self.expect()
 
     def keep_or_release(self, tracked: TrackedRun, delay_s: float, *, is_listed: bool) -> None:
         """Hold a run that is planned `delay_s` ahead, or release it.

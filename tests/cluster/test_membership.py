@@ -271,7 +271,7 @@ async def test_a_node_without_a_share_of_the_limits_leaves_the_runs_to_others(po
 
             await work(poller.run_pass, poller.bell, hand)
             poller.client.limiter.shut()
-            poller.rebalance()
+            poller.leases.rebalance()
 
             async def is_free() -> bool:
                 return not await database.read(
@@ -281,7 +281,7 @@ async def test_a_node_without_a_share_of_the_limits_leaves_the_runs_to_others(po
             await work(poller.run_pass, poller.bell, is_free)
             assert not await hand()
             poller.client.limiter.divide(0, 1)
-            poller.expect_due()
+            poller.leases.expect()
             await work(poller.run_pass, poller.bell, hand)
 
 

@@ -400,5 +400,5 @@ async def test_after_an_outage_everybody_is_asked_at_once_not_when_the_own_back_
         for _ in range(FAILURES_MIN):
             poller.client.judge(refused, sent_at=now, now=now, runs_held=8)
         limit.end_pause(now)
-        poller.poll_now(first.id)
+        poller.leases.poll_now(first.id)
         assert {(await finish(poller, database, run.id)).status for run in others} == {RunStatus.SUCCEEDED}

@@ -60,7 +60,7 @@ async def test_first_polls_of_runs_that_come_one_by_one_share_a_list(database: D
             if len(late) < 12:
                 theirs = sandbox.add_run("retab", scenario=FOR_EVER)
                 late.append(await register(database, theirs, connection="retab-1", provider="retab"))
-                poller.expect_due()
+                poller.leases.expect()
                 return False
             return await all_observed(database, late)
 
@@ -90,7 +90,7 @@ async def test_first_polls_right_after_others_had_theirs_wait_for_company(
                 comes_at = time.monotonic() + 0.55  # longer than a first poll waits alone
                 theirs = sandbox.add_run("retab", scenario=FOR_EVER)
                 late.append(await register(database, theirs, connection="retab-1", provider="retab"))
-                poller.expect_due()
+                poller.leases.expect()
                 return False
             return await all_observed(database, late)
 
@@ -316,7 +316,7 @@ async def test_a_poll_that_a_person_asks_for_is_made_at_once(database: Database,
             return tracked is not None and not tracked.is_in_flight
 
         await work(poller.run_pass, poller.bell, is_idle)
-        poller.poll_now(watched[2].id)
+        poller.leases.poll_now(watched[2].id)
         assert await work(poller.run_pass, poller.bell, is_polled_by_itself)
 
 

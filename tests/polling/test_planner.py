@@ -261,7 +261,7 @@ async def test_the_most_urgent_run_is_ranked_last_to_be_taken_first(tmp_path: Pa
     nearly_done = watched(run, age_s=0.0)
     later = NOW + timedelta(seconds=18)
     young = TrackedRun(replace(run, id="run_2", status_since=later), 18.0, now=later, monotonic=18.0)
-    assert [ranked for _, ranked in planner.rank([nearly_done, young], 21.0)] == [young, nearly_done]
+    assert [ranked for _, ranked in planner.rank([nearly_done, young], 21.0, [])] == [young, nearly_done]
 
 
 async def test_only_the_providers_own_clock_tells_how_old_a_run_is(tmp_path: Path) -> None:

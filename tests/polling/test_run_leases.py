@@ -55,7 +55,7 @@ async def test_a_new_run_is_leased_by_its_registration_and_polled(database: Data
     theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         await poller.run_pass()
-        offer = poller.lease_offer()
+        offer = poller.leases.offer()
         assert offer is not None
         new = new_run(theirs, connection="dibby-1", provider="dibby")
         (run,) = await database.write(lambda tx: runs.insert_runs(tx, [new], {"dibby-1": offer}))
@@ -68,21 +68,21 @@ async def test_no_new_run_is_leased_before_one_that_waits_in_the_database_or_for
     database: Database, sandbox: Sandbox
 ) -> None:
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
-        assert poller.lease_offer() is None  # what the database holds is not known yet
+        assert poller.leases.offer() is None  # what the database holds is not known yet
         await poller.run_pass()
-        assert poller.lease_offer() is not None
+        assert poller.leases.offer() is not None
         await register(database, "r1", connection="dibby-1", provider="dibby")
-        assert poller.lease_offer() is None
+        assert poller.leases.offer() is None
 
         async def offers() -> bool:
-            return poller.lease_offer() is not None
+            return poller.leases.offer() is not None
 
         await work(poller.run_pass, poller.bell, offers)
         poller.client.limiter.rate_limit.pause(time.monotonic(), 60.0)
-        assert poller.lease_offer() is None
+        assert poller.leases.offer() is None
         poller.client.limiter.rate_limit.end_pause(time.monotonic())
-        assert poller.lease_offer() is not None
-    assert poller.lease_offer() is None  # it was drained
+        assert poller.leases.offer() is not None
+    assert poller.leases.offer() is None  # it was drained
 
 
 async def test_while_runs_wait_at_one_of_several_nodes_new_ones_are_left_to_all(
@@ -94,9 +94,9 @@ async def test_while_runs_wait_at_one_of_several_nodes_new_ones_are_left_to_all(
         for _ in range(2):
             limiter.send(time.monotonic())  # and nothing else may leave
         await poller.run_pass()
-        assert poller.lease_offer() is not None
+        assert poller.leases.offer() is not None
         limiter.divide(0, 2)
-        assert poller.lease_offer() is None
+        assert poller.leases.offer() is None
 
 
 async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:
@@ -128,7 +128,7 @@ async def test_stopping_puts_back_what_is_already_on_its_way(database: Database,
             return tracked is not None and tracked.polls > 0 and not tracked.is_in_flight
 
         await work(poller.run_pass, poller.bell, is_idle)
-        poller.rebalance()
+        poller.leases.rebalance()
         assert len(poller.schedule) == 0, "its release is gathered, and not written yet"
         await poller.drain()
     assert await database.read(lambda tx: run_leases.list_leased(tx, node=NODE, connection="dify-1")) == set()
@@ -175,7 +175,7 @@ async def test_a_poll_that_is_asked_for_while_the_run_is_being_released_is_made(
 
         await work(poller.run_pass, poller.bell, lambda: is_released_after(1))
         await database.write(lambda tx: run_leases.request_poll(tx, run.id))
-        poller.poll_now(run.id)
+        poller.leases.poll_now(run.id)
         assert await work(poller.run_pass, poller.bell, lambda: is_released_after(2))
 
 
@@ -291,7 +291,7 @@ async def test_where_the_limits_leave_nothing_for_this_node_all_is_given_back_al
         assert len(poller.schedule) == 1
         limiter.rate_limit.pause(time.monotonic(), 3600.0)
         limiter.divide(1, 2)
-        poller.expect_due()
+        poller.leases.expect()
 
         async def is_given_back() -> bool:
             return not await database.read(lambda tx: run_leases.list_leased(tx, node=NODE, connection="dibby-1"))

@@ -69,9 +69,9 @@ async def open_poller(
 
         def hear(said: CommitSignals) -> None:
             for run in said.leased_runs:
-                poller.take(run)
+                poller.leases.take(run)
             if said.connections_due:
-                poller.expect_due()
+                poller.leases.expect()
 
         database.listeners.append(hear)
         yield poller
