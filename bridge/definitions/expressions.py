@@ -10,8 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from bridge.domain.errors import BridgeError
-from bridge.domain.jmespath_interpreter import Expression, TooCostly, check_quotes
+from bridge.domain.jmespath_interpreter import CountingInterpreter, Expression, TooCostly, check_quotes
 from bridge.domain.run import Json
 
 CHARS_MAX: Final = 512
@@ -36,11 +35,7 @@ class Notes(list[str]):
     steps_left = ANSWER_STEPS_MAX
 
 
-Search = Callable[[Json, Notes], Any]
-
-
-class ExpressionFailed(BridgeError):
-    """The expression cannot be evaluated on this answer."""
+Find = Callable[[Json, Notes], Any]
 
 
 def check_expression(text: str) -> None:
@@ -77,37 +72,26 @@ def _depth(tree: dict[str, Any]) -> int:
     return deepest
 
 
+def find(paths: str | list[str], body: Json, notes: Notes, key: str = "") -> Any:
+    """The first value of the paths that is not null; None if there is none. A path that fails is noted as of `key`."""
+    return finder(paths if isinstance(paths, str) else tuple(paths), key)(body, notes)
+
+
 @lru_cache(maxsize=4096)
-def search(text: str) -> Search:
-    """The function that evaluates a checked expression; it raises ExpressionFailed."""
-    if _PLAIN.fullmatch(text):
-        return _plain(tuple(text.split(".")))
-    expression = _compiled(text)
+def finder(paths: str | tuple[str, ...], key: str) -> Find:
+    """`find` for these paths, compiled: plain names take a fifth of the time of the interpreter."""
+    if not isinstance(paths, str):
+        several = [finder(path, key) for path in paths]
+        return lambda body, notes: next((found for one in several if (found := one(body, notes)) is not None), None)
+    if not _PLAIN.fullmatch(paths):
+        return _evaluator(paths, key)
+    first, *others = paths.split(".")
+    if not others:
+        return lambda body, _notes: body.get(first) if isinstance(body, dict) else None
 
-    def evaluate(value: Json, notes: Notes) -> Any:
-        allowed = max(0, min(STEPS_MAX, notes.steps_left))
-        try:
-            found, steps = expression.counted_search(value, steps_max=allowed)
-        except TooCostly:
-            notes.steps_left -= allowed
-            raise ExpressionFailed(f"`{text}` takes too long on this answer") from None
-        except Exception as error:  # noqa: BLE001 - jmespath raises Python's own errors for some values
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ExpressionFailed(f"`{text}` fails: {said[:200]}") from None
-        notes.steps_left -= steps
-        return found
-
-    return evaluate
-
-
-def _plain(names: tuple[str, ...]) -> Search:
-    """A path of names, which is what most expressions are, in a fifth of the time of the interpreter."""
-    if len(names) == 1:
-        [only] = names
-        return lambda value, _notes: value.get(only) if isinstance(value, dict) else None
-
-    def walk(value: Json, _notes: Notes) -> Json:
-        for name in names:
+    def walk(body: Json, _notes: Notes) -> Json:
+        value = body.get(first) if isinstance(body, dict) else None
+        for name in others:
             if not isinstance(value, dict):
                 return None
             value = value.get(name)
@@ -116,17 +100,24 @@ def _plain(names: tuple[str, ...]) -> Search:
     return walk
 
 
-def find(paths: str | list[str], body: Json, notes: Notes, key: str = "") -> Any:
-    """The first value of the paths that is not null; None if there is none. A path that fails is noted as of `key`."""
-    for path in [paths] if isinstance(paths, str) else paths:
+def _evaluator(text: str, key: str) -> Find:
+    expression = _compiled(text)
+
+    def evaluate(body: Json, notes: Notes) -> Any:
+        allowed = max(0, min(STEPS_MAX, notes.steps_left))
+        interpreter = CountingInterpreter(allowed)
         try:
-            value = search(path)(body, notes)
-        except ExpressionFailed as failed:
-            notes.append(f"{key}: {failed}")
-            continue
-        if value is not None:
-            return value
-    return None
+            return interpreter.visit(expression.tree, body)
+        except TooCostly:
+            notes.append(f"{key}: `{text}` takes too long on this answer")
+        except Exception as error:  # noqa: BLE001 - jmespath raises Python's own errors for some values
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            notes.append(f"{key}: `{text}` fails: {said[:200]}")
+        finally:
+            notes.steps_left -= allowed - interpreter.steps_left
+        return None
+
+    return evaluate
 
 
 def is_true(value: object) -> bool:

@@ -45,12 +45,7 @@ class Expression:
 
     def search(self, value: Json, *, steps_max: int) -> Any:
         """The result of the expression on `value`. Raises TooCostly, JMESPathError, and what Python's functions raise."""
-        return self.counted_search(value, steps_max=steps_max)[0]
-
-    def counted_search(self, value: Json, *, steps_max: int) -> tuple[Any, int]:
-        """As `search`; and the number of steps that it took."""
-        interpreter = _CountingInterpreter(steps_max)
-        return interpreter.visit(self.tree, value), steps_max - interpreter.steps_left
+        return CountingInterpreter(steps_max).visit(self.tree, value)
 
 
 def check_quotes(expression: str) -> None:
@@ -85,7 +80,7 @@ def _check_call(name: str, arguments: int) -> None:
         raise ValueError(f"not a JMESPath expression: {name}() takes {wanted}, not {arguments}")
 
 
-class _CountingInterpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no types
+class CountingInterpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath has no types
     """Evaluates one expression on one value; raises TooCostly beyond `steps_max`."""
 
     def __init__(self, steps_max: int) -> None:
@@ -143,7 +138,7 @@ class _CountingInterpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath h
 class _CountingFunctions(Functions):  # type: ignore[misc]  # jmespath has no types
     """The functions of JMESPath; each call is counted before it begins."""
 
-    def __init__(self, interpreter: _CountingInterpreter) -> None:
+    def __init__(self, interpreter: CountingInterpreter) -> None:
         self._interpreter = interpreter
 
     def call_function(self, function_name: str, resolved_args: list[Any]) -> Any:

@@ -9,13 +9,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import fields
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
 
 from bridge.definitions.check import word_text
-from bridge.definitions.expressions import ExpressionFailed, Notes, Search, find, is_true, paths_of, search
+from bridge.definitions.expressions import Find, Notes, finder, is_true, paths_of
 from bridge.definitions.schema import STATUSES
 from bridge.domain.errors import BadPayload
 from bridge.domain.frozen import frozen
@@ -25,16 +25,22 @@ from bridge.domain.timestamps import instant_from_ns, provider_instant
 from bridge.providers.fields import WORD_CHARS_MAX, error_of, progress_of, short_text, text_of, unpack_json
 from bridge.providers.partial_json import RunFields
 
-Find = Callable[[Json, Notes], Any]
+Convert = Callable[[Any], Any]
 _KIND: Final = {str: "text", int: "a number", float: "a number", bool: "a boolean", dict: "an object", list: "a list"}
 _UNITS_NS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _NUMBER: Final = re.compile(r"\s*-?\d+(?:\.\d+)?\s*", re.ASCII)
-_NO_PATHS: Final = frozenset({"as", "time", "decode", "is", "when"})
+_NO_PATHS: Final = frozenset({"as", "time", "decode", "is", "when", "http", "header", "means"})
 _RATIO: Final = re.compile(r"\s*(\d{1,15})\s*/\s*(\d{1,15})\s*", re.ASCII)
 _NOTHING: Final = "null"  # the word that a missing status is shown as
 _EXACT_FLOAT_MAX: Final = 2**53
-_RULE_FAILED: Final = "status.when"  # begins a note about a rule
 _NO_TIME: Final = ("0000-", "0001-", "1970-01-01")  # how "not yet" is written by those who write a time for it
+_OBSERVED: Final = [field.name for field in fields(Observation)]
+_PLACES: Final = {name.removesuffix("_id"): at for at, name in enumerate([*_OBSERVED, "id", "link"])}
+_ERROR, _OUTPUT, _ELSEWHERE = _PLACES["error"], _PLACES["output"], _PLACES["output_is_elsewhere"]
+_BLANK: Final = [False if name.startswith("output_") else None for name in list(_PLACES)[2:]]
+_CONVERT: Final[Mapping[str, Convert]] = {
+    "id": text_of, "workflow": short_text, "error": error_of, "generation": short_text, "link": text_of,
+}  # fmt: skip
 
 
 @frozen
@@ -52,48 +58,42 @@ class Reading:
     link: str | None = None
 
 
-@dataclass(slots=True)
 class DefinitionReader:
-    """The tables `read` and `status` of a definition, compiled."""
+    """The tables `read` and `status` of a definition, compiled. `fields` are the members to keep of a damaged answer."""
 
-    tables: Mapping[str, Any]
-    fields: RunFields | None = field(init=False)
-    _status: Find = field(init=False)
-    _finds: dict[str, Find] = field(init=False)
-    _words: dict[str, RunStatus] = field(init=False)
-    _folds: bool = field(init=False)
-    _absent: RunStatus | None = field(init=False)
-    _needs_status: bool = field(init=False)
-    _error_when: frozenset[RunStatus] | None = field(init=False)
-    _rules: list[tuple[Search, str, RunStatus, Search | None]] = field(init=False)
-    _output_after: frozenset[RunStatus] = field(init=False)  # none without [output]
-
-    def __post_init__(self) -> None:
-        """Compile every expression once."""
-        read, status = self.tables["read"], self.tables["status"]
-        self._status = _status(read["status"])
-        self._finds = {
-            name: compile_(f"read.{name}", read[name]) for name, compile_ in _COMPILERS.items() if name in read
-        }
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        read, status, output = tables["read"], tables["status"], tables.get("output")
+        self.fields = _fields_of(tables)
+        self._status, self._unpack = _field("status", read["status"])
+        self._is_text_only = isinstance(read["status"], dict) and "as" in read["status"]
+        found = {key: _field(key, given) for key, given in read.items() if key != "status"}
+        self._fields = [(_PLACES[key], *one) for key, one in found.items() if not key.endswith("_at")]
+        self._instants = [
+            (_PLACES[key], key, one, read[key].get("time", "iso") if isinstance(read[key], dict) else "iso")
+            for key, (one, _) in found.items()
+            if key.endswith("_at")
+        ]
         self._folds = status.get("case") == "ignore"
         self._words = {
-            self._folded(word_text(word)): RunStatus(name) for name in STATUSES for word in status.get(name, ())
+            form: (RunStatus(name), name)
+            for name in STATUSES
+            for word in status.get(name, ())
+            for form in (word_text(word), self._folded(word_text(word)))
         }
-        absent = status.get("absent")
-        self._needs_status = absent == "unusable"
-        self._absent = RunStatus(absent) if absent and not self._needs_status else None
-        error = read.get("error")
-        self._error_when = (
-            frozenset(map(RunStatus, error["when"])) if isinstance(error, dict) and "when" in error else None
-        )
+        self._absent = status.get("absent")
         self._rules = [
-            (search(rule["if"]), rule["if"], RunStatus(rule["is"]), search(rule["raw"]) if "raw" in rule else None)
-            for rule in status.get("when", ())
+            (
+                finder(rule["if"], f"status.when[{number}].if"),
+                RunStatus(rule["is"]),
+                finder(rule.get("raw", "`null`"), f"status.when[{number}].raw"),
+                f"when[{number}]: {rule['if']}",
+            )
+            for number, rule in enumerate(status.get("when", ()))
         ]
-        output = self.tables.get("output")
+        error = read.get("error")
+        self._error_when = tuple(map(RunStatus, error["when"])) if isinstance(error, dict) and "when" in error else None
         after = () if output is None else output.get("when", ("succeeded", "partial"))
-        self._output_after = frozenset(map(RunStatus, after))
-        self.fields = _fields_of(self.tables)
+        self._output_after = tuple(map(RunStatus, after))  # no set: a tuple compares by identity first
 
     def _folded(self, word: str) -> str:
         return word.strip().casefold() if self._folds else word
@@ -102,26 +102,27 @@ class DefinitionReader:
         """What the body of an answer says about a run. Raises BadPayload if it lacks a status that it must have."""
         notes = Notes() if notes is None else notes
         status, word, rule = self._judge(body, notes)
-        if status.is_settled and any(note.startswith(_RULE_FAILED) for note in notes):
+        if notes and status.is_settled and any(note.startswith("status.when") for note in notes):
             status, rule = RunStatus.UNKNOWN, ""  # an outcome is not believed where a rule could not be evaluated
-        get = {name: find_(body, notes) for name, find_ in self._finds.items()}.get
-        output, error = get("output"), get("error")
-        observation = Observation(  # by position, as a keyword costs as much as a field
-            status,
-            word,
-            get("workflow"),
-            get("progress"),
-            output,
-            error if self._error_when is None or status in self._error_when else None,
-            get("created_at"),
-            get("started_at"),
-            get("finished_at"),
-            output is None and status in self._output_after,
-            False,
-            get("generation"),
-        )
-        told = tuple(dict.fromkeys(notes)) if notes else ()
-        return Reading(observation, told, rule, get("id"), get("link"))
+        values: list[Any] = [status, word, *_BLANK]
+        for at, find_, convert in self._fields:
+            value = find_(body, notes)
+            if value is not None:
+                values[at] = value if convert is None else convert(value)
+        for at, key, find_, form in self._instants:
+            value = find_(body, notes)
+            if value is not None:
+                values[at] = instant_of(value, form)
+                if values[at] is None and value not in (0, "", "0") and not str(value).startswith(_NO_TIME):
+                    notes.append(
+                        f"read.{key} finds {_KIND[type(value)]} that is no time of the form {form}; `time` says which it is"
+                    )
+        if status in self._output_after:
+            values[_ELSEWHERE] = values[_OUTPUT] is None
+        if self._error_when is not None and status not in self._error_when:
+            values[_ERROR] = None
+        *seen, told_id, link = values
+        return Reading(Observation(*seen), tuple(dict.fromkeys(notes)) if notes else (), rule, told_id, link)
 
     def needs_output(self, status: RunStatus) -> bool:
         """Whether [output] is asked for after this status."""
@@ -129,21 +130,22 @@ class DefinitionReader:
 
     def _judge(self, body: Json, notes: Notes) -> tuple[RunStatus, str, str]:
         """Canonical status, the word to show, and what decided: the first rule that is true, else the word."""
-        raw = self._status(body, notes)
+        raw = self._status(body, notes) if self._unpack is None else self._unpack(self._status(body, notes))
+        if self._is_text_only and not (isinstance(raw, str) and raw.strip()):
+            raw = None
         word = raw if isinstance(raw, str) else _word_of(raw)
-        for number, (condition, text, status, shown) in enumerate(self._rules):
-            if is_true(_evaluated(condition, body, notes, f"status.when[{number}].if")):
-                own = _word_of(_evaluated(shown, body, notes, f"status.when[{number}].raw")) if shown else None
-                return status, (own or word or _NOTHING)[:WORD_CHARS_MAX], f"when[{number}]: {text}"
+        for condition, status, shown, rule in self._rules:
+            if is_true(condition(body, notes)):
+                return status, (_word_of(shown(body, notes)) or word or _NOTHING)[:WORD_CHARS_MAX], rule
         if word is None:
-            if self._needs_status:
+            if self._absent == "unusable":
                 raise BadPayload("the answer has no status")
             if self._absent is not None and raw is None:
-                return self._absent, _NOTHING, "absent"
+                return RunStatus(self._absent), _NOTHING, "absent"
             notes.append(f"read.status finds {'nothing' if raw is None else 'no single word'} in the answer")
             return RunStatus.UNKNOWN, _NOTHING, ""
-        known = self._words.get(self._folded(word))
-        return known or RunStatus.UNKNOWN, word[:WORD_CHARS_MAX], known.value if known else ""
+        status, name = self._words.get(word) or self._words.get(self._folded(word)) or (RunStatus.UNKNOWN, "")
+        return status, word[:WORD_CHARS_MAX], name
 
 
 def _word_of(raw: Any) -> str | None:
@@ -153,53 +155,28 @@ def _word_of(raw: Any) -> str | None:
     return raw if isinstance(raw, str) else json.dumps(raw)
 
 
-def _evaluated(one: Search, body: Json, notes: Notes, key: str) -> Any:
-    try:
-        return one(body, notes)
-    except ExpressionFailed as failed:
-        notes.append(f"{key}: {failed}")
-        return None
+def _field(key: str, given: Any) -> tuple[Find, Convert | None]:
+    """How a value of [read] is found in an answer, and what is made of it if it is not null."""
+    if key == "progress":
+        return _progress(given), None
+    if isinstance(given, dict) and "message" in given:
+        return _error(given), None
+    return _find(f"read.{key}", given["path"] if isinstance(given, dict) else given), _converter(key, given)
 
 
-def _found(key: str, paths: str | list[str] | Mapping[str, Any]) -> Find:
-    """The first value of the paths that is not null; `decode` unpacks text that holds JSON."""
-    if isinstance(paths, Mapping):
-        packed = _found(key, paths["path"])
-        return (lambda body, notes: unpack_json(packed(body, notes))) if "decode" in paths else packed
-    if isinstance(paths, str) and paths.isidentifier():  # a plain name cannot fail
-        return lambda body, _notes: body.get(paths) if isinstance(body, dict) else None
-    several = [paths] if isinstance(paths, str) else paths
-    return lambda body, notes: find(several, body, notes, key)
+def _find(key: str, paths: str | list[str]) -> Find:
+    return finder(paths if isinstance(paths, str) else tuple(paths), key)
 
 
-def _status(given: Any) -> Find:
-    """The word, or what stands in its place; with `as = "text"` only text that is not blank."""
-    find_status = _found("read.status", given)
-    if not isinstance(given, dict) or "as" not in given:
-        return find_status
-
-    def find_text(body: Json, notes: Notes) -> str | None:
-        found = find_status(body, notes)
-        return found if isinstance(found, str) and found.strip() else None
-
-    return find_text
+def _converter(key: str, given: Any) -> Convert | None:
+    convert = _CONVERT.get(key)
+    if not isinstance(given, dict) or "decode" not in given:
+        return convert
+    return unpack_json if convert is None else lambda value: convert(unpack_json(value))
 
 
-def _text(key: str, given: Any) -> Find:
-    found = _found(key, given)
-    return lambda body, notes: text_of(found(body, notes))
-
-
-def _name(key: str, given: Any) -> Find:
-    found = _found(key, given)
-    return lambda body, notes: short_text(found(body, notes))
-
-
-def _error(key: str, given: Any) -> Find:
-    if not isinstance(given, dict) or "path" in given:
-        whole = _found(key, given)
-        return lambda body, notes: error_of(whole(body, notes))
-    parts = {name: _found(f"{key}.{name}", paths) for name, paths in given.items() if name not in _NO_PATHS}
+def _error(given: Mapping[str, Any]) -> Find:
+    parts = {name: _find(f"read.error.{name}", paths) for name, paths in given.items() if name not in _NO_PATHS}
 
     def find_error(body: Json, notes: Notes) -> RunError | None:
         found = {name: find_part(body, notes) for name, find_part in parts.items()}
@@ -212,24 +189,19 @@ def _error(key: str, given: Any) -> Find:
     return find_error
 
 
-def _progress(key: str, given: Mapping[str, Any]) -> Find:
-    if "completed" in given:
-        completed, total = _found(f"{key}.completed", given["completed"]), _found(f"{key}.total", given["total"])
+def _progress(given: Mapping[str, Any]) -> Find:
+    parts = {name: _find(f"read.progress.{name}", paths) for name, paths in given.items() if name not in _NO_PATHS}
+    form = given.get("as")
 
-        def find_counts(body: Json, notes: Notes) -> Progress | None:
-            done, all_ = completed(body, notes), total(body, notes)
-            if type(done) is int and type(all_) is int:  # as nearly always
-                return progress_of(done, all_)
-            return progress_of(_number(done), _number(all_))
-
-        return find_counts
-    found, form = _found(f"{key}.path", given["path"]), given["as"]
+    if form is None:
+        completed, total = parts["completed"], parts["total"]
+        return lambda body, notes: progress_of(_number(completed(body, notes)), _number(total(body, notes)))
 
     def find_progress(body: Json, notes: Notes) -> Progress | None:
-        value = found(body, notes)
+        value = parts["path"](body, notes)
         if form == "ratio":
-            parts = _RATIO.fullmatch(value) if isinstance(value, str) else None
-            return progress_of(int(parts[1]), int(parts[2])) if parts else None
+            counts = _RATIO.fullmatch(value) if isinstance(value, str) else None
+            return progress_of(int(counts[1]), int(counts[2])) if counts else None
         return progress_of(_number(value), 100 if form == "percent" else 1)
 
     return find_progress
@@ -246,24 +218,6 @@ def _number(value: Any) -> Any:
     if not math.isfinite(number):
         return None
     return int(number) if number.is_integer() else number
-
-
-def _instant(key: str, given: Any) -> Find:
-    is_table = isinstance(given, dict)
-    found, form = _found(key, given["path"] if is_table else given), given.get("time", "iso") if is_table else "iso"
-
-    def find_instant(body: Json, notes: Notes) -> str | None:
-        value = found(body, notes)
-        if value is None:
-            return None
-        instant = instant_of(value, form)
-        if instant is None and value not in (0, "", "0") and not str(value).startswith(_NO_TIME):
-            notes.append(
-                f"{key} finds {_KIND[type(value)]} that is no time of the form {form}; `time` says which it is"
-            )
-        return instant
-
-    return find_instant
 
 
 def instant_of(value: Any, form: str) -> str | None:
@@ -286,59 +240,35 @@ def _written_instant(text: str, form: str) -> str | None:
     return provider_instant(text) if is_date else None
 
 
-_COMPILERS: Final[dict[str, Callable[[str, Any], Find]]] = {
-    "id": _text,
-    "workflow": _name,
-    "output": _found,
-    "error": _error,
-    "progress": _progress,
-    "created_at": _instant,
-    "started_at": _instant,
-    "finished_at": _instant,
-    "generation": _name,
-    "link": _text,
-}
-
-
 def _fields_of(tables: Mapping[str, Any]) -> RunFields | None:
     """The members to keep of an answer that is too large or damaged; None if an expression may read any."""
-    texts = [*_expressions(tables["read"]), *_expressions(tables["status"].get("when", ()))]
-    texts += [answer["if"] for answer in tables.get("answer", ()) if "if" in answer]
-    texts += [
-        hint["path"] for hint in tables.get("pace", {}).get("hint", ()) if isinstance(hint, dict) and "path" in hint
-    ]
+    hints = [hint for hint in tables.get("pace", {}).get("hint", ()) if isinstance(hint, dict)]
+    texts = _expressions([tables["read"], tables["status"].get("when"), tables.get("answer"), hints])
     found = [paths_of(text) for text in texts]
-    if any(paths is None for paths in found):
+    if None in found:
         return None
     paths = [path for several in found for path in several or ()]
     whole = {path[0] for path in paths if len(path) == 1}
     nested = {path[0] for path in paths if len(path) > 1} - whole
-    output, error = (_only_name(tables["read"].get(key)) for key in ("output", "error"))
+    output, error = (paths_of(next(iter(_expressions(tables["read"].get(key))), "@")) for key in ("output", "error"))
     return RunFields(
         names=frozenset(whole | {path[1] for path in paths if path[0] in nested}),
-        output=output if output not in nested else None,
-        error=error,
+        output=output[0][0] if output and output[0][0] not in nested else None,
+        error=error[0][0] if error else None,
         nested=frozenset(nested),
     )
 
 
 def _expressions(value: Any) -> list[str]:
-    """Every expression in the table."""
+    """Every expression in a table, that of an error's message first."""
     match value:
         case str():
             return [value]
         case dict():
-            inner = (each for key, each in value.items() if key not in _NO_PATHS)
-            return [text for each in inner for text in _expressions(each)]
+            inner = [
+                each for key, each in sorted(value.items(), key=lambda one: one[0] != "message") if key not in _NO_PATHS
+            ]
+            return _expressions(inner)
         case list():
             return [text for each in value for text in _expressions(each)]
     return []
-
-
-def _only_name(given: Any) -> str | None:
-    """The name at the top of the answer that a single path begins with."""
-    path = given.get("path", given.get("message")) if isinstance(given, dict) else given
-    if not isinstance(path, str):
-        return None
-    paths = paths_of(path)
-    return paths[0][0] if paths else None

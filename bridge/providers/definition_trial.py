@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from bridge.definitions.expressions import ExpressionFailed, Notes, search
+from bridge.definitions.expressions import Notes, find
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BridgeError
 from bridge.domain.observation import PollResult
@@ -124,11 +124,9 @@ class Trial:
         body = self.answer.body if self.answer else None
         for key, given in self.provider.tables["read"].items():
             for name, path in _paths(key, given):
-                try:
-                    shown = _shown(masked(search(path)(body, Notes()), self.secrets))
-                except ExpressionFailed as failed:
-                    shown = f"fails: {failed}"
-                yield name, path, shown
+                notes = Notes()
+                shown = _shown(masked(find(path, body, notes, f"read.{name}"), self.secrets))
+                yield name, path, notes[0] if notes else shown
 
     def fixture(self) -> dict[str, Any]:
         """The answer as a fixture, masked, with what is read in it. Raises BridgeError if there was no answer."""
