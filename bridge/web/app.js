@@ -133,7 +133,7 @@ function Shell({ session, signedOut }) {
     }}>To the content</a>
     <${Bar} ...${{ session, signedOut, help }} redraw=${() => setDrawn(drawn + 1)} />
     <div class="columns"><nav class="side" aria-label="Pages of the dashboard"><ul>${Object.entries(PAGES).map(([name, [title]]) => html`<li key=${name}><a href=${to(name)} aria-current=${route.page === name ? "page" : undefined}>${title}</a></li>`)}</ul></nav>
-    <main id="main">${h(page, { key: `${key} ${drawn}`, route })}</main></div><${Toasts} />
+    <main id="main" data-address=${route.address}>${h(page, { key: `${key} ${drawn}`, route })}</main></div><${Toasts} />
     ${isHelpOpen && html`<${Keys} close=${() => setHelpOpen(false)} />`}</${Session.Provider}>`;
 }
 

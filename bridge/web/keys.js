@@ -1,5 +1,5 @@
 /** Keys: only where no field has the focus, no modifier is held and no dialog is open; they can be switched off. */
-import { html, useEffect, useState } from "./preact.js";
+import { html, useEffect, useRef, useState } from "./preact.js";
 import { ASK, Dialog, toast } from "./action.js";
 import { refetchAll, togglePause } from "./live.js";
 import { go, to } from "./route.js";
@@ -37,11 +37,14 @@ function ask(name) {
 /** @param {string} selector */
 const press = (selector) => /** @type {HTMLElement | null} */ (document.querySelector(selector))?.click();
 
-/** @param {import("./route.js").Route} route @param {() => void} help */
+/** Heed keys. The listener lives as long as the shell, so that a redraw between "g" and its letter loses nothing. @param {import("./route.js").Route} route @param {() => void} help */
 export function useKeys(route, help) {
+  const current = useRef({ route, help });
+  current.current = { route, help };
   useEffect(() => {
     let isGoing = false;
     const act = (/** @type {KeyboardEvent} */ event) => {
+      const { route, help } = current.current;
       const target = /** @type {HTMLElement} */ (event.target);
       const isField = target.matches("input:not([type=checkbox]), select, textarea");
       if (event.key === "Escape" && isField) return target.blur();
@@ -67,7 +70,7 @@ export function useKeys(route, help) {
     };
     addEventListener("keydown", act);
     return () => removeEventListener("keydown", act);
-  }, [route, help]);
+  }, []);
 }
 
 /** @param {{close: () => void}} props */

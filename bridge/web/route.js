@@ -2,7 +2,7 @@
 import { useEffect, useState } from "./preact.js";
 import { withQuery } from "./api.js";
 
-/** @typedef {{page: string, id: string | null, query: Record<string, string>}} Route */
+/** `address` is the hash that the rest was read from. @typedef {{page: string, id: string | null, query: Record<string, string>, address: string}} Route */
 
 /** @returns {Route} */
 export function readRoute() {
@@ -14,7 +14,7 @@ export function readRoute() {
   } catch {
     id = rest.join("/");
   }
-  return { page: page || "overview", id, query: Object.fromEntries(new URLSearchParams(query)) };
+  return { page: page || "overview", id, query: Object.fromEntries(new URLSearchParams(query)), address: location.hash };
 }
 
 /**

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from playwright.async_api import Browser, Page, Playwright, expect
+from playwright.async_api import Browser, Locator, Page, Playwright, expect
 
 from bridge.domain.run import RunError
 from bridge.sandbox import Reply, Scenario, Step
@@ -21,6 +22,11 @@ FLAGS = (
 )
 WORKFLOWS = {"invoices": 0.6, "contracts": 1.5, "receipts": 0.3}
 PATIENCE_MS = 60_000
+HAS_ARRIVED = """() => {
+  const main = document.querySelector("main[data-address]");
+  return main !== null && main.dataset.address === location.hash && !main.querySelector(".loading, [aria-busy=true]")
+    && [...main.querySelectorAll("table, .empty, .facts")].some((one) => one.checkVisibility());
+}"""
 
 
 class Shown(NamedTuple):
@@ -41,7 +47,7 @@ async def sign_in(page: Page, url: str, token: str = TOKEN) -> None:
     await page.goto(url)
     await page.get_by_label("API token").fill(token)
     await page.get_by_role("button", name="Sign in").click()
-    await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+    await arrive(page, "Overview")
 
 
 async def fill(setup: DaemonSetup) -> None:
@@ -96,7 +102,19 @@ def lists() -> Iterator[Shown]:
 async def show(page: Page, url: str, screen: Shown) -> None:
     """Open a screen and wait until everything on it has arrived."""
     await page.goto(f"{url}/#/{screen.address}")
-    await expect(page.get_by_role("heading", level=1)).to_have_text(screen.heading, timeout=PATIENCE_MS)
-    await expect(page.locator("main :is(table, .empty, .facts):visible").first).to_be_visible(timeout=PATIENCE_MS)
-    await expect(page.locator("main .loading")).to_have_count(0, timeout=PATIENCE_MS)
-    await expect(page.locator("main [aria-busy=true]")).to_have_count(0, timeout=PATIENCE_MS)
+    await arrive(page, screen.heading)
+
+
+async def follow(page: Page, link: Locator, heading: str | re.Pattern[str]) -> None:
+    """Click a link or button that leads to another screen, and wait until everything on that has arrived."""
+    await link.click()
+    await arrive(page, heading)
+
+
+async def arrive(page: Page, heading: str | re.Pattern[str]) -> None:
+    """Wait until the screen of this heading is drawn for the present address, with everything on it.
+
+    Without this a locator such as `tbody tr` may still find a row of the screen before.
+    """
+    await expect(page.get_by_role("heading", level=1)).to_have_text(heading, timeout=PATIENCE_MS)
+    await page.wait_for_function(HAS_ARRIVED, timeout=PATIENCE_MS)

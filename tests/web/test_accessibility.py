@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from tests.support.daemon_setup import DaemonSetup
-from tests.support.dashboard import PAGES, lists, show, sign_in, single_things
+from tests.support.dashboard import PAGES, arrive, lists, show, sign_in, single_things
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -111,7 +112,7 @@ async def test_axe_finds_nothing_in_a_dialog_and_escape_returns_the_focus(
 
 
 async def test_keys_alone_lead_to_every_screen_a_row_and_an_action(page: Page, full: DaemonSetup) -> None:
-    await page.goto(f"{full.daemon.url}/#/overview")
+    await show(page, full.daemon.url, next(lists()))
     for key, name in zip(
         "ordecvpn",
         ("Overview", "Runs", "Deliveries", "Endpoints", "Connections", "Events", "Replays", "Nodes"),
@@ -119,13 +120,13 @@ async def test_keys_alone_lead_to_every_screen_a_row_and_an_action(page: Page, f
     ):
         await page.keyboard.press("g")
         await page.keyboard.press(key)
-        await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+        await arrive(page, name)
         await expect(page).to_have_title(f"{name} · runbridge")
         await expect(page.get_by_role("heading", level=1)).to_be_focused()
     await page.keyboard.press("g")
     await page.keyboard.press("d")
-    await expect(page.get_by_role("heading", level=1, name="Deliveries")).to_be_focused()
-    await expect(page.locator("tbody tr").first).to_be_visible()
+    await arrive(page, "Deliveries")
+    await expect(page.get_by_role("heading", level=1)).to_be_focused()
     await page.keyboard.press("j")
     first = page.locator("tbody tr").first
     await expect(first.get_by_role("link").first).to_be_focused()
@@ -134,12 +135,13 @@ async def test_keys_alone_lead_to_every_screen_a_row_and_an_action(page: Page, f
     await expect(first.get_by_role("checkbox")).to_be_checked()
     await expect(page.get_by_role("button", name="Retry 1 selected")).to_be_enabled()
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("button", name="Retry", exact=True)).to_be_visible()
+    await arrive(page, re.compile("dlv_"))
     await page.keyboard.press("Shift+R")
     await expect(page.get_by_role("dialog")).to_be_visible()
     await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
     await page.keyboard.press("u")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("Deliveries")
+    await arrive(page, "Deliveries")
     await page.keyboard.press("/")
     await expect(page.get_by_label("Event id")).to_be_focused()
     await page.keyboard.press("Escape")
@@ -147,12 +149,22 @@ async def test_keys_alone_lead_to_every_screen_a_row_and_an_action(page: Page, f
     await expect(page.get_by_role("dialog")).to_contain_text("Single keys are on")
     await page.get_by_label("Single keys are on").uncheck()
     await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
     await page.keyboard.press("g")
     await page.keyboard.press("r")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("Deliveries")
+    assert await page.evaluate("location.hash") == "#/deliveries"
     await page.get_by_role("button", name="Keys", exact=True).click()
     await page.get_by_label("Single keys are on").check()
     await page.keyboard.press("Escape")
+
+
+async def test_a_redraw_between_two_keys_loses_neither(page: Page, full: DaemonSetup) -> None:
+    await show(page, full.daemon.url, next(lists()))
+    await page.keyboard.press("g")
+    await page.get_by_role("link", name="Runs", exact=True).first.dispatch_event("click")
+    await arrive(page, "Runs")
+    await page.keyboard.press("d")
+    await arrive(page, "Deliveries")
 
 
 async def test_screens_reflow_at_320_pixels_with_targets_of_24(page: Page, full: DaemonSetup) -> None:

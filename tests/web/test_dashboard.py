@@ -15,7 +15,7 @@ from playwright.async_api import Browser, Page, expect
 
 from bridge.sandbox import Scenario
 from tests.support.daemon_setup import daemon_setup
-from tests.support.dashboard import PAGES, sign_in
+from tests.support.dashboard import PAGES, Shown, follow, show, sign_in
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WEB = ROOT / "bridge" / "web"
@@ -50,8 +50,7 @@ async def hostile(browser: Browser, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize("name", PAGES)
 async def test_each_link_of_the_navigation_opens_the_page_of_its_name(hostile: Page, name: str) -> None:
     page = hostile
-    await page.get_by_role("link", name=name, exact=True).first.click()
-    await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    await follow(page, page.get_by_role("link", name=name, exact=True).first, name)
     await expect(page.get_by_role("alert")).to_have_count(0)
 
 
@@ -59,11 +58,10 @@ async def test_each_link_of_the_navigation_opens_the_page_of_its_name(hostile: P
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_run_is_opened_from_its_first_cell_and_foreign_text_is_text(hostile: Page) -> None:
     page = hostile
-    await page.goto(re.sub("#.*", "", page.url) + "#/runs?status=failed")
+    await show(page, re.sub("/(#.*)?$", "", page.url), Shown("failed runs", "runs?status=failed", "Runs"))
     link = page.locator("tbody td a").first
     run_id = await link.inner_text()
-    await link.click()
-    await expect(page.get_by_role("heading", level=1)).to_have_text(run_id)
+    await follow(page, link, run_id)
     metadata = page.get_by_role("group", name="metadata")
     await expect(metadata).to_contain_text(str(BIG))
     await expect(metadata).to_contain_text("<script>document.title='taken'</script>⟨202e⟩abc")

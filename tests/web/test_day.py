@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from playwright.async_api import Browser, expect
 
 from bridge.sandbox import Reply, Scenario
 from tests.support.daemon_setup import daemon_setup
-from tests.support.dashboard import PATIENCE_MS, TABLES, sign_in
+from tests.support.dashboard import PATIENCE_MS, TABLES, Shown, follow, show, sign_in
 
 
 @pytest.mark.slow
@@ -20,13 +21,12 @@ async def test_a_day_at_the_dashboard(browser: Browser, tmp_path: Path) -> None:
         await sign_in(page, daemon.url)
 
         theirs = setup.sandbox.add_run("dify", scenario=Scenario(duration_s=2.0))
-        await page.get_by_role("link", name="Runs", exact=True).click()
+        await follow(page, page.get_by_role("link", name="Runs", exact=True), "Runs")
         await page.get_by_role("button", name="Register", exact=True).click()
         form = page.get_by_role("dialog")
         await form.get_by_label("Provider's run id").fill(theirs)
-        await form.get_by_role("button", name="Register").click()
+        await follow(page, form.get_by_role("button", name="Register"), re.compile("run_"))
         heading = page.get_by_role("heading", level=1)
-        await expect(heading).to_contain_text("run_")
         run = await heading.inner_text()
         await expect(page.locator(".facts").first).to_contain_text("succeeded", timeout=PATIENCE_MS)
         await expect(page.get_by_role("link", name="run.finished").first).to_be_visible(timeout=PATIENCE_MS)
@@ -35,23 +35,23 @@ async def test_a_day_at_the_dashboard(browser: Browser, tmp_path: Path) -> None:
         setup.receiver.always(Reply(500, body="broken"), path="/app")
         failing = await setup.register(Scenario(duration_s=0))
         await daemon.finish_of(failing["id"])
-        await page.get_by_role("link", name="Deliveries", exact=True).click()
-        await page.goto(f"{daemon.url}/#/deliveries?state=pending")
-        await page.locator("tbody tr td a").first.click()
+        await follow(page, page.get_by_role("link", name="Deliveries", exact=True), "Deliveries")
+        await show(page, daemon.url, Shown("its deliveries", f"deliveries?run={failing['id']}", "Deliveries"))
+        await follow(page, page.locator("tbody tr td a").first, re.compile("dlv_"))
         await expect(page.get_by_text("500 server_error").first).to_be_visible(timeout=PATIENCE_MS)
         setup.receiver.always(None, path="/app")
         await page.get_by_role("button", name="Retry", exact=True).click()
         await expect(page.locator(".facts").first).to_contain_text("delivered", timeout=PATIENCE_MS)
 
         before = len(setup.posts("/app"))
-        await page.goto(f"{daemon.url}/#/runs/{run}")
+        await show(page, daemon.url, Shown("run", f"runs/{run}", run))
         await page.get_by_role("button", name="Replay").last.click()
         await page.get_by_role("dialog").get_by_role("button", name="Replay").click()
         await expect(page.locator(".toast")).to_contain_text("Sent again to 1 endpoint", timeout=PATIENCE_MS)
         await setup.wait_for_posts(before + 1, "/app")
 
         open_run = await setup.register(Scenario(duration_s=None))
-        await page.goto(f"{daemon.url}/#/runs/{open_run['id']}")
+        await show(page, daemon.url, Shown("open run", f"runs/{open_run['id']}", open_run["id"]))
         poll = page.get_by_role("button", name="Poll now")
         await expect(poll).to_be_enabled()
         daemon.config["server"]["listen"] = daemon.url.removeprefix("http://")

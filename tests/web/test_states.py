@@ -11,22 +11,21 @@ from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
 from bridge.sandbox import Scenario
 from tests.support.daemon_setup import DaemonSetup
-from tests.support.dashboard import PATIENCE_MS, sign_in
+from tests.support.dashboard import PATIENCE_MS, Shown, follow, show, sign_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 
-async def signed_in(browser: Browser, setup: DaemonSetup, address: str = "overview") -> Page:
-    """A page of its own at this address."""
+async def signed_in(browser: Browser, setup: DaemonSetup, address: str = "overview", heading: str = "") -> Page:
+    """A page of its own at this address, with everything on it; its heading is its name unless given."""
     page = await browser.new_page()
     await sign_in(page, setup.daemon.url)
-    await page.goto(f"{setup.daemon.url}/#/{address}")
+    await show(page, setup.daemon.url, Shown("", address, heading or address.split("?", maxsplit=1)[0].capitalize()))
     return page
 
 
 async def test_a_pause_holds_and_counts_what_waits_until_it_ends(browser: Browser, full: DaemonSetup) -> None:
     page = await signed_in(browser, full, "events")
-    await expect(page.locator("tbody tr").first).to_be_visible()
     newest = await page.locator("tbody tr a").first.inner_text()
     await page.get_by_role("button", name="Pause").click()
     await expect(page.get_by_role("status")).to_have_text("Paused")
@@ -46,7 +45,6 @@ async def test_a_pause_holds_and_counts_what_waits_until_it_ends(browser: Browse
 
 async def test_signing_in_again_happens_over_the_page_whose_address_stays(browser: Browser, full: DaemonSetup) -> None:
     page = await signed_in(browser, full, "runs?status=failed")
-    await expect(page.locator("tbody tr").first).to_be_visible()
     for session in (await full.daemon.ask("GET", "/v1/sessions"))["data"]:
         await full.daemon.ask("DELETE", f"/v1/sessions/{session['id']}", status=204)
     await page.get_by_role("button", name="Refresh").click()
@@ -64,7 +62,7 @@ async def test_signing_in_again_happens_over_the_page_whose_address_stays(browse
 async def test_a_filter_without_matches_is_named_and_cleared(browser: Browser, full: DaemonSetup) -> None:
     page = await signed_in(browser, full, "runs?tag=no-such-tag")
     await expect(page.locator(".empty")).to_contain_text("tag no-such-tag")
-    await page.get_by_role("link", name="Clear filters").click()
+    await follow(page, page.get_by_role("link", name="Clear filters"), "Runs")
     await expect(page.locator("tbody tr").first).to_be_visible()
     await page.close()
 
@@ -74,7 +72,7 @@ async def test_a_huge_foreign_field_is_cut_and_can_be_had_whole(browser: Browser
     text = "<img src=x onerror=alert(1)>\u202e\u0007" + "x" * 300_000
     run = await full.register(Scenario(duration_s=0, output={"text": text}), metadata={"exact": 12345678901234567890})
     await full.daemon.finish_of(run["id"])
-    page = await signed_in(browser, full, f"runs/{run['id']}")
+    page = await signed_in(browser, full, f"runs/{run['id']}", run["id"])
     output = page.get_by_role("group", name="output")
     await expect(output).to_contain_text("<img src=x onerror=alert(1)>")
     assert len(await output.inner_text()) < 10_000
@@ -115,8 +113,7 @@ async def test_many_tabs_share_one_stream(browser: Browser, full: DaemonSetup) -
     await sign_in(first, full.daemon.url)
     for _ in range(3):
         tab = await context.new_page()
-        await tab.goto(f"{full.daemon.url}/#/runs")
-        await expect(tab.locator("tbody tr").first).to_be_visible()
+        await show(tab, full.daemon.url, Shown("runs", "runs", "Runs"))
         await expect(tab.get_by_role("status")).to_have_text("Live")
     assert len(streams) == 1
     await context.close()
