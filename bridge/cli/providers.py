@@ -168,13 +168,8 @@ def try_(
     from bridge.cli.provider_authoring import print_trial, read_key, run_trial
     from bridge.providers.defined import DefinedProvider
 
-    path = file / "definition.toml" if file.is_dir() else file
-    try:
-        provider = DefinedProvider(_read(settings, path))
-    except DefinitionInvalid as invalid:
-        for one in dict.fromkeys(invalid.mistakes):
-            say(str(one))
-        return 1
+    path = _place(file)
+    provider = DefinedProvider(_read(settings, path))
     trial = run_trial(provider, run_id, read_key(key_file), base_url, dict(variables), timeout_s)
     code = print_trial(trial, as_json=settings.as_json)
     if save is not None:
@@ -195,11 +190,8 @@ def schema() -> None:
 @pass_settings
 def lint(settings: Settings, file: Path) -> int:
     """Check the definition in FILE (or in the folder FILE): every mistake at once; exit 1 if there is one."""
-    path = file / "definition.toml" if file.is_dir() else file
-    try:
-        answers = Answers(_read(settings, path))
-    except DefinitionInvalid as invalid:
-        return _print_mistakes(settings, invalid)
+    path = _place(file)
+    answers = Answers(_read(settings, path))
     fixtures, faults = _fixtures(path)
     hosts = sorted(hosts_of(answers.tables)) or ["each connection's own base_url"]
     warnings = [*faults, *unseen_words(answers, fixtures)]
@@ -223,11 +215,8 @@ def lint(settings: Settings, file: Path) -> int:
 @pass_settings
 def test(settings: Settings, file: Path) -> int:
     """Read the fixtures of the definition in FILE with the code that polls; exit 1 if one is read otherwise."""
-    path = file / "definition.toml" if file.is_dir() else file
-    try:
-        answers = Answers(_read(settings, path))
-    except DefinitionInvalid as invalid:
-        return _print_mistakes(settings, invalid)
+    path = _place(file)
+    answers = Answers(_read(settings, path))
     fixtures, faults = _fixtures(path)
     compared = [compare(answers, fixture) for fixture in fixtures]
     is_good = bool(compared) and not faults and not any(one.differences for one in compared)
@@ -247,18 +236,27 @@ def test(settings: Settings, file: Path) -> int:
     return 0 if is_good else 1
 
 
-def _print_mistakes(settings: Settings, invalid: DefinitionInvalid) -> int:
-    """Print every mistake in the order of the lines; the exit code."""
-    mistakes = sorted(set(invalid.mistakes), key=lambda one: (one.file, one.line or 0))
+def _place(file: Path) -> Path:
+    """The definition's own file, where its folder was given."""
+    return file / "definition.toml" if file.is_dir() else file
+
+
+def _read(settings: Settings, path: Path) -> Definition:
+    """The definition in a file; prints every mistake and ends the command with 1 if it has one."""
+    try:
+        return _definitions(settings).read(path.resolve(), f"file {path}")
+    except DefinitionInvalid as invalid:
+        _print_mistakes(settings, invalid)
+        click.get_current_context().exit(1)
+
+
+def _print_mistakes(settings: Settings, invalid: DefinitionInvalid) -> None:
+    """Print every mistake, in the order of the lines."""
+    mistakes = sorted(dict.fromkeys(invalid.mistakes), key=lambda one: (one.file, one.line or 0))
     if settings.as_json:
         print_value({"ok": False, "mistakes": [asdict(one) for one in mistakes]})
     for one in () if settings.as_json else mistakes:
         say(str(one))
-    return 1
-
-
-def _read(settings: Settings, path: Path) -> Definition:
-    return _definitions(settings).read(path.resolve(), f"file {path}")
 
 
 def _fixtures(path: Path) -> tuple[list[Fixture], list[str]]:

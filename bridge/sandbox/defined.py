@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -46,7 +46,7 @@ class _Life:
     began_at: float
 
 
-class DefinedSandbox:
+class DefinedSandbox(HttpServer):
     """The fake of the provider that the definition in `file` describes."""
 
     def __init__(self, file: Path, *, key: str, step_s: float, clock: Clock | None = None) -> None:
@@ -68,12 +68,6 @@ class DefinedSandbox:
         self._cancelled = next((each for status, each in shown if status == RunStatus.CANCELLED), None)
         self._lives: dict[str, _Life] = {}
         self._numbers = count(1)
-        self._http_server = HttpServer()
-
-    @property
-    def origin(self) -> str:
-        """`http://host:port`, the base URL of a connection."""
-        return self._http_server.origin
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -84,16 +78,11 @@ class DefinedSandbox:
         """The base URL of a connection."""
         return self.origin
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
-        """Listen; port 0 takes a free one."""
+    def application(self) -> web.Application:
+        """The one handler, which finds out what a request asks for."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
-        await self._http_server.open(app, host, port)
-        return self
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        await self._http_server.close()
+        return app
 
     # -- which request it is
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Self
 
 from aiohttp import web
 
@@ -14,12 +15,15 @@ SHUTDOWN_S: Final = 0.5  # hanging requests end before this; no other response i
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with 0 s: close sends RST instead of FIN
 
 
-class HttpServer:
-    """An application that listens from `open` to `close`."""
+class HttpServer(ABC):
+    """Serves its application from `start` to `stop`; a context manager."""
 
-    def __init__(self) -> None:
-        self._runner: web.AppRunner | None = None
-        self._origin: str | None = None
+    _runner: web.AppRunner | None = None
+    _origin: str | None = None
+
+    @abstractmethod
+    def application(self) -> web.Application:
+        """A new application, for one start."""
 
     @property
     def origin(self) -> str:
@@ -28,9 +32,11 @@ class HttpServer:
             raise RuntimeError("it does not listen yet: await start() first")
         return self._origin
 
-    async def open(self, app: web.Application, host: str, port: int) -> None:
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
         """Listen; port 0 takes a free one. OSError if the address is in use."""
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        runner = web.AppRunner(
+            self.application(), handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
@@ -40,12 +46,19 @@ class HttpServer:
         self._runner, bound = runner, runner.addresses[0]
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         self._origin = f"http://{shown}:{bound[1]}"
+        return self
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
         """Stop listening; may be called more than once."""
         runner, self._runner = self._runner, None
         if runner:
             await runner.cleanup()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
 
 def reset_connection(request: web.Request) -> None:

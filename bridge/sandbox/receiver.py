@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Self
+from typing import Final
 
 from aiohttp import web
 from pydantic import Field
@@ -82,7 +82,7 @@ class Received:
         return str(self.event.get("type", ""))
 
 
-class Receiver:
+class Receiver(HttpServer):
     """Answers 204 to a verified POST and 401 to any other, unless a script says otherwise.
 
     Secrets and scripts belong to one path, or with path None to all. Without any secret nothing can be verified
@@ -100,36 +100,23 @@ class Receiver:
         self._count = 0
         self._arrival = asyncio.Condition()
         self._hanging_over = asyncio.Event()
-        self._http_server = HttpServer()
         for secret in secrets:
             self.add_secret(secret)
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
-        """Listen; port 0 takes a free one."""
+    def application(self) -> web.Application:
+        """The control API, and every other path as a receiver."""
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         app.add_routes([*_control_routes(self), web.post("/{path:.*}", self._receive)])
-        await self._http_server.open(app, host, port)
-        return self
+        return app
 
     async def stop(self) -> None:
         """End hanging requests and stop listening."""
         self._hanging_over.set()
-        await self._http_server.close()
-
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
-
-    @property
-    def origin(self) -> str:
-        """`http://host:port`."""
-        return self._http_server.origin
+        await super().stop()
 
     def url(self, path: str = "/hooks") -> str:
         """An address to send to; every path is accepted."""
-        return self._http_server.origin + path
+        return self.origin + path
 
     def add_secret(self, secret: str, *, path: str | None = None) -> None:
         """Accept signatures with this `whsec_…` secret; ValueError if it is malformed."""

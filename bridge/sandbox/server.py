@@ -12,7 +12,7 @@ http://127.0.0.1:PORT/_control                                the methods of `Sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final
 
 from aiohttp import web
 
@@ -34,7 +34,7 @@ BODY_BYTES_MAX: Final = 64 * 1024 * 1024  # triggers carry whole documents as da
 FAKE_PROVIDERS: Final[tuple[type[FakeProvider], ...]] = (Dibby, Retab, Dify, Instabase)
 
 
-class Sandbox:
+class Sandbox(HttpServer):
     """Fake Dibby, Retab, Dify and Instabase. Runs may be added before or after `start`."""
 
     def __init__(
@@ -58,34 +58,21 @@ class Sandbox:
             list_is_summary=list_is_summary,
         )
         self._fakes = {fake.name: fake(self.state) for fake in FAKE_PROVIDERS}
-        self._http_server = HttpServer()
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
-        """Listen; port 0 takes a free one."""
+    def application(self) -> web.Application:
+        """The fake providers, each below its name, and the control API."""
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         for name, fake in self._fakes.items():
             app.add_subapp(f"/{name}", fake.application())
         control = web.Application(middlewares=[refuse_bad_bodies])
         control.add_routes(_control_routes(self))
         app.add_subapp("/_control", control)
-        await self._http_server.open(app, host, port)
-        return self
+        return app
 
     async def stop(self) -> None:
         """End hanging requests and stop listening."""
         self.state.close()
-        await self._http_server.close()
-
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
-
-    @property
-    def origin(self) -> str:
-        """`http://host:port`."""
-        return self._http_server.origin
+        await super().stop()
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -99,7 +86,7 @@ class Sandbox:
 
     def url(self, provider: str) -> str:
         """The base URL of a connection to this provider."""
-        return f"{self._http_server.origin}/{self._fake(provider).name}"
+        return f"{self.origin}/{self._fake(provider).name}"
 
     def add_run(
         self,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,22 +11,14 @@ from bridge.domain.run import RunStatus
 from bridge.maintenance.deadlines import GRACE_S, expire_overdue
 from bridge.store import runs
 from bridge.store.database import Database
-from tests.support.manual_clock import ManualClock
-from tests.support.watching import open_database, register
+from tests.support.manual_clock import START, ManualClock
+from tests.support.watching import register
 from tests.support.workbench import told
 
-START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
-
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(START)
-
-
-@pytest.fixture
-async def database(database_url: str, clock: ManualClock) -> AsyncIterator[Database]:
-    async with open_database(database_url, clock) as opened:
-        yield opened
+def database(either: Database) -> Database:
+    return either
 
 
 async def test_a_run_expires_when_its_deadline_has_passed_and_no_poll_noticed(

@@ -48,6 +48,11 @@ def taught(*durations_s: float) -> Planner:
     return planner
 
 
+def teach_three_seconds(planner: Planner, *, runs: int) -> None:
+    for _ in range(runs):
+        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+
+
 async def test_a_workflow_that_always_takes_a_minute_is_polled_after_a_minute(tmp_path: Path) -> None:
     tracked = watched(await running(tmp_path), age_s=0.0)
     plan = taught(*[60.0] * 30).plan(tracked, Observed(seen("running")), 0.0)
@@ -184,8 +189,7 @@ async def test_of_runs_that_began_together_the_quick_ones_do_not_make_the_others
     batch = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(100)]
     for tracked in batch:
         planner.plan(tracked, Observed(seen("running")), 0.0)
-    for _ in batch[:50]:
-        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    teach_three_seconds(planner, runs=50)
     assert not any(planner.is_overdue(tracked, 30.0, batch[50:]) for tracked in batch[50:])
     late = watched(replace(run, id="run_late"), age_s=0.0)
     planner.plan(late, Observed(seen("running")), 0.0)
@@ -198,8 +202,7 @@ async def test_a_few_that_hang_from_the_beginning_do_not_hide_the_others_nor_the
     first = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(2)]
     for tracked in first:
         planner.plan(tracked, Observed(seen("running")), 0.0)
-    for _ in range(40):
-        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    teach_three_seconds(planner, runs=40)
     late = watched(replace(run, id="run_late"), age_s=0.0)
     planner.plan(late, Observed(seen("running")), 0.0)
     assert all(planner.is_overdue(tracked, 20.0, [*first, late]) for tracked in [*first, late])
@@ -210,8 +213,7 @@ async def test_runs_that_wait_for_a_person_hide_no_overdue_run(tmp_path: Path) -
     waiting = [watched(replace(run, id=f"run_{n}", status=RunStatus.WAITING), age_s=0.0) for n in range(9)]
     for tracked in waiting:
         planner.plan(tracked, Observed(seen("waiting")), 0.0)
-    for _ in range(40):
-        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    teach_three_seconds(planner, runs=40)
     late = watched(replace(run, id="run_late"), age_s=0.0)
     assert planner.is_overdue(late, 20.0, [late, *waiting])
 
@@ -221,8 +223,7 @@ async def test_many_that_hang_from_the_beginning_do_not_hide_the_others_for_ever
     first = [watched(replace(run, id=f"run_{number}"), age_s=0.0) for number in range(10)]
     for tracked in first:
         planner.plan(tracked, Observed(seen("running")), 0.0)
-    for _ in range(40):
-        planner.learner.learn("wf", RunStatus.RUNNING, 2.9, 3.1, now=1e9)
+    teach_three_seconds(planner, runs=40)
     assert not any(planner.is_overdue(tracked, 50.0, first) for tracked in first)
     assert all(planner.is_overdue(tracked, 300.0, first) for tracked in first)
 
