@@ -18,6 +18,10 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _RANDOM_BYTES = 10
 _RANDOM_SHIFTS = range(70, -1, -10)  # of the pairs of characters that hold them
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_SPELLED_UUID = re.compile(
+    r"(?:urn:uuid:|\{)?([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\}?",
+    re.ASCII | re.IGNORECASE,
+)
 _lock = threading.Lock()
 _last = 0
 _random = b""
@@ -53,3 +57,14 @@ def comparable_run_id(provider_run_id: str) -> str:
     """A provider's run id as it is compared: without blanks around it, a UUID in lower case."""
     stripped = provider_run_id.strip()
     return stripped.lower() if _UUID.fullmatch(stripped) else stripped
+
+
+def is_same_run_id(told: str, provider_run_id: str) -> bool:
+    """Whether an answer means this run: as `comparable_run_id`, and a UUID may lack dashes or have a wrapping."""
+    one, other = comparable_run_id(told), comparable_run_id(provider_run_id)
+    return one == other or _hex_of(one) == _hex_of(other) is not None
+
+
+def _hex_of(run_id: str) -> str | None:
+    found = _SPELLED_UUID.fullmatch(run_id)
+    return "".join(found.groups()).lower() if found else None

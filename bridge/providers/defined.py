@@ -188,7 +188,8 @@ class DefinedProvider(ProviderDefaults):
         if isinstance(result, Observed):
             pause_s = longest(result.poll_after_s, response.poll_after_s)
             return replaced(result, poll_after_s=pause_s, answered_at=answered_at, etag=mark, body=kept)
-        return replace(result, retry_after_s=longest(result.retry_after_s, response.poll_after_s))
+        message = f"{request.method} {request.path[:150]}: {result.message}"[:_MESSAGE_CHARS_MAX]
+        return replace(result, message=message, retry_after_s=longest(result.retry_after_s, response.poll_after_s))
 
     def _judge(
         self, http: ProviderHttp, failure: ProviderFailure, provider_run_id: str, last: LastResponse | None

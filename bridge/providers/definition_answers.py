@@ -14,13 +14,13 @@ from bridge.domain.definition import Definition
 from bridge.domain.errors import BadPayload
 from bridge.domain.failure import FailureKind
 from bridge.domain.frozen import frozen, replaced
-from bridge.domain.ids import comparable_run_id
+from bridge.domain.ids import is_same_run_id
 from bridge.domain.observation import LastResponse, ListedRun, Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.definition_reader import DefinitionReader, Reading
 from bridge.providers.definition_requests import Hosts, RunId, pause_s, until_s
 from bridge.providers.failures import error_text, failure_kind
-from bridge.providers.fields import check_id, check_same_run, text_of
+from bridge.providers.fields import check_id, check_same_run, id_of, text_of
 from bridge.providers.partial_json import without_damage
 from bridge.providers.retry_after import requested_pause_s
 
@@ -164,10 +164,8 @@ class Answers:
 
     def check_same_run(self, told: Json, run_id: str) -> None:
         """Raise BadPayload if an answer names another run: neither the whole id nor a part of it."""
-        text = text_of(told)
-        if text is None or comparable_run_id(text) == comparable_run_id(run_id):
-            return
-        if comparable_run_id(text) not in map(comparable_run_id, self.run_id.split(run_id).values()):
+        text = id_of(told)
+        if text is not None and not any(is_same_run_id(text, part) for part in self.run_id.split(run_id).values()):
             check_same_run(text, run_id)
 
     def check_run_id(self, provider_run_id: str) -> str | None:

@@ -22,7 +22,7 @@ from bridge.domain.frozen import frozen
 from bridge.domain.observation import Observation
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.domain.timestamps import instant_from_ns, provider_instant
-from bridge.providers.fields import WORD_CHARS_MAX, error_of, progress_of, short_text, text_of, unpack_json
+from bridge.providers.fields import WORD_CHARS_MAX, error_of, id_of, progress_of, short_text, text_of, unpack_json
 from bridge.providers.partial_json import RunFields
 
 Convert = Callable[[Any], Any]
@@ -39,7 +39,7 @@ _PLACES: Final = {name.removesuffix("_id"): at for at, name in enumerate([*_OBSE
 _ERROR, _OUTPUT, _ELSEWHERE = _PLACES["error"], _PLACES["output"], _PLACES["output_is_elsewhere"]
 _BLANK: Final = [False if name.startswith("output_") else None for name in list(_PLACES)[2:]]
 _CONVERT: Final[Mapping[str, Convert]] = {
-    "id": text_of, "workflow": short_text, "error": error_of, "generation": short_text, "link": text_of,
+    "id": id_of, "workflow": short_text, "error": error_of, "generation": short_text, "link": text_of,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Final, TypeGuard
 from urllib.parse import quote
 
 from bridge.domain.errors import BadPayload
-from bridge.domain.ids import comparable_run_id
+from bridge.domain.ids import is_same_run_id
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.domain.strict_json import parse_json_text
 
@@ -28,8 +28,8 @@ class NoSuchRun(BadPayload):
 
 def check_same_run(told: Json, provider_run_id: str) -> None:
     """Raise BadPayload if `told` is the id of another run than `provider_run_id`; anything but an id passes."""
-    run_id = text_of(told)
-    if run_id is not None and comparable_run_id(run_id) != comparable_run_id(provider_run_id):
+    run_id = id_of(told)
+    if run_id is not None and not is_same_run_id(run_id, provider_run_id):
         raise BadPayload(f"the answer is about another run, {run_id[:100]!r}")
 
 
@@ -77,6 +77,12 @@ def text_of(value: Json) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value.strip() else None
+
+
+def id_of(value: Json) -> str | None:
+    """As `text_of`; also an integer that is written as `5.0`."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _COUNT_MAX
+    return str(int(value)) if isinstance(value, float) and is_whole else text_of(value)
 
 
 def first_not_null(*values: Json) -> Json:
