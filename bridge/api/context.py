@@ -53,7 +53,7 @@ class Response:
     @classmethod
     def of(cls, status: int, body: Shown) -> Self:
         """A response with a JSON object."""
-        return cls(status, body.to_bytes(), next_cursor=getattr(body, "next_cursor", None))
+        return cls(status, body.to_bytes(), next_cursor=body.__dict__.get("next_cursor"))
 
 
 def etag_of(body: bytes) -> str:

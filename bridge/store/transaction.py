@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,7 +31,7 @@ class CommitSignals:
     poll_requested_run_ids: set[str] = field(default_factory=set)
     deleted_run_ids: set[str] = field(default_factory=set)
     nodes_changed: bool = False
-    filter_failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    filter_failures: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     """How often the filter of an endpoint failed on an event, by id and filter; for this node only."""
     leased_runs: list[Run] = field(default_factory=list)
     """New runs under the lease of this node, for their pollers; no hint, and for this node only."""
@@ -53,8 +53,8 @@ class CommitSignals:
         self.deleted_run_ids |= other.deleted_run_ids
         self.leased_runs += other.leased_runs
         self.nodes_changed |= other.nodes_changed
-        if other.filter_failures:
-            self.filter_failures += other.filter_failures
+        for failed, count in other.filter_failures.items():
+            self.filter_failures[failed] += count
 
 
 def merged(signals: Sequence[CommitSignals]) -> CommitSignals:

@@ -134,7 +134,7 @@ class FileLock:
 def _identity_of(path: str) -> tuple[int, int] | None:
     """Device and inode of the file; None if there is none."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - four times in each commit, and Path.stat() takes twice as long
+        found = os.stat(path)  # noqa: PTH116 - after each commit, and Path.stat() takes twice as long
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -105,6 +105,8 @@ class Writer:
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)  # `close` waits for its end
         # The rest is used by the thread only.
         self._connection: sa.Connection | None = None
+        self._is_checked = False
+        """The last commit went into the file that is still there; otherwise it is checked before the next, too."""
         self._next: _Job | None = None
         self._cache: dict[str, Any] = {}
         """`Tx.cache` of every transaction: it stays valid between commits, because no other process writes."""
@@ -221,7 +223,9 @@ class Writer:
             return None
 
     def _run(self, batch: list[_Job]) -> CommitSignals:
-        self._check()
+        if not self._is_checked:
+            self._check()
+        self._is_checked = False
         if self._connection is None:
             self._connection = self._engine.connect()
         driver = _driver_of(self._connection)
@@ -232,6 +236,7 @@ class Writer:
             signals = self._run_groups(_grouped(batch), driver)
             driver.execute("COMMIT")
             self._check()
+            self._is_checked = True
         except BaseException:
             self._cache.clear()
             if driver.in_transaction:  # SQLite rolls back by itself after some errors
