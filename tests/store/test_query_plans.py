@@ -8,11 +8,11 @@ too, and is told to shun the ways that pay for a thousand rows, so that it takes
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -54,7 +54,9 @@ from tests.support.watching import NODE, add_endpoint, new_run, only, open_datab
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 LATER = START + timedelta(days=1)
 CONNECTION = "dify-prod"
+T = TypeVar("T")
 RUNS = 1_000
+PART = 100
 GROWING = {
     "runs",
     "run_metadata",
@@ -263,7 +265,9 @@ async def fill(database: Database, clock: ManualClock) -> World:
         new_run(f"r{n}", tags=(f"team_{n % 5}",), workflow_id=f"wf_{n % 7}", metadata={"order": n, "tenant": n % 4})
         for n in range(RUNS)
     ]
-    made = await database.write(lambda tx: runs.insert_runs(tx, new))
+    made: list[Run] = []
+    for part in in_parts(new):
+        made += await database.write(lambda tx, part=part: runs.insert_runs(tx, part))
     hooks = [
         (
             Endpoint(id=new_id("ep"), url="https://app.example.org/one", source=EndpointSource.RUN, run_id=run.id),
@@ -274,21 +278,28 @@ async def fill(database: Database, clock: ManualClock) -> World:
     await database.write(lambda tx: endpoints.insert_run_endpoints(tx, hooks))
     clock.advance(60)
     for status in ("running", "succeeded"):
-        made[::2] = await database.write(lambda tx, status=status: observe_all(tx, made[::2], status))
+        after: list[Run] = []
+        for part in in_parts(made[::2]):
+            after += await database.write(lambda tx, part=part, status=status: observe_all(tx, part, status))
+        made[::2] = after
     claimed = [await database.write(lambda tx, e=e: claim(tx, e)) for e in (shared, ordered)]
-    for part in claimed:  # the first of each stays owed; the rest are due at one instant
-        await database.write(
-            lambda tx, part=part: attempts.record_attempts(tx, node=NODE, results=[delivered(one) for one in part[1:]])
-        )
+    results = [delivered(one) for part in claimed for one in part[1:]]  # the first of each stays owed
+    for some in in_parts(results):
+        await database.write(lambda tx, some=some: attempts.record_attempts(tx, node=NODE, results=some))
     first = claimed[0][0]
     return World(made[1], made[0], shared, ordered, first, first.delivery.event_id)
+
+
+def in_parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """A transaction that stands still for three seconds is ended, and on a busy machine a large one may."""
+    return (items[begin : begin + PART] for begin in range(0, len(items), PART))
 
 
 def claim(tx: Tx, endpoint: Endpoint) -> list[LeasedDelivery]:
     return deliveries.acquire_due(tx, node=NODE, endpoint_id=endpoint.id, limit=RUNS * 3 // 4)
 
 
-def observe_all(tx: Tx, watched: list[Run], status: str) -> list[Run]:
+def observe_all(tx: Tx, watched: Sequence[Run], status: str) -> list[Run]:
     changes = []
     for run in watched:
         decision = observe(run, seen(status), now=tx.now, wants_progress=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -125,16 +125,28 @@ async def transaction(
         if is_snapshot:
             await connection.execution_options(isolation_level="REPEATABLE READ")
         raw = await connection.get_raw_connection()
-        timer = asyncio.get_running_loop().call_later(within_s, _close_now, raw.driver_connection)
         try:
-            async with connection.begin():
-                yield connection
+            with _limit(raw.driver_connection, within_s):
+                async with connection.begin():
+                    yield connection
         except DBAPIError as error:
             if _sqlstate(error) == _READ_ONLY:  # the next connection may reach the server that has taken over
                 _close_now(raw.driver_connection)
             raise
-        finally:
-            timer.cancel()
+
+
+@contextlib.contextmanager
+def _limit(connection: Any, within_s: float) -> Iterator[None]:
+    """Close a driver's connection after `within_s` seconds, which ends what it is used for."""
+    timer = asyncio.get_running_loop().call_later(within_s, _close_now, connection)
+    try:
+        yield
+    except AttributeError as error:  # the driver's own, if it is closed between two steps of one call
+        if connection.is_closed():
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def _close_now(connection: Any) -> None:
@@ -173,9 +185,9 @@ class DirectConnections:
         async with asyncio.timeout(QUEUE_S) as queueing, self._free:
             queueing.reschedule(None)
             connection = await self._take()
-            timer = asyncio.get_running_loop().call_later(ANSWER_S, _close_now, connection)
             try:
-                value = await connection.fetchval(text, *values)
+                with _limit(connection, ANSWER_S):
+                    value = await connection.fetchval(text, *values)
             except asyncpg.PostgresError as error:
                 if is_gone(error):
                     _close_now(connection)
@@ -184,7 +196,6 @@ class DirectConnections:
                 _close_now(connection)
                 raise
             finally:
-                timer.cancel()
                 self._idle.append(connection)
             return value
 
