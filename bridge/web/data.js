@@ -1,21 +1,24 @@
 /** What pages show: fetched, kept while it is fetched again, and lists whose rows do not jump. */
 import { useCallback, useEffect, useRef, useState } from "./preact.js";
-import { get } from "./api.js";
+import { call } from "./api.js";
+import { parse } from "./json.js";
 import { useRefetch } from "./live.js";
 
 /** @typedef {{data: any, error: any, isBusy: boolean, reload: () => Promise<void>}} Fetched */
 
 /**
- * The answer at `path`, fetched again when it may be stale. What was there stays while it is fetched.
+ * The answer at `path`, fetched again when it may be stale. What was there stays while it is fetched, and the same
+ * answer stays the same object, so that nothing is drawn for it.
  * @param {string | null} path
- * @param {(path: string) => Promise<any>} [read]
+ * @param {(text: string) => any} [read]
  * @returns {Fetched}
  */
-export function useData(path, read = get) {
+export function useData(path, read = parse) {
   const [shown, setShown] = useState(/** @type {{path: any, data: any, error: any}} */ ({ path: null, data: null, error: null }));
   const [isBusy, setBusy] = useState(false);
   const wanted = useRef(path);
   const count = useRef(0);
+  const last = useRef({ path: /** @type {string | null} */ (null), text: "", data: /** @type {any} */ (null) });
   wanted.current = path;
   const reload = useCallback(async () => {
     if (path === null) return;
@@ -23,8 +26,11 @@ export function useData(path, read = get) {
     setBusy(true);
     const isLatest = () => wanted.current === path && mine === count.current;
     try {
-      const data = await read(path);
-      if (isLatest()) setShown({ path, data, error: null });
+      const data = await call("GET", path, undefined, (text) => {
+        if (last.current.path !== path || last.current.text !== text) last.current = { path, text, data: read(text) };
+        return last.current.data;
+      });
+      if (isLatest()) setShown((before) => (before.path === path && before.data === data && !before.error ? before : { path, data, error: null }));
     } catch (error) {
       if (isLatest()) setShown((before) => ({ path, data: before.path === path ? before.data : null, error }));
     } finally {
@@ -42,6 +48,9 @@ export function useData(path, read = get) {
   return { data: isCurrent ? shown.data : null, error: isCurrent ? shown.error : null, isBusy, reload };
 }
 
+/** The row as it was, if nothing in it changed: then it is not drawn again. @param {any} before @param {any} row */
+const unchanged = (before, row) => (JSON.stringify(before) === JSON.stringify(row) ? before : row);
+
 /**
  * A page of a list. Rows that came since are counted in `fresh` until `showFresh`; those that are shown stay in place.
  * With `isFollowed` they are shown at once.
@@ -51,25 +60,24 @@ export function useData(path, read = get) {
  */
 export function useList(path, key = "id", isFollowed = false) {
   const fetched = useData(path);
-  const kept = useRef(/** @type {{path: string, rows: any[], more: any} | null} */ (null));
+  const kept = useRef(/** @type {{path: string, page: any, rows: any[], more: any, fresh: number} | null} */ (null));
   const [, draw] = useState(0);
   const page = fetched.data;
-  let fresh = 0;
-  if (page && (kept.current?.path !== path || kept.current.rows.length === 0 || isFollowed)) {
-    kept.current = { path, rows: page.data, more: page.next_cursor };
-  } else if (page && kept.current) {
-    const now = new Map(page.data.map((/** @type {any} */ row) => [row[key], row]));
-    const had = new Set(kept.current.rows.map((row) => row[key]));
-    fresh = page.data.filter((/** @type {any} */ row) => !had.has(row[key])).length;
-    kept.current.rows = kept.current.rows.map((row) => now.get(row[key]) ?? row);
-    if (!fresh) kept.current = { path, rows: page.data, more: page.next_cursor };
+  const before = kept.current?.path === path ? kept.current : null;
+  if (page && (page !== before?.page || (isFollowed && before?.fresh))) {
+    const had = new Map(before?.rows.map((row) => [row[key], row]));
+    const now = new Map(page.data.map((/** @type {any} */ row) => [row[key], unchanged(had.get(row[key]), row)]));
+    const fresh = isFollowed || !had.size ? 0 : [...now.keys()].filter((id) => !had.has(id)).length;
+    kept.current = fresh && before
+      ? { ...before, page, fresh, rows: before.rows.map((row) => now.get(row[key]) ?? row) }
+      : { path, page, fresh, rows: [...now.values()], more: page.next_cursor };
   }
-  const isKept = kept.current?.path === path;
+  const shown = kept.current?.path === path ? kept.current : null;
   return {
     ...fetched,
-    rows: isKept ? kept.current?.rows : null,
-    more: isKept ? kept.current?.more : null,
-    fresh,
+    rows: shown?.rows ?? null,
+    more: shown?.more ?? null,
+    fresh: shown?.fresh ?? 0,
     showFresh: () => {
       kept.current = null;
       draw((count) => count + 1);

@@ -26,6 +26,8 @@ export const deliveryColumns = [
 const BULK = [{ name: "Retry", path: "/v1/deliveries/retry", what: "deliveries are", warning: "Each selected delivery is sent again with the same bytes, whatever became of it. Those whose endpoint is off are left alone." }];
 const RETRY = { name: "Action", cell: (/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => (one.state === "discarded" ? "" : html`<${Action} name="Retry" kind="quiet" done="It is sent again now" run=${() => post(`/v1/deliveries/${one.id}/retry`)} />`) };
 
+const WITH_RETRY = deliveryColumns.toSpliced(2, 0, RETRY);
+
 /** @param {{route: import("./route.js").Route}} props */
 export default function Deliveries({ route }) {
   const path = withQuery("/v1/deliveries", route.query);
@@ -43,6 +45,6 @@ export default function Deliveries({ route }) {
       { name: "since", label: "Since" }, { name: "until", label: "Until" },
     ]} />
     <${Bulk} operations=${BULK} route=${route} filters=${FILTERS} selection=${selection} />
-    <${ListBody} list=${list} route=${route} caption="Deliveries, newest first" columns=${may ? deliveryColumns.toSpliced(2, 0, RETRY) : deliveryColumns} filters=${FILTERS} selection=${selection}
+    <${ListBody} list=${list} route=${route} caption="Deliveries, newest first" columns=${may ? WITH_RETRY : deliveryColumns} filters=${FILTERS} selection=${selection}
       empty=${html`<p>Nothing has been sent yet. Add an endpoint, and what happens from then on is sent to it:</p><pre tabindex="0">runbridge endpoints add https://example.com/hooks</pre>`} />`;
 }

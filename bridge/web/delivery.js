@@ -1,5 +1,5 @@
 import { html } from "./preact.js";
-import { getText, post } from "./api.js";
+import { post } from "./api.js";
 import { Action } from "./action.js";
 import { useData } from "./data.js";
 import { parse } from "./json.js";
@@ -8,6 +8,9 @@ import { Copy, durationText, Facts, Foreign, Heading, Json, Loaded, State, Time,
 
 /** @param {string} text */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/** The body byte by byte. @param {string} text */
+const asText = (text) => text;
 
 /** The request as a shell command, byte by byte; the signature is missing, because the secret is not here. @param {any} delivery @param {string} body @param {string} url */
 function asCurl(delivery, body, url) {
@@ -38,7 +41,7 @@ export default function DeliveryPage({ route }) {
   const path = `/v1/deliveries/${encodeURIComponent(id)}`;
   const fetched = useData(path);
   const found = fetched.data;
-  const event = useData(found ? `/v1/events/${encodeURIComponent(found.event_id)}` : null, getText);
+  const event = useData(found ? `/v1/events/${encodeURIComponent(found.event_id)}` : null, asText);
   const endpoint = useData(found && found.state !== "discarded" ? `/v1/endpoints/${encodeURIComponent(found.endpoint_id)}` : null);
   return html`<${Heading} title=${id} isId>${found && found.state !== "discarded" && html`<${Action} name="Retry" done="It is sent again now" run=${() => post(`${path}/retry`)} />`}</${Heading}>
     <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["DeliveryAnswer"]} */ one) => html`

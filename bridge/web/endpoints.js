@@ -32,6 +32,8 @@ const ACTIONS = { name: "Actions", cell: (/** @type {import("./api.js").Schemas[
       : html`<${Action} key="on" name="Enable" kind="quiet" done="Enabled; its page sends what it missed" run=${() => post(`${path}/enable`)} />`}</span>`;
 } };
 
+const WITH_ACTIONS = COLUMNS.toSpliced(2, 0, ACTIONS);
+
 /** A secret that is shown once. @param {{secret: string, close: () => void}} props */
 export function SecretDialog({ secret, close }) {
   return html`<${Dialog} title="Signing secret" close=${close}><p>It is shown only now. Give it to the receiver, which verifies signatures with it.</p>
@@ -51,7 +53,7 @@ export default function Endpoints({ route }) {
   };
   return html`<${Heading} title="Endpoints">${may && html`<button type="button" class="primary" disabled=${Boolean(reason)} title=${reason} onClick=${() => setOpen(true)}>Add</button>`}</${Heading}>
     <${Filters} route=${route} fields=${[{ name: "one_run", label: "Webhooks of single runs", options: ["true"] }]} />
-    <${ListBody} list=${list} route=${route} caption="Endpoints" columns=${may ? COLUMNS.toSpliced(2, 0, ACTIONS) : COLUMNS} filters=${["one_run"]}
+    <${ListBody} list=${list} route=${route} caption="Endpoints" columns=${may ? WITH_ACTIONS : COLUMNS} filters=${["one_run"]}
       empty=${html`<p>There is no endpoint yet. Add one here, in the configuration file, or on the command line:</p><pre tabindex="0">runbridge endpoints add https://example.com/hooks</pre>`} />
     ${isOpen && html`<${EndpointForm} close=${close} />`}${secret && html`<${SecretDialog} secret=${secret} close=${() => setSecret("")} />`}`;
 }

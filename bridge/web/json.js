@@ -11,7 +11,14 @@ export class ExactNumber extends Number {
   toString() {
     return this.text;
   }
+
+  toJSON() {
+    return this.text;
+  }
 }
+
+/** A number that may not be spelled as JavaScript would: with an exponent, a zero at its end, or many digits. */
+const UNUSUAL = /(?:^|[:[,])\s*-?(?:\d+\.\d*0(?=\s*(?:[,\]}]|$))|[\d.]+[eE]|[\d.]{16})/;
 
 /**
  * Parse JSON; a number that a double would alter becomes an ExactNumber.
@@ -19,7 +26,7 @@ export class ExactNumber extends Number {
  * @returns {any}
  */
 export function parse(text) {
-  if (!/\d\.0|\d[eE]|[\d.]{16}/.test(text)) return JSON.parse(text);
+  if (!UNUSUAL.test(text)) return JSON.parse(text);
   const reviver = (/** @type {string} */ _key, /** @type {any} */ value, /** @type {{source?: string}} */ context) =>
     typeof value === "number" && context?.source !== undefined && context.source !== String(value)
       ? new ExactNumber(context.source)

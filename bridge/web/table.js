@@ -1,5 +1,5 @@
 /** Lists: a table with its filters in the address, pages by cursor, and rows that do not jump. */
-import { html, useState } from "./preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "./preact.js";
 import { useMay } from "./action.js";
 import { go, withFilters } from "./route.js";
 import { ErrorBox, isSaidElsewhere, Loading } from "./ui.js";
@@ -22,28 +22,40 @@ export function useSelection(path) {
   return { ids, choose };
 }
 
-/** @param {{id: string, rows: any[], keyOf: (row: any) => string, selection: Selection}} props */
-function Select({ id, rows, keyOf, selection }) {
-  const choose = (/** @type {MouseEvent} */ event) => {
-    const isOn = /** @type {HTMLInputElement} */ (event.currentTarget).checked;
-    const all = rows.map(keyOf);
-    const last = event.shiftKey ? all.findLastIndex((one) => selection.ids.has(one)) : -1;
-    const here = all.indexOf(id);
-    selection.choose(last < 0 ? [id] : all.slice(Math.min(last, here), Math.max(last, here) + 1), isOn);
-  };
-  return html`<input type="checkbox" aria-label=${`Select ${id}`} checked=${selection.ids.has(id)} onClick=${choose} />`;
+const ROWS_AT_FIRST = 50; // the others follow, so many with each frame, so that a long list is seen and used at once
+
+/** A row; drawn again only if something in it changed. @param {{row: any, id: string, columns: Column[], isChosen: boolean, choose: ((event: MouseEvent) => void) | null}} props */
+function Row({ row, id, columns, isChosen, choose }) {
+  return useMemo(() => {
+    const cells = columns.map(({ name, cell, isNumber }) => html`<td key=${name} data-name=${name} class=${isNumber && "number"}>${cell(row)}</td>`);
+    if (choose) cells.splice(1, 0, html`<td key="Select" data-name="Select"><input type="checkbox" aria-label=${`Select ${id}`} value=${id} checked=${isChosen} onClick=${choose} /></td>`);
+    return html`<tr>${cells}</tr>`;
+  }, [row, id, columns, isChosen, choose]);
 }
 
 /**
  * @param {{caption: string, columns: Column[], rows: any[], keyOf?: (row: any) => string, isBusy?: boolean, selection?: Selection | null}} props
  */
 export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy = false, selection = null }) {
-  const shown = [...columns];
-  if (selection) shown.splice(1, 0, { name: "Select", cell: (row) => html`<${Select} ...${{ id: keyOf(row), rows, keyOf, selection }} />` });
-  return html`<div class="table" aria-busy=${isBusy}><table>
+  const [count, setCount] = useState(ROWS_AT_FIRST);
+  const isWhole = count >= rows.length;
+  useEffect(() => {
+    if (!isWhole) setCount(count + ROWS_AT_FIRST);
+  }, [isWhole, count]);
+  const current = useRef(/** @type {any} */ (null));
+  current.current = { ids: rows.map(keyOf), selection };
+  const choose = useMemo(() => (/** @type {MouseEvent} */ event) => {
+    const { value: id, checked } = /** @type {HTMLInputElement} */ (event.currentTarget);
+    const { ids, selection: chosen } = current.current;
+    const last = event.shiftKey ? ids.findLastIndex((/** @type {string} */ one) => chosen.ids.has(one)) : -1;
+    const here = ids.indexOf(id);
+    chosen.choose(last < 0 ? [id] : ids.slice(Math.min(last, here), Math.max(last, here) + 1), checked);
+  }, []);
+  const heads = selection ? columns.toSpliced(1, 0, { name: "Select", cell: () => "" }) : columns;
+  return html`<div class="table" aria-busy=${isBusy || !isWhole}><table>
     <caption class="hidden">${caption}</caption>
-    <thead><tr>${shown.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.isNumber ? "number" : ""}>${column.name}</th>`)}</tr></thead>
-    <tbody>${rows.map((row) => html`<tr key=${keyOf(row)}>${shown.map((column) => html`<td key=${column.name} data-name=${column.name} class=${column.isNumber ? "number" : ""}><div>${column.cell(row)}</div></td>`)}</tr>`)}</tbody>
+    <thead><tr>${heads.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.isNumber && "number"}>${column.name}</th>`)}</tr></thead>
+    <tbody>${rows.slice(0, count).map((row) => html`<${Row} key=${keyOf(row)} ...${{ row, columns, id: keyOf(row), isChosen: Boolean(selection?.ids.has(keyOf(row))), choose: selection ? choose : null }} />`)}</tbody>
   </table></div>`;
 }
 

@@ -55,26 +55,22 @@ export function clockText(date, style) {
   return Number.isNaN(date.getTime()) ? "no time" : `${format.format(date)}${zone && !style ? " UTC" : ""}`;
 }
 
-/** @type {Set<() => void>} */
-const tickers = new Set();
-setInterval(() => tickers.forEach((tick) => tick()), 10000);
+/** @param {any} at @param {string} [full] */
+const timeText = (at, full) => `${full ? `${full} · ` : ""}${relative(Date.parse(at) - now())}`;
 
 /** An instant, relative to the server's clock; the exact one for machines, and shown while its row has the focus. @param {{at: any, exact?: boolean}} props */
 export function Time({ at, exact = false }) {
-  const [, tick] = useState(0);
-  useEffect(() => {
-    const draw = () => tick((count) => count + 1);
-    tickers.add(draw);
-    return () => {
-      tickers.delete(draw);
-    };
-  }, []);
   if (!at) return html`<span class="none">–</span>`;
-  const date = new Date(at);
-  const full = clockText(date);
-  const text = relative(date.getTime() - now());
-  return exact ? html`<time datetime=${at}>${full} · ${text}</time>` : html`<time datetime=${at} title=${full} data-exact=${full}>${text}</time>`;
+  const full = clockText(new Date(at));
+  return exact ? html`<time datetime=${at} data-full=${full}>${timeText(at, full)}</time>` : html`<time datetime=${at} data-exact=${full}>${timeText(at)}</time>`;
 }
+
+// A list has hundreds of times, so their texts are changed in place: no component is drawn again for them.
+setInterval(() => {
+  for (const one of /** @type {NodeListOf<HTMLTimeElement>} */ (document.querySelectorAll("time:is([data-exact], [data-full])"))) {
+    if (one.firstChild) one.firstChild.nodeValue = timeText(one.dateTime, one.dataset.full);
+  }
+}, 10000);
 
 /** Put text on the clipboard; false where the browser does not allow it. @param {string} text */
 export async function copyText(text) {
@@ -94,20 +90,26 @@ export async function copyText(text) {
   }
 }
 
-/** @param {{value: string, label?: string, icon?: boolean}} props */
-export function Copy({ value, label = "Copy", icon = false }) {
+/** Copy the value of the button, which shows for a moment how that went. @param {MouseEvent} event */
+async function copyValue(event) {
+  const button = /** @type {HTMLButtonElement} */ (event.currentTarget);
+  button.dataset.said = (await copyText(button.value)) ? "✓" : "✕";
+  setTimeout(() => delete button.dataset.said, 1500);
+}
+
+/** @param {{value: string, label?: string}} props */
+export function Copy({ value, label = "Copy" }) {
   const [said, setSaid] = useState("");
   const copy = async () => {
     setSaid((await copyText(value)) ? "Copied" : "Not allowed");
     setTimeout(() => setSaid(""), 1500);
   };
-  return html`<button type="button" class=${icon ? "quiet icon" : "quiet"} aria-label=${icon ? `${label} ${value}` : undefined} title=${icon ? label : undefined} onClick=${copy}>${icon ? (said === "Copied" ? "✓" : said && "✕") : said || label}</button>`;
+  return html`<button type="button" class="quiet" onClick=${copy}>${said || label}</button>`;
 }
 
 /** An id with its copy button. @param {{value: string, href?: string}} props */
 export function Id({ value, href }) {
-  const text = html`<bdi class="id">${visible(value)}</bdi>`;
-  return html`<span class="with-copy">${href ? html`<a href=${href}>${text}</a>` : text}<${Copy} value=${value} icon /></span>`;
+  return html`<span class="with-copy">${href ? html`<a class="id" href=${href}>${visible(value)}</a>` : html`<bdi class="id">${visible(value)}</bdi>`}<button type="button" class="quiet icon" aria-label=${`Copy ${value}`} value=${value} onClick=${copyValue}></button></span>`;
 }
 
 /** Foreign text: as it is, control characters made visible, long ones cut with the rest to download. @param {{text: string, name?: string}} props */
