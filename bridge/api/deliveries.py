@@ -10,7 +10,7 @@ from bridge.api.selections import DeliveriesQuery
 from bridge.api.subscriber_response_models import DeliveryAnswer, DeliveryList
 from bridge.domain.delivery import Delivery, DeliveryState, Lane
 from bridge.domain.errors import Conflict, NotFound
-from bridge.store import attempts, deliveries, endpoints
+from bridge.store import attempts, deliveries, endpoints, runs
 from bridge.store.transaction import Tx
 
 
@@ -58,4 +58,5 @@ def _shown(tx: Tx, delivery_id: str) -> DeliveryAnswer:
     delivery = _present(tx, delivery_id)
     made = attempts.list_attempts(tx, [delivery_id]).get(delivery_id, [])
     endpoint = endpoints.get_endpoint(tx, delivery.endpoint_id)
-    return DeliveryAnswer.of(delivery, made, endpoint, with_responses=True)
+    run = runs.get_run(tx, delivery.run_id) if endpoint and endpoint.trace_context and delivery.run_id else None
+    return DeliveryAnswer.of(delivery, made, endpoint, with_responses=True, trace=run.trace_context if run else None)

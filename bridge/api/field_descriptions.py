@@ -18,6 +18,7 @@ _ENDPOINT_SETTINGS = {
     "payload": "`full`, or `thin` for a run reduced to ids, status and the path of the rest.",
     "rate_limit": "Deliveries per second at most; null: no limit.",
     "signature": "The schemes that sign each request: `v1` (HMAC-SHA256), with `v1a` (ed25519) as an addition.",
+    "trace_context": "Whether requests pass on the `traceparent` and `tracestate` that the run was registered with.",
     "url": "Where the webhooks go. Secrets in its query are masked in responses.",
 }
 _CADENCE = {
@@ -126,6 +127,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "events": "The types to send; only `run.finished` if left out.",
         "secret": "The signing secret; one is made and shown once if none is given.",
         "headers": "Headers that every request carries, by name.",
+        "trace_context": "Whether requests pass on the `traceparent` and `tracestate` of this registration.",
     },
     "WebhookAnswer": {"secret": "The signing secret if this request made the webhook; null if it was known already."},
     "BatchBody": {"runs": "The runs, each as in `POST /v1/runs`; at most 1,000."},

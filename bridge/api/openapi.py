@@ -62,6 +62,16 @@ _KEY_HEADER = {
     "description": "The same key with the same request gets the first answer again, for 24 hours.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
 }
+_TRACE_HEADERS = [
+    {"name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"}}
+    for name, description in (
+        (
+            "traceparent",
+            "The W3C trace context of the registration; endpoints that ask for it get it. Ignored if it cannot be read.",
+        ),
+        ("tracestate", "Belongs to `traceparent`."),
+    )
+]
 _SESSION = (
     "The cookie that `POST /v1/session` sets; its name ends with the port, behind TLS it is `__Host-runbridge`. "
     "Unsafe methods then need `Sec-Fetch-Site: same-origin`."
@@ -166,6 +176,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     ]
     if route.keeps_response:
         parameters.append(_KEY_HEADER)
+    if route.keeps_trace:
+        parameters += _TRACE_HEADERS
     if route.content_type == "text/event-stream":
         parameters.append(_LAST_EVENT_HEADER)
     return parameters if route.has_body else parameters + _query_parameters(route.request_model)

@@ -184,6 +184,7 @@ class WebhookBody(Body):
     events: fields.EventNames = (EventType.RUN_FINISHED,)
     secret: fields.SigningSecret | None = Field(default=None, repr=False)
     headers: fields.CustomHeaders = Field(default_factory=dict, repr=False)
+    trace_context: bool = False
 
 
 class TriggerBody(Body):

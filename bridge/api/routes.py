@@ -47,7 +47,7 @@ class Route:
 
     `response_models`: status → model (None: no body). `is_open`: needs no token. `is_large`: the body may be a batch.
     `has_secret`: of a sign-in, so no response is kept for an `Idempotency-Key`. `scope`: what a token
-    needs for it; that of a GET is always `read`.
+    needs for it; that of a GET is always `read`. `keeps_trace`: the trace context of the request is kept with the runs.
     """
 
     method: str
@@ -61,6 +61,7 @@ class Route:
     has_secret: bool = False
     content_type: str = JSON
     scope: Scope = Scope.ADMIN
+    keeps_trace: bool = False
 
     @property
     def has_body(self) -> bool:
@@ -80,9 +81,10 @@ class Route:
 
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/runs", runs.register_run, request_models.RunBody,
-          {201: response_models.RegisteredRun, 200: response_models.RegisteredRun}, (409, 502), scope=Scope.REGISTER),
+          {201: response_models.RegisteredRun, 200: response_models.RegisteredRun}, (409, 502), scope=Scope.REGISTER,
+          keeps_trace=True),
     Route("POST", "/v1/runs/batch", runs.register_batch, request_models.BatchBody, {200: response_models.BatchAnswer}, (409,),
-          is_large=True, scope=Scope.REGISTER),
+          is_large=True, scope=Scope.REGISTER, keeps_trace=True),
     Route("POST", "/v1/runs/cancel", bulk.cancel_runs, bulk.RunsBulkBody, {200: bulk.BulkCount, 202: bulk.BulkAnswer}),
     Route("POST", "/v1/runs/stop", bulk.stop_runs, bulk.RunsBulkBody, {200: bulk.BulkCount, 202: bulk.BulkAnswer}),
     Route("GET", "/v1/runs", runs.list_runs, selections.RunsQuery, {200: response_models.RunList}),

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from multidict import CIMultiDictProxy
+
 from bridge.api.context import Request, RequestContext, Response
 from bridge.api.problem import problem_of
 from bridge.api.request_models import (
@@ -41,6 +43,7 @@ from bridge.domain.ids import new_id
 from bridge.domain.run import Json, Run, canonical_run_id
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
+from bridge.domain.trace_context import TraceContext
 from bridge.domain.webhook_url import mask_query_secrets
 from bridge.store import endpoints, events, run_leases, run_lists, runs
 from bridge.store.transaction import Tx
@@ -53,14 +56,16 @@ NO_TRIGGER = Problem("trigger", "a batch only registers runs that exist; start o
 async def register_run(context: RequestContext, request: Request[RunBody]) -> Response:
     """Watch a run, or start one and watch it."""
     body = request.data
-    connection = context.bridge.connections[body.connection]
+    connection, trace = context.bridge.connections[body.connection], _trace_context(request.http.headers)
     if body.trigger is None:
         offer = context.bridge.lease_offer(connection.name)
-        registration = Registration(body, connection, str(body.provider_run_id), offer=offer)
+        registration = Registration(body, connection, str(body.provider_run_id), offer=offer, trace_context=trace)
         return await context.write_grouped(request, registration, _register_all)
     trigger = body.trigger
     started, reference = await context.start_once(request, lambda: _trigger(context, body.connection, trigger))
-    registration = Registration(body, connection, started, reference, context.bridge.lease_offer(connection.name))
+    registration = Registration(
+        body, connection, started, reference, context.bridge.lease_offer(connection.name), trace
+    )
     try:
         return await context.write_grouped(request, registration, _register_all)
     except StoreUnavailable as error:
@@ -99,16 +104,18 @@ async def register_batch(context: RequestContext, request: Request[BatchBody]) -
         return Response.of(200, BatchAnswer(data=[_item(context, one, done) for one in judged]))
 
     async with context.batches.take():
-        checks = context.checks()
+        checks, trace = context.checks(), _trace_context(request.http.headers)
         offers = {name: context.bridge.lease_offer(name) for name in checks.connections}
         for item in request.data.runs:
-            judged.append(_judge(checks, offers, item))
+            judged.append(_judge(checks, offers, item, trace))
             if len(judged) % SLICE == 0:  # what else is due goes on in between
                 await asyncio.sleep(0)
         return await context.write(request, work)
 
 
-def _judge(checks: Checks, offers: Mapping[str, runs.LeaseOffer | None], item: Json) -> Registration | InvalidInput:
+def _judge(
+    checks: Checks, offers: Mapping[str, runs.LeaseOffer | None], item: Json, trace: str | None
+) -> Registration | InvalidInput:
     try:
         body = read_given(RunBody, item, context=checks)
     except InvalidInput as error:
@@ -116,7 +123,15 @@ def _judge(checks: Checks, offers: Mapping[str, runs.LeaseOffer | None], item: J
     if body.provider_run_id is None:
         return InvalidInput([NO_TRIGGER])
     connection = checks.connections[body.connection]
-    return Registration(body, connection, body.provider_run_id, offer=offers[connection.name])
+    return Registration(body, connection, body.provider_run_id, offer=offers[connection.name], trace_context=trace)
+
+
+def _trace_context(headers: CIMultiDictProxy[str]) -> str | None:
+    """The trace that a request belongs to, as it is stored."""
+    if "traceparent" not in headers:
+        return None
+    found = TraceContext.of(headers.getall("traceparent"), headers.getall("tracestate", ()))
+    return None if found is None else str(found)
 
 
 def _item(context: RequestContext, one: Registration | InvalidInput, done: Iterator[Registered]) -> BatchItem:
@@ -245,6 +260,7 @@ class Registration:
     provider_ref: str | None = None
     offer: runs.LeaseOffer | None = None
     """From the poller of the connection, when the request came in."""
+    trace_context: str | None = None
 
 
 @dataclass(slots=True)
@@ -327,6 +343,7 @@ def _new_run(tx: Tx, one: Registration) -> runs.NewRun:
         deadline_at=deadline.at if deadline and after_s is None else tx.now + timedelta(seconds=after_s or 0),
         deadline_is_fixed=after_s is None,
         provider_ref=one.provider_ref,
+        trace_context=one.trace_context,
     )
 
 
@@ -354,6 +371,7 @@ def _new_webhook(webhook: WebhookBody, run_id: str) -> tuple[Endpoint, Secret]:
         source=EndpointSource.RUN,
         events=webhook.events,
         headers=webhook.headers,
+        trace_context=webhook.trace_context,
         run_id=run_id,
     )
     return endpoint, webhook.secret or Secret(new_secret())

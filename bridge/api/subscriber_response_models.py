@@ -14,6 +14,7 @@ from bridge.domain.endpoint import CLOUDEVENTS, JSON, Endpoint, EndpointSettings
 from bridge.domain.event import EventType
 from bridge.domain.fields import MASK
 from bridge.domain.replay import ReplayState, ReplayStatus
+from bridge.domain.trace_context import trace_headers
 from bridge.domain.webhook_url import mask_query_secrets
 from bridge.store.endpoint_stats import NO_STATS, EndpointStats
 
@@ -195,7 +196,9 @@ class AttemptAnswer(Shown):
     request_headers: dict[str, str] | None = None
 
 
-def _request_headers(delivery: Delivery, attempt: Attempt, endpoint: Endpoint | None) -> dict[str, str] | None:
+def _request_headers(
+    delivery: Delivery, attempt: Attempt, endpoint: Endpoint | None, trace: str | None
+) -> dict[str, str] | None:
     """The headers that an attempt sent, without secrets; None if it did not come as far as a request."""
     if attempt.answer.peer is None:
         return None
@@ -206,6 +209,7 @@ def _request_headers(delivery: Delivery, attempt: Attempt, endpoint: Endpoint | 
         "webhook-id": delivery.event_id,
         "webhook-timestamp": str(int(attempt.at.timestamp())),
         "webhook-signature": " ".join(f"{scheme},{MASK}" for scheme in schemes),
+        **(trace_headers(trace) if trace and endpoint and endpoint.trace_context else {}),
         "content-type": CLOUDEVENTS if endpoint and endpoint.format == "cloudevents" else JSON,
         "user-agent": f"runbridge/{__version__}",
     }
@@ -238,11 +242,15 @@ class DeliveryAnswer(Shown):
         endpoint: Endpoint | None = None,
         *,
         with_responses: bool,
+        trace: str | None = None,
     ) -> Self:
-        """A delivery with every attempt; what was sent and answered only where one delivery is shown."""
+        """A delivery with every attempt; what was sent and answered only where one delivery is shown.
+
+        `trace` is the trace context of its run.
+        """
         shown = [AttemptAnswer.model_validate(attempt) for attempt in attempts]
         for answer, attempt in zip(shown, attempts, strict=True):
-            answer.request_headers = _request_headers(delivery, attempt, endpoint) if with_responses else None
+            answer.request_headers = _request_headers(delivery, attempt, endpoint, trace) if with_responses else None
             if not with_responses:
                 answer.response = None
         return cls.model_validate(

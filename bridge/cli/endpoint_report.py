@@ -102,6 +102,7 @@ def print_endpoint(endpoint: Object) -> None:
             ("format", endpoint.get("format")),
             ("rate limit", f"{endpoint['rate_limit']:g} a second" if endpoint.get("rate_limit") else None),
             ("signature", ", ".join(endpoint.get("signature") or [])),
+            ("trace context", "passed on" if endpoint.get("trace_context") else None),
             ("old secret", _old_secret(endpoint)),
             ("public keys", ", ".join(endpoint.get("public_keys") or [])),
             ("failing since", endpoint.get("failing_since")),

@@ -77,6 +77,11 @@ def _setting_options(function: F) -> F:
                 help="At most N POSTs a second.",
             ),
             click.option("--v1a/--no-v1a", default=None, help="Sign with an ed25519 key in addition to the secret."),
+            click.option(
+                "--trace-context/--no-trace-context",
+                default=None,
+                help="Pass on the trace that a run was registered in.",
+            ),
             click.option("--description", metavar="TEXT", help="A note for people."),
         )
     ):

@@ -431,7 +431,7 @@ class Deliverer:
 
 
 def sign_attempt(claimed: LeasedDelivery, file_secret: Secret | None, timestamp: int) -> dict[str, str]:
-    """Our headers of one attempt: the signatures of every live secret over the claimed bytes, and the content type.
+    """Our headers of one attempt: the signatures of every live secret over the claimed bytes, and `LeasedDelivery.headers`.
 
     `file_secret` is that of an endpoint from the operator's file; `timestamp` is in Unix seconds.
     Raises ValueError with the reason if nothing can sign.
@@ -446,4 +446,4 @@ def sign_attempt(claimed: LeasedDelivery, file_secret: Secret | None, timestamp:
     own = [signing_key(s.secret.reveal()) for s in claimed.secrets if s.kind == "v1a"]
     if own:
         headers = with_v1a(headers, own, claimed.body)
-    return {**headers, "content-type": claimed.content_type}
+    return {**headers, **claimed.headers}

@@ -155,7 +155,10 @@ class Attempt:
 
 @frozen
 class Delivery:
-    """One event for one endpoint. `attempts` counts finished attempts, `failures` those that used up a retry."""
+    """One event for one endpoint. `attempts` counts finished attempts, `failures` those that used up a retry.
+
+    `sequence` is that of its event in the run.
+    """
 
     id: str
     event_id: str
@@ -172,6 +175,7 @@ class Delivery:
     last_status: int | None
     is_manual: bool = False
     lane: Lane = Lane.FRESH
+    sequence: int | None = None
 
 
 def state_after(

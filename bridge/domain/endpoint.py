@@ -32,7 +32,8 @@ class EndpointSettings(BaseModel):
     """The settings that a person may change: in the configuration file, over the API and in the database alike.
 
     `events` None means every type except `run.progressed`; names are exact. `payload` is full or thin, `format`
-    standard or cloudevents; `signature` names the schemes that deliveries are signed with.
+    standard or cloudevents; `signature` names the schemes that deliveries are signed with. `trace_context`: pass on the
+    trace that a run was registered in.
     """
 
     model_config = fields.STRICT
@@ -47,6 +48,7 @@ class EndpointSettings(BaseModel):
     format: fields.Format = "standard"
     rate_limit: fields.RateLimit | None = None
     signature: fields.Signatures = fields.SIGNATURES[:1]
+    trace_context: bool = False
 
     def settings(self) -> dict[str, Any]:
         """The settings by name, without what a subclass adds."""

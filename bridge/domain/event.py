@@ -47,6 +47,8 @@ class Event:
     sequence: int | None = None
     run_status: RunStatus | None = None
     position: int | None = None
+    trace_context: str | None = None
+    """That of its run; not stored with the event."""
 
 
 def run_body(run: Run) -> dict[str, Json]:
@@ -96,7 +98,16 @@ def run_event(
     body = body_of(shown)
     if len(body) > BODY_BYTES_MAX:
         body = body_of({**shown, "output": None, "output_truncated": True, "output_url": f"/v1/runs/{run.id}"})
-    return Event(event_id, event_type, now, body, run_id=run.id, sequence=sequence, run_status=run.status)
+    return Event(
+        event_id,
+        event_type,
+        now,
+        body,
+        run_id=run.id,
+        sequence=sequence,
+        run_status=run.status,
+        trace_context=run.trace_context,
+    )
 
 
 def other_event(event_id: str, event_type: EventType, details: dict[str, Json], *, now: datetime) -> Event:

@@ -10,6 +10,7 @@ from bridge.domain.delivery import Delivery
 from bridge.domain.endpoint import JSON, Endpoint
 from bridge.domain.frozen import frozen
 from bridge.domain.secret import Secret
+from bridge.domain.trace_context import trace_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,16 @@ class LeasedDelivery:
     fault: str | None = None
     """Why it cannot be signed or sent as it is stored."""
     content_type: str = JSON
+    trace_context: str | None = None
+    """That of its run, where the endpoint asks for it or traces are sent."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Its content type, and the trace context if the endpoint asks for it."""
+        headers = {"content-type": self.content_type}
+        if self.trace_context is not None and self.endpoint.trace_context:
+            headers |= trace_headers(self.trace_context)
+        return headers
 
 
 @frozen

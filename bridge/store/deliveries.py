@@ -20,7 +20,7 @@ from bridge.store.endpoints import endpoint_of, signing_secrets
 from bridge.store.nodes import check_may_lease
 from bridge.store.ordering import hold_back, lock_deliveries
 from bridge.store.prepared_statements import fetch
-from bridge.store.tables import deliveries, endpoints, events
+from bridge.store.tables import deliveries, endpoints, events, runs
 from bridge.store.transaction import Tx
 
 _IS_INDEXED: Final = sa.and_(
@@ -47,6 +47,7 @@ def delivery_of(row: Any) -> Delivery:
         last_status=row.last_status,
         is_manual=row.is_manual,
         lane=Lane(row.lane),
+        sequence=row.sequence,
     )
 
 
@@ -72,12 +73,23 @@ ACQUIRE_DUE = (
 _ENDPOINT = sa.select(endpoints).where(endpoints.c.id == sa.bindparam("endpoint"))
 _BODIES = sa.select(events.c.id, events.c.body).where(events.c.id.in_(sa.bindparam("events", expanding=True)))
 
+_TRACE_CONTEXTS = sa.select(runs.c.id, runs.c.trace_context).where(
+    runs.c.id.in_(sa.bindparam("ids", expanding=True)), runs.c.trace_context.is_not(None)
+)
+
 
 def acquire_due(
-    tx: Tx, *, node: str, endpoint_id: str, limit: int, lanes: Sequence[tuple[Lane, int]] | None = None
+    tx: Tx,
+    *,
+    node: str,
+    endpoint_id: str,
+    limit: int,
+    lanes: Sequence[tuple[Lane, int]] | None = None,
+    with_traces: bool = False,
 ) -> list[LeasedDelivery]:
     """Lease up to `limit` due deliveries of one endpoint: so many of each lane in this order, longest due first.
 
+    `with_traces`: read the trace contexts of their runs even if the endpoint does not ask for them.
     StoreUnavailable when this node was evicted.
     """
     check_may_lease(tx, node)
@@ -91,11 +103,20 @@ def acquire_due(
     secrets, fault = signing_secrets(tx, [endpoint])[endpoint_id]
     wanted = {"events": [row.event_id for row in rows if row.body is None]}
     bodies = {event.id: event.body for event in fetch(tx, _BODIES, wanted)}
+    traces = _trace_contexts(tx, rows) if with_traces or endpoint.trace_context else {}
     return [
-        LeasedDelivery(delivery_of(row), endpoint, body, secrets, fault, row.content_type or JSON)
+        LeasedDelivery(
+            delivery_of(row), endpoint, body, secrets, fault, row.content_type or JSON, traces.get(row.run_id)
+        )
         for row in rows
         if (body := row.body or bodies.get(row.event_id)) is not None
     ]
+
+
+def _trace_contexts(tx: Tx, rows: Sequence[Any]) -> dict[str, str]:
+    """The trace contexts that the runs of these deliveries have, by run."""
+    wanted = {"ids": sorted({row.run_id for row in rows if row.run_id is not None})}
+    return {row.id: row.trace_context for row in fetch(tx, _TRACE_CONTEXTS, wanted)}
 
 
 def _claim_lane(tx: Tx, node: str, endpoint_id: str, lane: Lane, limit: int) -> list[Any]:

@@ -173,7 +173,7 @@ def _lease(tx: Tx, rows: Sequence[dict[str, Any]], pairs: Sequence[Pair], offer:
         secrets, fault = signing[endpoint.id]
         body, content_type = row["body"] or event.body, row["content_type"] or JSON
         tx.signals.leased_deliveries.append(
-            LeasedDelivery(_delivery(row), endpoint, body, secrets, fault, content_type)
+            LeasedDelivery(_delivery(row), endpoint, body, secrets, fault, content_type, event.trace_context)
         )
 
 
@@ -201,6 +201,7 @@ def _delivery(row: dict[str, Any]) -> Delivery:
         last_status=None,
         is_manual=row["is_manual"],
         lane=Lane(row["lane"]),
+        sequence=row["sequence"],
     )
 
 

@@ -23,6 +23,7 @@ _FIXED: Final = {  # at registration
     "tags",
     "cadence",
     "deadline_is_fixed",
+    "trace_context",
 }
 _CHANGING: Final = tuple(name for name in _FIELDS if name not in _FIXED)
 _fields_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_FIELDS)

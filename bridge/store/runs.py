@@ -48,6 +48,7 @@ class NewRun:
     deadline_at: datetime | None
     deadline_is_fixed: bool
     provider_ref: str | None = None
+    trace_context: str | None = None
 
 
 @frozen
@@ -120,6 +121,7 @@ def _registered(new: NewRun, now: datetime) -> Run:
         deadline_at=new.deadline_at,
         deadline_is_fixed=new.deadline_is_fixed,
         next_poll_at=now,
+        trace_context=new.trace_context,
     )
 
 
@@ -137,7 +139,9 @@ def watch_again(tx: Tx, run: Run, deadline_s: float) -> None:
     supersede(tx, [run.id])
     deadline_at = tx.now + timedelta(seconds=deadline_s)
     same = (run.connection, run.provider, run.provider_run_id, run.workflow_id, run.metadata, run.tags, run.cadence)
-    insert_runs(tx, [NewRun(new_id("run"), *same, deadline_at, deadline_is_fixed=False)])
+    insert_runs(
+        tx, [NewRun(new_id("run"), *same, deadline_at, deadline_is_fixed=False, trace_context=run.trace_context)]
+    )
 
 
 def has_entry_of(tx: Tx, run_ids: Sequence[str]) -> sa.ColumnElement[bool]:

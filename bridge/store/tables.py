@@ -67,6 +67,7 @@ runs = sa.Table(
     sa.Column("former_provider_run_id", sa.Text),
     sa.Column("generation", sa.Text),
     sa.Column("last_error", JsonText),
+    sa.Column("trace_context", sa.Text),
     sa.UniqueConstraint("connection", "provider_run_id"),
 )
 # Due runs of one connection that no node leases; the index holds only watched runs.
@@ -193,6 +194,7 @@ endpoints = sa.Table(
     sa.Column("warned_at", Instant),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("deleted_at", Instant),
+    sa.Column("trace_context", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 sa.Index(
     "ix_endpoints_shared",

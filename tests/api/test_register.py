@@ -285,3 +285,19 @@ async def test_the_same_key_watches_again_once(sqlite_api: Api) -> None:
     first = await sqlite_api.call("POST", "/v1/runs", body, headers=key)
     await sqlite_api.see(first.body["id"], RunStatus.LOST)
     assert (await sqlite_api.call("POST", "/v1/runs", body, headers=key)).content == first.content
+
+
+TRACE = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "rojo=1"}
+
+
+async def test_the_trace_context_of_a_registration_is_kept_with_its_run(api: Api) -> None:
+    body = {"connection": "dify-prod", "provider_run_id": "r-1"}
+    reply = await api.call("POST", "/v1/runs", body, headers=TRACE)
+    await api.call("POST", "/v1/runs/batch", {"runs": [{**body, "provider_run_id": "r-2"}]}, headers=TRACE)
+    await api.call(
+        "POST", "/v1/runs", {**body, "provider_run_id": "r-3"}, headers={"traceparent": "nonsense", "tracestate": "a=1"}
+    )
+    kept = await api.database.read(lambda tx: runs.find_watched(tx, "dify-prod", ["r-1", "r-2", "r-3"]))
+    said = " ".join(TRACE.values())
+    assert {name: run.trace_context for name, run in kept.items()} == {"r-1": said, "r-2": said, "r-3": None}
+    assert "trace" not in str(reply.body)

@@ -316,3 +316,22 @@ async def test_a_delivery_that_broke_the_deliverer_is_tried_again_a_while_later(
         (delivery,) = await deliver_all(deliverer, database)
     assert delivery.state is DeliveryState.DELIVERED
     assert not breaks
+
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+async def test_the_trace_context_of_a_run_goes_to_the_endpoints_that_ask_for_it(
+    database: Database, receiver: Receiver
+) -> None:
+    """The others get nothing of what the registrant's program sent about itself; a retry gets the same."""
+    await add_endpoint(database, receiver.url("/asks"), trace_context=True)
+    await add_endpoint(database, receiver.url("/does-not"))
+    receiver.script(Reply(status=500), path="/asks")
+    run = await register(database, trace_context=f"{TRACEPARENT} rojo=1")
+    await record(database, run, "succeeded")
+    async with open_deliverer(database) as deliverer:
+        await deliver_all(deliverer, database)
+    sent = {(one.path, one.headers.get("traceparent"), one.headers.get("tracestate")) for one in receiver.received}
+    assert sent == {("/asks", TRACEPARENT, "rojo=1"), ("/does-not", None, None)}
+    assert [one.path for one in receiver.received].count("/asks") == 2

@@ -186,6 +186,8 @@ async def test_runs_from_before_their_metadata_was_indexed_are_found_by_it(datab
         for step in (
             "DROP TABLE run_metadata",
             "DROP INDEX ix_runs_former",
+            "ALTER TABLE runs DROP COLUMN trace_context",
+            "ALTER TABLE endpoints DROP COLUMN trace_context",
             f"UPDATE {table} SET version_num = '0010'",
         ):
             tx.connection.execute(sa.text(step))
