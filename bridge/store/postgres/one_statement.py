@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -82,15 +83,18 @@ class OneStatement:
 
     def compiled(self) -> tuple[str, list[Any]]:
         """The text and its parameters; it answers whether every check held."""
-        parts = tuple((statement, tuple(rows[0])) for statement, rows in self._writes)
         values = [value for _, given in self._checks for value in given]
-        for (statement, rows), (_, keys) in zip(self._writes, parts, strict=True):
-            values += _compile(statement, keys).arrays(rows)
-        return _text(tuple(check for check, _ in self._checks), parts), values
+        parts = []
+        for statement, rows in self._writes:
+            write = _compile(statement, tuple(rows[0]))
+            arrays, given = write.parameters(rows)
+            values += given
+            parts.append((write, arrays))
+        return _text(tuple(check for check, _ in self._checks), tuple(parts)), values
 
 
 @functools.lru_cache(maxsize=200)
-def _text(checks: tuple[Check, ...], writes: tuple[tuple[Write, tuple[str, ...]], ...]) -> str:
+def _text(checks: tuple[Check, ...], writes: tuple[tuple[_CompiledWrite, frozenset[int]], ...]) -> str:
     count, parts, before = 0, [], "TRUE"
     for number, check in enumerate(checks):
         named = {name: f"${count + place}::{kind}" for place, (name, kind) in enumerate(check.types, start=1)}
@@ -98,9 +102,8 @@ def _text(checks: tuple[Check, ...], writes: tuple[tuple[Write, tuple[str, ...]]
         parts.append(f"check_{number} (holds) AS MATERIALIZED ({check.text.format(before=before, **named)})")
         before = f"(SELECT holds FROM check_{number})"  # noqa: S608 - no value is in the text, here and below
     parts.append(f"checked (holds) AS MATERIALIZED (SELECT COALESCE({before}, FALSE))")
-    for number, (statement, keys) in enumerate(writes):
-        write = _compile(statement, keys)
-        parts.append(f"write_{number} AS ({write.text(count)})")
+    for number, (write, arrays) in enumerate(writes):
+        parts.append(f"write_{number} AS ({write.text(count, arrays)})")
         count += len(write.types)
     return f"WITH {', '.join(parts)} SELECT holds FROM checked"  # noqa: S608
 
@@ -116,35 +119,64 @@ def _compile(statement: Write, keys: tuple[str, ...]) -> _CompiledWrite:
 
 
 class _CompiledWrite:
-    """An INSERT or UPDATE of any number of rows, whose values are arrays."""
+    """An INSERT or UPDATE of any number of rows.
+
+    A value that is the same in all rows is one parameter, others are arrays: the driver takes longer for an array than
+    for all else. A parameter that was an array once stays one, except for a single row, so that there are few texts.
+    """
 
     def __init__(self, statement: Write, keys: tuple[str, ...]) -> None:
         columns = [key for key in keys if key in statement.table.c]
         compiled = statement.inline().compile(dialect=_dialect(), column_keys=columns)
-        self._binds = {name: compiled.binds[name].type for name in _BIND.findall(compiled.string)}
-        self._constants = {name: compiled.params[name] for name in self._binds if name not in keys}
-        self._string = _BIND.sub(r'g."\1"', compiled.string).replace("%%", "%")
-        self.types = [f"{kind.compile(dialect=_dialect())}[]" for kind in self._binds.values()]
+        binds = {name: compiled.binds[name].type for name in _BIND.findall(compiled.string)}
+        self._constants = {name: compiled.params[name] for name in binds if name not in keys}
+        self._names = [*binds]
+        self._values_of = itemgetter(*binds, self._names[0])  # one twice, because the getter of one returns no tuple
+        self._encoders = [
+            (place, kind.encode) for place, kind in enumerate(binds.values()) if isinstance(kind, Instant | JsonText)
+        ]
+        self._string = compiled.string
+        self._arrays = frozenset({0})  # never empty, because its length is the number of rows
+        self.types = [kind.compile(dialect=_dialect()) for kind in binds.values()]
         where = _BIND.findall(compiled.string.partition(" WHERE ")[2])
         self.keys = tuple(name for name in where if name in keys)
         """The values that choose the row of an UPDATE."""
 
-    def text(self, before: int) -> str:
-        """The statement, where `before` parameters precede its own."""
-        arrays = ", ".join(f"${number}::{kind}" for number, kind in enumerate(self.types, start=before + 1))
-        names = ", ".join(f'"{name}"' for name in self._binds)
-        rows = f"FROM unnest({arrays}) AS g({names}) WHERE (SELECT holds FROM checked)"  # noqa: S608
-        head, insert, values = self._string.partition(" VALUES (")
+    def text(self, before: int, arrays: Collection[int]) -> str:
+        """The statement, where `before` parameters precede its own, of which those at the places `arrays` are arrays."""
+        given = {name: f"${before + place + 1}::{self.types[place]}" for place, name in enumerate(self._names)}
+        rows = "WHERE (SELECT holds FROM checked)"
+        if arrays:
+            names = [self._names[place] for place in sorted(arrays)]
+            unnested, columns = (
+                ", ".join(f"{given[name]}[]" for name in names),
+                ", ".join(f'"{name}"' for name in names),
+            )
+            given |= {name: f'g."{name}"' for name in names}
+            rows = f"FROM unnest({unnested}) AS g({columns}) {rows}"
+        string = _BIND.sub(lambda found: given[found[1]], self._string).replace("%%", "%")
+        head, insert, values = string.partition(" VALUES (")
         if insert:
             return f"{head} SELECT {values.removesuffix(')')} {rows}"
-        head, _, condition = self._string.partition(" WHERE ")
+        head, _, condition = string.partition(" WHERE ")
         return f"{head} {rows} AND {condition}"
 
-    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-        """The values for the driver, one list for each parameter."""
-        found = []
-        for name, kind in self._binds.items():
-            constant = [self._constants[name]] * len(rows) if name in self._constants else None
-            values = constant or [row[name] for row in rows]
-            found.append([*map(kind.encode, values)] if isinstance(kind, Instant | JsonText) else values)
-        return found
+    def parameters(self, rows: Sequence[Mapping[str, Any]]) -> tuple[frozenset[int], list[Any]]:
+        """The places of the parameters that are arrays, and the values for the driver."""
+        made = [self._encoded(row) for row in rows]
+        if len(made) == 1:
+            return frozenset(), made[0]
+        columns = [*zip(*made, strict=True)]
+        self._arrays |= {
+            place
+            for place, column in enumerate(columns)
+            if place not in self._arrays and column.count(column[0]) < len(column)
+        }
+        return self._arrays, [column if place in self._arrays else column[0] for place, column in enumerate(columns)]
+
+    def _encoded(self, row: Mapping[str, Any]) -> list[Any]:
+        values: list[Any] = [*self._values_of({**self._constants, **row} if self._constants else row)]
+        values.pop()
+        for place, encode in self._encoders:
+            values[place] = encode(values[place])
+        return values

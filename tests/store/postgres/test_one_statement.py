@@ -112,6 +112,26 @@ async def test_a_run_is_registered_recorded_and_delivered_in_a_statement_each(da
     assert [len(of_one) for of_one in listed.values()] == [1, 1, 1]
 
 
+async def test_values_that_differ_from_row_to_row_are_stored_each_in_its_row(database: Database) -> None:
+    """What is the same in all rows is sent once, the rest as arrays, and once an array always one."""
+    offer, soon = LeaseOffer(NODE, 100), database.clock.now() + timedelta(hours=1)
+    groups = [
+        [new_run("a", workflow_id="w"), new_run("b", workflow_id="w")],
+        [new_run("c", metadata={"x": 1}, deadline_at=soon), new_run("d", provider_ref="r")],
+        [new_run("e", metadata={"x": 2}, deadline_at=soon), new_run("f", metadata={"x": 2}, deadline_at=soon)],
+        [new_run("g", metadata={"y": "ä"}, workflow_id="v")],
+    ]
+    sent = Sent()
+    made = [run for group in groups for run in await register(database, sent, *group, offer=offer)]
+    assert sent.alone == [True] * len(groups)
+    stored = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in made]))
+    assert [stored[run.id] for run in made] == made
+    wanted = [new for group in groups for new in group]
+    assert [(r.workflow_id, r.metadata, r.provider_ref, r.deadline_at) for r in made] == [
+        (new.workflow_id, new.metadata, new.provider_ref, new.deadline_at) for new in wanted
+    ]
+
+
 async def test_nothing_is_written_of_a_statement_whose_check_fails(database: Database) -> None:
     """The ordinary transaction then records what can be recorded, each once."""
     sent = Sent()
