@@ -273,14 +273,20 @@ async def start_run(http: ProviderHttp, path: str, body: JsonObject) -> Triggere
         response = await http.request("POST", path, json_body=body)
     except ProviderFailure as failure:
         raise action_error(failure) from None
-    return Triggered(run_id_in(response.body, "id", f"POST {path}"))
+    return Triggered(run_id_in(http, response.body, "id", f"POST {path}"))
 
 
-def run_id_in(body: Json, key: str, what: str) -> str:
+def started_nothing(http: ProviderHttp, body: Json, why: str) -> str:
+    """What to say of the answer to a trigger in which no run id was found: the provider's own error, else `why`."""
+    said, _ = error_text(body)
+    return f"the answer holds no run id but an error: {http.redacted(said)}" if said else why
+
+
+def run_id_in(http: ProviderHttp, body: Json, key: str, what: str) -> str:
     """The run id in the response to a trigger. Raises ProviderFailure if it has none: a run may have started."""
     run_id = text_of(body.get(key)) if isinstance(body, dict) else None
     if run_id is None or check_id(run_id) is not None:
-        message = f"{what}: the answer holds no run id"
+        message = f"{what}: {started_nothing(http, body, 'the answer holds no run id')}"
         raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message[:400], 200))
     return run_id
 

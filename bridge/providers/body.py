@@ -20,15 +20,16 @@ from bridge.providers.partial_json import RunFields, RunScanner
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 SCANNED_BYTES_MAX: Final = 128 * 1024 * 1024  # of a run's body, which is not kept
 _CHUNK_BYTES: Final = 64 * 1024
+_GZIP: Final = b"\x1f\x8b"  # no text begins so
 _HEAD_BYTES: Final = 4096  # enough to tell what a body is
 
 
-async def read_pieces(response: aiohttp.ClientResponse, bytes_max: int) -> AsyncGenerator[bytes]:
-    """The decompressed body in pieces of 64 KiB. Raises BadPayload beyond `bytes_max` bytes."""
+async def read_pieces(response: aiohttp.ClientResponse, bytes_max: int, chunk: bytes = b"") -> AsyncGenerator[bytes]:
+    """The unpacked body in pieces of 64 KiB; `chunk` was read before. Raises BadPayload beyond `bytes_max` bytes."""
     if (response.content_length or 0) > bytes_max:
         raise _too_large(bytes_max)
     content, decompress, size = response.content, _Decompressor(response.headers.get("Content-Encoding", "")), 0
-    chunk = content.read_nowait() if content.is_eof() else b""  # usually all of it came with the head
+    chunk = chunk or (content.read_nowait() if content.is_eof() else b"")  # usually all of it came with the head
     while chunk or (not content.at_eof() and (chunk := await content.read(_CHUNK_BYTES))):
         for piece in decompress(chunk):
             size += len(piece)
@@ -36,7 +37,8 @@ async def read_pieces(response: aiohttp.ClientResponse, bytes_max: int) -> Async
                 raise _too_large(bytes_max)
             yield piece
         chunk = b""
-    decompress.finish()
+    if rest := decompress.finish():
+        yield rest
 
 
 async def read_bytes(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
@@ -67,7 +69,9 @@ class Body:
         self.data: bytes | None = b""
         self.head = b""
         self.size = 0
-        self._bytes_max = bytes_max
+        self.is_read = False
+        """Whether the body has come to its end."""
+        self.bytes_max = bytes_max
         self._fields = fields
         self._scanner: RunScanner | None = None
         self._response: aiohttp.ClientResponse | None = None
@@ -75,24 +79,26 @@ class Body:
     async def read(self, response: aiohttp.ClientResponse) -> None:
         """Read the body. Raises BadPayload if it is too large and has no `fields`."""
         self._response = response
-        content = response.content
+        content, came = response.content, b""
         if content.is_eof() and content.total_bytes <= _CHUNK_BYTES and "Content-Encoding" not in response.headers:
-            self.data = content.read_nowait()  # usually all of it came with the head
-            self.head, self.size = self.data[:_HEAD_BYTES], len(self.data)
-            return
+            came = content.read_nowait()  # usually all of it came with the head
+            if not came.startswith(_GZIP):
+                self.data, self.head, self.size, self.is_read = came, came[:_HEAD_BYTES], len(came), True
+                return
         kept: list[bytes] = []
         is_run = self._fields is not None and self._fields.items is None
-        async with aclosing(read_pieces(response, SCANNED_BYTES_MAX if is_run else self._bytes_max)) as pieces:
+        async with aclosing(read_pieces(response, SCANNED_BYTES_MAX if is_run else self.bytes_max, came)) as pieces:
             async for piece in pieces:
                 self.head = self.head or piece[:_HEAD_BYTES]
                 self.size += len(piece)
                 kept.append(piece)
-                if self.size > self._bytes_max and self._fields:
+                if self.size > self.bytes_max and self._fields:
                     self.data = None
                     await self._scan(kept, self._fields)
                     kept.clear()
         if self.data is not None:
             self.data = b"".join(kept)
+        self.is_read = True
 
     @property
     def is_partly_read(self) -> bool:
@@ -108,7 +114,7 @@ class Body:
                 if not self._fields or not self.data.strip():
                     raise
                 await self._scan(_slices(self.data), self._fields)
-                if not (self._scanner and self._scanner.is_closed):
+                if not (self._scanner and self._scanner.is_closed and self._scanner.members):
                     raise
         if self._scanner is None:
             raise BadPayload("the body is empty")
@@ -137,28 +143,53 @@ def _too_large(bytes_max: int) -> BadPayload:
 
 
 class _Decompressor:
-    """Decompresses gzip from servers that ignore `Accept-Encoding: identity`, 64 KiB at a time."""
+    """Unpacks gzip and deflate, 64 KiB at a time: some servers ignore `Accept-Encoding: identity`.
+
+    The bytes decide; the header may be missing, or still there after a proxy has unpacked the body.
+    """
 
     def __init__(self, encoding: str) -> None:
-        name = encoding.strip().lower()
-        if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise BadPayload(f"the body is packed as {name[:40]}, though identity was asked for")
-        is_packed = name not in ("", "identity")
-        self._inflate = zlib.decompressobj(wbits=47) if is_packed else None  # gzip or zlib, by its header
+        self._encoding = encoding.strip().lower()[:40]
+        self._start: bytes | None = b""  # None once enough has come to know the packing
+        self._inflate: zlib._Decompress | None = None
 
     def __call__(self, chunk: bytes) -> Iterator[bytes]:
-        if self._inflate is None or self._inflate.eof:  # bytes after the end count, and spoil the JSON
-            yield chunk
-            return
+        """The pieces that this chunk yields."""
+        if self._start is not None:
+            chunk = self._start + chunk
+            if len(chunk) < 2:
+                self._start = chunk
+                return
+            self._start, self._inflate = None, self._packing_of(chunk)
         try:
-            while chunk:
+            while chunk and self._inflate is not None:
+                if self._inflate.eof and chunk.startswith(_GZIP):  # one gzip file behind another is one text
+                    self._inflate = zlib.decompressobj(wbits=31)
+                elif self._inflate.eof:
+                    break  # bytes after the end count, and spoil the JSON
                 yield self._inflate.decompress(chunk, _CHUNK_BYTES)
-                chunk = self._inflate.unconsumed_tail
-            yield self._inflate.unused_data
+                chunk = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
         except zlib.error:
-            raise BadPayload("the body is not the gzip that its header promises") from None
+            raise BadPayload("the body cannot be unpacked: it is damaged") from None
+        if chunk:
+            yield chunk
 
-    def finish(self) -> None:
-        """Raise BadPayload if the packed body is not complete."""
+    def _packing_of(self, start: bytes) -> zlib._Decompress | None:
+        is_plain = self._encoding in ("", "identity") or start.lstrip()[:1] in (b"{", b"[")
+        if start.startswith(_GZIP) and "," not in self._encoding:
+            return zlib.decompressobj(wbits=31)
+        if self._encoding == "deflate" and start[0] & 15 == 8 and int.from_bytes(start[:2]) % 31 == 0:
+            return zlib.decompressobj(wbits=15)
+        if not is_plain and self._encoding == "deflate":
+            return zlib.decompressobj(wbits=-15)  # without the header that it should have
+        if self._encoding in ("gzip", "x-gzip") and not is_plain:
+            raise BadPayload("the body is not the gzip that its header promises")
+        if not is_plain:
+            raise BadPayload(f"the body is packed as {self._encoding}, though identity was asked for")
+        return None
+
+    def finish(self) -> bytes:
+        """The last bytes. Raises BadPayload if the packed body is not complete."""
         if self._inflate is not None and not self._inflate.eof:
             raise BadPayload("the packed body breaks off")
+        return self._start or b""

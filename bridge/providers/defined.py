@@ -29,6 +29,7 @@ from bridge.providers.base import (
     checked_404,
     etag_of,
     key_not_proven,
+    started_nothing,
 )
 from bridge.providers.definition_answers import FAILURES, Answer, Answers, longest
 from bridge.providers.definition_requests import (
@@ -302,13 +303,16 @@ class DefinedProvider(ProviderDefaults):
         body = {} if request.body is None else request.body
         if given.get("merge") and isinstance(body, dict) and isinstance(inputs, dict):
             body = {**inputs, **body}
-        answer = await self._act(
+        answer, unread = await self._act(
             http, table, replace(request, body={**extra, **body} if isinstance(body, dict) else body)
         )
         try:
             return Triggered(self.answers.started(answer, values, http.base_url))
         except BadPayload as error:
-            raise _unusable(f"{request.method} {request.path[:150]}: {error}", answer.status) from None
+            if unread and "header" not in table["run_from"]:
+                raise unread from None
+            what = started_nothing(http, answer.body, str(error))
+            raise _unusable(f"{request.method} {request.path[:150]}: {what}", answer.status) from None
 
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
         """[cancel]. Raises as `Provider.cancel` does."""
@@ -320,19 +324,24 @@ class DefinedProvider(ProviderDefaults):
         await self._act(http, table, replace(request, body={}) if has_body and request.body is None else request)
         return None
 
-    async def _act(self, http: ProviderHttp, table: Mapping[str, Any], request: Request) -> Answer:
-        """A request that changes something; its `ok` says which codes mean that it was done."""
+    async def _act(
+        self, http: ProviderHttp, table: Mapping[str, Any], request: Request
+    ) -> tuple[Answer, ProviderFailure | None]:
+        """A request that changes something; its `ok` says which codes mean that it was done.
+
+        With the answer comes the reason why its body could not be read, if there is one.
+        """
         allowed = table.get("ok")
         try:
             response = await self._ask(http, request)
         except ProviderFailure as failure:
             status = failure.failed.status or 0
             if status in allowed if allowed else 200 <= status < 300:  # done, with a body that is no JSON or none
-                return Answer(status, failure.headers, failure.body)
+                return Answer(status, failure.headers, failure.body), failure
             raise action_error(failure) from None
         if allowed and response.status not in allowed:
             raise _unusable(f"the answer has code {response.status}, not {allowed}", response.status)
-        return Answer(response.status, response.headers, response.body)
+        return Answer(response.status, response.headers, response.body), None
 
     async def check(self, http: ProviderHttp) -> None:
         """[check], else the first page of [list]; without both nothing is claimed. Raises ProviderFailure."""

@@ -149,7 +149,7 @@ class Dify(ProviderDefaults):
 async def _read_stream(http: ProviderHttp, body: JsonObject, started: asyncio.Future[Triggered]) -> None:
     try:
         async with http.stream("POST", _RUN_PATH, json_body=body, timeout_s=STREAM_MAX_S) as chunks:
-            started.set_result(await _read_start(chunks))
+            started.set_result(await _read_start(http, chunks))
             async for _ in chunks:
                 pass
     except (ProviderFailure, ProviderRefused) as error:
@@ -157,16 +157,18 @@ async def _read_stream(http: ProviderHttp, body: JsonObject, started: asyncio.Fu
             started.set_exception(error)
 
 
-async def _read_start(chunks: AsyncIterator[bytes]) -> Triggered:
+async def _read_start(http: ProviderHttp, chunks: AsyncIterator[bytes]) -> Triggered:
     async with aclosing(_events(chunks)) as events:
         async for event in events:
             match event.get("event"):
                 case "workflow_started":
-                    run_id = run_id_in(event, "workflow_run_id", f"POST {_RUN_PATH}")
+                    run_id = run_id_in(http, event, "workflow_run_id", f"POST {_RUN_PATH}")
                     return Triggered(run_id, text_of(event.get("task_id")))
                 case "error":
                     message, code = error_text(event)
-                    raise ProviderRefused(f"POST {_RUN_PATH}: {(message or code or 'an error without a text')[:200]}")
+                    raise ProviderRefused(
+                        f"POST {_RUN_PATH}: {http.redacted(message or code or 'an error without a text')}"
+                    )
     message = f"POST {_RUN_PATH}: the event stream ended before it told a run id"
     raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message, 200))
 

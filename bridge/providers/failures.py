@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
+
+import aiohttp
 
 from bridge.domain.failure import FailureKind
 from bridge.domain.run import Json
 from bridge.providers.retry_after import quota_is_used_up
+from bridge.runtime.aiohttp_internals import TLS_ALERT
 
 QUOTE_CHARS_MAX: Final = 100
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.DOTALL | re.IGNORECASE)
@@ -88,3 +93,43 @@ def printable(text: str) -> str:
 def quoted(text: str) -> str:
     """The beginning of a foreign text in quotes."""
     return f'"{printable(text)[:QUOTE_CHARS_MAX]}"'
+
+
+def transport_failure(error: Exception, without_keys: Callable[[str], str]) -> tuple[FailureKind, str]:
+    """The kind and cause of a request that got no complete response; what is quoted is first passed to `without_keys`."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return FailureKind.DNS, f"the name {error.host} cannot be looked up"
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
+            return FailureKind.TLS, f"no TLS connection: {_tls_reason(error)}"
+        case aiohttp.ClientConnectorError():
+            number = error.os_error.errno
+            why = os.strerror(number) if number and number > 0 else "no address of it can be reached"
+            return FailureKind.CONNECT, f"cannot connect to {error.host}:{error.port} ({why})"
+        case aiohttp.ServerDisconnectedError():
+            return FailureKind.TRANSPORT, "the server closed the connection without a response"
+        case aiohttp.ClientPayloadError():
+            return FailureKind.TRANSPORT, "the response breaks off"
+        case aiohttp.ClientResponseError() if TLS_ALERT in error.message:
+            return FailureKind.TRANSPORT, "the server speaks TLS on this port: base_url begins with https:// there"
+        case aiohttp.ClientResponseError():
+            return (
+                FailureKind.TRANSPORT,
+                f"the server sent no valid HTTP ({quoted(without_keys(error.message).rstrip(' ^'))})",
+            )
+        case ConnectionError():
+            return FailureKind.TRANSPORT, "the server broke the connection"
+        case aiohttp.ClientError() | OSError():
+            said = without_keys(str(error)) or type(error).__name__
+            return FailureKind.TRANSPORT, f"the connection broke ({quoted(said)})"
+        case _:
+            said = "the request cannot be made: base_url, api_key or an option holds a character that HTTP forbids"
+            return FailureKind.REJECTED, said
+
+
+def _tls_reason(error: Exception) -> str:
+    reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    words = getattr(reason, "verify_message", None) or getattr(reason, "reason", None)
+    if words == "WRONG_VERSION_NUMBER":
+        return "the server does not speak TLS on this port"
+    return str(words or reason)[:QUOTE_CHARS_MAX]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -30,19 +29,18 @@ from bridge.domain.run import Json
 from bridge.domain.secret import Secret
 from bridge.providers.body import BODY_BYTES_MAX, Body, parse_bytes, read_bytes, read_pieces
 from bridge.providers.failures import (
-    QUOTE_CHARS_MAX,
     error_text,
     failure_kind,
-    quoted,
     redirect_target,
+    transport_failure,
     what_came_instead,
 )
 from bridge.providers.partial_json import RunFields
 from bridge.providers.retry_after import requested_pause_s
-from bridge.runtime.aiohttp_internals import TLS_ALERT, ClientProtocol, Connector, disable_retry
+from bridge.runtime.aiohttp_internals import ClientProtocol, Connector, disable_retry
 
 _ERROR_BYTES_MAX: Final = 64 * 1024
-_HEADER_BYTES_MAX, _HEADERS_MAX = 128 * 1024, 256  # aiohttp allows 8 KiB, and the whole response would be lost
+_HEADER_BYTES_MAX, _HEADERS_MAX = 128 * 1024, 2000  # aiohttp allows 8 KiB, and the whole response would be lost
 _OVERSIZE_PAUSE_MIN_S: Final = 10.0
 _OVERSIZE_BYTES_PER_S: Final = 1024 * 1024  # on average, for the polls of one run
 ERROR_READ_S: Final = 2.0  # the status line has the outcome; the body only explains it
@@ -254,14 +252,12 @@ class ProviderHttp:
             is_same_body = data is not None and data == last_body
             is_parsed = expects_json and response.status != 304 and not is_same_body
             parsed, damaged = await body.parse() if is_parsed else (None, frozenset[str]())
-            pause_s = requested_pause_s(response.headers)
-            if data is None:  # so large that it should not be fetched often
-                pause_s = max(pause_s or 0.0, _OVERSIZE_PAUSE_MIN_S, body.size / _OVERSIZE_BYTES_PER_S)
+            pause_s = _oversize_pause_s(body, requested_pause_s(response.headers))
             return ProviderResponse(
                 response.status, response.headers, parsed, data or b"", pause_s, is_same_body, damaged
             )
         except _FAULTS as error:
-            raise self._fault(error, method, path, response, limit_s, body.head) from None
+            raise self._fault(error, method, path, response, limit_s, body) from None
         finally:
             if response is not None and not response.closed:  # it closes by itself when its body has ended
                 response.release()
@@ -338,23 +334,22 @@ class ProviderHttp:
         path: str,
         response: aiohttp.ClientResponse | None,
         limit_s: float,
-        head: bytes = b"",
+        body: Body | None = None,
     ) -> ProviderFailure:
         """The failure for a fault before the response or in the middle of it."""
         status = None if response is None else response.status
         match error:
-            case BadPayload() if response and (
-                instead := what_came_instead(self._text_of(head), response.content_type)
-            ):
+            case BadPayload() if response and body and (instead := self._instead(body, response)):
                 kind, said = instead[0], f"HTTP {status} with {instead[1]}"
             case BadPayload():
                 kind, said = FailureKind.BAD_PAYLOAD, str(error)
             case TimeoutError():
                 kind, said = FailureKind.TIMEOUT, f"no complete answer within {limit_s:g} s"
             case _:
-                kind, said = _transport_failure(error, self._without_keys)
+                kind, said = transport_failure(error, self._without_keys)
         headers = None if response is None else response.headers
-        return self._failure(kind, method, path, said, status, headers=headers)
+        pause_s = _oversize_pause_s(body, None) if body else None
+        return self._failure(kind, method, path, said, status, pause_s, headers=headers)
 
     def _failure(
         self,
@@ -377,6 +372,10 @@ class ProviderHttp:
         """A foreign text without this connection's keys, which some servers repeat when they refuse them."""
         return self._without_keys(text)[:_SAID_CHARS_MAX]
 
+    def _instead(self, body: Body, response: aiohttp.ClientResponse) -> tuple[FailureKind, str] | None:
+        is_known = body.is_read or body.head.strip()
+        return what_came_instead(self._text_of(body.head), response.content_type) if is_known else None
+
     def _text_of(self, head: bytes) -> str:
         return self._without_keys(head.decode("utf-8", "replace"))
 
@@ -384,6 +383,13 @@ class ProviderHttp:
         for secret in self._hidden:
             text = text.replace(secret, "****") if len(secret) >= _SECRET_CHARS_MIN else text
         return text
+
+
+def _oversize_pause_s(body: Body, asked_s: float | None) -> float | None:
+    """The pause after a body: longer than `asked_s` where it is so large that it should not be fetched often."""
+    if body.size <= body.bytes_max:
+        return asked_s
+    return max(asked_s or 0.0, _OVERSIZE_PAUSE_MIN_S, body.size / _OVERSIZE_BYTES_PER_S)
 
 
 @lru_cache(maxsize=1024)  # a run is polled repeatedly; a kilobyte each
@@ -400,43 +406,3 @@ async def _read_error(response: aiohttp.ClientResponse) -> tuple[Json, bytes]:
         return parse_bytes(data, response), data
     except (BadPayload, TimeoutError, aiohttp.ClientError, OSError):
         return None, data
-
-
-def _transport_failure(error: Exception, without_keys: Callable[[str], str]) -> tuple[FailureKind, str]:
-    """The kind and cause of a request that got no complete response; what is quoted is first passed to `without_keys`."""
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return FailureKind.DNS, f"the name {error.host} cannot be looked up"
-        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
-            return FailureKind.TLS, f"no TLS connection: {_tls_reason(error)}"
-        case aiohttp.ClientConnectorError():
-            number = error.os_error.errno
-            why = os.strerror(number) if number and number > 0 else "no address of it can be reached"
-            return FailureKind.CONNECT, f"cannot connect to {error.host}:{error.port} ({why})"
-        case aiohttp.ServerDisconnectedError():
-            return FailureKind.TRANSPORT, "the server closed the connection without a response"
-        case aiohttp.ClientPayloadError():
-            return FailureKind.TRANSPORT, "the response breaks off"
-        case aiohttp.ClientResponseError() if TLS_ALERT in error.message:
-            return FailureKind.TRANSPORT, "the server speaks TLS on this port: base_url begins with https:// there"
-        case aiohttp.ClientResponseError():
-            return (
-                FailureKind.TRANSPORT,
-                f"the server sent no valid HTTP ({quoted(without_keys(error.message).rstrip(' ^'))})",
-            )
-        case ConnectionError():
-            return FailureKind.TRANSPORT, "the server broke the connection"
-        case aiohttp.ClientError() | OSError():
-            said = without_keys(str(error)) or type(error).__name__
-            return FailureKind.TRANSPORT, f"the connection broke ({quoted(said)})"
-        case _:
-            said = "the request cannot be made: base_url, api_key or an option holds a character that HTTP forbids"
-            return FailureKind.REJECTED, said
-
-
-def _tls_reason(error: Exception) -> str:
-    reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    words = getattr(reason, "verify_message", None) or getattr(reason, "reason", None)
-    if words == "WRONG_VERSION_NUMBER":
-        return "the server does not speak TLS on this port"
-    return str(words or reason)[:QUOTE_CHARS_MAX]

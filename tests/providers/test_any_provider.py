@@ -298,6 +298,21 @@ async def test_a_trigger_without_a_usable_answer_is_a_failure_that_may_have_star
     assert caught.value.is_ambiguous is is_ambiguous
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dify"])  # which answers with a stream
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"<html><title>Sign in</title>", r'a web page titled "Sign in" instead of JSON'),
+        ({"error": "no such workflow"}, "no run id but an error: no such workflow"),
+        ({"a": 1}, "the answer holds no run id"),
+    ],
+)
+async def test_the_answer_to_a_trigger_is_named_where_it_holds_no_run_id(name, body, said):
+    async with provider_against(answering(body), name) as (http, _):
+        with pytest.raises(ProviderFailure, match=said):
+            await REGISTRY[name].trigger(http, "wf", {}, {})
+
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_trigger_that_gets_no_answer_may_have_started_a_run(name):
     async def hang(_request: web.Request) -> web.StreamResponse:
