@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from bridge.domain.clock import Clock
+from bridge.domain.errors import StoreUnavailable
 from bridge.store.database import Database
-from bridge.store.summary import MINUTES, Counts, Minute, count_all, count_minutes
+from bridge.store.summary import MINUTES, Counts, Minute, count_all, count_minutes, keep_counts, kept
 from bridge.store.transaction import Tx
 
 FRESH_S: Final = 1.0
@@ -35,6 +36,13 @@ class CountKeeper:
         self._task: asyncio.Task[Reading] | None = None
         self._took_s = 0.0
         self._stale_at = 0.0
+
+    async def newest(self) -> Reading:
+        """As `read`; but until the first count after a start has ended, what a node kept of the last long one."""
+        if self._kept is None and (before := await self._database.read(kept)) is not None:
+            self.begin()
+            return before, {}
+        return await self.read()
 
     async def read(self) -> Reading:
         """The newest counts; waits for a count if there is none, or if it is quick."""
@@ -75,6 +83,9 @@ class CountKeeper:
         reading, self._took_s = await self._database.read(work)
         self._kept = reading
         self._stale_at = self._clock.monotonic() + max(FRESH_S, self._took_s / SHARE_MAX)
+        if self._took_s > AWAITED_S:
+            with contextlib.suppress(StoreUnavailable):  # a full disk, for example, is no reason not to count
+                await self._database.write(lambda tx: keep_counts(tx, reading[0]))
         return reading
 
     def _end(self, task: asyncio.Task[Reading]) -> None:

@@ -40,7 +40,7 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
 
     `counted_at` is when the counts were made: a second ago, in a large database some seconds, never by estimate.
     """
-    counts, minutes = await context.counts.read()
+    counts, minutes = await context.counts.newest()
     now = await context.database.read(read_trouble)
     at = context.clock.now()
     by_status, by_state = Counter[str](), Counter[str]()

@@ -55,7 +55,7 @@ def _time_part(milliseconds: int) -> str:
 
 def first_id(prefix: str, at: datetime) -> str:
     """The lowest identifier that can be made at `at`; later ones sort after it."""
-    return f"{prefix}_{_time_part(int(at.timestamp() * 1000))}" + _RANDOM_PAIRS * _PAIRS[0]
+    return f"{prefix}_{_time_part(max(0, int(at.timestamp() * 1000)))}" + _RANDOM_PAIRS * _PAIRS[0]
 
 
 @functools.lru_cache(maxsize=4096)  # lists and polls repeat the same ids

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from pydantic_core import to_json
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from bridge.domain.ids import first_id
+
+CLOCK_SLACK: Final = timedelta(hours=1)
+"""How far the time in an id may be from that of its row: ids never go back, also when a clock is set."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -67,3 +72,19 @@ class JsonText(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """SQLAlchemy's hook for `decode`."""
         return self.decode(value)
+
+
+def recorded_between(
+    at: sa.ColumnElement[datetime],
+    key: sa.ColumnElement[str],
+    prefix: str,
+    since: datetime | None,
+    until: datetime | None,
+) -> list[sa.ColumnElement[bool]]:
+    """Conditions for rows of this time; bounds of `key`, their id, keep a walk by ids within it."""
+    found: list[sa.ColumnElement[bool]] = []
+    if since is not None:
+        found += [at >= since, key >= first_id(prefix, max(since, _EPOCH + CLOCK_SLACK) - CLOCK_SLACK)]
+    if until is not None:
+        found += [at < until, key < first_id(prefix, min(until, _LATEST - CLOCK_SLACK) + CLOCK_SLACK)]
+    return found

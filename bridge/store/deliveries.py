@@ -15,6 +15,7 @@ from bridge.domain.endpoint import JSON, EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.domain.errors import BeingSent
 from bridge.domain.leased_delivery import LeasedDelivery
+from bridge.store.column_types import recorded_between
 from bridge.store.endpoint_health import backoff_of
 from bridge.store.endpoints import endpoint_of, signing_secrets
 from bridge.store.nodes import check_may_lease
@@ -26,6 +27,7 @@ from bridge.store.transaction import Tx
 _IS_INDEXED: Final = sa.and_(
     deliveries.c.leased_by.is_(None), deliveries.c.state != sa.literal_column("'delivered'")
 )  # by ix_deliveries_state, in its own words
+SELDOM_MAX: Final = 50_000  # lookups that a list may need: a twentieth of a second
 _SHOWN = [column for column in deliveries.c if column.name != "body"]  # up to 256 KiB, needed only to send it
 
 
@@ -167,7 +169,7 @@ class DeliveryFilter:
 
 def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str | None) -> list[Delivery]:
     """Newest first, older than the delivery `before`."""
-    walked, *few = _selected(wanted, _SHOWN)
+    walked, *few = _selected(tx, wanted, _SHOWN)
     parts = [walked.order_by(deliveries.c.id.desc()).limit(limit), *few]
     if before is not None:
         parts = [part.where(deliveries.c.id < before) for part in parts]
@@ -178,17 +180,18 @@ def list_deliveries(tx: Tx, wanted: DeliveryFilter, *, limit: int, before: str |
 def count_selected(tx: Tx, wanted: DeliveryFilter, *, most: int) -> int:
     """How many a list holds, counted up to `most`."""
     total = 0
-    for part in _selected(wanted, [deliveries.c.id]):
+    for part in _selected(tx, wanted, [deliveries.c.id]):
         found = part.limit(most - total).subquery()
         total += tx.connection.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
     return total
 
 
-def _selected(wanted: DeliveryFilter, columns: Sequence[sa.Column[Any]]) -> list[sa.Select[Any]]:
+def _selected(tx: Tx, wanted: DeliveryFilter, columns: Sequence[sa.Column[Any]]) -> list[sa.Select[Any]]:
     """Queries that exclude each other: one whose index is walked in order, and perhaps one of few rows."""
     query = sa.select(*columns)
+    is_seldom = _is_seldom(tx, wanted)
     for column, value in (
-        (deliveries.c.endpoint_id, wanted.endpoint_id),
+        (deliveries.c.endpoint_id + "" if is_seldom else deliveries.c.endpoint_id, wanted.endpoint_id),
         (deliveries.c.event_id, wanted.event_id),
         (deliveries.c.state, wanted.state),
     ):
@@ -197,15 +200,22 @@ def _selected(wanted: DeliveryFilter, columns: Sequence[sa.Column[Any]]) -> list
     if wanted.run_id is not None:  # through the run's events: deliveries have no index of runs
         of_run = sa.select(events.c.id).where(events.c.run_id == wanted.run_id)
         query = query.where(deliveries.c.event_id.in_(of_run))
-    if wanted.since is not None:
-        query = query.where(deliveries.c.created_at >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(deliveries.c.created_at < wanted.until)
+    query = query.where(*recorded_between(deliveries.c.created_at, deliveries.c.id, "dlv", wanted.since, wanted.until))
     if wanted.ids is not None:
         return [query.where(deliveries.c.id.in_(wanted.ids))]
-    if wanted.state in (None, DeliveryState.DELIVERED) or wanted.endpoint_id or wanted.event_id or wanted.run_id:
+    if wanted.state in (None, DeliveryState.DELIVERED) or wanted.event_id or wanted.run_id:
+        return [query]
+    if wanted.endpoint_id and not is_seldom:
         return [query]
     return [query.where(_IS_INDEXED), query.where(deliveries.c.leased_by > "")]  # the leased ones are in another index
+
+
+def _is_seldom(tx: Tx, wanted: DeliveryFilter) -> bool:
+    """True if so few deliveries have the wanted state that those of all endpoints may be read."""
+    if not wanted.endpoint_id or wanted.event_id or wanted.run_id or wanted.state in (None, DeliveryState.DELIVERED):
+        return False
+    found = sa.select(deliveries.c.id).where(deliveries.c.state == wanted.state, _IS_INDEXED).limit(SELDOM_MAX + 1)
+    return tx.connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one() <= SELDOM_MAX
 
 
 def retry_now(tx: Tx, delivery_ids: Sequence[str], *, lane: Lane = Lane.AGAIN) -> int:

@@ -28,6 +28,8 @@ Pair = tuple[Event, Endpoint]
 _FEED_LOCK = 0x72756E66  # "runf"
 _HAS_FEED_LOCK = Check(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})::text IS NOT NULL WHERE {{before}}")
 _LEASED_MAX = 256  # new deliveries, by one transaction
+COMMON = frozenset(("run.started", "run.finished"))
+_IS_RARE = sa.and_(*(events.c.type != sa.literal_column(f"'{name}'") for name in sorted(COMMON, reverse=True)))
 _INSERT_EVENTS, _INSERT_DELIVERIES = sa.insert(events), sa.insert(deliveries)
 
 
@@ -285,13 +287,9 @@ def list_feed(
 ) -> list[Event]:
     """Events in the order of recording, after position `after` (0: from the oldest kept)."""
     query = sa.select(events).where(events.c.position > after).order_by(events.c.position).limit(limit)
-    if types:
-        query = query.where(events.c.type.in_(types))
-    if run_id is not None:
-        query = query.where(events.c.run_id == run_id)
     if since is not None:
         query = query.where(events.c.created_at >= since)
-    return [event_of(row) for row in tx.connection.execute(query)]
+    return _select_types(tx, query, types, run_id)[:limit]
 
 
 def list_newest(
@@ -301,11 +299,22 @@ def list_newest(
     query = sa.select(events).order_by(events.c.position.desc()).limit(limit)
     if before is not None:
         query = query.where(events.c.position < before)
-    if types:
-        query = query.where(events.c.type.in_(types))
+    return _select_types(tx, query, types, run_id)[-limit:][::-1]
+
+
+def _select_types(tx: Tx, query: sa.Select[Any], types: Sequence[str], run_id: str | None) -> list[Event]:
+    """The events that `query` finds of these types (none: of all) and of this run, by position.
+
+    For each rare type on its own, which ix_events_rare has in order.
+    """
     if run_id is not None:
-        query = query.where(events.c.run_id == run_id)
-    return [event_of(row) for row in tx.connection.execute(query)]
+        queries = [query.where(events.c.run_id == run_id, *([events.c.type.in_(types)] if types else []))]
+    elif types and not COMMON.intersection(types):
+        queries = [query.where(_IS_RARE, events.c.type == one) for one in types]
+    else:
+        queries = [query.where(events.c.type.in_(types)) if types else query]
+    found = [event_of(row) for each in queries for row in tx.connection.execute(each)]
+    return sorted(found, key=lambda event: event.position or 0)
 
 
 def first_position(tx: Tx, at: datetime) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from bridge.domain.run import Run
+from bridge.store.column_types import recorded_between
 from bridge.store.metadata_entries import entry_of
 from bridge.store.run_rows import run_of
 from bridge.store.tables import run_metadata, run_tags, runs
@@ -19,8 +20,10 @@ OWN_PREFIX: Final = "run_"
 LAST_ID: Final = "z" * 26  # after whatever follows in one of our ids, also where a language orders them
 LAST_TEXT: Final = "\U0010ffff" * 4
 FOUND_MAX: Final = 2_000
+SELDOM_MAX: Final = 50_000  # lookups that a list may need: a twentieth of a second
 SAME_MAX: Final = 10_000  # runs of one provider's id: registered again and again
 _SUCCEEDED: Final[sa.ColumnElement[str]] = sa.literal_column("'succeeded'")  # as the partial index spells it
+_IS_INDEXED: Final = sa.and_(runs.c.leased_by.is_(None), runs.c.status != _SUCCEEDED)  # by ix_runs_status
 _PROVIDERS_ID: Final = sa.func.coalesce(runs.c.former_provider_run_id, runs.c.provider_run_id)
 
 
@@ -46,40 +49,59 @@ class RunFilter:
 
 def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> list[Run]:
     """Newest first, older than the run `before`."""
-    query, key = _selected(tx, wanted, runs)
-    query = query.order_by(key.desc()).limit(limit)
+    is_seldom = _is_seldom(tx, wanted)
+    query, key = _selected(tx, wanted, runs, is_seldom=is_seldom)
     if before is not None:
         query = query.where(key < before)
-    found = [row for condition in _conditions(tx, wanted) for row in tx.connection.execute(query.where(condition))]
+    found: list[Any] = []
+    for condition, is_few in _conditions(tx, wanted, is_seldom=is_seldom):
+        order = key + "" if is_few else key  # an expression: the few are sorted, no index is walked for their order
+        found += tx.connection.execute(query.where(condition).order_by(order.desc()).limit(limit))
     return [run_of(row) for row in sorted(found, key=lambda row: str(row.id), reverse=True)[:limit]]
 
 
 def count_runs(tx: Tx, wanted: RunFilter, *, most: int) -> int:
     """How many a list holds, counted up to `most`."""
-    total, (query, _) = 0, _selected(tx, wanted, runs.c.id)
-    for condition in _conditions(tx, wanted):
+    total, is_seldom = 0, _is_seldom(tx, wanted)
+    query, _ = _selected(tx, wanted, runs.c.id, is_seldom=is_seldom)
+    for condition, _ in _conditions(tx, wanted, is_seldom=is_seldom):
         found = query.where(condition).limit(most - total)
         total += tx.connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one()
     return total
 
 
-def _selected(tx: Tx, wanted: RunFilter, columns: Any) -> tuple[sa.Select[Any], sa.ColumnElement[str]]:
-    """The columns of the runs that are wanted, but for `_conditions`; and the id by whose order an index is walked."""
+def _is_seldom(tx: Tx, wanted: RunFilter) -> bool:
+    """True if so few runs have one of the wanted statuses that all of them may be read."""
+    if not wanted.statuses or "succeeded" in wanted.statuses:
+        return False
+    found = sa.select(runs.c.id).where(runs.c.status.in_(wanted.statuses), _IS_INDEXED).limit(SELDOM_MAX + 1)
+    return tx.connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one() <= SELDOM_MAX
+
+
+def _selected(
+    tx: Tx, wanted: RunFilter, columns: Any, *, is_seldom: bool
+) -> tuple[sa.Select[Any], sa.ColumnElement[str]]:
+    """The columns of the runs that are wanted, but for `_conditions`; and the id by whose order an index is walked.
+
+    With `is_seldom` that is the index of statuses, and the others are kept from being walked.
+    """
     query, key = sa.select(columns), runs.c.id
+    listed: list[tuple[Any, sa.ColumnElement[bool]]] = []
     if wanted.tag is not None:
-        key = run_tags.c.run_id
-        query = query.join(run_tags, run_tags.c.run_id == runs.c.id).where(run_tags.c.tag == wanted.tag)
+        listed.append((run_tags, run_tags.c.tag == wanted.tag))
     for number, (name, text) in enumerate(wanted.metadata.items()):
         entries = run_metadata.alias(f"entry_{number}")
-        key = entries.c.run_id
-        query = query.join(entries, entries.c.run_id == runs.c.id).where(entries.c.entry == entry_of(name, text))
+        listed.append((entries, entries.c.entry == entry_of(name, text)))
+    for table, is_wanted in listed:
+        if is_seldom:
+            query = query.where(sa.exists().where(is_wanted, table.c.run_id == runs.c.id))
+        else:
+            key = table.c.run_id
+            query = query.join(table, table.c.run_id == runs.c.id).where(is_wanted)
     for column, value in ((runs.c.connection, wanted.connection), (runs.c.workflow_id, wanted.workflow_id)):
         if value is not None:
-            query = query.where(column == value)
-    if wanted.since is not None:
-        query = query.where(runs.c.registered_at >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(runs.c.registered_at < wanted.until)
+            query = query.where((column + "" if is_seldom else column) == value)
+    query = query.where(*recorded_between(runs.c.registered_at, key, "run", wanted.since, wanted.until))
     if wanted.ids is not None:
         query = query.where(runs.c.id.in_(wanted.ids))
     if wanted.provider_run_id is not None:
@@ -87,21 +109,26 @@ def _selected(tx: Tx, wanted: RunFilter, columns: Any) -> tuple[sa.Select[Any], 
     return query, key
 
 
-def _conditions(tx: Tx, wanted: RunFilter) -> list[sa.ColumnElement[bool]]:
-    """Conditions that exclude each other, each with a way to read newest first."""
-    return [sa.and_(status, run_id) for status in _status_is(wanted) for run_id in _id_is(tx, wanted)]
+def _conditions(tx: Tx, wanted: RunFilter, *, is_seldom: bool) -> list[tuple[sa.ColumnElement[bool], bool]]:
+    """Conditions that exclude each other, each with a way to read newest first; True with those of few runs."""
+    return [
+        (sa.and_(status, run_id), is_few)
+        for status, is_few in _status_is(wanted, is_seldom=is_seldom)
+        for run_id in _id_is(tx, wanted)
+    ]
 
 
-def _status_is(wanted: RunFilter) -> list[sa.ColumnElement[bool]]:
+def _status_is(wanted: RunFilter, *, is_seldom: bool) -> list[tuple[sa.ColumnElement[bool], bool]]:
     """Conditions that exclude each other, with one way to read newest first for each."""
     if not wanted.statuses:
-        return [sa.true()]
-    if any((wanted.tag, wanted.connection, wanted.workflow_id, wanted.metadata)):
-        return [runs.c.status.in_(wanted.statuses)]  # their indexes are walked
-    is_indexed = sa.and_(runs.c.leased_by.is_(None), runs.c.status != _SUCCEEDED)
-    free = [sa.and_(runs.c.status == status, is_indexed) for status in wanted.statuses if status != "succeeded"]
-    leased = sa.and_(runs.c.status.in_(wanted.statuses), runs.c.leased_by.is_not(None))
-    return [*free, leased, *([runs.c.status == "succeeded"] if "succeeded" in wanted.statuses else [])]
+        return [(sa.true(), False)]
+    if not is_seldom and any((wanted.tag, wanted.connection, wanted.workflow_id, wanted.metadata)):
+        return [(runs.c.status.in_(wanted.statuses), False)]  # their indexes are walked
+    rare = [status for status in wanted.statuses if status != "succeeded"]
+    found = [(sa.and_(runs.c.status == status, _IS_INDEXED), False) for status in rare]
+    if len(rare) < len(wanted.statuses):
+        found.append((sa.and_(runs.c.status == "succeeded", runs.c.leased_by.is_(None)), False))
+    return [*found, (sa.and_(runs.c.status.in_(wanted.statuses), runs.c.leased_by > ""), True)]
 
 
 def _id_is(tx: Tx, wanted: RunFilter) -> list[sa.ColumnElement[bool]]:

@@ -21,7 +21,7 @@ from bridge.domain.run import RunStatus
 from bridge.store.deliveries import count_by_state
 from bridge.store.events import first_position
 from bridge.store.ordering import PENDING
-from bridge.store.tables import attempts, deliveries, endpoints, events, runs
+from bridge.store.tables import attempts, deliveries, endpoints, events, kept_counts, runs
 from bridge.store.transaction import Tx
 
 MINUTES: Final = 60
@@ -45,6 +45,22 @@ class Counts:
 def count_all(tx: Tx) -> Counts:
     """Count everything; what most rows have in common is the rest of a total, so that only indexes are read."""
     return Counts(tx.now, _count_runs(tx), _count_deliveries(tx))
+
+
+def keep_counts(tx: Tx, counts: Counts) -> None:
+    """Replace the counts that `kept` finds."""
+    tx.connection.execute(sa.delete(kept_counts))
+    parts = [[*key, count] for key, count in counts.runs.items()], [[*key, n] for key, n in counts.deliveries.items()]
+    tx.connection.execute(sa.insert(kept_counts).values(id=1, counted_at=counts.at, counts=parts))
+
+
+def kept(tx: Tx) -> Counts | None:
+    """The counts that were kept last."""
+    row = tx.connection.execute(sa.select(kept_counts)).first()
+    if row is None:
+        return None
+    run_counts, delivery_counts = ({(one, other): count for one, other, count in part} for part in row.counts)
+    return Counts(row.counted_at, run_counts, delivery_counts)
 
 
 def _count_runs(tx: Tx) -> Counter[tuple[str, str]]:

@@ -164,6 +164,13 @@ events = sa.Table(
     sa.UniqueConstraint("run_id", "sequence"),
     sqlite_autoincrement=True,
 )
+# Each run has one of the two common types, which are found by walking; the others may be far apart.
+sa.Index(
+    "ix_events_rare",
+    events.c.type,
+    events.c.position,
+    **_only("type <> 'run.started' AND type <> 'run.finished'"),
+)
 
 endpoints = sa.Table(
     "endpoints",
@@ -409,3 +416,12 @@ sessions = sa.Table(
 )
 _told = sa.Column("position", sa.BigInteger, nullable=False), sa.Column("settled_at", Instant, nullable=False)
 alert_channels = sa.Table("alert_channels", metadata, sa.Column("name", sa.Text, primary_key=True), *_told)
+
+# The newest counts of a large database, one row.
+kept_counts = sa.Table(
+    "kept_counts",
+    metadata,
+    sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("counted_at", Instant, nullable=False),
+    sa.Column("counts", JsonText, nullable=False),
+)

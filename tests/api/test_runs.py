@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
 
 from bridge.domain.errors import ProviderFailed, Unsupported
 from bridge.domain.run import RunStatus
+from bridge.domain.timestamps import format_instant
 from tests.support.api_bridge import Api
 
 
@@ -51,6 +53,8 @@ async def test_filters_narrow_the_list_down(api: Api) -> None:
 
 
 async def test_runs_are_found_by_every_filter_of_the_contract(api: Api) -> None:
+    api.clock.advance((datetime.now(UTC) - api.clock.now()).total_seconds())  # the time in ids is the real one
+    after_one, after_two = (format_instant(api.clock.now() + timedelta(seconds=s)) for s in (30, 90))
     metadata = {"order": "A-1", "count": 5, "paid": True, "a.b": "dotted", "n": "5"}
     first = await api.register("alpha-1", metadata=metadata)
     api.clock.advance(60)
@@ -74,9 +78,10 @@ async def test_runs_are_found_by_every_filter_of_the_contract(api: Api) -> None:
         "q=%25": [],
         f"q={one}": [one],
         "q=run_": [three, two, one],
-        "since=2026-01-15T10:31:00Z": [three, two],
-        "until=2026-01-15T10:31:00Z": [one],
-        "since=2026-01-15T10:31:00Z&until=2026-01-15T10:32:00Z": [two],
+        f"since={after_one}": [three, two],
+        f"until={after_one}": [one],
+        f"since={after_one}&until={after_two}": [two],
+        "since=0001-01-01T00:00:00Z&until=9999-12-31T23:59:59Z": [three, two, one],
         "metadata.order=A-1": [one],
         "metadata.order=A-1&metadata.count=5": [one],
         "metadata.order=A-1&metadata.count=6": [],

@@ -65,6 +65,21 @@ async def test_a_count_that_takes_long_is_not_waited_for_and_follows_after_a_res
     await keeper.close()
 
 
+async def test_the_first_summary_after_a_start_has_the_counts_that_were_kept(api: Api) -> None:
+    """At a million runs the first count takes a second, in which somebody may look."""
+    seconds = iter([0.0, 0.2, 1.0, 1.2])
+    before = counts.CountKeeper(api.database, api.clock, measure=lambda: next(seconds))
+    await api.register("a")
+    kept = (await before.read())[0]
+    await before.close()
+    await api.register("b")
+    after = counts.CountKeeper(api.database, api.clock, measure=lambda: next(seconds))
+    assert (await after.newest())[0] == kept
+    assert sum((await after.begin())[0].runs.values()) == 2
+    assert sum((await after.newest())[0].runs.values()) == 2
+    await after.close()
+
+
 @pytest.mark.usefixtures("is_patient")
 async def test_what_needs_attention_comes_first_with_a_sentence_about_what_to_do(api: Api) -> None:
     quiet = (await api.call("GET", "/v1/summary")).body

@@ -188,6 +188,8 @@ async def test_runs_from_before_their_metadata_was_indexed_are_found_by_it(datab
             "DROP INDEX ix_runs_former",
             "ALTER TABLE runs DROP COLUMN trace_context",
             "ALTER TABLE endpoints DROP COLUMN trace_context",
+            "DROP INDEX ix_events_rare",
+            "DROP TABLE kept_counts",
             f"UPDATE {table} SET version_num = '0010'",
         ):
             tx.connection.execute(sa.text(step))

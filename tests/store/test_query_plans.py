@@ -86,6 +86,8 @@ SORTING_LITTLE = {
     "runs by the provider's id",
     "runs by the beginning of the provider's id",
     "runs by status",
+    "runs by status, connection, tag and metadata",
+    "runs by two keys of metadata and status",
     "statistics of endpoints",
     "one delivery with its attempts",
     "feed of a run",
@@ -197,11 +199,22 @@ WORK: dict[str, Work] = {
     "feed": lambda tx, w: events.list_feed(tx, after=500, limit=100),
     "feed of a run": lambda tx, w: events.list_feed(tx, after=0, limit=100, run_id=w.settled.id),
     "newest events": lambda tx, w: events.list_newest(tx, before=500, limit=100),
+    "events of rare types": lambda tx, w: (
+        events.list_newest(tx, before=None, limit=100, types=["run.overdue", "bridge.ping"]),
+        events.list_feed(tx, after=1, limit=100, types=["run.overdue", "bridge.ping"]),
+    ),
     "newest events of a run": lambda tx, w: events.list_newest(tx, before=None, limit=100, run_id=w.settled.id),
     "runs behind a cursor": lambda tx, w: run_lists.list_runs(tx, RunFilter(), limit=50, before=w.settled.id),
     "runs by status": lambda tx, w: run_lists.list_runs(
         tx, RunFilter(statuses=["succeeded", "running", "failed"]), limit=50, before=w.settled.id
     ),
+    "runs by status, connection, tag and metadata": lambda tx, w: run_lists.list_runs(
+        tx,
+        RunFilter(statuses=["failed"], connection=CONNECTION, tag="team_1", metadata={"order": "7"}),
+        limit=50,
+        before=w.settled.id,
+    ),
+    "runs by time": lambda tx, w: run_lists.list_runs(tx, RunFilter(since=START, until=LATER), limit=50, before=None),
     "runs by connection": lambda tx, w: run_lists.list_runs(
         tx, RunFilter(connection=CONNECTION), limit=50, before=None
     ),
@@ -230,6 +243,12 @@ WORK: dict[str, Work] = {
     ),
     "deliveries by state": lambda tx, w: deliveries.list_deliveries(
         tx, DeliveryFilter(state="failed"), limit=50, before=None
+    ),
+    "deliveries by state of an endpoint": lambda tx, w: deliveries.list_deliveries(
+        tx, DeliveryFilter(state="exhausted", endpoint_id=w.shared.id), limit=50, before=w.claimed.delivery.id
+    ),
+    "deliveries by time": lambda tx, w: deliveries.list_deliveries(
+        tx, DeliveryFilter(since=START, until=LATER), limit=50, before=None
     ),
     "deliveries of a run": lambda tx, w: deliveries.list_deliveries(
         tx, DeliveryFilter(run_id=w.settled.id), limit=50, before=None
