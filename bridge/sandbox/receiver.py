@@ -146,7 +146,7 @@ class Receiver(HttpServer):
         self._hanging_over = asyncio.Event()
 
     async def wait_for(
-        self, predicate: Callable[[Sequence[Received]], bool], timeout_s: float = 10.0
+        self, predicate: Callable[[Sequence[Received]], bool], timeout_s: float = 60.0
     ) -> list[Received]:
         """Everything received, once `predicate` holds for it; TimeoutError that names what arrived."""
         try:

@@ -63,7 +63,7 @@ async def drain(folder: Path) -> dict[str, Any]:
             code = await daemon.ended()
             log = daemon.log_since()
             await daemon.restart()
-            await receiver.wait_for(lambda got: len(posts(got, "/hanging")) == 2, 30)
+            await receiver.wait_for(lambda got: len(posts(got, "/hanging")) == 2, 90)
             answer = await daemon.eventually(
                 "/v1/deliveries", lambda found: all(one["state"] == "delivered" for one in found["data"])
             )
@@ -81,7 +81,7 @@ async def refuse_the_key(folder: Path) -> dict[str, Any]:
                 for _ in range(30)
             ]
             await daemon.ask("POST", "/v1/runs/batch", {"runs": wanted})
-            await receiver.wait_for(lambda got: events_of(got, "connection.failing") != [], 30)
+            await receiver.wait_for(lambda got: events_of(got, "connection.failing") != [], 90)
             shown = (await daemon.ask("GET", "/v1/connections"))["data"][0]
             waiting = (await daemon.ask("GET", "/v1/runs"))["data"]
             refused = len(sandbox.requests)

@@ -273,7 +273,7 @@ async def test_no_secret_shows_up_anywhere_but_where_it_is_shown_once(
             endpoints = await story.make_endpoints()
             await story.register(sandbox)
             await story.be_wrong()
-            await receiver.wait_for(lambda got: sum(one.path.startswith("/own") for one in got) >= 3, 30)
+            await receiver.wait_for(lambda got: sum(one.path.startswith("/own") for one in got) >= 3, 90)
             await daemon.eventually("/v1/deliveries?state=exhausted", lambda shown: len(shown["data"]) >= 2)
             for name in endpoints:
                 await story.ask("POST", f"/v1/endpoints/{endpoints[name]['id']}/ping", {})

@@ -70,7 +70,8 @@ async def test_a_full_disk_is_a_503_and_after_it_everything_is_delivered(disk: L
     async with daemon_setup(tmp_path, "dify", database_url=url) as (daemon, sandbox, receiver):
         daemon.config["log"]["level"] = "info"
         async with daemon:
-            promised = [(await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=2))))["id"]]
+            theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=None))
+            promised = [(await daemon.register("dify", theirs))["id"]]
             await receiver.wait_for(lambda got: len(got) == 1)  # it is being watched
             disk.fill(daemon)
             for _ in range(TRIES_MAX):
@@ -92,7 +93,8 @@ async def test_a_full_disk_is_a_503_and_after_it_everything_is_delivered(disk: L
             assert (await daemon.call("GET", "/readyz"))[0] == 503
             assert len((await daemon.ask("GET", "/v1/runs"))["data"]) >= 1  # reading goes on
 
-            await daemon.wait_for_log("observation.postponed")  # the run of before ends, which cannot be written
+            sandbox.add_run("dify", run_id=theirs, scenario=Scenario(duration_s=0))
+            await daemon.wait_for_log("observation.postponed")  # its end, which cannot be written
             disk.free(daemon)
             received = await receiver.wait_for(
                 lambda got: (

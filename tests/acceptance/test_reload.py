@@ -36,7 +36,7 @@ async def names(daemon: DaemonProcess) -> tuple[list[str], list[str]]:
 async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: Path) -> None:
     async with daemon_setup(tmp_path, "dify", endpoints=["first"]) as (daemon, sandbox, receiver):
         async with daemon:
-            before = await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=3)))
+            before = await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=None)))
 
             daemon.add_connection("retab", "retab", sandbox.url("retab"))
             receiver.add_secret(daemon.add_endpoint("second", receiver.url("/second")), path="/second")
@@ -44,6 +44,7 @@ async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: 
             assert (shown["connections"], shown["endpoints"]) == (2, 2)
             assert await names(daemon) == (["dify", "retab"], ["first", "second"])
             run = await daemon.register("retab", sandbox.add_run("retab", scenario=SHORT))
+            sandbox.add_run("dify", run_id=before["provider_run_id"], scenario=SHORT, age_s=60)
             both = {before["id"], run["id"]}
             for path in (
                 "/first",
@@ -126,7 +127,7 @@ async def test_a_reload_that_the_database_breaks_off_is_made_again(
     serving = asyncio.create_task(serve(read_config(), read_config=read_config))
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         aiohttp.ClientSession(
             "http://localhost", connector=aiohttp.UnixConnector(f"{tmp_path}/api.sock"), headers=headers
         ) as session,

@@ -35,7 +35,7 @@ async def test_a_replay_that_is_killed_again_and_again_ends_with_every_event(dat
             begun = await daemon.ask("POST", "/v1/endpoints/late/replay", selection, status=202)
             seen = []
             for number in range(1, KILLS + 1):
-                await receiver.wait_for(lambda got, least=number * RUNS // 6: len(got) >= least, 30)
+                await receiver.wait_for(lambda got, least=number * RUNS // 6: len(got) >= least, 90)
                 await daemon.kill()
                 await daemon.restart()
                 seen.append((await daemon.ask("GET", f"/v1/replays/{begun['id']}"))["replayed"])

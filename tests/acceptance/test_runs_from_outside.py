@@ -98,13 +98,14 @@ async def test_the_same_request_again_under_one_idempotency_key_is_one_registrat
 
 
 async def test_delete_stops_watching_without_an_event(place: DaemonSetup) -> None:
-    run = await place.register(Scenario(duration_s=2), webhook={"url": place.receiver.url("/gone")})
+    run = await place.register(NEVER_ENDS, webhook={"url": place.receiver.url("/gone")})
     await place.daemon.eventually(f"/v1/runs/{run['id']}", lambda shown: shown["status"] == "running")
     await place.daemon.ask("DELETE", f"/v1/runs/{run['id']}", status=204)
 
     def asked() -> int:
         return sum(one.run_id == run["provider_run_id"] for one in place.sandbox.requests)
 
+    place.sandbox.add_run("dify", run_id=run["provider_run_id"], scenario=OVER, age_s=60)
     counts = []
     for _ in range(2):  # another run begins and ends, twice
         other = await place.register(Scenario(duration_s=1.5))
@@ -146,10 +147,12 @@ async def test_cancel_reaches_the_provider_and_the_run_ends_cancelled(place: Dae
 
 async def test_feed_and_stream_have_every_event_in_order_and_resume_after_any(place: DaemonSetup) -> None:
     async with place.daemon.stream() as messages:
-        runs = [await place.register(Scenario(duration_s=1)) for _ in range(3)]
+        runs = [await place.register(NEVER_ENDS) for _ in range(3)]
         for run in runs:
+            await place.daemon.eventually(f"/v1/runs/{run['id']}", lambda shown: shown["status"] == "running")
+            place.sandbox.add_run("dify", run_id=run["provider_run_id"], scenario=OVER, age_s=60)
             await place.daemon.finish_of(run["id"])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             seen = await messages_until(messages, 6, runs)
     feed = await place.daemon.all_events()
     first, last = (next(n for n, event in enumerate(feed) if event["id"] == seen[end]["id"]) for end in (0, -1))
@@ -161,7 +164,7 @@ async def test_feed_and_stream_have_every_event_in_order_and_resume_after_any(pl
         assert message["data"].encode() == stored
     for position in (0, 3):
         rest = seen[position + 1 :]
-        async with place.daemon.stream(Last_Event_ID=seen[position]["id"]) as messages, asyncio.timeout(20):
+        async with place.daemon.stream(Last_Event_ID=seen[position]["id"]) as messages, asyncio.timeout(60):
             assert [await anext(messages) for _ in rest] == rest
         page = await place.daemon.ask("GET", f"/v1/events?after={seen[position]['id']}&limit={len(rest)}")
         assert [event["id"] for event in page["data"]] == [message["id"] for message in rest]

@@ -90,7 +90,7 @@ async def test_what_a_token_opened_ends_when_it_is_replaced_and_does_not_come_ba
         assert [stream.status for stream in streams] == [200, 200]
         daemon.config["server"]["tokens"] = {"admin": tokens["admin"]}
         await daemon.reload()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for stream in streams:
                 await stream.read()  # to its end
         daemon.config["server"]["tokens"] = tokens

@@ -22,7 +22,7 @@ async def raw(api: Api, text: str | bytes) -> bytes:
     host, _, port = api.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(text if isinstance(text, bytes) else text.encode())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answer = await reader.readuntil(b"\r\n\r\n")
     writer.close()
     return answer

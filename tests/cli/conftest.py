@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from bridge.cli import main
 from tests.support.installation import TOKEN, Installation, free_port, installation
+from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,8 @@ RunCommand = Callable[..., CommandResult]
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until `condition` holds; fail with `what` after 20 s."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen"
-        time.sleep(0.02)
+    """Wait until `condition` holds."""
+    wait_until(condition, what=what)
 
 
 def add_run(bridge: RunCommand, running: Installation, **scenario: object) -> str:

@@ -146,8 +146,11 @@ def test_runs_are_listed_by_state_status_id_metadata_and_time(bridge, running):
 
 
 def test_show_prints_timeline_events_and_deliveries(bridge, running):
-    steps = [{"after_s": 0, "status": "running"}, {"after_s": 0.5, "status": "waiting"}]
-    run_id = add_run(bridge, running, duration_s=1.5, steps=steps, outcome="failed", error="broken")
+    steps = [{"after_s": 0, "status": "waiting"}]
+    there = running.add_run(duration_s=None, steps=steps)
+    run_id = bridge("runs", "add", "dify-prod", there, "--json").json["id"]
+    until(lambda: "waiting" in bridge("runs", "show", run_id).out, "the pause")
+    running.add_run(run_id=there, duration_s=0, outcome="failed", error="broken")
     assert bridge("runs", "wait", run_id).code == 1
     until(lambda: "delivered" in bridge("runs", "show", run_id).out, "the delivery")
     shown = bridge("runs", "show", run_id).out

@@ -53,7 +53,7 @@ async def test_every_connection_is_polled_again_although_the_database_failed_whi
                 )
                 for name in config.connections
             ]
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 for run in made:
                     while await settled(daemon.database, run.id) is None:
                         await asyncio.sleep(0.05)

@@ -256,7 +256,7 @@ async def test_stopping_gives_back_what_it_cuts_off_and_costs_no_attempt(
     await record(database, await register(database), "failed")
     async with open_deliverer(database, timeout_s=30) as deliverer:
         await deliverer.run_pass()
-        await receiver.wait_for(bool, 5)
+        await receiver.wait_for(bool, 60)
         await deliverer.drain(0.05)
     (delivery,) = await all_deliveries(database)
     assert (delivery.state, delivery.attempts) == (DeliveryState.PENDING, 0)

@@ -138,7 +138,7 @@ async def test_what_waits_for_a_slot_goes_to_the_new_url_after_a_change(database
         offer = replaced(deliverer.offer, room=lambda _endpoint: 5)
         for name in ("first", "second"):
             await record_offered(database, await register(database, name), "succeeded", offer)
-        await receiver.wait_for(bool, 5)
+        await receiver.wait_for(bool, 60)
         assert deliverer.in_flight == 2
         moved = endpoint.model_copy(update={"url": receiver.url("/new")})
         await database.write(lambda tx: endpoints.update_endpoint(tx, moved))

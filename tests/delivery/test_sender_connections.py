@@ -59,12 +59,12 @@ async def test_new_policies_hold_for_the_next_post_and_leave_those_under_way_alo
 
     async with raw_server(script) as raw:
         under_way = asyncio.create_task(post(sender, raw))
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 60)
         await sender.replace_policies(STRICT)
         assert (await post(sender, raw)).outcome is Outcome.BLOCKED_ADDRESS
         go.set()
         assert (await under_way).outcome is Outcome.DELIVERED
-        await asyncio.wait_for(raw.lost.wait(), 10)  # the last post of the old policies closed their connections
+        await asyncio.wait_for(raw.lost.wait(), 60)  # the last post of the old policies closed their connections
     await sender.close()
 
 
@@ -138,7 +138,7 @@ async def test_a_kept_connection_that_breaks_off_within_an_answer_is_a_failure(s
 async def test_a_post_that_is_cancelled_leaves_nothing_behind(sender):
     async with raw_server(hang) as raw:
         task = asyncio.create_task(post(sender, raw))
-        await asyncio.wait_for(raw.asked.wait(), 10)
+        await asyncio.wait_for(raw.asked.wait(), 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -58,7 +58,7 @@ async def test_a_trigger_answers_with_the_runs_id_and_listens_to_the_end():
     async with provider_against(stream, "dify", suffix="/v1") as (http, server):
         assert await DIFY.trigger(http, "ignored", {"query": "x"}, {"files": []}) == Triggered(RUN, TASK)
         go_on.set()
-        await asyncio.wait_for(listened.wait(), 10)
+        await asyncio.wait_for(listened.wait(), 60)
     sent = server.seen[0]
     assert (sent.method, sent.target) == ("POST", "/v1/workflows/run")
     assert sent.body == {"inputs": {"query": "x"}, "response_mode": "streaming", "user": "runbridge", "files": []}
@@ -95,7 +95,7 @@ async def test_a_stream_that_only_pings_ends_at_the_deadline():
     async with provider_against(streaming(b"event: ping\n\n", left=left), "dify", timeout_s=0.3) as (http, _):
         with pytest.raises(ProviderFailure) as caught:
             await DIFY.trigger(http, "", {}, {})
-        await asyncio.wait_for(left.wait(), 10)
+        await asyncio.wait_for(left.wait(), 60)
     assert caught.value.failed.kind is FailureKind.TIMEOUT
 
 

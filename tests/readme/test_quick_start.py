@@ -18,7 +18,7 @@ from tests.support.installation import free_port, process
 from tests.support.manual import ROOT, block
 from tests.support.waiting import wait_until
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 class Shell:

@@ -87,7 +87,7 @@ async def test_a_second_response_while_the_connection_is_idle_closes_it(ask: Ask
     async with raw_server(twice, tls=tls) as raw:
         assert await ask(raw.port) == 1
         again.set()
-        await asyncio.wait_for(raw.lost.wait(), 5)
+        await asyncio.wait_for(raw.lost.wait(), 60)
         assert await ask(raw.port) == 2
         assert raw.connections == 2
 
@@ -107,7 +107,7 @@ async def test_a_server_that_spoke_out_of_turn_gets_a_connection_for_each_reques
         assert [await ask(raw.port) for _ in range(2)] == [1, 2]
         assert raw.connections == 1
         again.set()
-        await asyncio.wait_for(raw.lost.wait(), 5)
+        await asyncio.wait_for(raw.lost.wait(), 60)
         assert [await ask(raw.port) for _ in range(3)] == [3, 4, 5]
         assert raw.connections == 4
         assert [await ask(other.port) for _ in range(2)] == [1, 2]
@@ -260,7 +260,7 @@ async def test_a_response_right_after_the_handshake_is_no_answer(
         writer.close()
 
     async def wait_for_it(*_: object) -> None:
-        await asyncio.wait_for(has_ended.wait(), 5)
+        await asyncio.wait_for(has_ended.wait(), 60)
 
     trace, trusting = aiohttp.TraceConfig(), client_tls()
     trace.on_connection_create_end.append(wait_for_it)

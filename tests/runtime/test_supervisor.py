@@ -52,7 +52,7 @@ async def test_a_worker_that_ends_by_itself_ends_the_body_and_the_others(run, re
             ended.append("other")
 
     with capture_logs() as logs, pytest.raises(WorkerDied, match=reason):
-        async with asyncio.timeout(5), Supervisor(watchdog) as workers:
+        async with asyncio.timeout(60), Supervisor(watchdog) as workers:
             workers.start("other", note_end)
             await asyncio.sleep(0)
             workers.start("poller", run)

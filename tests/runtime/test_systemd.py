@@ -35,7 +35,7 @@ class Manager:
                 return messages
 
     async def hears(self) -> str:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return (await asyncio.get_running_loop().sock_recv(self.socket, 4096)).decode()
 
 

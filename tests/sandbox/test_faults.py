@@ -128,7 +128,7 @@ async def test_a_caller_who_gives_up_on_a_hanging_request_is_no_longer_in_flight
     while not sandbox.state.in_flight["dibby"]:
         await asyncio.sleep(0)
     request.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while sandbox.state.in_flight["dibby"]:
             await asyncio.sleep(0.01)
     assert sandbox.requests[0].status is None

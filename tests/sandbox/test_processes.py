@@ -25,13 +25,13 @@ async def start(*arguments: str) -> tuple[Process, dict[str, Any]]:
         sys.executable, "-m", "bridge.sandbox", *arguments, stdout=PIPE, stderr=PIPE
     )
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return process, json.loads(await process.stdout.readline())
 
 
 async def end(process: Process, number: signal.Signals) -> int:
     process.send_signal(number)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await process.wait()
 
 
@@ -80,7 +80,7 @@ async def test_what_will_not_do_is_told_in_one_line_with_code_1(arguments: tuple
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bridge.sandbox", *arguments, stdout=PIPE, stderr=PIPE
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         _, complaint = await process.communicate()
     assert (process.returncode, complaint.count(b"\n")) == (1, 1)
     assert b"hunter2" not in complaint

@@ -205,12 +205,14 @@ class DaemonProcess:
                     lines.append(said)
         return lines
 
-    async def wait_for_log(self, event: str, *, since: int = 0, timeout_s: float = START_TIMEOUT_S) -> dict[str, Any]:
-        """The first line of this event behind the mark; AssertionError if the daemon ends or stays silent."""
+    async def wait_for_log(
+        self, event: str, *, since: int = 0, timeout_s: float = START_TIMEOUT_S, **fields: object
+    ) -> dict[str, Any]:
+        """The first line of this event behind the mark with these fields; AssertionError if the daemon stays silent."""
         deadline = time.monotonic() + timeout_s
         while True:
             has_ended = not self.is_running
-            found = self.log_lines(event, since=since)
+            found = [line for line in self.log_lines(event, since=since) if fields.items() <= line.items()]
             if found:
                 return found[0]
             said = self.log_since(since)[-2000:]
@@ -256,7 +258,7 @@ class DaemonProcess:
         answer: dict[str, Any] = await self.ask("POST", "/v1/runs", wanted, status=status)
         return answer
 
-    async def finish_of(self, run_id: str, timeout_s: float = 30.0) -> dict[str, Any]:
+    async def finish_of(self, run_id: str, timeout_s: float = 60.0) -> dict[str, Any]:
         """The run once it is settled, by the wait call; AssertionError if it does not settle in time."""
         run: dict[str, Any] = await self.ask(
             "GET", f"/v1/runs/{run_id}/wait?timeout={timeout_s:g}", timeout_s=timeout_s + REQUEST_TIMEOUT_S
@@ -278,7 +280,7 @@ class DaemonProcess:
             events += page["data"]
             after = page["next_cursor"]
 
-    async def eventually(self, path: str, holds: Callable[[Any], bool], *, timeout_s: float = 30.0) -> Any:
+    async def eventually(self, path: str, holds: Callable[[Any], bool], *, timeout_s: float = 60.0) -> Any:
         """The answer of GET `path` as soon as `holds` says so of it."""
         deadline = time.monotonic() + timeout_s
         while not holds(answer := await self.ask("GET", path)):

@@ -37,7 +37,7 @@ class DaemonSetup(NamedTuple):
 
     async def wait_for_posts(self, number: int, *paths: str) -> list[Received]:
         """What arrived at these paths, once there are `number` posts."""
-        await self.receiver.wait_for(lambda _: len(self.posts(*paths)) >= number, 20)
+        await self.receiver.wait_for(lambda _: len(self.posts(*paths)) >= number, 60)
         return self.posts(*paths)
 
 

@@ -107,7 +107,7 @@ async def start_due(deliverer: Deliverer) -> float:
         if rest_s == 0:
             continue
         has_rung = False
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while deliverer.in_flight and not has_rung:
                 has_rung = await deliverer.bell.wait(0.001)
         if not has_rung and not await deliverer.bell.wait(0):

@@ -20,7 +20,7 @@ from bridge.domain.signing.hmac_v1 import new_secret
 
 RUNBRIDGE = [sys.executable, "-m", "bridge"]
 TOKEN = "token-of-the-tests"
-START_S = 30.0
+START_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Installation:
     receiver: str
     secret: str
 
-    def add_run(self, provider: str = "dify", **scenario: Any) -> str:
-        """A run at a sandbox provider; its id there."""
-        return str(post_json(f"{self.sandbox}/_control/runs", {"provider": provider, "life": scenario})["id"])
+    def add_run(self, provider: str = "dify", *, run_id: str | None = None, **scenario: Any) -> str:
+        """A run at a sandbox provider, or another life for the run with this id; its id there."""
+        body = {"provider": provider, "life": scenario} | ({} if run_id is None else {"id": run_id})
+        return str(post_json(f"{self.sandbox}/_control/runs", body)["id"])
 
 
 def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 NOBODY = 65534
-START_S = 20.0
+START_S = 60.0
 
 
 @asynccontextmanager

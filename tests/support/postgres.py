@@ -24,7 +24,7 @@ from typing import Any, Self
 
 SUPERUSER = "postgres"
 NOBODY = 65534
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 _PREFIX = "runbridge-postgres-"
 # Not $TMPDIR: a Unix socket's path may be 107 bytes long at most, and nobody must be able to enter it.

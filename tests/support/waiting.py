@@ -12,7 +12,7 @@ T = TypeVar("T")
 INTERVAL_S = 0.02
 
 
-async def until(holds: Callable[[], T | Awaitable[T]], *, timeout_s: float = 20.0, what: str = "it") -> T:
+async def until(holds: Callable[[], T | Awaitable[T]], *, timeout_s: float = 60.0, what: str = "it") -> T:
     """The first true result of `holds`; AssertionError after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -24,7 +24,7 @@ async def until(holds: Callable[[], T | Awaitable[T]], *, timeout_s: float = 20.
         await asyncio.sleep(INTERVAL_S)
 
 
-def wait_until(holds: Callable[[], T], *, timeout_s: float = 20.0, what: str = "it") -> T:
+def wait_until(holds: Callable[[], T], *, timeout_s: float = 60.0, what: str = "it") -> T:
     """As `until`, for tests without an event loop."""
     deadline = time.monotonic() + timeout_s
     while not (answer := holds()):

@@ -96,7 +96,7 @@ async def work(
     bell: Bell,
     until: Callable[[], Awaitable[Any]],
     *,
-    timeout_s: float = 20.0,
+    timeout_s: float = 60.0,
 ) -> Any:
     """Repeat the pass, resting as it says, until `until` answers something true; that answer."""
     deadline = time.monotonic() + timeout_s

@@ -36,7 +36,7 @@ async def test_no_caller_waits_for_ever_for_a_writer_whose_thread_has_ended(tmp_
         ends.set()
         for waiting in (under_way, queued):
             with pytest.raises(StoreUnavailable, match="stopping"):
-                await asyncio.wait_for(waiting, 10)
+                await asyncio.wait_for(waiting, 60)
         with pytest.raises(StoreUnavailable, match="stopping"):
             await database.write(lambda _: None)
         with pytest.raises(_Fault):
