@@ -30,6 +30,9 @@ TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl cur
   debootstrap=debootstrap chromium=chromium systemd-nspawn=systemd-container groff=groff \
   prometheus=prometheus
 
+# The tests start some hundred daemons; without compiled files each would compile all of bridge.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-fast lint format simulate bench docs screenshots dist deb lock clean
