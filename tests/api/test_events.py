@@ -185,6 +185,7 @@ async def test_a_stream_of_some_types_passes_over_the_others(sqlite_api: Api) ->
         assert [(await read_event(content))[1] for _ in range(2)] == ["run.finished"] * 2
 
 
+@pytest.mark.slow
 async def test_a_stream_notices_events_that_nobody_announced(sqlite_api: Api) -> None:
     """Another node may have recorded them."""
     run = await sqlite_api.register()
@@ -202,6 +203,7 @@ async def test_an_idle_stream_beats(sqlite_api: Api, monkeypatch: pytest.MonkeyP
             assert await content.readuntil(b"\n\n") == b": ping\n\n"
 
 
+@pytest.mark.slow
 async def test_a_reader_that_takes_nothing_in_is_dropped_and_the_others_are_not(
     sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

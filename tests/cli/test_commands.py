@@ -71,6 +71,7 @@ def test_help_loads_neither_the_database_nor_the_providers():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_daemon_on_sqlite_loads_nothing_that_it_does_not_need(tmp_path: Path):
     """Each is some megabytes at rest, and some tens of milliseconds of every start."""
     config = tmp_path / "config.toml"

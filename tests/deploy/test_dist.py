@@ -57,6 +57,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package(built: dict[str, Path]) -> None:
     """Migrations, definitions and pages are data, which a packaging tool easily leaves out."""
     listed = subprocess.run(

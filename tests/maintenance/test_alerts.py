@@ -189,6 +189,7 @@ async def test_a_full_disk_is_told_once_until_there_is_room_again(people: People
     assert len(await people.told()) == 1
 
 
+@pytest.mark.slow
 async def test_a_full_disk_is_told_although_the_database_cannot_be_read(
     sqlite_url: str, server: StubServer, phone: Phone
 ) -> None:

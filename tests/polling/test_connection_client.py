@@ -345,6 +345,7 @@ async def test_changes_of_health_are_recorded_one_after_the_other(
         assert [event.type for event in feed] == [EventType.CONNECTION_FAILING, EventType.CONNECTION_RECOVERED]
 
 
+@pytest.mark.slow
 async def test_what_goes_wrong_in_telling_a_health_holds_up_no_run(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

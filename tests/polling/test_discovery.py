@@ -141,6 +141,7 @@ async def test_a_run_that_a_list_shows_late_is_found(database: Database, sandbox
         await until_watched(poller, database, {late})
 
 
+@pytest.mark.slow
 async def test_a_removed_run_is_not_found_again(database: Database, sandbox: Sandbox) -> None:
     theirs = sandbox.add_run("retab", scenario=FOR_EVER)
     async with open_poller(database, discovering(sandbox, "retab")) as poller:
@@ -151,6 +152,7 @@ async def test_a_removed_run_is_not_found_again(database: Database, sandbox: San
     assert await watched(database) == {}
 
 
+@pytest.mark.slow
 async def test_a_run_that_was_forgotten_long_ago_is_not_found_anew_after_a_restart(
     database: Database, sandbox: Sandbox
 ) -> None:

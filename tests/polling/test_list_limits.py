@@ -141,6 +141,7 @@ async def test_a_list_is_worth_its_price_when_it_is_due_and_more_the_longer_it_w
         assert lists.worth_s(now + 1000 * wait_s) > 100 * CALM.price_s
 
 
+@pytest.mark.slow
 async def test_a_list_that_is_due_but_worth_less_than_polls_that_wait_lets_the_poller_rest(
     tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

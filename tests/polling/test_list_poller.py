@@ -228,6 +228,7 @@ async def test_a_run_that_the_list_does_not_show_is_polled_by_itself(database: D
     assert lists(sandbox)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", LISTS)
 async def test_further_pages_are_read_when_many_runs_stand_on_them(
     provider: str, database: Database, sandbox: Sandbox

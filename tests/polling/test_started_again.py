@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from bridge.domain.connection import CadenceSettings, Connection
@@ -92,6 +93,7 @@ async def test_a_run_that_begins_again_while_it_is_watched_ends_and_the_new_one_
     assert await told(database, after.id) == ["run.started", "run.finished"]
 
 
+@pytest.mark.slow
 async def test_a_list_that_shows_an_ended_run_begun_again_finds_a_new_run_once(database: Database) -> None:
     jobs = Jobs()
     async with (

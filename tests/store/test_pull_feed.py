@@ -78,6 +78,7 @@ async def read_along(database: Database, done: asyncio.Event, chance: random.Ran
         await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 async def test_a_reader_sees_every_event_once_and_in_order_while_several_write(nodes: list[Database]) -> None:
     chance, done, recorded = random.Random(5), asyncio.Event(), list[str]()
     readers = [asyncio.create_task(read_along(database, done, chance)) for database in nodes * 2]

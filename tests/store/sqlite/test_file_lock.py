@@ -136,6 +136,7 @@ async def test_damaged_pages_are_a_sentence_for_readers_too(path: Path) -> None:
         await database.close()
 
 
+@pytest.mark.slow
 async def test_a_foreign_write_lock_is_answered_within_five_seconds(database: Database, path: Path) -> None:
     """Also to the caller that comes while another one waits for it."""
     foreign = sqlite3.connect(path, isolation_level=None)

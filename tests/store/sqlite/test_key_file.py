@@ -66,6 +66,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_a_sentence(tmp_path: Path):
         key_file.read_or_create(tmp_path / "secrets.key")
 
 
+@pytest.mark.slow
 def test_daemons_that_create_it_at_once_agree(tmp_path: Path):
     path = tmp_path / "secrets.key"
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as daemons:
