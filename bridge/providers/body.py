@@ -151,7 +151,8 @@ class _Decompressor:
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding.strip().lower()[:40]
         self._start: bytes | None = b""  # None once enough has come to know the packing
-        self._inflate: zlib._Decompress | None = None
+        self._is_packed = False
+        self._inflate = zlib.decompressobj()  # of no use unless it is packed
 
     def __call__(self, chunk: bytes) -> Iterator[bytes]:
         """The pieces that this chunk yields."""
@@ -160,9 +161,11 @@ class _Decompressor:
             if len(chunk) < 2:
                 self._start = chunk
                 return
-            self._start, self._inflate = None, self._packing_of(chunk)
+            self._start, wbits = None, self._wbits(chunk)
+            if wbits is not None:
+                self._is_packed, self._inflate = True, zlib.decompressobj(wbits=wbits)
         try:
-            while chunk and self._inflate is not None:
+            while chunk and self._is_packed:
                 if self._inflate.eof and chunk.startswith(_GZIP):  # one gzip file behind another is one text
                     self._inflate = zlib.decompressobj(wbits=31)
                 elif self._inflate.eof:
@@ -174,14 +177,15 @@ class _Decompressor:
         if chunk:
             yield chunk
 
-    def _packing_of(self, start: bytes) -> zlib._Decompress | None:
+    def _wbits(self, start: bytes) -> int | None:
+        """How zlib unpacks a body that begins so; None if it is not packed."""
         is_plain = self._encoding in ("", "identity") or start.lstrip()[:1] in (b"{", b"[")
         if start.startswith(_GZIP) and "," not in self._encoding:
-            return zlib.decompressobj(wbits=31)
+            return 31
         if self._encoding == "deflate" and start[0] & 15 == 8 and int.from_bytes(start[:2]) % 31 == 0:
-            return zlib.decompressobj(wbits=15)
+            return 15
         if not is_plain and self._encoding == "deflate":
-            return zlib.decompressobj(wbits=-15)  # without the header that it should have
+            return -15  # without the header that it should have
         if self._encoding in ("gzip", "x-gzip") and not is_plain:
             raise BadPayload("the body is not the gzip that its header promises")
         if not is_plain:
@@ -190,6 +194,6 @@ class _Decompressor:
 
     def finish(self) -> bytes:
         """The last bytes. Raises BadPayload if the packed body is not complete."""
-        if self._inflate is not None and not self._inflate.eof:
+        if self._is_packed and not self._inflate.eof:
             raise BadPayload("the packed body breaks off")
         return self._start or b""
