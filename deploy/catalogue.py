@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bridge.definitions.check import hosts_of, id_parts
+from bridge.definitions.check import hosts_of
 from bridge.definitions.files import BUILT_IN, Definitions
-from bridge.domain.definition import Definition
+from bridge.domain.definition import Definition, id_parts
 from bridge.providers.fixtures import fixtures_beside
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "catalogue.md"

@@ -12,15 +12,15 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from bridge.definitions.check import faults_in
-from bridge.definitions.lines import line_at, lines_of
-from bridge.domain.definition import Definition, DefinitionInvalid, Mistake
+from bridge.definitions.schema import At
+from bridge.domain.definition import METHODS, Definition, DefinitionInvalid, Mistake
 from bridge.domain.suggestions import dotted, unknown
 
 BUILT_IN: Final = Path(__file__).resolve().parents[1] / "providers" / "definitions"
@@ -29,10 +29,11 @@ FILE_BYTES_MAX: Final = 256 * 1024
 IN_CODE: Final = ("dify", "retab")  # providers that are no definition; one is replaced only by a file that says so
 _BASES_MAX: Final = 8
 _OWN: Final = ("schema", "name", "version", "checked", "docs", "base", "replaces")  # not taken from a base
+_PARSED_CHARS_MAX: Final = 4 * 1024 * 1024  # to find the lines of a file: a value of many lines is parsed once for each
 _AT: Final = re.compile(r" \(at line (\d+), column \d+\)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _File:
     path: Path
     origin: str
@@ -41,12 +42,38 @@ class _File:
     def name(self) -> str:
         return self.path.parent.name if self.path.name == "definition.toml" else self.path.stem
 
+    @cached_property
+    def data(self) -> bytes:
+        return self.path.read_bytes()
 
-@dataclass(slots=True)
-class _Parsed:
-    tables: dict[str, Any]
-    lines: dict[tuple[str | int, ...], int]
-    digest: str
+    @cached_property
+    def text(self) -> str:
+        if len(self.data) > FILE_BYTES_MAX:
+            raise ValueError(f"the file has more than {FILE_BYTES_MAX} bytes")
+        return self.data.decode("utf-8-sig")
+
+    @cached_property
+    def tables(self) -> dict[str, Any]:
+        """Raises OSError and ValueError."""
+        return tomllib.loads(self.text)
+
+    @cached_property
+    def lines(self) -> dict[At, int]:
+        return lines_of(self.text)
+
+    def problem(self) -> Mistake | None:
+        """Why the file cannot be read; None if it can."""
+        line, said = None, ""
+        try:
+            self.tables  # noqa: B018 - read and parsed here
+        except OSError as error:
+            said = f"cannot be read: {error.strerror}"
+        except UnicodeDecodeError:
+            said = "is not UTF-8"
+        except (ValueError, RecursionError) as error:
+            found = _AT.search(str(error))
+            line, said = int(found[1]) if found else None, f"is no TOML: {_AT.sub('', str(error))}"
+        return Mistake(str(self.path), line, "", said) if said else None
 
 
 class Definitions:
@@ -54,7 +81,6 @@ class Definitions:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._parsed: dict[Path, _Parsed | None] = {}
         self._ready: dict[str, Definition] = {}
         self._conflicts: list[Mistake] = []
 
@@ -65,16 +91,16 @@ class Definitions:
         files: dict[str, _File] = {}
         for file in (*own, *_packaged(), *_files_in(BUILT_IN, "built in")):
             nearer = files.setdefault(file.name, file)
-            if nearer is not file and _replaces(nearer.path) != file.name:
+            if nearer is not file:
                 self._note_conflict(nearer, f"a definition {file.name} in {file.path}")
         for name in sorted(files.keys() & set(IN_CODE)):
-            if _replaces(files[name].path) != name:
-                self._note_conflict(files[name], f"a built-in provider {name}")
+            self._note_conflict(files[name], f"a built-in provider {name}")
         return files
 
     def _note_conflict(self, file: _File, other: str) -> None:
-        message = f'there is {other}, too; say replaces = "{file.name}" if yours is meant'
-        self._conflicts.append(Mistake(str(file.path), None, "name", message))
+        if file.problem() is None and file.tables.get("replaces") != file.name:
+            message = f'there is {other}, too; say replaces = "{file.name}" if yours is meant'
+            self._conflicts.append(Mistake(str(file.path), None, "name", message))
 
     @cached_property
     def mistakes(self) -> list[Mistake]:
@@ -96,74 +122,46 @@ class Definitions:
     def get(self, name: str) -> Definition:
         """The definition of that name. Raises DefinitionInvalid with every mistake in it, KeyError for an unknown name."""
         if name not in self._ready:
-            file = self.files[name]
-            self._ready[name] = self.read(file.path, file.origin)
+            self._ready[name] = self._read(self.files[name])
         return self._ready[name]
 
     def read(self, path: Path, origin: str) -> Definition:
         """The definition in a file. Raises DefinitionInvalid with every mistake in it."""
-        mistakes: list[Mistake] = []
-        chain = self._chain(path, mistakes)
-        if not chain:
-            raise DefinitionInvalid(mistakes)
-        tables: dict[str, Any] = {}
-        for _, parsed in reversed(chain):
-            inherited = {key: value for key, value in tables.items() if key not in _OWN}
-            tables = _merged(inherited, parsed.tables)
-        for at, message in faults_in(tables):
-            file, line = _place(chain, at)
-            mistakes.append(Mistake(str(file), line, dotted(at), message))
-        name = _File(path, origin).name
-        if (given := tables.get("name")) != name and isinstance(given, str):
-            what = "folder" if path.name == "definition.toml" else "file"
-            said = f"found {given!r}; the {what} is called {name!r}"
-            mistakes.append(Mistake(str(path), chain[0][1].lines.get(("name",)), "name", said))
-        if mistakes:
-            raise DefinitionInvalid(mistakes)
-        digest = hashlib.sha256("".join(parsed.digest for _, parsed in chain).encode()).hexdigest()[:16]
-        return Definition(name, tables.get("version", "0.0.0"), origin, digest, tables)
+        return self._read(_File(path, origin))
 
-    def _chain(self, path: Path, mistakes: list[Mistake]) -> list[tuple[Path, _Parsed]]:
-        """The file and those that it starts from, nearest first."""
-        chain: list[tuple[Path, _Parsed]] = []
+    def _read(self, file: _File) -> Definition:
+        chain = self._chain(file)
+        tables: dict[str, Any] = {}
+        for each in reversed(chain):
+            inherited = {key: value for key, value in tables.items() if key not in _OWN}
+            tables = _merged(inherited, each.tables)
+        faults = faults_in(tables)
+        if (given := tables.get("name")) != file.name and isinstance(given, str):
+            what = "folder" if file.path.name == "definition.toml" else "file"
+            faults.append((("name",), f"found {given!r}; the {what} is called {file.name!r}"))
+        if faults:
+            raise DefinitionInvalid([Mistake(*_place(chain, at), dotted(at), message) for at, message in faults])
+        digests = "".join(hashlib.sha256(each.data).hexdigest() for each in chain)
+        digest = hashlib.sha256(digests.encode()).hexdigest()[:16]
+        return Definition(file.name, tables.get("version", "0.0.0"), file.origin, digest, tables)
+
+    def _chain(self, file: _File) -> list[_File]:
+        """The file and those that it starts from, nearest first. Raises DefinitionInvalid where one is not to be had."""
+        chain: list[_File] = []
         while True:
-            parsed = self._parse(path, mistakes)
-            if parsed is None:
-                return []
-            chain.append((path, parsed))
-            base = parsed.tables.get("base")
+            if problem := file.problem():
+                raise DefinitionInvalid([problem])
+            chain.append(file)
+            base = file.tables.get("base")
             if not isinstance(base, str):
                 return chain
-            line = parsed.lines.get(("base",))
-            if base not in self.files:
-                mistakes.append(Mistake(str(path), line, "base", unknown("definition", base, self.names)))
-                return []
-            path = self.files[base].path
-            if len(chain) > _BASES_MAX or path in {one for one, _ in chain}:
-                mistakes.append(
-                    Mistake(str(chain[-1][0]), line, "base", "the definitions start from each other in a circle")
-                )
-                return []
-
-    def _parse(self, path: Path, mistakes: list[Mistake]) -> _Parsed | None:
-        try:
-            data = path.read_bytes()
-            if len(data) > FILE_BYTES_MAX:
-                raise ValueError(f"the file has more than {FILE_BYTES_MAX} bytes")
-            text = data.decode("utf-8-sig")
-            tables = tomllib.loads(text)
-        except OSError as error:
-            mistakes.append(Mistake(str(path), None, "", f"cannot be read: {error.strerror}"))
-        except UnicodeDecodeError:
-            mistakes.append(Mistake(str(path), None, "", "is not UTF-8"))
-        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-            found = _AT.search(str(error))
-            mistakes.append(
-                Mistake(str(path), int(found[1]) if found else None, "", f"is no TOML: {_AT.sub('', str(error))}")
-            )
-        else:
-            return _Parsed(tables, lines_of(text), hashlib.sha256(data).hexdigest())
-        return None
+            place, said = _place([file], ("base",)), unknown("definition", base, self.names)
+            if base in self.files:
+                file = self.files[base]
+                if len(chain) <= _BASES_MAX and file.path not in {one.path for one in chain}:
+                    continue
+                said = "the definitions start from each other in a circle"
+            raise DefinitionInvalid([Mistake(*place, "base", said)])
 
 
 def built_in(name: str) -> Definition:
@@ -188,14 +186,8 @@ def _files_in(folder: Path, origin: str) -> list[_File]:
         entries = sorted(folder.iterdir())
     except OSError:
         return []
-    found = []
-    for entry in entries:
-        inner = entry / "definition.toml"
-        if entry.suffix == ".toml" and entry.is_file():
-            found.append(_File(entry, origin))
-        elif inner.is_file():
-            found.append(_File(inner, origin))
-    return found
+    places = [entry if entry.suffix == ".toml" else entry / "definition.toml" for entry in entries]
+    return [_File(place, origin) for place in places if place.is_file()]
 
 
 def _packaged() -> Iterator[_File]:
@@ -211,36 +203,71 @@ def _packaged() -> Iterator[_File]:
                     yield _File(place, origin)
 
 
-def _replaces(path: Path) -> str | None:
-    try:
-        said = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("replaces")
-    except (OSError, ValueError):
-        return None
-    return said if isinstance(said, str) else None
-
-
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The tables of `base` with the keys of `own`; tables are merged, everything else is replaced.
 
     A request keeps one method: where the own table names one, that of the base goes.
     """
-    merged = dict(base)
-    methods = {"get", "post", "put", "delete"}
-    if methods & own.keys():
-        merged = {key: value for key, value in merged.items() if key not in methods}
+    has_method = any(method in own for method in METHODS)
+    merged = {key: value for key, value in base.items() if not (has_method and key in METHODS)}
     for key, value in own.items():
         before = merged.get(key)
         merged[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return merged
 
 
-def _place(chain: Iterable[tuple[Path, _Parsed]], at: tuple[str | int, ...]) -> tuple[Path, int | None]:
+def _place(chain: list[_File], at: At) -> tuple[str, int | None]:
     """The file and line of a key: in the nearest file that has it, else of what is around it in the file itself."""
-    chain = list(chain)
-    for path, parsed in chain:
-        if at in parsed.lines:
-            return path, parsed.lines[at]
-    for path, parsed in chain:
-        if at and (line := line_at(parsed.lines, at)):
-            return path, line
-    return chain[0][0], 1  # of something that is nowhere in the file
+    while at:
+        for file in chain:
+            if at in file.lines:
+                return str(file.path), file.lines[at]
+        at = at[:-1]
+    return str(chain[0].path), 1  # of something that is nowhere in the file
+
+
+def lines_of(text: str) -> dict[At, int]:
+    """The line, from 1, of each table and key, which the parser does not tell: it is given one statement at a time."""
+    found: dict[At, int] = {}
+    table: At = ()
+    counts: dict[At, int] = {}
+    statement, begun, room = "", 1, _PARSED_CHARS_MAX
+    for number, line in enumerate(text.split("\n"), 1):
+        statement += f"{line}\n"
+        room -= len(statement)
+        try:
+            parsed = tomllib.loads(statement) if room > 0 else {}
+        except ValueError:
+            continue  # it goes on in the next line
+        if line.lstrip().startswith("[") and begun == number:
+            table = _resolved(parsed, counts)
+            found.setdefault(table, number)
+        else:
+            for at in _paths_in(parsed, table):
+                found.setdefault(at, begun)
+        statement, begun = "", number + 1
+    return found
+
+
+def _resolved(header: dict[str, Any], counts: dict[At, int]) -> At:
+    """The path of a table header; a list of tables is entered at its last item."""
+    at: At = ()
+    inner: Any = header
+    while inner:
+        [(name, inner)] = inner.items()
+        at = (*at, name)
+        if isinstance(inner, list):
+            counts[at] = counts.get(at, 0) + 1
+            [inner] = inner
+        if at in counts:
+            at = (*at, counts[at] - 1)
+    return at
+
+
+def _paths_in(value: Any, at: At) -> Iterator[At]:
+    """The paths of everything in a value."""
+    for name, inner in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
+        yield (*at, name)
+        yield from _paths_in(inner, (*at, name))

@@ -1,13 +1,15 @@
 """The keys of a definition: `schema.json` is what editors complete from, and what every file is checked against.
 
-It is JSON Schema, draft 7, with four words of our own: `x-form` says for a person what is allowed, `x-check` names a
-check here, `x-one-of` lists keys of which exactly one is needed, `x-moved` says where a key belongs instead. Tables that
-are only required without a base have `x-required`.
+It is JSON Schema, draft 7, with words of our own: `x-form` says for a person what is allowed, `x-check` names a check
+here, `x-text` marks texts with names in braces. In tables `x-one-of` lists keys of which exactly one is needed, `x-with`
+says which other key (one of several) a key needs, `x-moved` where a key belongs instead, and `x-required` which tables
+are only required without a base.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
@@ -19,6 +21,7 @@ from bridge.domain.suggestions import closest
 
 At = tuple[str | int, ...]
 Fault = tuple[At, str]  # where, and a sentence: what was found, what is allowed
+Node = tuple[At, Any, dict[str, Any], bool]  # where, a value, its schema, and whether it has the type of it
 SCHEMA_TEXT: Final = (Path(__file__).parent / "schema.json").read_text(encoding="utf-8")
 SCHEMA: Final[dict[str, Any]] = json.loads(SCHEMA_TEXT)
 STATUSES: Final = ("queued", "running", "waiting", "succeeded", "partial", "failed", "cancelled")
@@ -34,26 +37,36 @@ _TYPES: Final[dict[str, tuple[type, str]]] = {
 }
 
 
-def faults_of(value: Any, schema: dict[str, Any] = SCHEMA, at: At = ()) -> Iterator[Fault]:
-    """Everything that is wrong with a value by itself."""
+def nodes_of(value: Any, schema: dict[str, Any] = SCHEMA, at: At = ()) -> Iterator[Node]:
+    """A value and all values in it that have a schema, from the outside to the inside."""
     schema = _resolved(schema)
     fitting = next((one for one in map(_resolved, schema.get("anyOf", (schema,))) if _has_type(one, value)), None)
-    if fitting is None:
-        yield at, f"found {shown(value)}; allowed: {_allowed(schema)}"
-    elif fitting.get("x-check") == "json":
-        yield from _json_faults(value, at)
+    yield at, value, fitting or schema, fitting is not None
+    if fitting is not None and isinstance(value, dict | list):
+        keys = fitting.get("properties", {})
+        others = fitting if fitting.get("x-check") == "json" else fitting.get("additionalProperties")
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if below := keys.get(name, others) if isinstance(value, dict) else fitting.get("items", fitting):
+                yield from nodes_of(inner, below, (*at, name))
+
+
+def faults_at(node: Node) -> Iterator[Fault]:
+    """Everything that is wrong with a value by itself."""
+    at, value, schema, has_type = node
+    if not has_type or ("enum" in schema and value not in schema["enum"]):
+        nearest = meant(value, map(str, schema.get("enum", ()))) if isinstance(value, str) else ""
+        yield at, f"found {shown(value)}; allowed: {_allowed(schema)}{nearest}"
+    elif not value and ("minItems" in schema or "minProperties" in schema):
+        yield at, f"the {'list' if isinstance(value, list) else 'table'} is empty; leave it out instead"
+    elif check := schema.get("x-check"):
+        try:
+            _CHECKS[check](value)
+        except ValueError as error:
+            yield at, f"found {shown(value)}; {error}"
     elif isinstance(value, dict):
-        yield from _table_faults(value, fitting, at)
-    elif isinstance(value, list):
-        if not value and "minItems" in fitting:
-            yield at, "the list is empty; leave the key out instead"
-        for number, item in enumerate(value):
-            yield from faults_of(item, fitting["items"], (*at, number))
-    elif "enum" in fitting and value not in fitting["enum"]:
-        nearest = meant(value, fitting["enum"]) if isinstance(value, str) else ""
-        yield at, f"found {shown(value)}; allowed: {_allowed(fitting)}{nearest}"
-    elif isinstance(value, str):
-        yield from _text_faults(value, fitting, at)
+        yield from _table_faults(value, schema, at)
+    elif "pattern" in schema and not re.fullmatch(schema["pattern"], value):
+        yield at, f"found {shown(value)}; allowed: {_allowed(schema)}"
 
 
 def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +82,7 @@ def _has_type(schema: dict[str, Any], value: object) -> bool:
     if schema.get("format") == "date":
         return type(value) is date
     if "type" not in schema:
-        return True
+        return "anyOf" not in schema
     if isinstance(value, bool) and schema["type"] != "boolean":
         return False
     if isinstance(value, int) and "minimum" in schema and not schema["minimum"] <= value <= schema["maximum"]:
@@ -97,17 +110,11 @@ def _allowed(schema: dict[str, Any]) -> str:
 
 
 def _table_faults(value: dict[str, Any], schema: dict[str, Any], at: At) -> Iterator[Fault]:
-    """Unknown keys, missing ones, too many of a group, and the faults of every value."""
-    keys, others, moved = schema.get("properties", {}), schema["additionalProperties"], schema.get("x-moved", {})
-    if not value and "minProperties" in schema:
-        yield at, "the table is empty; leave it out instead"
-    for name, inner in value.items():
-        if name in keys or others:
-            yield from faults_of(inner, keys.get(name, others), (*at, name))
-        elif name in moved:
-            yield (*at, name), f"unknown key `{name}`; `{name}` belongs into {moved[name]}"
-        else:
-            yield (*at, name), f"unknown key `{name}`; allowed: {', '.join(keys)}{meant(name, keys)}"
+    """Unknown keys, missing ones, too many of a group, and keys without those that they need."""
+    keys, moved = schema.get("properties", {}), schema.get("x-moved", {})
+    for name in () if schema["additionalProperties"] else [one for one in value if one not in keys]:
+        where = f"it belongs into {moved[name]}" if name in moved else f"allowed: {', '.join(keys)}{meant(name, keys)}"
+        yield (*at, name), f"unknown key `{name}`; {where}"
     for name in schema.get("x-required", schema.get("required", ())):
         if name not in value:
             yield (*at, name), f"the key `{name}` is missing"
@@ -116,31 +123,9 @@ def _table_faults(value: dict[str, Any], schema: dict[str, Any], at: At) -> Iter
         if len(given) != 1:
             found = " and ".join(f"`{name}`" for name in given) or "none of them"
             yield at, f"exactly one of {', '.join(group)} is needed; found {found}"
-
-
-def _text_faults(value: str, schema: dict[str, Any], at: At) -> Iterator[Fault]:
-    if "pattern" in schema and not re.fullmatch(schema["pattern"], value):
-        yield at, f"found {shown(value)}; allowed: {_allowed(schema)}"
-    elif check := schema.get("x-check"):
-        try:
-            _CHECKS[check](value)
-        except ValueError as error:
-            yield at, f"found {shown(value)}; {error}"
-
-
-def _json_faults(value: Any, at: At) -> Iterator[Fault]:
-    """What TOML has and JSON has not, anywhere inside."""
-    match value:
-        case dict():
-            for name, inner in value.items():
-                yield from _json_faults(inner, (*at, name))
-        case list():
-            for number, inner in enumerate(value):
-                yield from _json_faults(inner, (*at, number))
-        case str() | int() | float():
-            pass
-        case _:
-            yield at, f"found {shown(value)}, which JSON does not have; write it as text"
+    for name, others in schema.get("x-with", {}).items():
+        if name in value and not value.keys() & set(others):
+            yield (*at, name), f"`{name}` needs {' or '.join(f'`{one}`' for one in others)} beside it"
 
 
 def shown(value: object) -> str:
@@ -177,9 +162,17 @@ def _check_exchange(text: str) -> None:
     _check_address(address)
 
 
-_CHECKS: Final[dict[str, Callable[[str], None]]] = {
+def _check_json(value: object) -> None:
+    if not isinstance(value, dict | list | str | int | float) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        raise ValueError("JSON does not have that; write it as text")
+
+
+_CHECKS: Final[dict[str, Callable[[Any], None]]] = {
     "expression": check_expression,
     "address": _check_address,
     "base_url": _check_base_url,
     "exchange": _check_exchange,
+    "json": _check_json,
 }

@@ -5,14 +5,39 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from bridge.domain.errors import BridgeError
 
-PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+METHODS: Final = ("get", "post", "put", "patch", "delete")
+_PIECE: Final = re.compile(r"\{(\{\w+\})\}|\{([A-Za-z_]\w*)\}|([^{]+|\{)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@lru_cache(maxsize=4096)
+def pieces(template: str) -> tuple[str, ...]:
+    """A text by turns: as it is, and the name of a value that stands there in braces. `{{id}}` is `{id}` as it is."""
+    found = [""]
+    for escaped, name, text in _PIECE.findall(template):
+        if name:
+            found += [name, ""]
+        else:
+            found[-1] += escaped or text
+    return tuple(found)
+
+
+def names_in(template: str) -> tuple[str, ...]:
+    """The names of the values in a text."""
+    return pieces(template)[1::2]
+
+
+def id_parts(run: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of a run's id with their kinds, in order."""
+    kinds = run.get("id", "slug")
+    return kinds if isinstance(kinds, dict) else {"id": kinds}
+
+
+@dataclass(frozen=True)
 class Definition:
     """A definition without mistakes. `tables` is the file, with what its base gives.
 
@@ -35,50 +60,41 @@ class Definition:
         """The base URL; None if each connection gives its own."""
         return self.tables.get("base_url")
 
-    @property
+    @cached_property
     def variables(self) -> dict[str, dict[str, Any]]:
         """What a connection gives beside its key: by name whether it is required, its default, what it is.
 
         The parts of a run's id that the items of [list] do not have are among them. One that the path of a run needs is
         required.
         """
-        known = {**{part: {"about": "for the list"} for part in self._parts_elsewhere()}, **self.tables.get("vars", {})}
-        needed = set(_names_in_path(self.tables["run"])) - {one for one, spec in known.items() if "default" in spec}
+        known = {part: {"about": "for the list"} for part in self._parts_elsewhere} | self.tables.get("vars", {})
+        needed = set(_names_in_path(self.tables["run"])) - id_parts(self.tables["run"]).keys()
         return {
-            name: {**spec, "required": True} if name in needed - self._parts() else spec for name, spec in known.items()
+            name: {**spec, "required": True} if name in needed and "default" not in spec else spec
+            for name, spec in known.items()
         }
-
-    def _parts(self) -> set[str]:
-        """The names of the parts of a run's id."""
-        kinds = self.tables["run"].get("id")
-        return set(kinds) if isinstance(kinds, dict) else {"id"}
 
     def values(self, given: Mapping[str, str]) -> dict[str, str]:
         """The values of the variables at a connection that gives these: with their defaults, else empty."""
-        known = self.variables
-        return {name: given.get(name, spec.get("default", "")) for name, spec in known.items()}
+        return {name: given.get(name, spec.get("default", "")) for name, spec in self.variables.items()}
 
+    @cached_property
     def _parts_elsewhere(self) -> list[str]:
         """The parts of a run's id that the items of [list] do not have."""
-        kinds, found = self.tables["run"].get("id"), self.tables.get("list", {}).get("id", "")
-        return (
-            [part for part in kinds if part not in found] if isinstance(kinds, dict) and isinstance(found, dict) else []
-        )
+        found = self.tables.get("list", {}).get("id", "")
+        return [part for part in id_parts(self.tables["run"]) if part not in found] if isinstance(found, dict) else []
 
     def list_lacks(self, given: Mapping[str, str]) -> list[str]:
         """The variables without which a connection has no list."""
-        known = self.variables
-        needed = {
-            **dict.fromkeys(self._parts_elsewhere()),
-            **dict.fromkeys(_names_in_path(self.tables.get("list", {}))),
-        }
-        return [name for name in needed if not given.get(name, known[name].get("default"))]
+        values = self.values(given)
+        needed = dict.fromkeys((*self._parts_elsewhere, *_names_in_path(self.tables.get("list", {}))))
+        return [name for name in needed if not values[name]]
 
 
-def _names_in_path(table: Mapping[str, Any]) -> list[str]:
+def _names_in_path(table: Mapping[str, Any]) -> tuple[str, ...]:
     """The names in the path of a request's address."""
     address: str = table.get("get") or table.get("post") or ""
-    return PLACEHOLDER.findall(address.partition("?")[0])
+    return names_in(address.partition("?")[0])
 
 
 @dataclass(frozen=True, slots=True)

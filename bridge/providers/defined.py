@@ -23,15 +23,13 @@ from bridge.providers.base import (
     LAST_BODY_BYTES_MAX,
     LIST_TIMEOUT_S,
     ProviderDefaults,
-    RunFormat,
     Triggered,
     action_error,
-    checked_404,
     etag_of,
     key_not_proven,
     started_nothing,
 )
-from bridge.providers.definition_answers import FAILURES, Answer, Answers, longest
+from bridge.providers.definition_answers import FAILURES, MESSAGE_CHARS_MAX, Answer, Answers, longest
 from bridge.providers.definition_requests import (
     Hosts,
     Page,
@@ -52,9 +50,7 @@ from bridge.providers.partial_json import RunFields
 OUTPUT_PAGES_MAX: Final = 1000
 _WRONG_KEY: Final = "runbridge-wrong-key"
 _MODIFIED: Final = "Last-Modified: "  # marks one that is kept in the place of an ETag
-_MESSAGE_CHARS_MAX: Final = 400
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_NO_FIELDS: Final = RunFields(frozenset())
 
 
 class DefinedProvider(ProviderDefaults):
@@ -68,7 +64,6 @@ class DefinedProvider(ProviderDefaults):
         self.lists = definition.lists and (given is None or not definition.list_lacks(given))
         self.answers = Answers(definition)
         self.fields = self.answers.reader.fields
-        self._form = RunFormat(lambda body: self.answers.reader.read(body).observation, self.fields or _NO_FIELDS)
         auth = self.tables.get("auth")
         self._known: WeakKeyDictionary[ProviderHttp, dict[str, str]] = WeakKeyDictionary()
         """The variables' values at each connection."""
@@ -120,7 +115,7 @@ class DefinedProvider(ProviderDefaults):
         for is_again in (False, True):
             own = {**(headers or {}), **(self._key_header(key) if key else {})}
             if self._exchange is not None and key is None:
-                own |= await self._exchange.header(http, self.definition.values(http.options), renew=is_again)
+                own |= await self._exchange.header(http, self._variables(http), renew=is_again)
             try:
                 return await http.request(
                     request.method, request.path, query=query, json_body=request.body, headers=own,
@@ -136,85 +131,65 @@ class DefinedProvider(ProviderDefaults):
         try:
             response = await self._send(http, request, **more)
         except ProviderFailure as failure:
-            if failure.failed.status is None:
+            failed = failure.failed
+            if failed.status is None:
                 raise
-            meaning = self.answers.meaning_of(Answer(failure.failed.status, failure.headers, failure.body))
-            kind = FAILURES.get(meaning.means) if meaning.rule else None
-            failed = replace(
-                failure.failed, kind=kind or failure.failed.kind,
-                retry_after_s=longest(failure.failed.retry_after_s, meaning.pause_s),
-            )  # fmt: skip
+            meaning = self.answers.meaning_of(Answer(failed.status, failure.headers, failure.body))
+            kind = FAILURES.get(meaning.means, failed.kind) if meaning.rule else failed.kind
+            failed = replace(failed, kind=kind, retry_after_s=longest(failed.retry_after_s, meaning.pause_s))
             raise ProviderFailure(failed, failure.code, failure.body, failure.headers) from None
         meaning = self.answers.meaning_of(Answer(response.status, response.headers, response.body))
         if meaning.means in FAILURES:
-            said = (
-                f"{request.method} {request.path[:150]}: HTTP {response.status} means {meaning.means} ({meaning.rule})"
-            )
+            said = f"{request.what}: HTTP {response.status} means {meaning.means} ({meaning.rule})"
             raise ProviderFailure(PollFailed(FAILURES[meaning.means], said, response.status, meaning.pause_s))
         return replaced(response, poll_after_s=longest(response.poll_after_s, meaning.pause_s))
 
-    def _values(self, http: ProviderHttp, provider_run_id: str) -> dict[str, Json]:
+    def _variables(self, http: ProviderHttp) -> dict[str, str]:
         known = self._known.get(http)
         if known is None:
             known = self._known[http] = self.definition.values(http.options)
-        return {**known, **self.answers.run_id.split(provider_run_id)}
+        return known
+
+    def _values(self, http: ProviderHttp, provider_run_id: str) -> dict[str, Json]:
+        return {**self._variables(http), **self.answers.run_id.split(provider_run_id)}
 
     # --- One run
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll one run; every fault of the provider is returned as `PollFailed`."""
-        run = self.tables["run"]
+        run, response = self.tables["run"], None
         conditional = run.get("conditional", False)
         try:
             request = request_of(run, self._values(http, provider_run_id), self.answers.run_id.kinds)
+        except ValueError as error:
+            return PollFailed(FailureKind.REJECTED, f"{provider_run_id[:100]}: {error}")
+        try:
             response = await self._send(
                 http, request,
                 headers=_condition_for(last) if conditional and last else None,
                 last_body=last.body if last else None,
                 fields=self.fields,
             )  # fmt: skip
-        except ValueError as error:
-            return PollFailed(FailureKind.REJECTED, f"{provider_run_id[:100]}: {error}")
+            answer = Answer(response.status, response.headers, response.body, response.damaged)
         except ProviderFailure as failure:
-            return self._judge(http, failure, provider_run_id, last)
-        kept = response.data if 0 < len(response.data) <= LAST_BODY_BYTES_MAX else None
-        mark = _mark_of(response.headers) if conditional else None
-        answered_at = provider_instant(response.headers.get("date"))
-        if last and response.is_same_body:
-            return Observed(last.observation, response.poll_after_s, answered_at, mark, body=kept)
-        answer = Answer(response.status, response.headers, response.body)
-        result, _ = self.answers.result_of(
-            answer, run_id=provider_run_id, last=last, damaged=response.damaged, redacted=http.redacted
-        )
-        if isinstance(result, Observed):
-            pause_s = longest(result.poll_after_s, response.poll_after_s)
-            return replaced(result, poll_after_s=pause_s, answered_at=answered_at, etag=mark, body=kept)
-        message = f"{request.method} {request.path[:150]}: {result.message}"[:_MESSAGE_CHARS_MAX]
-        return replace(result, message=message, retry_after_s=longest(result.retry_after_s, response.poll_after_s))
-
-    def _judge(
-        self, http: ProviderHttp, failure: ProviderFailure, provider_run_id: str, last: LastResponse | None
-    ) -> PollResult:
-        """The result of a request that did not end in a 2xx with JSON: by the rules, else by the defaults."""
-        failed, status = failure.failed, failure.failed.status
-        if status is None:
-            return failed
-        answer = Answer(status, failure.headers, failure.body)
-        meaning = self.answers.meaning_of(answer)
-        if meaning.rule:
-            result, _ = self.answers.result_of(
-                answer, run_id=provider_run_id, last=last, redacted=http.redacted, failed=failed
-            )
+            if failure.failed.status is None:
+                return failure.failed
+            answer = Answer(failure.failed.status, failure.headers, failure.body, failed=failure.failed)
+        if response is not None and last and response.is_same_body:
+            result: PollResult = Observed(last.observation)
+        else:
+            result, _ = self.answers.result_of(answer, run_id=provider_run_id, last=last, redacted=http.redacted)
+        if isinstance(result, PollFailed) and response is not None:
+            said = f"{request.what}: {result.message}"[:MESSAGE_CHARS_MAX]
+            return replace(result, message=said, retry_after_s=longest(result.retry_after_s, response.poll_after_s))
+        if isinstance(result, PollFailed):
             return result
-        pause_s = longest(failed.retry_after_s, meaning.pause_s)
-        if status == 304 and last:
-            answered_at = provider_instant(failure.headers.get("date"))
-            return Observed(last.observation, pause_s, answered_at, last.etag, is_unchanged=True, body=last.body)
-        judged = replace(checked_404(failure, self._form), retry_after_s=pause_s)
-        if judged.kind is FailureKind.GATEWAY and status in (404, 410):
-            hint = f'; if it is its own, say so: [[answer]] http = {status}, means = "not-found"'
-            judged = replace(judged, message=judged.message[: _MESSAGE_CHARS_MAX - len(hint)] + hint)
-        return judged
+        result = replaced(result, answered_at=provider_instant(answer.headers.get("date")))
+        if response is None:
+            return result
+        kept = response.data if 0 < len(response.data) <= LAST_BODY_BYTES_MAX else None
+        pause_s = longest(result.poll_after_s, response.poll_after_s)
+        return replaced(result, poll_after_s=pause_s, etag=_mark_of(answer.headers) if conditional else None, body=kept)
 
     # --- Many runs
 
@@ -223,7 +198,7 @@ class DefinedProvider(ProviderDefaults):
         listing = self.tables.get("list")
         if listing is None:
             return await super().list_runs(http, since=since, cursor=cursor)
-        values, pages, notes = self.definition.values(http.options), Pages(listing.get("next")), Notes()
+        values, pages, notes = self._variables(http), Pages(listing.get("next")), Notes()
         page, address = pages.at(cursor), pages.address(cursor)
         if "since" in listing and address is None:
             page[listing["since"]["query"]] = instant_as(since, listing["since"].get("time", "iso"))
@@ -293,7 +268,7 @@ class DefinedProvider(ProviderDefaults):
         table = self.tables.get("trigger")
         if table is None:
             raise Unsupported(f"the definition of {self.name} cannot start runs; start it there and register its id")
-        values, given = self.definition.values(http.options), table.get("inputs", {})
+        values, given = self._variables(http), table.get("inputs", {})
         if given.get("merge") and not isinstance(inputs, dict):
             raise ProviderRefused(f"{self.name} takes inputs as an object{_about(given)}")
         if inputs and not given.get("merge") and not _takes_inputs(table.get("body")):
@@ -312,7 +287,7 @@ class DefinedProvider(ProviderDefaults):
             if unread and "header" not in table["run_from"]:
                 raise unread from None
             what = started_nothing(http, answer.body, str(error))
-            raise _unusable(f"{request.method} {request.path[:150]}: {what}", answer.status) from None
+            raise _unusable(f"{request.what}: {what}", answer.status) from None
 
     async def cancel(self, http: ProviderHttp, provider_run_id: str, provider_ref: str | None) -> None:
         """[cancel]. Raises as `Provider.cancel` does."""
@@ -350,8 +325,7 @@ class DefinedProvider(ProviderDefaults):
                 raise key_not_proven(f"the definition of {self.name} has neither [check] nor [list]")
             await self.list_runs(http, since=_LONG_AGO)
             return
-        request = request_of(table, self.definition.values(http.options), {})
-        what = f"{request.method} {request.path[:150]}"
+        request = request_of(table, self._variables(http), {})
         for key in (None, _WRONG_KEY) if table.get("wrong_key") else (None,):
             try:
                 response = await self._ask(http, request, key=key)
@@ -365,9 +339,9 @@ class DefinedProvider(ProviderDefaults):
                     said = http.redacted(
                         error_text(response.body)[0] or f"not with what [check] expects: {table['if']}"
                     )
-                    raise key_not_proven(f"{what} answered {response.status}, {said}")
+                    raise key_not_proven(f"{request.what} answered {response.status}, {said}")
         if table.get("wrong_key"):
-            raise key_not_proven(f"{what} is answered alike with a wrong key; check base_url")
+            raise key_not_proven(f"{request.what} is answered alike with a wrong key; check base_url")
 
 
 @contextmanager
@@ -380,7 +354,7 @@ def _usable(what: str, response: ProviderResponse) -> Iterator[None]:
 
 
 def _unusable(message: str, status: int) -> ProviderFailure:
-    return ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message[:400], status))
+    return ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message[:MESSAGE_CHARS_MAX], status))
 
 
 def _joined(table: Mapping[str, Any], first: dict[str, Json], items: list[Json]) -> Json:

@@ -18,12 +18,13 @@ from bridge.domain.ids import is_same_run_id
 from bridge.domain.observation import LastResponse, ListedRun, Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.definition_reader import DefinitionReader, Reading
-from bridge.providers.definition_requests import Hosts, RunId, pause_s, until_s
+from bridge.providers.definition_requests import Hosts, RunId, pause_s
 from bridge.providers.failures import error_text, failure_kind
 from bridge.providers.fields import check_id, check_same_run, id_of, text_of
 from bridge.providers.partial_json import without_damage
 from bridge.providers.retry_after import requested_pause_s
 
+MESSAGE_CHARS_MAX: Final = 400
 FAILURES: Final = {  # what `means` says of an answer that shows no run
     "retry": FailureKind.SERVER_ERROR,
     "throttled": FailureKind.THROTTLED,
@@ -35,21 +36,23 @@ _SENTENCES: Final = {
     "throttled": "too many requests",
     "refused": "the key is refused",
     "not-found": "there is no such run",
+    "unchanged": "unchanged, but nothing was seen before",
 }
 
 
 @frozen
 class Answer:
-    """What came back: code, headers, and the body where it is JSON."""
+    """What came back: code, headers, and the body where it is JSON.
+
+    `damaged` names what could not be read whole, `failed` is what the answer is without a definition if it is no 2xx
+    with JSON.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: Json
-
-    @property
-    def is_success(self) -> bool:
-        """Whether the code is a 2xx."""
-        return 200 <= self.status < 300
+    damaged: frozenset[str] = frozenset()
+    failed: PollFailed | None = None
 
 
 @frozen
@@ -78,23 +81,19 @@ class Answers:
 
     def meaning_of(self, answer: Answer) -> Meaning:
         """The first [[answer]] that fits, else the default of the code."""
-        means, rule, pause = _default(answer), "", None
-        notes = Notes()
+        means, rule, asked, notes = _default(answer), "", None, Notes()
         for number, each in enumerate(self._rules):
             if _fits(each, answer, notes, f"answer[{number}].if"):
                 means, rule = each["means"], f"answer[{number}]"
-                if "until" in each:
-                    pause = until_s(each["until"], answer.headers, answer.body, notes)
-                elif "after" in each:
-                    pause = pause_s(each["after"], answer.headers, answer.body, notes)
+                given = each.get("until") or each.get("after")
+                asked = (
+                    pause_s(given, answer.headers, answer.body, notes, is_instant="until" in each) if given else None
+                )
                 break
+        hints = (pause_s(hint, answer.headers, answer.body, notes) for hint in self._hints)
+        hinted = next((one for one in hints if one is not None), None)
         usual = requested_pause_s(answer.headers, with_quota=means == "throttled")
-        if pause is None and not self._hints:
-            return Meaning(means, rule, usual, (*notes,))
-        asked = (pause_s(hint, answer.headers, answer.body, notes) for hint in self._hints)
-        return Meaning(
-            means, rule, longest(pause, next((one for one in asked if one is not None), None), usual), (*notes,)
-        )
+        return Meaning(means, rule, longest(asked, hinted, usual), (*notes,))
 
     def result_of(
         self,
@@ -102,33 +101,24 @@ class Answers:
         *,
         run_id: str | None = None,
         last: LastResponse | None = None,
-        damaged: frozenset[str] = frozenset(),
         redacted: Callable[[str], str] = str,
-        failed: PollFailed | None = None,
     ) -> tuple[PollResult, Reading | None]:
-        """What an answer says about a run, and how its body was read if it was.
-
-        `run_id` is the run that was asked for, `damaged` what could not be read whole, `failed` the failure that the
-        answer is without a definition.
-        """
-        meaning = self.meaning_of(answer)
-        by = f" ({self.definition.name} {self.definition.version}: {meaning.rule})" if meaning.rule else ""
-        said = failed.message if failed else f"HTTP {answer.status}"
-
-        def failure(kind: FailureKind, why: str) -> tuple[PollResult, None]:
-            return PollFailed(kind, f"{said}: {why}{by}"[:400], answer.status, meaning.pause_s), None
-
-        if meaning.means in FAILURES:
-            kind = FAILURES[meaning.means] if meaning.rule else failure_kind(answer.status, answer.headers)
-            return failure(kind, _SENTENCES[meaning.means])
-        if meaning.means == "unchanged":
-            if last is None:
-                return failure(FailureKind.BAD_PAYLOAD, "unchanged, but nothing was seen before")
-            return Observed(last.observation, meaning.pause_s, is_unchanged=True), None
-        if meaning.means == "gone":
+        """What an answer says about a run, and how its body was read if it was; `run_id` is the run asked for."""
+        meaning, failed = self.meaning_of(answer), answer.failed
+        means, pause = meaning.means, longest(meaning.pause_s, failed.retry_after_s if failed else None)
+        if means == "unchanged" and last is not None:
+            return Observed(last.observation, pause, etag=last.etag, is_unchanged=True, body=last.body), None
+        if failed is not None and not meaning.rule:
+            return replace(_doubted(failed, answer.body), retry_after_s=pause), None
+        if means in FAILURES or means == "unchanged":
+            kind = FAILURES.get(means, FailureKind.BAD_PAYLOAD)
+            by = f" ({self.definition.name} {self.definition.version}: {meaning.rule})" if meaning.rule else ""
+            said = f"{failed.message if failed else f'HTTP {answer.status}'}: {_SENTENCES[means]}{by}"
+            return PollFailed(kind, said[:MESSAGE_CHARS_MAX], answer.status, pause), None
+        if means == "gone":
             return Observed(Observation(RunStatus.LOST, "gone")), None
         try:
-            reading = self._read(answer, meaning, run_id, damaged)
+            reading = self._read(answer, means, run_id)
         except BadPayload as error:
             text, _ = error_text(answer.body)
             what = (
@@ -136,24 +126,24 @@ class Answers:
                 if text
                 else redacted(str(error))
             )
-            return PollFailed(FailureKind.BAD_PAYLOAD, what[:400], answer.status, meaning.pause_s), None
+            return PollFailed(FailureKind.BAD_PAYLOAD, what[:MESSAGE_CHARS_MAX], answer.status, pause), None
         remarks = (*meaning.notes, *reading.remarks)
-        return Observed(reading.observation, meaning.pause_s, remarks=remarks), reading
+        return Observed(reading.observation, pause, remarks=remarks), reading
 
-    def _read(self, answer: Answer, meaning: Meaning, run_id: str | None, damaged: frozenset[str]) -> Reading:
+    def _read(self, answer: Answer, means: str, run_id: str | None) -> Reading:
         """The reading of a body that shows a run, by a code or a rule. Raises BadPayload if it does not."""
-        if meaning.means == "ok" and not isinstance(answer.body, dict | list):
+        if means == "ok" and not isinstance(answer.body, dict | list):
             raise BadPayload("the answer is not a JSON object")
         reading = self.reader.read(answer.body)
-        if "id" not in damaged and run_id is not None:
+        if run_id is not None and "id" not in answer.damaged:
             self.check_same_run(reading.told_id, run_id)
         seen = reading.observation
-        if meaning.means != "ok":
-            seen = self._in_status(seen, RunStatus(meaning.means), answer)
+        if means != "ok":
+            seen = self._in_status(seen, RunStatus(means), answer)
         elif not reading.rule and seen.status is RunStatus.UNKNOWN and _is_error(answer.body, seen):
             raise BadPayload("the answer is an error instead of a run")
-        if damaged and self.reader.fields:
-            seen = without_damage(seen, damaged, self.reader.fields)
+        if answer.damaged and self.reader.fields:
+            seen = without_damage(seen, answer.damaged, self.reader.fields)
         return reading if seen is reading.observation else replaced(reading, observation=seen)
 
     def _in_status(self, seen: Observation, status: RunStatus, answer: Answer) -> Observation:
@@ -230,6 +220,15 @@ class Answers:
         return told
 
 
+def _doubted(failed: PollFailed, body: Json) -> PollFailed:
+    """The failure; a "not found" without an error document may come from a gateway in front of the provider."""
+    if failed.kind is not FailureKind.NOT_FOUND or (isinstance(body, dict) and body):
+        return failed
+    said = f"{failed.message}; this is not how the provider says it, a gateway or a wrong base_url may be the cause"
+    hint = f'; if it is its own, say so: [[answer]] http = {failed.status}, means = "not-found"'
+    return replace(failed, kind=FailureKind.GATEWAY, message=said[: MESSAGE_CHARS_MAX - len(hint)] + hint)
+
+
 def longest(*pauses: float | None) -> float | None:
     """The longest of the pauses that were asked for."""
     return max((one for one in pauses if one is not None), default=None)
@@ -237,7 +236,7 @@ def longest(*pauses: float | None) -> float | None:
 
 def _default(answer: Answer) -> str:
     """What an answer means by its code alone."""
-    if answer.is_success:
+    if 200 <= answer.status < 300:
         return "ok"
     if answer.status == 304:
         return "unchanged"

@@ -7,12 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 
-from bridge.definitions.check import METHODS, hosts_of, id_parts, word_text
+from bridge.definitions.check import hosts_of, word_text
 from bridge.definitions.expressions import Notes, find, is_true
-from bridge.domain.definition import PLACEHOLDER
+from bridge.domain.definition import METHODS, id_parts, names_in, pieces
 from bridge.domain.errors import BadPayload
 from bridge.domain.frozen import frozen
 from bridge.domain.run import Json
@@ -73,6 +74,11 @@ class Request:
     query: Query
     body: Json
 
+    @property
+    def what(self) -> str:
+        """The request as a message names it."""
+        return f"{self.method} {self.path[:150]}"
+
 
 def request_of(
     table: Mapping[str, Any],
@@ -115,38 +121,43 @@ def put(body: dict[str, Json], names: list[str], value: Json) -> None:
 
 def fill_address(template: str, values: Mapping[str, Any], kinds: Mapping[str, str]) -> tuple[str, Query]:
     """The percent-encoded path (or address) and the query of a template."""
+    path, query = _halves(template)
+    texts = list(pieces(path))
+    for at in range(1, len(texts), 2):
+        name, text = texts[at], str(values[texts[at]])
+        if not _NEEDS_NO_ENCODING.fullmatch(text):  # which is rare
+            text = quote(text, safe="/" if kinds.get(name) == "path" else "", errors="replace")
+        texts[at] = text
+    return "".join(texts), [(fill(name, values), fill(value, values)) for name, value in query]
 
-    def encoded(found: re.Match[str]) -> str:
-        name = found[1]
-        text = str(values[name])
-        if _NEEDS_NO_ENCODING.fullmatch(text):  # as nearly every id
-            return text
-        return quote(text, safe="/" if kinds.get(name) == "path" else "", errors="replace")
 
-    path, _, query = template.partition("?")
-    given = parse_qsl(query, keep_blank_values=True) if query else ()
-    return PLACEHOLDER.sub(encoded, path), [(fill(name, values), fill(value, values)) for name, value in given]
+@lru_cache(maxsize=4096)
+def _halves(address: str) -> tuple[str, Query]:
+    path, _, query = address.partition("?")
+    return path, parse_qsl(query, keep_blank_values=True)
 
 
 def has_values(template: str, values: Mapping[str, Any]) -> bool:
     """Whether every name in a text has a value."""
-    return all(values[name] != "" for name in PLACEHOLDER.findall(template))
+    return all(values[name] != "" for name in names_in(template))
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
     """A text with its names replaced, by texts as they are."""
-    return PLACEHOLDER.sub(lambda found: str(values[found[1]]), template)
+    texts = list(pieces(template))
+    texts[1::2] = (str(values[name]) for name in texts[1::2])
+    return "".join(texts)
 
 
 def fill_body(template: Json, values: Mapping[str, Json], kinds: Mapping[str, str]) -> Json:
     """A body with its names replaced. A text that is nothing but a name becomes that value: JSON, or a number."""
     match template:
         case str():
-            alone = PLACEHOLDER.fullmatch(template)
-            if alone is None:
-                return fill(template, values)
-            value = values[alone[1]]
-            return int(value) if kinds.get(alone[1]) == "int" and isinstance(value, str) else value
+            match pieces(template):
+                case ("", name, ""):
+                    value = values[name]
+                    return int(value) if kinds.get(name) == "int" and isinstance(value, str) else value
+            return fill(template, values)
         case dict():
             return {fill(name, values): fill_body(inner, values, kinds) for name, inner in template.items()}
         case list():
@@ -197,16 +208,12 @@ class RunId:
 
     def parts_in(self, template: str, base: str, path: str) -> dict[str, str] | None:
         """The parts of an id in a path that fits the address `template` below `base`; None if it does not fit."""
-        pattern = "".join(map(self._pattern_of, re.split(r"(\{\w+\})", template.partition("?")[0])))
-        found = re.fullmatch(re.escape(base) + pattern + "/?", path)
+        patterns = list(map(re.escape, pieces(base + template.partition("?")[0])))
+        for at in range(1, len(patterns), 2):
+            one = ".+?" if self.kinds.get(patterns[at]) == "path" else "[^/]+?"
+            patterns[at] = f"(?P<{patterns[at]}>{one})" if patterns[at] in self.kinds else one
+        found = re.fullmatch("".join(patterns) + "/?", path)
         return {name: unquote(value) for name, value in found.groupdict().items()} if found else None
-
-    def _pattern_of(self, part: str) -> str:
-        """The regular expression of a part of an address: a name in braces, or text."""
-        if PLACEHOLDER.fullmatch(part) is None:
-            return re.escape(part)
-        one = ".+?" if self.kinds.get(part[1:-1]) == "path" else "[^/]+?"
-        return f"(?P<{part[1:-1]}>{one})" if part[1:-1] in self.kinds else one
 
     def join(self, values: Mapping[str, str]) -> str:
         """The id of the parts."""
@@ -229,44 +236,29 @@ def _problem_of(kind: str, value: str) -> str | None:
     return None
 
 
-def pause_s(given: Any, headers: Mapping[str, str], body: Json, notes: Notes) -> float | None:
-    """Seconds that a `hint` or an `after` asks for: the name of a header, or a table with `header` or `path`."""
+def pause_s(
+    given: Any, headers: Mapping[str, str], body: Json, notes: Notes, *, is_instant: bool = False
+) -> float | None:
+    """Seconds that are asked for: in the header that `given` names, or where a table with `header` or `path` says.
+
+    `is_instant`: it holds the end of the pause, not its length. It is compared with the answer's own Date.
+    """
     given = {"header": given} if isinstance(given, str) else given
     form = given.get("time")
-    if form is None and "header" in given:
-        return _header_pause(given["header"], headers)
-    if form in ("iso", "rfc822"):
-        return until_s(given, headers, body, notes)
-    value = _pause_at(given, headers, body, notes)
-    try:
-        seconds = float(value) * _UNITS_S[form or "s"] if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
-        return None
+    value: Any = headers.get(given["header"]) if "header" in given else find(given["path"], body, notes, "a pause")
+    if is_instant or form in ("iso", "rfc822"):
+        instant, date = instant_of(value, form or "iso"), instant_of(headers.get("date"), "rfc822")
+        now_s = parse_instant(date).timestamp() if date else time.time()
+        seconds = parse_instant(instant).timestamp() - now_s if instant else None
+    elif form is None and "header" in given:  # seconds, milliseconds if the name says so, or a date
+        as_if = "retry-after-ms" if given["header"].lower().endswith("-ms") else "retry-after"
+        return requested_pause_s({as_if: value, "date": headers.get("date", "")}) if value else None
+    else:
+        try:
+            seconds = float(value) * _UNITS_S[form or "s"] if not isinstance(value, bool) else None
+        except (TypeError, ValueError):
+            return None
     return min(seconds, PAUSE_MAX_S) if seconds is not None and 0 <= seconds < float("inf") else None
-
-
-def _pause_at(given: Mapping[str, Any], headers: Mapping[str, str], body: Json, notes: Notes) -> Any:
-    return headers.get(given["header"]) if "header" in given else find(given["path"], body, notes, "a pause")
-
-
-def _header_pause(name: str, headers: Mapping[str, str]) -> float | None:
-    """A header with seconds, with milliseconds if its name ends in `-ms`, or with a date."""
-    text = headers.get(name)
-    if text is None:
-        return None
-    as_if = "retry-after-ms" if name.lower().endswith("-ms") else "retry-after"
-    return requested_pause_s({as_if: text, "date": headers.get("date", "")})
-
-
-def until_s(given: Mapping[str, Any], headers: Mapping[str, str], body: Json, notes: Notes) -> float | None:
-    """Seconds from the answer's own Date, or from now, to an instant in it; None if that has passed."""
-    instant = instant_of(_pause_at(given, headers, body, notes), given.get("time", "iso"))
-    if instant is None:
-        return None
-    date = instant_of(headers.get("date"), "rfc822")
-    now_s = parse_instant(date).timestamp() if date else time.time()
-    seconds = parse_instant(instant).timestamp() - now_s
-    return min(seconds, PAUSE_MAX_S) if seconds >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,15 +19,15 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from bridge.definitions.check import METHODS, word_text
+from bridge.definitions.check import word_text
 from bridge.definitions.expressions import Notes, find
 from bridge.definitions.files import Definitions
 from bridge.domain.clock import Clock, SystemClock
-from bridge.domain.definition import PLACEHOLDER
+from bridge.domain.definition import METHODS, names_in, pieces
 from bridge.domain.errors import BridgeError
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.definition_answers import Answers
-from bridge.providers.definition_requests import fill_address, put
+from bridge.providers.definition_requests import fill, fill_address, put
 from bridge.providers.fixtures import Fixture, facts_of, fixtures_beside, read_fixture
 from bridge.sandbox.http_server import HttpServer
 
@@ -116,10 +116,11 @@ class DefinedSandbox(HttpServer):
             return None
         _, query = fill_address(address, _Same(), {})
         for name, template in (*query, *((one, word_text(value)) for one, value in table.get("query", {}).items())):
-            if (alone := PLACEHOLDER.fullmatch(template)) and name in request.query:
-                found[alone[1]] = request.query[name]
-            elif not PLACEHOLDER.search(template) and request.query.get(name) != template:
-                return None
+            match pieces(template):
+                case ("", one, "") if name in request.query:
+                    found[one] = request.query[name]
+                case (text,) if request.query.get(name) != text:
+                    return None
         return found
 
     def _has_key(self, request: web.Request) -> bool:
@@ -267,18 +268,19 @@ def _fits(template: Json, sent: Json, found: dict[str, str]) -> bool:
     match template:
         case None:
             return True
-        case str() if names := PLACEHOLDER.findall(template):
-            pattern = PLACEHOLDER.sub("(.*)", re.sub(r"[^\w{}]", lambda one: re.escape(one[0]), template))
+        case str() if names := names_in(template):
+            pattern = "(.*)".join(map(re.escape, pieces(template)[::2]))
             values = re.fullmatch(pattern, sent if isinstance(sent, str) else json.dumps(sent), re.DOTALL)
             found |= dict(zip(names, values.groups(), strict=False)) if values else {}
             return values is not None
         case dict():
             return isinstance(sent, dict) and all(
-                PLACEHOLDER.search(name) or (name in sent and _fits(inner, sent[name], found))
-                for name, inner in template.items()
+                names_in(name) or (name in sent and _fits(inner, sent[name], found)) for name, inner in template.items()
             )
         case list():
             return isinstance(sent, list) and len(sent) == len(template) and all(
                 _fits(inner, each, found) for inner, each in zip(template, sent, strict=True)
             )  # fmt: skip
+        case str():
+            return fill(template, {}) == sent
     return template == sent
