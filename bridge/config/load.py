@@ -58,13 +58,17 @@ _ODD_SECRETS = (
         "begins with `Bearer`, which is added to it; leave it out",
     ),
     (re.compile(r"[\"'`]").search, "holds a quotation mark; give the key without quotes"),
-    (re.compile(r"[A-Z_][A-Z0-9_]*=.", re.ASCII).match, "begins with `NAME=`; give what stands after it"),
+    (re.compile(r"(?:export )?[A-Z_][A-Z0-9_]*=.", re.ASCII).match, "begins with `NAME=`; give what stands after it"),
+    (re.compile(r"[\w-]+: ", re.ASCII).match, "begins with the name of a header; give what stands after it"),
+    (re.compile(r"<.*>|\$?\{.*\}", re.ASCII).fullmatch, "looks like a placeholder; give the key itself"),
+    (re.compile(" ").search, "holds a blank, as no key does; give the key alone"),
 )
 _WORDS = {
     "string_type": "expected text in quotes",
     "tuple_type": 'expected a list such as ["…", "…"]',
     "dict_type": 'expected a table such as { name = "value" }',
 }
+_TUPLE = re.compile(r"\('(.*)',?\)")  # how tomllib writes the name of a table
 _AT = re.compile(r"(?P<what>.*?) ?\(at (?P<where>.*)\)", re.DOTALL)
 
 SomeTable = TypeVar("SomeTable", bound=Table)
@@ -291,7 +295,8 @@ class _Loading:
             path = str(self._sources.find(connection.ca_file))
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except (ValueError, OSError) as error:  # an SSLError is an OSError
-            said = str(error) if isinstance(error, ValueError) else f"holds no certificate that can be read ({error})"
+            why = "it is no PEM file" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None)
+            said = str(error) if isinstance(error, ValueError) else f"holds no certificate that can be read: {why}"
             self._problems.append(Problem(place(("connections", connection.name), "ca_file"), said))
             return connection
         return replace(connection, ca_file=path)
@@ -373,7 +378,7 @@ def _unreadable(path: Path, message: str) -> ConfigInvalid:
 
 def _syntax_complaint(text: str) -> str:
     """The parser's `What (at line 3, column 5)` with the position first."""
-    found = _AT.fullmatch(text)
+    found = _AT.fullmatch(_TUPLE.sub(lambda names: "[" + names[1].replace("', '", ".") + "]", text))
     return f"not TOML at {found['where']}: {found['what']}" if found else f"not TOML: {text}"
 
 

@@ -98,7 +98,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _read(path: Path) -> str:
-    """The text of a secret file without its final newline."""
+    """The text of a secret file without its final newline, and without the mark that Windows writes before it."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -112,4 +112,4 @@ def _read(path: Path) -> str:
         text = content.decode()
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text in UTF-8") from None
-    return text.removesuffix("\n").removesuffix("\r")
+    return text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")

@@ -15,10 +15,12 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _FIRST_CENTURIES = re.compile(r"[a-z]{3}[ -]0\d{3}\b", re.ASCII | re.IGNORECASE)
 _ISO = re.compile(
     r"(\d{4})(-?)(\d\d)\2(\d\d)[T ](\d\d):?(\d\d)(?::?(\d\d))?(?:[.,](\d{1,12}))?"
-    r"\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?(?:\[[\w/+-]{1,40}\])?",
+    r"\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?(?:\[[\w/+-]{1,40}\]|(?<=[+-]\d{4}) [A-Z]{3,5})?",  # Java, Go
     re.ASCII | re.IGNORECASE,
 )
 _EPOCH = re.compile(r"(\d{1,19})(?:\.(\d{1,12}))?", re.ASCII)
+_DOT_NET = re.compile(r"/Date\((\d{1,19})(?:[+-]\d{4})?\)/", re.ASCII)
+_COMPACT_DIGITS = (12, 14)  # 202601151030, 20260115103005
 _EPOCH_UNITS_NS = (10**9, 10**6, 10**3, 1)
 _EPOCH_MIN_NS, _EPOCH_MAX_NS = 31_536_000 * 10**9, 7_258_118_400 * 10**9  # 1971 to 2200: no two units overlap
 
@@ -96,10 +98,11 @@ def seconds_between(earlier: str | None, later: str | None) -> float | None:
 
 @functools.lru_cache(maxsize=1024)  # all responses within a second have the same Date header
 def _from_text(text: str) -> str | None:
-    number = _EPOCH.fullmatch(text)
-    if number and (instant := _from_epoch(int(number[1]), number[2] or "")):
-        return instant
-    found = _ISO.fullmatch(f"{text[:8]}T{text[8:]}" if number and len(text) == 14 else text)  # 20260115103005
+    number = _EPOCH.fullmatch(text) or _DOT_NET.fullmatch(text)
+    is_compact = len(text) in _COMPACT_DIGITS and text.isdecimal() and text.startswith("20")
+    if number and not is_compact:
+        return _from_epoch(int(number[1]), "".join(number.groups(default="")[1:]))
+    found = _ISO.fullmatch(f"{text[:8]}T{text[8:]}" if is_compact else text)
     try:
         if found:
             return _from_iso(*found.groups(default=""))

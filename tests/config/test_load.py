@@ -61,7 +61,8 @@ TABLE = [
     (TOKEN + DIFY + 'proxy = "socks5://proxy:1080"', "connections.main.proxy", "the URL of an HTTP proxy"),
     (TOKEN + DIFY + 'proxy = "http://proxy/x"', "connections.main.proxy", "has no path"),
     (TOKEN + DIFY + 'ca_file = "none.pem"', "connections.main.ca_file", "no file none.pem"),
-    (TOKEN + DIFY + 'ca_file = "runbridge.toml"', "connections.main.ca_file", "holds no certificate"),
+    (TOKEN + DIFY + 'ca_file = "runbridge.toml"', "connections.main.ca_file", "that can be read: it is no PEM file"),
+    (TOKEN + DIFY + 'ca_file = "/proc"', "connections.main.ca_file", "that can be read: Is a directory"),
     (TOKEN + DIFY + "requests_per_second = 0", "connections.main.requests_per_second", "more than 0"),
     (TOKEN + DIFY + "requests_per_second = inf", "connections.main.requests_per_second", "a finite number"),
     (TOKEN + DIFY + "max_in_flight = 0", "connections.main.max_in_flight", "at least 1"),
@@ -143,17 +144,22 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path):
         ("'app-key'", "a quotation mark"),
         ('app"key', "a quotation mark"),
         ("DIFY_API_KEY=app-key", "begins with `NAME=`"),
+        ("export DIFY_API_KEY=app-key", "begins with `NAME=`"),
+        ("Authorization: Bearer app-key", "begins with the name of a header"),
+        ("<your key>", "a placeholder"),
+        ("${DIFY_API_KEY}", "a placeholder"),
+        ("Basic app-key", "holds a blank"),
     ],
 )
 def test_a_key_with_what_was_copied_around_it_is_a_warning(tmp_path: Path, key: str, says: str):
-    (tmp_path / "key").write_text(key)
+    (tmp_path / "key").write_text(f"\ufeff{key}\r\n")
     text = TOKEN + '[connections.main]\nprovider = "dify"\napi_key_file = "key"\n'
     (warning,) = load(tmp_path, text).warnings
     assert (warning.field, says in warning.message) == ("connections.main.api_key", True)
     assert key not in warning.message
 
 
-@pytest.mark.parametrize("key", ["app-key", "bearertoken", "abc=", "a=b=="])
+@pytest.mark.parametrize("key", ["app-key", "bearertoken", "abc=", "a=b==", "user:pass"])
 def test_a_plain_key_is_no_warning(tmp_path: Path, key: str):
     assert load(tmp_path, TOKEN + DIFY.replace("app-key", key)).warnings == ()
 
@@ -234,7 +240,7 @@ def test_without_a_token_the_remedy_is_init():
     [
         (b'[server]\nlisten "x"\n', "not TOML at line 2, column 8"),
         (b"[server", "not TOML at end of document"),
-        (b"[server]\n[server]\n", "not TOML at line 2"),
+        (b"[server]\n[server]\n", "not TOML at line 2, column 8: Cannot declare [server] twice"),
         (b'a = "\xff"', "line 1 is not UTF-8"),
         (b"a = " + b"[" * 20_000, "nested too deeply"),
     ],
