@@ -55,7 +55,7 @@ class DaemonControl:
         self.policy = AddressPolicy(Trust.API)
         self.settings: Sequence[EffectiveSetting] = ()
         self.warnings: Sequence[Problem] = ()
-        """Of the configuration in effect."""
+        """Warnings about the configuration in effect."""
         self.backup_plan: BackupPlan | None = None
         self.alerter: Alerter | None = None
         self.is_stopping = False
@@ -243,7 +243,7 @@ class DaemonControl:
         return LimiterReading(limiter.rate_limit.rate, *limiter.pressure(self._clock.monotonic()))
 
     def busiest_workflows(self, name: str, most: int) -> list[dict[str, Json]]:
-        """What was learned of those of which most runs ended here."""
+        """The learned durations of the workflows of which most runs ended here."""
         return self._poller(name).planner.busiest(most)
 
     async def wait_settled(self, run_id: str, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""What `doctor` finds from inside the daemon: each part of it, each connection and each endpoint by name."""
+"""The findings of `doctor` inside the daemon: each part of it, each connection and each endpoint by name."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ class Bridge(Protocol):
         ...
 
     def findings(self) -> list[Finding]:
-        """What `doctor` finds about this machine: configuration, SQLite, disk, files, backups, readiness. Reads files."""
+        """The findings of `doctor` about this machine: configuration, SQLite, disk, files, backups, readiness. Reads files."""
         ...
 
     def failing_runs(self, most: int) -> list[FailingRun]:

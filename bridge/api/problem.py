@@ -116,7 +116,7 @@ def kind_for(status: int) -> ErrorKind:
 
 
 def errors_page() -> bytes:
-    """What `/errors` shows: a section for each kind."""
+    """The page `/errors`: a section for each kind."""
     sections = "".join(
         f'<h2 id="{kind.name}">{kind.name} ({kind.status})</h2>\n<p>{escape(kind.meaning)}</p>\n<p>{escape(kind.remedy)}</p>\n'
         for kind in KINDS

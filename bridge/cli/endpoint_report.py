@@ -1,4 +1,4 @@
-"""What the terminal shows of an endpoint: its settings, its health, and how its attempts went."""
+"""The report of an endpoint on the terminal: its settings, its health, and how its attempts went."""
 
 from __future__ import annotations
 

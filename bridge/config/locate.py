@@ -46,7 +46,7 @@ def home_of(env: Mapping[str, str]) -> Path:
 
 
 def user_config(env: Mapping[str, str]) -> Path:
-    """The user's own file, which `runbridge init` writes unless told otherwise."""
+    """The user's own file, which `runbridge init` writes by default."""
     base = env.get("XDG_CONFIG_HOME", "")
     folder = Path(base) if base.startswith("/") else home_of(env) / ".config"
     return folder / "runbridge" / "config.toml"

@@ -39,7 +39,7 @@ from bridge.domain.secret import Secret
 from bridge.domain.suggestions import unknown
 from bridge.domain.timestamps import format_duration
 
-# Of the providers that are code: the base URL in their own documentation.
+# The base URLs of the providers that are code, from their own documentation.
 BASE_URLS = {
     "retab": "https://api.retab.com",
     "dify": "https://api.dify.ai/v1",
@@ -371,7 +371,7 @@ class BackupSettings(Table):
 
 
 class AlertTable(alert.AlertChannel, Table):
-    """[alerts.NAME]: a channel by which people are told what needs them."""
+    """[alerts.NAME]: a channel for alerts to people."""
 
     secrets: ClassVar[tuple[str, ...]] = ("url", "password", "token")
 

@@ -1,4 +1,4 @@
-"""What is wrong with a definition: every key by its kind, then what the keys say together."""
+"""The mistakes of a definition: of every key by its kind, then of the keys together."""
 
 from __future__ import annotations
 

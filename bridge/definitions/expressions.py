@@ -30,7 +30,7 @@ _LITERAL_WORDS: Final = frozenset({"null", "true", "false"})
 
 
 class Notes(list[str]):
-    """What could not be read in one answer, as sentences, and the steps that are left for its expressions."""
+    """Sentences about what could not be read in one answer, and the steps that are left for its expressions."""
 
     steps_left = ANSWER_STEPS_MAX
 

@@ -98,7 +98,7 @@ class _Posted:
 
 @frozen
 class _Claims:
-    """What one pass claimed, the seconds until the next, and the endpoints of which something due was left."""
+    """The claims of one pass, the seconds until the next, and the endpoints that still have something due."""
 
     claimed: list[LeasedDelivery]
     rest_s: float
@@ -229,7 +229,7 @@ class Deliverer:
         return _Claims(claimed, rest_s, behind)
 
     def follow_commit(self, signals: CommitSignals) -> None:
-        """Take what a commit leased to this node, and look for what it made due."""
+        """Take what a commit leased to this node, and wake the pass for what it made due."""
         if signals.deliveries_due:
             self._has_unseen = True
             self.bell.ring()

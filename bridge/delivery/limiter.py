@@ -83,7 +83,7 @@ class DeliverySlots(Generic[Item]):
         self._lines: dict[str, _Line[Item]] = {}
         """Endpoints with an open POST or a waiting delivery; the one that was served last is at the end."""
         self._paces: dict[str, _Pace] = {}
-        """Of the endpoints that were idle last, the longest idle first."""
+        """The endpoints that were idle last, the longest idle first."""
 
     def add(self, endpoint_id: str, item: Item, *, goes_first: bool = False) -> None:
         """Let a claimed delivery wait for a slot."""
@@ -215,7 +215,7 @@ class _Allowance:
         self.tokens = math.inf if rate is None else min(max(1.0, rate), self.tokens + rate * passed_s)
 
     def is_full(self, monotonic: float) -> bool:
-        """Whether it is as good as new."""
+        """Whether no token is missing, so that it need not be kept."""
         return self.rate is None or self.tokens + self.rate * (monotonic - self.filled_at) >= max(1.0, self.rate)
 
     @property

@@ -266,7 +266,7 @@ def _head_of(read: bytearray, secrets: Collection[str]) -> bytes:
 
 
 def _secrets_of(url: str, custom_headers: Mapping[str, str]) -> Collection[str]:
-    """What some receivers repeat when they refuse a request: values of its headers, and secrets in its query."""
+    """Secrets that some receivers repeat when they refuse a request: values of its headers, and those in its query."""
     if not custom_headers and "?" not in url:
         return ()
     found = {*custom_headers.values(), *(value.rpartition(" ")[2] for value in custom_headers.values())}

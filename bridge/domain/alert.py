@@ -17,7 +17,7 @@ from bridge.domain.webhook_url import parse_target
 
 
 class AlertEvent(StrEnum):
-    """What a person may be told of, each once per edge."""
+    """Kinds of alerts; each is sent once per edge."""
 
     CONNECTION_FAILING = "connection.failing"
     CONNECTION_RECOVERED = "connection.recovered"

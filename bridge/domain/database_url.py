@@ -62,7 +62,7 @@ _DROPPED: Final = frozenset(_CHECKED) - {"sslmode", "target_session_attrs"}  # w
 
 @dataclass(frozen=True, slots=True)
 class PostgresTarget:
-    """What the driver needs: a URL with the parameters it knows, a time limit, and settings for the server."""
+    """The target as the driver takes it: a URL with the parameters it knows, a time limit, and settings for the server."""
 
     dsn: str
     connect_timeout_s: float

@@ -62,7 +62,7 @@ class Definition:
 
     @cached_property
     def variables(self) -> dict[str, dict[str, Any]]:
-        """What a connection gives beside its key: by name whether it is required, its default, what it is.
+        """The variables that a connection gives beside its key: by name whether it is required, its default, what it is.
 
         The parts of a run's id that the items of [list] do not have are among them. One that the path of a run needs is
         required.

@@ -40,7 +40,7 @@ class SecretPlace:
 
     @property
     def associated_data(self) -> bytes:
-        """What the ciphertext is bound to."""
+        """The context that the ciphertext is bound to."""
         return f"{self.table}\0{self.column}\0{self.row}".encode()
 
 

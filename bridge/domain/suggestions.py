@@ -24,7 +24,7 @@ _ENDINGS: Final = frozenset(
         "canceled",
     ]
 )
-"""What others call the end of a run, whose event is run.finished whatever the outcome."""
+"""Names that others use for the end of a run; here the event is run.finished whatever the outcome."""
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

@@ -27,7 +27,7 @@ class TraceContext:
 
     @classmethod
     def of(cls, traceparent: Sequence[str], tracestate: Sequence[str] = ()) -> Self | None:
-        """What the headers of these names say; None if they say nothing that can be read."""
+        """The trace context in the headers of these names; None if none can be read."""
         found = _TRACEPARENT.fullmatch(traceparent[0].strip()) if len(traceparent) == 1 else None
         if found is None or found[1] == "ff" or (found[1] == "00" and found[5]):
             return None

@@ -1,1 +1,1 @@
-"""What is done now and then: retention, backups, key rotation, deadlines, following the wall clock."""
+"""Chores: retention, backups, key rotation, deadlines, following the wall clock."""

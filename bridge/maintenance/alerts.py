@@ -1,7 +1,7 @@
-"""Alerts: tells people what needs them, once per edge, grouped, with what to do.
+"""Alerts: messages to people about trouble, one per edge, grouped, with what to do.
 
-Each channel reads what was recorded after its own cursor and moves it once it has told: a channel that cannot be reached
-loses nothing, and neither does a crash. A full disk keeps cursors from being saved, so it is told from memory.
+Each channel reads what was recorded after its own cursor and moves it once the message is sent: a channel that cannot be reached
+loses nothing, and neither does a crash. A full disk keeps cursors from being saved, so alerts about it are sent from memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DISK_ROOM_BYTES: Final = 2 * DISK_FULL_BYTES
 
 @dataclass(slots=True)
 class _Told:
-    """What a channel was told, and when it may be told more (monotonic)."""
+    """The latest message of a channel, and when it may send the next (monotonic)."""
 
     cursor: AlertCursor | None = None
     saved: AlertCursor | None = None

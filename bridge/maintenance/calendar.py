@@ -1,4 +1,4 @@
-"""What is done by the calendar: APScheduler, and the chores that it calls."""
+"""Chores by the calendar: APScheduler, and what it calls."""
 
 from __future__ import annotations
 

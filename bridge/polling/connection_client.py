@@ -79,7 +79,7 @@ class ConnectionClient:
         self._judged_at = -math.inf
         self._probes = 0
         self.remarks: dict[str, Remark] = {}
-        """What the provider's definition could not read or evaluate in its answers, by sentence."""
+        """Remarks about what the definition could not read or evaluate in answers, by sentence."""
         self._one_output = asyncio.Lock()  # the one that waits longest competes for the next request
         self._runs_to_poll = 0
         self.missing_runs = MissingRuns()
@@ -289,7 +289,7 @@ class ConnectionClient:
             self._turn_failing(error.message)
 
     def forget_run(self, run_id: str) -> None:
-        """The run is not polled here any more."""
+        """Forget a run that is not polled here any more."""
         self.missing_runs.forget(run_id)
         self.unreadable.forget(run_id)
 

@@ -120,25 +120,25 @@ class DurationLearner:
 
     def adopt(self, rows: Iterable[LearnedRow]) -> None:
         """Go on from these states, saved by another node, where they are not our own; our unsaved ends on top."""
-        news = {
+        changed = {
             key: row.state for row in rows if self._texts.get(key := (row.kind, row.workflow, row.status)) != row.state
         }
-        if not news:
+        if not changed:
             return
-        self._texts |= news
-        statuses = {RunStatus(status) for _, _, status in news if status}
-        for name in {workflow for kind, workflow, _ in news if kind == "progress"}:
+        self._texts |= changed
+        statuses = {RunStatus(status) for _, _, status in changed if status}
+        for name in {workflow for kind, workflow, _ in changed if kind == "progress"}:
             self._progress.pop(name, None)
         for status in statuses:  # all of a status at once: they lean on one prior
             self._priors.pop(status, None)
         self._durations = {key: kept for key, kept in self._durations.items() if key[1] not in statuses}
         for end in self._unsaved:
-            self._learn_again(end, statuses, news)
+            self._learn_again(end, statuses, changed)
 
-    def _learn_again(self, end: _End, statuses: set[RunStatus], news: Mapping[tuple[str, str, str], str]) -> None:
+    def _learn_again(self, end: _End, statuses: set[RunStatus], changed: Mapping[tuple[str, str, str], str]) -> None:
         if end.track is None and end.status in statuses:
             self.durations(end.workflow, end.status).observe(end.alive_s, end.finished_s)
-        elif end.track is not None and ("progress", end.workflow, "") in news:
+        elif end.track is not None and ("progress", end.workflow, "") in changed:
             plain = self.durations(end.workflow, RunStatus.RUNNING).estimate
             self.progress(end.workflow).observe(end.track, end.alive_s, end.finished_s, plain)
 

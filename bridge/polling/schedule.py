@@ -163,7 +163,7 @@ class TrackedRun:
         return (stored and stored.kind) is not (present and present.kind)
 
     def note_saved(self, record: PollRecord) -> None:
-        """What `record` returned was written."""
+        """Note that a `record()` of this run was written."""
         self.run = replaced(self.run, last_error=record.last_error)
 
     def note_alive(self, seen: Observation) -> None:

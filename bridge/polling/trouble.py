@@ -1,4 +1,4 @@
-"""What is wrong with a connection rather than with one of its runs: nothing can be read, or no run is found any more."""
+"""Trouble of a connection rather than of one of its runs: nothing can be read, or no run is found any more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ABOUT_ONE_RUN: Final = frozenset({FailureKind.REJECTED, FailureKind.BAD_PAYLOAD}
 
 
 class MissingRuns:
-    """Tells a connection that finds none of its runs any more from runs that are gone at the provider.
+    """Distinguishes a connection that finds none of its runs any more from runs that are gone at the provider.
 
     It is the connection if two runs or more are missing, and one of them that was found before has been missing since
     after any run was last found. Times are monotonic.

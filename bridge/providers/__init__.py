@@ -1,4 +1,4 @@
-"""The provider APIs: fetch one run, say in our words what it is, start and cancel where that is possible.
+"""The provider APIs: fetch one run, translate it into our words, start and cancel where that is possible.
 
 One file per API, or a definition in `definitions/`; never stores anything and never decides when to ask.
 """

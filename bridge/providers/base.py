@@ -277,7 +277,7 @@ async def start_run(http: ProviderHttp, path: str, body: JsonObject) -> Triggere
 
 
 def started_nothing(http: ProviderHttp, body: Json, why: str) -> str:
-    """What to say of the answer to a trigger in which no run id was found: the provider's own error, else `why`."""
+    """The message about an answer to a trigger without a run id: the provider's own error, otherwise `why`."""
     said, _ = error_text(body)
     return f"the answer holds no run id but an error: {http.redacted(said)}" if said else why
 

@@ -249,7 +249,7 @@ class DefinedProvider(ProviderDefaults):
         return joined if "join" not in table or not isinstance(first, dict) else _joined(table, first, joined)
 
     def _output_in(self, table: Mapping[str, Any], body: Json, run_id: str) -> tuple[Json, list[Json] | None]:
-        """What `read` finds in a page, and its items; no items where it has none to join. Raises BadPayload."""
+        """The values that `read` finds in a page, and its items; no items where it has none to join. Raises BadPayload."""
         notes = Notes()
         if "id" in table:
             self.answers.check_same_run(find(table["id"], body, notes), run_id)

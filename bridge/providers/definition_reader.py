@@ -45,7 +45,7 @@ _CONVERT: Final[Mapping[str, Convert]] = {
 
 @frozen
 class Reading:
-    """What an answer says about a run, and what could not be evaluated.
+    """The reading of an answer about a run, and the expressions that could not be evaluated.
 
     `rule` is what decided the status: `when[0]`, a canonical status whose list has the word, `absent` or nothing.
     `told_id` is the id in the answer, if [read] names one.
@@ -99,7 +99,7 @@ class DefinitionReader:
         return word.strip().casefold() if self._folds else word
 
     def read(self, body: Json, notes: Notes | None = None) -> Reading:
-        """What the body of an answer says about a run. Raises BadPayload if it lacks a status that it must have."""
+        """Read the body of an answer about a run. Raises BadPayload if it lacks a status that it must have."""
         notes = Notes() if notes is None else notes
         status, word, rule = self._judge(body, notes)
         if notes and status.is_settled and any(note.startswith("status.when") for note in notes):

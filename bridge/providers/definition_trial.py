@@ -97,7 +97,7 @@ class RecordingHttp(ProviderHttp):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one poll sent and what came of it. `values` are the paths of [read] with what each finds."""
+    """The requests of one poll and its result. `values` are the paths of [read] with what each finds."""
 
     provider: DefinedProvider
     exchanges: tuple[Exchange, ...]

@@ -58,7 +58,7 @@ def error_text(body: Json) -> tuple[str | None, str | None]:
 
 
 def what_came_instead(head: str, content_type: str) -> tuple[FailureKind, str] | None:
-    """What a body is that is not JSON, by its first characters; None if it may be broken JSON."""
+    """The kind of a body that is not JSON, by its first characters; None if it may be broken JSON."""
     text = head.lstrip("\ufeff \t\r\n")
     if not text:
         return FailureKind.BAD_PAYLOAD, "an empty body instead of JSON"

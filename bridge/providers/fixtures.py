@@ -102,7 +102,7 @@ def fixtures_folder(definition: Path) -> Path:
 
 
 def compare(answers: Answers, fixture: Fixture) -> Compared:
-    """What the definition reads in a fixture, and where that differs from what is expected."""
+    """The reading of a fixture by the definition, and where it differs from what is expected."""
     found, rule = facts_of(answers, fixture)
     differences = tuple(
         f"{key}: expected {_shown(wanted)}, read {_shown(found.get(key))}"
@@ -114,7 +114,7 @@ def compare(answers: Answers, fixture: Fixture) -> Compared:
 
 
 def facts_of(answers: Answers, fixture: Fixture) -> tuple[dict[str, Any], str]:
-    """What the definition reads in a fixture, by the names of `expect`, and the rule that decided."""
+    """The reading of a fixture by the definition, by the names of `expect`, and the rule that decided."""
     tables, answer = answers.tables, fixture.answer
     meaning = answers.meaning_of(answer)
     facts: dict[str, Any] = {"means": meaning.means, "pause": meaning.pause_s}

@@ -253,7 +253,7 @@ def _text_in(raw: bytearray | None) -> str | None:
 
 
 def _id_only(raw: bytes) -> Json:
-    """What is left of a damaged item of a list: its id, so that the run can be polled."""
+    """The readable rest of a damaged item of a list: its id, so that the run can be polled."""
     scanner = RunScanner(RunFields(frozenset({"id"})))
     try:
         scanner.feed(raw)

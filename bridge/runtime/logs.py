@@ -116,7 +116,7 @@ def _as_json(logger: object, name: str, event: EventDict) -> bytes:
     return _encode(_without_control_characters(logger, name, event)).encode(errors="replace")
 
 
-# What the journal calls a level (sd-daemon(3)), so that `journalctl -p warning` finds the line.
+# The journal's names of the levels (sd-daemon(3)), so that `journalctl -p warning` finds the line.
 _PRIORITY = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>", "critical": b"<2>"}
 
 

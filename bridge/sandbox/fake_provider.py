@@ -1,4 +1,4 @@
-"""What the four fake providers share, and the middleware that every request passes.
+"""The parts that the four fake providers share, and the middleware that every request passes.
 
 The middleware answers in the provider's own error shape, in this order: injected fault, wrong key, rate limit,
 handler.

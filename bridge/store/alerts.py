@@ -44,7 +44,7 @@ class AlertCursor:
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """What happened after a cursor, and the cursor behind it.
+    """The events after a cursor that raise alerts, and the cursor behind them.
 
     `events`: type and the `data` of its body. `exhausted`: deliveries by endpoint, "" for webhooks of single runs.
     """

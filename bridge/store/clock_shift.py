@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from bridge.store.tables import deliveries, endpoint_secrets, endpoints, idempotency_keys, replays, runs
 from bridge.store.transaction import Tx
 
-# What is due, what expires, and since when it counts. Times of facts (registered, recorded, delivered) stay.
+# Due times, expiries, and the instants they count from. Times of facts (registered, recorded, delivered) stay.
 _MOVED = (
     (runs, ("next_poll_at", "not_found_since"), runs.c.next_poll_at.is_not(None)),
     (runs, ("deadline_at",), sa.and_(runs.c.next_poll_at.is_not(None), ~runs.c.deadline_is_fixed)),

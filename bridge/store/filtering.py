@@ -126,7 +126,7 @@ class Filters:
         return False
 
     def _subject(self, body: bytes) -> _Subject:
-        """What the last call found, if it was about the same body: all filters judge one event after the other."""
+        """The result of the last call, if it was about the same body: all filters judge one event after the other."""
         if self._last is None or self._last.body is not body:
             self._last = _Subject(body)
         return self._last

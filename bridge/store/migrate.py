@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _STEPS = sorted(step.name[:4] for step in (Path(__file__).parent / "migrations" / "versions").glob("[0-9]*.py"))
 HEAD = _STEPS[-1]
 OWN_VERSION_TABLE = "runbridge_schema_version"
-"""Of PostgreSQL databases, where another application may have Alembic's usual table."""
+"""Used in PostgreSQL databases, where another application may have Alembic's usual table."""
 _USUAL_VERSION_TABLE = "alembic_version"
 _LOCK = 0x72756E62  # any number, the same in every node
 

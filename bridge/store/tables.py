@@ -62,7 +62,7 @@ runs = sa.Table(
     sa.Column("not_found_count", sa.Integer, nullable=False),
     sa.Column("not_found_since", Instant),
     sa.Column("leased_by", sa.Text),
-    # Of a run that was registered again after its end: its `provider_run_id` is then its own id, because the column is
+    # Set if a run was registered again after its end: its `provider_run_id` is then its own id, because the column is
     # unique. SQLite cannot make that a condition without copying the table.
     sa.Column("former_provider_run_id", sa.Text),
     sa.Column("generation", sa.Text),
@@ -267,7 +267,7 @@ sa.Index(
     deliveries.c.id,
     **_only("next_attempt_at IS NOT NULL AND leased_by IS NULL"),
 )
-# What is pending, and by which node it is leased: what a node leases, and what an ordered endpoint still has to get of a
+# Pending deliveries, and by which node each is leased: what a node leases, and what an ordered endpoint still has to get of a
 # run, in order. A delivery leased by the transaction that records its event is in no other index of what waits.
 sa.Index(
     "ix_deliveries_pending",

@@ -74,7 +74,7 @@ class Tx:
     now: datetime
     signals: CommitSignals = field(default_factory=CommitSignals)
     cache: dict[str, Any] = field(default_factory=dict)
-    """What was read and still holds: for this transaction, on SQLite until a writer changes it and drops the entry."""
+    """Values that were read and still hold: for this transaction, on SQLite until a writer changes it and drops the entry."""
     keyring: Keyring = field(default_factory=Keyring)
     filters: Filters = field(default_factory=Filters)
     driver: sqlite3.Connection | None = None

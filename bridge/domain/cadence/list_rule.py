@@ -34,7 +34,7 @@ class WatchedRun:
     weight: float = 1.0
 
     def lateness(self, later_s: float = 0.0) -> float:
-        """W of this run `later_s` seconds from now, in seconds, times its weight."""
+        """The lateness of this run `later_s` seconds from now, in seconds, times its weight."""
         return self.weight * self.estimate.lateness(self.alive_s, self.age_s + later_s)
 
 
@@ -51,7 +51,7 @@ class UnregisteredRuns:
     weight: float = 1.0
 
     def lateness(self, later_s: float = 0.0) -> float:
-        """Their W together: that of one run, integrated over all ages since the last list by Simpson's rule."""
+        """Their lateness together: that of one run, integrated over all ages since the last list by Simpson's rule."""
         elapsed_s = self.since_s + later_s
         summed = 4 * self.estimate.lateness(0.0, elapsed_s / 2) + self.estimate.lateness(0.0, elapsed_s)
         return self.weight * self.per_s * elapsed_s / 6 * summed

@@ -34,7 +34,7 @@ _TIMED_OUT, _READ_ONLY = ("25P03", "25P04", "57014"), "25006"  # ended by one of
 _CONFLICTS: Final = {"40001", "40P01", "23505"}
 
 GONE: Final = (InterfaceError, asyncpg.InterfaceError, OSError, TimeoutError, sa.exc.TimeoutError)
-"""What a database that cannot be reached raises, besides errors for which `is_gone` is true."""
+"""Errors of a database that cannot be reached, besides those for which `is_gone` is true."""
 
 # Set on every connection, because a role or a database may have other defaults. Not in the startup message: a pooler
 # refuses parameters there that it does not know.
@@ -51,7 +51,7 @@ _LIMITS: Final = {
     "statement_timeout": f"{TRANSACTION_S:g}s",
     "idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s",
 }
-# Of connections that repeat a few prepared statements: plan each once, as look-ups by key. In a table of a few rows the
+# Connections that repeat a few prepared statements plan each once, as look-ups by key. In a table of a few rows the
 # planner may still choose to read all of them, so a plan is kept for some seconds only.
 _SHUNNED: Final = ("seqscan", "bitmapscan", "hashjoin", "mergejoin", "material")
 _PLAN_ONCE: Final = {
