@@ -85,8 +85,8 @@ deb: $(DEV) ## the Debian package with all libraries, in dist/, for the Python o
 
 lock: $(DEV) ## resolve requirements/ again from pyproject.toml (UPGRADE=1 takes the newest versions)
 	$(COMPILE) --output-file requirements/runtime.txt
-	$(COMPILE) --extra otel --constraint requirements/runtime.txt --output-file requirements/otel.txt
 	$(COMPILE) --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt
+	$(COMPILE) --extra otel --constraint requirements/dev.txt --output-file requirements/otel.txt
 	$(COMPILE:pyproject.toml=) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
 	$(COMPILE:pyproject.toml=) --group docs --constraint requirements/dev.txt --output-file requirements/docs.txt
 	$(BIN)/python deploy/dist.py --sbom

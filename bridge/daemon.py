@@ -75,6 +75,7 @@ class Daemon:
         self.watchdog = Watchdog.from_environ(self.notifier, clock, os.environ)
         self.workers = Supervisor(self.watchdog)
         self.database = Database(config.database.url, clock)
+        self.tracing = wiring.open_tracing(config, self.metrics)
         self.lease_guard = LeaseGuard(clock)
         self.membership: Membership | None = None
         self.pollers = Pollers(
@@ -84,6 +85,7 @@ class Daemon:
             metrics=self.metrics,
             lease_guard=self.lease_guard,
             offer_of=lambda: self.control.deliverer.offer if self.control.deliverer else None,
+            tracing=self.tracing,
         )
         self.control = DaemonControl(self.database, clock, self.pollers.by_connection, self.metrics)
         self.calendar = Calendar()
@@ -98,6 +100,9 @@ class Daemon:
         """Open the database, start the workers, then the API."""
         await self.database.open()
         self._stack.push_async_callback(self.database.close)
+        if self.tracing is not None:
+            self._stack.push_async_callback(self.tracing.close)
+            self.control.tracing = self.tracing
         if self.database.is_sqlite:
             self.workers.start("writer", self.database.wait_writer_ended)
             self.workers.start_loop("database file", self._check_database_file)
@@ -254,6 +259,7 @@ class Daemon:
             settings=wiring.delivery_settings(self.config, descriptor_limit()),
             file_secrets={name: endpoint.secret for name, endpoint in self.config.endpoints.items()},
             lease_guard=self.lease_guard,
+            tracing=self.tracing,
         )
         self.deliverer.nodes = self.membership.rank.nodes if self.membership else 1
         self.control.deliverer = self.deliverer
@@ -301,6 +307,8 @@ class Daemon:
         if self._does_chores:
             for run in await deadlines.expire_overdue(self.database):
                 self.pollers.forget(run.id)
+                if self.tracing is not None:
+                    self.tracing.expired(run, self.clock.now())
         return deadlines.EVERY_S
 
     async def _tell_people(self) -> float:

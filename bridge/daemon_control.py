@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bridge.api.ports import CheckResult, EffectiveSetting, FailingRun, LimiterReading, LivePoll
 from bridge.cluster.membership import Membership
@@ -35,6 +35,9 @@ from bridge.store.runs import LeaseOffer
 from bridge.store.sqlite import database_file
 from bridge.store.transaction import CommitSignals
 
+if TYPE_CHECKING:
+    from bridge.runtime.tracing import Tracing
+
 _SHOWN_MAX_S: Final = 1e8  # a later opening depends on other requests
 _NOT_READY: Final = "not in order; the log says why"
 _START_UNKNOWN: Final = (
@@ -58,6 +61,7 @@ class DaemonControl:
         """Warnings about the configuration in effect."""
         self.backup_plan: BackupPlan | None = None
         self.alerter: Alerter | None = None
+        self.tracing: Tracing | None = None
         self.is_stopping = False
         self._database = database
         self._metrics = metrics
@@ -288,6 +292,8 @@ class DaemonControl:
                 found.append(backups.check(self.backup_plan, file, now=self._clock.now(), since=self._since))
         failures = self.alerter.failures() if self.alerter else {}
         found += [Finding(False, f"alerts {name}", f"nobody is told: {why}") for name, why in failures.items()]
+        if self.tracing is not None and (why := self.tracing.failure) is not None:
+            found.append(Finding(False, "traces", f"{why}; deliveries go on, spans are lost; check [otel] endpoint"))
         for name, is_good in self.readiness().items():
             found.append(Finding(is_good, f"readiness: {name}", "in order" if is_good else _NOT_READY))
         if not self.pollers:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from bridge.config.load import Config
+from bridge.config.values import header_list
 from bridge.delivery.deliverer import DeliverySettings
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.addresses.tables import Address
 from bridge.maintenance.backups import BackupPlan
 from bridge.maintenance.retention import Retention
+
+if TYPE_CHECKING:
+    from bridge.runtime.metrics import Metrics
+    from bridge.runtime.tracing import Tracing
 
 
 def allowed_hosts(config: Config) -> frozenset[str]:
@@ -48,3 +54,13 @@ def policies(config: Config, own: tuple[tuple[Address, int], ...]) -> dict[Trust
 def own_addresses(runner: web.AppRunner) -> tuple[tuple[Address, int], ...]:
     """The addresses and ports that the API listens on; none for a Unix socket."""
     return tuple((ip_address(a[0]), a[1]) for a in runner.addresses if isinstance(a, tuple))
+
+
+def open_tracing(config: Config, metrics: Metrics) -> Tracing | None:
+    """Only a daemon that sends spans loads what makes them."""
+    if config.otel is None:
+        return None
+    from bridge.runtime.tracing import Tracing
+
+    headers = header_list(config.otel.headers) if config.otel.headers else None
+    return Tracing(metrics, endpoint=config.otel.endpoint, headers=headers, service_name=config.otel.service_name)

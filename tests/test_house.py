@@ -46,20 +46,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "api": frozenset({"domain", "store"}),
     "maintenance": frozenset({"domain", "runtime", "store", "cluster", "polling", "delivery"}),
     # What the API may ask of the running workers; part of the composition root.
-    "daemon_control": frozenset(
-        {
-            "domain",
-            "runtime",
-            "store",
-            "providers",
-            "cluster",
-            "polling",
-            "delivery",
-            "api",
-            "maintenance",
-        }
-    ),
-    "wiring": frozenset({"config", "domain", "delivery", "maintenance"}),
+    "daemon_control": EVERY_ROOM - {"config", "definitions"},
+    "wiring": frozenset({"config", "domain", "delivery", "maintenance", "runtime"}),
     "daemon": EVERY_ROOM | {"wiring", "daemon_control"},
     "process": frozenset({"config", "daemon", "domain", "runtime"}),
     "sandbox": (EVERY_ROOM - {"config"}),
@@ -67,7 +55,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
 }
 # Packages that come with a declared one and belong to its interface.
-COMPANIONS = {"multidict": "aiohttp", "yarl": "aiohttp", "pydantic_core": "pydantic"}
+COMPANIONS = {
+    "multidict": "aiohttp",
+    "yarl": "aiohttp",
+    "pydantic_core": "pydantic",
+    **dict.fromkeys(("opentelemetry", "requests"), "opentelemetry_sdk"),
+}
 OUTSIDE_WORLD = {
     "aiohttp",
     "alembic",
@@ -84,6 +77,8 @@ OWNERS = {  # a package that only some rooms may use
     "alembic": {"store"},
     "apscheduler": {"maintenance", "config"},  # config: whether a cron line is one
     "click": {"cli"},
+    "opentelemetry": {"runtime"},
+    "requests": {"runtime"},  # the session that the exporter sends with
     "rich": {"cli", "sandbox"},
 }
 LINES_MAX = 450
@@ -232,7 +227,9 @@ def test_a_technology_stays_in_its_room() -> None:
 
 def test_the_product_imports_only_what_it_declares_as_its_dependencies() -> None:
     """pytest and friends are there while we develop, and missing where the daemon is installed."""
-    declared = {re.split(r"[\[<>=! ]", line)[0].replace("-", "_") for line in pyproject()["project"]["dependencies"]}
+    project = pyproject()["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
+    declared = {re.split(r"[\[<>=! ]", line)[0].replace("-", "_") for line in lines}
     known = declared | {name for name, parent in COMPANIONS.items() if parent in declared} | {"bridge"}
     wrong = [
         f"{place(path, line)}: {name}"
@@ -362,7 +359,7 @@ def test_no_file_has_a_name_that_says_nothing() -> None:
 
 def test_every_dependency_and_every_switched_off_check_says_why() -> None:
     lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
-    lists = ("dependencies = [", "ignore = [", '"tests/', '"benchmarks/', '"bridge/')
+    lists = ("dependencies = [", "otel = [", "ignore = [", '"tests/', '"benchmarks/', '"bridge/')
     inside, checked, silent = False, 0, []
     for line in lines:
         if line.strip().startswith(lists):
@@ -390,7 +387,7 @@ def test_every_inline_exception_names_its_check() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", ["build", "runtime", "dev"])
+@pytest.mark.parametrize("name", ["build", "runtime", "otel", "dev"])
 def test_requirements_are_hashed_and_name_no_registry(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     assert "://" not in text
@@ -402,7 +399,9 @@ def test_requirements_are_hashed_and_name_no_registry(name: str) -> None:
 
 def test_what_is_tested_is_what_is_shipped() -> None:
     """The versions in dev.txt and build.txt are those of runtime.txt where they share a package."""
-    runtime, dev, build = (pins(name) for name in ("runtime", "dev", "build"))
+    runtime, dev, build, otel = (pins(name) for name in ("runtime", "dev", "build", "otel"))
+    assert {name: dev.get(name) for name in otel} == otel
+    assert {name: otel.get(name) for name in runtime} == runtime
     assert {name: dev.get(name) for name in runtime} == runtime
     assert {name: dev.get(name) for name in build} == build
 

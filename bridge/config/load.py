@@ -17,9 +17,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from bridge.config.layers import Given, Layer, Layers, TablePath, place, schema_of, variants
+from bridge.config.layers import Given, Layer, Layers, TablePath, place, variants
 from bridge.config.locate import home_of
-from bridge.config.secret_sources import sources_for
+from bridge.config.secret_sources import odd_secrets, readable_secrets, sources_for
 from bridge.config.sections import (
     AlertTable,
     BackupSettings,
@@ -30,12 +30,14 @@ from bridge.config.sections import (
     DeliverySettings,
     EndpointTable,
     LogSettings,
+    OtelSettings,
     ProvidersSettings,
     RetentionSettings,
     SecretsSettings,
     ServerSettings,
     Table,
     TokenTable,
+    otel_lacks,
 )
 from bridge.definitions.files import Definitions
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
@@ -51,18 +53,6 @@ from bridge.domain.webhook_url import check_target
 
 TOKENS = "server.tokens"
 FILE_BYTES_MAX = 4 * 1024 * 1024
-READABLE_BY_OTHERS = 0o044
-_ODD_SECRETS = (
-    (
-        re.compile(r"bearer\b", re.IGNORECASE | re.ASCII).match,
-        "begins with `Bearer`, which is added to it; leave it out",
-    ),
-    (re.compile(r"[\"'`]").search, "holds a quotation mark; give the key without quotes"),
-    (re.compile(r"(?:export )?[A-Z_][A-Z0-9_]*=.", re.ASCII).match, "begins with `NAME=`; give what stands after it"),
-    (re.compile(r"[\w-]+: ", re.ASCII).match, "begins with the name of a header; give what stands after it"),
-    (re.compile(r"<.*>|\$?\{.*\}", re.ASCII).fullmatch, "looks like a placeholder; give the key itself"),
-    (re.compile(" ").search, "holds a blank, as no key does; give the key alone"),
-)
 _WORDS = {
     "string_type": "expected text in quotes",
     "tuple_type": 'expected a list such as ["…", "…"]',
@@ -101,6 +91,8 @@ class Config:
     delivery: DeliverySettings
     cadence: CadenceSettings
     dashboard: DashboardSettings
+    otel: OtelSettings | None
+    """None: no spans are sent."""
     log: LogSettings
     warnings: tuple[Problem, ...]
     origins: dict[str, str]
@@ -133,6 +125,7 @@ def changes_that_need_restart(old: Config, new: Config) -> list[str]:
         "server.listen": old.server.listen != new.server.listen,
         "database.url": old.database.url != new.database.url,
         "database.lease": old.database.lease_s != new.database.lease_s,
+        "otel": old.otel != new.otel,
         "log": old.log != new.log,
     }
     return [key for key, is_changed in changed.items() if is_changed]
@@ -145,14 +138,14 @@ class _Loading:
         self._path = path
         self._env = env
         self._problems = layers.all_problems()
-        self._warnings = _readable_secrets(path, layers)
+        self._warnings = readable_secrets(path, layers)
         self._tables: dict[TablePath, dict[str, Given]] = {}
         self._faulty_keys: set[str] = set()
         self._sources = sources_for(path, env)
         self._definitions = Definitions()
         for at, given in layers.tables.items():
             self._tables[at], problems = self._sources.resolve(at, given)
-            self._warnings += _odd_secrets(at, self._tables[at])
+            self._warnings += odd_secrets(at, self._tables[at])
             self._problems += problems
             self._faulty_keys |= {_stem(problem.field) for problem in problems}
         self._provide_database()
@@ -183,6 +176,7 @@ class _Loading:
         backup = self._backup(database)
         alerts = self._alerts(delivery)
         dashboard = self._validated(DashboardSettings, ("dashboard",))
+        otel = self._otel()
         log = self._validated(LogSettings, ("log",))
         if self._problems or not (server and database and secrets and retention and backup and delivery and log):
             raise ConfigInvalid(self._problems)
@@ -201,6 +195,7 @@ class _Loading:
             delivery=delivery,
             cadence=cadence,
             dashboard=dashboard,
+            otel=otel,
             log=log,
             warnings=tuple(self._warnings),
             origins={
@@ -315,6 +310,16 @@ class _Loading:
         self._check_reach("alerts", urls, delivery)
         return tables
 
+    def _otel(self) -> OtelSettings | None:
+        """The settings if spans are sent. A collector that only the environment names is not worth a refusal to start."""
+        otel = self._validated(OtelSettings, ("otel",))
+        if otel is None or not otel.sends(self._env):
+            return None
+        if (lacks := otel_lacks()) is None:
+            return otel
+        (self._problems if otel.endpoint else self._warnings).append(Problem("otel.endpoint", lacks))
+        return None
+
     def _check_reach(self, section: str, urls: Mapping[str, str], delivery: DeliverySettings | None) -> None:
         """Collect why an address can never be dialled, as far as that is known without DNS."""
         if delivery is None:
@@ -412,33 +417,3 @@ def _key_of(table: type[Table], error: ErrorDetails) -> str:
 
 def _stem(name: str) -> str:
     return name.removesuffix("_env").removesuffix("_file")
-
-
-def _readable_secrets(path: Path | None, layers: Layers) -> list[Problem]:
-    """A warning for each secret in a file that other users can read."""
-    if path is None or not path.exists() or not path.stat().st_mode & READABLE_BY_OTHERS:
-        return []
-    return [
-        Problem(place(at, key), f"stands in a file that others can read; chmod 600 {path}, or use {key}_file")
-        for at, given in layers.tables.items()
-        for key, value in given.items()
-        if key in schema_of(at).secrets and value.layer is Layer.FILE and not _is_plain_url(key, value.value)
-    ]
-
-
-def _is_plain_url(key: str, value: object) -> bool:
-    return key in ("url", "proxy") and "@" not in str(value) and "password" not in str(value)
-
-
-def _odd_secrets(at: TablePath, table: Mapping[str, Given]) -> list[Problem]:
-    """A warning for each key that holds more than a key: what was copied around it."""
-    found = []
-    for key in ("api_key", "api_token"):
-        given = table.get(key)
-        text = given.value.reveal() if given and isinstance(given.value, Secret) else ""
-        said = next((said for is_odd, said in _ODD_SECRETS if is_odd(text)), None)
-        if "provider" in table and table["provider"].value == "dify" and text.startswith(("dataset-", "sk-")):
-            said = "is no key of a Dify app, which begins with `app-`; a run is read with the key of its own app"
-        if given and said:
-            found.append(Problem(place(at, key), f"{said} (from {given.origin})"))
-    return found

@@ -7,12 +7,13 @@ folder of the configuration file. One newline at the end of a file is dropped.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.config.layers import Given, TablePath, place, schema_of, variants
+from bridge.config.layers import Given, Layer, Layers, TablePath, place, schema_of, variants
 from bridge.config.locate import home_of
 from bridge.domain.errors import Problem
 from bridge.domain.secret import Secret
@@ -20,6 +21,19 @@ from bridge.domain.suggestions import closest
 
 SECRET_BYTES_MAX = 64 * 1024
 
+READABLE_BY_OTHERS = 0o044
+_ODD_SECRETS = (
+    (
+        re.compile(r"bearer\b", re.IGNORECASE | re.ASCII).match,
+        "begins with `Bearer`, which is added to it; leave it out",
+    ),
+    (re.compile(r"[\"'`]").search, "holds a quotation mark; give the key without quotes"),
+    (re.compile(r"(?:export )?[A-Z_][A-Z0-9_]*=.", re.ASCII).match, "begins with `NAME=`; give what stands after it"),
+    (re.compile(r"[\w-]+: ", re.ASCII).match, "begins with the name of a header; give what stands after it"),
+    (re.compile(r"<.*>|\$?\{.*\}", re.ASCII).fullmatch, "looks like a placeholder; give the key itself"),
+    (re.compile(" ").search, "holds a blank, as no key does; give the key alone"),
+)
+_OTHERS = ("dibby", "retab", "instabase")
 SYSTEMD = Path("/run/systemd/system")  # exists if systemd booted the machine
 _PERHAPS = " (a credential of the unit is to be had only while the service runs, and needs a LoadCredential= line)"
 
@@ -113,3 +127,36 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text in UTF-8") from None
     return text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
+
+
+def readable_secrets(path: Path | None, layers: Layers) -> list[Problem]:
+    """A warning for each secret in a file that other users can read."""
+    if path is None or not path.exists() or not path.stat().st_mode & READABLE_BY_OTHERS:
+        return []
+    return [
+        Problem(place(at, key), f"stands in a file that others can read; chmod 600 {path}, or use {key}_file")
+        for at, given in layers.tables.items()
+        for key, value in given.items()
+        if key in schema_of(at).secrets and value.layer is Layer.FILE and not _is_plain_url(key, value.value)
+    ]
+
+
+def _is_plain_url(key: str, value: object) -> bool:
+    return key in ("url", "proxy") and "@" not in str(value) and "password" not in str(value)
+
+
+def odd_secrets(at: TablePath, table: Mapping[str, Given]) -> list[Problem]:
+    """A warning for each key that holds more than a key: what was copied around it."""
+    found = []
+    for key in ("api_key", "api_token"):
+        given = table.get(key)
+        text = given.value.reveal() if given and isinstance(given.value, Secret) else ""
+        said = next((said for is_odd, said in _ODD_SECRETS if is_odd(text)), None)
+        provider = table["provider"].value if "provider" in table else None
+        if provider == "dify" and text.startswith(("dataset-", "sk-")):
+            said = "is no key of a Dify app, which begins with `app-`; a run is read with the key of its own app"
+        elif provider in _OTHERS and text.startswith("app-"):
+            said = f"begins with `app-`, as the keys of Dify apps do; give the key of {provider}"
+        if given and said:
+            found.append(Problem(place(at, key), f"{said} (from {given.origin})"))
+    return found

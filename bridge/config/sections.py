@@ -7,7 +7,10 @@ never leave this room; the others are passed on as they are, frozen.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from importlib import metadata
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
@@ -48,6 +51,7 @@ BASE_URLS = {
 PROVIDER_OPTIONS = {"ib_context": "instabase", "auth_scheme": "retab", "workflow_key": "dibby"}
 # Providers whose API lists runs of every status; only there can unregistered runs be discovered.
 LISTING_PROVIDERS = ("retab", "instabase")
+OTEL_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "json", "console")
 
@@ -389,6 +393,31 @@ class ProvidersSettings(Table):
     folder: Annotated[str, Printable, Field(min_length=1)] = "providers"
 
 
+class OtelSettings(Table):
+    """[otel]: where spans go, if anywhere. What is not set comes from the standard OTEL_… variables."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("headers",)
+
+    endpoint: Annotated[str, AfterValidator(values.check_base_url)] | None = None
+    headers: Annotated[Secret, AfterValidator(values.check_header_list)] | None = None
+    service_name: Annotated[str, Printable, Field(min_length=1, max_length=255)] | None = None
+
+    def sends(self, env: Mapping[str, str]) -> bool:
+        """Whether spans are sent: a collector is named here or in the environment, and nothing switches them off."""
+        is_off = env.get("OTEL_SDK_DISABLED", "").lower() == "true" or env.get("OTEL_TRACES_EXPORTER") == "none"
+        return not is_off and bool(self.endpoint or any(env.get(name) for name in OTEL_ENDPOINTS))
+
+
+def otel_lacks() -> str | None:
+    """How to install what sending spans needs; None if it is there."""
+    try:
+        for package in ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"):
+            metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return f'needs libraries that are not installed: {sys.executable} -m pip install "runbridge[otel]"'
+    return None
+
+
 class LogSettings(Table):
     """[log]: `auto` writes text for people on a terminal, and JSON elsewhere."""
 
@@ -406,6 +435,7 @@ SECTIONS: dict[str, type[Table]] = {
     "cadence": CadenceTable,
     "dashboard": DashboardSettings,
     "providers": ProvidersSettings,
+    "otel": OtelSettings,
     "log": LogSettings,
 }
 NAMED_SECTIONS: dict[str, type[Table]] = {

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from bridge.config.layers import place
 from bridge.config.load import Config, FileEndpoint
-from bridge.config.sections import PROVIDER_OPTIONS, AlertTable, CadenceTable, ConnectionTable, EndpointTable, Table
+from bridge.config.sections import (
+    PROVIDER_OPTIONS,
+    AlertTable,
+    CadenceTable,
+    ConnectionTable,
+    EndpointTable,
+    OtelSettings,
+    Table,
+)
 from bridge.config.values import format_size, mask_password, mask_query
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.timestamps import format_duration
@@ -44,7 +52,8 @@ def show_config(config: Config) -> list[Row]:
             rows.append(Row(at, _text(attribute, getattr(channel, attribute)), _origin(config, at)))
     rows += _section(config, "delivery", config.delivery)
     rows += (Row(f"cadence.{key}", text, _origin(config, f"cadence.{key}")) for key, text in _cadence(config.cadence))
-    return [*rows, *_section(config, "dashboard", config.dashboard), *_section(config, "log", config.log)]
+    rows += _section(config, "dashboard", config.dashboard)
+    return [*rows, *_section(config, "otel", config.otel or OtelSettings()), *_section(config, "log", config.log)]
 
 
 def _section(config: Config, section: str, table: Table) -> Iterator[Row]:

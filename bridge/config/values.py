@@ -6,7 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from bridge.domain.addresses.policy import AllowRule
 from bridge.domain.database_url import postgres_target
@@ -193,6 +193,23 @@ def check_header_text(text: str) -> str:
     if not _HEADER_SAFE.fullmatch(text):
         raise ValueError("holds a line break, outer spaces or characters other than printable ASCII; copy it again")
     return text
+
+
+def check_header_list(secret: Secret) -> Secret:
+    """Headers in the form of OTEL_EXPORTER_OTLP_HEADERS."""
+    header_list(secret)
+    return secret
+
+
+def header_list(secret: Secret) -> dict[str, str]:
+    """The headers in `name=value,name=value`, percent-decoded. Raises ValueError, which shows no value."""
+    found = {}
+    for number, pair in enumerate(secret.reveal().split(","), 1):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise ValueError(f"pair {number} is not `name=value`; separate pairs by commas, and write a comma as %2C")
+        found[name.lower()] = check_header_text(unquote(value))
+    return found
 
 
 def check_header_safe(secret: Secret) -> Secret:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -16,20 +16,26 @@ from bridge.runtime.metrics import Metrics
 from bridge.store.attempts import AttemptResult
 from bridge.store.endpoint_health import HealthChange
 
+if TYPE_CHECKING:
+    from bridge.runtime.tracing import Tracing
+
 log: Final = structlog.get_logger()
 
 
 class AttemptLog:
     """Notes what was recorded."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, clock: Clock, tracing: Tracing | None = None) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._tracing = tracing
         self._log = log.bind()  # bound once: half of what a line costs
 
     def attempt(self, claimed: LeasedDelivery, result: AttemptResult) -> None:
         """Log one canonical line for an attempt, and count it."""
         answer = result.answer
+        if self._tracing is not None:
+            self._tracing.attempted(claimed, result.at, answer, result.state)
         is_delivered = answer.outcome is Outcome.DELIVERED
         shared_id = None if claimed.endpoint.source is EndpointSource.RUN else claimed.endpoint.id
         self._metrics.note_attempt(

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -33,8 +33,6 @@ from bridge.domain.errors import Conflict, StoreUnavailable
 from bridge.domain.frozen import frozen
 from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
 from bridge.domain.secret import Secret
-from bridge.domain.signing.ed25519_v1a import signing_key, with_v1a
-from bridge.domain.signing.hmac_v1 import secret_key, signature_headers
 from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
 from bridge.store import attempts, deliveries, endpoint_health
@@ -44,6 +42,9 @@ from bridge.store.database import Database
 from bridge.store.deliveries import due_endpoints, may_probe
 from bridge.store.endpoint_health import HealthChange
 from bridge.store.transaction import CommitSignals, Tx
+
+if TYPE_CHECKING:
+    from bridge.runtime.tracing import Tracing
 
 log = structlog.get_logger()
 PASS_GAP_S = 0.004  # at least this long between passes: under load one pass claims for several POSTs
@@ -119,6 +120,7 @@ class Deliverer:
         settings: DeliverySettings,
         file_secrets: Mapping[str, Secret],
         lease_guard: LeaseGuard | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.bell = Bell()
         self.settings = settings
@@ -133,7 +135,8 @@ class Deliverer:
         self._node = node
         self._lease_guard = lease_guard or LeaseGuard(clock)
         self._sender = sender
-        self._log = AttemptLog(metrics, clock)
+        self._log = AttemptLog(metrics, clock, tracing)
+        self._traces = tracing is not None
         self._limiter = DeliveryLimiter(settings.slots, settings.slots_per_endpoint)
         self._slots: DeliverySlots[_InFlight] = DeliverySlots(settings.slots, settings.slots_per_endpoint)
         self._in_flight: dict[str, _InFlight] = {}
@@ -220,7 +223,12 @@ class Deliverer:
             if known[endpoint_id].backoff.is_probed and not may_probe(tx, endpoint_id):
                 given = share.at_once
             found = deliveries.acquire_due(
-                tx, node=self._node, endpoint_id=endpoint_id, limit=given.limit, lanes=given.lanes
+                tx,
+                node=self._node,
+                endpoint_id=endpoint_id,
+                limit=given.limit,
+                lanes=given.lanes,
+                with_traces=self._traces,
             )
             claimed += found
             if len(found) >= given.limit:
@@ -355,7 +363,7 @@ class Deliverer:
 
     async def _post(self, claimed: LeasedDelivery, timestamp: int) -> PostResult:
         try:
-            headers = sign_attempt(claimed, self.file_secrets.get(claimed.endpoint.id), timestamp)
+            headers = claimed.headers(self.file_secrets.get(claimed.endpoint.id), timestamp)
         except ValueError as error:
             return PostResult(Outcome.UNSIGNED, duration_ms=0, detail=str(error))
         return await self._sender.post(
@@ -428,22 +436,3 @@ class Deliverer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def sign_attempt(claimed: LeasedDelivery, file_secret: Secret | None, timestamp: int) -> dict[str, str]:
-    """Our headers of one attempt: the signatures of every live secret over the claimed bytes, and `LeasedDelivery.headers`.
-
-    `file_secret` is that of an endpoint from the operator's file; `timestamp` is in Unix seconds.
-    Raises ValueError with the reason if nothing can sign.
-    """
-    if claimed.fault is not None:
-        raise ValueError(claimed.fault)
-    shared = [file_secret] if file_secret is not None else [s.secret for s in claimed.secrets if s.kind == "v1"]
-    if not shared:
-        raise ValueError("it has no signing secret; rotate it to get one")
-    keys = [secret_key(secret.reveal()) for secret in shared]
-    headers = signature_headers(keys, claimed.delivery.event_id, timestamp, claimed.body)
-    own = [signing_key(s.secret.reveal()) for s in claimed.secrets if s.kind == "v1a"]
-    if own:
-        headers = with_v1a(headers, own, claimed.body)
-    return {**headers, **claimed.headers}

@@ -10,6 +10,8 @@ from bridge.domain.delivery import Delivery
 from bridge.domain.endpoint import JSON, Endpoint
 from bridge.domain.frozen import frozen
 from bridge.domain.secret import Secret
+from bridge.domain.signing.ed25519_v1a import signing_key, with_v1a
+from bridge.domain.signing.hmac_v1 import secret_key, signature_headers
 from bridge.domain.trace_context import trace_headers
 
 
@@ -41,13 +43,25 @@ class LeasedDelivery:
     trace_context: str | None = None
     """That of its run, where the endpoint asks for it or traces are sent."""
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """Its content type, and the trace context if the endpoint asks for it."""
-        headers = {"content-type": self.content_type}
+    def headers(self, file_secret: Secret | None, timestamp: int) -> dict[str, str]:
+        """Our headers of one attempt: the signatures of every live secret over the bytes, and the content type.
+
+        With the trace context if the endpoint asks for it. `file_secret` is that of an endpoint from the operator's file;
+        `timestamp` is in Unix seconds. Raises ValueError with the reason if nothing can sign.
+        """
+        if self.fault is not None:
+            raise ValueError(self.fault)
+        shared = [file_secret] if file_secret is not None else [s.secret for s in self.secrets if s.kind == "v1"]
+        if not shared:
+            raise ValueError("it has no signing secret; rotate it to get one")
+        keys = [secret_key(secret.reveal()) for secret in shared]
+        headers = signature_headers(keys, self.delivery.event_id, timestamp, self.body)
+        own = [signing_key(s.secret.reveal()) for s in self.secrets if s.kind == "v1a"]
+        if own:
+            headers = with_v1a(headers, own, self.body)
         if self.trace_context is not None and self.endpoint.trace_context:
             headers |= trace_headers(self.trace_context)
-        return headers
+        return {**headers, "content-type": self.content_type}
 
 
 @frozen

@@ -30,8 +30,8 @@ async def expire_overdue(database: Database) -> list[Run]:
                 continue
             error = RunError(expired_message(run), "deadline")
             decision = transition.settle(run, RunStatus.EXPIRED, error, now=tx.now)
-            if decision and runs.record_decision(tx, run, decision, node=None, keep_lease=False):
-                expired.append(run)
+            if decision and (after := runs.record_decision(tx, run, decision, node=None, keep_lease=False)):
+                expired.append(after)
         return expired
 
     if not await database.read(lambda tx: _list_overdue(tx, 1)):

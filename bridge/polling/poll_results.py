@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -33,6 +33,9 @@ from bridge.store import connections, endpoints, runs
 from bridge.store.batching import GROUP_MAX
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
+
+if TYPE_CHECKING:
+    from bridge.runtime.tracing import Tracing
 
 log = structlog.get_logger()
 STORE_RETRY_S: Final = 5.0
@@ -80,6 +83,7 @@ class PollResults:
         clock: Clock,
         metrics: Metrics,
         offer_of: Callable[[], DeliveryOffer | None] = lambda: None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`offer_of`: what this node's deliverer offers to take of the deliveries that are recorded."""
         self._client, self._name = client, client.connection.name
@@ -90,6 +94,7 @@ class PollResults:
         self._clock = clock
         self._metrics = metrics
         self._offer_of = offer_of
+        self._tracing = tracing
         self._log = log.bind(connection=self._name)  # bound once: binding is half of what a line costs
         self._changes = database.grouped(self._record_all)
         self._health_due = -math.inf
@@ -112,6 +117,8 @@ class PollResults:
         else:
             outcome = result.kind.value if isinstance(result, PollFailed) else "observed"
             self._metrics.note_poll(self._name, outcome, now - tracked.sent_at)
+        if self._tracing is not None:
+            self._tracing.polled(tracked.with_counters(), result, now - tracked.sent_at, is_listed=is_listed)
         try:
             if self._owes_health:
                 await self.flush_health(now)
@@ -255,6 +262,8 @@ class PollResults:
         return runs.record_decision(tx, before, decision, node=self._node, keep_lease=True)
 
     def _logged(self, before: Run, after: Run | None) -> Run | None:
+        if self._tracing is not None and after is not None:
+            self._tracing.recorded(before, after, self._clock.now())
         if after is not None and before.status is not after.status:
             self._metrics.of(self._metrics.transitions, self._name, after.status.value).inc()
             self._log.info(

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Coroutine
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -31,6 +31,9 @@ from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
 from bridge.store.database import Database
 
+if TYPE_CHECKING:
+    from bridge.runtime.tracing import Tracing
+
 log = structlog.get_logger()
 GUARDED_REST_S: Final = 0.5
 REST_MIN_S: Final = 0.0005
@@ -50,6 +53,7 @@ class Poller:
         metrics: Metrics,
         lease_guard: LeaseGuard,
         offer_of: Callable[[], DeliveryOffer | None] = lambda: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.client = client
         self.bell = Bell()
@@ -57,7 +61,15 @@ class Poller:
         self.schedule = PollSchedule(client.connection, client.limiter, clock)
         self.planner = Planner(client.connection.cadence, learned.learner)
         self.results = PollResults(
-            client, self.planner, self.schedule, database, node=node, clock=clock, metrics=metrics, offer_of=offer_of
+            client,
+            self.planner,
+            self.schedule,
+            database,
+            node=node,
+            clock=clock,
+            metrics=metrics,
+            offer_of=offer_of,
+            tracing=tracing,
         )
         self.leases = RunLeases(
             database, self.schedule, client, bell=self.bell, lease_guard=lease_guard, node=node, clock=clock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.cluster.membership import NodeRank
@@ -23,6 +23,9 @@ from bridge.runtime.supervisor import Supervisor
 from bridge.store import connections, run_leases
 from bridge.store.database import Database
 
+if TYPE_CHECKING:
+    from bridge.runtime.tracing import Tracing
+
 LATEST_POLL_S: Final = 3600.0  # the longest pause that a provider may ask for
 
 
@@ -38,6 +41,7 @@ class Pollers:
         metrics: Metrics,
         lease_guard: LeaseGuard,
         offer_of: Callable[[], DeliveryOffer | None],
+        tracing: Tracing | None = None,
     ) -> None:
         self.by_connection: dict[str, Poller] = {}
         self.rank = NodeRank()
@@ -47,6 +51,7 @@ class Pollers:
         self._metrics = metrics
         self._lease_guard = lease_guard
         self._offer_of = offer_of
+        self._tracing = tracing
 
     async def configure(self, configured: Mapping[str, Connection], sessions: ProviderSessions, node: str) -> None:
         """Have exactly one poller for each connection; those that have not changed go on undisturbed."""
@@ -117,6 +122,7 @@ class Pollers:
             metrics=self._metrics,
             lease_guard=self._lease_guard,
             offer_of=self._offer_of,
+            tracing=self._tracing,
         )
         self.by_connection[name] = poller
         self._workers.start_loop(_worker(name), poller.run_pass, poller.bell)

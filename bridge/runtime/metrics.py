@@ -146,6 +146,9 @@ class Metrics:
         )
 
         self.alerts = self._counter("alerts_total", "Messages to people by channel and outcome", ["channel", "outcome"])
+        self.spans = self._counter("otel_spans_total", "Spans for the OpenTelemetry collector by result", ["result"])
+        for result in ("sent", "failed", "dropped"):
+            self.of(self.spans, result)
         self.backups = self._counter("backups_total", "Scheduled copies of the database", ["outcome"])
         for outcome in ("made", "failed"):
             self.of(self.backups, outcome)

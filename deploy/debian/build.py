@@ -55,7 +55,7 @@ def install_libraries(tree: Path) -> None:
     """The libraries at their pinned versions, runbridge itself, and the compiled form of both."""
     target = tree / LIBRARIES
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile")
-    run(*pip, "--target", target, "--require-hashes", "-r", "requirements/runtime.txt")
+    run(*pip, "--target", target, "--require-hashes", "-r", "requirements/otel.txt")
     shutil.rmtree(target / "bin")  # the libraries' commands would look for another Python
     run(*pip, "--target", target, "--no-deps", "--no-build-isolation", ".")
     shutil.rmtree(target / "bin")

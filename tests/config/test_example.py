@@ -39,6 +39,7 @@ TABLES = {
     "cadence": ("cadence",),
     "dashboard": ("dashboard",),
     "providers": ("providers",),
+    "otel": ("otel",),
     "log": ("log",),
 }
 BASES = {**BASE_URLS, **{name: built_in(name).base_url for name in ("dibby", "instabase")}}
@@ -96,7 +97,7 @@ def test_every_default_in_the_example_is_the_code_s(section: str):
         is_duration = attribute.endswith(("_s", "schedule"))
         assert as_text(offered[key], is_duration=is_duration) == as_text(default, is_duration=is_duration)
         compared.add(key)
-    assert compared or section in ("server.tokens", "database", "secrets", "cadence")
+    assert compared or section in ("server.tokens", "database", "secrets", "cadence", "otel")
 
 
 def test_the_cadence_defaults_in_the_example_are_the_domain_s():
@@ -114,7 +115,8 @@ def test_the_base_urls_in_the_example_are_the_code_s(provider: str):
 def test_setting_the_defaults_that_are_shown_changes_nothing(tmp_path: Path):
     """So that removing a # is safe."""
     alternatives = re.compile(
-        r"^(api_token|token|api_key|secret|url|key|old_keys|proxy|ca|password)(_env|_file)? = .*\n|^target_delay = .*\n",
+        r"^(api_token|token|api_key|secret|url|key|old_keys|proxy|ca|password|endpoint)(_env|_file)? = .*\n"
+        r"|^headers(_env|_file)? = [^{].*\n|^target_delay = .*\n",
         re.MULTILINE,
     )
     spelled = "".join(

@@ -48,6 +48,7 @@ KIB = 1024
 SAMPLE_SECRETS = {
     "key": b64encode(bytes(32)).decode(),
     "old_keys": b64encode(b"1" * 32).decode(),
+    "headers": "x-key=value",
     "url": "postgresql://runbridge:secret@127.0.0.1/runbridge",
 }
 
