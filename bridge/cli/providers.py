@@ -14,7 +14,7 @@ from bridge import __version__
 from bridge.cli.options import DurationText, Pair, Settings, common_options, config_option, json_option, pass_settings
 from bridge.cli.output import mark, note, print_facts, print_table, print_value, say, say_heading
 from bridge.config.locate import find_config
-from bridge.definitions.check import hosts_of
+from bridge.definitions.check import doubts_in, hosts_of
 from bridge.definitions.files import IN_CODE, Definitions, definitions_folder
 from bridge.definitions.schema import SCHEMA_TEXT
 from bridge.domain.definition import Definition, DefinitionInvalid
@@ -194,7 +194,7 @@ def lint(settings: Settings, file: Path) -> int:
     answers = Answers(_read(settings, path))
     fixtures, faults = _fixtures(path)
     hosts = sorted(hosts_of(answers.tables)) or ["each connection's own base_url"]
-    warnings = [*faults, *unseen_words(answers, fixtures)]
+    warnings = [*faults, *doubts_in(answers.tables), *unseen_words(answers, fixtures)]
     if settings.as_json:
         print_value({"ok": True, "hosts": hosts, "fixtures": len(fixtures), "warnings": warnings})
         return 0

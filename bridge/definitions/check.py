@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from bridge.definitions.schema import STATUSES, At, Fault, Node, faults_at, meant, nodes_of
 from bridge.domain.definition import METHODS, id_parts, names_in, pieces
+from bridge.domain.suggestions import dotted
 
 _RESERVED: Final = frozenset({"key", "workflow", "inputs"})
 
@@ -83,7 +84,7 @@ def _rules(tables: dict[str, Any]) -> Iterator[Fault]:
 
 def _ids(tables: dict[str, Any]) -> Iterator[Fault]:
     """Tables with the parts of a run's id, of which variables may give some."""
-    parts, variables = id_parts(tables["run"]), tables.get("vars", {})
+    parts, variables = id_parts(tables["run"]), _variables(tables)
     for table, key in (("list", "id"), ("trigger", "run_from")):
         given = tables.get(table, {}).get(key)
         if not isinstance(given, dict) or (table == "trigger" and given.keys() in ({"header"}, {"url"})):
@@ -99,12 +100,10 @@ def _ids(tables: dict[str, Any]) -> Iterator[Fault]:
 
 def _placeholders(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
     """Names in braces must be known where they stand; every part of the id must be in [run]."""
-    parts, variables = id_parts(tables["run"]).keys(), set(tables.get("vars", {}))
-    listed = tables.get("list", {}).get("id", "")
+    parts, variables = id_parts(tables["run"]).keys(), _variables(tables)
     of_run = parts | variables
     known = {
         **dict.fromkeys(("run", "output", "cancel"), of_run),
-        "list": variables | (parts - listed.keys() if isinstance(listed, dict) else set[str]()),
         "trigger": variables | {"workflow", "inputs"},
         "auth": variables | {"key"},
     }
@@ -119,13 +118,20 @@ def _placeholders(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
                 yield at, "`{inputs}` is JSON: it may stand in the body only, as a whole value"
             elif name not in names:
                 allowed = ", ".join(f"{{{one}}}" for one in sorted(names)) or "none here"
-                own = "" if name in parts | {"id"} else f"; or declare it: [vars] {name} = {{ … }}"
+                own = "" if name == "id" else f"; or declare it: [vars] {name} = {{ … }}"
                 yield at, f"unknown name {{{name}}}; allowed: {allowed}{meant(name, names) or own}"
         if at[-1] in METHODS and any(brace in one for one in pieces(text)[::2] for brace in "{}"):
             yield at, "a brace without its partner or its name"
     asks = any(method in tables["run"] for method in METHODS) and used <= of_run
     for name in parts - used if asks else ():
         yield ("run",), f"the part {{{name}}} of the id stands nowhere in [run], so every run would be the same"
+
+
+def _variables(tables: dict[str, Any]) -> set[str]:
+    """What a connection gives: [vars], and the parts of a run's id that the items of [list] do not have."""
+    listed = tables.get("list", {}).get("id")
+    elsewhere = id_parts(tables["run"]).keys() - listed.keys() if isinstance(listed, dict) else set[str]()
+    return {*tables.get("vars", {}), *elsewhere}
 
 
 def _texts(nodes: list[Node]) -> Iterator[tuple[At, str]]:
@@ -136,6 +142,16 @@ def _texts(nodes: list[Node]) -> Iterator[tuple[At, str]]:
                 yield at, value
             for name in value if isinstance(value, dict) else ():
                 yield (*at, name), name
+
+
+def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
+    """What is allowed and hardly meant, as sentences: in GraphQL `{id}` is a selection."""
+    for at, text in _texts(list(nodes_of(tables))):
+        before = ""
+        for number, piece in enumerate(pieces(text)):
+            if number % 2 and "body" in at and before.count("{") > before.count("}"):
+                yield f"{dotted(at)}: {{{piece}}} is replaced by a value; write {{{{{piece}}}}} to send it as it is"
+            before += "" if number % 2 else piece
 
 
 def _hosts(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:

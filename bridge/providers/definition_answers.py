@@ -140,6 +140,7 @@ class Answers:
         seen = reading.observation
         if means != "ok":
             seen = self._in_status(seen, RunStatus(means), answer)
+            reading = replaced(reading, remarks=tuple(one for one in reading.remarks if "read.status finds" not in one))
         elif not reading.rule and seen.status is RunStatus.UNKNOWN and _is_error(answer.body, seen):
             raise BadPayload("the answer is an error instead of a run")
         if answer.damaged and self.reader.fields:

@@ -195,19 +195,19 @@ def _progress(given: Mapping[str, Any]) -> Find:
 
     if form is None:
         completed, total = parts["completed"], parts["total"]
-        return lambda body, notes: progress_of(_number(completed(body, notes)), _number(total(body, notes)))
+        return lambda body, notes: progress_of(number_of(completed(body, notes)), number_of(total(body, notes)))
 
     def find_progress(body: Json, notes: Notes) -> Progress | None:
         value = parts["path"](body, notes)
         if form == "ratio":
             counts = _RATIO.fullmatch(value) if isinstance(value, str) else None
             return progress_of(int(counts[1]), int(counts[2])) if counts else None
-        return progress_of(_number(value), 100 if form == "percent" else 1)
+        return progress_of(number_of(value), 100 if form == "percent" else 1)
 
     return find_progress
 
 
-def _number(value: Any) -> Any:
+def number_of(value: Any) -> Any:
     """A number, also one that is given as text, with a percent sign or not."""
     if not isinstance(value, str):
         return value

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from bridge.definitions.expressions import Notes, find
 from bridge.domain.failure import FailureKind
 from bridge.domain.observation import PollFailed
+from bridge.providers.definition_reader import number_of
 from bridge.providers.definition_requests import fill_address, fill_body
 from bridge.providers.fields import text_of
 from bridge.providers.http import ProviderFailure, ProviderHttp
@@ -60,6 +61,6 @@ class TokenExchange:
             message = f"{method} {path}: the answer to the exchange holds no token"
             raise ProviderFailure(PollFailed(FailureKind.UNAUTHORIZED, message, response.status))
         http.hide(token)
-        lives = find(self.auth["expires"], response.body, notes) if "expires" in self.auth else None
+        lives = number_of(find(self.auth["expires"], response.body, notes)) if "expires" in self.auth else None
         life_s = float(lives) if isinstance(lives, int | float) and lives > 0 else TOKEN_LIFE_S
         return _Token(token, now + max(life_s - TOKEN_EARLY_S, life_s / 2))

@@ -403,7 +403,7 @@ async def test_a_token_is_exchanged_once_and_again_after_a_401() -> None:
         if request.path == "/api/login":
             assert await request.json() == {"user": "me", "password": KEY}
             given.append(f"token-{len(given) + 1}")
-            return web.json_response({"t": given[-1], "s": 3600})
+            return web.json_response({"t": given[-1], "s": "3600"})  # some send the seconds as text
         is_fresh = request.headers.get("X-Token") == given[-1] and not (
             given == ["token-1"] and request.path.endswith("9")
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bridge.definitions.check import faults_in
+from bridge.definitions.check import doubts_in, faults_in
 from bridge.domain.errors import ProviderRefused
 from bridge.domain.failure import FailureKind
 from bridge.domain.observation import Observed
@@ -271,3 +271,48 @@ def test_a_variable_in_a_path_is_required_and_one_in_the_path_of_a_list_is_neede
     assert [name for name, spec in definition.variables.items() if spec.get("required")] == ["team"]
     assert definition.list_lacks({"team": "a"}) == ["flow"]
     assert definition.list_lacks({"flow": "a"}) == []
+
+
+GRAPHQL = BASE.replace(
+    'get = "/v1/jobs/{id}"',
+    'post = "/graphql"\nbody = { query = "query($id: ID!){job(id:$id){{{id}} state}}", variables = { id = "{id}" } }',
+)
+
+
+async def test_a_name_in_double_braces_is_sent_in_braces_as_it_is() -> None:
+    async with against(answering({"state": "RUN"}), GRAPHQL) as (own, http, server):
+        await own.fetch_run(http, "7")
+    assert server.seen[0].body == {"query": "query($id: ID!){job(id:$id){{id} state}}", "variables": {"id": "7"}}
+
+
+def test_lint_doubts_a_selection_that_would_be_replaced() -> None:
+    assert list(doubts_in(tomllib.loads(GRAPHQL))) == []
+    assert list(doubts_in(tomllib.loads(GRAPHQL.replace("{{{id}}", "{{id}")))) == [
+        "run.body.query: {id} is replaced by a value; write {{id}} to send it as it is"
+    ]
+
+
+async def test_a_start_takes_the_parts_of_an_id_that_the_connection_gives_for_the_list() -> None:
+    text = BASE.replace("/v1/jobs/{id}", "/{team}/jobs/{run}").replace(
+        "[read]", 'id = { team = "slug", run = "int" }\n[read]'
+    )
+    text += '[list]\nget = "/{team}/jobs"\nitems = "jobs"\nid = { run = "id" }\n'
+    text += '[trigger]\npost = "/{team}/start"\nrun_from = { run = "id" }\n[check]\nget = "/{team}"\n'
+    async with against(answering({"id": 7}), text, team="red") as (own, http, server):
+        started = await own.trigger(http, "w", None, {})
+        await own.check(http)
+    assert started.provider_run_id == "red/7"
+    assert [one.target for one in server.seen] == ["/api/red/start", "/api/red"]
+
+
+def test_a_name_that_is_no_variable_yet_can_be_declared() -> None:
+    [said] = faults('[trigger]\npost = "/{team}/jobs"\nrun_from = "id"\n')
+    assert said.endswith("declare it: [vars] team = { … }")
+
+
+async def test_a_rule_that_decides_needs_no_status_in_the_answer() -> None:
+    """A 202 without a body is how some say that a run goes on; that is no trouble of the connection."""
+    result = await poll(b"", BASE + '[[answer]]\nhttp = 202\nmeans = "running"\n', status=202)
+    assert read(result).status is RunStatus.RUNNING
+    assert isinstance(result, Observed)
+    assert result.remarks == ()
