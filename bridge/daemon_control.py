@@ -14,6 +14,7 @@ from bridge.cluster.membership import Membership
 from bridge.delivery.deliverer import Deliverer
 from bridge.delivery.replayer import Replayer
 from bridge.domain.addresses.policy import AddressPolicy, Trust
+from bridge.domain.alert import ChannelTest
 from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
@@ -300,6 +301,10 @@ class DaemonControl:
             detail = "there is no connection; add one under [connections.NAME] to watch runs"
             found.append(Finding(None, "connections", detail))
         return found
+
+    async def test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
+        """Send a test message by these channels, or by all."""
+        return await self.alerter.test(names) if self.alerter else []
 
     def failing_runs(self, most: int) -> list[FailingRun]:
         """The runs held in memory whose last poll failed, those held longest first."""

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from bridge.api.response_models import NextCursor, Shown, When
+from bridge.domain.alert import ChannelKind
 from bridge.domain.api_token import Scope
 
 
@@ -109,6 +110,21 @@ class SettingList(Shown):
 
     data: list[SettingAnswer]
     next_cursor: NextCursor
+
+
+class AlertTestItem(Shown):
+    """One channel: whether it took a test message, and if not, why."""
+
+    channel: str = Field(validation_alias="name")
+    kind: ChannelKind
+    ok: bool
+    detail: str
+
+
+class AlertTest(Shown):
+    """Every channel that was tried."""
+
+    data: list[AlertTestItem]
 
 
 class FindingAnswer(Shown):

@@ -245,6 +245,8 @@ EXAMPLES: Final[dict[str, Any]] = {
     "SessionList": _page(_SESSION_ROW),
     "LinkAnswer": {"link": "q7Jt…", "fragment": "#sign-in=q7Jt…", "expires_at": "2026-01-15T10:31:00.000Z"},
     "SettingList": _page({"key": "retention.keep", "value": "30d", "origin": "default"}),
+    "AlertTestBody": {"channels": ["phone"]},
+    "AlertTest": {"data": [{"channel": "phone", "kind": "ntfy", "ok": True, "detail": "the message was taken"}]},
     "FindingList": _page({"check": "disk", "result": "ok", "detail": "80.0 GB free in /var/lib/runbridge"}),
     "SummaryAnswer": {
         "version": "0.1.0",

@@ -329,6 +329,12 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "value": "Its value as text; secrets are masked.",
         "origin": "Where the value comes from.",
     },
+    "AlertTestBody": {"channels": "Names of `[alerts.NAME]`; null or left out: all."},
+    "AlertTestItem": {
+        "channel": "The name in the configuration.",
+        "kind": "How it is spoken to.",
+        "ok": "Whether it took the message.",
+    },
     "FindingAnswer": {"check": "What was looked at.", "result": "`ok`, `remark` or `wrong`."},
     "RunsQuery RunsBulkBody": {
         "connection": "Only runs of this connection.",

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 
 from bridge.api.context import Request, RequestContext, Response, etag_of
-from bridge.api.dashboard_response_models import FindingAnswer, FindingList, SettingAnswer, SettingList
+from bridge.api.dashboard_response_models import (
+    AlertTest,
+    AlertTestItem,
+    FindingAnswer,
+    FindingList,
+    SettingAnswer,
+    SettingList,
+)
 from bridge.api.findings import find_all
 from bridge.api.problem import errors_page
-from bridge.api.request_models import NoQuery
+from bridge.api.request_models import AlertTestBody, NoQuery
 from bridge.api.response_models import LivenessAnswer, NodeAnswer, NodeList, ReadinessAnswer
 from bridge.store import nodes
 
@@ -43,6 +50,13 @@ async def show_findings(context: RequestContext, _request: Request[NoQuery]) -> 
     """List what `runbridge doctor` finds from inside the daemon; asks no provider."""
     shown = [FindingAnswer.model_validate(each) for each in await find_all(context)]
     return Response.of(200, FindingList(data=shown, next_cursor=None))
+
+
+async def check_alerts(context: RequestContext, request: Request[AlertTestBody]) -> Response:
+    """Send a test message by the channels of `[alerts]`, and say what became of it."""
+    tried = await context.bridge.test_alerts(request.data.channels)
+    shown = [AlertTestItem.model_validate(one) for one in tried]
+    return Response.of(200, AlertTest(data=shown))
 
 
 async def show_openapi(context: RequestContext, _request: Request[NoQuery]) -> Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from bridge.domain.alert import ChannelTest
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.failure import LastError
@@ -166,6 +167,10 @@ class Bridge(Protocol):
 
     def findings(self) -> list[Finding]:
         """The findings of `doctor` about this machine: configuration, SQLite, disk, files, backups, readiness. Reads files."""
+        ...
+
+    async def test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
+        """Send a test message by these channels of `[alerts]`, or by all. Raises InvalidInput for an unknown name."""
         ...
 
     def failing_runs(self, most: int) -> list[FailingRun]:

@@ -305,6 +305,12 @@ class FilterTestBody(Body):
     limit: Annotated[int, Field(ge=1, le=200)] = 50
 
 
+class AlertTestBody(Body):
+    """The channels to try; all of them if none is named."""
+
+    channels: Annotated[list[Annotated[str, Field(max_length=64)]] | None, Field(min_length=1, max_length=100)] = None
+
+
 class RotateBody(Body):
     """A new signing secret, made if none is given; the old one goes on signing for `overlap` (0 to 7 d).
 

@@ -99,6 +99,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/connections/{name}/check", connections.check_connection, NoBody, {200: response_models.CheckAnswer}, (404, 409)),
     Route("GET", "/v1/configuration", health.show_configuration, NoQuery, {200: dashboard.SettingList}),
     Route("GET", "/v1/doctor", health.show_findings, NoQuery, {200: dashboard.FindingList}),
+    Route("POST", "/v1/alerts/test", health.check_alerts, request_models.AlertTestBody, {200: dashboard.AlertTest}, (409,)),
     Route("GET", "/v1/summary", summary.show_summary, NoQuery, {200: dashboard.SummaryAnswer}),
     Route("GET", "/v1/nodes", health.list_nodes, NoQuery, {200: response_models.NodeList}),
     Route("POST", "/v1/endpoints", endpoints.create_endpoint, request_models.EndpointBody, {201: subscribers.NewEndpoint}, (409,)),

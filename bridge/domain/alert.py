@@ -45,6 +45,25 @@ class Alert:
     remedy: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelTest:
+    """A test message by a channel; `failure` says why it was not taken, None if it was."""
+
+    name: str
+    kind: ChannelKind
+    failure: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was taken."""
+        return self.failure is None
+
+    @property
+    def detail(self) -> str:
+        """One sentence."""
+        return self.failure or "the message was taken"
+
+
 DEFAULT_EVENTS: Final = (
     AlertEvent.CONNECTION_FAILING,
     AlertEvent.ENDPOINT_DISABLED,

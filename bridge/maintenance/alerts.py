@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, assert_never
 
 import structlog
 
-from bridge.domain.alert import Alert, AlertChannel, AlertEvent
+from bridge.domain.alert import Alert, AlertChannel, AlertEvent, ChannelTest
 from bridge.domain.clock import Clock
-from bridge.domain.errors import StoreUnavailable
+from bridge.domain.errors import InvalidInput, Problem, StoreUnavailable
 from bridge.domain.event import EventType
+from bridge.domain.suggestions import unknown
 from bridge.maintenance.alert_channels import Message, SendMessage
 from bridge.runtime.metrics import Metrics
 from bridge.store import alerts
@@ -35,6 +36,9 @@ SAVE_AFTER_EVENTS: Final = 1_000
 SAVE_AFTER: Final = timedelta(hours=1)
 DISK_FULL_BYTES: Final = 200 * 1024**2
 DISK_ROOM_BYTES: Final = 2 * DISK_FULL_BYTES
+TEST_MESSAGE: Final = Message(
+    "runbridge: a test", f"This channel works. Nothing needs to be done.\n\nrunbridge on {socket.gethostname()}\n"
+)
 
 
 @dataclass(slots=True)
@@ -71,6 +75,20 @@ class Alerter:
         for name in channels:
             for outcome in ("sent", "failed"):
                 self._metrics.of(self._metrics.alerts, name, outcome)
+
+    async def test(self, names: Collection[str] | None) -> list[ChannelTest]:
+        """Send a test message by each of these channels, or by all; `failures` and cursors stay as they are.
+
+        Raises InvalidInput, with nothing sent, for a name that is not configured.
+        """
+        if wrong := sorted(set(names or ()) - self._channels.keys()):
+            raise InvalidInput([Problem("channels", unknown("channel", wrong[0], list(self._channels)))])
+        chosen = {name: one for name, one in self._channels.items() if names is None or name in names}
+        said = await asyncio.gather(*(self._send(channel, TEST_MESSAGE) for channel in chosen.values()))
+        return [
+            ChannelTest(name, channel.kind, failure)
+            for (name, channel), failure in zip(chosen.items(), said, strict=True)
+        ]
 
     def failures(self) -> dict[str, str]:
         """Why a channel could not be told, by name; empty for those that could."""

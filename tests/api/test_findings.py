@@ -105,3 +105,12 @@ async def test_a_node_that_is_not_heard_of_is_a_remark(postgresql_url: str) -> N
         found = await find(api)
         assert found["node n"][0][0] == "ok"
         assert "its lease has run out" in found["node dead"][0][1]
+
+
+async def test_the_channels_of_alerts_are_tried_on_request(sqlite_api: Api) -> None:
+    answer = await sqlite_api.call("POST", "/v1/alerts/test", {"channels": ["phone", "team"]})
+    assert answer.body["data"] == [
+        {"channel": "phone", "kind": "ntfy", "ok": True, "detail": "the message was taken"},
+        {"channel": "team", "kind": "slack", "ok": False, "detail": "no answer"},
+    ]
+    assert ("test_alerts", ["phone", "team"]) in sqlite_api.bridge.asked

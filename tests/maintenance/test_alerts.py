@@ -15,7 +15,7 @@ from bridge.domain.alert import AlertChannel, AlertEvent
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import EndpointSource
-from bridge.domain.errors import StoreUnavailable
+from bridge.domain.errors import InvalidInput, StoreUnavailable
 from bridge.domain.secret import Secret
 from bridge.maintenance import alerts
 from bridge.maintenance.alert_channels import ChannelSender
@@ -244,3 +244,17 @@ async def test_ntfy_gets_its_token(people: People) -> None:
     await people.told()
     assert people.server.requests[-1].headers["authorization"] == "Bearer tk_abc"
     assert people.server.requests[-1].path == "/ops"
+
+
+async def test_a_test_message_says_of_each_channel_what_became_of_it(people: People) -> None:
+    """A channel that is tried keeps its place: nothing is told twice or missed because of it."""
+    assert [(one.name, one.detail) for one in await people.alerter.test(None)] == [("phone", "the message was taken")]
+    assert b"This channel works" in people.server.requests[-1].body
+    people.phone.is_down = True
+    [tried] = await people.alerter.test(["phone"])
+    assert (tried.ok, tried.detail) == (False, "the receiver answered 503")
+    assert people.alerter.failures() == {}
+    sent = len(people.server.requests)
+    with pytest.raises(InvalidInput, match="did you mean"):
+        await people.alerter.test(["phone", "phon"])
+    assert len(people.server.requests) == sent

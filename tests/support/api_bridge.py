@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from bridge.api.openapi import build_document
 from bridge.api.ports import CheckResult, EffectiveSetting, FailingRun, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
 from bridge.domain.addresses.policy import AddressPolicy, Trust
+from bridge.domain.alert import ChannelKind, ChannelTest
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BridgeError
@@ -175,6 +176,11 @@ class ApiBridge:
     def expect_endpoints(self, ids: Iterable[str]) -> None:
         """Noted."""
         self.asked.append(("expect_endpoints", list(ids)))
+
+    async def test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
+        """One that works and one that does not."""
+        self.asked.append(("test_alerts", names))
+        return [ChannelTest("phone", ChannelKind.NTFY, None), ChannelTest("team", ChannelKind.SLACK, "no answer")]
 
     def failing_runs(self, most: int) -> list[FailingRun]:
         """Those that a test has set."""
