@@ -94,6 +94,8 @@ def print_trial(trial: Trial, *, as_json: bool) -> int:
         print_facts(
             [("status", f"{seen.status.value} ({seen.provider_status})" if seen else None), ("rule", trial.rule)]
         )
+        if seen and seen.status is RunStatus.UNKNOWN and not trial.rule:
+            say(mark(None), f"{seen.provider_status!r} is in no list of [status]: put it where it belongs")
         print_facts([("next poll", next_poll)])
         for remark in remarks:
             say(mark(None), remark)

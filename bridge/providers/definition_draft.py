@@ -46,6 +46,9 @@ _NAMES: Final = {
     "progress": ("progress", "percent_complete", "percent_completed", "percentage", "percent"),
     "link": ("html_url", "web_url", "run_url", "link"),
 }
+_NULL_AT_FIRST: Final = frozenset(
+    {"output", "error", "started_at", "finished_at"}
+)  # in answers about a run that goes on
 _COUNTS: Final = (("completed", "total"), ("done", "total"), ("done", "all"), ("steps_completed", "steps"))
 _UNITS: Final = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (1e8, "s"))
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -129,6 +132,8 @@ class _Reading:
             lines.append('status = "status"   # TODO: no status was found in the answers')
         for key, names in _NAMES.items():
             found = self._first(names, lambda value, key=key: _fits(key, value))
+            if found is None and key in _NULL_AT_FIRST:
+                found = self._first(names, lambda value: value is None)
             if found is not None:
                 lines.append(self._line(key, *found))
         counts = [

@@ -16,7 +16,7 @@ from bridge.definitions.expressions import Notes, find
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BridgeError
 from bridge.domain.observation import PollResult
-from bridge.domain.run import Json
+from bridge.domain.run import Json, RunStatus
 from bridge.providers.defined import DefinedProvider
 from bridge.providers.definition_answers import Answer
 from bridge.providers.fixtures import Fixture, facts_of
@@ -142,7 +142,9 @@ class Trial:
         answer = Answer(self.answer.status, headers, body)
         facts, _ = facts_of(self.provider.answers, Fixture("new", "run", answer, {}))
         expect = {
-            name: value for name, value in facts.items() if value is not None and name not in {"workflow", "pause"}
+            name: value
+            for name, value in facts.items()
+            if value is not None and name not in {"workflow", "pause"} and value != RunStatus.UNKNOWN
         }
         return {"request": "run", "http": self.answer.status, "headers": headers, "body": body, "expect": expect}
 

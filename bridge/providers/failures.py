@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from bridge.domain.failure import FailureKind
 from bridge.domain.run import Json
 from bridge.providers.retry_after import quota_is_used_up
-from bridge.runtime.aiohttp_internals import TLS_ALERT
 
 QUOTE_CHARS_MAX: Final = 100
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.DOTALL | re.IGNORECASE)
@@ -97,6 +93,12 @@ def quoted(text: str) -> str:
 
 def transport_failure(error: Exception, without_keys: Callable[[str], str]) -> tuple[FailureKind, str]:
     """The kind and cause of a request that got no complete response; what is quoted is first passed to `without_keys`."""
+    import ssl  # these take longer to import than `providers lint` takes for the rest
+
+    import aiohttp
+
+    from bridge.runtime.aiohttp_internals import TLS_ALERT
+
     match error:
         case aiohttp.ClientConnectorDNSError():
             return FailureKind.DNS, f"the name {error.host} cannot be looked up"

@@ -16,7 +16,7 @@ from bridge.definitions.expressions import Notes, find
 from bridge.definitions.schema import STATUSES
 from bridge.domain.errors import BadPayload, BridgeError
 from bridge.domain.observation import Observed
-from bridge.domain.run import Json
+from bridge.domain.run import Json, RunStatus
 from bridge.domain.strict_json import parse_json
 from bridge.domain.suggestions import closest
 from bridge.domain.timestamps import provider_instant
@@ -211,8 +211,18 @@ def _equal(wanted: Any, found: Any) -> bool:
 
 
 def unseen_words(answers: Answers, fixtures: list[Fixture]) -> Iterator[str]:
-    """The words, rules and answers of a definition that no fixture shows."""
+    """The words, rules and answers of a definition that no fixture shows, and the words that only a fixture shows."""
     run = [facts_of(answers, fixture) for fixture in fixtures if fixture.request == "run"]
+    for fixture in fixtures:
+        facts, rule = facts_of(answers, fixture) if fixture.request == "run" else ({}, "")
+        word = facts.get("provider_status")
+        if (
+            facts.get("status") == RunStatus.UNKNOWN
+            and not rule
+            and word is not None
+            and "status" not in fixture.expect
+        ):
+            yield f"the word {word!r} of fixture {fixture.name} is in no list of [status]"
     shown = {str(facts.get("provider_status")).casefold() for facts, _ in run}
     rules = {rule for _, rule in run} | {answers.meaning_of(fixture.answer).rule for fixture in fixtures}
     status = answers.tables["status"]

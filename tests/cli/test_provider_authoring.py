@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,13 +60,37 @@ def test_a_draft_is_guessed_once_lints_and_passes_its_own_fixtures(cli, tmp_path
 
 def test_an_unknown_word_and_a_missing_path_are_left_to_the_author(cli, tmp_path):
     body = tmp_path / "body.json"
-    body.write_text(json.dumps([{"run_id": "a", "state": "REVIEWING-3"}]))
+    body.write_text(json.dumps([{"run_id": "a", "state": "REVIEWING-3"}, {"run_id": "b", "state": "RUNNING"}]))
     made = cli("providers", "new", "jobs", "--from", body, "--folder", tmp_path)
     assert made.code == 0
     text = (tmp_path / "jobs/definition.toml").read_text()
     assert 'what does "REVIEWING-3" mean' in text
     assert tomllib.loads(text)["list"] == {"get": "/TODO", "items": "@", "id": "run_id"}
     assert "TODO" in made.out
+    linted = cli("providers", "lint", tmp_path / "jobs")
+    assert "the word 'REVIEWING-3' of fixture REVIEWING-3 is in no list of [status]" in linted.out
+
+
+def test_what_is_null_while_a_run_goes_on_is_guessed_by_its_name(cli, tmp_path):
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"id": "a", "status": "running", "result": None, "finishedAt": None, "percent": None}))
+    assert cli("providers", "new", "jobs", "--from", body, "--folder", tmp_path).code == 0
+    read = tomllib.loads((tmp_path / "jobs/definition.toml").read_text())["read"]
+    assert read == {"status": "status", "id": "id", "finished_at": "finishedAt", "output": "result"}
+
+
+def test_a_lint_loads_no_http_client(tmp_path):
+    """Importing it would take longer than the check."""
+    (tmp_path / "jobs.toml").write_text(DEFINITION.format(auth='"bearer"'))
+    code = (
+        "import sys; from bridge.cli import main\n"
+        f"try: main(['providers', 'lint', {str(tmp_path / 'jobs.toml')!r}])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "jobs 1.0.0: no mistakes" in done.stdout
+    assert {"aiohttp", "sqlalchemy", "pydantic"}.isdisjoint(done.stdout.split())
 
 
 DEFINITION = """\
