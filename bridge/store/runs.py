@@ -193,15 +193,28 @@ def find_watched(tx: Tx, connection: str, provider_run_ids: Sequence[str]) -> di
     return found
 
 
+_EXPIRED = (
+    sa.select(runs)
+    .where(
+        runs.c.next_poll_at.is_not(None),
+        runs.c.deadline_at < sa.bindparam("before"),
+        sa.or_(runs.c.status != RunStatus.WAITING.value, runs.c.deadline_is_fixed),
+    )
+    .order_by(runs.c.deadline_at)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_EXPIRED_FREE = _EXPIRED.where(runs.c.leased_by.is_(None))
+_EXPIRED_LEASED = _EXPIRED.where(runs.c.leased_by == sa.bindparam("node"))
+_NODE_IDS = sa.select(nodes.c.id)
+
+
 def list_expired(tx: Tx, before: datetime, limit: int) -> list[Run]:
     """Watched runs whose deadline passed before `before`, earliest deadline first."""
-    expires = sa.or_(runs.c.status != RunStatus.WAITING.value, runs.c.deadline_is_fixed)
-    query = sa.select(runs).where(runs.c.next_poll_at.is_not(None), runs.c.deadline_at < before, expires)
-    free = query.where(runs.c.leased_by.is_(None)).order_by(runs.c.deadline_at)
-    found = [run_of(row) for row in tx.connection.execute(free.limit(limit))]
-    for node in tx.connection.execute(sa.select(nodes.c.id)).scalars().all():  # by index: the leases of one node each
-        leased = query.where(runs.c.leased_by == node).order_by(runs.c.deadline_at)
-        found += [run_of(row) for row in tx.connection.execute(leased.limit(limit))]
+    wanted = {"before": before, "most": limit}
+    rows = [*fetch(tx, _EXPIRED_FREE, wanted)]
+    for node in tx.connection.execute(_NODE_IDS).scalars().all():  # by index: the leases of one node each
+        rows += fetch(tx, _EXPIRED_LEASED, {**wanted, "node": node})
+    found = [run_of(row) for row in rows]
     return sorted(found, key=lambda run: run.deadline_at or before)[:limit]
 
 

@@ -1,145 +1,291 @@
-"""What must be true at the end of a life, whatever happened in it.
+"""What must be true of runs and events at the end of a life, seen from outside, whatever happened in it.
 
 The truth is what the simulated providers know, what the API promised to clients, and what the receivers logged. The
-daemon is asked through its API.
+daemon is asked through its API. `delivery_checker` judges what was sent, `file_checker` looks into the database.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from bridge.domain.run import RunStatus
+from tests.simulation import delivery_checker
+from tests.simulation.clients import Registration
+from tests.simulation.virtual_clock import START_S
 
 if TYPE_CHECKING:
-    from bridge.sandbox.receiver import Received
     from tests.simulation.life import Life
 
-PAGE = 200
-EARLY_S = 0.5  # a Retry-After of whole seconds counts from the response; the receiver's clock began a little earlier
+PAGE: Final = 200
+NOTICED_S: Final = 120.0 + 60.0  # max_interval, and some time to say it
+FETCHES_OUTPUT: Final = ("retab", "instabase")  # with a second request, whose failure leaves null
+
+
+async def find_backlog(life: Life) -> list[str]:
+    """What still waits when the longest retry interval and a minute have passed in calm."""
+    old = [each async for each in _pages(life, "/v1/deliveries?state=pending")]
+    calm_s = START_S + life.storm_s
+    return [
+        f"still pending {life.now_s - calm_s:.0f} s after the last trouble: {each}"
+        for each in old
+        if all(at_s < life.now_s - 60 for at_s in times_of(life, each["created_at"]))
+    ]
 
 
 async def find_faults(life: Life) -> list[str]:
     """Every promise that was broken, as a sentence; none if all is well."""
+    await life.clients.read_feed()
     runs = {run["id"]: run async for run in _pages(life, "/v1/runs")}
     events = [event async for event in _pages(life, "/v1/events")]
     pending = [each async for each in _pages(life, "/v1/deliveries?state=pending")]
+    exhausted = [each async for each in _pages(life, "/v1/deliveries?state=exhausted")]
+    metrics = await life.ask("GET", "/metrics")
     faults = [
         *_runs(life, runs),
-        *_events(events, runs),
-        *_deliveries(life, events),
-        *_order(life),
-        *_pauses(life),
-        *_secrets(life),
+        *_feed(life, events),
+        *_events(life, runs),
+        *_connections(life),
+        *_triggers(life),
+        *_resources(life),
+        *delivery_checker.find_faults(life, exhausted),
     ]
     faults += [f"delivery {each['id']} still waits: {each}" for each in pending]
     faults += [f"unhandled: {fault}" for fault in life.loop.faults if "never retrieved" not in str(fault)]
-    return faults
+    for line in life.log:
+        text = str(line)
+        faults += [f"a secret in the log: {line.get('event')}" for secret in life.secrets if secret in text]
+    return faults + ([f"/metrics: {metrics[0]}"] if metrics[0] != 200 else [])
 
 
 async def _pages(life: Life, path: str) -> Any:
     after, mark = None, "&" if "?" in path else "?"
+    word = "after" if path == "/v1/events" else "cursor"
     while True:
-        cursor = f"&cursor={after}" if after else ""
+        cursor = f"&{word}={after}" if after else ""
         status, page = await life.ask("GET", f"{path}{mark}limit={PAGE}{cursor}")
         if status != 200:
             raise AssertionError(f"GET {path}: {status} {page}")
         for each in page["data"]:
             yield each
         after = page.get("next_cursor")
-        if not after or not page["data"]:
+        if not after or len(page["data"]) < PAGE:
             return
 
 
+def times_of(life: Life, text: str) -> list[float]:
+    """The monotonic times at which the wall clock may have shown this."""
+    return life.clock.times_of(datetime.fromisoformat(text).timestamp())
+
+
+# -- runs
+
+
 def _runs(life: Life, runs: dict[str, Any]) -> Iterator[str]:
-    """A run that was accepted is there, and has the outcome that the provider knows."""
-    ids = [entry.run_id for entry in life.registrations if entry.run_id]
+    """A run that was accepted is there, with the outcome that the provider knows, what was registered, and its output."""
+    entries = [entry for entry in life.clients.registrations if entry.body.get("provider_run_id")]
+    ids = [entry.run_id for entry in entries if entry.run_id]
     if len(ids) != len(set(ids)):
         yield "two registrations of different runs have one id"
-    for entry in life.registrations:
+    finished = {event["data"]["run"]["id"]: event for event in life.clients.feed.events if _is_finish(event)}
+    recorded = read_at_s(life)
+    for entry in entries:
         if entry.run_id is None:
             yield f"a registration was never answered: {entry}"
             continue
         run = runs.get(entry.run_id)
-        theirs = life.sandbox.state.get(entry.connection, entry.provider_run_id)
-        if run is None:
+        if entry.removed_after is not None:
+            if run is not None:
+                yield f"{entry.run_id} was removed and is still there"
+            continue
+        if run is not None:
+            yield from _run(life, entry, run)
+        elif entry.run_id not in finished:
             yield f"accepted and then lost: {entry}"
-        elif theirs is None or (truth := life.sandbox.state.snapshot(theirs).status.value) != run["status"]:
-            yield f"run {entry.run_id} is {run['status']}, the provider says {theirs and truth}: {run.get('error')}"
+        else:  # retention deletes it, but not before its time
+            event = finished[entry.run_id]
+            from_s, _ = recorded[event["id"]]
+            if life.keeps_s is None or life.now_s - from_s < life.keeps_s:
+                yield f"{entry.run_id} finished {life.now_s - from_s:.0f} s ago and is no longer kept"
+            yield from _run(life, entry, event["data"]["run"])
 
 
-def _events(events: list[Any], runs: dict[str, Any]) -> Iterator[str]:
-    """Each run has the sequence 1 … n without a gap, one finish, and it is the last."""
+def _run(life: Life, entry: Registration, run: Any) -> Iterator[str]:
+    who, state = f"run {entry.run_id} ({entry.number})", life.sandbox.state
+    theirs = state.get(entry.connection, entry.provider_run_id)
+    if theirs is None:
+        yield f"{who}: the provider does not know {entry.provider_run_id}"
+        return
+    snapshot = state.snapshot(theirs)
+    truth = RunStatus.EXPIRED if entry.deadline_s is not None else snapshot.status
+    if run["status"] != truth.value:
+        yield f"{who} is {run['status']}, the provider says {truth.value}: {run['error']}"
+    yield from _as_registered(entry, run)
+    if truth is RunStatus.SUCCEEDED and entry.mark not in str(run["output"]):
+        is_excused = (
+            run["output"] is None and entry.connection in FETCHES_OUTPUT and _was_trouble(life, theirs, snapshot)
+        )
+        if not is_excused:
+            yield f"{who} has the output {str(run['output'])[:200]}, not {entry.mark}"
+    for name, after_s in (("created_at", 0.0), ("finished_at", snapshot.finished_after_s)):
+        if truth.is_our_verdict or run[name] is None:
+            continue
+        said, known = datetime.fromisoformat(run[name]), theirs.instant(after_s)
+        if known is None or abs((said - known).total_seconds()) > 1:
+            yield f"{who}: {name} is {said}, the provider says {known}"
+
+
+def _as_registered(entry: Registration, run: Any) -> Iterator[str]:
+    wanted = {name: entry.body[name] for name in ("connection", "provider_run_id", "metadata", "tags")}
+    shown = {name: run[name] for name in wanted}
+    if shown != wanted:
+        yield f"run {entry.run_id} was registered as {wanted} and is shown as {shown}"
+    if "mark-" in str(run["output"]) and entry.mark not in str(run["output"]):
+        yield f"run {entry.run_id} has the output of another run: {str(run['output'])[:200]}"
+
+
+def _was_trouble(life: Life, theirs: Any, snapshot: Any) -> bool:
+    """Whether anything was wrong at about the time at which the run ended."""
+    at_s = theirs.created_s + (snapshot.finished_after_s or 0.0)
+    return at_s < START_S + life.storm_s
+
+
+def _is_finish(event: Any) -> bool:
+    return bool(event["type"] == "run.finished")
+
+
+def read_at_s(life: Life) -> dict[str, tuple[float, float]]:
+    """Between which times each event was recorded, by what the feed showed."""
+    feed = life.clients.feed
+    return {event["id"]: at for event, at in zip(feed.events, feed.read_at_s, strict=True)}
+
+
+# -- events
+
+
+def _feed(life: Life, events: list[Any]) -> Iterator[str]:
+    """Who follows the feed gets each event once, in the order in which it is shown later."""
+    read = [event["id"] for event in life.clients.feed.events]
+    if len(set(read)) != len(read):
+        yield "the feed brought an event twice"
+    shown = [event["id"] for event in events]
+    kept = set(shown)
+    if [event_id for event_id in read if event_id in kept] != shown:
+        missing = [event_id for event_id in shown if event_id not in set(read)]
+        yield f"the feed left out or changed the order of {missing or 'some events'}"
+    if life.keeps_s is None and len(read) != len(shown):
+        yield f"{len(read) - len(shown)} events are no longer there"
+    bodies = {event["id"]: event for event in life.clients.feed.events}
+    if any(bodies.get(event["id"]) != event for event in events):
+        yield "an event has changed"
+
+
+def _events(life: Life, runs: dict[str, Any]) -> Iterator[str]:
+    """Each run has the sequence 1 … n without a gap, one finish, the last, and a chain of statuses; all in time."""
     by_run: defaultdict[str, list[Any]] = defaultdict(list)
-    if len({event["id"] for event in events}) != len(events):
-        yield "an event is in the feed twice"
-    for event in events:
+    for event in life.clients.feed.events:
         if event["data"]["run"]:
             by_run[event["data"]["run"]["id"]].append(event)
-    for run_id, run in runs.items():
-        told = sorted(by_run[run_id], key=lambda event: int(event["data"]["sequence"]))
-        if [event["data"]["sequence"] for event in told] != list(range(1, len(told) + 1)):
-            yield f"run {run_id} has the sequence {[event['data']['sequence'] for event in told]}"
-        finished = [event for event in told if event["type"] == "run.finished"]
-        if run["settled"] and (len(finished) != 1 or told[-1] is not finished[0]):
-            yield f"run {run_id} has {[event['type'] for event in told]}"
-        if finished and finished[-1]["data"]["run"]["status"] != run["status"]:
-            yield f"run {run_id} is {run['status']} and its finish says {finished[-1]['data']['run']['status']}"
-
-
-def _wants(endpoint: str, event: Any) -> bool:
-    return event["type"] == "run.finished" if endpoint == "finished" else event["type"] != "run.progressed"
-
-
-def _deliveries(life: Life, events: list[Any]) -> Iterator[str]:
-    """Every endpoint took every event that it wants, with the same bytes each time, and nothing that is not recorded."""
-    known = {event["id"]: event for event in events}
-    for name, receiver in life.receivers.items():
-        posts: defaultdict[str, list[Received]] = defaultdict(list)
-        for post in receiver.received:
-            posts[post.id].append(post)
-            if not post.verified:
-                yield f"{name}: a signature that does not verify: {post.id}"
-        for event_id, event in known.items():
-            mine = posts[event_id]
-            if _wants(name, event) and not any(post.status == 204 for post in mine):
-                yield f"{name} never got {event['type']} {event_id} ({len(mine)} tries)"
-            if not _wants(name, event) and mine:
-                yield f"{name} got {event['type']}, which it does not want"
-            if len({post.body for post in mine}) > 1:
-                yield f"{name}: {event_id} came with different bytes"
-        for event_id in posts.keys() - known.keys():
-            yield f"{name} got {event_id}, which is not recorded"
-
-
-def _order(life: Life) -> Iterator[str]:
-    """Where order is asked for, an event of a run comes only after the one before it was taken."""
-    taken: defaultdict[str, set[int]] = defaultdict(set)
-    for post in life.receivers["orderly"].received:
-        data: Any = post.event["data"]
-        if data["run"] is None:
+    order = [event["id"] for event in life.clients.feed.events]
+    for entry in life.clients.registrations:
+        if not entry.run_id:
             continue
-        run_id, sequence = data["run"]["id"], data["sequence"]
-        missing = set(range(1, sequence)) - taken[run_id] - life.unwanted.get(run_id, set())
-        if missing:
-            yield f"orderly: {post.id} is number {sequence} of {run_id} and came before {sorted(missing)}"
-        if post.status == 204:
-            taken[run_id].add(sequence)
+        told = by_run[entry.run_id]
+        yield from _story(entry, told)
+        if entry.removed_after is not None:
+            last = order.index(entry.removed_after) if entry.removed_after in order else len(order)
+            yield from (f"{entry.run_id} was removed before {e['id']}" for e in told if order.index(e["id"]) > last)
+            continue
+        yield from _in_time(life, entry, told)
+        if entry.run_id in runs and told and told[-1]["data"]["run"]["status"] != runs[entry.run_id]["status"]:
+            yield f"{entry.run_id} is {runs[entry.run_id]['status']}, its last event says otherwise"
 
 
-def _pauses(life: Life) -> Iterator[str]:
-    """A delivery is not tried again before the receiver's Retry-After."""
-    for name, receiver in life.receivers.items():
-        until: dict[str, float] = {}
-        for post, at_s in zip(receiver.received, life.arrived_at_s[name], strict=True):
-            if at_s < until.get(post.id, 0.0) - EARLY_S:
-                yield f"{name}: {post.id} came {until[post.id] - at_s:.1f} s before the end of its Retry-After"
-            pause_s = {503: 40.0, 429: 25.0}.get(post.status or 0)
-            if pause_s:
-                until[post.id] = at_s + pause_s
+def _story(entry: Registration, told: list[Any]) -> Iterator[str]:
+    who = f"run {entry.run_id} ({entry.number})"
+    if [event["data"]["sequence"] for event in told] != list(range(1, len(told) + 1)):
+        yield f"{who} has the sequence {[event['data']['sequence'] for event in told]}"
+    types = [event["type"] for event in told]
+    if "run.finished" in types[:-1] or (entry.removed_after is None and types[-1:] != ["run.finished"]):
+        yield f"{who} has {types}"
+    if types.count("run.started") > 1 or types.count("run.overdue") > 1:
+        yield f"{who} has {types}"
+    for event in told:
+        yield from _as_registered(entry, event["data"]["run"])
+        yield from _sense(who, event)
+    statuses = {"run.started": "running", "run.waiting": "waiting", "run.resumed": "running"}
+    for before, after in pairwise(told):
+        was = after["data"]["previous_status"]
+        seen = before["data"]["run"]["status"]
+        is_same_look = before["data"]["run"]["observed_at"] == after["data"]["run"]["observed_at"]
+        if not is_same_look and seen != was and seen not in ("queued", was) and was in statuses.values():
+            yield f"{who}: {after['id']} says that it was {was} before, the event before it says {seen}"
 
 
-def _secrets(life: Life) -> Iterator[str]:
-    for line in life.log:
-        text = str(line)
-        if any(secret in text for secret in life.secrets):
-            yield f"a secret in the log: {line.get('event')}"
+def _sense(who: str, event: Any) -> Iterator[str]:
+    run, kind = event["data"]["run"], event["type"]
+    wanted = {"run.started": ("running",), "run.resumed": ("running",), "run.waiting": ("waiting",)}.get(kind)
+    if wanted and run["status"] not in wanted:
+        yield f"{who}: {kind} with status {run['status']}"
+    if kind == "run.finished" and not run["settled"]:
+        yield f"{who}: {kind} and it is not settled"
+    if event["data"]["previous_status"] == run["status"] and kind != "run.overdue":
+        yield f"{who}: {kind} says that nothing changed"
+
+
+def _in_time(life: Life, entry: Registration, told: list[Any]) -> Iterator[str]:
+    """In calm each change of a run is noticed in time, and no deadline passes before it does."""
+    theirs = life.sandbox.state.get(entry.connection, entry.provider_run_id)
+    if theirs is None or not told:
+        return
+    recorded, calm_s = read_at_s(life), START_S + life.storm_s
+    snapshot = life.sandbox.state.snapshot(theirs)
+    _, read_s = recorded[told[-1]["id"]]
+    end_s = theirs.created_s + (snapshot.finished_after_s or 0.0)
+    if entry.deadline_s is not None:
+        end_s = entry.accepted_at_s + entry.deadline_s
+        from_s = max(times_of(life, told[-1]["timestamp"]), default=end_s)
+        if from_s < end_s - 20 - 100 * (
+            life.troubles.was(entry.accepted_at_s - 60, entry.accepted_at_s, "network", "down")
+        ):
+            yield f"{entry.run_id} expired {end_s - from_s:.0f} s before its deadline"
+    due_s = max(end_s, calm_s + 300, entry.accepted_at_s) + NOTICED_S + 90  # the feed is read every 90 s
+    if snapshot.status is not RunStatus.LOST and read_s > due_s:
+        yield f"the end of {entry.run_id} was noticed {read_s - end_s:.0f} s late"
+
+
+def _connections(life: Life) -> Iterator[str]:
+    """A connection fails and recovers in turn, and all of them have recovered; no endpoint is switched off by itself."""
+    is_failing: defaultdict[str, bool] = defaultdict(bool)
+    for event in life.clients.feed.events:
+        if event["type"].startswith("connection."):
+            name, fails = event["data"]["connection"]["name"], event["type"] == "connection.failing"
+            if is_failing[name] is fails:
+                yield f"{name}: {event['type']} was told twice in a row"
+            is_failing[name] = fails
+        if event["type"] == "endpoint.failing":
+            yield f"in hours an endpoint cannot have failed for days: {event}"
+        if event["type"] == "endpoint.disabled" and "over the API" not in event["data"]["endpoint"]["reason"]:
+            yield f"an endpoint was switched off: {event}"
+    yield from (f"{name} is failing still" for name, fails in is_failing.items() if fails)
+
+
+def _triggers(life: Life) -> Iterator[str]:
+    """One key starts one run at the provider at the most, and one if the API said so."""
+    started: defaultdict[str, int] = defaultdict(int)
+    for run in life.sandbox.state.runs.values():
+        if "key" in run.inputs:
+            started[str(run.inputs["key"])] += 1
+    for key, status in life.clients.triggered.items():
+        if started[key] > 1 or (status == 201 and not started[key]):
+            yield f"{key}: answered {status}, and {started[key]} runs were started"
+
+
+def _resources(life: Life) -> Iterator[str]:
+    """When nothing is left to do, tasks and connections are few again."""
+    tasks, ends = life.loop.count_tasks(life.daemon_process), life.network.count_ends(life.daemon_process)
+    if tasks > 40 or ends > 40:
+        yield f"at the end there are {tasks} tasks and {ends} connections"

@@ -1,4 +1,4 @@
-"""One simulated life of the daemon: four hours with runs, faults, crashes, then calm, then the check."""
+"""One simulated life of the daemon: hours with runs, faults and crashes, then calm, then the check."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import hashlib
 import json
 import logging
 import random
+import sqlite3
+import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Coroutine
 from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,47 +19,46 @@ from typing import Any, Final
 
 import aiohttp
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from bridge.config.load import Config, load_config
 from bridge.daemon import Daemon
 from bridge.domain.clock import SteadyClock
-from bridge.domain.run import RunError
-from bridge.sandbox.receiver import Receiver, Reply, ReplyKind
-from bridge.sandbox.scenarios import Scenario, Step
+from bridge.domain.errors import BridgeError
+from bridge.sandbox.receiver import Received, Receiver
 from bridge.sandbox.server import Sandbox
-from tests.simulation.checker import find_faults
+from bridge.sandbox.state import RequestSeen, SandboxRun, SandboxState
+from tests.simulation import checker, file_checker
+from tests.simulation.clients import CANARY, Clients
+from tests.simulation.troubles import CALM_S, Troubles
 from tests.simulation.virtual_clock import START_S, VirtualClock, seed_random
 from tests.simulation.virtual_loop import Process, VirtualLoop, process
 from tests.simulation.virtual_machine import Disk, Machine
-from tests.simulation.virtual_network import CALM, Network, Weather
+from tests.simulation.virtual_network import Network
 
 LISTEN_PORT: Final = 8484
 TOKEN: Final = "token-of-the-simulation"
 API_KEY: Final = "key-of-the-simulation"
 SECRET: Final = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVowMTIzNDU="
 HOURS: Final = 4.0
-CALM_S: Final = 0.7 * 3600
 RETRY_SCHEDULE: Final = ["5s", "20s", "1m", "3m", "5m", *["10m"] * 40]
+SHORT_SCHEDULE: Final = ["5s", "20s", "1m"]
 RETRY_MAX_S: Final = 600 * 1.2
-ENDPOINTS: Final = ("orderly", "plain", "finished")
-PROVIDERS: Final = ("dibby", "retab", "dify", "instabase")
-PROVIDER_FAULTS: Final = ("500", "502", "503", "429", "401", "garbage", "html", "hang", "reset")
-RECEIVER_FAULTS: Final = (
-    Reply(500), Reply(503, headers={"Retry-After": "40"}), Reply(429, headers={"Retry-After": "25"}), Reply(302),
-    Reply(404), Reply(kind=ReplyKind.HANG), Reply(kind=ReplyKind.DROP), Reply(204, delay_s=4.0), Reply(204, delay_s=20.0),
-)  # fmt: skip
+BACKLOG_S: Final = RETRY_MAX_S + 60
+KEEP_S: Final = 2400.0
+CONFIGURED: Final = ("orderly", "plain", "finished")
+RECEIVERS: Final = (*CONFIGURED, "chosen", "switched", "slow", "once")
+INSTABASE_PER_S: Final = 2.0
+DISK_ERRORS: Final = (sqlite3.Error, DBAPIError, OSError)
+STARTS_AGAIN_AFTER_S: Final = 5.0  # what a service manager waits
 
 
-@dataclass
-class Registration:
-    """A run that a client registered, and what the API promised about it."""
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One POST at a receiver, at a monotonic time."""
 
-    connection: str
-    provider_run_id: str
-    run_id: str | None = None
-    accepted_at_s: float | None = None
-    answers: int = 0
-    is_stopped: bool = False
+    at_s: float
+    post: Received
 
 
 @dataclass
@@ -67,17 +69,19 @@ class Life:
     seed: int
     folder: Path
     hours: float = HOURS
+    only: frozenset[int] | None = None
+    """The numbers of the troubles that happen; None: all."""
     is_traced: bool = False
-    chance: random.Random = field(init=False)
     trace: list[str] = field(default_factory=list)
-    registrations: list[Registration] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """The promises that were broken; after `run`."""
-    arrived_at_s: dict[str, list[float]] = field(default_factory=dict)
-    """When each POST arrived on the monotonic clock, by endpoint."""
-    unwanted: dict[str, set[int]] = field(default_factory=dict)
-    secrets: tuple[str, ...] = (TOKEN, API_KEY, SECRET)
+    arrivals: dict[str, list[Arrival]] = field(default_factory=dict)
+    requests: list[tuple[float, RequestSeen]] = field(default_factory=list)
+    """What the providers were asked, and when (monotonic)."""
+    secrets: tuple[str, ...] = (TOKEN, API_KEY, SECRET, CANARY)
+    mixes_up: float = 0.0
+    """How often a provider answers with another run."""
     crashes: int = 0
     starts: int = 0
 
@@ -91,21 +95,52 @@ class Life:
         self.machine.take_over()
         self.disk.make()
         self.daemon_process = Process("daemon 0", is_dead=True)
+        self.is_up = False
+        self._down_since = self.now_s
+        self._unfollowed_s = 0.0
         self._digest = hashlib.sha256()
-        self._is_calm = False
+        self.troubles = Troubles(self, self.only)
+        self.clients = Clients(self)
         logging.disable(logging.CRITICAL)
         structlog.configure(processors=[self._keep_line], cache_logger_on_first_use=False)
+
+    @property
+    def now_s(self) -> float:
+        """Monotonic time."""
+        return self.clock.now_s
 
     @property
     def storm_s(self) -> float:
         """How long there is trouble."""
         return self.hours * 3600 - CALM_S
 
+    @property
+    def retry_schedule(self) -> list[str]:
+        """In every fourth life deliveries are given up soon."""
+        return SHORT_SCHEDULE if self.seed % 4 == 0 else RETRY_SCHEDULE
+
+    @property
+    def keeps_s(self) -> float | None:
+        """How long settled runs are kept; None: for ever. In every third life they are deleted soon."""
+        return KEEP_S if self.seed % 3 == 0 else None
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this beside everything else; an error in it is a fault."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.faults.append("".join(traceback.format_exception(error))[-1500:])
+
     # -- what is seen
 
     def say(self, what: str, **more: object) -> None:
         """Note what happened."""
-        line = f"{self.loop.clock.now_s - START_S:10.3f} {what} " + " ".join(f"{k}={v}" for k, v in more.items())
+        line = f"{self.now_s - START_S:10.3f} {what} " + " ".join(f"{k}={v}" for k, v in more.items())
+        line = line.replace(str(self.folder), "FOLDER")
         self._digest.update(line.encode())
         self.trace.append(line)
 
@@ -115,15 +150,21 @@ class Life:
         if self.is_traced or level in ("error", "warning"):
             self.say("log", **{key: value for key, value in event.items() if key != "exc_info"})
             if event.get("exc_info"):
-                self.say("".join(traceback.format_exc())[-3000:])
+                self.trace.append(traceback.format_exc()[-3000:])
+        if event.get("event") == "clock.jumped":
+            self._unfollowed_s = 0.0
+        error = event.get("exc_info")
+        error = sys.exception() if error is True else error
+        if isinstance(error, BaseException) and not isinstance(error, (BridgeError, *DISK_ERRORS)):
+            self.faults.append(f"unforeseen: {event} {''.join(traceback.format_exception(error))[-1500:]}")
         raise structlog.DropEvent
 
     def summary(self) -> str:
         """What it was like, in a line."""
-        posts = sum(len(receiver.received) for receiver in self.receivers.values())
+        posts = sum(map(len, self.arrivals.values()))
         return (
-            f"{len(self.registrations)} runs, {posts} posts, {self.starts} starts, {self.crashes} crashes, "
-            f"{self.loop.callbacks} callbacks, trace {self.digest}"
+            f"{len(self.clients.registrations)} runs, {posts} posts, {self.starts} starts, {self.crashes} crashes, "
+            f"{len(self.troubles.planned)} troubles, {self.loop.callbacks} callbacks, trace {self.digest}"
         )
 
     @property
@@ -140,16 +181,19 @@ class Life:
         lines = [
             f'[server]\nlisten = "127.0.0.1:{LISTEN_PORT}"\napi_token = "{TOKEN}"',
             f'[database]\nurl = "sqlite:///{self.disk.database}"',
-            f"[delivery]\nretry_schedule = {json.dumps(RETRY_SCHEDULE)}\nallow_http = true",
+            f'[delivery]\nretry_schedule = {json.dumps(self.retry_schedule)}\nallow_http = true\nallow = ["127.0.0.0/8"]',
             *(
                 f'[connections.{name}]\nprovider = "{name}"\nbase_url = "{self.sandbox.url(name)}"\n'
                 f'api_key = "{API_KEY}"\nmax_interval = "2m"'
-                for name in PROVIDERS
+                + (f"\nrequests_per_second = {INSTABASE_PER_S}" if name == "instabase" else "")
+                for name in self.sandbox.providers
             ),
             f'[endpoints.orderly]\nurl = "{url("orderly")}"\nsecret = "{SECRET}"\nordered = true',
             f'[endpoints.plain]\nurl = "{url("plain")}"\nsecret = "{SECRET}"',
             f'[endpoints.finished]\nurl = "{url("finished")}"\nsecret = "{SECRET}"\nevents = ["run.finished"]',
         ]
+        if self.keeps_s is not None:
+            lines.append(f'[retention]\nkeep = "{self.keeps_s:.0f}s"')
         path = self.folder / "config.toml"
         path.write_text("\n\n".join(lines))
         path.chmod(0o600)
@@ -172,18 +216,27 @@ class Life:
                 try:
                     await daemon.start()
                     self.say("started")
+                    self.is_up = True
+                    self.troubles.note("down", self._down_since, self.now_s)
                     await self._stop_wanted.wait()
                 finally:
                     await daemon.stop()
         except Exception as error:  # noqa: BLE001 - whatever it is, a service manager starts it again
             self.say("daemon ended", error=repr(error))
-            me.is_dead = True
-            self.network.kill(me)
-            self.loop.call_later(1.0, self.restart_daemon, context=Context())
+            self._gone(me)
+            self.loop.call_later(STARTS_AGAIN_AFTER_S, self.restart, context=Context())
             return
         self.say("stopped")
+        self._gone(me)
+
+    def _gone(self, me: Process) -> None:
         me.is_dead = True
+        if self.is_up:
+            self.is_up, self._down_since = False, self.now_s
         self.network.kill(me)
+        if self._unfollowed_s:  # nothing can know it that starts afterwards: this is not tried
+            self.clock.set_wall(-self._unfollowed_s)
+            self._unfollowed_s = 0.0
 
     def machine_clock(self) -> Any:
         """The machine's clocks as the daemon reads them."""
@@ -199,12 +252,11 @@ class Life:
         """The machine has failed: the disk was kept by who calls this."""
         self.crashes += 1
         self.say("crash", number=self.crashes, commits=self.disk.commits)
-        self.daemon_process.is_dead = True
-        self.network.kill(self.daemon_process)
-        self.loop.call_later(0.1 + self.chance.random() * 20, self.restart_daemon, context=Context())
+        self._gone(self.daemon_process)
+        self.loop.call_later(0.1 + self.chance.random() * 20, self.restart, context=Context())
 
-    def restart_daemon(self) -> None:
-        """Start it unless it runs."""
+    def restart(self) -> None:
+        """Start the daemon, if none runs."""
         if self.daemon_process.is_dead:
             self.start_daemon()
 
@@ -214,186 +266,119 @@ class Life:
             self.disk.keep()
             self._die()
 
-    # -- clients
+    async def stop_daemon(self) -> None:
+        """SIGTERM; wait for its end."""
+        if not self.daemon_process.is_dead and self.is_up:
+            self._stop_wanted.set()
+            await asyncio.wait([self._serving], timeout=60)
+            if self.daemon_process.is_dead:
+                self.disk.keep()
+            else:
+                self.faults.append("the daemon did not stop within 60 s")
+
+    async def set_wall(self, seconds: float) -> None:
+        """Set the wall clock while the daemon runs."""
+        while not self.is_up or self._unfollowed_s:
+            await asyncio.sleep(1)
+        self.say("jump", seconds=seconds)
+        self._unfollowed_s = seconds
+        self.clock.set_wall(seconds)
+
+    # -- requests
 
     async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """One request to the daemon."""
         url = f"http://127.0.0.1:{LISTEN_PORT}{path}"
         headers["Authorization"] = f"Bearer {TOKEN}"
         async with self.client.request(method, url, json=body, headers=headers) as response:
-            return response.status, await response.json(content_type=None)
+            text = await response.text()
+            for secret in self.secrets:
+                is_shown_once = method == "POST" and secret in (CANARY, self.clients.secret)
+                if secret in text and not is_shown_once:
+                    self.faults.append(f"a secret in the answer to {method} {path}: {text[:300]}")
+            return response.status, json.loads(text) if text and path != "/metrics" else text
 
-    async def ask_until(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """One request, again until the daemon has answered it."""
+    async def ask_again(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """One request, again until there is an answer."""
         while True:
             try:
-                status, answer = await self.ask(method, path, body, **headers)
+                return await self.ask(method, path, body, **headers)
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
-                await asyncio.sleep(1 + self.chance.random() * 5)
-                continue
-            if status < 500 and status != 429:
+                await asyncio.sleep(1 + self.clients.chance.random() * 5)
+
+    async def ask_until(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """One request, again until the daemon could serve it."""
+        while True:
+            status, answer = await self.ask_again(method, path, body, **headers)
+            if status < 500 and status != 429 and not (status == 409 and "Idempotency-Key" in str(answer)):
                 return status, answer
-            await asyncio.sleep(1 + self.chance.random() * 5)
-
-    async def _register_one(self) -> None:
-        provider = self.chance.choice(PROVIDERS)
-        theirs = self.sandbox.add_run(
-            provider, scenario=self._scenario(), late_404_s=self.chance.choice([0, 0, 0, 2.0])
-        )
-        entry = Registration(provider, theirs)
-        self.registrations.append(entry)
-        body = {"connection": provider, "provider_run_id": theirs, "metadata": {"number": len(self.registrations)}}
-        headers = {"Idempotency-Key": f"key-{theirs}"} if self.chance.random() < 0.5 else {}
-        for _ in range(self.chance.choice([1, 1, 2])):
-            status, answer = await self.ask_until("POST", "/v1/runs", body, **headers)
-            assert status in (200, 201), (status, answer)
-            if entry.run_id not in (None, answer["id"]):
-                raise AssertionError(f"registered twice with two ids: {entry} {answer}")
-            entry.run_id, entry.answers = answer["id"], entry.answers + 1
-            entry.accepted_at_s = entry.accepted_at_s or self.loop.clock.now_s
-        self.say("registered", run=entry.run_id, theirs=theirs)
-
-    def _scenario(self) -> Scenario:
-        chance = self.chance
-        duration_s = chance.choice([0.0, 2.0, 20.0, 90.0, 600.0, 1200.0]) * (0.5 + chance.random())
-        outcome = chance.choice(["succeeded", "succeeded", "succeeded", "failed"])
-        steps = [Step(0, chance.choice(["running", "queued"]))]
-        if duration_s > 10:
-            steps.append(Step(duration_s * 0.3, "running"))
-        return Scenario(
-            duration_s=duration_s,
-            outcome=outcome,
-            steps=tuple(steps),
-            output={"number": len(self.registrations), "text": "ü" * chance.choice([1, 10, 3000])},
-            error=RunError("it broke", "broken", "step 2"),
-        )
-
-    async def _clients(self) -> None:
-        while self.loop.clock.now_s < START_S + self.storm_s:
-            await asyncio.sleep(self.chance.expovariate(1 / 220))
-            for _ in range(self.chance.choice([1, 1, 1, 2, 8])):
-                self._tasks.append(asyncio.create_task(self._register_one()))
-
-    # -- trouble
-
-    async def _trouble(self) -> None:
-        kinds: list[Callable[[], Awaitable[None]]] = [
-            self._bad_provider, self._bad_receiver, self._bad_network, self._bad_disk, self._crash, self._jump,
-            self._stop_and_start, self._limit, self._crash_in_statement, self._crash,
-        ]  # fmt: skip
-        while self.loop.clock.now_s < START_S + self.storm_s:
-            await asyncio.sleep(self.chance.expovariate(1 / 240))
-            self._tasks.append(asyncio.create_task(self.chance.choice(kinds)()))  # type: ignore[arg-type]
-
-    async def _last(self, least_s: float, most_s: float) -> None:
-        end = START_S + self.storm_s
-        await asyncio.sleep(max(0.0, min(self.chance.uniform(least_s, most_s), end - self.loop.clock.now_s)))
-
-    async def _bad_provider(self) -> None:
-        provider, kind = self.chance.choice([*PROVIDERS, None]), self.chance.choice(PROVIDER_FAULTS)
-        retry_after = self.chance.choice([None, 7]) if kind in ("429", "503") else None
-        self.say("provider", name=provider, kind=kind)
-        self.sandbox.fail(provider, kind, None, retry_after)
-        await self._last(1, 400)
-        self.sandbox.clear_faults()
-        self.say("provider well")
-
-    async def _limit(self) -> None:
-        provider = self.chance.choice(PROVIDERS)
-        self.say("limit", name=provider)
-        self.sandbox.limit(provider, self.chance.choice([0.5, 2.0]), is_announced=self.chance.random() < 0.5)
-        await self._last(30, 900)
-        self.sandbox.limit(provider, None)
-        self.say("limit over", name=provider)
-
-    async def _bad_receiver(self) -> None:
-        name, reply = self.chance.choice(ENDPOINTS), self.chance.choice(RECEIVER_FAULTS)
-        self.say("receiver", name=name, reply=reply.status, kind=reply.kind, delay=reply.delay_s)
-        self.receivers[name].always(reply)
-        await self._last(1, 900)
-        self.receivers[name].always(None)
-        self.say("receiver well", name=name)
-
-    async def _bad_network(self) -> None:
-        port = self.chance.choice(sorted(self.ports))
-        weather = self.chance.choice(
-            [Weather(0.3, 2.0), Weather(refused=0.8), Weather(reset=0.2), Weather(lost=0.1), Weather(pieces=1.0)]
-        )
-        self.say("network", port=port, weather=weather)
-        self.network.weather[port] = weather
-        await self._last(1, 600)
-        self.network.weather[port] = CALM
-        self.say("network well", port=port)
-
-    async def _bad_disk(self) -> None:
-        is_full = self.chance.random() < 0.5
-        self.say("disk", is_full=is_full)
-        self.disk.is_full, self.disk.fails = is_full, 0.0 if is_full else self.chance.choice([0.01, 0.2])
-        await self._last(1, 120)
-        self.disk.is_full, self.disk.fails = False, 0.0
-        self.say("disk well")
-
-    async def _crash(self) -> None:
-        self.loop.crash_in, self.loop.crash = self.chance.randrange(200), self.kill_daemon
-
-    async def _crash_in_statement(self) -> None:
-        self.disk.crash_in = self.chance.randrange(60)
-
-    async def _stop_and_start(self) -> None:
-        if not self.daemon_process.is_dead and hasattr(self, "_stop_wanted"):
-            self._stop_wanted.set()
-            await asyncio.wait([self._serving], timeout=60)
-            await asyncio.sleep(self.chance.random() * 30)
-            self.disk.keep()
-            self.restart_daemon()
-
-    async def _jump(self) -> None:
-        seconds = self.chance.choice([-3600.0, -30.0, 30.0, 3600.0, 5 * 86400.0])
-        self.say("jump", seconds=seconds)
-        self.loop.clock.wall_offset_s += seconds
+            await asyncio.sleep(1 + self.clients.chance.random() * 5)
 
     # -- the whole
 
-    async def begin(self) -> None:
-        """Start the providers, the receivers and the first daemon."""
-        self._tasks: list[asyncio.Task[None]] = []
+    async def _live(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
         self.sandbox = await Sandbox(api_key=API_KEY).start()
-        self.receivers = {name: await self._receiver(name) for name in ENDPOINTS}
-        self.ports = {int(it.origin.rsplit(":", 1)[1]) for it in (self.sandbox, *self.receivers.values())} | {
-            LISTEN_PORT
-        }
+        self.sandbox.state.requests = self._noting_requests()
+        self._mix_up_runs()
+        self.receivers = {name: await self._receiver(name) for name in RECEIVERS}
+        servers = {"providers": self.sandbox, **self.receivers}
+        self.ports = {name: int(it.origin.rsplit(":", 1)[1]) for name, it in servers.items()} | {"api": LISTEN_PORT}
         self.client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
         self.start_daemon()
-
-    async def _live(self) -> None:
-        await self.begin()
-        self._tasks += [asyncio.create_task(self._clients()), asyncio.create_task(self._trouble())]
+        self.spawn(self.clients.live())
+        self.spawn(self.troubles.live())
         await asyncio.sleep(self.storm_s)
-        self.end_trouble()
-        await asyncio.sleep(CALM_S)
+        await self._settle_down()
+        await asyncio.sleep(BACKLOG_S)
+        self.faults += await checker.find_backlog(self)
+        await asyncio.sleep(CALM_S - BACKLOG_S)
+        self.faults += await checker.find_faults(self)
+        await self.stop_daemon()
+        self.faults += file_checker.find_faults(self)
         self.say("end")
-        self.faults = await find_faults(self)
+
+    def _noting_requests(self) -> deque[RequestSeen]:
+        life = self
+
+        class Requests(deque[RequestSeen]):
+            def append(self, seen: RequestSeen) -> None:
+                life.requests.append((life.now_s, seen))
+                life.say("poll", provider=seen.provider, run=seen.run_id)
+
+        return Requests()
+
+    def _mix_up_runs(self) -> None:
+        find, chance = SandboxState.find, random.Random(f"mix-up {self.seed}")
+
+        def find_another(state: SandboxState, provider: str, run_id: str) -> SandboxRun | None:
+            if self.mixes_up and chance.random() < self.mixes_up:
+                run_id = chance.choice([each for of, each in state.runs if of == provider] or [run_id])
+            return find(state, provider, run_id)
+
+        SandboxState.find = find_another  # type: ignore[method-assign]
 
     async def _receiver(self, name: str) -> Receiver:
-        receiver, at_s = Receiver(SECRET), self.arrived_at_s.setdefault(name, [])
+        receiver, arrivals, life = Receiver(SECRET, CANARY), self.arrivals.setdefault(name, []), self
 
-        class Log(list[Any]):
-            def append(self, post: Any) -> None:
-                at_s.append(clock.now_s)
-                super().append(post)
+        class Log(list[Received]):
+            def append(self, post: Received) -> None:
+                arrivals.append(Arrival(life.now_s, post))
+                life.say("post", to=name, id=post.id, status=post.status)
 
-        clock, receiver.received = self.clock, Log()
+        receiver.received = Log()
         return await receiver.start()
 
-    def end_trouble(self) -> None:
-        """Mend everything that is broken, and start the daemon if it is down."""
+    async def _settle_down(self) -> None:
         self.say("calm")
-        self.disk.is_full, self.disk.fails, self.disk.crash_in, self.loop.crash_in = False, 0.0, None, None
+        self.disk.is_full, self.disk.fails, self.disk.loses_answer = False, 0.0, 0.0
+        self.disk.crash_in, self.loop.crash_in, self.mixes_up = None, None, 0.0
         self.sandbox.clear_faults()
         for receiver in self.receivers.values():
             receiver.always(None)
         self.network.weather.clear()
-        self.restart_daemon()
+        self.restart()
+        await self.clients.calm_down()
 
     def run(self) -> None:
         """Live it."""

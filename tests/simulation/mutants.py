@@ -1,19 +1,13 @@
 """Planted faults: each changes a line of the real code, and the simulation must find it.
 
-`text` stands in `file` exactly once; `test_mutants.py` says so. A mutant is put in while the module is imported.
+`text` stands in `file` exactly once, which a test checks: who changes that line changes it here too, so that the fault
+stays the one that is described.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from pathlib import Path
-from types import CodeType
-from typing import Any, Final
-
-ROOT: Final = Path(__file__).parents[2]
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -103,9 +97,9 @@ MUTANTS: Final = (
     Mutant(
         "no-lease-given-back",
         "what a daemon that was killed had leased is never due again",
-        "bridge/daemon.py",
-        "            nodes.evict(tx, dead)\n",
-        "",
+        "bridge/store/nodes.py",
+        "        _release(tx, [row.id for row in tx.connection.execute(sa.select(nodes.c.id))])\n",
+        "        return\n",
     ),
     Mutant(
         "order-forgotten",
@@ -171,40 +165,270 @@ MUTANTS: Final = (
         "        for number, event_type in enumerate(\n"
         "            change.decision.events + change.decision.events[-1:] * after.settled, start=1\n        )",
     ),
+    Mutant(
+        "pause-forgotten",
+        "an endpoint that asks for a pause gets the other deliveries",
+        "bridge/domain/endpoint_backoff.py",
+        "    return replace(backoff, slowdowns=max(1, slowdowns), paused_until=later)",
+        "    return replace(backoff, slowdowns=max(1, slowdowns), paused_until=now if later else None)",
+    ),
+    Mutant(
+        "schedule-one-ahead",
+        "the first delay of the retry schedule is never used",
+        "bridge/domain/delivery.py",
+        "    delay_s = schedule.delays_s[failures - 1] * spread",
+        "    delay_s = schedule.delays_s[min(failures, len(schedule.delays_s) - 1)] * spread",
+    ),
+    Mutant(
+        "given-up-too-soon",
+        "a delivery is given up one attempt before its schedule ends",
+        "bridge/domain/delivery.py",
+        "    if failures > len(schedule.delays_s):",
+        "    if failures >= len(schedule.delays_s):",
+    ),
+    Mutant(
+        "never-given-up",
+        "a delivery whose schedule is used up is tried for ever",
+        "bridge/domain/delivery.py",
+        "    if failures > len(schedule.delays_s):\n        return None",
+        "    failures = min(failures, len(schedule.delays_s))",
+    ),
+    Mutant(
+        "filter-ignored",
+        "an endpoint gets events that its filter refuses",
+        "bridge/store/events.py",
+        "    return endpoint.filter is None or tx.filters.accepts(endpoint.filter, event)",
+        "    return True",
+    ),
+    Mutant(
+        "types-ignored",
+        "an endpoint gets events of types that it did not choose",
+        "bridge/store/events.py",
+        "    if not endpoint.wants(event.type):\n        return False\n    return endpoint.filter",
+        "    return endpoint.filter",
+    ),
+    Mutant(
+        "sent-while-off",
+        "an endpoint that is switched off still gets what waited for it",
+        "bridge/store/endpoints.py",
+        "    hold_pending(tx, endpoint_id)\n    return bool(switched)",
+        "    return bool(switched)",
+        (
+            (
+                "SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _IS_ACTIVE)",
+                "SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), endpoints.c.deleted_at.is_(None))",
+            ),
+        ),
+    ),
+    Mutant(
+        "enabled-and-forgotten",
+        "what waited for an endpoint stays held when it is switched on again",
+        "bridge/store/endpoints.py",
+        "    release_pending(tx, endpoint_id)\n    tx.signals.replays_due = True",
+        "    tx.signals.replays_due = True",
+    ),
+    Mutant(
+        "old-secret-signs",
+        "a secret that was rotated out signs for ever",
+        "bridge/store/endpoints.py",
+        '    sa.or_(endpoint_secrets.c.expires_at.is_(None), endpoint_secrets.c.expires_at > sa.bindparam("now")),\n)',
+        '    sa.or_(sa.true(), endpoint_secrets.c.expires_at > sa.bindparam("now")),\n)',
+    ),
+    Mutant(
+        "webhook-of-all-runs",
+        "the webhook of one run gets the events of others",
+        "bridge/store/events.py",
+        '        for endpoint in (*shared, *of_runs.get(event.run_id or "", ())):',
+        "        for endpoint in (*shared, *(each for found in of_runs.values() for each in found)):",
+    ),
+    Mutant(
+        "rate-limit-ignored",
+        "an endpoint gets more in a second than its limit",
+        "bridge/store/events.py",
+        "and not is_paused and endpoint.rate_limit is None",
+        "and not is_paused",
+    ),
+    Mutant(
+        "provider-pause-ignored",
+        "a provider is asked before the pause is over that it asked for",
+        "bridge/polling/connection_client.py",
+        "                self.limiter.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)",
+        "                self.limiter.answer(now, sent_at=sent_at)",
+    ),
+    Mutant(
+        "feed-skips",
+        "the feed leaves out an event behind each page",
+        "bridge/store/events.py",
+        "    query = sa.select(events).where(events.c.position > after).order_by(events.c.position).limit(limit)",
+        "    skipped = after + 1 if after else 0\n"
+        "    query = sa.select(events).where(events.c.position > skipped).order_by(events.c.position).limit(limit)",
+    ),
+    Mutant(
+        "feed-by-time",
+        "the feed is in the order of the wall clock",
+        "bridge/store/events.py",
+        "    query = sa.select(events).where(events.c.position > after).order_by(events.c.position).limit(limit)",
+        "    query = sa.select(events).where(events.c.position > after).order_by(events.c.created_at).limit(limit)",
+    ),
+    Mutant(
+        "replay-skips",
+        "a replay leaves out the first event of each batch",
+        "bridge/store/replays.py",
+        "        resend(tx, endpoint, [event_of(row) for row in chosen], known)",
+        "        resend(tx, endpoint, [event_of(row) for row in chosen[1:]], known)",
+    ),
+    Mutant(
+        "retention-takes-owed",
+        "retention deletes what was not delivered yet",
+        "bridge/store/retention.py",
+        "        .where(runs.c.next_poll_at.is_(None), runs.c.status_since < before, ~is_pending(runs.c.id))",
+        "        .where(runs.c.next_poll_at.is_(None), runs.c.status_since < before)",
+    ),
+    Mutant(
+        "retention-by-wall-clock",
+        "a run is deleted too soon when the clock is set forward",
+        "bridge/store/clock_shift.py",
+        '    (runs, ("status_since",), sa.true()),  # of settled runs too: retention counts from it\n',
+        "",
+    ),
+    Mutant(
+        "deadline-by-wall-clock",
+        "a run expires when the clock is set forward",
+        "bridge/store/clock_shift.py",
+        '    (runs, ("deadline_at",), sa.and_(runs.c.next_poll_at.is_not(None), ~runs.c.deadline_is_fixed)),\n',
+        "",
+    ),
+    Mutant(
+        "deadline-never-passes",
+        "a run that never ends is never given up",
+        "bridge/domain/transition.py",
+        "    return now >= deadline_at",
+        "    return now >= deadline_at.replace(year=deadline_at.year + 1)",
+    ),
+    Mutant(
+        "lost-at-first-404",
+        "a run is lost at the first 404",
+        "bridge/domain/transition.py",
+        "        run.not_found_count >= NOT_FOUND_COUNT_MIN",
+        "        run.not_found_count >= 1",
+        (("NOT_FOUND_SPAN_MIN_S: Final = 60.0", "NOT_FOUND_SPAN_MIN_S: Final = 0.0"),),
+    ),
+    Mutant(
+        "version-not-compared",
+        "a change is recorded although the run has changed since",
+        "bridge/store/runs.py",
+        '_UPDATE_IF_UNCHANGED = _UPDATE.where(runs.c.version == sa.bindparam("old_version"))',
+        '_UPDATE_IF_UNCHANGED = _UPDATE.where(sa.bindparam("old_version", type_=sa.Integer) >= 0)',
+    ),
+    Mutant(
+        "started-twice",
+        "a run starts each time that it runs again",
+        "bridge/domain/transition.py",
+        "        has_started=run.has_started or seen.status is RunStatus.RUNNING,",
+        "        has_started=seen.status is RunStatus.RUNNING,",
+    ),
+    Mutant(
+        "previous-is-present",
+        "an event says that the run was before what it is now",
+        "bridge/store/runs.py",
+        "            previous_status=before.status,",
+        "            previous_status=after.status,",
+    ),
+    Mutant(
+        "transition-left-out",
+        "a change of status beside another one in a commit leaves no transition",
+        "bridge/store/runs.py",
+        "    execute_many(tx, _INSERT_TRANSITIONS, [_transition(tx, c.before, made[c.before.id]) for c in moved])",
+        "    execute_many(tx, _INSERT_TRANSITIONS, [_transition(tx, c.before, made[c.before.id]) for c in moved[:1]])",
+    ),
+    Mutant(
+        "output-lost",
+        "the output of a run is left out",
+        "bridge/domain/transition.py",
+        '        "output": seen.output,',
+        '        "output": run.output,',
+    ),
+    Mutant(
+        "other-run-believed",
+        "an answer about another run is taken for this one",
+        "bridge/providers/fields.py",
+        "    if run_id is not None and not is_same_run_id(run_id, provider_run_id):",
+        "    if run_id is not None and not run_id:",
+    ),
+    Mutant(
+        "metadata-mixed-up",
+        "runs that are registered together have the metadata of one of them",
+        "bridge/store/runs.py",
+        "    made = _insert(tx, [_registered(each, tx.now) for each in new], leased_by)",
+        "    made = _insert(\n        tx, [replaced(_registered(each, tx.now), metadata=new[0].metadata) for each in new], leased_by\n    )",
+    ),
+    Mutant(
+        "cancel-forgotten",
+        "a run that is to be cancelled is only polled",
+        "bridge/daemon_control.py",
+        "            await self._poller(run.connection).client.cancel(run)",
+        "            self._poller(run.connection)",
+    ),
+    Mutant(
+        "started-twice-at-the-provider",
+        "a request that is repeated with its key starts a second run",
+        "bridge/api/context.py",
+        "        key = request.key\n        if key is None:\n            return await start()\n",
+        "        key = request.key\n        if key is None or True:\n            return await start()\n",
+    ),
+    Mutant(
+        "hours-off",
+        "the times of a provider are read in another time zone",
+        "bridge/domain/timestamps.py",
+        "        whole = datetime.fromtimestamp(seconds, UTC)",
+        "        whole = datetime.fromtimestamp(seconds + 3600, UTC)",
+    ),
+    Mutant(
+        "secret-in-the-file",
+        "kept answers, with the secrets in them, are stored as they are",
+        "bridge/store/encryption.py",
+        "    return tx.keyring.encrypt(_response_place(key), body.decode()).encode()",
+        "    return body",
+    ),
+    Mutant(
+        "sent-again",
+        "what is being sent is given back and sent beside that",
+        "bridge/delivery/deliverer.py",
+        "        unheld = leased - self._in_flight.keys() - self._to_give_back.keys()",
+        "        unheld = leased",
+    ),
+    Mutant(
+        "recorded-again",
+        "an attempt whose record was committed unnoticed is recorded again",
+        "bridge/store/attempts.py",
+        '    deliveries.c.attempts == sa.bindparam("old_attempts"),\n    deliveries.c.state == DeliveryState.PENDING.value,',
+        '    sa.bindparam("old_attempts", type_=sa.Integer) >= 0,',
+        (
+            (
+                '_SETTLE_IF_OURS = _SETTLE.where(\n    deliveries.c.leased_by == sa.bindparam("node"),',
+                '_SETTLE_IF_OURS = _SETTLE.where(\n    sa.bindparam("node", type_=sa.Text) != "",',
+            ),
+        ),
+    ),
+    Mutant(
+        "released-out-of-order",
+        "the last event of a run that waits goes first, where order is asked for",
+        "bridge/store/ordering.py",
+        "            d.id.in_(first.order_by(d.leased_by, d.sequence).limit(1).scalar_subquery()), d.next_attempt_at.is_(None)\n        )\n        .where(~_earlier_is_pending())",
+        "            d.id.in_(first.order_by(d.sequence.desc()).limit(1).scalar_subquery()), d.next_attempt_at.is_(None)\n        )",
+    ),
+    Mutant(
+        "never-recovered",
+        "a connection that answers again stays failing",
+        "bridge/polling/connection_client.py",
+        "        if is_over or self.health is ConnectionHealth.UNKNOWN:",
+        "        if self.health is ConnectionHealth.UNKNOWN:",
+    ),
+    Mutant(
+        "removed-and-watched",
+        "a run that a client removed goes on",
+        "bridge/store/runs.py",
+        "    gone = tx.connection.execute(sa.delete(runs).where(runs.c.id == run_id)).rowcount",
+        "    gone = 1",
+    ),
 )
-
-
-class _Finder:
-    """Finds the mutated module, and nothing else."""
-
-    def __init__(self, mutant: Mutant) -> None:
-        self._mutant = mutant
-
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        if name != self._mutant.module:
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        assert spec is not None
-        assert spec.origin is not None
-        spec.loader = _Loader(name, spec.origin, self._mutant)
-        return spec
-
-
-class _Loader(SourceFileLoader):
-    def __init__(self, name: str, path: str, mutant: Mutant) -> None:
-        super().__init__(name, path)
-        self._mutant = mutant
-
-    def get_code(self, fullname: str) -> CodeType:
-        source = Path(self.path).read_text(encoding="utf-8")
-        for text, instead in ((self._mutant.text, self._mutant.instead), *self._mutant.more):
-            source = source.replace(text, instead)
-        return compile(source, self.path, "exec")
-
-
-def plant(name: str) -> None:
-    """Put a mutant in; call it before its module is imported."""
-    mutant = next(each for each in MUTANTS if each.name == name)
-    if mutant.module in sys.modules:
-        raise RuntimeError(f"{mutant.module} is imported already")
-    sys.meta_path.insert(0, _Finder(mutant))  # type: ignore[arg-type]

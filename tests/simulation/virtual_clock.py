@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 EPOCH_S: Final = 1_900_000_000.0  # the wall clock when the monotonic one shows 0
 START_S: Final = 1000.0
+FOLLOWS_WITHIN_S: Final = 150.0  # the daemon's clock follows the wall clock so late when the disk fails meanwhile
 
 
 @dataclass
@@ -18,6 +20,8 @@ class VirtualClock:
 
     now_s: float = START_S
     wall_offset_s: float = 0.0
+    settings: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0)])
+    """When the wall clock was set (monotonic), and its offset from then on."""
 
     def monotonic(self) -> float:
         """Seconds from an arbitrary start."""
@@ -26,6 +30,20 @@ class VirtualClock:
     def wall_s(self) -> float:
         """Seconds since the epoch."""
         return EPOCH_S + self.now_s + self.wall_offset_s
+
+    def set_wall(self, seconds: float) -> None:
+        """Set the wall clock forward by so much, or back."""
+        self.wall_offset_s += seconds
+        self.settings.append((self.now_s, self.wall_offset_s))
+
+    def times_of(self, wall_s: float) -> list[float]:
+        """The monotonic times at which the wall clock, or a clock that follows it, may have shown this."""
+        found = []
+        for (from_s, offset_s), (until_s, _) in pairwise([*self.settings, (self.now_s, 0.0)]):
+            at_s = wall_s - EPOCH_S - offset_s
+            if from_s - 1 <= at_s <= until_s + FOLLOWS_WITHIN_S:
+                found.append(at_s)
+        return found
 
     def take_over(self) -> None:
         """Make this the clock of the whole process."""

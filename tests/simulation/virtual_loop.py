@@ -87,7 +87,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._numbers = itertools.count()
         self._is_stopping = False
         self._is_running = False
-        self.tasks: list[asyncio.Task[Any]] = []  # kept, so that no `finally` of a killed one runs when it is collected
+        # Kept, so that no `finally` of a killed one runs when it is collected.
+        self._tasks: list[tuple[asyncio.Task[Any], Process | None]] = []
+        self._tasks_max = 1000
 
     # -- running
 
@@ -194,11 +196,18 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         options.pop("eager_start", None)
+        context: Context | None = options.get("context")
+        owner = process.get() if context is None else context.get(process)
         task = asyncio.Task(coro, loop=self, **options)
-        self.tasks.append(task)
-        if len(self.tasks) > 10_000:
-            self.tasks = [each for each in self.tasks if not each.done()]
+        self._tasks.append((task, owner))
+        if len(self._tasks) > self._tasks_max:
+            self._tasks = [each for each in self._tasks if not each[0].done()]
+            self._tasks_max = 2 * len(self._tasks) + 1000
         return task
+
+    def count_tasks(self, of: Process) -> int:
+        """The tasks of a process that are not done."""
+        return sum(1 for task, owner in self._tasks if owner is of and not task.done())
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """Run `func` a moment later, in one go: a thread that takes its time."""

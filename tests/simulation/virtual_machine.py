@@ -166,6 +166,8 @@ class Disk:
     kill: Callable[[], None] = lambda: None
     is_full: bool = False
     fails: float = 0.0
+    loses_answer: float = 0.0
+    """How often a commit that succeeded is said to have failed."""
     crash_in: int | None = None
     commits: int = 0
     _generation: int = 0
@@ -204,6 +206,9 @@ class Disk:
         if self.is_full and (statement == "COMMIT" or self.chance.random() < 0.2):
             raise sqlite3.OperationalError("database or disk is full")
         if self.fails and self.chance.random() < self.fails:
+            raise sqlite3.OperationalError("disk I/O error")
+        if self.loses_answer and statement == "COMMIT" and self.chance.random() < self.loses_answer:
+            sqlite3.Connection.execute(connection, "COMMIT")
             raise sqlite3.OperationalError("disk I/O error")
 
     def _crash(self, connection: sqlite3.Connection, *, is_commit: bool) -> None:

@@ -129,6 +129,10 @@ class Network:
         """One way, now."""
         return weather.latency_s + self.loop.chance.random() * weather.jitter_s
 
+    def count_ends(self, of: Process) -> int:
+        """The open connections of a process."""
+        return sum(1 for end in self._ends if end.owner is of and not end.is_over)
+
     def kill(self, dead: Process) -> None:
         """Reset every connection of a process that was killed, and close its ports."""
         for end in self._ends:

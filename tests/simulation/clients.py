@@ -1,0 +1,335 @@
+"""The people and programs of a life: they register runs, read the feed, and change what can be changed over the API."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from bridge.domain.run import RunError
+from bridge.sandbox.scenarios import Scenario, Step
+from tests.simulation.virtual_clock import START_S
+
+if TYPE_CHECKING:
+    from tests.simulation.life import Life
+
+BURST_EVERY_S: Final = 260.0
+ACT_EVERY_S: Final = 420.0
+FEED_EVERY_S: Final = (10.0, 90.0)
+CANARY: Final = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LTEy"
+SLOW_PER_S: Final = 0.5
+OUTCOMES: Final = {
+    "dibby": ("succeeded", "succeeded", "failed"),
+    "retab": ("succeeded", "succeeded", "failed", "cancelled"),
+    "dify": ("succeeded", "succeeded", "failed", "partial", "cancelled"),
+    "instabase": ("succeeded", "succeeded", "failed", "cancelled"),
+}
+
+
+@dataclass
+class Registration:
+    """A run that a client registered, and what the API promised about it."""
+
+    connection: str
+    provider_run_id: str
+    number: int
+    body: dict[str, Any]
+    deadline_s: float | None = None
+    """The run never ends by itself and expires after so long."""
+    webhook: str | None = None
+    """The path of its own webhook."""
+    webhook_id: str = ""
+    run_id: str | None = None
+    accepted_at_s: float = 0.0
+    mark: str = ""
+    """A word that its output holds, and no other's."""
+    removed_after: str | None = None
+    """A client stopped watching it; the newest event then."""
+
+
+@dataclass
+class Feed:
+    """The pull feed as a client that remembers its place reads it."""
+
+    events: list[Any] = field(default_factory=list)
+    read_at_s: list[tuple[float, float]] = field(default_factory=list)
+    """Of each event: when the last question was asked that did not bring it, and when it came."""
+    asked_at_s: float = 0.0
+    after: str | None = None
+
+
+class Clients:
+    """What they do, and what they were promised."""
+
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        self.chance = random.Random(f"clients {life.seed}")
+        self.registrations: list[Registration] = []
+        self._numbers = itertools.count(1)
+        self.feed = Feed()
+        self.endpoint_ids: dict[str, str] = {}
+        self.off: list[tuple[float, float]] = []
+        """When `switched` was surely switched off."""
+        self.maybe_off: list[tuple[float, float]] = []
+        self.retired: list[tuple[str, float]] = []
+        """Secrets of `switched` that no longer sign, and since when."""
+        self.secret = CANARY
+        self.replayed_at_s: dict[str, list[float]] = {}
+        """When events were asked for again, by endpoint."""
+        self.by_hand_at_s: list[float] = []
+        """When a person asked for something to be sent or polled at once."""
+        self.pings: dict[str, str] = {}
+        """Event and endpoint."""
+        self.triggered: dict[str, int] = {}
+        """Answers by the key of each run that was to be started at a provider."""
+        self._is_calm = False
+        self._switching = asyncio.Lock()
+
+    # -- what they do all the time
+
+    async def live(self) -> None:
+        """Make endpoints, then everything at once."""
+        private: tuple[tuple[str, dict[str, Any]], ...] = (
+            ("chosen", {"filter": "data.run.metadata.group == 'a'"}),
+            ("switched", {}),
+            ("slow", {"events": ["run.finished"], "rate_limit": SLOW_PER_S}),
+        )
+        for name, settings in private:
+            body = {"url": self.life.receivers[name].url("/hooks"), "secret": self.secret, **settings}
+            status, made = await self.life.ask_until(
+                "POST", "/v1/endpoints", body, **{"Idempotency-Key": f"make {name}"}
+            )
+            assert status == 201, made
+            self.endpoint_ids[name] = made["id"]
+        self.life.sandbox.set_triggered_scenario("dibby", Scenario(30.0, output={"mark": mark_of(0)}))
+        for forever in (self._register_bursts, self._read_feed, self._act):
+            self.life.spawn(forever())
+
+    async def calm_down(self) -> None:
+        """Switch on what was switched off, and ask for what it missed."""
+        self._is_calm = True
+        async with self._switching:  # not while it is off
+            await self._replay("switched", status="missed")
+
+    def is_storm(self) -> bool:
+        return self.life.now_s < START_S + self.life.storm_s
+
+    async def _register_bursts(self) -> None:
+        while self.is_storm():
+            await asyncio.sleep(self.chance.expovariate(1 / BURST_EVERY_S))
+            for _ in range(self.chance.choice([1, 1, 1, 2, 8])):
+                act = self._trigger if self.chance.random() < 0.1 else self._register
+                self.life.spawn(act())
+
+    async def _read_feed(self) -> None:
+        while True:
+            await self.read_feed()
+            await asyncio.sleep(self.chance.uniform(*FEED_EVERY_S))
+
+    async def read_feed(self) -> None:
+        """Read on to the end of the feed."""
+        feed = self.feed
+        while True:
+            asked_at_s = self.life.now_s
+            after = f"&after={feed.after}" if feed.after else ""
+            status, page = await self.life.ask_until("GET", f"/v1/events?limit=200{after}")
+            if status != 200:
+                self.life.faults.append(f"the feed does not go on after {feed.after}: {status} {page}")
+                feed.after = None
+                return
+            feed.events += page["data"]
+            feed.read_at_s += [(feed.asked_at_s, self.life.now_s)] * len(page["data"])
+            feed.asked_at_s, feed.after = asked_at_s, page["next_cursor"]
+            if len(page["data"]) < 200:
+                return
+
+    async def _act(self) -> None:
+        acts: list[Callable[[], Awaitable[None]]] = [
+            self._switch, self._rotate, self._poll_now, self._cancel, self._remove, self._retry, self._ping,
+            lambda: self._replay("chosen"), self._wait,
+        ]  # fmt: skip
+        while self.is_storm():
+            await asyncio.sleep(self.chance.expovariate(1 / ACT_EVERY_S))
+            self.life.spawn(self.chance.choice(acts)())  # type: ignore[arg-type]
+
+    # -- runs
+
+    def _scenario(self, provider: str, number: int) -> Scenario:
+        chance = self.chance
+        duration_s = chance.choice([0.0, 2.0, 20.0, 90.0, 600.0, 1200.0]) * (0.5 + chance.random())
+        steps = [Step(0, chance.choice(["running", "queued"]) if provider != "instabase" else "running")]
+        if duration_s > 10:
+            steps.append(Step(duration_s * 0.3, "running"))
+        if duration_s > 60 and provider != "dibby" and chance.random() < 0.3:
+            steps += [Step(duration_s * 0.5, "waiting"), Step(duration_s * 0.7, "running")]
+        if duration_s > 60 and chance.random() < 0.1:
+            steps.append(Step(duration_s, "lost"))
+        return Scenario(
+            duration_s=None if steps[-1].status == "lost" else duration_s,
+            outcome=chance.choice(OUTCOMES[provider]),
+            steps=tuple(steps),
+            output={"number": number, "mark": mark_of(number), "text": "ü" * chance.choice([1, 10, 3000])},
+            error=RunError(f"it broke, {mark_of(number)}", "broken", "step 2"),
+        )
+
+    async def _register(self) -> None:
+        number, provider = next(self._numbers), self.chance.choice(self.life.sandbox.providers)
+        scenario, deadline_s = self._scenario(provider, number), None
+        if self.chance.random() < 0.08:
+            scenario, deadline_s = Scenario(duration_s=None), self.chance.choice([300.0, 900.0])
+        theirs = self.life.sandbox.add_run(
+            provider, scenario=scenario, late_404_s=self.chance.choice([0, 0, 0, 2.0]), workflow_id=f"flow {provider}"
+        )
+        body: dict[str, Any] = {"connection": provider, "provider_run_id": theirs, "tags": [f"n{number}"]}
+        body["metadata"] = {"number": number, "group": self.chance.choice("ab")}
+        body["deadline"] = f"{deadline_s or self.life.hours * 3600 + 3600:.0f}s"
+        entry = Registration(provider, theirs, number, body, deadline_s, mark=mark_of(number))
+        if self.chance.random() < 0.15:
+            entry.webhook = f"/once/{number}"
+            body["webhook"] = {"url": self.life.receivers["once"].url(entry.webhook), "secret": CANARY}
+        self.registrations.append(entry)
+        is_given_up = deadline_s is not None or scenario.duration_s is None  # registered again it is a new run
+        headers = {"Idempotency-Key": f"key {theirs}"} if is_given_up or self.chance.random() < 0.5 else {}
+        for _ in range(1 if is_given_up else self.chance.choice([1, 1, 2])):
+            status, answer = await self.life.ask_until("POST", "/v1/runs", body, **headers)
+            self._accepted(entry, status, answer)
+        self.life.say("registered", run=entry.run_id, theirs=theirs, number=number)
+
+    def _accepted(self, entry: Registration, status: int, answer: Any) -> None:
+        faults = self.life.faults
+        if status not in (200, 201):
+            faults.append(f"a registration was refused: {status} {answer}")
+            return
+        if entry.run_id not in (None, answer["id"]):
+            faults.append(f"registered twice with two ids: {entry} {answer}")
+        said = {name: answer[name] for name in ("connection", "provider_run_id", "metadata", "tags")}
+        if said != {name: entry.body[name] for name in said}:
+            faults.append(f"registered {entry.body} and was answered {said}")
+        entry.run_id = answer["id"]
+        entry.webhook_id = (answer.get("webhook") or {}).get("id", entry.webhook_id)
+        entry.accepted_at_s = entry.accepted_at_s or self.life.now_s
+
+    async def _trigger(self) -> None:
+        """Start a run at the provider through the API, with one key, until there is an answer."""
+        number, provider, key = next(self._numbers), "dibby", f"start {self.chance.randrange(10**9)}"
+        self.triggered[key] = 0
+        metadata = {"number": number, "group": "b"}
+        body = {
+            "connection": provider,
+            "trigger": {"workflow_id": f"flow {provider}", "inputs": {"key": key}},
+            "metadata": metadata,
+            "tags": [],
+        }
+        self.registrations.append(entry := Registration(provider, "", number, body, mark=mark_of(0)))
+        while True:
+            status, answer = await self.life.ask_again("POST", "/v1/runs", body, **{"Idempotency-Key": key})
+            if status in (503, 429):
+                await asyncio.sleep(5)
+                continue
+            break
+        self.triggered[key] = status
+        self.life.say("triggered", key=key, status=status)
+        if status in (200, 201):
+            body["provider_run_id"] = entry.provider_run_id = answer["provider_run_id"]
+            self._accepted(entry, status, answer)
+        else:
+            self.registrations.remove(entry)
+
+    def _an_open_run(self, *providers: str) -> Registration | None:
+        state, chosen = self.life.sandbox.state, []
+        for entry in self.registrations:
+            run = state.get(entry.connection, entry.provider_run_id)
+            is_open = run is not None and not state.snapshot(run).status.is_settled and entry.deadline_s is None
+            if is_open and entry.run_id and entry.removed_after is None and entry.connection in providers:
+                chosen.append(entry)
+        return self.chance.choice(chosen) if chosen else None
+
+    async def _poll_now(self) -> None:
+        if entry := self._an_open_run(*self.life.sandbox.providers):
+            await self.life.ask_until("POST", f"/v1/runs/{entry.run_id}/poll")
+
+    async def _wait(self) -> None:
+        if entry := self._an_open_run(*self.life.sandbox.providers):
+            await self.life.ask_until("GET", f"/v1/runs/{entry.run_id}/wait?timeout=10")
+
+    async def _cancel(self) -> None:
+        if (entry := self._an_open_run("retab")) is None:
+            return
+        status, answer = await self.life.ask_until("POST", f"/v1/runs/{entry.run_id}/cancel")
+        state = self.life.sandbox.state
+        run = state.get(entry.connection, entry.provider_run_id)
+        if status == 202 and run is not None and not state.snapshot(run).status.is_settled:
+            self.life.faults.append(f"{entry.run_id} was to be cancelled, and the provider was not asked: {answer}")
+
+    async def _remove(self) -> None:
+        if (entry := self._an_open_run(*self.life.sandbox.providers)) is None:
+            return
+        entry.removed_after = ""
+        status, answer = await self.life.ask_until("DELETE", f"/v1/runs/{entry.run_id}")
+        if status not in (204, 404):  # 404: the first answer was lost
+            self.life.faults.append(f"{entry.run_id} cannot be removed: {status} {answer}")
+        _, newest = await self.life.ask_until("GET", "/v1/events?order=newest&limit=1")
+        entry.removed_after = newest["data"][0]["id"] if newest["data"] else ""
+        self.life.say("removed", run=entry.run_id)
+
+    # -- endpoints and deliveries
+
+    async def _switch(self) -> None:
+        if self._switching.locked():
+            return
+        async with self._switching:
+            path = f"/v1/endpoints/{self.endpoint_ids['switched']}"
+            asked_at_s = self.life.now_s
+            status, answer = await self.life.ask_until("POST", f"{path}/disable")
+            assert status == 200, answer
+            off_at_s = self.life.now_s
+            end_s = START_S + self.life.storm_s
+            await asyncio.sleep(max(0.0, min(self.chance.uniform(60, 4000), end_s - off_at_s)))
+            self.off.append((off_at_s, self.life.now_s))
+            status, answer = await self.life.ask_until("POST", f"{path}/enable")
+            assert status == 200 or "configuration" not in str(answer), answer
+            self.maybe_off.append((asked_at_s, self.life.now_s))
+            self.life.say("switched on again")
+
+    async def _rotate(self) -> None:
+        old, self.secret = self.secret, "whsec_" + f"{self.chance.randrange(10**30):032d}"
+        self.life.receivers["switched"].add_secret(self.secret)
+        body = {"secret": self.secret, "overlap": self.chance.choice(["0s", "10m"])}
+        path = f"/v1/endpoints/{self.endpoint_ids['switched']}/rotate-secret"
+        status, answer = await self.life.ask_until("POST", path, body, **{"Idempotency-Key": f"rotate {self.secret}"})
+        assert status == 200, answer
+        self.retired.append((old, self.life.now_s + (0 if body["overlap"] == "0s" else 600)))
+        self.life.say("rotated", overlap=body["overlap"])
+
+    async def _retry(self) -> None:
+        _, page = await self.life.ask_until("GET", "/v1/deliveries?state=pending&limit=20")
+        if page["data"]:
+            chosen = self.chance.choice(page["data"])
+            status, _ = await self.life.ask_until("POST", f"/v1/deliveries/{chosen['id']}/retry")
+            self.by_hand_at_s.append(self.life.now_s)
+            self.life.say("retried by hand", delivery=chosen["id"], status=status)
+
+    async def _ping(self) -> None:
+        name = self.chance.choice(["chosen", "slow"])
+        key = {"Idempotency-Key": f"ping {self.life.now_s}"}
+        status, answer = await self.life.ask_until("POST", f"/v1/endpoints/{self.endpoint_ids[name]}/ping", **key)
+        assert status == 202, answer
+        self.pings[answer["event_id"]] = name
+        self.by_hand_at_s.append(self.life.now_s)
+
+    async def _replay(self, name: str, **more: str) -> None:
+        body = {"since": "2020-01-01T00:00:00Z", **more}
+        key = {"Idempotency-Key": f"replay {self.life.now_s}"}
+        path = f"/v1/endpoints/{self.endpoint_ids[name]}/replay"
+        status, answer = await self.life.ask_until("POST", path, body, **key)
+        assert status == 202, answer
+        self.replayed_at_s.setdefault(name, []).append(self.life.now_s)
+        self.life.say("replayed", name=name, answer=answer)
+
+
+def mark_of(number: int) -> str:
+    """A word that the output of this run holds, and no other."""
+    return f"mark-{number:05d}."

@@ -1,0 +1,247 @@
+"""What must be true of what was sent: to whom, how often, in what order, how signed, and not before its time."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.simulation.clients import CANARY, SLOW_PER_S
+from tests.simulation.troubles import PROVIDER_PAUSE_S
+
+if TYPE_CHECKING:
+    from tests.simulation.life import Arrival, Life
+
+EARLY_S: Final = 1.0  # a pause of whole seconds counts from the response; the receiver's clock began a little earlier
+POST_S: Final = 16.0  # the timeout of a POST, and a moment to record it
+PAUSES_S: Final = {503: 40.0, 429: 25.0}  # Retry-After, by status
+
+
+def find_faults(life: Life, exhausted: list[Any]) -> list[str]:
+    """Every promise about deliveries that was broken; `exhausted`: those that were given up."""
+    given_up = {(each["endpoint_id"], each["event_id"]) for each in exhausted}
+    return [
+        *_deliveries(life, given_up),
+        *_webhooks(life, given_up),
+        *_replays(life, given_up),
+        *_duplicates(life),
+        *_signatures(life),
+        *_switched_off(life),
+        *_order(life, given_up),
+        *_pauses(life),
+        *_provider_pauses(life),
+        *_rates(life),
+    ]
+
+
+def read_at_s(life: Life) -> dict[str, tuple[float, float]]:
+    """Between which times each event was recorded, by what the feed showed."""
+    feed = life.clients.feed
+    return {event["id"]: at for event, at in zip(feed.events, feed.read_at_s, strict=True)}
+
+
+def _wants(life: Life, name: str, event: Any) -> bool:
+    """Whether this endpoint is to get this event."""
+    kind, data = event["type"], event["data"]
+    if kind == "bridge.ping":
+        return life.clients.pings.get(event["id"]) == name
+    if kind.startswith("endpoint.") and data["endpoint"]["id"] in (name, life.clients.endpoint_ids.get(name)):
+        return False
+    if name in ("finished", "slow"):
+        return bool(kind == "run.finished")
+    if name == "chosen":
+        return data["run"] is not None and data["run"]["metadata"].get("group") == "a"
+    return bool(kind != "run.progressed")
+
+
+def _posts(life: Life, name: str) -> defaultdict[str, list[Arrival]]:
+    posts: defaultdict[str, list[Arrival]] = defaultdict(list)
+    for arrival in life.arrivals[name]:
+        posts[arrival.post.id].append(arrival)
+    return posts
+
+
+def _deliveries(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
+    """Every endpoint took every event that it wants, with the same bytes each time, and nothing that is not recorded."""
+    known = {event["id"]: event for event in life.clients.feed.events}
+    for name in life.receivers:
+        posts = _posts(life, name)
+        for event_id, mine in posts.items():
+            if event_id not in known:
+                yield f"{name} got {event_id}, which is not recorded"
+            elif any(arrival.post.event != known[event_id] for arrival in mine):
+                yield f"{name}: {event_id} came with other bytes than the feed shows"
+            elif name != "once" and not _wants(life, name, known[event_id]):
+                yield f"{name} got {known[event_id]['type']}, which it does not want"
+            if len({arrival.post.body for arrival in mine}) > 1:
+                yield f"{name}: {event_id} came with different bytes"
+        for event_id, event in known.items():
+            is_given_up = (life.clients.endpoint_ids.get(name, name), event_id) in given_up
+            if name == "once" or is_given_up or not _wants(life, name, event) or not _is_owed(life, name, event):
+                continue
+            if not any(arrival.post.status == 204 for arrival in posts[event_id]):
+                yield f"{name} never got {event['type']} {event_id} ({len(posts[event_id])} tries)"
+
+
+def _is_owed(life: Life, name: str, event: Any) -> bool:
+    """Not what was recorded before an endpoint was made, or perhaps while it was off and was deleted before it came back."""
+    if name in life.clients.endpoint_ids and event["data"]["run"] is None:
+        return event["type"] == "bridge.ping"
+    if name == "switched" and life.keeps_s is not None:
+        from_s, until_s = read_at_s(life)[event["id"]]
+        return not any(off_s <= until_s and from_s <= on_s for off_s, on_s in life.clients.maybe_off)
+    return True
+
+
+def _webhooks(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
+    """A run's own webhook gets its end, and nothing else."""
+    for entry in life.clients.registrations:
+        if entry.webhook is None or entry.run_id is None:
+            continue
+        mine = [arrival.post for arrival in life.arrivals["once"] if arrival.post.path == entry.webhook]
+        if any(post.type != "run.finished" or post.event["data"]["run"]["id"] != entry.run_id for post in mine):  # type: ignore[index,call-overload]
+            yield f"{entry.webhook} got what is not the end of {entry.run_id}"
+        is_given_up = any((entry.webhook_id, event_id) in given_up for event_id in {post.id for post in mine})
+        if entry.removed_after is None and not is_given_up and not any(post.status == 204 for post in mine):
+            yield f"{entry.webhook} never got the end of {entry.run_id} ({len(mine)} tries)"
+
+
+def _replays(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
+    """What was asked for again came again."""
+    recorded, known = read_at_s(life), {event["id"]: event for event in life.clients.feed.events}
+    removed = {entry.run_id for entry in life.clients.registrations if entry.removed_after is not None}
+    for name, at_s in ((name, at_s) for name, times in life.clients.replayed_at_s.items() for at_s in times):
+        if name != "chosen":
+            continue
+        again = {it.post.id for it in life.arrivals[name] if it.at_s > at_s - 60 and it.post.status == 204}
+        for event_id, event in known.items():
+            _, until_s = recorded[event_id]
+            is_removed = event["data"]["run"] is None or event["data"]["run"]["id"] in removed  # kept by the wall clock
+            is_kept = life.keeps_s is None or (until_s > at_s - life.keeps_s + 60 and not is_removed)
+            if (
+                event["data"]["run"]
+                and until_s < at_s - 60
+                and is_kept
+                and _wants(life, name, event)
+                and event_id not in again
+            ):
+                yield f"{event_id} was to be replayed to {name} and did not come again"
+
+
+def _duplicates(life: Life) -> Iterator[str]:
+    """What was taken does not come again, unless its answer or the record of it may have been lost."""
+    was = life.troubles.was
+    for name in ("orderly", "plain", "finished", "slow"):
+        for event_id, mine in _posts(life, name).items():
+            taken = [arrival for arrival in mine if arrival.post.status == 204]
+            for first, again in pairwise(taken):
+                at_s, until_s = first.at_s, first.at_s + POST_S
+                is_excused = (
+                    was(at_s - 3, until_s, "network", name=name)
+                    or was(at_s, until_s + 20, "down", "disk")
+                    or was(at_s - 1, at_s, "receiver", name=name)
+                )
+                if not is_excused:
+                    yield f"{name} took {event_id} and got it again after {again.at_s - at_s:.1f} s"
+
+
+def _signatures(life: Life) -> Iterator[str]:
+    """Each POST is signed with the endpoint's secret over its bytes, and with no secret that was retired."""
+    from tests.simulation.life import CONFIGURED, SECRET
+
+    for name, arrivals in life.arrivals.items():
+        for arrival in arrivals:
+            given = arrival.post.headers.get("webhook-signature", "").split()
+            if name == "switched":
+                retired = [secret for secret, at_s in life.clients.retired if arrival.at_s > at_s + POST_S + 10]
+                if any(_signature(secret, arrival) in given for secret in retired):
+                    yield f"{name}: {arrival.post.id} is signed with a secret that no longer counts"
+                if not arrival.post.verified and life.clock.wall_offset_s == 0:
+                    yield f"{name}: a signature that does not verify: {arrival.post.id}"
+            elif given != [_signature(SECRET if name in CONFIGURED else CANARY, arrival)]:
+                yield f"{name}: a signature that does not verify: {arrival.post.id}"
+
+
+def _signature(secret: str, arrival: Arrival) -> str:
+    headers = arrival.post.headers
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    said = f"{headers.get('webhook-id')}.{headers.get('webhook-timestamp')}.".encode() + arrival.post.body
+    return "v1," + base64.b64encode(hmac.new(key, said, hashlib.sha256).digest()).decode()
+
+
+def _switched_off(life: Life) -> Iterator[str]:
+    """An endpoint that is switched off gets nothing; what was under way may still arrive."""
+    for off_s, on_s in life.clients.off:
+        late = [it for it in life.arrivals["switched"] if off_s + POST_S < it.at_s < on_s]
+        yield from (f"switched got {it.post.id} {it.at_s - off_s:.0f} s after it was switched off" for it in late)
+
+
+def _order(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
+    """Where order is asked for, an event of a run comes only after the one before it was taken."""
+    taken: defaultdict[str, set[int]] = defaultdict(set)
+    for arrival in life.arrivals["orderly"]:
+        data: Any = arrival.post.event["data"]
+        if data["run"] is None:
+            continue
+        run_id, sequence = data["run"]["id"], data["sequence"]
+        if any(endpoint == "orderly" for endpoint, _ in given_up):
+            return  # what is given up lets the next one go
+        if missing := set(range(1, sequence)) - taken[run_id]:
+            yield f"orderly: {arrival.post.id} is number {sequence} of {run_id} and came before {sorted(missing)}"
+        if arrival.post.status == 204:
+            taken[run_id].add(sequence)
+
+
+# -- pauses, limits, resources
+
+
+def _pauses(life: Life) -> Iterator[str]:
+    """No delivery is tried again, and none is begun at all, before the end of a Retry-After; a person may send at once."""
+    for name, arrivals in life.arrivals.items():
+        until: dict[str, float] = {}
+        closed: list[tuple[float, float]] = []
+        for arrival in arrivals:
+            post, at_s = arrival.post, arrival.at_s
+            is_by_hand = any(at_s - 90 < by_hand_s <= at_s for by_hand_s in life.clients.by_hand_at_s)
+            if at_s < until.get(post.id, 0.0) - EARLY_S and not is_by_hand:
+                yield f"{name}: {post.id} came {until[post.id] - at_s:.1f} s before the end of its Retry-After"
+            if any(from_s + EARLY_S < at_s < until_s - EARLY_S for from_s, until_s in closed) and not is_by_hand:
+                yield f"{name}: {post.id} was sent while it had asked for a pause"
+            pause_s = PAUSES_S.get(post.status or 0)
+            if pause_s and not life.troubles.was(at_s - 3, at_s + pause_s, "network", "down", "disk"):
+                until[post.id] = at_s + pause_s
+                if name not in ("once", "switched"):  # each path is an endpoint; enabling one resets its pauses
+                    closed = [*closed[-5:], (at_s, at_s + pause_s)]
+
+
+def _provider_pauses(life: Life) -> Iterator[str]:
+    """A provider is not asked before the end of the pause that it asked for, but for what was under way."""
+    asked: defaultdict[str, list[tuple[float, Any]]] = defaultdict(list)
+    for at_s, seen in life.requests:
+        asked[seen.provider].append((at_s, seen))
+    for provider, requests in asked.items():
+        for at_s in (at_s for at_s, seen in requests if seen.fault == "429"):
+            if life.troubles.was(at_s - 3, at_s + PROVIDER_PAUSE_S, "network", "down", "disk"):
+                continue
+            early = [s for s, _ in requests if at_s + EARLY_S < s < at_s + PROVIDER_PAUSE_S - EARLY_S]
+            yield from (f"{provider} was asked {s - at_s:.1f} s after it asked for a pause of 7 s" for s in early)
+
+
+def _rates(life: Life) -> Iterator[str]:
+    """No endpoint and no provider gets more in any time than its limit."""
+    from tests.simulation.life import INSTABASE_PER_S
+
+    pinged = life.clients.pings
+    slow = [it.at_s for it in life.arrivals["slow"] if it.post.id not in pinged]
+    asked = [at_s for at_s, seen in life.requests if seen.provider == "instabase"]
+    for name, times, per_s in (("slow", slow, SLOW_PER_S), ("instabase", asked, INSTABASE_PER_S)):
+        for start, from_s in enumerate(times):
+            for count, until_s in enumerate(times[start : start + 40], start=1):
+                most = 2.0 + per_s * (until_s - from_s + 3) + per_s
+                if count > most and not life.troubles.was(from_s - 20, until_s, "down", "network"):
+                    yield f"{name} got {count} requests in {until_s - from_s:.1f} s"
+                    return

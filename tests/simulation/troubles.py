@@ -1,0 +1,177 @@
+"""What goes wrong in a life: providers, receivers, the network, the disk, the clock, and the daemon's process.
+
+Everything is planned at the beginning, and each trouble has its own random numbers: a life without some of them is
+otherwise the same as far as it can be, which is how a trace is made smaller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from bridge.sandbox.receiver import Reply, ReplyKind
+from tests.simulation.virtual_clock import START_S
+from tests.simulation.virtual_network import CALM, Weather
+
+if TYPE_CHECKING:
+    from tests.simulation.life import Life
+
+EVERY_S: Final = 200.0  # on average
+CALM_S: Final = 0.7 * 3600  # at the end of a life
+KINDS: Final = (
+    "provider", "receiver", "network", "disk", "kill", "kill", "jump", "restart", "limit", "kill in a statement",
+    "lost answer", "mix-up",
+)  # fmt: skip
+PROVIDER_FAULTS: Final = ("500", "502", "503", "429", "401", "garbage", "html", "hang", "reset")
+PROVIDER_PAUSE_S: Final = 7  # every 429 of a provider asks for it
+RECEIVER_FAULTS: Final = (
+    Reply(500), Reply(503, headers={"Retry-After": "40"}), Reply(429, headers={"Retry-After": "25"}), Reply(302),
+    Reply(404), Reply(kind=ReplyKind.HANG), Reply(kind=ReplyKind.DROP), Reply(204, delay_s=4.0), Reply(204, delay_s=20.0),
+    Reply(502), Reply(400),
+)  # fmt: skip
+JUMPS_S: Final = (-3600.0, -30.0, 30.0, 3600.0, 5 * 86400.0)
+
+
+@dataclass(slots=True)
+class Window:
+    """A time in which something was wrong: `kind` with `name`, from `from_s` until `until_s` (monotonic)."""
+
+    kind: str
+    name: str
+    from_s: float
+    until_s: float = float("inf")
+
+
+def plan(seed: int, hours: float) -> list[tuple[float, str]]:
+    """When what begins to go wrong in a life, in seconds from its start."""
+    chance, at_s, planned = random.Random(f"troubles {seed}"), 30.0, list[tuple[float, str]]()
+    while (at_s := at_s + chance.expovariate(1 / EVERY_S)) < hours * 3600 - CALM_S:
+        planned.append((at_s, chance.choice(KINDS)))
+    return planned
+
+
+class Troubles:
+    """Brings them about. `only`: the numbers of those that happen; None: all."""
+
+    def __init__(self, life: Life, only: frozenset[int] | None = None) -> None:
+        self.life = life
+        self.windows: list[Window] = []
+        self.planned = plan(life.seed, life.hours)
+        self._only = only
+        self._kinds: dict[str, Callable[[random.Random], Awaitable[None]]] = {
+            "provider": self._provider, "receiver": self._receiver, "network": self._network, "disk": self._disk,
+            "kill": self._kill, "jump": self._jump, "restart": self._restart, "limit": self._limit,
+            "kill in a statement": self._kill_in_statement, "lost answer": self._lost_answer, "mix-up": self._mix_up,
+        }  # fmt: skip
+
+    async def live(self) -> None:
+        """All of them, each at its time."""
+        for number, (at_s, kind) in enumerate(self.planned):
+            await asyncio.sleep(max(0.0, START_S + at_s - self.life.now_s))
+            if self._only is None or number in self._only:
+                chance = random.Random(f"trouble {self.life.seed} {number}")
+                self.life.spawn(self._kinds[kind](chance))  # type: ignore[arg-type]
+
+    def was(self, from_s: float, until_s: float, *kinds: str, name: str | None = None) -> bool:
+        """Whether one of these troubles (of this name) touched this time."""
+        return any(
+            it.kind in kinds and name in (None, it.name) and it.from_s <= until_s and from_s <= it.until_s
+            for it in self.windows
+        )
+
+    def note(self, kind: str, from_s: float, until_s: float) -> None:
+        """Note one that is over."""
+        self.windows.append(Window(kind, "", from_s, until_s))
+
+    def begin(self, kind: str, name: str = "", **more: object) -> Window:
+        """Note that one begins."""
+        self.life.say(kind, name=name, **more)
+        window = Window(kind, name, self.life.now_s)
+        self.windows.append(window)
+        return window
+
+    def end(self, window: Window) -> None:
+        """Note that it is over."""
+        window.until_s = self.life.now_s
+        self.life.say(f"{window.kind} well", name=window.name)
+
+    async def _last(self, chance: random.Random, least_s: float, most_s: float) -> None:
+        end = START_S + self.life.storm_s
+        await asyncio.sleep(max(0.0, min(chance.uniform(least_s, most_s), end - self.life.now_s)))
+
+    async def _provider(self, chance: random.Random) -> None:
+        sandbox = self.life.sandbox
+        name, kind = chance.choice([*sandbox.providers, None]), chance.choice(PROVIDER_FAULTS)
+        window = self.begin("provider", name or "", fault=kind)
+        sandbox.fail(name, kind, None, PROVIDER_PAUSE_S if kind == "429" else None)
+        await self._last(chance, 1, 400)
+        sandbox.clear_faults()
+        self.end(window)
+
+    async def _limit(self, chance: random.Random) -> None:
+        name = chance.choice(self.life.sandbox.providers)
+        window = self.begin("limit", name)
+        self.life.sandbox.limit(name, chance.choice([0.5, 2.0]), is_announced=chance.random() < 0.5)
+        await self._last(chance, 30, 900)
+        self.life.sandbox.limit(name, None)
+        self.end(window)
+
+    async def _receiver(self, chance: random.Random) -> None:
+        name, reply = chance.choice(list(self.life.receivers)), chance.choice(RECEIVER_FAULTS)
+        window = self.begin("receiver", name, reply=reply.status, how=reply.kind, delay=reply.delay_s)
+        self.life.receivers[name].always(reply)
+        await self._last(chance, 1, 900)
+        self.life.receivers[name].always(None)
+        self.end(window)
+
+    async def _network(self, chance: random.Random) -> None:
+        name = chance.choice(sorted(self.life.ports))
+        weather = chance.choice(
+            [Weather(0.3, 2.0), Weather(refused=0.8), Weather(reset=0.2), Weather(lost=0.1), Weather(pieces=1.0)]
+        )
+        window = self.begin("network", name, weather=weather)
+        self.life.network.weather[self.life.ports[name]] = weather
+        await self._last(chance, 1, 600)
+        self.life.network.weather[self.life.ports[name]] = CALM
+        self.end(window)
+
+    async def _disk(self, chance: random.Random) -> None:
+        disk, is_full = self.life.disk, chance.random() < 0.5
+        window = self.begin("disk", is_full=is_full)
+        disk.is_full, disk.fails = is_full, 0.0 if is_full else chance.choice([0.01, 0.2])
+        await self._last(chance, 1, 120)
+        disk.is_full, disk.fails = False, 0.0
+        self.end(window)
+
+    async def _lost_answer(self, chance: random.Random) -> None:
+        """Some of the next commits succeed and are said to have failed."""
+        window = self.begin("disk", "lost answer")
+        self.life.disk.loses_answer = chance.choice([0.2, 0.5])
+        await self._last(chance, 1, 60)
+        self.life.disk.loses_answer = 0.0
+        self.end(window)
+
+    async def _mix_up(self, chance: random.Random) -> None:
+        """A provider answers some questions about a run with another run."""
+        window = self.begin("provider", fault="mix-up")
+        self.life.mixes_up = chance.choice([0.3, 1.0])
+        await self._last(chance, 1, 200)
+        self.life.mixes_up = 0.0
+        self.end(window)
+
+    async def _kill(self, chance: random.Random) -> None:
+        self.life.loop.crash_in, self.life.loop.crash = chance.randrange(200), self.life.kill_daemon
+
+    async def _kill_in_statement(self, chance: random.Random) -> None:
+        self.life.disk.crash_in = chance.randrange(60)
+
+    async def _restart(self, chance: random.Random) -> None:
+        await self.life.stop_daemon()
+        await self._last(chance, 0, 30)
+        self.life.restart()
+
+    async def _jump(self, chance: random.Random) -> None:
+        await self.life.set_wall(chance.choice(JUMPS_S))
