@@ -17,10 +17,10 @@ from bridge.domain.errors import BeingSent, Conflict, NotFound
 from bridge.domain.event import Event, EventType, encode
 from bridge.store import endpoints, events
 from bridge.store.deliveries import check_not_being_sent
-from bridge.store.replays import deliveries_by_endpoint, resend
+from bridge.store.replays import deliveries_by_endpoint, resend_event
 from bridge.store.transaction import Tx
 
-AT_REST_TRIES: Final = 40
+AT_REST_S: Final = 5.0
 AT_REST_REST_S: Final = 0.05
 
 
@@ -76,13 +76,12 @@ async def replay_event(context: RequestContext, request: Request[EventReplayBody
         had = deliveries_by_endpoint(tx, event.id)
         receivers = _receivers(tx, event, had) if named is None else [_receiver(tx, event, named)]
         check_not_being_sent(tx, [had[endpoint.id] for endpoint in receivers if endpoint.id in had])
-        deliveries = []
-        for endpoint in receivers:
-            known = {event.id: had[endpoint.id]} if endpoint.id in had else {}
-            deliveries += resend(tx, endpoint, [event], known, lane=Lane.AT_ONCE)
-        return Response.of(202, EventReplayAnswer(deliveries=deliveries))
+        made = resend_event(tx, event, receivers, had, lane=Lane.AT_ONCE)
+        return Response.of(202, EventReplayAnswer(deliveries=made))
 
-    for _ in range(AT_REST_TRIES):  # a receiver may ask before the attempt that it has just got is recorded
+    clock = asyncio.get_running_loop().time
+    until = clock() + AT_REST_S
+    while clock() < until:  # a receiver may ask before the attempt that it has just got is recorded
         with contextlib.suppress(BeingSent):
             return await context.write(request, work)
         await asyncio.sleep(AT_REST_REST_S)

@@ -23,6 +23,7 @@ from bridge.store.transaction import Tx
 
 PAGE = 500  # events read at a time where a filter must see their bodies
 AHEAD_MAX = 500  # replayed deliveries that wait at an endpoint before more are made due
+_PART = 500  # deliveries in one statement
 
 
 # -- count a selection
@@ -115,6 +116,26 @@ def resend(
             deliveries.c.leased_by.is_(None),  # `hold_back` leaves the others alone
         )
         hold_back(tx, tx.connection.execute(owed).scalars().all())
+    return made
+
+
+def resend_event(
+    tx: Tx, event: Event, receivers: Sequence[Endpoint], had: Mapping[str, str], *, lane: Lane
+) -> list[str]:
+    """`resend` of one event to several endpoints, in as many statements as to one; each ordered one takes some more.
+
+    `had`: its deliveries by endpoint.
+    """
+    plain = [endpoint for endpoint in receivers if not endpoint.ordered]
+    present = [had[endpoint.id] for endpoint in plain if endpoint.id in had]
+    for start in range(0, len(present), _PART):
+        retry_now(tx, present[start : start + _PART], lane=lane)
+    new = [(event, endpoint) for endpoint in plain if endpoint.id not in had]
+    made = present + insert_deliveries(tx, new, is_manual=True, lane=lane)
+    for endpoint in receivers:
+        if endpoint.ordered:
+            known = {event.id: had[endpoint.id]} if endpoint.id in had else {}
+            made += resend(tx, endpoint, [event], known, lane=lane)
     return made
 
 
