@@ -11,6 +11,7 @@ from bridge.definitions.schema import STATUSES, At, Fault, Node, faults_at, mean
 from bridge.domain.definition import METHODS, id_parts, names_in, pieces
 from bridge.domain.suggestions import dotted
 
+_OUR_HEADERS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 _RESERVED: Final = frozenset({"key", "workflow", "inputs"})
 
 
@@ -75,6 +76,12 @@ def _rules(tables: dict[str, Any]) -> Iterator[Fault]:
             yield ("vars", name), "a required variable needs no default"
         if name in _RESERVED or (name == "id" and name in id_parts(tables["run"])):
             yield ("vars", name), f"`{name}` has a meaning of its own; choose another name"
+    auth = tables.get("auth", "bearer")
+    of_key = auth.get("header", "") if isinstance(auth, dict) else "" if auth == "none" else "authorization"
+    for name in tables.get("headers", {}):
+        if name.lower() in {*_OUR_HEADERS, of_key.lower()}:
+            why = "the key is sent in it" if name.lower() == of_key.lower() else "it belongs to HTTP itself"
+            yield ("headers", name), f"this header cannot be set: {why}"
     trigger, listing = tables.get("trigger", {}), tables.get("list")
     if trigger.get("inputs", {}).get("merge") and not isinstance(trigger.get("body", {}), dict):
         yield ("trigger", "body"), "a table is needed here, because `inputs.merge` puts members into it"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from bridge.definitions.expressions import check_expression
 from bridge.domain.suggestions import closest
@@ -151,7 +152,7 @@ def _check_address(text: str) -> None:
 
 
 def _check_base_url(text: str) -> None:
-    if not text.startswith(("https://", "http://")) or "?" in text or "@" in text:
+    if not text.startswith(("https://", "http://")) or not urlsplit(text).netloc or any(mark in text for mark in "?#@"):
         raise ValueError("allowed: an address that begins with https://, without a query or a user")
 
 

@@ -316,3 +316,26 @@ async def test_a_rule_that_decides_needs_no_status_in_the_answer() -> None:
     assert read(result).status is RunStatus.RUNNING
     assert isinstance(result, Observed)
     assert result.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ('headers = { Host = "x.example.com" }', "belongs to HTTP itself"),
+        ('headers = { content-length = "0" }', "belongs to HTTP itself"),
+        ('headers = { authorization = "Bearer x" }', "the key is sent in it"),
+        ('auth = { header = "X-Key" }\nheaders = { x-key = "x" }', "the key is sent in it"),
+        ('headers = { x-note = "a\\r\\nx-more: b" }', "text on one line"),
+        ('base_url = "https://"', "an address that begins with https://"),
+    ],
+)
+def test_a_header_or_address_that_no_request_could_have_is_a_mistake(given: str, said: str) -> None:
+    text = BASE.replace('name = "jobs"', f'name = "jobs"\n{given}')
+    assert any(said in message for _, message in faults_in(tomllib.loads(text)))
+
+
+def test_a_definition_without_a_key_sets_the_header_itself() -> None:
+    text = BASE.replace(
+        'name = "jobs"', 'name = "jobs"\nauth = "none"\nheaders = { Authorization = "Token {t}" }\n[vars]\nt = {}'
+    )
+    assert faults_in(tomllib.loads(text)) == []
