@@ -90,9 +90,11 @@ class Answers:
                     pause_s(given, answer.headers, answer.body, notes, is_instant="until" in each) if given else None
                 )
                 break
+        usual = requested_pause_s(answer.headers, with_quota=means == "throttled")
+        if asked is None and not self._hints:  # as of nearly every answer
+            return Meaning(means, rule, usual, (*notes,))
         hints = (pause_s(hint, answer.headers, answer.body, notes) for hint in self._hints)
         hinted = next((one for one in hints if one is not None), None)
-        usual = requested_pause_s(answer.headers, with_quota=means == "throttled")
         return Meaning(means, rule, longest(asked, hinted, usual), (*notes,))
 
     def result_of(
@@ -105,7 +107,7 @@ class Answers:
     ) -> tuple[PollResult, Reading | None]:
         """What an answer says about a run, and how its body was read if it was; `run_id` is the run asked for."""
         meaning, failed = self.meaning_of(answer), answer.failed
-        means, pause = meaning.means, longest(meaning.pause_s, failed.retry_after_s if failed else None)
+        means, pause = meaning.means, longest(meaning.pause_s, failed.retry_after_s) if failed else meaning.pause_s
         if means == "unchanged" and last is not None:
             return Observed(last.observation, pause, etag=last.etag, is_unchanged=True, body=last.body), None
         if failed is not None and not meaning.rule:
@@ -155,6 +157,8 @@ class Answers:
 
     def check_same_run(self, told: Json, run_id: str) -> None:
         """Raise BadPayload if an answer names another run: neither the whole id nor a part of it."""
+        if told == run_id:  # as nearly always
+            return
         text = id_of(told)
         if text is not None and not any(is_same_run_id(text, part) for part in self.run_id.split(run_id).values()):
             check_same_run(text, run_id)
