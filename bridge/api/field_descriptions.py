@@ -355,6 +355,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "type": "Only events of these types; may be given several times.",
         "run_id": "Only events of this run.",
         "order": "`oldest` first, as a feed, or `newest` first.",
+        "changes": "Only say that there are new events, at most every two seconds: `changed`, with their number.",
     },
     "ReplaysQuery": {"endpoint": "Only replays to this endpoint.", "state": "Only replays in this state."},
     "DeliveriesQuery DeliveriesBulkBody": {

@@ -387,3 +387,4 @@ class StreamQuery(Query):
     after: Name | None = None
     type: list[fields.EventName] = Field(default_factory=list)
     run_id: Name | None = None
+    changes: bool = False

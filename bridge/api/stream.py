@@ -12,7 +12,6 @@ from bridge.api.context import Request, RequestContext
 from bridge.api.events import position_of
 from bridge.api.problem import Refusal
 from bridge.api.request_models import StreamQuery
-from bridge.domain.event import Event
 from bridge.store import events
 from bridge.store.transaction import Tx
 
@@ -21,11 +20,16 @@ RECHECK_S = 2.0  # hints come from this process only; another node may record ev
 WRITE_TIMEOUT_S = 10.0  # a reader that takes nothing for so long is dropped; it can resume
 STREAMS_MAX = 100
 PAGE = 100
+CHANGES_GAP_S = 2.0  # between two messages of a stream of changes, whose reader then asks for what it shows
 READ_GAP_S = 0.1  # between two reads of one stream: a lone event is not delayed, and of many each read brings several
 
 
 async def stream_events(context: RequestContext, request: Request[StreamQuery]) -> web.StreamResponse:
-    """Stream every event from here on, or from behind `Last-Event-ID` or `after`."""
+    """Stream every event from here on, or from behind `Last-Event-ID` or `after`.
+
+    With `changes` only that there are new ones: at most every two seconds a `changed` with the id of the newest, whose
+    data says how many were recorded since the message before, `{"events": 3}`.
+    """
     query = request.data
     if context.streams >= STREAMS_MAX:
         raise Refusal(
@@ -53,17 +57,21 @@ async def _follow(
     beat_at = loop.time() + HEARTBEAT_S
     checked_at = loop.time()
     read_at = -math.inf
+    gap_s, read = (CHANGES_GAP_S, _read_change) if request.data.changes else (READ_GAP_S, _read_events)
     while not context.closing.is_set():
         async with context.listening(context.bridge.feed_grown(RECHECK_S)) as hint:
             if loop.time() - checked_at >= RECHECK_S:  # also while there is always something to send
                 checked_at = loop.time()
                 if await context.authentication.has_ended(request.http):
                     break
-            await asyncio.sleep(max(0.0, read_at + READ_GAP_S - loop.time()))
-            page, position = await _next_page(context, request.data, position)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(max(loop.time(), read_at + gap_s)):
+                    await context.closing.wait()
+                    continue
+            page, position = await read(context, request.data, position)
             read_at = loop.time() if len(page) < PAGE else -math.inf
-            for event in page:
-                await _write(response, _message(event))
+            for message in page:
+                await _write(response, message)
             if page:
                 beat_at = loop.time() + HEARTBEAT_S
             elif loop.time() >= beat_at:
@@ -75,22 +83,35 @@ async def _follow(
         await response.write_eof()
 
 
-async def _next_page(context: RequestContext, query: StreamQuery, after: int) -> tuple[list[Event], int]:
-    """Events after position `after`, and the last position read, filtered ones included."""
+async def _read_events(context: RequestContext, query: StreamQuery, after: int) -> tuple[list[bytes], int]:
+    """Messages of events after position `after`, and the last position read, filtered ones included."""
 
-    def work(tx: Tx) -> tuple[list[Event], int]:
+    def work(tx: Tx) -> tuple[list[bytes], int]:
         last = events.last_position(tx)
         types = [t.value for t in query.type]
         page = events.list_feed(tx, after=after, limit=PAGE, types=types, run_id=query.run_id)
+        messages = [_message(event.id, event.type.value, event.body) for event in page]
         if len(page) == PAGE:
-            return page, page[-1].position or after
-        return page, max(after, last, *(event.position or 0 for event in page))
+            return messages, page[-1].position or after
+        return messages, max(after, last, *(event.position or 0 for event in page))
 
     return await context.database.read(work)
 
 
-def _message(event: Event) -> bytes:
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id.encode(), event.type.value.encode(), event.body)
+async def _read_change(context: RequestContext, query: StreamQuery, after: int) -> tuple[list[bytes], int]:
+    """A message about the newest event after position `after`, and its position."""
+    types = [t.value for t in query.type]
+    found = await context.database.read(
+        lambda tx: events.list_newest(tx, before=None, limit=1, types=types, run_id=query.run_id)
+    )
+    position = (found[0].position or 0) if found else 0
+    if position <= after:
+        return [], after
+    return [_message(found[0].id, "changed", b'{"events":%d}' % (position - after))], position
+
+
+def _message(event_id: str, name: str, data: bytes) -> bytes:
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id.encode(), name.encode(), data)
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:

@@ -1,17 +1,15 @@
 /**
  * Whether what is shown is fresh: one event stream per browser, held by one tab and shared with the others.
  *
- * An event only says that something changed; pages fetch again, at most once a second.
+ * It only says that something changed; pages fetch again what they show, at most every two seconds.
  */
 import { useEffect, useState } from "./preact.js";
 import { findSession, link } from "./api.js";
 
-const REFETCH_MIN_MS = 1000;
+const REFETCH_MIN_MS = 2000;
 const REFETCH_ALL_MS = 15000; // deliveries and nodes change without an event
 const BACKOFF_MS = [1000, 30000];
 const LOCK = "runbridge-live";
-const TYPES = "run.started run.progressed run.waiting run.resumed run.overdue run.finished connection.failing " +
-  "connection.recovered endpoint.disabled bridge.ping";
 
 /** @typedef {"Live" | "Paused" | "Disconnected"} Status */
 /** @type {{status: Status, since: number, waiting: number, retryAt: number, version: string | null}} */
@@ -81,9 +79,9 @@ export function refetchAll() {
   for (const refetch of refetchers) refetch();
 }
 
-/** Something changed: fetch again, soon. */
-export function markStale() {
-  if (isPaused) show({ waiting: state.waiting + 1 });
+/** So many events happened: fetch again, soon. @param {number} count */
+export function markStale(count) {
+  if (isPaused) show({ waiting: state.waiting + count });
   else if (!document.hidden && refetchTimer === undefined) {
     refetchTimer = setTimeout(refetchAll, Math.max(150, refetchedAt + REFETCH_MIN_MS - Date.now()));
   }
@@ -102,14 +100,14 @@ function lead() {
   const hold = () => new Promise((resolve) => {
     releaseLock = () => resolve(undefined);
     openStream();
-    if (Date.now() - refetchedAt > REFETCH_MIN_MS) markStale(); // what happened before this tab led
+    if (Date.now() - refetchedAt > REFETCH_MIN_MS) markStale(1); // what happened before this tab led
   });
   navigator.locks.request(LOCK, { signal: waitingForLock.signal }, hold).catch(() => {});
 }
 
 function openStream() {
   source?.close();
-  source = new EventSource(`/v1/events/stream${lastEventId ? `?after=${encodeURIComponent(lastEventId)}` : ""}`);
+  source = new EventSource(`/v1/events/stream?changes=true${lastEventId ? `&after=${encodeURIComponent(lastEventId)}` : ""}`);
   source.onopen = () => {
     up();
     channel?.postMessage({ kind: "up" });
@@ -120,12 +118,12 @@ function openStream() {
     down();
     channel?.postMessage({ kind: "down" });
   };
-  const hear = (/** @type {MessageEvent} */ message) => {
+  source.addEventListener("changed", (message) => {
     lastEventId = message.lastEventId;
-    markStale();
-    channel?.postMessage({ kind: "event" });
-  };
-  for (const type of TYPES.split(" ")) source.addEventListener(type, hear);
+    const { events } = JSON.parse(message.data);
+    markStale(events);
+    channel?.postMessage({ kind: "changed", events });
+  });
 }
 
 function closeStream() {
@@ -174,7 +172,7 @@ link.onUnreachable = down;
 link.onSkew = () => show({});
 channel?.addEventListener("message", ({ data }) => {
   if (!isOn || source) return;
-  if (data.kind === "event") markStale();
+  if (data.kind === "changed") markStale(data.events);
   else if (data.kind === "up") up();
   else if (data.kind === "down") down();
 });

@@ -210,6 +210,24 @@ async def test_a_stream_of_some_types_passes_over_the_others(sqlite_api: Api) ->
         assert [(await read_event(content))[1] for _ in range(2)] == ["run.finished"] * 2
 
 
+async def test_a_stream_of_changes_says_only_that_there_are_new_events(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dashboard fetches what it shows; fifty events a second would cost the daemon more than that."""
+    async with opened(api, "?changes=true&type=run.finished") as content:
+        await api.finish((await api.register("r-1"))["id"])
+        known = (await api.call("GET", "/v1/events?order=newest")).body["data"]
+        newest = known[0]["id"]
+        assert await read_event(content) == (newest, "changed", b'{"events":%d}' % len(known))
+    monkeypatch.setattr(stream, "CHANGES_GAP_S", 0.0)
+    async with opened(api, f"?changes=true&after={newest}") as content:
+        for number in range(2, 6):
+            await api.finish((await api.register(f"r-{number}"))["id"])
+        newest = (await api.call("GET", "/v1/events?order=newest&limit=1")).body["data"][0]["id"]
+        while (await read_event(content))[0] != newest:
+            pass
+
+
 @pytest.mark.slow
 async def test_a_stream_notices_events_that_nobody_announced(sqlite_api: Api) -> None:
     """Another node may have recorded them."""
