@@ -51,13 +51,12 @@ _LIMITS: Final = {
     "statement_timeout": f"{TRANSACTION_S:g}s",
     "idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s",
 }
+# Every statement of a working day looks up by an index. Where most of a table is due, the planner would rather read all
+# of it for a claim of a thousand rows. Without an index such a plan is costed so high that older servers compile it.
+_BY_INDEX: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
 # Connections that repeat a few prepared statements plan each once, as look-ups by key. In a table of a few rows the
 # planner may still choose to read all of them, so a plan is kept for some seconds only.
-_SHUNNED: Final = ("seqscan", "bitmapscan", "hashjoin", "mergejoin", "material")
-_PLAN_ONCE: Final = {
-    "plan_cache_mode": "force_generic_plan",
-    **{f"enable_{name}": "off" for name in _SHUNNED},
-}
+_PLAN_ONCE: Final = {"plan_cache_mode": "force_generic_plan", "enable_bitmapscan": "off", "enable_material": "off"}
 _PLAN_KEPT_S: Final = 5
 
 
@@ -66,7 +65,7 @@ def open_engine(url: URL, connections: int) -> AsyncEngine:
     target = target_of(url)
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=lambda: _connect(target, _LIMITS),
+        async_creator=lambda: _connect(target, _LIMITS | _BY_INDEX),
         pool_size=connections,
         max_overflow=0,
         pool_timeout=QUEUE_S,
@@ -203,7 +202,7 @@ class DirectConnections:
         while self._idle:
             if not (connection := self._idle.pop()).is_closed():
                 return connection
-        return await _connect(self._target, _LIMITS | _PLAN_ONCE, _PLAN_KEPT_S)
+        return await _connect(self._target, _LIMITS | _BY_INDEX | _PLAN_ONCE, _PLAN_KEPT_S)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
