@@ -75,15 +75,17 @@ def save_cursors(tx: Tx, cursors: Iterable[tuple[str, AlertCursor]]) -> None:
 
 
 def read_edges(tx: Tx, after: AlertCursor) -> Edges:
-    """Up to EVENTS_MAX events after the cursor, and the deliveries exhausted since."""
+    """Up to EVENTS_MAX events after the cursor, and the deliveries exhausted since.
+
+    A cursor ahead of the clock is from before the clock was set back; what came since then is read from two minutes ago.
+    """
+    since = after.settled_at if after.settled_at <= tx.now else tx.now - 2 * _SLACK
     last = last_position(tx)
     found = list_feed(tx, after=after.position, limit=EVENTS_MAX, types=_TYPES) if last > after.position else []
     newest = found[-1].position if len(found) == EVENTS_MAX else last
-    until = max(after.settled_at, tx.now - _VISIBLE_AFTER)
+    until = max(since, tx.now - _VISIBLE_AFTER)
     events = [(event.type, json.loads(event.body)["data"]) for event in found]
-    return Edges(
-        events, _read_exhausted(tx, after.settled_at, until), AlertCursor(max(newest or 0, after.position), until)
-    )
+    return Edges(events, _read_exhausted(tx, since, until), AlertCursor(max(newest or 0, after.position), until))
 
 
 def _read_exhausted(tx: Tx, after: datetime, until: datetime) -> dict[str, int]:

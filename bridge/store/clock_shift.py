@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from bridge.store.tables import deliveries, endpoint_secrets, endpoints, idempotency_keys, replays, runs
+from bridge.store.tables import deliveries, endpoint_secrets, endpoints, idempotency_keys, replays, runs, sessions
 from bridge.store.transaction import Tx
 
 # Due times, expiries, and the instants they count from. Times of facts (registered, recorded, delivered) stay.
@@ -19,6 +19,8 @@ _MOVED = (
     (endpoint_secrets, ("expires_at",), endpoint_secrets.c.expires_at.is_not(None)),
     (replays, ("next_batch_at",), replays.c.finished_at.is_(None)),
     (idempotency_keys, ("created_at",), sa.true()),
+    (sessions, ("created_at", "last_used_at", "expires_at"), sa.true()),
+    (endpoints, ("deleted_at",), endpoints.c.deleted_at.is_not(None)),
 )
 
 

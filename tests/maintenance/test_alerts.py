@@ -157,6 +157,17 @@ async def test_an_endpoint_that_is_switched_off_and_exhausted_deliveries_are_tol
     assert await people.told() == []
 
 
+async def test_what_is_exhausted_after_the_clock_was_set_back_is_told(people: People) -> None:
+    await add_endpoint(people.database)
+    for number, jump_s in enumerate([0.0, -3600.0]):
+        people.clock.set_wall(jump_s)
+        await record(people.database, await register(people.database, f"run-{number}"), "succeeded")
+        people.clock.advance(1)
+        await people.database.write(exhaust)
+        assert len(await people.told()) == 1
+        assert await people.told() == []
+
+
 async def test_a_channel_that_is_down_loses_nothing_and_says_so(people: People) -> None:
     people.phone.is_down = True
     await people.fail("dify-prod")

@@ -13,7 +13,7 @@ from bridge.domain.delivery import RetrySchedule
 from bridge.domain.errors import StoreUnavailable
 from bridge.maintenance.wall_clock import WallClockWatch, clamp_deliveries
 from bridge.sandbox import Receiver, Reply, Sandbox, Scenario
-from bridge.store import runs
+from bridge.store import runs, sessions
 from bridge.store.database import Database
 from tests.support.daemon_process import DaemonProcess
 from tests.support.delivering import all_deliveries
@@ -65,6 +65,24 @@ async def test_on_sqlite_the_database_the_workers_and_the_clock_move_together(
             assert after.next_poll_at == before.next_poll_at + jump
             assert after.status_since == before.status_since + jump
             assert after.deadline_at == in_an_hour + (jump if before is movable else timedelta(0))
+
+
+@pytest.mark.parametrize("jump_s", [-HOUR_S, FORTY_DAYS_S])
+async def test_a_session_ends_an_hour_after_its_last_use_whatever_the_clock_says(
+    sqlite_url: str, machine: ManualClock, clock: SteadyClock, jump_s: float
+) -> None:
+    """Set back, it would last longer than it may; set forward, people would be signed out."""
+    async with open_database(sqlite_url, clock) as database:
+        watch = WallClockWatch(database, clock, lambda _seconds: None)
+        await database.write(
+            lambda tx: sessions.create(tx, session_id="ses_1", secret_hash="h", token_name="api_token")
+        )
+        machine.set_wall(jump_s)
+        await watch.follow()
+        machine.advance(HOUR_S - 1)
+        assert len(await database.read(sessions.list_sessions)) == 1
+        machine.advance(2)
+        assert await database.read(sessions.list_sessions) == []
 
 
 async def test_a_small_correction_is_followed_and_moves_nothing(

@@ -169,6 +169,8 @@ def check(path: Path, *, may_be_empty: bool = False) -> None:
     """
     if not path.exists():
         return
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise DatabaseRefused(f"{path} is a folder, a pipe or a device; name a file in [database] url")
     try:
         with path.open("rb") as file:
             header = file.read(16)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,15 @@ async def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     path.write_text("[server]\nlisten = …")
     assert "is not a SQLite database" in await refusal(path)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+async def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A daemon that opened a pipe could not even be stopped."""
+    path = tmp_path / "a.db"
+    make(path)
+    with pytest.raises(DatabaseRefused, match="is a folder, a pipe or a device"):
+        await Database(f"sqlite:///{path}", SystemClock()).open()
 
 
 async def test_another_programs_database_is_refused(tmp_path: Path) -> None:
