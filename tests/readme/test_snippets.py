@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -110,6 +110,19 @@ async def program(command: Sequence[str], folder: Path, secret: str) -> AsyncIte
         await process.wait()
 
 
+def files(texts: dict[str, str], *command: str, path: str = "/hooks") -> Opening:
+    """A receiver at `path`, made of these files and started by this command; `PORT` stands for the port."""
+
+    @contextlib.asynccontextmanager
+    async def opened(folder: Path, secret: str, _request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
+        for file, text in texts.items():
+            (folder / file).write_text(text)
+        async with program(command, folder, secret) as receiver:
+            yield replace(receiver, url=receiver.url.removesuffix("/hooks") + path)
+
+    return opened
+
+
 @contextlib.asynccontextmanager
 async def shell_receiver(folder: Path, secret: str, _request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
     script, inbox = folder / "hooks.cgi", folder / "inbox"
@@ -130,6 +143,43 @@ from django.core.wsgi import get_wsgi_application
 settings.configure(SECRET_KEY="x", ROOT_URLCONF="receiver", ALLOWED_HOSTS=["127.0.0.1"])
 application = get_wsgi_application()
 """
+RAILS = """
+require "action_controller/railtie"
+
+$stdout.sync = true
+
+class Receiver < Rails::Application
+  config.eager_load = false
+  config.secret_key_base = "x" * 64
+  config.logger = Logger.new(IO::NULL)
+  config.hosts.clear
+end
+
+require_relative "hooks_controller"
+Receiver.initialize!
+Receiver.routes.draw { post "/hooks", to: "hooks#create" }
+run Receiver
+"""
+LARAVEL = """<?php
+require "/usr/share/php/Illuminate/autoload.php";
+
+$app = new Illuminate\\Foundation\\Application(__DIR__);
+$app->instance("config", new Illuminate\\Config\\Repository([
+    "app" => ["env" => "production"],
+    "cache" => ["default" => "file", "stores" => ["file" => ["driver" => "file", "path" => __DIR__ . "/cache"]]],
+    "logging" => ["default" => "out", "channels" => ["out" => ["driver" => "single", "path" => "php://stdout"]]],
+    "view" => ["paths" => [__DIR__], "compiled" => __DIR__],
+]));
+Illuminate\\Support\\Facades\\Facade::setFacadeApplication($app);
+$app->register(Illuminate\\Filesystem\\FilesystemServiceProvider::class);
+$app->register(Illuminate\\Cache\\CacheServiceProvider::class);
+$app->register(Illuminate\\View\\ViewServiceProvider::class);
+$app->boot();
+Illuminate\\Support\\Facades\\Route::prefix("api")->group(__DIR__ . "/api.php");
+$request = Illuminate\\Http\\Request::capture();
+$app->instance("request", $request);
+$app["router"]->dispatch($request)->send();
+"""
 RECEIVERS: dict[str, Opening] = {
     "python": python("receiver-python", "receiver.py"),
     "fastapi": python("receiver-fastapi", "-m", "uvicorn", "receiver:app", "--port", "PORT", "--no-access-log"),
@@ -139,6 +189,16 @@ RECEIVERS: dict[str, Opening] = {
     "node": node("receiver-node"),
     "express": node("receiver-express"),
     "hono": node("receiver-hono"),
+    "rails": files(
+        {"config.ru": RAILS, "hooks_controller.rb": block("receiver-rails")},
+        *("puma", "--environment", "production", "--bind", "tcp://127.0.0.1:PORT", "config.ru"),
+    ),
+    "laravel": files(
+        {"index.php": LARAVEL, "api.php": block("receiver-laravel")},
+        *("php", "-S", "127.0.0.1:PORT", "index.php"),
+        path="/api/hooks",
+    ),
+    "go": files({"receiver.go": block("receiver-go")}, "go", "run", "receiver.go"),
     "shell": shell_receiver,
 }
 
