@@ -47,8 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """The one PostgreSQL of this test run, started when a test first asks for it."""
-    with Postgres() as server:
+    """The one PostgreSQL of this test run, started when a test first asks for it.
+
+    A test process that does not get the processor for three seconds must not lose its transaction, as its daemon would.
+    """
+    with Postgres() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bridge.store.postgres.engine.STANDSTILL_S", 60.0)
+        patch.setattr("bridge.store.postgres.engine.TRANSACTION_S", 60.0)
         yield server
 
 

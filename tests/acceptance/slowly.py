@@ -47,7 +47,7 @@ class Slowly:
         """Cancel the stories that still run, so that no process is left."""
         asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     async def _cancel_all(self) -> None:

@@ -127,7 +127,7 @@ def test_ctrl_c_ends_a_command_with_130_and_no_word():
         while not daemon.requests:
             assert child.poll() is None
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=20)
+        out, err = child.communicate(timeout=60)
     assert (child.returncode, out, err.strip()) == (130, b"", b"")
 
 
@@ -143,7 +143,7 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain(words):
         )
         os.close(writing)
         os.close(reading)
-        _, err = child.communicate(timeout=20)
+        _, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (141, b"")
 
 

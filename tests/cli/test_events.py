@@ -22,7 +22,7 @@ def test_an_event_is_shown_as_the_bytes_that_are_sent(bridge, running):
     request = urllib.request.Request(
         f"{running.url}/v1/events/{event_id}", headers={"Authorization": f"Bearer {TOKEN}"}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         stored = answer.read()
     assert bridge("events", "show", event_id, "--json").out == stored.decode() + "\n"
     assert json.loads(bridge("events", "show", event_id).out)["type"] == "bridge.ping"
@@ -83,7 +83,7 @@ def following(running, tmp_path):
     yield start
     for child in children:
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=20)
+        _, err = child.communicate(timeout=60)
         assert child.returncode == 130, err
 
 

@@ -66,7 +66,7 @@ def _on_a_terminal(*arguments: str, keys: Sequence[tuple[bytes, bytes]] = (), **
     except OSError:  # how Linux says that the other side of a terminal is closed
         pass
     os.close(mine)
-    return child.wait(20), shown
+    return child.wait(60), shown
 
 
 NEWEST_RUN = {**RUN_BODY, "id": "run_" + "0" * 26, "provider_run_id": "fb47b2e6-aaaa-4000-8000-000000000000"}

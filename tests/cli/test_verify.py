@@ -139,9 +139,9 @@ def test_integers_that_javascript_rounds_are_mentioned():
 @pytest.mark.slow
 def test_a_forged_body_with_many_numbers_is_refused_within_seconds():
     forged = _event({f"n{number}": number for number in range(10_000)})
-    started = time.monotonic()
+    started = time.process_time()
     assert "another secret, or the body was changed" in _faults(_signed(_event({})), forged)[0]
-    assert time.monotonic() - started < 30  # 3 s on an idle machine
+    assert time.process_time() - started < 30  # 3 s on an idle machine
 
 
 def test_a_signature_of_another_version_is_no_v1_signature():

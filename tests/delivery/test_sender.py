@@ -252,30 +252,29 @@ async def reset_in_the_body(exchange):
 
 
 @pytest.mark.parametrize("script", [drip, stall, reset_in_the_body])
-async def test_a_success_stands_even_if_its_body_never_ends(hasty, script):
+async def test_a_success_stands_even_if_its_body_never_ends(sender, brief_body, script):
     async with raw_server(script) as raw:
-        result = await post(hasty, raw)
+        result = await post(sender, raw)
     assert (result.outcome, result.status, result.head_is_truncated) == (Outcome.DELIVERED, 200, True)
     assert result.head.startswith(b"a")
     assert "body" in result.detail
 
 
-async def test_a_failure_stays_what_its_status_says_while_its_body_drips(hasty):
+async def test_a_failure_stays_what_its_status_says_while_its_body_drips(sender, brief_body):
     async def script(exchange):
         await exchange.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 9\r\n\r\nwait")
         await asyncio.Event().wait()
 
     async with raw_server(script) as raw:
-        result = await post(hasty, raw)
+        result = await post(sender, raw)
     assert (result.outcome, result.retry_after_s, result.head) == (Outcome.SERVER_ERROR, 9, b"wait")
 
 
-async def test_a_body_may_take_its_own_time_at_most_not_the_whole_deadline(sender, monkeypatch):
-    monkeypatch.setattr("bridge.delivery.sender.BODY_TIMEOUT_S", 0.05)
+async def test_a_body_may_take_its_own_time_at_most_not_the_whole_deadline(sender, brief_body):
     async with raw_server(stall) as raw:
         result = await post(sender, raw)
     assert result.outcome is Outcome.DELIVERED
-    assert result.duration_ms < 10_000  # the sender's deadline, which alone would have ended it
+    assert result.duration_ms < 60_000  # the sender's deadline, which alone would have ended it
 
 
 async def test_of_an_endless_body_64_kib_are_read_and_the_connection_is_closed(sender):
@@ -379,7 +378,7 @@ async def test_one_deadline_holds_over_the_whole_exchange(hasty, script):
     async with raw_server(script) as raw:
         result = await post(hasty, raw)
         await asyncio.wait_for(raw.lost.wait(), 60) if script is drip_headers else None
-    assert (result.outcome, result.detail) == (Outcome.TIMEOUT, "no complete answer within 0.3 s")
+    assert (result.outcome, result.detail) == (Outcome.TIMEOUT, "no complete answer within 0.8 s")
 
 
 async def test_a_receiver_that_does_not_read_cannot_outlast_the_deadline(hasty):
@@ -407,7 +406,7 @@ async def test_a_connection_that_is_never_accepted_times_out(hasty):
         result = await hasty.post(f"http://127.0.0.1:{full.getsockname()[1]}/", headers={}, body=b"", trust=Trust.API)
         for one in crowd:
             one.close()
-    assert (result.outcome, result.detail) == (Outcome.TIMEOUT, "no connection within 0.3 s")
+    assert (result.outcome, result.detail) == (Outcome.TIMEOUT, "no connection within 0.8 s")
 
 
 async def test_a_closed_port_is_a_failure_to_connect(sender):

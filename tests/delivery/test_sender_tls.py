@@ -30,7 +30,7 @@ async def lookup(name):
 async def sender(authority):
     tls = client_tls()
     authority.configure_trust(tls)
-    made = Sender(LOOPBACK, timeout_s=5, lookup=lookup, tls=tls)
+    made = Sender(LOOPBACK, timeout_s=60, lookup=lookup, tls=tls)
     yield made
     await made.close()
 

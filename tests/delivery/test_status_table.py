@@ -61,7 +61,7 @@ async def pace_now(database: Database) -> EndpointBackoff:
     return next((one.backoff for one in due.values()), EndpointBackoff())
 
 
-async def attempt(database: Database, clock: ManualClock, url: str, *, timeout_s: float = 5.0) -> Tried:
+async def attempt(database: Database, clock: ManualClock, url: str, *, timeout_s: float = 20.0) -> Tried:
     """A fresh endpoint, one delivery, one attempt."""
     endpoint = await add_endpoint(database, url)
     await record(database, await register(database), "failed")

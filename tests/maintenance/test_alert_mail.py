@@ -73,7 +73,7 @@ async def send(authority: trustme.CA, url: str, *, policy: AddressPolicy | None 
     authority.configure_trust(tls)
     settings = {"kind": "email", "url": Secret(url), "to": ["ops@example.org", "b@example.org"], **more}
     channel = AlertChannel.model_validate({"from": "runbridge@example.org", **settings})
-    sender = Sender(LOOPBACK, timeout_s=5)
+    sender = Sender(LOOPBACK, timeout_s=60)
     try:
         return await ChannelSender(sender, policy or AddressPolicy(Trust.CONFIG), tls=tls)(channel, MESSAGE)
     finally:

@@ -97,7 +97,7 @@ async def people(database_url: str, server: StubServer, phone: Phone) -> AsyncIt
 
 @asynccontextmanager
 async def open_people(url: str, server: StubServer, phone: Phone) -> AsyncIterator[People]:
-    clock, sender = ManualClock(START), Sender(LOOPBACK, timeout_s=10)
+    clock, sender = ManualClock(START), Sender(LOOPBACK, timeout_s=60)
     async with open_database(url, clock) as database:
         people = People(database, clock, server, phone, sender)
         await people.alerter.run_pass()  # from now on

@@ -28,7 +28,7 @@ from tests.support.listing import (
 )
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import open_database, seen
-from tests.support.workbench import connection, open_poller, work
+from tests.support.workbench import connection, note_sends, open_poller, work
 
 
 @pytest.mark.slow
@@ -36,11 +36,11 @@ async def test_an_account_at_its_limit_pauses_for_lists_too(database: Database, 
     theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=0.5)) for _ in range(5)]
     sandbox.fail("retab", "429", count=1, retry_after=1)
     async with open_poller(database, connection(sandbox, "retab", cadence=EAGER, fetch_output=False)) as poller:
+        sends = note_sends(poller)
         watched = await register_all(database, "retab", theirs)
         await finish(poller, database, watched)
-    first, second = sandbox.requests[:2]
-    assert (first.status, first.path) == (429, LISTS["retab"])
-    assert (second.at - first.at).total_seconds() >= 0.95
+    assert (sandbox.requests[0].status, sandbox.requests[0].path) == (429, LISTS["retab"])
+    assert sends[1] - sends[0] >= 1.0
 
 
 @pytest.mark.slow
@@ -63,13 +63,13 @@ async def test_outputs_keep_to_the_limits_and_none_is_lost(
     theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=0.0, output=DEFAULT_OUTPUT)) for _ in range(14)]
     settings = connection(sandbox, "retab", cadence=CALM, requests_per_second=8.0, max_in_flight=1)
     async with open_poller(database, settings) as poller:
+        sends = note_sends(poller)
         watched = await register_all(database, "retab", theirs)
         await finish(poller, database, watched)
     found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
     assert all(run.output is not None for run in found.values())
-    times = [seen.at for seen in sandbox.requests]
     burst = 8 + 1
-    assert (times[-1] - times[0]).total_seconds() >= (len(times) - burst) / 8 - 0.05
+    assert sends[-1] - sends[0] >= (len(sends) - burst) / 8 - 0.05
 
 
 def page_of_others(count: int, cursor: str | None = None) -> RunPage:

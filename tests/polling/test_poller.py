@@ -416,7 +416,7 @@ async def test_when_and_why_a_run_is_polled_next_is_shown_while_it_waits_for_the
         limit.pause(time.monotonic(), 60.0)
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
         at, reason = next_poll_shown(database, poller, run)
-        assert 50 < (at - datetime.now(UTC)).total_seconds() < 61
+        assert 20 < (at - datetime.now(UTC)).total_seconds() < 61
         assert "it is due, and waits for its turn at the connection's limit" in str(reason)
         limit.end_pause(time.monotonic())
 

@@ -52,7 +52,13 @@ async def against(
     defined = provider(text)
     async with foreign_server(handler) as server, ProviderSessions() as sessions:
         connection = Connection(
-            "a", "jobs", f"{server.url}/api", Secret(KEY), options=variables, timeout_s=5, definition=defined.definition
+            "a",
+            "jobs",
+            f"{server.url}/api",
+            Secret(KEY),
+            options=variables,
+            timeout_s=60,
+            definition=defined.definition,
         )
         yield defined, open_http(sessions, connection, defined), server
 

@@ -49,7 +49,7 @@ async def ask(request: pytest.FixtureRequest, tls: ssl.SSLContext | None, author
     trusting = client_tls()
     authority.configure_trust(trusting)
     if request.param == "receiver":
-        sender = Sender(LOOPBACK, timeout_s=5, tls=trusting)
+        sender = Sender(LOOPBACK, timeout_s=60, tls=trusting)
 
         async def post(port: int) -> int | None:
             result = await sender.post(f"{scheme}://127.0.0.1:{port}/", headers={}, body=b"{}", trust=Trust.API)
@@ -212,7 +212,7 @@ async def test_a_second_response_that_nothing_has_read_yet_closes_the_connection
         number += 1
         read_request(connection)
         connection.sendall(answer(body=b"%d" % number))
-        may_repeat.wait(5)
+        may_repeat.wait(60)
         connection.sendall(answer(body=b"%d" % number))
         has_repeated.set()
         connection.recv(65536)
@@ -220,7 +220,7 @@ async def test_a_second_response_that_nothing_has_read_yet_closes_the_connection
     server = Scripted(script)
     assert await ask(server.port) == 1
     may_repeat.set()
-    has_repeated.wait(5)  # the loop stands still here
+    has_repeated.wait(60)  # the loop stands still here
     assert await ask(server.port) == 2
 
 
@@ -236,9 +236,9 @@ async def test_a_response_before_any_request_is_no_answer(is_read: bool) -> None
         has_ended.set()
 
     async def wait_for_it(*_: object) -> None:
-        has_spoken.wait(5)  # the loop stands still here
+        has_spoken.wait(60)  # the loop stands still here
         if is_read:
-            assert await asyncio.to_thread(has_ended.wait, 5)
+            assert await asyncio.to_thread(has_ended.wait, 60)
 
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(wait_for_it)

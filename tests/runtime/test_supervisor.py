@@ -114,7 +114,7 @@ async def test_the_watchdog_expects_a_loop_while_it_runs_and_not_after() -> None
 
     async with Supervisor(watchdog) as workers:
         workers.start_loop("poller", run_pass)
-        await passed.wait(5)
+        await passed.wait(60)
         clock.advance(SILENCE_MAX_S + 1)
         assert watchdog.silent_loops() == {"poller"}
         await workers.end("poller")

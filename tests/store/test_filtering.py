@@ -61,7 +61,7 @@ async def test_the_writer_is_free_while_costly_filters_are_judged(
 
     def decide_after_a_write(filters: Filters) -> None:
         loop.call_soon_threadsafe(judging.set)
-        waited.append(has_written.wait(20))
+        waited.append(has_written.wait(60))
         decide(filters)
 
     monkeypatch.setattr(Filters, "decide_next", decide_after_a_write)

@@ -280,7 +280,13 @@ async def fill(database: Database, clock: ManualClock) -> World:
     shared = await add_endpoint(database)
     ordered = await add_endpoint(database, ordered=True, events=only("run.started"))
     new = [
-        new_run(f"r{n}", tags=(f"team_{n % 5}",), workflow_id=f"wf_{n % 7}", metadata={"order": n, "tenant": n % 4})
+        new_run(
+            f"r{n}",
+            connection=CONNECTION if n % 10 < 2 else f"other-{n % 10}",
+            tags=(f"team_{n % 5}",),
+            workflow_id=f"wf_{n % 7}",
+            metadata={"order": n, "tenant": n % 4},
+        )
         for n in range(RUNS)
     ]
     made: list[Run] = []
@@ -358,6 +364,8 @@ def reads_too_much(words: list[str], *, once_a_row: bool) -> bool:
 
 def explain_on_postgresql(tx: Tx, statement: str, given: Any, *, may_sort: bool) -> list[str]:
     tx.connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+    for cost in ("seq_page_cost", "random_page_cost"):  # rows decide, not how many of them share a page today
+        tx.connection.exec_driver_sql(f"SET LOCAL {cost} = 0")
     (plan,) = tx.connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", given).scalar_one()
     return [
         f"{node['Node Type']} {node.get('Relation Name', '')} {node.get('Index Name', '')}: {node.get('Filter', '')}"

@@ -33,7 +33,7 @@ async def open_deliverer(
     database: Database,
     *,
     schedule: RetrySchedule = QUICK,
-    timeout_s: float = 5.0,
+    timeout_s: float = 20.0,
     allow: tuple[AllowRule, ...] = LOCAL,
     file_secrets: dict[str, Secret] | None = None,
     slots: int = 64,

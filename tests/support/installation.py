@@ -42,7 +42,7 @@ class Installation:
 
 def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return dict(json.load(answer))
 
 
@@ -62,7 +62,7 @@ def process(*arguments: str, env: dict[str, str] | None = None, log: Path) -> It
         finally:
             child.send_signal(signal.SIGTERM)
             try:
-                child.wait(20)
+                child.wait(60)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()

@@ -47,10 +47,6 @@ _SESSION: Final = {
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
 }
-_LIMITS: Final = {
-    "statement_timeout": f"{TRANSACTION_S:g}s",
-    "idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s",
-}
 # Every statement of a working day looks up by an index. Where most of a table is due, the planner would rather read all
 # of it for a claim of a thousand rows. Without an index such a plan is costed so high that older servers compile it.
 _BY_INDEX: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
@@ -65,7 +61,7 @@ def open_engine(url: URL, connections: int) -> AsyncEngine:
     target = target_of(url)
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=lambda: _connect(target, _LIMITS | _BY_INDEX),
+        async_creator=lambda: _connect(target, _limits() | _BY_INDEX),
         pool_size=connections,
         max_overflow=0,
         pool_timeout=QUEUE_S,
@@ -86,6 +82,13 @@ def target_of(url: URL) -> PostgresTarget:
         return postgres_target(url.render_as_string(hide_password=False))
     except ValueError as error:
         raise DatabaseRefused(f"[database] url: {error}") from None
+
+
+def _limits() -> dict[str, str]:
+    return {
+        "statement_timeout": f"{TRANSACTION_S:g}s",
+        "idle_in_transaction_session_timeout": f"{STANDSTILL_S:g}s",
+    }
 
 
 async def _connect(target: PostgresTarget, limits: Mapping[str, str], prepared_kept_s: int = 300) -> Any:
@@ -202,7 +205,7 @@ class DirectConnections:
         while self._idle:
             if not (connection := self._idle.pop()).is_closed():
                 return connection
-        return await _connect(self._target, _LIMITS | _BY_INDEX | _PLAN_ONCE, _PLAN_KEPT_S)
+        return await _connect(self._target, _limits() | _BY_INDEX | _PLAN_ONCE, _PLAN_KEPT_S)
 
     def close(self) -> None:
         """Close the connections that are not in use."""

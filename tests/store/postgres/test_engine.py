@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from bridge.store.postgres import engine as postgres
+from bridge.store.postgres.engine import STANDSTILL_S, TRANSACTION_S
 from tests.support.waiting import until
 
 
@@ -29,4 +30,22 @@ async def test_a_mistake_of_our_own_stays_one(postgresql_url: str) -> None:
     with pytest.raises(AttributeError):
         async with postgres.transaction(engine):
             raise AttributeError
+    await engine.dispose()
+
+
+async def test_what_a_frozen_process_holds_locked_is_freed_by_the_server(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still in the middle of a transaction, and nobody else could record an event."""
+    monkeypatch.setattr(postgres, "STANDSTILL_S", STANDSTILL_S)  # tests have more time
+    monkeypatch.setattr(postgres, "TRANSACTION_S", TRANSACTION_S)
+    engine = postgres.open_engine(make_url(postgresql_url), 1)
+    async with postgres.transaction(engine) as connection:
+
+        async def shown(name: str) -> str:
+            return str((await connection.exec_driver_sql(f"SHOW {name}")).scalar())
+
+        assert await shown("idle_in_transaction_session_timeout") == "3s"
+        if int(await shown("server_version_num")) >= 170000:
+            assert await shown("transaction_timeout") == "10s"
     await engine.dispose()

@@ -114,20 +114,6 @@ async def test_a_database_that_is_silent_is_given_up_in_time_and_found_again(
         ear.close()
 
 
-async def test_what_a_frozen_process_holds_locked_is_freed_by_the_server(
-    database: Database, postgresql_url: str
-) -> None:
-    """It stands still in the middle of a transaction, and nobody else could record an event."""
-    limit = await database.read(
-        lambda tx: tx.connection.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar()
-    )
-    assert limit == "3s"
-    version = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW server_version_num")).scalar())
-    if int(version or 0) >= 170000:
-        limit = await database.read(lambda tx: tx.connection.execute(sa.text("SHOW transaction_timeout")).scalar())
-        assert limit == "10s"
-
-
 async def test_what_the_server_ends_is_no_fault_of_ours(database: Database) -> None:
     """Shut down, starting up, ended by an operator: it comes back, and so StoreUnavailable, which everybody rides out."""
 

@@ -25,12 +25,12 @@ async def test_no_caller_waits_for_ever_for_a_writer_whose_thread_has_ended(tmp_
 
     def work(_: Tx) -> None:
         begun.set()
-        ends.wait(10)
+        ends.wait(60)
         raise _Fault
 
     async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as database:
         under_way = asyncio.create_task(database.write(work))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, 60)
         queued = asyncio.create_task(database.write(lambda _: None))
         await asyncio.sleep(0)
         ends.set()
@@ -64,7 +64,7 @@ async def test_items_that_wait_are_written_together_and_fail_alone(tmp_path: Pat
 
     def hold(_: Tx) -> None:
         begun.set()
-        ends.wait(10)
+        ends.wait(60)
 
     def work(tx: Tx, items: list[int]) -> list[int]:
         calls.append(items)
@@ -75,7 +75,7 @@ async def test_items_that_wait_are_written_together_and_fail_alone(tmp_path: Pat
     async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as database:
         writes = database.grouped(work)
         held = asyncio.create_task(database.write(hold))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, 60)
         waiting = [asyncio.create_task(writes.submit(item)) for item in (1, 2, 3, 4)]
         await asyncio.sleep(0)
         assert writes.pending == 4
@@ -118,14 +118,14 @@ async def test_what_is_written_alone_shares_its_commit_with_nothing_and_keeps_it
 
     def hold(_: Tx) -> None:
         begun.set()
-        ends.wait(10)
+        ends.wait(60)
 
     def note(name: str) -> Callable[[Tx], None]:
         return lambda tx: commits.append((name, tx.now))
 
     async with open_database(f"sqlite:///{tmp_path / 'runbridge.db'}") as database:
         held = asyncio.create_task(database.write(hold))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, 60)
         writes = [database.write(note("before")), database.write(note("before"))]
         writes += [database.write_alone(note("alone")), database.write(note("after")), database.write(note("after"))]
         queued = [asyncio.create_task(write) for write in writes]
