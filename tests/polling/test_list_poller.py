@@ -34,6 +34,14 @@ from tests.support.watching import register
 from tests.support.workbench import QUICK, connection, next_poll_shown, note_sends, open_poller, told, work
 
 
+@pytest.fixture
+def waits_for_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs wait for a list however long a busy machine takes over it."""
+    for name in ("list_poller.LIST_WAIT_S", "poller.LIST_WAIT_S", "list_poller.FIRST_POLL_WAIT_S"):
+        monkeypatch.setattr(f"bridge.polling.{name}", 60.0)
+
+
+@pytest.mark.usefixtures("waits_for_lists")
 @pytest.mark.parametrize("provider", LISTS)
 async def test_one_list_is_the_first_poll_of_all_runs_of_a_batch(
     provider: str, database: Database, sandbox: Sandbox
@@ -48,6 +56,7 @@ async def test_one_list_is_the_first_poll_of_all_runs_of_a_batch(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("waits_for_lists")
 async def test_first_polls_of_runs_that_come_one_by_one_share_a_list(database: Database, sandbox: Sandbox) -> None:
     cadence = replace(CALM, price_s=10.0)
     async with open_poller(database, connection(sandbox, "retab", cadence=cadence)) as poller:
@@ -75,6 +84,8 @@ async def test_first_polls_right_after_others_had_theirs_wait_for_company(
 ) -> None:
     """Where a run comes every second each would otherwise have its own list, which costs as much as polling each by itself."""
     monkeypatch.setattr("bridge.polling.list_poller.FIRST_POLL_GAP_S", 2.0)
+    for module in ("list_poller", "poller"):  # however long a busy machine takes over a list
+        monkeypatch.setattr(f"bridge.polling.{module}.LIST_WAIT_S", 60.0)
     async with open_poller(database, connection(sandbox, "retab", cadence=replace(CALM, price_s=10.0))) as poller:
         sends = note_sends(poller)
         there = await register_all(database, "retab", [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(5)])
@@ -174,6 +185,7 @@ async def test_a_list_that_tells_too_little_is_followed_by_a_poll(provider: str,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("waits_for_lists")
 async def test_a_list_without_change_costs_no_poll(database: Database) -> None:
     """A summary is enough to see that nothing has happened."""
     async with Sandbox(list_is_summary=True) as sandbox:
@@ -229,6 +241,7 @@ async def test_a_run_that_the_list_does_not_show_is_polled_by_itself(database: D
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("waits_for_lists")
 @pytest.mark.parametrize("provider", LISTS)
 async def test_further_pages_are_read_when_many_runs_stand_on_them(
     provider: str, database: Database, sandbox: Sandbox
