@@ -297,6 +297,11 @@ class ConnectionClient:
         if self.health is not ConnectionHealth.FAILING:
             self.health, self.reason = ConnectionHealth.FAILING, reason
 
+    @property
+    def has_recovered(self) -> bool:
+        """Whether the connection has begun to answer again since `take_recovery` was last called."""
+        return self._runs_to_poll > 0
+
     def take_recovery(self) -> int:
         """How many runs to poll at once because the connection begins to answer again, since this was last asked."""
         count, self._runs_to_poll = self._runs_to_poll, 0

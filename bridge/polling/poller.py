@@ -19,7 +19,7 @@ from bridge.domain.cadence.rule import NextPoll
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.leased_delivery import DeliveryOffer
-from bridge.domain.observation import Observed
+from bridge.domain.observation import Observed, PollFailed
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.list_poller import LIST_WAIT_S, ListPoller, Seen, WaitForList
@@ -80,6 +80,7 @@ class Poller:
         self._clock = clock
         self._name = client.connection.name
         self._tasks: set[asyncio.Task[None]] = set()
+        self._next_pass_at = math.inf
 
     # -- the pass
 
@@ -100,7 +101,10 @@ class Poller:
             return GUARDED_REST_S
         self._start_requests(now)
         self._queue_at_limiter(now)
-        return self._rest_s(self._clock.monotonic())
+        now = self._clock.monotonic()
+        rest_s = self._rest_s(now)
+        self._next_pass_at = now + rest_s
+        return rest_s
 
     def _replan(self, now: float) -> None:
         """Plan again what was planned before the provider answered again, or before runs like it ended."""
@@ -173,19 +177,28 @@ class Poller:
                 tracked.run, tracked.last_response, sent_at=tracked.sent_at, runs_held=len(self.schedule)
             )
             now = self._clock.monotonic()
-            self.bell.ring()
+            if isinstance(result, PollFailed) or self.client.has_recovered:
+                self.bell.ring()  # the next pass need not wait until this result is recorded
             step = await self.results.handle(tracked, result, now, is_listed=seen is not None)
         except Exception:  # like the loop: trouble with one run must not end its being watched
             log.exception("poll.crashed", connection=self._name, run_id=tracked.run.id)
         finally:
             tracked.end_poll()
-        if self.schedule.holds(tracked):  # it may have been removed since
-            match step:
-                case Continue() as plan:
-                    self._plan(tracked, plan)
-                case Drop():
-                    self.leases.forget(tracked.run.id)
-        self.bell.ring()
+        is_held = self.schedule.holds(tracked)  # it may have been removed since
+        match step:
+            case Continue() as plan if is_held:
+                self._plan(tracked, plan)
+            case Drop() if is_held:
+                self.leases.forget(tracked.run.id)
+        if isinstance(step, Continue) or self._has_sooner_work():
+            self.bell.ring()
+
+    def _has_sooner_work(self) -> bool:
+        """Whether the end of a run leaves something to do before the pass that is planned."""
+        now = self._clock.monotonic()
+        waits = self.client.has_recovered or self.leases.is_held_up or self.schedule.next_due() <= now
+        rest_s = min(self._learned.rest_s(now), self.planner.replan_rest_s(now))
+        return waits or now + rest_s < self._next_pass_at
 
     def _plan(self, tracked: TrackedRun, plan: Continue | NextPoll) -> None:
         wall = self._clock.now()

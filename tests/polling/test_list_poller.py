@@ -244,8 +244,10 @@ async def test_a_run_that_the_list_does_not_show_is_polled_by_itself(database: D
 @pytest.mark.usefixtures("waits_for_lists")
 @pytest.mark.parametrize("provider", LISTS)
 async def test_further_pages_are_read_when_many_runs_stand_on_them(
-    provider: str, database: Database, sandbox: Sandbox
+    provider: str, database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in ("list_poller", "poller"):  # on a slow machine the pages take longer than that
+        monkeypatch.setattr(f"bridge.polling.{module}.LIST_WAIT_S", 60.0)
     theirs = [sandbox.add_run(provider, scenario=FOR_EVER, age_s=n / 100) for n in range(250)]
     async with open_poller(database, connection(sandbox, provider, cadence=CALM)) as poller:
         watched = await register_all(database, provider, theirs)
