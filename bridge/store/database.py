@@ -8,6 +8,7 @@ instant. On PostgreSQL each write is a transaction of its own, repeated when it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 from collections.abc import Awaitable, Callable
@@ -145,9 +146,15 @@ class Database:
         async def write(item: Item) -> T:
             if self._failed_at is not None:
                 return await self.write(lambda tx: work(tx, [item])[0])
-            return await self._remember_failure(
-                self._decided(lambda f: self._opened_writer().submit_item(work, item, f))
-            )
+            filters = Filters()
+            try:
+                try:  # three times for each event, hence not through `_decided` at once
+                    return await self._opened_writer().submit_item(work, item, filters)
+                except Undecided:
+                    return await self._decided(lambda f: self._opened_writer().submit_item(work, item, f), filters)
+            except StoreUnavailable:
+                self._failed_at = self.clock.monotonic()
+                raise
 
         return GroupedWrites(write)
 
@@ -198,15 +205,18 @@ class Database:
         engine = self._opened_engine()
         return await self._decided(lambda filters: self._write_postgres(engine, work, postgres.ANSWER_S, filters))
 
-    async def _decided(self, attempt: Callable[[Filters], Awaitable[T]]) -> T:
-        """The answer of `attempt`, repeated after judging the filters that were too costly for its transaction."""
-        filters = Filters()
+    async def _decided(self, attempt: Callable[[Filters], Awaitable[T]], filters: Filters | None = None) -> T:
+        """The answer of `attempt`, repeated after judging the filters that were too costly for its transaction.
+
+        `filters`: those of a first try, which ended undecided.
+        """
+        filters = filters or Filters()
         for _ in range(_TRIES - 1):
-            try:
-                return await attempt(filters)
-            except Undecided:
-                while filters.is_open:
-                    await asyncio.get_running_loop().run_in_executor(self._filter_thread, filters.decide_next)
+            with contextlib.suppress(Undecided):
+                if not filters.is_open:  # otherwise the caller has made the first try
+                    return await attempt(filters)
+            while filters.is_open:
+                await asyncio.get_running_loop().run_in_executor(self._filter_thread, filters.decide_next)
         filters.is_limited = False  # the work makes other events every time
         return await attempt(filters)
 

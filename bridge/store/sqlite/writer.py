@@ -134,13 +134,12 @@ class Writer:
         answer: T = await self._queue(work, filters or Filters(), is_alone=is_alone)
         return answer
 
-    async def submit_item(self, work: Callable[[Tx, list[Any]], list[T]], item: Any, filters: Filters) -> T:
+    def submit_item(self, work: Callable[[Tx, list[Any]], list[T]], item: Any, filters: Filters) -> asyncio.Future[T]:
         """As `submit`, with `work` running once for the items of all callers in the commit.
 
         It answers in the order of the items. If it fails, it runs again for each item alone.
         """
-        answer: T = await self._queue(work, filters, item=item, is_item=True)
-        return answer
+        return self._queue(work, filters, item=item, is_item=True)
 
     def _queue(self, work: Callable[..., Any], filters: Filters, **how: Any) -> asyncio.Future[Any]:
         if self._is_closing:
