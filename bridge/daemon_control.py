@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -45,6 +45,22 @@ _START_UNKNOWN: Final = (
     "whether the provider started a run is not known; look there before you try again with a new Idempotency-Key, "
     "and register a run that did start with its provider_run_id"
 )
+
+
+class _Connections(Mapping[str, Connection]):
+    """The connections of these pollers; a view, because each request asks for it."""
+
+    def __init__(self, pollers: Mapping[str, Poller]) -> None:
+        self._pollers = pollers
+
+    def __getitem__(self, name: str) -> Connection:
+        return self._pollers[name].client.connection
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pollers)
+
+    def __len__(self) -> int:
+        return len(self._pollers)
 
 
 class DaemonControl:
@@ -109,7 +125,7 @@ class DaemonControl:
     @property
     def connections(self) -> Mapping[str, Connection]:
         """The configured connections by name."""
-        return {name: poller.client.connection for name, poller in self.pollers.items()}
+        return _Connections(self.pollers)
 
     def check_run_id(self, connection: str, provider_run_id: str) -> str | None:
         """A sentence if this can never be a run's id at that provider."""

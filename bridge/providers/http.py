@@ -243,7 +243,8 @@ class ProviderHttp:
             try:
                 async with self._slots, asyncio.timeout(limit_s):
                     response = await self._send(method, path, query, json_body, etag, headers)
-                    await self._raise_for_status(method, path, response, etag)
+                    if not 200 <= response.status < 300:
+                        await self._raise_for_status(method, path, response, etag)
                     await body.read(response)
             except _FAULTS:
                 if response is None or not body.is_partly_read:
