@@ -13,8 +13,8 @@ from bridge.cli.client import Client, Object
 from bridge.cli.endpoint_report import enabled_text, event_names, health_text, print_endpoint, stats_cells
 from bridge.cli.options import (
     ENDPOINT,
+    EVENT_TYPES,
     DurationText,
-    EventTypes,
     InstantText,
     Pair,
     Settings,
@@ -54,7 +54,7 @@ def _setting_options(function: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--events", metavar="A,B", type=EventTypes(), help="Its events; default: all but run.progressed."
+                "--events", metavar="A,B", type=EVENT_TYPES, help="Its events; default: all but run.progressed."
             ),
             click.option("--filter", metavar="JMESPATH", help="For example: data.run.status == 'failed'"),
             click.option(
@@ -142,7 +142,7 @@ def update(settings: Settings, /, endpoint_id: str, unset: tuple[str, ...], **op
 
 @endpoints.command("test-filter")
 @click.argument("expression", metavar="JMESPATH")
-@click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types.")
+@click.option("--events", "types", metavar="A,B", type=EVENT_TYPES, help="Only these types.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Number of events.")
 @common_options
 @pass_settings
@@ -350,7 +350,7 @@ def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
 @click.argument("endpoint_id", type=ENDPOINT)
 @click.option("--since", type=InstantText(), help="Start: 2h (ago) or an instant; with --status missed optional.")
 @click.option("--until", type=InstantText(), help="End: 2h (ago) or an instant; default: now.")
-@click.option("--events", "--types", "types", metavar="A,B", type=EventTypes(), help="Only these event types.")
+@click.option("--events", "--types", "types", metavar="A,B", type=EVENT_TYPES, help="Only these event types.")
 @click.option(
     "--status", type=click.Choice(_SELECTIONS), help="Only events with this outcome here; missed: never delivered."
 )

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from bridge.cli.client import Object
-from bridge.cli.options import ENDPOINT, RUN, EventTypes, Settings, common_options, pass_settings
+from bridge.cli.options import ENDPOINT, EVENT_TYPES, RUN, Settings, common_options, pass_settings
 from bridge.cli.output import Cell, ago, count, note, print_json, print_page, print_table, say, status_text
 
 COLUMNS: Final = ("EVENT", "AT", "TYPE", "ABOUT", "STATUS", "#")
@@ -23,7 +23,7 @@ def events() -> None:
 
 @events.command("list")
 @click.option("--after", metavar="EVENT", help="Events recorded after this one, oldest first.")
-@click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types.")
+@click.option("--events", "types", metavar="A,B", type=EVENT_TYPES, help="Only these types.")
 @click.option("--run", "run_id", metavar="RUN", type=RUN, help="Only events of this run.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Events per page.")
 @click.option("--cursor", help="Where the previous page ended.")
@@ -94,7 +94,7 @@ def replay(settings: Settings, event_id: tuple[str, ...], endpoint: str | None) 
 
 @events.command
 @click.option("--after", metavar="EVENT", help="Start after this event; default: with the next one recorded.")
-@click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types.")
+@click.option("--events", "types", metavar="A,B", type=EVENT_TYPES, help="Only these types.")
 @common_options
 @pass_settings
 def tail(settings: Settings, after: str | None, types: list[str] | None) -> None:

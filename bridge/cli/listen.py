@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.client import Object
 from bridge.cli.events import about, status_of
-from bridge.cli.options import EventTypes, Settings, common_options, pass_settings, read_keys, secret_options
+from bridge.cli.options import EVENT_TYPES, Settings, common_options, pass_settings, read_keys, secret_options
 from bridge.cli.output import mark, note, say
 from bridge.cli.webhook_post import WebhookTarget
 from bridge.domain.webhook_url import mask_query_secrets
@@ -18,7 +18,7 @@ from bridge.domain.webhook_url import mask_query_secrets
 
 @click.command
 @click.option("--forward-to", metavar="URL", required=True, help="Where your application listens.")
-@click.option("--events", "types", metavar="A,B", type=EventTypes(), help="Only these types; default: all.")
+@click.option("--events", "types", metavar="A,B", type=EVENT_TYPES, help="Only these types; default: all.")
 @click.option("--after", metavar="EVENT", help="Start after this event; default: with the next one recorded.")
 @secret_options
 @common_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -131,35 +131,45 @@ CONNECTION: Final = ListedName("connections", "name")
 ENDPOINT: Final = ListedName("endpoints", "id", limit=200)
 
 
-class EventTypes(click.ParamType[list[str]]):
-    """Event types, comma separated: `run.finished,run.waiting`."""
+class Names(click.ParamType[list[str]]):
+    """Names out of those that `known` returns, comma separated: `run.finished,run.waiting`."""
 
     name = "a,b"
 
+    def __init__(self, what: str, known: Callable[[], Sequence[str]]) -> None:
+        """`what`: what such a name is called in an error."""
+        self._what, self._known = what, known
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         """Split `value`; an unknown name fails with the closest one."""
-        from bridge.domain.event import EventType
         from bridge.domain.suggestions import closest
 
-        known = [member.value for member in EventType]
+        known = self._known()
         names = [name.strip() for name in str(value).split(",") if name.strip()]
         for name in names:
             if name not in known:
                 near = closest(name, known)
                 hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
-                self.fail(f"unknown event type {name!r}; {hint}", param, ctx)
-        return names or self.fail("name at least one event type", param, ctx)
+                self.fail(f"unknown {self._what} {name!r}; {hint}", param, ctx)
+        return names or self.fail(f"name at least one {self._what}", param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the last name of the list."""
-        from bridge.domain.event import EventType
-
         *before, last = incomplete.split(",")
         return [
-            CompletionItem(",".join((*before, member.value)))
-            for member in EventType
-            if member.value.startswith(last) and member.value not in before
+            CompletionItem(",".join((*before, name)))
+            for name in self._known()
+            if name.startswith(last) and name not in before
         ]
+
+
+def _event_types() -> list[str]:
+    from bridge.domain.event import EventType
+
+    return [member.value for member in EventType]
+
+
+EVENT_TYPES: Final = Names("event type", _event_types)
 
 
 class DurationText(click.ParamType[float]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from bridge.cli.client import ClientResponse, Object
 from bridge.domain.timestamps import parse_instant
 
 WIDE: Final = 10_000  # columns: output into a pipe is not cut to the width of a terminal
-_COLUMN_GAP: Final = 2
+_NARROW: Final = 60  # columns: where one blank between two cells has to do
 # DEL, C1, line and paragraph separators, bidirectional controls, and halves of surrogate pairs.
 _BEYOND_ASCII: Final = "\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _UNSAFE: Final = re.compile(f"[\x00-\x1f{_BEYOND_ASCII}]")
@@ -115,12 +115,14 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, keep:
     """Return a table for the console.
 
     `keep` names columns, the most important first: of these, a narrow terminal shows those that fit on one line per
-    row. Without `keep`, all columns are shown and long cells are folded, except an id in the first column.
+    row, and none that is empty. Without `keep`, all columns are shown and long cells are folded, except an id in the first column.
     """
     cells = [[_cell(cell) for cell in row] for row in rows]
     widths = [max([len(column), *(row[n].cell_len for row in cells)]) for n, column in enumerate(columns)]
-    shown = _fitting(columns, widths, keep) if keep else range(len(columns))
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    gap = 1 if console().width < _NARROW else 2
+    empty = {n for n in range(len(columns)) if not any(row[n].cell_len for row in cells)}
+    shown = _fitting(columns, widths, keep, gap, empty) if keep else range(len(columns))
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for number in shown:
         is_id = number == 0 and widths[0] <= console().width / 2
         table.add_column(columns[number], overflow="fold", no_wrap=is_id)
@@ -129,14 +131,19 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, keep:
     return table
 
 
-def _fitting(columns: Sequence[str], widths: Sequence[int], keep: Sequence[str]) -> list[int]:
+def _fitting(
+    columns: Sequence[str], widths: Sequence[int], keep: Sequence[str], gap: int, empty: Container[int]
+) -> list[int]:
     """The numbers of the columns that fit on the console, and always that of the first in `keep`."""
-    left = console().width
+    left = console().width + gap
+    is_short = sum(widths[columns.index(name)] + gap for name in keep) > left
     shown: list[int] = []
     for number in map(columns.index, keep):
-        if not shown or widths[number] + _COLUMN_GAP <= left:
+        if shown and is_short and number in empty:
+            continue
+        if not shown or widths[number] + gap <= left:
             shown.append(number)
-            left -= widths[number] + (_COLUMN_GAP if len(shown) > 1 else 0)
+            left -= widths[number] + gap
     return sorted(shown)
 
 

@@ -13,10 +13,11 @@ import click
 from bridge.cli.client import Client, Object, Patience
 from bridge.cli.options import (
     CONNECTION,
+    EVENT_TYPES,
     RUN,
     DurationText,
-    EventTypes,
     InstantText,
+    Names,
     Pair,
     Settings,
     common_options,
@@ -27,6 +28,7 @@ from bridge.cli.run_report import FAILURES, RUN_COLUMNS, RUN_COLUMNS_KEPT, print
 from bridge.domain.run import RunStatus
 
 F = TypeVar("F", bound=Callable[..., Any])
+_STATUSES = [status.value for status in RunStatus]
 WAIT_CALL_S = 60.0  # the longest wait of one call
 
 
@@ -43,9 +45,7 @@ def runs() -> None:
 @click.option("--tag", metavar="TAG", multiple=True, help="A tag to list it by.")
 @click.option("--deadline", metavar="2h|INSTANT", help="When a run that has not settled becomes expired.")
 @click.option("--webhook", metavar="URL", help="An endpoint for this run only.")
-@click.option(
-    "--webhook-events", metavar="A,B", type=EventTypes(), help="Events of the webhook; default: run.finished."
-)
+@click.option("--webhook-events", metavar="A,B", type=EVENT_TYPES, help="Events of the webhook; default: run.finished.")
 @click.option("--rewatch", is_flag=True, help="Watch it again as a new run if it has settled.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait until it settles; exit 1 if it did not end well.")
 @common_options
@@ -168,9 +168,10 @@ def _filter_options(function: F) -> F:
             click.option("--connection", metavar="NAME", type=CONNECTION, help="Only runs of this connection."),
             click.option(
                 "--status",
-                type=click.Choice([status.value for status in RunStatus]),
+                metavar="A,B",
+                type=Names("status", lambda: _STATUSES),
                 multiple=True,
-                help="Only runs in this status; may be repeated.",
+                help=f"Only runs in one of these statuses: {', '.join(_STATUSES)}.",
             ),
             click.option("--state", type=click.Choice(["open", "settled"]), help="Only open or only settled runs."),
             click.option("--tag", metavar="TAG", help="Only runs with this tag."),
@@ -187,9 +188,10 @@ def _filter_options(function: F) -> F:
     return function
 
 
-def _query(meta: tuple[tuple[str, str], ...], **options: Any) -> dict[str, Any]:
+def _query(meta: tuple[tuple[str, str], ...], status: tuple[list[str], ...], **options: Any) -> dict[str, Any]:
     """The filter options as query parameters of the API."""
-    return {**options, **{f"metadata.{name}": value for name, value in meta}}
+    wanted = {"status": [name for names in status for name in names]} if status else {}
+    return {**options, **wanted, **{f"metadata.{name}": value for name, value in meta}}
 
 
 def find_run(client: Client, given: str) -> str:

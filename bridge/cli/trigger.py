@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.options import ENDPOINT, EventTypes, Settings, common_options, pass_settings, read_keys, secret_options
+from bridge.cli.options import ENDPOINT, EVENT_TYPES, Settings, common_options, pass_settings, read_keys, secret_options
 from bridge.cli.output import mark, print_value, say
 from bridge.cli.webhook_post import WebhookTarget
 from bridge.domain.event import Event, EventType, other_event, run_event
@@ -30,7 +30,7 @@ _OUTCOMES = [status.value for status in RunStatus if status.is_settled]
 
 
 @click.command
-@click.argument("event", metavar="EVENT", type=EventTypes())
+@click.argument("event", metavar="EVENT", type=EVENT_TYPES)
 @click.option(
     "--endpoint", metavar="ID", type=ENDPOINT, help="Send to this endpoint's URL; the daemon sends bridge.ping itself."
 )

@@ -131,7 +131,7 @@ def test_runs_are_listed_by_state_status_id_metadata_and_time(bridge, running):
 
     for filters in (
         ("--state", "open"), ("--id", run_id[:20]), ("--id", theirs[:8]), ("--meta", "order=4711"), ("--since", "1h"),
-        ("--status", "queued", "--status", "running"), ("--state", "open", "--meta", "order=4711", "--id", "run_"),
+        ("--status", "queued", "--status", "running"), ("--status", "queued,running"), ("--state", "open", "--meta", "order=4711", "--id", "run_"),
     ):  # fmt: skip
         assert listed(*filters), filters
     for filters in (
