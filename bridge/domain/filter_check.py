@@ -1,7 +1,7 @@
-"""Refuse filters that can never match: names that no event has, and text that is not in single quotes.
+"""Refuse filters that can never match: names that no event has, text in double quotes, values that are never equal.
 
 A filter is walked beside the shape of an event. A shape is a dict of names, a list of one shape, a tuple of words (one
-of which the text is), SCALAR for other plain values, or ANY for what providers and clients choose.
+of which the text is), TEXT, NUMBER or BOOLEAN, or ANY for what providers and clients choose.
 """
 
 from __future__ import annotations
@@ -16,28 +16,40 @@ from bridge.domain.run import Run, RunStatus
 from bridge.domain.suggestions import closest
 
 ANY: Final = object()
-SCALAR: Final = object()
+TEXT: Final = "text"
+NUMBER: Final = "a number"
+BOOLEAN: Final = "true or false"
+_PLAIN: Final = (TEXT, NUMBER, BOOLEAN)
+_JMESPATH_TYPES: Final = ("string", "number", "boolean", "array", "object", "null")
+_RESULTS: Final[dict[str, Any]] = {
+    **dict.fromkeys(("length", "to_number", "sum", "avg", "abs", "ceil", "floor"), NUMBER),
+    **dict.fromkeys(("contains", "starts_with", "ends_with"), BOOLEAN),
+    **dict.fromkeys(("to_string", "join"), TEXT),
+    "type": _JMESPATH_TYPES,
+}
+_SIGNS: Final = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _STATUSES: Final = tuple(status.value for status in RunStatus)
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _PLAIN_RUN: Final = Run(
     id="", connection="", provider="", provider_run_id="", registered_at=_EPOCH, status_since=_EPOCH, metadata={}
 )
 _RUN: Final[dict[str, Any]] = {
-    **dict.fromkeys(run_body(_PLAIN_RUN), SCALAR),
+    **dict.fromkeys(run_body(_PLAIN_RUN), TEXT),
+    **dict.fromkeys(("settled", "output_truncated"), BOOLEAN),
     "status": _STATUSES,
-    "progress": {"completed": SCALAR, "total": SCALAR},
-    "error": {"message": SCALAR, "code": SCALAR, "step": SCALAR},
+    "progress": {"completed": NUMBER, "total": NUMBER},
+    "error": {"message": TEXT, "code": TEXT, "step": TEXT},
     "output": ANY,
-    "output_url": SCALAR,
+    "output_url": TEXT,
     "metadata": ANY,
-    "tags": [SCALAR],
+    "tags": [TEXT],
 }
 _EVENT: Final[dict[str, Any]] = {
-    "id": SCALAR,
+    "id": TEXT,
     "type": tuple(kind.value for kind in EventType),
-    "timestamp": SCALAR,
+    "timestamp": TEXT,
     "data": {
-        "sequence": SCALAR,
+        "sequence": NUMBER,
         "previous_status": _STATUSES,
         "run": _RUN,
         "connection": ANY,
@@ -72,6 +84,8 @@ def _walk(node: dict[str, Any], shape: Any, path: str) -> tuple[Any, str]:
         case "current" | "identity":
             return shape, path
         case "index":
+            if isinstance(shape, dict | tuple) or shape in _PLAIN:
+                raise ValueError(f"`{path}` is no list, so [{node['value']}] finds nothing")
             return (shape[0] if isinstance(shape, list) else ANY), f"{path}[{node['value']}]"
         case "slice":
             return shape, path
@@ -86,17 +100,18 @@ def _walk(node: dict[str, Any], shape: Any, path: str) -> tuple[Any, str]:
             return ANY, ""
         case "comparator":
             _compare(node["value"], children[0], children[1], shape, path)
-            return SCALAR, ""
+            return BOOLEAN, ""
         case "function_expression":
-            lists = [_walk(child, shape, path)[0] for child in children if child["type"] != "expref"]
-            each = next((found[0] for found in lists if isinstance(found, list)), ANY)
+            given = [_walk(child, shape, path) for child in children if child["type"] != "expref"]
+            each = next((found[0] for found, _ in given if isinstance(found, list)), ANY)
+            _check_words(node["value"], children, given)
             for child in children:
                 if child["type"] == "expref":
                     _walk(child["children"][0], each, "")
-            return ANY, ""
+            return _RESULTS.get(node["value"], ANY), f"{node['value']}()"
         case "not_expression":
             _walk(children[0], shape, path)
-            return SCALAR, "!"
+            return BOOLEAN, "!"
         case "literal":
             return ANY, ""
         case _:  # and, or, lists and objects of one's own
@@ -119,7 +134,7 @@ def _field(name: str, shape: Any, path: str) -> tuple[Any, str]:
         raise ValueError(f"no event has a field `{name[:100]}`; write text in single quotes: {quoted(name)}")
     if path == "!":
         raise ValueError("`!` applies before the dot; add parentheses, as in !(data.run.settled)")
-    if shape is SCALAR or isinstance(shape, tuple):
+    if isinstance(shape, tuple) or shape in _PLAIN:
         raise ValueError(f"`{path}` is a plain value without fields, so `{where[:200]}` finds nothing")
     if isinstance(shape, list):
         message = f"`{path}` is a list; write `{path}[].{name[:100]}`, or contains({path}, 'text')"
@@ -130,9 +145,65 @@ def _field(name: str, shape: Any, path: str) -> tuple[Any, str]:
 def _compare(operator: str, left: dict[str, Any], right: dict[str, Any], shape: Any, path: str) -> None:
     (found, where), (other, elsewhere) = _walk(left, shape, path), _walk(right, shape, path)
     for words, name, constant in ((found, where, right), (other, elsewhere, left)):
-        value = constant.get("value")
-        is_text = constant["type"] == "literal" and value is not None
-        if operator == "eq" and is_text and isinstance(words, tuple) and value not in words:
+        kind, value = _kind_of(words), constant.get("value")
+        is_constant = constant["type"] == "literal" and value is not None
+        given = _kind_of_value(value)
+        if operator in _SIGNS and is_constant and given != NUMBER:
+            raise ValueError(f"`{_SIGNS[operator]}` compares numbers only, and {quoted(str(value))} is {given}")
+        if operator in _SIGNS and kind not in (NUMBER, None):
+            raise ValueError(f"`{_SIGNS[operator]}` compares numbers only, and `{name}` is {kind}")
+        if operator != "eq" or not is_constant:
+            continue
+        if isinstance(words, tuple) and value not in words:
             meant = closest(value, words) if isinstance(value, str) else None
             remedy = f"did you mean '{meant}'?" if meant else f"it is one of {', '.join(words)}"
             raise ValueError(f"`{name}` is never {quoted(str(value))}; {remedy}")
+        if kind not in (given, None):
+            raise ValueError(f"`{name}` is {kind} and never equals {given}; {_remedy(kind, name, value)}")
+
+
+def _check_words(function: str, children: list[dict[str, Any]], given: list[tuple[Any, str]]) -> None:
+    """Refuse a search for text in words of which none has it, or among texts of which none is one of the words."""
+    tests = {"starts_with": str.startswith, "ends_with": str.endswith, "contains": str.__contains__}
+    if function not in tests or len(given) != 2:
+        return
+    (words, name), (sought, elsewhere) = given
+    text = children[1].get("value") if children[1]["type"] == "literal" else None
+    if isinstance(words, tuple) and isinstance(text, str) and not any(tests[function](word, text) for word in words):
+        raise ValueError(f"no `{name}` passes {function}(…, {quoted(text)}); it is one of {', '.join(words)}")
+    items = children[0]["children"] if children[0]["type"] == "multi_select_list" else []
+    listed = [item.get("value") for item in items if item["type"] == "literal"]
+    if function == "contains" and isinstance(sought, tuple) and listed and not set(sought) & set(map(str, listed)):
+        raise ValueError(f"`{elsewhere}` is none of these; it is one of {', '.join(sought)}")
+
+
+def _kind_of(shape: Any) -> str | None:
+    match shape:
+        case tuple():
+            return TEXT
+        case dict():
+            return "an object"
+        case list():
+            return "a list"
+    return str(shape) if shape in _PLAIN else None
+
+
+def _kind_of_value(value: Any) -> str:
+    match value:
+        case bool():
+            return BOOLEAN
+        case str():
+            return TEXT
+        case int() | float():
+            return NUMBER
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _remedy(kind: str, name: str, value: Any) -> str:
+    if kind == BOOLEAN:
+        return f"write `{name}` alone, or !({name})"
+    if kind == NUMBER:
+        return "write a number in backticks, as in `3`"
+    if kind == TEXT:
+        return f"write text in single quotes: {quoted(str(value))}"
+    return f"write contains({name}, {quoted(str(value))})" if kind == "a list" else "compare one of its fields"
