@@ -126,7 +126,9 @@ class DefinedProvider(ProviderDefaults):
                     raise
         raise AssertionError("the second try returns or raises")
 
-    async def _ask(self, http: ProviderHttp, request: Request, **more: Any) -> ProviderResponse:
+    async def _ask(
+        self, http: ProviderHttp, request: Request, *, is_of_run: bool = True, **more: Any
+    ) -> ProviderResponse:
         """Send a request that is no poll. Raises ProviderFailure, also where an [[answer]] says so."""
         try:
             response = await self._send(http, request, **more)
@@ -134,14 +136,20 @@ class DefinedProvider(ProviderDefaults):
             failed = failure.failed
             if failed.status is None:
                 raise
-            meaning = self.answers.meaning_of(Answer(failed.status, failure.headers, failure.body))
+            answer = Answer(failed.status, failure.headers, failure.body)
+            meaning = self.answers.meaning_of(answer, is_of_run=is_of_run)
             kind = FAILURES.get(meaning.means, failed.kind) if meaning.rule else failed.kind
             failed = replace(failed, kind=kind, retry_after_s=longest(failed.retry_after_s, meaning.pause_s))
             raise ProviderFailure(failed, failure.code, failure.body, failure.headers) from None
-        meaning = self.answers.meaning_of(Answer(response.status, response.headers, response.body))
+        answer = Answer(response.status, response.headers, response.body)
+        meaning = self.answers.meaning_of(answer, is_of_run=is_of_run)
         if meaning.means in FAILURES:
-            said = f"{request.what}: HTTP {response.status} means {meaning.means} ({meaning.rule})"
-            raise ProviderFailure(PollFailed(FAILURES[meaning.means], said, response.status, meaning.pause_s))
+            text, _ = error_text(response.body)
+            quoted = f": {http.redacted(text)}" if text else ""
+            said = f"{request.what}: HTTP {response.status} means {meaning.means} ({meaning.rule}){quoted}"
+            raise ProviderFailure(
+                PollFailed(FAILURES[meaning.means], said[:MESSAGE_CHARS_MAX], response.status, meaning.pause_s)
+            )
         return replaced(response, poll_after_s=longest(response.poll_after_s, meaning.pause_s))
 
     def _variables(self, http: ProviderHttp) -> dict[str, str]:
@@ -203,7 +211,9 @@ class DefinedProvider(ProviderDefaults):
         if "since" in listing and address is None:
             page[listing["since"]["query"]] = instant_as(since, listing["since"].get("time", "iso"))
         request = request_of(listing, values, {}, page, address=address)
-        response = await self._ask(http, request, timeout_s=LIST_TIMEOUT_S, fields=list_fields(listing))
+        response = await self._ask(
+            http, request, is_of_run=False, timeout_s=LIST_TIMEOUT_S, fields=list_fields(listing)
+        )
         with _usable(f"the list of {self.name}", response):
             rows = rows_in(listing, response.body, notes)
             came = Page(response.headers, response.body, http.address_of(request.path))
@@ -308,7 +318,7 @@ class DefinedProvider(ProviderDefaults):
         """
         allowed = table.get("ok")
         try:
-            response = await self._ask(http, request)
+            response = await self._ask(http, request, is_of_run=table is not self.tables.get("trigger"))
         except ProviderFailure as failure:
             status = failure.failed.status or 0
             if status in allowed if allowed else 200 <= status < 300:  # done, with a body that is no JSON or none
@@ -328,7 +338,7 @@ class DefinedProvider(ProviderDefaults):
         request = request_of(table, self._variables(http), {})
         for key in (None, _WRONG_KEY) if table.get("wrong_key") else (None,):
             try:
-                response = await self._ask(http, request, key=key)
+                response = await self._ask(http, request, is_of_run=False, key=key)
             except ProviderFailure as failure:
                 if key and failure.failed.kind is FailureKind.UNAUTHORIZED:
                     return

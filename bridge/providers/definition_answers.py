@@ -31,6 +31,7 @@ FAILURES: Final = {  # what `means` says of an answer that shows no run
     "refused": FailureKind.UNAUTHORIZED,
     "not-found": FailureKind.NOT_FOUND,
 }
+_OF_ANY_REQUEST: Final = ("ok", "retry", "throttled", "refused")
 _SENTENCES: Final = {
     "retry": "to be tried again",
     "throttled": "too many requests",
@@ -79,11 +80,14 @@ class Answers:
         self._rules = self.tables.get("answer", ())
         self._hints = self.tables.get("pace", {}).get("hint", ())
 
-    def meaning_of(self, answer: Answer) -> Meaning:
-        """The first [[answer]] that fits, else the default of the code."""
+    def meaning_of(self, answer: Answer, *, is_of_run: bool = True) -> Meaning:
+        """The first [[answer]] that fits, else the default of the code.
+
+        Rules about a run do not count where the answer is not about one: to the list, the check and the start.
+        """
         means, rule, asked, notes = _default(answer), "", None, Notes()
         for number, each in enumerate(self._rules):
-            if _fits(each, answer, notes, f"answer[{number}].if"):
+            if (is_of_run or each["means"] in _OF_ANY_REQUEST) and _fits(each, answer, notes, f"answer[{number}].if"):
                 means, rule = each["means"], f"answer[{number}]"
                 given = each.get("until") or each.get("after")
                 asked = (
@@ -115,7 +119,9 @@ class Answers:
         if means in FAILURES or means == "unchanged":
             kind = FAILURES.get(means, FailureKind.BAD_PAYLOAD)
             by = f" ({self.definition.name} {self.definition.version}: {meaning.rule})" if meaning.rule else ""
-            said = f"{failed.message if failed else f'HTTP {answer.status}'}: {_SENTENCES[means]}{by}"
+            text, _ = error_text(answer.body)
+            quoted = f"HTTP {answer.status}, {redacted(text)}" if text else f"HTTP {answer.status}"
+            said = f"{failed.message if failed else quoted}: {_SENTENCES[means]}{by}"
             return PollFailed(kind, said[:MESSAGE_CHARS_MAX], answer.status, pause), None
         if means == "gone":
             return Observed(Observation(RunStatus.LOST, "gone")), None

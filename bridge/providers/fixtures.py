@@ -116,7 +116,7 @@ def compare(answers: Answers, fixture: Fixture) -> Compared:
 def facts_of(answers: Answers, fixture: Fixture) -> tuple[dict[str, Any], str]:
     """The reading of a fixture by the definition, by the names of `expect`, and the rule that decided."""
     tables, answer = answers.tables, fixture.answer
-    meaning = answers.meaning_of(answer)
+    meaning = answers.meaning_of(answer, is_of_run=fixture.request in ("run", "output", "cancel"))
     facts: dict[str, Any] = {"means": meaning.means, "pause": meaning.pause_s}
     if fixture.request == "run":
         result, reading = answers.result_of(answer)

@@ -339,3 +339,25 @@ def test_a_definition_without_a_key_sets_the_header_itself() -> None:
         'name = "jobs"', 'name = "jobs"\nauth = "none"\nheaders = { Authorization = "Token {t}" }\n[vars]\nt = {}'
     )
     assert faults_in(tomllib.loads(text)) == []
+
+
+async def test_a_rule_about_a_run_does_not_count_for_the_list_the_check_and_the_start() -> None:
+    """Scrapyd's list is without `currstate`, as is its answer about a run that it does not know."""
+    text = (
+        BASE
+        + LIST
+        + '[[answer]]\nif = "state == `null`"\nmeans = "not-found"\n[trigger]\npost = "/go"\nrun_from = "id"\n'
+    )
+    async with against(answering({"jobs": [], "id": "7"}), text) as (own, http, _):
+        assert failed(await own.fetch_run(http, "7")).kind is FailureKind.NOT_FOUND
+        assert (await own.list_runs(http, since=SINCE)).runs == ()
+        await own.check(http)
+        assert (await own.trigger(http, "w", None, {})).provider_run_id == "7"
+
+
+async def test_a_failure_inside_a_200_quotes_the_provider() -> None:
+    text = BASE + '[[answer]]\nif = "ok == `false`"\nmeans = "retry"\n[trigger]\npost = "/go"\nrun_from = "id"\n'
+    async with against(answering({"ok": False, "message": "the disk is full"}), text) as (own, http, _):
+        assert "the disk is full" in failed(await own.fetch_run(http, "7")).message
+        with pytest.raises(ProviderFailure, match="the disk is full"):
+            await own.trigger(http, "w", None, {})
