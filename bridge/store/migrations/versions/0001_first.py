@@ -11,6 +11,23 @@ depends_on = None
 
 def upgrade() -> None:
     """Forward only: a backup is the way back."""
+    _create_attempts()
+    _create_connections()
+    _create_deliveries()
+    _create_endpoint_secrets()
+    _create_endpoints()
+    _create_events()
+    _create_idempotency_keys()
+    _create_nodes()
+    _create_replays()
+    _create_run_tags()
+    _create_runs()
+    _create_sojourns()
+    _create_transitions()
+    _create_watermarks()
+
+
+def _create_attempts() -> None:
     op.create_table(
         "attempts",
         sa.Column("id", sa.Text(), nullable=False),
@@ -30,6 +47,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_attempts_delivery", "attempts", ["delivery_id", "number"], unique=False)
+
+
+def _create_connections() -> None:
     op.create_table(
         "connections",
         sa.Column("name", sa.Text(), nullable=False),
@@ -39,6 +59,9 @@ def upgrade() -> None:
         sa.Column("last_answer_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name"),
     )
+
+
+def _create_deliveries() -> None:
     op.create_table(
         "deliveries",
         sa.Column("id", sa.Text(), nullable=False),
@@ -97,6 +120,9 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'pending'"),
     )
     op.create_index("ix_deliveries_state", "deliveries", ["state", "id"], unique=False)
+
+
+def _create_endpoint_secrets() -> None:
     op.create_table(
         "endpoint_secrets",
         sa.Column("id", sa.Text(), nullable=False),
@@ -116,6 +142,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("expires_at IS NOT NULL"),
         postgresql_where=sa.text("expires_at IS NOT NULL"),
     )
+
+
+def _create_endpoints() -> None:
     op.create_table(
         "endpoints",
         sa.Column("id", sa.Text(), nullable=False),
@@ -162,6 +191,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("run_id IS NULL AND deleted_at IS NULL"),
         postgresql_where=sa.text("run_id IS NULL AND deleted_at IS NULL"),
     )
+
+
+def _create_events() -> None:
     op.create_table(
         "events",
         sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -178,6 +210,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_events_created", "events", ["created_at"], unique=False)
+
+
+def _create_idempotency_keys() -> None:
     op.create_table(
         "idempotency_keys",
         sa.Column("key", sa.Text(), nullable=False),
@@ -188,6 +223,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key"),
     )
     op.create_index("ix_idempotency_keys_created", "idempotency_keys", ["created_at"], unique=False)
+
+
+def _create_nodes() -> None:
     op.create_table(
         "nodes",
         sa.Column("id", sa.Text(), nullable=False),
@@ -200,6 +238,9 @@ def upgrade() -> None:
         sa.Column("file_endpoints", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+
+
+def _create_replays() -> None:
     op.create_table(
         "replays",
         sa.Column("id", sa.Text(), nullable=False),
@@ -227,6 +268,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'running'"),
         postgresql_where=sa.text("state = 'running'"),
     )
+
+
+def _create_run_tags() -> None:
     op.create_table(
         "run_tags",
         sa.Column("tag", sa.Text(), nullable=False),
@@ -234,6 +278,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tag", "run_id"),
     )
     op.create_index("ix_run_tags_run", "run_tags", ["run_id"], unique=False)
+
+
+def _create_runs() -> None:
     op.create_table(
         "runs",
         sa.Column("id", sa.Text(), nullable=False),
@@ -309,6 +356,9 @@ def upgrade() -> None:
     op.create_index("ix_runs_connection", "runs", ["connection", "id"], unique=False)
     op.create_index("ix_runs_status", "runs", ["status", "id"], unique=False)
     op.create_index("ix_runs_workflow", "runs", ["workflow_id", "id"], unique=False)
+
+
+def _create_sojourns() -> None:
     op.create_table(
         "sojourns",
         sa.Column("connection", sa.Text(), nullable=False),
@@ -319,6 +369,9 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("connection", "kind", "workflow", "status"),
     )
+
+
+def _create_transitions() -> None:
     op.create_table(
         "transitions",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -330,6 +383,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_transitions_run", "transitions", ["run_id", "id"], unique=False)
+
+
+def _create_watermarks() -> None:
     op.create_table(
         "watermarks",
         sa.Column("connection", sa.Text(), nullable=False),
