@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -113,22 +112,20 @@ async def test_first_polls_right_after_others_had_theirs_wait_for_company(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("waits_for_lists")
 async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbox: Sandbox) -> None:
     async with open_poller(database, connection(sandbox, "retab", cadence=CALM)) as poller:
         there = await register_all(database, "retab", [sandbox.add_run("retab", scenario=FOR_EVER) for _ in range(40)])
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, there))
 
-        async def is_planned() -> bool:
-            rest_s = poller.lists.rest_s(time.monotonic())
-            return 0 < rest_s < math.inf
+        async def says_so() -> bool:
+            tracked = poller.schedule.get(there[0].id)
+            assert tracked is not None
+            at, reason = next_poll_shown(database, poller, there[0])
+            is_sooner = tracked.next_poll_at is not None and at < tracked.next_poll_at
+            return is_sooner and reason == "a list is worth a request then, and shows this run too"
 
-        await work(poller.run_pass, poller.bell, is_planned)
-        tracked = poller.schedule.get(there[0].id)
-        assert tracked is not None
-        at, reason = next_poll_shown(database, poller, there[0])
-        assert tracked.next_poll_at is not None
-        assert at < tracked.next_poll_at
-        assert reason == "a list is worth a request then, and shows this run too"
+        await work(poller.run_pass, poller.bell, says_so)
 
 
 @pytest.mark.slow
