@@ -199,7 +199,8 @@ class ConnectionClient:
             await self.provider.check(self._http)
             ok, said = True, f"{self.connection.base_url} takes the key"
         except ProviderFailure as failure:
-            ok, said = False, str(failure)
+            is_refused = failure.failed.kind is FailureKind.UNAUTHORIZED
+            ok, said = False, f"the key is refused; check api_key ({failure})" if is_refused else str(failure)
         return ok, said, round((self._clock.monotonic() - started) * 1000)
 
     def judge(

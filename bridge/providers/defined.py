@@ -342,7 +342,10 @@ class DefinedProvider(ProviderDefaults):
             except ProviderFailure as failure:
                 if key and failure.failed.kind is FailureKind.UNAUTHORIZED:
                     return
-                if failure.failed.status not in table.get("ok", ()):
+                is_ok = failure.failed.status in table.get("ok", ())
+                if key and not is_ok:
+                    raise key_not_proven(f"with a wrong key: {failure.failed.message}") from None
+                if not is_ok:
                     raise
             else:
                 if "if" in table and not is_true(find(table["if"], response.body, Notes())):

@@ -124,6 +124,7 @@ def test_the_daemon_shows_what_it_knows_and_refuses_a_name_that_it_does_not(brid
 def test_checking_a_connection_distinguishes_a_good_key_from_a_wrong_one(bridge):
     assert bridge("connections", "check", "dify-prod").code == 0
     wrong = bridge("connections", "check", "dify-wrong-key")
+    assert "the key is refused; check api_key" in wrong.out
     assert wrong.code == 1
     assert wrong.out.startswith("✗")
     assert "not-the-key" not in wrong.out

@@ -61,6 +61,15 @@ async def test_a_server_that_answers_alike_to_any_key_proves_nothing(status):
             await DIBBY.check(http)
 
 
+@pytest.mark.parametrize("refusal", [429, 500])
+async def test_trouble_with_the_wrong_key_is_not_put_down_to_the_right_one(refusal):
+    async with provider_against(refusing_other_keys(404, refusal), "dibby") as (http, _):
+        with pytest.raises(
+            ProviderFailure, match=f"reachable, key not proven: with a wrong key: GET .* HTTP {refusal}"
+        ):
+            await DIBBY.check(http)
+
+
 async def test_there_is_no_cancel_and_no_separate_output():
     async with provider_against(answering({}), "dibby") as (http, server):
         with pytest.raises(Unsupported):
