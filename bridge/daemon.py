@@ -106,10 +106,11 @@ class Daemon:
         if self.database.is_sqlite:
             self.workers.start("writer", self.database.wait_writer_ended)
             self.workers.start_loop("database file", self._check_database_file)
-        self._log_sqlite()
-        await self._use_keys(self.config)
-        if not self.database.is_sqlite:
+            _log_sqlite()
+        else:
             self._build_membership()
+        await self._use_keys(self.config)
+        await wall_clock.resume(self.database, self.clock)
         await self._join()
         self._stack.push_async_callback(self._leave)
         self.sessions = ProviderSessions(requests_max=descriptor_limit() // 4)
@@ -117,7 +118,6 @@ class Daemon:
         self.sender = Sender(wiring.policies(self.config, ()), timeout_s=self.config.delivery.timeout_s)
         self._stack.push_async_callback(self.sender.close)
         self.channel_sender = ChannelSender(self.sender, wiring.policies(self.config, ())[Trust.CONFIG])
-        await wall_clock.clamp_deliveries(self.database, self.config.delivery.schedule)
         self._start_deliverer()
         self._stack.push_async_callback(lambda: self.deliverer.drain(DRAIN_S))  # the one there is then
         if self.membership is not None:
@@ -178,6 +178,7 @@ class Daemon:
                 process=own_identity(),
                 version=__version__,
                 lease_s=lease_s,
+                clock_zero_at=self.clock.zero_at if self.database.is_sqlite else None,
             )
             return dead, endpoints.sync_file_endpoints(tx, list(self.config.endpoints.values()), node=self.node)
 
@@ -224,19 +225,6 @@ class Daemon:
             await self.database.write(lambda tx: nodes.leave(tx, self.node))
 
     # -- the database
-
-    def _log_sqlite(self) -> None:
-        if not self.database.is_sqlite:
-            return
-        faulty = database_file.has_wal_reset_fault()
-        log.info("sqlite.opened", version=sqlite3.sqlite_version, has_wal_reset_fault=faulty)
-        if faulty:
-            log.warning(
-                "sqlite.affected",
-                version=sqlite3.sqlite_version,
-                advice="this SQLite can damage a WAL database written by two connections at once; "
-                "runbridge writes through one only, so let no other program write to the file",
-            )
 
     async def _use_keys(self, config: Config) -> None:
         """Encrypt secrets with the configured key, or the one beside the SQLite file; re-encrypt older ones."""
@@ -448,3 +436,15 @@ def _log_removed(removed: Mapping[str, int]) -> None:
 
 def _dashboard_rules(config: Config) -> DashboardRules:
     return DashboardRules(config.dashboard.enabled, config.dashboard.read_only)
+
+
+def _log_sqlite() -> None:
+    faulty = database_file.has_wal_reset_fault()
+    log.info("sqlite.opened", version=sqlite3.sqlite_version, has_wal_reset_fault=faulty)
+    if faulty:
+        log.warning(
+            "sqlite.affected",
+            version=sqlite3.sqlite_version,
+            advice="this SQLite can damage a WAL database written by two connections at once; "
+            "runbridge writes through one only, so let no other program write to the file",
+        )

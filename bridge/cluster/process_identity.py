@@ -23,6 +23,11 @@ def own_identity() -> str:
         return ""
 
 
+def boot_id() -> str:
+    """The boot of this machine, with which every `own_identity` in it begins; empty if it is unknown."""
+    return own_identity().partition("/")[0]
+
+
 def is_surely_dead(identity: str) -> bool:
     """Whether this process has certainly ended; False if that cannot be known from here."""
     boot_and_namespace, _, rest = identity.partition(" ")

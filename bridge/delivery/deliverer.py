@@ -337,7 +337,7 @@ class Deliverer:
         if not self._lease_guard.is_open:  # this process was suspended, or the database slow, since the claim
             self._to_give_back[claimed.delivery.id] = 0.0
             return False
-        answer = await self._post(claimed, int(at.timestamp()))
+        answer = await self._post(claimed)
         is_delivered = answer.outcome is Outcome.DELIVERED
         flight.phase = _Phase.RECORDING
         self._recording += 1
@@ -361,7 +361,8 @@ class Deliverer:
                 self._withdraw(self._slots.withdraw(claimed.endpoint.id))
         return is_delivered and (note is None or note.before == note.after)
 
-    async def _post(self, claimed: LeasedDelivery, timestamp: int) -> PostResult:
+    async def _post(self, claimed: LeasedDelivery) -> PostResult:
+        timestamp = int(self._sender.wall_clock.now().timestamp())
         try:
             headers = claimed.headers(self.file_secrets.get(claimed.endpoint.id), timestamp)
         except ValueError as error:

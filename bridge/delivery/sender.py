@@ -131,7 +131,8 @@ class Sender:
         lookup: Lookup | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._clock = clock or SystemClock()
+        self.wall_clock = clock or SystemClock()
+        """The machine's, as subscribers see it: for signatures and for dates in `Retry-After`."""
         self._lookup = lookup or ThreadLookup()
         self._tls = tls or default_tls()
         self._timeout_s = timeout_s
@@ -201,7 +202,7 @@ class Sender:
         return _result(exchange, judged, status=response.status, pause_s=pause_s, body=body)
 
     def _pause_s(self, response: aiohttp.ClientResponse) -> float | None:
-        return parse_retry_after(response.headers, now=self._clock.now())
+        return parse_retry_after(response.headers, now=self.wall_clock.now())
 
 
 async def _send(request: _Request, exchange: Exchange, sessions: _Sessions) -> aiohttp.ClientResponse:

@@ -44,6 +44,11 @@ class SteadyClock:
         """The present instant, aware UTC."""
         return datetime.fromtimestamp(self._offset_s + self.monotonic(), UTC)
 
+    @property
+    def zero_at(self) -> datetime:
+        """What this clock showed, or would have, when the monotonic clock began."""
+        return datetime.fromtimestamp(self._offset_s, UTC)
+
     def lag_s(self) -> float:
         """Seconds by which the machine's wall clock is ahead of this one."""
         return self._machine_offset_s() - self._offset_s

@@ -14,10 +14,9 @@ from typing import Final
 
 import structlog
 
+from bridge.cluster.process_identity import boot_id
 from bridge.domain.clock import SteadyClock
-from bridge.domain.delivery import RETRY_AFTER_MAX_S, RetrySchedule
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.timestamps import after
 from bridge.store import clock_shift
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
@@ -27,14 +26,20 @@ EVERY_S: Final = 2.0
 JUMP_S: Final = 2.0  # a smaller step is a regular correction (NTP)
 
 
-async def clamp_deliveries(database: Database, schedule: RetrySchedule) -> None:
-    """At the start, on SQLite: make due what is further away than any pause, because the clock was set back since.
+async def resume(database: Database, clock: SteadyClock) -> None:
+    """At the start, on SQLite: go on with the time of the daemon before, so that `follow` sees if the clock was set since.
 
-    Otherwise it would wait until the clock is back where it was, and then be moved as far again.
+    What that daemon wrote a moment before it was killed is in its own time, whether it had noticed or not. After a clean
+    stop or in another boot only a clock that was set back shows: the database was then last written in the future.
     """
-    longest_s = 2 * max([RETRY_AFTER_MAX_S, *schedule.delays_s])
-    if database.is_sqlite:
-        await database.write(lambda tx: clock_shift.clamp_deliveries(tx, after(tx.now, longest_s)))
+    if not database.is_sqlite:
+        return
+    zero_at = await database.read(lambda tx: clock_shift.last_zero_at(tx, boot_id()))
+    ahead_s = (zero_at - clock.zero_at).total_seconds() if zero_at else 0.0
+    if database.written_at and abs(ahead_s) < JUMP_S:
+        ahead_s = max(0.0, (database.written_at - clock.now()).total_seconds())
+    if abs(ahead_s) >= JUMP_S:
+        clock.shift(ahead_s)
 
 
 class WallClockWatch:

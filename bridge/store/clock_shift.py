@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from bridge.store.tables import deliveries, endpoint_secrets, endpoints, idempotency_keys, replays, runs, sessions
+from bridge.store.tables import (
+    deliveries,
+    endpoint_secrets,
+    endpoints,
+    idempotency_keys,
+    nodes,
+    replays,
+    runs,
+    sessions,
+)
 from bridge.store.transaction import Tx
 
 # Due times, expiries, and the instants they count from. Times of facts (registered, recorded, delivered) stay.
@@ -21,6 +30,7 @@ _MOVED = (
     (idempotency_keys, ("created_at",), sa.true()),
     (sessions, ("created_at", "last_used_at", "expires_at"), sa.true()),
     (endpoints, ("deleted_at",), endpoints.c.deleted_at.is_not(None)),
+    (nodes, ("clock_zero_at",), nodes.c.clock_zero_at.is_not(None)),
 )
 
 
@@ -33,14 +43,11 @@ def shift_times(tx: Tx, seconds: float) -> None:
     tx.cache.clear()
 
 
-def clamp_deliveries(tx: Tx, latest: datetime) -> int:
-    """Make due at once what is due or paused only until after `latest`: a wrong clock wrote it. Returns the deliveries."""
-    for name in ("paused_until", "probe_at"):
-        tx.connection.execute(sa.update(endpoints).where(endpoints.c[name] > latest).values(**{name: tx.now}))
-    late = sa.update(deliveries).where(deliveries.c.next_attempt_at > latest).values(next_attempt_at=tx.now)
-    free = late.where(deliveries.c.next_attempt_at.is_not(None), deliveries.c.leased_by.is_(None))
-    leased = late.where(deliveries.c.leased_by > "")  # an index each
-    return sum(tx.connection.execute(statement).rowcount for statement in (free, leased))
+def last_zero_at(tx: Tx, boot: str) -> datetime | None:
+    """`clock_zero_at` of the daemon before this one, if it was killed in this boot of the machine."""
+    mine = nodes.c.process.startswith(boot, autoescape=True)
+    query = sa.select(nodes.c.clock_zero_at).where(mine).order_by(nodes.c.started_at.desc()).limit(1)
+    return tx.connection.execute(query).scalar_one_or_none() if boot else None
 
 
 def server_time(tx: Tx) -> datetime:

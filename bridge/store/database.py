@@ -13,6 +13,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import sqlalchemy as sa
@@ -67,6 +68,8 @@ class Database:
         self.listeners: list[Callable[[CommitSignals], None]] = []
         """Called after each commit, this node's and other nodes', with what it changed."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.written_at: datetime | None = None
+        """When the SQLite file was last written before it was opened, by the machine's wall clock."""
         self.has_other_nodes = False
         """Whether commits notify other nodes. `nodes_changed` is always sent."""
         self._lock: database_file.FileLock | None = None
@@ -87,6 +90,8 @@ class Database:
 
     async def open(self) -> None:
         """Open and upgrade the database. DatabaseRefused, with one sentence, when it must not be used."""
+        if self.is_sqlite:
+            self.written_at = database_file.last_written(self.url)
         try:
             await (self._open_sqlite() if self.is_sqlite else self._open_postgres())
         except BaseException:

@@ -50,7 +50,17 @@ class Node:
     deliveries: int = 0
 
 
-def join(tx: Tx, *, node: str, host: str, pid: int, version: str, process: str = "", lease_s: float = LEASE_S) -> None:
+def join(
+    tx: Tx,
+    *,
+    node: str,
+    host: str,
+    pid: int,
+    version: str,
+    process: str = "",
+    lease_s: float = LEASE_S,
+    clock_zero_at: datetime | None = None,
+) -> None:
     """Register this node with a fresh lease; `process` identifies its process. On SQLite, any previous node has exited."""
     if not tx.is_postgresql:
         _release(tx, [row.id for row in tx.connection.execute(sa.select(nodes.c.id))])
@@ -67,6 +77,7 @@ def join(tx: Tx, *, node: str, host: str, pid: int, version: str, process: str =
             started_at=_now(tx),
             lease_expires_at=_now(tx, lease_s),
             file_endpoints=[],
+            clock_zero_at=clock_zero_at,
         )
     )
     tx.signals.nodes_changed = True

@@ -375,6 +375,7 @@ nodes = sa.Table(
     sa.Column("started_at", Instant, nullable=False),
     sa.Column("lease_expires_at", Instant, nullable=False),
     sa.Column("file_endpoints", JsonText, nullable=False),  # ids of the endpoints that its configuration file names
+    sa.Column("clock_zero_at", Instant),  # its wall clock at the beginning of the monotonic one; only on SQLite
 )
 
 # Learned durations, one small JSON each: per connection, workflow and status (`kind` workflow), the connection's

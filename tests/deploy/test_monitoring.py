@@ -99,7 +99,9 @@ def test_prometheus_finds_the_endpoint_whose_receiver_refuses(watched: Watched) 
 
 @pytest.mark.slow
 def test_every_query_of_the_dashboard_is_answered_and_names_metrics_that_there_are(watched: Watched) -> None:
-    run = watched.daemon.add_run(duration_s=0.1)
+    run = watched.daemon.add_run(
+        duration_s=5
+    )  # of one that was not seen running, it is unknown how late its end was seen
     call(watched.daemon, "/v1/runs", {"connection": "dify-prod", "provider_run_id": run})
     wait_until(lambda: "runbridge_noticed_delay_seconds_bucket" in watched.metrics(), timeout_s=60, what="its end")
     wait_until(lambda: is_up(watched), timeout_s=120, what="a scrape")

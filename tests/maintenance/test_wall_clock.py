@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from bridge.cluster.process_identity import own_identity
 from bridge.domain.clock import SteadyClock
-from bridge.domain.delivery import RetrySchedule
 from bridge.domain.errors import StoreUnavailable
-from bridge.maintenance.wall_clock import WallClockWatch, clamp_deliveries
+from bridge.domain.ids import new_id
+from bridge.maintenance.wall_clock import WallClockWatch, resume
 from bridge.sandbox import Receiver, Reply, Sandbox, Scenario
-from bridge.store import runs, sessions
+from bridge.store import nodes, runs, sessions
 from bridge.store.database import Database
 from tests.support.daemon_process import DaemonProcess
 from tests.support.delivering import all_deliveries
@@ -121,27 +122,81 @@ async def test_on_postgresql_the_servers_clock_decides(postgresql_url: str) -> N
         machine.set_wall(FORTY_DAYS_S)
         assert await watch.follow() == pytest.approx(FORTY_DAYS_S)
         assert abs(clock.now() - datetime.now(UTC)) < timedelta(minutes=1)
-        assert moved == []
+        assert all(abs(seconds) < 60 for seconds in moved)  # this machine stood still while its database was made
+        moved.clear()
         assert await watch.follow() == 0
         machine.set_wall(-FORTY_DAYS_S)
         assert await watch.follow() == pytest.approx(-FORTY_DAYS_S)
         assert (await watch.follow(), moved) == (0, [])
 
 
+async def join(database: Database, clock: SteadyClock) -> None:
+    """Note the clock of this daemon, as it does at its start."""
+    here = {"host": "here", "pid": 1, "version": "0", "process": own_identity()}
+    await database.write(lambda tx: nodes.join(tx, node=new_id("node"), clock_zero_at=clock.zero_at, **here))
+
+
+@pytest.mark.parametrize("jump_s", [-HOUR_S, FORTY_DAYS_S])
+async def test_a_daemon_that_was_killed_before_it_noticed_is_followed_by_one_that_does(
+    sqlite_url: str, machine: ManualClock, clock: SteadyClock, jump_s: float
+) -> None:
+    async with open_database(sqlite_url, clock) as database:
+        await join(database, clock)
+        machine.set_wall(jump_s)
+        machine.advance(1)
+        run = await register(database)
+        assert run.next_poll_at == START + timedelta(seconds=1)
+        database.clock = following = SteadyClock(machine)
+        database.written_at = machine.now()
+        await resume(database, following)
+        await join(database, following)
+        assert await WallClockWatch(database, following, [].append).follow() == pytest.approx(jump_s)
+        assert (await run_now(database, run.id)).next_poll_at == machine.now()
+        await resume(database, SteadyClock(machine))
+        assert following.lag_s() == pytest.approx(0)
+        assert SteadyClock(machine).zero_at == following.zero_at
+
+
 async def test_after_a_start_with_a_clock_set_back_no_retry_is_years_away(
-    sqlite_url: str, machine: ManualClock
+    sqlite_url: str, machine: ManualClock, clock: SteadyClock
 ) -> None:
     """A machine without a battery begins in another year, and the network sets its clock some seconds later."""
-    async with open_database(sqlite_url, machine) as database:
+    async with open_database(sqlite_url, clock) as database:
         await add_endpoint(database)
         await record(database, await register(database), "succeeded")
-        machine.set_wall(-6 * 365 * 86400.0)
-        await clamp_deliveries(database, RetrySchedule())
+        years_s = 6 * 365 * 86400.0
+        machine.set_wall(-years_s)
+        database.clock, database.written_at = SteadyClock(machine), clock.now()
+        watch = WallClockWatch(database, database.clock, [].append)
+        await resume(database, database.clock)
+        assert await watch.follow() == pytest.approx(-years_s)
         (delivery,) = await all_deliveries(database)
         assert delivery.next_attempt_at == machine.now()
-        machine.advance(1)
-        await clamp_deliveries(database, RetrySchedule())
-        assert await all_deliveries(database) == [delivery]
+        machine.set_wall(years_s)
+        assert await watch.follow() == pytest.approx(years_s)
+        (delivery,) = await all_deliveries(database)
+        assert delivery.next_attempt_at == machine.now() == START
+
+
+@pytest.mark.slow
+async def test_a_daemon_that_starts_after_the_clock_was_set_back_polls_and_delivers_at_once(tmp_path: Path) -> None:
+    """It was down, or killed within the two seconds in which it would have noticed: nothing waited for an hour."""
+    async with Sandbox() as sandbox, Receiver(tolerance_s=10**8) as receiver:
+        daemon = DaemonProcess(tmp_path)
+        time_of = FakedTime(daemon)
+        daemon.add_connection("dify", "dify", sandbox.url("dify"))
+        receiver.add_secret(daemon.add_endpoint("app", receiver.url()))
+        async with daemon:
+            killed = await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=2)))
+            time_of.set("-1h")
+            await daemon.kill()
+            await daemon.restart()
+            await receiver.wait_for(lambda got: killed["id"] in finished(got), 60)
+            down = await daemon.register("dify", sandbox.add_run("dify", scenario=Scenario(duration_s=2)))
+            await daemon.stop()
+            time_of.set("-2h")
+            await daemon.restart()
+            await receiver.wait_for(lambda got: down["id"] in finished(got), 60)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -27,6 +28,15 @@ def path_of(url: URL) -> Path:
     if not url.database or url.database == ":memory:":
         raise DatabaseRefused("[database] url must name a file, for example sqlite:////var/lib/runbridge/runbridge.db")
     return Path(url.database)
+
+
+def last_written(url: URL) -> datetime | None:
+    """When the database was last written, by the machine's wall clock; None if there is none yet."""
+    path, found = path_of(url), list[float]()
+    for each in (path, path.with_name(path.name + "-wal")):
+        with contextlib.suppress(OSError):
+            found.append(each.stat().st_mtime)
+    return datetime.fromtimestamp(max(found), UTC) if found else None
 
 
 def refuse_query(url: str) -> None:
