@@ -184,12 +184,13 @@ class DirectConnections:
 
     async def fetch_value(self, text: str, values: Sequence[Any]) -> Any:
         """The first value of the first row, after the commit; raises the driver's errors, or one of `GONE`."""
-        async with asyncio.timeout(QUEUE_S) as queueing, self._free:
-            queueing.reschedule(None)
+        async with asyncio.timeout(QUEUE_S) if self._free.locked() else contextlib.nullcontext():
+            await self._free.acquire()
+        try:
             connection = await self._take()
             try:
                 with _limit(connection, ANSWER_S):
-                    value = await connection.fetchval(text, *values)
+                    return await connection.fetchval(text, *values)
             except asyncpg.PostgresError as error:
                 if is_gone(error):
                     _close_now(connection)
@@ -199,7 +200,8 @@ class DirectConnections:
                 raise
             finally:
                 self._idle.append(connection)
-            return value
+        finally:
+            self._free.release()
 
     async def _take(self) -> Any:
         while self._idle:

@@ -1,13 +1,20 @@
-"""Transactions on PostgreSQL end in time."""
+"""Transactions on PostgreSQL end in time, and statements wait for their connection."""
 
 from __future__ import annotations
 
+import asyncio
+
+import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
 from bridge.store.postgres import engine as postgres
-from bridge.store.postgres.engine import STANDSTILL_S, TRANSACTION_S
+from bridge.store.postgres.engine import STANDSTILL_S, TRANSACTION_S, DirectConnections
 from tests.support.waiting import until
+
+LOCK = 4711
+CLIENTS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+WAITS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
 async def test_the_drivers_own_mistakes_on_a_connection_that_was_closed_at_the_limit_are_a_timeout(
@@ -49,3 +56,20 @@ async def test_what_a_frozen_process_holds_locked_is_freed_by_the_server(
         if int(await shown("server_version_num")) >= 170000:
             assert await shown("transaction_timeout") == "10s"
     await engine.dispose()
+
+
+async def test_a_statement_waits_for_a_free_connection(postgresql_url: str) -> None:
+    direct, other = DirectConnections(make_url(postgresql_url), 1), await asyncpg.connect(postgresql_url)
+    try:
+        await other.execute(f"SELECT pg_advisory_lock({LOCK})")
+        first = asyncio.create_task(direct.fetch_value(f"SELECT pg_advisory_xact_lock({LOCK})::text", []))
+        await until(lambda: other.fetchval(WAITS))
+        second = asyncio.create_task(direct.fetch_value("SELECT $1::int", [2]))
+        assert await other.fetchval(CLIENTS) == 2
+        assert not second.done()
+        await other.execute(f"SELECT pg_advisory_unlock({LOCK})")
+        assert (await first, await second) == ("", 2)
+        assert await direct.fetch_value("SELECT $1::int", [3]) == 3
+    finally:
+        direct.close()
+        await other.close()
