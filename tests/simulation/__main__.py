@@ -164,7 +164,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", default="1-200", help="one number or FIRST-LAST")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="lives at a time")
-    parser.add_argument("--hours", type=float, default=4.0, help="of simulated time, for one life; over 0.8")
+    parser.add_argument("--hours", type=float, default=4.0, help="of simulated time, for one life; over 0.5")
     parser.add_argument("--only", type=_numbers, help="the numbers of the troubles that happen: 3,7; none: -")
     parser.add_argument("--mutant", help="plant this fault, or all in turn, and stop at the first life that finds it")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")

@@ -159,14 +159,14 @@ class Clients:
 
     def _scenario(self, provider: str, number: int) -> Scenario:
         chance = self.chance
-        duration_s = chance.choice([0.0, 2.0, 20.0, 90.0, 600.0, 1200.0]) * (0.5 + chance.random())
+        duration_s = chance.choice([0.0, 2.0, 20.0, 90.0, 300.0, 600.0]) * (0.5 + chance.random())
         steps = [Step(0, chance.choice(["running", "queued"]) if provider != "instabase" else "running")]
         if duration_s > 10:
             steps.append(Step(duration_s * 0.3, "running"))
         if duration_s > 60 and provider != "dibby" and chance.random() < 0.3:
             steps += [Step(duration_s * 0.5, "waiting"), Step(duration_s * 0.7, "running")]
         if duration_s > 60 and chance.random() < 0.1:
-            steps.append(Step(duration_s, "lost"))
+            steps.append(Step(min(duration_s, 200.0), "lost"))
         return Scenario(
             duration_s=None if steps[-1].status == "lost" else duration_s,
             outcome=chance.choice(OUTCOMES[provider]),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.simulation.life import Life
 
 EVERY_S: Final = 200.0  # on average
-CALM_S: Final = 0.7 * 3600  # at the end of a life
+CALM_S: Final = 1300.0  # at the end of a life: the longest run ends, and the longest retry comes
 KINDS: Final = (
     "provider", "receiver", "network", "disk", "kill", "kill", "jump", "restart", "limit", "kill in a statement",
     "lost answer", "mix-up",

@@ -67,6 +67,13 @@ class _Handle:
             self._context.run(callback, *args)
 
 
+class _Task(asyncio.Task[Any]):
+    """A task that begins with the next round of the loop, in every version of Python."""
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, eager_start: bool = False, **options: Any) -> None:
+        super().__init__(coro, **options)
+
+
 @dataclass(eq=False)
 class VirtualLoop(asyncio.AbstractEventLoop):
     """The event loop of one simulated life; `network` and `chance` come from outside."""
@@ -195,10 +202,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
-        options.pop("eager_start", None)
         context: Context | None = options.get("context")
         owner = process.get() if context is None else context.get(process)
-        task = asyncio.Task(coro, loop=self, **options)
+        task = _Task(coro, loop=self, **options)
         self._tasks.append((task, owner))
         if len(self._tasks) > self._tasks_max:
             self._tasks = [each for each in self._tasks if not each[0].done()]
@@ -249,6 +255,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:  # type: ignore[override]
         return self.network.listen(protocol_factory, host, port)
+
+
+def take_over() -> None:
+    """Make tasks begin in the same order in every version of Python: aiohttp begins some at once where it can."""
+    asyncio.Task = asyncio.tasks.Task = _Task  # type: ignore[misc]
 
 
 def _answer(future: asyncio.Future[Any], result: object) -> None:

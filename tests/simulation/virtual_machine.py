@@ -26,7 +26,7 @@ from bridge.domain import clock
 from bridge.maintenance import wall_clock
 from bridge.store import database
 from bridge.store.sqlite import writer
-from tests.simulation.virtual_loop import Process, VirtualLoop, process
+from tests.simulation.virtual_loop import Process, VirtualLoop, process, take_over
 
 THREAD_DELAY_MAX_S: Final = 0.003
 _WAL_HEADER_BYTES: Final = 32
@@ -45,6 +45,7 @@ class Machine:
 
     def take_over(self) -> None:
         """Replace them in this process."""
+        take_over()
         loop, machine = self.loop, self
         clock.SystemClock.monotonic = staticmethod(loop.time)
         clock.SystemClock.now = lambda _self: machine.now()  # type: ignore[method-assign]
