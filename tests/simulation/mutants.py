@@ -40,9 +40,9 @@ MUTANTS: Final = (
         "mark-before-send",
         "the attempt is recorded as delivered without waiting for the answer",
         "bridge/delivery/deliverer.py",
-        "        answer = await self._post(claimed, int(at.timestamp()))\n",
+        "        answer = await self._post(claimed)\n",
         "        from bridge.domain.delivery import PostResult\n"
-        "        asyncio.create_task(self._post(claimed, int(at.timestamp())))\n"
+        "        asyncio.create_task(self._post(claimed))\n"
         "        answer = PostResult(Outcome.DELIVERED, 1, 204)\n",
     ),
     Mutant(
