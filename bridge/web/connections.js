@@ -18,6 +18,7 @@ const COLUMNS = [
   { name: "In flight", isNumber: true, cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => `${one.state.in_flight ?? "–"} of ${one.state.max_in_flight ?? "–"}` },
 ];
 const CHECK = { name: "Action", cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => html`<${CheckButton} name=${one.name} kind="quiet" />` };
+const WITH_CHECK = COLUMNS.toSpliced(2, 0, CHECK);
 
 /** One real call with the connection's key. @param {{name: string, kind?: string}} props */
 export function CheckButton({ name, kind = "" }) {
@@ -33,6 +34,6 @@ export function CheckButton({ name, kind = "" }) {
 export default function Connections({ route }) {
   const list = useList("/v1/connections", "name");
   return html`<${Heading} title="Connections" />
-    <${ListBody} list=${list} route=${route} caption="Connections" columns=${useMay() ? COLUMNS.toSpliced(2, 0, CHECK) : COLUMNS} keyOf=${(/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => one.name}
+    <${ListBody} list=${list} route=${route} caption="Connections" columns=${useMay() ? WITH_CHECK : COLUMNS} keyOf=${(/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => one.name}
       empty=${html`<p>No connection is configured. Add one to the configuration file and reload it:</p><pre tabindex="0">[connections.my-dify]${"\n"}provider = "dify"${"\n"}api_key_env = "DIFY_TOKEN"</pre>`} />`;
 }

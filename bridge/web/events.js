@@ -1,4 +1,4 @@
-import { html } from "./preact.js";
+import { html, useMemo } from "./preact.js";
 import { withQuery } from "./api.js";
 import { useData, useList } from "./data.js";
 import { deliveryColumns } from "./deliveries.js";
@@ -27,14 +27,25 @@ export const eventColumns = [
   { name: "When", sort: /** @type {const} */ ("descending"), cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`<${Time} at=${event.timestamp} />` },
 ];
 
+/** The body of an event, beside the feed. @param {{id: string, rows: any[] | null, close: string}} props */
+function Beside({ id, rows, close }) {
+  const known = rows?.find((row) => row.id === id);
+  const fetched = useData(known || !rows ? null : `/v1/events/${encodeURIComponent(id)}`);
+  return html`<section class="aside" aria-label="Body of the event"><h2>Body of <a class="id" href=${to("events", id)}>${id}</a></h2>
+    ${known ? html`<${Json} value=${known} name="body" />` : html`<${Loaded} fetched=${fetched}>${(/** @type {any} */ event) => html`<${Json} value=${event} name="body" />`}</${Loaded}>`}
+    <p><a class="button" href=${close}>Close</a></p></section>`;
+}
+
 /** @param {{route: import("./route.js").Route}} props */
 export default function Events({ route }) {
-  const { follow, ...query } = route.query;
+  const { follow, show, ...query } = route.query;
+  const columns = useMemo(() => eventColumns.toSpliced(2, 0, { name: "Body", cell: (event) => html`<a class="button quiet" aria-label=${`Show the body of ${event.id}`} href=${to("events", null, { ...route.query, show: event.id })}>Show</a>` }), [route]);
   const list = useList(withQuery("/v1/events", { ...query, order: "newest" }), "id", Boolean(follow));
   return html`<${Heading} title="Events"><a class="button" href=${withFilters(route, { follow: follow ? "" : "1" })}>${follow ? "Do not follow" : "Follow"}</a><${ReplayButton} types=${route.query.type} /></${Heading}>
     <${Filters} route=${route} fields=${[{ name: "type", label: "Type", options: TYPES }, { name: "run_id", label: "Run id" }]} />
-    <${ListBody} list=${list} route=${route} caption="Events, newest first" columns=${eventColumns} filters=${["type", "run_id"]}
-      empty=${html`<p>Nothing has happened yet. Register a run, and its first event appears here:</p><pre tabindex="0">runbridge runs add CONNECTION PROVIDER_RUN_ID</pre>`} />`;
+    <div class=${show ? "beside" : "whole"}><div class="whole"><${ListBody} list=${list} route=${route} caption="Events, newest first" columns=${columns} filters=${["type", "run_id"]}
+      empty=${html`<p>Nothing has happened yet. Register a run, and its first event appears here:</p><pre tabindex="0">runbridge runs add CONNECTION PROVIDER_RUN_ID</pre>`} /></div>
+    ${show && html`<${Beside} id=${show} rows=${list.rows} close=${to("events", null, { ...route.query, show: "" })} />`}</div>`;
 }
 
 /** @param {{route: import("./route.js").Route}} props */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.api.authentication import DashboardRules
+from bridge.api.routes import ROUTES
 from bridge.api.server import RULES, build_app, main_token, start_server
 from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.secret import Secret
@@ -234,6 +236,14 @@ async def test_scope_read_only_and_off_bind_the_session_and_a_changed_token_ends
         shown = (await admin.call("GET", "/v1/session")).body
         assert (shown["scope"], shown["read_only"]) == ("read", True)
         assert (await admin.call("POST", path, {}, **SAME)).status == 403
+        reader = await browser(api, READER.token.reveal())
+        changing = [one for one in ROUTES if one.method != "GET" and one.path != "/v1/session"]
+        for route in changing:  # whatever there is, and before anything about it is looked up
+            address = re.sub(r"{\w+}", run["id"], route.path)
+            for signed_in in (admin, reader):
+                reply = await signed_in.call(route.method, address, None if route.method == "DELETE" else {}, **SAME)
+                assert (route.path, reply.status) == (route.path, 403)
+        assert len(changing) > 20
         assert (await api.call("POST", path, {})).status == 202
 
         reload(main_token(Secret(TOKEN)), enabled=False)

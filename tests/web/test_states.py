@@ -117,3 +117,17 @@ async def test_many_tabs_share_one_stream(browser: Browser, full: DaemonSetup) -
         await expect(tab.get_by_role("status")).to_have_text("Live")
     assert len(streams) == 1
     await context.close()
+
+
+async def test_a_long_list_is_whole_and_a_body_is_shown_beside_the_feed(browser: Browser, full: DaemonSetup) -> None:
+    """The first rows are drawn at once, the others with the next frames."""
+    page = await signed_in(browser, full, "events?limit=200")
+    assert await page.locator("tbody tr").count() > 50
+    event = await page.locator("tbody tr a").first.inner_text()
+    await follow(page, page.get_by_role("link", name=f"Show the body of {event}"), "Events")
+    body = page.get_by_role("region", name="Body of the event")
+    await expect(body.get_by_role("group", name="body")).to_contain_text(f'"id": "{event}"')
+    await follow(page, body.get_by_role("link", name="Close"), "Events")
+    await expect(body).to_have_count(0)
+    assert page.url.endswith("#/events?limit=200")
+    await page.close()
