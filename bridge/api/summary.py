@@ -125,7 +125,8 @@ def list_attention(
     ]
     yield [_endpoint_trouble(trouble) for trouble in now.endpoints]
     yield _late(now, at)
-    crowded = {name: bridge.limiter_reading(name).over_capacity for name in names}
+    answering = set(names) - {row.name for row in failing}  # the limit of the others is their probes'
+    crowded = {name: bridge.limiter_reading(name).over_capacity for name in sorted(answering)}
     yield [
         _item(
             "connection",

@@ -58,11 +58,12 @@ class AttemptLog:
             next_attempt_at=result.next_attempt_at and format_instant(result.next_attempt_at),
         )
 
-    def health(self, endpoint_id: str, note: HealthChange) -> None:
-        """Log edges only: slowed, failing, disabled, recovered; each once."""
+    def health(self, endpoint_id: str, note: HealthChange, detail: str | None) -> None:
+        """Log edges only: slowed, failing, disabled, recovered; each once. `detail` is that of the last answer."""
         if note.after.is_probed and not note.before.is_probed:
             opens_at = note.after.opens_at
-            log.warning("endpoint.slowed", endpoint=endpoint_id, until=opens_at and format_instant(opens_at))
+            until = opens_at and format_instant(opens_at)
+            log.warning("endpoint.slowed", endpoint=endpoint_id, until=until, reason=detail)
         elif note.before.is_probed and not note.after.is_probed:
             log.info("endpoint.recovered", endpoint=endpoint_id)
         match note.step:

@@ -355,7 +355,7 @@ class Deliverer:
             return False
         self._log.attempt(claimed, result)
         if note is not None:
-            self._log.health(claimed.endpoint.id, note)
+            self._log.health(claimed.endpoint.id, note, answer.detail)
             if note.after.is_probed or note.after.opens_at is not None:
                 self._closed.add(claimed.endpoint.id)
                 self._withdraw(self._slots.withdraw(claimed.endpoint.id))

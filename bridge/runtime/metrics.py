@@ -83,6 +83,8 @@ class Metrics:
         self.of(self.attempts, outcome).inc()
         self.attempt_seconds.observe(took_s)
         self.of(self.endpoint_attempts, label, "delivered" if is_delivered else "failed").inc()
+        if not is_delivered:
+            self.of(self.endpoint_failures, label, outcome).inc()
         self.of(self.endpoint_seconds, label).observe(took_s)
 
     def _label_of(self, endpoint_id: str) -> str:
@@ -124,6 +126,9 @@ class Metrics:
             self.of(self.attempts, outcome)
         self.endpoint_attempts = self._counter(
             "endpoint_attempts_total", "Webhook POSTs by endpoint: delivered or failed", ["endpoint", "result"]
+        )
+        self.endpoint_failures = self._counter(
+            "endpoint_failures_total", "Failed webhook POSTs by endpoint and outcome", ["endpoint", "outcome"]
         )
         self.endpoint_seconds = self._histogram("endpoint_duration_seconds", "Time of one POST", ["endpoint"])
         self.endpoints_disabled = self._counter(

@@ -48,6 +48,8 @@ def test_series_of_endpoints_begin_at_zero_and_are_bounded(monkeypatch) -> None:
     text = generate_latest(counted.registry).decode()
     for label, count in (("a", 0), ("b", 1), ("other", 2), ("one-run", 1)):
         assert f'runbridge_endpoint_attempts_total{{endpoint="{label}",result="failed"}} {count}.0\n' in text
+        failures = f'runbridge_endpoint_failures_total{{endpoint="{label}",outcome="connect"}} {count}.0\n'
+        assert (failures in text) is (count > 0)  # why, by endpoint; a series begins with its first failure
 
 
 async def test_the_lag_of_the_loop_is_sampled() -> None:

@@ -98,6 +98,8 @@ async def test_what_needs_attention_comes_first_with_a_sentence_about_what_to_do
     assert (second["kind"], second["id"]) == ("endpoint", endpoint["id"])
     assert "runbridge endpoints enable" in second["sentence"]
     assert (body["status"], body["sentence"]) == ("attention", first["sentence"])
+    about_it = [item for item in body["attention"] if item["id"] == "dify-prod"]
+    assert about_it == [first]  # not that it is crowded, which is because it fails
 
 
 @pytest.mark.usefixtures("is_patient")
