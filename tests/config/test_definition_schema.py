@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -16,8 +17,15 @@ import pytest
 from bridge.definitions.files import BUILT_IN
 from bridge.definitions.schema import SCHEMA, SCHEMA_TEXT
 
+ROOT = Path(__file__).parents[2]
+LANGUAGE = (
+    *ROOT.glob("bridge/definitions/*.py"),
+    ROOT / "bridge/domain/definition.py",
+    *(ROOT / f"bridge/providers/{name}.py" for name in ("defined", "definition_answers", "definition_reader")),
+    *(ROOT / f"bridge/providers/{name}.py" for name in ("definition_requests", "definition_token")),
+)
 BUILT_INS = sorted(BUILT_IN.glob("*/definition.toml"))
-PAGE = (Path(__file__).parents[2] / "docs/add-a-provider.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/add-a-provider.md").read_text(encoding="utf-8")
 WHOLE, *PARTS = [tomllib.loads(text) for text in re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)]
 
 
@@ -90,3 +98,20 @@ def test_an_editor_underlines_a_mistake(tmp_path):
     code, said = tombi(tmp_path)
     assert code == 1
     assert '"suceeded" is not allowed' in said
+
+
+def lines_of_code(path: Path) -> int:
+    """The lines of a file that are neither blank nor comment nor docstring."""
+    text = path.read_text(encoding="utf-8")
+    documented = {
+        number
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = enumerate(text.splitlines(), 1)
+    return sum(1 for number, line in lines if number not in documented and line.strip() and line.strip()[0] != "#")
+
+
+def test_interpreter_loader_and_linter_stay_small():
+    assert sum(map(lines_of_code, LANGUAGE)) <= 1800
