@@ -59,8 +59,8 @@ class FileLock:
         self._is_new = is_new
         self._file: int | None = None
         self._identity: tuple[int, int] | None = None
-        self._database_name, self._wal_name = str(database), f"{database}-wal"
-        self._wal_identity: tuple[int, int] | None = None
+        self._database_name = str(database)
+        self._beside: dict[str, tuple[int, int] | None] = {f"{database}-wal": None, f"{database}-shm": None}
 
     @classmethod
     def take(cls, database: Path) -> FileLock:
@@ -107,7 +107,7 @@ class FileLock:
         self._identity = found.st_dev, found.st_ino
 
     def check(self) -> None:
-        """StoreUnavailable if the path, or that of the -wal beside it, no longer leads to the file that was opened."""
+        """StoreUnavailable if the path, or that of the -wal or -shm beside it, no longer leads to the file that was opened."""
         if self._identity is None:
             return
         found = _identity_of(self._database_name)
@@ -121,14 +121,15 @@ class FileLock:
                 f"{self._database} was replaced while the daemon used it; "
                 "restart the daemon to use the new file, or put the old one back"
             )
-        wal = _identity_of(self._wal_name)
-        if self._wal_identity is None:  # the first write makes it, and it stays until the daemon ends
-            self._wal_identity = wal
-        elif wal != self._wal_identity:
-            raise StoreUnavailable(
-                f"{self._wal_name} was deleted or replaced while the daemon used it; "
-                "restart the daemon, which still holds its content and writes that to the database"
-            )
+        for name, known in self._beside.items():
+            found = _identity_of(name)
+            if known is None:  # the first write makes it, and it stays until the daemon ends
+                self._beside[name] = found
+            elif found != known:
+                raise StoreUnavailable(
+                    f"{name} was deleted or replaced while the daemon used it; "
+                    "restart the daemon, which still holds its content and writes that to the database"
+                )
 
     def release(self) -> None:
         """Release the lock. Call it when SQLite has closed the file."""

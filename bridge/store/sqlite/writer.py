@@ -367,5 +367,6 @@ _SENTENCES = {
     "readonly": "the database file is read-only; give the daemon's user write permission",
     "another operation": "the connection to the database broke; a new one is made",
     "not a database": "the database file is damaged or was replaced; stop the daemon and restore the last backup",
+    "no such table": "the database file was cut off or changed by another program; stop the daemon and restore the last backup",
     "malformed": "the database file is damaged; stop the daemon and restore the last backup",
 }

@@ -61,6 +61,13 @@ async def test_a_file_that_was_moved_is_used_again_when_it_is_back(database: Dat
     assert database.is_available
 
 
+async def test_a_file_that_is_cut_off_is_said_to_need_the_backup(database: Database, path: Path) -> None:
+    await register(database)
+    os.truncate(path, 0)
+    with pytest.raises(StoreUnavailable, match="restore the last backup"):
+        await database.read(lambda tx: runs.get_run(tx, "run_1"))
+
+
 async def test_a_replaced_file_fails_reads_and_writes(database: Database, path: Path) -> None:
     copy = path.with_name("copy.db")
     shutil.copy(path, copy)
@@ -68,10 +75,12 @@ async def test_a_replaced_file_fails_reads_and_writes(database: Database, path: 
     await fails(database, "was replaced")
 
 
-async def test_a_deleted_wal_is_noticed_and_a_restart_saves_what_it_held(path: Path) -> None:
+@pytest.mark.parametrize("ending", ["-wal", "-shm"])
+async def test_a_deleted_wal_is_noticed_and_a_restart_saves_what_it_held(path: Path, ending: str) -> None:
+    """Without the -shm, another program that opens the file makes a second one and writes past the daemon."""
     async with open_database(f"sqlite:///{path}") as opened:
         run = await register(opened)
-        path.with_name(path.name + "-wal").unlink()
+        path.with_name(path.name + ending).unlink()
         await fails(opened, "restart the daemon")
     database = Database(f"sqlite:///{path}", SystemClock())
     await database.open()
