@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bridge.cli import main
-from tests.support.installation import TOKEN, Installation, free_port, installation
+from tests.support.installation import TOKEN, Installation, installation
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 

@@ -15,7 +15,8 @@ from click.shell_completion import BashComplete
 
 from bridge.cli import commands
 from bridge.domain.errors import BridgeError
-from tests.support.installation import RUNBRIDGE, free_port
+from tests.support.installation import RUNBRIDGE
+from tests.support.ports import free_port
 from tests.support.stub_server import StubResponse, stub_server
 
 NOWHERE = {"HOME": "/nonexistent", "PATH": os.environ["PATH"]}

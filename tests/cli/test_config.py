@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.installation import free_port
+from tests.support.ports import free_port
 
 
 def test_check_names_every_mistake_and_gives_1(cli, config):

@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from tests.cli.conftest import add_run
-from tests.support.installation import free_port
+from tests.support.ports import free_port
 
 
 def test_upgrade_makes_a_database_that_check_finds_sound(cli, config):

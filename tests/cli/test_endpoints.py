@@ -6,7 +6,8 @@ import json
 
 from bridge.domain.signing.hmac_v1 import new_secret
 from tests.cli.conftest import RunCommand, add_run, until
-from tests.support.installation import Installation, free_port
+from tests.support.installation import Installation
+from tests.support.ports import free_port
 from tests.support.stub_server import StubResponse, stub_server
 
 

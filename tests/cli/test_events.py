@@ -13,7 +13,8 @@ import pytest
 
 from bridge.domain.signing.hmac_v1 import new_secret
 from tests.cli.conftest import until
-from tests.support.installation import RUNBRIDGE, TOKEN, free_port
+from tests.support.installation import RUNBRIDGE, TOKEN
+from tests.support.ports import free_port
 from tests.support.stub_server import StubResponse, stub_server
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.installation import RUNBRIDGE, free_port
+from tests.support.installation import RUNBRIDGE
+from tests.support.ports import free_port
 
 
 def test_init_writes_a_private_file_that_loads_and_never_overwrites(cli):

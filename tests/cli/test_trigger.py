@@ -12,7 +12,7 @@ from bridge.cli.webhook_post import WebhookTarget
 from bridge.domain.event import EventType
 from bridge.domain.run import RunStatus
 from bridge.domain.signing.hmac_v1 import new_secret
-from tests.support.installation import free_port
+from tests.support.ports import free_port
 from tests.support.stub_server import StubResponse, stub_server
 
 SECRET = new_secret()

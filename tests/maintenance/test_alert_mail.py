@@ -20,7 +20,7 @@ from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.alert import AlertChannel
 from bridge.domain.secret import Secret
 from bridge.maintenance.alert_channels import ChannelSender, Message
-from tests.support.installation import free_port
+from tests.support.ports import free_port
 from tests.support.posting import LOOPBACK
 
 MESSAGE = Message("runbridge: The connection dify-prod brings nothing readable", "Ünreadable.\nDo this.\n")

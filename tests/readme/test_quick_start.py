@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.installation import free_port, process
+from tests.support.installation import process
 from tests.support.manual import ROOT, block
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 PATIENCE_S = 90.0

@@ -23,8 +23,8 @@ from bridge.sandbox.scenarios import Scenario
 from bridge.sandbox.server import Sandbox
 from tests.support.cgi_server import CgiServer
 from tests.support.daemon_process import DaemonProcess
-from tests.support.installation import free_port
 from tests.support.manual import block
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 EVENT_TYPES = {member.value for member in EventType}

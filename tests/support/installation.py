@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.domain.signing.hmac_v1 import new_secret
+from tests.support.ports import free_port
 
 RUNBRIDGE = [sys.executable, "-m", "bridge"]
 TOKEN = "token-of-the-tests"
@@ -117,13 +117,6 @@ secret = "{secret}"
 [delivery]
 allow = ["127.0.0.0/8"]
 """
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(daemon: subprocess.Popen[str], url: str, log: Path) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from tests.support.ports import free_port
 
 NOBODY = 65534
 START_S = 60.0
@@ -31,9 +32,7 @@ async def _pgbouncer(url: str, folder: Path, mode: str) -> AsyncIterator[str]:
     assert program is not None, "`make test` installs pgbouncer"
     server, _, database = url.rpartition("/")
     host_port = server.rpartition("@")[2]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     users, settings = folder / "users.txt", folder / "pgbouncer.ini"
     users.write_text('"postgres" ""\n')
     settings.write_text(

@@ -14,13 +14,14 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tests.support.ports import free_port
 
 SUPERUSER = "postgres"
 NOBODY = 65534
@@ -142,7 +143,7 @@ class Postgres:
 
     def _start_on_a_free_port(self) -> None:
         for _ in range(5):  # another process may take the port between our look and the server's bind
-            self.port = _free_port()
+            self.port = free_port()
             if self._comes_up():
                 return
         raise PostgresFailed(f"PostgreSQL for the tests did not start:\n{self._log_tail()}")
@@ -225,12 +226,6 @@ def _run(command: list[str | Path], cwd: Path | None = None) -> str:
     if done.returncode != 0:
         raise PostgresFailed(f"{Path(command[0]).name}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _sweep_leftovers() -> None:

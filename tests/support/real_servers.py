@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ROOT / ".venv" / "servers"
@@ -103,6 +104,7 @@ DAGS = """\
 import time
 from datetime import timedelta
 from airflow.sdk import DAG, task
+
 def raise_it():
     raise ValueError("no paper")
 for name, code in {"good": lambda: 1, "bad": raise_it, "slow": lambda: time.sleep(600)}.items():
@@ -124,12 +126,6 @@ def environment(name: str) -> Path:
             subprocess.run([*uv, *install, "--python", folder / "bin/python", "-r", requirements], check=True)
             done.write_text(wanted)
     return folder / "bin"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
