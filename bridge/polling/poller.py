@@ -102,8 +102,8 @@ class Poller:
         self._start_requests(now)
         self._queue_at_limiter(now)
         now = self._clock.monotonic()
-        rest_s = self._rest_s(now)
-        self._next_pass_at = now + rest_s
+        rest_s, is_blocked = self._rest_s(now), self._opens_in_s(now) > 0
+        self._next_pass_at = math.inf if is_blocked else now + rest_s  # any end of a run may unblock it
         return rest_s
 
     def _replan(self, now: float) -> None:
@@ -149,14 +149,17 @@ class Poller:
 
     def _rest_s(self, now: float) -> float:
         polls_s = max(self.schedule.next_due(), self.schedule.turn_due) - now
-        rest_s = min(
+        requests_s = max(min(polls_s, self.lists.rest_s(now)), self._opens_in_s(now))
+        return max(REST_MIN_S, min(self._chores_in_s(now), requests_s))
+
+    def _chores_in_s(self, now: float) -> float:
+        """Seconds until something other than a request is due."""
+        return min(
             self.leases.rest_s(now),
             self.results.rest_s(now),
             self._learned.rest_s(now),
             self.planner.replan_rest_s(now),
-            max(min(polls_s, self.lists.rest_s(now)), self._opens_in_s(now)),
         )
-        return max(REST_MIN_S, rest_s)
 
     def _opens_in_s(self, now: float) -> float:
         """Seconds until a poll may begin; infinity while results wait to be recorded, which rings the bell."""
@@ -197,8 +200,8 @@ class Poller:
         """Whether the end of a run leaves something to do before the pass that is planned."""
         now = self._clock.monotonic()
         waits = self.client.has_recovered or self.leases.is_held_up or self.schedule.next_due() <= now
-        rest_s = min(self._learned.rest_s(now), self.planner.replan_rest_s(now))
-        return waits or now + rest_s < self._next_pass_at
+        is_blocked = math.isinf(self._next_pass_at)
+        return waits or is_blocked or now + self._chores_in_s(now) < self._next_pass_at - REST_MIN_S
 
     def _plan(self, tracked: TrackedRun, plan: Continue | NextPoll) -> None:
         wall = self._clock.now()

@@ -224,6 +224,20 @@ async def test_a_full_schedule_waits_for_a_poll_to_end_instead_of_going_round(
         assert await poller.run_pass() > 1.0
 
 
+async def test_the_end_of_a_run_wakes_a_poller_whose_schedule_was_full(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a run rings the bell only if it leaves something to do; what waits in the database is."""
+    monkeypatch.setattr("bridge.polling.run_leases.HELD_MAX", 1)
+    theirs = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(6)]
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        made = [await register(database, each, connection="dibby-1", provider="dibby") for each in theirs]
+        ids = [run.id for run in made]
+        while not all(run.settled for run in (await database.read(lambda tx: runs.get_runs(tx, ids))).values()):
+            rest_s = await poller.run_pass()
+            assert await poller.bell.wait(min(rest_s, 20.0)) or rest_s < 5.0, "it slept although a run was due"
+
+
 async def rest(poller: Poller) -> asyncio.Task[bool]:
     """A pass that begins nothing, and the rest after it, which a bell ends."""
     assert await poller.bell.wait(20.0)  # the registration has rung
