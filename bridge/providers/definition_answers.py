@@ -112,6 +112,8 @@ class Answers:
         """What an answer says about a run, and how its body was read if it was; `run_id` is the run asked for."""
         meaning, failed = self.meaning_of(answer), answer.failed
         means, pause = meaning.means, longest(meaning.pause_s, failed.retry_after_s) if failed else meaning.pause_s
+        if failed is not None and meaning.notes:
+            failed = replace(failed, message=f"{failed.message}; {meaning.notes[0]}"[:MESSAGE_CHARS_MAX])
         if means == "unchanged" and last is not None:
             return Observed(last.observation, pause, etag=last.etag, is_unchanged=True, body=last.body), None
         if failed is not None and not meaning.rule:

@@ -361,3 +361,10 @@ async def test_a_failure_inside_a_200_quotes_the_provider() -> None:
         assert "the disk is full" in failed(await own.fetch_run(http, "7")).message
         with pytest.raises(ProviderFailure, match="the disk is full"):
             await own.trigger(http, "w", None, {})
+
+
+async def test_a_rule_that_fails_on_the_answer_of_a_failure_is_named_in_it() -> None:
+    text = BASE + '[[answer]]\nif = "contains(code, \'quota\')"\nmeans = "throttled"\n'
+    said = failed(await poll({"message": "out of order"}, text, status=500)).message
+    assert "out of order" in said
+    assert "answer[0].if" in said
