@@ -71,18 +71,18 @@ def _secrets(life: Life) -> Iterator[str]:
 
 def _attempts(life: Life, connection: sqlite3.Connection) -> Iterator[str]:
     """Attempts say what the receiver answered, and are as far from each other as the schedule says."""
-    arrived: dict[tuple[str, str, str], Arrival] = {}
+    arrived: defaultdict[tuple[str, str], list[Arrival]] = defaultdict(list)
     names = {endpoint: name for name, endpoint in life.clients.endpoint_ids.items()}
     for name, arrivals in life.arrivals.items():
         for it in arrivals:
-            arrived[name, it.post.id, it.post.headers.get("webhook-timestamp", "")] = it
+            arrived[name, it.post.id].append(it)
     attempts: defaultdict[str, list[Any]] = defaultdict(list)
     for row in connection.execute("SELECT * FROM attempts ORDER BY delivery_id, number"):
         attempts[row["delivery_id"]].append(row)
     for delivery in connection.execute("SELECT * FROM deliveries"):
         mine = attempts[delivery["id"]]
         name = names.get(delivery["endpoint_id"], delivery["endpoint_id"])
-        posts = [arrived.get((name, delivery["event_id"], str(row["at"] // _US))) for row in mine]
+        posts = [_arrival(life, row, arrived[name, delivery["event_id"]]) for row in mine]
         for row, post in zip(mine, posts, strict=True):
             if post is not None and row["status"] is not None and row["status"] != post.post.status:
                 yield f"{delivery['id']}: {name} answered {post.post.status}, recorded is {row['status']}"
@@ -95,6 +95,14 @@ def _attempts(life: Life, connection: sqlite3.Connection) -> Iterator[str]:
                 yield f"{delivery['id']} is {delivery['state']} after {failures} failed attempts"
             if delivery["failures"] != failures:
                 yield f"{delivery['id']} counts {delivery['failures']} failures, there were {failures}"
+
+
+def _arrival(life: Life, attempt: Any, arrivals: list[Arrival]) -> Arrival | None:
+    """What arrived of this attempt: its signature has the machine's time, its record that of the daemon's clock."""
+    times = life.clock.times_of(attempt["at"] / _US)
+    near = [it for it in arrivals if any(at_s - 0.01 <= it.at_s <= at_s + POST_S for at_s in times)]
+    said = [it for it in near if it.post.status == attempt["status"]]
+    return (said or near or [None])[0]  # type: ignore[list-item]
 
 
 def _uses_up(row: Any) -> bool:

@@ -229,12 +229,12 @@ class Life:
         self.say("stopped")
         self._gone(me)
 
-    def _gone(self, me: Process) -> None:
+    def _gone(self, me: Process, *, is_killed: bool = False) -> None:
         me.is_dead = True
         if self.is_up:
             self.is_up, self._down_since = False, self.now_s
         self.network.kill(me)
-        if self._unfollowed_s:  # nothing can know it that starts afterwards: this is not tried
+        if self._unfollowed_s and not is_killed:  # after a stop in peace nothing knows of it: this is not tried
             self.clock.set_wall(-self._unfollowed_s)
             self._unfollowed_s = 0.0
 
@@ -252,7 +252,7 @@ class Life:
         """The machine has failed: the disk was kept by who calls this."""
         self.crashes += 1
         self.say("crash", number=self.crashes, commits=self.disk.commits)
-        self._gone(self.daemon_process)
+        self._gone(self.daemon_process, is_killed=True)
         self.loop.call_later(0.1 + self.chance.random() * 20, self.restart, context=Context())
 
     def restart(self) -> None:
