@@ -49,6 +49,10 @@ def main() -> None:
     tags = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if tags and f"v{__version__}" not in tags:
         sys.exit(f"this commit is tagged {', '.join(tags)}, but bridge/__init__.py says {__version__}; make them agree")
+    asked = ["git", "ls-files", "--others", "--exclude-standard"]
+    unknown = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")[:-1]
+    if unknown:  # a token or a log that lies about would be published
+        sys.exit(f"the sdist would hold files that git does not know; add or remove {', '.join(unknown[:5])}")
     sys.exit(subprocess.run([sys.executable, "-m", "hatchling", "build"], cwd=ROOT, check=False).returncode)
 
 

@@ -100,6 +100,18 @@ def test_a_tag_that_names_another_version_stops_the_build(tmp_path: Path) -> Non
     assert not (copy / "dist").exists()
 
 
+def test_a_file_that_git_does_not_know_stops_the_build(tmp_path: Path) -> None:
+    """The sdist holds the whole folder: a configuration with its token would be published with it."""
+    copy = copy_of_the_tree(tmp_path)
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *command], cwd=copy, check=True)
+    (copy / "my token.toml").write_text("api_token = 'a'\n")
+    done = subprocess.run([sys.executable, "deploy/dist.py"], cwd=copy, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "my token.toml" in done.stderr
+    assert not (copy / "dist").exists()
+
+
 @pytest.mark.slow
 def test_the_wheel_installs_as_the_page_says_and_speaks_of_its_own_command(
     built: dict[str, Path], tmp_path: Path

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from bridge.config.load import load_config
 from tests.support.installation import process
-from tests.support.manual import ROOT, block
+from tests.support.manual import ROOT, block, blocks
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -146,3 +147,13 @@ def test_the_commands_of_the_readme_work_pasted_into_a_plain_shell(shell: str, t
 def ready(shell: Shell) -> bool:
     asked = ["curl", "-fsS", shell.adapted("http://127.0.0.1:8484/readyz")]
     return subprocess.run(asked, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
+
+
+def test_the_key_that_the_manual_makes_is_one(tmp_path: Path):
+    text = next(one.text for one in blocks("toml") if "old_keys_file" in one.text)
+    for name in ("old.keys", "new.key"):
+        made = block("rotate-key").replace("new.key", name)
+        subprocess.run(["sh", "-euc", made], cwd=tmp_path, check=True)
+    (tmp_path / "runbridge.toml").write_text(f'[server]\napi_token = "a"\n{text}')
+    config = load_config(tmp_path / "runbridge.toml", env={"HOME": str(tmp_path)})
+    assert len(config.secrets.vault_keys) == 2
