@@ -199,7 +199,7 @@ class ConnectionClient:
             await self.provider.check(self._http)
             ok, said = True, f"{self.connection.base_url} takes the key"
         except ProviderFailure as failure:
-            is_refused = failure.failed.kind is FailureKind.UNAUTHORIZED
+            is_refused = failure.failed.kind is FailureKind.UNAUTHORIZED and failure.body is not None
             ok, said = False, f"the key is refused; check api_key ({failure})" if is_refused else str(failure)
         return ok, said, round((self._clock.monotonic() - started) * 1000)
 

@@ -104,6 +104,11 @@ def transport_failure(error: Exception, without_keys: Callable[[str], str]) -> t
             return FailureKind.DNS, f"the name {error.host} cannot be looked up"
         case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
             return FailureKind.TLS, f"no TLS connection: {_tls_reason(error)}"
+        case aiohttp.ClientHttpProxyError():
+            return FailureKind.GATEWAY, f"the proxy opens no tunnel: HTTP {error.status}{proxy_remedy(error.status)}"
+        case aiohttp.ClientProxyConnectionError():
+            why = os.strerror(error.os_error.errno or 0) if (error.os_error.errno or 0) > 0 else "it cannot be reached"
+            return FailureKind.CONNECT, f"cannot connect to the proxy {error.host}:{error.port} ({why})"
         case aiohttp.ClientConnectorError():
             number = error.os_error.errno
             why = os.strerror(number) if number and number > 0 else "no address of it can be reached"
@@ -134,4 +139,12 @@ def _tls_reason(error: Exception) -> str:
     words = getattr(reason, "verify_message", None) or getattr(reason, "reason", None)
     if words == "WRONG_VERSION_NUMBER":
         return "the server does not speak TLS on this port"
-    return str(words or reason)[:QUOTE_CHARS_MAX]
+    said = str(words or reason)[:QUOTE_CHARS_MAX]
+    if getattr(reason, "verify_message", None):
+        return f"{said}; if the server's certificate is your own, name its authority with ca_file"
+    return said
+
+
+def proxy_remedy(status: int) -> str:
+    """What to do about a proxy's 407; empty for another status."""
+    return "; give its user and password in the URL of `proxy`" if status == 407 else ""

@@ -31,6 +31,7 @@ from bridge.providers.body import BODY_BYTES_MAX, Body, parse_bytes, read_bytes,
 from bridge.providers.failures import (
     error_text,
     failure_kind,
+    proxy_remedy,
     redirect_target,
     transport_failure,
     what_came_instead,
@@ -315,7 +316,7 @@ class ProviderHttp:
         kind = failure_kind(response.status, response.headers)
         body, head = await _read_error(response)
         message, code = error_text(body)
-        said = f"HTTP {response.status}"
+        said = f"HTTP {response.status}{proxy_remedy(response.status)}"
         if response.status == 304:
             said += " (not modified) to a request without an ETag; a cache in between may be the cause"
         elif 300 <= response.status < 400:

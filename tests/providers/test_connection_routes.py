@@ -19,6 +19,7 @@ from bridge.domain.connection import Connection
 from bridge.domain.secret import Secret
 from bridge.providers import open_http
 from bridge.providers.http import ProviderFailure, ProviderSessions
+from tests.support.raw_server import answer, raw_server, says
 
 
 @dataclass
@@ -126,6 +127,27 @@ async def test_a_named_proxy_is_used_with_its_password() -> None:
     assert proxy.heads[0].startswith(b"GET http://provider.example/runs/1 HTTP/1.1\r\n")
     assert b"Proxy-Authorization: Basic " + base64.b64encode(b"user:p@ss") in proxy.heads[0]
     assert asked[0].headers["Host"] == "provider.example"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(("status", "said"), [(407, "user and password in the URL of `proxy`"), (403, "HTTP 403")])
+async def test_a_proxy_that_refuses_is_named_with_what_to_do(scheme: str, status: int, said: str) -> None:
+    async with raw_server(says(answer(f"{status} No"), then_closes=True)) as proxy, ProviderSessions() as sessions:
+        url = f"http://user:hunter2@127.0.0.1:{proxy.port}"
+        http = open_http(sessions, Connection("c", "dify", f"{scheme}://provider.example", Secret("k"), proxy=url))
+        with pytest.raises(ProviderFailure, match=said) as caught:
+            await http.request("GET", "/runs/1")
+    assert "hunter2" not in str(caught.value)
+    assert scheme == "http" or "the proxy opens no tunnel" in str(caught.value)
+
+
+async def test_a_proxy_that_is_not_there_is_called_the_proxy() -> None:
+    async with ProviderSessions() as sessions:
+        http = open_http(
+            sessions, Connection("c", "dify", "http://provider.example", Secret("k"), proxy="http://127.0.0.1:1")
+        )
+        with pytest.raises(ProviderFailure, match=r"cannot connect to the proxy 127\.0\.0\.1:1 \(Connection refused\)"):
+            await http.request("GET", "/runs/1")
 
 
 async def test_https_goes_through_the_proxy_in_a_tunnel(tls: ssl.SSLContext, tmp_path: Path) -> None:
