@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -49,14 +49,12 @@ from bridge.store.run_lists import RunFilter
 from bridge.store.runs import RunChange
 from bridge.store.transaction import Tx
 from tests.support.manual_clock import ManualClock
-from tests.support.watching import NODE, add_endpoint, new_run, only, open_database, seen
+from tests.support.watching import NODE, add_endpoint, in_parts, new_run, only, open_database, seen
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 LATER = START + timedelta(days=1)
 CONNECTION = "dify-prod"
-T = TypeVar("T")
 RUNS = 1_000
-PART = 100
 GROWING = {
     "runs",
     "run_metadata",
@@ -312,11 +310,6 @@ async def fill(database: Database, clock: ManualClock) -> World:
         await database.write(lambda tx, some=some: attempts.record_attempts(tx, node=NODE, results=some))
     first = claimed[0][0]
     return World(made[1], made[0], shared, ordered, first, first.delivery.event_id)
-
-
-def in_parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """A transaction that stands still for three seconds is ended, and on a busy machine a large one may."""
-    return (items[begin : begin + PART] for begin in range(0, len(items), PART))
 
 
 def claim(tx: Tx, endpoint: Endpoint) -> list[LeasedDelivery]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,13 +17,13 @@ from bridge.store.runs import RunChange
 from bridge.store.summary import count_all, count_minutes
 from bridge.store.transaction import Tx
 from tests.support.manual_clock import START, ManualClock
-from tests.support.watching import add_endpoint, new_run, open_database, seen
+from tests.support.watching import add_endpoint, in_parts, new_run, open_database, seen
 
 RUNS = 20_000
 ALLOWED = ("ix_runs_status", "ix_runs_leased", "ix_endpoints_shared", "sqlite_autoindex")
 
 
-def observe_all(tx: Tx, watched: list[Run], status: str) -> None:
+def observe_all(tx: Tx, watched: Sequence[Run], status: str) -> None:
     decisions = [(run, observe(run, seen(status), now=tx.now, wants_progress=False)) for run in watched]
     changes = [RunChange(run, decision) for run, decision in decisions if decision is not None]
     runs.record_decisions(tx, changes, node=None, keep_lease=False)
@@ -67,11 +68,12 @@ async def test_the_counts_of_a_large_database_read_indexes_only(database_url: st
         new = [new_run(f"r{n}") for n in range(RUNS)]
         made = [
             run
-            for start in range(0, RUNS, 1000)
-            for run in await database.write(lambda tx, some=new[start : start + 1000]: runs.insert_runs(tx, some))
+            for part in in_parts(new, 1000)
+            for run in await database.write(lambda tx, part=part: runs.insert_runs(tx, part))
         ]
         clock.advance(90)
-        await database.write(lambda tx: observe_all(tx, made[: RUNS // 2], "succeeded"))
+        for part in in_parts(made[: RUNS // 2], 1000):
+            await database.write(lambda tx, part=part: observe_all(tx, part, "succeeded"))
         await database.write(lambda tx: observe_all(tx, made[RUNS // 2 : RUNS // 2 + 7], "failed"))
 
         def look(tx: Tx) -> list[str]:

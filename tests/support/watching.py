@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.endpoint import Endpoint, EndpointSource
@@ -21,6 +21,7 @@ from bridge.store.database import Database
 from bridge.store.runs import NewRun
 
 NODE = "node_1"
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -50,6 +51,11 @@ def new_run(provider_run_id: str = "abc", *, connection: str = "dify-prod", **mo
         "deadline_is_fixed": False,
     }
     return NewRun(**(values | more))
+
+
+def in_parts(items: Sequence[T], size: int = 100) -> Iterator[Sequence[T]]:
+    """A part for each transaction: one that takes too long, as on a busy machine, is ended."""
+    return (items[begin : begin + size] for begin in range(0, len(items), size))
 
 
 async def register(database: Database, provider_run_id: str = "abc", **more: Any) -> Run:
