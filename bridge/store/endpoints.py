@@ -21,7 +21,7 @@ from bridge.store.encryption import decrypt_headers, decrypt_secret, encrypt_hea
 from bridge.store.nodes import file_endpoints_elsewhere, save_file_endpoints
 from bridge.store.ordering import discard_pending, hold_followers, hold_pending, lock_endpoint, release_pending
 from bridge.store.postgres.one_statement import Check, NeedsTransaction
-from bridge.store.prepared_statements import fetch
+from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
 
@@ -50,6 +50,9 @@ def _decrypt_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> 
         return decrypt_headers(tx, endpoint_id, stored), None
     except Unreadable as error:
         return {}, f"its custom headers cannot be read: {error}; set them again"
+
+
+_INSERT, _INSERT_SECRETS = sa.insert(endpoints), sa.insert(endpoint_secrets)
 
 
 def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
@@ -328,24 +331,10 @@ def insert_run_endpoints(tx: Tx, new: Sequence[tuple[Endpoint, Secret]]) -> None
     if not new:
         return
     tx.cache[_HAS_OF_RUNS] = True
-    tx.connection.execute(
-        sa.insert(endpoints),
-        [
-            {
-                "id": endpoint.id,
-                "source": EndpointSource.RUN.value,
-                "run_id": endpoint.run_id,
-                "enabled": True,
-                "created_at": tx.now,
-                **values_of(tx, endpoint),
-            }
-            for endpoint, _ in new
-        ],
-    )
-    tx.connection.execute(
-        sa.insert(endpoint_secrets),
-        [_secret_row(tx, endpoint.id, secret) for endpoint, secret in new],
-    )
+    made = {"source": EndpointSource.RUN.value, "enabled": True, "created_at": tx.now}
+    rows = [{**made, "id": each.id, "run_id": each.run_id, **values_of(tx, each)} for each, _ in new]
+    execute_many(tx, _INSERT, rows)
+    execute_many(tx, _INSERT_SECRETS, [_secret_row(tx, endpoint.id, secret) for endpoint, secret in new])
 
 
 def runs_wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:

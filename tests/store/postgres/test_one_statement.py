@@ -10,6 +10,8 @@ import sqlalchemy as sa
 
 from bridge.domain.clock import SystemClock
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
+from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.ids import new_id
 from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
 from bridge.domain.run import Run, RunStatus
 from bridge.domain.secret import Secret
@@ -130,6 +132,27 @@ async def test_values_that_differ_from_row_to_row_are_stored_each_in_its_row(dat
     assert [(r.workflow_id, r.metadata, r.provider_ref, r.deadline_at) for r in made] == [
         (new.workflow_id, new.metadata, new.provider_ref, new.deadline_at) for new in wanted
     ]
+
+
+async def test_a_run_is_registered_with_its_own_webhook_in_one_statement(database: Database) -> None:
+    sent = Sent()
+    new = new_run("a")
+    own = Endpoint(
+        id=new_id("ep"), url="https://app.example.org/one", source=EndpointSource.RUN, run_id=new.id, headers={"a": "b"}
+    )
+
+    def work(tx: Tx) -> None:
+        sent.note(tx)
+        runs.find_watched(tx, new.connection, [new.provider_run_id])
+        runs.insert_runs(tx, [new])
+        endpoints.insert_run_endpoints(tx, [(own, Secret(FIRST))])
+
+    await database.write_plain(work)
+    assert sent.alone == [True]
+    [stored] = await database.read(lambda tx: endpoints.list_run_endpoints(tx, [new.id]))
+    assert (stored.id, stored.url, stored.headers) == (own.id, own.url, own.headers)
+    live = await database.read(lambda tx: endpoints.live_secrets(tx, [own.id]))
+    assert [each.secret.reveal() for each in live[own.id]] == [FIRST]
 
 
 async def test_nothing_is_written_of_a_statement_whose_check_fails(database: Database) -> None:
