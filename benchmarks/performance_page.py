@@ -80,7 +80,11 @@ AIMS: Mapping[str, Aim] = {
     "PostgreSQL, 200/s: p50": Aim(2.0, 1.5, _POSTGRES),
     "PostgreSQL, burst, 1 a request: per_s": Aim(0.90, 1.3, _POSTGRES, is_lower_better=False),
     "PostgreSQL, two nodes: burst": Aim(
-        1.3, 1.5, "two daemons, the server, and the clients share the cores", is_lower_better=False
+        1.3,
+        1.5,
+        "two daemons, the server and the clients share two cores. An event takes 0.9 ms of a daemon, 0.3 of the server and "
+        "0.4 of the clients, and one node uses nearly all of both: 1.14 is possible if a second node cost nothing",
+        is_lower_better=False,
     ),
     "10/s: commits per event": Aim(3.0, 3.0, "a commit each for the run, its end, and the attempt", is_ratio=False),
     "10/s: WAL pages per event": Aim(24.0, 18.0, "each index that a row is in costs a page", is_ratio=False),
