@@ -22,6 +22,7 @@ FLAGS = (
 )
 WORKFLOWS = {"invoices": 0.6, "contracts": 1.5, "receipts": 0.3}
 PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)  # by default 5 s, which a busy machine takes
 HAS_ARRIVED = """() => {
   const main = document.querySelector("main[data-address]");
   return main !== null && main.dataset.address === location.hash && !main.querySelector(".loading, [aria-busy=true]")
