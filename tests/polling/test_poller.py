@@ -120,10 +120,17 @@ async def test_a_poll_error_is_never_a_run_state(kind: str, database: Database, 
 
 @pytest.mark.slow
 async def test_an_unknown_word_keeps_the_run_watched(database: Database, sandbox: Sandbox) -> None:
-    scenario = Scenario(duration_s=1.6, outcome="succeeded", steps=(Step(0, "running"), Step(1.0, "hovering")))
-    theirs = sandbox.add_run("dibby", scenario=scenario)
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
+
+        async def is_in(status: RunStatus) -> bool:
+            return (await database.read(lambda tx: runs.get_runs(tx, [run.id])))[run.id].status is status
+
+        await work(poller.run_pass, poller.bell, lambda: is_in(RunStatus.RUNNING))
+        sandbox.add_run("dibby", run_id=theirs, scenario=Scenario(duration_s=None, steps=(Step(0, "hovering"),)))
+        await work(poller.run_pass, poller.bell, lambda: is_in(RunStatus.UNKNOWN))
+        sandbox.add_run("dibby", run_id=theirs, scenario=Scenario(duration_s=0.0))
         await finish(poller, database, run.id)
     rows = await database.read(lambda tx: runs.list_transitions(tx, run.id))
     assert [row.to_status for row in rows] == ["running", "unknown", "succeeded"]
