@@ -316,20 +316,25 @@ class Life:
 
     # -- the whole
 
-    async def _live(self) -> None:
+    async def begin(self) -> None:
+        """Start the providers, the receivers and the first daemon."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.sandbox = await Sandbox(api_key=API_KEY).start()
         self.sandbox.state.requests = self._noting_requests()
         self._mix_up_runs()
-        self.receivers = {name: await self._receiver(name) for name in RECEIVERS}
+        self.receivers = {name: await self.start_receiver(name) for name in RECEIVERS}
         servers = {"providers": self.sandbox, **self.receivers}
         self.ports = {name: int(it.origin.rsplit(":", 1)[1]) for name, it in servers.items()} | {"api": LISTEN_PORT}
         self.client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
         self.start_daemon()
+
+    async def _live(self) -> None:
+        await self.begin()
         self.spawn(self.clients.live())
         self.spawn(self.troubles.live())
         await asyncio.sleep(self.storm_s)
-        await self._settle_down()
+        self.end_trouble()
+        await self.clients.calm_down()
         await asyncio.sleep(BACKLOG_S)
         self.faults += await checker.find_backlog(self)
         await asyncio.sleep(CALM_S - BACKLOG_S)
@@ -358,7 +363,8 @@ class Life:
 
         SandboxState.find = find_another  # type: ignore[method-assign]
 
-    async def _receiver(self, name: str) -> Receiver:
+    async def start_receiver(self, name: str) -> Receiver:
+        """A receiver that notes when each POST arrives."""
         receiver, arrivals, life = Receiver(SECRET, CANARY), self.arrivals.setdefault(name, []), self
 
         class Log(list[Received]):
@@ -369,7 +375,8 @@ class Life:
         receiver.received = Log()
         return await receiver.start()
 
-    async def _settle_down(self) -> None:
+    def end_trouble(self) -> None:
+        """Mend everything that is broken, and start the daemon if it is down."""
         self.say("calm")
         self.disk.is_full, self.disk.fails, self.disk.loses_answer = False, 0.0, 0.0
         self.disk.crash_in, self.loop.crash_in, self.mixes_up = None, None, 0.0
@@ -378,7 +385,6 @@ class Life:
             receiver.always(None)
         self.network.weather.clear()
         self.restart()
-        await self.clients.calm_down()
 
     def run(self) -> None:
         """Live it."""
