@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -29,8 +30,9 @@ from tests.support.listing import (
     polls,
     register_all,
 )
+from tests.support.manual_clock import ManualClock
 from tests.support.watching import register
-from tests.support.workbench import QUICK, connection, next_poll_shown, note_sends, open_poller, told, work
+from tests.support.workbench import QUICK, connection, next_poll_shown, note_sends, open_poller, reach, told, work
 
 
 @pytest.fixture
@@ -130,13 +132,19 @@ async def test_a_run_that_a_list_shows_sooner_says_so(database: Database, sandbo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("provider", LISTS)
-async def test_lists_see_every_run_to_its_end(provider: str, database: Database, sandbox: Sandbox) -> None:
+async def test_lists_see_every_run_to_its_end(provider: str, database: Database) -> None:
     """The list tells everything that a poll tells; only an output that lies elsewhere costs a request."""
+    theirs_clock = ManualClock(datetime.now(UTC))
     scenarios = [Scenario(duration_s=1.5 + 0.02 * n, output=DEFAULT_OUTPUT) for n in range(30)]
-    theirs = [sandbox.add_run(provider, scenario=scenario) for scenario in scenarios]
-    settings = connection(sandbox, provider, cadence=EAGER)
-    async with open_poller(database, settings) as poller:
+    async with (
+        Sandbox(clock=theirs_clock) as sandbox,
+        open_poller(database, connection(sandbox, provider, cadence=EAGER)) as poller,
+    ):
+        theirs = [sandbox.add_run(provider, scenario=scenario) for scenario in scenarios]
         watched = await register_all(database, provider, theirs)
+        for run in watched:
+            await reach(poller, database, run.id, RunStatus.RUNNING)
+        theirs_clock.advance(3.0)
         await finish(poller, database, watched)
     found = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
     assert {run.status for run in found.values()} == {RunStatus.SUCCEEDED}
@@ -277,12 +285,20 @@ async def test_pages_that_shift_while_they_are_read_lose_and_double_nothing(
 
 
 @pytest.mark.slow
-async def test_waiting_and_resuming_are_believed_of_a_poll_only(database: Database, sandbox: Sandbox) -> None:
+async def test_waiting_and_resuming_are_believed_of_a_poll_only(database: Database) -> None:
     """A list may lag behind: to and fro would tell events that never happened."""
     steps = (Step(0, "running"), Step(1.0, "waiting"), Step(2.0, "running"))
-    theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=3.0, steps=steps)) for _ in range(4)]
-    async with open_poller(database, connection(sandbox, "retab", cadence=QUICK, fetch_output=False)) as poller:
+    theirs_clock = ManualClock(datetime.now(UTC))
+    async with (
+        Sandbox(clock=theirs_clock) as sandbox,
+        open_poller(database, connection(sandbox, "retab", cadence=QUICK, fetch_output=False)) as poller,
+    ):
+        theirs = [sandbox.add_run("retab", scenario=Scenario(duration_s=3.0, steps=steps)) for _ in range(4)]
         watched = await register_all(database, "retab", theirs)
+        for step in steps:
+            for run in watched:
+                await reach(poller, database, run.id, RunStatus(step.status))
+            theirs_clock.advance(1.01)
         await finish(poller, database, watched)
     for run in watched:
         assert await told(database, run.id) == ["run.started", "run.waiting", "run.resumed", "run.finished"]
@@ -352,10 +368,17 @@ async def test_stopping_in_the_middle_of_a_list_puts_every_run_back(database: Da
 
 @pytest.mark.slow
 async def test_a_tagged_answer_is_asked_for_with_its_tag_and_304_means_alive(database: Database) -> None:
-    async with Sandbox(sends_etags=True) as sandbox:
+    theirs_clock = ManualClock(datetime.now(UTC))
+    async with Sandbox(sends_etags=True, clock=theirs_clock) as sandbox:
         theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=1.0, steps=(Step(0, "running", 1),)))
+
+        async def is_304_often() -> bool:
+            return sum(seen.status == 304 for seen in sandbox.requests) >= 3
+
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             run = await register(database, theirs, connection="dibby-1", provider="dibby")
+            await work(poller.run_pass, poller.bell, is_304_often)
+            theirs_clock.advance(2.0)
             await finish(poller, database, [run])
         answers = [seen.status for seen in sandbox.requests]
         assert answers[0] == 200

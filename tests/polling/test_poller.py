@@ -35,6 +35,7 @@ from tests.support.workbench import (
     next_poll_shown,
     note_sends,
     open_poller,
+    reach,
     settled,
     told,
     work,
@@ -47,9 +48,11 @@ PROVIDERS = ("dibby", "retab", "dify", "instabase")
 async def test_a_run_goes_through_its_life_and_each_step_is_told(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
-    theirs = sandbox.add_run(provider, scenario=Scenario(duration_s=0.5, outcome="succeeded", output=DEFAULT_OUTPUT))
+    theirs = sandbox.add_run(provider, scenario=Scenario(duration_s=None))
     async with open_poller(database, connection(sandbox, provider)) as poller:
         run = await register(database, theirs, connection=f"{provider}-1", provider=provider)
+        await reach(poller, database, run.id, RunStatus.RUNNING)
+        sandbox.add_run(provider, run_id=theirs, scenario=Scenario(duration_s=0.0, output=DEFAULT_OUTPUT))
         after = await finish(poller, database, run.id)
         assert after.status is RunStatus.SUCCEEDED
         assert after.output is not None
@@ -90,11 +93,18 @@ async def test_a_run_that_is_over_when_registered_fires_at_the_first_poll(
 
 
 @pytest.mark.slow
-async def test_waiting_is_told_as_often_as_it_happens(database: Database, sandbox: Sandbox) -> None:
+async def test_waiting_is_told_as_often_as_it_happens(database: Database) -> None:
+    theirs_clock = ManualClock(datetime.now(UTC))
     steps = (Step(0, "running"), Step(0.3, "waiting"), Step(0.6, "running"), Step(0.9, "waiting"), Step(1.2, "running"))
-    theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=1.5, outcome="succeeded", steps=steps))
-    async with open_poller(database, connection(sandbox, "dify")) as poller:
+    async with (
+        Sandbox(clock=theirs_clock) as sandbox,
+        open_poller(database, connection(sandbox, "dify")) as poller,
+    ):
+        theirs = sandbox.add_run("dify", scenario=Scenario(duration_s=1.5, outcome="succeeded", steps=steps))
         run = await register(database, theirs, connection="dify-1")
+        for step in steps:
+            await reach(poller, database, run.id, RunStatus(step.status))
+            theirs_clock.advance(0.31)
         await finish(poller, database, run.id)
     assert await told(database, run.id) == [
         "run.started",

@@ -14,6 +14,7 @@ from bridge.daemon_control import DaemonControl
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
 from bridge.domain.limits.fair_limiter import FairRateLimiter
+from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.duration_learner import LearnedState
@@ -129,6 +130,17 @@ async def settled(database: Database, run_id: str) -> runs.Run | None:
     """The run if it is settled."""
     run = await database.read(lambda tx: runs.get_run(tx, run_id))
     return run if run is not None and run.settled else None
+
+
+async def reach(poller: Poller, database: Database, run_id: str, status: RunStatus) -> None:
+    """Work until the run is recorded in this status, and its poll has been dealt with."""
+
+    async def is_there() -> bool:
+        run = await database.read(lambda tx: runs.get_run(tx, run_id))
+        tracked = poller.schedule.get(run_id)
+        return run is not None and run.status is status and tracked is not None and not tracked.is_in_flight
+
+    await work(poller.run_pass, poller.bell, is_there)
 
 
 async def finish(poller: Poller, database: Database, run_id: str) -> runs.Run:
