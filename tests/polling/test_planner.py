@@ -19,7 +19,7 @@ from bridge.polling.schedule import TrackedRun
 from bridge.sandbox import Sandbox, Scenario
 from bridge.store import events, learned_state
 from tests.support.watching import open_database, register, seen
-from tests.support.workbench import connection, finish, open_poller
+from tests.support.workbench import connection, finish, open_poller, reach, work
 
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 
@@ -293,9 +293,11 @@ async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
 async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
     """What was learned is saved when the poller stops, and the next one starts from it."""
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
-        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=2.0))
+        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             run = await register(database, theirs, connection="dibby-1", provider="dibby", workflow_id="wf")
+            await reach(poller, database, run.id, RunStatus.RUNNING)
+            sandbox.add_run("dibby", run_id=theirs, scenario=Scenario(duration_s=0.0))
             await finish(poller, database, run.id)
         rows = await database.read(lambda tx: learned_state.list_learned(tx, "dibby-1"))
     again = DurationLearner(rows)
@@ -306,11 +308,18 @@ async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
 @pytest.mark.slow
 async def test_an_overdue_run_is_told_once(tmp_path: Path) -> None:
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
-        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=1.5))
+        theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
+
+        async def is_told() -> bool:
+            made = await database.read(lambda tx: events.list_run_events(tx, run.id))
+            return EventType.RUN_OVERDUE in [event.type for event in made]
+
         async with open_poller(database, connection(sandbox, "dibby")) as poller:
             for number in range(40):
                 poller.planner.learner.learn("wf", RunStatus.RUNNING, 0.1, 0.11, now=number * 1e6)
             run = await register(database, theirs, connection="dibby-1", provider="dibby", workflow_id="wf")
+            await work(poller.run_pass, poller.bell, is_told)
+            sandbox.add_run("dibby", run_id=theirs, scenario=Scenario(duration_s=0.0))
             await finish(poller, database, run.id)
         told = [event.type for event in await database.read(lambda tx: events.list_run_events(tx, run.id))]
     assert told == [EventType.RUN_STARTED, EventType.RUN_OVERDUE, EventType.RUN_FINISHED]

@@ -71,8 +71,10 @@ async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Dat
         await finish(poller, database, run.id)
         assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == 1
         assert measured("runbridge_noticed_delay_seconds_count", {"connection": "dibby-1"}) is None  # nobody can tell
-        seen_alive = sandbox.add_run("dibby", scenario=Scenario(duration_s=2.0))
+        seen_alive = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
         run = await register(database, seen_alive, connection="dibby-1", provider="dibby")
+        await reach(poller, database, run.id, RunStatus.RUNNING)
+        sandbox.add_run("dibby", run_id=seen_alive, scenario=Scenario(duration_s=0.0))
         after = await finish(poller, database, run.id)
         assert after.polls > 1
         assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == 1 + after.polls
