@@ -175,6 +175,10 @@ async def flower(folder: Path) -> AsyncIterator[str]:
         )
         await answers(f"http://127.0.0.1:{port}/api/tasks", FLOWER_KEY)
         await stack.enter_async_context(process(folder, *celery, "worker", "-E", "-c", "2", "-l", "warning"))
+        # A worker that is alive is one whose events arrive: those of a task before that would be lost.
+        await answers(
+            f"http://127.0.0.1:{port}/api/workers?status=1", FLOWER_KEY, when=lambda found: any(found.values())
+        )
         yield f"http://127.0.0.1:{port}"
 
 
