@@ -20,7 +20,7 @@ async def test_a_day_at_the_dashboard(browser: Browser, tmp_path: Path) -> None:
         page = await browser.new_page()
         await sign_in(page, daemon.url)
 
-        theirs = setup.sandbox.add_run("dify", scenario=Scenario(duration_s=2.0))
+        theirs = setup.sandbox.add_run("dify", scenario=Scenario(duration_s=None))
         await follow(page, page.get_by_role("link", name="Runs", exact=True), "Runs")
         await page.get_by_role("button", name="Register", exact=True).click()
         form = page.get_by_role("dialog")
@@ -28,6 +28,8 @@ async def test_a_day_at_the_dashboard(browser: Browser, tmp_path: Path) -> None:
         await follow(page, form.get_by_role("button", name="Register"), re.compile("run_"))
         heading = page.get_by_role("heading", level=1)
         run = await heading.inner_text()
+        await expect(page.locator(".facts").first).to_contain_text("running", timeout=PATIENCE_MS)
+        setup.sandbox.add_run("dify", run_id=theirs, scenario=Scenario(duration_s=0))
         await expect(page.locator(".facts").first).to_contain_text("succeeded", timeout=PATIENCE_MS)
         await expect(page.get_by_role("link", name="run.finished").first).to_be_visible(timeout=PATIENCE_MS)
         await setup.wait_for_posts(2, "/app")
