@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from tests.simulation.life import Life
 
 BURST_EVERY_S: Final = 260.0
-ACT_EVERY_S: Final = 420.0
+ACT_EVERY_S: Final = 200.0
 FEED_EVERY_S: Final = (10.0, 90.0)
 CANARY: Final = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LTEy"
-SLOW_PER_S: Final = 0.5
+SLOW_PER_S: Final = 0.2
 OUTCOMES: Final = {
     "dibby": ("succeeded", "succeeded", "failed"),
     "retab": ("succeeded", "succeeded", "failed", "cancelled"),
