@@ -31,13 +31,8 @@ class Bell:
         self._wake()
 
     async def wait(self, timeout_s: float) -> bool:
-        """Rest until the bell rings, at most `timeout_s` seconds, and one turn of the event loop at least.
-
-        Return whether it rang.
-        """
-        if self._has_rung:
-            await asyncio.sleep(0)
-        else:
+        """Rest until the bell rings, at most `timeout_s` seconds; return whether it rang."""
+        if not self._has_rung:
             loop = asyncio.get_running_loop()
             self._resting = loop.create_future()
             timer = loop.call_later(timeout_s, self._wake)
@@ -85,9 +80,9 @@ class Loop:
         while True:
             began_at = clock()
             rest_s = await self._pass_once()
-            await (self._bell.wait(min(rest_s, REST_MAX_S)) if rest_s > 0 else asyncio.sleep(0))
-            if (gap_s := began_at + self._gap_s - clock()) > 0:
-                await asyncio.sleep(gap_s)
+            if rest_s > 0:
+                await self._bell.wait(min(rest_s, REST_MAX_S))
+            await asyncio.sleep(max(began_at + self._gap_s - clock(), 0))
 
     async def _pass_once(self) -> float:
         try:
