@@ -166,7 +166,8 @@ class Clients:
         if duration_s > 60 and provider != "dibby" and chance.random() < 0.3:
             steps += [Step(duration_s * 0.5, "waiting"), Step(duration_s * 0.7, "running")]
         if duration_s > 60 and chance.random() < 0.1:
-            steps.append(Step(min(duration_s, 200.0), "lost"))
+            gone_s = min(duration_s, 200.0)
+            steps = [*(step for step in steps if step.after_s < gone_s), Step(gone_s, "lost")]
         return Scenario(
             duration_s=None if steps[-1].status == "lost" else duration_s,
             outcome=chance.choice(OUTCOMES[provider]),
