@@ -22,10 +22,14 @@ from tests.support.watching import open_database
 
 NPM_S = 180.0
 NODE_PACKAGES = ("standardwebhooks", "express", "hono", "@hono/node-server")
-# The machine may be busy: how long an example takes says nothing. `make test-fast` chooses the second profile.
-PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# The machine may be busy: how long an example takes says nothing. The examples are the same each time, so that what
+# passed passes again; `make test ARGS=--hypothesis-profile=explore` searches on. `make test-fast` chooses the second.
+PATIENT = hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True, database=None
+)
 hypothesis.settings.register_profile("patient", PATIENT)
 hypothesis.settings.register_profile("fast", PATIENT, max_examples=20)
+hypothesis.settings.register_profile("explore", PATIENT, max_examples=500, derandomize=False)
 hypothesis.settings.load_profile("patient")
 
 
