@@ -38,9 +38,10 @@ class CountKeeper:
         self._stale_at = 0.0
 
     async def newest(self) -> Reading:
-        """As `read`; but until the first count after a start has ended, what a node kept of the last long one."""
+        """As `read`; but while the first count after a start takes long, what a node kept of the last long one."""
+        if self._kept is None:
+            await asyncio.wait({self.begin()}, timeout=AWAITED_S)
         if self._kept is None and (before := await self._database.read(kept)) is not None:
-            self.begin()
             return before, {}
         return await self.read()
 

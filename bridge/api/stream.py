@@ -69,7 +69,8 @@ async def _follow(
                     await context.closing.wait()
                     continue
             page, position = await read(context, request.data, position)
-            read_at = loop.time() if len(page) < PAGE else -math.inf
+            if page or not request.data.changes:  # a lone change is not delayed
+                read_at = loop.time() if len(page) < PAGE else -math.inf
             for message in page:
                 await _write(response, message)
             if page:

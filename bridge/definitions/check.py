@@ -156,7 +156,8 @@ def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
     for at, text in _texts(list(nodes_of(tables))):
         before = ""
         for number, piece in enumerate(pieces(text)):
-            if number % 2 and "body" in at and before.count("{") > before.count("}"):
+            is_value = before.rstrip().endswith(('"', ":", "("))
+            if number % 2 and "body" in at and before.count("{") > before.count("}") and not is_value:
                 yield f"{dotted(at)}: {{{piece}}} is replaced by a value; write {{{{{piece}}}}} to send it as it is"
             before += "" if number % 2 else piece
 
@@ -166,7 +167,12 @@ def _hosts(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
     allowed = hosts_of(tables)
     for at, value, schema, _ in nodes:
         if schema.get("x-check") in ("address", "exchange"):
-            host = urlsplit(value.rpartition(" ")[2]).netloc
+            address = value.rpartition(" ")[2]
+            try:
+                host = urlsplit(address).netloc
+            except ValueError as error:
+                yield at, f"{address} is no address: {error}"
+                continue
             if host and host not in allowed:
                 yield at, f"the host {host} is not in `hosts`, so it may not see the key"
 

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
+from urllib.parse import unquote
 
 import aiohttp
 from multidict import CIMultiDict
@@ -271,7 +272,8 @@ def _secrets_of(url: str, custom_headers: Mapping[str, str]) -> Collection[str]:
     if not custom_headers and "?" not in url:
         return ()
     found = {*custom_headers.values(), *(value.rpartition(" ")[2] for value in custom_headers.values())}
-    found.update(query_secrets(url))
+    for secret in query_secrets(url):
+        found |= {secret, unquote(secret)}
     return sorted((secret for secret in found if len(secret) >= _SECRET_CHARS_MIN), key=len, reverse=True)
 
 

@@ -144,22 +144,33 @@ def _field(name: str, shape: Any, path: str) -> tuple[Any, str]:
 
 def _compare(operator: str, left: dict[str, Any], right: dict[str, Any], shape: Any, path: str) -> None:
     (found, where), (other, elsewhere) = _walk(left, shape, path), _walk(right, shape, path)
+    if operator in _SIGNS:
+        _check_order(_SIGNS[operator], [(left, found, where), (right, other, elsewhere)])
     for words, name, constant in ((found, where, right), (other, elsewhere, left)):
         kind, value = _kind_of(words), constant.get("value")
-        is_constant = constant["type"] == "literal" and value is not None
-        given = _kind_of_value(value)
-        if operator in _SIGNS and is_constant and given != NUMBER:
-            raise ValueError(f"`{_SIGNS[operator]}` compares numbers only, and {quoted(str(value))} is {given}")
-        if operator in _SIGNS and kind not in (NUMBER, None):
-            raise ValueError(f"`{_SIGNS[operator]}` compares numbers only, and `{name}` is {kind}")
-        if operator != "eq" or not is_constant:
+        if operator != "eq" or constant["type"] != "literal" or value is None:
             continue
+        given = _kind_of_value(value)
         if isinstance(words, tuple) and value not in words:
             meant = closest(value, words) if isinstance(value, str) else None
             remedy = f"did you mean '{meant}'?" if meant else f"it is one of {', '.join(words)}"
             raise ValueError(f"`{name}` is never {quoted(str(value))}; {remedy}")
         if kind not in (given, None):
             raise ValueError(f"`{name}` is {kind} and never equals {given}; {_remedy(kind, name, value)}")
+
+
+def _check_order(sign: str, sides: list[tuple[dict[str, Any], Any, str]]) -> None:
+    """Numbers are ordered, and texts; a number and a text are not."""
+    kinds = set[str]()
+    for node, shape, path in sides:
+        value = node["value"] if node["type"] == "literal" else None
+        kind = _kind_of(shape) if value is None else _kind_of_value(value)
+        if kind not in (NUMBER, TEXT, None):
+            name = f"`{path}`" if value is None else quoted(str(value))
+            raise ValueError(f"`{sign}` compares numbers, or texts, and {name} is {kind}")
+        kinds |= {kind} if kind else set()
+    if len(kinds) > 1:
+        raise ValueError(f"`{sign}` never holds between {TEXT} and {NUMBER}; write a number in backticks, as in `3`")
 
 
 def _check_words(function: str, children: list[dict[str, Any]], given: list[tuple[Any, str]]) -> None:
@@ -173,7 +184,8 @@ def _check_words(function: str, children: list[dict[str, Any]], given: list[tupl
         raise ValueError(f"no `{name}` passes {function}(…, {quoted(text)}); it is one of {', '.join(words)}")
     items = children[0]["children"] if children[0]["type"] == "multi_select_list" else []
     listed = [item.get("value") for item in items if item["type"] == "literal"]
-    if function == "contains" and isinstance(sought, tuple) and listed and not set(sought) & set(map(str, listed)):
+    is_known = bool(listed) and len(listed) == sum(item["type"] == "literal" for item in items) == len(items)
+    if function == "contains" and isinstance(sought, tuple) and is_known and not set(sought) & set(map(str, listed)):
         raise ValueError(f"`{elsewhere}` is none of these; it is one of {', '.join(sought)}")
 
 

@@ -27,19 +27,23 @@ JUMP_S: Final = 2.0  # a smaller step is a regular correction (NTP)
 
 
 async def resume(database: Database, clock: SteadyClock) -> None:
-    """At the start, on SQLite: go on with the time of the daemon before, so that `follow` sees if the clock was set since.
+    """At the start, on SQLite: see that the clock was set since the daemon before this one wrote.
 
-    What that daemon wrote a moment before it was killed is in its own time, whether it had noticed or not. After a clean
-    stop or in another boot only a clock that was set back shows: the database was then last written in the future.
+    After a kill in the same boot its time goes on, so that `follow` moves everything: what it wrote at the end is in its
+    own time, whether it had noticed or not. After a clean stop or in another boot only a clock that was set back shows,
+    because the database was then last written in the future: what waits is made due earlier by that.
     """
     if not database.is_sqlite:
         return
     zero_at = await database.read(lambda tx: clock_shift.last_zero_at(tx, boot_id()))
-    ahead_s = (zero_at - clock.zero_at).total_seconds() if zero_at else 0.0
-    if database.written_at and abs(ahead_s) < JUMP_S:
-        ahead_s = max(0.0, (database.written_at - clock.now()).total_seconds())
-    if abs(ahead_s) >= JUMP_S:
-        clock.shift(ahead_s)
+    if zero_at is not None:
+        ahead_s = (zero_at - clock.zero_at).total_seconds()
+        if abs(ahead_s) >= JUMP_S:
+            clock.shift(ahead_s)
+    elif database.written_at is not None:
+        ahead_s = (database.written_at - clock.now()).total_seconds()
+        if ahead_s >= JUMP_S:
+            await database.write(lambda tx: clock_shift.bring_forward(tx, ahead_s))
 
 
 class WallClockWatch:
@@ -49,6 +53,7 @@ class WallClockWatch:
         self._database = database
         self._clock = clock
         self._rebase = rebase
+        self._unsaved_s = 0.0
         self._ignored_s = 0.0
         """By how much this machine's clock is known to be ahead of the PostgreSQL server's."""
 
@@ -58,7 +63,7 @@ class WallClockWatch:
         jump_s = lag_s - self._ignored_s
         if abs(jump_s) < JUMP_S:
             if not self._ignored_s:
-                self._clock.shift(lag_s)
+                await self._correct(lag_s)
             return 0.0
         if self._database.is_sqlite:
             await self._follow_machine(lag_s)
@@ -66,6 +71,14 @@ class WallClockWatch:
             await self._follow_server()
         log.warning("clock.jumped", seconds=round(jump_s, 3))
         return jump_s
+
+    async def _correct(self, seconds: float) -> None:
+        """Follow a small step; what `resume` compares with is saved now and then."""
+        self._clock.shift(seconds)
+        self._unsaved_s += seconds
+        if self._database.is_sqlite and abs(self._unsaved_s) >= JUMP_S / 2:
+            await self._database.write(lambda tx: clock_shift.save_zero(tx, self._clock.zero_at))
+            self._unsaved_s = 0.0
 
     async def _follow_machine(self, seconds: float) -> None:
         loop, has_moved = asyncio.get_running_loop(), Future[None]()

@@ -294,7 +294,7 @@ class DefinedProvider(ProviderDefaults):
         try:
             return Triggered(self.answers.started(answer, values, http.base_url))
         except BadPayload as error:
-            if unread and "header" not in table["run_from"]:
+            if unread and not (isinstance(table["run_from"], dict) and "header" in table["run_from"]):
                 raise unread from None
             what = started_nothing(http, answer.body, str(error))
             raise _unusable(f"{request.what}: {what}", answer.status) from None
@@ -321,7 +321,10 @@ class DefinedProvider(ProviderDefaults):
             response = await self._ask(http, request, is_of_run=table is not self.tables.get("trigger"))
         except ProviderFailure as failure:
             status = failure.failed.status or 0
-            if status in allowed if allowed else 200 <= status < 300:  # done, with a body that is no JSON or none
+            is_refused = 200 <= status < 300 and failure.failed.kind in FAILURES.values()  # by a rule: only they say so
+            if not is_refused and (
+                status in allowed if allowed else 200 <= status < 300
+            ):  # done, without readable JSON
                 return Answer(status, failure.headers, failure.body), failure
             raise action_error(failure) from None
         if allowed and response.status not in allowed:

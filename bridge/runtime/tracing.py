@@ -242,6 +242,7 @@ class _Exporter(SpanExporter):
         self._answered: int | None = None
         self._session = requests.Session()
         self._session.stream = True  # so that no answer is read without a bound
+        self._session.max_redirects = 0  # the headers are for the collector alone
         self._session.hooks["response"].append(self._note_answer)
         url = None if endpoint is None else f"{endpoint.removesuffix('/v1/traces')}/v1/traces"
         self._inner = OTLPSpanExporter(endpoint=url, headers=dict(headers or {}), session=self._session)

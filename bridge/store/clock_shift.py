@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,15 +19,19 @@ from bridge.store.tables import (
 )
 from bridge.store.transaction import Tx
 
-# Due times, expiries, and the instants they count from. Times of facts (registered, recorded, delivered) stay.
-_MOVED = (
-    (runs, ("next_poll_at", "not_found_since"), runs.c.next_poll_at.is_not(None)),
+# Times of facts (registered, recorded, delivered) stay.
+_DUE = (
+    (runs, ("next_poll_at",), runs.c.next_poll_at.is_not(None)),
+    (deliveries, ("next_attempt_at",), deliveries.c.next_attempt_at.is_not(None)),
+    (endpoints, ("paused_until", "probe_at"), endpoints.c.deleted_at.is_(None)),
+    (replays, ("next_batch_at",), replays.c.finished_at.is_(None)),
+)
+_COUNTED = (  # what expires, and the instants that durations count from
+    (runs, ("not_found_since",), runs.c.next_poll_at.is_not(None)),
     (runs, ("deadline_at",), sa.and_(runs.c.next_poll_at.is_not(None), ~runs.c.deadline_is_fixed)),
     (runs, ("status_since",), sa.true()),  # of settled runs too: retention counts from it
-    (deliveries, ("next_attempt_at",), deliveries.c.next_attempt_at.is_not(None)),
-    (endpoints, ("paused_until", "probe_at", "failing_since", "warned_at"), endpoints.c.deleted_at.is_(None)),
+    (endpoints, ("failing_since", "warned_at"), endpoints.c.deleted_at.is_(None)),
     (endpoint_secrets, ("expires_at",), endpoint_secrets.c.expires_at.is_not(None)),
-    (replays, ("next_batch_at",), replays.c.finished_at.is_(None)),
     (idempotency_keys, ("created_at",), sa.true()),
     (sessions, ("created_at", "last_used_at", "expires_at"), sa.true()),
     (endpoints, ("deleted_at",), endpoints.c.deleted_at.is_not(None)),
@@ -36,11 +41,25 @@ _MOVED = (
 
 def shift_times(tx: Tx, seconds: float) -> None:
     """Move them by `seconds`; a deadline that was given as an instant stays."""
+    _move(tx, (*_DUE, *_COUNTED), seconds)
+
+
+def bring_forward(tx: Tx, seconds: float) -> None:
+    """Make due earlier by `seconds` what waits; nothing expires by it."""
+    _move(tx, _DUE, -seconds)
+
+
+def _move(tx: Tx, what: Any, seconds: float) -> None:
     by = round(seconds * 1_000_000)
-    for table, names, where in _MOVED:
+    for table, names, where in what:
         moved = {name: sa.cast(table.c[name], sa.BigInteger) + by for name in names}
         tx.connection.execute(sa.update(table).where(where).values(**moved))
     tx.cache.clear()
+
+
+def save_zero(tx: Tx, zero_at: datetime) -> None:
+    """Save how the clock of this daemon stands to its monotonic one now."""
+    tx.connection.execute(sa.update(nodes).where(nodes.c.clock_zero_at.is_not(None)).values(clock_zero_at=zero_at))
 
 
 def last_zero_at(tx: Tx, boot: str) -> datetime | None:

@@ -310,7 +310,7 @@ def _select_types(tx: Tx, query: sa.Select[Any], types: Sequence[str], run_id: s
     if run_id is not None:
         queries = [query.where(events.c.run_id == run_id, *([events.c.type.in_(types)] if types else []))]
     elif types and not COMMON.intersection(types):
-        queries = [query.where(_IS_RARE, events.c.type == one) for one in types]
+        queries = [query.where(_IS_RARE, events.c.type == one) for one in dict.fromkeys(types)]
     else:
         queries = [query.where(events.c.type.in_(types)) if types else query]
     found = [event_of(row) for each in queries for row in tx.connection.execute(each)]

@@ -62,10 +62,11 @@ const timeText = (at, full) => `${full ? `${full} · ` : ""}${relative(Date.pars
 export function Time({ at, exact = false }) {
   if (!at) return html`<span class="none">–</span>`;
   const full = clockText(new Date(at));
-  return exact ? html`<time datetime=${at} data-full=${full}>${timeText(at, full)}</time>` : html`<time datetime=${at} data-exact=${full}>${timeText(at)}</time>`;
+  return exact ? html`<time key=${at} datetime=${at} data-full=${full}>${timeText(at, full)}</time>` : html`<time key=${at} datetime=${at} data-exact=${full}>${timeText(at)}</time>`;
 }
 
-// A list has hundreds of times, so their texts are changed in place: no component is drawn again for them.
+// A list has hundreds of times, so their texts are changed in place: no component is drawn again for them. Preact does
+// not know of that, so another instant is another element.
 setInterval(() => {
   for (const one of /** @type {NodeListOf<HTMLTimeElement>} */ (document.querySelectorAll("time:is([data-exact], [data-full])"))) {
     if (one.firstChild) one.firstChild.nodeValue = timeText(one.dateTime, one.dataset.full);

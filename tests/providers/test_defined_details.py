@@ -157,6 +157,17 @@ async def test_inputs_that_cannot_be_sent_are_refused_before_asking(more: str, i
     assert server.seen == []
 
 
+@pytest.mark.parametrize("means", ["retry", "refused", "throttled"])
+async def test_a_cancel_that_is_refused_in_a_200_is_not_done(means: str) -> None:
+    rule = f'[[answer]]\nif = "kind == \'Refused\'"\nmeans = "{means}"\n'
+    text = BASE + '[cancel]\npost = "/v1/jobs/{id}/cancel"\n' + rule
+    async with against(answering({"kind": "Refused", "message": "too late"}), text) as (own, http, _):
+        with pytest.raises((ProviderRefused, ProviderFailure)):
+            await own.cancel(http, "7", None)
+    async with against(answering({"kind": "Accepted"}), text) as (own, http, _):
+        await own.cancel(http, "7", None)
+
+
 async def test_a_run_is_cancelled_by_patch() -> None:
     text = BASE + '[cancel]\npatch = "/v1/jobs/{id}"\nbody = { state = "failed" }\n'
     async with against(answering({}), text) as (own, http, server):
@@ -283,6 +294,15 @@ async def test_a_name_in_double_braces_is_sent_in_braces_as_it_is() -> None:
     async with against(answering({"state": "RUN"}), GRAPHQL) as (own, http, server):
         await own.fetch_run(http, "7")
     assert server.seen[0].body == {"query": "query($id: ID!){job(id:$id){{id} state}}", "variables": {"id": "7"}}
+
+
+@pytest.mark.parametrize(
+    "text", ['query { run(id: "{id}") { status } }', '{"run_id": "{id}"}', "{ run(id: {id}) { x } }"]
+)
+def test_lint_does_not_doubt_a_value_in_braces(text: str) -> None:
+    written = BASE.replace('get = "/v1/jobs/{id}"', f"post = \"/graphql\"\nbody = {{ query = '{text}' }}")
+    assert text in written
+    assert list(doubts_in(tomllib.loads(written))) == []
 
 
 def test_lint_doubts_a_selection_that_would_be_replaced() -> None:

@@ -32,11 +32,12 @@ def path_of(url: URL) -> Path:
 
 def last_written(url: URL) -> datetime | None:
     """When the database was last written, by the machine's wall clock; None if there is none yet."""
-    path, found = path_of(url), list[float]()
-    for each in (path, path.with_name(path.name + "-wal")):
+    path = path_of(url)
+    for each in (path.with_name(path.name + "-wal"), path):
         with contextlib.suppress(OSError):
-            found.append(each.stat().st_mtime)
-    return datetime.fromtimestamp(max(found), UTC) if found else None
+            if (found := each.stat()).st_size:
+                return datetime.fromtimestamp(found.st_mtime, UTC)
+    return None
 
 
 def refuse_query(url: str) -> None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +39,7 @@ T = TypeVar("T")
 
 BATCH_MAX: Final = 500  # callers in one commit; keeps a commit within some tens of milliseconds
 WAL_PAGES_BEFORE_CHECKPOINT: Final = 2000
+CHECKED_FOR_S: Final = 0.05  # after a commit the file need not be checked again before the next one for so long
 CALLERS_MISTAKES = (IntegrityError, DataError, ProgrammingError)
 _STOPPING = "the daemon is stopping; try again when it runs"
 _INCREMENTAL: Final = 2  # what `PRAGMA auto_vacuum` answers
@@ -105,7 +108,7 @@ class Writer:
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)  # `close` waits for its end
         # The rest is used by the thread only.
         self._connection: sa.Connection | None = None
-        self._is_checked = False
+        self._checked_at = -math.inf
         """The last commit went into the file that is still there; otherwise it is checked before the next, too."""
         self._next: _Job | None = None
         self._cache: dict[str, Any] = {}
@@ -222,9 +225,9 @@ class Writer:
             return None
 
     def _run(self, batch: list[_Job]) -> CommitSignals:
-        if not self._is_checked:
+        if time.monotonic() - self._checked_at > CHECKED_FOR_S:
             self._check()
-        self._is_checked = False
+        self._checked_at = -math.inf
         if self._connection is None:
             self._connection = self._engine.connect()
         driver = _driver_of(self._connection)
@@ -235,7 +238,7 @@ class Writer:
             signals = self._run_groups(_grouped(batch), driver)
             driver.execute("COMMIT")
             self._check()
-            self._is_checked = True
+            self._checked_at = time.monotonic()
         except BaseException:
             self._cache.clear()
             if driver.in_transaction:  # SQLite rolls back by itself after some errors
