@@ -23,7 +23,6 @@ _SPELLED_UUID = re.compile(
     r"(?:urn:uuid:|\{)?([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\}?",
     re.ASCII | re.IGNORECASE,
 )
-_SET_BACK = 60_000 << 80  # the clock was set back by more than a minute: ids follow it, as after a start
 _lock = threading.Lock()
 _last = 0
 _random = b""
@@ -38,7 +37,7 @@ def new_id(prefix: str) -> str:
             _random = os.urandom(400 * _RANDOM_BYTES)
         drawn, _random = _random[:_RANDOM_BYTES], _random[_RANDOM_BYTES:]
         value = milliseconds << 80 | int.from_bytes(drawn)
-        if _last - _SET_BACK < value <= _last:
+        if value <= _last:
             value = _last + 1
         _last = value
     high, low, pair = value >> 40 & _HALF, value & _HALF, _PAIRS  # written out: an event makes five ids
