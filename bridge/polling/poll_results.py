@@ -53,7 +53,13 @@ class Continue:
 
 @frozen
 class Drop:
-    """Hold the run no longer: it is settled, was removed, or is leased to another node."""
+    """Hold the run no longer: it is settled, was removed, or is leased to another node.
+
+    `is_in_doubt`: it is not as it was taken to be. If this node still leases it, because a change was recorded whose
+    answer was lost, it must be acquired again.
+    """
+
+    is_in_doubt: bool = False
 
 
 NextStep = Continue | Drop
@@ -163,7 +169,7 @@ class PollResults:
         if expires:
             self._planner.learn_given_up(tracked, now)
         if after is None or after.settled:
-            return Drop()
+            return Drop(is_in_doubt=after is None)
         tracked.note_recorded(after, began_at=(wall, now) if is_new_status else None)
         return self._continue(tracked, result, now)
 
@@ -182,8 +188,8 @@ class PollResults:
                 runs.watch_again(tx, after, self._client.connection.cadence.deadline_s)
             return after
 
-        self._logged(before, await self._database.write(record))
-        return Drop()
+        after = self._logged(before, await self._database.write(record))
+        return Drop(is_in_doubt=after is None)
 
     def _continue(self, tracked: TrackedRun, result: Observed, now: float) -> Continue:
         plan = self._planner.plan(tracked, result, now)
@@ -216,7 +222,7 @@ class PollResults:
                 self._planner.learn_given_up(tracked, now)
             after = await self._give_up(tracked.with_counters(), lost, failed)
             if after is None or after.settled:
-                return Drop()
+                return Drop(is_in_doubt=after is None)
             tracked.note_recorded(after)
         plan = self._planner.plan_retry(tracked, failed)
         return Continue(plan.delay_s, plan.reason)

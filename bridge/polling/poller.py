@@ -191,8 +191,11 @@ class Poller:
         match step:
             case Continue() as plan if is_held:
                 self._plan(tracked, plan)
-            case Drop() if is_held:
+            case Drop(is_in_doubt) if is_held:
                 self.leases.forget(tracked.run.id)
+                if is_in_doubt:
+                    self.leases.doubt()
+                    self.bell.ring()
         if isinstance(step, Continue) or self._has_sooner_work():
             self.bell.ring()
 

@@ -10,13 +10,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from bridge.domain.connection import CadenceSettings
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.run import RunStatus
 from bridge.polling.poller import Poller
 from bridge.sandbox import Sandbox, Scenario
-from bridge.store import run_leases, runs
+from bridge.store import run_leases, runs, tables
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from tests.support.watching import NODE, new_run, register
@@ -97,6 +98,22 @@ async def test_while_runs_wait_at_one_of_several_nodes_new_ones_are_left_to_all(
         assert poller.leases.offer() is not None
         limiter.divide(0, 2)
         assert poller.leases.offer() is None
+
+
+async def test_a_run_whose_change_was_recorded_unnoticed_is_watched_further(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """The answer of a commit may be lost, and the next change then does not fit what is held."""
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.3))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        await poller.run_pass()
+
+        def record(tx: Tx) -> None:
+            tx.connection.execute(sa.update(tables.runs).where(tables.runs.c.id == run.id).values(version=7))
+
+        await database.write(record)
+        assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
 
 
 async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox) -> None:

@@ -270,7 +270,13 @@ def _connections(life: Life) -> Iterator[str]:
             yield f"in hours an endpoint cannot have failed for days: {event}"
         if event["type"] == "endpoint.disabled" and "over the API" not in event["data"]["endpoint"]["reason"]:
             yield f"an endpoint was switched off: {event}"
-    yield from (f"{name} is failing still" for name, fails in is_failing.items() if fails)
+    recorded, calm_s = read_at_s(life), START_S + life.storm_s
+    seen = {
+        event["data"]["run"]["connection"]
+        for event in life.clients.feed.events
+        if event["data"]["run"] and event["type"] == "run.finished" and recorded[event["id"]][0] > calm_s
+    }  # with nothing to poll a connection cannot recover
+    yield from (f"{name} is failing still" for name, fails in is_failing.items() if fails and name in seen)
 
 
 def _triggers(life: Life) -> Iterator[str]:
