@@ -274,7 +274,9 @@ def _connections(life: Life) -> Iterator[str]:
     seen = {
         event["data"]["run"]["connection"]
         for event in life.clients.feed.events
-        if event["data"]["run"] and event["type"] == "run.finished" and recorded[event["id"]][0] > calm_s
+        if _is_finish(event)
+        and event["data"]["run"]["status"] not in ("expired", "lost")
+        and recorded[event["id"]][0] > calm_s
     }  # with nothing to poll a connection cannot recover
     yield from (f"{name} is failing still" for name, fails in is_failing.items() if fails and name in seen)
 

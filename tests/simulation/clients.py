@@ -44,6 +44,8 @@ class Registration:
     webhook_id: str = ""
     run_id: str | None = None
     accepted_at_s: float = 0.0
+    is_done: bool = False
+    """It is not registered again."""
     mark: str = ""
     """A word that its output holds, and no other's."""
     removed_after: str | None = None
@@ -215,6 +217,7 @@ class Clients:
         for _ in range(1 if is_given_up else self.chance.choice([1, 1, 2])):
             status, answer = await self.life.ask_until("POST", "/v1/runs", body, **headers)
             self._accepted(entry, status, answer)
+        entry.is_done = True
         self.life.say("registered", run=entry.run_id, theirs=theirs, number=number)
 
     def _accepted(self, entry: Registration, status: int, answer: Any) -> None:
@@ -262,7 +265,7 @@ class Clients:
         for entry in self.registrations:
             run = state.get(entry.connection, entry.provider_run_id)
             is_open = run is not None and not state.snapshot(run).status.is_settled and entry.deadline_s is None
-            if is_open and entry.run_id and entry.removed_after is None and entry.connection in providers:
+            if is_open and entry.is_done and entry.removed_after is None and entry.connection in providers:
                 chosen.append(entry)
         return self.chance.choice(chosen) if chosen else None
 
