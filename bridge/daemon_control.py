@@ -98,6 +98,9 @@ class DaemonControl:
         for name in signals.connections_due:
             if name in self.pollers:
                 self.pollers[name].leases.expect()
+        for poller in self.pollers.values() if signals.is_in_doubt else ():
+            poller.leases.doubt()
+            poller.bell.ring()
         if self.deliverer is not None:
             self.deliverer.follow_commit(signals)
         if signals.replays_due and self.replayer is not None:

@@ -186,8 +186,9 @@ class RunLeases:
     # -- comparing
 
     def doubt(self) -> None:
-        """Compare at once: a commit may have succeeded whose answer was lost."""
+        """Compare at once, and look for what is due: a commit may have succeeded whose answer was lost."""
         self._compare_due = 0.0
+        self._expects_due = True
 
     async def _compare(self, now: float) -> None:
         """Forget the runs that are held here without a lease; free what is leased to this node but not held.

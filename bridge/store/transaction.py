@@ -37,6 +37,8 @@ class CommitSignals:
     """New runs under the lease of this node, for their pollers; no hint, and for this node only."""
     leased_deliveries: list[LeasedDelivery] = field(default_factory=list)
     """New deliveries under the lease of this node, for its deliverer; no hint, and for this node only."""
+    is_in_doubt: bool = False
+    """A commit before this one failed, or only seemed to: what it leased may be leased. For this node only."""
     endpoints_changed: bool = False
     """A person changed an endpoint or its secrets: what was leased for it before must not be sent any more."""
 
@@ -45,6 +47,7 @@ class CommitSignals:
         self.connections_due |= other.connections_due
         self.deliveries_due |= other.deliveries_due
         self.leased_deliveries += other.leased_deliveries
+        self.is_in_doubt |= other.is_in_doubt
         self.endpoints_changed |= other.endpoints_changed
         self.replays_due |= other.replays_due
         self.events_recorded |= other.events_recorded

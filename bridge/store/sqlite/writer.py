@@ -111,6 +111,8 @@ class Writer:
         self._checked_at = -math.inf
         """The last commit went into the file that is still there; otherwise it is checked before the next, too."""
         self._next: _Job | None = None
+        self._has_failed = False
+        """Whether a commit failed since the last that did not."""
         self._cache: dict[str, Any] = {}
         """`Tx.cache` of every transaction: it stays valid between commits, because no other process writes."""
 
@@ -219,6 +221,7 @@ class Writer:
         try:
             return self._run(batch)
         except (DBAPIError, sqlite3.Error, StoreUnavailable) as error:
+            self._has_failed = True
             if _is_locked(error):  # callers behind it need not wait as long for the same answer
                 batch += self._drain()
             _fail(batch, error if isinstance(error, StoreUnavailable) else StoreUnavailable(explain(error)))
@@ -239,6 +242,7 @@ class Writer:
             driver.execute("COMMIT")
             self._check()
             self._checked_at = time.monotonic()
+            signals.is_in_doubt, self._has_failed = self._has_failed, False
         except BaseException:
             self._cache.clear()
             if driver.in_transaction:  # SQLite rolls back by itself after some errors

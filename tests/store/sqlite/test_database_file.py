@@ -15,6 +15,7 @@ from bridge.domain.errors import DatabaseRefused, StoreUnavailable
 from bridge.store import migrate, runs
 from bridge.store.database import Database
 from bridge.store.sqlite import database_file
+from bridge.store.transaction import CommitSignals
 from tests.support.watching import new_run, open_database, register
 
 
@@ -147,8 +148,11 @@ async def test_a_full_disk_says_so_undoes_everything_and_heals(tmp_path: Path) -
                 lambda tx: runs.insert_runs(tx, [new_run(f"r{n}", metadata={"x": "y" * 4000}) for n in range(99)])
             )
         assert len(await database.read(lambda tx: runs.find_watched(tx, "dify-prod", ["before", "r0"]))) == 1
+        said: list[CommitSignals] = []
+        database.listeners.append(said.append)
         await limit_pages(database, 1_000_000)
         await register(database, "after")
+        assert [each.is_in_doubt for each in said] == [True, False], "pollers compare, once: leases may be theirs"
 
 
 async def limit_pages(database: Database, pages: int) -> None:
