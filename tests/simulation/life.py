@@ -270,10 +270,11 @@ class Life:
         """SIGTERM; wait for its end."""
         if not self.daemon_process.is_dead and self.is_up:
             self._stop_wanted.set()
-            await asyncio.wait([self._serving], timeout=60)
-            if self.daemon_process.is_dead:
+            me, serving = self.daemon_process, self._serving
+            await asyncio.wait([serving], timeout=60)
+            if serving.done():
                 self.disk.keep()
-            else:
+            elif not me.is_dead:  # it may be killed while it stops
                 self.faults.append("the daemon did not stop within 60 s")
 
     async def set_wall(self, seconds: float) -> None:
