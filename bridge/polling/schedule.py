@@ -207,7 +207,8 @@ class TrackedRun:
         deadline_at = self.run.deadline_at
         if deadline_at is not None and not self.run.deadline_is_fixed:
             deadline_at += jump
-        self.run = replaced(self.run, status_since=self.run.status_since + jump, deadline_at=deadline_at)
+        since, due_at = self.run.status_since + jump, self.run.next_poll_at and self.run.next_poll_at + jump
+        self.run = replaced(self.run, status_since=since, deadline_at=deadline_at, next_poll_at=due_at)
         self.next_poll_at = self.next_poll_at and self.next_poll_at + jump
         self.not_found_since = self.not_found_since and self.not_found_since + jump
 

@@ -281,6 +281,17 @@ async def test_a_run_that_spans_a_jump_of_the_clock_teaches_nothing(tmp_path: Pa
     assert not planner.learner.has_unsaved
 
 
+async def test_a_change_after_the_clock_was_set_back_leaves_the_run_due_when_it_was(tmp_path: Path) -> None:
+    """Its row is written whole: otherwise a daemon that is killed then polls it again an hour later."""
+    tracked = watched(await running(tmp_path), age_s=5.0)
+    before = tracked.with_counters()
+    tracked.rebase(-3600.0)
+    after = tracked.with_counters()
+    hour = timedelta(hours=1)
+    assert before.next_poll_at is not None
+    assert (after.next_poll_at, after.status_since) == (before.next_poll_at - hour, before.status_since - hour)
+
+
 async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
     planner, tracked = taught(), watched(await running(tmp_path), age_s=5.0)
     tracked.note_alive(seen("running", progress=Progress(2, 4)))
