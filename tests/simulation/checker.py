@@ -107,7 +107,9 @@ def _runs(life: Life, runs: dict[str, Any]) -> Iterator[str]:
             yield f"accepted and then lost: {entry}"
         else:  # retention deletes it, but not before its time
             event = finished[entry.run_id]
-            from_s, _ = recorded[event["id"]]
+            from_s, theirs = recorded[event["id"]][0], life.sandbox.state.get(entry.connection, entry.provider_run_id)
+            if theirs is not None:  # it counts from the end of the run, where the provider tells that
+                from_s = min(from_s, theirs.created_s + (life.sandbox.state.snapshot(theirs).finished_after_s or 0.0))
             if life.keeps_s is None or life.now_s - from_s < life.keeps_s:
                 yield f"{entry.run_id} finished {life.now_s - from_s:.0f} s ago and is no longer kept"
             yield from _run(life, entry, event["data"]["run"])
