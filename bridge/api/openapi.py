@@ -43,7 +43,7 @@ _TAGS = {
     "connections": "Accounts at providers, and what was learned of their workflows.",
     "summary": "Everything at a glance.",
     "doctor": "What is or will be wrong.",
-    "alerts": "The channels by which people are told.",
+    "alerts": "The channels that send alerts to people.",
     "configuration": "The settings in effect.",
     "nodes": "The daemons that share the database.",
     "session": "The dashboard's sign-in.",

@@ -1,4 +1,4 @@
-"""`runbridge alerts …`: try the channels by which people are told."""
+"""`runbridge alerts …`: try the channels that send alerts to people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bridge.cli.output import mark, print_json, say
 
 @click.group
 def alerts() -> None:
-    """The channels by which people are told."""
+    """The channels that send alerts to people."""
 
 
 @alerts.command

@@ -43,7 +43,7 @@ TABLE = {
     "deliveries": CommandEntry("deliveries", "What was sent to each endpoint, with every attempt."),
     "replays": CommandEntry("replays", "Progress of replays; cancel one."),
     "connections": CommandEntry("connections", "Accounts at providers, and whether they answer."),
-    "alerts": CommandEntry("alerts", "The channels by which people are told."),
+    "alerts": CommandEntry("alerts", "The channels that send alerts to people."),
     "dashboard": CommandEntry("dashboard", "Print and open a link that signs you in to the dashboard."),
     "nodes": CommandEntry("serve", "The daemons that share one database."),
     "providers": CommandEntry("providers", "The kinds of API that can be watched."),

@@ -65,9 +65,9 @@ def comparable_run_id(provider_run_id: str) -> str:
     return stripped.lower() if _UUID.fullmatch(stripped) else stripped
 
 
-def is_same_run_id(told: str, provider_run_id: str) -> bool:
+def is_same_run_id(answered: str, provider_run_id: str) -> bool:
     """Whether an answer means this run: as `comparable_run_id`, and a UUID may lack dashes or have a wrapping."""
-    one, other = comparable_run_id(told), comparable_run_id(provider_run_id)
+    one, other = comparable_run_id(answered), comparable_run_id(provider_run_id)
     return one == other or _hex_of(one) == _hex_of(other) is not None
 
 

@@ -63,8 +63,10 @@ async def test_the_work_of_a_killed_node_is_taken_over(url: str, tmp_path: Path)
         await cluster.receiver.wait_for(lambda got: len(got) >= 20, 60)
         await victim.kill()
         await cluster.all_finished(PATIENCE_S)
-        await survivor.wait_for_log("node.buried")
+        buried = await survivor.wait_for_log("node.buried")
         await cluster.judge(survivor)
+        assert [node["id"] for node in (await survivor.ask("GET", "/v1/nodes"))["data"]] != [buried["node"]]
+        assert not victim.is_running
 
 
 async def test_a_frozen_node_that_wakes_is_refused_and_starts_over(url: str, tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ async def test_a_daemon_that_starts_after_the_clock_was_set_back_polls_and_deliv
             time_of.set("-2h")
             await daemon.restart()
             await receiver.wait_for(lambda got: down["id"] in finished(got), 60)
+            assert finished(receiver.received) == {killed["id"], down["id"]}
 
 
 @pytest.mark.slow

@@ -165,6 +165,7 @@ async def test_a_redraw_between_two_keys_loses_neither(page: Page, full: DaemonS
     await arrive(page, "Runs")
     await page.keyboard.press("d")
     await arrive(page, "Deliveries")
+    assert await page.evaluate("location.hash") == "#/deliveries"
 
 
 async def test_screens_reflow_at_320_pixels_with_targets_of_24(page: Page, full: DaemonSetup) -> None:

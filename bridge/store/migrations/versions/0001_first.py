@@ -86,6 +86,10 @@ def _create_deliveries() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("event_id", "endpoint_id", name=op.f("uq_deliveries_event_id_endpoint_id")),
     )
+    _index_deliveries()
+
+
+def _index_deliveries() -> None:
     op.create_index(
         "ix_deliveries_due",
         "deliveries",
@@ -321,6 +325,10 @@ def _create_runs() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("connection", "provider_run_id", name=op.f("uq_runs_connection_provider_run_id")),
     )
+    _index_runs()
+
+
+def _index_runs() -> None:
     op.create_index(
         "ix_runs_deadline",
         "runs",
