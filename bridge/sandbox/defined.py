@@ -26,7 +26,7 @@ from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.definition import METHODS, names_in, pieces
 from bridge.domain.errors import BridgeError
 from bridge.domain.run import Json, RunStatus
-from bridge.providers.definition_answers import Answers
+from bridge.providers.definition_answers import FAILURES, Answers
 from bridge.providers.definition_requests import fill, fill_address, put
 from bridge.providers.fixtures import Fixture, facts_of, fixtures_beside, read_fixture
 from bridge.sandbox.http_server import HttpServer
@@ -57,8 +57,11 @@ class DefinedSandbox(HttpServer):
         self._tables = self._answers.tables
         self._key, self._step_s, self._clock = key, step_s, clock or SystemClock()
         fixtures = [read_fixture(each) for each in fixtures_beside(path)]
-        self._others = {each.request: each for each in fixtures if each.request != "run"}
-        shown = [(facts_of(self._answers, each)[0].get("status"), each) for each in fixtures if each.request == "run"]
+        read = [(each, facts_of(self._answers, each)[0]) for each in fixtures]
+        self._others = {
+            each.request: each for each, facts in read if each.request != "run" and facts["means"] not in FAILURES
+        }
+        shown = [(facts.get("status"), each) for each, facts in read if each.request == "run"]
         self._before = [each for wanted in _BEFORE for status, each in shown if status == wanted]
         self._ends = [each for status, each in shown if status is not None and RunStatus(status).is_settled]
         if not self._before and not self._ends:
