@@ -56,7 +56,7 @@ class FileLock:
     def __init__(self, database: Path, descriptor: int, *, is_new: bool) -> None:
         self._database = database
         self._path = _lock_path(database)
-        self._descriptor = descriptor
+        self._descriptor: int | None = descriptor
         self._is_new = is_new
         self._file: int | None = None
         self._identity: tuple[int, int] | None = None
@@ -99,7 +99,8 @@ class FileLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             # `_file` stays open: closing it would drop the locks that SQLite holds on the file in this process.
-            os.close(self._descriptor)
+            self._file = None
+            self.release()
             raise DatabaseRefused(
                 f"another runbridge is using {self._database}, perhaps under another name; "
                 "stop it first, or give this one another [database] url"
@@ -133,14 +134,18 @@ class FileLock:
                 )
 
     def release(self) -> None:
-        """Release the lock. Call it when SQLite has closed the file."""
+        """Release the lock, once. Call it when SQLite has closed the file."""
+        held, self._file = self._file, None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:  # by now its number may be that of another file
+            return
         with contextlib.suppress(OSError):
-            if self._file is not None:
-                os.close(self._file)
-            os.ftruncate(self._descriptor, 0)
+            if held is not None:
+                os.close(held)
+            os.ftruncate(descriptor, 0)
             if self._is_new and not self._database.is_file():  # the first start failed and leaves no trace
                 self._path.unlink()
-            os.close(self._descriptor)
+        os.close(descriptor)
 
 
 def _identity_of(path: str) -> tuple[int, int] | None:

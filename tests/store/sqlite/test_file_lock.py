@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ from bridge.domain.clock import SystemClock
 from bridge.domain.errors import DatabaseRefused, StoreUnavailable
 from bridge.store import runs
 from bridge.store.database import Database
+from bridge.store.sqlite import database_file
 from tests.support.watching import open_database, register
 
 
@@ -163,3 +165,33 @@ async def test_a_foreign_write_lock_is_answered_within_five_seconds(database: Da
     foreign.execute("ROLLBACK")
     foreign.close()
     await register(database, "after")
+
+
+async def test_a_database_that_is_closed_twice_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
+    """The number of a closed descriptor soon belongs to another file, which would be cut to nothing."""
+    database = Database(f"sqlite:///{tmp_path}/a.db", SystemClock())
+    await database.open()
+    await database.close()
+    other = tmp_path / "other"
+    other.write_text("kept")
+    held = [os.open(other, os.O_RDWR) for _ in range(20)]
+    try:
+        await database.close()
+        assert other.read_text() == "kept"
+        assert all(os.fstat(descriptor) for descriptor in held)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+async def test_a_file_that_another_daemon_took_in_the_meantime_lets_go_of_the_lock(tmp_path: Path) -> None:
+    """Both begin where no file is yet: one makes it, the other finds it locked and leaves `.lock` to the next."""
+    path = tmp_path / "a.db"
+    lock = database_file.FileLock.take(path)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DatabaseRefused, match="another runbridge is using"):
+            lock.take_file()
+        lock.release()
+    database_file.FileLock.take(path).release()
+    assert path.is_file()
