@@ -38,6 +38,7 @@ _RUN: dict[str, Any] = {
     "last_error": None,
     "deadline_at": "2026-02-14T10:30:00.310Z",
     "overdue": False,
+    "link": None,
 }
 _NEW_RUN: dict[str, Any] = {
     **_RUN,

@@ -99,6 +99,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "next_poll_reason": "Why it is polled then; null if another node watches it or it is settled.",
         "last_error": "The latest failed poll since the last one that could be read; null if there is none.",
         "deadline_at": "When it expires if it has not settled; null if it has no deadline.",
+        "link": "The provider's own page about it; null if the provider does not say.",
         "overdue": "Whether it runs longer than its workflow normally takes.",
         "webhook": "The webhook that this request gave; absent without one.",
         "transitions": "Every change of its status, oldest first.",

@@ -154,6 +154,7 @@ class RunAnswer(RunData):
     last_error: LastErrorAnswer | None
     deadline_at: When | None
     overdue: bool
+    link: str | None
 
     @classmethod
     def of(cls, run: Run, live: LivePoll | None, **more: object) -> Self:
@@ -168,6 +169,7 @@ class RunAnswer(RunData):
         shown["last_error"] = None if run.settled else polls.last_error
         shown["deadline_at"] = _instant_text(run.deadline_at)
         shown["overdue"] = run.is_overdue
+        shown["link"] = run.link
         shown.update(more)
         return cls.model_validate(shown)
 

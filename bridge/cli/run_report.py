@@ -72,6 +72,7 @@ def _facts(run: Object) -> Iterator[tuple[str, Cell]]:
         yield "definition", f"{definition['name']} {definition['version']}"
     yield "provider run", run["provider_run_id"]
     yield "workflow", run.get("workflow_id")
+    yield "link", run.get("link")
     for name in ("registered", "created", "started", "finished", "observed"):
         yield name, _when(run.get(f"{name}_at"))
     yield "progress", f"{progress['completed']} of {progress['total']}" if progress and progress["total"] else None

@@ -19,6 +19,7 @@ class Observation:
     `provider_status` is the provider's own word. Times are canonical text (see `provider_instant`).
     `output_is_elsewhere`: the output needs a second request, made once after success. `output_truncated`: there is an
     output that cannot be kept, and `output` is None. `generation` differs once a run was started again under its id.
+    `link` is the address of the provider's own page about the run.
     """
 
     status: RunStatus
@@ -33,6 +34,7 @@ class Observation:
     output_is_elsewhere: bool = False
     output_truncated: bool = False
     generation: str | None = None
+    link: str | None = None
 
 
 @frozen

@@ -98,7 +98,7 @@ class Run:
     provider's own times as canonical text, None where it gives none. `version` counts the writes that changed the run
     (compare-and-set), `sequence` its events. `is_paused`: `run.waiting` was recorded, and not yet that it runs again.
     `deadline_at` moves with waiting time unless `deadline_is_fixed`. `next_poll_at` is None once settled.
-    `trace_context` is that of its registration, as text. `last_error` is written when polls begin to fail or fail in another way; its `count` may be behind.
+    `trace_context` is that of its registration, as text. `link` is the provider's own page about it. `last_error` is written when polls begin to fail or fail in another way; its `count` may be behind.
     """
 
     id: str
@@ -138,6 +138,7 @@ class Run:
     generation: str | None = None
     last_error: LastError | None = None
     trace_context: str | None = None
+    link: str | None = None
 
     @property
     def settled(self) -> bool:

@@ -43,6 +43,7 @@ def has_news(run: Run, seen: Observation) -> bool:
         or seen.error != run.error
         or seen.finished_at != run.finished_at
         or (run.workflow_id or seen.workflow_id) != run.workflow_id
+        or (run.link or seen.link) != run.link
         or (seen.created_at or run.created_at) != run.created_at
         or (seen.started_at or run.started_at) != run.started_at
     )
@@ -129,6 +130,7 @@ def shown_fields(run: Run, seen: Observation) -> dict[str, Any]:
         "started_at": seen.started_at or run.started_at,
         "finished_at": seen.finished_at,
         "generation": seen.generation or run.generation,
+        "link": run.link or seen.link,
     }
 
 

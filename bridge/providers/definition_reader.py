@@ -22,7 +22,7 @@ from bridge.domain.frozen import frozen
 from bridge.domain.observation import Observation
 from bridge.domain.run import Json, Progress, RunError, RunStatus
 from bridge.domain.timestamps import instant_from_ns, provider_instant
-from bridge.providers.fields import WORD_CHARS_MAX, error_of, id_of, progress_of, short_text, text_of, unpack_json
+from bridge.providers.fields import WORD_CHARS_MAX, error_of, id_of, link_of, progress_of, short_text, unpack_json
 from bridge.providers.partial_json import RunFields
 
 Convert = Callable[[Any], Any]
@@ -35,11 +35,11 @@ _NOTHING: Final = "null"  # the word that a missing status is shown as
 _EXACT_FLOAT_MAX: Final = 2**53
 _NO_TIME: Final = ("0000-", "0001-", "1970-01-01")  # how "not yet" is written by those who write a time for it
 _OBSERVED: Final = [field.name for field in fields(Observation)]
-_PLACES: Final = {name.removesuffix("_id"): at for at, name in enumerate([*_OBSERVED, "id", "link"])}
+_PLACES: Final = {name.removesuffix("_id"): at for at, name in enumerate([*_OBSERVED, "id"])}
 _ERROR, _OUTPUT, _ELSEWHERE = _PLACES["error"], _PLACES["output"], _PLACES["output_is_elsewhere"]
 _BLANK: Final = [False if name.startswith("output_") else None for name in list(_PLACES)[2:]]
 _CONVERT: Final[Mapping[str, Convert]] = {
-    "id": id_of, "workflow": short_text, "error": error_of, "generation": short_text, "link": text_of,
+    "id": id_of, "workflow": short_text, "error": error_of, "generation": short_text, "link": link_of,
 }  # fmt: skip
 
 
@@ -55,7 +55,6 @@ class Reading:
     remarks: tuple[str, ...] = ()
     rule: str = ""
     told_id: str | None = None
-    link: str | None = None
 
 
 class DefinitionReader:
@@ -121,8 +120,8 @@ class DefinitionReader:
             values[_ELSEWHERE] = values[_OUTPUT] is None
         if self._error_when is not None and status not in self._error_when:
             values[_ERROR] = None
-        *seen, told_id, link = values
-        return Reading(Observation(*seen), tuple(dict.fromkeys(notes)) if notes else (), rule, told_id, link)
+        *seen, told_id = values
+        return Reading(Observation(*seen), tuple(dict.fromkeys(notes)) if notes else (), rule, told_id)
 
     def needs_output(self, status: RunStatus) -> bool:
         """Whether [output] is asked for after this status."""

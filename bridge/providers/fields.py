@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, TypeGuard
@@ -18,6 +19,7 @@ RUN_ID_CHARS_MAX: Final = 512
 WORD_CHARS_MAX: Final = 200
 ERROR_CHARS_MAX: Final = 4000
 _COUNT_MAX: Final = 2**53
+_WEB_ADDRESS: Final = re.compile(r"https?://[^\s\x00-\x1f\x7f]{1,2000}", re.IGNORECASE)
 
 JsonObject = dict[str, Json]
 
@@ -83,6 +85,11 @@ def id_of(value: Json) -> str | None:
     """As `text_of`; also an integer that is written as `5.0`."""
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _COUNT_MAX
     return str(int(value)) if isinstance(value, float) and is_whole else text_of(value)
+
+
+def link_of(value: Json) -> str | None:
+    """An address that a browser may be led to; None for any other value, a script for example."""
+    return value if isinstance(value, str) and _WEB_ADDRESS.fullmatch(value) else None
 
 
 def first_not_null(*values: Json) -> Json:

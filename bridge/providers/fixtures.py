@@ -150,7 +150,7 @@ def _run_facts(result: Observed, reading: Reading | None) -> dict[str, Any]:
         "workflow": seen.workflow_id,
         "workflow_id": seen.workflow_id,
         "generation": seen.generation,
-        "link": reading and reading.link,
+        "link": seen.link,
         "id": reading and reading.told_id,
     }
 

@@ -68,6 +68,7 @@ runs = sa.Table(
     sa.Column("generation", sa.Text),
     sa.Column("last_error", JsonText),
     sa.Column("trace_context", sa.Text),
+    sa.Column("link", sa.Text),
     sa.UniqueConstraint("connection", "provider_run_id"),
 )
 # Due runs of one connection that no node leases; the index holds only watched runs.

@@ -82,6 +82,7 @@ export default function RunPage({ route }) {
         ["Provider's word", run.provider_status && html`<bdi>${visible(run.provider_status)}</bdi>`],
         ["Connection", html`<a href=${to("connections", run.connection, { workflow: run.workflow_id })}>${run.connection}</a> (${run.provider})`],
         ["Provider's id", html`<${Id} value=${run.provider_run_id} />`],
+        ["At the provider", /^https?:/i.test(run.link ?? "") && html`<a href=${run.link} target="_blank" rel="noopener noreferrer">open</a>`],
         ["Workflow", run.workflow_id && html`<bdi>${visible(run.workflow_id)}</bdi>`],
         ["Progress", progressText(run)],
         ["Registered", html`<${Time} at=${run.registered_at} exact />`],

@@ -238,3 +238,11 @@ async def test_a_deleted_run_is_gone_without_an_event_and_its_webhooks_with_it(a
     assert (await api.call("GET", f"/v1/endpoints/{run['webhook']['id']}")).status == 404
     assert (await api.call("GET", "/v1/events")).body["data"] == before
     assert (await api.register())["id"] != run["id"]
+
+
+async def test_the_providers_page_is_shown_with_the_run_and_not_in_its_events(api: Api) -> None:
+    run = await api.register()
+    await api.see(run["id"], RunStatus.RUNNING, link="https://jobs.example/7")
+    shown = (await api.call("GET", f"/v1/runs/{run['id']}")).body
+    assert (run["link"], shown["link"]) == (None, "https://jobs.example/7")
+    assert "link" not in shown["events"][0]["data"]["run"]

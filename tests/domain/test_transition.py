@@ -354,3 +354,10 @@ def test_a_clock_set_back_while_a_run_waits_takes_nothing_from_its_deadline() ->
 def test_an_instant_given_as_deadline_never_moves() -> None:
     fixed = sample_run(deadline_at=later(50), deadline_is_fixed=True)
     assert live([seen("waiting"), seen("running")], fixed, every_s=20)[0].deadline_at == later(50)
+
+
+def test_the_first_link_stays_and_comes_without_an_event() -> None:
+    """An answer may sign its link anew each time; to record that would be a write for every poll."""
+    run, _ = live([seen("running")])
+    shown, told = live([seen("running", link="https://a.example/1"), seen("running", link="https://a.example/2")], run)
+    assert (shown.link, shown.version, told) == ("https://a.example/1", run.version + 1, [])

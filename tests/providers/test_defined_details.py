@@ -388,3 +388,11 @@ async def test_a_rule_that_fails_on_the_answer_of_a_failure_is_named_in_it() -> 
     said = failed(await poll({"message": "out of order"}, text, status=500)).message
     assert "out of order" in said
     assert "answer[0].if" in said
+
+
+@pytest.mark.parametrize("told", ["javascript:alert(1)", "/jobs/7", "https://a b", "https://" + "a" * 3000, 7, None])
+async def test_a_link_is_an_address_that_a_browser_may_be_led_to(told: object) -> None:
+    text = BASE.replace("[status]", 'link = "page"\n[status]')
+    link = "HTTPS://jobs.example/7?tab=log#end"
+    assert read(await poll({"state": "RUN", "page": link}, text)).link == link
+    assert read(await poll({"state": "RUN", "page": told}, text)).link is None
