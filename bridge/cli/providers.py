@@ -14,7 +14,8 @@ from bridge import __version__
 from bridge.cli.options import DurationText, Pair, Settings, common_options, config_option, json_option, pass_settings
 from bridge.cli.output import mark, note, print_facts, print_table, print_value, say, say_heading
 from bridge.config.locate import find_config
-from bridge.definitions.check import doubts_in, hosts_of
+from bridge.definitions.check import hosts_of
+from bridge.definitions.doubts import doubts_in, key_sent
 from bridge.definitions.files import IN_CODE, Definitions, definitions_folder
 from bridge.definitions.schema import SCHEMA_TEXT
 from bridge.domain.definition import Definition, DefinitionInvalid
@@ -196,13 +197,15 @@ def lint(settings: Settings, file: Path) -> int:
     hosts = sorted(hosts_of(answers.tables)) or ["each connection's own base_url"]
     warnings = [*faults, *doubts_in(answers.tables), *unseen_words(answers, fixtures)]
     if settings.as_json:
-        print_value({"ok": True, "hosts": hosts, "fixtures": len(fixtures), "warnings": warnings})
+        told = {"hosts": hosts, "key": key_sent(answers.tables), "fixtures": len(fixtures), "warnings": warnings}
+        print_value({"ok": True, **told})
         return 0
     say(
         mark(is_good=True),
         f"{answers.definition.name} {answers.definition.version}: no mistakes, {len(fixtures)} fixtures",
     )
     say(f"  hosts that see the key: {', '.join(hosts)}")
+    say(f"  the key is sent: {key_sent(answers.tables)}")
     for warning in warnings:
         say(mark(None), warning)
     return 0

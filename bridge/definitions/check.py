@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from bridge.definitions.expressions import makes_list
 from bridge.definitions.schema import STATUSES, At, Fault, Node, faults_at, meant, nodes_of
-from bridge.domain.definition import METHODS, id_parts, names_in, pieces
-from bridge.domain.suggestions import dotted
+from bridge.domain.definition import METHODS, id_parts, key_place, names_in, parts_elsewhere, pieces
 
 _OUR_HEADERS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 _RESERVED: Final = frozenset({"key", "workflow", "inputs"})
@@ -76,12 +76,16 @@ def _rules(tables: dict[str, Any]) -> Iterator[Fault]:
             yield ("vars", name), "a required variable needs no default"
         if name in _RESERVED or (name == "id" and name in id_parts(tables["run"])):
             yield ("vars", name), f"`{name}` has a meaning of its own; choose another name"
-    auth = tables.get("auth", "bearer")
-    of_key = auth.get("header", "") if isinstance(auth, dict) else "" if auth == "none" else "authorization"
+    of_key = key_place(tables).get("header", "").lower()
     for name in tables.get("headers", {}):
-        if name.lower() in {*_OUR_HEADERS, of_key.lower()}:
-            why = "the key is sent in it" if name.lower() == of_key.lower() else "it belongs to HTTP itself"
+        if name.lower() in {*_OUR_HEADERS, of_key}:
+            why = "the key is sent in it" if name.lower() == of_key else "it belongs to HTTP itself"
             yield ("headers", name), f"this header cannot be set: {why}"
+    status = tables["read"].get("status", [])
+    paths = status.get("path", []) if isinstance(status, dict) else status
+    for path in [paths] if isinstance(paths, str) else paths:
+        if makes_list(path):
+            yield ("read", "status"), f"`{path}` finds a list, and a status is one word; take one item, as in `[0]`"
     trigger, listing = tables.get("trigger", {}), tables.get("list")
     if trigger.get("inputs", {}).get("merge") and not isinstance(trigger.get("body", {}), dict):
         yield ("trigger", "body"), "a table is needed here, because `inputs.merge` puts members into it"
@@ -115,7 +119,7 @@ def _placeholders(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
         "auth": variables | {"key"},
     }
     used: set[str] = set()
-    for at, text in _texts(nodes):
+    for at, text in texts_of(nodes):
         table, names = str(at[0]), known.get(str(at[0]), variables)
         used |= set(names_in(text)) if table == "run" else set()
         for name in names_in(text):
@@ -136,12 +140,10 @@ def _placeholders(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
 
 def _variables(tables: dict[str, Any]) -> set[str]:
     """What a connection gives: [vars], and the parts of a run's id that the items of [list] do not have."""
-    listed = tables.get("list", {}).get("id")
-    elsewhere = id_parts(tables["run"]).keys() - listed.keys() if isinstance(listed, dict) else set[str]()
-    return {*tables.get("vars", {}), *elsewhere}
+    return {*tables.get("vars", {}), *parts_elsewhere(tables)}
 
 
-def _texts(nodes: list[Node]) -> Iterator[tuple[At, str]]:
+def texts_of(nodes: Iterable[Node]) -> Iterator[tuple[At, str]]:
     """The texts in which names in braces are replaced, the names in bodies, too."""
     for at, value, schema, _ in nodes:
         if "x-text" in schema:
@@ -149,17 +151,6 @@ def _texts(nodes: list[Node]) -> Iterator[tuple[At, str]]:
                 yield at, value
             for name in value if isinstance(value, dict) else ():
                 yield (*at, name), name
-
-
-def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
-    """What is allowed and hardly meant, as sentences: in GraphQL `{id}` is a selection."""
-    for at, text in _texts(list(nodes_of(tables))):
-        before = ""
-        for number, piece in enumerate(pieces(text)):
-            is_value = before.rstrip().endswith(('"', ":", "("))
-            if number % 2 and "body" in at and before.count("{") > before.count("}") and not is_value:
-                yield f"{dotted(at)}: {{{piece}}} is replaced by a value; write {{{{{piece}}}}} to send it as it is"
-            before += "" if number % 2 else piece
 
 
 def _hosts(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
@@ -175,6 +166,8 @@ def _hosts(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
                 continue
             if host and host not in allowed:
                 yield at, f"the host {host} is not in `hosts`, so it may not see the key"
+            elif address.startswith("http:") and not tables.get("base_url", "").startswith("http:"):
+                yield at, "the key would be sent unencrypted; the address begins with https://"
 
 
 def hosts_of(tables: Mapping[str, Any]) -> set[str]:

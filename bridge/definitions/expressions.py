@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
+from bridge.definitions.instead import instead_of_text
 from bridge.domain.jmespath_interpreter import CountingInterpreter, Expression, TooCostly, check_quotes
 from bridge.domain.run import Json
 
@@ -18,15 +19,9 @@ LEVELS_MAX: Final = 32
 STEPS_MAX: Final = 50_000  # for one expression on one answer; a step takes about a microsecond
 ANSWER_STEPS_MAX: Final = 500_000  # for all expressions on one answer, or on one page of a list
 _PLAIN: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
-_REMEDIES: Final = {  # what people write, and what JMESPath wants instead
-    r"[^=!<>]=[^=]": "compare with `==`",
-    r"\b(?:and|or|not)\b": "and is `&&`, or is `||`, not is `!`",
-    r"[=<>]\s*-?\d": "a number stands in backticks, as in `` `0` ``",
-    r"\$": "a path begins with a name, without `$`",
-    r"^[^\"']*?(@\w[\w.]*|[A-Za-z_]\w*(?:[-@]\w+)+)": 'a name with - or @ needs double quotes: "{}"',
-    r"^[^\"']*\w \w": "text stands in single quotes, as in `'done'`",
-}
-_LITERAL_WORDS: Final = frozenset({"null", "true", "false"})
+_LITERALS: Final = frozenset({"null", "true", "false"})
+_LISTS: Final = frozenset({"projection", "value_projection", "filter_projection", "multi_select_list"})
+_NULLS: Final = frozenset({"none", "nil", "undefined"})  # what other languages call null
 
 
 class Notes(list[str]):
@@ -49,8 +44,29 @@ def check_expression(text: str) -> None:
         raise ValueError(f"an expression is nested at most {LEVELS_MAX} levels deep")
     check_quotes(text)
     for node in expression.nodes:
-        if node["type"] == "field" and node["value"] in _LITERAL_WORDS:
-            raise ValueError(f"`{node['value']}` is a field name here; write `` `{node['value']}` `` in backticks")
+        for each in (node, *(node["children"] if node["type"] == "comparator" else ())):
+            word = str(each.get("value")) if each["type"] == "field" else ""
+            if word in _LITERALS or (each is not node and word.lower() in _LITERALS | _NULLS):
+                literal = word.lower() if word.lower() in _LITERALS else "null"
+                raise ValueError(f"`{word}` is a field name here; write `` `{literal}` `` in backticks")
+        if problem := _never_true(node):
+            raise ValueError(problem)
+
+
+def _never_true(node: dict[str, Any]) -> str:
+    """Why a comparison or a call fails on every answer, as a sentence; empty if it does not."""
+    children, values = (
+        node["children"],
+        [child.get("value") for child in node["children"] if child["type"] == "literal"],
+    )
+    if node["type"] == "comparator" and node["value"] not in {"eq", "ne"}:
+        text = next((value for value in values if isinstance(value, str)), None)
+        remedy = "a number stands in backticks, as in `` `0` ``"
+        return f"< and > compare numbers, and {text!r} is text; {remedy}" if text is not None else ""
+    if node["type"] == "function_expression" and node["value"] == "contains":
+        is_list = children[1]["type"] == "multi_select_list" or isinstance(children[1].get("value"), list)
+        return "contains() takes the list first: `contains(['a', 'b'], name)`" if is_list else ""
+    return ""
 
 
 @lru_cache(maxsize=4096)
@@ -58,9 +74,7 @@ def _compiled(text: str) -> Expression:
     try:
         return Expression(text)
     except ValueError as error:
-        tried = ((re.search(form, text), remedy) for form, remedy in _REMEDIES.items())
-        remedies = [f"; {remedy.format(*found.groups())}" for found, remedy in tried if found]
-        raise ValueError(f"{str(error).rstrip(':')}{''.join(remedies[:1])}") from None
+        raise ValueError(f"{str(error).rstrip(':')}{instead_of_text('expression', text)}") from None
 
 
 def _depth(tree: dict[str, Any]) -> int:
@@ -74,18 +88,23 @@ def _depth(tree: dict[str, Any]) -> int:
 
 def find(paths: str | list[str], body: Json, notes: Notes, key: str = "") -> Any:
     """The first value of the paths that is not null; None if there is none. A path that fails is noted as of `key`."""
-    return finder(paths if isinstance(paths, str) else tuple(paths), key)(body, notes)
+    return finder(paths, key)(body, notes)
+
+
+def finder(paths: str | list[str], key: str) -> Find:
+    """`find` for these paths, compiled."""
+    if isinstance(paths, str):
+        return _finder(paths, key)
+    several = [_finder(path, key) for path in paths]
+    return lambda body, notes: next((found for one in several if (found := one(body, notes)) is not None), None)
 
 
 @lru_cache(maxsize=4096)
-def finder(paths: str | tuple[str, ...], key: str) -> Find:
-    """`find` for these paths, compiled: plain names take a fifth of the time of the interpreter."""
-    if not isinstance(paths, str):
-        several = [finder(path, key) for path in paths]
-        return lambda body, notes: next((found for one in several if (found := one(body, notes)) is not None), None)
-    if not _PLAIN.fullmatch(paths):
-        return _evaluator(paths, key)
-    first, *others = paths.split(".")
+def _finder(path: str, key: str) -> Find:
+    """Of one path; plain names take a fifth of the time of the interpreter."""
+    if not _PLAIN.fullmatch(path):
+        return _evaluator(path, key)
+    first, *others = path.split(".")
     if not others:
         return lambda body, _notes: body.get(first) if isinstance(body, dict) else None
 
@@ -123,6 +142,18 @@ def _evaluator(text: str, key: str) -> Find:
 def is_true(value: object) -> bool:
     """Whether JMESPath takes the value for true: everything but null, false and what is empty. 0 is true."""
     return not (value is None or value is False or value in ("", [], {}))
+
+
+def makes_list(text: str) -> bool:
+    """Whether an expression finds a list in every answer where it finds something."""
+    return not _PLAIN.fullmatch(text) and _compiled(text).tree["type"] in _LISTS
+
+
+def compared_names(text: str) -> list[str]:
+    """The names on the right side of comparisons, which may be meant as text."""
+    nodes = [] if _PLAIN.fullmatch(text) else _compiled(text).nodes
+    return [node["children"][1]["value"] for node in nodes
+            if node["type"] == "comparator" and node["children"][1]["type"] == "field"]  # fmt: skip
 
 
 def paths_of(text: str) -> list[tuple[str, ...]] | None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridge.definitions.check import faults_in
-from bridge.definitions.schema import At
+from bridge.definitions.instead import instead_of_text
+from bridge.definitions.schema import NAME, At
 from bridge.domain.definition import METHODS, Definition, DefinitionInvalid, Mistake
 from bridge.domain.suggestions import dotted, unknown
 
@@ -27,7 +28,6 @@ BUILT_IN: Final = Path(__file__).resolve().parents[1] / "providers" / "definitio
 ENTRY_POINTS: Final = "runbridge.providers"
 FILE_BYTES_MAX: Final = 256 * 1024
 IN_CODE: Final = ("dify", "retab")  # providers that are no definition; one is replaced only by a file that says so
-_BASES_MAX: Final = 8
 _OWN: Final = ("schema", "name", "version", "checked", "docs", "base", "replaces")  # not taken from a base
 _PARSED_CHARS_MAX: Final = 4 * 1024 * 1024  # to find the lines of a file: a value of many lines is parsed once for each
 _AT: Final = re.compile(r" \(at line (\d+), column \d+\)")
@@ -72,7 +72,9 @@ class _File:
             said = "is not UTF-8"
         except (ValueError, RecursionError) as error:
             found = _AT.search(str(error))
-            line, said = int(found[1]) if found else None, f"is no TOML: {_AT.sub('', str(error))}"
+            line = int(found[1]) if found else None
+            written = self.text.splitlines()[line - 1 : line] if line else []
+            said = f"is no TOML: {_AT.sub('', str(error))}{instead_of_text('toml', ''.join(written))}"
         return Mistake(str(self.path), line, "", said) if said else None
 
 
@@ -136,7 +138,7 @@ class Definitions:
             inherited = {key: value for key, value in tables.items() if key not in _OWN}
             tables = _merged(inherited, each.tables)
         faults = faults_in(tables)
-        if (given := tables.get("name")) != file.name and isinstance(given, str):
+        if (given := tables.get("name")) != file.name and isinstance(given, str) and re.fullmatch(NAME, given):
             what = "folder" if file.path.name == "definition.toml" else "file"
             faults.append((("name",), f"found {given!r}; the {what} is called {file.name!r}"))
         if faults:
@@ -158,7 +160,7 @@ class Definitions:
             place, said = _place([file], ("base",)), unknown("definition", base, self.names)
             if base in self.files:
                 file = self.files[base]
-                if len(chain) <= _BASES_MAX and file.path not in {one.path for one in chain}:
+                if file.path not in {one.path for one in chain}:
                     continue
                 said = "the definitions start from each other in a circle"
             raise DefinitionInvalid([Mistake(*place, "base", said)])
@@ -241,7 +243,8 @@ def lines_of(text: str) -> dict[At, int]:
             continue  # it goes on in the next line
         if line.lstrip().startswith("[") and begun == number:
             table = _resolved(parsed, counts)
-            found.setdefault(table, number)
+            for at in (table, table[:-1]) if isinstance(table[-1], int) else (table,):
+                found.setdefault(at, number)
         else:
             for at in _paths_in(parsed, table):
                 found.setdefault(at, begun)

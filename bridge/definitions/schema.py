@@ -2,8 +2,7 @@
 
 It is JSON Schema, draft 7, with words of our own: `x-form` says for a person what is allowed, `x-check` names a check
 here, `x-text` marks texts with names in braces. In tables `x-one-of` lists keys of which exactly one is needed, `x-with`
-says which other key (one of several) a key needs, `x-moved` where a key belongs instead, and `x-required` which tables
-are only required without a base.
+says which other key (one of several) a key needs, and `x-required` which tables are only required without a base.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bridge.definitions.expressions import check_expression
-from bridge.domain.suggestions import closest
+from bridge.definitions.instead import instead_of_key
+from bridge.domain.suggestions import closest, dotted
 
 At = tuple[str | int, ...]
 Fault = tuple[At, str]  # where, and a sentence: what was found, what is allowed
@@ -42,6 +42,8 @@ def nodes_of(value: Any, schema: dict[str, Any] = SCHEMA, at: At = ()) -> Iterat
     """A value and all values in it that have a schema, from the outside to the inside."""
     schema = _resolved(schema)
     fitting = next((one for one in map(_resolved, schema.get("anyOf", (schema,))) if _has_type(one, value)), None)
+    if fitting is not None and "x-form" in schema:
+        fitting = {**fitting, "x-form": schema["x-form"]}  # of all types, not of this one alone
     yield at, value, fitting or schema, fitting is not None
     if fitting is not None and isinstance(value, dict | list):
         keys = fitting.get("properties", {})
@@ -55,8 +57,9 @@ def faults_at(node: Node) -> Iterator[Fault]:
     """Everything that is wrong with a value by itself."""
     at, value, schema, has_type = node
     if not has_type or ("enum" in schema and value not in schema["enum"]):
-        nearest = meant(value, map(str, schema.get("enum", ()))) if isinstance(value, str) else ""
-        yield at, f"found {shown(value)}; allowed: {_allowed(schema)}{nearest}"
+        words = [word for word in schema.get("enum", ()) if isinstance(word, str)]
+        nearest = meant(value, words) if isinstance(value, str) else ""
+        yield at, f"found {shown(value)}; allowed: {_allowed(schema, at)}{nearest}"
     elif not value and ("minItems" in schema or "minProperties" in schema):
         yield at, f"the {'list' if isinstance(value, list) else 'table'} is empty; leave it out instead"
     elif check := schema.get("x-check"):
@@ -67,15 +70,13 @@ def faults_at(node: Node) -> Iterator[Fault]:
     elif isinstance(value, dict):
         yield from _table_faults(value, schema, at)
     elif "pattern" in schema and not re.fullmatch(schema["pattern"], value):
-        yield at, f"found {shown(value)}; allowed: {_allowed(schema)}"
+        yield at, f"found {shown(value)}; allowed: {_allowed(schema, at)}"
 
 
 def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema, or what it refers to."""
-    if "$ref" in schema:
-        resolved: dict[str, Any] = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
-        return resolved
-    return schema
+    found: dict[str, Any] = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    return found
 
 
 def _has_type(schema: dict[str, Any], value: object) -> bool:
@@ -91,31 +92,32 @@ def _has_type(schema: dict[str, Any], value: object) -> bool:
     return isinstance(value, _TYPES[schema["type"]][0])
 
 
-def _allowed(schema: dict[str, Any]) -> str:
+def _allowed(schema: dict[str, Any], at: At) -> str:
     """What may stand there, for a person."""
     schema = _resolved(schema)
     match schema:
         case {"x-form": str() as form}:
             return form
         case {"anyOf": list() as several}:
-            return " or ".join(map(_allowed, several))
+            return " or ".join(_allowed(one, at) for one in several)
         case {"enum": list() as words}:
             return ", ".join(words)
         case {"type": "integer", "minimum": low, "maximum": high} if high < _INTEGER_MAX:
             return f"a whole number from {low} to {high}"
         case {"type": "array", "items": items}:
-            return "a list: [[…]]" if "properties" in _resolved(items) else f"a list of {_allowed(items)}"
+            is_of_tables = "properties" in _resolved(items)
+            return f"a list of tables: [[{dotted(at)}]]" if is_of_tables else f"a list of {_allowed(items, at)}"
         case {"additionalProperties": dict() as each}:
-            return f"a table whose values are {_allowed(each)}"
+            return f"a table whose values are {_allowed(each, at)}"
     return _TYPES[schema["type"]][1]
 
 
 def _table_faults(value: dict[str, Any], schema: dict[str, Any], at: At) -> Iterator[Fault]:
     """Unknown keys, missing ones, too many of a group, and keys without those that they need."""
-    keys, moved = schema.get("properties", {}), schema.get("x-moved", {})
+    keys = schema.get("properties", {})
     for name in () if schema["additionalProperties"] else [one for one in value if one not in keys]:
-        where = f"it belongs into {moved[name]}" if name in moved else f"allowed: {', '.join(keys)}{meant(name, keys)}"
-        yield (*at, name), f"unknown key `{name}`; {where}"
+        remedy = instead_of_key(name, *_kinds(at, keys)) or meant(name, keys)
+        yield (*at, name), f"unknown key `{name}`; allowed: {', '.join(keys)}{remedy}"
     for name in schema.get("x-required", schema.get("required", ())):
         if name not in value:
             yield (*at, name), f"the key `{name}` is missing"
@@ -127,6 +129,13 @@ def _table_faults(value: dict[str, Any], schema: dict[str, Any], at: At) -> Iter
     for name, others in schema.get("x-with", {}).items():
         if name in value and not value.keys() & set(others):
             yield (*at, name), f"`{name}` needs {' or '.join(f'`{one}`' for one in others)} beside it"
+
+
+def _kinds(at: At, keys: Iterable[str]) -> Iterator[str]:
+    """The tables of `instead.toml` for a table of a definition, the most special first."""
+    names = [part for part in at if isinstance(part, str)] or ["top"]
+    yield from (".".join(names), "vars" if names[0] == "vars" else names[-1])
+    yield from (kind for key, kind in (("get", "request"), ("post", "request"), ("time", "instant")) if key in keys)
 
 
 def shown(value: object) -> str:
@@ -146,7 +155,8 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 def _check_address(text: str) -> None:
     if not text.startswith(("/", "https://", "http://")) or any(char.isspace() for char in text):
-        raise ValueError("allowed: a path that begins with `/`, or an address that begins with https://")
+        form = "a name in braces stands without blanks; " if re.search(r"\{\s|\s\}", text) else ""
+        raise ValueError(f"{form}allowed: a path that begins with `/`, or an address that begins with https://")
     if "#" in text:
         raise ValueError("an address for requests has no fragment (`#`)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,33 @@ def id_parts(run: Mapping[str, Any]) -> dict[str, str]:
     return kinds if isinstance(kinds, dict) else {"id": kinds}
 
 
+def key_place(tables: Mapping[str, Any]) -> Mapping[str, str]:
+    """Where a request has the key, or the token for it: a `header`, with a `scheme` or without, a `query`, or nowhere."""
+    match tables.get("auth", "bearer"):
+        case "none":
+            return {}
+        case str() as scheme:
+            return {"header": "Authorization", "scheme": scheme.capitalize()}
+        case auth:
+            place: Mapping[str, str] = auth if "exchange" not in auth else auth.get("send") or key_place({})
+            return place
+
+
+def key_header(place: Mapping[str, str], secret: str) -> dict[str, str]:
+    """The header that has the key; none where it goes another way. For Basic the secret is user:password."""
+    if place.get("scheme") == "Basic":
+        secret = base64.b64encode(secret.encode()).decode()
+    return (
+        {place["header"]: f"{place['scheme']} {secret}" if "scheme" in place else secret} if "header" in place else {}
+    )
+
+
+def parts_elsewhere(tables: Mapping[str, Any]) -> list[str]:
+    """The parts of a run's id that the items of [list] do not have, so that variables give them."""
+    found = tables.get("list", {}).get("id", "")
+    return [part for part in id_parts(tables["run"]) if part not in found] if isinstance(found, dict) else []
+
+
 @dataclass(frozen=True)
 class Definition:
     """A definition without mistakes. `tables` is the file, with what its base gives.
@@ -67,7 +95,7 @@ class Definition:
         The parts of a run's id that the items of [list] do not have are among them. One that the path of a run needs is
         required.
         """
-        known = {part: {"about": "for the list"} for part in self._parts_elsewhere} | self.tables.get("vars", {})
+        known = {part: {"about": "for the list"} for part in parts_elsewhere(self.tables)} | self.tables.get("vars", {})
         needed = set(_names_in_path(self.tables["run"])) - id_parts(self.tables["run"]).keys()
         return {
             name: {**spec, "required": True} if name in needed and "default" not in spec else spec
@@ -78,16 +106,10 @@ class Definition:
         """The values of the variables at a connection that gives these: with their defaults, else empty."""
         return {name: given.get(name, spec.get("default", "")) for name, spec in self.variables.items()}
 
-    @cached_property
-    def _parts_elsewhere(self) -> list[str]:
-        """The parts of a run's id that the items of [list] do not have."""
-        found = self.tables.get("list", {}).get("id", "")
-        return [part for part in id_parts(self.tables["run"]) if part not in found] if isinstance(found, dict) else []
-
     def list_lacks(self, given: Mapping[str, str]) -> list[str]:
         """The variables without which a connection has no list."""
         values = self.values(given)
-        needed = dict.fromkeys((*self._parts_elsewhere, *_names_in_path(self.tables.get("list", {}))))
+        needed = dict.fromkeys((*parts_elsewhere(self.tables), *_names_in_path(self.tables.get("list", {}))))
         return [name for name in needed if not values[name]]
 
 

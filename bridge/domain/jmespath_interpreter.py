@@ -20,6 +20,7 @@ from jmespath.lexer import Lexer
 from jmespath.visitor import Options, TreeInterpreter
 
 from bridge.domain.run import Json
+from bridge.domain.suggestions import closest
 
 TEXT_CHARS_MAX: Final = 1024 * 1024  # that one function may make; an event has a quarter of it
 _ITEMS_PER_STEP: Final = 8  # where Python's own loops do the work
@@ -72,7 +73,9 @@ def _nodes_of(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _check_call(name: str, arguments: int) -> None:
     if name not in Functions.FUNCTION_TABLE:
-        raise ValueError(f"not a JMESPath expression: there is no function {name}()")
+        nearest = closest(name, Functions.FUNCTION_TABLE)
+        meant = f"did you mean `{nearest}`?" if nearest else f"there are {', '.join(Functions.FUNCTION_TABLE)}"
+        raise ValueError(f"not a JMESPath expression: there is no function {name}(); {meant}")
     signature = Functions.FUNCTION_TABLE[name]["signature"]
     is_open = bool(signature[-1].get("variadic"))
     if arguments < len(signature) or (arguments > len(signature) and not is_open):

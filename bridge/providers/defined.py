@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from bridge.definitions.expressions import Notes, find, is_true
 from bridge.domain.connection import Connection
-from bridge.domain.definition import Definition
+from bridge.domain.definition import Definition, key_header, key_place
 from bridge.domain.errors import BadPayload, ProviderRefused, Unsupported
 from bridge.domain.failure import FailureKind
 from bridge.domain.frozen import replaced
@@ -67,6 +67,7 @@ class DefinedProvider(ProviderDefaults):
         auth = self.tables.get("auth")
         self._known: WeakKeyDictionary[ProviderHttp, dict[str, str]] = WeakKeyDictionary()
         """The variables' values at each connection."""
+        self._key_place = key_place(self.tables)
         self._exchange = TokenExchange(auth) if isinstance(auth, dict) and "exchange" in auth else None
 
     def base_url(self, connection: Connection) -> str:
@@ -78,18 +79,7 @@ class DefinedProvider(ProviderDefaults):
         values = self.definition.values(connection.options)
         own = self.tables.get("headers", {}).items()
         headers = {name: fill(text, values) for name, text in own if has_values(text, values)}
-        return headers | self._key_header(connection.api_key.reveal())
-
-    def _key_header(self, key: str) -> dict[str, str]:
-        auth = self.tables.get("auth", "bearer")
-        match auth:
-            case "bearer":
-                return {"Authorization": f"Bearer {key}"}
-            case "basic":
-                return {"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"}
-            case {"header": str() as name}:
-                return {name: f"{auth['scheme']} {key}" if "scheme" in auth else key}
-        return {}
+        return headers if self._exchange else headers | key_header(self._key_place, connection.api_key.reveal())
 
     def check_run_id(self, provider_run_id: str) -> str | None:
         """Text of the kind, or of the parts, that the definition names."""
@@ -109,11 +99,11 @@ class DefinedProvider(ProviderDefaults):
         timeout_s: float | None = None,
     ) -> ProviderResponse:
         """Send a request with the key, or with another `key`. Raises ProviderFailure."""
-        auth, query = self.tables.get("auth"), request.query
-        if isinstance(auth, dict) and "query" in auth:
-            query = [*query, (auth["query"], key or key_of(http))]
+        query = request.query
+        if "query" in self._key_place:
+            query = [*query, (self._key_place["query"], key or key_of(http))]
         for is_again in (False, True):
-            own = {**(headers or {}), **(self._key_header(key) if key else {})}
+            own = {**(headers or {}), **(key_header(self._key_place, key) if key else {})}
             if self._exchange is not None and key is None:
                 own |= await self._exchange.header(http, self._variables(http), renew=is_again)
             try:
@@ -232,11 +222,7 @@ class DefinedProvider(ProviderDefaults):
         table = self.tables.get("output")
         if table is None:
             return await super().fetch_output(http, run_id)
-        values, pages, hosts = (
-            self._values(http, run_id),
-            Pages(table.get("next")),
-            Hosts.of(self.tables, http.base_url),
-        )
+        values, pages = self._values(http, run_id), Pages(table.get("next"))
         first, joined, cursor, room = None, list[Json](), None, http.body_bytes_max
         for number in range(OUTPUT_PAGES_MAX):
             request = request_of(
@@ -253,7 +239,7 @@ class DefinedProvider(ProviderDefaults):
                     return first if number == 0 else joined
                 joined += items
                 came = Page(response.headers, response.body, http.address_of(request.path))
-                cursor = pages.after(cursor, came, items, hosts) if items else None
+                cursor = pages.after(cursor, came, items, Hosts.of(self.tables, http.base_url)) if items else None
             if cursor is None:
                 break
         return joined if "join" not in table or not isinstance(first, dict) else _joined(table, first, joined)
@@ -279,18 +265,18 @@ class DefinedProvider(ProviderDefaults):
         if table is None:
             raise Unsupported(f"the definition of {self.name} cannot start runs; start it there and register its id")
         values, given = self._variables(http), table.get("inputs", {})
-        if given.get("merge") and not isinstance(inputs, dict):
-            raise ProviderRefused(f"{self.name} takes inputs as an object{_about(given)}")
-        if inputs and not given.get("merge") and not _takes_inputs(table.get("body")):
+        members = inputs if given.get("merge") else {}
+        if not isinstance(members, dict):
+            about = f": {given['about']}" if "about" in given else ""
+            raise ProviderRefused(f"{self.name} takes inputs as an object{about}")
+        if inputs and not members and '"{inputs}"' not in json.dumps(table.get("body")):
             raise ProviderRefused(f"the definition of {self.name} has no place for inputs; leave them out")
         kinds = {"workflow": table.get("workflow", "slug")}
         request = request_of(table, {**values, "workflow": workflow_id, "inputs": inputs}, kinds)
         body = {} if request.body is None else request.body
-        if given.get("merge") and isinstance(body, dict) and isinstance(inputs, dict):
-            body = {**inputs, **body}
-        answer, unread = await self._act(
-            http, table, replace(request, body={**extra, **body} if isinstance(body, dict) else body)
-        )
+        if isinstance(body, dict):
+            body = {**extra, **members, **body}
+        answer, unread = await self._act(http, table, replace(request, body=body))
         try:
             return Triggered(self.answers.started(answer, values, http.base_url))
         except BadPayload as error:
@@ -378,19 +364,6 @@ def _joined(table: Mapping[str, Any], first: dict[str, Json], items: list[Json])
     following = table["next"].get("while") if isinstance(table["next"], dict) else None
     over = {following: False} if following in first else {}
     return {**first, table["join"]: items, **over}
-
-
-def _takes_inputs(body: Json) -> bool:
-    match body:
-        case dict():
-            return any(map(_takes_inputs, body.values()))
-        case list():
-            return any(map(_takes_inputs, body))
-    return body == "{inputs}"
-
-
-def _about(given: Mapping[str, str]) -> str:
-    return f": {given['about']}" if "about" in given else ""
 
 
 def _condition_for(last: LastResponse) -> dict[str, str]:

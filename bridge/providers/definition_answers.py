@@ -131,11 +131,8 @@ class Answers:
             reading = self._read(answer, means, run_id)
         except BadPayload as error:
             text, _ = error_text(answer.body)
-            what = (
-                f"HTTP {answer.status} with an error instead of a run: {redacted(text)}"
-                if text
-                else redacted(str(error))
-            )
+            what = f"HTTP {answer.status} with an error instead of a run: {text}" if text else str(error)
+            what = redacted(what)
             return PollFailed(FailureKind.BAD_PAYLOAD, what[:MESSAGE_CHARS_MAX], answer.status, pause), None
         remarks = (*meaning.notes, *reading.remarks)
         return Observed(reading.observation, pause, remarks=remarks), reading
@@ -185,11 +182,7 @@ class Answers:
         """The run of an item of [list], whose `key` it has in a map; None if it has no id that a run could have."""
         notes.clear()  # of the item before
         listing = self.tables["list"]
-        paths = listing.get("id", [])
-        if isinstance(paths, dict):
-            told = self._joined({name: text_of(find(path, item, notes)) for name, path in paths.items()}, variables)
-        else:
-            told = text_of(find(paths, item, notes)) or key
+        told = self._id_at(listing.get("id", []), item, variables, notes) or key
         if told is None or self.check_run_id(told) is not None:
             return None
         try:
@@ -203,28 +196,28 @@ class Answers:
         is_whole = whole if isinstance(whole, bool) else isinstance(item, dict) and item.keys() >= set(whole)
         return ListedRun(told, seen, needs_detail=not is_whole)
 
-    def _joined(self, found: Mapping[str, str | None], variables: Mapping[str, str]) -> str | None:
-        parts = {name: found.get(name) or variables.get(name) for name in self.run_id.kinds}
-        return self.run_id.join({name: part for name, part in parts.items() if part}) if all(parts.values()) else None
+    def _id_at(self, paths: Any, body: Json, variables: Mapping[str, str], notes: Notes) -> str | None:
+        """The id at a path, or of its parts, of which variables give those without a path; None if one is missing."""
+        if not isinstance(paths, dict):
+            return text_of(find(paths, body, notes))
+        found = {name: text_of(find(path, body, notes)) for name, path in paths.items()}
+        parts = {name: found.get(name) or variables.get(name) or "" for name in self.run_id.kinds}
+        return self.run_id.join(parts) if all(parts.values()) else None
 
     def started(self, answer: Answer, variables: Mapping[str, str], base_url: str) -> str:
         """The id of the run in the answer to a trigger. Raises BadPayload if there is none."""
         origin, notes = self.tables["trigger"]["run_from"], Notes()
-        told: str | None
+        by = next(iter(origin)) if isinstance(origin, dict) and origin.keys() in ({"header"}, {"url"}) else None
         try:
-            match origin:
-                case {"header": str() as name} | {"url": str() as name}:
-                    named = answer.headers.get(name) if "header" in origin else text_of(find(name, answer.body, notes))
-                    if named is None:
-                        raise BadPayload(f"there is no {name} in it")
-                    hosts = Hosts.of(self.tables, base_url)
-                    return self.run_id.in_address(self.tables["run"], base_url, hosts.address(named))
-                case dict():
-                    told = self._joined(
-                        {one: text_of(find(path, answer.body, notes)) for one, path in origin.items()}, variables
-                    )
-                case _:
-                    told = text_of(find(origin, answer.body, notes))
+            if by is None:
+                told = self._id_at(origin, answer.body, variables, notes)
+            else:
+                place = origin[by]
+                named = answer.headers.get(place) if by == "header" else self._id_at(place, answer.body, {}, notes)
+                if named is None:
+                    raise BadPayload(f"there is no {place} in it")
+                address = Hosts.of(self.tables, base_url).address(named)
+                told = self.run_id.in_address(self.tables["run"], base_url, address)
             if told is None or check_id(told) is not None:
                 raise BadPayload("; ".join(notes) or "nothing stands where [trigger] says")
             self.run_id.split(told)

@@ -160,22 +160,14 @@ def _field(key: str, given: Any) -> tuple[Find, Convert | None]:
         return _progress(given), None
     if isinstance(given, dict) and "message" in given:
         return _error(given), None
-    return _find(f"read.{key}", given["path"] if isinstance(given, dict) else given), _converter(key, given)
-
-
-def _find(key: str, paths: str | list[str]) -> Find:
-    return finder(paths if isinstance(paths, str) else tuple(paths), key)
-
-
-def _converter(key: str, given: Any) -> Convert | None:
-    convert = _CONVERT.get(key)
+    find, convert = finder(given["path"] if isinstance(given, dict) else given, f"read.{key}"), _CONVERT.get(key)
     if not isinstance(given, dict) or "decode" not in given:
-        return convert
-    return unpack_json if convert is None else lambda value: convert(unpack_json(value))
+        return find, convert
+    return find, unpack_json if convert is None else lambda value: convert(unpack_json(value))
 
 
 def _error(given: Mapping[str, Any]) -> Find:
-    parts = {name: _find(f"read.error.{name}", paths) for name, paths in given.items() if name not in _NO_PATHS}
+    parts = {name: finder(paths, f"read.error.{name}") for name, paths in given.items() if name not in _NO_PATHS}
 
     def find_error(body: Json, notes: Notes) -> RunError | None:
         found = {name: find_part(body, notes) for name, find_part in parts.items()}
@@ -189,7 +181,7 @@ def _error(given: Mapping[str, Any]) -> Find:
 
 
 def _progress(given: Mapping[str, Any]) -> Find:
-    parts = {name: _find(f"read.progress.{name}", paths) for name, paths in given.items() if name not in _NO_PATHS}
+    parts = {name: finder(paths, f"read.progress.{name}") for name, paths in given.items() if name not in _NO_PATHS}
     form = given.get("as")
 
     if form is None:

@@ -170,31 +170,25 @@ class RunId:
     """The parts of a run's id: `provider_run_id` is them in this order, joined by a slash."""
 
     kinds: Mapping[str, str]
+    form: re.Pattern[str]
 
     @classmethod
     def of(cls, tables: Mapping[str, Any]) -> RunId:
-        """Those of a definition."""
-        return cls(id_parts(tables["run"]))
+        """Those of a definition. Further slashes are of the part of kind `path`, else of the last one."""
+        kinds = id_parts(tables["run"])
+        whole = next((name for name, kind in kinds.items() if kind == "path"), [*kinds][-1])
+        return cls(kinds, re.compile("/".join("(.*)" if name == whole else "([^/]*)" for name in kinds), re.DOTALL))
 
     def split(self, provider_run_id: str) -> dict[str, str]:
         """The parts by name. Raises ValueError with a sentence if this is no such id."""
-        names = list(self.kinds)
-        if len(names) == 1:
-            if problem := _problem_of(self.kinds[names[0]], provider_run_id):
-                raise ValueError(problem)
-            return {names[0]: provider_run_id}
-        at = next((number for number, name in enumerate(names) if self.kinds[name] == "path"), len(names) - 1)
-        head = provider_run_id.split("/", at) if at else [provider_run_id]
-        after = len(names) - 1 - at
-        tail = head.pop().rsplit("/", after) if len(head) == at + 1 else []
-        values = head + tail
-        if len(values) != len(names):
-            wanted = "/".join(f"{{{name}}}" for name in names)
-            raise ValueError(f"a run id has the form {wanted}")
-        for name, value in zip(names, values, strict=True):
+        found = self.form.fullmatch(provider_run_id)
+        if found is None:
+            raise ValueError(f"a run id has the form {'/'.join(f'{{{name}}}' for name in self.kinds)}")
+        parts = dict(zip(self.kinds, found.groups(), strict=True))
+        for name, value in parts.items():
             if problem := _problem_of(self.kinds[name], value):
-                raise ValueError(f"{name}: {problem}")
-        return dict(zip(names, values, strict=True))
+                raise ValueError(problem if len(parts) == 1 else f"{name}: {problem}")
+        return parts
 
     def in_address(self, run: Mapping[str, Any], base_url: str, address: str) -> str:
         """The run's id in an address that fits [run]. Raises ValueError if it does not fit."""

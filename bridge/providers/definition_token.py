@@ -9,6 +9,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from bridge.definitions.expressions import Notes, find
+from bridge.domain.definition import key_header, key_place
 from bridge.domain.failure import FailureKind
 from bridge.domain.observation import PollFailed
 from bridge.providers.definition_reader import number_of
@@ -47,8 +48,7 @@ class TokenExchange:
             token = self._tokens.get(http)
             if token is None or now >= token.expires_at or (renew and token is known):
                 token = self._tokens[http] = await self._exchange(http, {**variables, "key": key_of(http)}, now)
-        send = self.auth.get("send", {"header": "Authorization", "scheme": "Bearer"})
-        return {send["header"]: f"{send['scheme']} {token.text}" if "scheme" in send else token.text}
+        return key_header(key_place({"auth": self.auth}), token.text)
 
     async def _exchange(self, http: ProviderHttp, values: Mapping[str, str], now: float) -> _Token:
         method, _, template = self.auth["exchange"].partition(" ")

@@ -19,11 +19,10 @@ from bridge.domain.observation import PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.defined import DefinedProvider
 from bridge.providers.definition_answers import Answer
-from bridge.providers.fixtures import Fixture, facts_of
+from bridge.providers.fixtures import Fixture, facts_of, paths_in
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse, ProviderSessions, Route
 
 MASK: Final = "****"
-_OPTIONS: Final = frozenset({"time", "as", "decode", "when"})
 _SECRET_NAME: Final = re.compile(
     r"secret|token|passw|api[-_]?key|authorization|cookie|credential|signature|private[-_]?key|^key$", re.IGNORECASE
 )
@@ -123,7 +122,7 @@ class Trial:
         """Key, path and value of everything that [read] names, masked."""
         body = self.answer.body if self.answer else None
         for key, given in self.provider.tables["read"].items():
-            for name, path in _paths(key, given):
+            for name, path in paths_in(key, given):
                 notes = Notes()
                 shown = _shown(masked(find(path, body, notes, f"read.{name}"), self.secrets))
                 yield name, path, notes[0] if notes else shown
@@ -220,19 +219,6 @@ def _names_of_headers(value: Any) -> Iterator[str]:
         case list():
             for inner in value:
                 yield from _names_of_headers(inner)
-
-
-def _paths(key: str, given: Any) -> Iterator[tuple[str, str]]:
-    match given:
-        case str():
-            yield key, given
-        case list():
-            for path in given:
-                yield key, path
-        case dict():
-            for name, inner in given.items():
-                if name not in _OPTIONS:
-                    yield from _paths(key if name == "path" else f"{key}.{name}", inner)
 
 
 def _shown(value: Json) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 from multidict import CIMultiDict
 
 from bridge.definitions.check import word_text
-from bridge.definitions.expressions import Notes, find
+from bridge.definitions.expressions import Notes, compared_names, find
 from bridge.definitions.schema import STATUSES
 from bridge.domain.errors import BadPayload, BridgeError
 from bridge.domain.observation import Observed
@@ -30,6 +31,9 @@ EXPECTED: Final = (
     "status", "provider_status", "error", "output", "progress", "created_at", "started_at", "finished_at",
     "workflow", "workflow_id", "generation", "link", "means", "next", "items", "id", "pause",
 )  # fmt: skip
+
+
+_NO_PATHS: Final = frozenset({"time", "as", "decode", "when"})
 
 
 class FixtureInvalid(BridgeError):
@@ -223,6 +227,7 @@ def unseen_words(answers: Answers, fixtures: list[Fixture]) -> Iterator[str]:
             and "status" not in fixture.expect
         ):
             yield f"the word {word!r} of fixture {fixture.name} is in no list of [status]"
+    yield from _unseen_paths(answers.tables, fixtures)
     shown = {str(facts.get("provider_status")).casefold() for facts, _ in run}
     rules = {rule for _, rule in run} | {answers.meaning_of(fixture.answer).rule for fixture in fixtures}
     status = answers.tables["status"]
@@ -236,6 +241,51 @@ def unseen_words(answers: Answers, fixtures: list[Fixture]) -> Iterator[str]:
     for number in range(len(answers.tables.get("answer", ()))):
         if f"answer[{number}]" not in rules:
             yield f"no fixture fits answer[{number}]"
+
+
+def _unseen_paths(tables: Mapping[str, Any], fixtures: list[Fixture]) -> Iterator[str]:
+    """The paths of [read] at which no answer has something, and the names in rules that no answer has."""
+    bodies = [fixture.answer.body for fixture in fixtures if fixture.request == "run"]
+    for fixture in fixtures if "list" in tables else ():
+        if fixture.request == "list":
+            with suppress(BadPayload):
+                bodies += [item for _, item in rows_in(tables["list"], fixture.answer.body, Notes())]
+    for key, given in tables["read"].items() if bodies else ():
+        for name, path in paths_in(key, given):
+            if all(find(path, body, Notes()) is None for body in bodies):
+                yield f"no fixture has anything at `{path}` (read.{name})"
+    has = {name for body in bodies for name in _names_in(body)}
+    rules = [(f"status.when[{at}].if", rule["if"]) for at, rule in enumerate(tables["status"].get("when", ()))]
+    rules += [(f"answer[{at}].if", rule["if"]) for at, rule in enumerate(tables.get("answer", ())) if "if" in rule]
+    for key, text in rules:
+        for name in compared_names(text):
+            if name not in has:
+                yield f"{key}: no fixture has a member `{name}`; text stands in single quotes: '{name}'"
+
+
+def paths_in(key: str, given: Any) -> Iterator[tuple[str, str]]:
+    """The paths of a key of [read], each with the name of the key."""
+    match given:
+        case str():
+            yield key, given
+        case list():
+            for path in given:
+                yield key, path
+        case dict():
+            for name, inner in given.items():
+                if name not in _NO_PATHS:
+                    yield from paths_in(key if name == "path" else f"{key}.{name}", inner)
+
+
+def _names_in(body: Json) -> Iterator[str]:
+    match body:
+        case dict():
+            yield from body
+            for inner in body.values():
+                yield from _names_in(inner)
+        case list():
+            for inner in body:
+                yield from _names_in(inner)
 
 
 def _is_same_instant(wanted: Json, found: Json) -> bool:

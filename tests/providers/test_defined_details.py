@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bridge.definitions.check import doubts_in, faults_in
+from bridge.definitions.check import faults_in
+from bridge.definitions.doubts import doubts_in
 from bridge.domain.errors import ProviderRefused
 from bridge.domain.failure import FailureKind
 from bridge.domain.observation import Observed

@@ -1,0 +1,72 @@
+"""What is allowed in a definition and hardly meant: the warnings of `lint`, and how the key is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from bridge.definitions.check import texts_of, word_text
+from bridge.definitions.schema import STATUSES, nodes_of
+from bridge.domain.definition import id_parts, key_place, names_in, pieces
+from bridge.domain.suggestions import dotted
+
+
+def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
+    """What is hardly meant, as sentences that begin with the key."""
+    texts = list(texts_of(nodes_of(tables)))
+    for at, text in texts:
+        yield from (f"{dotted(at)}: {said}" for said in _doubts_of_text(text, is_body="body" in at))
+        if at[-1] == "body" and text.lstrip().startswith('{"'):
+            yield f"{dotted(at)}: JSON in quotes is sent as text; write a table: body = {{ … }}"
+    used = {name for _, text in texts for name in names_in(text)} | id_parts(tables["run"]).keys()
+    for name in tables.get("vars", {}).keys() - used:
+        yield f"vars.{name}: {{{name}}} stands nowhere in the file"
+    yield from _doubts_of_key(tables)
+    for canonical in STATUSES:
+        for number, word in enumerate(tables["status"].get(canonical, ())):
+            if said := _doubt_of_word(word_text(word)):
+                yield f"status.{canonical}[{number}]: {said}"
+    if str(tables["read"]["status"]).startswith(("'", "`")):
+        yield "read.status: text in quotes is the same in every answer; a path has none"
+    if str(tables.get("trigger", {}).get("run_from")).rpartition(".")[2].lower() == "location":
+        yield 'trigger.run_from: this is read in the body; write { header = "Location" } for the header'
+
+
+def _doubts_of_text(text: str, *, is_body: bool) -> Iterator[str]:
+    """Of a text with names in braces: in GraphQL `{id}` is a selection, and no name has a `$`."""
+    before = ""
+    for number, piece in enumerate(pieces(text)):
+        is_value = before.rstrip().endswith(('"', ":", "("))
+        if number % 2 and is_body and before.count("{") > before.count("}") and not is_value:
+            yield f"{{{piece}}} is replaced by a value; write {{{{{piece}}}}} to send it as it is"
+        if number % 2 and before.endswith(("$", ":")) and not is_body:
+            yield f"the {before[-1]!r} before {{{piece}}} is sent as it is; a name stands in braces alone"
+        before += "" if number % 2 else piece
+
+
+def _doubts_of_key(tables: Mapping[str, Any]) -> Iterator[str]:
+    base = urlsplit(tables.get("base_url", ""))
+    is_here = base.hostname in ("127.0.0.1", "localhost", "::1")
+    if base.scheme == "http" and not is_here and key_place(tables):
+        yield "base_url: http:// sends the key unencrypted; write https:// if the provider has it"
+    for name, text in tables.get("headers", {}).items():
+        if not names_in(text) and any(part in name.lower() for part in ("key", "token", "secret", "authorization")):
+            yield f'headers.{name}: a key belongs into the connection; write auth = {{ header = "{name}" }}'
+
+
+def _doubt_of_word(word: str) -> str:
+    if "," in word:
+        return f"{word!r} is one word with a comma; each word stands in quotation marks of its own"
+    if word != word.strip():
+        return f"{word!r} begins or ends with a blank, which counts"
+    return "a status that is null is not this text; write absent = …" if word == "null" else ""
+
+
+def key_sent(tables: Mapping[str, Any]) -> str:
+    """How a request has the key, for a person."""
+    auth, place = tables.get("auth"), key_place(tables)
+    key = "the token for KEY" if isinstance(auth, dict) and "exchange" in auth else "KEY"
+    if "header" in place:
+        return f"{place['header']}: {place['scheme']} {key}" if "scheme" in place else f"{place['header']}: {key}"
+    return f"?{place['query']}=KEY" if place else "not at all"

@@ -1,0 +1,25 @@
+"""What people write in a definition and what is meant: the remedies of `instead.toml`, as the end of a sentence."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def _remedies() -> dict[str, dict[str, str]]:
+    return tomllib.loads((Path(__file__).parent / "instead.toml").read_text(encoding="utf-8"))
+
+
+def instead_of_key(name: str, *tables: str) -> str:
+    """The remedy for an unknown key in the first of the tables that has one; empty if none has."""
+    found = (_remedies()[table][name] for table in tables if name in _remedies().get(table, ()))
+    return next((f"; {remedy}" for remedy in found), "")
+
+
+def instead_of_text(kind: str, text: str) -> str:
+    """The remedy for a text that is no `expression` or no `toml`; empty if none is known."""
+    tried = ((re.search(form, text), remedy) for form, remedy in _remedies()[kind].items())
+    return next((f"; {remedy.format(*found.groups())}" for found, remedy in tried if found), "")
