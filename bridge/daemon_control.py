@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from bridge.api.ports import CheckResult, EffectiveSetting, FailingRun, LimiterReading, LivePoll
+from bridge.api.ports import CheckResult, EffectiveSetting, LimiterReading, LivePoll
 from bridge.cluster.membership import Membership
 from bridge.delivery.deliverer import Deliverer
 from bridge.delivery.replayer import Replayer
@@ -324,16 +323,6 @@ class DaemonControl:
     async def test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
         """Send a test message by these channels, or by all."""
         return await self.alerter.test(names) if self.alerter else []
-
-    def failing_runs(self, most: int) -> list[FailingRun]:
-        """The runs held in memory whose last poll failed, those held longest first."""
-        held = ((name, tracked) for name, poller in self.pollers.items() for tracked in poller.schedule.all())
-        failing = (
-            FailingRun(tracked.run.id, name, tracked.last_error)
-            for name, tracked in held
-            if tracked.last_error is not None
-        )
-        return list(islice(failing, most))
 
     def readiness(self) -> dict[str, bool]:
         """Ready while it is not stopping, its workers stand and the database takes what they write."""

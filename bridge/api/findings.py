@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from bridge.api.context import RequestContext
-from bridge.api.ports import Bridge, FailingRun
+from bridge.api.ports import Bridge
 from bridge.api.summary import CurrentTrouble, list_attention, read_trouble
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.finding import Finding
+from bridge.domain.run import Run
 from bridge.domain.timestamps import format_duration, format_instant
 from bridge.store import encryption, nodes
 from bridge.store.endpoint_stats import NO_STATS, EndpointStats, read_stats
 from bridge.store.endpoints import list_endpoints
 from bridge.store.inspection import Size, measure_size
 from bridge.store.nodes import Node
+from bridge.store.run_lists import list_failing
 from bridge.store.summary import Counts
 from bridge.store.transaction import Tx
 
 ENDPOINTS_MAX: Final = 500  # shown by name, those in trouble first
 STATS_MAX: Final = 50  # endpoints whose last answer is read
-FAILING_RUNS_MAX: Final = 200
+FAILING_RUNS_MAX: Final = 100  # of each connection
 UNREADABLE_MAX: Final = 20
 _Sentences = Mapping[tuple[str, str], list[tuple[bool, str]]]
 """By kind and id of a thing: what is wrong with it, and whether each is an error."""
@@ -43,21 +45,23 @@ class _Read:
     nodes: list[Node]
     size: Size
     unreadable: list[str]
+    failing: Mapping[str, list[Run]]
+    """By connection, the runs whose last poll failed."""
 
 
 async def find_all(context: RequestContext) -> list[Finding]:
     """Every finding, in the order in which problems depend on each other; asks no provider."""
     found = await asyncio.to_thread(context.bridge.findings)
     counts, _ = await context.counts.read()
-    read = await context.database.read(_read)
-    failing = context.bridge.failing_runs(FAILING_RUNS_MAX)
+    names = sorted(context.bridge.connections)
+    read = await context.database.read(lambda tx: _read(tx, names))
     now = context.clock.now()
     found.append(_database(read.size))
     found += _nodes(read.nodes, now, is_alone=context.database.is_sqlite)
     found.append(_secrets(read.unreadable))
     wrong = _sentences(context.bridge, read.trouble, counts, now)
-    found += (each for name in sorted(context.bridge.connections) for each in _connection(context, name, read, wrong))
-    found += _runs(failing)
+    found += (each for name in names for each in _connection(context, name, read, wrong))
+    found += _runs(context.bridge, read.failing)
     found += _endpoints(context.bridge, read, wrong, now)
     if exhausted := counts.deliveries.get(("", DeliveryState.EXHAUSTED), 0):
         advice = "`runbridge deliveries list --state exhausted` shows them, `runbridge deliveries retry` sends them"
@@ -65,7 +69,7 @@ async def find_all(context: RequestContext) -> list[Finding]:
     return found
 
 
-def _read(tx: Tx) -> _Read:
+def _read(tx: Tx, connections: Sequence[str]) -> _Read:
     trouble = read_trouble(tx)
     shared = list_endpoints(tx, limit=ENDPOINTS_MAX)
     troubled = {each.id for each in trouble.endpoints}
@@ -77,6 +81,7 @@ def _read(tx: Tx) -> _Read:
         nodes.list_nodes(tx),
         measure_size(tx),
         encryption.list_unreadable(tx, UNREADABLE_MAX),
+        {name: list_failing(tx, name, limit=FAILING_RUNS_MAX) for name in connections},
     )
 
 
@@ -137,16 +142,20 @@ def _connection(context: RequestContext, name: str, read: _Read, wrong: _Sentenc
         yield Finding(True, what, f"it answers, since {format_instant(row.since)}")
 
 
-def _runs(failing: list[FailingRun]) -> Iterator[Finding]:
-    """The runs whose last poll failed, those with the same trouble together."""
-    groups: dict[tuple[str, str], list[FailingRun]] = defaultdict(list)
-    for each in failing:
-        groups[each.connection, each.error.message].append(each)
-    for (connection, message), runs in sorted(groups.items(), key=lambda group: -len(group[1])):
-        worst = max(runs, key=lambda one: one.error.count)
-        times = f"{worst.error.count} times in a row at {worst.run_id}"
-        yield Finding(None, f"runs of {connection}", f"{len(runs)} could not be read: {message} ({times})")
-    if not failing:
+def _runs(bridge: Bridge, failing: Mapping[str, list[Run]]) -> Iterator[Finding]:
+    """The runs whose last poll failed, those with the same trouble together; memory is fresher than the database."""
+    groups: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    for name, runs in failing.items():
+        for run in runs:
+            live = bridge.live(run)
+            if (error := live.last_error if live else run.last_error) is not None:
+                groups[name, error.message].append((error.count, run.id))
+    for (name, message), found in sorted(groups.items(), key=lambda group: -len(group[1])):
+        least = "at least " if len(failing[name]) == FAILING_RUNS_MAX else ""
+        count, worst = max(found)
+        times = f"{count} times in a row at {worst}"
+        yield Finding(None, f"runs of {name}", f"{least}{len(found)} could not be read: {message} ({times})")
+    if not groups:
         yield Finding(True, "runs", "the last poll of every watched run could be read")
 
 

@@ -28,15 +28,6 @@ class LivePoll:
 
 
 @dataclass(frozen=True, slots=True)
-class FailingRun:
-    """A watched run whose last poll failed."""
-
-    run_id: str
-    connection: str
-    error: LastError
-
-
-@dataclass(frozen=True, slots=True)
 class CheckResult:
     """The outcome of one real authenticated call; `detail` is a sentence without secrets."""
 
@@ -171,10 +162,6 @@ class Bridge(Protocol):
 
     async def test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
         """Send a test message by these channels of `[alerts]`, or by all. Raises InvalidInput for an unknown name."""
-        ...
-
-    def failing_runs(self, most: int) -> list[FailingRun]:
-        """Up to `most` of the runs watched here whose last poll failed."""
         ...
 
     def readiness(self) -> dict[str, bool]:

@@ -47,6 +47,14 @@ class RunFilter:
     ids: Sequence[str] | None = None
 
 
+def list_failing(tx: Tx, connection: str, *, limit: int) -> list[Run]:
+    """The watched runs of a connection whose last poll failed, newest first."""
+    query = sa.select(runs).where(
+        runs.c.connection == connection, runs.c.next_poll_at.is_not(None), runs.c.last_error.is_not(None)
+    )
+    return [run_of(row) for row in tx.connection.execute(query.order_by(runs.c.id.desc()).limit(limit))]
+
+
 def list_runs(tx: Tx, wanted: RunFilter, *, limit: int, before: str | None) -> list[Run]:
     """Newest first, older than the run `before`."""
     is_seldom = _is_seldom(tx, wanted)

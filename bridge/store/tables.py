@@ -92,6 +92,13 @@ sa.Index(
     **_only("next_poll_at IS NOT NULL AND leased_by IS NULL"),
 )
 sa.Index("ix_runs_connection", runs.c.connection, runs.c.id)
+# Watched runs whose last poll failed, for `doctor`.
+sa.Index(
+    "ix_runs_failing",
+    runs.c.connection,
+    runs.c.id,
+    **_only("next_poll_at IS NOT NULL AND last_error IS NOT NULL"),
+)
 # Most runs have succeeded: the newest of these are found by walking back from the newest run.
 sa.Index(
     "ix_runs_status",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
 from bridge.api import counts
-from bridge.api.ports import FailingRun
+from bridge.api.findings import FAILING_RUNS_MAX
+from bridge.api.ports import LivePoll
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.encryption import new_key, parse_keys
 from bridge.domain.failure import FailureKind, LastError
-from bridge.store import endpoint_health, nodes
+from bridge.store import endpoint_health, nodes, run_leases
 from bridge.store.connections import change_health
+from bridge.store.run_leases import PollRecord
 from bridge.store.tables import endpoint_secrets
-from tests.support.api_bridge import NOW, Api, serve_api
+from tests.support.api_bridge import NODE, NOW, Api, serve_api
 from tests.support.attempts import failed_attempt
 
 Found = dict[str, list[tuple[str, str]]]
@@ -76,14 +81,45 @@ async def test_an_endpoint_whose_filter_fails_is_wrong(sqlite_api: Api) -> None:
     assert (result, "filter failed on" in detail) == ("wrong", True)
 
 
-async def test_runs_that_could_not_be_read_are_grouped_by_their_trouble(sqlite_api: Api) -> None:
-    error = LastError(NOW, FailureKind.REJECTED, "HTTP 400: no such app", 3)
-    sqlite_api.bridge.failing = [FailingRun(f"run_{n}", "dify-prod", error) for n in range(2)]
-    found = await find(sqlite_api)
+ERROR = LastError(NOW, FailureKind.REJECTED, "HTTP 400: no such app", 3)
+
+
+async def fail_polls(api: Api, run_ids: Sequence[str], error: LastError) -> None:
+    """The polls of these runs have failed, and no node holds them now, as after a restart."""
+    records = [PollRecord(run_id, error.count, NOW, NOW, error.count, 0, None, error) for run_id in run_ids]
+    for connection in api.bridge.connections:
+        await api.database.write(
+            lambda tx, name=connection: run_leases.acquire_due(tx, node=NODE, connection=name, until=tx.now, limit=1000)
+        )
+    await api.database.write(lambda tx: run_leases.save_polls(tx, node=NODE, records=records))
+
+
+async def test_runs_that_could_not_be_read_are_grouped_by_their_trouble_whoever_polled_them(api: Api) -> None:
+    first, second, settled, _fine = [(await api.register(f"r-{n}"))["id"] for n in range(4)]
+    await fail_polls(api, [first], ERROR)
+    await fail_polls(api, [second, settled], replace(ERROR, count=2))
+    await api.finish(settled)
+    found = await find(api)
     assert found["runs of dify-prod"] == [
-        ("remark", "2 could not be read: HTTP 400: no such app (3 times in a row at run_0)")
+        ("remark", f"2 could not be read: HTTP 400: no such app (3 times in a row at {first})")
     ]
     assert "runs" not in found
+    api.bridge.held[first] = LivePoll(5, NOW, NOW, last_error=replace(ERROR, count=9))
+    api.bridge.held[second] = LivePoll(5, NOW, NOW)  # it has answered since
+    assert (await find(api))["runs of dify-prod"] == [
+        ("remark", f"1 could not be read: HTTP 400: no such app (9 times in a row at {first})")
+    ]
+    api.bridge.held[first] = LivePoll(5, NOW, NOW)
+    assert (await find(api))["runs"] == [("ok", "the last poll of every watched run could be read")]
+
+
+async def test_many_failing_runs_of_one_connection_do_not_hide_those_of_another(sqlite_api: Api) -> None:
+    many = [(await sqlite_api.register(f"r-{n}"))["id"] for n in range(FAILING_RUNS_MAX + 1)]
+    other = (await sqlite_api.register("r", connection="dify-test"))["id"]
+    await fail_polls(sqlite_api, [*many, other], ERROR)
+    found = await find(sqlite_api)
+    assert found["runs of dify-prod"][0][1].startswith(f"at least {FAILING_RUNS_MAX} could not be read")
+    assert found["runs of dify-test"][0][1].startswith("1 could not be read")
 
 
 async def test_secrets_that_no_key_opens_are_named(api: Api) -> None:

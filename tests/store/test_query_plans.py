@@ -231,6 +231,7 @@ WORK: dict[str, Work] = {
     "runs by the beginning of our id": lambda tx, w: run_lists.list_runs(
         tx, RunFilter(id_prefix=w.settled.id[:20]), limit=50, before=w.settled.id
     ),
+    "failing runs": lambda tx, w: run_lists.list_failing(tx, CONNECTION, limit=100),
     "runs by tag": lambda tx, w: run_lists.list_runs(tx, RunFilter(tag="team_1"), limit=50, before=w.settled.id),
     "deliveries behind a cursor": lambda tx, w: deliveries.list_deliveries(
         tx, DeliveryFilter(), limit=50, before=w.claimed.delivery.id

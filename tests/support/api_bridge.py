@@ -17,7 +17,7 @@ import aiohttp
 import jsonschema_rs
 
 from bridge.api.openapi import build_document
-from bridge.api.ports import CheckResult, EffectiveSetting, FailingRun, LimiterReading, LivePoll
+from bridge.api.ports import CheckResult, EffectiveSetting, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
 from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.alert import ChannelKind, ChannelTest
@@ -61,7 +61,6 @@ class ApiBridge:
     asked: list[tuple[str, Any]] = field(default_factory=list)
     held: dict[str, LivePoll] = field(default_factory=dict)
     last_errors: dict[str, LastError] = field(default_factory=dict)
-    failing: list[FailingRun] = field(default_factory=list)
     ready: bool = True
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     before_trigger: asyncio.Event | None = None
@@ -181,10 +180,6 @@ class ApiBridge:
         """One that works and one that does not."""
         self.asked.append(("test_alerts", names))
         return [ChannelTest("phone", ChannelKind.NTFY, None), ChannelTest("team", ChannelKind.SLACK, "no answer")]
-
-    def failing_runs(self, most: int) -> list[FailingRun]:
-        """Those that a test has set."""
-        return self.failing[:most]
 
     def readiness(self) -> dict[str, bool]:
         """One check."""
