@@ -28,7 +28,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 # The commands that the tests run and no Python package brings, each with its Debian package.
 TEST_PACKAGES := systemd-analyze=systemd node=nodejs npm=npm openssl=openssl curl=curl faketime=faketime pgbouncer=pgbouncer \
   debootstrap=debootstrap chromium=chromium systemd-nspawn=systemd-container groff=groff \
-  prometheus=prometheus rails=ruby-rails puma=puma go=golang-go php=php-cli \
+  prometheus=prometheus nginx=nginx caddy=caddy rails=ruby-rails puma=puma go=golang-go php=php-cli \
   /usr/share/php/Illuminate/autoload.php=php-laravel-framework
 
 # The tests start some hundred daemons; without compiled files each would compile all of bridge.
