@@ -75,19 +75,24 @@ class Body:
         self._fields = fields
         self._scanner: RunScanner | None = None
         self._response: aiohttp.ClientResponse | None = None
+        self._came = b""
 
-    async def read(self, response: aiohttp.ClientResponse) -> None:
-        """Read the body. Raises BadPayload if it is too large and has no `fields`."""
-        self._response = response
-        content, came = response.content, b""
+    def take(self, response: aiohttp.ClientResponse) -> bool:
+        """Take a small body that came with the head, as most do; whether that was all of it."""
+        self._response, content = response, response.content
         if content.is_eof() and content.total_bytes <= _CHUNK_BYTES and "Content-Encoding" not in response.headers:
-            came = content.read_nowait()  # usually all of it came with the head
+            self._came = came = content.read_nowait()
             if not came.startswith(_GZIP):
                 self.data, self.head, self.size, self.is_read = came, came[:_HEAD_BYTES], len(came), True
-                return
+        return self.is_read
+
+    async def read(self, response: aiohttp.ClientResponse) -> None:
+        """Read a body that `take` did not take. Raises BadPayload if it is too large and has no `fields`."""
         kept: list[bytes] = []
         is_run = self._fields is not None and self._fields.items is None
-        async with aclosing(read_pieces(response, SCANNED_BYTES_MAX if is_run else self.bytes_max, came)) as pieces:
+        async with aclosing(
+            read_pieces(response, SCANNED_BYTES_MAX if is_run else self.bytes_max, self._came)
+        ) as pieces:
             async for piece in pieces:
                 self.head = self.head or piece[:_HEAD_BYTES]
                 self.size += len(piece)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -45,9 +46,9 @@ from bridge.providers.definition_requests import (
 from bridge.providers.definition_token import TokenExchange, key_of
 from bridge.providers.failures import error_text
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse
-from bridge.providers.partial_json import RunFields
 
 OUTPUT_PAGES_MAX: Final = 1000
+REQUESTS_KEPT: Final = 1024  # of each connection: a run is polled repeatedly
 _WRONG_KEY: Final = "runbridge-wrong-key"
 _MODIFIED: Final = "Last-Modified: "  # marks one that is kept in the place of an ETag
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -65,10 +66,10 @@ class DefinedProvider(ProviderDefaults):
         self.answers = Answers(definition)
         self.fields = self.answers.reader.fields
         auth = self.tables.get("auth")
-        self._known: WeakKeyDictionary[ProviderHttp, dict[str, str]] = WeakKeyDictionary()
-        """The variables' values at each connection."""
         self._key_place = key_place(self.tables)
+        self._connections: WeakKeyDictionary[ProviderHttp, _AtConnection] = WeakKeyDictionary()
         self._exchange = TokenExchange(auth) if isinstance(auth, dict) and "exchange" in auth else None
+        self._is_conditional = self.tables["run"].get("conditional", False)
 
     def base_url(self, connection: Connection) -> str:
         """The connection's own, else the definition's; with the variables filled in."""
@@ -87,32 +88,42 @@ class DefinedProvider(ProviderDefaults):
 
     # --- Requests
 
-    async def _send(
+    def _send(
         self,
         http: ProviderHttp,
         request: Request,
         *,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        last_body: bytes | None = None,
-        fields: RunFields | None = None,
-        timeout_s: float | None = None,
-    ) -> ProviderResponse:
+        **more: Any,
+    ) -> Awaitable[ProviderResponse]:
         """Send a request with the key, or with another `key`. Raises ProviderFailure."""
         query = request.query
         if "query" in self._key_place:
             query = [*query, (self._key_place["query"], key or key_of(http))]
+        if self._exchange is not None and key is None:
+            return self._send_with_token(self._exchange, http, replace(request, query=query), headers or {}, more)
+        if key is not None:
+            headers = {**(headers or {}), **key_header(self._key_place, key)}
+        return http.request(request.method, request.path, query=query, json_body=request.body, headers=headers, **more)
+
+    async def _send_with_token(
+        self,
+        exchange: TokenExchange,
+        http: ProviderHttp,
+        request: Request,
+        headers: Mapping[str, str],
+        more: Mapping[str, Any],
+    ) -> ProviderResponse:
+        """Send a request with a token for the key; with a new one if the first is refused."""
         for is_again in (False, True):
-            own = {**(headers or {}), **(key_header(self._key_place, key) if key else {})}
-            if self._exchange is not None and key is None:
-                own |= await self._exchange.header(http, self._variables(http), renew=is_again)
+            own = {**headers, **await exchange.header(http, self._at(http).values, renew=is_again)}
             try:
                 return await http.request(
-                    request.method, request.path, query=query, json_body=request.body, headers=own,
-                    last_body=last_body, fields=fields, timeout_s=timeout_s,
-                )  # fmt: skip
+                    request.method, request.path, query=request.query, json_body=request.body, headers=own, **more
+                )
             except ProviderFailure as failure:
-                if is_again or failure.failed.status != 401 or self._exchange is None:
+                if is_again or failure.failed.status != 401:
                     raise
         raise AssertionError("the second try returns or raises")
 
@@ -142,41 +153,42 @@ class DefinedProvider(ProviderDefaults):
             )
         return replaced(response, poll_after_s=longest(response.poll_after_s, meaning.pause_s))
 
-    def _variables(self, http: ProviderHttp) -> dict[str, str]:
-        known = self._known.get(http)
+    def _at(self, http: ProviderHttp) -> _AtConnection:
+        known = self._connections.get(http)
         if known is None:
-            known = self._known[http] = self.definition.values(http.options)
+            known = self._connections[http] = _AtConnection(self, self.definition.values(http.options))
         return known
 
     def _values(self, http: ProviderHttp, provider_run_id: str) -> dict[str, Json]:
-        return {**self._variables(http), **self.answers.run_id.split(provider_run_id)}
+        return {**self._at(http).values, **self.answers.run_id.split(provider_run_id)}
 
     # --- One run
 
     async def fetch_run(self, http: ProviderHttp, provider_run_id: str, last: LastResponse | None = None) -> PollResult:
         """Poll one run; every fault of the provider is returned as `PollFailed`."""
-        run, response = self.tables["run"], None
-        conditional = run.get("conditional", False)
+        last_body = last.body if last and self.answers.is_by_body else None
+        response = None
         try:
-            request = request_of(run, self._values(http, provider_run_id), self.answers.run_id.kinds)
+            request = self._at(http).request_for(provider_run_id)
         except ValueError as error:
             return PollFailed(FailureKind.REJECTED, f"{provider_run_id[:100]}: {error}")
         try:
             response = await self._send(
                 http, request,
-                headers=_condition_for(last) if conditional and last else None,
-                last_body=last.body if last else None,
+                headers=_condition_for(last) if last and self._is_conditional else None,
+                last_body=last_body,
                 fields=self.fields,
             )  # fmt: skip
-            answer = Answer(response.status, response.headers, response.body, response.damaged)
         except ProviderFailure as failure:
             if failure.failed.status is None:
                 return failure.failed
             answer = Answer(failure.failed.status, failure.headers, failure.body, failed=failure.failed)
-        if response is not None and last and response.is_same_body:
-            result: PollResult = Observed(last.observation)
         else:
-            result, _ = self.answers.result_of(answer, run_id=provider_run_id, last=last, redacted=http.redacted)
+            if last and response.is_same_body:  # as after most polls
+                etag = _mark_of(response.headers) if self._is_conditional else None
+                return Observed(last.observation, response.poll_after_s, etag=etag, body=last_body)
+            answer = Answer(response.status, response.headers, response.body, response.damaged)
+        result, _ = self.answers.result_of(answer, run_id=provider_run_id, last=last, redacted=http.redacted)
         if isinstance(result, PollFailed) and response is not None:
             said = f"{request.what}: {result.message}"[:MESSAGE_CHARS_MAX]
             return replace(result, message=said, retry_after_s=longest(result.retry_after_s, response.poll_after_s))
@@ -186,8 +198,9 @@ class DefinedProvider(ProviderDefaults):
         if response is None:
             return result
         kept = response.data if 0 < len(response.data) <= LAST_BODY_BYTES_MAX else None
+        etag = _mark_of(answer.headers) if self._is_conditional else None
         pause_s = longest(result.poll_after_s, response.poll_after_s)
-        return replaced(result, poll_after_s=pause_s, etag=_mark_of(answer.headers) if conditional else None, body=kept)
+        return replaced(result, poll_after_s=pause_s, etag=etag, body=kept)
 
     # --- Many runs
 
@@ -196,7 +209,7 @@ class DefinedProvider(ProviderDefaults):
         listing = self.tables.get("list")
         if listing is None:
             return await super().list_runs(http, since=since, cursor=cursor)
-        values, pages, notes = self._variables(http), Pages(listing.get("next")), Notes()
+        values, pages, notes = self._at(http).values, Pages(listing.get("next")), Notes()
         page, address = pages.at(cursor), pages.address(cursor)
         if "since" in listing and address is None:
             page[listing["since"]["query"]] = instant_as(since, listing["since"].get("time", "iso"))
@@ -264,7 +277,7 @@ class DefinedProvider(ProviderDefaults):
         table = self.tables.get("trigger")
         if table is None:
             raise Unsupported(f"the definition of {self.name} cannot start runs; start it there and register its id")
-        values, given = self._variables(http), table.get("inputs", {})
+        values, given = self._at(http).values, table.get("inputs", {})
         members = inputs if given.get("merge") else {}
         if not isinstance(members, dict):
             about = f": {given['about']}" if "about" in given else ""
@@ -324,7 +337,7 @@ class DefinedProvider(ProviderDefaults):
                 raise key_not_proven(f"the definition of {self.name} has neither [check] nor [list]")
             await self.list_runs(http, since=_LONG_AGO)
             return
-        request = request_of(table, self._variables(http), {})
+        request = request_of(table, self._at(http).values, {})
         for key in (None, _WRONG_KEY) if table.get("wrong_key") else (None,):
             try:
                 response = await self._ask(http, request, is_of_run=False, key=key)
@@ -344,6 +357,17 @@ class DefinedProvider(ProviderDefaults):
                     raise key_not_proven(f"{request.what} answered {response.status}, {said}")
         if table.get("wrong_key"):
             raise key_not_proven(f"{request.what} is answered alike with a wrong key; check base_url")
+
+
+class _AtConnection:
+    """The values of a definition's variables at one connection, and the requests for the runs polled there lately."""
+
+    def __init__(self, provider: DefinedProvider, values: Mapping[str, str]) -> None:
+        run, run_id = provider.tables["run"], provider.answers.run_id
+        self.values = values
+        self.request_for = lru_cache(maxsize=REQUESTS_KEPT)(
+            lambda provider_run_id: request_of(run, {**values, **run_id.split(provider_run_id)}, run_id.kinds)
+        )
 
 
 @contextmanager

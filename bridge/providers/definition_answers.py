@@ -79,6 +79,8 @@ class Answers:
         self.run_id = RunId.of(self.tables)
         self._rules = self.tables.get("answer", ())
         self._hints = self.tables.get("pace", {}).get("hint", ())
+        self.is_by_body = not self._rules and not self._hints
+        """Whether two answers with the same body mean the same, whatever their codes and headers are."""
 
     def meaning_of(self, answer: Answer, *, is_of_run: bool = True) -> Meaning:
         """The first [[answer]] that fits, else the default of the code.

@@ -57,6 +57,7 @@ _AMBIGUOUS: Final = frozenset(
         FailureKind.GATEWAY,
     }
 )
+_NOT_PARSED: Final[tuple[Json, frozenset[str]]] = (None, frozenset())
 _FAULTS: Final = (BadPayload, aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
 _HIDDEN_MAX: Final = 100  # exchanged tokens that are kept out of messages
 _SECRET_CHARS_MIN: Final = 6  # redacting a shorter one would mutilate ordinary words
@@ -123,6 +124,37 @@ class Route:
 
 
 DIRECT: Final = Route()
+_HEADERS: Final = {
+    "User-Agent": f"runbridge/{__version__}",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+}
+
+
+class RequestSlots:
+    """So many requests at once, beyond which each waits for a free slot. Without a wait it costs next to nothing."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._freed = asyncio.Event()
+
+    def take(self) -> bool:
+        """Take a slot; False if none is free."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    async def wait_and_take(self) -> None:
+        """Take a slot as soon as one is free."""
+        while not self.take():
+            self._freed.clear()
+            await self._freed.wait()
+
+    def give_back(self) -> None:
+        """Free a slot."""
+        self._free += 1
+        self._freed.set()
 
 
 class ProviderSessions:
@@ -133,7 +165,7 @@ class ProviderSessions:
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, requests_max: int = 10_000) -> None:
-        self.slots = asyncio.Semaphore(max(1, requests_max))
+        self.slots = RequestSlots(max(1, requests_max))
         self._tls = tls
         self._by_credential: dict[tuple[frozenset[tuple[str, str]], Secret | None, Route], aiohttp.ClientSession] = {}
 
@@ -150,7 +182,7 @@ class ProviderSessions:
             proxy=route.proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
-            headers={"User-Agent": f"runbridge/{__version__}", "Accept-Encoding": "identity"},
+            headers=_HEADERS,  # a proxy sees them, too
             auto_decompress=False,
             max_line_size=_HEADER_BYTES_MAX,
             max_field_size=_HEADER_BYTES_MAX,
@@ -196,8 +228,7 @@ class ProviderHttp:
         self._session = sessions.of(headers, key, route)
         self._slots = sessions.slots
         self.base_url = base_url.rstrip("/")
-        self._headers = CIMultiDict({"Accept": "application/json", "Accept-Encoding": "identity"})
-        self._headers.update(headers)
+        self._headers = CIMultiDict(headers)
         self._hidden = {value.rpartition(" ")[2] for value in headers.values()}
         if key is not None:
             self._hidden |= {key.reveal(), key.reveal().partition(":")[2]}
@@ -240,24 +271,28 @@ class ProviderHttp:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response: aiohttp.ClientResponse | None = None
         body = Body(self.body_bytes_max, fields)
+        if not self._slots.take():
+            await self._slots.wait_and_take()
         try:
             try:
-                async with self._slots, asyncio.timeout(limit_s):
+                async with asyncio.timeout(limit_s):
                     response = await self._send(method, path, query, json_body, etag, headers)
                     if not 200 <= response.status < 300:
                         await self._raise_for_status(method, path, response, etag)
-                    await body.read(response)
+                    if not body.take(response):
+                        await body.read(response)
             except _FAULTS:
                 if response is None or not body.is_partly_read:
                     raise
+            finally:
+                self._slots.give_back()
             data = body.data
             is_same_body = data is not None and data == last_body
             is_parsed = expects_json and response.status != 304 and not is_same_body
-            parsed, damaged = await body.parse() if is_parsed else (None, frozenset[str]())
-            pause_s = _oversize_pause_s(body, requested_pause_s(response.headers))
-            return ProviderResponse(
-                response.status, response.headers, parsed, data or b"", pause_s, is_same_body, damaged
-            )
+            parsed, damaged = await body.parse() if is_parsed else _NOT_PARSED
+            received = response.headers
+            pause_s = _oversize_pause_s(body, requested_pause_s(received))
+            return ProviderResponse(response.status, received, parsed, data or b"", pause_s, is_same_body, damaged)
         except _FAULTS as error:
             raise self._fault(error, method, path, response, limit_s, body) from None
         finally:
@@ -271,8 +306,10 @@ class ProviderHttp:
         """Stream the chunks of a 2xx response, up to the size limit; leaving the block closes the connection."""
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response: aiohttp.ClientResponse | None = None
+        if not self._slots.take():
+            await self._slots.wait_and_take()
         try:
-            async with self._slots, asyncio.timeout(limit_s):
+            async with asyncio.timeout(limit_s):
                 response = await self._send(method, path, (), json_body, None)
                 await self._raise_for_status(method, path, response, None)
                 async with aclosing(read_pieces(response, self.body_bytes_max)) as chunks:
@@ -280,6 +317,7 @@ class ProviderHttp:
         except _FAULTS as error:
             raise self._fault(error, method, path, response, limit_s) from None
         finally:
+            self._slots.give_back()
             if response is not None:
                 response.release()
 

@@ -208,6 +208,11 @@ class ClientProtocol(ResponseHandler):
                 self._parse(data[:-1])
             self._parse_last()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading; aiohttp says so after each piece of a body, mostly where nothing was paused or set aside."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
     def _length_if_whole(self, data: bytes) -> int | None:
         """The length of the body if `data` ends with it, as most reads do; None if that is not known yet."""
         if self._body is not None:

@@ -13,7 +13,7 @@ from bridge.definitions.check import faults_in
 from bridge.definitions.doubts import doubts_in
 from bridge.domain.errors import ProviderRefused
 from bridge.domain.failure import FailureKind
-from bridge.domain.observation import Observed
+from bridge.domain.observation import LastResponse, Observed
 from bridge.domain.run import RunStatus
 from bridge.providers.http import ProviderFailure
 from tests.providers.test_defined import BASE, LIST, against, failed, poll, provider, read
@@ -397,3 +397,29 @@ async def test_a_link_is_an_address_that_a_browser_may_be_led_to(told: object) -
     link = "HTTPS://jobs.example/7?tab=log#end"
     assert read(await poll({"state": "RUN", "page": link}, text)).link == link
     assert read(await poll({"state": "RUN", "page": told}, text)).link is None
+
+
+@pytest.mark.parametrize("hint", ['{ header = "x-next", time = "ms" }', '{ path = "wait_s" }'])
+async def test_a_hint_is_believed_again_with_the_same_body(hint: str) -> None:
+    """A run that goes on shows the same bytes each time, and its provider asks for the pause each time."""
+    handler = answering({"state": "RUN", "wait_s": 4}, headers={"x-next": "4000"})
+    async with against(handler, BASE + f"[pace]\nhint = [{hint}]\n") as (defined, http, _):
+        first = await defined.fetch_run(http, "7")
+        assert isinstance(first, Observed)
+        again = await defined.fetch_run(http, "7", LastResponse(first.observation, body=first.body))
+    assert isinstance(again, Observed)
+    assert (again.observation, again.poll_after_s) == (first.observation, 4.0)
+
+
+async def test_a_rule_about_a_header_counts_with_the_same_body() -> None:
+    text = BASE + '[[answer]]\nhttp = 200\nheader = { x-state = "gone" }\nmeans = "gone"\n'
+    answers = iter([{}, {"x-state": "gone"}])
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response({"state": "RUN"}, headers=next(answers))
+
+    async with against(answer, text) as (defined, http, _):
+        first = await defined.fetch_run(http, "7")
+        assert isinstance(first, Observed)
+        again = await defined.fetch_run(http, "7", LastResponse(first.observation, body=first.body))
+    assert read(again).status is RunStatus.LOST

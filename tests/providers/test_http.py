@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 
 from bridge.domain.failure import FailureKind
 from bridge.providers.failures import error_text, failure_kind
-from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions
+from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions, RequestSlots
 from tests.support.foreign_server import answering, foreign_server, raw_server
 
 KEY = "sk-very-secret-0123456789"
@@ -396,3 +396,15 @@ async def test_requests_of_all_connections_together_stay_below_the_limit_of_open
         go.set()
         assert [(await each).status for each in asked] == [200] * 6
     assert most <= 2
+
+
+async def test_a_request_that_stops_waiting_takes_no_turn() -> None:
+    slots = RequestSlots(1)
+    assert slots.take()
+    first, second = (asyncio.create_task(slots.wait_and_take()) for _ in range(2))
+    await asyncio.sleep(0)
+    slots.give_back()
+    first.cancel()
+    await second
+    assert first.cancelled()
+    assert not slots.take()
