@@ -60,7 +60,7 @@ def _row(definition: Definition, comments: dict[str, str]) -> str:
     live = "server" if comments["Checked"].startswith("against a server") else "documentation"
     return (
         f"| [{definition.name}](#{definition.name}) | {_yes('trigger' in tables)} | {_yes('cancel' in tables)} "
-        f"| {whole if definition.lists else '-'} | {output} | {live}, {tables['checked']} |"
+        f"| {whole if 'list' in tables else '-'} | {output} | {live}, {tables['checked']} |"
     )
 
 

@@ -88,9 +88,10 @@ def print_trial(trial: Trial, *, as_json: bool) -> int:
             if told["body"] is not None:
                 print_facts([("body", json.dumps(told["body"], ensure_ascii=False))])
             say(f"HTTP {told['http']} in {one.seconds * 1000:.0f} ms" if told["http"] else "no answer")
-        say_heading("read")
-        print_table(("KEY", "PATH", "VALUE"), trial.values())
-        say("")
+        if seen:
+            say_heading("read")
+            print_table(("KEY", "PATH", "VALUE"), trial.values())
+            say("")
         print_facts(
             [("status", f"{seen.status.value} ({seen.provider_status})" if seen else None), ("rule", trial.rule)]
         )

@@ -253,7 +253,7 @@ class ConnectionTable(CadenceTable):
     def _lists(cls, value: bool, info: ValidationInfo) -> bool:
         provider = info.data.get("provider")
         definition = _definition(info)
-        lists = definition.lists if definition else provider in LISTING_PROVIDERS
+        lists = "list" in definition.tables if definition else provider in LISTING_PROVIDERS
         if value and provider is not None and not lists:
             where = " and ".join(LISTING_PROVIDERS)
             raise ValueError(f"{provider} has no list that shows running runs, only {where} have; register runs here")

@@ -130,6 +130,7 @@ def _placeholders(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
             elif name not in names:
                 allowed = ", ".join(f"{{{one}}}" for one in sorted(names)) or "none here"
                 own = "" if name == "id" else f"; or declare it: [vars] {name} = {{ … }}"
+                own += f", or as a part of the id: [run] id = {{ {name} = … }}" if table == "run" and own else ""
                 yield at, f"unknown name {{{name}}}; allowed: {allowed}{meant(name, names) or own}"
         if at[-1] in METHODS and any(brace in one for one in pieces(text)[::2] for brace in "{}"):
             yield at, "a brace without its partner or its name"

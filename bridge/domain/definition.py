@@ -79,11 +79,6 @@ class Definition:
     tables: dict[str, Any] = field(repr=False, compare=False)
 
     @property
-    def lists(self) -> bool:
-        """Whether it has a list of runs."""
-        return "list" in self.tables
-
-    @property
     def base_url(self) -> str | None:
         """The base URL; None if each connection gives its own."""
         return self.tables.get("base_url")

@@ -62,7 +62,7 @@ class DefinedProvider(ProviderDefaults):
         self.tables = definition.tables
         self.name = definition.name
         self.default_base_url = definition.base_url or ""
-        self.lists = definition.lists and (given is None or not definition.list_lacks(given))
+        self.lists = "list" in self.tables and (given is None or not definition.list_lacks(given))
         self.answers = Answers(definition)
         self.fields = self.answers.reader.fields
         auth = self.tables.get("auth")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bridge.definitions.check import word_text
 from bridge.definitions.schema import STATUSES
+from bridge.domain.definition import names_in
 from bridge.domain.run import Json
 
 _DEPTH_MAX: Final = 3
@@ -27,13 +28,23 @@ _STATUS: Final = ("status", "state", "phase", "lifecycle_state", "run_status", "
 _NAMES: Final = {
     "id": ("id", "run_id", "job_id", "task_id", "uuid", "request_id", "name"),
     "workflow": ("workflow_id", "workflow", "pipeline_id", "pipeline", "flow_id", "model_id", "model", "job_name"),
-    "created_at": ("created_at", "created", "create_time", "creation_time", "submitted_at", "queued_at"),
-    "started_at": ("started_at", "start_time", "started", "start", "start_timestamp", "run_started_at"),
+    "created_at": (
+        "created_at",
+        "created",
+        "create_time",
+        "creation_time",
+        "creation_timestamp",
+        "submitted_at",
+        "queued_at",
+    ),
+    "started_at": ("started_at", "start_time", "started", "start", "start_timestamp", "run_started_at", "date_started"),
     "finished_at": (
         "finished_at",
         "completed_at",
         "ended_at",
         "end_time",
+        "completion_time",
+        "date_ended",
         "finish_time",
         "finished",
         "end",
@@ -44,7 +55,7 @@ _NAMES: Final = {
     "output": ("output", "outputs", "result", "results", "response"),
     "error": ("error", "error_message", "failure_reason", "failure", "errors"),
     "progress": ("progress", "percent_complete", "percent_completed", "percentage", "percent"),
-    "link": ("html_url", "web_url", "run_url", "link"),
+    "link": ("html_url", "web_url", "run_url", "permalink", "link"),
 }
 _NULL_AT_FIRST: Final = frozenset(
     {"output", "error", "started_at", "finished_at"}
@@ -67,8 +78,8 @@ def draft_of(name: str, answers: list[Json], *, base_url: str, get: str, checked
     """A definition that reads the answers. `get` is the address of a run; a part that is not known is marked `TODO`."""
     pages = [page for answer in answers if (page := _page_of(answer)) is not None]
     runs = [answer for answer in answers if _page_of(answer) is None]
-    runs += [item for _, items in pages for item in items if not runs]
-    read = _Reading(runs)
+    read = _Reading(runs or [item for _, items in pages for item in items])
+    read.add_words(item for _, items in pages for item in items)
     lines = [
         "schema   = 1",
         f"name     = {json.dumps(name)}",
@@ -79,13 +90,22 @@ def draft_of(name: str, answers: list[Json], *, base_url: str, get: str, checked
         "",
         "[run]",
         f"get = {json.dumps(get)}" + ("   # TODO: the path of one run" if "TODO" in get else ""),
-        f'id  = "{read.id_kind()}"   # {read.id_reason}',
+        _id_line(get, read),
         "",
         *read.lines(),
     ]
     if pages:
-        lines += _list_lines(*pages[0])
-    return Draft("\n".join(lines) + "\n", dict(_fixtures(read, runs)))
+        lines += _list_lines(*pages[0], get)
+    return Draft("\n".join(lines) + "\n", dict(_fixtures(read, runs or [item for _, items in pages for item in items])))
+
+
+def _id_line(get: str, read: _Reading) -> str:
+    """The kind of the run's id, or its parts, which are the names in the address."""
+    parts = dict.fromkeys(names_in(get))
+    if [*parts] not in ([], ["id"]):
+        kinds = ", ".join(f'{part} = "slug"' for part in parts)
+        return f"id  = {{ {kinds} }}   # guessed: every name in the address is a part"
+    return f'id  = "{read.id_kind()}"   # {read.id_reason}'
 
 
 class _Reading:
@@ -97,13 +117,21 @@ class _Reading:
             for path, key, value in _leaves(run, "", 0):
                 self._found.setdefault(key, []).append((path, value))
         self.id_reason = "a text of one path segment; no id was found in the answers"
-        self.status = self._first(_STATUS, lambda value: isinstance(value, str | bool | int))
+        self.status = self._first(_STATUS, lambda value: _normal(word_text(value)) in _MEANING) or self._first(
+            _STATUS[:-1], lambda value: isinstance(value, str | bool | int)
+        )
         words = (
             [value for path, value in self._found.get(self.status[1], ()) if path == self.status[0]]
             if self.status
             else []
         )
         self.words = list(dict.fromkeys(word_text(word) for word in words if isinstance(word, str | int | bool)))
+
+    def add_words(self, items: Iterable[Json]) -> None:
+        """Take the words that the items of a list show, where their status stands in the same place."""
+        for path, _, value in (leaf for item in items for leaf in _leaves(item, "", 0)):
+            if self.status and path == self.status[0] and isinstance(value, str | int | bool):
+                self.words = list(dict.fromkeys([*self.words, word_text(value)]))
 
     def _first(self, names: tuple[str, ...], fits: Any) -> tuple[str, str, Json] | None:
         """Path, normal name and value of the first of the names that has a fitting value, the least deep."""
@@ -129,7 +157,9 @@ class _Reading:
         if self.status:
             lines.append(f"status = {_quoted(self.status[0])}   # seen: {', '.join(self.words)}")
         else:
-            lines.append('status = "status"   # TODO: no status was found in the answers')
+            lines.append(
+                'status = "status"   # TODO: no status was found in the answers; rules over several fields: [[status.when]]'
+            )
         for key, names in _NAMES.items():
             found = self._first(names, lambda value, key=key: _fits(key, value))
             if found is None and key in _NULL_AT_FIRST:
@@ -224,8 +254,12 @@ def _page_of(answer: Json) -> tuple[tuple[str, dict[str, Json]], list[dict[str, 
     return None
 
 
-def _list_lines(where: tuple[str, dict[str, Json]], items: list[dict[str, Json]]) -> list[str]:
+def _list_lines(where: tuple[str, dict[str, Json]], items: list[dict[str, Json]], get: str) -> list[str]:
     path, beside = where
+    before, name, after = get.partition("?")[0].rpartition("{")
+    slash = "/" if name and after.endswith("/") else ""
+    guessed = bool(name) and "TODO" not in get and after.rstrip("/").endswith("}")
+    address = f"{before.rstrip('/')}{slash}" if guessed and before.strip("/") else "/TODO"
     names = {_normal(name): _part(name) for name in items[0]}
     run_id = next((names[_normal(name)] for name in _NAMES["id"] if _normal(name) in names), "id")
     keys = {_normal(name): name for name in beside}
@@ -242,7 +276,7 @@ def _list_lines(where: tuple[str, dict[str, Json]], items: list[dict[str, Json]]
     lines = [
         "",
         "[list]",
-        'get   = "/TODO"   # the path of the list',
+        f"get   = {json.dumps(address)}   # {'TODO: ' if address == '/TODO' else 'guessed: '}the path of the list",
         f"items = {_quoted(path)}",
         f"id    = {_quoted(run_id)}",
     ]
@@ -258,8 +292,12 @@ def _list_lines(where: tuple[str, dict[str, Json]], items: list[dict[str, Json]]
 
 
 def _fixtures(read: _Reading, runs: list[Json]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One fixture for each word that the answers show."""
+    """One fixture for each word that the answers show; where no status was found, one for each answer."""
     if read.status is None:
+        yield from (
+            (f"answer-{at}", {"request": "run", "http": 200, "body": run, "expect": {}})
+            for at, run in enumerate(runs, 1)
+        )
         return
     for run in runs:
         word = next((value for path, _, value in _leaves(run, "", 0) if path == read.status[0]), None)

@@ -359,7 +359,9 @@ class ProviderHttp:
             said += " (not modified) to a request without an ETag; a cache in between may be the cause"
         elif 300 <= response.status < 400:
             target = redirect_target(self._without_keys(response.headers.get("location", "")))
-            said += f", a redirect{target}, which is not followed: check base_url; a login may stand before the API"
+            is_slash = response.headers.get("location", "").partition("?")[0].endswith(f"{response.url.raw_path}/")
+            remedy = "end the address with `/`" if is_slash else "check base_url; a login may stand before the API"
+            said += f", a redirect{target}, which is not followed: {remedy}"
         elif message:
             said += f", {self.redacted(message)}"
         elif body is None and (instead := what_came_instead(self._text_of(head), response.content_type)):

@@ -171,3 +171,26 @@ def test_what_is_missing_for_a_try_is_said_at_once_before_any_request(cli, tmp_p
     assert tried.code == 2
     for said in ("--var team=", "no variable tema", "--base-url", "--id", "--key-file"):
         assert said in tried.err
+
+
+def test_the_names_in_an_address_are_the_parts_of_the_id_and_a_list_is_above_its_runs(cli, tmp_path):
+    page = tmp_path / "page.json"
+    page.write_text(json.dumps({"items": [{"id": 1, "status": "error"}, {"id": 2, "status": "running"}], "next": "/x"}))
+    made = cli(
+        "providers", "new", "jobs", "--from", page, "--folder", tmp_path,
+        "--base-url", "https://a.example", "--get", "/teams/{team}/jobs/{job}/",
+    )  # fmt: skip
+    assert made.code == 0
+    told = tomllib.loads((tmp_path / "jobs/definition.toml").read_text())
+    assert told["run"]["id"] == {"team": "slug", "job": "slug"}
+    assert told["list"]["get"] == "/teams/{team}/jobs/"
+    assert (told["status"]["failed"], told["status"]["running"]) == (["error"], ["running"])
+
+
+def test_an_answer_without_a_status_word_is_kept_all_the_same(cli, tmp_path):
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"kind": "Job", "metadata": {"name": "a"}, "status": {"active": 1}}))
+    made = cli("providers", "new", "jobs", "--from", body, "--folder", tmp_path, "--get", "/jobs/{id}")
+    assert made.code == 0
+    assert "[[status.when]]" in made.out
+    assert json.loads((tmp_path / "jobs/fixtures/answer-1.json").read_text())["body"]["kind"] == "Job"

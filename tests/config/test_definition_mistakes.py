@@ -132,6 +132,8 @@ def test_a_mistake_is_named_where_it_is_with_the_remedy(
         ("done == True", "write `` `true` `` in backticks"),
         ("done == None", "write `` `null` `` in backticks"),
         ("done and error", "and is `&&`"),
+        ("!a.b", "write `!(a.b)`"),
+        ("!state == 'x'", "and `a != b`"),
         ("state in ['a', 'b']", "`contains(['a', 'b'], name)`"),
         ("contains(state, ['a', 'b'])", "takes the list first"),
         ("done is null", "nothing is `` == `null` ``"),

@@ -51,7 +51,7 @@ def test_a_file_and_a_folder_are_found(tmp_path: Path) -> None:
     (folder / "more/definition.toml").write_text(JOBS.replace("jobs", "more", 1))
     found = Definitions(folder)
     assert {"jobs", "more"} <= set(found.names)
-    assert found.get("more").lists is False
+    assert "list" not in found.get("more").tables
     assert found.mistakes == []
 
 
