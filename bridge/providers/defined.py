@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -101,31 +101,10 @@ class DefinedProvider(ProviderDefaults):
         query = request.query
         if "query" in self._key_place:
             query = [*query, (self._key_place["query"], key or key_of(http))]
+        send = partial(http.request, request.method, request.path, query=query, json_body=request.body, **more)
         if self._exchange is not None and key is None:
-            return self._send_with_token(self._exchange, http, replace(request, query=query), headers or {}, more)
-        if key is not None:
-            headers = {**(headers or {}), **key_header(self._key_place, key)}
-        return http.request(request.method, request.path, query=query, json_body=request.body, headers=headers, **more)
-
-    async def _send_with_token(
-        self,
-        exchange: TokenExchange,
-        http: ProviderHttp,
-        request: Request,
-        headers: Mapping[str, str],
-        more: Mapping[str, Any],
-    ) -> ProviderResponse:
-        """Send a request with a token for the key; with a new one if the first is refused."""
-        for is_again in (False, True):
-            own = {**headers, **await exchange.header(http, self._at(http).values, renew=is_again)}
-            try:
-                return await http.request(
-                    request.method, request.path, query=request.query, json_body=request.body, headers=own, **more
-                )
-            except ProviderFailure as failure:
-                if is_again or failure.failed.status != 401:
-                    raise
-        raise AssertionError("the second try returns or raises")
+            return self._exchange.with_token(send, http, self._at(http).values, headers or {})
+        return send(headers={**(headers or {}), **key_header(self._key_place, key)} if key else headers)
 
     async def _ask(
         self, http: ProviderHttp, request: Request, *, is_of_run: bool = True, **more: Any
@@ -148,9 +127,8 @@ class DefinedProvider(ProviderDefaults):
             text, _ = error_text(response.body)
             quoted = f": {http.redacted(text)}" if text else ""
             said = f"{request.what}: HTTP {response.status} means {meaning.means} ({meaning.rule}){quoted}"
-            raise ProviderFailure(
-                PollFailed(FAILURES[meaning.means], said[:MESSAGE_CHARS_MAX], response.status, meaning.pause_s)
-            )
+            kind = FAILURES[meaning.means]
+            raise ProviderFailure(PollFailed(kind, said[:MESSAGE_CHARS_MAX], response.status, meaning.pause_s))
         return replaced(response, poll_after_s=longest(response.poll_after_s, meaning.pause_s))
 
     def _at(self, http: ProviderHttp) -> _AtConnection:
@@ -173,12 +151,8 @@ class DefinedProvider(ProviderDefaults):
         except ValueError as error:
             return PollFailed(FailureKind.REJECTED, f"{provider_run_id[:100]}: {error}")
         try:
-            response = await self._send(
-                http, request,
-                headers=_condition_for(last) if last and self._is_conditional else None,
-                last_body=last_body,
-                fields=self.fields,
-            )  # fmt: skip
+            headers = _condition_for(last) if last and self._is_conditional else None
+            response = await self._send(http, request, headers=headers, last_body=last_body, fields=self.fields)
         except ProviderFailure as failure:
             if failure.failed.status is None:
                 return failure.failed
@@ -214,21 +188,16 @@ class DefinedProvider(ProviderDefaults):
         if "since" in listing and address is None:
             page[listing["since"]["query"]] = instant_as(since, listing["since"].get("time", "iso"))
         request = request_of(listing, values, {}, page, address=address)
-        response = await self._ask(
-            http, request, is_of_run=False, timeout_s=LIST_TIMEOUT_S, fields=list_fields(listing)
-        )
+        fields = list_fields(listing)
+        response = await self._ask(http, request, is_of_run=False, timeout_s=LIST_TIMEOUT_S, fields=fields)
         with _usable(f"the list of {self.name}", response):
             rows = rows_in(listing, response.body, notes)
             came = Page(response.headers, response.body, http.address_of(request.path))
             following = pages.after(cursor, came, [item for _, item in rows], Hosts.of(self.tables, http.base_url))
-        runs = (self.answers.listed(key, item, values, notes) for key, item in rows)
-        return RunPage(
-            tuple(run for run in runs if run is not None),
-            following,
-            response.poll_after_s,
-            provider_instant(response.headers.get("date")),
-            is_newest_first=listing.get("newest_first", False),
-        )
+        listed = (self.answers.listed(key, item, values, notes) for key, item in rows)
+        runs, answered_at = tuple(filter(None, listed)), provider_instant(response.headers.get("date"))
+        is_newest_first = listing.get("newest_first", False)
+        return RunPage(runs, following, response.poll_after_s, answered_at, is_newest_first=is_newest_first)
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
         """[output]: what `read` finds; of several pages their lists joined. Raises ProviderFailure."""
@@ -238,9 +207,8 @@ class DefinedProvider(ProviderDefaults):
         values, pages = self._values(http, run_id), Pages(table.get("next"))
         first, joined, cursor, room = None, list[Json](), None, http.body_bytes_max
         for number in range(OUTPUT_PAGES_MAX):
-            request = request_of(
-                table, values, self.answers.run_id.kinds, pages.at(cursor), address=pages.address(cursor)
-            )
+            address, kinds = pages.address(cursor), self.answers.run_id.kinds
+            request = request_of(table, values, kinds, pages.at(cursor), address=address)
             response = await self._ask(http, request)
             room -= len(response.data)
             with _usable("the output", response):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -15,8 +15,9 @@ from bridge.domain.observation import PollFailed
 from bridge.providers.definition_reader import number_of
 from bridge.providers.definition_requests import fill_address, fill_body
 from bridge.providers.fields import text_of
-from bridge.providers.http import ProviderFailure, ProviderHttp
+from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse
 
+Send = Callable[..., Awaitable[ProviderResponse]]
 TOKEN_LIFE_S: Final = 300.0  # of a token whose answer does not say
 TOKEN_EARLY_S: Final = 10.0  # it is exchanged again so long before it expires
 
@@ -39,6 +40,17 @@ class TokenExchange:
     auth: Mapping[str, Any]
     _tokens: WeakKeyDictionary[ProviderHttp, _Token] = field(default_factory=WeakKeyDictionary)
     _locks: WeakKeyDictionary[ProviderHttp, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
+
+    async def with_token(
+        self, send: Send, http: ProviderHttp, variables: Mapping[str, str], headers: Mapping[str, str]
+    ) -> ProviderResponse:
+        """Send a request with a token, and once more with a new one if the first is refused. Raises ProviderFailure."""
+        try:
+            return await send(headers={**headers, **await self.header(http, variables, renew=False)})
+        except ProviderFailure as failure:
+            if failure.failed.status != 401:
+                raise
+        return await send(headers={**headers, **await self.header(http, variables, renew=True)})
 
     async def header(self, http: ProviderHttp, variables: Mapping[str, str], *, renew: bool) -> dict[str, str]:
         """The header with the token; `renew` exchanges once more. Raises ProviderFailure."""
