@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from bridge.api.ports import CheckResult, EffectiveSetting, LimiterReading, LivePoll
+from bridge.api.ports import EffectiveSetting, LimiterReading, LivePoll
 from bridge.cluster.membership import Membership
 from bridge.delivery.deliverer import Deliverer
 from bridge.delivery.replayer import Replayer
 from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.alert import ChannelTest
 from bridge.domain.clock import Clock
-from bridge.domain.connection import Connection
+from bridge.domain.connection import Connection, KeyCheck
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import NotFound, Problem, ProviderFailed, StartUnknown
 from bridge.domain.failure import LastError
@@ -222,10 +222,13 @@ class DaemonControl:
         except ProviderFailure as failure:
             raise ProviderFailed(str(failure)) from failure
 
-    async def check_connection(self, name: str) -> CheckResult:
-        """One real authenticated call."""
-        ok, detail, duration_ms = await self._poller(name).client.check()
-        return CheckResult(ok, detail, duration_ms)
+    async def check_connection(self, name: str) -> KeyCheck:
+        """One real authenticated call, and one with a wrong key."""
+        return await self._poller(name).client.check()
+
+    def last_check(self, name: str) -> KeyCheck | None:
+        """The outcome of the last check since the start."""
+        return self._poller(name).client.last_check
 
     def last_error(self, name: str) -> LastError | None:
         """The failed polls of a connection since the last one that could be read."""

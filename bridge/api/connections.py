@@ -44,6 +44,8 @@ def _known_name(context: RequestContext, request: Request[Any]) -> str:
 
 def _shown(context: RequestContext, name: str, health: Mapping[str, HealthRow], **more: Json) -> ConnectionInFull:
     bridge = context.bridge
-    state, last_error = bridge.connection_state(name), bridge.last_error(name)
+    state, last_error, last_check = bridge.connection_state(name), bridge.last_error(name), bridge.last_check(name)
     remarks = bridge.remarks(name)
-    return ConnectionInFull.of(bridge.connections[name], health.get(name), last_error, state, remarks=remarks, **more)
+    return ConnectionInFull.of(
+        bridge.connections[name], health.get(name), last_error, last_check, state, remarks=remarks, **more
+    )

@@ -138,6 +138,7 @@ _CONNECTION: dict[str, Any] = {
     "reason": None,
     "since": "2026-01-15T10:00:00.000Z",
     "last_error": None,
+    "last_check": None,
     "definition": None,
     "remarks": [],
     "limits": {"requests_per_second": None, "max_in_flight": None},

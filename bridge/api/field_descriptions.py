@@ -178,6 +178,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "health": "`ok`, `failing`, or `unknown` before the first answer.",
         "since": "When its health last changed; null before the first answer.",
         "last_error": "The latest failed poll since the last one that could be read; null if there is none.",
+        "last_check": "What the last check of its key brought; null if none was made since the start.",
         "definition": "The definition that reads its answers; null for a provider that is built in.",
         "remarks": "What the definition could not read in its answers.",
         "limits": "The limits that the configuration sets.",
@@ -208,7 +209,9 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "price_s": "The delay that one request is worth at present.",
     },
     "CheckAnswer": {
-        "ok": "Whether the key is proven and the provider answers.",
+        "ok": "Whether the key is proven: the provider takes it, and refuses a wrong one.",
+        "detail": "What was found, or why the key is not proven.",
+        "at": "When it was checked.",
         "duration_ms": "How long the call took, in milliseconds.",
     },
     "NodeAnswer": {

@@ -136,8 +136,10 @@ def _connection(context: RequestContext, name: str, read: _Read, wrong: _Sentenc
             None, what, f"{error.message} ({error.count} polls in a row, the last {format_instant(error.at)})"
         )
     elif row is None or row.health is ConnectionHealth.UNKNOWN:
-        check = f"`runbridge connections check {name}` makes one authenticated call"
-        yield Finding(None, what, f"it has never answered, so its key is not proven; {check}")
+        checked = context.bridge.last_check(name)
+        check = f"`runbridge connections check {name}` finds out whether its key is taken"
+        brought = f"{checked.detail} (checked {format_instant(checked.at)})" if checked else check
+        yield Finding(checked.ok if checked else None, what, f"no poll has been answered yet; {brought}")
     elif not said:
         yield Finding(True, what, f"it answers, since {format_instant(row.since)}")
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from bridge.domain.alert import ChannelTest
-from bridge.domain.connection import Connection
+from bridge.domain.connection import Connection, KeyCheck
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.failure import LastError
 from bridge.domain.finding import Finding
@@ -25,15 +25,6 @@ class LivePoll:
     next_poll_at: datetime | None
     reason: str | None = None
     last_error: LastError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """The outcome of one real authenticated call; `detail` is a sentence without secrets."""
-
-    ok: bool
-    detail: str
-    duration_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +98,12 @@ class Bridge(Protocol):
         """Ask the provider to cancel. Raises Unsupported, ProviderRefused or ProviderFailed."""
         ...
 
-    async def check_connection(self, name: str) -> CheckResult:
-        """Make one real authenticated call; never raises for what the provider does."""
+    async def check_connection(self, name: str) -> KeyCheck:
+        """Make one real authenticated call, and one with a wrong key; never raises for what the provider does."""
+        ...
+
+    def last_check(self, name: str) -> KeyCheck | None:
+        """The outcome of the last `check_connection` since the start."""
         ...
 
     def last_error(self, name: str) -> LastError | None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, WrapValidator
 
 from bridge.api.ports import LivePoll
-from bridge.domain.connection import Connection, ConnectionHealth
+from bridge.domain.connection import Connection, ConnectionHealth, KeyCheck
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.event import EventType, run_body
 from bridge.domain.failure import FailureKind, LastError
@@ -276,6 +276,15 @@ class RemarkAnswer(Shown):
     count: int
 
 
+class CheckAnswer(Shown):
+    """What one real call brought, and the same with a wrong key."""
+
+    ok: bool
+    detail: str
+    at: When
+    duration_ms: int
+
+
 class ConnectionAnswer(Shown):
     """A provider account and how it stands; `state` is what the daemon knows at this moment."""
 
@@ -286,6 +295,7 @@ class ConnectionAnswer(Shown):
     reason: str | None
     since: When | None
     last_error: LastErrorAnswer | None
+    last_check: CheckAnswer | None
     definition: DefinitionAnswer | None
     remarks: list[RemarkAnswer]
     limits: LimitsAnswer
@@ -298,6 +308,7 @@ class ConnectionAnswer(Shown):
         connection: Connection,
         health: HealthRow | None,
         last_error: LastError | None,
+        last_check: KeyCheck | None,
         state: dict[str, Json],
         **more: object,
     ) -> Self:
@@ -312,6 +323,7 @@ class ConnectionAnswer(Shown):
                 "reason": health.reason if health else None,
                 "since": health.since if health else None,
                 "last_error": last_error,
+                "last_check": last_check,
                 "definition": connection.definition,
                 "limits": connection,
                 "cadence": cadence.model_copy(update={"price": None}) if cadence.target_delay else cadence,
@@ -352,14 +364,6 @@ class ConnectionInFull(ConnectionAnswer):
     """A connection; `distribution` where a `workflow` was asked for."""
 
     distribution: DistributionAnswer | None = None
-
-
-class CheckAnswer(Shown):
-    """What one real call brought."""
-
-    ok: bool
-    detail: str
-    duration_ms: int
 
 
 class RunList(Shown):

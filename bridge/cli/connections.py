@@ -142,7 +142,7 @@ def _suggestion(connection: Object) -> str | None:
 
 def _health_reason(connection: Object) -> str | None:
     is_unknown = connection["health"] == "unknown"
-    return "(no response from the provider yet)" if is_unknown else connection.get("reason")
+    return "(no poll has been answered yet)" if is_unknown else connection.get("reason")
 
 
 def _facts(connection: Object, state: Object) -> Iterator[tuple[str, Cell]]:
@@ -150,6 +150,8 @@ def _facts(connection: Object, state: Object) -> Iterator[tuple[str, Cell]]:
     yield "provider", f"{connection['provider']} at {connection['base_url']}"
     yield "since", f"{connection['since']}  ({ago(connection['since'])})" if connection["since"] else None
     yield "last error", last_error_text(connection)
+    if checked := connection.get("last_check"):
+        yield "key", f"{mark(bool(checked['ok']))} {checked['detail']} ({ago(checked['at'])})"
     if definition := connection.get("definition"):
         yield "definition", f"{definition['name']} {definition['version']}, {definition['origin']}"
     for remark in connection.get("remarks") or ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from bridge.domain.definition import Definition
@@ -80,3 +81,13 @@ class ConnectionHealth(StrEnum):
     UNKNOWN = "unknown"
     OK = "ok"
     FAILING = "failing"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCheck:
+    """Whether a check that a person asked for proved the key; `detail` is a sentence without secrets."""
+
+    ok: bool
+    detail: str
+    at: datetime
+    duration_ms: int

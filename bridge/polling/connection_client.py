@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 
 from bridge.domain.clock import Clock, SystemClock
-from bridge.domain.connection import Connection, ConnectionHealth
+from bridge.domain.connection import Connection, ConnectionHealth, KeyCheck
 from bridge.domain.failure import FailureKind, LastError
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.observation import LastResponse, Observed, PollFailed, PollResult, RunPage
@@ -28,6 +28,7 @@ from bridge.polling.trouble import LATEST_MAX, MissingRuns, Unreadable
 from bridge.providers import open_http, provider_of
 from bridge.providers.base import Triggered
 from bridge.providers.http import ProviderFailure, ProviderSessions
+from bridge.providers.key_check import check_key
 from bridge.runtime.loop import REST_MAX_S, Bell
 
 log = structlog.get_logger()
@@ -72,7 +73,9 @@ class ConnectionClient:
         self.last_error: LastError | None = None
         self._clock = clock or SystemClock()
         self.unreadable = Unreadable()
+        self._sessions = sessions
         self._http = open_http(sessions, connection, self.provider)
+        self.last_check: KeyCheck | None = None
         self._failures = 0
         self._refusals = 0
         self._failing_from = 0.0
@@ -192,16 +195,13 @@ class ConnectionClient:
         """Cancel a run at the provider. Raises Unsupported where that is not possible."""
         await self.provider.cancel(self._http, run.provider_run_id, run.provider_ref)
 
-    async def check(self) -> tuple[bool, str, int]:
-        """Make one authenticated call; whether it succeeded, a sentence, milliseconds."""
+    async def check(self) -> KeyCheck:
+        """Make one authenticated call, and the same with a wrong key; the limiter and the health take no note."""
         started = self._clock.monotonic()
-        try:
-            await self.provider.check(self._http)
-            ok, said = True, f"{self.connection.base_url} takes the key"
-        except ProviderFailure as failure:
-            is_refused = failure.failed.kind is FailureKind.UNAUTHORIZED and failure.body is not None
-            ok, said = False, f"the key is refused; check api_key ({failure})" if is_refused else str(failure)
-        return ok, said, round((self._clock.monotonic() - started) * 1000)
+        ok, said = await check_key(self.provider, self.connection, self._http, self._sessions)
+        duration_ms = round((self._clock.monotonic() - started) * 1000)
+        self.last_check = KeyCheck(ok=ok, detail=said, at=self._clock.now(), duration_ms=duration_ms)
+        return self.last_check
 
     def judge(
         self, result: PollResult | RunPage, *, sent_at: float, now: float, runs_held: int, run_id: str | None = None

@@ -30,6 +30,7 @@ from bridge.providers.fields import (
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.partial_json import RunFields, without_damage
 
+NOT_PROVEN: Final = "reachable, key not proven: "
 LAST_BODY_BYTES_MAX: Final = 1024  # a longer body is not kept for comparison: thousands of runs keep one
 ETAG_CHARS_MAX: Final = 200
 PAGE_RUNS: Final = 100  # Retab's maximum; Instabase documents none
@@ -63,6 +64,10 @@ class Provider(Protocol):
     default_base_url: str
     lists: bool
     """Whether `list_runs` shows runs of every status, so that one request observes many runs."""
+    sends_key: bool
+    """Whether requests carry the key of the connection."""
+    presents_wrong_key: bool
+    """Whether a check may ask with a wrong key."""
 
     def base_url(self, connection: Connection) -> str:
         """The URL that this provider's paths are appended to."""
@@ -106,7 +111,11 @@ class Provider(Protocol):
         ...
 
     async def check(self, http: ProviderHttp) -> None:
-        """Make one authenticated call. Raises ProviderFailure unless the response proves that the key is accepted."""
+        """Make one authenticated call. Raises ProviderFailure unless it is answered as an accepted key would be."""
+        ...
+
+    async def present_key(self, http: ProviderHttp) -> None:
+        """Send the one request of `check` that carries the key, which may be a wrong one. Raises ProviderFailure."""
         ...
 
 
@@ -116,6 +125,8 @@ class ProviderDefaults:
     name: str
     default_base_url: str
     lists: bool = False
+    sends_key: bool = True
+    presents_wrong_key: bool = True
 
     def base_url(self, connection: Connection) -> str:
         """The configured URL."""
@@ -132,6 +143,14 @@ class ProviderDefaults:
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
         """Unsupported: the output comes with the run."""
         raise Unsupported(f"{self.name} sends a run's output with the run itself")
+
+    async def check(self, http: ProviderHttp) -> None:
+        """Every provider has its own."""
+        raise NotImplementedError
+
+    async def present_key(self, http: ProviderHttp) -> None:
+        """The call of `check`."""
+        await self.check(http)
 
     async def list_runs(self, http: ProviderHttp, *, since: datetime, cursor: str | None = None) -> RunPage:
         """Unsupported: the API has no list, or its list leaves out running runs."""
@@ -264,7 +283,7 @@ async def check_list(http: ProviderHttp, path: str, key: str) -> None:
 
 def key_not_proven(why: str) -> ProviderFailure:
     """The failure of a check whose request was answered, but not in a way that proves the key."""
-    return ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, f"reachable, key not proven: {why}"[:400]))
+    return ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, f"{NOT_PROVEN}{why}"[:400]))
 
 
 async def start_run(http: ProviderHttp, path: str, body: JsonObject) -> Triggered:

@@ -49,7 +49,6 @@ from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderRespons
 
 OUTPUT_PAGES_MAX: Final = 1000
 REQUESTS_KEPT: Final = 1024  # of each connection: a run is polled repeatedly
-_WRONG_KEY: Final = "runbridge-wrong-key"
 _MODIFIED: Final = "Last-Modified: "  # marks one that is kept in the place of an ETag
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -67,6 +66,8 @@ class DefinedProvider(ProviderDefaults):
         self.fields = self.answers.reader.fields
         auth = self.tables.get("auth")
         self._key_place = key_place(self.tables)
+        self.sends_key = auth != "none"
+        self.presents_wrong_key = self.tables.get("check", {}).get("wrong_key", True)
         self._connections: WeakKeyDictionary[ProviderHttp, _AtConnection] = WeakKeyDictionary()
         self._exchange = TokenExchange(auth) if isinstance(auth, dict) and "exchange" in auth else None
         self._is_conditional = self.tables["run"].get("conditional", False)
@@ -93,18 +94,17 @@ class DefinedProvider(ProviderDefaults):
         http: ProviderHttp,
         request: Request,
         *,
-        key: str | None = None,
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> Awaitable[ProviderResponse]:
-        """Send a request with the key, or with another `key`. Raises ProviderFailure."""
+        """Send a request with the key. Raises ProviderFailure."""
         query = request.query
         if "query" in self._key_place:
-            query = [*query, (self._key_place["query"], key or key_of(http))]
+            query = [*query, (self._key_place["query"], key_of(http))]
         send = partial(http.request, request.method, request.path, query=query, json_body=request.body, **more)
-        if self._exchange is not None and key is None:
+        if self._exchange is not None:
             return self._exchange.with_token(send, http, self._at(http).values, headers or {})
-        return send(headers={**(headers or {}), **key_header(self._key_place, key)} if key else headers)
+        return send(headers=headers)
 
     async def _ask(
         self, http: ProviderHttp, request: Request, *, is_of_run: bool = True, **more: Any
@@ -302,29 +302,27 @@ class DefinedProvider(ProviderDefaults):
         """[check], else the first page of [list]; without both nothing is claimed. Raises ProviderFailure."""
         if (table := self.tables.get("check")) is None:
             if "list" not in self.tables:
-                raise key_not_proven(f"the definition of {self.name} has neither [check] nor [list]")
+                said = f"key not proven: the definition of {self.name} has neither [check] nor [list] to ask for"
+                raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, said))
             await self.list_runs(http, since=_LONG_AGO)
             return
         request = request_of(table, self._at(http).values, {})
-        for key in (None, _WRONG_KEY) if table.get("wrong_key") else (None,):
-            try:
-                response = await self._ask(http, request, is_of_run=False, key=key)
-            except ProviderFailure as failure:
-                if key and failure.failed.kind is FailureKind.UNAUTHORIZED:
-                    return
-                is_ok = failure.failed.status in table.get("ok", ())
-                if key and not is_ok:
-                    raise key_not_proven(f"with a wrong key: {failure.failed.message}") from None
-                if not is_ok:
-                    raise
-            else:
-                if "if" in table and not is_true(find(table["if"], response.body, Notes())):
-                    said = http.redacted(
-                        error_text(response.body)[0] or f"not with what [check] expects: {table['if']}"
-                    )
-                    raise key_not_proven(f"{request.what} answered {response.status}, {said}")
-        if table.get("wrong_key"):
-            raise key_not_proven(f"{request.what} is answered alike with a wrong key; check base_url")
+        try:
+            response = await self._ask(http, request, is_of_run=False)
+        except ProviderFailure as failure:
+            if failure.failed.status not in table.get("ok", ()):
+                raise
+            return
+        if "if" in table and not is_true(find(table["if"], response.body, Notes())):
+            said = http.redacted(error_text(response.body)[0] or f"not with what [check] expects: {table['if']}")
+            raise key_not_proven(f"{request.what} answered {response.status}, {said}")
+
+    async def present_key(self, http: ProviderHttp) -> None:
+        """The exchange of the key for a token, if there is one, else `check`."""
+        if self._exchange is None:
+            return await self.check(http)
+        await self._exchange.header(http, self._at(http).values, renew=False)
+        return None
 
 
 class _AtConnection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -20,6 +20,7 @@ from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderRespons
 Send = Callable[..., Awaitable[ProviderResponse]]
 TOKEN_LIFE_S: Final = 300.0  # of a token whose answer does not say
 TOKEN_EARLY_S: Final = 10.0  # it is exchanged again so long before it expires
+_KEY_REFUSED: Final = frozenset({"invalid_client", "invalid_grant", "unauthorized_client"})  # RFC 6749, section 5.2
 
 
 @dataclass(slots=True)
@@ -66,7 +67,14 @@ class TokenExchange:
         method, _, template = self.auth["exchange"].partition(" ")
         path, query = fill_address(template, values, {})
         body = fill_body(self.auth.get("body", {}), values, {}) if method != "GET" else None
-        response = await http.request(method, path, query=query, json_body=body)
+        try:
+            response = await http.request(method, path, query=query, json_body=body)
+        except ProviderFailure as failure:
+            said = failure.body.get("error") if isinstance(failure.body, dict) else None
+            if failure.failed.status == 400 and isinstance(said, str) and said in _KEY_REFUSED:
+                refused = replace(failure.failed, kind=FailureKind.UNAUTHORIZED)
+                raise ProviderFailure(refused, failure.code, failure.body, failure.headers) from None
+            raise
         notes = Notes()
         token = text_of(find(self.auth["token"], response.body, notes))
         if token is None:

@@ -192,6 +192,10 @@ class ProviderSessions:
         disable_retry(session)
         return session
 
+    def apart(self) -> ProviderSessions:
+        """Sessions of their own, with the same certificates, for one request at a time; the caller closes them."""
+        return ProviderSessions(self._tls, requests_max=1)
+
     async def close(self) -> None:
         """Close every connection."""
         for session in self._by_credential.values():

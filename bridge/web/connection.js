@@ -46,6 +46,7 @@ export default function ConnectionPage({ route }) {
         ["Reason", one.reason && html`<bdi>${visible(one.reason)}</bdi>`],
         ["Since", one.since && html`<${Time} at=${one.since} exact />`],
         ["Last error", one.last_error && html`${one.last_error.kind}: ${visible(one.last_error.message)} (${String(one.last_error.count)} times, the last <${Time} at=${one.last_error.at} />)`],
+        ["Key", one.last_check && html`${one.last_check.ok ? "✓" : "✗"} ${visible(one.last_check.detail)} (<${Time} at=${one.last_check.at} />)`],
         ["Provider", one.provider], ["Address", html`<${Id} value=${one.base_url} />`],
         ["Runs", html`<a href=${to("runs", null, { connection: name, state: "open" })}>${String(one.state.runs_in_hand)} watched by this node</a>`],
         ["Requests a second", `${one.state.requests_per_second}, ${one.state.limit_is_learned ? "learned" : "configured"}`],

@@ -24,7 +24,7 @@ const WITH_CHECK = COLUMNS.toSpliced(2, 0, CHECK);
 export function CheckButton({ name, kind = "" }) {
   const check = async () => {
     const answer = await post(`/v1/connections/${encodeURIComponent(name)}/check`);
-    if (!answer.ok) throw Object.assign(new Error(answer.detail), { title: "It does not work", errors: [] });
+    if (!answer.ok) throw Object.assign(new Error(answer.detail), { title: "The key is not proven", errors: [] });
     return answer;
   };
   return html`<${Action} name="Check" kind=${kind} run=${check} done=${(/** @type {any} */ answer) => `${answer.detail} (${answer.duration_ms} ms)`} />`;

@@ -47,7 +47,7 @@ async def test_every_connection_is_named_with_what_it_lacks(api: Api) -> None:
     over_capacity, never = found["connection dify-test"]
     assert "2.0 times the requests" in over_capacity[1]
     assert never[0] == "remark"
-    assert "never answered" in never[1]
+    assert "no poll has been answered yet" in never[1]
     assert "runbridge connections check dify-test" in never[1]
 
 

@@ -71,7 +71,7 @@ def test_health_is_unknown_before_the_first_answer(cli):
     unknown = {**CONNECTION, "health": "unknown"}
     with stub_server(lambda request: StubResponse(body=json.dumps(unknown).encode())) as daemon:
         shown = cli("connections", "show", "hub", "--url", daemon.url).out
-    assert shown.startswith("hub unknown (no response from the provider yet)\n")
+    assert shown.startswith("hub unknown (no poll has been answered yet)\n")
 
 
 def test_an_account_over_its_capacity_says_by_how_much(show):
@@ -122,7 +122,10 @@ def test_the_daemon_shows_what_it_knows_and_refuses_a_name_that_it_does_not(brid
 
 
 def test_checking_a_connection_distinguishes_a_good_key_from_a_wrong_one(bridge):
-    assert bridge("connections", "check", "dify-prod").code == 0
+    right = bridge("connections", "check", "dify-prod")
+    assert right.code == 0
+    assert "takes the key and refuses a wrong one" in right.out
+    assert "takes the key and refuses a wrong one" in bridge("connections", "show", "dify-prod").out
     wrong = bridge("connections", "check", "dify-wrong-key")
     assert "the key is refused; check api_key" in wrong.out
     assert wrong.code == 1

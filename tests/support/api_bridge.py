@@ -17,11 +17,11 @@ import aiohttp
 import jsonschema_rs
 
 from bridge.api.openapi import build_document
-from bridge.api.ports import CheckResult, EffectiveSetting, LimiterReading, LivePoll
+from bridge.api.ports import EffectiveSetting, LimiterReading, LivePoll
 from bridge.api.server import build_app, start_server
 from bridge.domain.addresses.policy import AddressPolicy, Trust
 from bridge.domain.alert import ChannelKind, ChannelTest
-from bridge.domain.connection import Connection
+from bridge.domain.connection import Connection, KeyCheck
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BridgeError
 from bridge.domain.failure import LastError
@@ -61,6 +61,7 @@ class ApiBridge:
     asked: list[tuple[str, Any]] = field(default_factory=list)
     held: dict[str, LivePoll] = field(default_factory=dict)
     last_errors: dict[str, LastError] = field(default_factory=dict)
+    last_checks: dict[str, KeyCheck] = field(default_factory=dict)
     ready: bool = True
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     before_trigger: asyncio.Event | None = None
@@ -118,10 +119,15 @@ class ApiBridge:
         if self.refuses is not None:
             raise self.refuses
 
-    async def check_connection(self, name: str) -> CheckResult:
+    async def check_connection(self, name: str) -> KeyCheck:
         """All is well."""
         self.asked.append(("check", name))
-        return CheckResult(ok=True, detail="the key works", duration_ms=12)
+        self.last_checks[name] = KeyCheck(ok=True, detail="the key works", at=datetime.now(UTC), duration_ms=12)
+        return self.last_checks[name]
+
+    def last_check(self, name: str) -> KeyCheck | None:
+        """The last one of `check_connection`."""
+        return self.last_checks.get(name)
 
     def last_error(self, name: str) -> LastError | None:
         """The one that a test has set."""
