@@ -145,11 +145,14 @@ class _Loading:
         self._definitions = Definitions()
         for at, given in layers.tables.items():
             self._tables[at], problems = self._sources.resolve(at, given)
-            self._warnings += odd_secrets(at, self._tables[at])
             self._problems += problems
             self._faulty_keys |= {_stem(problem.field) for problem in problems}
         self._provide_database()
         self._definitions = Definitions(self._definitions_folder())
+        for at, table in self._tables.items():
+            definition = self._definition(str(table["provider"].value)) if "provider" in table else None
+            is_login = definition is not None and definition.tables.get("auth") == "basic"
+            self._warnings += odd_secrets(at, table, is_login=is_login)
 
     def _definitions_folder(self) -> Path | None:
         """The folder of provider definitions; another one than the default must be there."""

@@ -145,13 +145,19 @@ def _is_plain_url(key: str, value: object) -> bool:
     return key in ("url", "proxy") and "@" not in str(value) and "password" not in str(value)
 
 
-def odd_secrets(at: TablePath, table: Mapping[str, Given]) -> list[Problem]:
-    """A warning for each key that holds more than a key: what was copied around it."""
+def odd_secrets(at: TablePath, table: Mapping[str, Given], *, is_login: bool = False) -> list[Problem]:
+    """A warning for each key that holds more than a key: what was copied around it.
+
+    A login, `user:password`, may hold anything but needs its colon.
+    """
     found = []
     for key in ("api_key", "api_token"):
         given = table.get(key)
         text = given.value.reveal() if given and isinstance(given.value, Secret) else ""
-        said = next((said for is_odd, said in _ODD_SECRETS if is_odd(text)), None)
+        if is_login:
+            said = None if ":" in text else "holds no `:`; this provider takes `user:password`"
+        else:
+            said = next((said for is_odd, said in _ODD_SECRETS if is_odd(text)), None)
         provider = table["provider"].value if "provider" in table else None
         if provider == "dify" and text.startswith(("dataset-", "sk-")):
             said = "is no key of a Dify app, which begins with `app-`; a run is read with the key of its own app"

@@ -21,7 +21,7 @@ from bridge.definitions.files import Definitions
 from bridge.domain import alert, endpoint
 from bridge.domain.api_token import Scope
 from bridge.domain.connection import CadenceSettings, Connection
-from bridge.domain.definition import Definition, DefinitionInvalid
+from bridge.domain.definition import Definition, DefinitionInvalid, key_place
 from bridge.domain.delivery import RetrySchedule
 from bridge.domain.encryption import EncryptionKey, parse_keys
 from bridge.domain.fields import (
@@ -232,7 +232,11 @@ class ConnectionTable(CadenceTable):
     @field_validator("headers")
     @classmethod
     def _leaves_the_key(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        own = "api-key" if info.data.get("auth_scheme") == "api-key" else "authorization"
+        definition = _definition(info)
+        if definition is not None:
+            own = key_place(definition.tables).get("header", "").lower()
+        else:
+            own = "api-key" if info.data.get("auth_scheme") == "api-key" else "authorization"
         taken = {own: "api_key", "ib-context": "ib_context"}
         for name in value:
             if name.lower() in taken:

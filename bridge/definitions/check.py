@@ -65,7 +65,7 @@ def _words(status: dict[str, Any]) -> Iterator[Fault]:
 
 
 def _rules(tables: dict[str, Any]) -> Iterator[Fault]:
-    """What keys exclude or need by their values."""
+    """Keys that exclude or need one another by their values."""
     for number, answer in enumerate(tables.get("answer", ())):
         if not answer.keys() & {"http", "header", "if"}:
             yield ("answer", number), "no condition; give http, header or if"
@@ -77,10 +77,13 @@ def _rules(tables: dict[str, Any]) -> Iterator[Fault]:
         if name in _RESERVED or (name == "id" and name in id_parts(tables["run"])):
             yield ("vars", name), f"`{name}` has a meaning of its own; choose another name"
     of_key = key_place(tables).get("header", "").lower()
+    if of_key in _OUR_HEADERS:
+        at = ("auth", "send", "header") if "exchange" in tables["auth"] else ("auth", "header")
+        yield at, f"the key cannot be sent in {of_key}: this header belongs to HTTP itself; name another"
     for name in tables.get("headers", {}):
         if name.lower() in {*_OUR_HEADERS, of_key}:
             why = "the key is sent in it" if name.lower() == of_key else "it belongs to HTTP itself"
-            yield ("headers", name), f"this header cannot be set: {why}"
+            yield ("headers", name), f"this header cannot be set: {why}; leave it out"
     status = tables["read"].get("status", [])
     paths = status.get("path", []) if isinstance(status, dict) else status
     for path in [paths] if isinstance(paths, str) else paths:
@@ -140,7 +143,7 @@ def _placeholders(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
 
 
 def _variables(tables: dict[str, Any]) -> set[str]:
-    """What a connection gives: [vars], and the parts of a run's id that the items of [list] do not have."""
+    """The names that a connection gives: [vars], and the parts of a run's id that the items of [list] do not have."""
     return {*tables.get("vars", {}), *parts_elsewhere(tables)}
 
 

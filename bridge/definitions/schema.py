@@ -93,7 +93,7 @@ def _has_type(schema: dict[str, Any], value: object) -> bool:
 
 
 def _allowed(schema: dict[str, Any], at: At) -> str:
-    """What may stand there, for a person."""
+    """The values that may stand there, in words."""
     schema = _resolved(schema)
     match schema:
         case {"x-form": str() as form}:

@@ -164,6 +164,40 @@ def test_a_plain_key_is_no_warning(tmp_path: Path, key: str):
     assert load(tmp_path, TOKEN + DIFY.replace("app-key", key)).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [("user:pass word", None), ("user: 'pass'", None), ("u:X=1", None), ("token", "holds no `:`"), ("", None)],
+)
+def test_the_password_of_a_login_may_hold_anything(tmp_path: Path, key: str, says: str | None):
+    """Only the colon is missed, because the whole is sent as user and password."""
+    text = TOKEN + f'[connections.main]\nprovider = "jenkins"\nbase_url = "https://ci.example.com"\napi_key = "{key}"\n'
+    if not key:
+        assert "is empty" in mistakes(tmp_path, text)["connections.main.api_key"]
+        return
+    found = [warning.message for warning in load(tmp_path, text).warnings if "others can read" not in warning.message]
+    assert [says in message for message in found] == ([True] if says else [])
+
+
+@pytest.mark.parametrize(
+    ("provider", "header", "is_taken"),
+    [
+        ("n8n", "X-N8N-API-KEY", True),
+        ("n8n", "Authorization", False),
+        ("jenkins", "Authorization", True),
+        ("replicate", "authorization", True),
+        ("replicate", "CF-Access-Client-Id", False),
+    ],
+)
+def test_a_header_is_refused_where_the_key_is_sent_in_it(tmp_path: Path, provider: str, header: str, is_taken: bool):
+    """The rest is for the gateway before the provider: n8n's key goes its own way, and nginx may want a login."""
+    text = TOKEN + f'[connections.main]\nprovider = "{provider}"\nbase_url = "https://x.example.com"\n'
+    text += f'api_key = "u:key-123456"\nheaders = {{ {header} = "x" }}\n'
+    if is_taken:
+        assert "is sent for api_key" in mistakes(tmp_path, text)["connections.main.headers"]
+    else:
+        assert load(tmp_path, text).connections["main"].headers == {header: "x"}
+
+
 def test_a_connection_is_reached_by_its_own_route(tmp_path: Path):
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     more = 'headers = { CF-Access-Client-Id = "me" }\nca_file = "ca.pem"\nproxy_env = "HUB_PROXY"\n'

@@ -346,6 +346,16 @@ async def test_a_rule_that_decides_needs_no_status_in_the_answer() -> None:
         ('headers = { content-length = "0" }', "belongs to HTTP itself"),
         ('headers = { authorization = "Bearer x" }', "the key is sent in it"),
         ('auth = { header = "X-Key" }\nheaders = { x-key = "x" }', "the key is sent in it"),
+        ('auth = { header = "Host" }', "belongs to HTTP itself"),
+        ('auth = { header = "Content-Length", scheme = "Key" }', "belongs to HTTP itself"),
+        (
+            'auth = { exchange = "POST /token", token = "t", send = { header = "Connection" } }',
+            "cannot be sent in connection: this header belongs to HTTP itself",
+        ),
+        (
+            'auth = { exchange = "POST /token", token = "t", send = { header = "X-T" } }\nheaders = { x-t = "1" }',
+            "the key is sent in it",
+        ),
         ('headers = { x-note = "a\\r\\nx-more: b" }', "text on one line"),
         ('base_url = "https://"', "an address that begins with https://"),
     ],
