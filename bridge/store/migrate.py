@@ -2,7 +2,7 @@
 
 Alembic runs the steps and is imported only when there are some. A new SQLite file gets the tables of the code without
 them: Alembic would take a tenth of the daemon's memory from then on. On PostgreSQL an advisory lock keeps two starting nodes
-from migrating at once; on SQLite the daemon's lock file does.
+from taking one step at once; on SQLite the daemon's lock file does.
 
 Nodes of the old version keep working while those of the new one start, so a step only adds. New columns are nullable or
 have a server default, because the old version inserts without them. What is no longer used is dropped, renamed or made
@@ -58,29 +58,42 @@ _FIRST_TABLES = ("runs", "transitions", "endpoint_secrets", "idempotency_keys", 
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Upgrade the schema to HEAD in one transaction."""
+    """Upgrade the schema to HEAD.
+
+    On PostgreSQL each step is a transaction of its own: what one locks is free again while the next builds an index, and
+    a start that is killed in between leaves a schema from which the next one goes on. On SQLite, where no one waits, all
+    of them are one, so that a start that fails leaves the schema as it was.
+    """
+    while not _apply(connection):
+        pass
+
+
+def _apply(connection: sa.Connection) -> bool:
+    """Apply the next step, on SQLite all of them; whether the schema is at HEAD then."""
+    is_postgresql = connection.dialect.name == "postgresql"
     with connection.begin():
-        if connection.dialect.name == "postgresql":
+        if is_postgresql:
             connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         before = revision_of(connection)
         if before == HEAD:
-            return
+            return True
         names = _table_names(connection)
-        if not names and connection.dialect.name == "sqlite":
+        if not names and not is_postgresql:
             _create(connection)
-            return
-        if before is None and connection.dialect.name == "postgresql" and (foreign := names & metadata.tables.keys()):
+            return True
+        if before is None and is_postgresql and (foreign := names & metadata.tables.keys()):
             raise DatabaseRefused(
                 f"this PostgreSQL database has tables that are not ours ({', '.join(sorted(foreign))}); use an empty "
                 "database, or a schema of its own for the role (ALTER ROLE … SET search_path)"
             )
-        pending(before)  # refuses a newer one
+        steps = pending(before)  # refuses a newer one
         from alembic import command
 
         config = alembic_config()
         config.attributes["connection"] = connection
         config.attributes["version_table"] = _version_table(connection, names)
-        command.upgrade(config, "head")
+        command.upgrade(config, steps[0] if is_postgresql else HEAD)
+        return False
 
 
 def _create(connection: sa.Connection) -> None:

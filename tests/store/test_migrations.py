@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import alembic.command
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -14,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import make_url
 
 from bridge.domain.clock import SystemClock
+from bridge.domain.errors import DatabaseRefused
 from bridge.store import attempts, deliveries, events, migrate, run_lists, runs
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter
@@ -23,6 +27,7 @@ from bridge.store.sqlite.database_file import path_of
 from bridge.store.sqlite.writer import writer_engine
 from bridge.store.tables import metadata
 from bridge.store.transaction import Tx
+from tests.support.waiting import until
 from tests.support.watching import open_database, record, register
 
 POSTGRESQL_ONLY = "ix_runs_provider_id"
@@ -213,3 +218,54 @@ async def test_runs_from_before_their_metadata_was_indexed_are_found_by_it(datab
         assert await database.read(differences) == []
     finally:
         await database.close()
+
+
+def begin_at(revision: str) -> Callable[[sa.Connection], None]:
+    def begin(connection: sa.Connection) -> None:
+        with connection.begin():
+            step_to(connection, revision)
+
+    return begin
+
+
+async def test_a_step_that_builds_an_index_holds_no_lock_of_the_step_before(postgresql_url: str) -> None:
+    """Registrations waited for the index of all events, because the same transaction had added a column to `runs`."""
+    url = make_url(postgresql_url)
+    async with open_unlimited_engine(url).connect() as connection:
+        await connection.run_sync(begin_at("0011"))
+    other, another = (open_unlimited_engine(url) for _ in range(2))
+    async with other.connect() as writer, another.connect() as beside:
+        await writer.execute(sa.text("INSERT INTO events (id, type, created_at, body) VALUES ('evt_1', 'x', 1, '{}')"))
+        database = Database(postgresql_url, SystemClock())
+        opening = asyncio.create_task(database.open())
+
+        async def waits() -> bool:
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'events'::regclass"
+            return bool(await beside.scalar(sa.text(waiting)))
+
+        await until(waits, what="the index waits for the writer")
+        assert await beside.run_sync(migrate.revision_of) == "0013"
+        await beside.execute(sa.text("LOCK TABLE runs, endpoints IN ROW EXCLUSIVE MODE NOWAIT"))
+        await beside.rollback()
+        await writer.commit()
+        await opening
+        try:
+            assert await database.read(lambda tx: migrate.revision_of(tx.connection)) == migrate.HEAD
+        finally:
+            await database.close()
+
+
+async def test_an_upgrade_that_ends_between_two_steps_goes_on_at_the_next_start(postgresql_url: str) -> None:
+    url = make_url(postgresql_url)
+    in_the_way = sa.text("CREATE INDEX ix_events_rare ON events (type)")
+    async with open_unlimited_engine(url).connect() as connection:
+        await connection.run_sync(begin_at("0011"))
+        await connection.execute(in_the_way)
+        await connection.commit()
+        with pytest.raises(DatabaseRefused, match="ix_events_rare"):
+            await Database(postgresql_url, SystemClock()).open()
+        assert await connection.run_sync(migrate.revision_of) == "0013"
+        await connection.execute(sa.text("DROP INDEX ix_events_rare"))
+        await connection.commit()
+    async with open_database(postgresql_url) as database:
+        assert [each for each in await database.read(differences) if "alembic_version" not in str(each)] == []

@@ -1,4 +1,4 @@
-"""Run the steps in the transaction of `migrate.upgrade`, on its connection."""
+"""Run steps in a transaction of `migrate.upgrade`, on its connection."""
 
 from alembic import context
 
