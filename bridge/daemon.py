@@ -262,7 +262,7 @@ class Daemon:
 
     def _start_maintenance(self) -> None:
         """On the monotonic clock what must happen in time, by the calendar what people schedule."""
-        self.wall_clock = WallClockWatch(self.database, self.clock, self.pollers.rebase)
+        self.wall_clock = WallClockWatch(self.database, self.clock, self.pollers.rebase, self.housekeeper.rebase)
         self.workers.start_loop("wall clock", self._follow_wall_clock)
         self.workers.start_loop("deadlines", self._expire_overdue)
         if self.membership is not None:

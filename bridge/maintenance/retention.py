@@ -48,13 +48,18 @@ class Housekeeper:
         self._clock = clock
         self._metrics = metrics
         self._is_too_large = False
+        self._set_forward_s = 0.0
+
+    def rebase(self, jump_s: float) -> None:
+        """Take note that the clock was set: times of facts stay, so by them all would be older than it is."""
+        self._set_forward_s = max(0.0, self._set_forward_s + jump_s)
 
     async def sweep(self) -> Counter[str]:
         """Delete everything that is to go now; returns the number of rows by table."""
         before = self._clock.now() - timedelta(seconds=self.settings.keep_s)
-        swept = Counter[str]()
-        for plan in (retention.plan_settled, retention.plan_leftovers):
-            swept += await self._sweep_all(lambda tx, plan=plan: plan(tx, before))  # type: ignore[misc]
+        recorded_before = before - timedelta(seconds=self._set_forward_s)
+        swept = await self._sweep_all(lambda tx: retention.plan_settled(tx, before, recorded_before))
+        swept += await self._sweep_all(lambda tx: retention.plan_leftovers(tx, recorded_before))
         swept += await self._sweep_to_size()
         pages = await self._release_pages()
         self._metrics.retention_last_run.set(self._clock.now().timestamp())

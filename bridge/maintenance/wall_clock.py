@@ -47,9 +47,9 @@ async def resume(database: Database, clock: SteadyClock) -> None:
 
 
 class WallClockWatch:
-    """`rebase` moves the times that the workers hold in memory by so many seconds."""
+    """Each `rebase` moves the times that a worker holds in memory by so many seconds."""
 
-    def __init__(self, database: Database, clock: SteadyClock, rebase: Callable[[float], None]) -> None:
+    def __init__(self, database: Database, clock: SteadyClock, *rebase: Callable[[float], None]) -> None:
         self._database = database
         self._clock = clock
         self._rebase = rebase
@@ -103,7 +103,8 @@ class WallClockWatch:
 
     def _move(self, seconds: float) -> None:
         self._clock.shift(seconds)
-        self._rebase(seconds)
+        for rebase in self._rebase:
+            rebase(seconds)
 
     async def _follow_server(self) -> None:
         at = await self._database.read(clock_shift.server_time)

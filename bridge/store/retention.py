@@ -59,11 +59,15 @@ class DeletionPlan:
         return not any((self.runs, self.events, self.endpoints, self.secrets, self.replays, self.responses))
 
 
-def plan_settled(tx: Tx, before: datetime) -> DeletionPlan:
-    """The oldest runs that settled before `before` with their rows, and events of that age without a run."""
+def plan_settled(tx: Tx, before: datetime, recorded_before: datetime | None = None) -> DeletionPlan:
+    """The oldest runs that settled before `before` with their rows, and events of that age without a run.
+
+    `recorded_before` is for those events, whose times stay as they are when the clock is set.
+    """
     found = tx.connection.execute(_settled_runs(before)).all()
     run_ids = [row.id for row in found]
     horizon = found[-1].status_since if len(found) == PARENTS_MAX else before
+    horizon = min(horizon, recorded_before or horizon)
     of_runs = sa.select(events.c.id).where(events.c.run_id.in_(run_ids)).limit(ROWS_MAX)
     event_ids = [*_ids(tx, of_runs), *_ids(tx, _events_without_run(first_position(tx, horizon), horizon))]
     of_events = sa.select(deliveries.c.id).where(deliveries.c.event_id.in_(event_ids)).limit(ROWS_MAX)

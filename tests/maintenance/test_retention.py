@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
+from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import EventType
@@ -15,7 +16,7 @@ from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.maintenance.retention import Housekeeper, Retention
 from bridge.runtime.metrics import Metrics
-from bridge.store import attempts, deliveries, endpoints, events, idempotency, replays, retention, runs
+from bridge.store import attempts, connections, deliveries, endpoints, events, idempotency, replays, retention, runs
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import due_endpoints
@@ -239,6 +240,31 @@ async def test_a_webhook_of_a_deleted_run_that_is_still_owed_its_event_keeps_its
     clock.advance(DAY_S + 1)
     await housekeeper(database, clock).sweep()
     assert await database.read(lambda tx: endpoints.live_secrets(tx, [webhook.id]))
+
+
+async def test_what_has_only_its_own_time_is_not_deleted_because_the_clock_was_set_forward(
+    database: Database, clock: ManualClock
+) -> None:
+    """A clock set forward by 40 days deleted the events of connections and the replays of that day."""
+    endpoint = await add_endpoint(database)
+    ended = await database.write(
+        lambda tx: replays.start_replay(tx, endpoint, replays.Selection(START), rate=1, count=0)
+    )
+    await database.write(lambda tx: replays.cancel_replay(tx, ended.id))
+    failing = ConnectionHealth.FAILING
+    await database.write(
+        lambda tx: connections.change_health(tx, "hub", provider="dibby", health=failing, reason="a test")
+    )
+    keeper = housekeeper(database, clock)
+    await deliver(database)
+    clock.advance(40 * DAY_S)
+    keeper.rebase(40 * DAY_S)
+    assert await keeper.sweep() == Counter()
+    clock.advance(-40 * DAY_S)
+    keeper.rebase(-40 * DAY_S)
+    clock.advance(DAY_S + 1)
+    swept = await keeper.sweep()
+    assert {"events": 1, "replays": 1}.items() <= swept.items()
 
 
 async def test_replays_that_ended_go_by_age_and_running_ones_stay(database: Database, clock: ManualClock) -> None:
