@@ -17,7 +17,7 @@ from bridge.domain.failure import FailureKind
 from bridge.domain.observation import LastResponse, ListedRun, Observation, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json
 from bridge.domain.timestamps import provider_instant
-from bridge.providers.failures import error_text
+from bridge.providers.failures import doubted_404, error_text, is_of_router, said_instead
 from bridge.providers.fields import (
     JsonObject,
     NoSuchRun,
@@ -198,12 +198,7 @@ async def fetch_normalised(
     except NoSuchRun as error:
         return PollFailed(FailureKind.NOT_FOUND, f"GET {path}: {error}"[:400], response.status)
     except BadPayload as error:
-        said, _ = error_text(response.body)
-        what = (
-            f"HTTP {response.status} with an error instead of a run: {http.redacted(said)}"
-            if said
-            else http.redacted(str(error))
-        )
+        what = said_instead(response.status, response.body, error, http.redacted)
         return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {what}"[:400], response.status, response.poll_after_s)
 
 
@@ -212,10 +207,14 @@ def checked_404(failure: ProviderFailure, form: RunFormat) -> PollFailed:
     failed, body = failure.failed, failure.body
     if failed.kind is not FailureKind.NOT_FOUND:
         return failed
-    if isinstance(body, dict) and body and (form.error_key is None or form.error_key in body):
+    if (
+        isinstance(body, dict)
+        and body
+        and (form.error_key is None or form.error_key in body)
+        and not is_of_router(body)
+    ):
         return failed
-    message = f"{failed.message}; this is not how the provider says it, a gateway or a wrong base_url may be the cause"
-    return replace(failed, kind=FailureKind.GATEWAY, message=message[:400])
+    return doubted_404(failed)
 
 
 def etag_of(headers: Mapping[str, str]) -> str | None:

@@ -30,7 +30,7 @@ from bridge.providers.base import (
     key_not_proven,
     started_nothing,
 )
-from bridge.providers.definition_answers import FAILURES, MESSAGE_CHARS_MAX, Answer, Answers, longest
+from bridge.providers.definition_answers import FAILURES, Answer, Answers, longest
 from bridge.providers.definition_requests import (
     Hosts,
     Page,
@@ -44,7 +44,7 @@ from bridge.providers.definition_requests import (
     rows_in,
 )
 from bridge.providers.definition_token import TokenExchange, key_of
-from bridge.providers.failures import error_text
+from bridge.providers.failures import MESSAGE_CHARS_MAX, error_text
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderResponse
 
 OUTPUT_PAGES_MAX: Final = 1000

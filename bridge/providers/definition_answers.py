@@ -19,12 +19,18 @@ from bridge.domain.observation import LastResponse, ListedRun, Observation, Obse
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.definition_reader import DefinitionReader, Reading
 from bridge.providers.definition_requests import Hosts, RunId, pause_s
-from bridge.providers.failures import error_text, failure_kind
+from bridge.providers.failures import (
+    MESSAGE_CHARS_MAX,
+    doubted_404,
+    error_text,
+    failure_kind,
+    is_of_router,
+    said_instead,
+)
 from bridge.providers.fields import check_id, check_same_run, id_of, text_of
 from bridge.providers.partial_json import without_damage
 from bridge.providers.retry_after import requested_pause_s
 
-MESSAGE_CHARS_MAX: Final = 400
 FAILURES: Final = {  # what `means` says of an answer that shows no run
     "retry": FailureKind.SERVER_ERROR,
     "throttled": FailureKind.THROTTLED,
@@ -132,9 +138,7 @@ class Answers:
         try:
             reading = self._read(answer, means, run_id)
         except BadPayload as error:
-            text, _ = error_text(answer.body)
-            what = f"HTTP {answer.status} with an error instead of a run: {text}" if text else str(error)
-            what = redacted(what)
+            what = said_instead(answer.status, answer.body, error, redacted)
             return PollFailed(FailureKind.BAD_PAYLOAD, what[:MESSAGE_CHARS_MAX], answer.status, pause), None
         remarks = (*meaning.notes, *reading.remarks)
         return Observed(reading.observation, pause, remarks=remarks), reading
@@ -230,11 +234,9 @@ class Answers:
 
 def _doubted(failed: PollFailed, body: Json) -> PollFailed:
     """The failure; a "not found" without an error document may come from a gateway in front of the provider."""
-    if failed.kind is not FailureKind.NOT_FOUND or (isinstance(body, dict) and body):
+    if failed.kind is not FailureKind.NOT_FOUND or (isinstance(body, dict) and body and not is_of_router(body)):
         return failed
-    said = f"{failed.message}; this is not how the provider says it, a gateway or a wrong base_url may be the cause"
-    hint = f'; if it is its own, say so: [[answer]] http = {failed.status}, means = "not-found"'
-    return replace(failed, kind=FailureKind.GATEWAY, message=said[: MESSAGE_CHARS_MAX - len(hint)] + hint)
+    return doubted_404(failed, f'; if it is its own, say so: [[answer]] http = {failed.status}, means = "not-found"')
 
 
 def longest(*pauses: float | None) -> float | None:

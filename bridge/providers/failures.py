@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
+from bridge.domain.errors import BadPayload
 from bridge.domain.failure import FailureKind
+from bridge.domain.observation import PollFailed
 from bridge.domain.run import Json
 from bridge.providers.retry_after import quota_is_used_up
 
 QUOTE_CHARS_MAX: Final = 100
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.DOTALL | re.IGNORECASE)
+MESSAGE_CHARS_MAX: Final = 400
+_NO_ROUTE: Final = re.compile(  # Kong, Express and Nest, Kubernetes, Spring
+    r"no route matched|cannot (get|post) /|the server could not find the requested resource|no static resource",
+    re.IGNORECASE,
+)
 _BEHIND_IT: Final = "a login page, a proxy or a wrong base_url may be the cause"
 
 
@@ -67,6 +75,35 @@ def what_came_instead(head: str, content_type: str) -> tuple[FailureKind, str] |
     if text[0] not in '{["':
         return FailureKind.BAD_PAYLOAD, f"text instead of JSON, which begins {quoted(text)}"
     return None
+
+
+def said_instead(status: int, body: Json, error: BadPayload, redacted: Callable[[str], str]) -> str:
+    """The phrase for an answer that shows no run: the provider's own error in it, otherwise why it cannot be read."""
+    text, _ = error_text(body)
+    if not text:
+        return redacted(str(error))
+    return f"HTTP {status} with {'a text' if isinstance(body, str) else 'an error'} instead of a run: {redacted(text)}"
+
+
+def is_of_router(body: Json) -> bool:
+    """Whether a 404's document is about the address, as gateways and frameworks say it, and not about a run."""
+    if not isinstance(body, dict):
+        return False
+    if body == {"detail": "Not Found"}:  # FastAPI, for a path that it does not have
+        return True
+    said = body.get("message")
+    if body.keys() >= {"timestamp", "status", "error", "path"} and said in (None, "", "No message available"):  # Spring
+        return True
+    return isinstance(said, str) and _NO_ROUTE.match(said) is not None
+
+
+def doubted_404(failed: PollFailed, hint: str = "") -> PollFailed:
+    """The failure of a 404 that is not the provider's own word about a run; `hint` ends its message."""
+    doubt = "this is not how the provider says it"
+    if _BEHIND_IT not in failed.message:
+        doubt += ", a gateway or a wrong base_url may be the cause"
+    message = f"{failed.message}; {doubt}"
+    return replace(failed, kind=FailureKind.GATEWAY, message=message[: MESSAGE_CHARS_MAX - len(hint)] + hint)
 
 
 def redirect_target(location: str) -> str:

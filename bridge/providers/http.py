@@ -29,6 +29,7 @@ from bridge.domain.run import Json
 from bridge.domain.secret import Secret
 from bridge.providers.body import BODY_BYTES_MAX, Body, parse_bytes, read_bytes, read_pieces
 from bridge.providers.failures import (
+    MESSAGE_CHARS_MAX,
     error_text,
     failure_kind,
     proxy_remedy,
@@ -45,7 +46,6 @@ _HEADER_BYTES_MAX, _HEADERS_MAX = 128 * 1024, 2000  # aiohttp allows 8 KiB, and 
 _OVERSIZE_PAUSE_MIN_S: Final = 10.0
 _OVERSIZE_BYTES_PER_S: Final = 1024 * 1024  # on average, for the polls of one run
 ERROR_READ_S: Final = 2.0  # the status line has the outcome; the body only explains it
-_MESSAGE_CHARS_MAX: Final = 400
 _PATH_CHARS_MAX: Final = 150
 _SAID_CHARS_MAX: Final = 200
 _AMBIGUOUS: Final = frozenset(
@@ -358,7 +358,7 @@ class ProviderHttp:
         kind = failure_kind(response.status, response.headers)
         body, head = await _read_error(response)
         message, code = error_text(body)
-        said = f"HTTP {response.status}{proxy_remedy(response.status)}"
+        said = f"HTTP {response.status}"
         if response.status == 304:
             said += " (not modified) to a request without an ETag; a cache in between may be the cause"
         elif 300 <= response.status < 400:
@@ -370,6 +370,7 @@ class ProviderHttp:
             said += f", {self.redacted(message)}"
         elif body is None and (instead := what_came_instead(self._text_of(head), response.content_type)):
             said += f" with {instead[1]}"
+        said += proxy_remedy(response.status)
         pause_s = requested_pause_s(response.headers, with_quota=kind is FailureKind.THROTTLED)
         raise self._failure(kind, method, path, said, response.status, pause_s, code, body, response.headers)
 
@@ -409,9 +410,7 @@ class ProviderHttp:
         body: Json = None,
         headers: Mapping[str, str] | None = None,
     ) -> ProviderFailure:
-        message = self._without_keys(f"{method} {path.partition('?')[0][:_PATH_CHARS_MAX]}: {said}")[
-            :_MESSAGE_CHARS_MAX
-        ]
+        message = self._without_keys(f"{method} {path.partition('?')[0][:_PATH_CHARS_MAX]}: {said}")[:MESSAGE_CHARS_MAX]
         return ProviderFailure(PollFailed(kind, message, status, retry_after_s), code, body, headers)
 
     def redacted(self, text: str) -> str:
