@@ -239,7 +239,12 @@ EXAMPLES: Final[dict[str, Any]] = {
     "DeliveryList": _page(_DELIVERY),
     "ConnectionInFull": _CONNECTION,
     "ConnectionList": _page(_CONNECTION),
-    "CheckAnswer": {"ok": True, "detail": "the key is accepted", "duration_ms": 84},
+    "CheckAnswer": {
+        "ok": True,
+        "detail": "https://api.dify.ai/v1 takes the key and refuses a wrong one",
+        "at": "2026-01-15T10:30:05.120Z",
+        "duration_ms": 84,
+    },
     "NoBody": {},
     "NodeList": _page(_NODE),
     "SessionBody": {"token": "…"},

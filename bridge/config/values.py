@@ -270,7 +270,9 @@ def check_database_url(value: object) -> str:
         case "":
             raise ValueError('expected "sqlite:///PATH" or "postgresql://…"')
         case _:
-            raise ValueError("only sqlite:///PATH and postgresql://… are known; leave out any +driver")
+            raise ValueError(
+                "only sqlite:///PATH and postgresql://… are known; leave out any +driver, capitals and what stands before it"
+            )
 
 
 def mask_password(text: str) -> str:

@@ -6,7 +6,8 @@ translated here or refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode
@@ -55,6 +56,7 @@ _CHECKED: Final[Mapping[str, Callable[[str], str | None]]] = {
     "keepalives_count": _never("the daemon has its own time limits; leave it out"),
     "tcp_user_timeout": _never("the daemon has its own time limits; leave it out"),
 }
+_PORT: Final = re.compile(r":(\d+)$", re.ASCII)
 _OWN: Final = frozenset({"connect_timeout", "fallback_application_name"})
 _PARAMETERS: Final = tuple(sorted(_PASSED_ON | _SERVER_SETTINGS | _OWN | _CHECKED.keys()))
 _DROPPED: Final = frozenset(_CHECKED) - {"sslmode", "target_session_attrs"}  # what is allowed is what the driver does
@@ -74,6 +76,7 @@ def postgres_target(url: str) -> PostgresTarget:
     base, _, query = url.partition("?")
     settings, passed, timeout_s = {"application_name": "runbridge"}, [], CONNECT_TIMEOUT_S
     parameters = parse_qsl(query, keep_blank_values=True)
+    _check_ports(base, parameters)
     for name, value in parameters:
         _check(name, value)
         match name:
@@ -88,6 +91,15 @@ def postgres_target(url: str) -> PostgresTarget:
     settings |= {name: value for name, value in parameters if name in _SERVER_SETTINGS}
     dsn = f"{base}?{urlencode(passed, quote_via=quote)}" if passed else base
     return PostgresTarget(dsn, timeout_s, settings)
+
+
+def _check_ports(base: str, parameters: Iterable[tuple[str, str]]) -> None:
+    hosts = base.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    given = [found[1] for host in hosts.split(",") if (found := _PORT.search(host))]
+    given += [port for name, value in parameters if name == "port" for port in value.split(",")]
+    for port in given:
+        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise ValueError(f"port {port[:20]}: expected a number from 1 to 65535")
 
 
 def _check(name: str, value: str) -> None:

@@ -365,7 +365,8 @@ class Database:
             async with postgres.open_unlimited_engine(self.url).connect() as connection:
                 await connection.run_sync(suitability.prepare)
         except (OSError, sa.exc.SQLAlchemyError, postgres.PostgresError, postgres.DriverError) as error:
-            raise DatabaseRefused(f"cannot use the database {shown}: {_reason(error)}") from error
+            missing = suitability.missing_file(self.url) if isinstance(error, FileNotFoundError) else None
+            raise DatabaseRefused(f"cannot use the database {shown}: {missing or _reason(error)}") from error
 
 
 def _migrate(engine: sa.Engine) -> None:

@@ -30,6 +30,9 @@ def test_what_the_driver_knows_is_passed_on_and_the_rest_translated():
         ("sslmode=on", "sslmode=on: only"),
         ("channel_binding=require", "channel_binding=require.*verify-full"),
         ("connect_timeout=soon", "connect_timeout=soon"),
+        ("port=0", "port 0: expected a number from 1 to 65535"),
+        ("port=5432,99999", "port 99999"),
+        ("port=five", "port five"),
         ("connect_timeout=-1", "connect_timeout=-1"),
         ("hostaddr=10.0.0.1", "hostaddr=10.0.0.1.*as the host"),
         ("keepalives_idle=5", "keepalives_idle"),
@@ -48,3 +51,10 @@ def test_the_name_of_the_application_wins_over_the_fallback_in_any_order():
     names = ["application_name=a", "fallback_application_name=b"]
     for query in ("&".join(names), "&".join(reversed(names))):
         assert postgres_target(f"{BASE}?{query}").server_settings == {"application_name": "a"}
+
+
+@pytest.mark.parametrize("base", ["postgresql://h:0/d", "postgresql://u:5@h:99999/d", "postgresql://a:1,b:65536/d"])
+def test_a_port_that_does_not_exist_is_refused(base: str):
+    """The driver raised an OverflowError for it."""
+    with pytest.raises(ValueError, match="expected a number from 1 to 65535"):
+        postgres_target(base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Final
 
 import asyncpg
@@ -43,6 +44,13 @@ async def refuse_transaction_pooling(target: PostgresTarget) -> None:
             "a connection pooler in transaction mode (pgbouncer?) stands before PostgreSQL; "
             "name the server itself in [database] url, or set pool_mode = session for this database"
         )
+
+
+def missing_file(url: sa.URL) -> str | None:
+    """The first file of the URL's parameters that does not exist, which the driver does not name."""
+    names = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+    missing = [name for name in names if name in url.query and not Path(str(url.query[name])).expanduser().exists()]
+    return f"there is no file {url.query[missing[0]]}; correct {missing[0]}" if missing else None
 
 
 def prepare(connection: sa.Connection) -> None:

@@ -71,6 +71,9 @@ class FileLock:
         try:
             database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except (FileExistsError, NotADirectoryError) as error:
+            said = f"{error.filename} is no folder; name another file in [database] url"
+            raise DatabaseRefused(said) from error
         except OSError as error:
             raise DatabaseRefused(
                 f"cannot write in {database.parent}: {error.strerror}; give the daemon's user write permission there"
@@ -185,6 +188,11 @@ def check(path: Path, *, may_be_empty: bool = False) -> None:
     `may_be_empty`: an empty file is new (without `traces_of`), not the rest of a database. Creates and changes nothing.
     """
     if not path.exists():
+        target = Path(os.path.realpath(path))
+        if path.is_symlink() and (target.is_symlink() or not target.parent.is_dir()):
+            raise DatabaseRefused(
+                f"{path} is a link that leads nowhere ({path.readlink()}); correct it, or name the file in [database] url"
+            )
         return
     if not path.is_file():  # opening a pipe would wait for ever
         raise DatabaseRefused(f"{path} is a folder, a pipe or a device; name a file in [database] url")

@@ -55,6 +55,11 @@ async def test_a_pooler_in_transaction_mode_is_refused(postgresql_url: str) -> N
         assert "pool_mode = session" in await refusal(url)
 
 
+async def test_a_certificate_file_that_is_not_there_is_named(postgresql_url: str) -> None:
+    said = await refusal(f"{postgresql_url}?sslmode=verify-full&sslrootcert=/missing/ca.pem")
+    assert said.endswith("there is no file /missing/ca.pem; correct sslrootcert")
+
+
 async def test_a_pooler_in_session_mode_is_used(postgresql_url: str) -> None:
     async with pgbouncer(postgresql_url, mode="session") as url, opened(url) as database:
         run = await register(database)

@@ -21,11 +21,11 @@ from tests.support.watching import new_run, open_database, register
 
 async def refusal(path: Path) -> str:
     """What opening says, having left the file as it was."""
-    before = path.read_bytes()
+    before = path.read_bytes() if path.is_file() else None
     with pytest.raises(DatabaseRefused) as caught:
         await Database(f"sqlite:///{path}", SystemClock()).open()
-    assert path.read_bytes() == before
-    assert not path.with_name(path.name + "-wal").exists()
+    assert (path.read_bytes() if path.is_file() else None) == before
+    assert not path.with_name(path.name + "-wal").is_file()
     return str(caught.value)
 
 
@@ -60,6 +60,26 @@ async def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     path.write_text("[server]\nlisten = …")
     assert "is not a SQLite database" in await refusal(path)
+
+
+@pytest.mark.parametrize("target", ["nowhere/a.db", "a.db", "text/a.db"])
+async def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, target: str) -> None:
+    (tmp_path / "text").write_text("a file")
+    path = tmp_path / "a.db"
+    path.symlink_to(target)
+    assert f"is a link that leads nowhere ({target})" in await refusal(path)
+
+
+async def test_a_link_to_a_file_that_is_made_now_is_followed(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    path.symlink_to("b.db")
+    async with open_database(f"sqlite:///{path}"):
+        assert (tmp_path / "b.db").is_file()
+
+
+async def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a file")
+    assert f"{tmp_path}/text is no folder" in await refusal(tmp_path / "text" / "a.db")
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
@@ -131,11 +151,10 @@ async def test_a_second_daemon_is_kept_out_and_told_who_is_in(tmp_path: Path) ->
         pass
 
 
-async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    blocker = tmp_path / "file"
-    blocker.touch()
-    with pytest.raises(DatabaseRefused, match="cannot write in"):
-        await Database(f"sqlite:///{blocker}/a.db", SystemClock()).open()
+async def test_a_folder_that_cannot_be_written_is_named() -> None:
+    """Not even root makes a file there."""
+    with pytest.raises(DatabaseRefused, match="cannot write in /proc: "):
+        await Database("sqlite:////proc/runbridge.db", SystemClock()).open()
 
 
 async def test_a_full_disk_says_so_undoes_everything_and_heals(tmp_path: Path) -> None:
