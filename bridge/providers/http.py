@@ -166,7 +166,7 @@ class ProviderSessions:
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, requests_max: int = 10_000) -> None:
         self.slots = RequestSlots(max(1, requests_max))
-        self._tls = tls
+        self.tls = tls
         self._by_credential: dict[tuple[frozenset[tuple[str, str]], Secret | None, Route], aiohttp.ClientSession] = {}
 
     def of(self, credential: Mapping[str, str], key: Secret | None, route: Route) -> aiohttp.ClientSession:
@@ -178,7 +178,7 @@ class ProviderSessions:
 
     def _new_session(self, route: Route) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
-            connector=Connector(ClientProtocol, limit=0, ssl=route.tls() or self._tls or True),
+            connector=Connector(ClientProtocol, limit=0, ssl=route.tls() or self.tls or True),
             proxy=route.proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
@@ -191,10 +191,6 @@ class ProviderSessions:
         )
         disable_retry(session)
         return session
-
-    def apart(self) -> ProviderSessions:
-        """Sessions of their own, with the same certificates, for one request at a time; the caller closes them."""
-        return ProviderSessions(self._tls, requests_max=1)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -410,8 +406,9 @@ class ProviderHttp:
         body: Json = None,
         headers: Mapping[str, str] | None = None,
     ) -> ProviderFailure:
-        message = self._without_keys(f"{method} {path.partition('?')[0][:_PATH_CHARS_MAX]}: {said}")[:MESSAGE_CHARS_MAX]
-        return ProviderFailure(PollFailed(kind, message, status, retry_after_s), code, body, headers)
+        message = self._without_keys(f"{method} {path.partition('?')[0][:_PATH_CHARS_MAX]}: {said}")
+        failed = PollFailed(kind, message[:MESSAGE_CHARS_MAX], status, retry_after_s)
+        return ProviderFailure(failed, code, body, headers)
 
     def redacted(self, text: str) -> str:
         """A foreign text without this connection's keys, which some servers repeat when they refuse them."""

@@ -37,7 +37,7 @@ async def check_key(
     if not provider.presents_wrong_key:
         return False, f"{NOT_PROVEN}the definition of {provider.name} forbids asking with a wrong one"
     other = replace(connection, api_key=Secret(wrong_key_like(connection.api_key.reveal())))
-    async with sessions.apart() as own:
+    async with ProviderSessions(sessions.tls, requests_max=1) as own:
         try:
             await provider.present_key(open_http(own, other, provider))
         except ProviderFailure as failure:
