@@ -36,11 +36,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-servers test-fast lint format simulate bench docs screenshots dist deb lock clean
+.PHONY: help demo test test-servers test-receivers test-fast lint format simulate bench docs screenshots dist deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
-	  printf '  make %-12s %s\n' "$$name" "$$does"; done
+	  printf '  make %-14s %s\n' "$$name" "$$does"; done
 	@echo '  (PYTHON=python3.13 after any of them chooses the interpreter)'
 
 demo: $(RUNTIME) ## the main job against four fake providers, start to end, in under a minute
@@ -53,6 +53,10 @@ test: $(DEV) ## every test, on SQLite and on a real PostgreSQL; installs what th
 
 test-servers: $(DEV) ## real Buildbot, Flower, Prefect, Dagster and Airflow, from PyPI into .venv/servers: some 500 MB, ten minutes
 	$(BIN)/python -m pytest -m "slow or servers" tests/acceptance/test_real_servers.py $(ARGS)
+
+test-receivers: $(DEV) ## the manual's receivers for Next.js and Spring, from npm and Maven Central: some 300 MB, three minutes
+	@sh .ci/have-commands node=nodejs npm=npm mvn=maven javac=default-jdk-headless
+	$(BIN)/python -m pytest -m servers tests/readme/test_snippets.py $(ARGS)
 
 test-fast: $(DEV) ## the tests that are not marked slow: an answer within a minute
 	$(PYTEST) -m "not slow and not servers" --hypothesis-profile=fast $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,17 @@ from bridge.api.context import RequestContext
 from bridge.api.ports import Bridge
 from bridge.api.summary import CurrentTrouble, list_attention, read_trouble
 from bridge.domain.connection import ConnectionHealth
-from bridge.domain.delivery import DeliveryState
+from bridge.domain.delivery import REMEDIES, DeliveryState
 from bridge.domain.endpoint import Endpoint
+from bridge.domain.event import Event, EventType
 from bridge.domain.finding import Finding
 from bridge.domain.run import Run
 from bridge.domain.timestamps import format_duration, format_instant
 from bridge.store import encryption, nodes
 from bridge.store.endpoint_stats import NO_STATS, EndpointStats, read_stats
 from bridge.store.endpoints import list_endpoints
+from bridge.store.events import list_newest
+from bridge.store.filtering import Filters
 from bridge.store.inspection import Size, measure_size
 from bridge.store.nodes import Node
 from bridge.store.run_lists import list_failing
@@ -31,6 +35,7 @@ ENDPOINTS_MAX: Final = 500  # shown by name, those in trouble first
 STATS_MAX: Final = 50  # endpoints whose last answer is read
 FAILING_RUNS_MAX: Final = 100  # of each connection
 UNREADABLE_MAX: Final = 20
+FILTERED_MAX: Final = 20  # endpoints whose filter is tried, each on as many events
 _Sentences = Mapping[tuple[str, str], list[tuple[bool, str]]]
 """By kind and id of a thing: what is wrong with it, and whether each is an error."""
 
@@ -47,6 +52,8 @@ class _Read:
     unreadable: list[str]
     failing: Mapping[str, list[Run]]
     """By connection, the runs whose last poll failed."""
+    filtered: list[tuple[Endpoint, list[Event]]]
+    """Endpoints with a filter that were sent nothing lately, and the newest events of their types."""
 
 
 async def find_all(context: RequestContext) -> list[Finding]:
@@ -62,7 +69,8 @@ async def find_all(context: RequestContext) -> list[Finding]:
     wrong = _sentences(context.bridge, read.trouble, counts, now)
     found += (each for name in names for each in _connection(context, name, read, wrong))
     found += _runs(context.bridge, read.failing)
-    found += _endpoints(context.bridge, read, wrong, now)
+    closed = await asyncio.to_thread(lambda: dict(_closed_filters(read.filtered)))
+    found += _endpoints(context.bridge, read, wrong, closed, now)
     if exhausted := counts.deliveries.get(("", DeliveryState.EXHAUSTED), 0):
         advice = "`runbridge deliveries list --state exhausted` shows them, `runbridge deliveries retry` sends them"
         found.append(Finding(None, "webhooks of single runs", f"{exhausted} used up their retries; {advice}"))
@@ -74,15 +82,30 @@ def _read(tx: Tx, connections: Sequence[str]) -> _Read:
     shared = list_endpoints(tx, limit=ENDPOINTS_MAX)
     troubled = {each.id for each in trouble.endpoints}
     named = sorted(shared, key=lambda one: (one.id not in troubled, one.id))[:STATS_MAX]
+    stats = read_stats(tx, [each.id for each in named])
+    silent = [each for each in named if each.enabled and each.filter and not stats[each.id].last_answer]
     return _Read(
         trouble,
         shared,
-        read_stats(tx, [each.id for each in named]),
+        stats,
         nodes.list_nodes(tx),
         measure_size(tx),
         encryption.list_unreadable(tx, UNREADABLE_MAX),
         {name: list_failing(tx, name, limit=FAILING_RUNS_MAX) for name in connections},
+        [(each, _newest_for(tx, each)) for each in silent[:FILTERED_MAX]],
     )
+
+
+def _newest_for(tx: Tx, endpoint: Endpoint) -> list[Event]:
+    return list_newest(tx, before=None, limit=FILTERED_MAX, types=[each for each in EventType if endpoint.wants(each)])
+
+
+def _closed_filters(filtered: list[tuple[Endpoint, list[Event]]]) -> Iterator[tuple[str, int]]:
+    """The endpoints whose filter accepts none of these events, with their number. May take some seconds of CPU."""
+    for endpoint, events in filtered:
+        filters = Filters()
+        if events and endpoint.filter and not any(filters.accepts(endpoint.filter, event) for event in events):
+            yield endpoint.id, len(events)
 
 
 def _sentences(bridge: Bridge, trouble: CurrentTrouble, counts: Counts, now: datetime) -> _Sentences:
@@ -161,7 +184,9 @@ def _runs(bridge: Bridge, failing: Mapping[str, list[Run]]) -> Iterator[Finding]
         yield Finding(True, "runs", "the last poll of every watched run could be read")
 
 
-def _endpoints(bridge: Bridge, read: _Read, wrong: _Sentences, now: datetime) -> Iterator[Finding]:
+def _endpoints(
+    bridge: Bridge, read: _Read, wrong: _Sentences, closed: Mapping[str, int], now: datetime
+) -> Iterator[Finding]:
     if not read.endpoints:
         yield Finding(
             None, "endpoints", "there is none; add one under [endpoints.NAME] or with `runbridge endpoints add`"
@@ -176,24 +201,32 @@ def _endpoints(bridge: Bridge, read: _Read, wrong: _Sentences, now: datetime) ->
             found.append(
                 (True, f"its filter failed on {errors} events since the daemon started, which it did not get; {test}")
             )
+        elif (events := closed.get(endpoint.id)) is not None:
+            newest = f"the newest {events} events" if events > 1 else "the newest event"
+            test = f"`runbridge endpoints test-filter {shlex.quote(endpoint.filter or '')}` shows them"
+            found.append((False, f"its filter lets none of {newest} of its types through; {test}"))
         for is_error, sentence in found:
             yield Finding(
                 False if is_error else None,
                 what,
-                sentence.removesuffix(".") + (_answer(stats, now) if is_error else ""),
+                sentence.removesuffix(".") + (_answer(stats, now, with_remedy=True) if is_error else ""),
             )
         if not found:
-            yield Finding(True, what, f"enabled, {stats.pending} deliveries pending{_answer(stats, now)}")
+            wants = f"; it wants only {', '.join(sorted(endpoint.events))}" if endpoint.events is not None else ""
+            answer = _answer(stats, now) if stats.last_answer else f"; nothing was sent to it in the last day{wants}"
+            yield Finding(True, what, f"enabled, {stats.pending} deliveries pending{answer}")
     if len(read.endpoints) == ENDPOINTS_MAX:
         yield Finding(
             None, "endpoints", f"only the first {ENDPOINTS_MAX} are named here; `runbridge endpoints list` has all"
         )
 
 
-def _answer(stats: EndpointStats, now: datetime) -> str:
-    """The newest answer, as the end of a sentence."""
+def _answer(stats: EndpointStats, now: datetime, *, with_remedy: bool = False) -> str:
+    """The newest answer, as the end of a sentence, and what to do about it."""
     if (last := stats.last_answer) is None:
         return ""
     age = format_duration(max(0, round((now - last.at).total_seconds())))
     said = f"{last.status} ({last.outcome.value})" if last.status else last.outcome.value
-    return f"; last answer {age} ago: {said}" + (f", {last.detail}" if last.detail else "")
+    remedy = REMEDIES.get(last.outcome) if with_remedy else None
+    said += (f", {last.detail}" if last.detail else "") + (f": {remedy}" if remedy else "")
+    return f"; last answer {age} ago: {said}"

@@ -176,7 +176,8 @@ def _endpoint_trouble(trouble: EndpointTrouble) -> AttentionAnswer:
         sentence = f"The endpoint {trouble.id} is off: {trouble.reason or 'switched off'}; {remedy}."
         return _item("endpoint", trouble.id, "error", trouble.since, sentence)
     since = format_instant(trouble.since) if trouble.since else "some time"
-    sentence = f"The endpoint {trouble.id} has accepted nothing since {since}; see its newest delivery for the answer."
+    remedy = f"`runbridge deliveries list --endpoint {trouble.id}` says why"
+    sentence = f"The endpoint {trouble.id} has accepted nothing since {since}; {remedy}."
     return _item("endpoint", trouble.id, "error", trouble.since, sentence)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 from rich.text import Text
@@ -25,7 +25,7 @@ from bridge.cli.output import (
     say_heading,
     status_text,
 )
-from bridge.domain.delivery import DeliveryState, Outcome
+from bridge.domain.delivery import REMEDIES, DeliveryState
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,34 +76,15 @@ def _print_advice(deliveries: list[Object]) -> None:
     """Say on standard error what to do, once for each endpoint and kind of failure."""
     troubled: dict[tuple[str, str], list[Object]] = {}
     for each in deliveries:
-        if each.get("last_outcome") in _ADVICE and each["state"] in ("pending", "exhausted"):
+        if each.get("last_outcome") in REMEDIES and each["state"] in ("pending", "exhausted"):
             troubled.setdefault((each["endpoint_id"], each["last_outcome"]), []).append(each)
     for (endpoint, outcome), these in troubled.items():
-        said = f"{endpoint}: {count(len(these), 'delivery', 'deliveries')} with {outcome}: {_ADVICE[outcome]}"
+        said = f"{endpoint}: {count(len(these), 'delivery', 'deliveries')} with {outcome}: {REMEDIES[outcome]}"
         if any(each["state"] == "exhausted" for each in these):
             said += f"; then `runbridge endpoints replay {endpoint}` sends what is exhausted"
         else:
             said += f"; they go on by themselves, `runbridge deliveries retry {these[0]['id']}` sends one now"
         note(said)
-
-
-_REACH: Final = "is the receiver running at the endpoint's URL, and reachable from the daemon's machine?"
-_ADVICE: Final[dict[str, str]] = {
-    Outcome.CONNECT: _REACH,
-    Outcome.TIMEOUT: f"{_REACH} It must answer 2xx before it does the work",
-    Outcome.DNS: "correct the host name in the endpoint's URL, or the daemon's resolver",
-    Outcome.TLS: "renew the receiver's certificate, or correct the host name",
-    Outcome.REDIRECT: "set the endpoint's URL to the address that it redirects to",
-    Outcome.GONE: "the receiver answered 410; correct the endpoint's URL",
-    Outcome.THROTTLED: "the receiver wants fewer; set the endpoint's rate_limit",
-    Outcome.CLIENT_ERROR: "the receiver refuses; check its signing secret and path, `runbridge verify` says what is wrong",
-    Outcome.SERVER_ERROR: "the receiver fails; look at its log",
-    Outcome.BLOCKED_ADDRESS: "`runbridge guard explain URL` names the rule and the line that allows it",
-    Outcome.PROTOCOL: "what answers there is no HTTP server; correct the endpoint's URL",
-    Outcome.OVERSIZE: "the receiver's answer is too large; answer 2xx with a short body",
-    Outcome.UNSIGNED: "its secret cannot be read; `runbridge doctor` says which key is missing",
-}
-"""The remedy for deliveries with this outcome."""
 
 
 def _row(delivery: Object) -> tuple[Any, ...]:
@@ -140,7 +121,7 @@ def show(settings: Settings, delivery_id: str) -> None:
             ("run", delivery.get("run_id")),
             ("created", delivery.get("created_at")),
             ("next attempt", due(delivery.get("next_attempt_at"))),
-            ("what to do", _ADVICE.get(delivery.get("last_outcome") or "")),
+            ("what to do", REMEDIES.get(delivery.get("last_outcome") or "")),
         ]
     )
     for attempt in delivery.get("attempts") or []:

@@ -121,6 +121,25 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+_REACH: Final = "is the receiver running at the endpoint's URL, and reachable from the daemon's machine?"
+REMEDIES: Final[Mapping[str, str]] = {
+    Outcome.CONNECT: _REACH,
+    Outcome.TIMEOUT: f"{_REACH} It must answer 2xx before it does the work",
+    Outcome.DNS: "correct the host name in the endpoint's URL, or the daemon's resolver",
+    Outcome.TLS: "renew the receiver's certificate, or correct the host name",
+    Outcome.REDIRECT: "set the endpoint's URL to the address that it redirects to",
+    Outcome.GONE: "the receiver answered 410; correct the endpoint's URL",
+    Outcome.THROTTLED: "the receiver wants fewer; set the endpoint's rate_limit",
+    Outcome.CLIENT_ERROR: "the receiver refuses; check its signing secret and path, `runbridge verify` says what is wrong",
+    Outcome.SERVER_ERROR: "the receiver fails; look at its log",
+    Outcome.BLOCKED_ADDRESS: "`runbridge guard explain URL` names the rule and the line that allows it",
+    Outcome.PROTOCOL: "what answers there is no HTTP server; correct the endpoint's URL",
+    Outcome.OVERSIZE: "the receiver's answer is too large; answer 2xx with a short body",
+    Outcome.UNSIGNED: "its secret cannot be read; `runbridge doctor` says which key is missing",
+}
+"""What an operator does about attempts with this outcome."""
+
+
 @frozen
 class PostResult:
     """The result of one POST. Durations are in milliseconds; `head` is the first 8 KiB of the response body.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -60,7 +61,8 @@ async def test_an_endpoint_that_is_off_or_accepts_nothing_is_wrong_and_the_other
     assert (result, f"runbridge endpoints enable {off}" in detail) == ("wrong", True)
     ((result, detail),) = found[f"endpoint {fails}"]
     assert (result, "accepted nothing since" in detail) == ("wrong", True)
-    assert found[f"endpoint {good}"] == [("ok", "enabled, 1 deliveries pending")]  # that the first was disabled
+    (good_one,) = found[f"endpoint {good}"]  # it is owed the event that the first was disabled
+    assert good_one == ("ok", "enabled, 1 deliveries pending; nothing was sent to it in the last day")
 
 
 async def test_deliveries_that_are_due_for_long_are_a_remark_at_their_endpoint(api: Api) -> None:
@@ -92,6 +94,28 @@ async def fail_polls(api: Api, run_ids: Sequence[str], error: LastError) -> None
             lambda tx, name=connection: run_leases.acquire_due(tx, node=NODE, connection=name, until=tx.now, limit=1000)
         )
     await api.database.write(lambda tx: run_leases.save_polls(tx, node=NODE, records=records))
+
+
+async def test_a_filter_that_lets_nothing_through_is_a_remark_with_the_command_that_shows_why(sqlite_api: Api) -> None:
+    """The endpoint is enabled, nothing fails and nothing is pending: an operator would be left to guess."""
+    expression = "data.run.metadata.tenant == 'acme'"
+    closed = (await sqlite_api.create_endpoint(filter=expression))["id"]
+    rare = (await sqlite_api.create_endpoint(events=["run.overdue"], filter=expression))["id"]
+    assert (await find(sqlite_api))[f"endpoint {closed}"][0][0] == "ok", "there was no event yet"
+    run = await sqlite_api.register(metadata={"tenant": "other"})
+    await sqlite_api.finish(run["id"])
+    found = await find(sqlite_api)
+    ((result, detail),) = found[f"endpoint {closed}"]
+    assert (result, detail.partition(";")[0]) == (
+        "remark",
+        "its filter lets none of the newest 2 events of its types through",
+    )
+    assert f"`runbridge endpoints test-filter {shlex.quote(expression)}` shows them" in detail
+    ((result, detail),) = found[f"endpoint {rare}"]
+    assert (result, detail.endswith("nothing was sent to it in the last day; it wants only run.overdue")) == (
+        "ok",
+        True,
+    )
 
 
 async def test_runs_that_could_not_be_read_are_grouped_by_their_trouble_whoever_polled_them(api: Api) -> None:

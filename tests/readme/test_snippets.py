@@ -30,6 +30,7 @@ from tests.support.waiting import until
 EVENT_TYPES = {member.value for member in EventType}
 START_S = 60.0
 INSTALL_S = 240.0
+BUILD_S = 540.0
 PYTHON_FRAMEWORKS = ("fastapi", "uvicorn", "django", "flask", "gunicorn", "aiohttp", "standardwebhooks")
 
 pytestmark = pytest.mark.slow  # each test starts a receiver, some a daemon
@@ -135,6 +136,31 @@ async def shell_receiver(folder: Path, secret: str, _request: pytest.FixtureRequ
         )
 
 
+def built(name: str, texts: dict[str, str], *steps: Sequence[str], start: Sequence[str]) -> Opening:
+    """A receiver that is built once in a test run, from these files by these commands, and then started anywhere."""
+
+    @contextlib.asynccontextmanager
+    async def opened(_folder: Path, secret: str, request: pytest.FixtureRequest) -> AsyncIterator[SnippetReceiver]:
+        project = request.getfixturevalue("projects") / name
+        if not project.exists():
+            for file, text in texts.items():
+                (project / file).parent.mkdir(parents=True, exist_ok=True)
+                (project / file).write_text(text)
+            for step in steps:
+                done = subprocess.run(step, cwd=project, capture_output=True, text=True, timeout=BUILD_S, check=False)
+                assert done.returncode == 0, done.stdout + done.stderr
+        async with program(start, project, secret) as receiver:
+            yield receiver
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the receivers that are built."""
+    return tmp_path_factory.mktemp("projects")
+
+
 GUNICORN = ("-m", "gunicorn", "--bind", "127.0.0.1:PORT")
 DJANGO = """
 from django.conf import settings
@@ -201,6 +227,70 @@ RECEIVERS: dict[str, Opening] = {
     "go": files({"receiver.go": block("receiver-go")}, "go", "run", "receiver.go"),
     "shell": shell_receiver,
 }
+NEXT_LAYOUT = """
+export default function Layout({ children }) {
+  return <html><body>{children}</body></html>;
+}
+"""
+SPRING_APPLICATION = """package com.example.hooks;
+
+import org.springframework.boot.SpringApplication;
+import org.springframework.boot.autoconfigure.SpringBootApplication;
+
+@SpringBootApplication
+class Application {
+    public static void main(String[] arguments) {
+        SpringApplication.run(Application.class, arguments);
+    }
+}
+"""
+SPRING_PROJECT = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <parent>
+    <groupId>org.springframework.boot</groupId>
+    <artifactId>spring-boot-starter-parent</artifactId>
+    <version>3.3.13</version>
+  </parent>
+  <groupId>com.example</groupId>
+  <artifactId>hooks</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>org.springframework.boot</groupId>
+      <artifactId>spring-boot-starter-web</artifactId>
+    </dependency>
+  </dependencies>
+  <build>
+    <plugins>
+      <plugin>
+        <groupId>org.springframework.boot</groupId>
+        <artifactId>spring-boot-maven-plugin</artifactId>
+      </plugin>
+    </plugins>
+  </build>
+</project>
+"""
+JAVA = "src/main/java/com/example/hooks"
+NEXT = built(
+    "next",
+    {"package.json": "{}", "app/layout.js": NEXT_LAYOUT, "app/hooks/route.js": block("receiver-next")},
+    ("npm", "install", "--no-audit", "--no-fund", "next@16.4.6", "react@19", "react-dom@19", "standardwebhooks@1"),
+    ("env", "NEXT_TELEMETRY_DISABLED=1", "npx", "next", "build"),
+    start=("npx", "next", "start", "--hostname", "127.0.0.1", "--port", "PORT"),
+)
+SPRING = built(
+    "spring",
+    {
+        "pom.xml": SPRING_PROJECT,
+        f"{JAVA}/Application.java": SPRING_APPLICATION,
+        f"{JAVA}/HooksController.java": block("receiver-spring"),
+    },
+    ("mvn", "--quiet", "--batch-mode", "package"),
+    start=("java", "-jar", "target/hooks-1.jar", "--server.port=PORT", "--server.address=127.0.0.1"),
+)
+BUILT = {"next": NEXT, "spring": SPRING}
+"""They are built first: only `make test-receivers` runs them."""
+ALL = [*RECEIVERS, *(pytest.param(name, marks=pytest.mark.servers) for name in BUILT)]
 
 
 async def listens(port: int) -> bool:
@@ -212,14 +302,17 @@ async def listens(port: int) -> bool:
     return True
 
 
-async def test_every_receiver_takes_in_every_delivery_once(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("group", [RECEIVERS, pytest.param(BUILT, marks=pytest.mark.servers)], ids=["quick", "built"])
+async def test_every_receiver_takes_in_every_delivery_once(
+    group: dict[str, Opening], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The second arrival of an event, here a replay, is answered like the first and not acted upon again."""
     secret = new_secret()
     daemon = DaemonProcess(tmp_path)
-    every = len(RECEIVERS)
+    every = len(group)
     async with Sandbox() as sandbox, contextlib.AsyncExitStack() as stack:
         receivers = {}
-        for name, opened in RECEIVERS.items():
+        for name, opened in group.items():
             folder = tmp_path / name
             folder.mkdir()
             receivers[name] = await stack.enter_async_context(opened(folder, secret, request))
@@ -253,7 +346,7 @@ def states(page: dict[str, list[dict[str, object]]], attempts: int = 0) -> list[
     return [delivery["state"] for delivery in page["data"]] if made >= attempts else []
 
 
-@pytest.mark.parametrize("language", RECEIVERS)
+@pytest.mark.parametrize("language", ALL)
 async def test_a_receiver_refuses_what_is_not_ours(
     language: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -272,7 +365,7 @@ async def test_a_receiver_refuses_what_is_not_ours(
         "no headers": ({}, body),
     }
     rotated = signature_headers([other, key], "evt_1", now, body)
-    async with RECEIVERS[language](tmp_path, secret, request) as receiver, aiohttp.ClientSession() as http:
+    async with (RECEIVERS | BUILT)[language](tmp_path, secret, request) as receiver, aiohttp.ClientSession() as http:
         for what, (headers, sent) in forged.items():
             async with http.post(receiver.url, data=sent, headers=headers) as answer:
                 assert answer.status == 401, what
