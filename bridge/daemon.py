@@ -42,6 +42,7 @@ from bridge.maintenance.calendar import EVERY_MINUTE, Calendar
 from bridge.maintenance.retention import Housekeeper
 from bridge.maintenance.wall_clock import WallClockWatch
 from bridge.polling.pollers import Pollers
+from bridge.polling.services import PollingServices
 from bridge.providers.http import ProviderSessions
 from bridge.runtime.descriptors import descriptor_limit
 from bridge.runtime.metrics import Metrics
@@ -67,8 +68,7 @@ class Daemon:
     def __init__(self, config: Config, clock: SteadyClock, *, read_config: Callable[[], Config]) -> None:
         self.config = config
         self._read_config = read_config
-        self.node = ""
-        self.address = ""
+        self.node = self.address = ""
         self.clock = clock
         self.metrics = Metrics()
         self.notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
@@ -78,15 +78,15 @@ class Daemon:
         self.tracing = wiring.open_tracing(config, self.metrics)
         self.lease_guard = LeaseGuard(clock)
         self.membership: Membership | None = None
-        self.pollers = Pollers(
-            workers=self.workers,
-            database=self.database,
-            clock=clock,
-            metrics=self.metrics,
-            lease_guard=self.lease_guard,
+        services = PollingServices(
+            self.database,
+            clock,
+            self.metrics,
+            self.lease_guard,
             offer_of=lambda: self.control.deliverer.offer if self.control.deliverer else None,
             tracing=self.tracing,
         )
+        self.pollers = Pollers(self.workers, services)
         self.control = DaemonControl(self.database, clock, self.pollers.by_connection, self.metrics)
         self.calendar = Calendar()
         self.housekeeper = Housekeeper(

@@ -20,7 +20,6 @@ from typing import Final
 import structlog
 
 from bridge.domain.cadence.list_rule import GrowingLateness, wait_before_list, worth_of_pages
-from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.failure import FailureKind
 from bridge.domain.frozen import frozen
@@ -31,9 +30,8 @@ from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.discovery import ASK_AT_LEAST_S, Discovery
 from bridge.polling.planner import Planner
 from bridge.polling.schedule import PollSchedule, TrackedRun
+from bridge.polling.services import PollingServices
 from bridge.providers.http import ProviderFailure
-from bridge.runtime.metrics import Metrics
-from bridge.store.database import Database
 
 log = structlog.get_logger()
 RUNS_MIN: Final = 3  # held; with fewer a poll of each is as cheap and tells more
@@ -92,22 +90,14 @@ class ListPoller:
     """Decides when the list is read, and which runs wait for it; reads the schedule only. Times are monotonic seconds."""
 
     def __init__(
-        self,
-        client: ConnectionClient,
-        schedule: PollSchedule,
-        planner: Planner,
-        *,
-        database: Database,
-        clock: Clock,
-        metrics: Metrics,
+        self, client: ConnectionClient, schedule: PollSchedule, planner: Planner, services: PollingServices
     ) -> None:
         self._client = client
         self._has_list = client.provider.lists
         self._schedule = schedule
         self._planner = planner
-        self._clock = clock
-        self._metrics = metrics
-        self._discovery = Discovery(client.connection, database) if client.connection.discover else None
+        self._clock, self._metrics = services.clock, services.metrics
+        self._discovery = Discovery(client.connection, services.database) if client.connection.discover else None
         self._name, self._cadence = client.connection.name, client.connection.cadence
         self._is_under_way = False
         self._waiting_runs: dict[str, TrackedRun] = {}  # due, and left to the list under way or the next one

@@ -135,13 +135,15 @@ class Planner:
         streak = 1 if failed.kind is FailureKind.THROTTLED else tracked.failure_streak
         return next_poll_after_failure(self._settings_of(tracked), streak, retry_after_s=failed.retry_after_s)
 
-    def deadline_in_s(self, tracked: TrackedRun, now: datetime) -> float:
-        """Seconds until a last poll just after the run's deadline; infinity without a deadline ahead."""
+    def before_deadline(self, tracked: TrackedRun, delay_s: float, reason: str, now: datetime) -> NextPoll:
+        """This plan, or a last poll just after the run's deadline if that comes first."""
         run = tracked.run
-        if run.deadline_at is None or (run.status is RunStatus.WAITING and not run.deadline_is_fixed):
-            return math.inf
-        left_s = (run.deadline_at - now).total_seconds()
-        return max(left_s + 0.001, self._settings_of(tracked).min_interval_s) if left_s > 0 else math.inf
+        if run.deadline_at is not None and (run.status is not RunStatus.WAITING or run.deadline_is_fixed):
+            left_s = (run.deadline_at - now).total_seconds()
+            last_s = max(left_s + 0.001, self._settings_of(tracked).min_interval_s)
+            if left_s > 0 and last_s < delay_s:
+                return NextPoll(last_s, "its deadline")
+        return NextPoll(delay_s, reason)
 
     def rank(self, due: Sequence[TrackedRun], now: float, held: Iterable[TrackedRun]) -> list[tuple[float, TrackedRun]]:
         """The due runs, each with what a poll of it is worth in seconds; most urgent last. `held`: for the fit."""

@@ -8,34 +8,27 @@ failed   ──► counted: Continue · lost or expired: recorded, Drop
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from bridge.domain import transition
-from bridge.domain.clock import Clock
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.frozen import frozen
-from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.observation import Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Run, RunError, RunStatus
 from bridge.domain.timestamps import format_duration, seconds_between
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.planner import Planner
 from bridge.polling.schedule import READY_MAX, PollSchedule, TrackedRun
-from bridge.runtime.metrics import Metrics
+from bridge.polling.services import PollingServices
 from bridge.store import connections, endpoints, runs
 from bridge.store.batching import GROUP_MAX
-from bridge.store.database import Database
 from bridge.store.transaction import Tx
-
-if TYPE_CHECKING:
-    from bridge.runtime.tracing import Tracing
 
 log = structlog.get_logger()
 STORE_RETRY_S: Final = 5.0
@@ -63,7 +56,6 @@ class Drop:
 
 
 NextStep = Continue | Drop
-CRASHED: Final = Continue(60.0, "the last poll failed inside runbridge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +75,18 @@ class PollResults:
         client: ConnectionClient,
         planner: Planner,
         schedule: PollSchedule,
-        database: Database,
+        services: PollingServices,
         *,
         node: str,
-        clock: Clock,
-        metrics: Metrics,
-        offer_of: Callable[[], DeliveryOffer | None] = lambda: None,
-        tracing: Tracing | None = None,
     ) -> None:
-        """`offer_of`: what this node's deliverer offers to take of the deliveries that are recorded."""
         self._client, self._name = client, client.connection.name
         self._planner = planner
         self._schedule = schedule
-        self._database = database
+        self._database, self._clock, self._metrics = services.database, services.clock, services.metrics
+        self._offer_of, self._tracing = services.offer_of, services.tracing
         self._node = node
-        self._clock = clock
-        self._metrics = metrics
-        self._offer_of = offer_of
-        self._tracing = tracing
         self._log = log.bind(connection=self._name)  # bound once: binding is half of what a line costs
-        self._changes = database.grouped(self._record_all)
+        self._changes = services.database.grouped(self._record_all)
         self._health_due = -math.inf
         self._is_recording_health = False
 
@@ -141,9 +125,6 @@ class PollResults:
         except StoreUnavailable as error:
             log.warning("observation.postponed", connection=self._name, run_id=tracked.run.id, reason=str(error))
             return Continue(STORE_RETRY_S, "the database could not be written")
-        except Exception:  # like the loop: trouble with one run must not end its being watched
-            log.exception("poll.crashed", connection=self._name, run_id=tracked.run.id)
-            return CRASHED
         tracked.keep_response(result)
         return step
 

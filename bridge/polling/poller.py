@@ -9,75 +9,47 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Final
+from collections.abc import Coroutine
+from typing import Final
 
 import structlog
 
-from bridge.cluster.lease_guard import LeaseGuard
 from bridge.domain.cadence.rule import NextPoll
-from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
-from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.observation import Observed, PollFailed
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.list_poller import LIST_WAIT_S, ListPoller, Seen, WaitForList
 from bridge.polling.planner import Planner
-from bridge.polling.poll_results import CRASHED, Continue, Drop, NextStep, PollResults
+from bridge.polling.poll_results import Continue, Drop, NextStep, PollResults
 from bridge.polling.run_leases import RunLeases
 from bridge.polling.schedule import READY_MAX, PollSchedule, TrackedRun
+from bridge.polling.services import PollingServices
 from bridge.runtime.loop import Bell
-from bridge.runtime.metrics import Metrics
-from bridge.store.database import Database
-
-if TYPE_CHECKING:
-    from bridge.runtime.tracing import Tracing
 
 log = structlog.get_logger()
 GUARDED_REST_S: Final = 0.5
 REST_MIN_S: Final = 0.0005
+CRASHED: Final = Continue(60.0, "the last poll failed inside runbridge")
 
 
 class Poller:
     """Watches the runs of one connection."""
 
     def __init__(
-        self,
-        client: ConnectionClient,
-        *,
-        learned: LearnedState,
-        database: Database,
-        clock: Clock,
-        node: str,
-        metrics: Metrics,
-        lease_guard: LeaseGuard,
-        offer_of: Callable[[], DeliveryOffer | None] = lambda: None,
-        tracing: Tracing | None = None,
+        self, client: ConnectionClient, services: PollingServices, *, learned: LearnedState, node: str
     ) -> None:
         self.client = client
         self.bell = Bell()
-        self.lease_guard = lease_guard
-        self.schedule = PollSchedule(client.connection, client.limiter, clock)
+        self.lease_guard = services.lease_guard
+        self.schedule = PollSchedule(client.connection, client.limiter, services.clock)
         self.planner = Planner(client.connection.cadence, learned.learner)
-        self.results = PollResults(
-            client,
-            self.planner,
-            self.schedule,
-            database,
-            node=node,
-            clock=clock,
-            metrics=metrics,
-            offer_of=offer_of,
-            tracing=tracing,
-        )
-        self.leases = RunLeases(
-            database, self.schedule, client, bell=self.bell, lease_guard=lease_guard, node=node, clock=clock
-        )
-        self.lists = ListPoller(client, self.schedule, self.planner, database=database, clock=clock, metrics=metrics)
+        self.results = PollResults(client, self.planner, self.schedule, services, node=node)
+        self.leases = RunLeases(client, self.schedule, services, bell=self.bell, node=node)
+        self.lists = ListPoller(client, self.schedule, self.planner, services)
         self._learned = learned
-        self._offer_of = offer_of
-        self._clock = clock
+        self._offer_of = services.offer_of
+        self._clock = services.clock
         self._name = client.connection.name
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_pass_at = math.inf
@@ -208,11 +180,9 @@ class Poller:
 
     def _plan(self, tracked: TrackedRun, plan: Continue | NextPoll) -> None:
         wall = self._clock.now()
-        delay_s, reason = plan.delay_s, plan.reason
-        if (left_s := self.planner.deadline_in_s(tracked, wall)) < delay_s:
-            delay_s, reason = left_s, "its deadline"
-        self.schedule.plan(tracked, delay_s, reason, wall)
-        self.leases.keep_or_release(tracked, delay_s, is_listed=self.lists.shows(tracked.run.id))
+        next_poll = self.planner.before_deadline(tracked, plan.delay_s, plan.reason, wall)
+        self.schedule.plan(tracked, next_poll.delay_s, next_poll.reason, wall)
+        self.leases.keep_or_release(tracked, next_poll.delay_s, is_listed=self.lists.shows(tracked.run.id))
 
     def _start_list(self, now: float) -> None:
         for tracked in self.lists.begin(now):

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
-from bridge.cluster.lease_guard import LeaseGuard
 from bridge.cluster.membership import NodeRank
-from bridge.domain.clock import Clock
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.errors import BridgeError
-from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.limits.fair_limiter import FairRateLimiter
 from bridge.domain.timestamps import after
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.poller import Poller
+from bridge.polling.services import PollingServices
 from bridge.providers.http import ProviderSessions
-from bridge.runtime.metrics import Metrics
 from bridge.runtime.supervisor import Supervisor
 from bridge.store import connections, run_leases
-from bridge.store.database import Database
-
-if TYPE_CHECKING:
-    from bridge.runtime.tracing import Tracing
 
 LATEST_POLL_S: Final = 3600.0  # the longest pause that a provider may ask for
 
@@ -32,26 +25,12 @@ LATEST_POLL_S: Final = 3600.0  # the longest pause that a provider may ask for
 class Pollers:
     """`by_connection` changes on a reload; `rank` decides which part of the limits is ours."""
 
-    def __init__(
-        self,
-        *,
-        workers: Supervisor,
-        database: Database,
-        clock: Clock,
-        metrics: Metrics,
-        lease_guard: LeaseGuard,
-        offer_of: Callable[[], DeliveryOffer | None],
-        tracing: Tracing | None = None,
-    ) -> None:
+    def __init__(self, workers: Supervisor, services: PollingServices) -> None:
         self.by_connection: dict[str, Poller] = {}
         self.rank = NodeRank()
         self._workers = workers
-        self._database = database
-        self._clock = clock
-        self._metrics = metrics
-        self._lease_guard = lease_guard
-        self._offer_of = offer_of
-        self._tracing = tracing
+        self._services = services
+        self._database = services.database
 
     async def configure(self, configured: Mapping[str, Connection], sessions: ProviderSessions, node: str) -> None:
         """Have exactly one poller for each connection; those that have not changed go on undisturbed."""
@@ -62,13 +41,8 @@ class Pollers:
         for name, connection in configured.items():
             if name not in self.by_connection:
                 present = health[name].health if name in health else ConnectionHealth.UNKNOWN
-                client = ConnectionClient(
-                    connection,
-                    sessions,
-                    health=present,
-                    limiter=self._limiter_for(connection),
-                    clock=self._clock,
-                )
+                limiter, clock = self._limiter_for(connection), self._services.clock
+                client = ConnectionClient(connection, sessions, health=present, limiter=limiter, clock=clock)
                 await self._start(client, node)
 
     async def abandon(self) -> None:
@@ -113,17 +87,7 @@ class Pollers:
         is_first = all(other.client.limiter is not limiter for other in self.by_connection.values())
         learned = await LearnedState.load(self._database, name, limiter.rate_limit, recalls_rate=is_first)
         self._divide(limiter)
-        poller = Poller(
-            client,
-            learned=learned,
-            database=self._database,
-            clock=self._clock,
-            node=node,
-            metrics=self._metrics,
-            lease_guard=self._lease_guard,
-            offer_of=self._offer_of,
-            tracing=self._tracing,
-        )
+        poller = Poller(client, self._services, learned=learned, node=node)
         self.by_connection[name] = poller
         self._workers.start_loop(_worker(name), poller.run_pass, poller.bell)
 

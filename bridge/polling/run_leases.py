@@ -14,15 +14,13 @@ import math
 from datetime import datetime, timedelta
 from typing import Final
 
-from bridge.cluster.lease_guard import LeaseGuard
-from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.schedule import PollSchedule, TrackedRun
+from bridge.polling.services import PollingServices
 from bridge.runtime.loop import Bell
 from bridge.store import run_leases
-from bridge.store.database import Database
 from bridge.store.run_leases import PollRecord
 from bridge.store.runs import LeaseOffer
 from bridge.store.transaction import Tx
@@ -53,25 +51,15 @@ class RunLeases:
     """
 
     def __init__(
-        self,
-        database: Database,
-        schedule: PollSchedule,
-        client: ConnectionClient,
-        *,
-        bell: Bell,
-        lease_guard: LeaseGuard,
-        node: str,
-        clock: Clock,
+        self, client: ConnectionClient, schedule: PollSchedule, services: PollingServices, *, bell: Bell, node: str
     ) -> None:
         self._bell = bell
-        self._lease_guard = lease_guard
-        self._database = database
         self._schedule = schedule
         self._client, self._limiter = client, client.limiter
         self._node = node
         self._connection = client.connection.name
-        self._clock = clock
-        self._is_alone = database.is_sqlite
+        self._database, self._clock, self._lease_guard = services.database, services.clock, services.lease_guard
+        self._is_alone = services.database.is_sqlite
         self._expects_due = True
         self._acquire_due = 0.0
         self._acquired_at = -math.inf

@@ -19,6 +19,7 @@ from bridge.domain.secret import Secret
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.duration_learner import LearnedState
 from bridge.polling.poller import Poller
+from bridge.polling.services import PollingServices
 from bridge.providers.http import ProviderSessions
 from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
@@ -58,15 +59,9 @@ async def open_poller(
     clock = clock or SystemClock()
     async with ProviderSessions() as sessions:
         client = ConnectionClient(settings, sessions, health=ConnectionHealth.UNKNOWN, limiter=limiter, clock=clock)
-        poller = Poller(
-            client,
-            learned=await LearnedState.load(database, settings.name, client.limiter.rate_limit),
-            database=database,
-            clock=clock,
-            node=node,
-            metrics=metrics or Metrics(),
-            lease_guard=LeaseGuard(clock),
-        )
+        services = PollingServices(database, clock, metrics or Metrics(), LeaseGuard(clock))
+        learned = await LearnedState.load(database, settings.name, client.limiter.rate_limit)
+        poller = Poller(client, services, learned=learned, node=node)
 
         def hear(said: CommitSignals) -> None:
             for run in said.leased_runs:

@@ -1,0 +1,29 @@
+"""What a node hands to each of its pollers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bridge.cluster.lease_guard import LeaseGuard
+from bridge.domain.clock import Clock
+from bridge.domain.leased_delivery import DeliveryOffer
+from bridge.runtime.metrics import Metrics
+from bridge.store.database import Database
+
+if TYPE_CHECKING:
+    from bridge.runtime.tracing import Tracing
+
+
+@dataclass(frozen=True, slots=True)
+class PollingServices:
+    """The parts of a node that its pollers share."""
+
+    database: Database
+    clock: Clock
+    metrics: Metrics
+    lease_guard: LeaseGuard
+    offer_of: Callable[[], DeliveryOffer | None] = lambda: None
+    """What the node's deliverer offers to take of the deliveries that are recorded."""
+    tracing: Tracing | None = None
