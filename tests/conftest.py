@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,12 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector off what lives until the end: it walked thousands of tests again and again."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)  # as in the daemon
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

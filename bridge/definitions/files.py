@@ -197,7 +197,7 @@ def _packaged() -> Iterator[_File]:
     from importlib import metadata  # takes 10 ms to import, and longer to look through
 
     for distribution in metadata.distributions():
-        if any(point.group == ENTRY_POINTS for point in distribution.entry_points):
+        if f"[{ENTRY_POINTS}]" in (distribution.read_text("entry_points.txt") or ""):
             origin = f"package {distribution.name} {distribution.version}"
             for file in distribution.files or ():
                 place = Path(str(distribution.locate_file(file)))

@@ -26,11 +26,16 @@ async def lookup(name):
     return ["127.0.0.1"]
 
 
-@pytest.fixture
-async def sender(authority):
+@pytest.fixture(scope="module")
+def trusting(authority):
     tls = client_tls()
     authority.configure_trust(tls)
-    made = Sender(LOOPBACK, timeout_s=60, lookup=lookup, tls=tls)
+    return tls
+
+
+@pytest.fixture
+async def sender(trusting):
+    made = Sender(LOOPBACK, timeout_s=60, lookup=lookup, tls=trusting)
     yield made
     await made.close()
 

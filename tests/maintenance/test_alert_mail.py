@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import EmailMessage
 from email.parser import BytesParser
+from functools import cache
 from typing import Any
 
 import pytest
@@ -68,14 +69,21 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
     return tls
 
 
-async def send(authority: trustme.CA, url: str, *, policy: AddressPolicy | None = None, **more: Any) -> str | None:
+@cache
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
     tls = ssl.create_default_context()
     authority.configure_trust(tls)
+    return tls
+
+
+async def send(authority: trustme.CA, url: str, *, policy: AddressPolicy | None = None, **more: Any) -> str | None:
     settings = {"kind": "email", "url": Secret(url), "to": ["ops@example.org", "b@example.org"], **more}
     channel = AlertChannel.model_validate({"from": "runbridge@example.org", **settings})
     sender = Sender(LOOPBACK, timeout_s=60)
     try:
-        return await ChannelSender(sender, policy or AddressPolicy(Trust.CONFIG), tls=tls)(channel, MESSAGE)
+        return await ChannelSender(sender, policy or AddressPolicy(Trust.CONFIG), tls=trusting(authority))(
+            channel, MESSAGE
+        )
     finally:
         await sender.close()
 

@@ -18,7 +18,7 @@ from bridge.delivery.sender import Sender
 from bridge.domain.addresses.policy import Trust
 from bridge.domain.delivery import Outcome
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions
-from bridge.runtime.aiohttp_internals import ClientProtocol, Connector, client_tls
+from bridge.runtime.aiohttp_internals import ClientProtocol, Connector, TimedContext, client_tls
 from tests.support.posting import LOOPBACK
 from tests.support.raw_server import RawExchange, answer, raw_server
 
@@ -32,6 +32,14 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
+@pytest.fixture(scope="module")
+def trusting(authority: trustme.CA) -> TimedContext:
+    """Of the client."""
+    context = client_tls()
+    authority.configure_trust(context)
+    return context
+
+
 @pytest.fixture(params=["http", "https"])
 def tls(request: pytest.FixtureRequest, authority: trustme.CA) -> ssl.SSLContext | None:
     """Of the server."""
@@ -43,11 +51,9 @@ def tls(request: pytest.FixtureRequest, authority: trustme.CA) -> ssl.SSLContext
 
 
 @pytest.fixture(params=["provider", "receiver"])
-async def ask(request: pytest.FixtureRequest, tls: ssl.SSLContext | None, authority: trustme.CA) -> AsyncIterator[Ask]:
+async def ask(request: pytest.FixtureRequest, tls: ssl.SSLContext | None, trusting: TimedContext) -> AsyncIterator[Ask]:
     """Makes a request to a port; the number in the response, None if there was no usable one."""
     scheme = "http" if tls is None else "https"
-    trusting = client_tls()
-    authority.configure_trust(trusting)
     if request.param == "receiver":
         sender = Sender(LOOPBACK, timeout_s=60, tls=trusting)
 
@@ -248,7 +254,7 @@ async def test_a_response_before_any_request_is_no_answer(is_read: bool) -> None
 
 
 async def test_a_response_right_after_the_handshake_is_no_answer(
-    tls: ssl.SSLContext | None, authority: trustme.CA
+    tls: ssl.SSLContext | None, trusting: TimedContext
 ) -> None:
     has_ended = asyncio.Event()
 
@@ -262,9 +268,8 @@ async def test_a_response_right_after_the_handshake_is_no_answer(
     async def wait_for_it(*_: object) -> None:
         await asyncio.wait_for(has_ended.wait(), 60)
 
-    trace, trusting = aiohttp.TraceConfig(), client_tls()
+    trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(wait_for_it)
-    authority.configure_trust(trusting)
     connector = Connector(ClientProtocol, ssl=trusting)
     async with (
         await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server,

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import aiohttp
@@ -334,10 +335,21 @@ _SCHEMAS = _closed(DOCUMENT["components"]["schemas"])
 _PATHS = sorted(DOCUMENT["paths"], key=lambda path: path.count("{"))
 
 
+@cache
+def _operation(path: str, method: str) -> dict[str, Any] | None:
+    """What the document says of this call; None where it does not name it."""
+    template = next((p for p in _PATHS if re.fullmatch(re.sub(r"{\w+}", "[^/]+", p), path)), None)
+    return DOCUMENT["paths"].get(template, {}).get(method)
+
+
+@cache
+def _validator(schema: str) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator({**json.loads(schema), "components": {"schemas": _SCHEMAS}})
+
+
 def check_conformance(method: str, path: str, reply: Reply) -> None:
     """The document names this status and content type, and its schema fits the body."""
-    template = next((p for p in _PATHS if re.fullmatch(re.sub(r"{\w+}", "[^/]+", p), path)), None)
-    operation = DOCUMENT["paths"].get(template, {}).get(method.lower())
+    operation = _operation(path, method.lower())
     if operation is None:
         return
     response = operation["responses"].get("default" if reply.status == 500 else str(reply.status))
@@ -349,5 +361,4 @@ def check_conformance(method: str, path: str, reply: Reply) -> None:
     kind = reply.headers["Content-Type"].partition(";")[0]
     assert kind in content, f"{method} {path} answered {kind}"
     if "schema" in content[kind]:
-        schema = {**content[kind]["schema"], "components": {"schemas": _SCHEMAS}}
-        jsonschema_rs.Draft202012Validator(schema).validate(reply.body)
+        _validator(json.dumps(content[kind]["schema"])).validate(reply.body)

