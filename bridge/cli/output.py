@@ -7,14 +7,16 @@ import re
 import sys
 from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bridge.cli.client import ClientResponse, Object
 from bridge.domain.timestamps import parse_instant
+
+if TYPE_CHECKING:  # a command that asks no daemon loads no HTTP client
+    from bridge.cli.client import ClientResponse, Object
 
 WIDE: Final = 10_000  # columns: output into a pipe is not cut to the width of a terminal
 _NARROW: Final = 60  # columns: where one blank between two cells has to do
