@@ -20,14 +20,13 @@ from bridge.domain.limits.adaptive import RateLimit
 from bridge.domain.run import RunStatus
 from bridge.store import learned_state
 from bridge.store.database import Database
-from bridge.store.learned_state import LearnedRow
+from bridge.store.learned_state import PAUSE, LearnedRow
 from bridge.store.transaction import Tx
 
 WAITING_PRIOR: Final = tuple(log_logistic(1800.0, 1.2))  # a person: anything from minutes to days
 LEARN_EVERY_S: Final = 0.5  # per workflow and status, once it is known well
 WELL_KNOWN_RUNS: Final = 30
 RATE: Final = "rate"  # the kind of row that holds the rate limit
-PAUSE: Final = "pause"  # the kind of row that holds until when the provider asked for no request
 PAUSE_MAX_S: Final = 3600.0  # recalled, whatever the wall clock says
 PAUSE_STEP_S: Final = 1.0  # a pause is saved when it has changed by this
 RATE_STEP: Final = 0.1  # a rate is saved when it has changed by this share

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import contextlib
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
+from bridge.store.learned_state import PAUSE
 from bridge.store.tables import (
     deliveries,
     endpoint_secrets,
@@ -16,6 +18,7 @@ from bridge.store.tables import (
     replays,
     runs,
     sessions,
+    sojourns,
 )
 from bridge.store.transaction import Tx
 
@@ -54,7 +57,17 @@ def _move(tx: Tx, what: Any, seconds: float) -> None:
     for table, names, where in what:
         moved = {name: sa.cast(table.c[name], sa.BigInteger) + by for name in names}
         tx.connection.execute(sa.update(table).where(where).values(**moved))
+    _move_pauses(tx, timedelta(seconds=seconds))
     tx.cache.clear()
+
+
+def _move_pauses(tx: Tx, by: timedelta) -> None:
+    """Move the pauses that providers asked for, which are kept as text."""
+    for row in tx.connection.execute(sa.select(sojourns).where(sojourns.c.kind == PAUSE)).all():
+        with contextlib.suppress(ValueError, OverflowError):  # it is not read as a pause either
+            moved = (datetime.fromisoformat(row.state) + by).isoformat()
+            mine = sa.and_(sojourns.c.connection == row.connection, sojourns.c.kind == PAUSE)
+            tx.connection.execute(sa.update(sojourns).where(mine).values(state=moved))
 
 
 def save_zero(tx: Tx, zero_at: datetime) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
@@ -15,6 +16,8 @@ from sqlalchemy.dialects import sqlite
 from bridge.store.postgres import dialect as postgresql
 from bridge.store.tables import sojourns, watermarks
 from bridge.store.transaction import Tx
+
+PAUSE: Final = "pause"  # the kind of row that holds until when the provider asked for no request
 
 
 @dataclass(frozen=True, slots=True)

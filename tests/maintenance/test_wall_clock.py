@@ -12,7 +12,9 @@ from bridge.cluster.process_identity import own_identity
 from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.ids import new_id
+from bridge.domain.limits.adaptive import RateLimit
 from bridge.maintenance.wall_clock import WallClockWatch, resume
+from bridge.polling.duration_learner import LearnedState
 from bridge.sandbox import Receiver, Reply, Sandbox, Scenario
 from bridge.store import nodes, runs, sessions
 from bridge.store.database import Database
@@ -66,6 +68,24 @@ async def test_on_sqlite_the_database_the_workers_and_the_clock_move_together(
             assert after.next_poll_at == before.next_poll_at + jump
             assert after.status_since == before.status_since + jump
             assert after.deadline_at == in_an_hour + (jump if before is movable else timedelta(0))
+
+
+@pytest.mark.parametrize("jump_s", [-HOUR_S, HOUR_S])
+async def test_a_pause_that_a_provider_asked_for_stays_as_long_whatever_the_clock_says(
+    sqlite_url: str, machine: ManualClock, clock: SteadyClock, jump_s: float
+) -> None:
+    """Set back, a daemon that was started again asked nothing of that provider for an hour."""
+    async with open_database(sqlite_url, clock) as database:
+        limit = RateLimit()
+        learned = await LearnedState.load(database, "dify", limit)
+        limit.pause(clock.monotonic(), 60.0)
+        limit.keep_asked(clock.monotonic(), 60.0)
+        await learned.save_if_due(clock.monotonic())
+        machine.set_wall(jump_s)
+        await WallClockWatch(database, clock, lambda _: None).follow()
+        after_a_start = RateLimit()
+        await LearnedState.load(database, "dify", after_a_start)
+        assert after_a_start.asked_until - clock.monotonic() == pytest.approx(60.0, abs=1)
 
 
 @pytest.mark.parametrize("jump_s", [-HOUR_S, FORTY_DAYS_S])

@@ -1,0 +1,120 @@
+"""A life of several daemons on one PostgreSQL, whose cables are cut, slow, half open or broken, round after round."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from bridge.store.tables import metadata
+from tests.simulation.nursery import Nursery
+from tests.simulation.real_life import Node, RealLife
+from tests.simulation.world import Window
+from tests.support.cuttable_proxy import CuttableProxy
+from tests.support.pooler import pgbouncer
+
+LEASE_S: Final = 5.0
+AFTERWARDS_S: Final = 3 * LEASE_S  # what a node that was cut off held may be sent again so long
+
+
+class Cluster(RealLife):
+    """`cables` are those of the nodes, by number."""
+
+    cables: list[CuttableProxy]
+    server_url = ""
+
+    async def play(self, rounds: int) -> None:
+        """So many troubles, one after the other."""
+        for node in self.nodes:
+            await self.start(node)
+        for node in self.nodes:
+            await self.until_up(node)
+        kinds: list[Callable[[Node], Awaitable[None]]] = [
+            self._cut, self._cut, self._slow, self._half_open, self._reset, self._kill, self._freeze,
+        ]  # fmt: skip
+        for number in range(rounds):
+            trouble, node = kinds[number % len(kinds)], self.chance.choice(self.nodes)
+            window = Window("down", "", self.now_s)
+            self.windows.append(window)
+            self.say(trouble.__name__.strip("_"), node=node.number)
+            await trouble(node)
+            window.until_s = self.now_s + AFTERWARDS_S
+            self.reached[trouble.__name__] = self.reached.get(trouble.__name__, 0) + 1
+
+    async def _cut(self, node: Node) -> None:
+        self.cables[node.number].cut()
+        await asyncio.sleep(self.chance.choice([0.5, 2.0, LEASE_S + 2]))
+        self.cables[node.number].mend()
+
+    async def _slow(self, node: Node) -> None:
+        self.cables[node.number].delay_s = 0.05
+        await asyncio.sleep(2.0)
+        self.cables[node.number].delay_s = 0.0
+
+    async def _half_open(self, node: Node) -> None:
+        self.cables[node.number].half_open()
+        await asyncio.sleep(1.0)
+
+    async def _reset(self, node: Node) -> None:
+        for _ in range(3):
+            self.cables[node.number].reset()
+            await asyncio.sleep(self.chance.random())
+
+    async def _kill(self, node: Node) -> None:
+        await self.end(node, signal.SIGKILL)
+        await self.start(node)
+        await self.until_up(node)
+
+    async def _freeze(self, node: Node) -> None:
+        assert node.pid is not None
+        os.kill(node.pid, signal.SIGSTOP)
+        await asyncio.sleep(self.chance.choice([1.0, LEASE_S + 2]))
+        os.kill(node.pid, signal.SIGCONT)
+
+    async def copy_database(self) -> None:
+        engine, copy = create_async_engine(self.server_url), sa.create_engine(f"sqlite:///{self.database_file}")
+        self.database_file.parent.mkdir(parents=True)
+        metadata.create_all(copy)
+        async with engine.connect() as source:
+            for table in metadata.sorted_tables:
+                rows = [dict(row) for row in (await source.execute(sa.select(table))).mappings()]
+                with copy.begin() as target:
+                    if rows:
+                        target.execute(sa.insert(table), rows)
+        copy.dispose()
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def wire(url: str, nodes: int, *, is_pooled: bool) -> AsyncIterator[list[tuple[CuttableProxy, str]]]:
+    """A cable and the URL at its near end for each node; `is_pooled`: with pgbouncer at its far end."""
+    async with AsyncExitStack() as stack:
+        if is_pooled:
+            url = await stack.enter_async_context(pgbouncer(url, mode="session"))
+        before, _, database = url.rpartition("/")
+        host, _, port = before.rpartition(":")
+        cables = [await stack.enter_async_context(CuttableProxy(int(port))) for _ in range(nodes)]
+        yield [(cable, f"{host}:{cable.port}/{database}") for cable in cables]
+
+
+async def live_in_cluster(seed: int, folder: Path, nursery: Nursery, url: str, rounds: int) -> Cluster:
+    """One life of two or three nodes on the empty database at `url`; in every second one behind pgbouncer."""
+    chance = random.Random(f"cluster {seed}")
+    async with wire(url, chance.choice([2, 3]), is_pooled=seed % 2 == 0) as wired:
+        life = Cluster(seed, folder, nursery, [near for _, near in wired])
+        life.cables, life.server_url = [cable for cable, _ in wired], url.replace("postgresql", "postgresql+asyncpg", 1)
+        await life.begin()
+        try:
+            await life.play(rounds)
+            await life.calm_down()
+        finally:
+            await life.end_all()
+    return life
