@@ -29,7 +29,7 @@ from tests.support.postgres import Postgres
 from tests.support.watching import NODE, add_endpoint, open_database, record, register
 from tests.support.workbench import connection, open_poller, settled, work
 
-LEASE_S = 2.0
+LONG_S, SHORT_S = 600.0, 2.0  # a lease that outlasts any test, and one that ends within it
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Member:
     database: Database
     clock: Clock
     id: str
+    lease_s: float = LONG_S
     lease_guard: LeaseGuard = field(init=False)
     membership: Membership = field(init=False)
     cancellations: int = 0
@@ -48,7 +49,7 @@ class Member:
         self.membership = Membership(
             database=self.database,
             clock=self.clock,
-            lease_s=LEASE_S,
+            lease_s=self.lease_s,
             lease_guard=self.lease_guard,
             cancel_posts=self._cancel_posts,
         )
@@ -56,7 +57,7 @@ class Member:
     async def join(self) -> None:
         began = self.clock.monotonic()
         host = {"host": "here", "pid": 1, "version": "0"}
-        await self.database.write(lambda tx: nodes.join(tx, node=self.id, lease_s=LEASE_S, **host))  # type: ignore[arg-type]
+        await self.database.write(lambda tx: nodes.join(tx, node=self.id, lease_s=self.lease_s, **host))  # type: ignore[arg-type]
         self.membership.joined(self.id, began)
 
     def _cancel_posts(self) -> None:
@@ -72,10 +73,10 @@ class Member:
 
 
 @asynccontextmanager
-async def member(url: str, node: str, clock: Clock | None = None) -> AsyncIterator[Member]:
-    database = Database(url, clock or SystemClock())
+async def member(url: str, node: str, *, lease_s: float = LONG_S) -> AsyncIterator[Member]:
+    database = Database(url, SystemClock())
     await database.open()
-    one = Member(database, clock or SystemClock(), node)
+    one = Member(database, SystemClock(), node, lease_s)
     try:
         await one.join()
         yield one
@@ -171,7 +172,10 @@ async def test_the_second_node_asks_nothing_until_the_first_has_noticed_it(postg
 
 
 async def test_an_evicted_node_does_nothing_until_it_joins_under_a_new_id(postgresql_url: str) -> None:
-    async with member(postgresql_url, "node_1") as sleeper, member(postgresql_url, "node_2") as steady:
+    async with (
+        member(postgresql_url, "node_1", lease_s=SHORT_S) as sleeper,
+        member(postgresql_url, "node_2", lease_s=SHORT_S) as steady,
+    ):
         await sleeper.membership.run_pass()
         await steady.evict("node_1")
         sleeper.membership.expect_change()
@@ -195,7 +199,7 @@ async def test_a_node_that_is_cut_off_breaks_off_before_its_lease_ends_and_goes_
 ) -> None:
     async with CuttableProxy(postgres.port) as cable:
         url = postgresql_url.replace(f":{postgres.port}/", f":{cable.port}/")
-        async with member(url, "node_1") as lonely:
+        async with member(url, "node_1", lease_s=SHORT_S) as lonely:
             await lonely.membership.run_pass()
             cable.cut()
             lonely.membership.expect_change()
