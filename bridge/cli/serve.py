@@ -30,7 +30,7 @@ def serve(settings: Settings, listen: str | None, database: str | None) -> int:
     """
     gc.disable()  # most of what is made until the daemon has started stays; `process` enables it then
     try:
-        with _absent("rich"):  # structlog takes it for tracebacks: 5 MB, of what a daemon never shows
+        with absent("rich"):  # structlog takes it for tracebacks: 5 MB, of what a daemon never shows
             import structlog  # noqa: F401 - so that it is imported without
         from bridge.config.locate import find_config
         from bridge.process import main
@@ -43,7 +43,7 @@ def serve(settings: Settings, listen: str | None, database: str | None) -> int:
 
 
 @contextlib.contextmanager
-def _absent(name: str) -> Iterator[None]:
+def absent(name: str) -> Iterator[None]:
     """Let imports of an optional library fail, as if it was not installed."""
     known = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment] # the import system's own sign

@@ -23,9 +23,9 @@ _libc = ctypes.CDLL(None)
 
 def main() -> None:
     """Fork daemons until standard input ends."""
-    from bridge.cli.serve import _absent
+    from bridge.cli.serve import absent
 
-    with _absent("rich"):
+    with absent("rich"):
         import structlog  # noqa: F401 - as `runbridge serve` imports it
     import asyncpg  # noqa: F401 - imported when a database is opened
 
