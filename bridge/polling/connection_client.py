@@ -211,31 +211,34 @@ class ConnectionClient:
         Times are monotonic. A 404 is an answer like any other: the connection works.
         """
         self.pace(result, sent_at=sent_at, now=now)
-        if isinstance(result, PollFailed) and result.kind is not FailureKind.NOT_FOUND:
-            self._note_unreadable(result, run_id, sent_at)
-        match result:
-            case Observed() | RunPage() | PollFailed(kind=FailureKind.NOT_FOUND):
-                self._answered(now, run_id)
-            case PollFailed(kind=FailureKind.UNAUTHORIZED):
+        if not isinstance(result, PollFailed) or result.kind is FailureKind.NOT_FOUND:
+            self._answered(now, run_id)
+            return
+        self._note_unreadable(result, run_id, sent_at)
+        match result.kind:
+            case FailureKind.UNAUTHORIZED:
                 self._refusals += 1
                 if result.status == 401 or self._refusals >= REFUSALS_MIN or runs_held <= 1:
                     self._failed(result.message, sent_at=sent_at, now=now)
-            case PollFailed(kind=FailureKind.THROTTLED | FailureKind.REJECTED | FailureKind.BAD_PAYLOAD):
+            case FailureKind.THROTTLED | FailureKind.REJECTED | FailureKind.BAD_PAYLOAD:
                 pass  # about the rate or perhaps about this run: `judge_unreadable` decides
             case _:
                 self._faltered(result, sent_at=sent_at, now=now)
 
     def pace(self, result: PollResult | RunPage, *, sent_at: float, now: float) -> None:
         """Take in the effect of a result on the limits alone, and end its request for the limiter."""
-        match result:
-            case PollFailed(kind=FailureKind.THROTTLED):
+        if not isinstance(result, PollFailed):
+            self.limiter.answer(now, sent_at=sent_at)
+            return
+        match result.kind:
+            case FailureKind.THROTTLED:
                 self.limiter.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)
-            case PollFailed(kind=FailureKind.TIMEOUT):
+            case FailureKind.TIMEOUT:
                 self.limiter.time_out()
-            case PollFailed(kind=FailureKind.SERVER_ERROR, retry_after_s=float() as pause_s):
-                self.limiter.refuse(now, sent_at=sent_at, retry_after_s=pause_s)
-            case PollFailed(
-                kind=FailureKind.SERVER_ERROR
+            case FailureKind.SERVER_ERROR if result.retry_after_s is not None:
+                self.limiter.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)
+            case (
+                FailureKind.SERVER_ERROR
                 | FailureKind.CONNECT
                 | FailureKind.TLS
                 | FailureKind.DNS

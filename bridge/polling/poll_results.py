@@ -85,6 +85,8 @@ class PollResults:
         self._database, self._clock, self._metrics = services.database, services.clock, services.metrics
         self._offer_of, self._tracing = services.offer_of, services.tracing
         self._node = node
+        self._polls_observed = services.metrics.of(services.metrics.polls, self._name, "observed")
+        self._poll_seconds = services.metrics.of(services.metrics.poll_seconds, self._name)
         self._log = log.bind(connection=self._name)  # bound once: binding is half of what a line costs
         self._changes = services.database.grouped(self._record_all)
         self._health_due = -math.inf
@@ -105,8 +107,9 @@ class PollResults:
         if is_listed:
             self._client.missing_runs.note_found(tracked.run.id, now)
         else:
-            outcome = result.kind.value if isinstance(result, PollFailed) else "observed"
-            self._metrics.note_poll(self._name, outcome, now - tracked.sent_at)
+            failed = isinstance(result, PollFailed)
+            (self._metrics.of(self._metrics.polls, self._name, result.kind) if failed else self._polls_observed).inc()
+            self._poll_seconds.observe(now - tracked.sent_at)
         if self._tracing is not None:
             self._tracing.polled(tracked.with_counters(), result, now - tracked.sent_at, is_listed=is_listed)
         try:
@@ -140,7 +143,8 @@ class PollResults:
         expires = transition.is_expired(run, wall, seen=seen.status)
         held = self._schedule.some(COMPARED_MAX)
         is_overdue = not is_new_status and self._planner.is_overdue(tracked, now, held)
-        if not (expires or is_overdue) and not transition.has_news(run, seen):
+        has_news = not tracked.is_known(seen) and transition.has_news(run, seen)
+        if not (expires or is_overdue or has_news):
             return self._continue(tracked, result, now)
         since = self._planner.began_at(tracked, result, wall, now) if is_new_status else None
         change = _Change(tracked.with_counters(), seen, since)

@@ -51,7 +51,8 @@ class Poller:
         self._offer_of = services.offer_of
         self._clock = services.clock
         self._name = client.connection.name
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[object, asyncio.Task[None]] = {}
+        """What is under way: by the run that is polled, or by when the list was begun."""
         self._next_pass_at = math.inf
 
     # -- the pass
@@ -110,7 +111,7 @@ class Poller:
                 case None:
                     tracked.start_poll(wall, now)
                     self.client.limiter.send(now, self._name)
-                    self._spawn(self._follow(tracked), f"poll:{tracked.run.id}")
+                    self._spawn(tracked, self._follow(tracked), f"poll:{tracked.run.id}")
                     if (offer := self._offer_of()) is not None and offer.is_behind():
                         return  # one poll a pass, so that each turn of the loop serves the deliveries that wait
 
@@ -137,10 +138,9 @@ class Poller:
         """Seconds until a poll may begin; infinity while results wait to be recorded, which rings the bell."""
         return math.inf if self.results.is_behind else self.client.opens_in_s(now)
 
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _spawn(self, key: object, work: Coroutine[None, None, None], name: str) -> None:
+        """Do this beside what else is under way. It removes its `key` itself: a callback would cost a turn of the loop."""
+        self._tasks[key] = asyncio.create_task(work, name=name)
 
     # -- one poll, one list
 
@@ -159,6 +159,7 @@ class Poller:
             log.exception("poll.crashed", connection=self._name, run_id=tracked.run.id)
         finally:
             tracked.end_poll()
+            self._tasks.pop(tracked, None)
         is_held = self.schedule.holds(tracked)  # it may have been removed since
         match step:
             case Continue() as plan if is_held:
@@ -187,22 +188,25 @@ class Poller:
     def _start_list(self, now: float) -> None:
         for tracked in self.lists.begin(now):
             self.schedule.postpone(tracked, now + LIST_WAIT_S)
-        self._spawn(self._read_list(now), f"list:{self._name}")
+        self._spawn(now, self._read_list(now), f"list:{self._name}")
 
     async def _read_list(self, sent_at: float) -> None:
-        async with contextlib.aclosing(self.lists.read(sent_at)) as pages:
-            async for page in pages:
-                for seen in page.seen:
-                    self._take_seen(seen)
-                for tracked in page.needs_poll:
-                    self.schedule.poll_now(tracked)
-                await self.results.flush_health(self._clock.monotonic())
-                self.bell.ring()
+        try:
+            async with contextlib.aclosing(self.lists.read(sent_at)) as pages:
+                async for page in pages:
+                    for seen in page.seen:
+                        self._take_seen(seen)
+                    for tracked in page.needs_poll:
+                        self.schedule.poll_now(tracked)
+                    await self.results.flush_health(self._clock.monotonic())
+                    self.bell.ring()
+        finally:
+            self._tasks.pop(sent_at, None)
 
     def _take_seen(self, seen: Seen) -> None:
         """Handle what a list shows of a run as if the run had been polled by itself."""
         seen.tracked.start_poll(self._clock.now(), seen.sent_at, is_listed=True)
-        self._spawn(self._follow(seen.tracked, seen.result), f"listed:{seen.tracked.run.id}")
+        self._spawn(seen.tracked, self._follow(seen.tracked, seen.result), f"listed:{seen.tracked.run.id}")
 
     # -- the end
 
@@ -218,6 +222,7 @@ class Poller:
         self.leases.close()
         self.client.limiter.forget(self._name)
         await asyncio.sleep(0)  # a task that is cancelled before it has begun would not give its request back
-        for task in list(self._tasks):
+        under_way = list(self._tasks.values())
+        for task in under_way:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*under_way, return_exceptions=True)

@@ -187,10 +187,14 @@ class TrackedRun:
         if began_at is not None:
             self._count_age(*began_at)
 
+    def is_known(self, seen: Observation) -> bool:
+        """Whether this is what the last response showed, so that nothing can have changed."""
+        return self.last_response is not None and seen is self.last_response.observation
+
     def keep_response(self, seen: Observed) -> None:
         """Keep what recognises the same response. Call it after recording: a 304 would hide an unrecorded change."""
         last = self.last_response
-        if last is None or seen.observation is not last.observation or seen.etag != last.etag:
+        if last is None or not self.is_known(seen.observation) or seen.etag != last.etag:
             is_recognisable = seen.etag or seen.body
             self.last_response = (
                 LastResponse(transition.unchanged(self.run), seen.etag, seen.body) if is_recognisable else None
@@ -301,11 +305,12 @@ class PollSchedule:
 
     def add(self, tracked: TrackedRun) -> None:
         """Hold a run, or put one that is held into the order by its new due time."""
-        if not self.holds(tracked):
-            self._runs[tracked.run.id] = tracked
+        run_id = tracked.run.id
+        if self._runs.get(run_id) is not tracked:
+            self._runs[run_id] = tracked
             self._by_provider_id[comparable_run_id(tracked.run.provider_run_id)] = tracked
         tracked.ticket = next(self._tickets)
-        heapq.heappush(self._heap, (tracked.due, tracked.ticket, tracked.run.id))
+        heapq.heappush(self._heap, (tracked.due, tracked.ticket, run_id))
         if len(self._heap) > 2 * len(self._runs) + STALE_MAX:
             self._tidy()
 
@@ -408,7 +413,7 @@ class PollSchedule:
         return None
 
     def _is_ready(self, tracked: TrackedRun) -> bool:
-        return self.holds(tracked) and not tracked.is_in_flight and not tracked.is_planned
+        return self._runs.get(tracked.run.id) is tracked and not tracked.is_in_flight and not tracked.ticket
 
     def _candidate(self, worth_s: float, tracked: TrackedRun | None) -> Candidate:
         return Candidate(tracked and tracked.run.id, max(worth_s, self._price_s), self._price_s, self._name)

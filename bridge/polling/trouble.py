@@ -66,6 +66,8 @@ class Unreadable:
 
     def note_read(self, run_id: str | None) -> None:
         """A poll could be read, or a list that showed a run, which is None here and ends the spell."""
+        if self.error is None:
+            return
         self._note(run_id, is_read=True)
         if run_id is None or 2 * sum(self._is_read.values()) >= len(self._is_read):
             self.error = None

@@ -108,11 +108,6 @@ class Metrics:
         if is_good:
             self.config_reload_at.set(at_s)
 
-    def note_poll(self, connection: str, outcome: str, took_s: float) -> None:
-        """Count one poll and its duration."""
-        self.of(self.polls, connection, outcome).inc()
-        self.of(self.poll_seconds, connection).observe(took_s)
-
     def of(self, metric: Series, *labels: str) -> Series:
         """`metric.labels(*labels)`, cached: prometheus_client takes longer to find a series than to count in it."""
         series: Series | None = self._series.get((metric, labels))
