@@ -39,6 +39,7 @@ from bridge.domain.fields import MASK
 from bridge.domain.frozen import frozen
 from bridge.domain.webhook_url import parse_target, query_secrets
 from bridge.runtime.aiohttp_internals import Exchange, current, default_tls
+from bridge.runtime.deadlines import Deadlines
 
 TIMEOUT_S: Final = 15.0
 CONNECT_TIMEOUT_S: Final = 5.0  # name lookup, connection and TLS together
@@ -137,6 +138,7 @@ class Sender:
         self._lookup = lookup or ThreadLookup()
         self._tls = tls or default_tls()
         self._timeout_s = timeout_s
+        self._deadlines = Deadlines()
         self._sessions = _Sessions(policies, lookup=self._lookup, tls=self._tls)
 
     async def post(
@@ -189,7 +191,7 @@ class Sender:
 
     async def _run(self, request: _Request, exchange: Exchange, sessions: _Sessions) -> PostResult:
         try:
-            async with asyncio.timeout_at(request.deadline):
+            with self._deadlines.until(request.deadline):
                 response = await _send(request, exchange, sessions)
         except TimeoutError:
             is_connected = exchange.has("connected") or exchange.is_reused

@@ -69,7 +69,8 @@ class Planner:
 
     def plan(self, tracked: TrackedRun, result: Observed, now: float) -> NextPoll:
         """The next poll of a run that this result showed going on, in seconds from *now*."""
-        tracked.note_pause(now + (result.poll_after_s or 0.0))
+        if result.poll_after_s is not None:
+            tracked.note_pause(now + result.poll_after_s)
         if tracked.runs_known is None:
             tracked.note_runs_known(self.learner.durations(tracked.run.workflow_id, RunStatus.RUNNING).runs)
         if tracked.alive_s >= FIRST_AGE_S:

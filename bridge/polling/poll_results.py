@@ -133,7 +133,8 @@ class PollResults:
 
     async def _observed(self, tracked: TrackedRun, result: Observed, now: float) -> NextStep:
         run, seen, wall = tracked.run, result.observation, self._clock.now()
-        if transition.has_started_again(run, seen):
+        is_known = tracked.is_known(seen)
+        if not is_known and transition.has_started_again(run, seen):
             return await self._begin_again(tracked, seen)
         if seen.status is RunStatus.UNKNOWN:
             self._metrics.unmapped.labels(run.connection).inc()
@@ -143,7 +144,7 @@ class PollResults:
         expires = transition.is_expired(run, wall, seen=seen.status)
         held = self._schedule.some(COMPARED_MAX)
         is_overdue = not is_new_status and self._planner.is_overdue(tracked, now, held)
-        has_news = not tracked.is_known(seen) and transition.has_news(run, seen)
+        has_news = not is_known and transition.has_news(run, seen)
         if not (expires or is_overdue or has_news):
             return self._continue(tracked, result, now)
         since = self._planner.began_at(tracked, result, wall, now) if is_new_status else None

@@ -40,6 +40,7 @@ from bridge.providers.failures import (
 from bridge.providers.partial_json import RunFields
 from bridge.providers.retry_after import requested_pause_s
 from bridge.runtime.aiohttp_internals import ClientProtocol, Connector, disable_retry
+from bridge.runtime.deadlines import Deadlines
 
 _ERROR_BYTES_MAX: Final = 64 * 1024
 _HEADER_BYTES_MAX, _HEADERS_MAX = 128 * 1024, 2000  # aiohttp allows 8 KiB, and the whole response would be lost
@@ -166,6 +167,7 @@ class ProviderSessions:
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, requests_max: int = 10_000) -> None:
         self.slots = RequestSlots(max(1, requests_max))
+        self.deadlines = Deadlines()
         self.tls = tls
         self._by_credential: dict[tuple[frozenset[tuple[str, str]], Secret | None, Route], aiohttp.ClientSession] = {}
 
@@ -226,7 +228,7 @@ class ProviderHttp:
         self.former_paths: set[str] = set()
         """Paths that this server does not have because it is of another generation: the provider asks others first."""
         self._session = sessions.of(headers, key, route)
-        self._slots = sessions.slots
+        self._slots, self._deadlines = sessions.slots, sessions.deadlines
         self.base_url = base_url.rstrip("/")
         self._headers = CIMultiDict(headers)
         self._hidden = {value.rpartition(" ")[2] for value in headers.values()}
@@ -275,7 +277,7 @@ class ProviderHttp:
             await self._slots.wait_and_take()
         try:
             try:
-                async with asyncio.timeout(limit_s):
+                with self._deadlines.within(limit_s):
                     response = await self._send(method, path, query, json_body, etag, headers)
                     if not 200 <= response.status < 300:
                         await self._raise_for_status(method, path, response, etag)
@@ -309,7 +311,7 @@ class ProviderHttp:
         if not self._slots.take():
             await self._slots.wait_and_take()
         try:
-            async with asyncio.timeout(limit_s):
+            with self._deadlines.within(limit_s):
                 response = await self._send(method, path, (), json_body, None)
                 await self._raise_for_status(method, path, response, None)
                 async with aclosing(read_pieces(response, self.body_bytes_max)) as chunks:

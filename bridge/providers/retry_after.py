@@ -20,13 +20,13 @@ def requested_pause_s(headers: Mapping[str, str], *, with_quota: bool = False) -
     `x-ratelimit-reset`. Dates are compared with the response's own `Date`, so that a wrong clock does no harm.
     """
     for name in ("retry-after-ms", "openai-poll-after-ms"):
-        milliseconds = _number(headers.get(name))
-        if milliseconds is not None:
+        given = headers.get(name)
+        if given and (milliseconds := _number(given)) is not None:
             return min(milliseconds / 1000, PAUSE_MAX_S)
-    wanted = headers.get("retry-after")
-    pause_s = _number(wanted)
-    if pause_s is None and wanted is not None:
-        pause_s = _until(_epoch_of(wanted), headers)
+    pause_s, wanted = None, headers.get("retry-after")
+    if wanted is not None:  # hardly ever
+        pause_s = _number(wanted)
+        pause_s = _until(_epoch_of(wanted), headers) if pause_s is None else pause_s
     if pause_s is None and with_quota:
         pause_s = _until_reset(headers)
     return None if pause_s is None else min(pause_s, PAUSE_MAX_S)
@@ -37,9 +37,7 @@ def quota_is_used_up(headers: Mapping[str, str]) -> bool:
     return headers.get("x-ratelimit-remaining", "").strip() == "0" or requested_pause_s(headers) is not None
 
 
-def _number(text: str | None) -> float | None:
-    if not text:  # as after nearly every poll
-        return None
+def _number(text: str) -> float | None:
     stripped = text.strip()
     return float(stripped) if _NUMBER.fullmatch(stripped) else None
 
@@ -60,7 +58,7 @@ def _until(epoch_s: float | None, headers: Mapping[str, str]) -> float | None:
 
 
 def _until_reset(headers: Mapping[str, str]) -> float | None:
-    reset = _number(headers.get("x-ratelimit-reset"))
+    reset = _number(headers.get("x-ratelimit-reset", ""))
     if reset is None or reset < _EPOCH_MIN:
         return reset
     return _until(reset / 1000 if reset >= _EPOCH_MIN * 1000 else reset, headers)

@@ -108,7 +108,7 @@ class FairRateLimiter:
             self._call_waiting()
 
     def _call_waiting(self) -> None:
-        for call in [call for _, call in self._waiting.values()]:
+        for _, call in tuple(self._waiting.values()):
             call()
 
     def has_others(self, tenant: str) -> bool:
