@@ -111,8 +111,8 @@ class RateLimit:
 
     def take(self, now: float) -> None:
         """Count a request that leaves now."""
-        is_held_by_rate = self._free_at > self._paused_until  # what waits for a pause to end does not use the rate
-        self._is_used = is_held_by_rate and now - self.opens_at < IN_USE_S
+        if not self.is_known:  # what waits for a pause to end does not use the rate
+            self._is_used = self._free_at > self._paused_until and now - self._free_at < IN_USE_S
         self._free_at = max(self._free_at, now - BURST_S) + 1 / self.rate
         if self._counts_seconds:
             self._sent.append(now)
@@ -122,11 +122,13 @@ class RateLimit:
         """Learn from a request that was answered without complaint; the rate grows only while it is really used."""
         if sent_at < self._refused_at:
             return  # it left before the refusal, and says nothing about the rate since then
-        self._successes += 1
         self._refusals = 0
+        if self.is_known:
+            return
+        self._successes += 1
         self._accepted.append(now)
         since_s, self._grown_at = min(now - self._grown_at, GROWTH_SPAN_S), now
-        if not self.is_known and self._is_used:
+        if self._is_used:
             self.rate = min(self.rate + self._growth(since_s), RATE_MAX * self._share)
 
     def _growth(self, since_s: float) -> float:
@@ -228,8 +230,9 @@ class InFlightLimit:
 
     def succeed(self, latency_s: float) -> None:
         """Learn from an answer that came after `latency_s`; a ceiling set by timeouts rises by one for every full round."""
-        self._latencies_s.append(latency_s)
-        self._ceiling = min(self._ceiling + 1 / self._ceiling, IN_FLIGHT_MAX)
+        if self.known is None:
+            self._latencies_s.append(latency_s)
+            self._ceiling = min(self._ceiling + 1 / self._ceiling, IN_FLIGHT_MAX)
 
     def time_out(self, in_flight: int) -> None:
         """Halve the ceiling because a request timed out while `in_flight` were under way."""
