@@ -108,6 +108,11 @@ class ConnectionClient:
         self.judge(result, sent_at=sent_at, now=now, runs_held=runs_held, run_id=run.id)
         return result
 
+    def is_to_complete(self, seen: Observed) -> bool:
+        """Whether the observation lacks its output, or has what is to be remarked."""
+        found = seen.observation
+        return bool(seen.remarks) or found.output_is_elsewhere or found.status is RunStatus.UNKNOWN
+
     async def complete(self, run: Run, seen: Observed) -> Observed:
         """The observation with its output, if that needs a second request; without it if that request fails."""
         word, is_known = seen.observation.provider_status, seen.observation.status is not RunStatus.UNKNOWN

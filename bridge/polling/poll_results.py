@@ -107,15 +107,17 @@ class PollResults:
         if is_listed:
             self._client.missing_runs.note_found(tracked.run.id, now)
         else:
-            failed = isinstance(result, PollFailed)
-            (self._metrics.of(self._metrics.polls, self._name, result.kind) if failed else self._polls_observed).inc()
+            polls = self._polls_observed
+            if isinstance(result, PollFailed):
+                polls = self._metrics.of(self._metrics.polls, self._name, result.kind)
+            polls.inc()
             self._poll_seconds.observe(now - tracked.sent_at)
         if self._tracing is not None:
             self._tracing.polled(tracked.with_counters(), result, now - tracked.sent_at, is_listed=is_listed)
         try:
             if self._owes_health:
                 await self.flush_health(now)
-            if isinstance(result, Observed):
+            if isinstance(result, Observed) and self._client.is_to_complete(result):
                 result = await self._client.complete(tracked.run, result)
             if not self._schedule.holds(tracked):  # it was removed during the poll
                 return Drop()

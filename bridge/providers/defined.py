@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from bridge.definitions.expressions import Notes, find, is_true
 from bridge.domain.connection import Connection
@@ -68,7 +67,6 @@ class DefinedProvider(ProviderDefaults):
         self._key_place = key_place(self.tables)
         self.sends_key = auth != "none"
         self.presents_wrong_key = self.tables.get("check", {}).get("wrong_key", True)
-        self._connections: WeakKeyDictionary[ProviderHttp, _AtConnection] = WeakKeyDictionary()
         self._exchange = TokenExchange(auth) if isinstance(auth, dict) and "exchange" in auth else None
         self._is_conditional = self.tables["run"].get("conditional", False)
 
@@ -132,9 +130,9 @@ class DefinedProvider(ProviderDefaults):
         return replaced(response, poll_after_s=longest(response.poll_after_s, meaning.pause_s))
 
     def _at(self, http: ProviderHttp) -> _AtConnection:
-        known = self._connections.get(http)
+        known: _AtConnection | None = http.prepared.get(self)
         if known is None:
-            known = self._connections[http] = _AtConnection(self, self.definition.values(http.options))
+            known = http.prepared[self] = _AtConnection(self, self.definition.values(http.options))
         return known
 
     def _values(self, http: ProviderHttp, provider_run_id: str) -> dict[str, Json]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
@@ -125,11 +125,7 @@ class Route:
 
 
 DIRECT: Final = Route()
-_HEADERS: Final = {
-    "User-Agent": f"runbridge/{__version__}",
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",
-}
+_SENT: Final = {"User-Agent": f"runbridge/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 class RequestSlots:
@@ -184,7 +180,7 @@ class ProviderSessions:
             proxy=route.proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
-            headers=_HEADERS,  # a proxy sees them, too
+            headers=_SENT,  # a proxy sees them, too
             auto_decompress=False,
             max_line_size=_HEADER_BYTES_MAX,
             max_field_size=_HEADER_BYTES_MAX,
@@ -225,8 +221,8 @@ class ProviderHttp:
         self.key = key
         """The key of the connection, for providers that send it elsewhere than in a header."""
         self.body_bytes_max = body_bytes_max
-        self.former_paths: set[str] = set()
-        """Paths that this server does not have because it is of another generation: the provider asks others first."""
+        self.former_paths: set[str] = set()  # that a server of this generation lacks: the provider asks others first
+        self.prepared: dict[object, Any] = {}  # what each provider has worked out for its requests
         self._session = sessions.of(headers, key, route)
         self._slots, self._deadlines = sessions.slots, sessions.deadlines
         self.base_url = base_url.rstrip("/")

@@ -28,16 +28,17 @@ class Bell:
     def ring(self) -> None:
         """Wake the worker now, or skip its next rest."""
         self._has_rung = True
-        self._wake()
+        if self._resting is not None:
+            self._wake()
 
     async def wait(self, timeout_s: float) -> bool:
         """Rest until the bell rings, at most `timeout_s` seconds; return whether it rang."""
         if not self._has_rung:
             loop = asyncio.get_running_loop()
-            self._resting = loop.create_future()
+            self._resting = resting = loop.create_future()
             timer = loop.call_later(timeout_s, self._wake)
             try:
-                await self._resting
+                await resting
             finally:
                 timer.cancel()
                 self._resting = None
@@ -45,8 +46,9 @@ class Bell:
         return has_rung
 
     def _wake(self) -> None:
-        if self._resting is not None and not self._resting.done():
-            self._resting.set_result(None)
+        resting, self._resting = self._resting, None
+        if resting is not None and not resting.done():
+            resting.set_result(None)
 
 
 class Loop:
