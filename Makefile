@@ -36,7 +36,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-servers test-receivers test-fast lint format simulate bench docs screenshots dist deb lock clean
+.PHONY: help demo test test-servers test-receivers test-fast lint format simulate simulate-real bench docs screenshots dist deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
@@ -73,6 +73,11 @@ format: $(DEV) ## let ruff repair what it can
 SEEDS ?= 1-200
 simulate: $(DEV) ## lives of the daemon in virtual time, with faults and crashes (SEEDS=1-5000; ARGS="--mutant NAME")
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+KILLS ?= 5000
+ROUNDS ?= 1000
+simulate-real: $(DEV) ## kill -9 of real processes and failing cables of PostgreSQL, for a night (KILLS=200 ROUNDS=50: for a quarter of an hour)
+	$(BIN)/python -m tests.simulation.real --kills $(KILLS) --rounds $(ROUNDS) $(ARGS)
 
 bench: $(DEV) ## what the performance claims rest on, in ten minutes; writes docs/performance.md (ARGS=--quick: rougher)
 	PYTHONPATH=. $(BIN)/python benchmarks/table.py $(ARGS)

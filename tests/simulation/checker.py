@@ -14,21 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bridge.domain.run import RunStatus
 from tests.simulation import delivery_checker
-from tests.simulation.clients import Registration
-from tests.simulation.virtual_clock import START_S
 
 if TYPE_CHECKING:
-    from tests.simulation.life import Life
+    from tests.simulation.world import Registration, World
 
 PAGE: Final = 200
 NOTICED_S: Final = 120.0 + 60.0  # max_interval, and some time to say it
 FETCHES_OUTPUT: Final = ("retab", "instabase")  # with a second request, whose failure leaves null
 
 
-async def find_backlog(life: Life) -> list[str]:
+async def find_backlog(life: World) -> list[str]:
     """What still waits when the longest retry interval and a minute have passed in calm."""
     old = [each async for each in _pages(life, "/v1/deliveries?state=pending")]
-    calm_s = START_S + life.storm_s
+    calm_s = life.calm_at_s
     return [
         f"still pending {life.now_s - calm_s:.0f} s after the last trouble: {each}"
         for each in old
@@ -36,7 +34,7 @@ async def find_backlog(life: Life) -> list[str]:
     ]
 
 
-async def find_faults(life: Life) -> list[str]:
+async def find_faults(life: World) -> list[str]:
     """Every promise that was broken, as a sentence; none if all is well."""
     await life.clients.read_feed()
     runs = {run["id"]: run async for run in _pages(life, "/v1/runs")}
@@ -50,18 +48,17 @@ async def find_faults(life: Life) -> list[str]:
         *_events(life, runs),
         *_connections(life),
         *_triggers(life),
-        *_resources(life),
         *delivery_checker.find_faults(life, exhausted),
     ]
     faults += [f"delivery {each['id']} still waits: {each}" for each in pending]
-    faults += [f"unhandled: {fault}" for fault in life.loop.faults if "never retrieved" not in str(fault)]
+    faults += [f"unhandled: {fault}" for fault in life.unhandled if "never retrieved" not in str(fault)]
     for line in life.log:
         text = str(line)
         faults += [f"a secret in the log: {line.get('event')}" for secret in life.secrets if secret in text]
     return faults + ([f"/metrics: {metrics[0]}"] if metrics[0] != 200 else [])
 
 
-async def _pages(life: Life, path: str) -> Any:
+async def _pages(life: World, path: str) -> Any:
     after, mark = None, "&" if "?" in path else "?"
     word = "after" if path == "/v1/events" else "cursor"
     while True:
@@ -76,7 +73,7 @@ async def _pages(life: Life, path: str) -> Any:
             return
 
 
-def times_of(life: Life, text: str) -> list[float]:
+def times_of(life: World, text: str) -> list[float]:
     """The monotonic times at which the wall clock may have shown this."""
     return life.clock.times_of(datetime.fromisoformat(text).timestamp())
 
@@ -84,14 +81,13 @@ def times_of(life: Life, text: str) -> list[float]:
 # -- runs
 
 
-def _runs(life: Life, runs: dict[str, Any]) -> Iterator[str]:
+def _runs(life: World, runs: dict[str, Any]) -> Iterator[str]:
     """A run that was accepted is there, with the outcome that the provider knows, what was registered, and its output."""
     entries = [entry for entry in life.clients.registrations if entry.body.get("provider_run_id")]
     ids = [entry.run_id for entry in entries if entry.run_id]
     if len(ids) != len(set(ids)):
         yield "two registrations of different runs have one id"
     finished = {event["data"]["run"]["id"]: event for event in life.clients.feed.events if _is_finish(event)}
-    recorded = read_at_s(life)
     for entry in entries:
         if entry.run_id is None:
             yield f"a registration was never answered: {entry}"
@@ -107,22 +103,21 @@ def _runs(life: Life, runs: dict[str, Any]) -> Iterator[str]:
             yield f"accepted and then lost: {entry}"
         else:  # retention deletes it, but not before its time
             event = finished[entry.run_id]
-            from_s, theirs = recorded[event["id"]][0], life.sandbox.state.get(entry.connection, entry.provider_run_id)
-            if theirs is not None:  # it counts from the end of the run, where the provider tells that
-                from_s = min(from_s, theirs.created_s + (life.sandbox.state.snapshot(theirs).finished_after_s or 0.0))
+            from_s = life.clients.ended_at_s(entry)
             if life.keeps_s is None or life.now_s - from_s < life.keeps_s:
                 yield f"{entry.run_id} finished {life.now_s - from_s:.0f} s ago and is no longer kept"
             yield from _run(life, entry, event["data"]["run"])
 
 
-def _run(life: Life, entry: Registration, run: Any) -> Iterator[str]:
+def _run(life: World, entry: Registration, run: Any) -> Iterator[str]:
     who, state = f"run {entry.run_id} ({entry.number})", life.sandbox.state
     theirs = state.get(entry.connection, entry.provider_run_id)
     if theirs is None:
         yield f"{who}: the provider does not know {entry.provider_run_id}"
         return
     snapshot = state.snapshot(theirs)
-    truth = RunStatus.EXPIRED if entry.deadline_s is not None else snapshot.status
+    is_expired = entry.deadline_s is not None and not (entry.may_end and run["status"] != "expired")
+    truth = RunStatus.EXPIRED if is_expired else snapshot.status
     if run["status"] != truth.value:
         yield f"{who} is {run['status']}, the provider says {truth.value}: {run['error']}"
     yield from _as_registered(entry, run)
@@ -149,17 +144,17 @@ def _as_registered(entry: Registration, run: Any) -> Iterator[str]:
         yield f"run {entry.run_id} has the output of another run: {str(run['output'])[:200]}"
 
 
-def _was_trouble(life: Life, theirs: Any, snapshot: Any) -> bool:
+def _was_trouble(life: World, theirs: Any, snapshot: Any) -> bool:
     """Whether anything was wrong at about the time at which the run ended."""
     at_s = theirs.created_s + (snapshot.finished_after_s or 0.0)
-    return at_s < START_S + life.storm_s
+    return at_s < life.calm_at_s
 
 
 def _is_finish(event: Any) -> bool:
     return bool(event["type"] == "run.finished")
 
 
-def read_at_s(life: Life) -> dict[str, tuple[float, float]]:
+def read_at_s(life: World) -> dict[str, tuple[float, float]]:
     """Between which times each event was recorded, by what the feed showed."""
     feed = life.clients.feed
     return {event["id"]: at for event, at in zip(feed.events, feed.read_at_s, strict=True)}
@@ -168,7 +163,7 @@ def read_at_s(life: Life) -> dict[str, tuple[float, float]]:
 # -- events
 
 
-def _feed(life: Life, events: list[Any]) -> Iterator[str]:
+def _feed(life: World, events: list[Any]) -> Iterator[str]:
     """Who follows the feed gets each event once, in the order in which it is shown later."""
     read = [event["id"] for event in life.clients.feed.events]
     if len(set(read)) != len(read):
@@ -185,7 +180,7 @@ def _feed(life: Life, events: list[Any]) -> Iterator[str]:
         yield "an event has changed"
 
 
-def _events(life: Life, runs: dict[str, Any]) -> Iterator[str]:
+def _events(life: World, runs: dict[str, Any]) -> Iterator[str]:
     """Each run has the sequence 1 … n without a gap, one finish, the last, and a chain of statuses; all in time."""
     by_run: defaultdict[str, list[Any]] = defaultdict(list)
     for event in life.clients.feed.events:
@@ -238,28 +233,26 @@ def _sense(who: str, event: Any) -> Iterator[str]:
         yield f"{who}: {kind} says that nothing changed"
 
 
-def _in_time(life: Life, entry: Registration, told: list[Any]) -> Iterator[str]:
+def _in_time(life: World, entry: Registration, told: list[Any]) -> Iterator[str]:
     """In calm each change of a run is noticed in time, and no deadline passes before it does."""
     theirs = life.sandbox.state.get(entry.connection, entry.provider_run_id)
     if theirs is None or not told:
         return
-    recorded, calm_s = read_at_s(life), START_S + life.storm_s
+    recorded, calm_s = read_at_s(life), life.calm_at_s
     snapshot = life.sandbox.state.snapshot(theirs)
     _, read_s = recorded[told[-1]["id"]]
     end_s = theirs.created_s + (snapshot.finished_after_s or 0.0)
     if entry.deadline_s is not None:
         end_s = entry.accepted_at_s + entry.deadline_s
         from_s = max(times_of(life, told[-1]["timestamp"]), default=end_s)
-        if from_s < end_s - 20 - 100 * (
-            life.troubles.was(entry.accepted_at_s - 60, entry.accepted_at_s, "network", "down")
-        ):
+        if from_s < end_s - 20 - 100 * (life.was(entry.accepted_at_s - 60, entry.accepted_at_s, "network", "down")):
             yield f"{entry.run_id} expired {end_s - from_s:.0f} s before its deadline"
     due_s = max(end_s, calm_s + 300, entry.accepted_at_s) + NOTICED_S + 90  # the feed is read every 90 s
     if snapshot.status is not RunStatus.LOST and read_s > due_s:
         yield f"the end of {entry.run_id} was noticed {read_s - end_s:.0f} s late"
 
 
-def _connections(life: Life) -> Iterator[str]:
+def _connections(life: World) -> Iterator[str]:
     """A connection fails and recovers in turn, and all of them have recovered; no endpoint is switched off by itself."""
     is_failing: defaultdict[str, bool] = defaultdict(bool)
     for event in life.clients.feed.events:
@@ -272,7 +265,7 @@ def _connections(life: Life) -> Iterator[str]:
             yield f"in hours an endpoint cannot have failed for days: {event}"
         if event["type"] == "endpoint.disabled" and "over the API" not in event["data"]["endpoint"]["reason"]:
             yield f"an endpoint was switched off: {event}"
-    recorded, calm_s = read_at_s(life), START_S + life.storm_s
+    recorded, calm_s = read_at_s(life), life.calm_at_s
     seen = {
         event["data"]["run"]["connection"]
         for event in life.clients.feed.events
@@ -283,7 +276,7 @@ def _connections(life: Life) -> Iterator[str]:
     yield from (f"{name} is failing still" for name, fails in is_failing.items() if fails and name in seen)
 
 
-def _triggers(life: Life) -> Iterator[str]:
+def _triggers(life: World) -> Iterator[str]:
     """One key starts one run at the provider at the most, and one if the API said so."""
     started: defaultdict[str, int] = defaultdict(int)
     for run in life.sandbox.state.runs.values():
@@ -292,10 +285,3 @@ def _triggers(life: Life) -> Iterator[str]:
     for key, status in life.clients.triggered.items():
         if started[key] > 1 or (status == 201 and not started[key]):
             yield f"{key}: answered {status}, and {started[key]} runs were started"
-
-
-def _resources(life: Life) -> Iterator[str]:
-    """When nothing is left to do, tasks and connections are few again."""
-    tasks, ends = life.loop.count_tasks(life.daemon_process), life.network.count_ends(life.daemon_process)
-    if tasks > 40 or ends > 40:
-        yield f"at the end there are {tasks} tasks and {ends} connections"

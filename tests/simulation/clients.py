@@ -6,21 +6,21 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.domain.run import RunError
+from bridge.sandbox.receiver import Reply
 from bridge.sandbox.scenarios import Scenario, Step
-from tests.simulation.virtual_clock import START_S
+from tests.simulation.world import CANARY, Feed, Registration
 
 if TYPE_CHECKING:
-    from tests.simulation.life import Life
+    from tests.simulation.world import World
 
 BURST_EVERY_S: Final = 260.0
 ACT_EVERY_S: Final = 200.0
 FEED_EVERY_S: Final = (10.0, 90.0)
-CANARY: Final = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LTEy"
-SLOW_PER_S: Final = 0.2
+BATCH: Final = 6
+OPEN_MAX: Final = 40  # runs; more are not registered where the machine is too slow
 OUTCOMES: Final = {
     "dibby": ("succeeded", "succeeded", "failed"),
     "retab": ("succeeded", "succeeded", "failed", "cancelled"),
@@ -29,44 +29,10 @@ OUTCOMES: Final = {
 }
 
 
-@dataclass
-class Registration:
-    """A run that a client registered, and what the API promised about it."""
-
-    connection: str
-    provider_run_id: str
-    number: int
-    body: dict[str, Any]
-    deadline_s: float | None = None
-    """The run never ends by itself and expires after so long."""
-    webhook: str | None = None
-    """The path of its own webhook."""
-    webhook_id: str = ""
-    run_id: str | None = None
-    accepted_at_s: float = 0.0
-    is_done: bool = False
-    """It is not registered again."""
-    mark: str = ""
-    """A word that its output holds, and no other's."""
-    removed_after: str | None = None
-    """A client stopped watching it; the newest event then."""
-
-
-@dataclass
-class Feed:
-    """The pull feed as a client that remembers its place reads it."""
-
-    events: list[Any] = field(default_factory=list)
-    read_at_s: list[tuple[float, float]] = field(default_factory=list)
-    """Of each event: when the last question was asked that did not bring it, and when it came."""
-    asked_at_s: float = 0.0
-    after: str | None = None
-
-
 class Clients:
     """What they do, and what they were promised."""
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, life: World) -> None:
         self.life = life
         self.chance = random.Random(f"clients {life.seed}")
         self.registrations: list[Registration] = []
@@ -81,6 +47,8 @@ class Clients:
         self.secret = CANARY
         self.replayed_at_s: dict[str, list[float]] = {}
         """When events were asked for again, by endpoint."""
+        self.replays: list[str] = []
+        """Their ids."""
         self.by_hand_at_s: list[float] = []
         """When a person asked for something to be sent or polled at once."""
         self.pings: dict[str, str] = {}
@@ -97,7 +65,7 @@ class Clients:
         private: tuple[tuple[str, dict[str, Any]], ...] = (
             ("chosen", {"filter": "data.run.metadata.group == 'a'"}),
             ("switched", {}),
-            ("slow", {"events": ["run.finished"], "rate_limit": SLOW_PER_S}),
+            ("slow", {"events": ["run.finished"], "rate_limit": self.life.slow_per_s}),
         )
         for name, settings in private:
             body = {"url": self.life.receivers[name].url("/hooks"), "secret": self.secret, **settings}
@@ -106,7 +74,7 @@ class Clients:
             )
             assert status == 201, made
             self.endpoint_ids[name] = made["id"]
-        self.life.sandbox.set_triggered_scenario("dibby", Scenario(30.0, output={"mark": mark_of(0)}))
+        self.life.sandbox.set_triggered_scenario("dibby", Scenario(30.0 * self.life.pace, output={"mark": mark_of(0)}))
         for forever in (self._register_bursts, self._read_feed, self._act):
             self.life.spawn(forever())
 
@@ -117,21 +85,55 @@ class Clients:
             await self._replay("switched", status="missed")
 
     def is_storm(self) -> bool:
-        return self.life.now_s < START_S + self.life.storm_s
+        return self.life.now_s < self.life.calm_at_s
 
     async def _register_bursts(self) -> None:
         while self.is_storm():
-            await asyncio.sleep(self.chance.expovariate(1 / BURST_EVERY_S))
+            await self._sleep(self.chance.expovariate(1 / BURST_EVERY_S))
             if not self.is_storm():
                 return
+            if self._open_runs() > OPEN_MAX:
+                continue
+            if self.chance.random() < 0.2:
+                self.life.spawn(self._register_batch())
             for _ in range(self.chance.choice([1, 1, 1, 2, 8])):
-                act = self._trigger if self.chance.random() < 0.1 else self._register
+                act = self.trigger if self.chance.random() < 0.1 else self._register
                 self.life.spawn(act())
+
+    def _open_runs(self) -> int:
+        is_over = self.feed.finished_at_s
+        return sum(entry.removed_after is None and entry.run_id not in is_over for entry in self.registrations)
 
     async def _read_feed(self) -> None:
         while True:
             await self.read_feed()
-            await asyncio.sleep(self.chance.uniform(*FEED_EVERY_S))
+            await self._look_back()
+            await self._sleep(self.chance.uniform(*FEED_EVERY_S))
+
+    async def _look_back(self) -> None:
+        """A run whose end is not old enough to be deleted is still there."""
+        keeps_s, life = self.life.keeps_s, self.life
+        young = [
+            entry
+            for entry in self.registrations
+            if entry.run_id in self.feed.finished_at_s
+            and entry.removed_after is None
+            and (keeps_s is None or life.now_s - self.ended_at_s(entry) < keeps_s - 60)
+        ]
+        if young:
+            entry, asked_at_s = self.chance.choice(young), life.now_s
+            status, answer = await life.ask_until("GET", f"/v1/runs/{entry.run_id}")
+            is_due = keeps_s is not None and life.now_s - self.ended_at_s(entry) > keeps_s
+            if status != 200 and entry.removed_after is None and not is_due:
+                life.faults.append(f"{asked_at_s:.0f}: {entry.run_id} has ended and is no longer kept: {answer}")
+
+    def ended_at_s(self, entry: Registration) -> float:
+        """When a run ended, or a little earlier: retention counts from its end at the provider, where that is told."""
+        from_s, state = self.feed.finished_at_s[entry.run_id or ""], self.life.sandbox.state
+        theirs = state.get(entry.connection, entry.provider_run_id)
+        if theirs is None:
+            return from_s
+        return min(from_s, theirs.created_s + (state.snapshot(theirs).finished_after_s or 0.0))
 
     async def read_feed(self) -> None:
         """Read on to the end of the feed."""
@@ -153,6 +155,9 @@ class Clients:
             page["data"] = [event for event in page["data"] if event["id"] not in known]
             feed.events += page["data"]
             feed.read_at_s += [(feed.asked_at_s, self.life.now_s)] * len(page["data"])
+            for event in page["data"]:
+                if event["type"] == "run.finished":
+                    feed.finished_at_s[event["data"]["run"]["id"]] = feed.asked_at_s
             feed.asked_at_s, feed.after = asked_at_s, page["next_cursor"]
             if len(page["data"]) < 200:
                 return
@@ -170,22 +175,27 @@ class Clients:
             lambda: self._replay("chosen"), self._wait,
         ]  # fmt: skip
         while self.is_storm():
-            await asyncio.sleep(self.chance.expovariate(1 / ACT_EVERY_S))
+            await self._sleep(self.chance.expovariate(1 / ACT_EVERY_S))
             if not self.is_storm():
                 return
             self.life.spawn(self.chance.choice(acts)())  # type: ignore[arg-type]
 
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds * self.life.pace)
+
     # -- runs
 
-    def _scenario(self, provider: str, number: int) -> Scenario:
+    def _scenario(self, provider: str, number: int, duration_s: float | None = None) -> Scenario:
         chance = self.chance
-        duration_s = chance.choice([0.0, 2.0, 20.0, 90.0, 300.0, 600.0]) * (0.5 + chance.random())
+        if duration_s is None:
+            duration_s = chance.choice([0.0, 2.0, 20.0, 90.0, 300.0, 600.0]) * (0.5 + chance.random())
+        is_long, duration_s = duration_s > 60, duration_s * self.life.pace
         steps = [Step(0, chance.choice(["running", "queued"]) if provider != "instabase" else "running")]
-        if duration_s > 10:
+        if is_long or duration_s > 10:
             steps.append(Step(duration_s * 0.3, "running"))
-        if duration_s > 60 and provider != "dibby" and chance.random() < 0.3:
+        if is_long and provider != "dibby" and chance.random() < 0.3:
             steps += [Step(duration_s * 0.5, "waiting"), Step(duration_s * 0.7, "running")]
-        if duration_s > 60 and chance.random() < 0.1:
+        if is_long and self.life.pace == 1 and chance.random() < 0.1:  # a run is lost after a minute
             gone_s = min(duration_s, 200.0)
             steps = [*(step for step in steps if step.after_s < gone_s), Step(gone_s, "lost")]
         return Scenario(
@@ -200,25 +210,67 @@ class Clients:
         number, provider = next(self._numbers), self.chance.choice(self.life.sandbox.providers)
         scenario, deadline_s = self._scenario(provider, number), None
         if self.chance.random() < 0.08:
-            scenario, deadline_s = Scenario(duration_s=None), self.chance.choice([300.0, 900.0])
-        theirs = self.life.sandbox.add_run(
-            provider, scenario=scenario, late_404_s=self.chance.choice([0, 0, 0, 2.0]), workflow_id=f"flow {provider}"
+            scenario, deadline_s = Scenario(duration_s=None), self.chance.choice([300.0, 900.0]) * self.life.pace
+        entry = self._make(provider, number, scenario, deadline_s)
+        is_given_up = deadline_s is not None or scenario.duration_s is None  # registered again it is a new run
+        key = f"key {entry.provider_run_id}"
+        headers = {"Idempotency-Key": key} if is_given_up or self.chance.random() < 0.5 else {}
+        for _ in range(1 if is_given_up else self.chance.choice([1, 1, 2])):
+            self._accepted(entry, *await self.life.ask_until("POST", "/v1/runs", entry.body, **headers))
+        self._is_registered(entry)
+
+    def _make(self, provider: str, number: int, scenario: Scenario, deadline_s: float | None = None) -> Registration:
+        """A run at the provider, and what a client is going to say of it."""
+        life, late_s = self.life, self.chance.choice([0, 0, 0, 2.0])
+        theirs = life.sandbox.add_run(
+            provider, scenario=scenario, late_404_s=late_s * life.pace, workflow_id=f"flow {provider}"
         )
         body: dict[str, Any] = {"connection": provider, "provider_run_id": theirs, "tags": [f"n{number}"]}
         body["metadata"] = {"number": number, "group": self.chance.choice("ab")}
-        body["deadline"] = f"{deadline_s or self.life.hours * 3600 + 3600:.0f}s"
+        body["deadline"] = f"{deadline_s or life.hours * 3600 + 3600:.0f}s"
         entry = Registration(provider, theirs, number, body, deadline_s, mark=mark_of(number))
         if self.chance.random() < 0.15:
-            entry.webhook = f"/once/{number}"
-            body["webhook"] = {"url": self.life.receivers["once"].url(entry.webhook), "secret": CANARY}
+            self._add_webhook(entry)
         self.registrations.append(entry)
-        is_given_up = deadline_s is not None or scenario.duration_s is None  # registered again it is a new run
-        headers = {"Idempotency-Key": f"key {theirs}"} if is_given_up or self.chance.random() < 0.5 else {}
-        for _ in range(1 if is_given_up else self.chance.choice([1, 1, 2])):
-            status, answer = await self.life.ask_until("POST", "/v1/runs", body, **headers)
-            self._accepted(entry, status, answer)
+        return entry
+
+    def _add_webhook(self, entry: Registration) -> None:
+        entry.webhook = f"/once/{entry.number}"
+        entry.body["webhook"] = {"url": self.life.receivers["once"].url(entry.webhook), "secret": CANARY}
+
+    def _is_registered(self, entry: Registration) -> None:
         entry.is_done = True
-        self.life.say("registered", run=entry.run_id, theirs=theirs, number=number)
+        self.life.say("registered", run=entry.run_id, theirs=entry.provider_run_id, number=entry.number)
+
+    async def _register_batch(self) -> None:
+        """Runs that end at the same moment and have webhooks of their own, in one request."""
+        provider, duration_s = self.chance.choice(self.life.sandbox.providers), self.chance.choice([0.0, 30.0])
+        numbers = [next(self._numbers) for _ in range(BATCH)]
+        entries = [self._make(provider, each, self._scenario(provider, each, duration_s)) for each in numbers]
+        for entry in entries[::2]:
+            self._add_webhook(entry)
+        body = {"runs": [entry.body for entry in entries]}
+        status, answer = await self.life.ask_until(
+            "POST", "/v1/runs/batch", body, **{"Idempotency-Key": f"batch {numbers[0]}"}
+        )
+        if status != 200:
+            self.life.faults.append(f"a batch was refused: {status} {answer}")
+            return
+        for entry, item in zip(entries, answer["data"], strict=True):
+            self._accepted(entry, item["status"], item.get("run", item))
+            self._is_registered(entry)
+
+    async def race(self) -> None:
+        """Runs that end at about their deadline."""
+        provider = self.chance.choice(self.life.sandbox.providers)
+        for _ in range(BATCH):
+            number, deadline_s = next(self._numbers), self.chance.uniform(20, 120) * self.life.pace
+            scenario = self._scenario(provider, number, deadline_s + self.chance.uniform(-20, 10))
+            entry = self._make(provider, number, scenario, deadline_s)
+            entry.may_end = True
+            key = {"Idempotency-Key": f"key {entry.provider_run_id}"}
+            self._accepted(entry, *await self.life.ask_until("POST", "/v1/runs", entry.body, **key))
+            self._is_registered(entry)
 
     def _accepted(self, entry: Registration, status: int, answer: Any) -> None:
         faults = self.life.faults
@@ -234,7 +286,7 @@ class Clients:
         entry.webhook_id = (answer.get("webhook") or {}).get("id", entry.webhook_id)
         entry.accepted_at_s = entry.accepted_at_s or self.life.now_s
 
-    async def _trigger(self) -> None:
+    async def trigger(self) -> None:
         """Start a run at the provider through the API, with one key, until there is an answer."""
         number, provider, key = next(self._numbers), "dibby", f"start {self.chance.randrange(10**9)}"
         self.triggered[key] = 0
@@ -249,7 +301,7 @@ class Clients:
         while True:
             status, answer = await self.life.ask_again("POST", "/v1/runs", body, **{"Idempotency-Key": key})
             if status in (503, 429):
-                await asyncio.sleep(5)
+                await self._sleep(5)
                 continue
             break
         self.triggered[key] = status
@@ -275,7 +327,7 @@ class Clients:
 
     async def _wait(self) -> None:
         if entry := self._an_open_run(*self.life.sandbox.providers):
-            await self.life.ask_until("GET", f"/v1/runs/{entry.run_id}/wait?timeout=10")
+            await self.life.ask_until("GET", f"/v1/runs/{entry.run_id}/wait?timeout={10 if self.life.pace == 1 else 1}")
 
     async def _cancel(self) -> None:
         if (entry := self._an_open_run("retab")) is None:
@@ -304,12 +356,17 @@ class Clients:
             return
         async with self._switching:
             path = f"/v1/endpoints/{self.endpoint_ids['switched']}"
+            if is_failing := self.chance.random() < 0.5:  # so that something waits for it
+                self.life.receivers["switched"].always(Reply(500))
+                await self._sleep(self.chance.uniform(30, 300))
             asked_at_s = self.life.now_s
             status, answer = await self.life.ask_until("POST", f"{path}/disable")
             assert status == 200, answer
             off_at_s = self.life.now_s
-            end_s = START_S + self.life.storm_s
-            await asyncio.sleep(max(0.0, min(self.chance.uniform(60, 4000), end_s - off_at_s)))
+            if is_failing:
+                self.life.receivers["switched"].always(None)
+            off_s = self.chance.uniform(60, 4000) * self.life.pace
+            await asyncio.sleep(max(0.0, min(off_s, self.life.calm_at_s - off_at_s)))
             self.off.append((off_at_s, self.life.now_s))
             status, answer = await self.life.ask_until("POST", f"{path}/enable")
             assert status == 200 or "configuration" not in str(answer), answer
@@ -349,6 +406,7 @@ class Clients:
         status, answer = await self.life.ask_until("POST", path, body, **key)
         assert status == 202, answer
         self.replayed_at_s.setdefault(name, []).append(self.life.now_s)
+        self.replays.append(answer["id"])
         self.life.say("replayed", name=name, answer=answer)
 
 

@@ -10,18 +10,17 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.simulation.clients import CANARY, SLOW_PER_S
 from tests.simulation.troubles import PROVIDER_PAUSE_S
+from tests.simulation.world import CANARY, CONFIGURED, SECRET
 
 if TYPE_CHECKING:
-    from tests.simulation.life import Arrival, Life
+    from tests.simulation.world import Arrival, World
 
 EARLY_S: Final = 1.0  # a pause of whole seconds counts from the response; the receiver's clock began a little earlier
 POST_S: Final = 16.0  # the timeout of a POST, and a moment to record it
-PAUSES_S: Final = {503: 40.0, 429: 25.0}  # Retry-After, by status
 
 
-def find_faults(life: Life, exhausted: list[Any]) -> list[str]:
+def find_faults(life: World, exhausted: list[Any]) -> list[str]:
     """Every promise about deliveries that was broken; `exhausted`: those that were given up."""
     given_up = {(each["endpoint_id"], each["event_id"]) for each in exhausted}
     return [
@@ -29,6 +28,7 @@ def find_faults(life: Life, exhausted: list[Any]) -> list[str]:
         *_webhooks(life, given_up),
         *_replays(life, given_up),
         *_duplicates(life),
+        *_at_once(life),
         *_signatures(life),
         *_switched_off(life),
         *_order(life, given_up),
@@ -38,13 +38,13 @@ def find_faults(life: Life, exhausted: list[Any]) -> list[str]:
     ]
 
 
-def read_at_s(life: Life) -> dict[str, tuple[float, float]]:
+def read_at_s(life: World) -> dict[str, tuple[float, float]]:
     """Between which times each event was recorded, by what the feed showed."""
     feed = life.clients.feed
     return {event["id"]: at for event, at in zip(feed.events, feed.read_at_s, strict=True)}
 
 
-def _wants(life: Life, name: str, event: Any) -> bool:
+def _wants(life: World, name: str, event: Any) -> bool:
     """Whether this endpoint is to get this event."""
     kind, data = event["type"], event["data"]
     if kind == "bridge.ping":
@@ -58,14 +58,14 @@ def _wants(life: Life, name: str, event: Any) -> bool:
     return bool(kind != "run.progressed")
 
 
-def _posts(life: Life, name: str) -> defaultdict[str, list[Arrival]]:
+def _posts(life: World, name: str) -> defaultdict[str, list[Arrival]]:
     posts: defaultdict[str, list[Arrival]] = defaultdict(list)
     for arrival in life.arrivals[name]:
         posts[arrival.post.id].append(arrival)
     return posts
 
 
-def _deliveries(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
+def _deliveries(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
     """Every endpoint took every event that it wants, with the same bytes each time, and nothing that is not recorded."""
     known = {event["id"]: event for event in life.clients.feed.events}
     for name in life.receivers:
@@ -87,17 +87,17 @@ def _deliveries(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
                 yield f"{name} never got {event['type']} {event_id} ({len(posts[event_id])} tries)"
 
 
-def _is_owed(life: Life, name: str, event: Any) -> bool:
+def _is_owed(life: World, name: str, event: Any) -> bool:
     """Not what was recorded before an endpoint was made, or perhaps while it was off and was deleted before it came back."""
     if name in life.clients.endpoint_ids and event["data"]["run"] is None:
         return event["type"] == "bridge.ping"
-    if name == "switched" and life.keeps_s is not None:
+    if name == "switched" and (life.keeps_s is not None or life.has_nodes):
         from_s, until_s = read_at_s(life)[event["id"]]
         return not any(off_s <= until_s and from_s <= on_s for off_s, on_s in life.clients.maybe_off)
     return True
 
 
-def _webhooks(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
+def _webhooks(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
     """A run's own webhook gets its end, and nothing else."""
     for entry in life.clients.registrations:
         if entry.webhook is None or entry.run_id is None:
@@ -110,7 +110,7 @@ def _webhooks(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
             yield f"{entry.webhook} never got the end of {entry.run_id} ({len(mine)} tries)"
 
 
-def _replays(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
+def _replays(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
     """What was asked for again came again."""
     recorded, known = read_at_s(life), {event["id"]: event for event in life.clients.feed.events}
     removed = {entry.run_id for entry in life.clients.registrations if entry.removed_after is not None}
@@ -132,9 +132,9 @@ def _replays(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
                 yield f"{event_id} was to be replayed to {name} and did not come again"
 
 
-def _duplicates(life: Life) -> Iterator[str]:
+def _duplicates(life: World) -> Iterator[str]:
     """What was taken does not come again, unless its answer or the record of it may have been lost."""
-    was = life.troubles.was
+    was = life.was
     for name in ("orderly", "plain", "finished", "slow"):
         for event_id, mine in _posts(life, name).items():
             taken = [arrival for arrival in mine if arrival.post.status == 204]
@@ -149,10 +149,33 @@ def _duplicates(life: Life) -> Iterator[str]:
                     yield f"{name} took {event_id} and got it again after {again.at_s - at_s:.1f} s"
 
 
-def _signatures(life: Life) -> Iterator[str]:
-    """Each POST is signed with the endpoint's secret over its bytes, and with no secret that was retired."""
-    from tests.simulation.life import CONFIGURED, SECRET
+def _at_once(life: World) -> Iterator[str]:
+    """What is being sent is not sent beside that, and not again before the first delay of the schedule."""
+    first_s = seconds_of(life.retry_schedule[0]) * 0.8
+    for name, arrivals in life.arrivals.items():
+        posts: defaultdict[tuple[str, str], list[Arrival]] = defaultdict(list)
+        for arrival in arrivals:
+            posts[arrival.post.path, arrival.post.id].append(arrival)
+        for (_, event_id), mine in posts.items():
+            for first, again in pairwise(mine):
+                at_s, until_s = first.at_s, again.at_s
+                is_excused = (
+                    life.was(at_s - POST_S, until_s, "down", "disk", "network")
+                    or any(at_s - 90 < by_hand_s <= until_s for by_hand_s in life.clients.by_hand_at_s)
+                    or name in life.clients.replayed_at_s
+                    or name == "switched"  # to enable it makes what waits due
+                )
+                if until_s - at_s < first_s and not is_excused:
+                    yield f"{name} got {event_id} again after {until_s - at_s:.1f} s"
 
+
+def seconds_of(text: str) -> float:
+    """`20s` or `3m` in seconds."""
+    return float(text[:-1]) * {"s": 1.0, "m": 60.0}[text[-1]]
+
+
+def _signatures(life: World) -> Iterator[str]:
+    """Each POST is signed with the endpoint's secret over its bytes, and with no secret that was retired."""
     for name, arrivals in life.arrivals.items():
         for arrival in arrivals:
             given = arrival.post.headers.get("webhook-signature", "").split()
@@ -173,14 +196,14 @@ def _signature(secret: str, arrival: Arrival) -> str:
     return "v1," + base64.b64encode(hmac.new(key, said, hashlib.sha256).digest()).decode()
 
 
-def _switched_off(life: Life) -> Iterator[str]:
+def _switched_off(life: World) -> Iterator[str]:
     """An endpoint that is switched off gets nothing; what was under way may still arrive."""
     for off_s, on_s in life.clients.off:
         late = [it for it in life.arrivals["switched"] if off_s + POST_S < it.at_s < on_s]
         yield from (f"switched got {it.post.id} {it.at_s - off_s:.0f} s after it was switched off" for it in late)
 
 
-def _order(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
+def _order(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
     """Where order is asked for, an event of a run comes only after the one before it was taken."""
     taken: defaultdict[str, set[int]] = defaultdict(set)
     for arrival in life.arrivals["orderly"]:
@@ -199,7 +222,7 @@ def _order(life: Life, given_up: set[tuple[str, str]]) -> Iterator[str]:
 # -- pauses, limits, resources
 
 
-def _pauses(life: Life) -> Iterator[str]:
+def _pauses(life: World) -> Iterator[str]:
     """No delivery is tried again, and none is begun at all, before the end of a Retry-After; a person may send at once."""
     for name, arrivals in life.arrivals.items():
         until: dict[str, float] = {}
@@ -211,37 +234,35 @@ def _pauses(life: Life) -> Iterator[str]:
                 yield f"{name}: {post.id} came {until[post.id] - at_s:.1f} s before the end of its Retry-After"
             if any(from_s + EARLY_S < at_s < until_s - EARLY_S for from_s, until_s in closed) and not is_by_hand:
                 yield f"{name}: {post.id} was sent while it had asked for a pause"
-            pause_s = PAUSES_S.get(post.status or 0)
-            if pause_s and not life.troubles.was(at_s - 3, at_s + pause_s, "network", "down", "disk"):
+            pause_s = life.pauses_s.get(post.status or 0)
+            if pause_s and not life.was(at_s - 3, at_s + pause_s, "network", "down", "disk"):
                 until[post.id] = at_s + pause_s
                 if name not in ("once", "switched"):  # each path is an endpoint; enabling one resets its pauses
                     closed = [*closed[-5:], (at_s, at_s + pause_s)]
 
 
-def _provider_pauses(life: Life) -> Iterator[str]:
+def _provider_pauses(life: World) -> Iterator[str]:
     """A provider is not asked before the end of the pause that it asked for, but for what was under way."""
     asked: defaultdict[str, list[tuple[float, Any]]] = defaultdict(list)
     for at_s, seen in life.requests:
         asked[seen.provider].append((at_s, seen))
     for provider, requests in asked.items():
         for at_s in (at_s for at_s, seen in requests if seen.fault == "429"):
-            if life.troubles.was(at_s - 3, at_s + PROVIDER_PAUSE_S, "network", "down", "disk"):
+            if life.was(at_s - 3, at_s + PROVIDER_PAUSE_S, "network", "down", "disk"):
                 continue
             early = [s for s, _ in requests if at_s + EARLY_S < s < at_s + PROVIDER_PAUSE_S - EARLY_S]
             yield from (f"{provider} was asked {s - at_s:.1f} s after it asked for a pause of 7 s" for s in early)
 
 
-def _rates(life: Life) -> Iterator[str]:
+def _rates(life: World) -> Iterator[str]:
     """No endpoint and no provider gets more in any time than its limit."""
-    from tests.simulation.life import INSTABASE_PER_S
-
     pinged = life.clients.pings
     slow = [it.at_s for it in life.arrivals["slow"] if it.post.id not in pinged]
     asked = [at_s for at_s, seen in life.requests if seen.provider == "instabase"]
-    for name, times, per_s in (("slow", slow, SLOW_PER_S), ("instabase", asked, INSTABASE_PER_S)):
+    for name, times, per_s in (("slow", slow, life.slow_per_s), ("instabase", asked, life.instabase_per_s)):
         for start, from_s in enumerate(times):
             for count, until_s in enumerate(times[start : start + 40], start=1):
                 most = 2.0 + per_s * (until_s - from_s + 3) + per_s
-                if count > most and not life.troubles.was(from_s - 20, until_s, "down", "network"):
+                if count > most and not life.was(from_s - 20, until_s, "down", "network"):
                     yield f"{name} got {count} requests in {until_s - from_s:.1f} s"
                     return

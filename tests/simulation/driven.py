@@ -33,11 +33,11 @@ class Driver:
 
     async def begin(self) -> str:
         """Start the life, and create one endpoint through the API, as one of the file cannot be switched off; its id."""
-        from tests.simulation.life import CANARY
+        from tests.simulation.world import CANARY
 
         life = self._life
         await life.begin()
-        receiver = life.receivers["made"] = await life.start_receiver("made")
+        receiver = await life.start_receiver("made")
         status, made = await life.ask_until(
             "POST", "/v1/endpoints", {"url": receiver.url("/hooks"), "secret": CANARY}, **{"Idempotency-Key": "made"}
         )

@@ -7,8 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.simulation.delivery_checker import seconds_of
+
 if TYPE_CHECKING:
-    from tests.simulation.life import Arrival, Life
+    from tests.simulation.world import Arrival, World
 
 _US: Final = 1_000_000
 POST_S: Final = 20.0
@@ -31,16 +33,16 @@ SAID_EMPTY: Final = (
 )  # fmt: skip
 
 
-def find_faults(life: Life) -> list[str]:
+def find_faults(life: World) -> list[str]:
     """Every promise that the file breaks, as a sentence."""
-    with sqlite3.connect(f"file:{life.disk.database}?mode=ro", uri=True) as connection:
+    with sqlite3.connect(f"file:{life.database_file}?mode=ro", uri=True) as connection:
         connection.row_factory = sqlite3.Row
         faults = [
             f"the file is damaged: {row[0]}" for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"
         ]
         for name, query in SAID_EMPTY:
             faults += [f"{name}: {row[0]}" for row in connection.execute(query)][:3]
-        faults += [*_transitions(connection), *_attempts(life, connection), *_secrets(life)]
+        faults += [*_transitions(connection), *_attempts(life, connection), *_posts(life, connection), *_secrets(life)]
     connection.close()
     return faults
 
@@ -60,8 +62,8 @@ def _transitions(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"{run['id']} is {run['status']}, its last transition says {status}"
 
 
-def _secrets(life: Life) -> Iterator[str]:
-    for path in sorted(life.disk.database.parent.glob("runbridge.db*")):
+def _secrets(life: World) -> Iterator[str]:
+    for path in sorted(life.database_file.parent.glob("runbridge.db*")):
         content = path.read_bytes()
         yield from (f"a secret in {path.name}" for secret in life.secrets if secret.encode() in content)
 
@@ -69,7 +71,7 @@ def _secrets(life: Life) -> Iterator[str]:
 # -- attempts
 
 
-def _attempts(life: Life, connection: sqlite3.Connection) -> Iterator[str]:
+def _attempts(life: World, connection: sqlite3.Connection) -> Iterator[str]:
     """Attempts say what the receiver answered, and are as far from each other as the schedule says."""
     arrived: defaultdict[tuple[str, str], list[Arrival]] = defaultdict(list)
     names = {endpoint: name for name, endpoint in life.clients.endpoint_ids.items()}
@@ -97,7 +99,27 @@ def _attempts(life: Life, connection: sqlite3.Connection) -> Iterator[str]:
                 yield f"{delivery['id']} counts {delivery['failures']} failures, there were {failures}"
 
 
-def _arrival(life: Life, attempt: Any, arrivals: list[Arrival]) -> Arrival | None:
+def _posts(life: World, connection: sqlite3.Connection) -> Iterator[str]:
+    """What arrived is recorded as an attempt, unless its answer or the record of it may have been lost."""
+    names = {endpoint: name for name, endpoint in life.clients.endpoint_ids.items()}
+    query = "SELECT endpoint_id, event_id, sum(attempts) AS attempts FROM deliveries GROUP BY endpoint_id, event_id"
+    recorded = {
+        (names.get(row["endpoint_id"], row["endpoint_id"]), row["event_id"]): row["attempts"]
+        for row in connection.execute(query)
+    }
+    arrived: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for name, arrivals in life.arrivals.items():
+        for it in arrivals:
+            is_excused = life.was(it.at_s - 3, it.at_s + POST_S, "network", name=name) or life.was(
+                it.at_s, it.at_s + 2 * POST_S, "down", "disk"
+            )
+            arrived[name, it.post.id] += not is_excused
+    for key, count in arrived.items():
+        if key in recorded and count > recorded[key]:
+            yield f"{key[0]} got {key[1]} {count} times, and {recorded[key]} attempts are recorded"
+
+
+def _arrival(life: World, attempt: Any, arrivals: list[Arrival]) -> Arrival | None:
     """What arrived of this attempt: its signature has the machine's time, its record that of the daemon's clock."""
     times = life.clock.times_of(attempt["at"] / _US)
     near = [it for it in arrivals if any(at_s - 0.01 <= it.at_s <= at_s + POST_S for at_s in times)]
@@ -113,7 +135,7 @@ def _uses_up(row: Any) -> bool:
     return row["number"] == 1 or not STARTING_S - 1 < planned_s < STARTING_S + 2
 
 
-def _spacing(life: Life, delivery_id: str, attempts: list[Any]) -> Iterator[str]:
+def _spacing(life: World, delivery_id: str, attempts: list[Any]) -> Iterator[str]:
     failures = 0
     for row, after in zip(attempts, [*attempts[1:], None], strict=True):
         if row["outcome"] == "delivered" or row["next_attempt_at"] is None:
@@ -129,7 +151,7 @@ def _spacing(life: Life, delivery_id: str, attempts: list[Any]) -> Iterator[str]
         delay_s = _schedule_s(life, failures)
         pause_s = {429: 25.0, 503: 40.0}.get(row["status"] or 0, 0.0)
         took_s = row["duration_ms"] / 1000
-        is_slow = life.troubles.was(known[0], known[0] + POST_S, "disk")
+        is_slow = life.was(known[0], known[0] + POST_S, "disk")
         if planned_s < max(delay_s * (1 - JITTER), pause_s - 1):
             yield f"{delivery_id}: retry {failures} was planned after {planned_s:.1f} s, not {delay_s:.0f} s"
         if planned_s > max(delay_s * (1 + JITTER), pause_s) + took_s + 1.5 and not is_slow:
@@ -140,9 +162,8 @@ def _spacing(life: Life, delivery_id: str, attempts: list[Any]) -> Iterator[str]
                 yield f"{delivery_id}: retry {failures} came after {begun[0] - known[0]:.1f} s, planned was {planned_s:.1f} s"
 
 
-def _schedule_s(life: Life, failures: int) -> float:
+def _schedule_s(life: World, failures: int) -> float:
     schedule = life.retry_schedule
     if failures > len(schedule):
         return float("inf")
-    text = schedule[failures - 1]
-    return float(text[:-1]) * {"s": 1.0, "m": 60.0}[text[-1]]
+    return seconds_of(schedule[failures - 1])

@@ -267,8 +267,8 @@ MUTANTS: Final = (
         "feed-by-time",
         "the feed is in the order of the wall clock",
         "bridge/store/events.py",
-        "    query = sa.select(events).where(events.c.position > after).order_by(events.c.position).limit(limit)",
-        "    query = sa.select(events).where(events.c.position > after).order_by(events.c.created_at).limit(limit)",
+        "    return sorted(found, key=lambda event: event.position or 0)",
+        "    return sorted(found, key=lambda event: event.created_at)",
     ),
     Mutant(
         "replay-skips",
@@ -423,6 +423,20 @@ MUTANTS: Final = (
         "bridge/polling/connection_client.py",
         "        if is_over or self.health is ConnectionHealth.UNKNOWN:",
         "        if self.health is ConnectionHealth.UNKNOWN:",
+    ),
+    Mutant(
+        "posts-are-kept",
+        "what was sent stays in memory",
+        "bridge/delivery/deliverer.py",
+        "            del self._in_flight[delivery_id]\n",
+        '            self._in_flight[f"{delivery_id} {self._clock.monotonic()}"] = self._in_flight.pop(delivery_id)\n',
+    ),
+    Mutant(
+        "runs-are-kept",
+        "what was watched stays in memory",
+        "bridge/polling/poller.py",
+        "            tracked.end_poll()\n        is_held",
+        '            tracked.end_poll()\n        self.__dict__.setdefault("kept", []).append((tracked, tracked.run))\n        is_held',
     ),
     Mutant(
         "removed-and-watched",

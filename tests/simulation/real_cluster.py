@@ -30,6 +30,7 @@ class Cluster(RealLife):
 
     cables: list[CuttableProxy]
     server_url = ""
+    has_nodes = True
 
     async def play(self, rounds: int) -> None:
         """So many troubles, one after the other."""

@@ -284,6 +284,9 @@ class RealLife(World):
     async def _is_over(self) -> bool:
         """Whether every client has its answer, every run has ended, and nothing waits."""
         self.waits_for = [repr(task) for task in self._tasks if len(self._tasks) > 1]  # the reader of the feed stays
+        for replay in self.clients.replays:
+            _, answer = await self.ask_until("GET", f"/v1/replays/{replay}")
+            self.waits_for += [str(answer)] * (answer.get("state") == "running")
         for path in (
             "/v1/deliveries?state=pending&limit=1",
             *(f"/v1/runs?status={status}&limit=1" for status in ("queued", "running", "waiting", "unknown")),

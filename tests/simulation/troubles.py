@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bridge.sandbox.receiver import Reply, ReplyKind
 from tests.simulation.virtual_clock import START_S
 from tests.simulation.virtual_network import CALM, Weather
+from tests.simulation.world import Window
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -22,27 +22,18 @@ if TYPE_CHECKING:
 EVERY_S: Final = 200.0  # on average
 CALM_S: Final = 1300.0  # at the end of a life: the longest run ends, and the longest retry comes
 KINDS: Final = (
-    "provider", "receiver", "network", "disk", "kill", "kill", "jump", "restart", "limit", "kill in a statement",
+    "provider", "receiver", "network", "disk", "kill", "kill", "jump", "jump", "restart", "limit", "kill in a statement",
     "lost answer", "mix-up",
 )  # fmt: skip
 PROVIDER_FAULTS: Final = ("500", "502", "503", "429", "401", "garbage", "html", "hang", "reset")
 PROVIDER_PAUSE_S: Final = 7  # every 429 of a provider asks for it
+PAUSES_S: Final = {503: 40.0, 429: 25.0}  # the Retry-After of receivers, by status
 RECEIVER_FAULTS: Final = (
-    Reply(500), Reply(503, headers={"Retry-After": "40"}), Reply(429, headers={"Retry-After": "25"}), Reply(302),
-    Reply(404), Reply(kind=ReplyKind.HANG), Reply(kind=ReplyKind.DROP), Reply(204, delay_s=4.0), Reply(204, delay_s=20.0),
+    Reply(500), *(Reply(status, headers={"Retry-After": f"{pause_s:.0f}"}) for status, pause_s in PAUSES_S.items()),
+    Reply(302), Reply(404), Reply(kind=ReplyKind.HANG), Reply(kind=ReplyKind.DROP), Reply(204, delay_s=4.0), Reply(204, delay_s=20.0),
     Reply(502), Reply(400),
 )  # fmt: skip
-JUMPS_S: Final = (-3600.0, -30.0, 30.0, 3600.0, 5 * 86400.0)
-
-
-@dataclass(slots=True)
-class Window:
-    """A time in which something was wrong: `kind` with `name`, from `from_s` until `until_s` (monotonic)."""
-
-    kind: str
-    name: str
-    from_s: float
-    until_s: float = float("inf")
+JUMPS_S: Final = (-3600.0, -3600.0, -30.0, 30.0, 3600.0, 5 * 86400.0)
 
 
 def plan(seed: int, hours: float) -> list[tuple[float, str]]:
@@ -58,7 +49,6 @@ class Troubles:
 
     def __init__(self, life: Life, only: frozenset[int] | None = None) -> None:
         self.life = life
-        self.windows: list[Window] = []
         self.planned = plan(life.seed, life.hours)
         self._only = only
         self._kinds: dict[str, Callable[[random.Random], Awaitable[None]]] = {
@@ -75,22 +65,11 @@ class Troubles:
                 chance = random.Random(f"trouble {self.life.seed} {number}")
                 self.life.spawn(self._kinds[kind](chance))  # type: ignore[arg-type]
 
-    def was(self, from_s: float, until_s: float, *kinds: str, name: str | None = None) -> bool:
-        """Whether one of these troubles (of this name) touched this time."""
-        return any(
-            it.kind in kinds and name in (None, it.name) and it.from_s <= until_s and from_s <= it.until_s
-            for it in self.windows
-        )
-
-    def note(self, kind: str, from_s: float, until_s: float) -> None:
-        """Note one that is over."""
-        self.windows.append(Window(kind, "", from_s, until_s))
-
     def begin(self, kind: str, name: str = "", **more: object) -> Window:
         """Note that one begins."""
         self.life.say(kind, name=name, **more)
         window = Window(kind, name, self.life.now_s)
-        self.windows.append(window)
+        self.life.windows.append(window)
         return window
 
     def end(self, window: Window) -> None:
@@ -123,7 +102,7 @@ class Troubles:
         name, reply = chance.choice(list(self.life.receivers)), chance.choice(RECEIVER_FAULTS)
         window = self.begin("receiver", name, reply=reply.status, how=reply.kind, delay=reply.delay_s)
         self.life.receivers[name].always(reply)
-        await self._last(chance, 1, 900)
+        await self._last(chance, 1, 900 if self.life.keeps_s is None else 2.5 * self.life.keeps_s)
         self.life.receivers[name].always(None)
         self.end(window)
 
@@ -132,6 +111,9 @@ class Troubles:
         weather = chance.choice(
             [Weather(0.3, 2.0), Weather(refused=0.8), Weather(reset=0.2), Weather(lost=0.1), Weather(pieces=1.0)]
         )
+        if name == "providers" and chance.random() < 0.4:  # an answer comes when the deadline has passed
+            weather = Weather(6.0, 3.0)
+            self.life.spawn(self.life.clients.race())
         window = self.begin("network", name, weather=weather)
         self.life.network.weather[self.life.ports[name]] = weather
         await self._last(chance, 1, 600)
@@ -163,6 +145,10 @@ class Troubles:
         self.end(window)
 
     async def _kill(self, chance: random.Random) -> None:
+        if chance.random() < 0.4:
+            self.life.kills_at_start = True
+            self.life.spawn(self.life.clients.trigger())
+            return
         self.life.loop.crash_in, self.life.loop.crash = chance.randrange(200), self.life.kill_daemon
 
     async def _kill_in_statement(self, chance: random.Random) -> None:
@@ -174,4 +160,15 @@ class Troubles:
         self.life.restart()
 
     async def _jump(self, chance: random.Random) -> None:
+        """In half of them deliveries wait for their next attempt."""
+        if chance.random() < 0.5:
+            await self.life.set_wall(chance.choice(JUMPS_S))
+            return
+        name = chance.choice(["orderly", "orderly", *self.life.receivers])
+        window = self.begin("receiver", name, reply=500)
+        self.life.receivers[name].always(Reply(500))
+        await self._last(chance, 100, 700)
         await self.life.set_wall(chance.choice(JUMPS_S))
+        await self._last(chance, 1, 200)
+        self.life.receivers[name].always(None)
+        self.end(window)

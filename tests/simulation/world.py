@@ -9,7 +9,7 @@ import random
 import traceback
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -48,6 +48,44 @@ class Window:
     until_s: float = float("inf")
 
 
+@dataclass
+class Registration:
+    """A run that a client registered, and what the API promised about it."""
+
+    connection: str
+    provider_run_id: str
+    number: int
+    body: dict[str, Any]
+    deadline_s: float | None = None
+    """The run expires after so long."""
+    may_end: bool = False
+    """It may end by itself before that."""
+    webhook: str | None = None
+    """The path of its own webhook."""
+    webhook_id: str = ""
+    run_id: str | None = None
+    accepted_at_s: float = 0.0
+    is_done: bool = False
+    """It is not registered again."""
+    mark: str = ""
+    """A word that its output holds, and no other's."""
+    removed_after: str | None = None
+    """A client stopped watching it; the newest event then."""
+
+
+@dataclass
+class Feed:
+    """The pull feed as a client that remembers its place reads it."""
+
+    events: list[Any] = field(default_factory=list)
+    read_at_s: list[tuple[float, float]] = field(default_factory=list)
+    """Of each event: when the last question was asked that did not bring it, and when it came."""
+    asked_at_s: float = 0.0
+    after: str | None = None
+    finished_at_s: dict[str, float] = field(default_factory=dict)
+    """By run: when its end was surely not yet recorded."""
+
+
 class WallClock(Protocol):
     """How the wall clock stood to the monotonic one."""
 
@@ -70,6 +108,8 @@ class World:
     hours = 1.0
     slow_per_s, instabase_per_s = 0.2, 2.0
     """The rate limits of the endpoint `slow` and of the provider."""
+    has_nodes = False
+    """Several daemons: an event that one records while another enables an endpoint may not be owed to it."""
     keeps_s: float | None = None
     """How long settled runs are kept; None: for ever."""
     pauses_s: dict[int, float]
@@ -164,9 +204,13 @@ class World:
         class Requests(deque[RequestSeen]):
             def append(self, seen: RequestSeen) -> None:
                 world.requests.append((world.now_s, seen))
+                world.note_request(seen)
                 world.say("poll", provider=seen.provider, run=seen.run_id)
 
         return Requests()
+
+    def note_request(self, seen: RequestSeen) -> None:
+        """A provider is asked."""
 
     def mix_up_runs(self) -> None:
         """Let `mixes_up` take effect, in this process for good."""

@@ -1,4 +1,4 @@
-"""A TCP proxy before a database that can be cut like a cable: what is under way hangs, nothing says so to anybody."""
+"""A TCP proxy before a database that fails like a network: nothing says so to anybody."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ class CuttableProxy:
         self.port = 0
         self.asked = 0
         """Pieces that came from clients; a small request is one."""
+        self.delay_s = 0.0
+        """How late each piece is passed on."""
         self._target_port = target_port
         self._is_whole = asyncio.Event()
         self._is_whole.set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._silent: set[asyncio.Task[None]] = set()
+        """Connections of which nothing arrives any more at either end."""
         self._server: asyncio.Server | None = None
 
     def cut(self) -> None:
@@ -29,6 +33,15 @@ class CuttableProxy:
     def mend(self) -> None:
         """Bytes flow again, those too that were taken in meanwhile."""
         self._is_whole.set()
+
+    def half_open(self) -> None:
+        """What is connected now stays so and is silent for ever; new connections work."""
+        self._silent |= self._tasks.keys()
+
+    def reset(self) -> None:
+        """Break off every connection."""
+        for writer in self._tasks.values():
+            writer.transport.abort()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._welcome, "127.0.0.1", 0)
@@ -46,27 +59,47 @@ class CuttableProxy:
 
     def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._pass_on(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = writer
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        self._silent.discard(task)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_writer = None
+        me = asyncio.current_task()
+        assert me is not None
         try:
             await self._is_whole.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-            await asyncio.gather(self._pump(reader, far_writer, is_from_client=True), self._pump(far_reader, writer))
+            await asyncio.gather(
+                self._pump(me, reader, far_writer, is_from_client=True), self._pump(me, far_reader, writer)
+            )
         except OSError:
             pass  # one of the two hung up, and so do we
         finally:
             writer.transport.abort()
+            if far_writer is not None:
+                far_writer.transport.abort()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_from_client: bool = False
+        self,
+        me: asyncio.Task[None],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        is_from_client: bool = False,
     ) -> None:
         try:
             while piece := await reader.read(_PIECE):
                 self.asked += is_from_client
                 await self._is_whole.wait()
-                writer.write(piece)
-                await writer.drain()
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                if me not in self._silent:
+                    writer.write(piece)
+                    await writer.drain()
         finally:
-            writer.close()
+            if me not in self._silent:
+                writer.close()
