@@ -254,8 +254,7 @@ class Daemon:
         self.workers.start_loop("deliverer", self.deliverer.run_pass, self.deliverer.bell, gap_s=PASS_GAP_S)
 
     def _start_replayer(self) -> None:
-        replayer = Replayer(database=self.database, clock=self.clock)
-        self.control.replayer = replayer
+        replayer = self.control.replayer = Replayer(database=self.database, clock=self.clock)
         self.workers.start_loop("replayer", replayer.run_pass, replayer.bell)
 
     # -- maintenance
@@ -322,8 +321,9 @@ class Daemon:
 
     async def _make_backup(self, plan: BackupPlan) -> None:
         made = await backups.make_backup(self.database, self.clock, plan)
-        self.metrics.of(self.metrics.backups, "failed" if made is None else "made").inc()
-        if made is not None:
+        why = self.control.backup_failure = made if isinstance(made, str) else None
+        self.metrics.of(self.metrics.backups, "failed" if why else "made").inc()
+        if why is None:
             self.metrics.backup_at.set(self.clock.now().timestamp())
 
     # -- the API, and reloading

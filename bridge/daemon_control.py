@@ -76,6 +76,7 @@ class DaemonControl:
         self.warnings: Sequence[Problem] = ()
         """Warnings about the configuration in effect."""
         self.backup_plan: BackupPlan | None = None
+        self.backup_failure: str | None = None  # why the latest try brought no copy
         self.alerter: Alerter | None = None
         self.tracing: Tracing | None = None
         self.is_stopping = False
@@ -311,7 +312,8 @@ class DaemonControl:
             file = database_file.path_of(self._database.url)
             found += [checks.check_disk(file), *checks.check_files(file)]
             if self.backup_plan is not None:
-                found.append(backups.check(self.backup_plan, file, now=self._clock.now(), since=self._since))
+                now, why = self._clock.now(), self.backup_failure
+                found.append(backups.check(self.backup_plan, file, now=now, since=self._since, failure=why))
         failures = self.alerter.failures() if self.alerter else {}
         found += [Finding(False, f"alerts {name}", f"nobody is told: {why}") for name, why in failures.items()]
         if self.tracing is not None and (why := self.tracing.failure) is not None:

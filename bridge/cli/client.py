@@ -34,6 +34,8 @@ class ClientResponse:
 
     status: int
     body: bytes
+    date: str | None = None
+    """The header `Date`."""
 
     def object(self) -> Object:
         """The body as an object; {} for an empty body (204)."""
@@ -110,7 +112,7 @@ class Client:
         with self._translated_errors(), contextlib.closing(self._connection(timeout_s)) as connection:
             connection.request(method, self._target(path, query), body=content, headers=headers)
             raw = connection.getresponse()
-            response = ClientResponse(raw.status, raw.read(BODY_BYTES_MAX))
+            response = ClientResponse(raw.status, raw.read(BODY_BYTES_MAX), raw.getheader("Date"))
         if response.status >= 300:
             raise self._refusal(response.status, response.body)
         if response.body and not _is_object(response.body):

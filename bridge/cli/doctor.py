@@ -121,8 +121,9 @@ def check_config(path: Path | None, loaded: Config | ConfigInvalid) -> Iterator[
 def check_daemon(client: Client) -> Iterator[Finding]:
     """Whether the daemon answers, is ready, and accepts our token."""
     try:
-        version = client.get("healthz").object().get("version", "?")
-        yield Finding(True, "daemon", f"version {version} answers at {client.address}")
+        answer, ours = client.get("healthz"), datetime.now(UTC)
+        yield Finding(True, "daemon", f"version {answer.object().get('version', '?')} answers at {client.address}")
+        yield from _clock_of_daemon(answer.date, ours)
     except DaemonUnreachable as error:
         yield Finding(False, "daemon", str(error))
         return
@@ -136,6 +137,15 @@ def check_daemon(client: Client) -> Iterator[Finding]:
             yield Finding(False, what, str(error))
         else:
             yield Finding(True, what, "in order")
+
+
+def _clock_of_daemon(date: str | None, ours: datetime) -> Iterator[Finding]:
+    """Whether the clock of a daemon elsewhere is another than ours: the clocks of providers are compared with ours."""
+    skew_s = (ours - parsedate_to_datetime(date)).total_seconds() if date else 0.0
+    if abs(skew_s) > SKEW_REMARK_S:
+        ahead, is_good = "behind" if skew_s > 0 else "ahead of", False if abs(skew_s) > SKEW_WRONG_S else None
+        advice = "set the clock that is wrong (timedatectl set-ntp true); receivers refuse signatures at 300 s"
+        yield Finding(is_good, "clock of the daemon", f"it is {abs(skew_s):.0f} s {ahead} this machine's; {advice}")
 
 
 def fetch_findings(client: Client) -> Iterator[Finding]:

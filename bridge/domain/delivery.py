@@ -130,7 +130,10 @@ REMEDIES: Final[Mapping[str, str]] = {
     Outcome.REDIRECT: "set the endpoint's URL to the address that it redirects to",
     Outcome.GONE: "the receiver answered 410; correct the endpoint's URL",
     Outcome.THROTTLED: "the receiver wants fewer; set the endpoint's rate_limit",
-    Outcome.CLIENT_ERROR: "the receiver refuses; check its signing secret and path, `runbridge verify` says what is wrong",
+    Outcome.CLIENT_ERROR: (
+        "the receiver refuses; check its signing secret, its path and the clocks of both machines (it refuses at 300 s); "
+        "`runbridge verify` says what is wrong"
+    ),
     Outcome.SERVER_ERROR: "the receiver fails; look at its log",
     Outcome.BLOCKED_ADDRESS: "`runbridge guard explain URL` names the rule and the line that allows it",
     Outcome.PROTOCOL: "what answers there is no HTTP server; correct the endpoint's URL",

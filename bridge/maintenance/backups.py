@@ -39,8 +39,8 @@ class Interrupted(BridgeError):
     """The daemon stops before the copy is whole."""
 
 
-async def make_backup(database: Database, clock: Clock, plan: BackupPlan) -> Path | None:
-    """Copy the database and delete the oldest copies; the new file, None if it could not be made."""
+async def make_backup(database: Database, clock: Clock, plan: BackupPlan) -> Path | str:
+    """Copy the database and delete the oldest copies; the new file, or why it could not be made."""
     source = database_file.path_of(database.url)
     folder = source.parent / plan.folder
     is_interrupted, began = threading.Event(), clock.monotonic()
@@ -62,8 +62,9 @@ async def make_backup(database: Database, clock: Clock, plan: BackupPlan) -> Pat
         is_interrupted.set()
         raise
     except (BridgeError, OSError) as error:
-        log.error("backup.failed", reason=_explain(error, folder))
-        return None
+        reason = _explain(error, folder)
+        log.error("backup.failed", reason=reason)
+        return reason
     took_s = round(clock.monotonic() - began, 3)
     log.info("backup.made", file=str(target), size_bytes=size_bytes, took_s=took_s, deleted=deleted)
     return target
@@ -94,8 +95,13 @@ def newest_at(plan: BackupPlan, database: Path) -> datetime | None:
     return datetime.strptime(max(names), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) if names else None
 
 
-def check(plan: BackupPlan, database: Path, *, now: datetime, since: datetime | None = None) -> Finding:
-    """Whether the newest copy is as young as the schedule promises; the daemon runs `since` then, None: not known."""
+def check(
+    plan: BackupPlan, database: Path, *, now: datetime, since: datetime | None = None, failure: str | None = None
+) -> Finding:
+    """Whether the newest copy is as young as the schedule promises.
+
+    The daemon runs `since` then, None: not known. `failure`: why its latest try brought no copy.
+    """
     what = "backups"
     if plan.cron is None:
         remedy = 'set [backup] schedule = "03:15", or copy it with `runbridge db backup`'
@@ -106,6 +112,8 @@ def check(plan: BackupPlan, database: Path, *, now: datetime, since: datetime | 
     said = (
         f"the newest in {folder} is {format_duration(_seconds(now - made_at))} old" if made_at else f"none in {folder}"
     )
+    if failure is not None:
+        return Finding(False, what, f"{said}; the latest could not be made: {failure}")
     if due_at is not None and due_at + LATE_AFTER < now:
         return Finding(
             False, what, f"{said}; one was due at {format_instant(due_at)}, the log says why (backup.failed)"

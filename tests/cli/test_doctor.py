@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -63,6 +64,24 @@ def test_a_clock_that_differs_from_the_providers_is_reported(date, is_good, word
         finding = check_clock(Connection("d", "dify", f"{provider.url}/v1", Secret("k")))
     assert finding.is_good is is_good
     assert words in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "result", "words"),
+    [
+        (-1200, "wrong", "s behind this machine's"),
+        (1200, "wrong", "s ahead of this machine's"),
+        (-20, "remark", "behind"),
+    ],
+)
+def test_a_daemon_elsewhere_whose_clock_is_wrong_is_reported(cli, offset_s, result, words):
+    """The command compares the providers' clocks with its own machine's, which may be right."""
+    theirs = format_datetime(datetime.now(UTC) + timedelta(seconds=offset_s), usegmt=True)
+    with stub_server(lambda request: StubResponse(200, b'{"data": []}', date=theirs)) as daemon:
+        found = cli("doctor", "--offline", "--json", "--url", daemon.url, "--token", "t")
+    (clock,) = (each for each in found.json if each["check"] == "clock of the daemon")
+    assert clock["result"] == result
+    assert words in clock["detail"]
 
 
 def test_the_clock_of_a_provider_behind_a_proxy_is_asked_by_that_proxy():
@@ -145,6 +164,8 @@ def test_backups_that_stop_being_made_are_reported(tmp_path):
         return backups.check(plan, database, now=made_at + timedelta(hours=hours), since=since).result
 
     assert [result_after(hours) for hours in (1, 24.9, 25.1)] == ["ok", "ok", "wrong"]
+    failed = backups.check(plan, database, now=made_at, failure="no room")
+    assert (failed.result, "no room" in failed.detail) == ("wrong", True)
     (tmp_path / "backups/runbridge-20260115T031500Z.db").unlink()
     assert [result_after(hours) for hours in (1, 100)] == ["remark", "remark"]
     assert [result_after(hours, since=made_at) for hours in (1, 25.1)] == ["remark", "wrong"]

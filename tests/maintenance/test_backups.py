@@ -88,7 +88,7 @@ async def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(
 ) -> None:
     (tmp_path / "backups").touch()
     with capture_logs() as logs:
-        assert await make_backup(database, clock, plan()) is None
+        assert isinstance(await make_backup(database, clock, plan()), str)
     assert [(line["event"], line["log_level"]) for line in logs] == [("backup.failed", "error")]
     assert f"cannot write in {tmp_path / 'backups'}" in logs[0]["reason"]
 
@@ -97,7 +97,7 @@ async def test_a_copy_that_is_not_sound_does_not_push_out_the_good_ones(
     database: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = await make_backup(database, clock, plan(keep=1))
-    assert good is not None
+    assert isinstance(good, Path)
     clock.advance(DAY_S)
 
     def refuse(*_: object) -> None:
@@ -105,7 +105,7 @@ async def test_a_copy_that_is_not_sound_does_not_push_out_the_good_ones(
 
     monkeypatch.setattr(backups.backup, "back_up", refuse)
     with capture_logs() as logs:
-        assert await make_backup(database, clock, plan(keep=1)) is None
+        assert isinstance(await make_backup(database, clock, plan(keep=1)), str)
     assert logs[0]["reason"] == "the copy is not sound"
     assert list(good.parent.iterdir()) == [good]
 
