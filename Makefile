@@ -59,7 +59,7 @@ test-receivers: $(DEV) ## the manual's receivers for Next.js and Spring, from np
 	$(BIN)/python -m pytest -m servers tests/readme/test_snippets.py $(ARGS)
 
 test-fast: $(DEV) ## the tests that are not marked slow: an answer within a minute
-	$(PYTEST) -m "not slow and not servers" --hypothesis-profile=fast $(ARGS)
+	$(PYTEST) --dist worksteal -m "not slow and not servers" --hypothesis-profile=fast $(ARGS)
 
 lint: $(DEV) ## ruff and mypy; changes nothing
 	$(BIN)/ruff check .

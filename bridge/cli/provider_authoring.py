@@ -82,12 +82,12 @@ def print_trial(trial: Trial, *, as_json: bool) -> int:
         )
     else:
         for one in trial.exchanges:
-            told = _exchange(one, secrets)
-            say_heading(f"{told['method']} {told['address']}")
-            print_facts((name, value) for name, value in told["headers"].items())
-            if told["body"] is not None:
-                print_facts([("body", json.dumps(told["body"], ensure_ascii=False))])
-            say(f"HTTP {told['http']} in {one.seconds * 1000:.0f} ms" if told["http"] else "no answer")
+            exchange = _exchange(one, secrets)
+            say_heading(f"{exchange['method']} {exchange['address']}")
+            print_facts((name, value) for name, value in exchange["headers"].items())
+            if exchange["body"] is not None:
+                print_facts([("body", json.dumps(exchange["body"], ensure_ascii=False))])
+            say(f"HTTP {exchange['http']} in {one.seconds * 1000:.0f} ms" if exchange["http"] else "no answer")
         if seen:
             say_heading("read")
             print_table(("KEY", "PATH", "VALUE"), trial.values())

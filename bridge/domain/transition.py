@@ -30,7 +30,7 @@ class Decision:
     status_changed: bool
 
 
-def has_news(run: Run, seen: Observation) -> bool:
+def has_changed(run: Run, seen: Observation) -> bool:
     """Whether `seen` differs from what the run shows; after most polls it does not."""
     if run.settled:
         return False
@@ -94,7 +94,7 @@ def observe(
 
     `since`: when the status of the first observation began, if the provider's times say so.
     """
-    if not has_news(run, seen):
+    if not has_changed(run, seen):
         return None
     changed = seen.status is not run.status
     after = replaced(

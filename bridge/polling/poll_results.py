@@ -146,8 +146,8 @@ class PollResults:
         expires = transition.is_expired(run, wall, seen=seen.status)
         held = self._schedule.some(COMPARED_MAX)
         is_overdue = not is_new_status and self._planner.is_overdue(tracked, now, held)
-        has_news = not is_known and transition.has_news(run, seen)
-        if not (expires or is_overdue or has_news):
+        has_changed = not is_known and transition.has_changed(run, seen)
+        if not (expires or is_overdue or has_changed):
             return self._continue(tracked, result, now)
         since = self._planner.began_at(tracked, result, wall, now) if is_new_status else None
         change = _Change(tracked.with_counters(), seen, since)

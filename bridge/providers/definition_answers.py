@@ -166,11 +166,11 @@ class Answers:
         elsewhere = self.reader.needs_output(status) and seen.output is None
         return replace(seen, status=status, provider_status=word, output_is_elsewhere=elsewhere)
 
-    def check_same_run(self, told: Json, run_id: str) -> None:
+    def check_same_run(self, found: Json, run_id: str) -> None:
         """Raise BadPayload if an answer names another run: neither the whole id nor a part of it."""
-        if told == run_id:  # as nearly always
+        if found == run_id:  # as nearly always
             return
-        text = id_of(told)
+        text = id_of(found)
         if text is not None and not any(is_same_run_id(text, part) for part in self.run_id.split(run_id).values()):
             check_same_run(text, run_id)
 
@@ -188,19 +188,19 @@ class Answers:
         """The run of an item of [list], whose `key` it has in a map; None if it has no id that a run could have."""
         notes.clear()  # of the item before
         listing = self.tables["list"]
-        told = self._id_at(listing.get("id", []), item, variables, notes) or key
-        if told is None or self.check_run_id(told) is not None:
+        run_id = self._id_at(listing.get("id", []), item, variables, notes) or key
+        if run_id is None or self.check_run_id(run_id) is not None:
             return None
         try:
             reading = self.reader.read(item, notes)
         except BadPayload:
-            return ListedRun(told, None, needs_detail=True)
+            return ListedRun(run_id, None, needs_detail=True)
         seen = reading.observation
         if seen.status is RunStatus.UNKNOWN and not reading.rule and seen.provider_status == "null":
-            return ListedRun(told, None, needs_detail=True)
+            return ListedRun(run_id, None, needs_detail=True)
         whole = listing.get("whole", False)
         is_whole = whole if isinstance(whole, bool) else isinstance(item, dict) and item.keys() >= set(whole)
-        return ListedRun(told, seen, needs_detail=not is_whole)
+        return ListedRun(run_id, seen, needs_detail=not is_whole)
 
     def _id_at(self, paths: Any, body: Json, variables: Mapping[str, str], notes: Notes) -> str | None:
         """The id at a path, or of its parts, of which variables give those without a path; None if one is missing."""
@@ -216,20 +216,20 @@ class Answers:
         by = next(iter(origin)) if isinstance(origin, dict) and origin.keys() in ({"header"}, {"url"}) else None
         try:
             if by is None:
-                told = self._id_at(origin, answer.body, variables, notes)
+                run_id = self._id_at(origin, answer.body, variables, notes)
             else:
                 place = origin[by]
                 named = answer.headers.get(place) if by == "header" else self._id_at(place, answer.body, {}, notes)
                 if named is None:
                     raise BadPayload(f"there is no {place} in it")
                 address = Hosts.of(self.tables, base_url).address(named)
-                told = self.run_id.in_address(self.tables["run"], base_url, address)
-            if told is None or check_id(told) is not None:
+                run_id = self.run_id.in_address(self.tables["run"], base_url, address)
+            if run_id is None or check_id(run_id) is not None:
                 raise BadPayload("; ".join(notes) or "nothing stands where [trigger] says")
-            self.run_id.split(told)
+            self.run_id.split(run_id)
         except (BadPayload, ValueError) as error:
             raise BadPayload(f"the answer holds no run id: {error}") from None
-        return told
+        return run_id
 
 
 def _doubted(failed: PollFailed, body: Json) -> PollFailed:

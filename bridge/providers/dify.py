@@ -169,7 +169,7 @@ async def _read_start(http: ProviderHttp, chunks: AsyncIterator[bytes]) -> Trigg
                     raise ProviderRefused(
                         f"POST {_RUN_PATH}: {http.redacted(message or code or 'an error without a text')}"
                     )
-    message = f"POST {_RUN_PATH}: the event stream ended before it told a run id"
+    message = f"POST {_RUN_PATH}: the event stream ended before it named a run id"
     raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message, 200))
 
 

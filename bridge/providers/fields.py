@@ -28,9 +28,9 @@ class NoSuchRun(BadPayload):
     """The body has the form of a run and means that the run does not exist."""
 
 
-def check_same_run(told: Json, provider_run_id: str) -> None:
-    """Raise BadPayload if `told` is the id of another run than `provider_run_id`; anything but an id passes."""
-    run_id = id_of(told)
+def check_same_run(found: Json, provider_run_id: str) -> None:
+    """Raise BadPayload if `found` is the id of another run than `provider_run_id`; anything but an id passes."""
+    run_id = id_of(found)
     if run_id is not None and not is_same_run_id(run_id, provider_run_id):
         raise BadPayload(f"the answer is about another run, {run_id[:100]!r}")
 

@@ -64,18 +64,18 @@ class Compared:
 def read_fixture(path: Path) -> Fixture:
     """The fixture in a file. Raises FixtureInvalid with the file and what is wrong."""
     try:
-        told = parse_json(path.read_bytes())
+        written = parse_json(path.read_bytes())
     except OSError as error:
         raise FixtureInvalid(f"{path}: cannot be read: {error.strerror}") from None
     except BadPayload as error:
         raise FixtureInvalid(f"{path}: is no JSON: {error}") from None
-    if not isinstance(told, dict):
+    if not isinstance(written, dict):
         raise FixtureInvalid(f"{path}: is no JSON object")
     request, code, headers, expect = (
-        told.get("request", "run"), told.get("http", 200), told.get("headers", {}), told.get("expect", {})
+        written.get("request", "run"), written.get("http", 200), written.get("headers", {}), written.get("expect", {})
     )  # fmt: skip
-    variables = told.get("vars", {})
-    faults = [f"unknown key {name!r}{_meant(name, KEYS)}" for name in told.keys() - set(KEYS)]
+    variables = written.get("vars", {})
+    faults = [f"unknown key {name!r}{_meant(name, KEYS)}" for name in written.keys() - set(KEYS)]
     if request not in REQUESTS:
         faults.append(f"request is {request!r}; allowed: {', '.join(REQUESTS)}")
     if not isinstance(code, int) or isinstance(code, bool) or not 100 <= code <= 599:
@@ -90,7 +90,7 @@ def read_fixture(path: Path) -> Fixture:
         faults += [f"unknown key {name!r} in expect{_meant(name, EXPECTED)}" for name in expect.keys() - set(EXPECTED)]
     if faults:
         raise FixtureInvalid(f"{path}: {'; '.join(sorted(faults))}")
-    return Fixture(path.stem, str(request), Answer(code, CIMultiDict(headers), told.get("body")), expect, variables)  # type: ignore[arg-type]
+    return Fixture(path.stem, str(request), Answer(code, CIMultiDict(headers), written.get("body")), expect, variables)  # type: ignore[arg-type]
 
 
 def fixtures_beside(definition: Path) -> list[Path]:

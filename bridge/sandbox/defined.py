@@ -177,11 +177,11 @@ class DefinedSandbox(HttpServer):
     def _with_id(self, body: Json, paths: Any, run_id: str) -> Json:
         """A body in which the id at the paths is the last part of this one, as a number where a number stands."""
         paths = paths["path"] if isinstance(paths, dict) else paths
-        told, last = find(paths, body, Notes()), list(self._answers.run_id.split(run_id).values())[-1]
+        shown, last = find(paths, body, Notes()), list(self._answers.run_id.split(run_id).values())[-1]
         names = {
             found[1] for path in ([paths] if isinstance(paths, str) else paths) if (found := _LAST_NAME.search(path))
         }
-        return _replaced(body, names, told, int(last) if isinstance(told, int) and last.isdigit() else last)
+        return _replaced(body, names, shown, int(last) if isinstance(shown, int) and last.isdigit() else last)
 
     def _started(self, table: Mapping[str, Any]) -> web.Response:
         fixture, origin, number = self._others.get("trigger"), table["run_from"], next(self._numbers)

@@ -99,6 +99,7 @@ async def test_an_event_is_sent_again_to_all_that_had_it_or_want_it_now(api: Api
     assert {(d["manual"], d["state"]) for d in due} == {(True, "pending")}
 
 
+@pytest.mark.slow
 async def test_sending_an_event_again_takes_as_many_statements_for_forty_endpoints_as_for_two(sqlite_api: Api) -> None:
     """A thousand endpoints took 1.4 s of CPU in one transaction, in which nothing else could be written."""
     for _ in range(2):

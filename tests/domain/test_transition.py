@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bridge.domain.event import EventType
 from bridge.domain.observation import Observation
 from bridge.domain.run import Progress, Run, RunError, RunStatus
-from bridge.domain.transition import has_news, is_expired, is_lost, observe, overdue, settle, shown_fields, unchanged
+from bridge.domain.transition import has_changed, is_expired, is_lost, observe, overdue, settle, shown_fields, unchanged
 from tests.support.sample_run import REGISTERED_AT, sample_run
 
 ORDER = ["run.resumed", "run.started", "run.waiting", "run.progressed", "run.finished"]
@@ -166,7 +166,7 @@ def test_a_run_that_queues_on_its_way_back_from_waiting_is_resumed_once_too(betw
 def test_nothing_changes_a_settled_run(settled: str, after: str) -> None:
     run, told = live([seen("running"), seen(settled)])
     assert live([seen(after, 9, output={"late": True})], run) == (run, [])
-    assert not has_news(run, seen(after, 9))
+    assert not has_changed(run, seen(after, 9))
     assert settle(run, RunStatus.LOST, RunError("gone"), now=later(99)) is None
     assert told[-1].type == "run.finished"
 
@@ -234,7 +234,7 @@ def test_out_of_waiting_the_finish_stands_alone_even_if_progress_moved() -> None
 def test_seeing_it_as_it_is_known_is_no_news(story: list[Observation]) -> None:
     run, _ = live(story)
     if run.observed_at is not None:
-        assert not has_news(run, unchanged(run))
+        assert not has_changed(run, unchanged(run))
         assert observe(run, unchanged(run), now=later(99), wants_progress=True) is None
 
 
@@ -244,7 +244,7 @@ def test_news_is_what_the_run_would_show_differently(story: list[Observation], f
     for observation in further:
         shown = shown_fields(run, observation)
         differs = any(getattr(run, name) != value for name, value in shown.items())
-        assert has_news(run, observation) is (differs and not run.settled)
+        assert has_changed(run, observation) is (differs and not run.settled)
 
 
 def test_a_time_or_progress_once_told_is_not_untold() -> None:
