@@ -252,8 +252,8 @@ MUTANTS: Final = (
         "provider-pause-ignored",
         "a provider is asked before the pause is over that it asked for",
         "bridge/polling/connection_client.py",
-        "                self.limiter.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)",
-        "                self.limiter.answer(now, sent_at=sent_at)",
+        "            case FailureKind.THROTTLED:\n                self.limiter.refuse(",
+        "            case FailureKind.THROTTLED:\n                self.limiter.answer(now, sent_at=sent_at)\n            case None:\n                self.limiter.refuse(",
     ),
     Mutant(
         "feed-skips",
@@ -435,8 +435,8 @@ MUTANTS: Final = (
         "runs-are-kept",
         "what was watched stays in memory",
         "bridge/polling/poller.py",
-        "            tracked.end_poll()\n        is_held",
-        '            tracked.end_poll()\n        self.__dict__.setdefault("kept", []).append((tracked, tracked.run))\n        is_held',
+        "            self._tasks.pop(tracked, None)\n        is_held",
+        '            self._tasks.pop(tracked, None)\n        self.__dict__.setdefault("kept", []).append((tracked, tracked.run))\n        is_held',
     ),
     Mutant(
         "removed-and-watched",
