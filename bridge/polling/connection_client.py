@@ -236,19 +236,13 @@ class ConnectionClient:
             self.limiter.answer(now, sent_at=sent_at)
             return
         match result.kind:
-            case FailureKind.THROTTLED:
+            case FailureKind.SERVER_ERROR if result.retry_after_s is None:
+                self.limiter.give_up()
+            case FailureKind.THROTTLED | FailureKind.SERVER_ERROR:
                 self.limiter.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)
             case FailureKind.TIMEOUT:
                 self.limiter.time_out()
-            case FailureKind.SERVER_ERROR if result.retry_after_s is not None:
-                self.limiter.refuse(now, sent_at=sent_at, retry_after_s=result.retry_after_s)
-            case (
-                FailureKind.SERVER_ERROR
-                | FailureKind.CONNECT
-                | FailureKind.TLS
-                | FailureKind.DNS
-                | FailureKind.TRANSPORT
-            ):
+            case FailureKind.CONNECT | FailureKind.TLS | FailureKind.DNS | FailureKind.TRANSPORT:
                 self.limiter.give_up()
             case _:
                 self.limiter.answer(now, sent_at=sent_at)
