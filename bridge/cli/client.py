@@ -144,7 +144,9 @@ class Client:
         try:
             yield
         except TimeoutError as error:
-            raise self._unreachable("no answer in time") from error
+            said = f"the daemon at {self.address} did not answer in time; it may be frozen, its machine overloaded, or the "
+            advice = f"address not reachable (it comes from {self.address.origin}): see `systemctl status runbridge`"
+            raise DaemonUnreachable(said + advice) from error
         except ssl.SSLError as error:
             raise self._unreachable(f"TLS failed: {error.reason or 'no details'}") from error
         except OSError as error:

@@ -53,6 +53,14 @@ def test_a_refusal_becomes_one_sentence(said, text):
     assert "the-token" not in str(caught.value)
 
 
+def test_a_daemon_that_is_frozen_is_not_one_to_be_started():
+    """The system still takes connections for a stopped process."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen, pytest.raises(DaemonUnreachable) as caught:
+        _client(f"http://127.0.0.1:{frozen.getsockname()[1]}").get("healthz", timeout_s=0.1)
+    assert "did not answer in time; it may be frozen" in str(caught.value)
+    assert "runbridge serve" not in str(caught.value)
+
+
 def test_every_field_at_fault_is_named_and_that_is_wrong_use():
     problem = {"detail": "two mistakes", "errors": [{"field": "a", "message": "b"}, {"field": "c", "message": "d"}]}
     with (
