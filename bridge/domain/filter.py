@@ -6,6 +6,7 @@ endpoint is made, how many steps it takes when an event comes.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,6 +19,15 @@ from bridge.domain.run import Json
 FILTER_CHARS_MAX: Final = 1024
 GATHERINGS_MAX: Final = 8  # [a, b] and {a: b}; each may double what follows
 STEPS_MAX: Final = 50_000  # of about a microsecond
+_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
+_INSTEAD: Final = (  # what other languages have, and what JMESPath has for it
+    (r"^\s*$", "write a condition, as in data.run.status == 'failed'"),
+    (r"===|=~|[^=!<>]=(?!=)", "compare with =="),
+    (r"\b(?:and|or|not)\b", "write && for and, || for or, ! for not"),
+    (r"\bin\b", "write contains(['failed', 'lost'], data.run.status) for one of these"),
+    (r"\w+(?:-\w+)+", 'a name with a dash stands in double quotes: "{}"'),
+    (r"^\s*\$", "a path begins with a name, as in data.run.status"),
+)
 
 
 @lru_cache(maxsize=256)
@@ -25,10 +35,21 @@ def compile_filter(expression: str) -> Expression:
     """The compiled expression; ValueError says what is wrong with it."""
     if len(expression) > FILTER_CHARS_MAX:
         raise ValueError(f"a filter has at most {FILTER_CHARS_MAX} characters")
-    compiled = Expression(expression)
+    try:
+        compiled = Expression(expression)
+    except ValueError as error:
+        said = str(error).rstrip(": ").removesuffix(", for expression")
+        raise ValueError(said + _remedy(expression)) from None
     if sum(node["type"] in {"multi_select_list", "multi_select_dict"} for node in compiled.nodes) > GATHERINGS_MAX:
         raise ValueError(f"a filter may hold at most {GATHERINGS_MAX} lists or objects of its own ([a, b] or {{a: b}})")
     return compiled
+
+
+def _remedy(expression: str) -> str:
+    """How to write what stands in an expression that is none, as the end of a sentence; empty if that is not known."""
+    plain = _QUOTED.sub("''", expression)
+    found = next((match for form, _ in _INSTEAD if (match := re.search(form, plain))), None)
+    return "" if found is None else "; " + dict(_INSTEAD)[found.re.pattern].format(found[0].strip())
 
 
 def evaluate(expression: str, event_body: Json, *, steps_max: int = STEPS_MAX) -> bool:

@@ -183,3 +183,22 @@ def test_a_body_of_any_depth_is_judged() -> None:
         deep = [deep]
     assert matches("to_string(@)", deep) in {True, False}
     assert matches("@ == @", deep) in {True, False}
+
+
+@pytest.mark.parametrize(
+    ("expression", "remedy"),
+    [
+        ("   ", "write a condition, as in data.run.status == 'failed'"),
+        ("data.run.settled and data.run.status == 'failed'", "write && for and, || for or, ! for not"),
+        ("not data.run.settled", "write && for and, || for or, ! for not"),
+        ("data.run.status = 'this and that'", "compare with =="),
+        ("data.run.status === 'failed'", "compare with =="),
+        ("data.run.status in ['failed']", "write contains(['failed', 'lost'], data.run.status) for one of these"),
+        ("data.run.metadata.order-id == '1'", 'a name with a dash stands in double quotes: "order-id"'),
+        ("$.data.run.settled", "a path begins with a name, as in data.run.status"),
+    ],
+)
+def test_what_other_languages_have_is_named_with_its_remedy(expression: str, remedy: str):
+    with pytest.raises(ValueError, match="not a JMESPath expression: ") as refused:
+        compile_filter(expression)
+    assert str(refused.value).endswith(f"; {remedy}")
