@@ -50,14 +50,9 @@ ERROR_READ_S: Final = 2.0  # the status line has the outcome; the body only expl
 _PATH_CHARS_MAX: Final = 150
 _SAID_CHARS_MAX: Final = 200
 _AMBIGUOUS: Final = frozenset(
-    {
-        FailureKind.TIMEOUT,
-        FailureKind.TRANSPORT,
-        FailureKind.SERVER_ERROR,
-        FailureKind.BAD_PAYLOAD,
-        FailureKind.GATEWAY,
-    }
+    {FailureKind.TIMEOUT, FailureKind.TRANSPORT, FailureKind.SERVER_ERROR, FailureKind.BAD_PAYLOAD, FailureKind.GATEWAY}
 )
+_NOT_DONE: Final = frozenset(range(300, 500)) - {303}  # which says that it was done, and where to look
 _NOT_PARSED: Final[tuple[Json, frozenset[str]]] = (None, frozenset())
 _FAULTS: Final = (BadPayload, aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
 _HIDDEN_MAX: Final = 100  # exchanged tokens that are kept out of messages
@@ -87,7 +82,7 @@ class ProviderFailure(BridgeError):
     @property
     def is_ambiguous(self) -> bool:
         """Whether the provider may have done what it was asked for: the request was sent, its outcome is not known."""
-        return self.failed.kind in _AMBIGUOUS and not 300 <= (self.failed.status or 0) < 500
+        return self.failed.kind in _AMBIGUOUS and self.failed.status not in _NOT_DONE
 
 
 @frozen

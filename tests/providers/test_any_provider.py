@@ -281,6 +281,7 @@ async def test_a_key_that_the_provider_refuses_is_not_for_whoever_triggers_or_ca
         (429, {}, False),
         (401, {}, False),
         (302, {}, False),
+        (303, {}, True),
         (500, {}, True),
         (503, {}, True),
         (504, b"<html>Gateway Time-out", True),
