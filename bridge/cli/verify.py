@@ -23,6 +23,8 @@ from bridge.domain.signing import hmac_v1
 REQUIRED_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
 PIECES_MAX: Final = 2_000_000  # of rewritten bodies, for all guesses together; about two seconds
 _LARGE_INTEGER = re.compile(rb"[\[:,]\s*-?[0-9]{16,}\s*[,\]}]")
+_NUMBER_KEY = re.compile(rb"[{,]\s*\"(?:0|[1-9][0-9]{0,9})\"\s*:")
+_EXPONENT = re.compile(r"e\+?(-?)0?([0-9]+)$")
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
@@ -98,6 +100,7 @@ def _explain_mismatch(keys: list[bytes], message_id: str, stamp: int, body: byte
         if variant != body and _is_signed(keys, message_id, stamp, variant, given):
             return f"no signature matches this body, but one does {change}: keep the body byte for byte"
     rounded = "; JavaScript rounds its integers above 2^53" if _LARGE_INTEGER.search(body) else ""
+    rounded += "; JavaScript moves its keys that are numbers to the front" if _NUMBER_KEY.search(body) else ""
     return f"no signature matches ({len(given)} tried): another secret, or the body was changed{rounded}"
 
 
@@ -145,12 +148,13 @@ def _pieces(value: object, *, key: str | None) -> Iterator[tuple[str | None, tup
 
 
 def _spellings(text: str) -> tuple[str, ...]:
-    """The numbers in an event that JavaScript writes as `text`: for `1` also `1.0`, for `1e-7` also `1e-07`."""
+    """The numbers in an event that JavaScript or Python writes as `text`: for `1` also `1.0`, for `1e-07` also `1e-7`."""
     number = float(text)
     if not math.isfinite(number):
         return (text,)
     integer = [str(int(number))] if "e" in text and number.is_integer() else []
-    return tuple(dict.fromkeys([text, repr(number), *integer, *(["-0.0"] if text == "0" else [])]))
+    short = _EXPONENT.sub(r"e\1\2", repr(number))
+    return tuple(dict.fromkeys([text, repr(number), short, *integer, *(["-0.0"] if text == "0" else [])]))
 
 
 def _rewritten(pieces: list[tuple[str | None, tuple[str, ...]]], *, by_key: bool) -> Iterator[tuple[bytes, str]]:

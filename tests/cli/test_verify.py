@@ -121,7 +121,7 @@ def test_the_spelling_of_a_number_that_was_changed_is_named():
     ids=["blanks", "slashes", "only ASCII", "HTML"],
 )
 def test_a_body_that_another_program_rewrote_is_recognised(rewrite):
-    body = _event({"html": "<a/b>", "umlaut": "ü", "n": 1.0})
+    body = _event({"html": "<a/b>", "umlaut": "ü", "n": 1.0, "small": 1e-7, "large": 1e21})
     assert "it was parsed and rewritten" in _faults(_signed(body), rewrite(body))[0]
 
 
@@ -134,6 +134,12 @@ def test_integers_that_javascript_rounds_are_mentioned():
     body = _event({"id": 12345678901234567891})
     assert "rounds its integers" in _faults(_signed(body), body.replace(b"567891", b"567000"))[0]
     assert "rounds" not in _faults(_signed(body), _event({"id": 5}))[0]
+
+
+def test_keys_that_javascript_moves_are_mentioned():
+    body = _event({"b": 1, "10": 2, "9": 3})
+    assert "moves its keys that are numbers" in _faults(_signed(body), _event({"9": 3, "10": 2, "b": 1}))[0]
+    assert "moves" not in _faults(_signed(body), _event({"a": "10"}))[0]
 
 
 @pytest.mark.slow
