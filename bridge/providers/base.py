@@ -17,7 +17,7 @@ from bridge.domain.failure import FailureKind
 from bridge.domain.observation import LastResponse, ListedRun, Observation, Observed, PollFailed, PollResult, RunPage
 from bridge.domain.run import Json
 from bridge.domain.timestamps import provider_instant
-from bridge.providers.failures import doubted_404, error_text, is_of_router, said_instead
+from bridge.providers.failures import error_text, judged_404, said_instead
 from bridge.providers.fields import (
     JsonObject,
     NoSuchRun,
@@ -30,6 +30,7 @@ from bridge.providers.fields import (
 from bridge.providers.http import ProviderFailure, ProviderHttp
 from bridge.providers.partial_json import RunFields, without_damage
 
+_KEY_REFUSED: Final = frozenset({"invalid_client", "invalid_grant", "unauthorized_client"})  # RFC 6749, section 5.2
 NOT_PROVEN: Final = "reachable, key not proven: "
 LAST_BODY_BYTES_MAX: Final = 1024  # a longer body is not kept for comparison: thousands of runs keep one
 ETAG_CHARS_MAX: Final = 200
@@ -178,7 +179,7 @@ async def fetch_normalised(
             "GET", path, etag=last.etag if last else None, last_body=last.body if last else None, fields=form.fields
         )
     except ProviderFailure as failure:
-        return checked_404(failure, form)
+        return judged_404(failure.failed, failure.body, error_key=form.error_key)
     answered_at, etag = provider_instant(response.headers.get("date")), etag_of(response.headers)
     if last and response.status == 304:
         return Observed(
@@ -202,19 +203,13 @@ async def fetch_normalised(
         return PollFailed(FailureKind.BAD_PAYLOAD, f"GET {path}: {what}"[:400], response.status, response.poll_after_s)
 
 
-def checked_404(failure: ProviderFailure, form: RunFormat) -> PollFailed:
-    """The failure, which is `GATEWAY` instead of `NOT_FOUND` without an error document of the provider."""
-    failed, body = failure.failed, failure.body
-    if failed.kind is not FailureKind.NOT_FOUND:
-        return failed
-    if (
-        isinstance(body, dict)
-        and body
-        and (form.error_key is None or form.error_key in body)
-        and not is_of_router(body)
-    ):
-        return failed
-    return doubted_404(failed)
+def exchange_refused(failure: ProviderFailure) -> ProviderFailure:
+    """The failure of an exchange of the key for a token; a refused key also where OAuth says so by a 400."""
+    said = failure.body.get("error") if isinstance(failure.body, dict) else None
+    if failure.failed.status != 400 or not isinstance(said, str) or said not in _KEY_REFUSED:
+        return failure
+    failed = replace(failure.failed, kind=FailureKind.UNAUTHORIZED)
+    return ProviderFailure(failed, failure.code, failure.body, failure.headers)
 
 
 def etag_of(headers: Mapping[str, str]) -> str | None:

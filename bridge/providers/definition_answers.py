@@ -19,14 +19,7 @@ from bridge.domain.observation import LastResponse, ListedRun, Observation, Obse
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.definition_reader import DefinitionReader, Reading
 from bridge.providers.definition_requests import Hosts, RunId, pause_s
-from bridge.providers.failures import (
-    MESSAGE_CHARS_MAX,
-    doubted_404,
-    error_text,
-    failure_kind,
-    is_of_router,
-    said_instead,
-)
+from bridge.providers.failures import MESSAGE_CHARS_MAX, error_text, failure_kind, judged_404, said_instead
 from bridge.providers.fields import check_id, check_same_run, id_of, text_of
 from bridge.providers.partial_json import without_damage
 from bridge.providers.retry_after import requested_pause_s
@@ -125,7 +118,8 @@ class Answers:
         if means == "unchanged" and last is not None:
             return Observed(last.observation, pause, etag=last.etag, is_unchanged=True, body=last.body), None
         if failed is not None and not meaning.rule:
-            return replace(_doubted(failed, answer.body), retry_after_s=pause), None
+            hint = f'; if it is its own, say so: [[answer]] http = {failed.status}, means = "not-found"'
+            return replace(judged_404(failed, answer.body, hint=hint), retry_after_s=pause), None
         if means in FAILURES or means == "unchanged":
             kind = FAILURES.get(means, FailureKind.BAD_PAYLOAD)
             by = f" ({self.definition.name} {self.definition.version}: {meaning.rule})" if meaning.rule else ""
@@ -230,13 +224,6 @@ class Answers:
         except (BadPayload, ValueError) as error:
             raise BadPayload(f"the answer holds no run id: {error}") from None
         return run_id
-
-
-def _doubted(failed: PollFailed, body: Json) -> PollFailed:
-    """The failure; a "not found" without an error document may come from a gateway in front of the provider."""
-    if failed.kind is not FailureKind.NOT_FOUND or (isinstance(body, dict) and body and not is_of_router(body)):
-        return failed
-    return doubted_404(failed, f'; if it is its own, say so: [[answer]] http = {failed.status}, means = "not-found"')
 
 
 def longest(*pauses: float | None) -> float | None:

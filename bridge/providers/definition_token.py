@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -12,6 +12,7 @@ from bridge.definitions.expressions import Notes, find
 from bridge.domain.definition import key_header, key_place
 from bridge.domain.failure import FailureKind
 from bridge.domain.observation import PollFailed
+from bridge.providers.base import exchange_refused
 from bridge.providers.definition_reader import number_of
 from bridge.providers.definition_requests import fill_address, fill_body
 from bridge.providers.fields import text_of
@@ -20,7 +21,6 @@ from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderRespons
 Send = Callable[..., Awaitable[ProviderResponse]]
 TOKEN_LIFE_S: Final = 300.0  # of a token whose answer does not say
 TOKEN_EARLY_S: Final = 10.0  # it is exchanged again so long before it expires
-_KEY_REFUSED: Final = frozenset({"invalid_client", "invalid_grant", "unauthorized_client"})  # RFC 6749, section 5.2
 
 
 @dataclass(slots=True)
@@ -70,11 +70,7 @@ class TokenExchange:
         try:
             response = await http.request(method, path, query=query, json_body=body)
         except ProviderFailure as failure:
-            said = failure.body.get("error") if isinstance(failure.body, dict) else None
-            if failure.failed.status == 400 and isinstance(said, str) and said in _KEY_REFUSED:
-                refused = replace(failure.failed, kind=FailureKind.UNAUTHORIZED)
-                raise ProviderFailure(refused, failure.code, failure.body, failure.headers) from None
-            raise
+            raise exchange_refused(failure) from None
         notes = Notes()
         token = text_of(find(self.auth["token"], response.body, notes))
         if token is None:

@@ -97,8 +97,14 @@ def is_of_router(body: Json) -> bool:
     return isinstance(said, str) and _NO_ROUTE.match(said) is not None
 
 
-def doubted_404(failed: PollFailed, hint: str = "") -> PollFailed:
-    """The failure of a 404 that is not the provider's own word about a run; `hint` ends its message."""
+def judged_404(failed: PollFailed, body: Json, *, error_key: str | None = None, hint: str = "") -> PollFailed:
+    """The failure, which is `GATEWAY` instead of `NOT_FOUND` without the provider's own word about a run.
+
+    `error_key`: a member that its error documents have. `hint` ends the message.
+    """
+    is_document = isinstance(body, dict) and body and (error_key is None or error_key in body)
+    if failed.kind is not FailureKind.NOT_FOUND or (is_document and not is_of_router(body)):
+        return failed
     doubt = "this is not how the provider says it"
     if _BEHIND_IT not in failed.message:
         doubt += ", a gateway or a wrong base_url may be the cause"
