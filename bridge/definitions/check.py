@@ -37,9 +37,7 @@ def faults_in(tables: dict[str, Any]) -> list[Fault]:
 def _without(value: Any, paths: set[At], at: At = ()) -> Any:
     match value:
         case dict():
-            return {
-                name: _without(inner, paths, (*at, name)) for name, inner in value.items() if (*at, name) not in paths
-            }
+            return {key: _without(inner, paths, (*at, key)) for key, inner in value.items() if (*at, key) not in paths}
         case list():
             kept = ((number, inner) for number, inner in enumerate(value) if (*at, number) not in paths)
             return [_without(inner, paths, (*at, number)) for number, inner in kept]
@@ -108,19 +106,15 @@ def _ids(tables: dict[str, Any]) -> Iterator[Fault]:
                 yield (table, key, name), f"no part of the run's id is called `{name}`{meant(name, parts)}"
         for name in () if table == "list" else parts:
             if name not in given and name not in variables:
-                missing = f"the part `{name}` of the run's id is missing; give its path, or a variable of this name"
-                yield (table, key), missing
+                yield (table, key), f"the id's part `{name}` is missing; give its path, or a variable of this name"
 
 
 def _placeholders(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
     """Names in braces must be known where they stand; every part of the id must be in [run]."""
     parts, variables = id_parts(tables["run"]).keys(), _variables(tables)
     of_run = parts | variables
-    known = {
-        **dict.fromkeys(("run", "output", "cancel"), of_run),
-        "trigger": variables | {"workflow", "inputs"},
-        "auth": variables | {"key"},
-    }
+    known = dict.fromkeys(("run", "output", "cancel"), of_run)
+    known |= {"trigger": variables | {"workflow", "inputs"}, "auth": variables | {"key"}}
     used: set[str] = set()
     for at, text in texts_of(nodes):
         table, names = str(at[0]), known.get(str(at[0]), variables)
