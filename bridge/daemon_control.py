@@ -47,7 +47,7 @@ _START_UNKNOWN: Final = (
 
 
 class _Connections(Mapping[str, Connection]):
-    """The connections of these pollers; a view, because each request asks for it."""
+    """The connections of these pollers; a view, so that a reload shows."""
 
     def __init__(self, pollers: Mapping[str, Poller]) -> None:
         self._pollers = pollers
@@ -67,6 +67,8 @@ class DaemonControl:
 
     def __init__(self, database: Database, clock: Clock, pollers: Mapping[str, Poller], metrics: Metrics) -> None:
         self.pollers = pollers
+        self.connections: Mapping[str, Connection] = _Connections(pollers)
+        """The configured connections by name."""
         self.deliverer: Deliverer | None = None
         self.replayer: Replayer | None = None
         self.membership: Membership | None = None
@@ -124,11 +126,6 @@ class DaemonControl:
                     future.set_result(None)
 
     # -- what the API asks
-
-    @property
-    def connections(self) -> Mapping[str, Connection]:
-        """The configured connections by name."""
-        return _Connections(self.pollers)
 
     def check_run_id(self, connection: str, provider_run_id: str) -> str | None:
         """A sentence if this can never be a run's id at that provider."""

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter
 from bridge.api.problem import Refusal
 from bridge.domain.api_token import ApiToken, Scope
 from bridge.domain.clock import Clock
+from bridge.domain.frozen import frozen
 from bridge.store import sessions
 from bridge.store.database import Database
 
@@ -26,6 +27,7 @@ DELAY_MAX_S: Final = 5.0
 _FIRST_DELAY_S: Final = 0.1
 _FORGET_AFTER_S: Final = 600.0
 _ADDRESSES_MAX: Final = 10_000
+_HEADERS_MAX: Final = 100  # spellings of good ones that are remembered
 _SECURE_COOKIE: Final = "__Host-runbridge"
 _WITHOUT_ONE: Final = "the token is missing or wrong; send it as `Authorization: Bearer …` ([server] api_token)"
 _REALM: Final = 'Bearer realm="runbridge"'
@@ -41,7 +43,7 @@ class DashboardRules:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """The token's name and what it may do here; `session` is set if it came by a cookie."""
 
@@ -69,6 +71,21 @@ class Tokens:
 
     def __init__(self, tokens: Sequence[ApiToken]) -> None:
         self._tokens = [(hashlib.sha256(each.token.reveal().encode()).digest(), each) for each in tokens]
+        self._by_header: dict[str, ApiToken] = {}
+
+    def in_header(self, header: str) -> ApiToken | None:
+        """The token in an `Authorization` header.
+
+        A header that was good once is found again by its text: a dictionary compares keyed hashes first, so that the
+        time reveals nothing here either.
+        """
+        token = self._by_header.get(header)
+        if token is None:
+            scheme, _, given = header.partition(" ")
+            token = self.find(given.strip()) if scheme.lower() == "bearer" else None
+            if token is not None and len(self._by_header) < _HEADERS_MAX:
+                self._by_header[header] = token
+        return token
 
     def find(self, given: str) -> ApiToken | None:
         """The token that `given` is; None for anything else."""
@@ -188,15 +205,11 @@ class Authentication:
         raise _unknown(_WITHOUT_ONE, challenge=_REALM)
 
     def _by_token(self, request: web.Request, header: str) -> Caller:
-        token = self._token_in(header)
+        token = self._rules.tokens.in_header(header)
         if token is None:
             self._wrong_tries.note(request, "request")
             raise _unknown(_WITHOUT_ONE)
         return Caller(token.name, token.scope)
-
-    def _token_in(self, header: str) -> ApiToken | None:
-        scheme, _, given = header.partition(" ")
-        return self._rules.tokens.find(given.strip()) if scheme.lower() == "bearer" else None
 
     async def _by_cookie(self, request: web.Request, given: Sequence[str]) -> Caller:
         row = await self._find_session(given)
@@ -220,7 +233,7 @@ class Authentication:
         """Whether the token or the session that a long answer began with is good no longer."""
         if request[CALLER].session is not None:
             return await self._find_session(cookies_of(request)) is None
-        return self._token_in(request.headers.get("Authorization", "")) is None
+        return self._rules.tokens.in_header(request.headers.get("Authorization", "")) is None
 
     def scope_in_session(self, token: ApiToken) -> Scope:
         """The scope of a session that this token opens."""

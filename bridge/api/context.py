@@ -22,6 +22,7 @@ from bridge.api.request_models import Checks
 from bridge.api.response_models import Shown
 from bridge.domain.clock import Clock
 from bridge.domain.errors import BridgeError, StartUnknown
+from bridge.domain.frozen import frozen
 from bridge.store.batching import Batcher, GroupedWrites
 from bridge.store.database import Database
 from bridge.store.idempotency import StoredResponse, find_responses, forget_response, replace_response, store_responses
@@ -40,7 +41,7 @@ _NOT_RECORDED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Response:
     """A handler's result; the bytes are final. `next_cursor` is where a list goes on; None on its last page."""
 
@@ -160,7 +161,7 @@ class RequestContext:
 
     def checks(self) -> Checks:
         """The context that request models are validated with."""
-        return Checks(self.bridge, self.bridge.connections, self.clock.now())
+        return Checks(self.bridge, self.bridge.connections, self.clock)
 
     async def write(self, request: Request[object], work: Callable[[Tx], Response]) -> Response:
         """Run `work` in a transaction that also keeps its response for the request's key."""

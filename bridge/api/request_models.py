@@ -26,11 +26,13 @@ from pydantic import (
 
 from bridge.api.ports import Bridge
 from bridge.domain import fields
+from bridge.domain.clock import Clock
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.endpoint import EndpointSettings
 from bridge.domain.errors import InvalidInput
 from bridge.domain.event import EventType, encode
 from bridge.domain.fields import Printable, one_of
+from bridge.domain.frozen import frozen
 from bridge.domain.replay import RATE_DEFAULT, RATE_MAX, RATE_MIN, ReplayStatus
 from bridge.domain.run import CadenceOverrides, RunStatus, canonical_run_id
 from bridge.domain.suggestions import unknown
@@ -43,13 +45,13 @@ _CADENCE_KEYS = ("price", "target_delay", "min_interval", "max_interval")
 _NO_CADENCE: Final = dict.fromkeys(_CADENCE_KEYS)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Checks:
     """The facts that validation needs; passed as pydantic's context."""
 
     bridge: Bridge
     connections: Mapping[str, Connection]
-    now: datetime
+    clock: Clock
 
 
 def checks_of(info: ValidationInfo) -> Checks:
@@ -78,7 +80,7 @@ def _read_deadline(value: object, info: ValidationInfo) -> Deadline:
     text = value if isinstance(value, str) else ""
     if re.search(r"\d[-:T]", text):
         at = _read_instant(text)
-        if at <= checks_of(info).now:
+        if at <= checks_of(info).clock.now():
             raise ValueError("this instant has already passed")
         return Deadline(at=at)
     try:
@@ -221,13 +223,14 @@ class RunBody(CadenceBody):
     @field_validator("provider_run_id")
     @classmethod
     def _either(cls, value: str | None, info: ValidationInfo) -> str | None:
-        triggers = info.data.get("trigger") is not None
+        given = info.data  # which makes a dictionary each time
+        triggers = given.get("trigger") is not None
         if value is not None and triggers:
             raise ValueError("give either this or trigger, not both")
-        if value is None and not triggers and "trigger" in info.data:
+        if value is None and not triggers and "trigger" in given:
             raise ValueError("is required (or trigger, to start a run)")
-        if value is not None and "connection" in info.data:
-            fault = checks_of(info).bridge.check_run_id(info.data["connection"], value)
+        if value is not None and "connection" in given:
+            fault = checks_of(info).bridge.check_run_id(given["connection"], value)
             if fault:
                 raise ValueError(fault)
         return value
@@ -235,7 +238,7 @@ class RunBody(CadenceBody):
     @field_validator("cadence")
     @classmethod
     def _fits(cls, value: CadenceBody | None, info: ValidationInfo) -> CadenceBody | None:
-        given = info.data  # which makes a dictionary each time
+        given = info.data
         own = {key: given.get(key) for key in _CADENCE_KEYS}
         for key in _CADENCE_KEYS if value else ():
             if own[key] is not None and getattr(value, key) is not None:

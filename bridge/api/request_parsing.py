@@ -32,15 +32,17 @@ _PATH_PART = re.compile(
     r"[A-Za-z0-9_.~-]{1,200}|[A-Za-z0-9_.-]{1,64}:[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,520}", re.ASCII
 )
 _METADATA = "metadata."
+_JSON = "application/json"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?", re.ASCII)
 
 
 def check_host(request: web.Request, allowed: frozenset[str]) -> None:
     """Raise a Refusal for a host name that is not ours: a foreign web page may have made it point here."""
-    if request.transport is not None and isinstance(request.transport.get_extra_info("sockname"), str | bytes):
-        return  # a Unix socket: no browser and no DNS name leads here
     given = request.headers.getall("Host", [])
-    if len(given) != 1 or _host_name(given[0]) not in allowed:
+    if len(given) == 1 and _host_name(given[0]) in allowed:
+        return
+    is_unix = request.transport is not None and isinstance(request.transport.get_extra_info("sockname"), str | bytes)
+    if not is_unix:  # to a Unix socket no browser and no DNS name leads
         raise Refusal(421, "this server does not answer for that host name; add it to [server] allowed_hosts")
 
 
@@ -62,7 +64,8 @@ async def read_body(request: web.Request, bytes_max: int) -> Json:
     """The JSON of the body, `{}` if there is none. Raises a Refusal if it must not be read at all."""
     if request.content_length is not None and request.content_length > bytes_max:
         raise _too_large(bytes_max)
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    headers = request.headers
+    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise Refusal(415, "the body must not be compressed; send it without Content-Encoding")
     arrived = request.content.is_eof()  # together with the head, as small bodies do
     data = request.content.read_nowait() if arrived else await _await_body(request, bytes_max)
@@ -70,9 +73,13 @@ async def read_body(request: web.Request, bytes_max: int) -> Json:
         raise _too_large(bytes_max)
     if not data:
         return {}
-    if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+    if headers.get("Content-Type") != _JSON and not _is_json(request):
         raise Refusal(415, "the body must be JSON in UTF-8, sent with `Content-Type: application/json`")
     return parse_request(data)
+
+
+def _is_json(request: web.Request) -> bool:
+    return request.content_type == _JSON and (request.charset or "utf-8").lower() in ("utf-8", "utf8")
 
 
 async def _await_body(request: web.Request, bytes_max: int) -> bytes:

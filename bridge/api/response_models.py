@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -158,20 +158,35 @@ class RunAnswer(RunData):
 
     @classmethod
     def of(cls, run: Run, live: LivePoll | None, **more: object) -> Self:
-        """The run as in an event, and its polls: those held in memory are fresher than the database's."""
-        held = None if run.settled else live
-        polls = held or run
-        shown: dict[str, Any] = run_body(run)
-        shown["polls"] = polls.polls
-        shown["last_polled_at"] = _instant_text(polls.last_polled_at)
-        shown["next_poll_at"] = _instant_text(polls.next_poll_at)
-        shown["next_poll_reason"] = held.reason if held else None
-        shown["last_error"] = None if run.settled else polls.last_error
-        shown["deadline_at"] = _instant_text(run.deadline_at)
-        shown["overdue"] = run.is_overdue
-        shown["link"] = run.link
-        shown.update(more)
-        return cls.model_validate(shown)
+        """Made of `run_shown`."""
+        return cls.model_validate(run_shown(run, live, more))
+
+
+def run_shown(run: Run, live: LivePoll | None, more: Mapping[str, object]) -> dict[str, Any]:
+    """The values of a `RunAnswer`: the run as in an event, its polls, and `more`.
+
+    Polls held in memory are fresher than the database's. Registrations send the values as they are: to validate them
+    takes as long as to write the run.
+    """
+    held = None if run.settled else live
+    polls = held or run
+    error = None if run.settled else polls.last_error
+    shown: dict[str, Any] = run_body(run)
+    shown["polls"] = polls.polls
+    shown["last_polled_at"] = _instant_text(polls.last_polled_at)
+    shown["next_poll_at"] = _instant_text(polls.next_poll_at)
+    shown["next_poll_reason"] = held.reason if held else None
+    shown["last_error"] = error and {
+        "at": format_instant(error.at),
+        "kind": error.kind.value,
+        "message": error.message,
+        "count": error.count,
+    }
+    shown["deadline_at"] = _instant_text(run.deadline_at)
+    shown["overdue"] = run.is_overdue
+    shown["link"] = run.link
+    shown.update(more)
+    return shown
 
 
 class WebhookAnswer(Shown):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from multidict import CIMultiDictProxy
+from pydantic_core import to_json
 
 from bridge.api.context import Request, RequestContext, Response
 from bridge.api.problem import problem_of
@@ -25,20 +26,19 @@ from bridge.api.request_models import (
 )
 from bridge.api.request_parsing import read_given
 from bridge.api.response_models import (
-    BatchAnswer,
-    BatchItem,
-    RegisteredRun,
     RunAnswer,
     RunInFull,
     RunList,
     page_of,
     read_cursor,
+    run_shown,
 )
 from bridge.api.selections import RunsQuery
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable
 from bridge.domain.event import EventType
+from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
 from bridge.domain.run import Json, Run, canonical_run_id
 from bridge.domain.secret import Secret
@@ -82,17 +82,17 @@ async def _trigger(context: RequestContext, connection: str, trigger: TriggerBod
 
 
 def _register_all(context: RequestContext, tx: Tx, wanted: list[Registration]) -> list[Response]:
-    return [Response.of(201 if done.is_new else 200, _shown(context, done)) for done in register(tx, wanted)]
+    return [Response(201 if done.is_new else 200, to_json(_shown(context, done))) for done in register(tx, wanted)]
 
 
-def _shown(context: RequestContext, done: Registered) -> RegisteredRun:
+def _shown(context: RequestContext, done: Registered) -> dict[str, object]:
+    """The values of a `RegisteredRun`."""
     live = None if done.is_new else context.bridge.live(done.run)
     if done.webhook is None:
-        return RegisteredRun.of(done.run, live)
+        return run_shown(done.run, live, {})
     secret = done.secret.reveal() if done.secret else None
-    return RegisteredRun.of(
-        done.run, live, webhook={"id": done.webhook.id, "url": mask_query_secrets(done.webhook.url), "secret": secret}
-    )
+    webhook = {"id": done.webhook.id, "url": mask_query_secrets(done.webhook.url), "secret": secret}
+    return run_shown(done.run, live, {"webhook": webhook})
 
 
 async def register_batch(context: RequestContext, request: Request[BatchBody]) -> Response:
@@ -101,7 +101,7 @@ async def register_batch(context: RequestContext, request: Request[BatchBody]) -
 
     def work(tx: Tx) -> Response:
         done = iter(register(tx, [one for one in judged if isinstance(one, Registration)]))
-        return Response.of(200, BatchAnswer(data=[_item(context, one, done) for one in judged]))
+        return Response(200, to_json({"data": [_item(context, one, done) for one in judged]}))
 
     async with context.batches.take():
         checks, trace = context.checks(), _trace_context(request.http.headers)
@@ -134,11 +134,12 @@ def _trace_context(headers: CIMultiDictProxy[str]) -> str | None:
     return None if found is None else str(found)
 
 
-def _item(context: RequestContext, one: Registration | InvalidInput, done: Iterator[Registered]) -> BatchItem:
+def _item(context: RequestContext, one: Registration | InvalidInput, done: Iterator[Registered]) -> dict[str, object]:
+    """The values of a `BatchItem`."""
     if isinstance(one, InvalidInput):
-        return BatchItem(status=422, error=problem_of(one))
+        return {"status": 422, "error": problem_of(one).model_dump(by_alias=True, exclude_unset=True)}
     registered = next(done)
-    return BatchItem(status=201 if registered.is_new else 200, run=_shown(context, registered))
+    return {"status": 201 if registered.is_new else 200, "run": _shown(context, registered)}
 
 
 async def list_runs(context: RequestContext, request: Request[RunsQuery]) -> Response:
@@ -250,7 +251,7 @@ def _unsettled(tx: Tx, name: str) -> Run:
     return run
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Registration:
     """A checked request to watch a run that exists at the provider."""
 

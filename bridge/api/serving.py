@@ -91,10 +91,10 @@ def build_middleware(
     """
     log = _log.bind()  # bound once: half of what a line costs
 
-    async def authorize(request: web.Request) -> Caller | None:
+    async def authorize(request: web.Request, route: str | None) -> Caller | None:
         """The caller of a request that needs one. Raises a Refusal for a foreign host name or a caller who may not."""
         check_host(request, rules.allowed_hosts)
-        path = _route_of(request) or request.path
+        path = route or request.path
         if (_method_of(request), path) in open_routes or not _is_guarded(request):
             return None
         caller = request[CALLER] = await authentication.caller(request)
@@ -106,16 +106,16 @@ def build_middleware(
         request_id, started = f"{_REQUESTS}{next(_NUMBERS) & 0xFFFFFFFF:08x}", time.perf_counter()
         request[REQUEST_ID] = request_id
         busy.add(request.protocol)
-        caller = None
+        route, caller = _route_of(request), None
         try:
-            caller = await authorize(request)
+            caller = await authorize(request, route)
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - the last resort: no client sees a traceback
             response = _shown(error, request, request_id)
         finally:
             busy.discard(request.protocol)
         took_s = time.perf_counter() - started
-        metrics.note(request.method, _route_of(request) or "none", response.status, took_s)
+        metrics.note(request.method, route or "none", response.status, took_s)
         _log_answer(log, request, response.status, request_id, took_s, caller)
         return response
 

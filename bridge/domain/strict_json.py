@@ -53,13 +53,13 @@ class JsonReader:
 
     def read_text(self, text: str) -> Json:
         """The value in a text."""
-        if not text.strip():
-            raise self._error("the body is empty")
         try:
             value = self._decoder.decode(text)
         except RecursionError:
             raise self._error(f"the JSON is nested deeper than {DEPTH_MAX} levels") from None
         except json.JSONDecodeError as error:
+            if not text.strip():
+                raise self._error("the body is empty") from None
             where = f"line {error.lineno}, column {error.colno}"
             raise self._error(f"the body is not JSON: {error.msg} ({where})") from None
         except ValueError:  # from `int`

@@ -7,12 +7,14 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any, Final
 
+import sqlalchemy as sa
+
 from bridge.domain.failure import FailureKind, LastError
 from bridge.domain.run import NO_OVERRIDES, CadenceOverrides, Progress, Run, RunError, RunStatus
 from bridge.store.column_types import Instant
 
 _FIELDS: Final = tuple(field.name for field in fields(Run))
-_FIXED: Final = {  # at registration
+_FIXED: Final = (  # at registration
     "id",
     "connection",
     "provider",
@@ -24,9 +26,12 @@ _FIXED: Final = {  # at registration
     "cadence",
     "deadline_is_fixed",
     "trace_context",
-}
+)
+_NEW: Final = (*_FIXED, "workflow_id", "status_since", "deadline_at", "next_poll_at")
+"""The columns in which new runs differ; the others have the defaults of `Run`."""
 _CHANGING: Final = tuple(name for name in _FIELDS if name not in _FIXED)
 _fields_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_FIELDS)
+_new_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_NEW)
 _changing_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_CHANGING)
 
 
@@ -77,6 +82,7 @@ _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 _PLACES: Final = tuple((_FIELDS.index(name), decode) for name, decode in _DECODERS.items())
 _PROVIDER_RUN_ID: Final = _FIELDS.index("provider_run_id")
+_NEW_ENCODERS: Final = tuple((name, encode) for name, encode in _ENCODERS.items() if name in _NEW)
 _CHANGING_ENCODERS: Final = tuple((name, encode) for name, encode in _ENCODERS.items() if name in _CHANGING)
 
 
@@ -90,11 +96,24 @@ def run_of(row: Any) -> Run:
     return Run(*values)
 
 
-def row_of(run: Run) -> dict[str, Any]:
-    """The row of a new run."""
-    row = dict(zip(_FIELDS, _fields_of(run), strict=True))
-    for name, encode in _ENCODERS.items():
+def defaults_of_new_run() -> dict[str, sa.ColumnElement[Any]]:
+    """The columns that every new run has alike, as literals: a bound value each would double the cost of the row."""
+    defaults = {field.name: field.default for field in fields(Run) if field.name not in _NEW}
+    return {name: _literal(value) for name, value in defaults.items() if value is not None}
+
+
+def _literal(value: Any) -> sa.ColumnElement[Any]:
+    if isinstance(value, bool):
+        return sa.true() if value else sa.false()
+    return sa.literal_column(f"'{value.value}'" if isinstance(value, RunStatus) else str(value))
+
+
+def new_row_of(run: Run, leased_by: str | None) -> dict[str, Any]:
+    """The row of a new run, without `defaults_of_new_run`."""
+    row = dict(zip(_NEW, _new_of(run), strict=True))
+    for name, encode in _NEW_ENCODERS:
         row[name] = encode(row[name])
+    row["leased_by"] = leased_by
     return row
 
 

@@ -24,7 +24,7 @@ from bridge.store.nodes import may_lease
 from bridge.store.postgres import dialect as postgresql
 from bridge.store.postgres.one_statement import Check
 from bridge.store.prepared_statements import execute_each, execute_many, fetch
-from bridge.store.run_rows import changed_row_of, row_of, run_of
+from bridge.store.run_rows import changed_row_of, defaults_of_new_run, new_row_of, run_of
 from bridge.store.tables import endpoints, nodes, run_metadata, run_tags, runs, transitions
 from bridge.store.transaction import Tx
 
@@ -67,7 +67,12 @@ class LeaseOffer:
         return self.sharers == 1 or crc32(run_id.encode()) % self.sharers == 0
 
 
-_INSERT_RUNS, _INSERT_TAGS, _INSERT_ENTRIES = sa.insert(runs), sa.insert(run_tags), sa.insert(run_metadata)
+_NEW_RUN = defaults_of_new_run()
+_INSERT_RUNS, _INSERT_TAGS, _INSERT_ENTRIES = (
+    sa.insert(runs).values(_NEW_RUN),
+    sa.insert(run_tags),
+    sa.insert(run_metadata),
+)
 
 
 def insert_runs(tx: Tx, new: Sequence[NewRun], offers: Mapping[str, LeaseOffer] = MappingProxyType({})) -> list[Run]:
@@ -94,13 +99,12 @@ def insert_runs(tx: Tx, new: Sequence[NewRun], offers: Mapping[str, LeaseOffer] 
 
 
 def _insert(tx: Tx, wanted: Sequence[Run], leased_by: Mapping[str, str]) -> list[Run]:
-    rows = [{**row_of(run), "leased_by": leased_by.get(run.id)} for run in wanted]
+    rows = [new_row_of(run, leased_by.get(run.id)) for run in wanted]
     if tx.statement is not None or not tx.is_postgresql:
         execute_many(tx, _INSERT_RUNS, rows)
         return list(wanted)
-    added = set(
-        tx.connection.execute(postgresql.insert(runs).on_conflict_do_nothing().returning(runs.c.id), rows).scalars()
-    )
+    insert = postgresql.insert(runs).values(_NEW_RUN).on_conflict_do_nothing().returning(runs.c.id)
+    added = set(tx.connection.execute(insert, rows).scalars())
     return [run for run in wanted if run.id in added]
 
 

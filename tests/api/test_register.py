@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.api.ports import LivePoll
+from bridge.api.response_models import BatchAnswer, RegisteredRun
 from bridge.domain.errors import ProviderFailed, ProviderRefused, Unsupported
 from bridge.domain.event import run_body
 from bridge.domain.failure import FailureKind, LastError
@@ -43,6 +44,7 @@ async def test_a_new_run_is_answered_with_201_and_every_field_of_an_event(api: A
     assert (reply.body["polls"], reply.body["last_polled_at"]) == (0, None)
     assert reply.body["next_poll_at"] == "2026-01-15T10:30:00.000Z"
     assert "webhook" not in reply.body
+    assert RegisteredRun.model_validate_json(reply.content).to_bytes() == reply.content
 
 
 async def test_a_second_registration_is_answered_with_200_and_changes_nothing(api: Api) -> None:
@@ -79,6 +81,9 @@ async def test_a_run_shows_its_failed_polls_since_the_last_that_could_be_read(sq
     assert (await sqlite_api.call("GET", f"/v1/runs/{run['id']}")).body["last_error"] == expected
     [listed] = (await sqlite_api.call("GET", "/v1/runs")).body["data"]
     assert listed["last_error"] == expected
+    again = await sqlite_api.call("POST", "/v1/runs", {"connection": run["connection"], "provider_run_id": "r-1"})
+    assert again.body["last_error"] == expected
+    assert RegisteredRun.model_validate_json(again.content).to_bytes() == again.content
 
 
 async def test_a_webhook_without_secret_gets_one_that_is_shown_once(api: Api) -> None:
@@ -205,6 +210,7 @@ async def test_a_batch_answers_each_item_in_order(api: Api) -> None:
     assert data[0]["run"]["id"] == data[3]["run"]["id"]
     assert data[1]["run"]["webhook"]["secret"].startswith("whsec_")
     assert data[2]["error"]["errors"][0]["field"] == "connection"
+    assert BatchAnswer.model_validate_json(reply.content).to_bytes() == reply.content
     assert api.bridge.asked == []
     tagged = await api.call("GET", "/v1/runs?tag=t")
     assert [run["id"] for run in tagged.body["data"]] == [data[6]["run"]["id"]]
