@@ -20,6 +20,7 @@ def new_secret() -> str:
     return _PREFIX + base64.b64encode(os.urandom(32)).decode()
 
 
+@functools.lru_cache(maxsize=1024)  # of the secrets that sign now; `_begun` keeps what is made of them, too
 def secret_key(secret: str) -> bytes:
     """The key bytes of a `whsec_…` secret.
 
