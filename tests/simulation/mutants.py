@@ -252,8 +252,9 @@ MUTANTS: Final = (
         "provider-pause-ignored",
         "a provider is asked before the pause is over that it asked for",
         "bridge/polling/connection_client.py",
-        "            case FailureKind.THROTTLED:\n                self.limiter.refuse(",
-        "            case FailureKind.THROTTLED:\n                self.limiter.answer(now, sent_at=sent_at)\n            case None:\n                self.limiter.refuse(",
+        "            case FailureKind.THROTTLED | FailureKind.SERVER_ERROR:\n                self.limiter.refuse(",
+        "            case FailureKind.THROTTLED | FailureKind.SERVER_ERROR:\n"
+        "                self.limiter.answer(now, sent_at=sent_at)\n            case None:\n                self.limiter.refuse(",
     ),
     Mutant(
         "feed-skips",
