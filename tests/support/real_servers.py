@@ -44,13 +44,13 @@ MASTER = """\
 from buildbot.plugins import schedulers, steps, util, worker
 commands = {{"good": ["true"], "bad": ["false"], "slow": ["sleep", "600"]}}
 c = BuildmasterConfig = {{
-    "workers": [worker.LocalWorker("w", max_builds=4)],
+    "workers": [worker.LocalWorker("w", max_builds=4), worker.Worker("away", "password")],
     "protocols": {{"null": {{}}}},
     "builders": [
         util.BuilderConfig(name=name, workernames=["w"], factory=util.BuildFactory([steps.ShellCommand(command=command)]))
         for name, command in commands.items()
-    ],
-    "schedulers": [schedulers.ForceScheduler(name="force-" + name, builderNames=[name]) for name in commands],
+    ] + [util.BuilderConfig(name="asks", workernames=["away"], factory=util.BuildFactory())],
+    "schedulers": [schedulers.ForceScheduler(name="force-" + name, builderNames=[name]) for name in (*commands, "asks")],
     "www": {{"port": "tcp:{port}:interface=127.0.0.1"}},
     "db": {{"db_url": "sqlite:///state.sqlite"}},
     "buildbotNetUsageData": None,
@@ -98,7 +98,19 @@ def bad():
 @job(executor_def=in_process_executor)
 def slow():
     sleep()
-defs = Definitions(jobs=[good, bad, slow])
+@job(executor_def=in_process_executor, tags={"held": "yes"})
+def asks():
+    succeed()
+defs = Definitions(jobs=[good, bad, slow, asks])
+"""
+DAGSTER_HOME = """\
+telemetry:
+  enabled: false
+concurrency:
+  runs:
+    tag_concurrency_limits:
+      - key: held
+        limit: 0
 """
 DAGS = """\
 import time
@@ -107,8 +119,8 @@ from airflow.sdk import DAG, task
 
 def raise_it():
     raise ValueError("no paper")
-for name, code in {"good": lambda: 1, "bad": raise_it, "slow": lambda: time.sleep(600)}.items():
-    with DAG(name, schedule=None) as globals()[name]:  # a task that a busy machine loses is tried again
+for name, code in {"good": lambda: 1, "bad": raise_it, "slow": lambda: time.sleep(600), "asks": lambda: 2}.items():
+    with DAG(name, schedule=None, is_paused_upon_creation=name == "asks") as globals()[name]:  # a task that a busy machine loses is tried again
         task(task_id="only", retries=0 if name == "bad" else 5, retry_delay=timedelta(seconds=1))(code)()
 """
 
@@ -184,7 +196,7 @@ async def flower(folder: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def buildbot(folder: Path) -> AsyncIterator[str]:
-    """Buildbot with the force schedulers force-good, force-bad and force-slow."""
+    """Buildbot with the force schedulers force-good, force-bad, force-slow, and force-asks, whose worker is away."""
     commands = environment("buildbot")
     port = free_port()
     subprocess.run([commands / "buildbot", "create-master", folder], check=True, capture_output=True)
@@ -221,11 +233,11 @@ async def prefect(folder: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def dagster(folder: Path) -> AsyncIterator[str]:
-    """Dagster with its daemon and the jobs good, bad and slow of the location jobs.py."""
+    """Dagster with its daemon and the jobs good, bad, slow, and asks, which stays in the queue, of the location jobs.py."""
     commands, port = environment("dagster"), free_port()
     (folder / "jobs.py").write_text(JOBS)
     (folder / "home").mkdir()
-    (folder / "home" / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    (folder / "home" / "dagster.yaml").write_text(DAGSTER_HOME)
     environ = {"DAGSTER_HOME": str(folder / "home"), "PATH": f"{commands}:{os.environ['PATH']}"}
     start = ("dev", "-f", "jobs.py", "-h", "127.0.0.1", "-p", str(port))
     async with process(folder, commands / "dagster", *start, environ=environ):
@@ -235,7 +247,7 @@ async def dagster(folder: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def airflow(folder: Path) -> AsyncIterator[str]:
-    """Airflow with the DAGs good, bad and slow. The user `admin` has the password `secret`."""
+    """Airflow with the DAGs good, bad, slow, and asks, which is paused. The user `admin` has the password `secret`."""
     commands, port = environment("airflow"), free_port()
     (folder / "dags").mkdir()
     (folder / "dags" / "dags.py").write_text(DAGS)
@@ -259,7 +271,7 @@ async def airflow(folder: Path) -> AsyncIterator[str]:
     async with process(folder, commands / "airflow", "standalone", environ=environ):
         await answers(f"{url}/api/v2/monitor/health")
         key = {"Authorization": f"Bearer {await airflow_token(url)}"}
-        await answers(f"{url}/api/v2/dags", key, when=lambda found: found["total_entries"] == 3)
+        await answers(f"{url}/api/v2/dags", key, when=lambda found: found["total_entries"] == 4)
         yield url
 
 
