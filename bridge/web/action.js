@@ -1,5 +1,5 @@
 /** What changes something: a button that says how it went, and a dialog before what cannot be undone. */
-import { createContext, html, useContext, useEffect, useRef, useState } from "./preact.js";
+import { createContext, h, html, useContext, useEffect, useMemo, useRef, useState } from "./preact.js";
 import { refetchAll } from "./live.js";
 import { go } from "./route.js";
 import { ErrorBox, useOfflineReason } from "./ui.js";
@@ -73,42 +73,82 @@ export function Dialog({ title, close, children }) {
 /** How the key `R` presses a button: it asks first, whatever the button does at a click. */
 export const ASK = "ask";
 
-/**
- * A button that does `run`. With `confirm` it asks first, in a dialog whose button has the same name.
- * With `leave`, the page at that address follows.
- * @param {{name: string, run: () => Promise<any>, done?: string | ((answer: any) => string), confirm?: any, scope?: "register" | "admin", kind?: string, isOff?: string, leave?: string}} props
- */
-export function Action({ name, run, done = "Done", confirm, scope = "admin", kind = "", isOff = "", leave = "" }) {
-  const [isOpen, setOpen] = useState(false);
+/** @typedef {{name: string, done?: string | ((answer: any) => string), confirm?: any, scope?: "register" | "admin", kind?: string, leave?: string}} Deed */
+
+/** Do it, say how it went, and show what became of it. @param {Deed} deed @param {() => Promise<any>} run */
+async function perform({ done = "Done", leave }, run) {
+  const answer = await run();
+  toast(typeof done === "function" ? done(answer) : done);
+  if (leave) go(leave);
+  else refetchAll();
+}
+
+/** Do it at a click; a click before that has ended does nothing. @param {Event} event @param {Deed} deed @param {() => Promise<any>} run */
+async function press({ currentTarget }, deed, run) {
+  const button = /** @type {HTMLElement} */ (currentTarget);
+  if (button.ariaBusy) return;
+  button.ariaBusy = "true";
+  try {
+    await perform(deed, run);
+  } catch (problem) {
+    toast("", problem);
+  }
+  button.ariaBusy = null;
+}
+
+/** @param {{deed: Deed, run: () => Promise<any>, close: () => void}} props */
+function Ask({ deed, run, close }) {
   const [isBusy, setBusy] = useState(false);
   const [error, setError] = useState(/** @type {any} */ (null));
-  const offline = useOfflineReason();
-  const reason = offline || isOff;
-  if (!useMay(scope)) return null;
+  const reason = useOfflineReason();
   const act = async () => {
     setBusy(true);
     setError(null);
     try {
-      const answer = await run();
-      setOpen(false);
-      toast(typeof done === "function" ? done(answer) : done);
-      if (leave) go(leave);
-      else refetchAll();
+      await perform(deed, run);
+      close();
     } catch (problem) {
-      if (isOpen) setError(problem);
-      else toast("", problem);
-    } finally {
+      setError(problem);
       setBusy(false);
     }
   };
-  const close = () => {
-    setOpen(false);
-    setError(null);
-  };
-  const ask = () => setOpen(true);
-  return html`<button type="button" class=${kind} disabled=${isBusy || Boolean(reason)} title=${reason} onClick=${confirm ? ask : act} ...${{ [`on${ASK}`]: ask }}>${name}</button>
-    ${isOpen && html`<${Dialog} title=${`${name}?`} close=${close}><div>${confirm ?? html`<p>This is done at once.</p>`}</div>
+  return html`<${Dialog} title=${`${deed.name}?`} close=${close}><div>${deed.confirm ?? html`<p>This is done at once.</p>`}</div>
       ${error && html`<${ErrorBox} error=${error} />`}
-      <p class="buttons"><button type="button" onClick=${close}>Back</button><button type="button" class="primary" disabled=${isBusy || Boolean(reason)} onClick=${act}>${name}</button></p>
-    </${Dialog}>`}`;
+      <p class="buttons"><button type="button" onClick=${close}>Back</button><button type="button" class="primary" disabled=${isBusy || Boolean(reason)} onClick=${act}>${deed.name}</button></p>
+    </${Dialog}>`;
+}
+
+/**
+ * A button that does `run`. With `confirm` it asks first, in a dialog whose button has the same name.
+ * With `leave`, the page at that address follows.
+ * @param {Deed & {run: () => Promise<any>, isOff?: string}} props
+ */
+export function Action({ run, isOff = "", ...deed }) {
+  const [isOpen, setOpen] = useState(false);
+  const reason = useOfflineReason() || isOff;
+  if (!useMay(deed.scope)) return null;
+  const ask = () => setOpen(true);
+  return html`<button type="button" class=${deed.kind} disabled=${Boolean(reason)} title=${reason} onClick=${deed.confirm ? ask : (/** @type {Event} */ event) => press(event, deed, run)} ...${{ [`on${ASK}`]: ask }}>${deed.name}</button>
+    ${isOpen && html`<${Ask} deed=${deed} run=${run} close=${() => setOpen(false)} />`}`;
+}
+
+/**
+ * The same button in each row of a list, with one state for all of them: `button` makes that of an id, or null if the
+ * session may not; `dialog` belongs beside the list.
+ * @param {Deed} deed
+ * @param {(id: string) => Promise<any>} run
+ * @returns {{button: ((id: string) => any) | null, dialog: any}}
+ */
+export function useRowAction(deed, run) {
+  const [asked, setAsked] = useState("");
+  const reason = useOfflineReason();
+  const may = useMay(deed.scope);
+  const button = useMemo(() => {
+    if (!may) return null;
+    const idOf = (/** @type {Event} */ event) => /** @type {HTMLButtonElement} */ (event.currentTarget).value;
+    const act = (/** @type {Event} */ event) => press(event, deed, () => run(idOf(event)));
+    const ask = (/** @type {Event} */ event) => setAsked(idOf(event));
+    return (/** @type {string} */ id) => h("button", { type: "button", class: "quiet", value: id, disabled: Boolean(reason), title: reason, onClick: act, [`on${ASK}`]: ask }, deed.name);
+  }, [may, reason]);
+  return { button, dialog: asked && html`<${Ask} deed=${deed} run=${() => run(asked)} close=${() => setAsked("")} />` };
 }

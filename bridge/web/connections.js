@@ -1,23 +1,25 @@
 import { html } from "./preact.js";
 import { post } from "./api.js";
 import { Action, useMay } from "./action.js";
-import { useList } from "./data.js";
+import { CadencePlot, secondsText } from "./charts.js";
+import { useData, useList } from "./data.js";
 import { to } from "./route.js";
-import { ListBody } from "./table.js";
-import { Heading, Id, State, Time, visible } from "./ui.js";
+import { ListBody, Table } from "./table.js";
+import { Facts, Heading, idOf, Loaded, stateOf, timeOf, visible } from "./ui.js";
 
+/** @type {import("./table.js").Column<import("./api.js").Schemas["ConnectionAnswer"]>[]} */
 const COLUMNS = [
-  { name: "Connection", cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => html`<${Id} value=${one.name} href=${to("connections", one.name)} />` },
-  { name: "Health", cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => html`<${State} is=${one.health} />` },
-  { name: "Reason", cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => html`<bdi class="cut">${visible(one.reason ?? one.last_error?.message ?? "–")}</bdi>` },
-  { name: "Since", cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => html`<${Time} at=${one.since} />` },
-  { name: "Provider", cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => one.provider },
-  { name: "Watched", isNumber: true, cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => String(one.state.runs_in_hand ?? "–") },
-  { name: "Requests a second", cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => `${one.state.requests_per_second ?? "–"}${one.state.limit_is_learned ? ", learned" : ""}` },
-  { name: "Price", isNumber: true, cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => `${Math.round(Number(one.state.shadow_price_s ?? 0) * 100) / 100} s` },
-  { name: "In flight", isNumber: true, cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => `${one.state.in_flight ?? "–"} of ${one.state.max_in_flight ?? "–"}` },
+  { name: "Connection", size: "minmax(7rem, 1.5fr)", cell: (one) => idOf(one.name, to("connections", one.name)) },
+  { name: "Health", size: "6.5rem", cell: (one) => stateOf(one.health) },
+  { name: "Reason", size: "minmax(6rem, 2fr)", cell: (one) => visible(one.reason ?? one.last_error?.message ?? "–") },
+  { name: "Since", kind: "time", size: "6rem", cell: (one) => timeOf(one.since) },
+  { name: "Provider", cell: (one) => one.provider },
+  { name: "Watched", size: "5rem", kind: "number", cell: (one) => String(one.state.runs_in_hand ?? "–") },
+  { name: "Requests a second", size: "9rem", cell: (one) => `${one.state.requests_per_second ?? "–"}${one.state.limit_is_learned ? ", learned" : ""}` },
+  { name: "Price", size: "4.5rem", kind: "number", cell: (one) => `${Math.round(Number(one.state.shadow_price_s ?? 0) * 100) / 100} s` },
+  { name: "In flight", size: "5.5rem", kind: "number", cell: (one) => `${one.state.in_flight ?? "–"} of ${one.state.max_in_flight ?? "–"}` },
 ];
-const CHECK = { name: "Action", cell: (/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => html`<${CheckButton} name=${one.name} kind="quiet" />` };
+const CHECK = { name: "Action", size: "4.5rem", cell: (/** @type {any} */ one) => html`<${CheckButton} name=${one.name} kind="quiet" />` };
 const WITH_CHECK = COLUMNS.toSpliced(2, 0, CHECK);
 
 /** One real call with the connection's key. @param {{name: string, kind?: string}} props */
@@ -34,6 +36,68 @@ export function CheckButton({ name, kind = "" }) {
 export default function Connections({ route }) {
   const list = useList("/v1/connections", "name");
   return html`<${Heading} title="Connections" />
-    <${ListBody} list=${list} route=${route} caption="Connections" columns=${useMay() ? WITH_CHECK : COLUMNS} keyOf=${(/** @type {import("./api.js").Schemas["ConnectionAnswer"]} */ one) => one.name}
+    <${ListBody} list=${list} route=${route} caption="Connections" columns=${useMay() ? WITH_CHECK : COLUMNS} keyOf=${(/** @type {any} */ one) => one.name}
       empty=${html`<p>No connection is configured. Add one to the configuration file and reload it:</p><pre tabindex="0">[connections.my-dify]${"\n"}provider = "dify"${"\n"}api_key_env = "DIFY_TOKEN"</pre>`} />`;
+}
+
+/** @param {{distribution: any, name: string}} props */
+function Cadence({ distribution: learned, name }) {
+  const workflow = learned.workflow_id ?? "";
+  const polls = learned.planned_polls_s;
+  let share = 1;
+  const cells = learned.cells.map((/** @type {any} */ cell, /** @type {number} */ id) => ({ id, ...cell, left: (share = Math.max(0, share - Number(cell.share))) }));
+  return html`<section><h2>Cadence of <bdi>${visible(workflow || "runs without a workflow")}</bdi></h2>
+    <p>The line is the share of runs that still go on at an age; the ticks beneath are the planned polls. The shaded steps show how long an end may wait for the next poll.</p>
+    <${CadencePlot} distribution=${learned} />
+    <${Facts} rows=${[
+      ["Runs remembered", String(learned.runs_remembered)], ["Median", secondsText(learned.median_s)], ["p90", secondsText(learned.p90_s)], ["p99", secondsText(learned.p99_s)],
+      ["Polls of a run, expected", String(learned.expected_polls)], ["Delay, expected", secondsText(learned.expected_delay_s)], ["Price of a request", secondsText(learned.price_s)],
+      ["Runs", html`<a href=${to("runs", null, { connection: name, workflow_id: workflow })}>show</a>`],
+    ]} />
+    <details><summary>As a table</summary><div class="two">
+    <${Table} caption="Durations" rows=${cells} columns=${[
+      { name: "Longer than", cell: (/** @type {any} */ cell) => secondsText(cell.from_s) }, { name: "At most", cell: (/** @type {any} */ cell) => secondsText(cell.to_s) },
+      { name: "Share of runs", kind: "number", cell: (/** @type {any} */ cell) => `${(Number(cell.share) * 100).toFixed(1)} %` },
+      { name: "Go on", kind: "number", cell: (/** @type {any} */ cell) => `${(cell.left * 100).toFixed(1)} %` },
+    ]} />
+    <${Table} caption="Planned polls" rows=${polls.slice(0, 200).map((/** @type {any} */ at, /** @type {number} */ id) => ({ id, at, gap: Number(at) - Number(id ? polls[id - 1] : 0) }))} columns=${[
+      { name: "Poll", kind: "number", cell: (/** @type {any} */ row) => String(row.id + 1) }, { name: "At age", cell: (/** @type {any} */ row) => secondsText(row.at) }, { name: "After", cell: (/** @type {any} */ row) => secondsText(row.gap) },
+    ]} /></div></details></section>`;
+}
+
+/** @param {{route: import("./route.js").Route}} props */
+export function ConnectionPage({ route }) {
+  const name = /** @type {string} */ (route.id);
+  const path = `/v1/connections/${encodeURIComponent(name)}`;
+  const plain = useData(path);
+  const learned = plain.data?.state.learned ?? [];
+  const workflow = route.query.workflow ?? (learned.length ? learned[0].workflow_id ?? "" : null);
+  const plotted = useData(workflow === null ? null : `${path}?${new URLSearchParams({ workflow })}`);
+  return html`<${Heading} title=${name} isId>${plain.data && html`<${CheckButton} name=${name} />`}</${Heading}>
+    <${Loaded} fetched=${plain}>${(/** @type {import("./api.js").Schemas["ConnectionInFull"]} */ one) => html`
+      <${Facts} rows=${[
+        ["Health", stateOf(one.health)],
+        ["Reason", one.reason && html`<bdi>${visible(one.reason)}</bdi>`],
+        ["Since", one.since && timeOf(one.since, true)],
+        ["Last error", one.last_error && html`${one.last_error.kind}: ${visible(one.last_error.message)} (${String(one.last_error.count)} times, the last ${timeOf(one.last_error.at)})`],
+        ["Key", one.last_check && html`${one.last_check.ok ? "✓" : "✗"} ${visible(one.last_check.detail)} (${timeOf(one.last_check.at)})`],
+        ["Provider", one.provider], ["Address", idOf(one.base_url)],
+        ["Runs", html`<a href=${to("runs", null, { connection: name, state: "open" })}>${String(one.state.runs_in_hand)} watched by this node</a>`],
+        ["Requests a second", `${one.state.requests_per_second}, ${one.state.limit_is_learned ? "learned" : "configured"}`],
+        ["Why this limit", one.state.limit_reason && visible(String(one.state.limit_reason))],
+        ["In flight", `${one.state.in_flight} of at most ${one.state.max_in_flight}`],
+        ["Paused for", Number(one.state.paused_for_s) ? secondsText(one.state.paused_for_s) : ""],
+        ["Delay worth one request", secondsText(one.state.shadow_price_s)],
+        ["Over capacity", Number(one.state.over_capacity_by) > 1 ? `${one.state.over_capacity_by} times what the limit allows` : "no"],
+        ["Nodes that share the limit", String(one.state.limits_shared_by_nodes)],
+        ["Cadence", [one.cadence.target_delay ? `target delay ${one.cadence.target_delay}` : `price ${one.cadence.price}`, `every ${one.cadence.min_interval} to ${one.cadence.max_interval}`, `deadline ${one.cadence.deadline}`].join(", ")],
+      ]} />
+      <section><h2>Workflows</h2>${learned.length === 0 ? html`<p>Nothing is learned yet: durations are learned from runs that end.</p>` : html`<${Table} caption="What was learned, by workflow" rows=${learned} keyOf=${(/** @type {any} */ row) => row.workflow_id ?? ""} columns=${[
+        { name: "Workflow", cell: (/** @type {any} */ row) => html`<a href=${`${to("connections", name)}?${new URLSearchParams({ workflow: row.workflow_id ?? "" })}`}><bdi>${visible(row.workflow_id ?? "without one")}</bdi></a>` },
+        { name: "Median", kind: "number", cell: (/** @type {any} */ row) => secondsText(row.median_s) },
+        { name: "p90", kind: "number", cell: (/** @type {any} */ row) => secondsText(row.p90_s) },
+        { name: "Polls a run", kind: "number", cell: (/** @type {any} */ row) => String(row.polls_per_run ?? "–") },
+        { name: "Delay", kind: "number", cell: (/** @type {any} */ row) => (row.mean_delay_s === null ? "–" : secondsText(row.mean_delay_s)) },
+      ]} />`}</section>`}</${Loaded}>
+    ${workflow !== null && html`<${Loaded} fetched=${plotted}>${(/** @type {import("./api.js").Schemas["ConnectionInFull"]} */ one) => one.distribution && html`<${Cadence} distribution=${one.distribution} name=${name} />`}</${Loaded}>`}`;
 }

@@ -4,12 +4,11 @@ import { Action, announce, useMay } from "./action.js";
 import { Bars } from "./charts.js";
 import { useData } from "./data.js";
 import { deliveryColumns } from "./deliveries.js";
-import { EndpointForm } from "./endpoint_form.js";
-import { fixedReason, percent, SecretDialog } from "./endpoints.js";
-import { ReplayButton, ReplayDialog } from "./replay_dialog.js";
+import { EndpointForm, fixedReason, percent, SecretDialog } from "./endpoints.js";
+import { ReplayButton, ReplayDialog } from "./replays.js";
 import { to } from "./route.js";
 import { Table } from "./table.js";
-import { ErrorBox, Facts, Heading, Id, Json, Loaded, State, Time, useOfflineReason, visible } from "./ui.js";
+import { ErrorBox, Facts, Heading, idOf, Json, Loaded, stateOf, timeOf, useOfflineReason, visible } from "./ui.js";
 
 /** @param {{stats: any}} props */
 function Stats({ stats }) {
@@ -17,12 +16,12 @@ function Stats({ stats }) {
   const ms = (/** @type {any} */ value) => (value === null ? "–" : `${value} ms`);
   return html`<${Table} caption="Attempts" rows=${rows} columns=${[
     { name: "Attempts of", cell: (/** @type {any} */ row) => row.name },
-    { name: "Accepted", isNumber: true, cell: (/** @type {any} */ row) => String(row.delivered) },
-    { name: "Failed", isNumber: true, cell: (/** @type {any} */ row) => String(row.failed) },
-    { name: "Rate", isNumber: true, cell: (/** @type {any} */ row) => percent(row.success_rate) },
-    { name: "Median", isNumber: true, cell: (/** @type {any} */ row) => ms(row.p50_ms) },
-    { name: "95 %", isNumber: true, cell: (/** @type {any} */ row) => ms(row.p95_ms) },
-  ]} />${stats.sampled_since && html`<p>Only attempts since <${Time} at=${stats.sampled_since} /> are counted.</p>`}`;
+    { name: "Accepted", kind: "number", cell: (/** @type {any} */ row) => String(row.delivered) },
+    { name: "Failed", kind: "number", cell: (/** @type {any} */ row) => String(row.failed) },
+    { name: "Rate", kind: "number", cell: (/** @type {any} */ row) => percent(row.success_rate) },
+    { name: "Median", kind: "number", cell: (/** @type {any} */ row) => ms(row.p50_ms) },
+    { name: "95 %", kind: "number", cell: (/** @type {any} */ row) => ms(row.p95_ms) },
+  ]} />${stats.sampled_since && html`<p>Only attempts since ${timeOf(stats.sampled_since)} are counted.</p>`}`;
 }
 
 /** The latest attempts by outcome, as tall as they took; the table of deliveries has the same. @param {{deliveries: any[]}} props */
@@ -58,7 +57,7 @@ function FilterTester({ filter }) {
         { name: "Event", cell: (/** @type {any} */ row) => html`<a class="id" href=${to("events", row.event_id)}>${row.event_id}</a>` },
         { name: "Type", cell: (/** @type {any} */ row) => row.type },
         { name: "Matches", cell: (/** @type {any} */ row) => (row.error ? visible(row.error) : row.matches ? "yes" : "no") },
-        { name: "When", cell: (/** @type {any} */ row) => html`<${Time} at=${row.created_at} />` },
+        { name: "When", cell: (/** @type {any} */ row) => timeOf(row.created_at) },
       ]} />`}`}`;
 }
 
@@ -92,8 +91,8 @@ export default function EndpointPage({ route }) {
     <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["EndpointAnswer"]} */ one) => html`
       ${!one.enabled && html`<p class="verdict bad"><span aria-hidden="true">!</span><span>Disabled${one.disabled_reason ? `: ${visible(one.disabled_reason)}` : ""}</span></p>`}
       <${Facts} rows=${[
-        ["State", html`<${State} is=${one.enabled ? "enabled" : "disabled"} />`],
-        ["Address", html`<${Id} value=${visible(one.url)} />`],
+        ["State", stateOf(one.enabled ? "enabled" : "disabled")],
+        ["Address", idOf(visible(one.url))],
         ["Description", one.description && html`<bdi>${visible(one.description)}</bdi>`],
         ["Events", one.events?.join(", ") ?? "all but run.progressed"],
         ["Filter", one.filter && html`<code>${one.filter}</code>`],
@@ -103,13 +102,13 @@ export default function EndpointPage({ route }) {
         ["Order", one.ordered ? "one event of a run after the other" : "as fast as it goes"],
         ["Payload", `${one.payload}, ${one.format}, signed ${[one.signature].flat().join(" and ")}`],
         ["At most", one.rate_limit && String(one.rate_limit)],
-        ["Public keys", one.public_keys.length ? one.public_keys.map((/** @type {string} */ key) => html`<${Id} key=${key} value=${key} />`) : ""],
+        ["Public keys", one.public_keys.length ? one.public_keys.map((/** @type {string} */ key) => idOf(key)) : ""],
         ["Headers", Object.keys(one.headers).join(", ")],
-        ["Old secret signs until", one.old_secret_until && html`<${Time} at=${one.old_secret_until} exact />`],
-        ["Failing since", one.failing_since && html`<${Time} at=${one.failing_since} exact />`],
-        ["Paused until", one.paused_until && html`<${Time} at=${one.paused_until} exact />`],
-        ["Pending", html`${String(one.stats.pending)}${one.stats.oldest_due_at && html`, the longest due since <${Time} at=${one.stats.oldest_due_at} />`}`],
-        ["Last answer", one.stats.last_answer && html`${one.stats.last_answer.status ?? ""} ${one.stats.last_answer.outcome}, <${Time} at=${one.stats.last_answer.at} />${one.stats.last_answer.detail && html`: ${visible(one.stats.last_answer.detail)}`}`],
+        ["Old secret signs until", one.old_secret_until && timeOf(one.old_secret_until, true)],
+        ["Failing since", one.failing_since && timeOf(one.failing_since, true)],
+        ["Paused until", one.paused_until && timeOf(one.paused_until, true)],
+        ["Pending", html`${String(one.stats.pending)}${one.stats.oldest_due_at && html`, the longest due since ${timeOf(one.stats.oldest_due_at)}`}`],
+        ["Last answer", one.stats.last_answer && html`${one.stats.last_answer.status ?? ""} ${one.stats.last_answer.outcome}, ${timeOf(one.stats.last_answer.at)}${one.stats.last_answer.detail && html`: ${visible(one.stats.last_answer.detail)}`}`],
       ]} />
       <section><h2>Attempts</h2><${AttemptBars} deliveries=${deliveries.data?.data ?? []} /><${Stats} stats=${one.stats} /></section>
       <section><h2>Last deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Last deliveries" columns=${deliveryColumns} rows=${data} /><p><a href=${to("deliveries", null, { endpoint: id })}>Show all</a></p>` : html`<p>None yet.</p>`)}</${Loaded}></section>

@@ -1,30 +1,30 @@
-import { html, useMemo } from "./preact.js";
+import { h, html, useMemo } from "./preact.js";
 import { withQuery } from "./api.js";
 import { useData, useList } from "./data.js";
 import { deliveryColumns } from "./deliveries.js";
-import { ReplayButton, ReplayEvent } from "./replay_dialog.js";
+import { ReplayButton, ReplayEvent } from "./replays.js";
 import { to, withFilters } from "./route.js";
 import { Filters, ListBody, Table } from "./table.js";
-import { Facts, Heading, Id, Json, Loaded, State, Time } from "./ui.js";
+import { Facts, Heading, idOf, Json, Loaded, stateOf, timeOf } from "./ui.js";
 
 export const TYPES = ["run.started", "run.progressed", "run.waiting", "run.resumed", "run.overdue", "run.finished",
   "connection.failing", "connection.recovered", "endpoint.disabled", "bridge.ping"];
 
 /** What an event is about. @param {any} event */
-function About({ event }) {
-  const { run, connection, endpoint } = event.data;
-  if (run) return html`<a class="id cut" href=${to("runs", run.id)}>${run.id}</a>`;
-  if (connection) return html`<a href=${to("connections", connection.name)}>${connection.name}</a>`;
-  return endpoint ? html`<a href=${to("endpoints", endpoint.id)}>${endpoint.id}</a>` : "–";
+function aboutOf({ data: { run, connection, endpoint } }) {
+  if (run) return h("a", { class: "id cut", href: to("runs", run.id) }, run.id);
+  if (connection) return h("a", { href: to("connections", connection.name) }, connection.name);
+  return endpoint ? h("a", { href: to("endpoints", endpoint.id) }, endpoint.id) : "–";
 }
 
+/** @type {import("./table.js").Column<import("./api.js").Schemas["EventAnswer"]>[]} */
 export const eventColumns = [
-  { name: "Event", cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`<${Id} value=${event.id} href=${to("events", event.id)} />` },
-  { name: "Type", cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => event.type },
-  { name: "About", cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`<${About} event=${event} />` },
-  { name: "Status", cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => (event.data.run ? html`<${State} is=${event.data.run.status} />` : "–") },
-  { name: "Number", isNumber: true, cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => String(event.data.sequence ?? "–") },
-  { name: "When", sort: /** @type {const} */ ("descending"), cell: (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`<${Time} at=${event.timestamp} />` },
+  { name: "Event", size: "17.4rem", cell: (event) => idOf(event.id, to("events", event.id)) },
+  { name: "Type", size: "minmax(6rem, 1fr)", cell: (event) => event.type },
+  { name: "About", size: "minmax(6rem, 1fr)", cell: aboutOf },
+  { name: "Status", size: "7.6rem", cell: (event) => (event.data.run ? stateOf(event.data.run.status) : "–") },
+  { name: "Number", size: "4.5rem", kind: "number", cell: (event) => String(event.data.sequence ?? "–") },
+  { name: "When", kind: "time", size: "6rem", sort: "descending", cell: (event) => timeOf(event.timestamp) },
 ];
 
 /** The body of an event, beside the feed. @param {{id: string, rows: any[] | null, close: string}} props */
@@ -39,7 +39,7 @@ function Beside({ id, rows, close }) {
 /** @param {{route: import("./route.js").Route}} props */
 export default function Events({ route }) {
   const { follow, show, ...query } = route.query;
-  const columns = useMemo(() => eventColumns.toSpliced(2, 0, { name: "Body", cell: (event) => html`<a class="button quiet" aria-label=${`Show the body of ${event.id}`} href=${to("events", null, { ...route.query, show: event.id })}>Show</a>` }), [route]);
+  const columns = useMemo(() => eventColumns.toSpliced(2, 0, { name: "Body", size: "4rem", cell: (event) => h("a", { class: "button quiet", "aria-label": `Show the body of ${event.id}`, href: to("events", null, { ...route.query, show: event.id }) }, "Show") }), [route]);
   const list = useList(withQuery("/v1/events", { ...query, order: "newest" }), "id", Boolean(follow));
   return html`<${Heading} title="Events"><a class="button" href=${withFilters(route, { follow: follow ? "" : "1" })}>${follow ? "Do not follow" : "Follow"}</a><${ReplayButton} types=${route.query.type} /></${Heading}>
     <${Filters} route=${route} fields=${[{ name: "type", label: "Type", options: TYPES }, { name: "run_id", label: "Run id" }]} />
@@ -57,8 +57,8 @@ export function EventPage({ route }) {
   return html`<${Heading} title=${id} isId>${fetched.data && html`<${ReplayEvent} id=${id} />`}</${Heading}>
     <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`
       <${Facts} rows=${[
-        ["Type", event.type], ["When", html`<${Time} at=${event.timestamp} exact />`],
-        ["About", html`<${About} event=${event} />`],
+        ["Type", event.type], ["When", timeOf(event.timestamp, true)],
+        ["About", aboutOf(event)],
       ]} />
       <section><h2>Deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Deliveries of this event" columns=${deliveryColumns} rows=${data} />` : html`<p>No endpoint wanted it.</p>`)}</${Loaded}></section>
       <section><h2>Body</h2><${Json} value=${event} name="body" /></section>`}</${Loaded}>`;

@@ -4,7 +4,7 @@ import { Action, useMay } from "./action.js";
 import { useData } from "./data.js";
 import { to } from "./route.js";
 import { Table } from "./table.js";
-import { Facts, Heading, Id, Loaded, State, Time, visible } from "./ui.js";
+import { Facts, Heading, idOf, Loaded, stateOf, timeOf, visible } from "./ui.js";
 
 /** What each result of a check is shown as. @type {Record<string, string>} */
 const RESULTS = { ok: "ok", remark: "attention", wrong: "failing" };
@@ -12,11 +12,11 @@ const RESULTS = { ok: "ok", remark: "attention", wrong: "failing" };
 function Sessions() {
   const sessions = useData("/v1/sessions");
   return html`<section><h2>Open sessions</h2><${Loaded} fetched=${sessions}>${(/** @type {any} */ { data }) => html`<${Table} caption="Sessions of the dashboard" rows=${data} columns=${[
-      { name: "Session", cell: (/** @type {any} */ one) => html`<${Id} value=${one.id} />` },
+      { name: "Session", cell: (/** @type {any} */ one) => idOf(one.id) },
       { name: "Token", cell: (/** @type {any} */ one) => one.token },
-      { name: "Signed in", cell: (/** @type {any} */ one) => html`<${Time} at=${one.created_at} />` },
-      { name: "Last used", cell: (/** @type {any} */ one) => html`<${Time} at=${one.last_used_at} />` },
-      { name: "Ends", cell: (/** @type {any} */ one) => html`<${Time} at=${one.expires_at} />` },
+      { name: "Signed in", cell: (/** @type {any} */ one) => timeOf(one.created_at) },
+      { name: "Last used", cell: (/** @type {any} */ one) => timeOf(one.last_used_at) },
+      { name: "Ends", cell: (/** @type {any} */ one) => timeOf(one.expires_at) },
       { name: "Action", cell: (/** @type {any} */ one) => html`<${Action} name="End" kind="quiet" done="The session is over" run=${() => call("DELETE", `/v1/sessions/${encodeURIComponent(one.id)}`)} confirm=${html`<p>The browser that opened it has to sign in again.</p>`} />` },
     ]} />`}</${Loaded}></section>`;
 }
@@ -30,9 +30,9 @@ export function NodePage({ route }) {
       const node = data.find((/** @type {any} */ one) => one.id === id);
       if (!node) return html`<div class="empty"><p>There is no such node, or it ended long ago.</p><a class="button" href=${to("nodes")}>All nodes</a></div>`;
       return html`<${Facts} rows=${[
-        ["State", html`<${State} is=${node.alive ? "alive" : "dead"} />`], ["Host", node.host], ["Process", String(node.pid)], ["Version", node.version],
+        ["State", stateOf(node.alive ? "alive" : "dead")], ["Host", node.host], ["Process", String(node.pid)], ["Version", node.version],
         ["Runs leased", String(node.runs)], ["Deliveries leased", String(node.deliveries)],
-        ["Started", html`<${Time} at=${node.started_at} exact />`], ["Lease until", node.lease_expires_at && html`<${Time} at=${node.lease_expires_at} exact />`],
+        ["Started", timeOf(node.started_at, true)], ["Lease until", node.lease_expires_at && timeOf(node.lease_expires_at, true)],
       ]} />`;
     }}</${Loaded}>`;
 }
@@ -44,19 +44,19 @@ export default function Nodes() {
   const may = useMay();
   return html`<${Heading} title="Nodes" />
     <${Loaded} fetched=${nodes}>${(/** @type {any} */ { data }) => html`<${Table} caption="Daemons that share the database" rows=${data} columns=${[
-      { name: "Node", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => html`<${Id} value=${node.id} href=${to("nodes", node.id)} />` },
-      { name: "State", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => html`<${State} is=${node.alive ? "alive" : "dead"} />` },
+      { name: "Node", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => idOf(node.id, to("nodes", node.id)) },
+      { name: "State", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => stateOf(node.alive ? "alive" : "dead") },
       { name: "Host", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => `${node.host}, process ${node.pid}` },
       { name: "Version", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => node.version },
-      { name: "Runs", isNumber: true, cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => String(node.runs) },
-      { name: "Deliveries", isNumber: true, cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => String(node.deliveries) },
-      { name: "Started", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => html`<${Time} at=${node.started_at} />` },
-      { name: "Lease until", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => html`<${Time} at=${node.lease_expires_at} />` },
+      { name: "Runs", kind: "number", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => String(node.runs) },
+      { name: "Deliveries", kind: "number", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => String(node.deliveries) },
+      { name: "Started", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => timeOf(node.started_at) },
+      { name: "Lease until", cell: (/** @type {import("./api.js").Schemas["NodeAnswer"]} */ node) => timeOf(node.lease_expires_at) },
     ]} />`}</${Loaded}>
     ${may && html`<${Sessions} />`}
     <section><h2>What the doctor finds</h2><${Loaded} fetched=${findings}>${(/** @type {any} */ { data }) => html`<${Table} caption="Checks" rows=${data} keyOf=${(/** @type {any} */ row) => row.check} columns=${[
       { name: "Check", cell: (/** @type {any} */ row) => visible(row.check) },
-      { name: "Result", cell: (/** @type {any} */ row) => html`<${State} is=${RESULTS[row.result] ?? row.result} />` },
+      { name: "Result", cell: (/** @type {any} */ row) => stateOf(RESULTS[row.result] ?? row.result) },
       { name: "Detail", cell: (/** @type {any} */ row) => html`<bdi>${visible(row.detail)}</bdi>` },
     ]} />`}</${Loaded}></section>
     <section><h2>Settings in effect</h2><${Loaded} fetched=${settings}>${(/** @type {any} */ { data }) => html`<${Table} caption="Settings, secrets masked" rows=${data} keyOf=${(/** @type {any} */ row) => row.key} columns=${[

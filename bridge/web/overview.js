@@ -2,7 +2,7 @@ import { html } from "./preact.js";
 import { useData } from "./data.js";
 import { Bars } from "./charts.js";
 import { to } from "./route.js";
-import { clockText, Facts, Heading, Loaded, State, Time, visible } from "./ui.js";
+import { clockText, Facts, Heading, Loaded, stateOf, timeOf, visible } from "./ui.js";
 import { Table } from "./table.js";
 import { eventColumns } from "./events.js";
 
@@ -12,7 +12,7 @@ const STATES = ["pending", "delivered", "exhausted", "discarded"];
 /** @param {{page: string, filter: string, names: string[], counts: Record<string, number>}} props */
 function Counts({ page, filter, names, counts }) {
   return html`<ul class="counts">${names.map((name) => html`<li key=${name} class=${counts[name] ? "" : "zero"}>
-    <a href=${to(page, null, { [filter]: name })}><strong>${countText(counts[name])}</strong><${State} is=${name} /></a></li>`)}</ul>`;
+    <a href=${to(page, null, { [filter]: name })}><strong>${countText(counts[name])}</strong>${stateOf(name)}</a></li>`)}</ul>`;
 }
 
 const numbers = new Intl.NumberFormat();
@@ -36,7 +36,7 @@ function LastHour({ minutes }) {
     <details><summary>As a table</summary>
       <${Table} caption="Runs settled and delivery attempts per minute" keyOf=${(/** @type {any} */ row) => row.at} rows=${minutes.filter((minute) => minute.settled || minute.delivered || minute.failed)} columns=${[
         { name: "Minute", cell: (/** @type {any} */ row) => html`<time datetime=${row.at}>${clockText(new Date(row.at), "short")}</time>` },
-        ...["settled", "delivered", "failed"].map((key) => ({ name: key, isNumber: true, cell: (/** @type {any} */ row) => String(row[key]) })),
+        ...["settled", "delivered", "failed"].map((key) => ({ name: key, kind: "number", cell: (/** @type {any} */ row) => String(row[key]) })),
       ]} /></details></section>`;
 }
 
@@ -47,13 +47,13 @@ export default function Overview() {
     <${Loaded} fetched=${summary}>${(/** @type {import("./api.js").Schemas["SummaryAnswer"]} */ data) => html`
       <p class=${`verdict ${data.status === "ok" ? "good" : "bad"}`}><span aria-hidden="true">${data.status === "ok" ? "✓" : "!"}</span><span>${visible(data.sentence)}</span></p>
       ${data.attention.length > 0 && html`<section><h2>Needs attention</h2><ul class="attention">${data.attention.map((/** @type {any} */ one) => html`<li key=${one.kind + one.id}>
-        <${State} is=${one.severity} /> <a href=${to(one.kind === "connection" ? "connections" : "endpoints", one.id)}>${one.id}</a>
-        <span>${visible(one.sentence)}</span>${one.since && html` <small>since <${Time} at=${one.since} /></small>`}</li>`)}</ul></section>`}
+        ${stateOf(one.severity)} <a href=${to(one.kind === "connection" ? "connections" : "endpoints", one.id)}>${one.id}</a>
+        <span>${visible(one.sentence)}</span>${one.since && html` <small>since ${timeOf(one.since)}</small>`}</li>`)}</ul></section>`}
       <section><h2>Runs</h2><${Counts} page="runs" filter="status" names=${STATUSES} counts=${data.runs.by_status} /></section>
       <section><h2>Deliveries</h2><${Counts} page="deliveries" filter="state" names=${STATES} counts=${data.deliveries.by_state} />
-        ${data.deliveries.oldest_due_at && html`<p>The longest waiting is due since <${Time} at=${data.deliveries.oldest_due_at} />.</p>`}</section>
+        ${data.deliveries.oldest_due_at && html`<p>The longest waiting is due since ${timeOf(data.deliveries.oldest_due_at)}.</p>`}</section>
       <${LastHour} minutes=${data.minutes} />
-      <section><h2>Daemon</h2><${Facts} rows=${[["Version", data.version], ["Database", sizeText(data.database_bytes)], ["Counted", html`<${Time} at=${data.counted_at} />`]]} /></section>`}</${Loaded}>
+      <section><h2>Daemon</h2><${Facts} rows=${[["Version", data.version], ["Database", sizeText(data.database_bytes)], ["Counted", timeOf(data.counted_at)]]} /></section>`}</${Loaded}>
     <section><h2>Last events</h2>
       <${Loaded} fetched=${events}>${(/** @type {any} */ { data }) => (data.length
         ? html`<${Table} caption="The last ten events" columns=${eventColumns} rows=${data} />`

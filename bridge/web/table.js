@@ -1,10 +1,14 @@
 /** Lists: a table with its filters in the address, pages by cursor, and rows that do not jump. */
-import { html, useEffect, useMemo, useRef, useState } from "./preact.js";
+import { h, html, useMemo, useRef, useState } from "./preact.js";
 import { useMay } from "./action.js";
 import { go, withFilters } from "./route.js";
 import { ErrorBox, isSaidElsewhere, Loading } from "./ui.js";
 
-/** @typedef {{name: string, cell: (row: any) => any, isNumber?: boolean, sort?: "ascending" | "descending"}} Column */
+/**
+ * A column; `size` is its width in a long list, as a track of a grid, `kind` the class of its cells.
+ * @template Row
+ * @typedef {{name: string, cell: (row: Row) => any, kind?: string, sort?: "ascending" | "descending", size?: string}} Column
+ */
 /** @typedef {{ids: Set<string>, choose: (ids: string[], isOn: boolean) => void}} Selection */
 
 /** The page before each page that was reached by "Older". @type {Map<string, string>} */
@@ -22,26 +26,14 @@ export function useSelection(path) {
   return { ids, choose };
 }
 
-const ROWS_AT_FIRST = 50; // the others follow, so many with each frame, so that a long list is seen and used at once
-
-/** A row; drawn again only if something in it changed. @param {{row: any, id: string, columns: Column[], isChosen: boolean, choose: ((event: MouseEvent) => void) | null}} props */
-function Row({ row, id, columns, isChosen, choose }) {
-  return useMemo(() => {
-    const cells = columns.map(({ name, cell, isNumber }) => html`<td key=${name} data-name=${name} class=${isNumber && "number"}>${cell(row)}</td>`);
-    if (choose) cells.splice(1, 0, html`<td key="Select" data-name="Select"><input type="checkbox" aria-label=${`Select ${id}`} value=${id} checked=${isChosen} onClick=${choose} /></td>`);
-    return html`<tr>${cells}</tr>`;
-  }, [row, id, columns, isChosen, choose]);
-}
-
 /**
- * @param {{caption: string, columns: Column[], rows: any[], keyOf?: (row: any) => string, isBusy?: boolean, selection?: Selection | null}} props
+ * A table. `isList`: one with many rows, whose columns have the same `size` in each; rows out of view are neither styled
+ * nor laid out. A row is made again only if something in it changed.
+ * @param {{caption: string, columns: Column<any>[], rows: any[], keyOf?: (row: any) => string, isBusy?: boolean, isList?: boolean, selection?: Selection | null}} props
  */
-export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy = false, selection = null }) {
-  const [count, setCount] = useState(ROWS_AT_FIRST);
-  const isWhole = count >= rows.length;
-  useEffect(() => {
-    if (!isWhole) setCount(count + ROWS_AT_FIRST);
-  }, [isWhole, count]);
+export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy = false, isList = false, selection = null }) {
+  const made = useRef(/** @type {Map<any, any>} */ (new Map()));
+  const madeFor = useRef(/** @type {any} */ (null));
   const current = useRef(/** @type {any} */ (null));
   current.current = { ids: rows.map(keyOf), selection };
   const choose = useMemo(() => (/** @type {MouseEvent} */ event) => {
@@ -51,16 +43,36 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy 
     const here = ids.indexOf(id);
     chosen.choose(last < 0 ? [id] : ids.slice(Math.min(last, here), Math.max(last, here) + 1), checked);
   }, []);
-  const heads = selection ? columns.toSpliced(1, 0, { name: "Select", cell: () => "" }) : columns;
-  return html`<div class="table" aria-busy=${isBusy || !isWhole}><table>
+  const drawn = madeFor.current === columns ? made.current : new Map();
+  const drawRow = (/** @type {any} */ row) => {
+    const id = keyOf(row);
+    const isChosen = Boolean(selection?.ids.has(id));
+    const known = drawn.get(row);
+    const vnode = known?.isChosen === isChosen ? known.vnode : h("tr", { key: id }, columns.map(({ cell, kind }, at) => {
+      const shown = h("td", kind ? { class: kind } : null, cell(row));
+      return at === 1 && selection ? [h("td", null, h("input", { type: "checkbox", "aria-label": `Select ${id}`, value: id, checked: isChosen, onClick: choose })), shown] : shown;
+    }));
+    made.current.set(row, { isChosen, vnode });
+    return vnode;
+  };
+  made.current = new Map();
+  madeFor.current = columns;
+  const heads = selection ? columns.toSpliced(1, 0, { name: "Select", cell: () => "", size: "2.6rem" }) : columns;
+  const style = Object.fromEntries(heads.map(({ name }, at) => [`--name-${at + 1}`, `"${name}"`])); // as cards the cells say their column
+  if (isList) {
+    const sizes = heads.map(({ size = "5rem" }) => size);
+    style["--columns"] = sizes.join(" ");
+    style["--least"] = `${sizes.reduce((sum, size) => sum + Number(/[\d.]+/.exec(size)), 0)}rem`;
+  }
+  return html`<div class=${isList ? "table rows" : "table"} style=${style} aria-busy=${isBusy}><table>
     <caption class="hidden">${caption}</caption>
-    <thead><tr>${heads.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.isNumber && "number"}>${column.name}</th>`)}</tr></thead>
-    <tbody>${rows.slice(0, count).map((row) => html`<${Row} key=${keyOf(row)} ...${{ row, columns, id: keyOf(row), isChosen: Boolean(selection?.ids.has(keyOf(row))), choose: selection ? choose : null }} />`)}</tbody>
+    <thead><tr>${heads.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.kind === "number" && "number"}>${column.name === "Select" ? html`<span class="hidden">Select</span>` : column.name}</th>`)}</tr></thead>
+    <tbody>${rows.map(drawRow)}</tbody>
   </table></div>`;
 }
 
 /**
- * @param {{list: any, route: import("./route.js").Route, caption: string, columns: Column[], empty: any, filters?: string[], keyOf?: (row: any) => string, selection?: Selection}} props
+ * @param {{list: any, route: import("./route.js").Route, caption: string, columns: Column<any>[], empty: any, filters?: string[], keyOf?: (row: any) => string, selection?: Selection}} props
  */
 export function ListBody({ list, route, caption, columns, empty, filters = [], keyOf, selection }) {
   const { rows, more, error, fresh, showFresh, reload, isBusy } = list;
@@ -76,7 +88,7 @@ export function ListBody({ list, route, caption, columns, empty, filters = [], k
     ${error && !isSaidElsewhere(error, rows) && html`<${ErrorBox} error=${error} again=${reload} />`}
     <div class="fresh">${fresh > 0 && !cursor && html`<button type="button" onClick=${showFresh}>${fresh} new</button>`}</div>
     ${rows === null && !error && html`<${Loading} />`}
-    ${rows?.length > 0 && html`<${Table} ...${{ caption, columns, rows, keyOf, isBusy, selection: may ? selection : null }} />`}
+    ${rows?.length > 0 && html`<${Table} ...${{ caption, columns, rows, keyOf, isBusy, isList: true, selection: may ? selection : null }} />`}
     ${rows?.length === 0 && (given.length
       ? html`<div class="empty"><p>Nothing matches ${given.map((name) => `${name} ${route.query[name]}`).join(", ")}.</p>
           <a class="button" href=${withFilters(route, clear)}>Clear filters</a></div>`

@@ -1,5 +1,5 @@
 /** The small parts that every page is made of. */
-import { html, useEffect, useRef, useState } from "./preact.js";
+import { h, html, useEffect, useRef, useState } from "./preact.js";
 import { now } from "./api.js";
 import { format } from "./json.js";
 import { useLive } from "./live.js";
@@ -17,10 +17,15 @@ const STATES = {
   warning: ["!", "warn"], alive: ["✓", "good"], dead: ["✕", "bad"], done: ["✓", "good"],
 };
 
-/** A state as word, shape and colour. @param {{is: string}} props */
-export function State({ is }) {
-  const [shape, tone] = STATES[is] ?? ["·", "idle"];
-  return html`<span class="state ${tone}"><span aria-hidden="true">${shape}</span>${is}</span>`;
+const HIDDEN = { "aria-hidden": "true" };
+
+// `stateOf`, `timeOf` and `idOf` are plain functions: a list has a thousand of them, and a component for each costs the
+// reader of a slow machine a third of a second.
+
+/** A state as word, shape and colour. @param {string} word */
+export function stateOf(word) {
+  const [shape, tone] = STATES[word] ?? ["·", "idle"];
+  return h("span", { class: `state ${tone}` }, h("span", HIDDEN, shape), word);
 }
 
 /** @param {number} seconds */
@@ -55,20 +60,29 @@ export function clockText(date, style) {
   return Number.isNaN(date.getTime()) ? "no time" : `${format.format(date)}${zone && !style ? " UTC" : ""}`;
 }
 
-/** @param {any} at @param {string} [full] */
+/** @param {any} at @param {string | boolean} [full] */
 const timeText = (at, full) => `${full ? `${full} · ` : ""}${relative(Date.parse(at) - now())}`;
 
-/** An instant, relative to the server's clock; the exact one for machines, and shown while its row has the focus. @param {{at: any, exact?: boolean}} props */
-export function Time({ at, exact = false }) {
-  if (!at) return html`<span class="none">–</span>`;
-  const full = clockText(new Date(at));
-  return exact ? html`<time key=${at} datetime=${at} data-full=${full}>${timeText(at, full)}</time>` : html`<time key=${at} datetime=${at} data-exact=${full}>${timeText(at)}</time>`;
+/** An instant, relative to the server's clock; the exact one for machines, and shown while its row has the focus. @param {any} at @param {boolean} [exact] */
+export function timeOf(at, exact) {
+  if (!at) return "–";
+  const full = exact && clockText(new Date(at));
+  return h("time", { key: at, datetime: at, "data-full": full || undefined }, timeText(at, full));
 }
+
+/** Say the exact times of the row that the pointer or the focus is in. @param {Event} event */
+function sayExact({ target }) {
+  for (const one of /** @type {Element} */ (target).closest("tr")?.querySelectorAll("time:not([data-full], [data-exact])") ?? []) {
+    /** @type {HTMLElement} */ (one).dataset.exact = clockText(new Date(/** @type {HTMLTimeElement} */ (one).dateTime));
+  }
+}
+addEventListener("focusin", sayExact);
+addEventListener("mouseover", sayExact);
 
 // A list has hundreds of times, so their texts are changed in place: no component is drawn again for them. Preact does
 // not know of that, so another instant is another element.
 setInterval(() => {
-  for (const one of /** @type {NodeListOf<HTMLTimeElement>} */ (document.querySelectorAll("time:is([data-exact], [data-full])"))) {
+  for (const one of /** @type {NodeListOf<HTMLTimeElement>} */ (document.querySelectorAll("time"))) {
     if (one.firstChild) one.firstChild.nodeValue = timeText(one.dateTime, one.dataset.full);
   }
 }, 10000);
@@ -108,9 +122,10 @@ export function Copy({ value, label = "Copy" }) {
   return html`<button type="button" class="quiet" onClick=${copy}>${said || label}</button>`;
 }
 
-/** An id with its copy button. @param {{value: string, href?: string}} props */
-export function Id({ value, href }) {
-  return html`<span class="with-copy">${href ? html`<a class="id" href=${href}>${visible(value)}</a>` : html`<bdi class="id">${visible(value)}</bdi>`}<button type="button" class="quiet icon" aria-label=${`Copy ${value}`} value=${value} onClick=${copyValue}></button></span>`;
+/** An id with its copy button. @param {string} value @param {string} [href] */
+export function idOf(value, href) {
+  return [h(href ? "a" : "bdi", { class: "id", href }, visible(value)),
+    h("button", { type: "button", class: "quiet icon", "aria-label": `Copy ${value}`, value, onClick: copyValue })];
 }
 
 /** Foreign text: as it is, control characters made visible, long ones cut with the rest to download. @param {{text: string, name?: string}} props */
