@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -21,12 +21,18 @@ SHARE_MAX: Final = 0.02
 AWAITED_S: Final = 0.02
 """A count that took longer is not waited for: readers get the one before it."""
 _STILL_CHANGING: Final = timedelta(minutes=2)
+HOURS: Final = 24
+_HOUR: Final = timedelta(hours=1)
 
 Reading = tuple[Counts, dict[datetime, Minute]]
 
 
 class CountKeeper:
-    """Owns the newest counts and the minutes of the last hour, of which only the newest two are counted again."""
+    """Owns the newest counts, the minutes of the last hour, and the hours of the last day.
+
+    Of the minutes only the newest two are counted again. Each hour is counted once, when it is over: after a start all
+    together, or one behind each count of a large database.
+    """
 
     def __init__(self, database: Database, clock: Clock, measure: Callable[[], float] | None = None) -> None:
         self._database = database
@@ -36,6 +42,9 @@ class CountKeeper:
         self._task: asyncio.Task[Reading] | None = None
         self._took_s = 0.0
         self._stale_at = 0.0
+        self._hours: dict[datetime, Minute] = {}
+        self._young: dict[datetime, Minute] = {}  # the hour that is just over, as long as it may still change
+        self._filling: asyncio.Task[None] | None = None
 
     async def newest(self) -> Reading:
         """As `read`; but while the first count after a start takes long, what a node kept of the last long one."""
@@ -63,10 +72,35 @@ class CountKeeper:
 
     async def close(self) -> None:
         """End what is under way."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await self._task
+        for task in (self._task, self._filling):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    def hours(self, now: datetime, minutes: Mapping[datetime, Minute]) -> dict[datetime, Minute | None]:
+        """The last 24 hours, oldest first; None: not counted yet. The last one is not over: its minutes are added up."""
+        current = now.replace(minute=0, second=0, microsecond=0)
+        past = (current - back * _HOUR for back in range(HOURS - 1, 0, -1))
+        rest = [minute for at, minute in minutes.items() if at >= current]
+        total = Minute(*(sum(getattr(minute, name) for minute in rest) for name in ("settled", "delivered", "failed")))
+        return {**{at: self._hours.get(at, self._young.get(at)) for at in past}, current: total}
+
+    async def _fill(self) -> None:
+        """Count hours that are over and were not counted yet, the newest first."""
+        now = self._clock.now()
+        last = now.replace(minute=0, second=0, microsecond=0)
+        wanted = [last - back * _HOUR for back in range(1, HOURS)]
+        missing = [at for at in wanted if at not in self._hours]
+        if not missing:
+            return
+        since = missing[0] if self._took_s > AWAITED_S else missing[-1]
+        with contextlib.suppress(StoreUnavailable):
+            found = await self._database.read(lambda tx: count_minutes(tx, since, missing[0] + _HOUR, size=60))
+            counted = {at: found.get(at, Minute()) for at in wanted if since <= at <= missing[0]}
+            self._young = {at: hour for at, hour in counted.items() if at + _HOUR + _STILL_CHANGING > now}
+            kept = {at: hour for at, hour in {**self._hours, **counted}.items() if at >= wanted[-1]}
+            self._hours = {at: hour for at, hour in kept.items() if at not in self._young}
 
     async def _count(self) -> Reading:
         known = self._kept[1] if self._kept else {}
@@ -91,5 +125,7 @@ class CountKeeper:
 
     def _end(self, task: asyncio.Task[Reading]) -> None:
         self._task = None
+        if not task.cancelled() and (self._filling is None or self._filling.done()):
+            self._filling = asyncio.create_task(self._fill())
         if not task.cancelled() and task.exception() is not None:
             self._kept = None  # so that the next reader counts, and hears of the database

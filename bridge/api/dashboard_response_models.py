@@ -73,6 +73,15 @@ class MinuteAnswer(Shown):
     failed: int
 
 
+class HourAnswer(Shown):
+    """One hour of the last day, as a minute; null while it is not counted yet after a start."""
+
+    at: When
+    settled: int | None
+    delivered: int | None
+    failed: int | None
+
+
 class AttentionAnswer(Shown):
     """One thing that is wrong, what is known about it and what to do."""
 
@@ -84,7 +93,7 @@ class AttentionAnswer(Shown):
 
 
 class SummaryAnswer(Shown):
-    """Everything at a glance; `minutes` are the last sixty, oldest first, `attention` has the worst first."""
+    """Everything at a glance; `minutes` and `hours` are the last sixty and 24, `attention` has the worst first."""
 
     version: str
     counted_at: When
@@ -93,6 +102,7 @@ class SummaryAnswer(Shown):
     runs: RunCounts
     deliveries: DeliveryCounts
     minutes: list[MinuteAnswer]
+    hours: list[HourAnswer]
     attention: list[AttentionAnswer]
     database_bytes: int
 

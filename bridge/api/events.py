@@ -16,7 +16,7 @@ from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import BeingSent, Conflict, NotFound
 from bridge.domain.event import Event, EventType, encode
 from bridge.store import endpoints, events
-from bridge.store.deliveries import check_not_being_sent
+from bridge.store.deliveries import check_not_being_sent, count_states
 from bridge.store.replays import deliveries_by_endpoint, resend_event
 from bridge.store.transaction import Tx
 
@@ -31,20 +31,29 @@ async def list_events(context: RequestContext, request: Request[EventsQuery]) ->
     """
     query, is_feed = request.data, request.data.order == "oldest"
 
-    def work(tx: Tx) -> list[Event]:
+    def work(tx: Tx) -> tuple[list[Event], dict[str, dict[str, int]]]:
+        found = page(tx)
+        return found, count_states(tx, event_ids=[event.id for event in found]) if query.deliveries else {}
+
+    def page(tx: Tx) -> list[Event]:
         position = None if query.after is None else position_of(tx, query.after)
         types = [t.value for t in query.type]
         if is_feed:
             return events.list_feed(tx, after=position or 0, limit=query.limit, types=types, run_id=query.run_id)
         return events.list_newest(tx, before=position, limit=query.limit + 1, types=types, run_id=query.run_id)
 
-    found = await context.database.read(work)
+    found, sent = await context.database.read(work)
     if is_feed:
         next_cursor = found[-1].id if found else query.after
     else:
         next_cursor = found[query.limit - 1].id if len(found) > query.limit else None
         found = found[: query.limit]
-    bodies = b",".join(event.body for event in found)
+    bodies = b",".join(
+        b'%b,"deliveries":%b}' % (event.body[:-1], encode({**sent.get(event.id, {})}))
+        if query.deliveries
+        else event.body
+        for event in found
+    )
     body = b'{"data":[%b],"next_cursor":%b}' % (bodies, encode(next_cursor))
     return Response(200, body, next_cursor=next_cursor if len(found) == query.limit else None)
 

@@ -268,6 +268,7 @@ EXAMPLES: Final[dict[str, Any]] = {
             "oldest_due_at": None,
         },
         "minutes": [{"at": "2026-01-15T10:30:00.000Z", "settled": 1, "delivered": 2, "failed": 0}],
+        "hours": [{"at": "2026-01-15T10:00:00.000Z", "settled": 31, "delivered": 62, "failed": 0}],
         "attention": [],
         "database_bytes": 405_504,
     },

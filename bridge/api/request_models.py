@@ -382,6 +382,7 @@ class EventsQuery(Query):
     type: list[fields.EventName] = Field(default_factory=list)
     run_id: Name | None = None
     order: Annotated[str, fields.choice(EVENT_ORDERS), Field(json_schema_extra={"enum": [*EVENT_ORDERS]})] = "oldest"
+    deliveries: bool = False
 
 
 class StreamQuery(Query):

@@ -189,6 +189,12 @@ def run_shown(run: Run, live: LivePoll | None, more: Mapping[str, object]) -> di
     return shown
 
 
+class RunRow(RunAnswer):
+    """A run in a list."""
+
+    deliveries: dict[str, int] | None = None
+
+
 class WebhookAnswer(Shown):
     """A one-run webhook; `secret` only when it was added by this request."""
 
@@ -384,14 +390,20 @@ class ConnectionInFull(ConnectionAnswer):
 class RunList(Shown):
     """A page of runs."""
 
-    data: list[RunAnswer]
+    data: list[RunRow]
     next_cursor: NextCursor
+
+
+class EventRow(EventAnswer):
+    """An event in a list."""
+
+    deliveries: dict[str, int] | None = None
 
 
 class EventList(Shown):
     """A page of the feed."""
 
-    data: list[EventAnswer]
+    data: list[EventRow]
     next_cursor: Annotated[str | None, Field(description="The id of the last event; give it as `after` to go on.")]
 
 

@@ -29,6 +29,7 @@ from bridge.api.response_models import (
     RunAnswer,
     RunInFull,
     RunList,
+    RunRow,
     page_of,
     read_cursor,
     run_shown,
@@ -45,7 +46,7 @@ from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.trace_context import TraceContext
 from bridge.domain.webhook_url import mask_query_secrets
-from bridge.store import endpoints, events, run_leases, run_lists, runs
+from bridge.store import deliveries, endpoints, events, run_leases, run_lists, runs
 from bridge.store.transaction import Tx
 
 SLICE = 50  # runs that are checked at a time
@@ -147,10 +148,17 @@ async def list_runs(context: RequestContext, request: Request[RunsQuery]) -> Res
     query = request.data
     wanted = query.wanted
     before = read_cursor(query.cursor)
-    found = await context.database.read(
-        lambda tx: run_lists.list_runs(tx, wanted, limit=query.limit + 1, before=before)
-    )
-    shown = [RunAnswer.of(run, context.bridge.live(run)) for run in found]
+
+    def work(tx: Tx) -> tuple[list[Run], dict[str, dict[str, int]]]:
+        found = run_lists.list_runs(tx, wanted, limit=query.limit + 1, before=before)
+        sent = deliveries.count_states(tx, run_ids=[run.id for run in found]) if query.deliveries and found else {}
+        return found, sent
+
+    found, sent = await context.database.read(work)
+    shown = [
+        RunRow.of(run, context.bridge.live(run), **({"deliveries": sent.get(run.id, {})} if query.deliveries else {}))
+        for run in found
+    ]
     return Response.of(200, page_of(RunList, shown, query.limit))
 
 

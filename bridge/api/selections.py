@@ -76,6 +76,8 @@ class RunsQuery(RunSelection, PageQuery):
     may be given for several keys.
     """
 
+    deliveries: bool = False
+
 
 class DeliverySelection(BaseModel):
     """Which deliveries."""

@@ -77,6 +77,15 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
                 }
                 for minute, seen in _last_hour(minutes, at)
             ],
+            "hours": [
+                {
+                    "at": hour,
+                    "settled": seen and seen.settled,
+                    "delivered": seen and seen.delivered,
+                    "failed": seen and seen.failed,
+                }
+                for hour, seen in context.counts.hours(at, minutes).items()
+            ],
             "attention": attention,
             "database_bytes": now.size_bytes,
         }

@@ -251,6 +251,21 @@ def count_by_state(tx: Tx) -> dict[str, int]:
     return dict(+found)
 
 
+def count_states(tx: Tx, *, run_ids: Sequence[str] = (), event_ids: Sequence[str] = ()) -> dict[str, dict[str, int]]:
+    """How many deliveries of each state these runs, or these events, have; those without any are absent."""
+    is_by_run = bool(run_ids)  # through their events: deliveries have no index of runs
+    key = events.c.run_id if is_by_run else deliveries.c.event_id
+    query = sa.select(key, deliveries.c.state, sa.func.count()).group_by(key, deliveries.c.state)
+    if is_by_run:
+        query = query.join_from(events, deliveries, deliveries.c.event_id == events.c.id).where(key.in_(run_ids))
+    else:
+        query = query.where(key.in_(event_ids))
+    found: dict[str, dict[str, int]] = {}
+    for name, state, count in tx.connection.execute(query):
+        found.setdefault(name, {})[state] = count
+    return found
+
+
 # -- what is due
 
 

@@ -108,30 +108,38 @@ _is_shared = sa.and_(endpoints.c.run_id.is_(None), endpoints.c.deleted_at.is_(No
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """The counts of one minute; `delivered` and `failed` are attempts."""
+    """The counts of one minute, or of an hour; `delivered` and `failed` are attempts."""
 
     settled: int = 0
     delivered: int = 0
     failed: int = 0
 
 
-def count_minutes(tx: Tx, since: datetime) -> dict[datetime, Minute]:
-    """The counts of each minute since then, by its beginning; quiet minutes are absent."""
-    minute = sa.type_coerce(events.c.created_at, sa.BigInteger) // _MINUTE_US
+def count_minutes(tx: Tx, since: datetime, until: datetime | None = None, *, size: int = 1) -> dict[datetime, Minute]:
+    """The counts of each minute in a span of time, by its beginning; quiet minutes are absent.
+
+    `size`: minutes that count as one, by the beginning of the first.
+    """
+    upper = (
+        () if until is None else (events.c.position < first_position(tx, until + _SLACK), events.c.created_at < until)
+    )
+    minute = sa.type_coerce(events.c.created_at, sa.BigInteger) // (size * _MINUTE_US)
     settled = (
         sa.select(minute, sa.func.count())
         .where(
             events.c.position >= first_position(tx, since - _SLACK),
             events.c.created_at >= since,
+            *upper,
             events.c.type == EventType.RUN_FINISHED.value,
         )
         .group_by(minute)
     )
     ended = Counter({row[0]: row[1] for row in tx.connection.execute(settled)})
-    minute = sa.type_coerce(attempts.c.at, sa.BigInteger) // _MINUTE_US
+    minute = sa.type_coerce(attempts.c.at, sa.BigInteger) // (size * _MINUTE_US)
+    upper = () if until is None else (attempts.c.id < first_id("att", until + _SLACK), attempts.c.at < until)
     made = (
         sa.select(minute, attempts.c.outcome, sa.func.count())
-        .where(attempts.c.id >= first_id("att", since - _SLACK), attempts.c.at >= since)
+        .where(attempts.c.id >= first_id("att", since - _SLACK), attempts.c.at >= since, *upper)
         .group_by(minute, attempts.c.outcome)
     )
     delivered, failed = Counter[int](), Counter[int]()
@@ -139,7 +147,7 @@ def count_minutes(tx: Tx, since: datetime) -> dict[datetime, Minute]:
         if outcome != Outcome.INTERRUPTED:
             (delivered if outcome == Outcome.DELIVERED else failed)[number] += count
     return {
-        datetime.fromtimestamp(number * 60, UTC): Minute(ended[number], delivered[number], failed[number])
+        datetime.fromtimestamp(number * size * 60, UTC): Minute(ended[number], delivered[number], failed[number])
         for number in ended.keys() | delivered.keys() | failed.keys()
     }
 

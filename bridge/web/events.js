@@ -5,7 +5,7 @@ import { deliveryColumns } from "./deliveries.js";
 import { ReplayButton, ReplayEvent } from "./replays.js";
 import { to, withFilters } from "./route.js";
 import { Filters, ListBody, Table } from "./table.js";
-import { Facts, Heading, idOf, Json, Loaded, stateOf, timeOf } from "./ui.js";
+import { Facts, Heading, idOf, Json, Loaded, stateOf, timeOf, worstOf } from "./ui.js";
 
 export const TYPES = ["run.started", "run.progressed", "run.waiting", "run.resumed", "run.overdue", "run.finished",
   "connection.failing", "connection.recovered", "endpoint.disabled", "bridge.ping"];
@@ -17,7 +17,7 @@ function aboutOf({ data: { run, connection, endpoint } }) {
   return endpoint ? h("a", { href: to("endpoints", endpoint.id) }, endpoint.id) : "–";
 }
 
-/** @type {import("./table.js").Column<import("./api.js").Schemas["EventAnswer"]>[]} */
+/** @type {import("./table.js").Column<import("./api.js").Schemas["EventRow"]>[]} */
 export const eventColumns = [
   { name: "Event", size: "17.4rem", cell: (event) => idOf(event.id, to("events", event.id)) },
   { name: "Type", size: "minmax(6rem, 1fr)", cell: (event) => event.type },
@@ -27,20 +27,23 @@ export const eventColumns = [
   { name: "When", kind: "time", size: "6rem", sort: "descending", cell: (event) => timeOf(event.timestamp) },
 ];
 
+/** @type {import("./table.js").Column<import("./api.js").Schemas["EventRow"]>} */
+const DELIVERIES = { name: "Deliveries", size: "7.6rem", cell: (event) => worstOf(event.deliveries, to("deliveries", null, { event: event.id })) };
+
 /** The body of an event, beside the feed. @param {{id: string, rows: any[] | null, close: string}} props */
 function Beside({ id, rows, close }) {
-  const known = rows?.find((row) => row.id === id);
-  const fetched = useData(known || !rows ? null : `/v1/events/${encodeURIComponent(id)}`);
+  const { deliveries: _, ...known } = rows?.find((row) => row.id === id) ?? {};
+  const fetched = useData(known.id || !rows ? null : `/v1/events/${encodeURIComponent(id)}`);
   return html`<section class="aside" aria-label="Body of the event"><h2>Body of <a class="id" href=${to("events", id)}>${id}</a></h2>
-    ${known ? html`<${Json} value=${known} name="body" />` : html`<${Loaded} fetched=${fetched}>${(/** @type {any} */ event) => html`<${Json} value=${event} name="body" />`}</${Loaded}>`}
+    ${known.id ? html`<${Json} value=${known} name="body" />` : html`<${Loaded} fetched=${fetched}>${(/** @type {any} */ event) => html`<${Json} value=${event} name="body" />`}</${Loaded}>`}
     <p><a class="button" href=${close}>Close</a></p></section>`;
 }
 
 /** @param {{route: import("./route.js").Route}} props */
 export default function Events({ route }) {
   const { follow, show, ...query } = route.query;
-  const columns = useMemo(() => eventColumns.toSpliced(2, 0, { name: "Body", size: "4rem", cell: (event) => h("a", { class: "button quiet", "aria-label": `Show the body of ${event.id}`, href: to("events", null, { ...route.query, show: event.id }) }, "Show") }), [route]);
-  const list = useList(withQuery("/v1/events", { ...query, order: "newest" }), "id", Boolean(follow));
+  const columns = useMemo(() => eventColumns.toSpliced(-1, 0, DELIVERIES).toSpliced(2, 0, { name: "Body", size: "4rem", cell: (event) => h("a", { class: "button quiet", "aria-label": `Show the body of ${event.id}`, href: to("events", null, { ...route.query, show: event.id }) }, "Show") }), [route]);
+  const list = useList(withQuery("/v1/events", { ...query, order: "newest", deliveries: true }), "id", Boolean(follow));
   return html`<${Heading} title="Events"><a class="button" href=${withFilters(route, { follow: follow ? "" : "1" })}>${follow ? "Do not follow" : "Follow"}</a><${ReplayButton} types=${route.query.type} /></${Heading}>
     <${Filters} route=${route} fields=${[{ name: "type", label: "Type", options: TYPES }, { name: "run_id", label: "Run id" }]} />
     <div class=${show ? "beside" : "whole"}><div class="whole"><${ListBody} list=${list} route=${route} caption="Events, newest first" columns=${columns} filters=${["type", "run_id"]}

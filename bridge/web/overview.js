@@ -23,19 +23,19 @@ const countText = (count) => numbers.format(Number(count ?? 0));
 /** @param {any} bytes */
 export const sizeText = (bytes) => (Number(bytes) < 1e6 ? `${Math.round(Number(bytes) / 1e3)} kB` : `${Math.round(Number(bytes) / 1e5) / 10} MB`);
 
-/** @param {{minutes: any[]}} props */
-function LastHour({ minutes }) {
+/** @param {{title: string, each: string, minutes: any[]}} props */
+function Past({ title, each, minutes }) {
   const total = (/** @type {string} */ key) => minutes.reduce((sum, minute) => sum + Number(minute[key]), 0);
-  return html`<section><h2>Last hour</h2>
+  return html`<section><h2>${title}</h2>
     <div class="two">
-      <figure><figcaption>${countText(total("settled"))} runs settled, per minute</figcaption>
-        <${Bars} name="Runs settled per minute in the last hour" tones=${["good"]} bars=${minutes.map((minute) => ({ at: minute.at, values: [minute.settled] }))} /></figure>
-      <figure><figcaption>${countText(total("delivered"))} attempts accepted, ${countText(total("failed"))} failed, per minute</figcaption>
-        <${Bars} name="Delivery attempts per minute in the last hour" tones=${["good", "bad"]} bars=${minutes.map((minute) => ({ at: minute.at, values: [minute.delivered, minute.failed] }))} /></figure>
+      <figure><figcaption>${countText(total("settled"))} runs settled, per ${each}</figcaption>
+        <${Bars} name=${`Runs settled per ${each}, ${title}`} tones=${["good"]} bars=${minutes.map((minute) => ({ at: minute.at, values: [minute.settled] }))} /></figure>
+      <figure><figcaption>${countText(total("delivered"))} attempts accepted, ${countText(total("failed"))} failed, per ${each}</figcaption>
+        <${Bars} name=${`Delivery attempts per ${each}, ${title}`} tones=${["good", "bad"]} bars=${minutes.map((minute) => ({ at: minute.at, values: [minute.delivered, minute.failed] }))} /></figure>
     </div>
     <details><summary>As a table</summary>
-      <${Table} caption="Runs settled and delivery attempts per minute" keyOf=${(/** @type {any} */ row) => row.at} rows=${minutes.filter((minute) => minute.settled || minute.delivered || minute.failed)} columns=${[
-        { name: "Minute", cell: (/** @type {any} */ row) => html`<time datetime=${row.at}>${clockText(new Date(row.at), "short")}</time>` },
+      <${Table} caption=${`Runs settled and delivery attempts per ${each}`} keyOf=${(/** @type {any} */ row) => row.at} rows=${minutes.filter((minute) => minute.settled || minute.delivered || minute.failed)} columns=${[
+        { name: `Begin of the ${each}`, cell: (/** @type {any} */ row) => html`<time datetime=${row.at}>${clockText(new Date(row.at), "short")}</time>` },
         ...["settled", "delivered", "failed"].map((key) => ({ name: key, kind: "number", cell: (/** @type {any} */ row) => String(row[key]) })),
       ]} /></details></section>`;
 }
@@ -52,7 +52,7 @@ export default function Overview() {
       <section><h2>Runs</h2><${Counts} page="runs" filter="status" names=${STATUSES} counts=${data.runs.by_status} /></section>
       <section><h2>Deliveries</h2><${Counts} page="deliveries" filter="state" names=${STATES} counts=${data.deliveries.by_state} />
         ${data.deliveries.oldest_due_at && html`<p>The longest waiting is due since ${timeOf(data.deliveries.oldest_due_at)}.</p>`}</section>
-      <${LastHour} minutes=${data.minutes} />
+      <${Past} title="Last hour" each="minute" minutes=${data.minutes} /><${Past} title="Last 24 hours" each="hour" minutes=${data.hours} />
       <section><h2>Daemon</h2><${Facts} rows=${[["Version", data.version], ["Database", sizeText(data.database_bytes)], ["Counted", timeOf(data.counted_at)]]} /></section>`}</${Loaded}>
     <section><h2>Last events</h2>
       <${Loaded} fetched=${events}>${(/** @type {any} */ { data }) => (data.length

@@ -9,7 +9,7 @@ import { refetchAll } from "./live.js";
 import { ReplayEvent } from "./replays.js";
 import { go, to } from "./route.js";
 import { Filters, ListBody, Table, useSelection } from "./table.js";
-import { durationText, ErrorBox, Facts, Heading, idOf, Json, Loaded, stateOf, timeOf, useOfflineReason, visible } from "./ui.js";
+import { durationText, ErrorBox, Facts, Heading, idOf, Json, Loaded, stateOf, timeOf, useOfflineReason, visible, worstOf } from "./ui.js";
 
 export const STATUSES = ["queued", "running", "waiting", "unknown", "succeeded", "partial", "failed", "cancelled", "expired", "lost"];
 const FILTERS = ["q", "state", "status", "connection", "workflow_id", "tag", "since", "until"];
@@ -19,15 +19,16 @@ export function progressText(run) {
   return run.progress ? `${run.progress.completed} of ${run.progress.total}` : "";
 }
 
-/** @type {import("./table.js").Column<import("./api.js").Schemas["RunAnswer"]>[]} */
+/** @type {import("./table.js").Column<import("./api.js").Schemas["RunRow"]>[]} */
 const COLUMNS = [
-  { name: "Run", size: "17.4rem", cell: (run) => idOf(run.id, to("runs", run.id)) },
-  { name: "Status", size: "8rem", cell: (run) => [stateOf(run.status), run.overdue && h("small", { class: "warn" }, " overdue"), run.last_error && h("small", { class: "bad", title: visible(run.last_error.message) }, " not readable")] },
-  { name: "Provider's id", size: "minmax(5.5rem, 1fr)", kind: "id", cell: (run) => visible(run.provider_run_id) },
-  { name: "Connection", size: "minmax(5.2rem, .7fr)", cell: (run) => h("a", { href: to("connections", run.connection) }, run.connection) },
-  { name: "Workflow", size: "minmax(5rem, .9fr)", cell: (run) => [visible(run.workflow_id ?? "–"), run.tags.length > 0 && h("small", null, ` ${visible(run.tags.join(", "))}`)] },
-  { name: "Progress", size: "4.9rem", cell: (run) => progressText(run) || "–" },
-  { name: "Registered", size: "5.6rem", sort: "descending", kind: "time", cell: (run) => timeOf(run.registered_at) },
+  { name: "Run", size: "17.5rem", cell: (run) => idOf(run.id, to("runs", run.id)) },
+  { name: "Status", size: "7.6rem", cell: (run) => [stateOf(run.status), run.overdue && h("small", { class: "warn" }, " overdue"), run.last_error && h("small", { class: "bad", title: visible(run.last_error.message) }, " not readable")] },
+  { name: "Provider's id", size: "minmax(6.2rem, 1fr)", kind: "id", cell: (run) => visible(run.provider_run_id) },
+  { name: "Connection", size: "minmax(5.9rem, .7fr)", cell: (run) => h("a", { href: to("connections", run.connection) }, run.connection) },
+  { name: "Workflow", size: "minmax(4.6rem, .9fr)", cell: (run) => [visible(run.workflow_id ?? "–"), run.tags.length > 0 && h("small", null, ` ${visible(run.tags.join(", "))}`)] },
+  { name: "Progress", size: "5.2rem", cell: (run) => progressText(run) || "–" },
+  { name: "Deliveries", size: "6.9rem", cell: (run) => worstOf(run.deliveries, to("deliveries", null, { run: run.id })) },
+  { name: "Registered", size: "6rem", sort: "descending", kind: "time", cell: (run) => timeOf(run.registered_at) },
 ];
 
 /** @param {{close: () => void}} props */
@@ -69,14 +70,14 @@ const POLL = { name: "Poll now", done: "It is polled now" };
 /** @param {{route: import("./route.js").Route}} props */
 export default function Runs({ route }) {
   const path = withQuery("/v1/runs", route.query);
-  const list = useList(path);
+  const list = useList(withQuery("/v1/runs", { ...route.query, deliveries: true }));
   const selection = useSelection(path);
   const connections = useData("/v1/connections");
   const [isOpen, setOpen] = useState(false);
   const reason = useOfflineReason();
   const may = useMay("register");
   const { button, dialog } = useRowAction(POLL, (id) => post(`/v1/runs/${id}/poll`));
-  const columns = useMemo(() => [...COLUMNS, { name: "Next poll", kind: "time", size: button ? "10rem" : "6rem", cell: (/** @type {any} */ run) => [timeOf(run.next_poll_at), button && !run.settled && button(run.id)] }], [button]);
+  const columns = useMemo(() => [...COLUMNS, { name: "Next poll", kind: "time", size: button ? "9rem" : "6rem", cell: (/** @type {any} */ run) => [timeOf(run.next_poll_at), button && !run.settled && button(run.id)] }], [button]);
   const names = (connections.data?.data ?? []).map((/** @type {any} */ one) => one.name);
   return html`<${Heading} title="Runs">${may && html`<button type="button" class="primary" disabled=${Boolean(reason)} title=${reason} onClick=${() => setOpen(true)}>Register</button>`}</${Heading}>
     <${Filters} route=${route} fields=${[

@@ -57,7 +57,7 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy 
   };
   made.current = new Map();
   madeFor.current = columns;
-  const heads = selection ? columns.toSpliced(1, 0, { name: "Select", cell: () => "", size: "2.6rem" }) : columns;
+  const heads = selection ? columns.toSpliced(1, 0, { name: "Select", cell: () => "", size: "2.3rem" }) : columns;
   const style = Object.fromEntries(heads.map(({ name }, at) => [`--name-${at + 1}`, `"${name}"`])); // as cards the cells say their column
   if (isList) {
     const sizes = heads.map(({ size = "5rem" }) => size);

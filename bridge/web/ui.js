@@ -17,6 +17,15 @@ const STATES = {
   warning: ["!", "warn"], alive: ["✓", "good"], dead: ["✕", "bad"], done: ["✓", "good"],
 };
 
+/** The worst first. */
+const WORST = ["exhausted", "discarded", "pending", "delivered"];
+
+/** The worst state of some deliveries, as a link to them. @param {any} counts @param {string} address */
+export function worstOf(counts, address) {
+  const word = WORST.find((state) => counts?.[state]);
+  return word ? h("a", { href: address, title: Object.entries(counts ?? {}).map(([state, count]) => `${count} ${state}`).join(", ") }, stateOf(word)) : "–";
+}
+
 const HIDDEN = { "aria-hidden": "true" };
 
 // `stateOf`, `timeOf` and `idOf` are plain functions: a list has a thousand of them, and a component for each costs the

@@ -246,3 +246,16 @@ async def test_the_providers_page_is_shown_with_the_run_and_not_in_its_events(ap
     shown = (await api.call("GET", f"/v1/runs/{run['id']}")).body
     assert (run["link"], shown["link"]) == (None, "https://jobs.example/7")
     assert "link" not in shown["events"][0]["data"]["run"]
+
+
+async def test_lists_tell_the_deliveries_of_each_run_and_event_if_they_are_asked_to(api: Api) -> None:
+    await api.create_endpoint()
+    run = await api.register("a")
+    await api.register("b")
+    await api.finish(run["id"])
+    listed = (await api.call("GET", "/v1/runs?deliveries=true")).body["data"]
+    assert {one["provider_run_id"]: one["deliveries"] for one in listed} == {"a": {"pending": 2}, "b": {}}
+    told = (await api.call("GET", "/v1/events?deliveries=true&order=newest")).body["data"]
+    assert [(one["type"], one["deliveries"]) for one in told[:1]] == [("run.finished", {"pending": 1})]
+    for path in ("/v1/runs", "/v1/events"):
+        assert all("deliveries" not in one for one in (await api.call("GET", path)).body["data"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bridge.api import counts
@@ -9,6 +11,7 @@ from bridge.domain.connection import ConnectionHealth
 from bridge.domain.run import RunStatus
 from bridge.store.connections import change_health
 from tests.support.api_bridge import NOW, Api
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -120,3 +123,21 @@ async def test_minutes_that_are_over_are_not_counted_again(api: Api) -> None:
     api.clock.advance(3600)
     assert NOW not in (await keeper.read())[1]
     await keeper.close()
+
+
+async def test_the_hours_of_a_day_are_counted_once_they_are_over(api: Api) -> None:
+    """The last one is not over: its minutes are added up. An hour that is just over is counted again."""
+    await api.finish((await api.register("a"))["id"])
+    api.clock.advance(3600)
+    await api.finish((await api.register("b"))["id"])
+    found: list[list[dict[str, Any]]] = []
+
+    async def is_counted() -> bool:
+        api.clock.advance(1)
+        found.append((await api.call("GET", "/v1/summary")).body["hours"])
+        return all(hour["settled"] is not None for hour in found[-1]) and found[-1][-1]["settled"] == 1
+
+    await until(is_counted)
+    assert [hour["at"] for hour in found[-1]] == sorted(hour["at"] for hour in found[-1])
+    assert (len(found[-1]), found[-1][-1]["at"]) == (24, "2026-01-15T11:00:00.000Z")
+    assert [hour["settled"] for hour in found[-1]] == [*[0] * 22, 1, 1]
