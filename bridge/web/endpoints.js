@@ -96,7 +96,7 @@ export function EndpointForm({ endpoint, close }) {
     }
   };
   const was = endpoint ?? {};
-  const choice = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string[]} */ options) => html`<label><span>${label}</span><select name=${name}>${options.map((one) => html`<option key=${one} selected=${was[name] === one}>${one}</option>`)}</select></label>`;
+  const choice = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string[]} */ options) => html`<label><span>${label}</span><select name=${name} aria-label=${label}>${options.map((one) => html`<option key=${one} selected=${was[name] === one}>${one}</option>`)}</select></label>`;
   return html`<${Dialog} title=${endpoint ? `Edit ${endpoint.id}` : "Add an endpoint"} close=${() => close()}><form class="stack" onSubmit=${save}>
     <label><span>Address</span><input name="url" required placeholder="https://" autocomplete="off" defaultValue=${was.url ?? ""} /></label>
     <label><span>Event types, separated by commas (all but run.progressed if empty)</span><input name="events" autocomplete="off" defaultValue=${was.events?.join(", ") ?? ""} /></label>

@@ -90,8 +90,8 @@ export function ReplayDialog({ endpoint: given, since, until, status, types, clo
     ${!given && html`<${EndpointChoice} all="choose one" isRequired onChoose=${setEndpoint} />`}
     <label><span>Since</span><input name="since" required defaultValue=${since || dayAgo} /></label>
     <label><span>Until (optional)</span><input name="until" defaultValue=${until || ""} placeholder="now" /></label>
-    <label><span>Type</span><select name="type"><option value="">any</option>${TYPES.map((type) => html`<option key=${type} selected=${type === types}>${type}</option>`)}</select></label>
-    <label><span>What became of them there</span><select name="status">${STATUSES.map((one) => html`<option key=${one} selected=${one === (status || "all")}>${one}</option>`)}</select></label>
+    <label><span>Type</span><select name="type" aria-label="Type"><option value="">any</option>${TYPES.map((type) => html`<option key=${type} selected=${type === types}>${type}</option>`)}</select></label>
+    <label><span>What became of them there</span><select name="status" aria-label="What became of them there">${STATUSES.map((one) => html`<option key=${one} selected=${one === (status || "all")}>${one}</option>`)}</select></label>
     <p tabindex="-1" ref=${counted}>${count === null ? "Count first: nothing is sent by that." : `${count} events match.`}</p>
     ${error && html`<${ErrorBox} error=${error} />`}
     <p class="buttons"><button type="button" onClick=${close}>Back</button><button type="submit" name="count">Count</button>
@@ -111,7 +111,7 @@ export function ReplayButton(props) {
 function EndpointChoice({ all, isRequired = false, onChoose }) {
   const endpoints = useData("/v1/endpoints?limit=200");
   const names = (endpoints.data?.data ?? []).filter((/** @type {any} */ one) => one.enabled).map((/** @type {any} */ one) => one.id);
-  return html`<label><span>To</span><select required=${isRequired} onChange=${(/** @type {any} */ event) => onChoose(event.currentTarget.value)}><option value="">${all}</option>
+  return html`<label><span>To</span><select aria-label="To" required=${isRequired} onChange=${(/** @type {any} */ event) => onChoose(event.currentTarget.value)}><option value="">${all}</option>
     ${names.map((/** @type {string} */ name) => html`<option key=${name}>${name}</option>`)}</select></label>`;
 }
 

@@ -51,7 +51,7 @@ function Register({ close }) {
     }
   };
   return html`<${Dialog} title="Register a run" close=${close}><form class="stack" onSubmit=${register}>
-    <label><span>Connection</span><select name="connection">${(connections.data?.data ?? []).map((/** @type {any} */ one) => html`<option key=${one.name}>${one.name}</option>`)}</select></label>
+    <label><span>Connection</span><select name="connection" aria-label="Connection">${(connections.data?.data ?? []).map((/** @type {any} */ one) => html`<option key=${one.name}>${one.name}</option>`)}</select></label>
     <label><span>Provider's run id</span><input name="provider_run_id" required autocomplete="off" /></label>
     <label><span>Workflow (optional)</span><input name="workflow_id" autocomplete="off" /></label>
     <label><span>Tags, separated by commas (optional)</span><input name="tags" autocomplete="off" /></label>

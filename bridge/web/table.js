@@ -112,7 +112,7 @@ export function Filters({ route, fields }) {
   };
   return html`<form class="filters" role="search" aria-label="Filters" onSubmit=${apply} key=${JSON.stringify(route.query)}>
     ${fields.map(({ name, label, options }) => html`<label key=${name}><span>${label}</span>${options
-      ? html`<select name=${name} onChange=${apply}><option value="">any</option>${options.map((option) => html`<option key=${option} value=${option} selected=${route.query[name] === option}>${option}</option>`)}</select>`
+      ? html`<select name=${name} aria-label=${label} onChange=${apply}><option value="">any</option>${options.map((option) => html`<option key=${option} value=${option} selected=${route.query[name] === option}>${option}</option>`)}</select>`
       : html`<input name=${name} value=${route.query[name] ?? ""} autocomplete="off" spellcheck=${false} />`}</label>`)}
     <button type="submit">Filter</button>
   </form>`;
