@@ -65,17 +65,18 @@ export function secondsText(seconds) {
 
 /**
  * What happened to a run, on a line.
- * @param {{marks: {at: string, tone: string, label: string}[]}} props
+ * @param {{marks: {at: string, tone: string, label: string, isAttempt?: boolean}[]}} props
  */
 export function Timeline({ marks }) {
   const times = marks.map((mark) => Date.parse(mark.at));
   const first = Math.min(...times);
   const span = Math.max(1, Math.max(...times) - first);
   const x = (/** @type {number} */ at) => 12 + ((at - first) / span) * 616;
-  return html`<svg class="chart timeline" viewBox="0 0 640 40" role="img" aria-label="Timeline; the table beneath says the same">
+  return html`<svg class="chart timeline" viewBox="0 0 640 46" role="img" aria-label="Timeline; the table beneath says the same">
     <line class="axis" x1="12" x2="628" y1="20" y2="20" />
     ${marks.map((mark, index) => html`<g key=${index}><title>${mark.label}</title>${mark.tone === "event"
       ? html`<rect class="tone-event" x=${x(times[index]) - 4} y="26" width="8" height="8" />`
+      : mark.isAttempt ? html`<path class=${`tone-${mark.tone}`} d=${`M${x(times[index]) - 5} 45h10l-5-9z`} />`
       : mark.tone === "poll"
         ? html`<line class="tick" x1=${x(times[index])} x2=${x(times[index])} y1="8" y2="20" />`
         : html`<circle class=${`tone-${mark.tone}`} cx=${x(times[index])} cy="20" r="6" />`}</g>`)}

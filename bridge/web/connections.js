@@ -15,7 +15,7 @@ const COLUMNS = [
   { name: "Since", kind: "time", size: "6rem", cell: (one) => timeOf(one.since) },
   { name: "Provider", cell: (one) => one.provider },
   { name: "Watched", size: "5rem", kind: "number", cell: (one) => String(one.state.runs_in_hand ?? "–") },
-  { name: "Requests a second", size: "9rem", cell: (one) => `${one.state.requests_per_second ?? "–"}${one.state.limit_is_learned ? ", learned" : ""}` },
+  { name: "Requests a second", size: "9rem", cell: (one) => `${one.state.requests_per_second ?? "–"}${one.state.limit_is_learned ? ", learned" : ""}${Number(one.state.over_capacity_by) > 1 ? `, wanted ${one.state.over_capacity_by} times` : ""}` },
   { name: "Price", size: "4.5rem", kind: "number", cell: (one) => `${Math.round(Number(one.state.shadow_price_s ?? 0) * 100) / 100} s` },
   { name: "In flight", size: "5.5rem", kind: "number", cell: (one) => `${one.state.in_flight ?? "–"} of ${one.state.max_in_flight ?? "–"}` },
 ];

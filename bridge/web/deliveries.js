@@ -92,8 +92,8 @@ export function DeliveryPage({ route }) {
       <${Facts} rows=${[
         ["State", stateOf(one.state)],
         ["Event", html`<a href=${to("events", one.event_id)}>${one.event_type}</a>`],
-        ["Endpoint", html`<a href=${to("endpoints", one.endpoint_id)}>${one.endpoint_id}</a>`],
-        ["Run", one.run_id && html`<a class="id" href=${to("runs", one.run_id)}>${one.run_id}</a>`],
+        ["Endpoint", idOf(one.endpoint_id, to("endpoints", one.endpoint_id))],
+        ["Run", one.run_id && idOf(one.run_id, to("runs", one.run_id))],
         ["Created", timeOf(one.created_at, true)],
         ["Settled", one.settled_at && timeOf(one.settled_at, true)],
         ["Next try", one.next_attempt_at && timeOf(one.next_attempt_at, true)],
@@ -104,7 +104,7 @@ export function DeliveryPage({ route }) {
         <${Facts} rows=${[
           ["POST", endpoint.data && html`<bdi>${visible(endpoint.data.url)}</bdi>`],
           ["content-type", "application/json"],
-          ["webhook-id", one.event_id],
+          ["webhook-id", idOf(one.event_id, to("events", one.event_id))],
           ["webhook-timestamp", "Unix seconds of the attempt"],
           ["webhook-signature", "v1, then HMAC-SHA256 of id.timestamp.body with the endpoint's secret, in base64; one for each live secret"],
         ]} />

@@ -97,6 +97,7 @@ export default function EndpointPage({ route }) {
         ["Events", one.events?.join(", ") ?? "all but run.progressed"],
         ["Filter", one.filter && html`<code>${one.filter}</code>`],
         ["Filter failed on", Number(one.filter_errors) ? `${one.filter_errors} events, which it did not get` : ""],
+        ["Added", timeOf(one.created_at, true)],
         ["Source", one.source === "config" ? "configuration file" : "API"],
         ["One run", one.run_id && html`<a class="id" href=${to("runs", one.run_id)}>${one.run_id}</a>`],
         ["Order", one.ordered ? "one event of a run after the other" : "as fast as it goes"],

@@ -99,9 +99,10 @@ function durations(run) {
   return changes.slice(0, -1).map((change, index) => ({ status: change.to, s: (Date.parse(changes[index + 1].at) - Date.parse(change.at)) / 1000 }));
 }
 
-/** @param {any} run */
-function marks(run) {
+/** @param {any} run @param {any[]} deliveries */
+function marks(run, deliveries) {
   return [
+    ...deliveries.flatMap((one) => one.attempts.map((/** @type {any} */ attempt) => ({ at: attempt.at, tone: attempt.outcome === "delivered" ? "good" : "bad", isAttempt: true, label: `attempt ${attempt.number} to ${one.endpoint_id}: ${attempt.outcome}` }))),
     { at: run.registered_at, tone: "idle", label: "registered" },
     ...run.transitions.map((/** @type {any} */ one) => ({ at: one.at, tone: TONES[one.to] ?? "idle", label: one.to })),
     ...run.events.map((/** @type {any} */ one) => ({ at: one.timestamp, tone: "event", label: one.type })),
@@ -118,7 +119,7 @@ function History({ run, deliveries }) {
     ...run.transitions.map((/** @type {any} */ one, /** @type {number} */ index) => ({ id: `t${index}`, at: one.at, what: html`${stateOf(one.from)} → ${stateOf(one.to)}`, more: visible(one.provider_status ?? "") })),
     ...run.events.map((/** @type {any} */ one) => ({ id: one.id, isEvent: true, at: one.timestamp, what: html`<a href=${to("events", one.id)}>${one.type}</a>`, more: deliveriesText(deliveries.filter((delivery) => delivery.event_id === one.id)) })),
   ].sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
-  return html`<${Timeline} marks=${marks(run)} />
+  return html`<${Timeline} marks=${marks(run, deliveries)} />
     <${Table} caption="What happened to this run" rows=${rows} columns=${[
       { name: "What", cell: (/** @type {any} */ row) => row.what },
       { name: "When", cell: (/** @type {any} */ row) => timeOf(row.at, true) },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -129,4 +130,37 @@ async def test_a_long_list_is_whole_and_a_body_is_shown_beside_the_feed(browser:
     await follow(page, body.get_by_role("link", name="Close"), "Events")
     await expect(body).to_have_count(0)
     assert page.url.endswith("#/events?limit=200")
+    await page.close()
+
+
+async def test_rows_tell_the_worst_of_their_deliveries_and_poll_an_open_run(
+    browser: Browser, full: DaemonSetup
+) -> None:
+    page = await signed_in(browser, full, "runs?status=failed")
+    worst = page.locator("tbody tr").first.get_by_role("link", name="exhausted")
+    await expect(worst).to_be_visible(timeout=PATIENCE_MS)  # the receiver refuses everything
+    await follow(page, worst, "Deliveries")
+    await expect(page.get_by_label("Run id")).to_have_value(re.compile("run_"))
+    await show(page, full.daemon.url, Shown("open runs", "runs?state=open", "Runs"))
+    await page.get_by_role("button", name="Poll now").first.click()
+    await expect(page.locator(".toast")).to_contain_text("polled now", timeout=PATIENCE_MS)
+    await show(page, full.daemon.url, Shown("events", "events", "Events"))
+    await expect(page.get_by_role("columnheader", name="Deliveries")).to_be_visible()
+    await page.close()
+
+
+async def test_a_run_is_opened_at_its_provider_but_no_script_is(browser: Browser, full: DaemonSetup) -> None:
+    run = (await full.daemon.ask("GET", "/v1/runs?status=failed&limit=1"))["data"][0]["id"]
+    page = await browser.new_page()
+    await sign_in(page, full.daemon.url)
+    for told, count in (("https://jobs.example/7", 1), ("javascript:alert(1)", 0)):
+
+        async def change(route: Route, told: str = told) -> None:
+            answer = await route.fetch()
+            await route.fulfill(response=answer, body=json.dumps({**json.loads(await answer.text()), "link": told}))
+
+        await page.route(f"**/v1/runs/{run}", change)
+        await show(page, full.daemon.url, Shown("overview", "overview", "Overview"))
+        await show(page, full.daemon.url, Shown("run", f"runs/{run}", run))
+        await expect(page.locator(f'main a[href="{told}"][rel="noopener noreferrer"]')).to_have_count(count)
     await page.close()
