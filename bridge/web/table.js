@@ -1,5 +1,5 @@
 /** Lists: a table with its filters in the address, pages by cursor, and rows that do not jump. */
-import { h, html, useMemo, useRef, useState } from "./preact.js";
+import { h, html, useEffect, useMemo, useRef, useState } from "./preact.js";
 import { useMay } from "./action.js";
 import { go, withFilters } from "./route.js";
 import { ErrorBox, isSaidElsewhere, Loading } from "./ui.js";
@@ -26,12 +26,19 @@ export function useSelection(path) {
   return { ids, choose };
 }
 
+const ROWS_AT_FIRST = 50; // the others follow with the next frame, so that a long list is seen and used at once
+
 /**
  * A table. `isList`: one with many rows, whose columns have the same `size` in each; rows out of view are neither styled
  * nor laid out. A row is made again only if something in it changed.
  * @param {{caption: string, columns: Column<any>[], rows: any[], keyOf?: (row: any) => string, isBusy?: boolean, isList?: boolean, selection?: Selection | null}} props
  */
 export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy = false, isList = false, selection = null }) {
+  const [count, setCount] = useState(ROWS_AT_FIRST);
+  const isWhole = count >= rows.length;
+  useEffect(() => {
+    if (!isWhole) setCount(Infinity);
+  }, [isWhole]);
   const made = useRef(/** @type {Map<any, any>} */ (new Map()));
   const madeFor = useRef(/** @type {any} */ (null));
   const current = useRef(/** @type {any} */ (null));
@@ -64,10 +71,10 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy 
     style["--columns"] = sizes.join(" ");
     style["--least"] = `${sizes.reduce((sum, size) => sum + Number(/[\d.]+/.exec(size)), 0)}rem`;
   }
-  return html`<div class=${isList ? "table rows" : "table"} style=${style} aria-busy=${isBusy}><table>
+  return html`<div class=${isList ? "table rows" : "table"} style=${style} aria-busy=${isBusy || !isWhole}><table>
     <caption class="hidden">${caption}</caption>
     <thead><tr>${heads.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.kind === "number" && "number"}>${column.name === "Select" ? html`<span class="hidden">Select</span>` : column.name}</th>`)}</tr></thead>
-    <tbody>${rows.map(drawRow)}</tbody>
+    <tbody>${rows.slice(0, count).map(drawRow)}</tbody>
   </table></div>`;
 }
 

@@ -23,7 +23,7 @@ const WORST = ["exhausted", "discarded", "pending", "delivered"];
 /** The worst state of some deliveries, as a link to them. @param {any} counts @param {string} address */
 export function worstOf(counts, address) {
   const word = WORST.find((state) => counts?.[state]);
-  return word ? h("a", { href: address, title: Object.entries(counts ?? {}).map(([state, count]) => `${count} ${state}`).join(", ") }, stateOf(word)) : "–";
+  return word ? stateOf(word, { href: address, title: Object.entries(counts).map(([state, count]) => `${count} ${state}`).join(", ") }) : "–";
 }
 
 const HIDDEN = { "aria-hidden": "true" };
@@ -31,10 +31,10 @@ const HIDDEN = { "aria-hidden": "true" };
 // `stateOf`, `timeOf` and `idOf` are plain functions: a list has a thousand of them, and a component for each costs the
 // reader of a slow machine a third of a second.
 
-/** A state as word, shape and colour. @param {string} word */
-export function stateOf(word) {
+/** A state as word, shape and colour. @param {string} word @param {{href: string, title: string}} [link] */
+export function stateOf(word, link) {
   const [shape, tone] = STATES[word] ?? ["·", "idle"];
-  return h("span", { class: `state ${tone}` }, h("span", HIDDEN, shape), word);
+  return h(link ? "a" : "span", { class: `state ${tone}`, ...link }, h("span", HIDDEN, shape), word);
 }
 
 /** @param {number} seconds */
