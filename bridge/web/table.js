@@ -27,18 +27,22 @@ export function useSelection(path) {
 }
 
 const ROWS_AT_FIRST = 50; // the others follow with the next frame, so that a long list is seen and used at once
+const LAID_OUT_AFTER_MS = 500;
 
 /**
- * A table. `isList`: one with many rows, whose columns have the same `size` in each; rows out of view are neither styled
- * nor laid out. A row is made again only if something in it changed.
+ * A table. `isList`: one with many rows, whose columns have the same `size` in each. At first, those that follow the
+ * first are neither styled nor laid out while they are out of view. A row is made again only if something in it changed.
  * @param {{caption: string, columns: Column<any>[], rows: any[], keyOf?: (row: any) => string, isBusy?: boolean, isList?: boolean, selection?: Selection | null}} props
  */
 export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy = false, isList = false, selection = null }) {
-  const [count, setCount] = useState(ROWS_AT_FIRST);
-  const isWhole = count >= rows.length;
+  const [stage, setStage] = useState(0); // the first rows, all rows, all rows laid out
+  const isLong = rows.length > ROWS_AT_FIRST;
+  const isWhole = stage > 0 || !isLong;
   useEffect(() => {
-    if (!isWhole) setCount(Infinity);
-  }, [isWhole]);
+    if (stage === 0 && isLong) setStage(1);
+    const timer = stage === 1 ? setTimeout(setStage, LAID_OUT_AFTER_MS, 2) : 0;
+    return () => clearTimeout(timer);
+  }, [stage, isLong]);
   const made = useRef(/** @type {Map<any, any>} */ (new Map()));
   const madeFor = useRef(/** @type {any} */ (null));
   const current = useRef(/** @type {any} */ (null));
@@ -71,10 +75,10 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy 
     style["--columns"] = sizes.join(" ");
     style["--least"] = `${sizes.reduce((sum, size) => sum + Number(/[\d.]+/.exec(size)), 0)}rem`;
   }
-  return html`<div class=${isList ? "table rows" : "table"} style=${style} aria-busy=${isBusy || !isWhole}><table>
+  return html`<div class=${`table${isList ? " rows" : ""}${stage < 2 ? " new" : ""}`} style=${style} aria-busy=${isBusy || !isWhole}><table>
     <caption class="hidden">${caption}</caption>
     <thead><tr>${heads.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.kind === "number" && "number"}>${column.name === "Select" ? html`<span class="hidden">Select</span>` : column.name}</th>`)}</tr></thead>
-    <tbody>${rows.slice(0, count).map(drawRow)}</tbody>
+    <tbody>${rows.slice(0, isWhole ? rows.length : ROWS_AT_FIRST).map(drawRow)}</tbody>
   </table></div>`;
 }
 

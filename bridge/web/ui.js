@@ -28,8 +28,7 @@ export function worstOf(counts, address) {
 
 const HIDDEN = { "aria-hidden": "true" };
 
-// `stateOf`, `timeOf` and `idOf` are plain functions: a list has a thousand of them, and a component for each costs the
-// reader of a slow machine a third of a second.
+// `stateOf`, `timeOf` and `idOf` are no components: a list has a thousand of them.
 
 /** A state as word, shape and colour. @param {string} word @param {{href: string, title: string}} [link] */
 export function stateOf(word, link) {
@@ -72,7 +71,7 @@ export function clockText(date, style) {
 /** @param {any} at @param {string | boolean} [full] */
 const timeText = (at, full) => `${full ? `${full} · ` : ""}${relative(Date.parse(at) - now())}`;
 
-/** An instant, relative to the server's clock; the exact one for machines, and shown while its row has the focus. @param {any} at @param {boolean} [exact] */
+/** An instant, relative to the server's clock. @param {any} at @param {boolean} [exact] */
 export function timeOf(at, exact) {
   if (!at) return "–";
   const full = exact && clockText(new Date(at));

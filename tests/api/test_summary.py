@@ -125,6 +125,7 @@ async def test_minutes_that_are_over_are_not_counted_again(api: Api) -> None:
     await keeper.close()
 
 
+@pytest.mark.usefixtures("is_patient")
 async def test_the_hours_of_a_day_are_counted_once_they_are_over(api: Api) -> None:
     """The last one is not over: its minutes are added up. An hour that is just over is counted again."""
     await api.finish((await api.register("a"))["id"])
