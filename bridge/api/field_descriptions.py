@@ -79,7 +79,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "filter_errors": "On how many events its filter failed since the daemon started.",
         "stats": "What recent attempts brought, and what is waiting.",
     },
-    "RunData RunAnswer RegisteredRun RunInFull": {
+    "RunData RunAnswer RegisteredRun RunInFull RunRow": {
         "id": "The id that runbridge gave the run, `run_…`.",
         "provider_run_id": "The id that the provider gave the run.",
         "settled": "Whether the status is final.",
@@ -102,6 +102,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "link": "The provider's own page about it; null if the provider does not say.",
         "overdue": "Whether it runs longer than its workflow normally takes.",
         "webhook": "The webhook that this request gave; absent without one.",
+        "deliveries": "The number of its deliveries by state; absent unless asked for.",
         "transitions": "Every change of its status, oldest first.",
         "events": "The bodies of its events, oldest first.",
         "definition": "The definition that reads the provider's answers; null for a provider that is built in.",
@@ -157,9 +158,10 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
     },
     "LastErrorAnswer": {"at": "The latest failure.", "count": "How many polls failed in a row."},
     "TransitionAnswer": {"at": "The poll that saw it.", "from": "The status before.", "to": "The status after."},
-    "EventAnswer": {
+    "EventAnswer EventRow": {
         "timestamp": "When it was recorded.",
         "data": "What happened.",
+        "deliveries": "The number of its deliveries by state; absent unless asked for.",
     },
     "EventData": {
         "sequence": "The number of the event within its run, from 1 without gaps; null if it concerns no run.",
@@ -359,7 +361,6 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "until": "Registered before this instant.",
         "deliveries": "Whether each run comes with the number of its deliveries by state.",
     },
-    "RunRow EventRow": {"deliveries": "The number of its deliveries by state; absent unless asked for."},
     "WaitQuery": {"timeout": "Seconds to wait at most."},
     "ConnectionQuery": {"workflow": "Show what was learned of this workflow; empty: of the runs without one."},
     "EndpointsQuery": {"one_run": "Whether to list the webhooks of single runs, too."},

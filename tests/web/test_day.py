@@ -49,7 +49,7 @@ async def test_a_day_at_the_dashboard(browser: Browser, tmp_path: Path) -> None:
         await show(page, daemon.url, Shown("run", f"runs/{run}", run))
         await page.get_by_role("button", name="Replay").last.click()
         await page.get_by_role("dialog").get_by_role("button", name="Replay").click()
-        await expect(page.locator(".toast")).to_contain_text("Sent again to 1 endpoint", timeout=PATIENCE_MS)
+        await expect(page.locator("#announcer")).to_contain_text("Sent again to 1 endpoint", timeout=PATIENCE_MS)
         await setup.wait_for_posts(before + 1, "/app")
 
         open_run = await setup.register(Scenario(duration_s=None))
@@ -67,7 +67,7 @@ async def test_a_day_at_the_dashboard(browser: Browser, tmp_path: Path) -> None:
         await expect(heading).to_have_text(open_run["id"])
         await expect(poll).to_be_enabled()
         await poll.click()
-        await expect(page.locator(".toast")).to_contain_text("polled now", timeout=PATIENCE_MS)
+        await expect(page.locator("#announcer")).to_contain_text("polled now", timeout=PATIENCE_MS)
 
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_label("API token")).to_be_visible()

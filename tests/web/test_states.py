@@ -143,7 +143,7 @@ async def test_rows_tell_the_worst_of_their_deliveries_and_poll_an_open_run(
     await expect(page.get_by_label("Run id")).to_have_value(re.compile("run_"))
     await show(page, full.daemon.url, Shown("open runs", "runs?state=open", "Runs"))
     await page.get_by_role("button", name="Poll now").first.click()
-    await expect(page.locator(".toast")).to_contain_text("polled now", timeout=PATIENCE_MS)
+    await expect(page.locator("#announcer")).to_contain_text("polled now", timeout=PATIENCE_MS)
     await show(page, full.daemon.url, Shown("events", "events", "Events"))
     await expect(page.get_by_role("columnheader", name="Deliveries")).to_be_visible()
     await page.close()
