@@ -27,11 +27,9 @@ export function useSelection(path) {
 }
 
 const ROWS_AT_FIRST = 50; // the others follow with the next frame, so that a long list is seen and used at once
-const LAID_OUT_AFTER_MS = 500;
 
 /**
- * A table. `isList`: one with many rows, whose columns have the same `size` in each. At first, those that follow the
- * first are neither styled nor laid out while they are out of view. A row is made again only if something in it changed.
+ * A table. `isList`: rows that are made again only if they changed, and at first laid out only in view.
  * @param {{caption: string, columns: Column<any>[], rows: any[], keyOf?: (row: any) => string, isBusy?: boolean, isList?: boolean, selection?: Selection | null}} props
  */
 export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy = false, isList = false, selection = null }) {
@@ -40,7 +38,7 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy 
   const isWhole = stage > 0 || !isLong;
   useEffect(() => {
     if (stage === 0 && isLong) setStage(1);
-    const timer = stage === 1 ? setTimeout(setStage, LAID_OUT_AFTER_MS, 2) : 0;
+    const timer = stage === 1 ? setTimeout(setStage, 500, 2) : 0;
     return () => clearTimeout(timer);
   }, [stage, isLong]);
   const made = useRef(/** @type {Map<any, any>} */ (new Map()));
@@ -69,7 +67,7 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy 
   made.current = new Map();
   madeFor.current = columns;
   const heads = selection ? columns.toSpliced(1, 0, { name: "Select", cell: () => "", size: "2.3rem" }) : columns;
-  const style = Object.fromEntries(heads.map(({ name }, at) => [`--name-${at + 1}`, `"${name}"`])); // as cards the cells say their column
+  const style = Object.fromEntries(heads.map(({ name }, at) => [`--name-${at + 1}`, `"${name}"`]));
   if (isList) {
     const sizes = heads.map(({ size = "5rem" }) => size);
     style["--columns"] = sizes.join(" ");

@@ -17,7 +17,6 @@ const STATES = {
   warning: ["!", "warn"], alive: ["✓", "good"], dead: ["✕", "bad"], done: ["✓", "good"],
 };
 
-/** The worst first. */
 const WORST = ["exhausted", "discarded", "pending", "delivered"];
 
 /** The worst state of some deliveries, as a link to them. @param {any} counts @param {string} address */
@@ -78,7 +77,7 @@ export function timeOf(at, exact) {
   return h("time", { key: at, datetime: at, "data-full": full || undefined }, timeText(at, full));
 }
 
-/** Say the exact times of the row that the pointer or the focus is in. @param {Event} event */
+/** Say the exact times of a row. @param {Event} event */
 function sayExact({ target }) {
   for (const one of /** @type {Element} */ (target).closest("tr")?.querySelectorAll("time:not([data-full], [data-exact])") ?? []) {
     /** @type {HTMLElement} */ (one).dataset.exact = clockText(new Date(/** @type {HTMLTimeElement} */ (one).dateTime));
