@@ -153,14 +153,17 @@ async def test_a_run_is_opened_at_its_provider_but_no_script_is(browser: Browser
     run = (await full.daemon.ask("GET", "/v1/runs?status=failed&limit=1"))["data"][0]["id"]
     page = await browser.new_page()
     await sign_in(page, full.daemon.url)
-    for told, count in (("https://jobs.example/7", 1), ("javascript:alert(1)", 0)):
+    told = {"link": ""}
 
-        async def change(route: Route, told: str = told) -> None:
-            answer = await route.fetch()
-            await route.fulfill(response=answer, body=json.dumps({**json.loads(await answer.text()), "link": told}))
+    async def change(route: Route) -> None:
+        answer = await route.fetch()
+        await route.fulfill(response=answer, body=json.dumps({**json.loads(await answer.text()), **told}))
 
-        await page.route(f"**/v1/runs/{run}", change)
+    await page.route(f"**/v1/runs/{run}", change)
+    for link, count in (("https://jobs.example/7", 1), ("javascript:alert(1)", 0)):
+        told["link"] = link
         await show(page, full.daemon.url, Shown("overview", "overview", "Overview"))
         await show(page, full.daemon.url, Shown("run", f"runs/{run}", run))
-        await expect(page.locator(f'main a[href="{told}"][rel="noopener noreferrer"]')).to_have_count(count)
+        await expect(page.get_by_role("link", name="open", exact=True)).to_have_count(count)
+        await expect(page.locator(f'main a[href="{link}"][rel="noopener noreferrer"]')).to_have_count(count)
     await page.close()
