@@ -15,10 +15,10 @@ from bridge.cli.options import DurationText, Pair, Settings, common_options, con
 from bridge.cli.output import mark, note, print_facts, print_table, print_value, say, say_heading
 from bridge.config.locate import find_config
 from bridge.definitions.check import hosts_of
-from bridge.definitions.doubts import doubts_in, key_sent
+from bridge.definitions.doubts import doubts_in
 from bridge.definitions.files import IN_CODE, Definitions, definitions_folder
 from bridge.definitions.schema import SCHEMA_TEXT
-from bridge.domain.definition import Definition, DefinitionInvalid
+from bridge.domain.definition import Definition, DefinitionInvalid, key_place
 from bridge.domain.errors import BadPayload, NotFound
 from bridge.domain.strict_json import parse_json
 from bridge.domain.suggestions import unknown
@@ -209,6 +209,15 @@ def lint(settings: Settings, file: Path) -> int:
     for warning in warnings:
         say(mark(None), warning)
     return 0
+
+
+def key_sent(tables: dict[str, Any]) -> str:
+    """How a request has the key, for a person."""
+    auth, place = tables.get("auth"), key_place(tables)
+    key = "the token for KEY" if isinstance(auth, dict) and "exchange" in auth else "KEY"
+    if "header" in place:
+        return f"{place['header']}: {place['scheme']} {key}" if "scheme" in place else f"{place['header']}: {key}"
+    return f"?{place['query']}=KEY" if place else "not at all"
 
 
 @providers.command

@@ -1,4 +1,4 @@
-"""What is allowed in a definition and hardly meant: the warnings of `lint`, and how the key is sent."""
+"""What is allowed in a definition and hardly meant: the warnings of `lint`."""
 
 from __future__ import annotations
 
@@ -61,12 +61,3 @@ def _doubt_of_word(word: str) -> str:
     if word != word.strip():
         return f"{word!r} begins or ends with a blank, which counts"
     return "a status that is null is not this text; write absent = …" if word == "null" else ""
-
-
-def key_sent(tables: Mapping[str, Any]) -> str:
-    """How a request has the key, for a person."""
-    auth, place = tables.get("auth"), key_place(tables)
-    key = "the token for KEY" if isinstance(auth, dict) and "exchange" in auth else "KEY"
-    if "header" in place:
-        return f"{place['header']}: {place['scheme']} {key}" if "scheme" in place else f"{place['header']}: {key}"
-    return f"?{place['query']}=KEY" if place else "not at all"

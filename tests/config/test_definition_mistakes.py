@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bridge.cli.providers import key_sent
 from bridge.definitions.check import faults_in
-from bridge.definitions.doubts import doubts_in, key_sent
+from bridge.definitions.doubts import doubts_in
 from bridge.definitions.files import Definitions
 from bridge.domain.definition import DefinitionInvalid
 
