@@ -141,7 +141,11 @@ def check_daemon(client: Client) -> Iterator[Finding]:
 
 def _clock_of_daemon(date: str | None, ours: datetime) -> Iterator[Finding]:
     """Whether the clock of a daemon elsewhere is another than ours: the clocks of providers are compared with ours."""
-    skew_s = (ours - parsedate_to_datetime(date)).total_seconds() if date else 0.0
+    try:
+        theirs = _instant_of(date) or ours
+    except ValueError:  # a proxy wrote it
+        return
+    skew_s = (ours - theirs).total_seconds()
     if abs(skew_s) > SKEW_REMARK_S:
         ahead, is_good = "behind" if skew_s > 0 else "ahead of", False if abs(skew_s) > SKEW_WRONG_S else None
         advice = "set the clock that is wrong (timedatectl set-ntp true); receivers refuse signatures at 300 s"
@@ -251,8 +255,13 @@ def _ask_date(connection: Connection) -> tuple[datetime | None, datetime]:
         client.request("HEAD", path, headers=login)
         date = client.getresponse().headers.get("Date")
         ours = datetime.now(UTC)
-    theirs = parsedate_to_datetime(date) if date else None
-    return (theirs.replace(tzinfo=theirs.tzinfo or UTC) if theirs else None), ours
+    return _instant_of(date), ours
+
+
+def _instant_of(date: str | None) -> datetime | None:
+    """The instant in a `Date` header; None without one. Raises ValueError."""
+    at = parsedate_to_datetime(date) if date else None
+    return at and at.replace(tzinfo=at.tzinfo or UTC)
 
 
 def _proxy_login(proxy: SplitResult) -> dict[str, str]:

@@ -197,8 +197,8 @@ def lint(settings: Settings, file: Path) -> int:
     hosts = sorted(hosts_of(answers.tables)) or ["each connection's own base_url"]
     warnings = [*faults, *doubts_in(answers.tables), *unseen_words(answers, fixtures)]
     if settings.as_json:
-        told = {"hosts": hosts, "key": key_sent(answers.tables), "fixtures": len(fixtures), "warnings": warnings}
-        print_value({"ok": True, **told})
+        facts = {"hosts": hosts, "key": key_sent(answers.tables), "fixtures": len(fixtures), "warnings": warnings}
+        print_value({"ok": True, **facts})
         return 0
     say(
         mark(is_good=True),

@@ -84,6 +84,15 @@ def test_a_daemon_elsewhere_whose_clock_is_wrong_is_reported(cli, offset_s, resu
     assert words in clock["detail"]
 
 
+@pytest.mark.parametrize("date", ["soon", "", "Mon, 30 Nov 2099 16:00:00 -0000"])
+def test_a_date_of_a_daemon_that_is_none_or_has_no_zone_is_no_fault_of_ours(cli, date):
+    """A proxy may write it."""
+    with stub_server(lambda request: StubResponse(200, b'{"data": []}', date=date)) as daemon:
+        found = cli("doctor", "--offline", "--json", "--url", daemon.url, "--token", "t")
+    clocks = [each["result"] for each in found.json if each["check"] == "clock of the daemon"]
+    assert clocks == (["wrong"] if "2099" in date else [])
+
+
 def test_the_clock_of_a_provider_behind_a_proxy_is_asked_by_that_proxy():
     """Its name may not even be known here."""
     seen = []
