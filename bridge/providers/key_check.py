@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import string
@@ -36,7 +37,11 @@ async def check_key(
         return True, f"{connection.base_url} answers; {provider.name} is asked without a key"
     if not provider.presents_wrong_key:
         return False, f"{NOT_PROVEN}the definition of {provider.name} forbids asking with a wrong one"
-    other = replace(connection, api_key=Secret(wrong_key_like(connection.api_key.reveal())))
+    other = replace(
+        connection,
+        api_key=Secret(wrong_key_like(connection.api_key.reveal())),
+        options={**connection.options, **_wrong_logins(connection)},
+    )
     async with ProviderSessions(sessions.tls, requests_max=1) as own:
         try:
             await provider.present_key(open_http(own, other, provider))
@@ -46,6 +51,13 @@ async def check_key(
             said = http.redacted(str(failure).removeprefix(NOT_PROVEN))
             return False, f"{NOT_PROVEN}with a wrong key: {said}; try again, or check base_url"
     return False, f"{NOT_PROVEN}{connection.base_url} answers alike with a wrong key; check base_url"
+
+
+def _wrong_logins(connection: Connection) -> dict[str, str]:
+    """Other values for the variables that are exchanged beside the key: a wrong password would lock the user's account."""
+    auth = connection.definition.tables.get("auth") if connection.definition else None
+    body = json.dumps(auth.get("body")) if isinstance(auth, dict) else ""
+    return {name: wrong_key_like(value) for name, value in connection.options.items() if f"{{{name}}}" in body}
 
 
 def wrong_key_like(key: str) -> str:

@@ -187,6 +187,25 @@ async def test_the_exchange_of_a_wrong_key_for_a_token_must_be_refused(refusal, 
     assert [one.method for one in server.seen] == ["POST", "GET", "POST"]
 
 
+async def test_a_user_gets_no_wrong_password():
+    """Some servers lock an account after so many of them."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.json_response({"dag_runs": []})
+        is_ours = await request.json() == {"username": "anna-m", "password": KEY}
+        return web.json_response({"access_token": "t-123456"} if is_ours else {}, status=201 if is_ours else 401)
+
+    async with foreign_server(answer) as server:
+        proven, _ = await checked(server.url, DefinedProvider(Definitions().get("airflow"), {}), user="anna-m")
+    assert proven
+    right, _, wrong = server.seen
+    assert right.body == {"username": "anna-m", "password": KEY}
+    assert isinstance(wrong.body, dict)
+    assert re.fullmatch(r"[a-z]{4}-[a-z]", wrong.body["username"])
+    assert wrong.body["username"] != "anna-m"
+
+
 async def test_a_definition_may_forbid_the_wrong_key(tmp_path: Path):
     file = tmp_path / "jobs.toml"
     file.write_text(
