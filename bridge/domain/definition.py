@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,9 +50,7 @@ def key_place(tables: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def key_header(place: Mapping[str, str], secret: str) -> dict[str, str]:
-    """The header that has the key; none where it goes another way. For Basic the secret is user:password."""
-    if place.get("scheme") == "Basic":
-        secret = base64.b64encode(secret.encode()).decode()
+    """The header that has the key as it is; none where it goes another way."""
     return (
         {place["header"]: f"{place['scheme']} {secret}" if "scheme" in place else secret} if "header" in place else {}
     )

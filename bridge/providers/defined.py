@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,7 +80,12 @@ class DefinedProvider(ProviderDefaults):
         values = self.definition.values(connection.options)
         own = self.tables.get("headers", {}).items()
         headers = {name: fill(text, values) for name, text in own if has_values(text, values)}
-        return headers if self._exchange else headers | key_header(self._key_place, connection.api_key.reveal())
+        if self._exchange:
+            return headers
+        key = connection.api_key.reveal()
+        if self.tables.get("auth") == "basic":
+            key = base64.b64encode(key.encode()).decode()
+        return headers | key_header(self._key_place, key)
 
     def check_run_id(self, provider_run_id: str) -> str | None:
         """Text of the kind, or of the parts, that the definition names."""

@@ -91,6 +91,7 @@ async def test_one_poll_sends_the_key_and_reads_the_status() -> None:
     [
         ('{ header = "X-Key" }', ("x-key", KEY)),
         ('{ header = "Authorization", scheme = "Key" }', ("authorization", f"Key {KEY}")),
+        ('{ header = "Authorization", scheme = "Basic" }', ("authorization", f"Basic {KEY}")),  # encoded by hand
         ('"basic"', ("authorization", "Basic Y2FuYXJ5LWtleS0xMjM0")),
     ],
 )
