@@ -94,7 +94,7 @@ def postgres_target(url: str) -> PostgresTarget:
 
 
 def _check_ports(base: str, parameters: Iterable[tuple[str, str]]) -> None:
-    hosts = base.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    hosts = base.partition("://")[2].rpartition("@")[2].partition("/")[0]  # a password may have slashes
     given = [found[1] for host in hosts.split(",") if (found := _PORT.search(host))]
     given += [port for name, value in parameters if name == "port" for port in value.split(",")]
     for port in given:

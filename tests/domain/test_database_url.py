@@ -58,3 +58,11 @@ def test_a_port_that_does_not_exist_is_refused(base: str):
     """The driver raised an OverflowError for it."""
     with pytest.raises(ValueError, match="expected a number from 1 to 65535"):
         postgres_target(base)
+
+
+def test_digits_of_a_password_with_a_slash_are_no_port():
+    """They were refused as one, in a message that quoted them."""
+    base = "postgresql://u:12345678/x@h:5432/d"
+    assert postgres_target(base).dsn == base
+    with pytest.raises(ValueError, match="port 99999:"):
+        postgres_target("postgresql://u:12345678/x@h:99999/d")
