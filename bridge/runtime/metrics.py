@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 import platform
 import sqlite3
-import time
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeVar
 
-from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from bridge import __version__
 from bridge.domain.delivery import Outcome
 from bridge.domain.failure import FailureKind
 
+Series = TypeVar("Series", Counter, Histogram)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _POLLS = (1, 2, 3, 5, 8, 12, 20, 40, 80, 160, 320)
 ONE_RUN: Final = "one-run"
@@ -29,77 +25,12 @@ LAG_EVERY_S: Final = 5.0
 _LAG_SAMPLE_S: Final = 0.01
 
 
-class Series:
-    """One series: the sum of what was counted or observed, and how many observations each bucket holds."""
-
-    __slots__ = ("_bounds", "counts", "created_at", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-        self.created_at = time.time()
-
-    def inc(self, amount: float = 1) -> None:
-        """Count."""
-        self.total += amount
-
-    def observe(self, amount: float) -> None:
-        """Count one observation in its bucket."""
-        self.total += amount
-        self.counts[bisect_left(self._bounds, amount)] += 1
-
-
-class Family(Collector):
-    """A counter, or with `buckets` a histogram, for counting on the event loop only.
-
-    Those of prometheus_client take a lock for each number, three times as long: an event counts nine times.
-    """
-
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        name: str,
-        text: str,
-        labels: Sequence[str] = (),
-        buckets: Sequence[float] = (),
-    ) -> None:
-        self._name, self._text, self._labels, self._buckets = name.removesuffix("_total"), text, labels, buckets
-        self._series: dict[tuple[object, ...], Series] = {}
-        registry.register(self)
-
-    def labels(self, *values: object) -> Series:
-        """The series with these values of the labels, which begins at zero."""
-        series = self._series.get(values)
-        if series is None:
-            series = self._series[values] = Series(self._buckets)
-        return series
-
-    def describe(self) -> list[Metric]:
-        """The name for the registry."""
-        return [Metric(self._name, self._text, "histogram" if self._buckets else "counter")]
-
-    def collect(self) -> Iterator[Metric]:
-        """All series, as prometheus_client's own show theirs."""
-        [metric] = self.describe()
-        for values, series in tuple(self._series.items()):
-            labels = dict(zip(self._labels, map(str, values), strict=True))
-            if self._buckets:
-                counts = [float(count) for count in accumulate(series.counts)]
-                for bound, count in zip((*self._buckets, float("inf")), counts, strict=True):
-                    text = floatToGoString(bound)  # type: ignore[no-untyped-call]
-                    metric.add_sample(f"{self._name}_bucket", {**labels, "le": text}, count)
-                metric.add_sample(f"{self._name}_count", labels, counts[-1])
-            metric.add_sample(f"{self._name}_{'sum' if self._buckets else 'total'}", labels, series.total)
-            metric.add_sample(f"{self._name}_created", labels, series.created_at)
-        yield metric
-
-
 class Metrics:
     """Counters of one daemon, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._series: dict[tuple[object, tuple[str, ...]], Any] = {}
         self._endpoints: set[str] = set()
         self._add_watching()
         self._add_delivering()
@@ -177,9 +108,12 @@ class Metrics:
         if is_good:
             self.config_reload_at.set(at_s)
 
-    def of(self, family: Family, *labels: str) -> Series:
-        """The series of `family` with these values of its labels."""
-        return family.labels(*labels)
+    def of(self, metric: Series, *labels: str) -> Series:
+        """`metric.labels(*labels)`, cached: prometheus_client takes longer to find a series than to count in it."""
+        series: Series | None = self._series.get((metric, labels))
+        if series is None:
+            series = self._series[metric, labels] = metric.labels(*labels)
+        return series
 
     def _add_delivering(self) -> None:
         self.attempts = self._counter("delivery_attempts_total", "Webhook POSTs by outcome", ["outcome"])
@@ -197,14 +131,13 @@ class Metrics:
             "Endpoints switched off by themselves: gone (410) or failing (the rule)",
             ["cause"],
         )
-        failing = self._counter("endpoints_failing_total", "Warnings about endpoints that only fail")
-        self.endpoints_failing = failing.labels()
-        self.attempt_seconds = self._histogram("delivery_duration_seconds", "Time of one POST").labels()
+        self.endpoints_failing = self._counter("endpoints_failing_total", "Warnings about endpoints that only fail")
+        self.attempt_seconds = self._histogram("delivery_duration_seconds", "Time of one POST")
         self.event_seconds = self._histogram(
             "event_to_delivered_seconds",
             "From recording an event to its first delivery",
             buckets=(*_SECONDS, 60, 600, 3600, 86400),
-        ).labels()
+        )
 
     def _add_housekeeping(self) -> None:
         self.retention_rows = self._counter("retention_rows_deleted_total", "Rows no longer kept", ["table"])
@@ -226,7 +159,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         build = Gauge("runbridge_build_info", "Versions", ["version", "python", "sqlite"], registry=self.registry)
         build.labels(__version__, platform.python_version(), sqlite3.sqlite_version).set(1)
-        self.loop_lag = self._histogram("loop_lag_seconds", "How late the event loop wakes a timer, sampled").labels()
+        self.loop_lag = self._histogram("loop_lag_seconds", "How late the event loop wakes a timer, sampled")
         self.config_reload_ok = self._gauge("config_last_reload_successful", "0 if the last reload was refused")
         self.config_reload_at = self._gauge(
             "config_last_reload_success_timestamp_seconds", "When the configuration in effect was read"
@@ -235,10 +168,10 @@ class Metrics:
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"runbridge_{name}", text, registry=self.registry)
 
-    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Family:
-        return Family(self.registry, f"runbridge_{name}", text, labels)
+    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(f"runbridge_{name}", text, labels, registry=self.registry)
 
     def _histogram(
         self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = _SECONDS
-    ) -> Family:
-        return Family(self.registry, f"runbridge_{name}", text, labels, buckets)
+    ) -> Histogram:
+        return Histogram(f"runbridge_{name}", text, labels, buckets=buckets, registry=self.registry)
