@@ -46,8 +46,9 @@ class TokenExchange:
         self, send: Send, http: ProviderHttp, variables: Mapping[str, str], headers: Mapping[str, str]
     ) -> ProviderResponse:
         """Send a request with a token, and once more with a new one if the first is refused. Raises ProviderFailure."""
+        first = await self.header(http, variables, renew=False)  # a refusal of the key itself is final
         try:
-            return await send(headers={**headers, **await self.header(http, variables, renew=False)})
+            return await send(headers={**headers, **first})
         except ProviderFailure as failure:
             if failure.failed.status != 401:
                 raise
