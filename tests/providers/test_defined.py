@@ -425,15 +425,6 @@ async def test_a_token_is_exchanged_once_and_again_after_a_401() -> None:
     assert all(KEY not in str(one.headers) for one in server.seen)
 
 
-async def test_an_exchange_that_is_refused_is_not_tried_again_at_once() -> None:
-    """Each poll with a wrong key was two logins, and some services lock an account for them."""
-    text = BASE.replace("[run]", '[auth]\nexchange = "POST /login"\nbody = { password = "{key}" }\ntoken = "t"\n[run]')
-    async with against(answering({"error": "wrong"}, status=401), text) as (defined, http, server):
-        told = failed(await defined.fetch_run(http, "7"))
-    assert told.kind is FailureKind.UNAUTHORIZED
-    assert [request.target for request in server.seen] == ["/api/login"]
-
-
 async def test_a_404_that_is_not_the_provider_s_own_is_a_gateway_s() -> None:
     assert failed(await poll(b"default backend - 404", status=404)).kind is FailureKind.GATEWAY
     assert failed(await poll({"message": "no such job"}, status=404)).kind is FailureKind.NOT_FOUND

@@ -31,12 +31,14 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from bridge.definitions.check import faults_in
+from bridge.domain.failure import FailureKind
 from bridge.domain.observation import Observed
 from bridge.domain.run import Progress
 from bridge.providers.definition_answers import Answer
 from bridge.providers.definition_requests import ForeignHost, Hosts
 from bridge.providers.fixtures import FixtureInvalid, compare, facts_of, fixtures_beside, read_fixture
-from tests.providers.test_defined import BASE, against, poll, provider, read
+from tests.providers.test_defined import BASE, against, failed, poll, provider, read
+from tests.support.foreign_server import answering
 
 WHOLE = """\
 schema = 1
@@ -220,6 +222,15 @@ async def test_no_time_is_null_and_no_remark(time: str, value: object) -> None:
 async def test_progress_is_read_in_every_form(form: str, value: object, progress: Progress | None) -> None:
     text = BASE.replace('status = "state"', f'status = "state"\nprogress = {{ path = "p", as = "{form}" }}')
     assert read(await poll({"state": "RUN", "p": value}, text)).progress == progress
+
+
+async def test_an_exchange_that_is_refused_is_not_tried_again_at_once() -> None:
+    """Each poll with a wrong key was two logins, and some services lock an account for them."""
+    text = BASE.replace("[run]", '[auth]\nexchange = "POST /login"\nbody = { password = "{key}" }\ntoken = "t"\n[run]')
+    async with against(answering({"error": "wrong"}, status=401), text) as (own, http, server):
+        told = failed(await own.fetch_run(http, "7"))
+    assert told.kind is FailureKind.UNAUTHORIZED
+    assert [request.target for request in server.seen] == ["/api/login"]
 
 
 @pytest.mark.parametrize(("expires", "exchanges"), [("", 1), ('expires = "s"\n', 3)])
