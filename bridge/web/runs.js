@@ -22,7 +22,7 @@ export function progressText(run) {
 /** @type {import("./table.js").Column<import("./api.js").Schemas["RunRow"]>[]} */
 const COLUMNS = [
   { name: "Run", size: "17.5rem", cell: (run) => idOf(run.id, to("runs", run.id)) },
-  { name: "Status", size: "7.6rem", cell: (run) => [stateOf(run.status), run.overdue && h("small", { class: "warn" }, " overdue"), run.last_error && h("small", { class: "bad", title: visible(run.last_error.message) }, " not readable")] },
+  { name: "Status", size: "7.6rem", kind: "wraps", cell: (run) => [stateOf(run.status), run.overdue && h("small", { class: "warn" }, " overdue"), run.last_error && h("small", { class: "bad", title: visible(run.last_error.message) }, " not readable")] },
   { name: "Provider's id", size: "minmax(6.2rem, 1fr)", kind: "id", cell: (run) => visible(run.provider_run_id) },
   { name: "Connection", size: "minmax(5.9rem, .7fr)", cell: (run) => h("a", { href: to("connections", run.connection) }, run.connection) },
   { name: "Workflow", size: "minmax(4.6rem, .9fr)", cell: (run) => [visible(run.workflow_id ?? "–"), run.tags.length > 0 && h("small", null, ` ${visible(run.tags.join(", "))}`)] },

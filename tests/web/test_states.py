@@ -167,3 +167,22 @@ async def test_a_run_is_opened_at_its_provider_but_no_script_is(browser: Browser
         await expect(page.get_by_role("link", name="open", exact=True)).to_have_count(count)
         await expect(page.locator(f'main a[href="{link}"][rel="noopener noreferrer"]')).to_have_count(count)
     await page.close()
+
+
+async def test_what_is_wrong_with_a_run_is_not_cut_off_in_the_list(browser: Browser, full: DaemonSetup) -> None:
+    page = await browser.new_page()
+    await sign_in(page, full.daemon.url)
+    error = {"at": "2026-01-15T10:30:00.000Z", "kind": "transport", "message": "no answer", "count": 3}
+
+    async def change(route: Route) -> None:
+        answer = await route.fetch()
+        runs = json.loads(await answer.text())
+        runs["data"] = [{**run, "overdue": True, "last_error": error} for run in runs["data"]]
+        await route.fulfill(response=answer, body=json.dumps(runs))
+
+    await page.route(re.compile(r"/v1/runs\?"), change)
+    await show(page, full.daemon.url, Shown("runs", "runs", "Runs"))
+    cell = page.locator("td", has_text="not readable").first
+    await expect(cell).to_contain_text("overdue", timeout=PATIENCE_MS)
+    assert await cell.evaluate("cell => cell.scrollWidth <= cell.clientWidth")
+    await page.close()
