@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from bridge.definitions.check import texts_of, word_text
+from bridge.definitions.check import is_here, texts_of, word_text
 from bridge.definitions.schema import STATUSES, nodes_of
 from bridge.domain.definition import id_parts, key_place, names_in, pieces
 from bridge.domain.suggestions import dotted
@@ -47,8 +47,7 @@ def _doubts_of_text(text: str, *, is_body: bool) -> Iterator[str]:
 
 def _doubts_of_key(tables: Mapping[str, Any]) -> Iterator[str]:
     base = urlsplit(tables.get("base_url", ""))
-    is_here = base.hostname in ("127.0.0.1", "localhost", "::1")
-    if base.scheme == "http" and not is_here and key_place(tables):
+    if base.scheme == "http" and not is_here(base.hostname) and key_place(tables):
         yield "base_url: http:// sends the key unencrypted; write https:// if the provider has it"
     for name, text in tables.get("headers", {}).items():
         if not names_in(text) and any(part in name.lower() for part in ("key", "token", "secret", "authorization")):

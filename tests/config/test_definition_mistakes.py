@@ -56,6 +56,12 @@ def test_the_definition_itself_has_no_mistake_and_no_doubt() -> None:
     assert list(doubts_in(tables)) == []
 
 
+def test_an_address_on_this_machine_needs_no_encryption() -> None:
+    text = ACME.replace('auth = { header = "X-Api-Key" }', 'hosts = ["127.0.0.1:9000"]\nauth = AUTH')
+    exchange = '{ exchange = "POST http://127.0.0.1:9000/token", token = "t" }'
+    assert faults_in(tomllib.loads(text.replace("AUTH", exchange))) == []
+
+
 @pytest.mark.parametrize(
     ("line", "was", "written", "said"),
     [
