@@ -74,7 +74,7 @@ async def test_a_server_that_takes_any_key_proves_nothing(name):
     async with foreign_server(answering(LISTS[name])) as server:
         ok, said = await checked(server.url, REGISTRY[name])
     assert not ok
-    assert said == f"reachable, key not proven: {server.url} answers alike with a wrong key; check base_url"
+    assert said == f"reachable, key not proven: {server.url} answers alike with a wrong key; check base_url, unless it needs no key"
     assert len(server.seen) == 2
 
 
@@ -159,7 +159,7 @@ async def test_no_definition_believes_a_server_that_takes_any_key(name):
     finally:
         await sandbox.stop()
     assert not ok
-    assert said == f"reachable, key not proven: {server.url} answers alike with a wrong key; check base_url"
+    assert said == f"reachable, key not proven: {server.url} answers alike with a wrong key; check base_url, unless it needs no key"
     assert len(server.seen) == 2
 
 
