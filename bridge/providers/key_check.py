@@ -50,7 +50,8 @@ async def check_key(
                 return True, f"{connection.base_url} takes the key and refuses a wrong one"
             said = http.redacted(str(failure).removeprefix(NOT_PROVEN))
             return False, f"{NOT_PROVEN}with a wrong key: {said}; try again, or check base_url"
-    return False, f"{NOT_PROVEN}{connection.base_url} answers alike with a wrong key; check base_url, unless it needs no key"
+    said = f"{connection.base_url} answers alike with a wrong key; check base_url, unless it needs no key"
+    return False, NOT_PROVEN + said
 
 
 def _wrong_logins(connection: Connection) -> dict[str, str]:

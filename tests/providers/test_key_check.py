@@ -24,6 +24,7 @@ from tests.support.provider_http import KEY
 NAMES = sorted(path.name for path in BUILT_IN.iterdir() if (path / "definition.toml").is_file())
 UNASKED = {"azure-lro", "fal", "google-operation"}  # neither [check] nor [list]
 EXCHANGING = {"airbyte", "airflow"}
+ALIKE = "reachable, key not proven: {} answers alike with a wrong key; check base_url, unless it needs no key"
 LISTS = {"retab": {"data": []}, "dify": {"data": []}, "dibby": {}, "instabase": {"runs": []}}
 
 
@@ -74,7 +75,7 @@ async def test_a_server_that_takes_any_key_proves_nothing(name):
     async with foreign_server(answering(LISTS[name])) as server:
         ok, said = await checked(server.url, REGISTRY[name])
     assert not ok
-    assert said == f"reachable, key not proven: {server.url} answers alike with a wrong key; check base_url, unless it needs no key"
+    assert said == ALIKE.format(server.url)
     assert len(server.seen) == 2
 
 
@@ -159,7 +160,7 @@ async def test_no_definition_believes_a_server_that_takes_any_key(name):
     finally:
         await sandbox.stop()
     assert not ok
-    assert said == f"reachable, key not proven: {server.url} answers alike with a wrong key; check base_url, unless it needs no key"
+    assert said == ALIKE.format(server.url)
     assert len(server.seen) == 2
 
 
