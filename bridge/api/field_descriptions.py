@@ -180,7 +180,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "health": "`ok`, `failing`, or `unknown` before the first answer.",
         "since": "When its health last changed; null before the first answer.",
         "last_error": "The latest failed poll since the last one that could be read; null if there is none.",
-        "last_check": "What the last check of its key brought; null if none was made since the start.",
+        "last_check": "The outcome of the last check of its key; null if none was made since the start.",
         "definition": "The definition that reads its answers; null for a provider that is built in.",
         "remarks": "What the definition could not read in its answers.",
         "limits": "The limits that the configuration sets.",

@@ -298,7 +298,7 @@ class RemarkAnswer(Shown):
 
 
 class CheckAnswer(Shown):
-    """What one real call brought, and the same with a wrong key."""
+    """The outcome of one real call, and of the same call with a wrong key."""
 
     ok: bool
     detail: str

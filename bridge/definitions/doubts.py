@@ -1,4 +1,4 @@
-"""What is allowed in a definition and hardly meant: the warnings of `lint`."""
+"""The warnings of `lint`: constructs that a definition may hold and that are hardly meant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bridge.domain.suggestions import dotted
 
 
 def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
-    """What is hardly meant, as sentences that begin with the key."""
+    """Each construct that is hardly meant, as a sentence that begins with its key."""
     texts = list(texts_of(nodes_of(tables)))
     for at, text in texts:
         yield from (f"{dotted(at)}: {said}" for said in _doubts_of_text(text, is_body="body" in at))
@@ -34,7 +34,7 @@ def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
 
 
 def _doubts_of_text(text: str, *, is_body: bool) -> Iterator[str]:
-    """Of a text with names in braces: in GraphQL `{id}` is a selection, and no name has a `$`."""
+    """The doubts about a text with names in braces: in GraphQL `{id}` is a selection, and no name has a `$`."""
     before = ""
     for number, piece in enumerate(pieces(text)):
         is_value = before.rstrip().endswith(('"', ":", "("))

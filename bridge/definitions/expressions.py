@@ -103,7 +103,7 @@ def finder(paths: str | list[str], key: str) -> Find:
 
 @lru_cache(maxsize=4096)
 def _finder(path: str, key: str) -> Find:
-    """Of one path; plain names take a fifth of the time of the interpreter."""
+    """`find` for one path; plain names take a fifth of the time of the interpreter."""
     if not _PLAIN.fullmatch(path):
         return _evaluator(path, key)
     first, *others = path.split(".")

@@ -1,4 +1,4 @@
-"""What people write in a definition and what is meant: the remedies of `instead.toml`, as the end of a sentence."""
+"""The remedies of `instead.toml` for common mistakes in a definition, as the end of a sentence."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     Outcome.OVERSIZE: "the receiver's answer is too large; answer 2xx with a short body",
     Outcome.UNSIGNED: "its secret cannot be read; `runbridge doctor` says which key is missing",
 }
-"""What an operator does about attempts with this outcome."""
+"""The remedy for attempts with an outcome."""
 
 
 @frozen

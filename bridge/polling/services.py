@@ -1,4 +1,4 @@
-"""What a node hands to each of its pollers."""
+"""The services of a node that each of its pollers uses."""
 
 from __future__ import annotations
 

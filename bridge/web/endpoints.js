@@ -1,4 +1,4 @@
-/** Adding and editing an endpoint. */
+/** The list of endpoints, and the dialog that adds or edits one. */
 import { html, useState } from "./preact.js";
 import { call, post, withQuery } from "./api.js";
 import { Action, Dialog, toast, useMay } from "./action.js";

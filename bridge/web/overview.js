@@ -35,7 +35,7 @@ function Past({ title, each, minutes }) {
     </div>
     <details><summary>As a table</summary>
       <${Table} caption=${`Runs settled and delivery attempts per ${each}`} keyOf=${(/** @type {any} */ row) => row.at} rows=${minutes.filter((minute) => minute.settled || minute.delivered || minute.failed)} columns=${[
-        { name: `Begin of the ${each}`, cell: (/** @type {any} */ row) => html`<time datetime=${row.at}>${clockText(new Date(row.at), "short")}</time>` },
+        { name: `Beginning of the ${each}`, cell: (/** @type {any} */ row) => html`<time datetime=${row.at}>${clockText(new Date(row.at), "short")}</time>` },
         ...["settled", "delivered", "failed"].map((key) => ({ name: key, kind: "number", cell: (/** @type {any} */ row) => String(row[key]) })),
       ]} /></details></section>`;
 }
