@@ -223,10 +223,16 @@ def _write_config(folder: Path, providers: dict[str, str], receiver: str, secret
     return path
 
 
+def _environ() -> dict[str, str]:
+    """The environment without ours, in which Python finds this package: the Debian package is on no usual path."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("RUNBRIDGE_")}
+    return {**mine, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
 @contextlib.asynccontextmanager
 async def _process(*command: str) -> AsyncIterator[dict[str, Any]]:
     """Run a sandbox process; yields the line of JSON that it prints when it is ready."""
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=_environ())
     try:
         assert process.stdout is not None
         line = await _started(process.stdout.readline(), " ".join(command[2:4]))
@@ -241,9 +247,8 @@ async def _process(*command: str) -> AsyncIterator[dict[str, Any]]:
 async def _daemon(config: Path, log: Path) -> AsyncIterator[str]:
     """Run the daemon as a process; yields the address of its API."""
     command = [sys.executable, "-m", "bridge", "serve", "--config", str(config)]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("RUNBRIDGE_")}
     with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(*command, stderr=output, env=environ)
+        process = await asyncio.create_subprocess_exec(*command, stderr=output, env=_environ())
     try:
         yield await _started(_address_in(log, process), "the daemon")
     finally:

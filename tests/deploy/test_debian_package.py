@@ -28,6 +28,7 @@ new=$(ls /srv/*-2_*.deb) old=$(ls /srv/*-1_*.deb)
 echo = install; dpkg -i $old; systemctl is-active runbridge; systemctl is-enabled runbridge
 echo = user; stat -c '%U %G %a' /etc/runbridge/api-token /var/lib/runbridge/runbridge.db; ls /var/lib/runbridge
 echo = cli; runbridge --version; runbridge runs list; echo $?; runbridge doctor >/dev/null; echo $?
+echo = demo; runbridge demo; echo $?
 echo = completions; ls /usr/share/bash-completion/completions/runbridge /usr/share/man/man1/runbridge.1.gz
 echo = reload; systemctl reload runbridge; echo $?
 echo = journal; journalctl -u runbridge -p warning -o cat | grep -c sqlite.affected; journalctl -u runbridge -o cat | grep -c '^<'
@@ -134,6 +135,7 @@ def test_the_package_is_installed_upgraded_removed_and_purged(tmp_path: Path) ->
     assert version.startswith("runbridge ")
     assert heading.startswith("RUN ")
     assert (listed, doctor) == ("0", "0")
+    assert seen["demo"][-1] == "0", seen["demo"]
     assert len(seen["completions"]) == 2
 
     assert seen["reload"] == ["0"], "a minimal Debian has no /bin/kill"
