@@ -322,7 +322,7 @@ class DaemonControl:
             found.append(Finding(None, "connections", detail))
         return found
 
-    async def test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
+    async def send_test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
         """Send a test message by these channels, or by all."""
         return await self.alerter.test(names) if self.alerter else []
 

@@ -155,7 +155,7 @@ class Bridge(Protocol):
         """The findings of `doctor` about this machine: configuration, SQLite, disk, files, backups, readiness. Reads files."""
         ...
 
-    async def test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
+    async def send_test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
         """Send a test message by these channels of `[alerts]`, or by all. Raises InvalidInput for an unknown name."""
         ...
 

@@ -95,7 +95,10 @@ class Poller:
         wall = self._clock.now()
         while self._opens_in_s(now) <= 0 and self.lease_guard.is_open:
             if (due := self.schedule.take_to_rank(now)) is not None:
-                self.schedule.set_ready(self.planner.rank(due, now, self.schedule.some(READY_MAX)), now)
+                ranked = self.planner.rank(due, now, self.schedule.some(READY_MAX))
+                if self.client.is_probing:  # by turns: a run that is gone seems ever later, and would take every probe
+                    ranked.sort(key=lambda each: -each[1].sent_at)
+                self.schedule.set_ready(ranked, now)
             if self.lists.rest_s(now) <= 0:
                 self._start_list(now)
                 continue

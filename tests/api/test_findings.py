@@ -173,4 +173,4 @@ async def test_the_channels_of_alerts_are_tried_on_request(sqlite_api: Api) -> N
         {"channel": "phone", "kind": "ntfy", "ok": True, "detail": "the message was taken"},
         {"channel": "team", "kind": "slack", "ok": False, "detail": "no answer"},
     ]
-    assert ("test_alerts", ["phone", "team"]) in sqlite_api.bridge.asked
+    assert ("send_test_alerts", ["phone", "team"]) in sqlite_api.bridge.asked

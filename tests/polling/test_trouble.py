@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.domain.connection import CadenceSettings, ConnectionHealth
-from bridge.polling import trouble
+from bridge.polling import connection_client, schedule, trouble
 from bridge.polling.trouble import MissingRuns
 from bridge.sandbox import Sandbox, Scenario
 from bridge.store.database import Database
@@ -38,6 +38,41 @@ async def test_another_run_is_polled_where_one_alone_cannot_be_read_for_long(
         await work(poller.run_pass, poller.bell, is_failing)
         assert poller.client.reason is not None
         assert "HTTP 400" in poller.client.reason
+
+
+async def test_every_run_has_its_turn_while_the_connection_is_probed(
+    database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs were deleted at the provider and took every probe; a third, which was hardly due, could have ended it."""
+    monkeypatch.setattr(schedule, "RANK_EVERY_S", 0.0)  # as probes are further apart in life
+    monkeypatch.setattr(schedule, "RANK_SHARE", 1_000.0)
+    monkeypatch.setattr(connection_client, "FAILING_SPAN_S", 0.0)
+    monkeypatch.setattr(connection_client, "PROBE_FIRST_S", 0.03)
+    monkeypatch.setattr(connection_client, "PROBE_MAX_S", 0.03)
+    often = CadenceSettings(min_interval_s=0.01, max_interval_s=0.01)
+    ages_s = (0.0, 0.0, 864_000.0)
+    async with open_poller(database, connection(sandbox, "dify", cadence=often)) as poller:
+        for age_s in ages_s:
+            run_id = sandbox.add_run("dify", scenario=Scenario(duration_s=None), age_s=age_s)
+            await register(database, run_id, connection="dify-1")
+
+        async def are_found() -> bool:
+            return sum(each.run.observed_at is not None for each in poller.schedule.all()) == len(ages_s)
+
+        async def is_probing() -> bool:
+            return poller.client.is_probing
+
+        await work(poller.run_pass, poller.bell, are_found)
+        sandbox.fail("dify", "404", count=None)
+        await work(poller.run_pass, poller.bell, is_probing)
+        first = len(sandbox.requests) + len(ages_s)  # those that were under way are over
+
+        async def are_enough() -> bool:
+            return len(sandbox.requests) >= first + 3 * len(ages_s)
+
+        await work(poller.run_pass, poller.bell, are_enough)
+        probes = [seen.path for seen in sandbox.requests][first : first + 3 * len(ages_s)]
+        assert sorted(map(probes.count, set(probes))) == [3, 3, 3]
 
 
 def test_runs_that_are_gone_are_told_from_a_connection_that_finds_none() -> None:

@@ -45,6 +45,8 @@ WHEN_STOPPING: Final = {
 }
 """Reached after SIGTERM."""
 OF_TRIGGERS: Final = ("a run is about to be started", "a run was started and not recorded")
+ONCE: Final = (*WHEN_STOPPING, *OF_TRIGGERS, "the node has joined")
+"""Passed once in a life of the process."""
 OF_SQLITE: Final = ("any statement", "before a commit", "after a commit", "in a commit")
 TORN: Final = "torn.json"  # beside the database: how long the write-ahead log was before the commit that was cut off
 

@@ -158,8 +158,8 @@ MUTANTS: Final = (
         "            reason=failed.message,\n            key=self._client.connection.api_key.reveal(),\n        )",
     ),
     Mutant(
-        "finish-told-twice",
-        "a run that ends has two finishes",
+        "finished-twice",
+        "a run that ends gets two `run.finished` events",
         "bridge/store/runs.py",
         "        for number, event_type in enumerate(change.decision.events, start=1)",
         "        for number, event_type in enumerate(\n"

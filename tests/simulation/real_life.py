@@ -21,7 +21,7 @@ from typing import Any, Final
 from bridge.domain.encryption import new_key
 from tests.simulation import checker, file_checker
 from tests.simulation.clients import Clients
-from tests.simulation.kill_points import CALLS, OF_SQLITE, OF_TRIGGERS, TORN, WHEN_STOPPING
+from tests.simulation.kill_points import CALLS, OF_SQLITE, OF_TRIGGERS, ONCE, TORN, WHEN_STOPPING
 from tests.simulation.nursery import Nursery
 from tests.simulation.world import TOKEN, Window, World
 from tests.support.ports import free_port
@@ -191,7 +191,7 @@ class RealLife(World):
             window = Window("down", "", self.now_s - 1)
             self.windows.append(window)
             is_named = bool(point)
-            is_often = is_named and point not in WHEN_STOPPING and point not in OF_TRIGGERS
+            is_often = is_named and point not in ONCE
             passes = [2, 5, 9] if point == "in a commit" else [1, 1, 2, 5] if is_often else [1]
             await self.start(node, point, self.chance.choice(passes))
             try:

@@ -183,9 +183,9 @@ class ApiBridge:
         """Noted."""
         self.asked.append(("expect_endpoints", list(ids)))
 
-    async def test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
+    async def send_test_alerts(self, names: Sequence[str] | None) -> list[ChannelTest]:
         """One that works and one that does not."""
-        self.asked.append(("test_alerts", names))
+        self.asked.append(("send_test_alerts", names))
         return [ChannelTest("phone", ChannelKind.NTFY, None), ChannelTest("team", ChannelKind.SLACK, "no answer")]
 
     def readiness(self) -> dict[str, bool]:
