@@ -110,6 +110,8 @@ def python_files(folder: Path) -> list[Path]:
 
 def room_of(path: Path) -> str:
     """`store` for bridge/store/tables.py, `daemon` for bridge/daemon.py, `` for bridge/__init__.py."""
+    if path.name == "__main__.py":
+        return "__main__"
     first = path.relative_to(BRIDGE).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
 

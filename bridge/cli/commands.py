@@ -37,6 +37,7 @@ TABLE = {
     "serve": CommandEntry("serve", "Run the daemon in the foreground."),
     "init": CommandEntry("serve", "Write a first configuration with a new token."),
     "demo": CommandEntry("serve", "Run the main job against sandbox providers."),
+    "sandbox": CommandEntry("sandbox", "Fake providers, and a receiver that verifies signatures."),
     "runs": CommandEntry("runs", "Register runs, show them, wait for them."),
     "endpoints": CommandEntry("endpoints", "Subscribers, their filters and their secrets."),
     "events": CommandEntry("events", "List, show, follow and replay events."),

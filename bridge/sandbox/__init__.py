@@ -1,7 +1,7 @@
 """Fake providers that speak the four real APIs, and a receiver that verifies signatures.
 
 For the demo, for users without credentials, and for the tests. Both run inside a process on port 0
-(`await Sandbox().start()`) or as a process of their own (`python -m bridge.sandbox providers`).
+(`await Sandbox().start()`) or as a process of their own (`runbridge sandbox providers`).
 """
 
 from bridge.sandbox.receiver import Received, Receiver, Reply, ReplyKind

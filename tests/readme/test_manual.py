@@ -40,7 +40,12 @@ from tests.support.manual import PAGES, README, ROOT, Block, block, blocks, pros
 
 SHOWN_COMMANDS = sorted(
     {" ".join(span.split()) for page in PAGES for span in spans(read(page)) if span.startswith("runbridge ")}
-    | {line for each in blocks("sh") for line in each.text.splitlines() if line.startswith("runbridge ")}
+    | {
+        line
+        for each in blocks("sh")
+        for line in each.text.replace("\\\n", "").splitlines()
+        if line.startswith("runbridge ")
+    }
 )
 DEFINITIONS = {"add-a-provider"}  # its blocks describe providers and have tests of their own
 TOML = [each for each in blocks("toml") if each.page not in DEFINITIONS]
