@@ -241,6 +241,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "ConnectionList": _page(_CONNECTION),
     "CheckAnswer": {
         "ok": True,
+        "result": "ok",
         "detail": "https://api.dify.ai/v1 takes the key and refuses a wrong one",
         "at": "2026-01-15T10:30:05.120Z",
         "duration_ms": 84,

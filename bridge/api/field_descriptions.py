@@ -212,6 +212,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
     },
     "CheckAnswer": {
         "ok": "Whether the key is proven: the provider takes it, and refuses a wrong one.",
+        "result": "`ok`: proven; `wrong`: the call failed or the key was refused; `remark`: answered, but a wrong key, too.",
         "detail": "What was found, or why the key is not proven.",
         "at": "When it was checked.",
         "duration_ms": "How long the call took, in milliseconds.",

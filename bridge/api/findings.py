@@ -162,7 +162,7 @@ def _connection(context: RequestContext, name: str, read: _Read, wrong: _Sentenc
         checked = context.bridge.last_check(name)
         check = f"`runbridge connections check {name}` finds out whether its key is taken"
         brought = f"{checked.detail} (checked {format_instant(checked.at)})" if checked else check
-        yield Finding(True if checked and checked.ok else None, what, f"no poll has been answered yet; {brought}")
+        yield Finding(checked.is_good if checked else None, what, f"no poll has been answered yet; {brought}")
     elif not said:
         yield Finding(True, what, f"it answers, since {format_instant(row.since)}")
 

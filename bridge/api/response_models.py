@@ -301,6 +301,7 @@ class CheckAnswer(Shown):
     """The outcome of one real call, and of the same call with a wrong key."""
 
     ok: bool
+    result: Literal["ok", "remark", "wrong"]
     detail: str
     at: When
     duration_ms: int

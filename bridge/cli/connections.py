@@ -25,6 +25,7 @@ from bridge.cli.output import (
     status_text,
 )
 from bridge.cli.plot import draw
+from bridge.domain.finding import IS_GOOD
 from bridge.domain.suggestions import closest
 
 CHECK_TIMEOUT_S = 60.0  # above the daemon's own deadline for the provider
@@ -83,7 +84,10 @@ def show(settings: Settings, name: str, workflow: str | None) -> None:
 @common_options
 @pass_settings
 def check(settings: Settings, name: tuple[str, ...]) -> int:
-    """Make one authenticated request through each NAME (default: all); exit 1 if one fails."""
+    """Prove the key of each NAME (default: all) by a real request; exit 1 if one is not proven.
+
+    ✗: the request failed. !: it was answered, but a wrong key was not refused; a server may need none.
+    """
     client = settings.client()
     names = list(name) or [connection["name"] for connection in client.get("v1", "connections").rows()]
     if not names:
@@ -93,13 +97,18 @@ def check(settings: Settings, name: tuple[str, ...]) -> int:
         if settings.as_json:
             print_value({"connection": each, **result})
         else:
-            say(mark(bool(result["ok"])), each, result.get("detail"), f"({result.get('duration_ms')} ms)")
+            say_check(each, result)
     return 0 if all(result["ok"] for result in results.values()) else 1
 
 
 def check_connections(client: Client, names: list[str]) -> dict[str, Object]:
     """Have the daemon check each connection; results in the order of `names`."""
     return {name: client.post("v1", "connections", name, "check", timeout_s=CHECK_TIMEOUT_S).object() for name in names}
+
+
+def say_check(name: str, result: Object) -> None:
+    """Print the outcome of the check of connection `name`."""
+    say(mark(IS_GOOD[result["result"]]), name, result.get("detail"), f"({result.get('duration_ms')} ms)")
 
 
 def _print_connection(connection: Object) -> None:
@@ -151,7 +160,7 @@ def _facts(connection: Object, state: Object) -> Iterator[tuple[str, Cell]]:
     yield "since", f"{connection['since']}  ({ago(connection['since'])})" if connection["since"] else None
     yield "last error", last_error_text(connection)
     if checked := connection.get("last_check"):
-        yield "key", f"{mark(bool(checked['ok']))} {checked['detail']} ({ago(checked['at'])})"
+        yield "key", f"{mark(IS_GOOD[checked['result']])} {checked['detail']} ({ago(checked['at'])})"
     if definition := connection.get("definition"):
         yield "definition", f"{definition['name']} {definition['version']}, {definition['origin']}"
     for remark in connection.get("remarks") or ():

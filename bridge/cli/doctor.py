@@ -35,7 +35,7 @@ from bridge.config.locate import find_config
 from bridge.config.reach import read_database_url
 from bridge.domain.connection import Connection
 from bridge.domain.errors import BridgeError, NotFound
-from bridge.domain.finding import Finding
+from bridge.domain.finding import IS_GOOD, Finding
 from bridge.maintenance import backups
 from bridge.store import migrate
 from bridge.store.checks import check_disk, check_files, check_sqlite
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 SKEW_REMARK_S: Final = 5.0
 SKEW_WRONG_S: Final = 60.0  # receivers refuse at 300 s
 PROVIDER_TIMEOUT_S: Final = 5.0
-_IS_GOOD: Final = {"ok": True, "wrong": False}
 
 
 @click.command
@@ -160,7 +159,7 @@ def fetch_findings(client: Client) -> Iterator[Finding]:
         yield Finding(False, "daemon", str(error))
         return
     for row in rows:
-        yield Finding(_IS_GOOD.get(row["result"]), row["check"], row["detail"])
+        yield Finding(IS_GOOD[row["result"]], row["check"], row["detail"])
 
 
 def check_database(path: Path | None, env: Mapping[str, str]) -> Iterator[Finding]:
@@ -281,6 +280,6 @@ def check_accounts(client: Client) -> Iterator[Finding]:
     for name in names:
         try:
             result = check_connections(client, [name])[name]
-            yield Finding(bool(result["ok"]), f"key of connection {name}", f"{result.get('detail')}")
+            yield Finding(IS_GOOD[result["result"]], f"key of connection {name}", f"{result.get('detail')}")
         except BridgeError as error:
             yield Finding(False, f"key of connection {name}", str(error))

@@ -299,8 +299,8 @@ def _definitions(settings: Settings) -> Definitions:
 @common_options
 @pass_settings
 def check(settings: Settings, name: str, body: Path | None) -> int:
-    """Make one authenticated request through every connection of provider NAME; exit 1 if one fails."""
-    from bridge.cli.connections import check_connections
+    """Prove the key of every connection of provider NAME by a real request; exit 1 if one is not proven."""
+    from bridge.cli.connections import check_connections, say_check
 
     provider = _find(settings, name)
     if body is not None:
@@ -316,7 +316,7 @@ def check(settings: Settings, name: str, body: Path | None) -> int:
         )
     else:
         for each, result in results.items():
-            say(mark(bool(result["ok"])), each, result.get("detail"), f"({result.get('duration_ms')} ms)")
+            say_check(each, result)
     return 0 if names and all(result["ok"] for result in results.values()) else 1
 
 

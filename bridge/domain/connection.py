@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from bridge.domain.definition import Definition
+from bridge.domain.finding import RESULTS
 from bridge.domain.run import NO_OVERRIDES, CadenceOverrides
 from bridge.domain.secret import Secret
 
@@ -85,9 +86,22 @@ class ConnectionHealth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
-    """Whether a check that a person asked for proved the key; `detail` is a sentence without secrets."""
+    """Whether a check that a person asked for proved the key; `detail` is a sentence without secrets.
 
-    ok: bool
+    `is_good` is None if the provider answered but refused no wrong key, or cannot be asked: it may need no key.
+    """
+
+    is_good: bool | None
     detail: str
     at: datetime
     duration_ms: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the key is proven."""
+        return self.is_good is True
+
+    @property
+    def result(self) -> str:
+        """`ok`, `remark` or `wrong`, as `doctor` says it."""
+        return RESULTS[self.is_good]

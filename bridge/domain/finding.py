@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+RESULTS: Final = {True: "ok", None: "remark", False: "wrong"}
+IS_GOOD: Final = {result: is_good for is_good, result in RESULTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,4 +20,4 @@ class Finding:
     @property
     def result(self) -> str:
         """`ok`, `remark` or `wrong`."""
-        return {True: "ok", None: "remark", False: "wrong"}[self.is_good]
+        return RESULTS[self.is_good]

@@ -203,9 +203,9 @@ class ConnectionClient:
     async def check(self) -> KeyCheck:
         """Make one authenticated call, and the same with a wrong key; the limiter and the health take no note."""
         started = self._clock.monotonic()
-        ok, said = await check_key(self.provider, self.connection, self._http, self._sessions)
+        is_good, said = await check_key(self.provider, self.connection, self._http, self._sessions)
         duration_ms = round((self._clock.monotonic() - started) * 1000)
-        self.last_check = KeyCheck(ok=ok, detail=said, at=self._clock.now(), duration_ms=duration_ms)
+        self.last_check = KeyCheck(is_good=is_good, detail=said, at=self._clock.now(), duration_ms=duration_ms)
         return self.last_check
 
     def judge(

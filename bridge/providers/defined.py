@@ -303,11 +303,10 @@ class DefinedProvider(ProviderDefaults):
         return Answer(response.status, response.headers, response.body), None
 
     async def check(self, http: ProviderHttp) -> None:
-        """[check], else the first page of [list]; without both nothing is claimed. Raises ProviderFailure."""
+        """[check], else the first page of [list]; raises Unsupported without both, otherwise ProviderFailure."""
         if (table := self.tables.get("check")) is None:
             if "list" not in self.tables:
-                said = f"key not proven: the definition of {self.name} has neither [check] nor [list] to ask for"
-                raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, said))
+                raise Unsupported(f"key not proven: the definition of {self.name} has neither [check] nor [list]")
             await self.list_runs(http, since=_LONG_AGO)
             return
         request = request_of(table, self._at(http).values, {})

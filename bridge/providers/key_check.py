@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from bridge.domain.connection import Connection
+from bridge.domain.errors import Unsupported
 from bridge.domain.failure import FailureKind
 from bridge.domain.secret import Secret
 from bridge.providers.base import NOT_PROVEN, Provider
@@ -23,20 +24,23 @@ _NO_FORM: Final = "runbridge-wrong-key"
 
 async def check_key(
     provider: Provider, connection: Connection, http: ProviderHttp, sessions: ProviderSessions
-) -> tuple[bool, str]:
+) -> tuple[bool | None, str]:
     """Whether the provider takes the key of `connection` and refuses a wrong one, and a sentence about it.
 
+    None if it answers this key and no wrong one was refused, or if the definition has no request to check with.
     The wrong key goes over a connection of its own, because some servers know who is at the other end by that.
     """
     try:
         await provider.check(http)
+    except Unsupported as nothing:
+        return None, str(nothing)
     except ProviderFailure as failure:
         is_refused = failure.failed.kind is FailureKind.UNAUTHORIZED and failure.body is not None
         return False, f"the key is refused; check api_key ({failure})" if is_refused else str(failure)
     if not provider.sends_key:
         return True, f"{connection.base_url} answers; {provider.name} is asked without a key"
     if not provider.presents_wrong_key:
-        return False, f"{NOT_PROVEN}the definition of {provider.name} forbids asking with a wrong one"
+        return None, f"{NOT_PROVEN}the definition of {provider.name} forbids asking with a wrong one"
     other = replace(
         connection,
         api_key=Secret(wrong_key_like(connection.api_key.reveal())),
@@ -49,9 +53,9 @@ async def check_key(
             if failure.failed.kind is FailureKind.UNAUTHORIZED:
                 return True, f"{connection.base_url} takes the key and refuses a wrong one"
             said = http.redacted(str(failure).removeprefix(NOT_PROVEN))
-            return False, f"{NOT_PROVEN}with a wrong key: {said}; try again, or check base_url"
+            return None, f"{NOT_PROVEN}with a wrong key: {said}; try again, or check base_url"
     said = f"{connection.base_url} answers alike with a wrong key; check base_url, unless it needs no key"
-    return False, NOT_PROVEN + said
+    return None, NOT_PROVEN + said
 
 
 def _wrong_logins(connection: Connection) -> dict[str, str]:

@@ -77,7 +77,7 @@ async def test_a_workflow_without_runs_is_shown_as_it_is_assumed(sqlite_api: Api
 
 async def test_a_check_makes_one_call_and_tells_what_came_of_it(sqlite_api: Api) -> None:
     reply = await sqlite_api.call("POST", "/v1/connections/dify-prod/check")
-    brought = {"ok": True, "detail": "the key works", "at": reply.body["at"], "duration_ms": 12}
+    brought = {"ok": True, "result": "ok", "detail": "the key works", "at": reply.body["at"], "duration_ms": 12}
     assert (reply.status, reply.body) == (200, brought)
     shown = await sqlite_api.call("GET", "/v1/connections/dify-prod")
     assert shown.body["last_check"] == brought

