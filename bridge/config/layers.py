@@ -15,7 +15,8 @@ from enum import IntEnum
 from types import UnionType
 from typing import Annotated, Union, get_args, get_origin
 
-from bridge.config.sections import NAMED_SECTIONS, SECTIONS, Table
+from bridge.config.sections import NAMED_SECTIONS, SECTIONS
+from bridge.config.values import Table
 from bridge.domain.errors import Problem
 from bridge.domain.suggestions import closest, dotted, unknown
 

@@ -17,14 +17,13 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from bridge.config.connection_sections import CadenceTable, ConnectionTable
 from bridge.config.layers import Given, Layer, Layers, TablePath, place, variants
 from bridge.config.locate import home_of
 from bridge.config.secret_sources import odd_secrets, readable_secrets, sources_for
 from bridge.config.sections import (
     AlertTable,
     BackupSettings,
-    CadenceTable,
-    ConnectionTable,
     DashboardSettings,
     DatabaseSettings,
     DeliverySettings,
@@ -35,10 +34,10 @@ from bridge.config.sections import (
     RetentionSettings,
     SecretsSettings,
     ServerSettings,
-    Table,
     TokenTable,
     otel_lacks,
 )
+from bridge.config.values import Table
 from bridge.definitions.files import Definitions
 from bridge.domain.addresses.policy import AddressPolicy, AllowRule, Trust
 from bridge.domain.alert import ChannelKind
@@ -293,7 +292,7 @@ class _Loading:
             path = str(self._sources.find(connection.ca_file))
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except (ValueError, OSError) as error:  # an SSLError is an OSError
-            why = "it is no PEM file" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None)
+            why = "it is not a PEM file" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None)
             said = str(error) if isinstance(error, ValueError) else f"holds no certificate that can be read: {why}"
             self._problems.append(Problem(place(("connections", connection.name), "ca_file"), said))
             return connection
@@ -368,7 +367,7 @@ def _read_document(path: Path) -> dict[str, object]:
     except OSError as error:
         raise _unreadable(path, f"cannot read the file: {error.strerror}; name another with --config") from None
     if len(content) > FILE_BYTES_MAX:
-        raise _unreadable(path, f"more than {FILE_BYTES_MAX // 1024**2} MiB; this is no configuration file")
+        raise _unreadable(path, f"more than {FILE_BYTES_MAX // 1024**2} MiB; this is not a configuration file")
     try:
         return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

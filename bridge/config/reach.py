@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from bridge.config.layers import Layers
 from bridge.config.load import Config, ConfigInvalid, default_database_url, load_config
 from bridge.config.secret_sources import sources_for
-from bridge.config.sections import DatabaseSettings, DeliverySettings, SecretsSettings, ServerSettings, Table
-from bridge.config.values import ListenAddress, read_listen
+from bridge.config.sections import DatabaseSettings, DeliverySettings, SecretsSettings, ServerSettings
+from bridge.config.values import ListenAddress, Table, read_listen
 from bridge.domain.secret import Secret
 
 SomeTable = TypeVar("SomeTable", bound=Table)

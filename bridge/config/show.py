@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bridge.config.connection_sections import PROVIDER_OPTIONS, CadenceTable, ConnectionTable
 from bridge.config.layers import place
 from bridge.config.load import Config, FileEndpoint
-from bridge.config.sections import (
-    PROVIDER_OPTIONS,
-    AlertTable,
-    CadenceTable,
-    ConnectionTable,
-    EndpointTable,
-    OtelSettings,
-    Table,
-)
-from bridge.config.values import format_size, mask_password, mask_query
+from bridge.config.sections import AlertTable, EndpointTable, OtelSettings
+from bridge.config.values import Table, format_size, mask_password, mask_query
 from bridge.domain.connection import CadenceSettings, Connection
 from bridge.domain.timestamps import format_duration
 

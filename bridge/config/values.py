@@ -1,4 +1,7 @@
-"""Checks of single values that only the configuration has: a plain value, or a ValueError with the remedy."""
+"""Checks of single values that only the configuration has, and the base of its tables.
+
+A check returns a plain value, or raises a ValueError with the remedy.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Annotated, ClassVar
 from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator
 
 from bridge.domain.addresses.policy import AllowRule
 from bridge.domain.database_url import postgres_target
 from bridge.domain.errors import InvalidInput
+from bridge.domain.fields import STRICT, one_of
 from bridge.domain.secret import Secret
 from bridge.domain.webhook_url import parse_target
 
@@ -64,7 +71,7 @@ def read_listen(value: object) -> ListenAddress:
     if found["v6"] is not None:
         _ip(host, "between [ and ] stands an IPv6 address", version=6)
     elif not _HOST.fullmatch(host):
-        raise ValueError('the host is no name or address; to listen on every address write "0.0.0.0:8484"')
+        raise ValueError('the host is not a name or address; to listen on every address write "0.0.0.0:8484"')
     return ListenAddress(host=host, port=int(found["port"]))
 
 
@@ -135,7 +142,7 @@ def _name_weekdays(field: str) -> str:
     for part in field.lower().split(","):
         found = _WEEKDAY_PART.fullmatch(part)
         if not found:
-            raise ValueError(f"{part!r} is no weekday (0 to 7, or sun to sat)")
+            raise ValueError(f"{part!r} is not a weekday (0 to 7, or sun to sat)")
         first = 0 if found["first"] == "*" else _weekday(found["first"])
         last = 6 if found["first"] == "*" else _weekday(found["last"] or found["first"])
         chosen = range(first, last + 1 if last >= first else last + 8)  # fri-mon goes round the end of the week
@@ -284,3 +291,29 @@ def mask_password(text: str) -> str:
 def mask_query(url: str) -> str:
     """The URL without its query, which often holds a token."""
     return url.partition("?")[0] + ("?****" if "?" in url else "")
+
+
+def choice(*known: str) -> BeforeValidator:
+    """One of these words, in any case of letters."""
+    return BeforeValidator(lambda value: one_of(value.lower() if isinstance(value, str) else value, known))
+
+
+HeaderSecret = Annotated[Secret, AfterValidator(check_header_safe)]
+
+
+class Table(BaseModel):
+    """One table of the file. `secrets` names the keys that may also be given as X_env or X_file."""
+
+    model_config = STRICT
+    secrets: ClassVar[tuple[str, ...]] = ()
+    rivals: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def attributes(cls) -> dict[str, str]:
+        """Key in the file → attribute, in the order of the fields."""
+        return {field.alias or name: name for name, field in cls.model_fields.items()}
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """Every key that may stand in this table."""
+        return [*cls.attributes(), *(f"{name}_{how}" for name in cls.secrets for how in ("env", "file"))]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bridge.config.connection_sections import BASE_URLS, CadenceTable
 from bridge.config.layers import schema_of
 from bridge.config.load import load_config
-from bridge.config.sections import BASE_URLS, NAMED_SECTIONS, SECTIONS, CadenceTable
+from bridge.config.sections import NAMED_SECTIONS, SECTIONS
 from bridge.config.values import read_size
 from bridge.definitions.files import built_in
 from bridge.domain.connection import CadenceSettings
@@ -47,7 +48,7 @@ SECTION_NAMES = sorted(TABLES)
 
 
 def shown(section: str, text: str) -> dict[str, object]:
-    """What `text` holds for a section; the tables of one kind taken together."""
+    """The keys that `text` has for a section; tables of one kind are taken together."""
     content = tomllib.loads(text)
     for part in section.split("."):
         content = content[part]

@@ -1,4 +1,4 @@
-"""Runs that a list shows and nobody registered are watched, each once, over restarts; what was over before is not."""
+"""Unregistered runs that a list shows are watched, each once, over restarts; runs that were over before are not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.config.sections import LISTING_PROVIDERS
+from bridge.config.connection_sections import LISTING_PROVIDERS
 from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
 from bridge.domain.observation import RunPage
 from bridge.domain.run import Run
@@ -81,7 +81,7 @@ async def test_what_runs_is_found_and_what_was_over_before_is_not(
 async def test_what_begins_later_is_found_however_short_it_is(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
-    """It may be over before any list shows it; its end is told all the same."""
+    """It may be over before any list shows it; its end is reported all the same."""
     async with open_poller(database, discovering(sandbox, provider)) as poller:
         await lists_more(poller, sandbox, 1)
         short = sandbox.add_run(provider, scenario=Scenario(duration_s=0.0))
@@ -156,7 +156,7 @@ async def test_a_removed_run_is_not_found_again(database: Database, sandbox: San
 async def test_a_run_that_was_forgotten_long_ago_is_not_found_anew_after_a_restart(
     database: Database, sandbox: Sandbox
 ) -> None:
-    """In a quiet account the newest run stays the newest, long after retention has let go of it."""
+    """In a quiet account the newest run stays the newest, long after retention has deleted it."""
     settings = discovering(sandbox, "instabase")
     first, theirs = (sandbox.add_run("instabase", scenario=FOR_EVER, age_s=age_s) for age_s in (3000, 1000))
     mark = learned_state.Watermark(sandbox_birth(sandbox, first), sandbox_birth(sandbox, theirs))

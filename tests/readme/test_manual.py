@@ -19,8 +19,10 @@ from bridge.api.serving import BATCH_BYTES_MAX
 from bridge.api.stream import STREAMS_MAX
 from bridge.cli.commands import runbridge
 from bridge.cli.trigger import sample_event
+from bridge.config.connection_sections import CadenceTable
 from bridge.config.load import load_config
-from bridge.config.sections import NAMED_SECTIONS, SECTIONS, CadenceTable, DeliverySettings, RetentionSettings, Table
+from bridge.config.sections import NAMED_SECTIONS, SECTIONS, DeliverySettings, RetentionSettings
+from bridge.config.values import Table
 from bridge.daemon import DRAIN_S
 from bridge.delivery.sender import CONNECT_TIMEOUT_S, HEAD_BYTES_MAX, READ_BYTES_MAX
 from bridge.domain.custom_headers import VALUE_CHARACTERS_MAX
