@@ -1,7 +1,7 @@
-"""The composition root: build, supervise, drain, close. Read it as a list of what there is.
+"""The composition root: build, supervise, drain, close.
 
 The way of the data: register → next_poll_at → lease (`polling.poller`) → fetch and normalise (`providers`)
-→ detect (`domain.transition`) → record run, event and deliveries in one transaction (`store.transitions`)
+→ detect (`domain.transition`) → record run, event and deliveries in one transaction (`store.runs`)
 → sign and post (`delivery.deliverer`, `delivery.sender`) → judge (`domain.delivery`) → record → retry or replay.
 """
 
@@ -12,7 +12,6 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -34,10 +33,10 @@ from bridge.domain.addresses.policy import Trust
 from bridge.domain.clock import SteadyClock
 from bridge.domain.errors import BridgeError, StoreUnavailable
 from bridge.domain.ids import new_id
-from bridge.maintenance import alerts, backups, deadlines, key_rotation, wall_clock
+from bridge.maintenance import alerts, deadlines, key_rotation, wall_clock
 from bridge.maintenance.alert_channels import ChannelSender
 from bridge.maintenance.alerts import Alerter
-from bridge.maintenance.backups import BackupPlan
+from bridge.maintenance.backups import Backups
 from bridge.maintenance.calendar import EVERY_MINUTE, Calendar
 from bridge.maintenance.retention import Housekeeper
 from bridge.maintenance.wall_clock import WallClockWatch
@@ -270,8 +269,9 @@ class Daemon:
             self.database, self.clock, self.channel_sender, self.metrics, self._disk_free
         )
         self.alerter.use(self.config.alerts)
-        self.workers.start_loop("alerts", self._tell_people)
+        self.workers.start_loop("alerts", self._send_alerts)
         self.calendar.set("housekeeping", EVERY_MINUTE, self._sweep)
+        self.backups = self.control.backups = Backups(self.database, self.clock, self.metrics)
         self._schedule_backup()
         self.calendar.start()
         self._stack.callback(self.calendar.stop)
@@ -298,7 +298,7 @@ class Daemon:
                     self.tracing.expired(run, self.clock.now())
         return deadlines.EVERY_S
 
-    async def _tell_people(self) -> float:
+    async def _send_alerts(self) -> float:
         if self._does_chores:
             return await self.alerter.run_pass()
         self.alerter.forget()
@@ -312,19 +312,9 @@ class Daemon:
             await self.housekeeper.sweep()
 
     def _schedule_backup(self) -> None:
-        plan = self.control.backup_plan = wiring.backup_plan(self.config)
-        self.metrics.backup_planned.set(plan.cron is not None)
-        if self.database.is_sqlite and plan.cron is not None:
-            newest_at = backups.newest_at(plan, database_file.path_of(self.database.url))
-            self.metrics.backup_at.set(newest_at.timestamp() if newest_at else 0)
-        self.calendar.set("backup", plan.cron, lambda: self._make_backup(plan))
-
-    async def _make_backup(self, plan: BackupPlan) -> None:
-        made = await backups.make_backup(self.database, self.clock, plan)
-        why = self.control.backup_failure = made if isinstance(made, str) else None
-        self.metrics.of(self.metrics.backups, "failed" if why else "made").inc()
-        if why is None:
-            self.metrics.backup_at.set(self.clock.now().timestamp())
+        plan = wiring.backup_plan(self.config)
+        self.backups.use(plan)
+        self.calendar.set("backup", plan.cron, self.backups.make)
 
     # -- the API, and reloading
 
@@ -373,31 +363,14 @@ class Daemon:
             self.metrics.note_reload(self.clock.now().timestamp(), is_good=False)
             log.error("config.refused", problems=[f"{p.field}: {p.message}" for p in invalid.problems])
             return
-        if problems := await self._definitions_in_use(new):
+        lost = wiring.lost_definitions(self.config, new)
+        if lost and (problems := wiring.still_used(lost, await self.database.read(runs.count_active))):
             log.error("config.refused", problems=problems)
             return
         if kept := changes_that_need_restart(self.config, new):
             log.warning("config.needs_restart", keys=kept)
         async with self._changing:
             await self._put_into_effect(new)
-
-    async def _definitions_in_use(self, new: Config) -> list[str]:
-        """A sentence for each definition that the new configuration lacks while runs are watched with it."""
-        by_connection = {
-            name: connection.definition.name
-            for name, connection in self.config.connections.items()
-            if connection.definition is not None and connection.definition.name not in new.definitions
-        }
-        if not by_connection:
-            return []
-        watched = Counter[str]()
-        for (connection, _), count in (await self.database.read(runs.count_active)).items():
-            watched[by_connection.get(connection, "")] += count
-        return [
-            f"providers.{name}: {watched[name]} runs are watched with this definition; keep it until they are over"
-            for name in sorted(set(by_connection.values()))
-            if watched[name]
-        ]
 
     async def _put_into_effect(self, new: Config) -> None:
         self.notifier.reloading()
@@ -423,7 +396,7 @@ class Daemon:
 
 
 def _log_removed(removed: Mapping[str, int]) -> None:
-    """Say what became of endpoints that are no longer in the configuration file."""
+    """Log the removal of endpoints that are no longer in the configuration file."""
     for endpoint_id, discarded in removed.items():
         write = log.warning if discarded else log.info
         write(

@@ -22,9 +22,8 @@ from bridge.domain.failure import LastError
 from bridge.domain.finding import Finding
 from bridge.domain.run import Json, Run
 from bridge.domain.webhook_url import check_target
-from bridge.maintenance import backups
 from bridge.maintenance.alerts import Alerter
-from bridge.maintenance.backups import BackupPlan
+from bridge.maintenance.backups import Backups
 from bridge.polling.poller import Poller
 from bridge.polling.schedule import TrackedRun
 from bridge.providers.http import ProviderFailure
@@ -63,7 +62,7 @@ class _Connections(Mapping[str, Connection]):
 
 
 class DaemonControl:
-    """Reaches the workers of one daemon; it holds no state of its own but who waits for what."""
+    """Reaches the workers of one daemon. Its own state is only which requests wait for which run."""
 
     def __init__(self, database: Database, clock: Clock, pollers: Mapping[str, Poller], metrics: Metrics) -> None:
         self.pollers = pollers
@@ -77,15 +76,13 @@ class DaemonControl:
         self.settings: Sequence[EffectiveSetting] = ()
         self.warnings: Sequence[Problem] = ()
         """Warnings about the configuration in effect."""
-        self.backup_plan: BackupPlan | None = None
-        self.backup_failure: str | None = None  # why the latest try brought no copy
+        self.backups: Backups | None = None
         self.alerter: Alerter | None = None
         self.tracing: Tracing | None = None
         self.is_stopping = False
         self._database = database
         self._metrics = metrics
         self._clock = clock
-        self._since = clock.now()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._feed = asyncio.Event()
         self._filter_errors: dict[str, tuple[str, int]] = {}
@@ -197,7 +194,7 @@ class DaemonControl:
             poller.leases.poll_now(run_id)
 
     def forget(self, run_id: str) -> None:
-        """Hold a run no longer: it is not watched any more."""
+        """Remove a run from memory: it is not watched any more."""
         for poller in self.pollers.values():
             poller.leases.forget(run_id)
 
@@ -297,7 +294,7 @@ class DaemonControl:
         return count if expression == endpoint.filter else 0
 
     def expect_endpoints(self, ids: Iterable[str]) -> None:
-        """Begin their series at zero."""
+        """Begin the metric series of these endpoints at zero."""
         self._metrics.expect_endpoints(ids)
 
     def findings(self) -> list[Finding]:
@@ -308,11 +305,10 @@ class DaemonControl:
         if self._database.is_sqlite:
             file = database_file.path_of(self._database.url)
             found += [checks.check_disk(file), *checks.check_files(file)]
-            if self.backup_plan is not None:
-                now, why = self._clock.now(), self.backup_failure
-                found.append(backups.check(self.backup_plan, file, now=now, since=self._since, failure=why))
+            if self.backups is not None:
+                found.append(self.backups.check())
         failures = self.alerter.failures() if self.alerter else {}
-        found += [Finding(False, f"alerts {name}", f"nobody is told: {why}") for name, why in failures.items()]
+        found += [Finding(False, f"alerts {name}", f"no message arrives: {why}") for name, why in failures.items()]
         if self.tracing is not None and (why := self.tracing.failure) is not None:
             found.append(Finding(False, "traces", f"{why}; deliveries go on, spans are lost; check [otel] endpoint"))
         for name, is_good in self.readiness().items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -49,6 +51,27 @@ def policies(config: Config, own: tuple[tuple[Address, int], ...]) -> dict[Trust
     """The address policy by trust; `own` are the addresses that the API listens on."""
     allow = tuple(AllowRule.parse(line) for line in config.delivery.allow)
     return {trust: AddressPolicy(trust, allow, config.delivery.allow_http, own) for trust in Trust}
+
+
+def lost_definitions(present: Config, new: Config) -> dict[str, str]:
+    """The definitions that `new` lacks, by the present connections that use them."""
+    return {
+        name: connection.definition.name
+        for name, connection in present.connections.items()
+        if connection.definition is not None and connection.definition.name not in new.definitions
+    }
+
+
+def still_used(lost: Mapping[str, str], active: Mapping[tuple[str, str], int]) -> list[str]:
+    """A problem for each lost definition with which runs are watched; `active` counts runs by connection and status."""
+    watched = Counter[str]()
+    for (connection, _), count in active.items():
+        watched[lost.get(connection, "")] += count
+    return [
+        f"providers.{name}: {watched[name]} runs are watched with this definition; keep it until they are over"
+        for name in sorted(set(lost.values()))
+        if watched[name]
+    ]
 
 
 def own_addresses(runner: web.AppRunner) -> tuple[tuple[Address, int], ...]:

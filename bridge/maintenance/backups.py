@@ -17,6 +17,7 @@ from bridge.domain.clock import Clock
 from bridge.domain.errors import BridgeError
 from bridge.domain.finding import Finding
 from bridge.domain.timestamps import format_duration, format_instant
+from bridge.runtime.metrics import Metrics
 from bridge.store.database import Database
 from bridge.store.sqlite import backup, database_file, partial_file
 
@@ -37,6 +38,39 @@ class BackupPlan:
 
 class Interrupted(BridgeError):
     """The daemon stops before the copy is whole."""
+
+
+class Backups:
+    """Owns the plan of a daemon's backups, and the result of the latest."""
+
+    def __init__(self, database: Database, clock: Clock, metrics: Metrics) -> None:
+        self.plan = BackupPlan(None, "", 1)
+        self._database = database
+        self._clock = clock
+        self._metrics = metrics
+        self._since = clock.now()
+        self._failure: str | None = None
+
+    def use(self, plan: BackupPlan) -> None:
+        """Follow this plan from the next copy on."""
+        self.plan = plan
+        self._metrics.backup_planned.set(plan.cron is not None)
+        if self._database.is_sqlite and plan.cron is not None:
+            made_at = newest_at(plan, database_file.path_of(self._database.url))
+            self._metrics.backup_at.set(made_at.timestamp() if made_at else 0)
+
+    async def make(self) -> None:
+        """Make a copy, or keep why there is none for `check`."""
+        made = await make_backup(self._database, self._clock, self.plan)
+        self._failure = made if isinstance(made, str) else None
+        self._metrics.of(self._metrics.backups, "failed" if self._failure else "made").inc()
+        if self._failure is None:
+            self._metrics.backup_at.set(self._clock.now().timestamp())
+
+    def check(self) -> Finding:
+        """Whether the newest copy is as young as the schedule promises."""
+        file = database_file.path_of(self._database.url)
+        return check(self.plan, file, now=self._clock.now(), since=self._since, failure=self._failure)
 
 
 async def make_backup(database: Database, clock: Clock, plan: BackupPlan) -> Path | str:
