@@ -17,8 +17,8 @@ from bridge.cli.output import print_value, say
 def dashboard(settings: Settings, no_open: bool) -> None:
     """Print a link that signs you in to the dashboard, and open it in a browser.
 
-    The link works once, within a minute, and has the rights of your token. Its secret stands behind the #, which a
-    browser sends to nobody.
+    The link works once, within a minute, and has the rights of your token. Its secret stands behind the #, which
+    browsers do not send.
     """
     client = settings.client()
     address = client.address

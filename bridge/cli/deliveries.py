@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from bridge.cli.client import Client, Object
-from bridge.cli.options import ENDPOINT, RUN, InstantText, Settings, common_options, pass_settings
+from bridge.cli.options import ENDPOINT, RUN, InstantText, Settings, common_options, paging_options, pass_settings
 from bridge.cli.output import (
     ago,
     clean,
@@ -32,7 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group
 def deliveries() -> None:
-    """What was sent to each endpoint, with every attempt."""
+    """Show and retry deliveries, with every attempt."""
 
 
 def _filter_options(function: F) -> F:
@@ -54,8 +54,7 @@ def _filter_options(function: F) -> F:
 
 @deliveries.command("list")
 @_filter_options
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Deliveries per page.")
-@click.option("--cursor", help="Where the previous page ended.")
+@paging_options("Deliveries")
 @common_options
 @pass_settings
 def list_deliveries(settings: Settings, /, **query: Any) -> None:
@@ -179,7 +178,7 @@ def retry(settings: Settings, /, delivery_id: tuple[str, ...], dry_run: bool, **
 
 
 def _retry_selected(client: Client, wanted: Object, *, dry_run: bool, as_json: bool) -> None:
-    """Retry what the filter selects part by part, or count it."""
+    """Retry the selected deliveries in batches; with `dry_run`, only count them."""
     if dry_run:
         counted = client.post("v1", "deliveries", "retry", body={**wanted, "dry_run": True})
         if as_json:

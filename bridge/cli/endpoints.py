@@ -19,6 +19,7 @@ from bridge.cli.options import (
     Pair,
     Settings,
     common_options,
+    paging_options,
     pass_settings,
 )
 from bridge.cli.output import (
@@ -177,8 +178,7 @@ def test_filter(settings: Settings, expression: str, types: list[str] | None, li
 
 
 @endpoints.command("list")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Endpoints per page.")
-@click.option("--cursor", help="Where the previous page ended.")
+@paging_options("Endpoints")
 @common_options
 @pass_settings
 def list_endpoints(settings: Settings, /, **query: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from bridge.cli.client import Object
-from bridge.cli.options import ENDPOINT, EVENT_TYPES, RUN, Settings, common_options, pass_settings
+from bridge.cli.options import ENDPOINT, EVENT_TYPES, RUN, Settings, common_options, paging_options, pass_settings
 from bridge.cli.output import Cell, ago, count, note, print_json, print_page, print_table, say, status_text
 
 COLUMNS: Final = ("EVENT", "AT", "TYPE", "ABOUT", "STATUS", "#")
@@ -25,8 +25,7 @@ def events() -> None:
 @click.option("--after", metavar="EVENT", help="Events recorded after this one, oldest first.")
 @click.option("--events", "types", metavar="A,B", type=EVENT_TYPES, help="Only these types.")
 @click.option("--run", "run_id", metavar="RUN", type=RUN, help="Only events of this run.")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Events per page.")
-@click.option("--cursor", help="Where the previous page ended.")
+@paging_options("Events")
 @common_options
 @pass_settings
 def list_events(

@@ -103,6 +103,15 @@ def common_options(function: F) -> F:
     return _config(_url(_token(_json(function))))
 
 
+def paging_options(what: str) -> Callable[[F], F]:
+    """Add --limit and --cursor to the list of `what`."""
+    limit = click.option(
+        "--limit", type=click.IntRange(1, 200), default=50, show_default=True, help=f"{what} per page."
+    )
+    cursor = click.option("--cursor", help="Where the previous page ended.")
+    return lambda function: limit(cursor(function))
+
+
 class ListedName(click.ParamType[str]):
     """The name of something that `GET /v1/NOUN` lists. A shell completes it with the newest names.
 

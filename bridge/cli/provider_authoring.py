@@ -34,7 +34,7 @@ def write_draft(name: str, answers: tuple[Path, ...], base_url: str, get: str, f
         try:
             bodies.append(parse_json(path.read_bytes()))
         except BadPayload as error:
-            raise BridgeError(f"{path} is no JSON: {error}") from None
+            raise BridgeError(f"{path} is not JSON: {error}") from None
     draft = draft_of(name, bodies, base_url=base_url, get=get, checked=datetime.now(UTC).date().isoformat())
     place = folder / name
     try:

@@ -10,7 +10,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bridge.cli.client import Client, Object, Patience
-from bridge.cli.options import Settings, common_options, pass_settings
+from bridge.cli.options import Settings, common_options, paging_options, pass_settings
 from bridge.cli.output import console, count, mark, print_facts, print_json, print_page, print_value, say, status_text
 
 PROGRESS_EVERY_S = 0.3
@@ -22,8 +22,7 @@ def replays() -> None:
 
 
 @replays.command("list")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Replays per page.")
-@click.option("--cursor", help="Where the previous page ended.")
+@paging_options("Replays")
 @common_options
 @pass_settings
 def list_replays(settings: Settings, /, **query: Any) -> None:

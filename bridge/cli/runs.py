@@ -21,6 +21,7 @@ from bridge.cli.options import (
     Pair,
     Settings,
     common_options,
+    paging_options,
     pass_settings,
 )
 from bridge.cli.output import clean, note, print_json, print_page, print_value, say, status_text
@@ -130,9 +131,9 @@ def _inputs(given: tuple[str, ...]) -> Object:
             except OSError as error:
                 raise click.UsageError(f"--input {each}: cannot be read: {error.strerror}") from None
             except ValueError as error:
-                raise click.UsageError(f"--input {each}: is no JSON: {error}") from None
+                raise click.UsageError(f"--input {each}: is not JSON: {error}") from None
             if not isinstance(from_file, dict):
-                raise click.UsageError(f"--input {each}: is no JSON object")
+                raise click.UsageError(f"--input {each}: is not a JSON object")
             inputs |= from_file
             continue
         name, separator, value = each.partition("=")
@@ -210,8 +211,7 @@ def find_run(client: Client, given: str) -> str:
 
 @runs.command("list")
 @_filter_options
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Runs per page.")
-@click.option("--cursor", help="Where the previous page ended.")
+@paging_options("Runs")
 @common_options
 @pass_settings
 def list_runs(settings: Settings, /, **query: Any) -> None:

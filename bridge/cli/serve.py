@@ -28,9 +28,9 @@ def serve(settings: Settings, listen: str | None, database: str | None) -> int:
 
     SIGTERM and Ctrl-C finish the requests in flight and stop it. SIGHUP reloads the configuration.
     """
-    gc.disable()  # most of what is made until the daemon has started stays; `process` enables it then
+    gc.disable()  # most objects made during the start stay; `process` enables it after that
     try:
-        with absent("rich"):  # structlog takes it for tracebacks: 5 MB, of what a daemon never shows
+        with absent("rich"):  # structlog would import it for coloured tracebacks, which a daemon never shows: 5 MB
             import structlog  # noqa: F401 - so that it is imported without
         from bridge.config.locate import find_config
         from bridge.process import main
@@ -46,7 +46,7 @@ def serve(settings: Settings, listen: str | None, database: str | None) -> int:
 def absent(name: str) -> Iterator[None]:
     """Let imports of an optional library fail, as if it was not installed."""
     known = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment] # the import system's own sign
+    sys.modules[name] = None  # type: ignore[assignment] # how the import system marks a missing module
     try:
         yield
     finally:

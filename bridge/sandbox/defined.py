@@ -94,7 +94,7 @@ class DefinedSandbox(HttpServer):
         try:
             sent = json.loads(body) if body else None
         except ValueError:
-            return web.json_response({"message": "the body is no JSON"}, status=400)
+            return web.json_response({"message": "the body is not JSON"}, status=400)
         auth = self._tables.get("auth")
         if isinstance(auth, dict) and "exchange" in auth:
             method, _, address = auth["exchange"].partition(" ")

@@ -69,7 +69,11 @@ class FakeProvider(ABC):
         inputs: dict[str, Json] | None = None,
         metadata: dict[str, str] | None = None,
     ) -> SandboxRun:
-        """Add a run that began `age_s` seconds ago; ValueError for a shape or a word that this API lacks."""
+        """Add a run that began `age_s` seconds ago and answers 404 until it is `late_404_s` seconds old.
+
+        `shape`: Retab c, c-nested, b, a · Dify new, old, rfc822. Raises ValueError for a shape or a status word that
+        this API lacks.
+        """
         wanted = shape or next(iter(self.shapes))
         if wanted not in self.shapes:
             raise ValueError(f"{self.name} has no shape {wanted}; it has {', '.join(self.shapes)}")

@@ -12,12 +12,11 @@ http://127.0.0.1:PORT/_control                                the methods of `Sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from bridge.domain.clock import Clock, SystemClock
-from bridge.domain.run import Json
 from bridge.domain.timestamps import format_instant
 from bridge.sandbox.control import FaultBody, LimitBody, RunBody, TriggeredScenarioBody, read_body, refuse_bad_bodies
 from bridge.sandbox.dibby import Dibby
@@ -88,35 +87,12 @@ class Sandbox(HttpServer):
         """The base URL of a connection to this provider."""
         return f"{self.origin}/{self._fake(provider).name}"
 
-    def add_run(
-        self,
-        provider: str,
-        *,
-        scenario: Scenario | None = None,
-        run_id: str | None = None,
-        shape: str | None = None,
-        workflow_id: str | None = None,
-        late_404_s: float = 0.0,
-        age_s: float = 0.0,
-        inputs: dict[str, Json] | None = None,
-        metadata: dict[str, str] | None = None,
-    ) -> str:
-        """Add a run that follows `scenario` and began `age_s` seconds ago; returns its id.
+    def add_run(self, provider: str, *, scenario: Scenario | None = None, **about: Any) -> str:
+        """Add a run that follows `scenario`; returns its id. `about`: as for `FakeProvider.add_run`.
 
-        `shape`: Retab c, c-nested, b, a · Dify new, old, rfc822. The run answers 404 until it is `late_404_s`
-        seconds old. ValueError for a provider, shape or status word that does not exist.
+        Raises ValueError for a provider, shape or status word that does not exist.
         """
-        run = self._fake(provider).add_run(
-            scenario or Scenario(),
-            run_id=run_id,
-            shape=shape,
-            workflow_id=workflow_id,
-            late_404_s=late_404_s,
-            age_s=age_s,
-            inputs=inputs,
-            metadata=metadata,
-        )
-        return run.id
+        return self._fake(provider).add_run(scenario or Scenario(), **about).id
 
     def set_triggered_scenario(self, provider: str, scenario: Scenario) -> None:
         """Set the scenario of the runs that clients trigger at this provider from now on."""

@@ -59,7 +59,7 @@ class Fault:
         is_status = self.kind.isascii() and self.kind.isdigit() and 400 <= int(self.kind) <= 599
         if not is_status and self.kind not in WORD_FAULTS:
             raise ValueError(
-                f"{self.kind} is no fault: give an HTTP status 400-599 or {', '.join(sorted(WORD_FAULTS))}"
+                f"{self.kind} is not a fault: give an HTTP status 400-599 or {', '.join(sorted(WORD_FAULTS))}"
             )
 
     def matches(self, provider: str, run_id: str | None, path: str) -> bool:

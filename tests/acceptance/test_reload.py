@@ -21,6 +21,7 @@ from bridge.store import run_leases
 from bridge.store.transaction import Tx
 from tests.support.daemon_process import TOKEN, DaemonProcess
 from tests.support.daemon_setup import daemon_setup
+from tests.support.definition_texts import JOBS
 from tests.support.foreign_server import foreign_server
 
 SHORT = Scenario(duration_s=0.5)
@@ -152,19 +153,6 @@ async def test_a_reload_that_the_database_breaks_off_is_made_again(
         await serving
 
 
-DEFINITION = """\
-schema = 1
-name = "jobs"
-[run]
-get = "/jobs/{id}"
-[read]
-status = "state"
-[status]
-running = ["RUN"]
-succeeded = ["OK"]
-"""
-
-
 async def test_a_definition_with_watched_runs_cannot_be_removed(tmp_path: Path) -> None:
     job = {"state": "RUN"}
 
@@ -173,7 +161,7 @@ async def test_a_definition_with_watched_runs_cannot_be_removed(tmp_path: Path) 
 
     (tmp_path / "providers").mkdir()
     file = tmp_path / "providers/jobs.toml"
-    file.write_text(DEFINITION)
+    file.write_text(JOBS)
     async with foreign_server(answer) as server:
         daemon = DaemonProcess(tmp_path)
         daemon.config["connections"] = {"j": {"provider": "jobs", "base_url": server.url, "api_key": "key-of-jobs"}}

@@ -9,17 +9,8 @@ import pytest
 from bridge.config.load import ConfigInvalid, load_config
 from bridge.definitions.files import Definitions
 from bridge.domain.definition import DefinitionInvalid
+from tests.support.definition_texts import JOBS
 
-JOBS = """\
-schema = 1
-name = "jobs"
-[run]
-get = "/jobs/{id}"
-[read]
-status = "state"
-[status]
-running = ["RUN"]
-"""
 TOKEN = '[server]\napi_token = "token-token-token"\n'
 CONNECTION = f'{TOKEN}[connections.a]\nprovider = "jobs"\nbase_url = "http://127.0.0.1:9"\napi_key = "k"\n'
 
@@ -95,7 +86,7 @@ def test_every_mistake_is_told_at_once_with_its_line_what_is_allowed_and_the_nea
         (("[status]", "[[answer]]\nmeans = 'retry'\n[status]"), "no condition"),
         (("[status]", "[list]\nget = '/jobs'\nitems = 'jobs'\nid = 'id'\nnext = { cursor = 'c' }\n[status]"), "needs `query`"),
         (('running = ["RUN"]', ""), "no word at all"),
-        (("[run]", "[run"), "is no TOML"),
+        (("[run]", "[run"), "is not TOML"),
         (('name = "jobs"', 'name = "jobs"\nbase = "nothing"'), "unknown definition"),
         (('name = "jobs"', 'name = "jobs"\nbase = "jobs"'), "in a circle"),
         (('name = "jobs"', 'name = "jobs"\nchecked = "2026-11-29"'), "a date such as"),

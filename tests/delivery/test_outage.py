@@ -35,6 +35,13 @@ async def finish_runs(database: Database, count: int, prefix: str = "r") -> None
         await record(database, await register(database, f"{prefix}{number}"), "failed")
 
 
+async def back_up(database: Database, receiver: Receiver) -> None:
+    """Record 30 deliveries for a receiver that refuses all of them."""
+    receiver.always(Reply(500))
+    await add_endpoint(database, receiver.url())
+    await finish_runs(database, 30)
+
+
 async def ping(database: Database, endpoint) -> str:
     ping = other_event(new_id("evt"), EventType.BRIDGE_PING, {}, now=database.clock.now())
     await database.write(lambda tx: events.record_events(tx, [ping], only=[endpoint], lane=Lane.AT_ONCE))
@@ -60,9 +67,7 @@ async def test_a_failing_endpoint_is_probed_with_one_delivery_and_the_rest_waits
 async def test_the_first_success_lets_the_whole_backlog_go(
     database: Database, clock: ManualClock, receiver: Receiver
 ) -> None:
-    receiver.always(Reply(500))
-    await add_endpoint(database, receiver.url())
-    await finish_runs(database, 30)
+    await back_up(database, receiver)
     async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock) as deliverer:
         await live_until(deliverer, clock, START + timedelta(minutes=2))
         receiver.always(None)
@@ -77,9 +82,7 @@ async def test_the_first_success_lets_the_whole_backlog_go(
 async def test_a_probe_is_one_delivery_at_a_time_however_many_wait(
     database: Database, clock: ManualClock, receiver: Receiver
 ) -> None:
-    receiver.always(Reply(500))
-    await add_endpoint(database, receiver.url())
-    await finish_runs(database, 30)
+    await back_up(database, receiver)
     async with open_deliverer(database, schedule=IN_FIVE_MINUTES, clock=clock) as deliverer:
         await live_until(deliverer, clock, START + timedelta(seconds=4))
         receiver.always(Reply(kind=ReplyKind.HANG))

@@ -26,7 +26,7 @@ from tests.support.daemon_process import TOKEN
 from tests.support.daemon_setup import DaemonSetup, daemon_setup
 from tests.support.dashboard import FLAGS, sign_in
 from tests.support.manual import block
-from tests.support.ports import free_port
+from tests.support.ports import free_port, listens
 from tests.support.waiting import until
 
 HOST = "runbridge.example.org"
@@ -64,7 +64,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Site:
-    """What a site of the page becomes in a test: its name and port, its certificate and what is behind it."""
+    """A site of the page as the test runs it: its name and port, its certificate, and the server behind it."""
 
     host: str
     port: int
@@ -140,15 +140,6 @@ async def proxy(kind: str, folder: Path, setup: DaemonSetup, daemon_at: str) -> 
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-
-
-async def listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 class Here(AbstractResolver):

@@ -39,7 +39,7 @@ class Shell:
         return text
 
     def run(self, text: str, cwd: Path | None = None) -> str:
-        """What a block prints; it must succeed."""
+        """The output of a block, which must succeed."""
         done = subprocess.run(
             ["sh", "-euc", self.adapted(text)],
             cwd=cwd or self.folder,

@@ -24,7 +24,7 @@ from bridge.sandbox.server import Sandbox
 from tests.support.cgi_server import CgiServer
 from tests.support.daemon_process import DaemonProcess
 from tests.support.manual import block
-from tests.support.ports import free_port
+from tests.support.ports import free_port, listens
 from tests.support.waiting import until
 
 EVENT_TYPES = {member.value for member in EventType}
@@ -291,15 +291,6 @@ SPRING = built(
 BUILT = {"next": NEXT, "spring": SPRING}
 """They are built first: only `make test-receivers` runs them."""
 ALL = [*RECEIVERS, *(pytest.param(name, marks=pytest.mark.servers) for name in BUILT)]
-
-
-async def listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 @pytest.mark.parametrize("group", [RECEIVERS, pytest.param(BUILT, marks=pytest.mark.servers)], ids=["quick", "built"])

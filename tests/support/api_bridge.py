@@ -79,7 +79,7 @@ class ApiBridge:
         return check_target(url, AddressPolicy(Trust.API)).url
 
     def live(self, run: Run) -> LivePoll | None:
-        """What a test put there."""
+        """The polls that a test has set."""
         return self.held.get(run.id)
 
     def recent_polls(self, run: Run) -> list[datetime]:
@@ -213,7 +213,7 @@ async def _within(event: asyncio.Event, timeout_s: float) -> None:
 
 @dataclass
 class Reply:
-    """What came back."""
+    """An answer of the API."""
 
     status: int
     headers: Mapping[str, str]
@@ -337,7 +337,7 @@ _PATHS = sorted(DOCUMENT["paths"], key=lambda path: path.count("{"))
 
 @cache
 def _operation(path: str, method: str) -> dict[str, Any] | None:
-    """What the document says of this call; None where it does not name it."""
+    """The operation of this call in the document; None if it has none."""
     template = next((p for p in _PATHS if re.fullmatch(re.sub(r"{\w+}", "[^/]+", p), path)), None)
     return DOCUMENT["paths"].get(template, {}).get(method)
 

@@ -23,7 +23,7 @@ FAULTS = ("worker.failed", "poll.crashed", "delivery.crashed", "chore.failed")
 
 @dataclass
 class Cluster:
-    """What a test has at hand. `expected`: the outcome of every run that was registered, by id."""
+    """Nodes with their sandbox and receiver. `expected`: the outcome of every registered run, by id."""
 
     sandbox: Sandbox
     receiver: Receiver

@@ -31,11 +31,11 @@ class CuttableProxy:
         self._is_whole.clear()
 
     def mend(self) -> None:
-        """Bytes flow again, those too that were taken in meanwhile."""
+        """Let bytes flow again, also those that arrived since the cut."""
         self._is_whole.set()
 
     def half_open(self) -> None:
-        """What is connected now stays so and is silent for ever; new connections work."""
+        """Silence the present connections for ever without closing them; new ones work."""
         self._silent |= self._tasks.keys()
 
     def reset(self) -> None:

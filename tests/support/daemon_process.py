@@ -190,7 +190,7 @@ class DaemonProcess:
         return self._log.stat().st_size
 
     def log_since(self, since: int = 0) -> str:
-        """What it wrote to standard output and error behind that mark."""
+        """Its standard output and error behind that mark."""
         with self._log.open("rb") as log:
             log.seek(since)
             return log.read().decode()

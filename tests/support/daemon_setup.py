@@ -32,11 +32,11 @@ class DaemonSetup(NamedTuple):
         return dict(made)
 
     def posts(self, *paths: str) -> list[Received]:
-        """What arrived at these paths so far."""
+        """The posts that arrived at these paths so far."""
         return [one for one in self.receiver.received if one.path in paths]
 
     async def wait_for_posts(self, number: int, *paths: str) -> list[Received]:
-        """What arrived at these paths, once there are `number` posts."""
+        """Wait for `number` posts at these paths; returns them."""
         await self.receiver.wait_for(lambda _: len(self.posts(*paths)) >= number, 60)
         return self.posts(*paths)
 

@@ -1,4 +1,4 @@
-"""Servers on loopback that answer as they are told: one that speaks HTTP, one that sends raw bytes."""
+"""Servers on loopback with scripted answers: one that speaks HTTP, one that sends raw bytes."""
 
 from __future__ import annotations
 

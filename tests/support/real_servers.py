@@ -210,7 +210,7 @@ async def buildbot(folder: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def prefect(folder: Path) -> AsyncIterator[str]:
-    """Prefect with the deployments good, bad, slow and asks, which pauses until somebody resumes it."""
+    """Prefect with the deployments good, bad, slow and asks, which pauses until it is resumed."""
     commands, port = environment("prefect"), free_port()
     (folder / "flows.py").write_text(FLOWS)
     environ = {

@@ -66,7 +66,7 @@ def test_it_dies_with_a_test_run_that_is_killed() -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there and more than an entry that nobody has collected yet."""
+    """Whether the process runs: a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:

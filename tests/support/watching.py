@@ -72,7 +72,7 @@ async def add_endpoint(
 
 
 def seen(status: RunStatus | str, word: str | None = None, **more: Any) -> Observation:
-    """What one poll saw."""
+    """The observation of one poll."""
     return Observation(RunStatus(status), word or str(status), **more)
 
 
