@@ -1,4 +1,4 @@
-"""What the learned cadence gains, in virtual time: `python benchmarks/cadence.py [--quick]`.
+"""Measure the gain of the learned cadence in virtual time: `python benchmarks/cadence.py [--quick]`.
 
 Learners start empty, and their cold start is part of every figure; providers report no end times. Ratios come from
 one seed: read them as ±5 %. The table at the end compares every figure with its target; --quick measures little more

@@ -1,4 +1,4 @@
-"""What the dashboard costs: the reader's Chromium, and the daemon while a page is open.
+"""Measure the dashboard: the reader's Chromium, and the daemon while a page is open.
 
 *paint* is the time until the overview, then a list of 200 of 1,000 rows, is drawn, on this machine and with the CPU
 slowed six times. *open* alternates equal periods with and without a page at 50 events a second and compares the CPU

@@ -62,7 +62,7 @@ async def bridge(url: str, peers: Peers, count: int, database: str | None = None
 
 
 async def work_off(url: str, peers: Peers, count: int, database: str | None = None) -> tuple[Spent, float]:
-    """What runs that are in the database already cost from the reload on, and bytes of the file per run."""
+    """The cost of runs that are in the database already, from the reload on, and the file's bytes per run."""
     with tempfile.TemporaryDirectory() as folder:
         where = database or f"sqlite:///{folder}/runbridge.db"
         await insert_runs(where, 0)

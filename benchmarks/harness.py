@@ -1,4 +1,4 @@
-"""What the benchmarks share: the daemon as a process, its CPU and memory, its peers, and a database full of runs."""
+"""Shared by the benchmarks: the daemon as a process, its CPU and memory, its peers, and a database full of runs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ FINISHED = (
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a job cost: `count` items, seconds of the clock and of CPU."""
+    """The cost of a job: `count` items, seconds of the clock and of CPU."""
 
     count: int
     wall_s: float

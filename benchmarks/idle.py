@@ -1,4 +1,4 @@
-"""What 10,000 watched runs cost while nothing happens: CPU share of one core, memory, bytes written.
+"""Measure 10,000 watched runs while nothing happens: CPU share of one core, memory, bytes written.
 
 The daemon runs in its own process against fake providers, in two states: *resting*, with no poll due within the
 window, and *steady*, with 33 polls a second (1,000 runs every 30 s, as many as 10,000 runs every five minutes). CPU is

@@ -163,7 +163,7 @@ async def raw(folder: Path, peers_url: str, *, database: str | None = None) -> A
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """What one load showed; latencies in milliseconds, CPU in microseconds per run.
+    """The result of one load; latencies in milliseconds, CPU in microseconds per run.
 
     `tenth_s`: seconds until the first tenth had arrived.
     """

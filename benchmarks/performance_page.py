@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a row is to reach: the value itself, or with `is_ratio` its quotient by the baseline.
+    """The target of a row: for its value, or with `is_ratio` for the quotient by the baseline.
 
     `limit` says what keeps it from being better now, and why.
     """

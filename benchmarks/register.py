@@ -33,7 +33,7 @@ SendRequest = Callable[[], Awaitable[None]]
 
 
 async def measure(pid: int, count: int, send: SendRequest, *, concurrency: int = CONCURRENCY) -> Spent:
-    """What `count` requests cost the process `pid`, after some that warm it up."""
+    """The cost of `count` requests to the process `pid`, after some that warm it up."""
     await _send_all(send, min(count, 10 * concurrency), concurrency)
     before = read_usage(pid)
     await _send_all(send, count, concurrency)

@@ -31,7 +31,7 @@ class TracedRun:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a policy costs on a trace, per run: requests, and delay in seconds."""
+    """The cost of a policy on a trace, per run: requests, and delay in seconds."""
 
     polls: float
     delay_s: float

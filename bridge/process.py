@@ -45,9 +45,9 @@ async def serve(config: Config, *, read_config: Callable[[], Config]) -> None:
 def _tune_interpreter() -> None:
     """Keep the garbage collector and the threads out of the event loop's way.
 
-    What exists now stays until the end, so it need not be scanned before or again, and new objects are scanned every 10,000
-    instead of every 700. The event loop gives up the interpreter with every system call, and gets it back from a busy
-    database thread after 1 ms instead of 5.
+    Objects that exist now stay until the end, so they are never scanned; new ones are scanned every 10,000 instead of
+    every 700. The event loop gives up the interpreter with every system call, and gets it back from a busy database
+    thread after 1 ms instead of 5.
     """
     gc.collect()
     gc.freeze()

@@ -1,6 +1,6 @@
 """Write docs/catalogue.md from the built-in definitions: `.venv/bin/python deploy/catalogue.py`.
 
-What a definition is, how it was checked and what it does not say stand in the comments at its top, as
+Each definition describes itself in the comments at its top: how it was checked and what it does not say, as
 `# Checked: …` and `# Not said: …`; everything else is read from its tables.
 """
 

@@ -127,7 +127,7 @@ async def either(database_url: str, clock: Clock) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def database(lone: Database) -> Database:
-    """What most tests use. A folder or file that tests both engines returns `either` from its own `database`."""
+    """The database of most tests. A folder or file that tests both engines returns `either` from its own `database`."""
     return lone
 
 
@@ -147,7 +147,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture(scope="session")
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the npm packages that the manual's Node receivers needs."""
+    """A folder with the npm packages that the manual's Node receivers need."""
     folder = tmp_path_factory.mktemp("node")
     subprocess.run(
         ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder), *NODE_PACKAGES],

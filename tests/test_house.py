@@ -268,7 +268,7 @@ def test_the_search_for_unbounded_reads_finds_them(source: str) -> None:
 
 @pytest.mark.parametrize("folder", ["bridge", "benchmarks", "tests"])
 def test_a_file_uses_no_private_name_of_another(folder: str) -> None:
-    """What another class or a library keeps private changes without notice; ask for a public door instead."""
+    """Private names of another class or a library change without notice; ask for a public one instead."""
     assert list(private_names_used(ROOT / folder)) == []
 
 

@@ -88,7 +88,7 @@ class Tokens:
         return token
 
     def find(self, given: str) -> ApiToken | None:
-        """The token that `given` is; None for anything else."""
+        """The token whose secret is `given`; None if there is none."""
         digest = hashlib.sha256(given.encode(errors="surrogateescape")).digest()
         found = [token for known, token in self._tokens if hmac.compare_digest(digest, known)]
         return found[0] if found else None

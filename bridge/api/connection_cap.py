@@ -24,7 +24,7 @@ class ConnectionCap:
     """
 
     def __init__(self, connections_max: int, refuse: Callable[[int, BaseException | None], web.Response]) -> None:
-        """`refuse` answers what is no HTTP, by the status and the error of aiohttp."""
+        """`refuse` answers what is not HTTP, by the status and the error of aiohttp."""
         self._refuse = refuse
         self.busy: set[object] = set()
         """The protocols of connections with a request under way; the middleware keeps it."""
@@ -85,7 +85,7 @@ class _Protocol(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """The response to a request that is no HTTP, or in which the server itself failed; it ends the connection."""
+        """The response to a request that is not HTTP, or in which the server itself failed; it ends the connection."""
         super().handle_error(request, status, exc, message)  # logs it, and raises if a response has begun
         response = self._refuse(status, exc)
         response.force_close()

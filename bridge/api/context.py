@@ -30,7 +30,7 @@ from bridge.store.transaction import Tx
 
 OTHERS_SHARE: Final = 2.0  # seconds for others after each second of a batch …
 REST_MAX_S: Final = 1.0  # … but no longer than this
-BUSY_S, BUSY_SHARE = 0.002, 0.5  # of a core, over so many seconds
+BUSY_S, BUSY_SHARE = 0.002, 0.5  # the process is busy if it uses this share of a core over this many seconds
 LATE_S: Final = 0.005
 G_co = TypeVar("G_co", covariant=True)
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class BatchTurns:
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
-        """Wait for a turn, which is the block."""
+        """Wait for a turn, which lasts as long as the `async with` block."""
         async with self._lock:
             while self._has_older_work() and (left_s := self._opens_at - self._clock()) > 0:
                 if not await self._is_busy(min(left_s, BUSY_S)):
@@ -122,7 +122,7 @@ class BatchTurns:
                 self._opens_at = now + min(OTHERS_SHARE * (now - began_at), REST_MAX_S)
 
     async def _is_busy(self, for_s: float) -> bool:
-        """Whether this process uses a core, or would: then the loop wakes late."""
+        """Whether this process uses a whole core, or waits for one: then the loop wakes late."""
         began_at, cpu_s = self._clock(), self._cpu_s()
         await asyncio.sleep(for_s)
         took_s = self._clock() - began_at

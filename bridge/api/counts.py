@@ -19,7 +19,7 @@ FRESH_S: Final = 1.0
 SHARE_MAX: Final = 0.02
 """The share of the time that counting may take: a count of 100 ms is followed by a rest of 5 s."""
 AWAITED_S: Final = 0.02
-"""A count that took longer is not waited for: readers get the one before it."""
+"""Readers wait this long for a new count; after that they get the previous one."""
 _STILL_CHANGING: Final = timedelta(minutes=2)
 HOURS: Final = 24
 _HOUR: Final = timedelta(hours=1)
@@ -30,8 +30,8 @@ Reading = tuple[Counts, dict[datetime, Minute]]
 class CountKeeper:
     """Owns the newest counts, the minutes of the last hour, and the hours of the last day.
 
-    Of the minutes only the newest two are counted again. Each hour is counted once, when it is over: after a start all
-    together, or one behind each count of a large database.
+    Only the newest two minutes are counted again. Each hour is counted once, when it is over. After a start all hours
+    are counted together, or, in a large database, one after each count.
     """
 
     def __init__(self, database: Database, clock: Clock, measure: Callable[[], float] | None = None) -> None:
@@ -79,7 +79,7 @@ class CountKeeper:
                     await task
 
     def hours(self, now: datetime, minutes: Mapping[datetime, Minute]) -> dict[datetime, Minute | None]:
-        """The last 24 hours, oldest first; None: not counted yet. The last one is not over: its minutes are added up."""
+        """The last 24 hours, oldest first; None: not counted yet. The current hour is the sum of its minutes so far."""
         current = now.replace(minute=0, second=0, microsecond=0)
         past = (current - back * _HOUR for back in range(HOURS - 1, 0, -1))
         rest = [minute for at, minute in minutes.items() if at >= current]
@@ -128,4 +128,4 @@ class CountKeeper:
         if not task.cancelled() and (self._filling is None or self._filling.done()):
             self._filling = asyncio.create_task(self._fill())
         if not task.cancelled() and task.exception() is not None:
-            self._kept = None  # so that the next reader counts, and hears of the database
+            self._kept = None  # so that the next reader counts, and gets the error of the database

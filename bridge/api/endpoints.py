@@ -118,7 +118,7 @@ async def change_endpoint(context: RequestContext, request: Request[EndpointPatc
     """Change an endpoint: what is given is set, what is left out stays."""
     given: dict[str, object] = {name: getattr(request.data, name) for name in request.data.model_fields_set}
     if "headers" in given:
-        given["fault"] = None  # it concerned the old headers
+        given["fault"] = None  # it was about the old headers
 
     def work(tx: Tx) -> None:
         endpoints.update_endpoint(tx, _changeable(tx, request.id()).model_copy(update=given))

@@ -53,7 +53,7 @@ async def show_findings(context: RequestContext, _request: Request[NoQuery]) -> 
 
 
 async def check_alerts(context: RequestContext, request: Request[AlertTestBody]) -> Response:
-    """Send a test message by the channels of `[alerts]`, and say what became of it."""
+    """Send a test message by the channels of `[alerts]` and answer with each result."""
     tried = await context.bridge.send_test_alerts(request.data.channels)
     shown = [AlertTestItem.model_validate(one) for one in tried]
     return Response.of(200, AlertTest(data=shown))

@@ -190,7 +190,7 @@ class WebhookBody(Body):
 
 
 class TriggerBody(Body):
-    """What to start at the provider; further keys are the provider's own and go along."""
+    """The workflow to start at the provider; further keys are the provider's own and are passed on."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -293,7 +293,7 @@ def _without_defaults(schema: dict[str, Any]) -> None:
 
 
 class EndpointPatch(EndpointSettings):
-    """What to change; what is left out stays, null takes away. The secret is changed by rotate-secret."""
+    """The settings to change; those left out stay, null removes one. The secret is changed by rotate-secret."""
 
     model_config = ConfigDict(json_schema_extra=_without_defaults)
 
@@ -326,7 +326,7 @@ class RotateBody(Body):
 
 
 class EndpointReplayBody(Body):
-    """Which events to send to this endpoint again; `status` is what became of them there, `rate` how many a second."""
+    """Events to send to this endpoint again; `status` selects by their delivery there, `rate` is events a second."""
 
     since: Instant
     until: Instant | None = None

@@ -104,7 +104,7 @@ class ProgressAnswer(Shown):
 
 
 class RunErrorAnswer(Shown):
-    """What the provider says went wrong."""
+    """The error that the provider reported."""
 
     message: str
     code: str | None
@@ -219,7 +219,7 @@ class TransitionAnswer(Shown):
 
 
 class EventData(Shown):
-    """What happened; for events that concern no run `connection` or `endpoint` names the thing."""
+    """The content of an event; events that concern no run name a `connection` or an `endpoint`."""
 
     sequence: int | None
     previous_status: RunStatus | None

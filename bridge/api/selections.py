@@ -42,7 +42,7 @@ class RunSelection(BaseModel):
 
     @property
     def statuses(self) -> tuple[str, ...]:
-        """The statuses asked for, by `status` and `state`; empty means any, one that is no status means none."""
+        """The statuses asked for, by `status` and `state`; empty means any, one that is not a status means none."""
         if self.state is None:
             return tuple(self.status)
         wants_settled = self.state == "settled"
@@ -50,7 +50,7 @@ class RunSelection(BaseModel):
 
     @property
     def open_statuses(self) -> tuple[str, ...]:
-        """Those of `statuses` in which a run is open; one that is no status if none is."""
+        """Those of `statuses` in which a run is open; one that is not a status if none is."""
         return tuple(s for s in self.statuses or RunStatus if s and not RunStatus(s).is_settled) or ("",)
 
     @property

@@ -182,7 +182,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def refuse_malformed(status: int, error: BaseException | None) -> web.Response:
-    """The problem document for a request that is no valid HTTP; what the client sent is not repeated."""
+    """The problem document for a request that is not valid HTTP; what the client sent is not repeated."""
     match error:
         case LineTooLong():
             detail = f"a header may have at most {HEADER_BYTES_MAX} bytes, the request line {LINE_BYTES_MAX}"
@@ -190,7 +190,7 @@ def refuse_malformed(status: int, error: BaseException | None) -> web.Response:
             detail = "the address in the request line is none; check its host, port and percent-encoding"
         case HttpProcessingError():
             wrong = " ".join(error.message.partition("\n\n")[0].split()).rstrip(":.")
-            detail = f"this is no valid HTTP ({wrong}); send each header once and in the form that RFC 9112 gives it"
+            detail = f"this is not valid HTTP ({wrong}); send each header once and in the form that RFC 9112 gives it"
         case _:
             detail = "something went wrong inside the bridge; its log tells more"
     return _problem(status, make_problem(status, detail), {**SECURITY_HEADERS, "Cache-Control": "no-store"})

@@ -53,7 +53,7 @@ class LastAnswerBody(Shown):
 
 
 class EndpointStatsShown(Shown):
-    """What recent attempts brought, and what is waiting. Of a busy endpoint the windows hold the newest attempts only."""
+    """Results of recent attempts, and the number waiting. Windows of a busy endpoint hold the newest attempts only."""
 
     hour: StatsWindow = Field(description="The last 60 minutes.")
     day: StatsWindow = Field(description="The last 24 hours.")
@@ -117,7 +117,7 @@ class FilterTestItem(Shown):
 
 
 class FilterTest(Shown):
-    """What a filter makes of the newest events, newest first; `failed` counts those on which it fails."""
+    """The newest events with the filter's result, newest first; `failed` counts those on which it fails."""
 
     data: list[FilterTestItem]
     matched: int
@@ -125,7 +125,7 @@ class FilterTest(Shown):
 
 
 class NewSecret(Shown):
-    """The new signing secret, shown here only; the old one signs until `old_until`. Of a v1a key the public half."""
+    """The new signing secret, shown here only; the old one signs until `old_until`. For a v1a key, the public half."""
 
     id: str
     secret: str | None

@@ -160,7 +160,7 @@ def odd_secrets(at: TablePath, table: Mapping[str, Given], *, is_login: bool = F
             said = next((said for is_odd, said in _ODD_SECRETS if is_odd(text)), None)
         provider = table["provider"].value if "provider" in table else None
         if provider == "dify" and text.startswith(("dataset-", "sk-")):
-            said = "is no key of a Dify app, which begins with `app-`; a run is read with the key of its own app"
+            said = "is not a key of a Dify app, which begins with `app-`; a run is read with the key of its own app"
         elif provider in _OTHERS and text.startswith("app-"):
             said = f"begins with `app-`, as the keys of Dify apps do; give the key of {provider}"
         if given and said:

@@ -18,7 +18,8 @@ _RESERVED: Final = frozenset({"key", "workflow", "inputs"})
 def faults_in(tables: dict[str, Any]) -> list[Fault]:
     """Every fault of a definition, with the path of the key.
 
-    What the keys say together is judged without those that are wrong by themselves, and where none is inside.
+    Rules across keys are checked without the keys that are wrong by themselves, and reported only for tables in which
+    no key is.
     """
     nodes = list(nodes_of(tables))
     found = [fault for node in nodes for fault in faults_at(node)]
@@ -161,7 +162,7 @@ def _hosts(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
                 parts = urlsplit(address)
                 host, is_plain = parts.netloc, parts.scheme == "http" and not is_here(parts.hostname)
             except ValueError as error:
-                yield at, f"{address} is no address: {error}"
+                yield at, f"{address} is not an address: {error}"
                 continue
             if host and host not in allowed:
                 yield at, f"the host {host} is not in `hosts`, so it may not see the key"

@@ -27,7 +27,7 @@ from bridge.domain.suggestions import dotted, unknown
 BUILT_IN: Final = Path(__file__).resolve().parents[1] / "providers" / "definitions"
 ENTRY_POINTS: Final = "runbridge.providers"
 FILE_BYTES_MAX: Final = 256 * 1024
-IN_CODE: Final = ("dify", "retab")  # providers that are no definition; one is replaced only by a file that says so
+IN_CODE: Final = ("dify", "retab")  # providers that are not definitions; one is replaced only by a file that says so
 _OWN: Final = ("schema", "name", "version", "checked", "docs", "base", "replaces")  # not taken from a base
 _PARSED_CHARS_MAX: Final = 4 * 1024 * 1024  # to find the lines of a file: a value of many lines is parsed once for each
 _AT: Final = re.compile(r" \(at line (\d+), column \d+\)")
@@ -74,7 +74,7 @@ class _File:
             found = _AT.search(str(error))
             line = int(found[1]) if found else None
             written = self.text.splitlines()[line - 1 : line] if line else []
-            said = f"is no TOML: {_AT.sub('', str(error))}{instead_of_text('toml', ''.join(written))}"
+            said = f"is not TOML: {_AT.sub('', str(error))}{instead_of_text('toml', ''.join(written))}"
         return Mistake(str(self.path), line, "", said) if said else None
 
 
@@ -106,7 +106,7 @@ class Definitions:
 
     @cached_property
     def mistakes(self) -> list[Mistake]:
-        """Names that stand in two places, and every mistake in a file of the folder, used or not."""
+        """Names that two files have, and every mistake in a file of the folder, used or not."""
         mistakes = []
         for name, file in self.files.items():
             if self._folder is not None and file.path.is_relative_to(self._folder):
@@ -148,7 +148,7 @@ class Definitions:
         return Definition(file.name, tables.get("version", "0.0.0"), file.origin, digest, tables)
 
     def _chain(self, file: _File) -> list[_File]:
-        """The file and those that it starts from, nearest first. Raises DefinitionInvalid where one is not to be had."""
+        """The file and its bases, nearest first. Raises DefinitionInvalid if one cannot be read."""
         chain: list[_File] = []
         while True:
             if problem := file.problem():
@@ -219,7 +219,7 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place(chain: list[_File], at: At) -> tuple[str, int | None]:
-    """The file and line of a key: in the nearest file that has it, else of what is around it in the file itself."""
+    """The file and line of a key: in the nearest file that has it, otherwise those of the table around it."""
     while at:
         for file in chain:
             if at in file.lines:

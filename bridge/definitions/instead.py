@@ -1,4 +1,4 @@
-"""The remedies of `instead.toml` for common mistakes in a definition, as the end of a sentence."""
+"""The remedies of `instead.toml` for common mistakes in a definition, each as the end of an error text."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def instead_of_key(name: str, *tables: str) -> str:
 
 
 def instead_of_text(kind: str, text: str) -> str:
-    """The remedy for a text that is no `expression` or no `toml`; empty if none is known."""
+    """The remedy for a text that is not a valid `expression` or `toml`; empty if none is known."""
     tried = ((re.search(form, text), remedy) for form, remedy in _remedies()[kind].items())
     return next((f"; {remedy.format(*found.groups())}" for found, remedy in tried if found), "")

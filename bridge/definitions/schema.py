@@ -177,7 +177,7 @@ def _check_json(value: object) -> None:
     if not isinstance(value, dict | list | str | int | float) or (
         isinstance(value, float) and not math.isfinite(value)
     ):
-        raise ValueError("JSON does not have that; write it as text")
+        raise ValueError("JSON has no such value; write it as text")
 
 
 _CHECKS: Final[dict[str, Callable[[Any], None]]] = {

@@ -142,7 +142,7 @@ class Deliverer:
         self._in_flight: dict[str, _InFlight] = {}
         self._recording = 0
         self._has_unseen = True
-        """Something is due that no pass has seen; what is newer must not go before it."""
+        """Whether a delivery is due that no pass has seen yet; newer ones must not overtake it."""
         self._behind: set[str] = set()
         """Endpoints of which the last pass left something due."""
         self._closed: set[str] = set()
@@ -334,7 +334,7 @@ class Deliverer:
         """True if it was delivered and the endpoint's health is unchanged: only the slot is new to the next pass."""
         claimed = flight.claimed
         at = self._clock.now()
-        if not self._lease_guard.is_open:  # this process was suspended, or the database slow, since the claim
+        if not self._lease_guard.is_open:  # this process was suspended since the claim, or the database was slow
             self._to_give_back[claimed.delivery.id] = 0.0
             return False
         answer = await self._post(claimed)

@@ -114,7 +114,7 @@ class DeliverySlots(Generic[Item]):
         self._forget_idle(endpoint_id)
 
     def note_delivered(self, endpoint_id: str, post_s: float) -> None:
-        """Note that a POST that held a slot was accepted after so many seconds."""
+        """Note that a POST with a slot was accepted, and the seconds that it took."""
         pace = self._lines[endpoint_id].pace
         pace.streak += 1
         pace.post_s += (post_s - pace.post_s) * (1.0 if pace.streak == 1 else _SMOOTHING)

@@ -114,7 +114,7 @@ def shown_location(location: str | None) -> str:
         url = URL(location).with_query(None).with_fragment(None)
         shown = str(url.with_user(None) if url.raw_host else url)
     except ValueError:
-        return "something that is no URL"
+        return "something that is not a URL"
     return _clean(shown, _LOCATION_CHARACTERS_MAX)
 
 

@@ -1,4 +1,4 @@
-"""Alerts: what a person is told of, and the channel by which."""
+"""Alerts: the messages sent to people, and the channels that carry them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _read_kind(value: object) -> ChannelKind:
 
 def _check_address(text: str) -> str:
     if not _ADDRESS.fullmatch(text):
-        raise ValueError(f"{text!r} is no e-mail address; expected one such as ops@example.org, without a name")
+        raise ValueError(f"{text!r} is not an e-mail address; expected one such as ops@example.org, without a name")
     return text
 
 

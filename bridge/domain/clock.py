@@ -46,7 +46,7 @@ class SteadyClock:
 
     @property
     def zero_at(self) -> datetime:
-        """What this clock showed, or would have, when the monotonic clock began."""
+        """The time on this clock at which the monotonic clock was zero."""
         return datetime.fromtimestamp(self._offset_s, UTC)
 
     def lag_s(self) -> float:

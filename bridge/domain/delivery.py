@@ -136,7 +136,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     ),
     Outcome.SERVER_ERROR: "the receiver fails; look at its log",
     Outcome.BLOCKED_ADDRESS: "`runbridge guard explain URL` names the rule and the line that allows it",
-    Outcome.PROTOCOL: "what answers there is no HTTP server; correct the endpoint's URL",
+    Outcome.PROTOCOL: "what answers there is not HTTP server; correct the endpoint's URL",
     Outcome.OVERSIZE: "the receiver's answer is too large; answer 2xx with a short body",
     Outcome.UNSIGNED: "its secret cannot be read; `runbridge doctor` says which key is missing",
 }

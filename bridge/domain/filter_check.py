@@ -85,7 +85,7 @@ def _walk(node: dict[str, Any], shape: Any, path: str) -> tuple[Any, str]:
             return shape, path
         case "index":
             if isinstance(shape, dict | tuple) or shape in _PLAIN:
-                raise ValueError(f"`{path}` is no list, so [{node['value']}] finds nothing")
+                raise ValueError(f"`{path}` is not a list, so [{node['value']}] finds nothing")
             return (shape[0] if isinstance(shape, list) else ANY), f"{path}[{node['value']}]"
         case "slice":
             return shape, path

@@ -78,7 +78,7 @@ class JsonReader:
 
     def _constant(self, word: str) -> None:
         if not self._is_lenient:
-            raise self._error(f"the JSON holds {word}, which is no JSON number")
+            raise self._error(f"the JSON holds {word}, which is not a JSON number")
 
     def _float(self, text: str) -> float | None:
         number = float(text)

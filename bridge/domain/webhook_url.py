@@ -22,7 +22,7 @@ from bridge.domain.addresses.tables import METADATA_NAMES, ODD_PORTS
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.fields import MASK
 
-URL_CHARACTERS_MAX: Final = 2048  # what every proxy and log can handle
+URL_CHARACTERS_MAX: Final = 2048  # proxies and logs handle this length
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _SECRET_NAME: Final = re.compile(r"token|secret|key|sig|pass|pwd|auth|cred|code|hash|hmac|session|jwt", re.IGNORECASE)
 _TOKEN: Final = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9_.~+=-]{16,}")  # looks random
@@ -134,7 +134,7 @@ def _check_text(url: str) -> tuple[str, str]:
     if len(url) > URL_CHARACTERS_MAX:
         raise _refused(f"it is longer than {URL_CHARACTERS_MAX} characters")
     if _FORBIDDEN.search(url):
-        raise _refused("it holds a space, a backslash or a character that is no text")
+        raise _refused("it holds a space, a backslash or a character that is not text")
     start = _START.match(url)
     if start is None or start["scheme"].lower() not in {"http", "https"}:
         raise _refused("it must begin with http:// or https://")

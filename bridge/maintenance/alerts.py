@@ -42,19 +42,19 @@ TEST_MESSAGE: Final = Message(
 
 
 @dataclass(slots=True)
-class _Told:
+class _ChannelState:
     """The latest message of a channel, and when it may send the next (monotonic)."""
 
     cursor: AlertCursor | None = None
     saved: AlertCursor | None = None
-    disk_is_told: bool = False
+    disk_was_sent: bool = False
     opens_at: float = 0.0
     failures: int = 0
     failure: str | None = field(default=None)
 
 
 class Alerter:
-    """Owns the channels and how far each was told. `disk_free` returns the room on the database's disk, if it has one."""
+    """Owns the channels and how far each has read. `disk_free`: the free bytes of the database's disk, if any."""
 
     def __init__(
         self, database: Database, clock: Clock, send: SendMessage, metrics: Metrics, disk_free: Callable[[], int | None]
@@ -65,13 +65,13 @@ class Alerter:
         self._metrics = metrics
         self._disk_free = disk_free
         self._channels: dict[str, AlertChannel] = {}
-        self._told: dict[str, _Told] = {}
+        self._states: dict[str, _ChannelState] = {}
         self._disk_is_full = False
 
     def use(self, channels: Mapping[str, AlertChannel]) -> None:
         """Use these channels from now on; one that stays keeps its place."""
         self._channels = dict(channels)
-        self._told = {name: self._told.get(name, _Told()) for name in channels}
+        self._states = {name: self._states.get(name, _ChannelState()) for name in channels}
         for name in channels:
             for outcome in ("sent", "failed"):
                 self._metrics.of(self._metrics.alerts, name, outcome)
@@ -91,32 +91,32 @@ class Alerter:
         ]
 
     def failures(self) -> dict[str, str]:
-        """Why a channel could not be told, by name; empty for those that could."""
-        return {name: told.failure for name, told in self._told.items() if told.failure}
+        """The reason of each channel whose latest message failed, by name."""
+        return {name: state.failure for name, state in self._states.items() if state.failure}
 
     def forget(self) -> None:
-        """Another node tells now: read the cursors again before this one does."""
-        for told in self._told.values():
-            told.cursor = told.saved = None
+        """Forget the cursors, because another node sends alerts now; they are read again before this node does."""
+        for state in self._states.values():
+            state.cursor = state.saved = None
 
     async def run_pass(self) -> float:
-        """Tell every channel what happened; the seconds until the next pass."""
+        """Send each channel what happened since its cursor; returns the seconds until the next pass."""
         if not self._channels:
             return EVERY_S
         disk = await asyncio.to_thread(self._find_full_disk)
         try:
             await self._read_cursors()
-            edges = {name: await self._edges_of(name) for name in list(self._told)}
+            edges = {name: await self._edges_of(name) for name in list(self._states)}
         except StoreUnavailable:
-            await self._tell_all({}, disk)  # a full disk is perhaps the reason
+            await self._send_all({}, disk)  # a full disk is perhaps the reason
             raise
-        await self._tell_all(edges, disk)
+        await self._send_all(edges, disk)
         await self._save_cursors()
         return EVERY_S
 
-    async def _tell_all(self, edges: Mapping[str, Edges | None], disk: list[Alert]) -> None:
-        channels = [(self._channels[name], self._told[name], name) for name in self._channels]
-        await asyncio.gather(*(self._tell(*each, edges.get(each[2]), disk) for each in channels))
+    async def _send_all(self, edges: Mapping[str, Edges | None], disk: list[Alert]) -> None:
+        channels = [(self._channels[name], self._states[name], name) for name in self._channels]
+        await asyncio.gather(*(self._send_to(*each, edges.get(each[2]), disk) for each in channels))
 
     def _find_full_disk(self) -> list[Alert]:
         free = self._disk_free()
@@ -124,8 +124,8 @@ class Alerter:
             return []
         self._disk_is_full = free < (DISK_ROOM_BYTES if self._disk_is_full else DISK_FULL_BYTES)
         if not self._disk_is_full:
-            for told in self._told.values():
-                told.disk_is_told = False
+            for state in self._states.values():
+                state.disk_was_sent = False
             return []
         sentence = f"The disk of the database has {free / 1e6:.0f} MB left."
         return [
@@ -133,65 +133,65 @@ class Alerter:
         ]
 
     async def _read_cursors(self) -> None:
-        unknown = [name for name, told in self._told.items() if told.cursor is None]
+        unknown = [name for name, state in self._states.items() if state.cursor is None]
         if not unknown:
             return
         known = await self._database.read(lambda tx: alerts.read_cursors(tx, unknown))
         now = await self._database.read(alerts.cursor_now)
         for name in unknown:
-            self._told[name].cursor = known.get(name, now)
-            self._told[name].saved = known.get(name)
+            self._states[name].cursor = known.get(name, now)
+            self._states[name].saved = known.get(name)
 
     async def _edges_of(self, name: str) -> Edges | None:
-        told = self._told.get(name)
-        if told is None or told.cursor is None or self._clock.monotonic() < told.opens_at:
+        state = self._states.get(name)
+        if state is None or state.cursor is None or self._clock.monotonic() < state.opens_at:
             return None
-        cursor = told.cursor
+        cursor = state.cursor
         return await self._database.read(lambda tx: alerts.read_edges(tx, cursor))
 
-    async def _tell(
-        self, channel: AlertChannel, told: _Told, name: str, edges: Edges | None, disk: list[Alert]
+    async def _send_to(
+        self, channel: AlertChannel, state: _ChannelState, name: str, edges: Edges | None, disk: list[Alert]
     ) -> None:
-        """Send one message about all of it, if there is anything."""
+        """Send one message about all that the channel wants, if there is any."""
         now = self._clock.monotonic()
-        if now < told.opens_at:
+        if now < state.opens_at:
             return
-        found = [*([] if told.disk_is_told else disk), *(list_alerts(edges) if edges else ())]
+        found = [*([] if state.disk_was_sent else disk), *(list_alerts(edges) if edges else ())]
         wanted = [alert for alert in found if alert.event in channel.events]
         if wanted:
-            told.failure = await self._send(channel, compose(wanted))
-            self._metrics.of(self._metrics.alerts, name, "failed" if told.failure else "sent").inc()
-            if told.failure:
-                rest_s = min(RETRY_FIRST_S * 2.0 ** min(told.failures, 10), RETRY_MAX_S)
-                told.failures, told.opens_at = told.failures + 1, now + rest_s
-                log.error("alert.failed", channel=name, alerts=len(wanted), reason=told.failure, again_in_s=rest_s)
+            state.failure = await self._send(channel, compose(wanted))
+            self._metrics.of(self._metrics.alerts, name, "failed" if state.failure else "sent").inc()
+            if state.failure:
+                rest_s = min(RETRY_FIRST_S * 2.0 ** min(state.failures, 10), RETRY_MAX_S)
+                state.failures, state.opens_at = state.failures + 1, now + rest_s
+                log.error("alert.failed", channel=name, alerts=len(wanted), reason=state.failure, again_in_s=rest_s)
                 return
-            told.failures, told.opens_at = 0, now + GATHER_S
-            told.disk_is_told = told.disk_is_told or bool(disk)
+            state.failures, state.opens_at = 0, now + GATHER_S
+            state.disk_was_sent = state.disk_was_sent or bool(disk)
             log.info(
                 "alert.sent", channel=name, events=sorted({alert.event.value for alert in wanted}), alerts=len(wanted)
             )
         if edges is not None:
-            told.cursor = edges.cursor
+            state.cursor = edges.cursor
             if wanted:
-                told.saved = None
+                state.saved = None
 
     async def _save_cursors(self) -> None:
-        due = [(name, told.cursor) for name, told in self._told.items() if told.cursor and _is_due(told)]
+        due = [(name, state.cursor) for name, state in self._states.items() if state.cursor and _is_due(state)]
         if not due:
             return
         await self._database.write(lambda tx: alerts.save_cursors(tx, due))
         for name, cursor in due:
-            if name in self._told:
-                self._told[name].saved = cursor
+            if name in self._states:
+                self._states[name].saved = cursor
 
 
-def _is_due(told: _Told) -> bool:
-    """Not for every event that nobody is told of: a restart reads those again."""
-    assert told.cursor is not None
-    if told.saved is None or told.cursor.position - told.saved.position > SAVE_AFTER_EVENTS:
+def _is_due(state: _ChannelState) -> bool:
+    """Whether to save the cursor: after a message, and otherwise now and then, because a restart can read again."""
+    assert state.cursor is not None
+    if state.saved is None or state.cursor.position - state.saved.position > SAVE_AFTER_EVENTS:
         return True
-    return told.cursor.settled_at - told.saved.settled_at > SAVE_AFTER
+    return state.cursor.settled_at - state.saved.settled_at > SAVE_AFTER
 
 
 def list_alerts(edges: Edges) -> list[Alert]:
@@ -226,7 +226,7 @@ def _of_event(kind: EventType, data: Mapping[str, Any]) -> Alert:
             sentence = f"The endpoint {name} is switched off{why}"
             remedy = f"`runbridge endpoints enable {name} --replay-missed` switches it on and sends what it missed."
         case AlertEvent.DELIVERY_EXHAUSTED | AlertEvent.DISK_FULL:
-            raise ValueError(f"{kind} is no event")
+            raise ValueError(f"{kind} is not an event")
         case _:
             assert_never(event)
     return Alert(event, sentence, remedy)

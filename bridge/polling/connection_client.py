@@ -109,7 +109,7 @@ class ConnectionClient:
         return result
 
     def is_to_complete(self, seen: Observed) -> bool:
-        """Whether the observation lacks its output, or has what is to be remarked."""
+        """Whether the observation lacks its output or has remarks."""
         found = seen.observation
         return bool(seen.remarks) or found.output_is_elsewhere or found.status is RunStatus.UNKNOWN
 
@@ -283,7 +283,7 @@ class ConnectionClient:
         self.last_error = LastError(self._clock.now(), failed.kind, failed.message, count)
 
     def judge_unreadable(self, now: float, *, runs_held: int) -> None:
-        """Turn failing if the polls have brought hardly anything readable for `UNREADABLE_S`.
+        """Turn failing if hardly any poll could be read for `UNREADABLE_S`.
 
         Failures that may concern one run alone must have struck two, where two are held.
         """

@@ -29,8 +29,8 @@ from bridge.store.transaction import Tx
 log = structlog.get_logger()
 OVERLAP: Final = timedelta(minutes=10)  # how much later than its successors a list may show a run
 SEEN_MAX: Final = 5_000  # ids kept, so that a run that was removed by hand is not registered again
-FIRST_PER_S: Final = 1 / 60  # runs that begin, until it was learned
-MEMORY_S: Final = 600.0  # of the rate
+FIRST_PER_S: Final = 1 / 60  # assumed rate at which runs begin, until it is learned
+MEMORY_S: Final = 600.0  # how long the learned rate remembers
 ASK_AT_LEAST_S: Final = 60.0  # the longest gap between lists, however quiet the account
 TAGS: Final = ("discovered",)
 
@@ -88,7 +88,7 @@ class Discovery:
 
     @property
     def wants_more(self) -> bool:
-        """Whether the next page may show runs that were not seen yet."""
+        """Whether the next page may show runs that are new."""
         return not self._listing.is_complete
 
     async def end(self, since_s: float) -> None:

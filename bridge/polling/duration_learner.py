@@ -39,7 +39,7 @@ Key = tuple[str, RunStatus]
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The end of one run that was learned from; `track` where it is about progress."""
+    """The end of one run to learn from; `track` is its progress, if it reported any."""
 
     workflow: str
     status: RunStatus
@@ -73,7 +73,7 @@ class DurationLearner:
         return known
 
     def look_up(self, workflow: str, status: RunStatus) -> DurationModel:
-        """The same for people, who may ask for anything: what is not known is not kept for having been asked for."""
+        """The same for display: an unknown workflow that a person asks for is not kept."""
         known = self._durations.get((workflow, status))
         return known or DurationModel.load(self._texts.get(("workflow", workflow, status)), self.prior(status))
 

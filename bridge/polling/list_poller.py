@@ -34,18 +34,18 @@ from bridge.polling.services import PollingServices
 from bridge.providers.http import ProviderFailure
 
 log = structlog.get_logger()
-RUNS_MIN: Final = 3  # held; with fewer a poll of each is as cheap and tells more
+RUNS_MIN: Final = 3  # runs held; with fewer, a poll of each is as cheap and shows more
 PAGES_MAX: Final = 10
 PAGE_WAIT_S: Final = 5.0  # the next page waits no longer than this for the limiter
-LIST_WAIT_S: Final = 1.0  # a due run waits so long for a list under way
-FIRST_POLL_WAIT_S: Final = 0.5  # first polls share a list, and wait so long for one at most …
-FIRST_POLL_GAP_S: Final = 3.0  # … or, where one was just sent for others, until so long after that one …
-FIRST_POLL_GAP_PRICES: Final = 2.0  # … or so many times the price, if that is less
-FIRST_POLL_WORTH: Final = 0.5  # … each gathering so many seconds of lateness a second: that likely it is over
+LIST_WAIT_S: Final = 1.0  # the longest wait of a due run for a list under way
+FIRST_POLL_WAIT_S: Final = 0.5  # the longest wait of a first poll for a list that others can share …
+FIRST_POLL_GAP_S: Final = 3.0  # … after a list was just sent: the time from that one to the next …
+FIRST_POLL_GAP_PRICES: Final = 2.0  # … or this many times the price, if that is less
+FIRST_POLL_WORTH: Final = 0.5  # the assumed chance that a run is over at its first poll: seconds of lateness a second
 SHORTEST_WAIT_S: Final = 0.02
-SIGHTING_S: Final = 1.0  # a run counts as polled if a list showed it so shortly before it was acquired
-WAITING_RUN_WORTH: Final = 0.5  # in prices: what the next page is worth to a run that may be on it or not
-SEARCHED_MAX: Final = 2_000  # runs held that are searched for those that no list has shown
+SIGHTING_S: Final = 1.0  # a run counts as polled if a list showed it within this time before it was acquired
+WAITING_RUN_WORTH: Final = 0.5  # the worth, in prices, of the next page to a run that may be on it
+SEARCHED_MAX: Final = 2_000  # held runs among which those that no list has shown are searched
 MISSED_MAX: Final = 20_000
 REACH: Final = timedelta(days=1)  # how long before its registration a run may have begun
 RETRY_FIRST_S, REFUSED_FIRST_S, RETRY_MAX_S = 1.0, 60.0, 600.0
@@ -54,7 +54,7 @@ REFUSALS: Final = frozenset({FailureKind.NOT_FOUND, FailureKind.UNAUTHORIZED, Fa
 
 @frozen
 class WaitForList:
-    """The run waits until `until` (monotonic) for a list to show it; with `sends_list` one is to be sent now."""
+    """The run waits until `until` (monotonic) for a list to show it; with `sends_list` a list must be sent now."""
 
     until: float
     sends_list: bool = False
@@ -274,7 +274,7 @@ class ListPoller:
         return waiting
 
     async def read(self, sent_at: float) -> AsyncGenerator[ListResult]:
-        """Read page after page while the next one is worth a request; at the end, the runs that waited in vain."""
+        """Yield page after page while the next one is worth a request; at the end, the runs that no page showed."""
         try:
             cursor: str | None = None
             cursors: set[str | None] = set()
@@ -337,7 +337,7 @@ class ListPoller:
         return self._discovery.reaches_back_to(since) if self._discovery is not None else since
 
     def _judge(self, answer: RunPage | PollFailed, sent_at: float) -> None:
-        """Lists count for the pace, and for the health where they show a run held or nothing else is polled."""
+        """Pass the answer to the rate limit, and to the health if it shows a held run or nothing else is polled."""
         now, held = self._clock.monotonic(), len(self._schedule)
         self._metrics.lists.labels(self._name, "shown" if isinstance(answer, RunPage) else answer.kind.value).inc()
         listed = answer.runs if isinstance(answer, RunPage) else ()
@@ -405,7 +405,7 @@ class ListPoller:
         return self._page_worth(number) >= 1
 
     def _page_worth(self, number: int) -> float:
-        """The worth of page `number`, in prices: to runs that wait and to those that stood on it before."""
+        """The worth of page `number`, in prices: to waiting runs, and to runs that were on it before."""
         now = self._clock.monotonic()
         waiting = WAITING_RUN_WORTH * sum(1 for run_id in self._waiting_runs if run_id not in self._shown)
         return waiting + worth_of_pages(self._lateness_by_page(self._absent().values(), now, number))

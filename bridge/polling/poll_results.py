@@ -1,4 +1,4 @@
-"""Handling what a poll brought: record what changed, learn from an end, and say when to poll next.
+"""Handle the result of a poll: record what changed, learn from an end, and decide when to poll next.
 
 observed ──► as before ──► Continue
          └──► changed ───► recorded (run, events, deliveries) ──► goes on: Continue · settled: Drop
@@ -38,7 +38,7 @@ BEHIND_MIN: Final = 2 * GROUP_MAX  # changes that are not recorded yet: one grou
 
 @frozen
 class Continue:
-    """Poll the run again in so many seconds; `reason` is for people."""
+    """Poll the run again in `delay_s` seconds; `reason` is for display."""
 
     delay_s: float
     reason: str

@@ -142,7 +142,7 @@ class Poller:
         return math.inf if self.results.is_behind else self.client.opens_in_s(now)
 
     def _spawn(self, key: object, work: Coroutine[None, None, None], name: str) -> None:
-        """Do this beside what else is under way. It removes its `key` itself: a callback would cost a turn of the loop."""
+        """Run this as a task, which removes its `key` itself: a callback would cost a turn of the loop."""
         self._tasks[key] = asyncio.create_task(work, name=name)
 
     # -- one poll, one list

@@ -70,12 +70,12 @@ class Pollers:
             poller.leases.rebalance()
 
     def forget(self, run_id: str) -> None:
-        """Hold a run no longer: it is not watched any more."""
+        """Remove a run from memory: it is not watched any more."""
         for poller in self.by_connection.values():
             poller.leases.forget(run_id)
 
     def rebase(self, jump_s: float) -> None:
-        """Follow the wall clock, which was set by so much."""
+        """Move due times after the wall clock was set forward by `jump_s`."""
         for poller in self.by_connection.values():
             poller.leases.rebase(jump_s)
 

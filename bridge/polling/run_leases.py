@@ -32,14 +32,14 @@ KEEP_S: Final = 30.0  # a run due within this stays held between polls …
 KEPT_MAX: Final = 2_000  # … and any, to be planned again when others end, while no more than these are held
 ACQUIRED_MAX: Final = 1_000  # at once
 ACQUIRE_GAP_S: Final = 0.008  # from one acquisition to the next, so that many registrations share one
-PLENTY: Final = 5_000  # held, some of them overdue: after an outage the others can wait in the database …
-PLENTY_GAP_S: Final = 1.0  # … so long from one acquisition to the next
+PLENTY: Final = 5_000  # with so many runs held and some overdue, as after an outage, others stay in the database …
+PLENTY_GAP_S: Final = 1.0  # … for this long from one acquisition to the next
 AHEAD_S: Final = 0.25  # before the limiter opens: what cannot be polled yet stays in the database until then
-UNHEARD_S: Final = 5.0  # other nodes' leases lapse or are released without a bell ringing here
+UNHEARD_S: Final = 5.0  # between two searches for runs that other nodes have released, which rings no bell here
 ALONE_S: Final = 3600.0
-COMPARE_EVERY_S: Final = 20.0  # and at once after the database was away; a dead node's leases last as long
+COMPARE_EVERY_S: Final = 20.0  # as long as a dead node's leases last; also at once after the database was away
 COMPARE_AGAIN_S: Final = 1.0
-GATHER_S: Final = 1.0  # releases
+GATHER_S: Final = 1.0  # how long releases are gathered for one write
 GATHER_PAUSES_S: Final = 0.1  # a pause that is not written yet is lost with the process
 STORE_RETRY_S: Final = 5.0
 
@@ -174,16 +174,16 @@ class RunLeases:
     # -- comparing
 
     def doubt(self) -> None:
-        """Compare at once, and look for what is due: a commit may have succeeded whose answer was lost."""
+        """Compare at once and search for due runs: a commit may have succeeded although its answer was lost."""
         self._compare_due = 0.0
         self._expects_due = True
 
     async def _compare(self, now: float) -> None:
         """Forget the runs that are held here without a lease; free what is leased to this node but not held.
 
-        It frees what it has found so twice, because a run that was just registered may be leased before it is held.
-        Where no other node can be, that is once for all: the poller before this one, ended by a reload, may have left
-        leases that it was just acquiring or could not release.
+        A lease is freed when two comparisons in a row have found it without its run, because a new run may be leased
+        before it is held. Without other nodes this is done only once: a poller that a reload ended may have left leases
+        that it was acquiring or could not release.
         """
         if now < self._compare_due:
             return
@@ -234,9 +234,8 @@ class RunLeases:
     def keep_or_release(self, tracked: TrackedRun, delay_s: float, *, is_listed: bool) -> None:
         """Hold a run that is planned `delay_s` ahead, or release it.
 
-        Of one that stays held, a pause that the provider asked for is written, and why it cannot be read.
-
-        A run that lists show is held however late it is due.
+        The pause that the provider asked for and the error of a run that stays held are saved. A run that lists show is
+        held, however late it is due.
         """
         now = self._clock.monotonic()
         is_near = delay_s <= KEEP_S or len(self._schedule) <= KEPT_MAX or is_listed
@@ -263,7 +262,7 @@ class RunLeases:
         self._flush_due = min(self._flush_due, due)
 
     def forget(self, run_id: str) -> None:
-        """Hold a run no longer, and write nothing of it: it is settled, was removed, or is not ours."""
+        """Remove a run from memory and write nothing: it is settled, was removed, or is not ours."""
         self._schedule.remove(run_id)
         self._client.forget_run(run_id)
         self._releasing.pop(run_id, None)

@@ -119,7 +119,7 @@ class TrackedRun:
 
     @property
     def is_planned(self) -> bool:
-        """Whether it stands in the order of due times: neither ready nor in flight."""
+        """Whether it is in the queue of due times: neither ready nor in flight."""
         return self.ticket != 0
 
     def start_poll(self, now: datetime, monotonic: float, *, is_listed: bool = False) -> None:
@@ -138,14 +138,14 @@ class TrackedRun:
         self.is_in_flight = False
 
     def note_answer(self, *, is_304: bool) -> None:
-        """Note that the poll brought an observation, which ends a row of failures."""
+        """Note that the poll gave an observation, which ends a row of failures."""
         self.is_304 = is_304
         self.last_error = None
         self.failure_streak = self.not_found_count = 0
         self.not_found_since = None
 
     def note_failure(self, failed: PollFailed, now: datetime, monotonic: float) -> None:
-        """Note that the poll brought no observation; any failure but a 404 ends a row of 404s."""
+        """Note that the poll gave no observation; any failure but a 404 ends a row of 404s."""
         self.retry_at = monotonic + (failed.retry_after_s or 0.0)
         self.is_304 = False
         self.failure_streak += 1
@@ -192,7 +192,7 @@ class TrackedRun:
         return self.last_response is not None and seen is self.last_response.observation
 
     def keep_response(self, seen: Observed) -> None:
-        """Keep what recognises the same response. Call it after recording: a 304 would hide an unrecorded change."""
+        """Keep the response to recognise it again. Call this after recording: a 304 would hide an unrecorded change."""
         last = self.last_response
         if last is None or not self.is_known(seen.observation) or seen.etag != last.etag:
             is_recognisable = seen.etag or seen.body
@@ -341,7 +341,7 @@ class PollSchedule:
             self.add(tracked)
 
     def poll_now(self, tracked: TrackedRun, reason: str | None = None) -> None:
-        """Make a held run due by itself, without a list, unless it is in flight; people are shown `reason`, if any."""
+        """Make a held run due now, without waiting for a list, unless it is in flight; `reason` is for display."""
         if not self.holds(tracked) or tracked.is_in_flight:
             return
         now = self._clock.monotonic()

@@ -9,9 +9,9 @@ from bridge.domain.failure import FailureKind
 from bridge.domain.observation import PollFailed
 
 UNREADABLE_S = 75.0  # people are to know within two minutes
-WITNESS_S: Final = 45.0  # one run has been in trouble so long: another one shows whether it is the connection
+WITNESS_S: Final = 45.0  # after so long with one failing run, another is polled to see if it is the connection
 LATEST_MAX: Final = 10  # runs whose latest polls show whether trouble is over
-ABOUT_ONE_RUN: Final = frozenset({FailureKind.REJECTED, FailureKind.BAD_PAYLOAD})  # perhaps
+ABOUT_ONE_RUN: Final = frozenset({FailureKind.REJECTED, FailureKind.BAD_PAYLOAD})  # may concern one run only
 
 
 class MissingRuns:
@@ -99,7 +99,7 @@ class Unreadable:
         return trouble_due - now if trouble_due > now else math.inf
 
     def wants_witness(self, now: float, runs_held: int) -> bool:
-        """Whether another run is to be polled now, because for long only one was, and in vain."""
+        """Whether to poll another run now: only one was polled for `WITNESS_S`, and it failed."""
         if self.error is None or now < self._witness_due or self._is_shared(runs_held):
             return False
         self._witness_due = now + WITNESS_S

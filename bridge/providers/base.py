@@ -35,7 +35,7 @@ NOT_PROVEN: Final = "reachable, key not proven: "
 LAST_BODY_BYTES_MAX: Final = 1024  # a longer body is not kept for comparison: thousands of runs keep one
 ETAG_CHARS_MAX: Final = 200
 PAGE_RUNS: Final = 100  # Retab's maximum; Instabase documents none
-LIST_TIMEOUT_S: Final = 10.0  # a slower list is no quicker than polling each run
+LIST_TIMEOUT_S: Final = 10.0  # a slower list is not quicker than polling each run
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ async def fetch_page(
     response = await http.request("GET", path, query=query, timeout_s=LIST_TIMEOUT_S, fields=fields)
     items = response.body.get(key) if isinstance(response.body, dict) else None
     if not isinstance(response.body, dict) or not isinstance(items, list):
-        message = f"GET {path}: the answer is no list of runs"
+        message = f"GET {path}: the answer is not a list of runs"
         raise ProviderFailure(PollFailed(FailureKind.BAD_PAYLOAD, message, response.status))
     return RunPage(
         runs=tuple(run for item in items if (run := _listed_run(item, normalise, is_complete)) is not None),

@@ -113,7 +113,7 @@ class DefinedProvider(ProviderDefaults):
     async def _ask(
         self, http: ProviderHttp, request: Request, *, is_of_run: bool = True, **more: Any
     ) -> ProviderResponse:
-        """Send a request that is no poll. Raises ProviderFailure, also where an [[answer]] says so."""
+        """Send a request that is not a poll. Raises ProviderFailure, also where an [[answer]] says so."""
         try:
             response = await self._send(http, request, **more)
         except ProviderFailure as failure:
@@ -230,7 +230,7 @@ class DefinedProvider(ProviderDefaults):
         return joined if "join" not in table or not isinstance(first, dict) else _joined(table, first, joined)
 
     def _output_in(self, table: Mapping[str, Any], body: Json, run_id: str) -> tuple[Json, list[Json] | None]:
-        """The values that `read` finds in a page, and its items; no items where it has none to join. Raises BadPayload."""
+        """The values that `read` finds in a page, and its items if they are to be joined. Raises BadPayload."""
         notes = Notes()
         if "id" in table:
             self.answers.check_same_run(find(table["id"], body, notes), run_id)
@@ -238,7 +238,7 @@ class DefinedProvider(ProviderDefaults):
         if "join" in table:
             items = found.get(table["join"]) if isinstance(found, dict) else 0
             if not isinstance(items, list | None):
-                raise BadPayload(f"the answer is no object with a list `{table['join']}`")
+                raise BadPayload(f"the answer is not an object with a list `{table['join']}`")
             return found, items or []
         return found, found if "next" in table and isinstance(found, list) else None
 

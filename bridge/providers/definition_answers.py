@@ -1,6 +1,6 @@
-"""What the answers of a provider with a definition mean: the rules of [[answer]], the pauses of [pace], and [read].
+"""Interpret the answers of a provider that has a definition: the rules of [[answer]], the pauses of [pace], and [read].
 
-No request is made here: the poller, `lint`, `try` and `test` all read by these functions.
+No request is made here. The poller, `lint`, `try` and `test` share these functions.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _SENTENCES: Final = {
 
 @frozen
 class Answer:
-    """What came back: code, headers, and the body where it is JSON.
+    """An answer: status code, headers, and the body if it is JSON.
 
-    `damaged` names what could not be read whole, `failed` is what the answer is without a definition if it is no 2xx
-    with JSON.
+    `damaged` names the fields that could not be read whole. `failed` is the failure that any answer but a 2xx with JSON
+    is without a definition.
     """
 
     status: int
@@ -57,7 +57,7 @@ class Answer:
 
 @frozen
 class Meaning:
-    """What an answer means; `rule` is the [[answer]] that says so, empty for the defaults.
+    """The meaning of an answer; `rule` is the [[answer]] that decided it, empty for the defaults.
 
     `pause_s` is the longest pause that the rule, [pace] and the usual headers ask for.
     """
@@ -110,7 +110,7 @@ class Answers:
         last: LastResponse | None = None,
         redacted: Callable[[str], str] = str,
     ) -> tuple[PollResult, Reading | None]:
-        """What an answer says about a run, and how its body was read if it was; `run_id` is the run asked for."""
+        """The poll result for the run `run_id`, and the reading of the body if it was read."""
         meaning, failed = self.meaning_of(answer), answer.failed
         means, pause = meaning.means, longest(meaning.pause_s, failed.retry_after_s) if failed else meaning.pause_s
         if failed is not None and meaning.notes:
@@ -143,7 +143,7 @@ class Answers:
             raise BadPayload("the answer is not a JSON object")
         reading = self.reader.read(answer.body)
         if run_id is not None and "id" not in answer.damaged:
-            self.check_same_run(reading.told_id, run_id)
+            self.check_same_run(reading.answered_id, run_id)
         seen = reading.observation
         if means != "ok":
             seen = self._in_status(seen, RunStatus(means), answer)
@@ -197,7 +197,7 @@ class Answers:
         return ListedRun(run_id, seen, needs_detail=not is_whole)
 
     def _id_at(self, paths: Any, body: Json, variables: Mapping[str, str], notes: Notes) -> str | None:
-        """The id at a path, or of its parts, of which variables give those without a path; None if one is missing."""
+        """The id at a path, or joined from parts at several paths and from variables; None if a part is missing."""
         if not isinstance(paths, dict):
             return text_of(find(paths, body, notes))
         found = {name: text_of(find(path, body, notes)) for name, path in paths.items()}
@@ -232,7 +232,7 @@ def longest(*pauses: float | None) -> float | None:
 
 
 def _default(answer: Answer) -> str:
-    """What an answer means by its code alone."""
+    """The meaning by the status code alone."""
     if 200 <= answer.status < 300:
         return "ok"
     if answer.status == 304:

@@ -109,7 +109,7 @@ def _id_line(get: str, read: _Reading) -> str:
 
 
 class _Reading:
-    """Where in the answers about a run what stands."""
+    """Where the answers about a run have its status, id, times and other values."""
 
     def __init__(self, runs: list[Json]) -> None:
         self._found: dict[str, list[tuple[str, Json]]] = {}

@@ -48,13 +48,13 @@ class Reading:
     """The reading of an answer about a run, and the expressions that could not be evaluated.
 
     `rule` is what decided the status: `when[0]`, a canonical status whose list has the word, `absent` or nothing.
-    `told_id` is the id in the answer, if [read] names one.
+    `answered_id` is the id in the answer, if [read] names one.
     """
 
     observation: Observation
     remarks: tuple[str, ...] = ()
     rule: str = ""
-    told_id: str | None = None
+    answered_id: str | None = None
 
 
 class DefinitionReader:
@@ -114,14 +114,14 @@ class DefinitionReader:
                 values[at] = instant_of(value, form)
                 if values[at] is None and value not in (0, "", "0") and not str(value).startswith(_NO_TIME):
                     notes.append(
-                        f"read.{key} finds {_KIND[type(value)]} that is no time of the form {form}; `time` says which it is"
+                        f"read.{key} finds {_KIND[type(value)]} that is not a time in the form {form}; set `time`"
                     )
         if status in self._output_after:
             values[_ELSEWHERE] = values[_OUTPUT] is None
         if self._error_when is not None and status not in self._error_when:
             values[_ERROR] = None
-        *seen, told_id = values
-        return Reading(Observation(*seen), tuple(dict.fromkeys(notes)) if notes else (), rule, told_id)
+        *seen, answered_id = values
+        return Reading(Observation(*seen), tuple(dict.fromkeys(notes)) if notes else (), rule, answered_id)
 
     def needs_output(self, status: RunStatus) -> bool:
         """Whether [output] is asked for after this status."""
@@ -148,7 +148,7 @@ class DefinitionReader:
 
 
 def _word_of(raw: Any) -> str | None:
-    """A status as text: numbers and booleans by their JSON; None for null and for what is no single value."""
+    """A status as text: numbers and booleans by their JSON; None for null and for what is not a single value."""
     if raw is None or isinstance(raw, dict | list):
         return None
     return raw if isinstance(raw, str) else json.dumps(raw)
@@ -212,7 +212,7 @@ def number_of(value: Any) -> Any:
 
 
 def instant_of(value: Any, form: str) -> str | None:
-    """A time in the given form as canonical text; None for 0, year 1 and what is no such time."""
+    """A time in the given form as canonical text; None for 0, year 1 and what is not such a time."""
     if form not in _UNITS_NS:
         return _written_instant(value, form) if isinstance(value, str) else None
     try:
@@ -251,7 +251,7 @@ def _fields_of(tables: Mapping[str, Any]) -> RunFields | None:
 
 
 def _expressions(value: Any) -> list[str]:
-    """Every expression in a table, that of an error's message first."""
+    """Every expression in a table; that of an error's message comes first."""
     match value:
         case str():
             return [value]

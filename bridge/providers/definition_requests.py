@@ -180,7 +180,7 @@ class RunId:
         return cls(kinds, re.compile("/".join("(.*)" if name == whole else "([^/]*)" for name in kinds), re.DOTALL))
 
     def split(self, provider_run_id: str) -> dict[str, str]:
-        """The parts by name. Raises ValueError with a sentence if this is no such id."""
+        """The parts by name. Raises ValueError with a sentence if this is not such an id."""
         found = self.form.fullmatch(provider_run_id)
         if found is None:
             raise ValueError(f"a run id has the form {'/'.join(f'{{{name}}}' for name in self.kinds)}")
@@ -303,7 +303,7 @@ class Pages:
         return None if found == cursor else found
 
     def _counted(self, cursor: str | None, count: int) -> str | None:
-        """The next page or offset; None after a page that is not full, where it is known how many items are."""
+        """The next page or offset; None after a page that is not full, if the size of a full one is known."""
         step = self.given.get("step")
         sizes = step if isinstance(step, list) else [step]
         is_short = step is not None and count < max(sizes) and count not in sizes
@@ -334,7 +334,7 @@ def instant_as(instant: datetime, form: str) -> Json:
 
 
 def list_fields(listing: Mapping[str, Any]) -> RunFields | None:
-    """What is kept of a page that is too large: the items, and where the next page is."""
+    """The fields to keep of a page that is too large: the items, and the place of the next page."""
     items, following = listing["items"], listing.get("next")
     if not items.isidentifier() or listing.get("items_as") == "map":
         return None
@@ -345,13 +345,13 @@ def list_fields(listing: Mapping[str, Any]) -> RunFields | None:
 
 
 def rows_in(listing: Mapping[str, Any], body: Json, notes: Notes) -> list[tuple[str | None, Json]]:
-    """The items of a page, each with its key in a map. Raises BadPayload if this is no such page."""
+    """The items of a page, each with its key if they are a map. Raises BadPayload if the body is not such a page."""
     found = body if listing["items"] == "@" else find(listing["items"], body, notes, "list.items")
     if listing.get("items_as") == "map" and isinstance(found, dict):
         return list(found.items())
     if listing.get("items_as", "list") == "list" and isinstance(found, list):
         return [(None, item) for item in found]
-    raise BadPayload(f"the answer is no page of runs at `{listing['items']}`")
+    raise BadPayload(f"the answer is not a page of runs at `{listing['items']}`")
 
 
 def _several(given: str | list[str]) -> list[str]:

@@ -189,5 +189,5 @@ def _tls_reason(error: Exception) -> str:
 
 
 def proxy_remedy(status: int) -> str:
-    """What to do about a proxy's 407; empty for another status."""
+    """The remedy for a proxy's 407; empty for any other status."""
     return "; give its user and password in the URL of `proxy`" if status == 407 else ""

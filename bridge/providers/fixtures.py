@@ -37,7 +37,7 @@ _NO_PATHS: Final = frozenset({"time", "as", "decode", "when"})
 
 
 class FixtureInvalid(BridgeError):
-    """The file is no fixture."""
+    """The file is not a fixture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Fixture:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A fixture beside what was read: the differences, the status and the rule that decided."""
+    """The reading of a fixture: the differences, the status and the rule that decided."""
 
     name: str
     status: str | None
@@ -68,9 +68,9 @@ def read_fixture(path: Path) -> Fixture:
     except OSError as error:
         raise FixtureInvalid(f"{path}: cannot be read: {error.strerror}") from None
     except BadPayload as error:
-        raise FixtureInvalid(f"{path}: is no JSON: {error}") from None
+        raise FixtureInvalid(f"{path}: is not JSON: {error}") from None
     if not isinstance(written, dict):
-        raise FixtureInvalid(f"{path}: is no JSON object")
+        raise FixtureInvalid(f"{path}: is not a JSON object")
     request, code, headers, expect = (
         written.get("request", "run"), written.get("http", 200), written.get("headers", {}), written.get("expect", {})
     )  # fmt: skip
@@ -155,7 +155,7 @@ def _run_facts(result: Observed, reading: Reading | None) -> dict[str, Any]:
         "workflow_id": seen.workflow_id,
         "generation": seen.generation,
         "link": seen.link,
-        "id": reading and reading.told_id,
+        "id": reading and reading.answered_id,
     }
 
 
@@ -192,7 +192,7 @@ def _error(error: Any) -> dict[str, Any] | None:
 
 
 def _equal(wanted: Any, found: Any) -> bool:
-    """Whether what was read is what is expected: of an error its message is enough, of items their ids or number."""
+    """Whether the reading is as expected. An error may be given by its message, items by their ids or their number."""
     match wanted, found:
         case (str(), {"message": message}):
             return bool(wanted == message)

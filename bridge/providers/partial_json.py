@@ -54,7 +54,7 @@ class RunScanner:
 
     `members` has those found so far, None where one cannot be kept; `damaged` names those that were not kept or hold
     bytes that are not UTF-8. The last of duplicate keys counts. `is_closed`: the object has ended. Raises BadPayload
-    if the body is no object, or has too many members.
+    if the body is not an object, or has too many members.
     """
 
     def __init__(self, fields: RunFields) -> None:
@@ -65,7 +65,7 @@ class RunScanner:
         self._fields = fields
         self._carry = b""  # a backslash whose character is in the next piece
         self._depth = 0
-        self._objects: list[dict[str, Json]] = []  # those whose members are read, the innermost last
+        self._objects: list[dict[str, Json]] = []  # the open objects whose members are read, the innermost last
         self._in_string = False
         self._window_bytes = _WINDOW_BYTES_MIN
         self._key: str | None = None
@@ -76,7 +76,7 @@ class RunScanner:
         self._in_items = False
 
     def feed(self, piece: bytes) -> None:
-        """Take the next piece of the body; what follows the object is ignored, but for a second object."""
+        """Read the next piece of the body. Anything behind the object is ignored, except a second object."""
         if self.is_closed:
             self._end(piece)
             return

@@ -272,7 +272,7 @@ def _steps_in(body: Json, run_id: str) -> list[JsonObject]:
     """The steps of a page. Raises BadPayload if it is none, or if a step belongs to another run."""
     items = first_not_null(body.get("data"), body.get("steps")) if isinstance(body, dict) else body
     if not isinstance(items, list):
-        raise BadPayload("the answer is no list of steps")
+        raise BadPayload("the answer is not a list of steps")
     steps = [item for item in items if isinstance(item, dict)]
     for step in steps:
         check_same_run(step.get("run_id"), run_id)
@@ -290,7 +290,7 @@ def _block_type(step: JsonObject) -> Json:
 
 
 def _json_outputs(step: JsonObject) -> list[Json]:
-    """The JSON of a step as a list of at most one value."""
+    """The JSON output of a step, as a list of at most one value."""
     handles = {
         name: handle["data"]
         for name, handle in object_or_empty(step.get("handle_outputs")).items()

@@ -1,4 +1,4 @@
-"""Traces for an OpenTelemetry collector: what became of each run, as spans.
+"""Traces of each run for an OpenTelemetry collector.
 
     run ─┬─ poll ─── record ─── deliver      one trace for each run: that of its registration, or one of its own
          └─ poll
@@ -66,7 +66,7 @@ class Tracing:
         headers: Mapping[str, str] | None = None,
         service_name: str | None = None,
     ) -> None:
-        """`endpoint` is the base URL of the collector. What is None comes from the standard OTEL_… variables."""
+        """`endpoint` is the base URL of the collector. The standard OTEL_… variables supply what is None."""
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it would log a faulty header; see `_Exporter`
         if service_name is not None or "OTEL_SERVICE_NAME" not in os.environ:
             service_name = service_name or "runbridge"
@@ -105,7 +105,7 @@ class Tracing:
     # -- what has happened
 
     def polled(self, before: Run, result: PollResult, took_s: float, *, is_listed: bool) -> None:
-        """A poll has brought its result; `before` has the counters of this poll."""
+        """Trace a poll that has its result; `before` has the counters of this poll."""
         if before.last_polled_at is None:
             return
         failed = result if isinstance(result, PollFailed) else None
@@ -125,7 +125,7 @@ class Tracing:
         )
 
     def recorded(self, before: Run, after: Run, now: datetime) -> None:
-        """The events of a change that a poll brought were recorded, at `now` at the latest."""
+        """Trace the recording, by `now`, of the events that a poll led to."""
         own = self._context_of(after.id, after.trace_context)
         self._record(own, _child(own, _poll_id(before)), before.sequence + 1, after, now)
 
@@ -294,7 +294,7 @@ class _Exporter(SpanExporter):
 
 
 def _number(size: int, *parts: str) -> int:
-    """An id of so many bytes that follows from these texts; never zero."""
+    """An id of `size` bytes derived from these texts; never zero."""
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:size]) or 1
 
 
@@ -315,7 +315,7 @@ def _around(parent: SpanContext | None) -> Context:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What identifies a run. Its metadata, output and error are other people's, and stay here."""
+    """The attributes that identify a run. Its metadata, output and error are private and are not sent."""
     return {
         "runbridge.run.id": run.id,
         "runbridge.connection": run.connection,

@@ -1,4 +1,4 @@
-"""How far each alert channel has told, and what there is to tell since."""
+"""The cursors of alert channels, and the edges recorded after a cursor."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TYPES: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class AlertCursor:
-    """Everything up to here was told: events by position, exhausted deliveries by the time at which they were."""
+    """Everything up to here was sent: events by position, exhausted deliveries by the time at which they settled."""
 
     position: int
     settled_at: datetime
@@ -55,18 +55,18 @@ class Edges:
 
 
 def read_cursors(tx: Tx, names: Sequence[str]) -> dict[str, AlertCursor]:
-    """The cursors of the channels that have told before."""
+    """The saved cursors of these channels; a new channel has none."""
     rows = tx.connection.execute(sa.select(alert_channels).where(alert_channels.c.name.in_(names)))
     return {row.name: AlertCursor(row.position, row.settled_at) for row in rows}
 
 
 def cursor_now(tx: Tx) -> AlertCursor:
-    """A channel that is new tells what happens from now on."""
+    """The cursor of a new channel: it reports what is recorded from now on."""
     return AlertCursor(last_position(tx), tx.now)
 
 
 def save_cursors(tx: Tx, cursors: Iterable[tuple[str, AlertCursor]]) -> None:
-    """Save how far these channels have told."""
+    """Save the cursors of these channels."""
     insert = postgresql.insert if tx.is_postgresql else sqlite.insert
     for name, cursor in cursors:
         values = {"position": cursor.position, "settled_at": cursor.settled_at}
@@ -89,7 +89,9 @@ def read_edges(tx: Tx, after: AlertCursor) -> Edges:
 
 
 def _read_exhausted(tx: Tx, after: datetime, until: datetime) -> dict[str, int]:
-    """Found by their last attempt: what was exhausted before may be much, and no index orders it by time."""
+    """Count newly exhausted deliveries by endpoint.
+
+    They are found by their attempts: no index orders exhausted deliveries by time, and there may be many old ones."""
     is_of_run = endpoints.c.source == EndpointSource.RUN.value
     label = sa.case((is_of_run, ""), else_=deliveries.c.endpoint_id)
     query = (

@@ -405,7 +405,7 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
 
 
 def _reason(error: BaseException) -> str:
-    """The server's or the system's own words, without those of the libraries between."""
+    """The message of the server or the system, without what libraries add to it."""
     match error:
         case TimeoutError() | sa.exc.TimeoutError():
             return "no answer in time"

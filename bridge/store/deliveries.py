@@ -116,7 +116,7 @@ def acquire_due(
 
 
 def _trace_contexts(tx: Tx, rows: Sequence[Any]) -> dict[str, str]:
-    """The trace contexts that the runs of these deliveries have, by run."""
+    """The trace contexts of these deliveries' runs, by run id."""
     wanted = {"ids": sorted({row.run_id for row in rows if row.run_id is not None})}
     return {row.id: row.trace_context for row in fetch(tx, _TRACE_CONTEXTS, wanted)}
 
@@ -140,7 +140,7 @@ def check_not_being_sent(tx: Tx, delivery_ids: Sequence[str]) -> None:
     """BeingSent if one of them is leased: recording its attempt would overwrite what is asked for now."""
     held = sa.select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids), deliveries.c.leased_by.is_not(None))
     if tx.connection.execute(held.limit(1)).first() is not None:
-        raise BeingSent("it is being sent at this moment; look again in some seconds")
+        raise BeingSent("it is being sent at this moment; try again in a few seconds")
 
 
 def list_leased(tx: Tx, *, node: str) -> set[str]:

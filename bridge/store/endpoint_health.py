@@ -24,7 +24,7 @@ from bridge.store.prepared_statements import fetch
 from bridge.store.tables import endpoints
 from bridge.store.transaction import Tx
 
-_QUIET_MAX: Final = 1_000  # remembered
+_QUIET_MAX: Final = 1_000  # endpoints remembered as healthy
 GONE = "its receiver answered 410 Gone"
 _SAYS_NOTHING = frozenset({Outcome.INTERRUPTED, Outcome.UNSIGNED})
 _COLUMNS = (

@@ -164,7 +164,7 @@ def evict(tx: Tx, node_ids: Sequence[str]) -> None:
 
 
 def evict_dead(tx: Tx) -> list[str]:
-    """Evict the nodes whose lease has expired. The answer is their ids.
+    """Evict the nodes whose lease has expired; returns their ids.
 
     A node that is just renewing or leasing something is skipped until the next call.
     """

@@ -272,14 +272,14 @@ def count_waiting(tx: Tx, endpoint_id: str) -> int:
     """Pending replayed deliveries of an endpoint, counted up to AHEAD_MAX."""
     waiting = (
         sa.select(sa.literal(1))
-        .where(deliveries.c.endpoint_id == endpoint_id, sa.text("state = 'pending' AND is_manual"))  # the index's words
+        .where(deliveries.c.endpoint_id == endpoint_id, sa.text("state = 'pending' AND is_manual"))  # as in the index
         .limit(AHEAD_MAX)
     )
     return tx.connection.execute(sa.select(sa.func.count()).select_from(waiting.subquery())).scalar_one()
 
 
 def advance(tx: Tx, replay_id: str) -> Replay | None:
-    """Make the next batch due and move the position. The replay as it is now.
+    """Make the next batch due and move the position; returns the replay as it is then.
 
     None if another node is advancing it, or if it has ended.
     """

@@ -149,7 +149,7 @@ transitions = sa.Table(
     "transitions",
     metadata,
     sa.Column("run_id", sa.Text, primary_key=True),
-    # The run's version at the change; rows from before are numbered through all runs.
+    # The run's version at the change; older rows have a number counted through all runs.
     sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("at", Instant, nullable=False),
     sa.Column("from_status", sa.Text, nullable=False),
@@ -423,8 +423,8 @@ sessions = sa.Table(
     sa.Column("expires_at", Instant, nullable=False),
     sa.UniqueConstraint("secret_hash"),
 )
-_told = sa.Column("position", sa.BigInteger, nullable=False), sa.Column("settled_at", Instant, nullable=False)
-alert_channels = sa.Table("alert_channels", metadata, sa.Column("name", sa.Text, primary_key=True), *_told)
+_cursor_columns = sa.Column("position", sa.BigInteger, nullable=False), sa.Column("settled_at", Instant, nullable=False)
+alert_channels = sa.Table("alert_channels", metadata, sa.Column("name", sa.Text, primary_key=True), *_cursor_columns)
 
 # The newest counts of a large database, one row.
 kept_counts = sa.Table(

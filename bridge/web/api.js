@@ -67,7 +67,7 @@ export async function call(method, path, body, read = parse) {
   try {
     answer = text ? (response.ok ? read : parse)(text) : null;
   } catch {
-    throw new Problem(response.status, { detail: "The answer is no JSON. Is a proxy in between?" });
+    throw new Problem(response.status, { detail: "The answer is not JSON. Is a proxy in between?" });
   }
   if (response.ok) return answer;
   if (response.status === 401 && path !== "/v1/session") link.onSignedOut();

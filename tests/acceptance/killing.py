@@ -96,7 +96,7 @@ async def kill_until(daemon: DaemonProcess, receiver: Receiver, kills: int) -> i
 
 @dataclass
 class Killed:
-    """What was registered, with its outcome; the feed at the end; the webhooks that arrived."""
+    """The registered runs with their outcomes, the feed at the end, and the webhooks that arrived."""
 
     expected: dict[str, str]
     feed: list[dict[str, Any]]

@@ -39,7 +39,7 @@ class Slowly:
             return await story()
 
     def outcome_of(self, name: str) -> Any:
-        """What the story returned, once it is over. Raises what the story raised."""
+        """Wait for the end of a story; returns its result, or raises its exception."""
         self._begin(name)
         return self._begun[name].result(TIMEOUT_S)
 

@@ -30,7 +30,7 @@ PLANTED_MIN = 30
 
 @dataclass
 class Canaries:
-    """What was planted, and every place where one was found that must not hold it."""
+    """The planted secrets, and every place in which one was found although it must not be there."""
 
     planted: dict[str, str] = field(default_factory=dict)
     in_urls: set[str] = field(default_factory=set)
@@ -134,7 +134,7 @@ _turn = itertools.count()
 
 
 class Story:
-    """What is done to the daemon; `answers` holds every answer that must not contain a secret."""
+    """Use everything that the daemon offers; `answers` collects the answers that must not contain a secret."""
 
     def __init__(self, daemon: DaemonProcess, canaries: Canaries, receiver: Receiver) -> None:
         self.daemon, self.canaries, self.receiver = daemon, canaries, receiver
@@ -250,7 +250,7 @@ def swap_secrets(database: Path, one: str, other: str) -> None:
 
 
 async def output_of(daemon: DaemonProcess, *words: str) -> str:
-    """What a command prints."""
+    """The output of a command."""
     command = [sys.executable, "-m", "bridge", *words, "--config", str(daemon.config_path)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A provider that is a file, from outside: its runs are started, listed, polled, told and cancelled."""
+"""A provider in a definition file, from outside: its runs are started, listed, polled, reported and cancelled."""
 
 from __future__ import annotations
 

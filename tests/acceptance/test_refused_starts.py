@@ -1,4 +1,4 @@
-"""What the daemon will not start with: one sentence, exit code 1, and the file untouched."""
+"""Refused starts: one sentence, exit code 1, and an untouched database file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller of the API relies on: registering, waiting, one-run webhooks, stopping, the feed and the stream."""
+"""Runs over the API: registering, waiting, webhooks of one run, stopping, the feed and the stream."""
 
 from __future__ import annotations
 

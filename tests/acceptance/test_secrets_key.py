@@ -31,7 +31,7 @@ async def add_endpoint(daemon: DaemonProcess, receiver: Receiver) -> dict[str, A
 
 
 async def ping(daemon: DaemonProcess, endpoint: dict[str, Any]) -> dict[str, Any]:
-    """What came of a test delivery."""
+    """Send a test delivery; returns it as recorded after its first attempt."""
     event = (await daemon.ask("POST", f"/v1/endpoints/{endpoint['id']}/ping", {}, status=202))["event_id"]
     shown = await daemon.eventually(f"/v1/deliveries?event={event}", lambda found: bool(found["data"][0]["attempts"]))
     delivery: dict[str, Any] = shown["data"][0]

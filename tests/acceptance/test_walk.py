@@ -41,7 +41,7 @@ def files_named() -> set[str]:
 
 @contextmanager
 def files_entered() -> Iterator[set[str]]:
-    """The files of the package in which a function is called meanwhile, on any thread that starts meanwhile."""
+    """Collect the files of the package in which a function is called inside the block, on this thread and new ones."""
     entered: set[str] = set()
     package = f"{ROOT}/bridge/"
 

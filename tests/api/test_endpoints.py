@@ -317,7 +317,7 @@ async def test_the_reason_of_a_switch_off_by_itself_is_shown_and_told_to_the_oth
 
 
 async def test_an_endpoint_of_the_file_can_be_enabled_when_it_was_switched_off_by_itself(api: Api) -> None:
-    """Else nothing but a restart under another name would bring it back."""
+    """Otherwise only a restart under another name would bring it back."""
     endpoint = Endpoint(id="my-app", url="http://127.0.0.1:9/hooks", source=EndpointSource.CONFIG)
     await api.database.write(lambda tx: endpoints.sync_file_endpoints(tx, [endpoint]))
     gone = PostResult(Outcome.GONE, duration_ms=1, status=410)
@@ -369,7 +369,7 @@ async def test_a_filter_that_can_never_match_is_refused_everywhere(sqlite_api: A
 
 
 async def test_events_on_which_a_filter_fails_are_counted(api: Api) -> None:
-    """They do not reach the endpoint, and nobody would know."""
+    """They do not reach the endpoint, and without the count this would stay hidden."""
     made = await api.create_endpoint(filter="contains(data.run.error.message, 'quota')", events=["run.finished"])
     assert made["filter_errors"] == 0
     for name in ("a", "b"):

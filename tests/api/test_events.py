@@ -56,7 +56,7 @@ async def test_an_empty_feed_has_no_cursor(sqlite_api: Api) -> None:
 
 
 async def test_the_feed_holds_the_stored_bytes(api: Api) -> None:
-    """Whoever pulls can check the same signature over the same bytes as whoever is called."""
+    """A client that pulls events can verify the same signature over the same bytes as a webhook's receiver."""
     await api.finish((await api.register(metadata={"ü": "€"}))["id"])
     page = await api.call("GET", "/v1/events")
     for event in await api.database.read(lambda tx: events.list_feed(tx, after=0, limit=9)):
@@ -80,7 +80,7 @@ async def test_the_feed_can_be_narrowed_to_types_and_a_run(api: Api) -> None:
 
 
 async def test_an_unknown_place_in_the_feed_is_a_404(sqlite_api: Api) -> None:
-    """An answer from the beginning would be taken for news."""
+    """Events from the beginning would be taken for new ones."""
     for path in ("/v1/events?after=evt_none", "/v1/events/evt_none", "/v1/events/stream?after=evt_none"):
         assert (await sqlite_api.call("GET", path)).status == 404
     assert "type" in (await sqlite_api.call("GET", "/v1/events?type=run.done")).fields

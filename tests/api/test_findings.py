@@ -32,7 +32,7 @@ def is_patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def find(api: Api) -> Found:
-    """What doctor says, by the name of the check."""
+    """The findings of `doctor`, by the name of the check."""
     found: Found = {}
     for each in (await api.call("GET", "/v1/doctor")).body["data"]:
         found.setdefault(each["check"], []).append((each["result"], each["detail"]))

@@ -20,7 +20,7 @@ KEY = {"Idempotency-Key": "k-1"}
 
 
 async def test_the_same_request_gets_the_first_answer_again(api: Api) -> None:
-    """Even the 201 and the secret: whoever lost the first answer must be able to read it."""
+    """Even the 201 and the secret: a client that lost the first answer must be able to read it."""
     first = await api.call("POST", "/v1/runs", RUN, headers=KEY)
     again = await api.call("POST", "/v1/runs", dict(reversed(RUN.items())), headers=KEY)
     assert (first.status, again.status) == (201, 201)

@@ -23,7 +23,7 @@ OPERATIONS = [o for path in DOCUMENT["paths"].values() for o in path.values()]
 
 
 def errors_in(value: object, schema: dict[str, Any]) -> list[str]:
-    """What this schema, which may refer to components, finds wrong with a value."""
+    """The errors of a value by this schema, which may refer to components."""
     whole = {**schema, "components": {"schemas": SCHEMAS}}
     return [str(error) for error in jsonschema_rs.validator_for(whole, validate_formats=True).iter_errors(value)]
 

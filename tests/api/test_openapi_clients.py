@@ -86,7 +86,7 @@ def npm_tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: str, folder: Path) -> str:
-    """What the program says; it must succeed."""
+    """The output of the program, which must succeed."""
     path = f"{Path(sys.executable).parent}:{folder / 'node_modules' / '.bin'}:{os.environ['PATH']}"
     done = subprocess.run(
         command,

@@ -179,7 +179,7 @@ async def test_what_the_provider_says_to_a_trigger_is_passed_on(sqlite_api: Api,
 
 
 async def test_a_run_that_was_started_but_not_recorded_is_named(sqlite_api: Api) -> None:
-    """Otherwise nobody could find it again, and trying again would start a second one."""
+    """Otherwise it could not be found again, and a second try would start a second one."""
     sqlite_api.bridge.before_trigger = asyncio.Event()
     asked = asyncio.create_task(
         sqlite_api.call("POST", "/v1/runs", {"connection": "dify-prod", "trigger": {"workflow_id": "w"}})

@@ -32,7 +32,7 @@ async def settle_deliveries(api: Api, state: DeliveryState) -> None:
 
 
 async def count(api: Api, endpoint_id: str, **more: object) -> int:
-    """What a dry run counts."""
+    """The count of a dry run."""
     body = {"since": "2026-01-15T00:00:00Z", "dry_run": True, **more}
     reply = await api.call("POST", f"/v1/endpoints/{endpoint_id}/replay", body)
     assert reply.status == 200

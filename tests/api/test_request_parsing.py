@@ -1,4 +1,4 @@
-"""Who may ask, and what a request may look like before anybody looks at what it asks for."""
+"""Authentication, and the form of a request, which is checked before its content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN = b'{"connection": "dify-prod", "provider_run_id": "r-1"}'
 
 
 async def raw(api: Api, text: str | bytes) -> bytes:
-    """What a bare socket gets for these bytes."""
+    """The answer to these bytes on a bare socket."""
     host, _, port = api.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(text if isinstance(text, bytes) else text.encode())

@@ -24,7 +24,7 @@ READER = ApiToken("reader", Secret("token-of-reader"), Scope.READ)
 
 
 def cookie_of(reply: Reply) -> dict[str, str]:
-    """What a browser sends back."""
+    """The cookies that a browser sends back."""
     return {"Cookie": reply.headers["Set-Cookie"].partition(";")[0]}
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a request is a 422 that names every field at fault, and says what to do.
+"""Mistakes in a request are answered with a 422 that names each field at fault and its remedy.
 
 These requests change nothing, so one server serves them all.
 """
@@ -109,7 +109,7 @@ async def test_a_wrong_query_is_a_422_that_names_the_parameter(shared: Api, quer
     "path", ["runs?cursor=", "endpoints?cursor=", "events?cursor=", "events?after=", "replays?cursor="]
 )
 async def test_an_empty_cursor_is_the_first_page(shared: Api, path: str) -> None:
-    """Whoever pages in a loop often begins with the empty text."""
+    """Clients that page in a loop often begin with the empty text."""
     reply = await shared.call("GET", f"/v1/{path}")
     assert (reply.status, reply.body["next_cursor"]) == (200, None)
 

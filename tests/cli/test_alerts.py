@@ -1,4 +1,4 @@
-"""`runbridge alerts test`: what became of a test message, channel by channel."""
+"""`runbridge alerts test`: the result of a test message, channel by channel."""
 
 from __future__ import annotations
 

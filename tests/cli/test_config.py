@@ -61,5 +61,5 @@ def test_endpoints_that_will_get_nothing_are_remarks(cli, config):
 def test_a_key_of_another_kind_is_a_remark(cli, config):
     config.write_text(config.read_text().replace("the-key", "dataset-canary"))
     result = cli("config", "check", "--config", config)
-    assert (result.code, "connections.d.api_key: is no key of a Dify app" in result.out) == (0, True)
+    assert (result.code, "connections.d.api_key: is not a key of a Dify app" in result.out) == (0, True)
     assert "canary" not in result.out

@@ -47,7 +47,7 @@ def test_what_is_piped_is_neither_cut_nor_padded(capsys):
 
 
 def _on_a_terminal(*arguments: str, keys: Sequence[tuple[bytes, bytes]] = (), **env: str) -> tuple[int, bytes]:
-    """Run a command with a terminal as its output. Of `keys`, each is typed once the text before it was shown."""
+    """Run a command with a terminal as its output. `keys`: pairs of a text, and the key to type once it is shown."""
     mine, theirs = pty.openpty()
     child = subprocess.Popen(
         [*RUNBRIDGE, *arguments], stdout=theirs, stderr=theirs, stdin=theirs,

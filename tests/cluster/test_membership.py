@@ -293,7 +293,7 @@ async def test_a_node_without_a_share_of_the_limits_leaves_the_runs_to_others(po
 
 
 async def test_nodes_learn_from_each_other(postgresql_url: str) -> None:
-    """The lessons of both count, whoever saves last."""
+    """The durations that both have seen count, in whatever order they save."""
     async with open_database(postgresql_url) as database:
         learners = [DurationLearner(), DurationLearner()]
         states = [LearnedState(learner, RateLimit(), database, "hub") for learner in learners]

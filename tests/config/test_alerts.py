@@ -1,4 +1,4 @@
-"""[alerts.NAME]: by which channel people are told of what, and what is wrong with it."""
+"""[alerts.NAME]: channels, the events they carry, and mistakes in either."""
 
 from pathlib import Path
 

@@ -30,7 +30,7 @@ WHOLE, *PARTS = [tomllib.loads(text) for text in re.findall(r"^```toml\n(.*?)^``
 
 
 def faults(tables: dict[str, Any]) -> list[str]:
-    """What an editor would underline; it sees dates as text."""
+    """The mistakes that an editor would underline; it sees dates as text."""
     as_json = json.loads(json.dumps(tables, default=str))
     return [error.message for error in jsonschema_rs.Draft7Validator(SCHEMA).iter_errors(as_json)]
 

@@ -237,7 +237,7 @@ def test_what_a_reload_cannot_change_is_named(tmp_path: Path):
 
 
 def test_loading_twice_gives_equal_configurations(tmp_path: Path):
-    """What a reload compares; loading has no hidden state."""
+    """A reload compares two of them; loading has no hidden state."""
     text = TOKEN + DIFY + ENDPOINT
     path = write(tmp_path, text)
     assert load_config(path, env={"HOME": "/h"}) == load_config(path, env={"HOME": "/h"})

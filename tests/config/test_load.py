@@ -1,4 +1,4 @@
-"""Every mistake is told at once, with its key and the remedy, and never with the value."""
+"""All mistakes are reported at once, each with its key and remedy, and never with the value."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ TABLE = [
     (TOKEN + DIFY + 'proxy = "socks5://proxy:1080"', "connections.main.proxy", "the URL of an HTTP proxy"),
     (TOKEN + DIFY + 'proxy = "http://proxy/x"', "connections.main.proxy", "has no path"),
     (TOKEN + DIFY + 'ca_file = "none.pem"', "connections.main.ca_file", "no file none.pem"),
-    (TOKEN + DIFY + 'ca_file = "runbridge.toml"', "connections.main.ca_file", "that can be read: it is no PEM file"),
+    (TOKEN + DIFY + 'ca_file = "runbridge.toml"', "connections.main.ca_file", "that can be read: it is not a PEM file"),
     (TOKEN + DIFY + 'ca_file = "/proc"', "connections.main.ca_file", "that can be read: Is a directory"),
     (TOKEN + DIFY + "requests_per_second = 0", "connections.main.requests_per_second", "more than 0"),
     (TOKEN + DIFY + "requests_per_second = inf", "connections.main.requests_per_second", "a finite number"),
@@ -345,7 +345,7 @@ def test_what_was_given_is_never_repeated(tmp_path_factory: pytest.TempPathFacto
     st.sampled_from(["server", "database", "connections", "endpoints", "delivery", "cadence", "log"]),
 )
 def test_no_document_breaks_the_loader(document: dict[str, object], section: str):
-    """Whatever TOML may hold, the answer is a configuration or sentences."""
+    """Any TOML yields either a configuration or sentences."""
     for content in (document, {section: document}, {section: {"a": document}}):
         taken: Config | ConfigInvalid
         try:

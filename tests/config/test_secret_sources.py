@@ -41,7 +41,7 @@ def test_an_absolute_file_is_taken_as_it_stands(tmp_path: Path):
 
 
 def test_only_one_newline_is_dropped(tmp_path: Path):
-    """A second one is part of the file and no header can hold it: better told than guessed."""
+    """A second one is part of the file, and no header can hold it: an error is better than a guess."""
     (tmp_path / "hub.key").write_text("key\n\n")
     found = mistakes(tmp_path, TOKEN + FROM_FILE)
     assert "line break" in found["connections.main.api_key"]

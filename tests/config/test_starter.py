@@ -78,7 +78,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path):
 
 
 def test_a_named_configuration_is_taken_even_if_missing(tmp_path: Path):
-    """A typing error in --config must be told, not answered with another file."""
+    """A typing error in --config must be an error, not lead to another file."""
     assert find_config(Path("/no/such.toml"), {"RUNBRIDGE_CONFIG": "/other.toml"}) == Path("/no/such.toml")
     assert find_config(None, {"RUNBRIDGE_CONFIG": "/other.toml"}) == Path("/other.toml")
 

@@ -40,7 +40,7 @@ def test_every_mistake_is_named_with_its_place(tmp_path: Path):
 
 
 def test_two_tokens_must_differ(tmp_path: Path):
-    """What they change would be logged under one name only."""
+    """Changes by either would be logged under one name."""
     text = (
         f'{TOKEN}[server.tokens.a]\ntoken = "a-token"\nscope = "read"\n[server.tokens.b]\ntoken = "b"\nscope = "read"\n'
     )

@@ -1,4 +1,4 @@
-"""What arrives where an endpoint asked for another body or another signature, verified by other people's code."""
+"""Other bodies and signatures that an endpoint may ask for, verified by other people's code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection to a subscriber takes in: never more than it can use, and never less than a status line."""
+"""Reading hostile responses: never more than can be used, and never less than a status line."""
 
 import asyncio
 import time

@@ -195,7 +195,7 @@ def test_waiting_for_a_token_is_a_rest_of_known_length() -> None:
 
 
 def test_a_rate_limit_is_not_forgotten_while_nothing_waits() -> None:
-    """Else an event every three seconds would each find a full bucket."""
+    """Otherwise an event every three seconds would each find a full bucket."""
     limiter = Limiter(64, 8)
     limited = due(rate_limit=0.1)
     take(limiter, share(limiter, limited))

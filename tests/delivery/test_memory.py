@@ -1,4 +1,4 @@
-"""What hostile receivers cost in memory: the daemon as a process, its peak as the kernel counts it."""
+"""The memory that hostile receivers cost: the daemon as a process, its peak as the kernel counts it."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ async def test_it_waits_while_its_endpoint_is_disabled_and_ends_with_it(database
 async def test_an_ordered_endpoint_gets_the_missed_events_of_a_run_in_order_before_the_later_ones(
     database: Database, clock: ManualClock
 ) -> None:
-    """What was missed while it was switched off comes first, although a later event was due already."""
+    """Events missed while it was switched off come first, although a later one was due already."""
     endpoint = await add_endpoint(database, ordered=True)
     run = await register(database)
     await database.write(lambda tx: endpoints.disable_endpoint(tx, endpoint.id, "a test"))

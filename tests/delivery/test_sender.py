@@ -123,7 +123,7 @@ async def test_redirects_are_named_and_never_followed(sender, status, location):
         ("https://user:hunter2@example.com/x?token=hunter2#hunter2", "https://example.com/x"),
         ("//user:hunter2@example.com/x", "//example.com/x"),
         ("/x?token=hunter2", "/x"),
-        ("http://[hunter2", "something that is no URL"),
+        ("http://[hunter2", "something that is not a URL"),
         ("javascript:hunter2?x", "javascript:"),
         ("http://example.com/" + "a" * 5000, "http://example.com/aaa"),
     ],

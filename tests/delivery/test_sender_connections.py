@@ -28,7 +28,7 @@ async def test_a_forbidden_address_is_not_dialled_and_the_detail_says_what_would
 
 
 async def test_a_connection_of_a_trusted_endpoint_is_never_used_for_another():
-    """Else a kept connection would carry an API-made endpoint past the guard."""
+    """Otherwise a kept connection would carry an API-made endpoint past the guard."""
     sender = Sender(STRICT)
     async with raw_server(says(answer())) as raw:
         assert (await post(sender, raw, trust=Trust.CONFIG)).outcome is Outcome.DELIVERED

@@ -39,7 +39,7 @@ PLANNED = START + timedelta(minutes=5)
 
 
 class Tried:
-    """One attempt of one delivery, and what became of both it and its endpoint."""
+    """One attempt of one delivery, with the state of both the delivery and its endpoint afterwards."""
 
     def __init__(self, delivery: Delivery, attempt: Attempt, endpoint: Endpoint, pace: EndpointBackoff) -> None:
         self.delivery, self.attempt, self.endpoint, self.backoff = delivery, attempt, endpoint, pace

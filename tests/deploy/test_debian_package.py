@@ -99,7 +99,7 @@ def build_two_revisions(folder: Path) -> None:
 
 
 def live_through(folder: Path) -> dict[str, list[str]]:
-    """What each step of the story printed."""
+    """The output of each step of the story."""
     system = folder / "system"
     try:
         site, suite = mirror()

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def copy_of_the_tree(folder: Path) -> Path:
-    """What git knows of, as a builder would check it out."""
+    """The files that git tracks, as a builder would check them out."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,

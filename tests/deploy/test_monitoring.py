@@ -40,7 +40,7 @@ class Watched:
             return str(answer.read().decode())
 
     def ask(self, path: str, **query: str) -> Any:
-        """What Prometheus answers."""
+        """The answer of Prometheus."""
         with urllib.request.urlopen(f"{self.prometheus}{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
             return json.load(answer)["data"]
 

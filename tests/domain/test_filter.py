@@ -100,7 +100,7 @@ def test_what_jmespath_calls_false_lets_nothing_through(value: Json) -> None:
 
 @pytest.mark.parametrize("value", [True, "x", [0], {"a": None}, 1, 0, 0.0])
 def test_what_jmespath_calls_true_passes_and_every_number_is(value: Json) -> None:
-    """In JMESPath only null, false and what is empty are false: progress that stands at 0 is told too."""
+    """In JMESPath only null, false and empty values are false: progress of 0 passes too."""
     assert matches("value", {"value": value})
 
 

@@ -1,4 +1,4 @@
-"""What a filter may ask for and what it may cost: both bounded, whoever wrote it."""
+"""The length and the cost of a filter are bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that are made anew very often."""
+"""Immutable values that are replaced very often."""
 
 from __future__ import annotations
 

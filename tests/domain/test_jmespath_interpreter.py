@@ -1,4 +1,4 @@
-"""What we use of jmespath's private interfaces is still what was read."""
+"""The private interfaces of jmespath that we use have not changed since they were read."""
 
 from __future__ import annotations
 

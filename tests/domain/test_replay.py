@@ -36,5 +36,5 @@ def test_a_batch_that_is_due_does_not_rest(ago: timedelta) -> None:
 
 @given(st.timedeltas(timedelta(seconds=1 / RATE_MIN + 0.001), timedelta(days=3650)))
 def test_an_instant_beyond_any_rest_means_that_the_clock_was_set_back(ahead: timedelta) -> None:
-    """Else a clock that is put right by an hour would stop every replay for an hour."""
+    """Otherwise a clock that is put right by an hour would stop every replay for an hour."""
     assert rest_s(NOW + ahead, NOW) == 0

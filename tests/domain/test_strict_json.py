@@ -1,4 +1,4 @@
-"""What providers send is read as far as that is harmless; the API's tests hold the strict side."""
+"""Lenient reading of providers' JSON; the API's tests check the strict side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What observations change about a run and which events tell it: the rules, and any story at all."""
+"""The changes and events that observations make of a run: each rule, and properties of any sequence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def seen(status: str, completed: int | None = None, **more: object) -> Observati
 
 
 def live(story: Sequence[Observation], run: Run | None = None, *, every_s: float = 1.0) -> tuple[Run, list[Told]]:
-    """The run after one observation per `every_s`, and all that was told of it, numbered as the store does."""
+    """The run after one observation per `every_s`, and its events, numbered as the store does."""
     run, told = run or sample_run(), []
     for number, observation in enumerate(story, start=1):
         decision = observe(run, observation, now=later(number * every_s), wants_progress=True)
@@ -157,7 +157,7 @@ def test_each_story_has_its_events(statuses: list[str], told: list[str]) -> None
 
 @pytest.mark.parametrize("between", ["queued", "unknown"])
 def test_a_run_that_queues_on_its_way_back_from_waiting_is_resumed_once_too(between: str) -> None:
-    """Whoever heard `run.waiting` is told that it runs again, whatever lies between two polls or two words."""
+    """After `run.waiting`, an event says that the run goes on, whatever happened between two polls."""
     assert types_of("running", "waiting", between, "running") == ["started", "waiting", "resumed"]
 
 
@@ -203,7 +203,7 @@ def test_progress_is_told_only_when_the_numbers_move() -> None:
 
 @pytest.mark.parametrize(("first", "told"), [(0, []), (1, ["run.progressed"])])
 def test_at_first_sight_only_what_was_done_already_has_moved(first: int, told: list[str]) -> None:
-    """Else a queued run would tell of 0 of 5 before it started."""
+    """Otherwise a queued run would report 0 of 5 before it started."""
     assert [one.type for one in live([seen("queued", first)])[1]] == told
     assert [one.type for one in live([seen("queued", first), seen("queued", 2)])[1]] == [*told, "run.progressed"]
 
@@ -357,7 +357,7 @@ def test_an_instant_given_as_deadline_never_moves() -> None:
 
 
 def test_the_first_link_stays_and_comes_without_an_event() -> None:
-    """An answer may sign its link anew each time; to record that would be a write for every poll."""
+    """An answer may sign its link again each time; recording that would be a write for every poll."""
     run, _ = live([seen("running")])
     shown, told = live([seen("running", link="https://a.example/1"), seen("running", link="https://a.example/2")], run)
     assert (shown.link, shown.version, told) == ("https://a.example/1", run.version + 1, [])

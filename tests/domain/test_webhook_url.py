@@ -1,4 +1,4 @@
-"""What a URL may look like, case by case, and the property that a normalised URL means the same again."""
+"""Accepted and refused URLs, and the property that normalising twice changes nothing."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""People are told what needs them: once per edge, grouped, with what to do, and not lost by a crash."""
+"""Alerts are sent once per edge, grouped, with a remedy, and survive a crash."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class People:
         self.alerter.use({"phone": AlertChannel.model_validate(settings)})
 
     async def told(self) -> list[str]:
-        """What a pass tells, a minute later."""
+        """Run a pass a minute later; returns the messages that arrived."""
         self.clock.advance(alerts.GATHER_S)
         before = len(self.server.requests)
         await self.alerter.run_pass()
@@ -175,7 +175,7 @@ async def test_a_channel_that_is_down_loses_nothing_and_says_so(people: People) 
     assert people.alerter.failures() == {"phone": "the receiver answered 503"}
     await people.fail("dify-test")
     people.phone.is_down = False
-    people.restart()  # and what was not told is known after a crash
+    people.restart()  # and what was not sent is sent after a crash
     (text,) = await people.told()
     assert text.index("dify-prod") < text.index("dify-test")
     assert people.alerter.failures() == {}
@@ -258,7 +258,7 @@ async def test_ntfy_gets_its_token(people: People) -> None:
 
 
 async def test_a_test_message_says_of_each_channel_what_became_of_it(people: People) -> None:
-    """A channel that is tried keeps its place: nothing is told twice or missed because of it."""
+    """A test message leaves the cursor where it is: nothing is sent twice or missed because of it."""
     assert [(one.name, one.detail) for one in await people.alerter.test(None)] == [("phone", "the message was taken")]
     assert b"This channel works" in people.server.requests[-1].body
     people.phone.is_down = True

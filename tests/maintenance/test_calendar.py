@@ -1,4 +1,4 @@
-"""The calendar: chores by cron lines, and what becomes of one that fails."""
+"""The calendar: chores by cron lines, and the retry of one that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no longer kept, on both engines: oldest first, whole, in small bites, and never what is still needed."""
+"""Retention on both engines: oldest first, whole runs, in small batches, and never what is still needed."""
 
 from __future__ import annotations
 

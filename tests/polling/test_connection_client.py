@@ -108,7 +108,7 @@ def test_a_long_pause_that_the_provider_asks_for_is_shown_too(client: Connection
 
 
 def test_trouble_that_answers_show_holds_back_no_polls(client: ConnectionClient, clock: ManualClock) -> None:
-    """The next run that is registered may be well."""
+    """The next registered run may be readable."""
     fail_for(client, clock, 100.0, ["r1"], FailureKind.BAD_PAYLOAD, held=1)
     assert client.health is ConnectionHealth.FAILING
     assert not client.is_probing

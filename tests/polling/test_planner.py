@@ -1,4 +1,4 @@
-"""What runs teach, and how it changes when the next ones are polled."""
+"""Learning from runs, and how it changes the polls of the next ones."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
-    """What was learned is saved when the poller stops, and the next one starts from it."""
+    """Learned state is saved when the poller stops, and the next one starts from it."""
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
         theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
         async with open_poller(database, connection(sandbox, "dibby")) as poller:

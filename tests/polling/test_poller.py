@@ -70,7 +70,7 @@ async def test_polls_and_delay_of_every_run_that_ends_are_measured(database: Dat
         run = await register(database, seen_over, connection="dibby-1", provider="dibby")
         await finish(poller, database, run.id)
         assert measured("runbridge_polls_per_run_sum", {"connection": "dibby-1"}) == 1
-        assert measured("runbridge_noticed_delay_seconds_count", {"connection": "dibby-1"}) is None  # nobody can tell
+        assert measured("runbridge_noticed_delay_seconds_count", {"connection": "dibby-1"}) is None  # unknown
         seen_alive = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
         run = await register(database, seen_alive, connection="dibby-1", provider="dibby")
         await reach(poller, database, run.id, RunStatus.RUNNING)

@@ -1,4 +1,4 @@
-"""What a poller takes in hand and gives back, and how it waits for its limits and for those who share them."""
+"""Runs that a poller acquires and releases, and its waits for limits that it may share."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ async def test_runs_that_a_poller_was_acquiring_when_it_was_ended_are_polled_by_
 async def test_a_poll_that_is_asked_for_while_the_run_is_being_released_is_made(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is written at the release must not put the run off again."""
+    """The write of the release must not postpone the run again."""
     monkeypatch.setattr("bridge.polling.run_leases.KEPT_MAX", 0)
     calm = CadenceSettings(min_interval_s=40.0, max_interval_s=300.0)
     async with open_poller(database, connection(sandbox, "dify", cadence=calm)) as poller:

@@ -1,4 +1,4 @@
-"""What is wrong with a connection rather than with one of its runs."""
+"""Trouble of a connection, as distinct from trouble of one of its runs."""
 
 from __future__ import annotations
 

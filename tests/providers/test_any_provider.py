@@ -1,4 +1,4 @@
-"""What holds for every provider, whatever it is sent."""
+"""Properties of every provider, for any answer."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ async def test_a_retab_that_ignores_the_cursor_is_not_asked_without_end() -> Non
 
 
 async def test_instabase_is_asked_from_an_instant_on_in_seconds_newest_first() -> None:
-    """Unless told, it would leave out what began more than 24 hours ago."""
+    """By default it leaves out runs that began more than 24 hours ago."""
     _, target = await list_of("instabase", instabase_page())
     query = target.partition("?")[2].split("&")
     assert f"from_timestamp={int(SINCE.timestamp())}" in query

@@ -1,4 +1,4 @@
-"""What else a definition says about requests and answers, each against a real HTTP server."""
+"""Further rules of definitions about requests and answers, each against a real HTTP server."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ async def test_the_output_is_the_first_page_with_the_items_of_all() -> None:
 @pytest.mark.parametrize("body", [{"job": 8, "files": []}, [], 7, {"files": "x"}])
 async def test_an_output_of_another_run_or_form_is_refused(body: object) -> None:
     async with against(answering(body), BASE + FILES) as (own, http, _):
-        with pytest.raises(ProviderFailure, match=r"another run|no object with a list"):
+        with pytest.raises(ProviderFailure, match=r"another run|not an object with a list"):
             await own.fetch_output(http, "7")
 
 

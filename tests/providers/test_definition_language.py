@@ -310,8 +310,8 @@ def test_a_fixture_expects_what_is_read_and_differs_from_anything_else(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "is no JSON"),
-        ("[]", "is no JSON object"),
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object"),
         ('{"requst": "run"}', "unknown key 'requst'; did you mean 'request'?"),
         ('{"request": "poll"}', "request is 'poll'; allowed: run, list, output"),
         ('{"http": "200"}', "http is '200'; allowed: a code such as 200"),

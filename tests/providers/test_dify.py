@@ -41,7 +41,7 @@ def event(data: object) -> bytes:
 
 
 async def test_a_trigger_answers_with_the_runs_id_and_listens_to_the_end():
-    """Older servers write the run's final state from the stream and leave it `running` when nobody listens."""
+    """Older servers write the run's final state from the stream and leave it `running` when no client listens."""
     go_on, listened = asyncio.Event(), asyncio.Event()
 
     async def stream(request: web.Request) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""What an answer that shows no run is called: a gateway's, the provider's own, or a text."""
+"""Classification of answers that show no run: a gateway's, the provider's own, or a text."""
 
 from __future__ import annotations
 

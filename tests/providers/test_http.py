@@ -255,7 +255,7 @@ async def test_https_to_a_plain_server_is_a_tls_failure():
 
 
 async def test_proxy_variables_are_not_heeded(monkeypatch):
-    """The key would travel to whoever sits behind the variable."""
+    """The key would go to the host that the variable names."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     async with foreign_server(answering({"a": 1})) as server:
         assert (await ask(server.url)).body == {"a": 1}

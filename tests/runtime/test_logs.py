@@ -1,4 +1,4 @@
-"""The log as a program reads it: one JSON object a line, whoever speaks."""
+"""The log as a program reads it: one JSON object a line, also from libraries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logging.getLogger("apscheduler.scheduler").warning("skipped: maximum number of r
 
 
 def test_what_libraries_say_is_json_like_every_other_line() -> None:
-    """Else a traceback of theirs is many lines that no collector can read."""
+    """Otherwise a traceback of theirs is many lines that no collector can read."""
     done = subprocess.run([sys.executable, "-c", LIBRARIES_SPEAK], check=True, capture_output=True, text=True)
     slow, broke = map(json.loads, done.stderr.splitlines())
     assert (slow["event"], slow["level"], slow["logger"]) == ("library.said", "warning", "asyncio")

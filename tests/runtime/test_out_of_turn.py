@@ -34,7 +34,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="module")
 def trusting(authority: trustme.CA) -> TimedContext:
-    """Of the client."""
+    """The client's TLS context, which trusts the authority."""
     context = client_tls()
     authority.configure_trust(context)
     return context
@@ -42,7 +42,7 @@ def trusting(authority: trustme.CA) -> TimedContext:
 
 @pytest.fixture(params=["http", "https"])
 def tls(request: pytest.FixtureRequest, authority: trustme.CA) -> ssl.SSLContext | None:
-    """Of the server."""
+    """The server's TLS context; None for http."""
     if request.param == "http":
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,4 +1,4 @@
-"""What systemd hears from us, on a real datagram socket."""
+"""Messages to systemd, on a real datagram socket."""
 
 from __future__ import annotations
 

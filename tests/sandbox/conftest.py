@@ -1,4 +1,4 @@
-"""What the sandbox's tests share: a running sandbox on a clock moved by hand, and a client with the key."""
+"""Fixtures of the sandbox's tests: a running sandbox on a clock moved by hand, and a client with the key."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def provider_at(sandbox: DefinedSandbox, name: str) -> tuple[DefinedProvider, Co
 
 
 async def statuses(provider: DefinedProvider, http: ProviderHttp, run_id: str, clock: ManualClock) -> list[RunStatus]:
-    """What the polls of a run show until it is settled."""
+    """The statuses that polls of a run show until it is settled."""
     seen: list[RunStatus] = []
     for _ in range(40):
         result = await provider.fetch_run(http, run_id)

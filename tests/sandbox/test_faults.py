@@ -1,4 +1,4 @@
-"""What goes wrong on request, the rate limit, and the control door."""
+"""Faults on request, the rate limit, and the control address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be true of runs and events at the end of a life, seen from outside, whatever happened in it.
+"""The promises about runs and events, checked from outside at the end of a life.
 
 The truth is what the simulated providers know, what the API promised to clients, and what the receivers logged. The
 daemon is asked through its API. `delivery_checker` judges what was sent, `file_checker` looks into the database.
@@ -24,7 +24,7 @@ FETCHES_OUTPUT: Final = ("retab", "instabase")  # with a second request, whose f
 
 
 async def find_backlog(life: World) -> list[str]:
-    """What still waits when the longest retry interval and a minute have passed in calm."""
+    """Deliveries that still wait when the longest retry interval and a minute have passed in calm."""
     old = [each async for each in _pages(life, "/v1/deliveries?state=pending")]
     calm_s = life.calm_at_s
     return [
@@ -164,7 +164,7 @@ def read_at_s(life: World) -> dict[str, tuple[float, float]]:
 
 
 def _feed(life: World, events: list[Any]) -> Iterator[str]:
-    """Who follows the feed gets each event once, in the order in which it is shown later."""
+    """A client that follows the feed gets each event once, in the order in which it is shown later."""
     read = [event["id"] for event in life.clients.feed.events]
     if len(set(read)) != len(read):
         yield "the feed brought an event twice"

@@ -30,7 +30,7 @@ OUTCOMES: Final = {
 
 
 class Clients:
-    """What they do, and what they were promised."""
+    """The clients of a life: their requests, and the promises that the answers made."""
 
     def __init__(self, life: World) -> None:
         self.life = life
@@ -128,7 +128,7 @@ class Clients:
                 life.faults.append(f"{asked_at_s:.0f}: {entry.run_id} has ended and is no longer kept: {answer}")
 
     def ended_at_s(self, entry: Registration) -> float:
-        """When a run ended, or a little earlier: retention counts from its end at the provider, where that is told."""
+        """When a run ended, or a little earlier: retention counts from its end at the provider, if that is known."""
         from_s, state = self.feed.finished_at_s[entry.run_id or ""], self.life.sandbox.state
         theirs = state.get(entry.connection, entry.provider_run_id)
         if theirs is None:

@@ -1,4 +1,4 @@
-"""What must be true of what was sent: to whom, how often, in what order, how signed, and not before its time."""
+"""The promises about webhooks: recipients, number, order, signatures, and not before their time."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _webhooks(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
 
 
 def _replays(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
-    """What was asked for again came again."""
+    """Replayed events arrived again."""
     recorded, known = read_at_s(life), {event["id"]: event for event in life.clients.feed.events}
     removed = {entry.run_id for entry in life.clients.registrations if entry.removed_after is not None}
     for name, at_s in ((name, at_s) for name, times in life.clients.replayed_at_s.items() for at_s in times):
@@ -133,7 +133,7 @@ def _replays(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
 
 
 def _duplicates(life: World) -> Iterator[str]:
-    """What was taken does not come again, unless its answer or the record of it may have been lost."""
+    """An accepted webhook does not come again, unless its answer or the record of it may have been lost."""
     was = life.was
     for name in ("orderly", "plain", "finished", "slow"):
         for event_id, mine in _posts(life, name).items():
@@ -150,7 +150,7 @@ def _duplicates(life: World) -> Iterator[str]:
 
 
 def _at_once(life: World) -> Iterator[str]:
-    """What is being sent is not sent beside that, and not again before the first delay of the schedule."""
+    """A delivery is not sent twice at once, and not again before the first delay of the schedule."""
     first_s = seconds_of(life.retry_schedule[0]) * 0.8
     for name, arrivals in life.arrivals.items():
         posts: defaultdict[tuple[str, str], list[Arrival]] = defaultdict(list)

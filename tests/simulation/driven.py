@@ -28,7 +28,7 @@ UNDER_WAY_S = 1.0  # how long a post may take to arrive
 
 
 class Driver:
-    """What can be done to a life; each public method is a command."""
+    """The commands that steer a life: its public methods."""
 
     def __init__(self, life: Life) -> None:
         self._life = life

@@ -1,4 +1,4 @@
-"""What must be true of the database when the daemon has stopped."""
+"""The promises about the database, checked when the daemon has stopped."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _attempts(life: World, connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _posts(life: World, connection: sqlite3.Connection) -> Iterator[str]:
-    """What arrived is recorded as an attempt, unless its answer or the record of it may have been lost."""
+    """Each webhook that arrived is recorded as an attempt, unless its answer or the record may have been lost."""
     names = {endpoint: name for name, endpoint in life.clients.endpoint_ids.items()}
     query = "SELECT endpoint_id, event_id, sum(attempts) AS attempts FROM deliveries GROUP BY endpoint_id, event_id"
     recorded = {
@@ -120,7 +120,7 @@ def _posts(life: World, connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _arrival(life: World, attempt: Any, arrivals: list[Arrival]) -> Arrival | None:
-    """What arrived of this attempt: its signature has the machine's time, its record that of the daemon's clock."""
+    """The webhook of this attempt, if it arrived: its signature has the machine's time, its record the daemon's."""
     times = life.clock.times_of(attempt["at"] / _US)
     near = [it for it in arrivals if any(at_s - 0.01 <= it.at_s <= at_s + POST_S for at_s in times)]
     said = [it for it in near if it.post.status == attempt["status"]]

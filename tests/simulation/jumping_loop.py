@@ -57,7 +57,7 @@ def run_jumping(work: Callable[[JumpingLoop], Coroutine[Any, Any, T]]) -> T:
 
 
 async def in_real_time(work: Awaitable[T]) -> T:
-    """The result of something that waits for a thread; no time passes meanwhile."""
+    """The result of something that waits for a thread; virtual time stands still until then."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, JumpingLoop)
     loop.working += 1

@@ -143,7 +143,7 @@ def _watch_statements(point: str, is_over: Callable[[], bool], folder: Path) -> 
 
 
 def _heads(folder: Path) -> tuple[bytes, bytes, int]:
-    """What changes when the log is begun again or copied into the database."""
+    """The part of the file that changes when the log is begun again or copied into the database."""
     database = folder / "runbridge.db"
     with database.open("rb") as opened, (folder / "runbridge.db-wal").open("rb") as log:
         return log.read(32), opened.read(100), database.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""What a daemon holds in memory, counted by walking from it."""
+"""Count the objects that a daemon holds in memory by walking from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_ENTERED: Final = (type, types.ModuleType, types.BuiltinFunctionType, types.
 
 
 def find_leaks(root: object, *others: object) -> list[str]:
-    """What a daemon that has nothing to do still holds, as sentences; `others` are not entered."""
+    """The objects that an idle daemon still holds, as sentences; the walk does not enter `others`."""
     held = _count_held(root, *others)
     if not held[Deliverer]:
         return ["nothing was found in the daemon"]

@@ -141,7 +141,7 @@ class Life(World):
         raise structlog.DropEvent
 
     def summary(self) -> str:
-        """What it was like, in a line."""
+        """The figures of this life in a line."""
         posts = sum(map(len, self.arrivals.values()))
         return (
             f"{len(self.clients.registrations)} runs, {posts} posts, {self.starts} starts, {self.crashes} crashes, "

@@ -38,7 +38,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, _reap)
     for line in sys.stdin:
         config, log, point, passes, folder = json.loads(line)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # its birth is told before its end
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # its start is reported before its end
         if (pid := os.fork()) == 0:
             _live(config, log, point, passes, folder)
         _say(pid, None)
@@ -84,7 +84,7 @@ def _say(*answer: int | None) -> None:
 
 
 class Nursery:
-    """The program above, seen from a test; an async context manager. What it forked ends with it."""
+    """Runs the program above for a test; an async context manager. Its forked processes end with it."""
 
     def __init__(self) -> None:
         self._process: Process | None = None

@@ -36,7 +36,7 @@ DESCRIPTORS_MAX: Final = 60  # a daemon that has just started has some 22
 
 
 class RealClock:
-    """The machine's clocks, of which nobody sets one."""
+    """The machine's clocks, which are never set."""
 
     settings: list[tuple[float, float]] = [(0.0, 0.0)]  # noqa: RUF012 - a constant of the protocol
     wall_offset_s = 0.0
@@ -60,12 +60,12 @@ class Node:
 
     @property
     def url(self) -> str:
-        """Of its API."""
+        """The address of its API."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> Path:
-        """All that it said."""
+        """The file of its log."""
         return self.folder / "daemon.log"
 
 

@@ -80,7 +80,9 @@ async def open_account(stack: AsyncExitStack, loop: JumpingLoop, folder: Path, p
 
 
 def mean_delay(folder: Path, others: int | None) -> float:
-    """Of runs that no list shows, at 6 requests a second; `others`: on the lists, None without lists."""
+    """The mean delay of runs that no list shows, at 6 requests a second.
+
+    `others`: the number of other runs on the lists; None without lists."""
     folder.mkdir()
     chance = random.Random(7)
 
@@ -127,7 +129,7 @@ def test_lists_that_show_none_of_the_runs_cost_them_at_most_half_as_much_delay_a
 
 
 def noticed(folder: Path, *, has_outputs: bool) -> tuple[float, float]:
-    """Of runs at 6 requests and 2.8 ends a second: the mean delay until a poll sees an end, the longest wait after it."""
+    """The mean delay until a poll sees an end, and the longest wait after it, at 6 requests and 2.8 ends a second."""
     folder.mkdir()
     chance = random.Random(7)
 
@@ -181,7 +183,7 @@ def test_outputs_at_a_limit_wait_for_polls_and_hold_no_event_longer_than_output_
 def test_after_an_outage_of_nothing_but_429_fifty_ends_are_told_within_half_a_minute(
     tmp_path: Path, outage_s: float, retry_after: str | None
 ) -> None:
-    """Half of them were told three minutes later, and after longer outages fewer."""
+    """Half of them were noticed three minutes later, and after longer outages fewer."""
 
     async def measure(loop: JumpingLoop) -> float:
         async with AsyncExitStack() as stack:

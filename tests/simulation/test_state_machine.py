@@ -77,10 +77,10 @@ class Puppet:
 
 @dataclass
 class Model:
-    """What must be. `runs`: by our id, when the provider ends it and how.
+    """The expected state. `runs`: when the provider ends a run and how, by our id.
 
-    Of the endpoint `made`: `off` is how many events there were when it was switched off; `missed` were recorded while it
-    was off; of `doubtful` the test cannot know.
+    For the endpoint `made`: `off` is the number of events when it was switched off, `missed` are the events recorded
+    while it was off, and `doubtful` those that may be either.
     """
 
     runs: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -203,7 +203,7 @@ class Bridge(RuleBasedStateMachine):
     # -- what must hold
 
     def look(self) -> Any:
-        """What can be seen now; the promises that hold at every moment are checked."""
+        """Read runs and events, and check the promises that hold at every moment."""
         seen, model = self.puppet.do("look"), self.model
         assert seen["faults"] == []
         assert seen["events"][: len(model.events)] == model.events, "the feed has changed behind the reader"

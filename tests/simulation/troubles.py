@@ -1,4 +1,4 @@
-"""What goes wrong in a life: providers, receivers, the network, the disk, the clock, and the daemon's process.
+"""The troubles of a life: providers, receivers, the network, the disk, the clock, and the daemon's process.
 
 Everything is planned at the beginning, and each trouble has its own random numbers: a life without some of them is
 otherwise the same as far as it can be, which is how a trace is made smaller.

@@ -11,7 +11,7 @@ from typing import Final
 
 EPOCH_S: Final = 1_900_000_000.0  # the wall clock when the monotonic one shows 0
 START_S: Final = 1000.0
-FOLLOWS_WITHIN_S: Final = 150.0  # the daemon's clock follows the wall clock so late when the disk fails meanwhile
+FOLLOWS_WITHIN_S: Final = 150.0  # the daemon's clock follows the wall clock this late if the disk fails at that time
 
 
 @dataclass

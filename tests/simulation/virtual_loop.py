@@ -25,7 +25,7 @@ CALLBACKS_MAX_AT_ONE_INSTANT: Final = 200_000  # a busy loop never ends: virtual
 
 @dataclass(eq=False)
 class Process:
-    """What is killed together; `name` is for traces."""
+    """The tasks that are killed together; `name` is for traces."""
 
     name: str
     is_dead: bool = False

@@ -33,7 +33,7 @@ _WAL_HEADER_BYTES: Final = 32
 
 
 class Machine:
-    """What one life replaces besides the clocks: threads and SQLite connections."""
+    """The threads and SQLite connections of one life, in place of real ones."""
 
     def __init__(self, loop: VirtualLoop, disk: Disk) -> None:
         self.loop = loop

@@ -36,7 +36,7 @@ CALM: Final = Weather()
 
 
 class _FakeSocket:
-    """What aiohttp and the receivers ask of a socket."""
+    """The methods of a socket that aiohttp and the receivers call."""
 
     family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
 
@@ -55,7 +55,7 @@ class _FakeSocket:
 
 
 class _Server:
-    """What `create_server` returns."""
+    """The result of `create_server`."""
 
     def __init__(self, network: Network, port: int) -> None:
         self._network, self._port = network, port

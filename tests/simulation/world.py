@@ -1,4 +1,4 @@
-"""What the clients of a life use and the checkers judge, whether its time is virtual or real."""
+"""The interface of a life to its clients and checkers, in virtual or real time."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class World:
 
     @property
     def url(self) -> str:
-        """Of the API of a daemon."""
+        """The address of the API of a daemon."""
         raise NotImplementedError
 
     @property
@@ -153,7 +153,7 @@ class World:
         raise NotImplementedError
 
     def find_leaks(self) -> Sequence[str]:
-        """What a daemon holds although nothing is left to do."""
+        """The objects that a daemon holds although nothing is left to do."""
         raise NotImplementedError
 
     def say(self, what: str, **more: object) -> None:

@@ -1,4 +1,4 @@
-"""What every database engine must do alike; each test runs on SQLite and on PostgreSQL."""
+"""Rules for every database engine; each test runs on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ async def test_a_claim_that_was_lost_cannot_be_written_with(database: Database) 
 
 
 async def test_a_read_sees_one_moment_though_others_write_meanwhile(database: Database) -> None:
-    """Else a delivery is shown as pending beside the attempt that has just delivered it."""
+    """Otherwise a delivery is shown as pending beside the attempt that has just delivered it."""
     loop = asyncio.get_running_loop()
 
     def count_twice(tx: Tx) -> tuple[int, int]:

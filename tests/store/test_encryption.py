@@ -1,4 +1,4 @@
-"""Secrets at rest on both engines: nothing in clear, bound to its row, sealed anew after a rotation."""
+"""Secrets at rest on both engines: nothing in clear, bound to its row, encrypted again after a rotation."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_signing_secrets_header_values_and_kept_answers_lie_sealed_and_com
 
 
 async def test_a_ciphertext_swapped_to_another_row_is_refused(database: Database) -> None:
-    """Whoever can write the database cannot make one subscriber's deliveries be signed with another's secret."""
+    """Write access to the database is not enough to sign one subscriber's deliveries with another's secret."""
     one, two = await add_endpoint(database), await add_endpoint(database)
 
     def swap(tx: Tx) -> None:

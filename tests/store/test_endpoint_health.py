@@ -66,7 +66,7 @@ async def in_order(database: Database, endpoint: Endpoint) -> list[Delivery]:
 
 
 async def due_types(database: Database, endpoint: Endpoint) -> list[str]:
-    """What may be claimed now, given back at once."""
+    """The deliveries that can be acquired now; they are released at once."""
     claimed = await claim(database, endpoint)
     ids = [each.delivery.id for each in claimed]
     await database.write(lambda tx: deliveries.release(tx, node=NODE, delivery_ids=ids))
@@ -100,7 +100,7 @@ async def test_an_endpoint_that_is_well_costs_no_write(database: Database) -> No
 async def test_an_endpoint_that_becomes_ordered_after_many_successes_releases_the_next_event(
     database: Database,
 ) -> None:
-    """What is remembered of a healthy endpoint ends when a person changes it."""
+    """The memory of a healthy endpoint ends when a person changes it."""
     endpoint = await add_endpoint(database)
     await note(database, endpoint, TAKEN, 2)
     await database.write(lambda tx: endpoints.update_endpoint(tx, endpoint.model_copy(update={"ordered": True})))

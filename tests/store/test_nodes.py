@@ -111,7 +111,7 @@ async def test_a_dead_node_is_buried_once_and_its_claims_are_free(database: Data
 
 
 async def test_a_node_that_is_just_renewing_its_lease_is_not_buried(database: Database, postgresql_url: str) -> None:
-    """Else it would go on in the belief that all is well while its work is done elsewhere."""
+    """Otherwise it would go on as if it were alive while its work is done elsewhere."""
     await expire(database, ONE)
     connection = await asyncpg.connect(postgresql_url)
     try:
@@ -152,7 +152,7 @@ async def test_each_of_several_nodes_takes_a_fair_part(either: Database) -> None
 
 
 async def test_an_attempt_without_the_claim_leaves_no_trace(either: Database) -> None:
-    """The claim was lost while the process slept: whoever has it now makes its own attempt."""
+    """The claim was lost while the process slept: the node that has it now makes its own attempt."""
     endpoint = await add_endpoint(either)
     await record(either, await register(either), "succeeded")
     stale = await claim_delivery(either, endpoint, ONE)
@@ -340,7 +340,7 @@ async def test_nodes_with_the_same_file_may_start_at_the_same_moment(database: D
 
 
 async def test_an_endpoint_that_the_file_of_another_live_node_names_stays(database: Database) -> None:
-    """Else nodes that are given a new file one after the other would discard what is owed to each other's endpoints."""
+    """Otherwise nodes that get a new file one after the other would discard deliveries of each other's endpoints."""
     await sync(database, ONE, "app", "old")
     await sync(database, TWO, "app", "new")
     assert await present(database) == ["app", "new", "old"]

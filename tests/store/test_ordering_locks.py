@@ -1,4 +1,4 @@
-"""Who changes an endpoint while others record events for it: one waits for the other, nothing stays behind.
+"""Changes of an endpoint while events are recorded for it: one waits for the other, and nothing stays behind.
 
 The first transaction stands still for a moment before its commit, with all its locks; the second one comes then.
 """
@@ -48,7 +48,7 @@ async def meet(database: Database, first: Work, second: Work) -> None:
 
 
 def finishing(run: Run) -> Work:
-    """The recording of its end."""
+    """Work that records the end of a run."""
 
     def work(tx: Tx) -> None:
         decision = observe(run, seen("succeeded"), now=tx.now, wants_progress=False)
@@ -59,7 +59,7 @@ def finishing(run: Run) -> Work:
 
 
 async def held_back(database: Database) -> list[int]:
-    """The sequences of what nobody will ever send by itself."""
+    """The sequences of the deliveries that wait and have no due time."""
     query = sa.select(owed.c.sequence).where(owed.c.state == "pending", owed.c.next_attempt_at.is_(None))
     return await database.read(lambda tx: sorted(tx.connection.execute(query).scalars()))
 

@@ -1,4 +1,4 @@
-"""Statements that go to SQLite's driver themselves answer as by way of SQLAlchemy, and their mistakes are told alike."""
+"""Statements sent to SQLite's driver directly give the same rows and errors as through SQLAlchemy."""
 
 from __future__ import annotations
 

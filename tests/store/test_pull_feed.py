@@ -64,7 +64,7 @@ async def write_some(database: Database, chance: random.Random, recorded: list[s
 
 
 async def read_along(database: Database, done: asyncio.Event, chance: random.Random) -> list[tuple[int, str]]:
-    """What somebody sees who asks again and again behind the last position, until everything is written and read."""
+    """Read the feed behind the last position again and again, until everything is written and read."""
     seen: list[tuple[int, str]] = []
     while True:
         was_done = done.is_set()

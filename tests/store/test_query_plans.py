@@ -260,7 +260,7 @@ WORK: dict[str, Work] = {
 
 @contextmanager
 def caught() -> Iterator[list[tuple[str, Any]]]:
-    """The statements that go to a driver meanwhile, with the parameters of one row each."""
+    """Collect the statements that go to a driver inside the block, with the parameters of one row each."""
     found: list[tuple[str, Any]] = []
 
     def note(_connection: object, _cursor: object, statement: str, given: Any, _context: object, many: bool) -> None:

@@ -65,7 +65,7 @@ def test_systemd_waits_longer_than_the_daemon_drains() -> None:
 
 @pytest.mark.slow
 def test_a_faulty_configuration_is_not_restarted_for_ever(tmp_path: Path) -> None:
-    """What the daemon ends with under a service manager is what the unit does not restart after."""
+    """The exit code of a refused start under a service manager is one that the unit does not restart."""
     faulty = tmp_path / "config.toml"
     faulty.write_text("[server]\nlistn = 1\n")
     ended = [

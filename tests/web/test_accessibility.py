@@ -1,4 +1,4 @@
-"""What axe-core finds on every screen in every state and both themes, and what it cannot see: keys, focus, reflow, charts."""
+"""Every screen in every state and theme by axe-core, and what it cannot see: keys, focus, reflow, charts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FOCUS = "document.activeElement.tagName"
 
 
 async def check(page: Page, axe: str, where: str) -> list[str]:
-    """What axe finds in each theme, with the place."""
+    """The findings of axe in each theme, with the place."""
     found = []
     await page.evaluate(axe)
     for scheme in SCHEMES:

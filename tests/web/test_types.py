@@ -33,7 +33,7 @@ def project(npm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def errors(project: Path, npm: Path, script: str) -> str:
-    """What TypeScript finds in this script and in all that it imports."""
+    """The errors of TypeScript in this script and in all that it imports."""
     command = [npm / ".bin" / "tsc", *OPTIONS.split(), script]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300, check=False).stdout
 

@@ -74,7 +74,7 @@ class AllowRule:
 
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
-    """What endpoints of one trust may reach.
+    """The addresses that endpoints of one trust may reach.
 
     `allow_http` permits http to public addresses. `own` holds the addresses and ports that this daemon listens on,
     which are always refused; an unspecified address (0.0.0.0, ::) there stands for every loopback address and, at the

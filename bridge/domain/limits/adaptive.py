@@ -25,7 +25,7 @@ STEP_BELOW, STEP_NEAR = 0.05, 0.01  # requests per second and second: below, and
 SHARE_BELOW, SHARE_NEAR = 0.01, 0.0003  # … but at most this share of the rate per success …
 # … and at least this share per second, so that a rate that was cut far too deep recovers within minutes.
 GROWTH_UNREFUSED, GROWTH_BELOW, GROWTH_NEAR = 0.07, 0.007, 0.002
-GROWTH_SPAN_S: Final = 20.0  # from one success to the next, at most, count for that
+GROWTH_SPAN_S: Final = 20.0  # the longest gap between successes that counts as growth time
 NEAR, PAST = 0.95, 1.05  # of the refused rate; what is past it was no limit
 SAME: Final = 0.2  # a refusal within this share of the one before confirms it, and growth near it slows down …
 CONFIRMED_MAX: Final = 9  # … by one part for each of so many

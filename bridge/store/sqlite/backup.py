@@ -71,7 +71,7 @@ def _daemon_kept_out(source: Path) -> Iterator[bool]:
 def _copy(source: Path, partial: Path, progress: Progress | None) -> None:
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
-    def _tell(_status: int, remaining: int, total: int) -> None:
+    def _report(_status: int, remaining: int, total: int) -> None:
         if progress is not None:
             progress(total - remaining, total)
 
@@ -79,7 +79,7 @@ def _copy(source: Path, partial: Path, progress: Progress | None) -> None:
         # One read transaction for all steps: without it every commit of the daemon would restart the copy.
         origin.execute("BEGIN")
         origin.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        origin.backup(copy, pages=PAGES_PER_STEP, progress=_tell)
+        origin.backup(copy, pages=PAGES_PER_STEP, progress=_report)
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, without -wal and -shm beside it
 
 

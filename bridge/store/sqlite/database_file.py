@@ -72,7 +72,7 @@ class FileLock:
             database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except (FileExistsError, NotADirectoryError) as error:
-            said = f"{error.filename} is no folder; name another file in [database] url"
+            said = f"{error.filename} is not a folder; name another file in [database] url"
             raise DatabaseRefused(said) from error
         except OSError as error:
             raise DatabaseRefused(

@@ -1,4 +1,4 @@
-"""What is learned about durations, and what it decides."""
+"""Learned durations, and the polls that are planned by them."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_workflow_that_became_much_faster_is_found_out() -> None:
 
 
 def test_runs_still_in_flight_count_as_longer_ones() -> None:
-    """Else short runs, which finish first, would make a new workflow poll fast."""
+    """Otherwise short runs, which finish first, would make a new workflow poll fast."""
     model = taught([(4.0, 1.0), (5.0, 1.0)])
     alone = model.refit().quantile(0.5)
     assert model.refit([60.0, 80.0, 100.0]).quantile(0.5) > 2 * alone

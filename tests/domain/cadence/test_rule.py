@@ -39,7 +39,7 @@ intervals = st.tuples(st.floats(0.05, 3600), st.floats(1, 100)).map(lambda pair:
 
 
 def belief(*durations_s: float) -> Estimate:
-    """What is believed after runs that took so long, give or take a fifth of a second."""
+    """The estimate after runs of these durations, give or take a fifth of a second."""
     model = DurationModel()
     for duration_s in durations_s:
         model.observe(max(duration_s - 0.2, 0.0), duration_s + 0.2)
@@ -74,7 +74,7 @@ def moving() -> tuple[ProgressModel, ProgressTrack]:
 def test_two_polls_are_never_nearer_than_min_interval_nor_farther_than_max_interval(
     bounds: tuple[float, float], of: Estimate, status: RunStatus, run_id: str, alive_s: float, price_s: float
 ) -> None:
-    """Whatever is believed, paid or waited for: `max_interval` binds every status, waiting included."""
+    """`max_interval` binds every estimate, price and status, `waiting` included."""
     least_s, most_s = bounds
     cadence = replace(DEFAULT, price_s=price_s, min_interval_s=least_s, max_interval_s=most_s)
     plan = next_poll(cadence, RunView(run_id, status, of, alive_s))
@@ -284,7 +284,7 @@ def first_run(alive_s: float, **more: object) -> RunView:
 def test_the_first_runs_of_a_workflow_are_polled_every_three_seconds_at_least_while_they_are_young(
     status: RunStatus, alive_s: float, run_id: str
 ) -> None:
-    """Of a new user nothing is known; a 5 s run was noticed 4.9 s late."""
+    """Nothing is known about the runs of a new user; the end of a 5 s run was noticed 4.9 s late."""
     assert next_poll(DEFAULT, first_run(alive_s, status=status, run_id=run_id)).delay_s <= 3.0 + 1e-9
 
 

@@ -42,7 +42,7 @@ def test_a_shut_gate_opens_at_no_time_until_it_has_a_share_again() -> None:
 
 
 def test_a_learned_rate_falls_when_a_node_comes_and_does_not_jump_when_one_goes() -> None:
-    """What the provider takes in all is not known; the node that is left finds it out by and by."""
+    """The provider's total limit is not known; the node that is left learns it gradually."""
     limiter = FairRateLimiter()
     limiter.divide(0, 2)
     assert limiter.rate_limit.rate == RATE_FIRST / 2

@@ -32,7 +32,7 @@ console.log(JSON.stringify(counts));
 
 
 def new_secret_of(chance: random.Random) -> str:
-    """Of any length that the standard allows."""
+    """A secret of any length that the standard allows."""
     return "whsec_" + base64.b64encode(chance.randbytes(chance.randint(24, 64))).decode()
 
 

@@ -43,7 +43,7 @@ async def test_a_mistake_of_our_own_stays_one(postgresql_url: str) -> None:
 async def test_what_a_frozen_process_holds_locked_is_freed_by_the_server(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stands still in the middle of a transaction, and nobody else could record an event."""
+    """It stood still in the middle of a transaction, and no other node could record an event."""
     monkeypatch.setattr(postgres, "STANDSTILL_S", STANDSTILL_S)  # tests have more time
     monkeypatch.setattr(postgres, "TRANSACTION_S", TRANSACTION_S)
     engine = postgres.open_engine(make_url(postgresql_url), 1)

@@ -1,4 +1,4 @@
-"""What nodes tell each other through PostgreSQL, and a server that does not answer."""
+"""Notifications between nodes through PostgreSQL, and a server that does not answer."""
 
 from __future__ import annotations
 

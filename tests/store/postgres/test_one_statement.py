@@ -115,7 +115,7 @@ async def test_a_run_is_registered_recorded_and_delivered_in_a_statement_each(da
 
 
 async def test_values_that_differ_from_row_to_row_are_stored_each_in_its_row(database: Database) -> None:
-    """What is the same in all rows is sent once, the rest as arrays, and once an array always one."""
+    """A value that all rows share is sent once, others as arrays; a column that was an array stays one."""
     offer, soon = LeaseOffer(NODE, 100), database.clock.now() + timedelta(hours=1)
     groups = [
         [new_run("a", workflow_id="w"), new_run("b", workflow_id="w")],

@@ -20,7 +20,7 @@ from tests.support.watching import new_run, open_database, register
 
 
 async def refusal(path: Path) -> str:
-    """What opening says, having left the file as it was."""
+    """The refusal to open the file, which stays as it was."""
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(DatabaseRefused) as caught:
         await Database(f"sqlite:///{path}", SystemClock()).open()
@@ -79,7 +79,7 @@ async def test_a_link_to_a_file_that_is_made_now_is_followed(tmp_path: Path) -> 
 
 async def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a file")
-    assert f"{tmp_path}/text is no folder" in await refusal(tmp_path / "text" / "a.db")
+    assert f"{tmp_path}/text is not a folder" in await refusal(tmp_path / "text" / "a.db")
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])

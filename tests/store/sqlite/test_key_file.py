@@ -38,7 +38,7 @@ def test_a_rotation_puts_a_new_key_first_and_keeps_the_old_ones(tmp_path: Path):
 
 
 def test_a_key_belongs_to_whom_the_folder_belongs_although_another_person_makes_it(tmp_path: Path):
-    """Else the daemon, which is somebody else than the root of the shell, could not start any more."""
+    """Otherwise the daemon, which runs as another user than the shell's root, could not start any more."""
     owner = 12345 if os.geteuid() == 0 else os.geteuid()
     os.chown(tmp_path, owner, -1)
     path = tmp_path / "secrets.key"

@@ -1,4 +1,4 @@
-"""How far each alert channel has told."""
+"""The cursor of each alert channel."""
 
 import sqlalchemy as sa
 from alembic import op
