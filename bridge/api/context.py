@@ -240,7 +240,8 @@ def keep(tx: Tx, responses: Sequence[tuple[IdempotencyKey | None, Response]]) ->
         for key, response in responses
         if key is not None and response.status < 300
     ]
-    store_responses(tx, [(key.key, stored) for key, stored in good if not key.is_begun])
+    if good:
+        store_responses(tx, [(key.key, stored) for key, stored in good if not key.is_begun])
     for key, stored in good:
         if key.is_begun:
             replace_response(tx, key.key, stored)

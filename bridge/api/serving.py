@@ -199,16 +199,17 @@ def refuse_malformed(status: int, error: BaseException | None) -> web.Response:
 def build_handler(context: RequestContext, route: Route, rules: Rules) -> _Next:
     """The aiohttp handler for a line of the route table."""
     least_max = BATCH_BYTES_MAX if route.is_large else 0
+    has_body, keeps_response = route.has_body, route.keeps_response
 
     async def handle(http: web.Request) -> web.StreamResponse:
         check_path(http)
-        if not route.has_body:
+        if not has_body:
             data = read_query(http, route.request_model, context.checks())
             return _on_wire(await route.handle(context, Request(http, data)), http)
         if http.query_string:
             read_query(http, NoQuery, context.checks())
         raw = await read_body(http, max(rules.body_bytes_max, least_max))
-        key = read_key(http, raw) if route.keeps_response else None
+        key = read_key(http, raw) if keeps_response else None
         if key is not None:
             return _on_wire(await _answer_once(context, route, http, raw, key), http)
         data = read_given(route.request_model, raw, context=context.checks())

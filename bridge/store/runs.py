@@ -91,7 +91,7 @@ def insert_runs(tx: Tx, new: Sequence[NewRun], offers: Mapping[str, LeaseOffer] 
             leased_by[each.id] = offers[each.connection].node
     made = _insert(tx, [_registered(each, tx.now) for each in new], leased_by)
     execute_many(tx, _INSERT_TAGS, [{"tag": tag, "run_id": run.id} for run in made for tag in sorted(set(run.tags))])
-    entries = [{"entry": entry, "run_id": run.id} for run in made for entry in entries_of(run.metadata)]
+    entries = [{"entry": entry, "run_id": run.id} for run in made if run.metadata for entry in entries_of(run.metadata)]
     execute_many(tx, _INSERT_ENTRIES, entries)
     tx.signals.leased_runs += [run for run in made if run.id in leased_by]
     tx.signals.connections_due |= {run.connection for run in made if run.id not in leased_by}

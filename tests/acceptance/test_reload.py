@@ -161,7 +161,7 @@ async def test_a_definition_with_watched_runs_cannot_be_removed(tmp_path: Path) 
 
     (tmp_path / "providers").mkdir()
     file = tmp_path / "providers/jobs.toml"
-    file.write_text(JOBS)
+    file.write_text(JOBS + 'succeeded = ["OK"]\n')
     async with foreign_server(answer) as server:
         daemon = DaemonProcess(tmp_path)
         daemon.config["connections"] = {"j": {"provider": "jobs", "base_url": server.url, "api_key": "key-of-jobs"}}

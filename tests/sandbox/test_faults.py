@@ -149,7 +149,7 @@ async def test_a_fault_without_provider_strikes_all(sandbox: Sandbox, client: ai
 
 @pytest.mark.parametrize("kind", ["200", "999", "explode", ""])
 async def test_a_fault_that_does_not_exist_is_refused(sandbox: Sandbox, kind: str) -> None:
-    with pytest.raises(ValueError, match="is no fault"):
+    with pytest.raises(ValueError, match="is not a fault"):
         sandbox.fail("dify", kind)
 
 
@@ -231,7 +231,7 @@ async def test_the_control_door_sets_what_triggered_runs_live_and_takes_faults_b
         ("runs", {"provider": "dify", "life": {"parts": 0, "duration": 1}}, "life.duration"),
         ("runs", {"provider": "dibby", "life": {"outcome": "partial"}}, "dibby has no word for partial"),
         ("lives", {"provider": "dibby", "life": {"outcome": "partial"}}, "dibby has no word for partial"),
-        ("faults", {"kind": "explode"}, "explode is no fault"),
+        ("faults", {"kind": "explode"}, "explode is not a fault"),
         ("limits", {"provider": "dify", "per_second": 0}, "per_second"),
         ("runs", None, "provider"),
     ],

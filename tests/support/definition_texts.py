@@ -9,5 +9,4 @@ get = "/jobs/{id}"
 status = "state"
 [status]
 running = ["RUN"]
-succeeded = ["OK"]
 """
