@@ -26,7 +26,7 @@ async def test_connections_show_health_limits_and_cadence_and_never_a_key(api: A
     assert "canary" not in reply.content.decode()
 
 
-async def test_a_connection_that_answered_is_ok_since_then_and_nothing_is_told(api: Api) -> None:
+async def test_a_connection_that_answered_is_ok_since_then_and_nothing_is_reported(api: Api) -> None:
     for health in (ConnectionHealth.OK, ConnectionHealth.OK):
         told = await api.database.write(
             lambda tx, health=health: change_health(tx, "dify-prod", provider="dify", health=health, reason=None)
@@ -75,7 +75,7 @@ async def test_a_workflow_without_runs_is_shown_as_it_is_assumed(sqlite_api: Api
     assert (refused.status, list(refused.fields)) == (422, ["work"])
 
 
-async def test_a_check_makes_one_call_and_tells_what_came_of_it(sqlite_api: Api) -> None:
+async def test_a_check_makes_one_call_and_shows_what_came_of_it(sqlite_api: Api) -> None:
     reply = await sqlite_api.call("POST", "/v1/connections/dify-prod/check")
     brought = {"ok": True, "result": "ok", "detail": "the key works", "at": reply.body["at"], "duration_ms": 12}
     assert (reply.status, reply.body) == (200, brought)

@@ -154,7 +154,7 @@ async def test_rotation_without_body_overlaps_for_a_day_and_without_overlap_not_
     assert [live.secret.reveal() for live in found[made["id"]]] == [last.body["secret"]]
 
 
-async def test_switching_off_keeps_the_backlog_and_tells_the_others_once(api: Api) -> None:
+async def test_switching_off_keeps_the_backlog_and_notifies_the_others_once(api: Api) -> None:
     made, other = await api.create_endpoint(description="shop"), await api.create_endpoint()
     await api.finish((await api.register())["id"])
     path = f"/v1/endpoints/{made['id']}"
@@ -301,7 +301,7 @@ async def test_an_endpoint_that_fails_shows_since_when_and_until_when_it_rests(a
     assert (enabled["enabled"], enabled["failing_since"], enabled["paused_until"]) == (True, None, None)
 
 
-async def test_the_reason_of_a_switch_off_by_itself_is_shown_and_told_to_the_others(api: Api) -> None:
+async def test_the_reason_of_a_switch_off_by_itself_is_shown_and_reported_to_the_others(api: Api) -> None:
     made, other = await api.create_endpoint(), await api.create_endpoint()
     for _ in range(11):
         await fail(api, made["id"], 1)

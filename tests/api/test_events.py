@@ -124,7 +124,7 @@ async def test_sending_an_event_again_takes_as_many_statements_for_forty_endpoin
     assert max(counts) - min(counts) < 10, counts
 
 
-async def test_whoever_asks_again_while_it_is_being_sent_is_not_forgotten(api: Api) -> None:
+async def test_a_client_that_asks_again_while_it_is_being_sent_is_not_forgotten(api: Api) -> None:
     """A receiver may ask before the attempt that it has just answered is recorded."""
     endpoint = await api.create_endpoint(events=["run.finished"])
     await api.finish((await api.register())["id"])
@@ -154,7 +154,7 @@ async def test_an_event_is_sent_to_the_named_endpoint_only_even_if_it_never_aske
     assert one.body["endpoint_id"] == named["id"]
 
 
-async def test_a_webhook_of_another_run_never_hears_of_this_one(sqlite_api: Api) -> None:
+async def test_a_webhook_of_another_run_never_gets_events_of_this_one(sqlite_api: Api) -> None:
     other = await sqlite_api.register("other", webhook={"url": "https://a.example.org"})
     run = await sqlite_api.register("r-1")
     await sqlite_api.finish(run["id"])
@@ -184,7 +184,7 @@ async def read_event(content: aiohttp.StreamReader) -> tuple[str, str, bytes]:
     return fields[b"id"].decode(), fields[b"event"].decode(), fields[b"data"]
 
 
-async def test_a_stream_tells_what_happens_from_now_on(api: Api) -> None:
+async def test_a_stream_shows_what_happens_from_now_on(api: Api) -> None:
     run = await api.register()
     await api.see(run["id"], RunStatus.RUNNING)
     async with opened(api) as content:
@@ -230,7 +230,7 @@ async def test_a_stream_of_changes_says_only_that_there_are_new_events(
 
 
 @pytest.mark.slow
-async def test_a_stream_notices_events_that_nobody_announced(sqlite_api: Api) -> None:
+async def test_a_stream_notices_events_that_no_commit_announced(sqlite_api: Api) -> None:
     """Another node may have recorded them."""
     run = await sqlite_api.register()
     sqlite_api.database.listeners.clear()
@@ -304,7 +304,7 @@ async def test_the_bound_holds_for_streams_that_are_opened_at_once(
         reply.close()
 
 
-async def test_a_stream_that_was_refused_takes_nobodys_place(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_was_refused_takes_no_place(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "STREAMS_MAX", 1)
     for _ in range(3):
         assert (await sqlite_api.call("GET", "/v1/events/stream?after=evt_unheard_of")).status not in {200, 503}

@@ -118,7 +118,7 @@ async def test_a_filter_that_lets_nothing_through_is_a_remark_with_the_command_t
     )
 
 
-async def test_runs_that_could_not_be_read_are_grouped_by_their_trouble_whoever_polled_them(api: Api) -> None:
+async def test_runs_that_could_not_be_read_are_grouped_by_their_trouble_on_whatever_node(api: Api) -> None:
     first, second, settled, _fine = [(await api.register(f"r-{n}"))["id"] for n in range(4)]
     await fail_polls(api, [first], ERROR)
     await fail_polls(api, [second, settled], replace(ERROR, count=2))
@@ -159,7 +159,7 @@ async def test_secrets_that_no_key_opens_are_named(api: Api) -> None:
     assert (result, len(lost)) == ("wrong", 1), "not the one without a key, nor that under the present one"
 
 
-async def test_a_node_that_is_not_heard_of_is_a_remark(postgresql_url: str) -> None:
+async def test_a_node_that_is_not_seen_is_a_remark(postgresql_url: str) -> None:
     async with serve_api(postgresql_url) as api:
         await api.database.write(lambda tx: nodes.join(tx, node="dead", host="there", pid=2, version="0", lease_s=-1))
         found = await find(api)

@@ -40,7 +40,7 @@ async def test_the_sizes_of_the_database_are_those_on_disk(sqlite_api: Api) -> N
     assert told["runbridge_database_free_bytes"] == page_bytes * free
 
 
-async def test_postgresql_tells_its_size_too(api: Api) -> None:
+async def test_postgresql_shows_its_size_too(api: Api) -> None:
     assert (await gauges(api))["runbridge_database_bytes"] > 100_000
 
 
@@ -54,7 +54,7 @@ async def test_runs_and_deliveries_are_counted_by_what_they_are(sqlite_api: Api)
     assert told['runbridge_kept_deliveries{state="pending"}'] == 1
 
 
-async def test_each_connection_tells_how_contested_it_is(sqlite_api: Api) -> None:
+async def test_each_connection_shows_how_contested_it_is(sqlite_api: Api) -> None:
     told = await gauges(sqlite_api)
     for name in ("dify-prod", "dify-test"):
         assert told[f'runbridge_connection_shadow_price_seconds{{connection="{name}"}}'] == 2
@@ -62,7 +62,7 @@ async def test_each_connection_tells_how_contested_it_is(sqlite_api: Api) -> Non
         assert told[f'runbridge_connection_requests_per_second{{connection="{name}"}}'] == 10
 
 
-async def test_what_was_learned_of_the_busiest_workflows_is_told_by_name(sqlite_api: Api) -> None:
+async def test_what_was_learned_of_the_busiest_workflows_is_reported_by_name(sqlite_api: Api) -> None:
     told = await gauges(sqlite_api)
     assert told['runbridge_workflow_median_seconds{connection="dify-prod",workflow="wf"}'] == 30
     assert told['runbridge_workflow_polls_per_run{connection="dify-prod",workflow="wf"}'] == 3.5
@@ -80,7 +80,7 @@ async def test_the_nodes_are_listed_with_what_they_hold(api: Api) -> None:
     assert (node["lease_expires_at"] is None) == api.database.is_sqlite
 
 
-async def test_a_node_that_is_not_heard_of_is_shown_as_dead(postgresql_url: str) -> None:
+async def test_a_node_that_is_not_seen_is_shown_as_dead(postgresql_url: str) -> None:
     async with serve_api(postgresql_url) as api:
         (node,) = (await api.call("GET", "/v1/nodes")).body["data"]
         await api.database.write(lambda tx: nodes.renew(tx, node["id"], lease_s=-1))

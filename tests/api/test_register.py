@@ -117,7 +117,7 @@ async def test_a_webhook_for_a_settled_run_fires_at_once_with_the_recorded_event
     assert len((await api.call("GET", "/v1/deliveries")).body["data"]) == 1
 
 
-async def test_a_late_webhook_that_does_not_want_the_end_hears_nothing(sqlite_api: Api) -> None:
+async def test_a_late_webhook_that_does_not_want_the_end_gets_nothing(sqlite_api: Api) -> None:
     run = await sqlite_api.register("r-1")
     await sqlite_api.finish(run["id"])
     await sqlite_api.register("r-1", webhook={**HOOK, "events": ["run.waiting"]})

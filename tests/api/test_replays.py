@@ -84,7 +84,7 @@ async def test_a_replay_makes_what_failed_due_again_with_the_same_ids_and_the_wh
     assert (again[0]["state"], again[0]["manual"], again[0]["failure_count"]) == ("pending", True, 0)
 
 
-async def test_what_was_delivered_is_missed_by_nobody_and_can_be_sent_again(api: Api) -> None:
+async def test_what_was_delivered_is_not_missed_and_can_be_sent_again(api: Api) -> None:
     made = await api.create_endpoint(events=["run.finished"])
     await api.finish((await api.register())["id"])
     await settle_deliveries(api, DeliveryState.DELIVERED)
@@ -121,7 +121,7 @@ async def test_a_replay_heeds_the_filter_and_leaves_the_pings_of_others_out(
 
 
 @pytest.mark.parametrize("event_type", [EventType.ENDPOINT_FAILING, EventType.ENDPOINT_DISABLED])
-async def test_an_endpoint_is_not_replayed_what_the_others_were_told_of_it(api: Api, event_type: EventType) -> None:
+async def test_an_endpoint_is_not_replayed_the_events_about_itself(api: Api, event_type: EventType) -> None:
     first, second = await api.create_endpoint(), await api.create_endpoint(description='beside "endpoint"')
     await api.database.write(lambda tx: endpoints.disable_endpoint(tx, first["id"], "test"))
     for made in (first, second):

@@ -42,7 +42,7 @@ async def test_everything_but_the_open_pages_needs_the_token(shared: Api, route:
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/nope", "/v1/runs/a/b/c", "/v1/../v1/runs"])
-async def test_what_is_under_v1_is_told_only_to_those_with_the_token(shared: Api, path: str) -> None:
+async def test_what_is_under_v1_is_shown_only_to_those_with_the_token(shared: Api, path: str) -> None:
     assert (await shared.call("GET", path, token=None)).status == 401
 
 

@@ -185,7 +185,7 @@ async def test_waiting_for_a_settled_run_answers_at_once(sqlite_api: Api) -> Non
 
 
 @pytest.mark.slow
-async def test_waiting_notices_a_run_that_nobody_announced(sqlite_api: Api) -> None:
+async def test_waiting_notices_a_run_that_no_commit_announced(sqlite_api: Api) -> None:
     """Another node may have settled it; the hint is only a hint."""
     run = await sqlite_api.register()
     sqlite_api.database.listeners.clear()
@@ -194,7 +194,7 @@ async def test_waiting_notices_a_run_that_nobody_announced(sqlite_api: Api) -> N
     assert (await waiting).body["settled"] is True
 
 
-async def test_polling_now_makes_the_run_due_and_tells_who_holds_it(api: Api) -> None:
+async def test_polling_now_makes_the_run_due_and_shows_who_holds_it(api: Api) -> None:
     run = await api.register()
     api.clock.advance(5)
     reply = await api.call("POST", f"/v1/runs/{run['id']}/poll")
@@ -248,7 +248,7 @@ async def test_the_providers_page_is_shown_with_the_run_and_not_in_its_events(ap
     assert "link" not in shown["events"][0]["data"]["run"]
 
 
-async def test_lists_tell_the_deliveries_of_each_run_and_event_if_they_are_asked_to(api: Api) -> None:
+async def test_lists_show_the_deliveries_of_each_run_and_event_if_they_are_asked_to(api: Api) -> None:
     await api.create_endpoint()
     run = await api.register("a")
     await api.register("b")

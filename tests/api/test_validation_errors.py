@@ -114,7 +114,7 @@ async def test_an_empty_cursor_is_the_first_page(shared: Api, path: str) -> None
     assert (reply.status, reply.body["next_cursor"]) == (200, None)
 
 
-async def test_a_list_where_one_word_is_wanted_is_told_so(shared: Api) -> None:
+async def test_a_list_where_one_word_is_wanted_gets_an_error(shared: Api) -> None:
     body = {"since": "2026-01-02T00:00:00Z", "status": ["failed"]}
     reply = await shared.call("POST", "/v1/endpoints/x/replay", body)
     assert reply.fields["status"].startswith("expected one of all, ")
@@ -199,7 +199,7 @@ async def test_a_surrogate_pair_is_a_character_like_any_other(shared: Api) -> No
     assert (await shared.call("POST", "/v1/runs", data=text)).body["provider_run_id"] == "😀"
 
 
-async def test_a_mistake_in_a_batch_is_told_as_alone(shared: Api) -> None:
+async def test_a_mistake_in_a_batch_is_reported_as_alone(shared: Api) -> None:
     wrong = {"connection": "dify-prd", "provider_run_id": "x", "tags": 1}
     alone = await shared.call("POST", "/v1/runs", wrong)
     reply = await shared.call("POST", "/v1/runs/batch", {"runs": [wrong]})

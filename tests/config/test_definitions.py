@@ -46,7 +46,7 @@ def test_a_file_and_a_folder_are_found(tmp_path: Path) -> None:
     assert found.mistakes == []
 
 
-def test_every_mistake_is_told_at_once_with_its_line_what_is_allowed_and_the_nearest_word(tmp_path: Path) -> None:
+def test_every_mistake_is_reported_at_once_with_its_line_what_is_allowed_and_the_nearest_word(tmp_path: Path) -> None:
     told = mistakes(
         tmp_path,
         JOBS.replace("/jobs/{id}", "/jobs/{ids}")
@@ -107,7 +107,7 @@ def test_a_base_gives_what_the_file_leaves_out(tmp_path: Path) -> None:
     assert tables["read"] == {"status": "state"}
 
 
-def test_a_mistake_in_the_base_is_told_with_its_file(tmp_path: Path) -> None:
+def test_a_mistake_in_the_base_is_reported_with_its_file(tmp_path: Path) -> None:
     base = JOBS.replace('"jobs"', '"basis"').replace("[read]", '[read]\nid = "a b"')
     folder = write(tmp_path, jobs='schema = 1\nname = "jobs"\nbase = "basis"\n', basis=base)
     with pytest.raises(DefinitionInvalid) as caught:
@@ -159,7 +159,7 @@ def test_a_folder_that_is_named_must_be_there(tmp_path: Path) -> None:
     assert any("there is no folder" in one for one in problems(tmp_path, f'{TOKEN}[providers]\nfolder = "elsewhere"\n'))
 
 
-def test_the_parts_of_an_id_that_a_list_does_not_tell_are_variables(tmp_path: Path) -> None:
+def test_the_parts_of_an_id_that_a_list_does_not_show_are_variables(tmp_path: Path) -> None:
     """One definition serves every repository; only its list must know which one."""
     text = JOBS.replace('get = "/jobs/{id}"', 'get = "/{owner}/{run}"\nid = { owner = "slug", run = "int" }')
     write(tmp_path, jobs=f'{text}[list]\nget = "/{{owner}}"\nitems = "@"\nid = {{ run = "n" }}\n')

@@ -157,7 +157,7 @@ def test_a_variable_that_an_env_key_names_is_no_unknown_variable(tmp_path: Path)
     assert load(tmp_path, text, env={"RUNBRIDGE_MY_TOKEN": "abc"}).server.api_token.reveal() == "abc"
 
 
-def test_a_wrong_value_tells_the_variable_it_came_from(tmp_path: Path):
+def test_a_wrong_value_shows_the_variable_it_came_from(tmp_path: Path):
     found = mistakes(tmp_path, TOKEN, env={"RUNBRIDGE_DELIVERY__TIMEOUT": "1h"})
     assert found == {"delivery.timeout": "must lie between 1s and 60s (from env:RUNBRIDGE_DELIVERY__TIMEOUT)"}
     assert mistakes(tmp_path, TOKEN, **{"log.level": "x"})["log.level"].endswith("(from flag)")
@@ -182,7 +182,7 @@ def test_a_higher_layer_s_price_unsets_the_file_s_target_delay(tmp_path: Path):
     assert config.cadence == CadenceSettings(price_s=1.0)
 
 
-def test_show_tells_every_setting_in_effect_and_its_origin(tmp_path: Path):
+def test_show_lists_every_setting_in_effect_and_its_origin(tmp_path: Path):
     text = TOKEN + DIFY + 'price = "2s"\n' + ENDPOINT + '[database]\nurl = "postgresql://u:p@ss@h/db"\n'
     config = load(tmp_path, text, env={"RUNBRIDGE_CADENCE__DEADLINE": "1h"}, **{"log.level": "debug"})
     rows = {row.key: (row.value, row.origin) for row in show_config(config)}

@@ -27,7 +27,7 @@ def test_a_shell_that_uses_the_services_configuration_sees_its_state_and_credent
     }
 
 
-def test_the_service_itself_keeps_what_systemd_told_it(root: Path) -> None:
+def test_the_service_itself_keeps_what_systemd_set(root: Path) -> None:
     assert locate.service_env({"HOME": str(root), "STATE_DIRECTORY": "/elsewhere"}, root) == {}
 
 

@@ -48,7 +48,7 @@ def test_only_one_newline_is_dropped(tmp_path: Path):
     assert found["connections.main.api_key"].endswith(f"(from file:{tmp_path / 'hub.key'})")
 
 
-def test_a_missing_file_tells_what_was_looked_for_and_where(tmp_path: Path):
+def test_a_missing_file_shows_what_was_looked_for_and_where(tmp_path: Path):
     found = mistakes(tmp_path, TOKEN + FROM_FILE, env={"CREDENTIALS_DIRECTORY": "/run/credentials/x"})
     assert found == {
         "connections.main.api_key_file": (

@@ -68,7 +68,7 @@ def test_no_field_is_ever_absent_and_what_is_unknown_is_null(status: RunStatus) 
     assert run["settled"] is (status not in {"queued", "running", "waiting", "unknown"})
 
 
-def test_an_error_has_its_three_parts_whatever_the_provider_told() -> None:
+def test_an_error_has_its_three_parts_whatever_the_provider_reported() -> None:
     assert told_of(finished(error=RunError("broken")))["error"] == {"message": "broken", "code": None, "step": None}
     assert told_of(finished(error=RunError("a", "b", "c")))["error"] == {"message": "a", "code": "b", "step": "c"}
 
@@ -97,7 +97,7 @@ def test_what_concerns_no_run_says_so_with_nulls_and_names_the_thing(about: str)
 @given(storable)
 @example("Zoë \u2028\u2029 \U0001f600 \x7f \u200d \uffff \U0010ffff")
 @example([0.1, 1e-7, 1e308, 5e-324, -0.0, 2**53 + 1, -(2**64), 10**4000])
-def test_whatever_a_provider_told_comes_out_as_it_went_in(output: Json) -> None:
+def test_whatever_a_provider_reported_comes_out_as_it_went_in(output: Json) -> None:
     body = finished(output=output).body
     assert repr(json.loads(body)["data"]["run"]["output"]) == repr(output)
 

@@ -114,7 +114,7 @@ def test_what_jmespath_calls_true_passes_and_every_number_is(value: Json) -> Non
         "(" * 1000, "\ud800", "\0",
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_line(expression: str) -> None:
+def test_a_mistake_is_reported_in_one_line(expression: str) -> None:
     with pytest.raises(ValueError, match="not a JMESPath expression: ") as refused:
         compile_filter(expression)
     assert "\n" not in str(refused.value)

@@ -21,7 +21,7 @@ from tests.support.sample_run import sample_run
         {"status": RunStatus.FAILED, "progress": Progress(1, 2), "polls": 3},
     ],
 )
-def test_a_value_made_anew_is_what_dataclasses_make_of_it(changes: dict[str, object]) -> None:
+def test_a_replaced_value_is_what_dataclasses_make_of_it(changes: dict[str, object]) -> None:
     run = sample_run()
     assert replaced(run, **changes) == replace(run, **changes)  # type: ignore[arg-type]
 

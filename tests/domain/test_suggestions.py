@@ -30,11 +30,11 @@ def test_a_slip_of_the_hand_is_recognised_and_nothing_is_invented(word: str, mea
     assert closest(word, EVENTS) == meant
 
 
-def test_the_known_word_is_told_as_it_is_written() -> None:
+def test_the_known_word_is_reported_as_it_is_written() -> None:
     assert closest("dify-prod", ["Dify-Prod"]) == "Dify-Prod"
 
 
-def test_the_sentence_tells_what_was_meant_else_what_there_is() -> None:
+def test_the_sentence_shows_what_was_meant_else_what_there_is() -> None:
     assert unknown("event", "run.finishd", EVENTS) == "unknown event; did you mean `run.finished`?"
     assert unknown("provider", "xyz", ["retab", "dify"]) == "unknown provider; known: dify, retab"
     assert unknown("connection", "xyz", []) == "unknown connection; known: none"

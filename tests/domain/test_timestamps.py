@@ -97,7 +97,7 @@ def test_every_spelling_of_a_provider_becomes_rfc_3339_in_utc(told: object, mean
     ],
     ids=lambda told: type(told).__name__,
 )  # fmt: skip
-def test_what_tells_no_time_is_none_and_never_our_own_clock(told: object) -> None:
+def test_what_shows_no_time_is_none_and_never_our_own_clock(told: object) -> None:
     assert provider_instant(told) is None
 
 

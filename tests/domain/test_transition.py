@@ -101,7 +101,7 @@ def test_the_events_of_one_observation_stand_in_the_order_of_the_contract(story:
 
 
 @given(stories)
-def test_started_is_told_once_and_the_first_time_running_is_seen(story: list[Observation]) -> None:
+def test_started_is_reported_once_and_the_first_time_running_is_seen(story: list[Observation]) -> None:
     made = looks(story)
     shown_running = [number for number, (_, after, _) in enumerate(made) if after is RunStatus.RUNNING]
     told_started = [number for number, (_, _, types) in enumerate(made) if "run.started" in types]
@@ -109,13 +109,13 @@ def test_started_is_told_once_and_the_first_time_running_is_seen(story: list[Obs
 
 
 @given(stories)
-def test_waiting_is_told_whenever_it_begins_and_never_while_it_lasts(story: list[Observation]) -> None:
+def test_waiting_is_reported_whenever_it_begins_and_never_while_it_lasts(story: list[Observation]) -> None:
     for before, after, types in looks(story):
         assert ("run.waiting" in types) is (after is RunStatus.WAITING and before is not RunStatus.WAITING)
 
 
 @given(stories)
-def test_resumed_is_told_once_for_each_wait_and_only_when_it_runs_again(story: list[Observation]) -> None:
+def test_resumed_is_reported_once_for_each_wait_and_only_when_it_runs_again(story: list[Observation]) -> None:
     is_owed = False
     for _, after, types in looks(story):
         if "run.resumed" in types:
@@ -185,7 +185,7 @@ def test_our_own_verdict_finishes_the_run_with_its_reason(before: str, verdict: 
     )
 
 
-def test_overdue_is_told_alone_and_changes_no_status() -> None:
+def test_overdue_is_reported_alone_and_changes_no_status() -> None:
     decision = overdue(sample_run(status=RunStatus.RUNNING), now=later(5))
     assert decision.events == (EventType.RUN_OVERDUE,)
     assert decision.run.is_overdue
@@ -195,7 +195,7 @@ def test_overdue_is_told_alone_and_changes_no_status() -> None:
 # --- progress ---
 
 
-def test_progress_is_told_only_when_the_numbers_move() -> None:
+def test_progress_is_reported_only_when_the_numbers_move() -> None:
     _, told = live([seen("running", 1), seen("running", 1), seen("running", 2), seen("running")])
     assert [one.type for one in told] == ["run.started", "run.progressed", "run.progressed"]
     assert told[-1].previous == "running"
@@ -208,7 +208,7 @@ def test_at_first_sight_only_what_was_done_already_has_moved(first: int, told: l
     assert [one.type for one in live([seen("queued", first), seen("queued", 2)])[1]] == [*told, "run.progressed"]
 
 
-def test_progress_that_nobody_asked_for_is_kept_and_not_told() -> None:
+def test_progress_that_is_not_asked_for_is_kept_and_not_reported() -> None:
     decision = observe(
         sample_run(status=RunStatus.RUNNING, has_started=True), seen("running", 3), now=later(1), wants_progress=False
     )
@@ -216,7 +216,7 @@ def test_progress_that_nobody_asked_for_is_kept_and_not_told() -> None:
     assert (decision.events, decision.run.progress) == ((), Progress(3, 9))
 
 
-def test_progress_that_moved_with_the_last_look_is_told_before_the_finish() -> None:
+def test_progress_that_moved_with_the_last_poll_is_reported_before_the_finish() -> None:
     """Progress numbers moved, and the contract orders progressed before finished within one observation."""
     _, told = live([seen("running", 3), seen("succeeded", 9)])
     assert [one.type for one in told] == ["run.started", "run.progressed", "run.progressed", "run.finished"]
@@ -247,7 +247,7 @@ def test_news_is_what_the_run_would_show_differently(story: list[Observation], f
         assert has_changed(run, observation) is (differs and not run.settled)
 
 
-def test_a_time_or_progress_once_told_is_not_untold() -> None:
+def test_a_time_or_progress_once_reported_is_kept() -> None:
     told = {"created_at": "2026-01-15T10:00:00Z", "started_at": "2026-01-15T10:01:00Z"}
     run, _ = live([seen("running", 3, **told), seen("queued")])
     assert (run.created_at, run.started_at, run.progress) == (*told.values(), Progress(3, 9))
@@ -264,7 +264,7 @@ def test_observed_at_is_the_poll_that_saw_this_state() -> None:
     assert run.observed_at == later(1)
 
 
-def test_times_that_the_provider_does_not_tell_stay_untold() -> None:
+def test_times_that_the_provider_does_not_show_stay_empty() -> None:
     run, _ = live([seen("running"), seen("succeeded")])
     assert (run.created_at, run.started_at, run.finished_at) == (None, None, None)
 

@@ -157,7 +157,7 @@ def test_http_is_for_private_targets_unless_it_is_allowed():
         check_target("http://8.8.8.8/", CONFIG)
 
 
-def test_a_refusal_tells_the_rule_and_the_line_of_config():
+def test_a_refusal_shows_the_rule_and_the_line_of_config():
     with pytest.raises(InvalidInput, match=r"\[rule: private\].*allow = \[\"10\.0\.0\.5/32:8080\"\]"):
         check_target("http://10.0.0.5:8080/x", API)
 

@@ -100,7 +100,7 @@ async def test_a_letter_arrives_with_its_title_as_subject(authority: trustme.CA)
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # aiosmtpd's, of TLS from the start
 @pytest.mark.parametrize(("scheme", "option"), [("smtps", "tls"), ("smtp+starttls", "starttls")])
-async def test_a_password_goes_over_tls_and_a_wrong_one_is_told(
+async def test_a_password_goes_over_tls_and_a_wrong_one_is_reported(
     authority: trustme.CA, scheme: str, option: str
 ) -> None:
     with mailbox(**{option: server_tls(authority)}) as server:
@@ -121,7 +121,7 @@ async def test_a_server_without_the_tls_that_is_asked_for_gets_nothing(authority
     assert server.letters == []
 
 
-async def test_a_server_that_is_not_there_is_told(authority: trustme.CA) -> None:
+async def test_a_server_that_is_not_there_is_reported(authority: trustme.CA) -> None:
     refused = await send(authority, f"smtp://127.0.0.1:{free_port()}")
     assert refused is not None
     assert "127.0.0.1 does not take the mail" in refused

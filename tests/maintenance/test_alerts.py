@@ -105,7 +105,7 @@ async def open_people(url: str, server: StubServer, phone: Phone) -> AsyncIterat
     await sender.close()
 
 
-async def test_a_connection_that_fails_is_told_once_with_its_reason_and_what_to_do(people: People) -> None:
+async def test_a_connection_that_fails_is_reported_once_with_its_reason_and_what_to_do(people: People) -> None:
     await people.fail("dify-prod", reason="HTTP 401: the key\nwas refused.")
     (text,) = await people.told()
     assert "The connection dify-prod brings nothing readable: HTTP 401: the key was refused." in text
@@ -141,7 +141,7 @@ def exhaust(tx: Tx) -> None:
         assert all(record_attempts(tx, node=NODE, results=results))
 
 
-async def test_an_endpoint_that_is_switched_off_and_exhausted_deliveries_are_told(people: People) -> None:
+async def test_an_endpoint_that_is_switched_off_and_exhausted_deliveries_are_reported(people: People) -> None:
     gone = await add_endpoint(people.database)
     used_up = await add_endpoint(people.database)
     await add_endpoint(people.database, source=EndpointSource.RUN, run_id=(await register(people.database)).id)
@@ -157,7 +157,7 @@ async def test_an_endpoint_that_is_switched_off_and_exhausted_deliveries_are_tol
     assert await people.told() == []
 
 
-async def test_what_is_exhausted_after_the_clock_was_set_back_is_told(people: People) -> None:
+async def test_what_is_exhausted_after_the_clock_was_set_back_is_reported(people: People) -> None:
     await add_endpoint(people.database)
     for number, jump_s in enumerate([0.0, -3600.0]):
         people.clock.set_wall(jump_s)
@@ -181,14 +181,14 @@ async def test_a_channel_that_is_down_loses_nothing_and_says_so(people: People) 
     assert people.alerter.failures() == {}
 
 
-async def test_a_restart_does_not_tell_again(people: People) -> None:
+async def test_a_restart_does_not_send_again(people: People) -> None:
     await people.fail("dify-prod")
     assert len(await people.told()) == 1
     people.restart()
     assert await people.told() == []
 
 
-async def test_a_full_disk_is_told_once_until_there_is_room_again(people: People) -> None:
+async def test_a_full_disk_is_reported_once_until_there_is_room_again(people: People) -> None:
     people.free = alerts.DISK_FULL_BYTES - 1
     (text,) = await people.told()
     assert "Make room" in text
@@ -201,7 +201,7 @@ async def test_a_full_disk_is_told_once_until_there_is_room_again(people: People
 
 
 @pytest.mark.slow
-async def test_a_full_disk_is_told_although_the_database_cannot_be_read(
+async def test_a_full_disk_is_reported_although_the_database_cannot_be_read(
     sqlite_url: str, server: StubServer, phone: Phone
 ) -> None:
     async with open_people(sqlite_url, server, phone) as people:

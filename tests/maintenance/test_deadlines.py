@@ -13,7 +13,7 @@ from bridge.store import runs
 from bridge.store.database import Database
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import register
-from tests.support.workbench import told
+from tests.support.workbench import event_types
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ async def test_a_run_expires_when_its_deadline_has_passed_and_no_poll_noticed(
     with capture_logs() as logs:
         assert [run.id for run in await expire_overdue(database)] == [overdue.id]
     assert [(line["event"], line["run_id"]) for line in logs] == [("run.expired", overdue.id)]
-    assert await told(database, overdue.id) == ["run.finished"]
+    assert await event_types(database, overdue.id) == ["run.finished"]
     found = {
         run_id: await database.read(lambda tx, run_id=run_id: runs.get_run(tx, run_id))
         for run_id in (overdue.id, other.id)

@@ -294,7 +294,7 @@ async def test_a_refused_key_makes_the_connection_failing_and_stops_the_hammerin
 
 
 @pytest.mark.slow
-async def test_a_failing_connection_is_told_although_the_database_could_not_be_written_at_first(
+async def test_a_failing_connection_is_reported_although_the_database_could_not_be_written_at_first(
     database: Database, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.polling.poll_results.STORE_RETRY_S", 0.2)

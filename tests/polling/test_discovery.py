@@ -20,7 +20,7 @@ from bridge.store import learned_state, run_lists, runs
 from bridge.store.database import Database
 from bridge.store.run_lists import RunFilter
 from tests.support.watching import register
-from tests.support.workbench import connection, open_poller, told, work
+from tests.support.workbench import connection, event_types, open_poller, work
 
 PROVIDERS = ("retab", "instabase")
 FOR_EVER = Scenario(duration_s=None)
@@ -74,7 +74,7 @@ async def test_what_runs_is_found_and_what_was_over_before_is_not(
     assert found[running].workflow_id == "wf_1"
     assert found[running].tags == ("discovered",)
     assert found[running].deadline_at is not None
-    assert await told(database, found[running].id) == ["run.started"]
+    assert await event_types(database, found[running].id) == ["run.started"]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -89,7 +89,7 @@ async def test_what_begins_later_is_found_however_short_it_is(
         found = await until_watched(poller, database, {short, long})
 
         async def is_over() -> bool:
-            return await told(database, found[short].id) == ["run.finished"]
+            return await event_types(database, found[short].id) == ["run.finished"]
 
         assert await work(poller.run_pass, poller.bell, is_over)
 
@@ -153,7 +153,7 @@ async def test_a_removed_run_is_not_found_again(database: Database, sandbox: San
 
 
 @pytest.mark.slow
-async def test_a_run_that_was_forgotten_long_ago_is_not_found_anew_after_a_restart(
+async def test_a_run_that_was_forgotten_long_ago_is_not_found_again_after_a_restart(
     database: Database, sandbox: Sandbox
 ) -> None:
     """In a quiet account the newest run stays the newest, long after retention has deleted it."""

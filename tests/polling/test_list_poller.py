@@ -32,7 +32,16 @@ from tests.support.listing import (
 )
 from tests.support.manual_clock import ManualClock
 from tests.support.watching import register
-from tests.support.workbench import QUICK, connection, next_poll_shown, note_sends, open_poller, reach, told, work
+from tests.support.workbench import (
+    QUICK,
+    connection,
+    event_types,
+    next_poll_shown,
+    note_sends,
+    open_poller,
+    reach,
+    work,
+)
 
 
 @pytest.fixture
@@ -53,7 +62,7 @@ async def test_one_list_is_the_first_poll_of_all_runs_of_a_batch(
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
     assert polls(sandbox) == []
     assert 1 <= len(lists(sandbox)) <= 2
-    assert await told(database, watched[0].id) == ["run.started"]
+    assert await event_types(database, watched[0].id) == ["run.started"]
 
 
 @pytest.mark.slow
@@ -150,7 +159,7 @@ async def test_lists_see_every_run_to_its_end(provider: str, database: Database)
     assert {run.status for run in found.values()} == {RunStatus.SUCCEEDED}
     assert all(run.output is not None and run.finished_at is not None for run in found.values())
     for run in watched:
-        assert await told(database, run.id) == ["run.started", "run.finished"]
+        assert await event_types(database, run.id) == ["run.started", "run.finished"]
     about_one_run = [seen for seen in polls(sandbox) if not seen.path.endswith(("/results", "/steps"))]
     assert len(about_one_run) < len(watched)
     assert sum(float(str(each["polls_per_run"])) for each in poller.planner.busiest(1)) < 1, "a sighting is no request"
@@ -174,7 +183,7 @@ async def test_a_provider_without_a_list_is_asked_run_by_run(
 
 
 @pytest.mark.parametrize("provider", LISTS)
-async def test_a_list_that_tells_too_little_is_followed_by_a_poll(provider: str, database: Database) -> None:
+async def test_a_list_that_shows_too_little_is_followed_by_a_poll(provider: str, database: Database) -> None:
     scenario = Scenario(duration_s=0.4, output=DEFAULT_OUTPUT)
     async with Sandbox(list_is_summary=True) as sandbox:
         theirs = [sandbox.add_run(provider, scenario=scenario) for _ in range(6)]
@@ -186,7 +195,7 @@ async def test_a_list_that_tells_too_little_is_followed_by_a_poll(provider: str,
         shown = await database.read(lambda tx: runs.get_runs(tx, [run.id for run in watched]))
         assert all(run.finished_at is not None and run.output is not None for run in shown.values())
         for run in watched:  # it may be over before it is first seen; then it never started for us
-            assert await told(database, run.id) in (["run.started", "run.finished"], ["run.finished"])
+            assert await event_types(database, run.id) in (["run.started", "run.finished"], ["run.finished"])
 
 
 @pytest.mark.slow
@@ -204,7 +213,7 @@ async def test_a_list_without_change_costs_no_poll(database: Database) -> None:
             await work(poller.run_pass, poller.bell, listed_often)
             made = len(polls(sandbox))
         assert made <= len(theirs) + 2
-        assert await told(database, watched[0].id) == ["run.started"]
+        assert await event_types(database, watched[0].id) == ["run.started"]
 
 
 @pytest.mark.slow
@@ -280,8 +289,8 @@ async def test_pages_that_shift_while_they_are_read_lose_and_double_nothing(
         watched = await register_all(database, provider, theirs)
         await finish(poller, database, watched)
     for run in watched:
-        assert (await told(database, run.id))[-1:] == ["run.finished"]
-        assert (await told(database, run.id)).count("run.finished") == 1
+        assert (await event_types(database, run.id))[-1:] == ["run.finished"]
+        assert (await event_types(database, run.id)).count("run.finished") == 1
 
 
 @pytest.mark.slow
@@ -301,7 +310,7 @@ async def test_waiting_and_resuming_are_believed_of_a_poll_only(database: Databa
             theirs_clock.advance(1.01)
         await finish(poller, database, watched)
     for run in watched:
-        assert await told(database, run.id) == ["run.started", "run.waiting", "run.resumed", "run.finished"]
+        assert await event_types(database, run.id) == ["run.started", "run.waiting", "run.resumed", "run.finished"]
     assert {seen.run_id for seen in polls(sandbox)} == set(theirs)
 
 
@@ -385,7 +394,7 @@ async def test_a_tagged_answer_is_asked_for_with_its_tag_and_304_means_alive(dat
         assert answers[-1] == 200
         assert answers.count(304) >= 3
         assert answers.count(200) == 2
-        assert await told(database, run.id) == ["run.started", "run.finished"]
+        assert await event_types(database, run.id) == ["run.started", "run.finished"]
 
 
 def test_a_304_makes_the_next_poll_cheaper() -> None:

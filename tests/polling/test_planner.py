@@ -265,7 +265,7 @@ async def test_the_most_urgent_run_is_ranked_last_to_be_taken_first(tmp_path: Pa
     assert [ranked for _, ranked in planner.rank([nearly_done, young], 21.0, [])] == [young, nearly_done]
 
 
-async def test_only_the_providers_own_clock_tells_how_old_a_run_is(tmp_path: Path) -> None:
+async def test_only_the_providers_own_clock_shows_how_old_a_run_is(tmp_path: Path) -> None:
     """Its clock is a year off; the difference of its own times is still right."""
     run = await running(tmp_path, observed_at=None, status=RunStatus.QUEUED)
     shown = Observation(RunStatus.RUNNING, "running", started_at="2025-01-15T10:00:00Z")
@@ -317,7 +317,7 @@ async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_an_overdue_run_is_told_once(tmp_path: Path) -> None:
+async def test_an_overdue_run_is_reported_once(tmp_path: Path) -> None:
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
         theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
 

@@ -31,13 +31,13 @@ from tests.support.watching import NODE, add_endpoint, only, open_database, regi
 from tests.support.workbench import (
     QUICK,
     connection,
+    event_types,
     finish,
     next_poll_shown,
     note_sends,
     open_poller,
     reach,
     settled,
-    told,
     work,
 )
 
@@ -45,7 +45,7 @@ PROVIDERS = ("dibby", "retab", "dify", "instabase")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_run_goes_through_its_life_and_each_step_is_told(
+async def test_a_run_goes_through_its_life_and_each_step_is_reported(
     provider: str, database: Database, sandbox: Sandbox
 ) -> None:
     theirs = sandbox.add_run(provider, scenario=Scenario(duration_s=None))
@@ -57,7 +57,7 @@ async def test_a_run_goes_through_its_life_and_each_step_is_told(
         assert after.status is RunStatus.SUCCEEDED
         assert after.output is not None
         assert after.next_poll_at is None
-        assert await told(database, run.id) == ["run.started", "run.finished"]
+        assert await event_types(database, run.id) == ["run.started", "run.finished"]
         assert len(poller.schedule) == 0
 
 
@@ -91,11 +91,11 @@ async def test_a_run_that_is_over_when_registered_fires_at_the_first_poll(
         after = await finish(poller, database, run.id)
         assert after.status is RunStatus.FAILED
         assert after.polls == 1
-        assert await told(database, run.id) == ["run.finished"]
+        assert await event_types(database, run.id) == ["run.finished"]
 
 
 @pytest.mark.slow
-async def test_waiting_is_told_as_often_as_it_happens(database: Database) -> None:
+async def test_waiting_is_reported_as_often_as_it_happens(database: Database) -> None:
     theirs_clock = ManualClock(datetime.now(UTC))
     steps = (Step(0, "running"), Step(0.3, "waiting"), Step(0.6, "running"), Step(0.9, "waiting"), Step(1.2, "running"))
     async with (
@@ -108,7 +108,7 @@ async def test_waiting_is_told_as_often_as_it_happens(database: Database) -> Non
             await reach(poller, database, run.id, RunStatus(step.status))
             theirs_clock.advance(0.31)
         await finish(poller, database, run.id)
-    assert await told(database, run.id) == [
+    assert await event_types(database, run.id) == [
         "run.started",
         "run.waiting",
         "run.resumed",
@@ -127,7 +127,7 @@ async def test_a_poll_error_is_never_a_run_state(kind: str, database: Database, 
         run = await register(database, theirs, connection="retab-1", provider="retab")
         after = await finish(poller, database, run.id)
     assert after.status is RunStatus.SUCCEEDED
-    assert [t for t in await told(database, run.id) if t != "run.started"] == ["run.finished"]
+    assert [t for t in await event_types(database, run.id) if t != "run.started"] == ["run.finished"]
 
 
 @pytest.mark.slow
@@ -240,7 +240,7 @@ async def test_a_deadline_makes_a_run_expired_after_a_last_poll(database: Databa
     assert after.status is RunStatus.EXPIRED
     assert after.observed_at is not None
     assert after.observed_at >= deadline_at
-    assert await told(database, run.id) == ["run.started", "run.finished"]
+    assert await event_types(database, run.id) == ["run.started", "run.finished"]
 
 
 async def test_a_deadline_holds_while_the_provider_is_gone(database: Database, sandbox: Sandbox) -> None:
@@ -261,7 +261,7 @@ async def test_progress_is_an_event_for_those_who_ask(database: Database, sandbo
     async with open_poller(database, connection(sandbox, "dibby")) as poller:
         run = await register(database, theirs, connection="dibby-1", provider="dibby")
         await finish(poller, database, run.id)
-    types = await told(database, run.id)
+    types = await event_types(database, run.id)
     assert types[0] == "run.started"
     assert types[-1] == "run.finished"
     assert types.count("run.progressed") >= 2
@@ -320,7 +320,7 @@ async def test_a_removed_run_is_let_go(database: Database, sandbox: Sandbox) -> 
             return poller.leases.find(run.id) is None
 
         await work(poller.run_pass, poller.bell, let_go)
-    assert await told(database, run.id) == []
+    assert await event_types(database, run.id) == []
 
 
 async def test_a_wish_of_the_provider_outlives_this_process(database: Database, sandbox: Sandbox) -> None:

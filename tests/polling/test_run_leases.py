@@ -21,7 +21,7 @@ from bridge.store import run_leases, runs, tables
 from bridge.store.database import Database
 from bridge.store.transaction import Tx
 from tests.support.watching import NODE, new_run, register
-from tests.support.workbench import connection, finish, note_sends, open_poller, told, work
+from tests.support.workbench import connection, event_types, finish, note_sends, open_poller, work
 
 
 async def test_no_poll_begins_while_too_many_changes_wait_to_be_recorded(
@@ -122,7 +122,7 @@ async def test_stopping_puts_every_run_back(database: Database, sandbox: Sandbox
         run = await register(database, theirs, connection="dify-1")
 
         async def polled() -> bool:
-            return bool(await told(database, run.id))
+            return bool(await event_types(database, run.id))
 
         await work(poller.run_pass, poller.bell, polled)
         await poller.drain()

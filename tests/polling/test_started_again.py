@@ -18,7 +18,7 @@ from bridge.store.database import Database
 from bridge.store.run_lists import RunFilter
 from tests.support.foreign_server import foreign_server
 from tests.support.watching import register
-from tests.support.workbench import open_poller, told, work
+from tests.support.workbench import event_types, open_poller, work
 
 DEFINITION = """
 schema = 1
@@ -89,8 +89,8 @@ async def test_a_run_that_begins_again_while_it_is_watched_ends_and_the_new_one_
     assert before.error.code == "started_again"
     assert (before.generation, after.generation) == ("1", "2")
     assert (after.provider_run_id, after.metadata, after.tags) == ("7", {"order": 1}, ("a",))
-    assert await told(database, before.id) == ["run.started", "run.finished"]
-    assert await told(database, after.id) == ["run.started", "run.finished"]
+    assert await event_types(database, before.id) == ["run.started", "run.finished"]
+    assert await event_types(database, after.id) == ["run.started", "run.finished"]
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ async def test_every_run_has_its_turn_while_the_connection_is_probed(
         assert sorted(map(probes.count, set(probes))) == [3, 3, 3]
 
 
-def test_runs_that_are_gone_are_told_from_a_connection_that_finds_none() -> None:
+def test_runs_that_are_gone_are_distinguished_from_a_connection_that_finds_none() -> None:
     """A gateway or another key answered every poll with the provider's own 404, and every run was lost after a minute."""
     missing = MissingRuns()
     missing.note_found("a", 1.0)

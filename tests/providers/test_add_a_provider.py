@@ -70,7 +70,7 @@ def places(value, at=()):
 
 
 @pytest.mark.parametrize("part", EXAMPLES, ids="-".join)
-def test_whatever_is_wrong_in_an_example_is_told_and_never_an_exception(part):
+def test_whatever_is_wrong_in_an_example_is_reported_and_never_an_exception(part):
     for path in list(places(part)):
         for wrong in (None, object(), -1.5, "}{", [], {}, [{}], {"": {}}):
             tables = copy.deepcopy({**WHOLE, **part})

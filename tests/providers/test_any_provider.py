@@ -245,7 +245,7 @@ async def test_a_run_id_stays_one_path_segment(name, run_id):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("run_id", ["", ".", "..", "a\nb", "a\0b", "\ud800", "x" * 513])
-def test_what_can_never_be_a_run_id_is_told_in_a_sentence(name, run_id):
+def test_what_can_never_be_a_run_id_is_reported_in_a_sentence(name, run_id):
     assert REGISTRY[name].check_run_id(run_id)
 
 
@@ -264,7 +264,7 @@ async def test_a_trigger_that_the_provider_declines_is_refused_in_its_own_words(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_key_that_the_provider_refuses_is_not_for_whoever_triggers_or_cancels_to_mend(name, status):
+async def test_a_key_that_the_provider_refuses_is_not_for_the_caller_who_triggers_or_cancels_to_mend(name, status):
     """Hence a failure and no refusal; where the provider has no cancel it is not even asked."""
     provider = REGISTRY[name]
     async with provider_against(answering({"message": "bad token"}, status=status), name) as (http, _):

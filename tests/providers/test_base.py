@@ -160,7 +160,7 @@ async def tagged(request: web.Request) -> web.Response:
     return web.json_response({"status": "RUNNING"}, headers={"ETag": LAST.etag})
 
 
-async def test_an_answer_tells_its_tag_and_304_means_what_is_known() -> None:
+async def test_an_answer_shows_its_tag_and_304_means_what_is_known() -> None:
     async with provider_against(tagged, "dibby") as (http, server):
         first = await REGISTRY["dibby"].fetch_run(http, "run_1")
         second = await REGISTRY["dibby"].fetch_run(http, "run_1", LAST)

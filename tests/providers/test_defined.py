@@ -129,7 +129,7 @@ async def test_words_numbers_and_booleans(word: object, status: str) -> None:
     assert bool(result.remarks) is (word is None or isinstance(word, dict)), "a path that finds nothing is a remark"
 
 
-async def test_capitals_matter_unless_told() -> None:
+async def test_capitals_matter_unless_the_definition_says_otherwise() -> None:
     assert read(await poll({"state": "ok"})).status is RunStatus.UNKNOWN
     assert read(await poll({"state": "ok"}, BASE + 'case = "ignore"\n')).status is RunStatus.SUCCEEDED
 

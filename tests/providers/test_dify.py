@@ -83,7 +83,7 @@ async def test_an_error_event_instead_of_a_start_is_a_refusal():
     ],
     ids=["empty", "ping", "garbage", "list", "no id"],
 )
-async def test_a_stream_that_tells_no_run_id_is_a_failure(pieces):
+async def test_a_stream_that_shows_no_run_id_is_a_failure(pieces):
     async with provider_against(streaming(*pieces), "dify") as (http, _):
         with pytest.raises(ProviderFailure) as caught:
             await DIFY.trigger(http, "", {}, {})

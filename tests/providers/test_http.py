@@ -219,7 +219,7 @@ async def test_a_reset_is_a_transport_failure():
     )
 
 
-async def test_nobody_listening_is_a_connect_failure():
+async def test_a_closed_port_is_a_connect_failure():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         failed = await failure_of(f"http://127.0.0.1:{taken.getsockname()[1]}")
@@ -235,7 +235,7 @@ async def test_a_name_that_does_not_exist_is_a_dns_failure(monkeypatch):
     assert (await failure_of("http://no-such-host.invalid")).kind is FailureKind.DNS
 
 
-async def test_a_certificate_nobody_vouches_for_is_a_tls_failure():
+async def test_a_certificate_of_an_unknown_authority_is_a_tls_failure():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)

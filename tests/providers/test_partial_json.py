@@ -152,7 +152,7 @@ async def test_an_error_that_cannot_be_read_says_so(error: bytes) -> None:
     assert "cannot be read" in seen.observation.error.message
 
 
-async def test_a_lifecycle_with_a_bad_part_still_tells_its_status() -> None:
+async def test_a_lifecycle_with_a_bad_part_still_shows_its_status() -> None:
     details = b'{"stack_trace": "' + b"x" * 9 * MIB + b'"}'
     body = (
         b'{"lifecycle": {"details": '
@@ -240,7 +240,7 @@ async def test_the_status_is_found_in_a_hundred_megabytes_in_little_memory(statu
 
 
 @pytest.mark.slow
-async def test_a_large_body_that_never_ends_tells_what_it_told_before_the_deadline() -> None:
+async def test_a_large_body_that_never_ends_keeps_what_was_read_before_the_deadline() -> None:
     async def pour(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)

@@ -62,7 +62,7 @@ async def test_a_trigger_takes_inputs_by_kind_or_by_start_block(inputs, sent_inp
 
 
 @pytest.mark.parametrize("word", ["cancelled", "cancellation_requested"])
-async def test_a_wish_to_cancel_that_was_heard_is_enough(word):
+async def test_a_wish_to_cancel_that_was_received_is_enough(word):
     async with provider_against(answering({"run": STARTED, "cancellation_status": word}), "retab") as (http, server):
         await RETAB.cancel(http, "run_1", None)
     assert (server.seen[0].method, server.seen[0].target) == ("POST", "/v1/workflows/runs/run_1/cancel")
@@ -188,7 +188,7 @@ def test_a_block_that_ran_in_a_loop_has_a_list():
     assert output_of_steps([step("a", 1), step("a", 2), step("b", 3)]) == {"a": [1, 2], "b": 3}
 
 
-def test_several_handles_are_told_apart_and_files_are_left_out():
+def test_several_handles_are_distinguished_and_files_are_left_out():
     many = step("a", 1)
     many["handle_outputs"] |= {"second": {"type": "json", "data": 2}, "pdf": {"type": "file", "document": {"id": "f"}}}
     assert output_of_steps([many]) == {"a": {"output-json-0": 1, "second": 2}}

@@ -51,7 +51,7 @@ def clock() -> ManualClock:
     return ManualClock(datetime(2026, 1, 15, tzinfo=UTC))
 
 
-def test_each_step_of_a_life_is_told(manager: Manager) -> None:
+def test_each_step_of_a_life_is_reported(manager: Manager) -> None:
     notifier = Notifier(manager.address)
     notifier.ready()
     notifier.watchdog()

@@ -92,7 +92,7 @@ async def test_the_ends_take_turns_and_runs_are_listed() -> None:
     assert [run.provider_run_id for run in page.runs] == ["run-2", "run-1", "run-0"]
 
 
-async def test_a_wrong_key_and_another_address_are_told() -> None:
+async def test_a_wrong_key_and_another_address_are_reported() -> None:
     sandbox = await DefinedSandbox(BUILT_IN / "dibby", key="another", step_s=1).start()
     try:
         provider, connection = provider_at(sandbox, "dibby")

@@ -45,7 +45,7 @@ async def test_every_status_has_its_word_and_its_fields(
     assert (body["created_at"], body["finished_at"]) == (1768473000, 1768473000 if is_over else None)
 
 
-async def test_old_servers_tell_outputs_as_text_or_null(
+async def test_old_servers_show_outputs_as_text_or_null(
     sandbox: Sandbox, client: aiohttp.ClientSession, clock: ManualClock
 ) -> None:
     run_id = sandbox.add_run("dify", scenario=Scenario(5, output={"result": "x"}), shape="old")
@@ -54,7 +54,9 @@ async def test_old_servers_tell_outputs_as_text_or_null(
     assert json.loads((await detail(sandbox, client, run_id))["outputs"]) == {"result": "x"}
 
 
-async def test_one_server_generation_told_times_as_email_dates(sandbox: Sandbox, client: aiohttp.ClientSession) -> None:
+async def test_one_server_generation_reported_times_as_email_dates(
+    sandbox: Sandbox, client: aiohttp.ClientSession
+) -> None:
     run_id = sandbox.add_run("dify", scenario=Scenario(5), shape="rfc822", age_s=5)
     assert (await detail(sandbox, client, run_id))["finished_at"].startswith("Thu, 15 Jan 2026 10:30:00")
 
@@ -83,7 +85,7 @@ async def test_an_old_run_that_is_not_visible_yet_is_200_with_nulls(
     assert (await detail(sandbox, client, run_id))["id"] == run_id
 
 
-async def test_a_streamed_run_tells_its_ids_first_and_ends_with_workflow_finished(
+async def test_a_streamed_run_shows_its_ids_first_and_ends_with_workflow_finished(
     sandbox: Sandbox, client: aiohttp.ClientSession, clock: ManualClock
 ) -> None:
     async with client.post(f"{sandbox.url('dify')}/workflows/run", json=ASK) as answer:

@@ -57,7 +57,7 @@ async def test_results_come_in_pages_that_join_to_the_whole(sandbox: Sandbox, cl
     assert isinstance(pages[0]["batch_id"], str)
 
 
-async def test_output_without_files_is_told_as_the_fields_of_one_document(
+async def test_output_without_files_is_reported_as_the_fields_of_one_document(
     sandbox: Sandbox, client: aiohttp.ClientSession
 ) -> None:
     run_id = sandbox.add_run("instabase", scenario=Scenario(1, output={"total": 12.5}), age_s=1)

@@ -36,7 +36,7 @@ async def end(process: Process, number: signal.Signals) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_the_providers_tell_their_addresses_serve_and_end_cleanly_on_a_signal(
+async def test_the_providers_print_their_addresses_serve_and_end_cleanly_on_a_signal(
     client: aiohttp.ClientSession, number: signal.Signals
 ) -> None:
     process, told = await start("providers", "--port", "0")
@@ -76,7 +76,7 @@ async def test_the_receiver_verifies_with_the_secret_it_was_given(client: aiohtt
 
 
 @pytest.mark.parametrize("arguments", [("receiver", "--secret", "hunter2"), ("providers", "--host", "256.0.0.1")])
-async def test_what_will_not_do_is_told_in_one_line_with_code_1(arguments: tuple[str, ...]) -> None:
+async def test_what_will_not_do_is_reported_in_one_line_with_code_1(arguments: tuple[str, ...]) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bridge.sandbox", *arguments, stdout=PIPE, stderr=PIPE
     )

@@ -159,7 +159,7 @@ async def test_waiting_ends_with_the_arrival_that_fulfils_the_condition(
     assert [one.body for one in await waiting] == [b"{}", b"[]"]
 
 
-async def test_waiting_in_vain_tells_what_there_was(receiver: Receiver, client: aiohttp.ClientSession) -> None:
+async def test_waiting_in_vain_shows_what_there_was(receiver: Receiver, client: aiohttp.ClientSession) -> None:
     await client.post(receiver.url(), data=BODY.encode())
     with pytest.raises(TimeoutError, match=r"1 received, last: run\.finished"):
         await receiver.wait_for(lambda received: len(received) == 2, timeout_s=0.05)

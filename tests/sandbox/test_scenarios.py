@@ -50,7 +50,7 @@ def test_progress_grows_while_running_stands_still_while_waiting_and_is_full_onl
     assert [snapshot(scenario, age_s).completed for age_s in (0, 2.5, 4, 9.99, 10)] == [0, 2, 3, 3, 10]
 
 
-def test_progress_written_into_a_step_is_told_as_written() -> None:
+def test_progress_written_into_a_step_is_reported_as_written() -> None:
     assert snapshot(Scenario(steps=(Step(0, "running", completed=3),)), 0.1).completed == 3
 
 

@@ -180,7 +180,7 @@ def test_outputs_at_a_limit_wait_for_polls_and_hold_no_event_longer_than_output_
 
 @pytest.mark.parametrize("retry_after", [None, "5"])
 @pytest.mark.parametrize("outage_s", [10.0, 30.0, 90.0])
-def test_after_an_outage_of_nothing_but_429_fifty_ends_are_told_within_half_a_minute(
+def test_after_an_outage_of_nothing_but_429_fifty_ends_are_reported_within_half_a_minute(
     tmp_path: Path, outage_s: float, retry_after: str | None
 ) -> None:
     """Half of them were noticed three minutes later, and after longer outages fewer."""

@@ -196,7 +196,7 @@ async def test_a_read_sees_one_moment_though_others_write_meanwhile(database: Da
     assert await database.read(count_twice) == (1, 1)
 
 
-async def test_many_at_once_still_tell_one_finish(database: Database) -> None:
+async def test_many_at_once_still_record_one_finish(database: Database) -> None:
     run = await register(database)
     answers = await asyncio.gather(*(record(database, run, "succeeded") for _ in range(8)))
     assert sum(answer is not None for answer in answers) == 1
@@ -216,7 +216,7 @@ async def test_sequences_run_on_without_gaps_over_several_observations(database:
     ]
 
 
-async def test_progress_is_told_only_where_somebody_asks(database: Database) -> None:
+async def test_progress_is_reported_only_where_an_endpoint_asks(database: Database) -> None:
     run = await register(database)
     other = await register(database, "2")
     ids = [run.id, other.id]
@@ -227,7 +227,7 @@ async def test_progress_is_told_only_where_somebody_asks(database: Database) -> 
     assert await database.read(lambda tx: endpoints.runs_wanting_progress(tx, ids)) == set(ids)
 
 
-async def test_a_one_run_webhook_hears_of_its_run_only(database: Database) -> None:
+async def test_a_one_run_webhook_gets_events_of_its_run_only(database: Database) -> None:
     run, other = await register(database, "1"), await register(database, "2")
     own = await add_endpoint(database, run_id=run.id, events=only("run.finished"))
     await record(database, run, "succeeded")
@@ -236,7 +236,7 @@ async def test_a_one_run_webhook_hears_of_its_run_only(database: Database) -> No
     assert [(d.endpoint_id, d.run_id) for d in owed] == [(own.id, run.id)]
 
 
-async def test_the_first_one_run_webhook_of_all_hears_of_its_run(database: Database) -> None:
+async def test_the_first_one_run_webhook_of_all_gets_events_of_its_run(database: Database) -> None:
     """Events were recorded before while no run had a webhook of its own."""
     await record(database, await register(database, "1"), "succeeded")
     run = await register(database, "2")
@@ -316,7 +316,7 @@ async def test_a_removed_run_is_gone_but_its_events_stay(database: Database) -> 
     assert again.id != run.id
 
 
-async def test_health_changes_are_told_once_each(database: Database) -> None:
+async def test_health_changes_are_reported_once_each(database: Database) -> None:
     async def turn(health: ConnectionHealth, reason: str | None = None) -> bool:
         return await database.write(
             lambda tx: connections.change_health(tx, "hub", provider="instabase", health=health, reason=reason)

@@ -111,7 +111,7 @@ async def test_headers_swapped_to_another_row_are_a_fault_that_setting_them_agai
     assert (await database.read(lambda tx: endpoints.get_endpoint(tx, two.id))) == faulty, "it is not lost by a change"
 
 
-async def test_a_new_key_seals_everything_anew_and_an_ordinary_start_writes_nothing(database: Database) -> None:
+async def test_a_new_key_encrypts_everything_again_and_an_ordinary_start_writes_nothing(database: Database) -> None:
     secret = new_secret()
     endpoint = await add_endpoint(database, secret=secret, headers={"authorization": TOKEN})
     await add_endpoint(database)
@@ -143,7 +143,7 @@ async def test_what_was_plain_is_encrypted_once_there_is_a_key(database: Databas
     assert await secrets_of(database, endpoint.id) == [secret]
 
 
-async def test_sealing_anew_goes_on_over_many_batches_and_past_what_no_key_opens(
+async def test_encrypting_again_goes_on_over_many_batches_and_past_what_no_key_opens(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encryption, "BATCH", 2)

@@ -82,7 +82,7 @@ async def count_attempts(database: Database, claimed: LeasedDelivery) -> int:
 # -- leases
 
 
-async def test_a_lease_is_told_by_the_clock_of_the_database(database: Database, another) -> None:
+async def test_a_lease_is_judged_by_the_clock_of_the_database(database: Database, another) -> None:
     """A node whose own clock is an hour off neither buries the others nor is buried."""
     for wrong_at in (START, datetime(2036, 1, 1, tzinfo=UTC)):
         confused = await another(ManualClock(wrong_at))
@@ -165,7 +165,7 @@ async def test_an_attempt_without_the_claim_leaves_no_trace(either: Database) ->
     assert await count_attempts(either, fresh) == 1
 
 
-async def test_an_attempt_whose_commit_was_not_heard_of_is_not_recorded_twice(either: Database) -> None:
+async def test_an_attempt_whose_commit_was_not_seen_is_not_recorded_twice(either: Database) -> None:
     endpoint = await add_endpoint(either)
     await record(either, await register(either), "succeeded")
     claimed = await claim_delivery(either, endpoint, ONE)
@@ -307,7 +307,7 @@ async def test_an_endpoint_in_trouble_is_probed_by_one_node_at_a_time(database: 
 # -- what two nodes do at the same moment
 
 
-async def test_two_nodes_that_see_the_same_failure_tell_it_once(either: Database) -> None:
+async def test_two_nodes_that_see_the_same_failure_report_it_once(either: Database) -> None:
     def turn(health: ConnectionHealth) -> Callable[[Tx], bool]:
         return lambda tx: connections.change_health(tx, "hub", provider="dify", health=health, reason="401")
 

@@ -66,7 +66,7 @@ async def test_what_is_not_due_is_not_claimed(database: Database) -> None:
     assert (early, [each.id for each in later]) == ([], [run.id])
 
 
-async def test_a_mistake_is_told_as_sqlalchemy_tells_it_and_undoes_its_caller_only(database: Database) -> None:
+async def test_a_mistake_is_reported_as_sqlalchemy_shows_it_and_undoes_its_caller_only(database: Database) -> None:
     run = await register(database)
     insert = sa.insert(run_tags)
 

@@ -116,7 +116,7 @@ def next_poll_shown(database: Database, poller: Poller, run: runs.Run) -> tuple[
     return live.next_poll_at, live.reason
 
 
-async def told(database: Database, run_id: str) -> list[str]:
+async def event_types(database: Database, run_id: str) -> list[str]:
     """The types of a run's events, in order."""
     return [event.type.value for event in await database.read(lambda tx: events.list_run_events(tx, run_id))]
 

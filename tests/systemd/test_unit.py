@@ -80,7 +80,7 @@ def test_a_faulty_configuration_is_not_restarted_for_ever(tmp_path: Path) -> Non
     assert settings()["RestartPreventExitStatus"] == str(process.EXIT_CONFIG)
 
 
-def test_a_resting_loop_is_heard_well_before_the_watchdog_bites() -> None:
+def test_a_resting_loop_reports_well_before_the_watchdog_bites() -> None:
     assert systemd.SILENCE_MAX_S >= 2 * loop.REST_MAX_S
     assert int(settings()["WatchdogSec"]) >= 2 * loop.REST_MAX_S
 

@@ -133,7 +133,7 @@ async def test_a_long_list_is_whole_and_a_body_is_shown_beside_the_feed(browser:
     await page.close()
 
 
-async def test_rows_tell_the_worst_of_their_deliveries_and_poll_an_open_run(
+async def test_rows_show_the_worst_of_their_deliveries_and_poll_an_open_run(
     browser: Browser, full: DaemonSetup
 ) -> None:
     page = await signed_in(browser, full, "runs?status=failed")

@@ -52,7 +52,7 @@ def test_without_runs_only_discovery_asks() -> None:
     assert wait_before_list([], 0.5, 0.25, 300.0, since_s=100.0) == 200.0
 
 
-def test_runs_that_nobody_told_us_of_gather_lateness_from_their_own_beginnings() -> None:
+def test_runs_that_were_not_registered_gather_lateness_from_their_own_beginnings() -> None:
     """As many small ones that begin one after another."""
     per_s, gone_s, steps = 0.2, 90.0, 400
     each = [MINUTE.lateness(0.0, gone_s * (n + 0.5) / steps) for n in range(steps)]

@@ -216,7 +216,7 @@ def test_a_burst_of_one_tenant_leaves_the_others_their_floor(urgencies: list[flo
     assert sum(pick is not None and pick.tenant == "loud" for pick in picks) >= 80
 
 
-def test_the_shadow_price_tells_by_how_much_the_account_is_over_capacity() -> None:
+def test_the_shadow_price_shows_by_how_much_the_account_is_over_capacity() -> None:
     """Requests wanted fall with the square root of the price: four times the price is twice the capacity."""
     limiter = FairRateLimiter()
     for _ in range(200):

@@ -142,7 +142,7 @@ async def test_a_locked_database_is_named_as_such(tmp_path: Path, monkeypatch: p
     other.close()
 
 
-async def test_a_second_daemon_is_kept_out_and_told_who_is_in(tmp_path: Path) -> None:
+async def test_a_second_daemon_is_kept_out_and_the_error_names_the_first(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     async with open_database(url):
         with pytest.raises(DatabaseRefused, match=r"another runbridge \(pid \d+ on .*\) is using"):
