@@ -225,6 +225,10 @@ class DaemonControl:
         """The outcome of the last check since the start."""
         return self._poller(name).client.last_check
 
+    def last_list_at(self, name: str) -> datetime | None:
+        """When the list of a connection's runs was last read here; None if it was not since the start."""
+        return self._poller(name).client.last_list_at
+
     def last_error(self, name: str) -> LastError | None:
         """The failed polls of a connection since the last one that could be read."""
         return self._poller(name).client.last_error

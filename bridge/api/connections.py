@@ -9,7 +9,6 @@ from bridge.api.context import Request, RequestContext, Response
 from bridge.api.request_models import ConnectionQuery, NoBody, NoQuery
 from bridge.api.response_models import CheckAnswer, ConnectionInFull, ConnectionList
 from bridge.domain.errors import NotFound
-from bridge.domain.run import Json
 from bridge.domain.suggestions import unknown
 from bridge.store.connections import HealthRow, list_health
 
@@ -42,10 +41,15 @@ def _known_name(context: RequestContext, request: Request[Any]) -> str:
     return name
 
 
-def _shown(context: RequestContext, name: str, health: Mapping[str, HealthRow], **more: Json) -> ConnectionInFull:
+def _shown(context: RequestContext, name: str, health: Mapping[str, HealthRow], **more: object) -> ConnectionInFull:
     bridge = context.bridge
-    state, last_error, last_check = bridge.connection_state(name), bridge.last_error(name), bridge.last_check(name)
-    remarks = bridge.remarks(name)
     return ConnectionInFull.of(
-        bridge.connections[name], health.get(name), last_error, last_check, state, remarks=remarks, **more
+        bridge.connections[name],
+        health.get(name),
+        last_error=bridge.last_error(name),
+        last_check=bridge.last_check(name),
+        last_list_at=bridge.last_list_at(name),
+        remarks=bridge.remarks(name),
+        state=bridge.connection_state(name),
+        **more,
     )

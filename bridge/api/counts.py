@@ -12,7 +12,7 @@ from typing import Final
 from bridge.domain.clock import Clock
 from bridge.domain.errors import StoreUnavailable
 from bridge.store.database import Database
-from bridge.store.summary import MINUTES, Counts, Minute, count_all, count_minutes, keep_counts, kept
+from bridge.store.summary import Counts, Minute, count_all, count_minutes, keep_counts, kept
 from bridge.store.transaction import Tx
 
 FRESH_S: Final = 1.0
@@ -28,10 +28,10 @@ Reading = tuple[Counts, dict[datetime, Minute]]
 
 
 class CountKeeper:
-    """Owns the newest counts, the minutes of the last hour, and the hours of the last day.
+    """Owns the newest counts, the minutes of this hour and the one before it, and the hours of the last day.
 
-    Only the newest two minutes are counted again. Each hour is counted once, when it is over. After a start all hours
-    are counted together, or, in a large database, one after each count.
+    Only the newest two minutes are counted again. An hour that is over is the sum of its minutes. The hours before the
+    start are counted once: together, or, in a large database, one after each count.
     """
 
     def __init__(self, database: Database, clock: Clock, measure: Callable[[], float] | None = None) -> None:
@@ -43,7 +43,6 @@ class CountKeeper:
         self._took_s = 0.0
         self._stale_at = 0.0
         self._hours: dict[datetime, Minute] = {}
-        self._young: dict[datetime, Minute] = {}  # the hour that is just over, as long as it may still change
         self._filling: asyncio.Task[None] | None = None
 
     async def newest(self) -> Reading:
@@ -79,18 +78,18 @@ class CountKeeper:
                     await task
 
     def hours(self, now: datetime, minutes: Mapping[datetime, Minute]) -> dict[datetime, Minute | None]:
-        """The last 24 hours, oldest first; None: not counted yet. The current hour is the sum of its minutes so far."""
-        current = now.replace(minute=0, second=0, microsecond=0)
+        """The last 24 hours, oldest first; None: not counted yet. The minutes of the newest two are added up."""
+        current = _hour_of(now)
         past = (current - back * _HOUR for back in range(HOURS - 1, 0, -1))
-        rest = [minute for at, minute in minutes.items() if at >= current]
-        total = Minute(*(sum(getattr(minute, name) for minute in rest) for name in ("settled", "delivered", "failed")))
-        return {**{at: self._hours.get(at, self._young.get(at)) for at in past}, current: total}
+        found = {at: self._hours.get(at) for at in past}
+        if self._kept is not None:
+            found[current - _HOUR] = found[current - _HOUR] or _sum(minutes, current - _HOUR)
+        return {**found, current: _sum(minutes, current)}
 
     async def _fill(self) -> None:
         """Count hours that are over and were not counted yet, the newest first."""
-        now = self._clock.now()
-        last = now.replace(minute=0, second=0, microsecond=0)
-        wanted = [last - back * _HOUR for back in range(1, HOURS)]
+        last = _hour_of(self._clock.now())
+        wanted = [last - back * _HOUR for back in range(2, HOURS)]
         missing = [at for at in wanted if at not in self._hours]
         if not missing:
             return
@@ -98,25 +97,25 @@ class CountKeeper:
         with contextlib.suppress(StoreUnavailable):
             found = await self._database.read(lambda tx: count_minutes(tx, since, missing[0] + _HOUR, size=60))
             counted = {at: found.get(at, Minute()) for at in wanted if since <= at <= missing[0]}
-            self._young = {at: hour for at, hour in counted.items() if at + _HOUR + _STILL_CHANGING > now}
-            kept = {at: hour for at, hour in {**self._hours, **counted}.items() if at >= wanted[-1]}
-            self._hours = {at: hour for at, hour in kept.items() if at not in self._young}
+            self._hours = {at: hour for at, hour in {**self._hours, **counted}.items() if at >= wanted[-1]}
 
     async def _count(self) -> Reading:
         known = self._kept[1] if self._kept else {}
-        hour_ago = self._clock.now().replace(second=0, microsecond=0) - timedelta(minutes=MINUTES - 1)
-        since = hour_ago
+        current = _hour_of(self._clock.now())
+        first = since = current - _HOUR
         if self._kept is not None:
-            since = max(hour_ago, self._kept[0].at.replace(second=0, microsecond=0) - _STILL_CHANGING)
+            since = max(first, self._kept[0].at.replace(second=0, microsecond=0) - _STILL_CHANGING)
 
         def work(tx: Tx) -> tuple[Reading, float]:
             started = self._measure()
-            kept = {at: minute for at, minute in known.items() if hour_ago <= at < since}
+            kept = {at: minute for at, minute in known.items() if first <= at < since}
             reading = count_all(tx), {**kept, **count_minutes(tx, since)}
             return reading, self._measure() - started
 
         reading, self._took_s = await self._database.read(work)
         self._kept = reading
+        if self._clock.now() >= current + _STILL_CHANGING:
+            self._hours[first] = _sum(reading[1], first)
         self._stale_at = self._clock.monotonic() + max(FRESH_S, self._took_s / SHARE_MAX)
         if self._took_s > AWAITED_S:
             with contextlib.suppress(StoreUnavailable):  # a full disk, for example, is no reason not to count
@@ -129,3 +128,13 @@ class CountKeeper:
             self._filling = asyncio.create_task(self._fill())
         if not task.cancelled() and task.exception() is not None:
             self._kept = None  # so that the next reader counts, and gets the error of the database
+
+
+def _hour_of(at: datetime) -> datetime:
+    return at.replace(minute=0, second=0, microsecond=0)
+
+
+def _sum(minutes: Mapping[datetime, Minute], hour: datetime) -> Minute:
+    """The counts of the hour that begins then."""
+    its = [minute for at, minute in minutes.items() if _hour_of(at) == hour]
+    return Minute(*(sum(getattr(minute, name) for minute in its) for name in ("settled", "delivered", "failed")))

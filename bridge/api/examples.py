@@ -139,6 +139,7 @@ _CONNECTION: dict[str, Any] = {
     "since": "2026-01-15T10:00:00.000Z",
     "last_error": None,
     "last_check": None,
+    "last_list_at": "2026-01-15T10:30:01.250Z",
     "definition": None,
     "remarks": [],
     "limits": {"requests_per_second": None, "max_in_flight": None},

@@ -181,6 +181,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "since": "When its health last changed; null before the first answer.",
         "last_error": "The latest failed poll since the last one that could be read; null if there is none.",
         "last_check": "The outcome of the last check of its key; null if none was made since the start.",
+        "last_list_at": "When the provider's list of runs was last read by this daemon; null if it was not since the start.",
         "definition": "The definition that reads its answers; null for a provider that is built in.",
         "remarks": "What the definition could not read in its answers.",
         "limits": "The limits that the configuration sets.",

@@ -106,6 +106,10 @@ class Bridge(Protocol):
         """The outcome of the last `check_connection` since the start."""
         ...
 
+    def last_list_at(self, name: str) -> datetime | None:
+        """When the list of a connection's runs was last read here; None if it was not since the start."""
+        ...
+
     def last_error(self, name: str) -> LastError | None:
         """The failed polls of a connection since the last one that could be read."""
         ...

@@ -16,11 +16,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, WrapValidator
 
 from bridge.api.ports import LivePoll
-from bridge.domain.connection import Connection, ConnectionHealth, KeyCheck
+from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.errors import InvalidInput, Problem
 from bridge.domain.event import EventType, run_body
-from bridge.domain.failure import FailureKind, LastError
-from bridge.domain.run import Json, Run, RunStatus
+from bridge.domain.failure import FailureKind
+from bridge.domain.run import Run, RunStatus
 from bridge.domain.timestamps import format_duration, format_instant
 from bridge.store.connections import HealthRow
 
@@ -318,6 +318,7 @@ class ConnectionAnswer(Shown):
     since: When | None
     last_error: LastErrorAnswer | None
     last_check: CheckAnswer | None
+    last_list_at: When | None
     definition: DefinitionAnswer | None
     remarks: list[RemarkAnswer]
     limits: LimitsAnswer
@@ -325,16 +326,8 @@ class ConnectionAnswer(Shown):
     state: dict[str, Any]
 
     @classmethod
-    def of(
-        cls,
-        connection: Connection,
-        health: HealthRow | None,
-        last_error: LastError | None,
-        last_check: KeyCheck | None,
-        state: dict[str, Json],
-        **more: object,
-    ) -> Self:
-        """A connection without its key; a limit of null is learned from the provider's answers."""
+    def of(cls, connection: Connection, health: HealthRow | None, **more: object) -> Self:
+        """A connection without its key; a limit of null is learned from the provider's answers. `more`: the other fields."""
         cadence = CadenceAnswer.model_validate(connection.cadence)
         return cls.model_validate(
             {
@@ -344,12 +337,9 @@ class ConnectionAnswer(Shown):
                 "health": health.health if health else ConnectionHealth.UNKNOWN,
                 "reason": health.reason if health else None,
                 "since": health.since if health else None,
-                "last_error": last_error,
-                "last_check": last_check,
                 "definition": connection.definition,
                 "limits": connection,
                 "cadence": cadence.model_copy(update={"price": None}) if cadence.target_delay else cadence,
-                "state": state,
                 **more,
             }
         )

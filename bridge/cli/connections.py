@@ -174,6 +174,7 @@ def _facts(connection: Object, state: Object) -> Iterator[tuple[str, Cell]]:
     is_paused = paused_s * state["requests_per_second"] > 1  # otherwise the usual gap between two requests
     yield "paused", f"for {_shown(paused_s)}" if is_paused else None
     yield "capacity", _over_capacity(state)
+    yield "last list", ago(connection["last_list_at"]) if connection.get("last_list_at") else None
     yield "runs watched", state["runs_in_hand"]
     yield "cadence", ", ".join(f"{key} {value}" for key, value in cadence.items() if value is not None)
 

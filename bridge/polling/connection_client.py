@@ -76,6 +76,7 @@ class ConnectionClient:
         self._sessions = sessions
         self._http = open_http(sessions, connection, self.provider)
         self.last_check: KeyCheck | None = None
+        self.last_list_at: datetime | None = None
         self._failures = 0
         self._refusals = 0
         self._failing_from = 0.0
@@ -125,7 +126,9 @@ class ConnectionClient:
 
     async def list_runs(self, *, since: datetime, cursor: str | None = None) -> RunPage:
         """One page of the provider's list. Raises ProviderFailure."""
-        return await self.provider.list_runs(self._http, since=since, cursor=cursor)
+        page = await self.provider.list_runs(self._http, since=since, cursor=cursor)
+        self.last_list_at = self._clock.now()
+        return page
 
     async def _with_output(self, run: Run, seen: Observed) -> Observed:
         """Fetch the output when its turn comes among the polls; polls that are worth more go first."""

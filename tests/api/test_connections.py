@@ -86,6 +86,12 @@ async def test_a_check_makes_one_call_and_shows_what_came_of_it(sqlite_api: Api)
     assert (unknown.status, "did you mean `dify-prod`" in unknown.body["detail"]) == (404, True)
 
 
+async def test_a_connection_says_when_its_list_was_last_read(sqlite_api: Api) -> None:
+    sqlite_api.bridge.lists["dify-prod"] = NOW
+    listed, never = (await sqlite_api.call("GET", "/v1/connections")).body["data"]
+    assert (listed["last_list_at"], never["last_list_at"]) == ("2026-01-15T10:30:00.000Z", None)
+
+
 async def test_alive_is_not_the_same_as_ready(sqlite_api: Api) -> None:
     sqlite_api.bridge.ready = False
     alive = await sqlite_api.call("GET", "/healthz", token=None)

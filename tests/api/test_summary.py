@@ -129,14 +129,14 @@ async def test_minutes_that_are_over_are_not_counted_again(api: Api) -> None:
     await api.database.write(lambda tx: tx.connection.exec_driver_sql("DELETE FROM events"))
     api.clock.advance(60)
     assert (await keeper.read())[1][NOW].settled == 1
-    api.clock.advance(3600)
+    api.clock.advance(2 * 3600)
     assert NOW not in (await keeper.read())[1]
     await keeper.close()
 
 
 @pytest.mark.usefixtures("is_patient")
 async def test_the_hours_of_a_day_are_counted_once_they_are_over(api: Api) -> None:
-    """The last one is not over: its minutes are added up. An hour that is just over is counted again."""
+    """The last one is not over: its minutes are added up."""
     await api.finish((await api.register("a"))["id"])
     api.clock.advance(3600)
     await api.finish((await api.register("b"))["id"])
@@ -151,3 +151,20 @@ async def test_the_hours_of_a_day_are_counted_once_they_are_over(api: Api) -> No
     assert [hour["at"] for hour in found[-1]] == sorted(hour["at"] for hour in found[-1])
     assert (len(found[-1]), found[-1][-1]["at"]) == (24, "2026-01-15T11:00:00.000Z")
     assert [hour["settled"] for hour in found[-1]] == [*[0] * 22, 1, 1]
+
+
+@pytest.mark.usefixtures("is_patient")
+async def test_the_hour_that_is_just_over_has_its_numbers_at_once(api: Api) -> None:
+    """The first summary of a new hour shows what the one before saw of the old."""
+    await api.finish((await api.register("a"))["id"])
+    api.clock.advance(60)
+    assert (await api.call("GET", "/v1/summary")).body["hours"][-1]["settled"] == 1
+    api.clock.advance(29 * 60)  # to eleven
+    just_over, current = (await api.call("GET", "/v1/summary")).body["hours"][-2:]
+    assert (just_over["at"], just_over["settled"]) == ("2026-01-15T10:00:00.000Z", 1)
+    assert (current["at"], current["settled"]) == ("2026-01-15T11:00:00.000Z", 0)
+    api.clock.advance(180)
+    await api.call("GET", "/v1/summary")
+    api.clock.advance(3600)
+    *_, older, just_over, current = (await api.call("GET", "/v1/summary")).body["hours"]
+    assert [one["settled"] for one in (older, just_over, current)] == [1, 0, 0]

@@ -62,6 +62,7 @@ async def test_one_list_is_the_first_poll_of_all_runs_of_a_batch(
         await work(poller.run_pass, poller.bell, lambda: all_observed(database, watched))
     assert polls(sandbox) == []
     assert 1 <= len(lists(sandbox)) <= 2
+    assert poller.client.last_list_at is not None
     assert await event_types(database, watched[0].id) == ["run.started"]
 
 

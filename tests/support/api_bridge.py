@@ -63,6 +63,7 @@ class ApiBridge:
     held: dict[str, LivePoll] = field(default_factory=dict)
     last_errors: dict[str, LastError] = field(default_factory=dict)
     last_checks: dict[str, KeyCheck] = field(default_factory=dict)
+    lists: dict[str, datetime] = field(default_factory=dict)
     ready: bool = True
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     before_trigger: asyncio.Event | None = None
@@ -129,6 +130,10 @@ class ApiBridge:
     def last_check(self, name: str) -> KeyCheck | None:
         """The last one of `check_connection`."""
         return self.last_checks.get(name)
+
+    def last_list_at(self, name: str) -> datetime | None:
+        """The time that a test has set."""
+        return self.lists.get(name)
 
     def last_error(self, name: str) -> LastError | None:
         """The one that a test has set."""
