@@ -35,25 +35,23 @@ async def serve(config: Config, *, read_config: Callable[[], Config]) -> None:
     async with daemon.workers:
         try:
             await daemon.start()
-            _tune_interpreter()
+            _tune_collector()
             daemon.workers.start("reloader", lambda: _reload_when(reload_wanted, daemon))
             await stop_wanted.wait()
         finally:
             await daemon.stop()
 
 
-def _tune_interpreter() -> None:
-    """Keep the garbage collector and the threads out of the event loop's way.
+def _tune_collector() -> None:
+    """Keep the garbage collector out of the event loop's way.
 
     Objects that exist now stay until the end, so they are never scanned; new ones are scanned every 10,000 instead of
-    every 700. The event loop gives up the interpreter with every system call, and gets it back from a busy database
-    thread after 1 ms instead of 5.
+    every 700.
     """
     gc.collect()
     gc.freeze()
     gc.enable()
     gc.set_threshold(10_000, 20, 20)
-    sys.setswitchinterval(0.001)
 
 
 async def _reload_when(wanted: asyncio.Event, daemon: Daemon) -> None:
