@@ -112,8 +112,8 @@ async def test_sending_an_event_again_takes_as_many_statements_for_forty_endpoin
     def note(*_: object) -> None:
         counts[-1] += 1
 
-    for number in (3, 41):
-        while len((await sqlite_api.call("GET", "/v1/endpoints?limit=200")).body["data"]) < number:
+    for number, added in ((3, 0), (41, 38)):
+        for _ in range(added):
             await sqlite_api.create_endpoint(events=["run.finished"])
         for _ in range(2):  # as new deliveries, and as those that are there
             counts.append(0)
