@@ -15,6 +15,7 @@ from bridge.domain.connection import ConnectionHealth
 from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import Run, RunStatus
 from bridge.polling import list_poller, poll_results
+from bridge.polling.poller import Poller
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
 from bridge.sandbox.state import SandboxRun, SandboxState
 from bridge.store import connections, run_leases, runs
@@ -67,6 +68,14 @@ async def test_one_list_is_the_first_poll_of_all_runs_of_a_batch(
 
 
 @pytest.mark.slow
+async def register_late(database: Database, sandbox: Sandbox, poller: Poller) -> Run:
+    """Register a run that the poller acquires at once."""
+    theirs = sandbox.add_run("retab", scenario=FOR_EVER)
+    run = await register(database, theirs, connection="retab-1", provider="retab")
+    poller.leases.expect()
+    return run
+
+
 @pytest.mark.usefixtures("waits_for_lists")
 async def test_first_polls_of_runs_that_come_one_by_one_share_a_list(database: Database, sandbox: Sandbox) -> None:
     cadence = replace(CALM, price_s=10.0)
@@ -78,9 +87,7 @@ async def test_first_polls_of_runs_that_come_one_by_one_share_a_list(database: D
 
         async def all_came_and_were_observed() -> bool:
             if len(late) < 12:
-                theirs = sandbox.add_run("retab", scenario=FOR_EVER)
-                late.append(await register(database, theirs, connection="retab-1", provider="retab"))
-                poller.leases.expect()
+                late.append(await register_late(database, sandbox, poller))
                 return False
             return await all_observed(database, late)
 
@@ -110,9 +117,7 @@ async def test_first_polls_right_after_others_had_theirs_wait_for_company(
                 return False
             if len(late) < 3:
                 comes_at = time.monotonic() + 0.55  # longer than a first poll waits alone
-                theirs = sandbox.add_run("retab", scenario=FOR_EVER)
-                late.append(await register(database, theirs, connection="retab-1", provider="retab"))
-                poller.leases.expect()
+                late.append(await register_late(database, sandbox, poller))
                 return False
             return await all_observed(database, late)
 
