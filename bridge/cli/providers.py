@@ -122,7 +122,10 @@ def _variable(name: str) -> str:
     multiple=True,
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A recorded answer about one run, or a page of the list; give several to show more words.",
+    help="A recorded answer about one run, or a page of the list; several show more words.",
+)
+@click.argument(
+    "more", metavar="[ANSWER.json]...", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--base-url", default="https://api.example.com/TODO", help="What paths are appended to.")
 @click.option("--get", "address", default="/TODO/{id}", help="The path of one run, with {id}.")
@@ -130,13 +133,14 @@ def _variable(name: str) -> str:
 @config_option
 @pass_settings
 def new(
-    settings: Settings, name: str, answers: tuple[Path, ...], base_url: str, address: str, folder: Path | None
-) -> int:
+    settings: Settings, name: str, answers: tuple[Path, ...], more: tuple[Path, ...], base_url: str, address: str,
+    folder: Path | None,
+) -> int:  # fmt: skip
     """Write a first definition NAME by guessing once from recorded answers, with a comment for each guess."""
     from bridge.cli.provider_authoring import write_draft
 
     place = folder or definitions_folder(find_config(settings.config_path, os.environ)) or Path("providers")
-    return write_draft(name, answers, base_url, address, place)
+    return write_draft(name, answers + more, base_url, address, place)
 
 
 @providers.command("try")

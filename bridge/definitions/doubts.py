@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,11 @@ def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
         yield from (f"{dotted(at)}: {said}" for said in _doubts_of_text(text, is_body="body" in at))
         if at[-1] == "body" and text.lstrip().startswith('{"'):
             yield f"{dotted(at)}: JSON in quotes is sent as text; write a table: body = {{ … }}"
-    used = {name for _, text in texts for name in names_in(text)} | id_parts(tables["run"]).keys()
+    parts = id_parts(tables["run"]).keys()
+    for table in tables.keys() & {"output", "cancel"}:
+        if parts.isdisjoint(name for at, text in texts if at[0] == table for name in names_in(text)):
+            yield f"{table}: no part of the run's id stands in it, so it is the same for every run"
+    used = {name for _, text in texts for name in names_in(text)} | parts
     for name in tables.get("vars", {}).keys() - used:
         yield f"vars.{name}: {{{name}}} stands nowhere in the file"
     yield from _doubts_of_key(tables)
@@ -43,6 +48,8 @@ def _doubts_of_text(text: str, *, is_body: bool) -> Iterator[str]:
         if number % 2 and before.endswith(("$", ":")) and not is_body:
             yield f"the {before[-1]!r} before {{{piece}}} is sent as it is; a name stands in braces alone"
         before += "" if number % 2 else piece
+    if re.search(r"\{\{ ?[\w.]+ ?(\|[^{}]*)?\}\}", before):
+        yield "braces in braces are sent as they are; a value stands as {name}, and nothing is computed"
 
 
 def _doubts_of_key(tables: Mapping[str, Any]) -> Iterator[str]:
@@ -59,4 +66,6 @@ def _doubt_of_word(word: str) -> str:
         return f"{word!r} is one word with a comma; each word stands in quotation marks of its own"
     if word != word.strip():
         return f"{word!r} begins or ends with a blank, which counts"
+    if word == "*":
+        return "'*' is a word like any other; one in no list is unknown, and the run stays watched"
     return "a status that is null is not this text; write absent = …" if word == "null" else ""

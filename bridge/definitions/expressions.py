@@ -55,10 +55,8 @@ def check_expression(text: str) -> None:
 
 def _never_true(node: dict[str, Any]) -> str:
     """Why a part of an expression fails, or finds nothing, on every answer; empty if it does not."""
-    children, values = (
-        node["children"],
-        [child.get("value") for child in node["children"] if child["type"] == "literal"],
-    )
+    children = node["children"]
+    values = [child.get("value") for child in children if child["type"] == "literal"]
     if node["type"] in {"subexpression", "comparator"} and children[0]["type"] == "not_expression":
         return "`!` is read before what follows the name; write `!(a.b)`, and `a != b`"
     if node["type"] == "comparator" and node["value"] not in {"eq", "ne"}:

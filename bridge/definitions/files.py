@@ -138,9 +138,11 @@ class Definitions:
             inherited = {key: value for key, value in tables.items() if key not in _OWN}
             tables = _merged(inherited, each.tables)
         faults = faults_in(tables)
-        if (given := tables.get("name")) != file.name and isinstance(given, str) and re.fullmatch(NAME, given):
-            what = "folder" if file.path.name == "definition.toml" else "file"
-            faults.append((("name",), f"found {given!r}; the {what} is called {file.name!r}"))
+        what = "folder" if file.path.name == "definition.toml" else "file"
+        for key in ("name", "replaces"):
+            given = tables.get(key, file.name)
+            if given != file.name and isinstance(given, str) and re.fullmatch(NAME, given):
+                faults.append(((key,), f"found {given!r}; the {what} is called {file.name!r}"))
         if faults:
             raise DefinitionInvalid([Mistake(*_place(chain, at), dotted(at), message) for at, message in faults])
         digests = "".join(hashlib.sha256(each.data).hexdigest() for each in chain)
@@ -269,8 +271,7 @@ def _resolved(header: dict[str, Any], counts: dict[At, int]) -> At:
 
 def _paths_in(value: Any, at: At) -> Iterator[At]:
     """The paths of everything in a value."""
-    for name, inner in (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    ):
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in inside:
         yield (*at, name)
         yield from _paths_in(inner, (*at, name))

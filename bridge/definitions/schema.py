@@ -174,9 +174,7 @@ def _check_exchange(text: str) -> None:
 
 
 def _check_json(value: object) -> None:
-    if not isinstance(value, dict | list | str | int | float) or (
-        isinstance(value, float) and not math.isfinite(value)
-    ):
+    if not isinstance(value, dict | list | str | int) and not (isinstance(value, float) and math.isfinite(value)):
         raise ValueError("JSON has no such value; write it as text")
 
 

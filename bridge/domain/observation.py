@@ -95,6 +95,7 @@ class RunPage:
     """One page of a provider's list; `next_cursor` is None on the last page.
 
     `poll_after_s` and `answered_at` as in `Observed`. `is_newest_first`: what stands behind a run is older than it.
+    `remark`: what a definition finds in no item of the page, as a sentence.
     """
 
     runs: tuple[ListedRun, ...]
@@ -102,3 +103,4 @@ class RunPage:
     poll_after_s: float | None = None
     answered_at: str | None = None
     is_newest_first: bool = True
+    remark: str | None = None

@@ -128,6 +128,8 @@ class ConnectionClient:
         """One page of the provider's list. Raises ProviderFailure."""
         page = await self.provider.list_runs(self._http, since=since, cursor=cursor)
         self.last_list_at = self._clock.now()
+        if page.remark is not None:
+            self._note_remark(page.remark, None, None)
         return page
 
     async def _with_output(self, run: Run, seen: Observed) -> Observed:
@@ -179,7 +181,7 @@ class ConnectionClient:
         finally:
             self.limiter.forget(tenant)
 
-    def _note_remark(self, said: str, run_id: str, word: str | None) -> None:
+    def _note_remark(self, said: str, run_id: str | None, word: str | None) -> None:
         """Keep a remark, and log it the first time."""
         known = self.remarks.get(said)
         self.remarks[said] = Remark(self._clock.now(), known.count + 1 if known else 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,10 +32,9 @@ from bridge.providers.base import (
 )
 from bridge.providers.definition_answers import FAILURES, Answer, Answers, longest
 from bridge.providers.definition_requests import (
-    Hosts,
-    Page,
     Pages,
     Request,
+    allowed_address,
     fill,
     has_values,
     instant_as,
@@ -94,12 +93,7 @@ class DefinedProvider(ProviderDefaults):
     # --- Requests
 
     def _send(
-        self,
-        http: ProviderHttp,
-        request: Request,
-        *,
-        headers: Mapping[str, str] | None = None,
-        **more: Any,
+        self, http: ProviderHttp, request: Request, *, headers: Mapping[str, str] | None = None, **more: Any
     ) -> Awaitable[ProviderResponse]:
         """Send a request with the key. Raises ProviderFailure."""
         query = request.query
@@ -107,7 +101,7 @@ class DefinedProvider(ProviderDefaults):
             query = [*query, (self._key_place["query"], key_of(http))]
         send = partial(http.request, request.method, request.path, query=query, json_body=request.body, **more)
         if self._exchange is not None:
-            return self._exchange.with_token(send, http, self._at(http).values, headers or {})
+            return self._exchange.with_token(send, http, self._variables(http), headers or {})
         return send(headers=headers)
 
     async def _ask(
@@ -135,14 +129,23 @@ class DefinedProvider(ProviderDefaults):
             raise ProviderFailure(PollFailed(kind, said[:MESSAGE_CHARS_MAX], response.status, meaning.pause_s))
         return replaced(response, poll_after_s=longest(response.poll_after_s, meaning.pause_s))
 
-    def _at(self, http: ProviderHttp) -> _AtConnection:
-        known: _AtConnection | None = http.prepared.get(self)
-        if known is None:
-            known = http.prepared[self] = _AtConnection(self, self.definition.values(http.options))
-        return known
+    def _variables(self, http: ProviderHttp) -> dict[str, str]:
+        return self.definition.values(http.options)
 
     def _values(self, http: ProviderHttp, provider_run_id: str) -> dict[str, Json]:
-        return {**self._at(http).values, **self.answers.run_id.split(provider_run_id)}
+        return {**self._variables(http), **self.answers.run_id.split(provider_run_id)}
+
+    def _poll_of(self, http: ProviderHttp, provider_run_id: str) -> Request:
+        """The request of a poll; those for the runs that were polled lately are kept."""
+        kept: Callable[[str], Request] | None = http.prepared.get(self)
+        if kept is None:
+            run, kinds = self.tables["run"], self.answers.run_id.kinds
+            kept = lru_cache(REQUESTS_KEPT)(lambda run_id: request_of(run, self._values(http, run_id), kinds))
+            http.prepared[self] = kept
+        return kept(provider_run_id)
+
+    def _absolute(self, http: ProviderHttp, request: Request) -> Callable[[str], str]:
+        return partial(allowed_address, self.tables, http.base_url, asked=http.address_of(request.path))
 
     # --- One run
 
@@ -151,7 +154,7 @@ class DefinedProvider(ProviderDefaults):
         last_body = last.body if last and self.answers.is_by_body else None
         response = None
         try:
-            request = self._at(http).request_for(provider_run_id)
+            request = self._poll_of(http, provider_run_id)
         except ValueError as error:
             return PollFailed(FailureKind.REJECTED, f"{provider_run_id[:100]}: {error}")
         try:
@@ -167,11 +170,11 @@ class DefinedProvider(ProviderDefaults):
                 return Observed(last.observation, response.poll_after_s, etag=etag, body=last_body)
             answer = Answer(response.status, response.headers, response.body, response.damaged)
         result, _ = self.answers.result_of(answer, run_id=provider_run_id, last=last, redacted=http.redacted)
-        if isinstance(result, PollFailed) and response is not None:
+        if isinstance(result, PollFailed):
+            if response is None:
+                return result
             said = f"{request.what}: {result.message}"[:MESSAGE_CHARS_MAX]
             return replace(result, message=said, retry_after_s=longest(result.retry_after_s, response.poll_after_s))
-        if isinstance(result, PollFailed):
-            return result
         result = replaced(result, answered_at=provider_instant(answer.headers.get("date")))
         if response is None:
             return result
@@ -187,7 +190,7 @@ class DefinedProvider(ProviderDefaults):
         listing = self.tables.get("list")
         if listing is None:
             return await super().list_runs(http, since=since, cursor=cursor)
-        values, pages, notes = self._at(http).values, Pages(listing.get("next")), Notes()
+        values, pages = self._variables(http), Pages.of(listing)
         page, address = pages.at(cursor), pages.address(cursor)
         if "since" in listing and address is None:
             page[listing["since"]["query"]] = instant_as(since, listing["since"].get("time", "iso"))
@@ -195,20 +198,23 @@ class DefinedProvider(ProviderDefaults):
         fields = list_fields(listing)
         response = await self._ask(http, request, is_of_run=False, timeout_s=LIST_TIMEOUT_S, fields=fields)
         with _usable(f"the list of {self.name}", response):
-            rows = rows_in(listing, response.body, notes)
-            came = Page(response.headers, response.body, http.address_of(request.path))
-            following = pages.after(cursor, came, [item for _, item in rows], Hosts.of(self.tables, http.base_url))
-        listed = (self.answers.listed(key, item, values, notes) for key, item in rows)
-        runs, answered_at = tuple(filter(None, listed)), provider_instant(response.headers.get("date"))
-        is_newest_first = listing.get("newest_first", False)
-        return RunPage(runs, following, response.poll_after_s, answered_at, is_newest_first=is_newest_first)
+            rows = rows_in(listing, response.body)
+            items, absolute = [item for _, item in rows], self._absolute(http, request)
+            following = pages.after(cursor, response.headers, response.body, items, absolute)
+        runs, remark = self.answers.runs_in(rows, values)
+        answered_at, is_newest_first = (
+            provider_instant(response.headers.get("date")),
+            listing.get("newest_first", False),
+        )
+        pause_s = response.poll_after_s
+        return RunPage(runs, following, pause_s, answered_at, is_newest_first=is_newest_first, remark=remark)
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
         """[output]: what `read` finds; of several pages their lists joined. Raises ProviderFailure."""
         table = self.tables.get("output")
         if table is None:
             return await super().fetch_output(http, run_id)
-        values, pages = self._values(http, run_id), Pages(table.get("next"))
+        values, pages = self._values(http, run_id), Pages.of(table)
         first, joined, cursor, room = None, list[Json](), None, http.body_bytes_max
         for number in range(OUTPUT_PAGES_MAX):
             address, kinds = pages.address(cursor), self.answers.run_id.kinds
@@ -223,8 +229,8 @@ class DefinedProvider(ProviderDefaults):
                 if items is None:
                     return first if number == 0 else joined
                 joined += items
-                came = Page(response.headers, response.body, http.address_of(request.path))
-                cursor = pages.after(cursor, came, items, Hosts.of(self.tables, http.base_url)) if items else None
+                absolute = self._absolute(http, request)
+                cursor = pages.after(cursor, response.headers, response.body, items, absolute) if items else None
             if cursor is None:
                 break
         return joined if "join" not in table or not isinstance(first, dict) else _joined(table, first, joined)
@@ -249,7 +255,7 @@ class DefinedProvider(ProviderDefaults):
         table = self.tables.get("trigger")
         if table is None:
             raise Unsupported(f"the definition of {self.name} cannot start runs; start it there and register its id")
-        values, given = self._at(http).values, table.get("inputs", {})
+        values, given = self._variables(http), table.get("inputs", {})
         members = inputs if given.get("merge") else {}
         if not isinstance(members, dict):
             about = f": {given['about']}" if "about" in given else ""
@@ -293,9 +299,8 @@ class DefinedProvider(ProviderDefaults):
         except ProviderFailure as failure:
             status = failure.failed.status or 0
             is_refused = 200 <= status < 300 and failure.failed.kind in FAILURES.values()  # by a rule: only they say so
-            if not is_refused and (
-                status in allowed if allowed else 200 <= status < 300
-            ):  # done, without readable JSON
+            is_done = status in allowed if allowed else 200 <= status < 300  # without readable JSON
+            if is_done and not is_refused:
                 return Answer(status, failure.headers, failure.body), failure
             raise action_error(failure) from None
         if allowed and response.status not in allowed:
@@ -309,7 +314,7 @@ class DefinedProvider(ProviderDefaults):
                 raise Unsupported(f"key not proven: the definition of {self.name} has neither [check] nor [list]")
             await self.list_runs(http, since=_LONG_AGO)
             return
-        request = request_of(table, self._at(http).values, {})
+        request = request_of(table, self._variables(http), {})
         try:
             response = await self._ask(http, request, is_of_run=False)
         except ProviderFailure as failure:
@@ -323,20 +328,9 @@ class DefinedProvider(ProviderDefaults):
     async def present_key(self, http: ProviderHttp) -> None:
         """The exchange of the key for a token, if there is one, else `check`."""
         if self._exchange is None:
-            return await self.check(http)
-        await self._exchange.header(http, self._at(http).values, renew=False)
-        return None
-
-
-class _AtConnection:
-    """The values of a definition's variables at one connection, and the requests for the runs polled there lately."""
-
-    def __init__(self, provider: DefinedProvider, values: Mapping[str, str]) -> None:
-        run, run_id = provider.tables["run"], provider.answers.run_id
-        self.values = values
-        self.request_for = lru_cache(maxsize=REQUESTS_KEPT)(
-            lambda provider_run_id: request_of(run, {**values, **run_id.split(provider_run_id)}, run_id.kinds)
-        )
+            await self.check(http)
+        else:
+            await self._exchange.header(http, self._variables(http), renew=False)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from bridge.domain.ids import is_same_run_id
 from bridge.domain.observation import LastResponse, ListedRun, Observation, Observed, PollFailed, PollResult
 from bridge.domain.run import Json, RunStatus
 from bridge.providers.definition_reader import DefinitionReader, Reading
-from bridge.providers.definition_requests import Hosts, RunId, pause_s
+from bridge.providers.definition_requests import Rows, RunId, allowed_address, pause_s
 from bridge.providers.failures import MESSAGE_CHARS_MAX, error_text, failure_kind, judged_404, said_instead
 from bridge.providers.fields import check_id, check_same_run, id_of, text_of
 from bridge.providers.partial_json import without_damage
@@ -90,10 +90,8 @@ class Answers:
         for number, each in enumerate(self._rules):
             if (is_of_run or each["means"] in _OF_ANY_REQUEST) and _fits(each, answer, notes, f"answer[{number}].if"):
                 means, rule = each["means"], f"answer[{number}]"
-                given = each.get("until") or each.get("after")
-                asked = (
-                    pause_s(given, answer.headers, answer.body, notes, is_instant="until" in each) if given else None
-                )
+                if given := each.get("until") or each.get("after"):
+                    asked = pause_s(given, answer.headers, answer.body, notes, is_instant="until" in each)
                 break
         usual = requested_pause_s(answer.headers, with_quota=means == "throttled")
         if asked is None and not self._hints:  # as of nearly every answer
@@ -146,19 +144,16 @@ class Answers:
             self.check_same_run(reading.answered_id, run_id)
         seen = reading.observation
         if means != "ok":
-            seen = self._in_status(seen, RunStatus(means), answer)
+            status, word = RunStatus(means), seen.provider_status
+            word = str(answer.status) if seen.status is RunStatus.UNKNOWN else word
+            elsewhere = self.reader.needs_output(status) and seen.output is None
+            seen = replace(seen, status=status, provider_status=word, output_is_elsewhere=elsewhere)
             reading = replaced(reading, remarks=tuple(one for one in reading.remarks if "read.status finds" not in one))
         elif not reading.rule and seen.status is RunStatus.UNKNOWN and _is_error(answer.body, seen):
             raise BadPayload("the answer is an error instead of a run")
         if answer.damaged and self.reader.fields:
             seen = without_damage(seen, answer.damaged, self.reader.fields)
         return reading if seen is reading.observation else replaced(reading, observation=seen)
-
-    def _in_status(self, seen: Observation, status: RunStatus, answer: Answer) -> Observation:
-        """An observation whose status a rule about the answer has decided."""
-        word = seen.provider_status if seen.status is not RunStatus.UNKNOWN else str(answer.status)
-        elsewhere = self.reader.needs_output(status) and seen.output is None
-        return replace(seen, status=status, provider_status=word, output_is_elsewhere=elsewhere)
 
     def check_same_run(self, found: Json, run_id: str) -> None:
         """Raise BadPayload if an answer names another run: neither the whole id nor a part of it."""
@@ -178,6 +173,17 @@ class Answers:
             return str(error)
         return None
 
+    def runs_in(self, rows: Rows, variables: Mapping[str, str]) -> tuple[tuple[ListedRun, ...], str | None]:
+        """The runs on a page of [list], and what is found in none of its items, as a sentence."""
+        notes = Notes()
+        runs = tuple(filter(None, (self.listed(key, item, variables, notes) for key, item in rows)))
+        if rows and not runs:
+            return runs, "list.id finds no run id in any item of [list]"
+        if runs and all(run.observation is None for run in runs):
+            said = "read.status finds nothing in any item of [list], so it shows no change and discovers no run"
+            return runs, f'{said}; name its path in an item, too: status = ["job.status", "status"]'
+        return runs, None
+
     def listed(self, key: str | None, item: Json, variables: Mapping[str, str], notes: Notes) -> ListedRun | None:
         """The run of an item of [list], whose `key` it has in a map; None if it has no id that a run could have."""
         notes.clear()  # of the item before
@@ -190,10 +196,10 @@ class Answers:
         except BadPayload:
             return ListedRun(run_id, None, needs_detail=True)
         seen = reading.observation
-        if seen.status is RunStatus.UNKNOWN and not reading.rule and seen.provider_status == "null":
-            return ListedRun(run_id, None, needs_detail=True)
         whole = listing.get("whole", False)
         is_whole = whole if isinstance(whole, bool) else isinstance(item, dict) and item.keys() >= set(whole)
+        if seen.provider_status == "null" and (not reading.rule or (reading.rule == "absent" and not is_whole)):
+            return ListedRun(run_id, None, needs_detail=True)  # a summary may lack its status
         return ListedRun(run_id, seen, needs_detail=not is_whole)
 
     def _id_at(self, paths: Any, body: Json, variables: Mapping[str, str], notes: Notes) -> str | None:
@@ -216,7 +222,7 @@ class Answers:
                 named = answer.headers.get(place) if by == "header" else self._id_at(place, answer.body, {}, notes)
                 if named is None:
                     raise BadPayload(f"there is no {place} in it")
-                address = Hosts.of(self.tables, base_url).address(named)
+                address = allowed_address(self.tables, base_url, named)
                 run_id = self.run_id.in_address(self.tables["run"], base_url, address)
             if run_id is None or check_id(run_id) is not None:
                 raise BadPayload("; ".join(notes) or "nothing stands where [trigger] says")

@@ -6,7 +6,6 @@ An expression that fails is a remark and counts as nothing found; it is never a 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -206,8 +205,6 @@ def number_of(value: Any) -> Any:
         number = float(value.strip().removesuffix("%"))
     except ValueError:
         return None
-    if not math.isfinite(number):
-        return None
     return int(number) if number.is_integer() else number
 
 
@@ -256,10 +253,9 @@ def _expressions(value: Any) -> list[str]:
         case str():
             return [value]
         case dict():
-            inner = [
-                each for key, each in sorted(value.items(), key=lambda one: one[0] != "message") if key not in _NO_PATHS
-            ]
-            return _expressions(inner)
+            return _expressions(
+                [value[key] for key in sorted(value.keys() - _NO_PATHS, key=lambda key: key != "message")]
+            )
         case list():
             return [text for each in value for text in _expressions(each)]
     return []

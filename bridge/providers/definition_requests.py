@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urljoin, urlsplit
 
-from bridge.definitions.check import hosts_of, word_text
+from bridge.definitions.check import hosts_of, is_here, word_text
 from bridge.definitions.expressions import Notes, find, is_true
 from bridge.domain.definition import METHODS, id_parts, names_in, pieces
 from bridge.domain.errors import BadPayload
@@ -24,6 +24,7 @@ from bridge.providers.partial_json import RunFields
 from bridge.providers.retry_after import PAUSE_MAX_S, requested_pause_s
 
 Query = list[tuple[str, str]]
+Rows = list[tuple[str | None, Json]]  # the items of a page, each with its key in a map
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _NEXT_LINK: Final = re.compile(r"<([^>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,]+))*)")
 _REL_NEXT: Final = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\b)", re.IGNORECASE)
@@ -35,34 +36,26 @@ class ForeignHost(BadPayload):
     """An answer names an address that may not see the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hosts:
-    """The hosts that may see the key: that of the connection's base_url and those of the definition."""
+def allowed_address(tables: Mapping[str, Any], base_url: str, found: str, *, asked: str = "") -> str:
+    """The absolute address for one in the answer to `asked`, which it may be relative to.
 
-    base_url: str
-    others: frozenset[str]
+    Raises ForeignHost unless it is at the host of `base_url` or one of the definition's.
+    """
+    address = urljoin(urljoin(base_url + "/", asked), found.strip())
+    try:
+        wanted = urlsplit(address)
+        place, own = _place_of(wanted), _place_of(urlsplit(base_url))
+    except ValueError:
+        raise ForeignHost("the answer names an address that is none") from None
+    named = {wanted.hostname if place[2] == 443 else "", f"{wanted.hostname}:{place[2]}"}
+    is_other = (wanted.scheme == "https" or is_here(wanted.hostname)) and not named.isdisjoint(hosts_of(tables))
+    if wanted.username is not None or not (place == own or is_other):
+        raise ForeignHost(f"the answer names an address at {wanted.hostname or 'no host'}, which may not see the key")
+    return address
 
-    @classmethod
-    def of(cls, tables: Mapping[str, Any], base_url: str) -> Hosts:
-        """Those of a definition and a connection."""
-        return cls(base_url, frozenset(hosts_of(tables)))
 
-    def address(self, found: str, asked: str = "") -> str:
-        """The absolute address for one in the answer to `asked`, which it may be relative to. Raises ForeignHost."""
-        address = urljoin(urljoin(self.base_url + "/", asked), found.strip())
-        wanted, base = urlsplit(address), urlsplit(self.base_url)
-        try:
-            place = (wanted.scheme, wanted.hostname, wanted.port or _DEFAULT_PORTS.get(wanted.scheme))
-            own = (base.scheme, base.hostname, base.port or _DEFAULT_PORTS.get(base.scheme))
-        except ValueError:
-            raise ForeignHost("the answer names an address that is none") from None
-        host = f"{wanted.hostname}:{wanted.port}" if wanted.port else wanted.hostname
-        is_other = wanted.scheme == "https" and (host in self.others)
-        if wanted.username is not None or not (place == own or is_other):
-            raise ForeignHost(
-                f"the answer names an address at {wanted.hostname or 'no host'}, which may not see the key"
-            )
-        return address
+def _place_of(address: SplitResult) -> tuple[str, str | None, int | None]:
+    return address.scheme, address.hostname, address.port or _DEFAULT_PORTS.get(address.scheme)
 
 
 @frozen
@@ -193,8 +186,13 @@ class RunId:
     def in_address(self, run: Mapping[str, Any], base_url: str, address: str) -> str:
         """The run's id in an address that fits [run]. Raises ValueError if it does not fit."""
         template = run.get("get") or run["post"]
-        found = self.parts_in(template, urlsplit(base_url).path.rstrip("/"), urlsplit(address).path)
-        if found is None:
+        found = self.parts_in(template, urlsplit(base_url).path.rstrip("/"), urlsplit(address).path) or {}
+        sent = dict(parse_qsl(urlsplit(address).query))
+        for name, text in (*_halves(template)[1], *run.get("query", {}).items()):
+            match pieces(word_text(text)):
+                case ("", part, "") if part in self.kinds and name in sent:
+                    found[part] = sent[name]
+        if found.keys() != self.kinds.keys():
             raise ValueError(f"the address {urlsplit(address).path[:100]!r} does not fit {template}")
         joined = self.join(found)
         self.split(joined)
@@ -256,19 +254,28 @@ def pause_s(
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """One page as it came, and the address that it was asked for with."""
-
-    headers: Mapping[str, str]
-    body: Json
-    asked: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Pages:
-    """How a definition's `next` leads from page to page. A cursor is text: an address, a value, or a number."""
+    """How a table's `next` leads from page to page. A cursor is text: an address, a value, or a number.
+
+    Pages and offsets are counted from `first`.
+    """
 
     given: Any
+    first: int = 0
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Pages:
+        """Those of a table: counted from the number that its request names, else from page 1 or offset 0."""
+        given = table.get("next")
+        counted = given if isinstance(given, dict) else {}
+        name = counted.get("page") or counted.get("offset")
+        address = next(table[method] for method in METHODS if method in table)
+        named = {**dict(_halves(address)[1]), **table.get("query", {})}
+        value = table.get("body")
+        for one in name.split(".") if name and name not in named else ():
+            value = value.get(one) if isinstance(value, dict) else None
+        first = str(named.get(name, value))
+        return cls(given, int(first) if first.isdecimal() else int("page" in counted))
 
     def at(self, cursor: str | None) -> dict[str, Json]:
         """The parameters of the page at `cursor`; none for the first page."""
@@ -281,25 +288,33 @@ class Pages:
         """The address of the page at `cursor`, if a cursor is one."""
         return cursor if self.given == "link-header" or (isinstance(self.given, dict) and "url" in self.given) else None
 
-    def after(self, cursor: str | None, answer: Page, items: list[Any], hosts: Hosts) -> str | None:
-        """The cursor of the next page; None on the last, also where the cursor stays the same. Raises ForeignHost."""
+    def after(
+        self,
+        cursor: str | None,
+        headers: Mapping[str, str],
+        body: Json,
+        items: list[Any],
+        absolute: Callable[[str], str],
+    ) -> str | None:
+        """The cursor of the page behind one with these items; None on the last, also where the cursor stays the same.
+
+        `absolute` makes a whole address of one in the page; what it raises is raised.
+        """
         notes = Notes()
         if self.given is None:
             return None
         if self.given == "link-header":
-            link = _next_link(answer.headers)
-            found = hosts.address(link, answer.asked) if link else None
-        elif "while" in self.given and not is_true(find(self.given["while"], answer.body, notes)):
+            found = _next_link(headers)
+        elif "while" in self.given and not is_true(find(self.given["while"], body, notes)):
             return None
-        elif "url" in self.given:
-            url = text_of(find(self.given["url"], answer.body, notes))
-            found = hosts.address(url, answer.asked) if url else None
-        elif "cursor" in self.given:
-            found = text_of(find(self.given["cursor"], answer.body, notes))
+        elif paths := self.given.get("url") or self.given.get("cursor"):
+            found = text_of(find(paths, body, notes))
         elif "last" in self.given:
             found = text_of(find(self.given["last"], items[-1], notes)) if items else None
         else:
             found = self._counted(cursor, len(items))
+        if found and self.address(found):
+            found = absolute(found)
         return None if found == cursor else found
 
     def _counted(self, cursor: str | None, count: int) -> str | None:
@@ -309,9 +324,8 @@ class Pages:
         is_short = step is not None and count < max(sizes) and count not in sizes
         if not count or (is_short and "while" not in self.given):
             return None
-        if "page" in self.given:
-            return str(int(cursor or 1) + 1)
-        return str(int(cursor or 0) + (step if isinstance(step, int) else count))
+        at = self.first if cursor is None else int(cursor)
+        return str(at + (1 if "page" in self.given else step if isinstance(step, int) else count))
 
 
 def _next_link(headers: Mapping[str, str]) -> str | None:
@@ -344,9 +358,9 @@ def list_fields(listing: Mapping[str, Any]) -> RunFields | None:
     return RunFields(frozenset(names), items=items) if all(name.isidentifier() for name in names) else None
 
 
-def rows_in(listing: Mapping[str, Any], body: Json, notes: Notes) -> list[tuple[str | None, Json]]:
-    """The items of a page, each with its key if they are a map. Raises BadPayload if the body is not such a page."""
-    found = body if listing["items"] == "@" else find(listing["items"], body, notes, "list.items")
+def rows_in(listing: Mapping[str, Any], body: Json) -> Rows:
+    """The rows of a page. Raises BadPayload if the body is not such a page."""
+    found = body if listing["items"] == "@" else find(listing["items"], body, Notes(), "list.items")
     if listing.get("items_as") == "map" and isinstance(found, dict):
         return list(found.items())
     if listing.get("items_as", "list") == "list" and isinstance(found, list):

@@ -34,6 +34,7 @@ _SECRET_TEXT: Final = re.compile(
     r"|[\w.+-]+@[\w-]+\.[\w.]+"
 )
 _ADDRESS: Final = re.compile(r"https?://[^\s\"'<>]+\?[^\s\"'<>]+")
+_NOT_KEPT: Final = frozenset({"workflow", "pause", "provider_run_id", "settled"})  # said by other facts, or by headers
 _KEPT_HEADERS: Final = frozenset({"content-type", "date", "etag", "last-modified", "link", "retry-after", "location"})
 
 
@@ -143,7 +144,7 @@ class Trial:
         expect = {
             name: value
             for name, value in facts.items()
-            if value is not None and name not in {"workflow", "pause"} and value != RunStatus.UNKNOWN
+            if value is not None and name not in _NOT_KEPT and value != RunStatus.UNKNOWN
         }
         return {"request": "run", "http": self.answer.status, "headers": headers, "body": body, "expect": expect}
 

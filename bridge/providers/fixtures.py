@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +24,13 @@ from bridge.domain.suggestions import closest
 from bridge.domain.timestamps import provider_instant
 from bridge.providers.definition_answers import Answer, Answers
 from bridge.providers.definition_reader import Reading
-from bridge.providers.definition_requests import Hosts, Page, Pages, rows_in
+from bridge.providers.definition_requests import Pages, allowed_address, rows_in
 
 REQUESTS: Final = ("run", "list", "output", "trigger", "cancel", "check")
 KEYS: Final = ("request", "http", "headers", "body", "expect", "about", "id", "vars")
 EXPECTED: Final = (
     "status", "provider_status", "error", "output", "progress", "created_at", "started_at", "finished_at",
-    "workflow", "workflow_id", "generation", "link", "means", "next", "items", "id", "pause",
+    "workflow", "workflow_id", "generation", "link", "means", "next", "items", "id", "provider_run_id", "settled", "pause",
 )  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def facts_of(answers: Answers, fixture: Fixture) -> tuple[dict[str, Any], str]:
                 facts["output"] = find(tables["output"].get("read", "@"), answer.body, Notes())
             case "trigger" if "trigger" in tables:
                 values = answers.definition.values(fixture.variables)
-                facts["id"] = answers.started(answer, values, _base_of(answers, answer))
+                facts["id"] = facts["provider_run_id"] = answers.started(answer, values, _base_of(answers, answer))
     except BadPayload as error:
         facts["error"] = {"message": str(error)}
     return facts, ""
@@ -144,6 +145,7 @@ def _run_facts(result: Observed, reading: Reading | None) -> dict[str, Any]:
     seen = result.observation
     return {
         "status": seen.status.value,
+        "settled": seen.status.is_settled,
         "provider_status": seen.provider_status,
         "error": _error(seen.error),
         "output": seen.output,
@@ -156,24 +158,22 @@ def _run_facts(result: Observed, reading: Reading | None) -> dict[str, Any]:
         "generation": seen.generation,
         "link": seen.link,
         "id": reading and reading.answered_id,
+        "provider_run_id": reading and reading.answered_id,
     }
 
 
 def _list_facts(answers: Answers, fixture: Fixture) -> dict[str, Any]:
-    listing, answer, notes = answers.tables["list"], fixture.answer, Notes()
-    rows = rows_in(listing, answer.body, notes)
-    values = answers.definition.values(fixture.variables)
-    runs = [answers.listed(key, item, values, notes) for key, item in rows]
-    hosts = Hosts.of(answers.tables, _base_of(answers, answer))
+    listing, answer = answers.tables["list"], fixture.answer
+    rows = rows_in(listing, answer.body)
+    runs, _ = answers.runs_in(rows, answers.definition.values(fixture.variables))
+    absolute = partial(allowed_address, answers.tables, _base_of(answers, answer))
     shown = [
-        {"id": run.provider_run_id, "status": run.observation.status.value if run.observation else None}
-        for run in runs
-        if run is not None
+        {"id": run.provider_run_id, "status": run.observation.status.value if run.observation else None} for run in runs
     ]
     items = [item for _, item in rows]
     return {
         "items": shown,
-        "next": Pages(listing.get("next")).after(None, Page(answer.headers, answer.body), items, hosts),
+        "next": Pages.of(listing).after(None, answer.headers, answer.body, items, absolute),
     }
 
 
@@ -227,7 +227,7 @@ def unseen_words(answers: Answers, fixtures: list[Fixture]) -> Iterator[str]:
             and "status" not in fixture.expect
         ):
             yield f"the word {word!r} of fixture {fixture.name} is in no list of [status]"
-    yield from _unseen_paths(answers.tables, fixtures)
+    yield from _unseen_paths(answers, fixtures)
     shown = {str(facts.get("provider_status")).casefold() for facts, _ in run}
     rules = {rule for _, rule in run} | {answers.meaning_of(fixture.answer).rule for fixture in fixtures}
     status = answers.tables["status"]
@@ -243,13 +243,17 @@ def unseen_words(answers: Answers, fixtures: list[Fixture]) -> Iterator[str]:
             yield f"no fixture fits answer[{number}]"
 
 
-def _unseen_paths(tables: Mapping[str, Any], fixtures: list[Fixture]) -> Iterator[str]:
+def _unseen_paths(answers: Answers, fixtures: list[Fixture]) -> Iterator[str]:
     """The paths of [read] at which no answer has something, and the names in rules that no answer has."""
+    tables = answers.tables
     bodies = [fixture.answer.body for fixture in fixtures if fixture.request == "run"]
     for fixture in fixtures if "list" in tables else ():
         if fixture.request == "list":
             with suppress(BadPayload):
-                bodies += [item for _, item in rows_in(tables["list"], fixture.answer.body, Notes())]
+                rows = rows_in(tables["list"], fixture.answer.body)
+                bodies += [item for _, item in rows]
+                _, remark = answers.runs_in(rows, answers.definition.values(fixture.variables))
+                yield from [f"fixture {fixture.name}: {remark}"] if remark else []
     for key, given in tables["read"].items() if bodies else ():
         for name, path in paths_in(key, given):
             if all(find(path, body, Notes()) is None for body in bodies):

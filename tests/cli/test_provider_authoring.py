@@ -58,6 +58,12 @@ def test_a_draft_is_guessed_once_lints_and_passes_its_own_fixtures(cli, tmp_path
     assert cli("providers", "new", "No Name", *answers, "--folder", folder).code == 2
 
 
+def test_several_answers_may_follow_one_option(cli, tmp_path, answers):
+    paths = [word for word in answers if word != "--from"]
+    assert cli("providers", "new", "jobs", "--from", *paths, "--folder", tmp_path).code == 0
+    assert tomllib.loads((tmp_path / "jobs/definition.toml").read_text())["status"]["succeeded"] == ["DONE"]
+
+
 def test_an_unknown_word_and_a_missing_path_are_left_to_the_author(cli, tmp_path):
     body = tmp_path / "body.json"
     body.write_text(json.dumps([{"run_id": "a", "state": "REVIEWING-3"}, {"run_id": "b", "state": "RUNNING"}]))

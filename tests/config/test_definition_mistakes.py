@@ -164,6 +164,13 @@ def test_a_condition_that_is_none_or_never_true_is_named(tmp_path: Path, conditi
         ('"RUNNING"', '"RUNNING, STARTED"', "one word with a comma"),
         ('"RUNNING"', '"RUNNING "', "ends with a blank"),
         ('"RUNNING"', '"null"', "write absent = …"),
+        ('"RUNNING"', '"*"', "a word like any other"),
+        ("[list]", '[cancel]\npost = "/v1/jobs/:id/cancel"\n[list]', "cancel: no part of the run's id"),
+        (
+            "[list]",
+            '[cancel]\npost = "/v1/jobs/{id}"\nbody = { n = "{{ id | int }}" }\n[list]',
+            "cancel.body.n: braces in braces",
+        ),
         ('"state"', "\"'state'\"", "the same in every answer"),
         ("[run]", "[vars]\norg = { required = true }\n[run]", "vars.org: {org} stands nowhere"),
         ('run_from = "id"', 'run_from = "Location"', 'write { header = "Location" }'),

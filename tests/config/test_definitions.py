@@ -89,6 +89,7 @@ def test_every_mistake_is_reported_at_once_with_its_line_what_is_allowed_and_the
         (("[run]", "[run"), "is not TOML"),
         (('name = "jobs"', 'name = "jobs"\nbase = "nothing"'), "unknown definition"),
         (('name = "jobs"', 'name = "jobs"\nbase = "jobs"'), "in a circle"),
+        (('name = "jobs"', 'name = "jobs"\nreplaces = "other"'), "replaces: found 'other'; the file is called 'jobs'"),
         (('name = "jobs"', 'name = "jobs"\nchecked = "2026-11-29"'), "a date such as"),
         (('name = "jobs"', 'name = "jobs"\nauth = { header = "X", query = "k" }'), "exactly one of header, query, exchange"),
     ],

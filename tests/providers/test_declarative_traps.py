@@ -14,12 +14,13 @@ from aiohttp import web
 
 from bridge.definitions.check import faults_in
 from bridge.definitions.files import Definitions
-from bridge.domain.connection import Connection
+from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.definition import DefinitionInvalid
 from bridge.domain.failure import FailureKind
 from bridge.domain.observation import Observed, PollFailed
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
+from bridge.polling.connection_client import ConnectionClient
 from bridge.providers import open_http
 from bridge.providers.defined import DefinedProvider
 from bridge.providers.fixtures import compare, read_fixture
@@ -136,6 +137,29 @@ async def test_8_where_the_next_page_is_is_never_guessed(tmp_path):
         connection = Connection("a", "jobs", server.url, Secret("key-123456"), definition=provider.definition)
         page = await provider.list_runs(open_http(own, connection), since=datetime(2026, 1, 1, tzinfo=UTC))
     assert page.next_cursor is None
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([{"id": 1, "job": {"state": "RUN"}}], "read.status finds nothing in any item"),
+        ([{"key": 1, "state": "RUN"}], "list.id finds no run id"),
+        ([{"id": 1, "state": "RUN"}, {"id": 2}], None),
+        ([{"id": 1, "state": None}], "read.status finds nothing in any item"),
+        ([], None),
+    ],
+)
+async def test_8_a_list_of_which_nothing_can_be_read_says_so_at_the_connection(tmp_path, items, said):
+    """Discovery found nothing for ever, and nothing showed why."""
+    text = BASE + 'absent = "queued"\n[list]\nget = "/jobs"\nitems = "jobs"\nid = "id"\n'
+    async with foreign_server(answering({"jobs": items})) as server, ProviderSessions() as sessions:
+        settings = Connection(
+            "j", "jobs", server.url, Secret("k-123456"), definition=definition(tmp_path, text).definition
+        )
+        client = ConnectionClient(settings, sessions, health=ConnectionHealth.UNKNOWN)
+        await client.list_runs(since=datetime(2026, 1, 15, tzinfo=UTC))
+    assert [*client.remarks] == ([one for one in client.remarks if said in one] if said else [])
+    assert bool(client.remarks) is bool(said)
 
 
 async def test_9_a_run_that_is_not_there_yet_is_no_failed_run(tmp_path):

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,13 @@ from bridge.domain.failure import FailureKind
 from bridge.domain.observation import Observed
 from bridge.domain.run import Progress
 from bridge.providers.definition_answers import Answer
-from bridge.providers.definition_requests import ForeignHost, Hosts
+from bridge.providers.definition_requests import ForeignHost, allowed_address
 from bridge.providers.fixtures import FixtureInvalid, compare, facts_of, fixtures_beside, read_fixture
+from bridge.providers.http import ProviderFailure
 from tests.providers.test_defined import BASE, against, failed, poll, provider, read
 from tests.support.foreign_server import answering
 
+SINCE = datetime(2026, 1, 15, tzinfo=UTC)
 WHOLE = """\
 schema = 1
 name = "jobs"
@@ -252,18 +255,68 @@ async def test_a_token_is_exchanged_again_when_it_has_expired(expires: str, exch
     ("address", "is_allowed"),
     [
         ("/v1/jobs?page=2", True), ("https://jobs.example.com/v1/jobs", True), ("https://eu.example.com/v1/jobs", True),
+        ("https://eu.example.com:443/v1/jobs", True), ("https://eu.example.com:8443/v1/jobs", False),
         ("http://jobs.example.com/v1/jobs", False), ("http://eu.example.com/v1/jobs", False),
         ("https://us.example.com/", False), ("https://jobs.example.com.evil.example/", False),
         ("https://jobs.example.com@evil.example/", False), ("https://jobs.example.com:8443/", False), ("//evil.example/", False),
     ],
 )  # fmt: skip
 def test_the_key_goes_to_the_hosts_of_the_file_and_the_connection_only(address: str, is_allowed: bool) -> None:
-    hosts = Hosts.of(tomllib.loads(WHOLE), "https://jobs.example.com")
+    tables, base_url = tomllib.loads(WHOLE), "https://jobs.example.com"
     if is_allowed:
-        assert hosts.address(address).startswith("https://")
+        assert allowed_address(tables, base_url, address).startswith("https://")
     else:
         with pytest.raises(ForeignHost):
-            hosts.address(address)
+            allowed_address(tables, base_url, address)
+
+
+def test_a_further_host_on_this_machine_needs_no_encryption() -> None:
+    tables, base_url = {"hosts": ["127.0.0.1:9001"]}, "http://127.0.0.1:9000"
+    assert allowed_address(tables, base_url, "http://127.0.0.1:9001/next") == "http://127.0.0.1:9001/next"
+    with pytest.raises(ForeignHost):
+        allowed_address(tables, base_url, "http://127.0.0.1:9002/next")
+
+
+@pytest.mark.parametrize(
+    ("following", "where", "sent"),
+    [
+        ('{ page = "p", step = 1 }', "get = '/v1/jobs?p=0'", ["p=0", "p=1", "p=2"]),
+        ('{ page = "p", step = 1 }', "get = '/v1/jobs'", ["", "p=2", "p=3"]),
+        ('{ offset = "o", step = 1 }', "get = '/v1/jobs'\nquery = { o = 1 }", ["o=1", "o=2", "o=3"]),
+        ('{ page = "at.p", step = 1 }', "post = '/v1/jobs'\nbody = { at = { p = 0 } }", [0, 1, 2]),
+    ],
+)
+async def test_pages_are_counted_from_the_one_that_the_request_names(
+    following: str, where: str, sent: list[Any]
+) -> None:
+    """A list whose pages begin at 0 was read without its second page."""
+    text = f'{BASE}[list]\n{where}\nitems = "jobs"\nid = "id"\nnext = {following}\n'
+    async with against(answering({"jobs": [{"id": 1}]}), text) as (own, http, server):
+        cursor = None
+        for _ in range(3):
+            cursor = (await own.list_runs(http, since=SINCE, cursor=cursor)).next_cursor
+    assert [one.body["at"]["p"] if one.body else one.target.partition("?")[2] for one in server.seen] == sent
+
+
+@pytest.mark.parametrize(
+    ("run", "address"),
+    [
+        ('get = "/poll?job={id}"', "/api/poll?job=a%2Fb+c&v=2"),
+        ('get = "/poll"\nquery = { job = "{id}", v = 2 }', "/api/poll?v=2&job=a%2Fb+c"),
+    ],
+)
+async def test_the_id_of_a_started_run_may_stand_in_the_query_of_its_address(run: str, address: str) -> None:
+    """This was a KeyError, and the answer to the start a 500."""
+    text = (
+        BASE.replace('get = "/v1/jobs/{id}"', run)
+        + '[trigger]\npost = "/v1/jobs"\nrun_from = { header = "Location" }\n'
+    )
+    async with against(answering({}, status=202, headers={"Location": address}), text) as (own, http, _):
+        started = await own.trigger(http, "w", None, {})
+        assert started.provider_run_id == "a/b c"
+    async with against(answering({}, status=202, headers={"Location": "/api/poll?other=1"}), text) as (own, http, _):
+        with pytest.raises(ProviderFailure, match="does not fit"):
+            await own.trigger(http, "w", None, {})
 
 
 RUN = {
@@ -285,6 +338,7 @@ PAGE = {"data": [{"id": 7, "status": "DONE"}, {"id": 8, "status": "RUNNING"}], "
         ({"body": RUN}, {"created_at": "2026-01-15T10:20:05.000Z"}, {"created_at": "2026-01-15T10:20:06Z"}),
         ({"body": RUN}, {"started_at": "2026-01-15T10:20:05Z", "finished_at": None}, {"finished_at": "2026-01-15T10:20:05Z"}),
         ({"body": RUN}, {"workflow_id": "w", "generation": "2", "id": "7"}, {"generation": "3"}),
+        ({"body": RUN}, {"provider_run_id": "7", "settled": True}, {"settled": False}),
         ({"body": RUN}, {"link": "https://jobs.example.com/7"}, {"link": "https://jobs.example.com/8"}),
         ({"http": 429, "headers": {"X-Left": "0"}, "body": {}}, {"means": "throttled"}, {"means": "retry"}),
         ({"http": 404, "body": {"message": "no"}}, {"means": "not-found"}, {"means": "ok"}),
@@ -295,6 +349,7 @@ PAGE = {"data": [{"id": 7, "status": "DONE"}, {"id": 8, "status": "RUNNING"}], "
         ({"request": "list", "body": PAGE}, {"items": [{"id": "7"}, {"status": "running"}]}, {"items": [{"id": "8"}]}),
         ({"request": "output", "body": {"result": [1]}}, {"output": [1]}, {"output": [2]}),
         ({"request": "trigger", "http": 201, "body": {"id": "j-9"}}, {"id": "j-9"}, {"id": "j-8"}),
+        ({"request": "trigger", "http": 201, "body": {"id": "j-9"}}, {"provider_run_id": "j-9"}, {"provider_run_id": "j-8"}),
     ],
 )  # fmt: skip
 def test_a_fixture_expects_what_is_read_and_differs_from_anything_else(
