@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.manual import ROOT, block
+
 PYTHON = "/usr/bin/python3"  # Debian's own: the package is built for it
 PACKAGES = "systemd,systemd-sysv,dbus,python3,init-system-helpers,ca-certificates"
 BOOT_MAX_S = 300
@@ -29,6 +30,8 @@ echo = install; dpkg -i $old; systemctl is-active runbridge; systemctl is-enable
 echo = user; stat -c '%U %G %a' /etc/runbridge/api-token /var/lib/runbridge/runbridge.db; ls /var/lib/runbridge
 echo = cli; runbridge --version; runbridge runs list; echo $?; runbridge doctor >/dev/null; echo $?
 echo = demo; runbridge demo; echo $?
+echo = try
+@TRY@
 echo = completions; ls /usr/share/bash-completion/completions/runbridge /usr/share/man/man1/runbridge.1.gz
 echo = reload; systemctl reload runbridge; echo $?
 echo = journal; journalctl -u runbridge -p warning -o cat | grep -c sqlite.affected; journalctl -u runbridge -o cat | grep -c '^<'
@@ -108,7 +111,7 @@ def live_through(folder: Path) -> dict[str, list[str]]:
         for package in folder.glob("*.deb"):
             shutil.copy(package, system / "srv")
         story = system / "srv/story.sh"
-        story.write_text(STORY)
+        story.write_text(STORY.replace("@TRY@", block("debian-try")))
         story.chmod(0o755)
         (system / "etc/systemd/system/story.service").write_text(UNIT)
         wants = system / "etc/systemd/system/multi-user.target.wants/story.service"
@@ -136,6 +139,7 @@ def test_the_package_is_installed_upgraded_removed_and_purged(tmp_path: Path) ->
     assert heading.startswith("RUN ")
     assert (listed, doctor) == ("0", "0")
     assert seen["demo"][-1] == "0", seen["demo"]
+    assert any("sandbox" in line and "delivered" in line for line in seen["try"]), seen["try"]
     assert len(seen["completions"]) == 2
 
     assert seen["reload"] == ["0"], "a minimal Debian has no /bin/kill"
