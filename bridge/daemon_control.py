@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from bridge.runtime.tracing import Tracing
 
 _SHOWN_MAX_S: Final = 1e8  # a later opening depends on other requests
-_NOT_READY: Final = "not in order; the log says why"
 _START_UNKNOWN: Final = (
     "whether the provider started a run is not known; look there before you try again with a new Idempotency-Key, "
     "and register a run that did start with its provider_run_id"
@@ -316,7 +315,8 @@ class DaemonControl:
         if self.tracing is not None and (why := self.tracing.failure) is not None:
             found.append(Finding(False, "traces", f"{why}; deliveries go on, spans are lost; check [otel] endpoint"))
         for name, is_good in self.readiness().items():
-            found.append(Finding(is_good, f"readiness: {name}", "in order" if is_good else _NOT_READY))
+            why = (self._database.trouble if name == "database" else None) or "not in order; the log says why"
+            found.append(Finding(is_good, f"readiness: {name}", "in order" if is_good else why))
         if not self.pollers:
             detail = "there is no connection; add one under [connections.NAME] to watch runs"
             found.append(Finding(None, "connections", detail))

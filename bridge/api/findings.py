@@ -168,13 +168,17 @@ def _connection(context: RequestContext, name: str, read: _Read, wrong: _Sentenc
 
 
 def _runs(bridge: Bridge, failing: Mapping[str, list[Run]]) -> Iterator[Finding]:
-    """The runs whose last poll failed, those with the same trouble together; memory is fresher than the database."""
+    """The runs whose last poll failed, those with the same trouble together; memory is fresher than the database.
+
+    Messages quote the address, which holds the run's own id.
+    """
     groups: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for name, runs in failing.items():
         for run in runs:
             live = bridge.live(run)
             if (error := live.last_error if live else run.last_error) is not None:
-                groups[name, error.message].append((error.count, run.id))
+                message = error.message.replace(run.provider_run_id, "{id}")
+                groups[name, message].append((error.count, run.id))
     for (name, message), found in sorted(groups.items(), key=lambda group: -len(group[1])):
         least = "at least " if len(failing[name]) == FAILING_RUNS_MAX else ""
         count, worst = max(found)

@@ -18,6 +18,7 @@ from bridge.api.request_models import NoQuery
 from bridge.domain.connection import ConnectionHealth
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import RunStatus
 from bridge.store.connections import list_health
 from bridge.store.deliveries import count_by_state, due_endpoints
@@ -33,8 +34,14 @@ ONE_RUN: Final = "one-run"
 
 async def show_metrics(context: RequestContext, _request: Request[NoQuery]) -> Response:
     """Show the metrics for Prometheus."""
-    counts, _ = await context.counts.read()
-    shared, counted = await context.database.read(lambda tx: _count(tx, context.bridge.connections, counts))
+    try:
+        counts, _ = await context.counts.read()
+        shared, counted = await context.database.read(lambda tx: _count(tx, context.bridge.connections, counts))
+    except StoreUnavailable:  # what is counted in memory is needed all the more
+        shared, counted = [], CollectorRegistry()
+    ready = Gauge("runbridge_ready", "1 while this check of /readyz is in order", ["check"], registry=counted)
+    for check, is_good in context.bridge.readiness().items():
+        ready.labels(check).set(is_good)
     context.bridge.expect_endpoints(endpoint.id for endpoint in shared)
     _read_filter_errors(counted, context.bridge, shared)
     _read_limiters(counted, context.bridge)

@@ -55,12 +55,14 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
     one_run = by_endpoint.pop("", {})
     attention = [each for kind in list_attention(context.bridge, now, counts, at) for each in kind]
     oldest_at = min(now.due.values(), default=None)
+    trouble = context.database.trouble
+    sentence = attention[0].sentence if attention else _all_is_well(by_status, len(by_connection))
     answer = SummaryAnswer.model_validate(
         {
             "version": context.version,
             "counted_at": counts.at,
-            "status": "attention" if any(each.severity == "error" for each in attention) else "ok",
-            "sentence": attention[0].sentence if attention else _all_is_well(by_status, len(by_connection)),
+            "status": "attention" if trouble or any(each.severity == "error" for each in attention) else "ok",
+            "sentence": f"Nothing can be recorded: {trouble}." if trouble else sentence,
             "runs": {"by_status": by_status, "by_connection": by_connection},
             "deliveries": {
                 "by_state": by_state,

@@ -55,17 +55,36 @@ def check_files(database: Path) -> Iterator[Finding]:
     if not os.access(folder, os.F_OK):
         return
     exposed = [path for path in files if (modes[path] or 0) & (stat.S_IRWXG | stat.S_IRWXO)]
-    shut = [path for path in (folder, *files) if not os.access(path, os.W_OK)]
+    owner = owner_of(folder)
+    shut = [path for path in (folder, *files) if not _may_write(path)]
+    foreign = [path for path in files if os.geteuid() == 0 and owner_of(path) not in (owner, None)]
     if exposed:
         names = " ".join(map(str, exposed))
         yield Finding(None, "file modes", f"other users may open what holds people's documents; chmod 600 {names}")
     if shut:
-        who = f"the user {os.geteuid()}"
+        who = f"the user {os.geteuid() or 'who owns them'}"
         yield Finding(
             False, "permissions", f"{who} cannot write {', '.join(map(str, shut))}; give them to the daemon's user"
         )
-    if not exposed and not shut:
+    if foreign:
+        names = " ".join(map(str, foreign))
+        detail = f"the folder belongs to the user {owner}, but not all in it; if the daemon is {owner}: chown {owner} {names}"
+        yield Finding(None, "owners", detail)
+    if not exposed and not shut and not foreign:
         yield Finding(True, "files", f"{folder} can be written, and nobody else may open the database")
+
+
+def owner_of(path: Path) -> int | None:
+    """The user whose file it is; None if it is not there."""
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return None
+
+
+def _may_write(path: Path) -> bool:
+    """Whether this user may write there. Root may anywhere, so that the owner's right counts, too."""
+    return os.access(path, os.W_OK) and (os.geteuid() != 0 or bool((_mode_of(path) or 0) & stat.S_IWUSR))
 
 
 def _mode_of(path: Path) -> int | None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -84,6 +82,7 @@ class Database:
         self._filter_thread = ThreadPoolExecutor(1, thread_name_prefix="filters")
         self._failed_at: float | None = None
         """Monotonic time of the last StoreUnavailable; None after a later write that changed something."""
+        self._failed_with = ""
         self._sender_id = new_id("sender")
         """Names this node in its notifications, so that it ignores its own."""
         self._notify_sender: notifications.NotifySender | None = None
@@ -118,12 +117,18 @@ class Database:
     @property
     def is_available(self) -> bool:
         """Whether nothing failed in the last 10 s, or a write succeeded after the last failure."""
+        return self.trouble is None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the database is not available, and what to do; None if it is."""
         if self._lock is not None:
             try:
                 self._lock.check()
-            except StoreUnavailable:
-                return False
-        return self._failed_at is None or self.clock.monotonic() - self._failed_at > FAILURE_REMEMBERED_S
+            except StoreUnavailable as error:
+                return str(error)
+        is_over = self._failed_at is None or self.clock.monotonic() - self._failed_at > FAILURE_REMEMBERED_S
+        return None if is_over else self._failed_with
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run `work` on a consistent snapshot."""
@@ -157,8 +162,8 @@ class Database:
                     return await self._opened_writer().submit_item(work, item, filters)
                 except Undecided:
                     return await self._decided(lambda f: self._opened_writer().submit_item(work, item, f), filters)
-            except StoreUnavailable:
-                self._failed_at = self.clock.monotonic()
+            except StoreUnavailable as error:
+                self._note_failure(error)
                 raise
 
         return GroupedWrites(write)
@@ -323,9 +328,12 @@ class Database:
     async def _remember_failure(self, answer: Awaitable[T]) -> T:
         try:
             return await answer
-        except StoreUnavailable:
-            self._failed_at = self.clock.monotonic()
+        except StoreUnavailable as error:
+            self._note_failure(error)
             raise
+
+    def _note_failure(self, error: StoreUnavailable) -> None:
+        self._failed_at, self._failed_with = self.clock.monotonic(), str(error)
 
     def _receive(self, payload: str) -> None:
         sender, signals = notifications.decode(payload)
@@ -366,7 +374,7 @@ class Database:
                 await connection.run_sync(suitability.prepare)
         except (OSError, sa.exc.SQLAlchemyError, postgres.PostgresError, postgres.DriverError) as error:
             missing = suitability.missing_file(self.url) if isinstance(error, FileNotFoundError) else None
-            raise DatabaseRefused(f"cannot use the database {shown}: {missing or _reason(error)}") from error
+            raise DatabaseRefused(f"cannot use the database {shown}: {missing or postgres.reason_of(error)}") from error
 
 
 def _migrate(engine: sa.Engine) -> None:
@@ -401,24 +409,4 @@ def _assuming(work: Callable[[Tx], T], tx: Tx) -> T:
 def _unavailable(error: BaseException) -> StoreUnavailable:
     if isinstance(error, DBAPIError):
         return StoreUnavailable(explain(error))
-    return StoreUnavailable(f"the database cannot be reached: {_reason(error)}")
-
-
-def _reason(error: BaseException) -> str:
-    """The message of the server or the system, without what libraries add to it."""
-    match error:
-        case TimeoutError() | sa.exc.TimeoutError():
-            return "no answer in time"
-        case ssl.SSLError():
-            return f"TLS failed: {getattr(error, 'verify_message', None) or error.reason or error}"
-        case OSError(errno=int(number)) if number > 0:
-            return os.strerror(number)
-        case ConnectionError() if "SSL" in str(error):
-            return "the server offers no TLS, which sslmode asks for"
-        case ConnectionError():  # asyncpg's own, about calls inside it
-            return "the connection broke"
-        case OSError():
-            return error.strerror or str(error)
-        case _:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            return next(iter(str(cause).splitlines()), type(cause).__name__)
+    return StoreUnavailable(f"the database cannot be reached: {postgres.reason_of(error)}")

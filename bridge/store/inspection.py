@@ -79,7 +79,7 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 async def _inspect_postgres(url: URL) -> Inspection:
     shown = url.render_as_string(hide_password=True)
-    from bridge.store.postgres.engine import PostgresError, open_unlimited_engine
+    from bridge.store.postgres.engine import PostgresError, open_unlimited_engine, reason_of
 
     engine = open_unlimited_engine(url)
     try:
@@ -87,7 +87,7 @@ async def _inspect_postgres(url: URL) -> Inspection:
             schema = await connection.run_sync(migrate.revision_of)
             size_bytes = await connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
     except (SQLAlchemyError, PostgresError, OSError) as error:
-        raise DatabaseRefused(f"cannot use the database {shown}: {str(error).splitlines()[0]}") from error
+        raise DatabaseRefused(f"cannot use the database {shown}: {reason_of(error)}") from error
     finally:
         await engine.dispose()
     return Inspection(schema, tuple(migrate.pending(schema)), size_bytes=size_bytes)

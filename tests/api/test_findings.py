@@ -137,6 +137,15 @@ async def test_runs_that_could_not_be_read_are_grouped_by_their_trouble_on_whate
     assert (await find(api))["runs"] == [("ok", "the last poll of every watched run could be read")]
 
 
+async def test_runs_whose_trouble_quotes_their_own_ids_are_grouped(sqlite_api: Api) -> None:
+    """Most messages hold the address that was asked."""
+    for run in [await sqlite_api.register(f"r-{n}") for n in range(2)]:
+        message = f"GET /jobs/{run['provider_run_id']}: HTTP 404"
+        await fail_polls(sqlite_api, [run["id"]], replace(ERROR, message=message))
+    ((result, detail),) = (await find(sqlite_api))["runs of dify-prod"]
+    assert (result, detail.startswith("2 could not be read: GET /jobs/{id}: HTTP 404 (")) == ("remark", True)
+
+
 async def test_many_failing_runs_of_one_connection_do_not_hide_those_of_another(sqlite_api: Api) -> None:
     many = [(await sqlite_api.register(f"r-{n}"))["id"] for n in range(FAILING_RUNS_MAX + 1)]
     other = (await sqlite_api.register("r", connection="dify-test"))["id"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prometheus_client import generate_latest
 
 from bridge.runtime import metrics
@@ -29,6 +31,20 @@ async def test_the_gauges_of_a_connection_are_there_before_its_first_answer(sqli
     assert told['runbridge_connection_failing{connection="dify-test"}'] == 0
     assert told['runbridge_watched_runs{connection="dify-test",status="waiting"}'] == 0
     assert told['runbridge_kept_deliveries{state="exhausted"}'] == 0
+
+
+async def test_a_database_that_cannot_be_read_does_not_take_the_metrics_with_it(sqlite_api: Api) -> None:
+    """They are what is looked at then."""
+    file = Path(str(sqlite_api.database.url.database))
+    for path in (file, file.with_name(f"{file.name}-wal")):
+        with path.open("r+b") as pages:
+            pages.seek(4096)
+            pages.write(b"\xa5" * (path.stat().st_size - 4096))
+    sqlite_api.bridge.ready = False
+    assert (await sqlite_api.call("GET", "/v1/runs")).status == 503
+    told = await gauges(sqlite_api)
+    assert told['runbridge_ready{check="database"}'] == 0
+    assert told['runbridge_api_responses_total{method="GET",route="/v1/runs",status="503"}'] == 1
 
 
 async def test_requests_are_counted_by_route_and_never_by_address(sqlite_api: Api) -> None:

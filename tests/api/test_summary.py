@@ -6,9 +6,11 @@ import threading
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from bridge.api import counts
 from bridge.domain.connection import ConnectionHealth
+from bridge.domain.errors import StoreUnavailable
 from bridge.domain.run import RunStatus
 from bridge.store.connections import change_health
 from tests.support.api_bridge import NOW, Api
@@ -115,6 +117,20 @@ async def test_what_needs_attention_comes_first_with_a_sentence_about_what_to_do
     assert (body["status"], body["sentence"]) == ("attention", first["sentence"])
     about_it = [item for item in body["attention"] if item["id"] == "dify-prod"]
     assert about_it == [first]  # not that it is crowded, which is because it fails
+
+
+@pytest.mark.usefixtures("is_patient")
+async def test_a_database_that_takes_nothing_is_said_before_everything_else(api: Api) -> None:
+    def fail(_tx: object) -> None:
+        raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    with pytest.raises(StoreUnavailable):
+        await api.database.write(fail)
+    summary = (await api.call("GET", "/v1/summary")).body
+    assert (summary["status"], summary["sentence"].startswith("Nothing can be recorded: the disk")) == (
+        "attention",
+        True,
+    )
 
 
 @pytest.mark.usefixtures("is_patient")

@@ -172,7 +172,14 @@ def test_files_that_others_may_open_or_that_cannot_be_written_are_reported(tmp_p
     database.chmod(0o644)
     ((result, detail),) = [(finding.result, finding.detail) for finding in check_files(database)]
     assert (result, f"chmod 600 {database}" in detail) == ("remark", True)
+    database.chmod(0o400)
+    assert [finding.what for finding in check_files(database)] == ["permissions"]  # also for root
     database.chmod(0o600)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("bridge.store.checks.owner_of", lambda path: 1000 if path == tmp_path else 0)
+    ((result, detail),) = [(finding.result, finding.detail) for finding in check_files(database)]
+    assert (result, f"chown 1000 {database}" in detail) == ("remark", True)
+    monkeypatch.undo()
     monkeypatch.setattr("os.access", lambda path, mode: mode == os.F_OK)  # root may write everything
     ((result, detail),) = [(finding.result, finding.detail) for finding in check_files(database)]
     assert (result, "cannot write" in detail) == ("wrong", True)

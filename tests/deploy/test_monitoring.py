@@ -160,6 +160,7 @@ def test_every_alert_says_what_to_do_and_links_to_a_section_that_exists() -> Non
 # Each alert: a series (a minute a value), when it does not fire yet, and when it does.
 TIMES: dict[str, tuple[str, str, str, str]] = {
     "RunbridgeDown": ('up{job="runbridge"}', "1 0x20", "2m", "4m"),
+    "RunbridgeNotReady": ('runbridge_ready{check="database"}', "1 1 0x20", "3m", "5m"),
     "RunbridgeConnectionFailing": ('runbridge_connection_failing{connection="c"}', "0 1x20", "1m", "3m"),
     "RunbridgeConnectionOverCapacity": ('runbridge_connection_over_capacity_ratio{connection="c"}', "1 2x30", "10m", "17m"),
     "RunbridgeEndpointDisabled": ('runbridge_endpoint_enabled{endpoint="e"}', "1 1 0x20", "1m", "3m"),

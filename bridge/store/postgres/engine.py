@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -213,3 +215,23 @@ class DirectConnections:
         """Close the connections that are not in use."""
         while self._idle:
             _close_now(self._idle.pop())
+
+
+def reason_of(error: BaseException) -> str:
+    """The message of the server or the system, without what libraries add to it; what to do if none answers."""
+    match error:
+        case TimeoutError() | sa.exc.TimeoutError():
+            return "no answer in time"
+        case ssl.SSLError():
+            return f"TLS failed: {getattr(error, 'verify_message', None) or error.reason or error}"
+        case OSError(errno=int(number)) if number > 0:
+            return f"{os.strerror(number)}; start PostgreSQL, or correct host and port in [database] url"
+        case ConnectionError() if "SSL" in str(error):
+            return "the server offers no TLS, which sslmode asks for"
+        case ConnectionError():  # asyncpg's own, about calls inside it
+            return "the connection broke"
+        case OSError():
+            return f"{error.strerror or error}; correct the host in [database] url"
+        case _:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            return next(iter(str(cause).splitlines()), type(cause).__name__)

@@ -33,7 +33,9 @@ def read_or_create(path: Path) -> list[EncryptionKey]:
             _create(path)
         return _read(path)
     except OSError as error:
-        raise _refused(path, error.strerror or str(error)) from None
+        raise _refused(
+            path, f"{error.strerror or error}; only the daemon's user may read and write it and its folder"
+        ) from None
 
 
 def add_new_key(path: Path) -> list[EncryptionKey]:
@@ -45,7 +47,9 @@ def add_new_key(path: Path) -> list[EncryptionKey]:
         _sync_folder(path.parent)
         return _read(path)
     except OSError as error:
-        raise _refused(path, error.strerror or str(error)) from None
+        raise _refused(
+            path, f"{error.strerror or error}; only the daemon's user may read and write it and its folder"
+        ) from None
 
 
 def _read(path: Path) -> list[EncryptionKey]:
