@@ -1,8 +1,9 @@
-/** What changes something: a button that says how it went, and a dialog before what cannot be undone. */
+/** What changes something: a button that says how it went, a dialog before what cannot be undone, and bulk operations. */
 import { createContext, h, html, useContext, useEffect, useMemo, useRef, useState } from "./preact.js";
+import { post } from "./api.js";
 import { refetchAll } from "./live.js";
-import { go } from "./route.js";
-import { ErrorBox, useOfflineReason } from "./ui.js";
+import { filtersOf, go } from "./route.js";
+import { ErrorBox, useOfflineReason, valuesOf } from "./ui.js";
 
 /** The signed-in session. */
 export const Session = createContext(/** @type {any} */ (null));
@@ -39,7 +40,7 @@ export function announce(text) {
 }
 
 export function Toasts() {
-  const [shown, setShown] = useState(/** @type {any} */ (null));
+  const [shown, setShown] = useState(null);
   useEffect(() => {
     toasters.add(setShown);
     return () => {
@@ -61,7 +62,7 @@ export function Toasts() {
  * @param {{title: string, close: () => void, children: any}} props
  */
 export function Dialog({ title, close, children }) {
-  const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const dialog = useRef(null);
   useEffect(() => {
     const opener = /** @type {HTMLElement | null} */ (document.activeElement);
     dialog.current?.showModal();
@@ -74,16 +75,17 @@ export function Dialog({ title, close, children }) {
 export const ASK = "ask";
 
 /** @typedef {{name: string, done?: string | ((answer: any) => string), confirm?: any, scope?: "register" | "admin", kind?: string, leave?: string}} Deed */
+/** What a deed does; `given` are the values of the form that asked. @typedef {(given: Record<string, string>) => Promise<any>} Run */
 
-/** Do it, say how it went, and show what became of it. @param {Deed} deed @param {() => Promise<any>} run */
-async function perform({ done = "Done", leave }, run) {
-  const answer = await run();
+/** Do it, say how it went, and show what became of it. @param {Deed} deed @param {Run} run @param {Record<string, string>} [given] */
+async function perform({ done = "Done", leave }, run, given = {}) {
+  const answer = await run(given);
   toast(typeof done === "function" ? done(answer) : done);
   if (leave) go(leave);
   else refetchAll();
 }
 
-/** Do it at a click; a click before that has ended does nothing. @param {Event} event @param {Deed} deed @param {() => Promise<any>} run */
+/** Do it at a click; a click before that has ended does nothing. @param {Event} event @param {Deed} deed @param {Run} run */
 async function press({ currentTarget }, deed, run) {
   const button = /** @type {HTMLElement} */ (currentTarget);
   if (button.ariaBusy) return;
@@ -96,32 +98,66 @@ async function press({ currentTarget }, deed, run) {
   button.ariaBusy = null;
 }
 
-/** @param {{deed: Deed, run: () => Promise<any>, close: () => void}} props */
-function Ask({ deed, run, close }) {
+/** Trying something: what went wrong last, whether one is under way, and `attempt`, which gives undefined after an error. */
+export function useAttempt() {
+  const [error, setError] = useState(null);
   const [isBusy, setBusy] = useState(false);
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const reason = useOfflineReason();
-  const act = async () => {
+  const attempt = async (/** @type {() => Promise<any>} */ act) => {
     setBusy(true);
     setError(null);
     try {
-      await perform(deed, run);
-      close();
+      return await act();
     } catch (problem) {
       setError(problem);
+    } finally {
       setBusy(false);
     }
   };
-  return html`<${Dialog} title=${`${deed.name}?`} close=${close}><div>${deed.confirm ?? html`<p>This is done at once.</p>`}</div>
-      ${error && html`<${ErrorBox} error=${error} />`}
-      <p class="buttons"><button type="button" onClick=${close}>Back</button><button type="button" class="primary" disabled=${isBusy || Boolean(reason)} onClick=${act}>${deed.name}</button></p>
-    </${Dialog}>`;
+  return { error, isBusy, attempt };
+}
+
+/**
+ * A dialog with a form, whose values go to `send`. With `counts` it has a second button, which passes true for `isCount`.
+ * @param {{title: string, does: string, send: (given: Record<string, string>, isCount: boolean) => Promise<any>, close: () => void,
+ *   counts?: boolean, isOff?: boolean, onChange?: () => void, children?: any}} props
+ */
+export function FormDialog({ title, does, send, close, counts, isOff = false, onChange, children }) {
+  const { error, isBusy, attempt } = useAttempt();
+  const reason = useOfflineReason();
+  const submit = (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault();
+    const given = valuesOf(event);
+    const isCount = /** @type {HTMLButtonElement | null} */ (event.submitter)?.name === "count";
+    if (!isBusy) attempt(() => send(given, isCount));
+  };
+  const button = (/** @type {string} */ text, /** @type {boolean} */ isDisabled, /** @type {Record<string, string>} */ more) =>
+    h("button", { type: "submit", title: reason, disabled: isDisabled || Boolean(reason), "aria-busy": isBusy, ...more }, text);
+  return html`<${Dialog} title=${title} close=${close}><form class="stack" onSubmit=${submit} onChange=${onChange}>${children}
+    ${error && html`<${ErrorBox} error=${error} />`}
+    <p class="buttons"><button type="button" onClick=${close}>Back</button>${counts && button("Count", false, { name: "count" })}${button(does, isOff, { class: "primary" })}</p></form></${Dialog}>`;
+}
+
+/** The question before a deed; `about` is the id in a table. @param {{deed: Deed, run: Run, close: () => void, about?: string}} props */
+function Ask({ deed, run, close, about }) {
+  const act = async (/** @type {Record<string, string>} */ given) => {
+    await perform(deed, run, given);
+    close();
+  };
+  return html`<${FormDialog} title=${`${deed.name}?`} does=${deed.name} send=${act} close=${close}>${about && html`<p class="id">${about}</p>`}<div>${deed.confirm ?? html`<p>This is done at once.</p>`}</div></${FormDialog}>`;
+}
+
+/** A button that opens the dialog that `draw` makes, if the session may. @param {{name: string, draw: (close: () => void) => any, scope?: "register" | "admin", kind?: string, isOff?: string}} props */
+export function Opener({ name, draw, scope, kind = "", isOff = "" }) {
+  const [isOpen, setOpen] = useState(false);
+  const reason = useOfflineReason() || isOff;
+  if (!useMay(scope)) return null;
+  return html`<button type="button" class=${kind} disabled=${Boolean(reason)} title=${reason} onClick=${() => setOpen(true)}>${name}</button>${isOpen && draw(() => setOpen(false))}`;
 }
 
 /**
  * A button that does `run`. With `confirm` it asks first, in a dialog whose button has the same name.
  * With `leave`, the page at that address follows.
- * @param {Deed & {run: () => Promise<any>, isOff?: string}} props
+ * @param {Deed & {run: Run, isOff?: string}} props
  */
 export function Action({ run, isOff = "", ...deed }) {
   const [isOpen, setOpen] = useState(false);
@@ -133,22 +169,100 @@ export function Action({ run, isOff = "", ...deed }) {
 }
 
 /**
- * The same button in each row of a list, with one state for all of them: `button` makes that of an id, or null if the
- * session may not; `dialog` belongs beside the list.
+ * The same button in rows of a table, with one state for all of them: `button` makes that of an id, with the reason if it
+ * is off; it is null if the session may not. `dialog` belongs beside the table.
  * @param {Deed} deed
- * @param {(id: string) => Promise<any>} run
- * @returns {{button: ((id: string) => any) | null, dialog: any}}
+ * @param {(id: string, given: Record<string, string>) => Promise<any>} run
+ * @returns {{button: ((id: string, isOff?: string) => any) | null, dialog: any}}
  */
 export function useRowAction(deed, run) {
   const [asked, setAsked] = useState("");
-  const reason = useOfflineReason();
+  const offline = useOfflineReason();
   const may = useMay(deed.scope);
   const button = useMemo(() => {
     if (!may) return null;
     const idOf = (/** @type {Event} */ event) => /** @type {HTMLButtonElement} */ (event.currentTarget).value;
-    const act = (/** @type {Event} */ event) => press(event, deed, () => run(idOf(event)));
+    const act = (/** @type {Event} */ event) => press(event, deed, (given) => run(idOf(event), given));
     const ask = (/** @type {Event} */ event) => setAsked(idOf(event));
-    return (/** @type {string} */ id) => h("button", { type: "button", class: "quiet", value: id, disabled: Boolean(reason), title: reason, onClick: act, [`on${ASK}`]: ask }, deed.name);
-  }, [may, reason]);
-  return { button, dialog: asked && html`<${Ask} deed=${deed} run=${() => run(asked)} close=${() => setAsked("")} />` };
+    return (/** @type {string} */ id, isOff = "") => {
+      const title = offline || isOff;
+      return h("button", { type: "button", class: "quiet", value: id, disabled: Boolean(title), title, onClick: deed.confirm ? ask : act, [`on${ASK}`]: ask }, deed.name);
+    };
+  }, [may, offline]);
+  return { button, dialog: asked && html`<${Ask} deed=${deed} about=${asked} run=${(/** @type {Record<string, string>} */ given) => run(asked, given)} close=${() => setAsked("")} />` };
+}
+
+/** @typedef {{name: string, path: string, what: string, warning: string, kind?: string}} Operation */
+
+/** What a bulk operation selects, as the API takes it. @param {import("./route.js").Route} route @param {string[]} ids */
+function selected(route, ids) {
+  /** @type {Record<string, any>} */
+  const wanted = ids.length ? { ids } : {};
+  for (const [name, value] of ids.length ? [] : filtersOf(route)) {
+    const key = name.startsWith("metadata.") ? name.slice(9) : "";
+    if (key) wanted.metadata = { ...wanted.metadata, [key]: value };
+    else wanted[name] = name === "status" ? value.split(",") : value;
+  }
+  return wanted;
+}
+
+/** `given` is what was chosen when it opened. @param {{operation: Operation, given: {does: string, wanted: any}, close: () => void, done: () => void}} props */
+function BulkDialog({ operation, given, close, done }) {
+  const { does, wanted } = useRef(given).current;
+  const [count, setCount] = useState(null);
+  const [progress, setProgress] = useState(null);
+  const isStopped = useRef(false);
+  const said = useRef(null);
+  const ask = async () => {
+    setCount(await post(operation.path, { ...wanted, dry_run: true }));
+    said.current?.focus();
+  };
+  const act = async () => {
+    const sum = { count: 0, skipped: 0, errors: /** @type {any[]} */ ([]) };
+    let cursor = "";
+    try {
+      do {
+        const part = await post(operation.path, { ...wanted, cursor });
+        sum.count += Number(part.count);
+        sum.skipped += Number(part.skipped);
+        sum.errors.push(...part.errors);
+        cursor = part.next_cursor ?? "";
+        setProgress({ ...sum });
+      } while (cursor && !isStopped.current);
+    } finally {
+      setProgress(null);
+      refetchAll();
+    }
+    const more = [sum.skipped && `${sum.skipped} left alone`, cursor && "stopped before the rest"].filter(Boolean).join(", ");
+    toast(`${operation.name}: ${sum.count} done${more ? `, ${more}` : ""}`);
+    done();
+    if (sum.errors.length) throw { title: `${sum.errors.length} failed`, message: "The others were done.", errors: sum.errors.slice(0, 20).map((one) => ({ field: one.id, message: one.message })) };
+    close();
+  };
+  const leave = () => {
+    isStopped.current = true;
+    close();
+  };
+  const total = count && `${count.is_exact ? "" : "More than "}${count.count}`;
+  return html`<${FormDialog} title=${`${operation.name}?`} does=${does} counts isOff=${!Number(count?.count)} close=${leave} send=${(/** @type {any} */ _, /** @type {boolean} */ isCount) => (isCount ? ask() : act())}><p>${operation.warning}</p>
+    <p tabindex="-1" ref=${said}>${count ? `${total} ${operation.what} selected.` : "Count first: nothing is done by that."}</p>
+    ${progress && html`<p><progress max=${Number(count.count) || 1} value=${progress.count} aria-label="Progress"></progress> ${progress.count} of ${total}. Going back stops before the next part.</p>`}</${FormDialog}>`;
+}
+
+/**
+ * The buttons of bulk operations, on everything that the filter selects or on the chosen rows: on the server, counted
+ * first, part by part. They are off until there is a filter or a chosen row.
+ * @param {{operations: Operation[], route: import("./route.js").Route, selection: import("./table.js").Selection}} props
+ */
+export function Bulk({ operations, route, selection }) {
+  if (!useMay()) return null;
+  const ids = [...selection.ids];
+  const wanted = selected(route, ids);
+  const isNothing = Object.keys(wanted).length === 0;
+  return html`<p class="tools bulk">${operations.map((operation) => {
+      const does = `${operation.name} ${ids.length ? `${ids.length} selected` : "all that match"}`;
+      return html`<${Opener} key=${operation.name} name=${does} kind=${operation.kind} isOff=${isNothing ? "Set a filter or select rows first" : ""}
+        draw=${(/** @type {() => void} */ close) => html`<${BulkDialog} ...${{ operation, given: { does, wanted }, close }} done=${() => selection.choose(ids, false)} />`} />`;
+    })}
+    ${isNothing && html`<span class="hint">Set a filter or select rows to act on many.</span>`}</p>`;
 }

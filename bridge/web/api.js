@@ -1,7 +1,57 @@
-/** Calls of the HTTP API under the rights of the session's cookie. */
-import { parse } from "./json.js";
+/** Calls of the HTTP API under the rights of the session's cookie; in its JSON every number is kept digit by digit. */
 import { recall, remember } from "./settings.js";
 
+/** A number whose text says more than a double can hold. Arithmetic works on it, its text is the sender's. */
+export class ExactNumber extends Number {
+  /** @param {string} text */
+  constructor(text) {
+    super(text);
+    this.text = text;
+  }
+
+  toString() {
+    return this.text;
+  }
+
+  toJSON() {
+    return this.text;
+  }
+}
+
+/** A number that may not be spelled as JavaScript would: with an exponent, a zero at its end, or many digits. */
+const UNUSUAL = /(?:^|[:[,])\s*-?(?:\d+\.\d*0(?=\s*(?:[,\]}]|$))|[\d.]+[eE]|[\d.]{16})/;
+
+/**
+ * Parse JSON; a number that a double would alter becomes an ExactNumber.
+ * @param {string} text
+ * @returns {any}
+ */
+export function parse(text) {
+  if (!UNUSUAL.test(text)) return JSON.parse(text);
+  const reviver = (/** @type {string} */ _key, /** @type {any} */ value, /** @type {{source?: string}} */ context) =>
+    typeof value === "number" && context?.source !== undefined && context.source !== String(value)
+      ? new ExactNumber(context.source)
+      : value;
+  return JSON.parse(text, /** @type {any} */ (reviver));
+}
+
+/**
+ * Indented JSON, numbers as they came.
+ * @param {any} value
+ * @param {string} [indent]
+ * @returns {string}
+ */
+export function format(value, indent = "") {
+  if (value instanceof ExactNumber) return value.text;
+  if (value === null || typeof value !== "object") return JSON.stringify(value) ?? "null";
+  const inner = `${indent}  `;
+  const isList = Array.isArray(value);
+  const parts = isList
+    ? value.map((item) => format(item, inner))
+    : Object.entries(value).map(([key, item]) => `${JSON.stringify(key)}: ${format(item, inner)}`);
+  const [open, close] = isList ? "[]" : "{}";
+  return parts.length ? `${open}\n${inner}${parts.join(`,\n${inner}`)}\n${indent}${close}` : open + close;
+}
 
 /** The answers of the API, as /openapi.json describes them; the tests generate this file. @typedef {import("./openapi.js").components["schemas"]} Schemas */
 
@@ -74,11 +124,8 @@ export async function call(method, path, body, read = parse) {
   throw new Problem(response.status, answer);
 }
 
-/** @param {string} path */
-export const get = (path) => call("GET", path);
-
-/** The answer as its text, byte by byte. @param {string} path */
-export const getText = (path) => call("GET", path, undefined, (text) => text);
+/** The path of one thing. @param {string} kind @param {string} id */
+export const pathOf = (kind, id) => `/v1/${kind}/${encodeURIComponent(id)}`;
 
 /** @param {string} path @param {any} [body] */
 export const post = (path, body) => call("POST", path, body);
@@ -87,7 +134,7 @@ export const post = (path, body) => call("POST", path, body);
 export async function findSession() {
   if (!recall("signed-in")) return null; // spares the console a 401; the cookie itself is out of reach
   try {
-    return await get("/v1/session");
+    return await call("GET", "/v1/session");
   } catch (error) {
     if (error instanceof Problem && error.status === 401) {
       remember("signed-in", null);

@@ -1,20 +1,17 @@
 /** The shell: signing in, navigation, liveness, keys, and the page that the address names. */
-import { h, html, render, useEffect, useState } from "./preact.js";
+import { h, html, render, useEffect, useRef, useState } from "./preact.js";
 import { findSession, link, signIn, signOut } from "./api.js";
-import { announce, Session, toast, Toasts } from "./action.js";
+import { announce, ASK, Dialog, Session, toast, Toasts, useAttempt } from "./action.js";
 import { newVersion, refetchAll, start, stop, togglePause, useLive } from "./live.js";
 import { go, to, useRoute } from "./route.js";
-import { Keys, useKeys } from "./keys.js";
-import { toggleTheme, toggleZone, zoneName } from "./settings.js";
-import { clockText, durationText, ErrorBox, Heading } from "./ui.js";
+import { recall, remember, toggleTheme, toggleZone, zoneName } from "./settings.js";
+import { clockText, copyText, durationText, ErrorBox, Heading, valuesOf } from "./ui.js";
 import Overview from "./overview.js";
 import Runs, { RunPage } from "./runs.js";
-import Deliveries, { DeliveryPage } from "./deliveries.js";
-import Endpoints from "./endpoints.js";
-import EndpointPage from "./endpoint.js";
+import Deliveries, { DeliveryPage, ReplayPage, Replays } from "./deliveries.js";
+import Endpoints, { EndpointPage } from "./endpoints.js";
 import Connections, { ConnectionPage } from "./connections.js";
 import Events, { EventPage } from "./events.js";
-import Replays, { ReplayPage } from "./replays.js";
 import Nodes, { NodePage } from "./nodes.js";
 
 /** Each page: its name, the list, and the page of one thing. @type {Record<string, [string, any, any?]>} */
@@ -24,22 +21,94 @@ const PAGES = {
   events: ["Events", Events, EventPage], replays: ["Replays", Replays, ReplayPage], nodes: ["Nodes", Nodes, NodePage],
 };
 
+/** The letter of each page behind `g`. @type {Record<string, string>} */
+const LETTERS = { o: "overview", r: "runs", d: "deliveries", e: "endpoints", p: "replays", c: "connections", v: "events", n: "nodes", y: "replays" };
+const HELP = [["g then o r d e p c v n", "go to a page, by its letter"], ["/", "filter; Esc leaves it"], ["j k", "next, previous row"], ["Enter", "open the row"], ["u", "up to the list"],
+  ["[ ]", "newer, older page"], ["r", "fetch again now"], ["p", "pause, go on"], ["x", "select the row; shift-click selects up to a row"], ["c", "copy the id"], ["t", "light, dark"], ["R", "retry or replay, after a question"], ["?", "this list"]];
+
+const areOff = () => recall("keys-off") !== null;
+
+/** @param {number} by */
+function moveRow(by) {
+  const rows = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("main tbody tr td:first-child a")]);
+  const at = rows.indexOf(/** @type {any} */ (document.activeElement));
+  rows[Math.min(rows.length - 1, Math.max(0, at + by))]?.focus();
+}
+
+/** Copy the id of the row that has the focus, or that of the page. @param {HTMLElement} target @param {string | null} id */
+async function copyId(target, id) {
+  const text = target.matches("td a") ? target.textContent : id;
+  if (text) toast((await copyText(text)) ? `Copied ${text}` : "The browser does not allow copying");
+}
+
+/** Have the button of this name ask, that of the row with the focus first. Whether there is one. @param {string} name @param {HTMLElement} target */
+function ask(name, target) {
+  const buttons = [target.closest("tr"), document.querySelector("main")].flatMap((place) => [...(place?.querySelectorAll("button:enabled") ?? [])]);
+  const button = /** @type {HTMLElement | undefined} */ (buttons.find((one) => one.textContent === name));
+  button?.focus();
+  button?.dispatchEvent(new Event(ASK));
+  return Boolean(button);
+}
+
+/** @param {string} selector */
+const press = (selector) => /** @type {HTMLElement | null} */ (document.querySelector(selector))?.click();
+
+/** Heed keys. The listener lives as long as the shell, so that a redraw between "g" and its letter loses nothing. @param {import("./route.js").Route} route @param {() => void} help */
+function useKeys(route, help) {
+  const current = useRef({ route, help });
+  current.current = { route, help };
+  useEffect(() => {
+    let isGoing = false;
+    const act = (/** @type {KeyboardEvent} */ event) => {
+      const { route, help } = current.current;
+      const target = /** @type {HTMLElement} */ (event.target);
+      const isField = target.matches("input:not([type=checkbox]), select, textarea");
+      if (event.key === "Escape" && isField) return target.blur();
+      if (isField || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || areOff()) return;
+      if (isGoing) {
+        isGoing = false;
+        if (LETTERS[event.key]) go(to(LETTERS[event.key]));
+        return;
+      }
+      /** @type {Record<string, () => any>} */
+      const does = {
+        g: () => (isGoing = true), "/": () => /** @type {HTMLElement | null} */ (document.querySelector("main .filters input") ?? document.querySelector(".bar input"))?.focus(),
+        j: () => moveRow(1), k: () => moveRow(-1), ArrowDown: () => moveRow(1), ArrowUp: () => moveRow(-1),
+        o: () => target.matches("td a") && target.click(), u: () => route.id !== null && go(to(route.page)),
+        "[": () => press("[data-page=newer]"), "]": () => press("[data-page=older]"), x: () => press("tr:focus-within input[type=checkbox]"),
+        r: refetchAll, p: togglePause, t: toggleTheme, "?": help,
+        c: () => copyId(target, route.id), R: () => ask("Retry", target) || ask("Replay", target),
+      };
+      const isInList = target.matches("td a") || (target.matches("h1, body") && document.querySelector(".rows"));
+      if (event.key.startsWith("Arrow") && !isInList) return; // else the page scrolls
+      if (!does[event.key]) return;
+      event.preventDefault();
+      does[event.key]();
+    };
+    addEventListener("keydown", act);
+    return () => removeEventListener("keydown", act);
+  }, []);
+}
+
+/** @param {{close: () => void}} props */
+function Keys({ close }) {
+  const [off, setOff] = useState(areOff());
+  const toggle = () => {
+    remember("keys-off", off ? null : "1");
+    setOff(!off);
+  };
+  return html`<${Dialog} title="Keys" close=${close}><dl class="facts">${HELP.map(([keys, what]) => html`<div key=${keys}><dt><kbd>${keys}</kbd></dt><dd>${what}</dd></div>`)}</dl>
+    <label class="check"><input type="checkbox" checked=${!off} onChange=${toggle} /><span>Single keys are on</span></label>
+    <p class="buttons"><button type="button" class="primary" onClick=${close}>Close</button></p></${Dialog}>`;
+}
+
 /** @param {{signedIn: (session: any) => void}} props */
 function SignIn({ signedIn }) {
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const [isBusy, setBusy] = useState(false);
-  const submit = async (/** @type {Event} */ event) => {
+  const { error, isBusy, attempt } = useAttempt();
+  const submit = (/** @type {Event} */ event) => {
     event.preventDefault();
-    const token = String(new FormData(/** @type {HTMLFormElement} */ (event.currentTarget)).get("token"));
-    setBusy(true);
-    setError(null);
-    try {
-      signedIn(await signIn({ token }));
-    } catch (problem) {
-      setError(problem);
-    } finally {
-      setBusy(false);
-    }
+    const { token } = valuesOf(event);
+    attempt(async () => signedIn(await signIn({ token })));
   };
   useEffect(() => {
     document.title = "Sign in · runbridge";
@@ -87,12 +156,11 @@ function Bar({ session, signedOut, help, redraw }) {
   };
   const find = (/** @type {Event} */ event) => {
     event.preventDefault();
-    const form = /** @type {HTMLFormElement} */ (event.currentTarget);
-    const id = String(new FormData(form).get("id")).trim();
+    const { id } = valuesOf(event);
     if (!id) return;
     const page = { run: "runs", dlv: "deliveries", del: "deliveries", evt: "events", rpl: "replays", ep: "endpoints" }[id.split("_")[0]];
     go(page && id.includes("_") && id.length > 24 ? to(page, id) : to("runs", null, { q: id }));
-    form.reset();
+    /** @type {HTMLFormElement} */ (event.currentTarget).reset();
   };
   const version = newVersion();
   const changeZone = () => {
@@ -140,7 +208,7 @@ function Missing() {
 
 function App() {
   const [session, setSession] = useState(/** @type {any} */ (undefined));
-  const [error, setError] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState(null);
   const [isOver, setOver] = useState(false); // signed out under the open page: sign-in over it, its address kept
   const enter = (/** @type {any} */ found) => {
     setSession(found);

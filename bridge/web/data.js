@@ -1,7 +1,6 @@
 /** What pages show: fetched, kept while it is fetched again, and lists whose rows do not jump. */
 import { useCallback, useEffect, useRef, useState } from "./preact.js";
-import { call } from "./api.js";
-import { parse } from "./json.js";
+import { call, parse } from "./api.js";
 import { useRefetch } from "./live.js";
 
 /** @typedef {{data: any, error: any, isBusy: boolean, reload: () => Promise<void>}} Fetched */
@@ -84,3 +83,6 @@ export function useList(path, key = "id", isFollowed = false) {
     },
   };
 }
+
+/** The names of all things at `path`, to choose from. @param {string} path @param {string} [key] @returns {string[]} */
+export const useNames = (path, key = "id") => (useData(path).data?.data ?? []).map((/** @type {any} */ one) => one[key]);

@@ -1,14 +1,11 @@
 import { h, html, useMemo } from "./preact.js";
-import { withQuery } from "./api.js";
+import { pathOf, withQuery } from "./api.js";
+import { Action } from "./action.js";
 import { useData, useList } from "./data.js";
-import { deliveryColumns } from "./deliveries.js";
-import { ReplayButton, ReplayEvent } from "./replays.js";
+import { deliveryColumns, REPLAY, replay, ReplayButton, TYPES } from "./deliveries.js";
 import { to, withFilters } from "./route.js";
 import { Filters, ListBody, Table } from "./table.js";
-import { Facts, Heading, idOf, Json, Loaded, stateOf, timeOf, worstOf } from "./ui.js";
-
-export const TYPES = ["run.started", "run.progressed", "run.waiting", "run.resumed", "run.overdue", "run.finished",
-  "connection.failing", "connection.recovered", "endpoint.disabled", "bridge.ping"];
+import { factsOf, Heading, idOf, jsonOf, loaded, stateOf, timeOf, worstOf } from "./ui.js";
 
 /** What an event is about. @param {any} event */
 function aboutOf({ data: { run, connection, endpoint } }) {
@@ -33,9 +30,9 @@ const DELIVERIES = { name: "Deliveries", size: "7.6rem", cell: (event) => worstO
 /** The body of an event, beside the feed. @param {{id: string, rows: any[] | null, close: string}} props */
 function Beside({ id, rows, close }) {
   const { deliveries: _, ...known } = rows?.find((row) => row.id === id) ?? {};
-  const fetched = useData(known.id || !rows ? null : `/v1/events/${encodeURIComponent(id)}`);
+  const fetched = useData(known.id || !rows ? null : pathOf("events", id));
   return html`<section class="aside" aria-label="Body of the event"><h2>Body of <a class="id" href=${to("events", id)}>${id}</a></h2>
-    ${known.id ? html`<${Json} value=${known} name="body" />` : html`<${Loaded} fetched=${fetched}>${(/** @type {any} */ event) => html`<${Json} value=${event} name="body" />`}</${Loaded}>`}
+    ${known.id ? jsonOf(known, "body") : loaded(fetched, (event) => jsonOf(event, "body"))}
     <p><a class="button" href=${close}>Close</a></p></section>`;
 }
 
@@ -44,9 +41,9 @@ export default function Events({ route }) {
   const { follow, show, ...query } = route.query;
   const columns = useMemo(() => eventColumns.toSpliced(-1, 0, DELIVERIES).toSpliced(2, 0, { name: "Body", size: "4rem", cell: (event) => h("a", { class: "button quiet", "aria-label": `Show the body of ${event.id}`, href: to("events", null, { ...route.query, show: event.id }) }, "Show") }), [route]);
   const list = useList(withQuery("/v1/events", { ...query, order: "newest", deliveries: true }), "id", Boolean(follow));
-  return html`<${Heading} title="Events"><a class="button" href=${withFilters(route, { follow: follow ? "" : "1" })}>${follow ? "Do not follow" : "Follow"}</a><${ReplayButton} types=${route.query.type} /></${Heading}>
-    <${Filters} route=${route} fields=${[{ name: "type", label: "Type", options: TYPES }, { name: "run_id", label: "Run id" }]} />
-    <div class=${show ? "beside" : "whole"}><div class="whole"><${ListBody} list=${list} route=${route} caption="Events, newest first" columns=${columns} filters=${["type", "run_id"]}
+  return html`<${Heading} title="Events"><a class="button" href=${withFilters(route, { follow: follow ? "" : "1" })}>${follow ? "Do not follow" : "Follow"}</a><${ReplayButton} type=${route.query.type} /></${Heading}>
+    <${Filters} route=${route} fields=${[["type", "Type", TYPES], ["run_id", "Run id"]]} />
+    <div class=${show ? "beside" : "whole"}><div class="whole"><${ListBody} list=${list} route=${route} caption="Events, newest first" columns=${columns}
       empty=${html`<p>Nothing has happened yet. Register a run, and its first event appears here:</p><pre tabindex="0">runbridge runs add CONNECTION PROVIDER_RUN_ID</pre>`} /></div>
     ${show && html`<${Beside} id=${show} rows=${list.rows} close=${to("events", null, { ...route.query, show: "" })} />`}</div>`;
 }
@@ -54,16 +51,12 @@ export default function Events({ route }) {
 /** @param {{route: import("./route.js").Route}} props */
 export function EventPage({ route }) {
   const id = /** @type {string} */ (route.id);
-  const path = `/v1/events/${encodeURIComponent(id)}`;
-  const fetched = useData(path);
+  const fetched = useData(pathOf("events", id));
   const deliveries = useData(`/v1/deliveries?event=${encodeURIComponent(id)}&limit=200`);
-  return html`<${Heading} title=${id} isId>${fetched.data && html`<${ReplayEvent} id=${id} />`}</${Heading}>
-    <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`
-      <${Facts} rows=${[
-        ["Type", event.type], ["When", timeOf(event.timestamp, true)],
-        ["About", aboutOf(event)],
-      ]} />
-      <section><h2>Deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Deliveries of this event" columns=${deliveryColumns} rows=${data} />` : html`<p>No endpoint wanted it.</p>`)}</${Loaded}></section>
-      <section><h2>Body</h2><${Json} value=${event} name="body" /></section>`}</${Loaded}>`;
+  return html`<${Heading} title=${id} isId>${fetched.data && html`<${Action} ...${REPLAY} run=${(/** @type {any} */ given) => replay(id, given)} />`}</${Heading}>
+    ${loaded(fetched, (/** @type {import("./api.js").Schemas["EventAnswer"]} */ event) => html`
+      ${factsOf([["Type", event.type], ["When", timeOf(event.timestamp, true)], ["About", aboutOf(event)]])}
+      <section><h2>Deliveries</h2>${loaded(deliveries, ({ data }) => (data.length ? html`<${Table} caption="Deliveries of this event" columns=${deliveryColumns} rows=${data} />` : html`<p>No endpoint wanted it.</p>`))}</section>
+      <section><h2>Body</h2>${jsonOf(event, "body")}</section>`)}`;
 }
 

@@ -27,6 +27,12 @@ export function to(page, id, query = {}) {
   return withQuery(`#/${page}${id ? `/${encodeURIComponent(id)}` : ""}`, query);
 }
 
+/** The parameters of an address that are no filters. */
+const NO_FILTERS = ["cursor", "limit", "follow", "show"];
+
+/** The filters in an address, each with its value. @param {Route} route */
+export const filtersOf = ({ query }) => Object.entries(query).filter(([name]) => !NO_FILTERS.includes(name));
+
 /** @param {string} address */
 export function go(address) {
   location.hash = address;

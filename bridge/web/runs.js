@@ -1,18 +1,15 @@
 import { h, html, useMemo, useState } from "./preact.js";
-import { call, now, post, withQuery } from "./api.js";
-import { Action, Dialog, toast, useMay, useRowAction } from "./action.js";
-import { Bulk } from "./bulk.js";
+import { call, now, pathOf, post, withQuery } from "./api.js";
+import { Action, Bulk, FormDialog, Opener, toast, useRowAction } from "./action.js";
 import { CadencePlot, Timeline } from "./charts.js";
-import { useData, useList } from "./data.js";
-import { deliveryColumns } from "./deliveries.js";
+import { useData, useList, useNames } from "./data.js";
 import { refetchAll } from "./live.js";
-import { ReplayEvent } from "./replays.js";
+import { deliveryColumns, REPLAY, replay } from "./deliveries.js";
 import { go, to } from "./route.js";
-import { Filters, ListBody, Table, useSelection } from "./table.js";
-import { durationText, ErrorBox, Facts, Heading, idOf, Json, Loaded, stateOf, timeOf, useOfflineReason, visible, worstOf } from "./ui.js";
+import { Filters, ListBody, Table, tableOf, useSelection } from "./table.js";
+import { choice, durationText, factsOf, field, Heading, idOf, jsonOf, loaded, stateOf, timeOf, visible, worstOf } from "./ui.js";
 
 export const STATUSES = ["queued", "running", "waiting", "unknown", "succeeded", "partial", "failed", "cancelled", "expired", "lost"];
-const FILTERS = ["q", "state", "status", "connection", "workflow_id", "tag", "since", "until"];
 
 /** @param {any} run */
 export function progressText(run) {
@@ -33,33 +30,23 @@ const COLUMNS = [
 
 /** @param {{close: () => void}} props */
 function Register({ close }) {
-  const connections = useData("/v1/connections");
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const register = async (/** @type {Event} */ event) => {
-    event.preventDefault();
-    const given = Object.fromEntries(new FormData(/** @type {HTMLFormElement} */ (event.currentTarget)));
-    const tags = String(given.tags).split(",").map((tag) => tag.trim()).filter(Boolean);
-    const body = { connection: given.connection, provider_run_id: String(given.provider_run_id).trim(), ...(given.workflow_id ? { workflow_id: given.workflow_id } : {}), ...(tags.length ? { tags } : {}) };
-    try {
-      const run = await post("/v1/runs", body);
-      close();
-      toast(`Watching ${run.id}`);
-      refetchAll();
-      go(to("runs", run.id));
-    } catch (problem) {
-      setError(problem);
-    }
+  const connections = useNames("/v1/connections", "name");
+  const register = async (/** @type {Record<string, string>} */ given) => {
+    const tags = given.tags.split(",").map((tag) => tag.trim()).filter(Boolean);
+    const run = await post("/v1/runs", { ...given, workflow_id: given.workflow_id || null, tags });
+    close();
+    toast(`Watching ${run.id}`);
+    refetchAll();
+    go(to("runs", run.id));
   };
-  return html`<${Dialog} title="Register a run" close=${close}><form class="stack" onSubmit=${register}>
-    <label><span>Connection</span><select name="connection" aria-label="Connection">${(connections.data?.data ?? []).map((/** @type {any} */ one) => html`<option key=${one.name}>${one.name}</option>`)}</select></label>
-    <label><span>Provider's run id</span><input name="provider_run_id" required autocomplete="off" /></label>
-    <label><span>Workflow (optional)</span><input name="workflow_id" autocomplete="off" /></label>
-    <label><span>Tags, separated by commas (optional)</span><input name="tags" autocomplete="off" /></label>
-    ${error && html`<${ErrorBox} error=${error} />`}
-    <p class="buttons"><button type="button" onClick=${close}>Back</button><button type="submit" class="primary">Register</button></p></form></${Dialog}>`;
+  return html`<${FormDialog} title="Register a run" does="Register" send=${register} close=${close}>
+    ${choice("Connection", "connection", connections)}
+    ${field("Provider's run id", "provider_run_id", { required: true })}
+    ${field("Workflow (optional)", "workflow_id")}
+    ${field("Tags, separated by commas (optional)", "tags")}</${FormDialog}>`;
 }
 
-/** @type {import("./bulk.js").Operation[]} */
+/** @type {import("./action.js").Operation[]} */
 const BULK = [
   { name: "Cancel", path: "/v1/runs/cancel", what: "open runs are", warning: "Their providers are asked to cancel them. This cannot be undone." },
   { name: "Stop watching", path: "/v1/runs/stop", what: "open runs are", kind: "danger", warning: "They go on at their providers, and nothing more is sent about them. Their records here are removed." },
@@ -69,26 +56,21 @@ const POLL = { name: "Poll now", done: "It is polled now" };
 
 /** @param {{route: import("./route.js").Route}} props */
 export default function Runs({ route }) {
-  const path = withQuery("/v1/runs", route.query);
-  const list = useList(withQuery("/v1/runs", { ...route.query, deliveries: true }));
+  const path = withQuery("/v1/runs", { ...route.query, deliveries: true });
+  const list = useList(path);
   const selection = useSelection(path);
-  const connections = useData("/v1/connections");
-  const [isOpen, setOpen] = useState(false);
-  const reason = useOfflineReason();
-  const may = useMay("register");
-  const { button, dialog } = useRowAction(POLL, (id) => post(`/v1/runs/${id}/poll`));
+  const connections = useNames("/v1/connections", "name");
+  const { button, dialog } = useRowAction(POLL, (id) => post(`${pathOf("runs", id)}/poll`));
   const columns = useMemo(() => [...COLUMNS, { name: "Next poll", kind: "time", size: button ? "9rem" : "6rem", cell: (/** @type {any} */ run) => [timeOf(run.next_poll_at), button && !run.settled && button(run.id)] }], [button]);
-  const names = (connections.data?.data ?? []).map((/** @type {any} */ one) => one.name);
-  return html`<${Heading} title="Runs">${may && html`<button type="button" class="primary" disabled=${Boolean(reason)} title=${reason} onClick=${() => setOpen(true)}>Register</button>`}</${Heading}>
+  return html`<${Heading} title="Runs"><${Opener} name="Register" kind="primary" scope="register" draw=${(/** @type {() => void} */ close) => html`<${Register} close=${close} />`} /></${Heading}>
     <${Filters} route=${route} fields=${[
-      { name: "q", label: "Beginning of an id" }, { name: "state", label: "State", options: ["open", "settled"] },
-      { name: "status", label: "Status", options: STATUSES }, { name: "connection", label: "Connection", options: names },
-      { name: "workflow_id", label: "Workflow" }, { name: "tag", label: "Tag" }, { name: "since", label: "Since" }, { name: "until", label: "Until" },
+      ["q", "Beginning of an id"], ["state", "State", ["open", "settled"]], ["status", "Status", STATUSES], ["connection", "Connection", connections],
+      ["workflow_id", "Workflow"], ["tag", "Tag"], ["since", "Since"], ["until", "Until"],
     ]} />
-    <${Bulk} operations=${BULK} route=${route} filters=${FILTERS} selection=${selection} />
-    <${ListBody} list=${list} route=${route} caption="Runs, newest first" columns=${columns} filters=${FILTERS} selection=${selection}
+    <${Bulk} operations=${BULK} route=${route} selection=${selection} />
+    <${ListBody} list=${list} route=${route} caption="Runs, newest first" columns=${columns} selection=${selection}
       empty=${html`<p>No run is watched yet. Register one here, through the API, or on the command line:</p><pre tabindex="0">runbridge runs add CONNECTION PROVIDER_RUN_ID</pre>`} />
-    ${dialog}${isOpen && html`<${Register} close=${() => setOpen(false)} />`}`;
+    ${dialog}`;
 }
 
 const TONES = /** @type {Record<string, string>} */ ({ succeeded: "good", failed: "bad", expired: "bad", lost: "bad", waiting: "warn", partial: "warn", unknown: "warn", running: "busy" });
@@ -113,25 +95,23 @@ function marks(run, deliveries) {
 
 /** @param {{run: any, deliveries: any[]}} props */
 function History({ run, deliveries }) {
-  const may = useMay();
+  const { button, dialog } = useRowAction(REPLAY, replay);
   const rows = [
     { id: "registered", at: run.registered_at, what: "registered", more: "" },
     ...run.transitions.map((/** @type {any} */ one, /** @type {number} */ index) => ({ id: `t${index}`, at: one.at, what: html`${stateOf(one.from)} → ${stateOf(one.to)}`, more: visible(one.provider_status ?? "") })),
     ...run.events.map((/** @type {any} */ one) => ({ id: one.id, isEvent: true, at: one.timestamp, what: html`<a href=${to("events", one.id)}>${one.type}</a>`, more: deliveriesText(deliveries.filter((delivery) => delivery.event_id === one.id)) })),
   ].sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
   return html`<${Timeline} marks=${marks(run, deliveries)} />
-    <${Table} caption="What happened to this run" rows=${rows} columns=${[
-      { name: "What", cell: (/** @type {any} */ row) => row.what },
-      { name: "When", cell: (/** @type {any} */ row) => timeOf(row.at, true) },
-      { name: "Provider's word, or deliveries", cell: (/** @type {any} */ row) => html`<bdi>${row.more || "–"}</bdi>` },
-    ...(may ? [{ name: "Action", cell: (/** @type {any} */ row) => (row.isEvent ? html`<${ReplayEvent} id=${row.id} kind="quiet" />` : "") }] : []),
-    ]} />`;
+    ${tableOf("What happened to this run", rows, [["What", (row) => row.what], ["When", (row) => timeOf(row.at, true)],
+      ["Provider's word, or deliveries", (row) => html`<bdi>${row.more || "–"}</bdi>`],
+      ...(button ? [/** @type {[string, (row: any) => any]} */ (["Action", (row) => row.isEvent && button(row.id)])] : []),
+    ])}${dialog}`;
 }
 
 /** Where the run stands on the plot of its workflow: its polls so far above the line, the planned ones beneath. @param {{run: any}} props */
 function Place({ run }) {
   const query = new URLSearchParams({ workflow: run.workflow_id ?? "" });
-  const learned = useData(`/v1/connections/${encodeURIComponent(run.connection)}?${query}`).data?.distribution;
+  const learned = useData(`${pathOf("connections", run.connection)}?${query}`).data?.distribution;
   if (!learned) return null;
   const began = Date.parse(run.transitions.findLast((/** @type {any} */ one) => one.to === run.status)?.at ?? run.registered_at);
   const past = run.recent_polls.map((/** @type {string} */ at) => (Date.parse(at) - began) / 1000);
@@ -147,7 +127,7 @@ function deliveriesText(deliveries) {
 /** @param {{route: import("./route.js").Route}} props */
 export function RunPage({ route }) {
   const id = /** @type {string} */ (route.id);
-  const path = `/v1/runs/${encodeURIComponent(id)}`;
+  const path = pathOf("runs", id);
   const fetched = useData(path);
   const found = fetched.data;
   const deliveries = useData(found ? `/v1/deliveries?run=${encodeURIComponent(found.id)}&limit=200` : null);
@@ -158,8 +138,8 @@ export function RunPage({ route }) {
       ${open && html`<${Action} name="Stop watching" kind="danger" done="It is no longer watched" run=${() => call("DELETE", path)} leave=${to("runs")}
         confirm=${html`<p>The run goes on at the provider, and nothing more is sent about it. Its record here is removed.</p>`} />`}
     </${Heading}>
-    <${Loaded} fetched=${fetched}>${(/** @type {import("./api.js").Schemas["RunInFull"]} */ run) => html`
-      <${Facts} rows=${[
+    ${loaded(fetched, (/** @type {import("./api.js").Schemas["RunInFull"]} */ run) => html`
+      ${factsOf([
         ["Status", html`${stateOf(run.status)}${run.overdue && html` <small class="warn">longer than usual</small>`}`],
         ["Provider's word", run.provider_status && html`<bdi>${visible(run.provider_status)}</bdi>`],
         ["Connection", html`<a href=${to("connections", run.connection, { workflow: run.workflow_id })}>${run.connection}</a> (${run.provider})`],
@@ -175,12 +155,12 @@ export function RunPage({ route }) {
         ["Next poll", run.next_poll_at && html`${timeOf(run.next_poll_at)}${run.next_poll_reason && html`: ${visible(run.next_poll_reason)}`}`],
         ["Deadline", run.deadline_at && !run.settled && timeOf(run.deadline_at, true)],
         ["Tags", run.tags.map(visible).join(", ")],
-      ]} />
+      ])}
       ${run.last_error && html`<section class="error"><h2>The last ${String(run.last_error.count)} polls brought nothing readable</h2><p>${run.last_error.kind}: ${visible(run.last_error.message)} (${timeOf(run.last_error.at)})</p></section>`}
-      ${run.error && html`<section><h2>Error</h2><${Json} value=${[run.error.message, run.error.code && `code ${run.error.code}`, run.error.step && `step ${run.error.step}`].filter(Boolean).join("\n")} name="error" /></section>`}
+      ${run.error && html`<section><h2>Error</h2>${jsonOf([run.error.message, run.error.code && `code ${run.error.code}`, run.error.step && `step ${run.error.step}`].filter(Boolean).join("\n"), "error")}</section>`}
       <section><h2>History</h2><${History} run=${run} deliveries=${deliveries.data?.data ?? []} /></section>
       ${!run.settled && html`<${Place} run=${run} />`}
-      <section><h2>Deliveries</h2><${Loaded} fetched=${deliveries}>${(/** @type {any} */ { data }) => (data.length ? html`<${Table} caption="Deliveries of this run's events" columns=${deliveryColumns} rows=${data} />` : html`<p>No endpoint wanted its events yet.</p>`)}</${Loaded}></section>
-      <section><h2>Output</h2>${run.output_truncated && html`<p>It could not be kept: it is too large, too deep or no JSON.</p>`}${run.output === null ? html`<p>None.</p>` : html`<${Json} value=${run.output} name="output" />`}</section>
-      ${Object.keys(run.metadata).length > 0 && html`<section><h2>Metadata</h2><${Json} value=${run.metadata} name="metadata" /></section>`}`}</${Loaded}>`;
+      <section><h2>Deliveries</h2>${loaded(deliveries, ({ data }) => (data.length ? html`<${Table} caption="Deliveries of this run's events" columns=${deliveryColumns} rows=${data} />` : html`<p>No endpoint wanted its events yet.</p>`))}</section>
+      <section><h2>Output</h2>${run.output_truncated && html`<p>It could not be kept: it is too large, too deep or no JSON.</p>`}${run.output === null ? html`<p>None.</p>` : jsonOf(run.output, "output")}</section>
+      ${Object.keys(run.metadata).length > 0 && html`<section><h2>Metadata</h2>${jsonOf(run.metadata, "metadata")}</section>`}`)}`;
 }

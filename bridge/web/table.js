@@ -1,8 +1,9 @@
 /** Lists: a table with its filters in the address, pages by cursor, and rows that do not jump. */
-import { h, html, useEffect, useMemo, useRef, useState } from "./preact.js";
+import { h, html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.js";
 import { useMay } from "./action.js";
-import { go, withFilters } from "./route.js";
-import { ErrorBox, isSaidElsewhere, Loading } from "./ui.js";
+import { filtersOf, go, withFilters } from "./route.js";
+import { showRows } from "./rows.js";
+import { choice, ErrorBox, field, isSaidElsewhere, Loading, valuesOf } from "./ui.js";
 
 /**
  * A column; `size` is its width in a long list, as a track of a grid, `kind` the class of its cells.
@@ -29,7 +30,7 @@ export function useSelection(path) {
 const ROWS_AT_FIRST = 50; // the others follow with the next frame, so that a long list is seen and used at once
 
 /**
- * A table. `isList`: rows that are made again only if they changed, and at first laid out only in view.
+ * A table. `isList`: a long one, of which at first only the rows in view are laid out.
  * @param {{caption: string, columns: Column<any>[], rows: any[], keyOf?: (row: any) => string, isBusy?: boolean, isList?: boolean, selection?: Selection | null}} props
  */
 export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy = false, isList = false, selection = null }) {
@@ -41,66 +42,64 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy 
     const timer = stage === 1 ? setTimeout(setStage, 500, 2) : 0;
     return () => clearTimeout(timer);
   }, [stage, isLong]);
-  const made = useRef(/** @type {Map<any, any>} */ (new Map()));
-  const madeFor = useRef(/** @type {any} */ (null));
   const current = useRef(/** @type {any} */ (null));
   current.current = { ids: rows.map(keyOf), selection };
-  const choose = useMemo(() => (/** @type {MouseEvent} */ event) => {
+  const choose = (/** @type {MouseEvent} */ event) => {
     const { value: id, checked } = /** @type {HTMLInputElement} */ (event.currentTarget);
     const { ids, selection: chosen } = current.current;
     const last = event.shiftKey ? ids.findLastIndex((/** @type {string} */ one) => chosen.ids.has(one)) : -1;
     const here = ids.indexOf(id);
     chosen.choose(last < 0 ? [id] : ids.slice(Math.min(last, here), Math.max(last, here) + 1), checked);
-  }, []);
-  const drawn = madeFor.current === columns ? made.current : new Map();
-  const drawRow = (/** @type {any} */ row) => {
-    const id = keyOf(row);
-    const isChosen = Boolean(selection?.ids.has(id));
-    const known = drawn.get(row);
-    const vnode = known?.isChosen === isChosen ? known.vnode : h("tr", { key: id }, columns.map(({ cell, kind }, at) => {
-      const shown = h("td", kind ? { class: kind } : null, cell(row));
-      return at === 1 && selection ? [h("td", null, h("input", { type: "checkbox", "aria-label": `Select ${id}`, value: id, checked: isChosen, onClick: choose })), shown] : shown;
-    }));
-    made.current.set(row, { isChosen, vnode });
-    return vnode;
   };
-  made.current = new Map();
-  madeFor.current = columns;
-  const heads = selection ? columns.toSpliced(1, 0, { name: "Select", cell: () => "", size: "2.3rem" }) : columns;
-  const style = Object.fromEntries(heads.map(({ name }, at) => [`--name-${at + 1}`, `"${name}"`]));
+  const box = (/** @type {any} */ row) => h("input", { type: "checkbox", "aria-label": `Select ${keyOf(row)}`, value: keyOf(row), onClick: choose });
+  const shown = useMemo(() => (selection ? columns.toSpliced(1, 0, { name: "Select", cell: box, size: "2.3rem" }) : columns), [columns, !selection]);
+  const body = useRef(null);
+  const drawn = useRef(/** @type {import("./rows.js").Drawn} */ ({ columns: null, rows: new Map() }));
+  useLayoutEffect(() => {
+    const draw = (/** @type {any} */ row) => h("tr", null, shown.map(({ cell, kind }) => h("td", kind ? { class: kind } : null, cell(row))));
+    drawn.current = showRows(body.current, drawn.current, shown, isWhole ? rows : rows.slice(0, ROWS_AT_FIRST), keyOf, draw);
+    if (selection) for (const input of body.current.querySelectorAll("input")) input.checked = selection.ids.has(input.value);
+  }, [shown, rows, isWhole, selection?.ids]);
+  const style = Object.fromEntries(shown.map(({ name }, at) => [`--name-${at + 1}`, `"${name}"`]));
   if (isList) {
-    const sizes = heads.map(({ size = "5rem" }) => size);
+    const sizes = shown.map(({ size = "5rem" }) => size);
     style["--columns"] = sizes.join(" ");
     style["--least"] = `${sizes.reduce((sum, size) => sum + Number(/[\d.]+/.exec(size)), 0)}rem`;
   }
   return html`<div class=${`table${isList ? " rows" : ""}${stage < 2 ? " new" : ""}`} style=${style} aria-busy=${isBusy || !isWhole}><table>
     <caption class="hidden">${caption}</caption>
-    <thead><tr>${heads.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.kind === "number" && "number"}>${column.name === "Select" ? html`<span class="hidden">Select</span>` : column.name}</th>`)}</tr></thead>
-    <tbody>${rows.slice(0, isWhole ? rows.length : ROWS_AT_FIRST).map(drawRow)}</tbody>
+    <thead><tr>${shown.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.kind === "number" && "number"}>${column.name === "Select" ? html`<span class="hidden">Select</span>` : column.name}</th>`)}</tr></thead>
+    <tbody ref=${body}></tbody>
   </table></div>`;
 }
 
 /**
- * @param {{list: any, route: import("./route.js").Route, caption: string, columns: Column<any>[], empty: any, filters?: string[], keyOf?: (row: any) => string, selection?: Selection}} props
+ * A short table; each column has a name, what its cells show, and perhaps their class.
+ * @template Row
+ * @param {string} caption @param {Row[]} rows @param {[name: string, cell: (row: Row) => any, kind?: string][]} columns @param {(row: Row) => string} [keyOf]
  */
-export function ListBody({ list, route, caption, columns, empty, filters = [], keyOf, selection }) {
+export const tableOf = (caption, rows, columns, keyOf) => h(Table, { caption, rows, keyOf, columns: columns.map(([name, cell, kind]) => ({ name, cell, kind })) });
+
+/**
+ * @param {{list: any, route: import("./route.js").Route, caption: string, columns: Column<any>[], empty: any, keyOf?: (row: any) => string, selection?: Selection}} props
+ */
+export function ListBody({ list, route, caption, columns, empty, keyOf, selection }) {
   const { rows, more, error, fresh, showFresh, reload, isBusy } = list;
   const may = useMay();
   const cursor = route.query.cursor ?? "";
-  const given = filters.filter((name) => route.query[name]);
+  const given = filtersOf(route);
   const older = () => {
     before.set(more, cursor);
     go(withFilters(route, { cursor: more }));
   };
-  const clear = Object.fromEntries(filters.map((name) => [name, ""]));
   return html`
     ${error && !isSaidElsewhere(error, rows) && html`<${ErrorBox} error=${error} again=${reload} />`}
     <div class="fresh">${fresh > 0 && !cursor && html`<button type="button" onClick=${showFresh}>${fresh} new</button>`}</div>
     ${rows === null && !error && html`<${Loading} />`}
     ${rows?.length > 0 && html`<${Table} ...${{ caption, columns, rows, keyOf, isBusy, isList: true, selection: may ? selection : null }} />`}
     ${rows?.length === 0 && (given.length
-      ? html`<div class="empty"><p>Nothing matches ${given.map((name) => `${name} ${route.query[name]}`).join(", ")}.</p>
-          <a class="button" href=${withFilters(route, clear)}>Clear filters</a></div>`
+      ? html`<div class="empty"><p>Nothing matches ${given.map((pair) => pair.join(" ")).join(", ")}.</p>
+          <a class="button" href=${withFilters(route, Object.fromEntries(given.map(([name]) => [name, ""])))}>Clear filters</a></div>`
       : html`<div class="empty">${empty}</div>`)}
     <nav class="pages" aria-label="Pages">
       ${cursor && html`<button type="button" data-page="newer" onClick=${() => go(withFilters(route, { cursor: before.get(cursor) ?? "" }))}>Newer</button>`}
@@ -110,19 +109,18 @@ export function ListBody({ list, route, caption, columns, empty, filters = [], k
 
 /**
  * A form of filters that writes into the address.
- * @param {{route: import("./route.js").Route, fields: {name: string, label: string, options?: string[]}[]}} props
+ * @param {{route: import("./route.js").Route, fields: [name: string, label: string, options?: string[]][]}} props
  */
 export function Filters({ route, fields }) {
   const apply = (/** @type {Event} */ event) => {
     event.preventDefault();
-    const form = /** @type {HTMLFormElement} */ (event.currentTarget);
-    const given = new FormData(form.tagName === "FORM" ? form : /** @type {any} */ (event.currentTarget).form);
-    go(withFilters(route, Object.fromEntries(fields.map(({ name }) => [name, String(given.get(name) ?? "").trim()]))));
+    go(withFilters(route, valuesOf(event)));
   };
+  const submit = (/** @type {any} */ event) => event.currentTarget.form.requestSubmit();
   return html`<form class="filters" role="search" aria-label="Filters" onSubmit=${apply} key=${JSON.stringify(route.query)}>
-    ${fields.map(({ name, label, options }) => html`<label key=${name}><span>${label}</span>${options
-      ? html`<select name=${name} aria-label=${label} onChange=${apply}><option value="">any</option>${options.map((option) => html`<option key=${option} value=${option} selected=${route.query[name] === option}>${option}</option>`)}</select>`
-      : html`<input name=${name} value=${route.query[name] ?? ""} autocomplete="off" spellcheck=${false} />`}</label>`)}
+    ${fields.map(([name, label, options]) => (options
+      ? choice(label, name, [["", "any"], ...options], route.query[name], { onChange: submit })
+      : field(label, name, { defaultValue: route.query[name], spellcheck: false })))}
     <button type="submit">Filter</button>
   </form>`;
 }

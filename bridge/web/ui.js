@@ -1,7 +1,6 @@
 /** The small parts that every page is made of. */
 import { h, html, useEffect, useRef, useState } from "./preact.js";
-import { now } from "./api.js";
-import { format } from "./json.js";
+import { format, now } from "./api.js";
 import { useLive } from "./live.js";
 import { isUtc } from "./settings.js";
 
@@ -89,7 +88,7 @@ addEventListener("mouseover", sayExact);
 // A list has hundreds of times, so their texts are changed in place: no component is drawn again for them. Preact does
 // not know of that, so another instant is another element.
 setInterval(() => {
-  for (const one of /** @type {NodeListOf<HTMLTimeElement>} */ (document.querySelectorAll("time"))) {
+  for (const one of /** @type {NodeListOf<HTMLTimeElement>} */ (document.querySelectorAll("time:not([data-fixed])"))) {
     if (one.firstChild) one.firstChild.nodeValue = timeText(one.dateTime, one.dataset.full);
   }
 }, 10000);
@@ -135,8 +134,8 @@ export function idOf(value, href) {
     h("button", { type: "button", class: "quiet icon", "aria-label": `Copy ${value}`, value, onClick: copyValue })];
 }
 
-/** Foreign text: as it is, control characters made visible, long ones cut with the rest to download. @param {{text: string, name?: string}} props */
-export function Foreign({ text, name = "text" }) {
+/** Foreign text: as it is, control characters made visible, long ones cut with the rest to download. @param {string} text @param {string} name */
+export function foreignOf(text, name) {
   const isHuge = text.length > FIELD_SHOWN_MAX;
   const shown = visible(isHuge ? text.slice(0, FIELD_SHOWN_MAX) : text);
   const save = () => {
@@ -156,10 +155,8 @@ export function visible(text) {
     `\u27e8${character.charCodeAt(0).toString(16).padStart(4, "0")}\u27e9`);
 }
 
-/** A value of JSON. @param {{value: any, name: string}} props */
-export function Json({ value, name }) {
-  return html`<${Foreign} text=${typeof value === "string" ? value : format(value)} name=${name} />`;
-}
+/** A value of JSON. @param {any} value @param {string} name */
+export const jsonOf = (value, name) => foreignOf(typeof value === "string" ? value : format(value), name);
 
 /** An error in the API's own words. @param {{error: any, again?: () => void}} props */
 export function ErrorBox({ error, again }) {
@@ -184,7 +181,7 @@ export function Loading() {
 
 /** The page's heading, which gets the focus and names the window when the page changes; the actions, and why they are off. @param {{title: string, isId?: boolean, children?: any}} props */
 export function Heading({ title, isId = false, children }) {
-  const heading = useRef(/** @type {HTMLElement | null} */ (null));
+  const heading = useRef(null);
   const reason = useOfflineReason();
   useEffect(() => {
     document.title = `${title} · runbridge`;
@@ -194,19 +191,32 @@ export function Heading({ title, isId = false, children }) {
     ${reason && html`<p class="hint why">${reason}</p>`}</header>`;
 }
 
-/** Names and values. @param {{rows: [string, any][]}} props */
-export function Facts({ rows }) {
-  const isThere = (/** @type {[string, any]} */ [, value]) => value !== null && value !== undefined && value !== "" && value !== false;
-  return html`<dl class="facts">${rows.filter(isThere).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+/** Names and values; those without a value are left out. @param {[string, any][]} rows */
+export function factsOf(rows) {
+  const there = rows.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false);
+  return html`<dl class="facts">${there.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
+
+/** A labelled field of a form. @param {string} label @param {string} name @param {Record<string, any>} [more] */
+export const field = (label, name, more) => html`<label key=${name}><span>${label}</span><input name=${name} autocomplete="off" ...${more} /></label>`;
+
+/** A labelled choice. An option may have another text than its value; a chosen one that is missing is added. @param {string} label @param {string} name @param {(string | [string, string])[]} options @param {string} [chosen] @param {Record<string, any>} [more] */
+export function choice(label, name, options, chosen, more) {
+  const shown = options.map((one) => (typeof one === "string" ? [one, one] : one));
+  if (chosen && !shown.some(([value]) => value === chosen)) shown.push([chosen, chosen]);
+  return html`<label key=${name}><span>${label}</span><select name=${name} aria-label=${label} ...${more}>${shown.map(([value, text]) =>
+    h("option", { key: value, value, selected: value === chosen }, text))}</select></label>`;
+}
+
+/** The values of a form that is submitted. @param {Event} event @returns {Record<string, string>} */
+export const valuesOf = ({ currentTarget }) => Object.fromEntries([...new FormData(/** @type {HTMLFormElement} */ (currentTarget))].map(([name, value]) => [name, String(value).trim()]));
 
 /** Whether an error needs no box of its own: signed out, or not reachable while what was fetched before is still shown. @param {any} error @param {any} data */
 export const isSaidElsewhere = (error, data) => error.status === 401 || (error.status === 0 && Boolean(data));
 
-/** The body of a page about one thing: waits for its data and shows its error. @param {{fetched: any, children: (data: any) => any}} props */
-export function Loaded({ fetched, children }) {
-  const { data, error, reload, isBusy } = fetched;
-  return html`${error && !isSaidElsewhere(error, data) && html`<${ErrorBox} error=${error} again=${reload} />`}${data ? html`<div class="whole" aria-busy=${isBusy}>${children(data)}</div>` : (!error || isSaidElsewhere(error, data)) && html`<${Loading} />`}`;
+/** What `draw` makes of fetched data: waits for it and shows its error. @param {import("./data.js").Fetched} fetched @param {(data: any) => any} draw */
+export function loaded({ data, error, reload, isBusy }, draw) {
+  return html`${error && !isSaidElsewhere(error, data) && html`<${ErrorBox} error=${error} again=${reload} />`}${data ? html`<div class="whole" aria-busy=${isBusy}>${draw(data)}</div>` : (!error || isSaidElsewhere(error, data)) && html`<${Loading} />`}`;
 }
 
 /** Why actions are off; empty while they are not. */
