@@ -111,9 +111,10 @@ async def stop_runs(context: RequestContext, request: Request[RunsBulkBody]) -> 
     def work(tx: Tx) -> Response:
         found = run_lists.list_runs(tx, wanted, limit=PART_MAX + 1, before=before)
         part = [run.id for run in found[:PART_MAX]]
-        for endpoint in endpoints.list_run_endpoints(tx, part):
-            endpoints.remove_endpoint(tx, endpoint.id)
+        own = endpoints.list_run_endpoints(tx, part)
         stopped[:] = [run_id for run_id in part if runs.delete_run(tx, run_id)]
+        for endpoint in own:
+            endpoints.remove_endpoint(tx, endpoint.id)
         return _done(len(stopped), len(part) - len(stopped), part[-1] if len(found) > PART_MAX else None)
 
     response = await context.write(request, work)

@@ -38,6 +38,7 @@ from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.store import endpoints, events
 from bridge.store.endpoint_stats import EndpointStats, read_stats
+from bridge.store.ordering import share_endpoint
 from bridge.store.transaction import Tx
 
 SWITCHED_OFF = "switched off over the API"
@@ -190,7 +191,7 @@ async def ping_endpoint(context: RequestContext, request: Request[NoBody]) -> Re
         endpoint = enabled_endpoint(tx, request.id())
         details: dict[str, Json] = {"endpoint": {"id": endpoint.id, "description": endpoint.description}}
         ping = other_event(new_id("evt"), EventType.BRIDGE_PING, details, now=tx.now)
-        events.record_events(tx, [ping], only=[endpoint], lane=Lane.AT_ONCE)
+        events.record_events(tx, [ping], only=endpoint, lane=Lane.AT_ONCE)
         return Response.of(202, PingAnswer(event_id=ping.id))
 
     return await context.write(request, work)
@@ -217,7 +218,8 @@ def present_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> En
 
 
 def enabled_endpoint(tx: Tx, endpoint_id: str) -> Endpoint:
-    """The endpoint to send to, or NotFound, or Conflict when it is switched off."""
+    """The endpoint to send to, on until this transaction ends; or NotFound, or Conflict when it is switched off."""
+    share_endpoint(tx, endpoint_id)
     endpoint = present_endpoint(tx, endpoint_id)
     if not endpoint.enabled:
         raise Conflict(f"the endpoint is switched off ({endpoint.disabled_reason}); enable it first")

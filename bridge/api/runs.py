@@ -231,9 +231,10 @@ async def delete_run(context: RequestContext, request: Request[NoQuery]) -> Resp
 
     def work(tx: Tx) -> str:
         run = _present(tx, request.id())
-        for endpoint in endpoints.list_run_endpoints(tx, [run.id]):
-            endpoints.remove_endpoint(tx, endpoint.id)
+        own = endpoints.list_run_endpoints(tx, [run.id])
         runs.delete_run(tx, run.id)
+        for endpoint in own:
+            endpoints.remove_endpoint(tx, endpoint.id)
         return run.id
 
     context.bridge.forget(await context.database.write(work))
@@ -370,6 +371,11 @@ def _add_webhooks(tx: Tx, wanted: Sequence[Registration], registered: Sequence[R
             present[given.run.id, webhook.url] = given.webhook
             added.append((given.webhook, given.secret))
     endpoints.insert_run_endpoints(tx, added)
+    if late := [given for _, given in asked if given.secret and not given.is_new]:
+        endpoints.change_listeners(tx)
+        present_runs = runs.get_runs(tx, [given.run.id for given in late])  # one may have ended since it was read
+        for given in late:
+            given.run = present_runs.get(given.run.id, given.run)
     _queue_finished(tx, [given for _, given in asked if given.secret and given.run.settled])
 
 

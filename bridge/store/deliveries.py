@@ -17,7 +17,8 @@ from bridge.domain.errors import BeingSent
 from bridge.domain.leased_delivery import LeasedDelivery
 from bridge.store.column_types import recorded_between
 from bridge.store.endpoint_health import backoff_of
-from bridge.store.endpoints import endpoint_of, signing_secrets
+from bridge.store.endpoint_rows import endpoint_of
+from bridge.store.endpoints import signing_secrets
 from bridge.store.nodes import check_may_lease
 from bridge.store.ordering import hold_back, lock_deliveries
 from bridge.store.prepared_statements import fetch

@@ -10,61 +10,35 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from bridge.domain.encryption import Unreadable
-from bridge.domain.endpoint import Endpoint, EndpointSettings, EndpointSource
+from bridge.domain.endpoint import Endpoint, EndpointSource
 from bridge.domain.event import EventType
 from bridge.domain.fields import SIGNATURES
 from bridge.domain.ids import new_id
 from bridge.domain.leased_delivery import LiveSecret
 from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
-from bridge.store.encryption import decrypt_headers, decrypt_secret, encrypt_headers, encrypt_secret
+from bridge.store.encryption import decrypt_secret, encrypt_secret
+from bridge.store.endpoint_rows import endpoint_of, values_of
 from bridge.store.nodes import file_endpoints_elsewhere, save_file_endpoints
-from bridge.store.ordering import discard_pending, hold_followers, hold_pending, lock_endpoint, release_pending
+from bridge.store.ordering import (
+    count_change,
+    discard_pending,
+    hold_followers,
+    hold_pending,
+    lock_endpoint,
+    release_pending,
+    share_endpoint,
+)
 from bridge.store.postgres.one_statement import Check, NeedsTransaction
 from bridge.store.prepared_statements import execute_many, fetch
-from bridge.store.tables import endpoint_secrets, endpoints
+from bridge.store.tables import endpoint_changes, endpoint_secrets, endpoints
 from bridge.store.transaction import Tx
-
-
-def endpoint_of(tx: Tx, row: Any) -> Endpoint:
-    """The endpoint in a row of `endpoints`; headers that cannot be decrypted are its `fault`."""
-    headers, fault = _decrypt_headers(tx, row.id, row.headers)
-    settings: dict[str, Any] = {name: getattr(row, name) for name in EndpointSettings.model_fields}
-    settings["events"] = None if row.events is None else tuple(EventType(name) for name in row.events)
-    return Endpoint.model_construct(  # unchecked: what is stored stays readable when the rules get stricter
-        id=row.id,
-        source=EndpointSource(row.source),
-        **{**settings, "headers": headers, "signature": tuple(row.signature)},
-        fault=fault,
-        run_id=row.run_id,
-        enabled=row.enabled,
-        disabled_reason=row.disabled_reason,
-        created_at=row.created_at,
-        failing_since=row.failing_since,
-        paused_until=max((at for at in (row.paused_until, row.probe_at) if at is not None), default=None),
-    )
-
-
-def _decrypt_headers(tx: Tx, endpoint_id: str, stored: dict[str, str] | str) -> tuple[dict[str, str], str | None]:
-    try:
-        return decrypt_headers(tx, endpoint_id, stored), None
-    except Unreadable as error:
-        return {}, f"its custom headers cannot be read: {error}; set them again"
-
 
 _INSERT, _INSERT_SECRETS = sa.insert(endpoints), sa.insert(endpoint_secrets)
 
 
-def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
-    """The columns that a person sets; headers that could not be read stay as they are."""
-    values = endpoint.model_dump(mode="json", include=set(EndpointSettings.model_fields))
-    headers = values.pop("headers")
-    return values if endpoint.fault else {**values, "headers": encrypt_headers(tx, endpoint.id, headers)}
-
-
 def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoint:
     """A new endpoint; `secret` None only for one from the file, whose secret stays in the file."""
-    forget_listeners(tx)
     tx.cache.pop(_HAS_OF_RUNS, None)
     tx.connection.execute(
         sa.insert(endpoints).values(
@@ -80,6 +54,7 @@ def insert_endpoint(tx: Tx, endpoint: Endpoint, secret: Secret | None) -> Endpoi
         add_secret(tx, endpoint.id, secret)
     if "v1a" in endpoint.signature:
         _update_signing_key(tx, endpoint)
+    change_listeners(tx)
     found = get_endpoint(tx, endpoint.id)
     assert found is not None
     return found
@@ -243,7 +218,8 @@ def get_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoi
 
 
 def enabled_ids(tx: Tx, endpoint_ids: Collection[str]) -> set[str]:
-    """Those of these endpoints that are on."""
+    """Those of these endpoints that are on, until this transaction ends."""
+    share_endpoint(tx, *endpoint_ids)
     query = sa.select(endpoints.c.id).where(
         endpoints.c.id.in_(endpoint_ids), endpoints.c.enabled, endpoints.c.deleted_at.is_(None)
     )
@@ -265,8 +241,12 @@ SHARED = sa.select(endpoints).where(endpoints.c.run_id.is_(None), _IS_ACTIVE)
 OF_RUNS = sa.select(endpoints).where(endpoints.c.run_id.in_(sa.bindparam("run_ids", expanding=True)), _IS_ACTIVE)
 ANY_OF_RUNS = sa.select(endpoints.c.id).where(endpoints.c.run_id.is_not(None)).limit(1)
 _SHARED_KNOWN, _STAMPS, _HAS_OF_RUNS = "shared endpoints", "their row versions", "whether there are one-run webhooks"
+_CHANGES_SEEN = "how often endpoints had been changed"
 QUIET = "quiet endpoints"
-_WITH_STAMPS = SHARED.add_columns(sa.literal_column("endpoints.id || ' ' || endpoints.xmin").label("stamp"))
+_STAMPED = SHARED.add_columns(sa.literal_column("endpoints.id || ' ' || endpoints.xmin").label("stamp")).subquery()
+_WITH_STAMPS = sa.select(_STAMPED, endpoint_changes.c.changes).select_from(
+    endpoint_changes.outerjoin(_STAMPED, sa.true())  # a row with the changes even if there is no endpoint
+)
 _SHARED_UNCHANGED = Check(
     "SELECT array_agg(id || ' ' || xmin ORDER BY id COLLATE \"C\") IS NOT DISTINCT FROM {stamps} FROM endpoints "
     "WHERE run_id IS NULL AND deleted_at IS NULL AND enabled AND {before}",
@@ -284,12 +264,30 @@ def forget_listeners(tx: Tx) -> None:
     tx.cache.pop(QUIET, None)
 
 
+def change_listeners(tx: Tx) -> None:
+    """Call it when an endpoint has been added, changed or removed, and before its deliveries are held or discarded.
+
+    An event that another node records sees the change, or its deliveries are committed already; `ordering.lock_feed`.
+    """
+    forget_listeners(tx)
+    count_change(tx)
+
+
+def changes_seen(tx: Tx) -> int | None:
+    """How often endpoints had been changed when `shared_listeners` were read; None where only this process writes."""
+    seen: int | None = tx.cache.get(_CHANGES_SEEN)
+    return seen
+
+
 def shared_listeners(tx: Tx) -> list[Endpoint]:
     """The enabled endpoints that receive events of every run."""
     if _SHARED_KNOWN not in tx.cache:
         rows = fetch(tx, _WITH_STAMPS if tx.is_postgresql else SHARED)
+        if tx.is_postgresql:
+            tx.cache[_CHANGES_SEEN] = rows[0].changes if rows else None
+            rows = [row for row in rows if row.id is not None]
+            tx.cache[_STAMPS] = sorted(row.stamp for row in rows) or None
         tx.cache[_SHARED_KNOWN] = [endpoint_of(tx, row) for row in rows]
-        tx.cache[_STAMPS] = sorted(row.stamp for row in rows) or None if tx.is_postgresql else None
     if tx.statement is not None:
         tx.statement.check(_SHARED_UNCHANGED, tx.cache[_STAMPS])
     found: list[Endpoint] = tx.cache[_SHARED_KNOWN]
@@ -347,7 +345,6 @@ def runs_wanting_progress(tx: Tx, run_ids: Sequence[str]) -> set[str]:
 
 def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
     """Save what a person changed. A new URL resets the health; a change of `ordered` takes effect at once."""
-    forget_listeners(tx)
     before = get_endpoint(tx, endpoint.id, to_change=True)
     if before is None:
         return
@@ -361,6 +358,7 @@ def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
         hold_followers(tx, endpoint.id)
     if before.ordered and not endpoint.ordered and before.enabled:
         release_pending(tx, endpoint.id)
+    change_listeners(tx)
     tx.signals.deliveries_due = tx.signals.endpoints_changed = True
 
 
@@ -377,13 +375,15 @@ _HEALTHY: Final[dict[str, Any]] = {
 
 def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
     """Disable an endpoint and hold its pending deliveries. False if it was disabled."""
-    forget_listeners(tx)
     tx.signals.endpoints_changed = True
     switched = tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id, endpoints.c.enabled)
         .values(enabled=False, disabled_reason=reason, disabled_at=tx.now)
     ).rowcount
+    if tx.is_postgresql:
+        hold_pending(tx, endpoint_id)  # most of them, while others may still record
+    change_listeners(tx)
     hold_pending(tx, endpoint_id)
     return bool(switched)
 
@@ -391,7 +391,6 @@ def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:
 def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
     """Enable an endpoint, reset its health and make its held deliveries due."""
     lock_endpoint(tx, endpoint_id)
-    forget_listeners(tx)
     tx.connection.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
@@ -399,15 +398,18 @@ def enable_endpoint(tx: Tx, endpoint_id: str) -> None:
     )
     release_pending(tx, endpoint_id)
     tx.signals.replays_due = True  # its replays continue
+    change_listeners(tx)
 
 
 def remove_endpoint(tx: Tx, endpoint_id: str) -> int:
     """Remove an endpoint with its secrets and discard its pending deliveries. Returns how many these were."""
-    forget_listeners(tx)
+    lock_endpoint(tx, endpoint_id)
     tx.signals.endpoints_changed = True
     tx.connection.execute(sa.update(endpoints).where(endpoints.c.id == endpoint_id).values(deleted_at=tx.now))
     tx.connection.execute(sa.delete(endpoint_secrets).where(endpoint_secrets.c.endpoint_id == endpoint_id))
-    return discard_pending(tx, endpoint_id)
+    discarded = discard_pending(tx, endpoint_id)  # most of them, while others may still record
+    change_listeners(tx)
+    return discarded + (discard_pending(tx, endpoint_id) if tx.is_postgresql else 0)
 
 
 def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -> dict[str, int]:
@@ -420,7 +422,6 @@ def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -
     """
     named_elsewhere = file_endpoints_elsewhere(tx, node)
     save_file_endpoints(tx, node, [endpoint.id for endpoint in wanted])
-    forget_listeners(tx)
     rows = tx.connection.execute(
         sa.select(endpoints).where(
             endpoints.c.source == EndpointSource.CONFIG.value,
@@ -429,6 +430,7 @@ def sync_file_endpoints(tx: Tx, wanted: Sequence[Endpoint], *, node: str = "") -
         )
     )
     present = {row.id: endpoint_of(tx, row) for row in rows}
+    lock_endpoint(tx, *present)
     for endpoint in wanted:
         if endpoint.id in present:
             update_endpoint(tx, endpoint)

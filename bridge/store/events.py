@@ -16,17 +16,14 @@ from bridge.domain.ids import new_id
 from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
 from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
-from bridge.store.endpoints import run_listeners, shared_listeners, signing_secrets
+from bridge.store.endpoints import changes_seen, forget_listeners, run_listeners, shared_listeners, signing_secrets
 from bridge.store.nodes import may_lease
-from bridge.store.ordering import is_pending, lock_runs_to_add
-from bridge.store.postgres.one_statement import Check
+from bridge.store.ordering import is_pending, lock_feed, lock_runs_to_add
 from bridge.store.prepared_statements import execute_many, fetch
 from bridge.store.tables import deliveries, events, replays
 from bridge.store.transaction import Tx
 
 Pair = tuple[Event, Endpoint]
-_FEED_LOCK = 0x72756E66  # "runf"
-_HAS_FEED_LOCK = Check(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})::text IS NOT NULL WHERE {{before}}")
 _LEASED_MAX = 256  # new deliveries, by one transaction
 COMMON = frozenset(("run.started", "run.finished"))
 _IS_RARE = sa.and_(*(events.c.type != sa.literal_column(f"'{name}'") for name in sorted(COMMON, reverse=True)))
@@ -37,25 +34,26 @@ def record_events(
     tx: Tx,
     new: Sequence[Event],
     *,
-    only: Sequence[Endpoint] | None = None,
+    only: Endpoint | None = None,
+    about: Endpoint | None = None,
     lane: Lane = Lane.FRESH,
     offer: DeliveryOffer | None = None,
 ) -> None:
     """Insert events in this order, with a due delivery for each endpoint that wants one.
 
-    `only`: these endpoints and no others (a ping). `offer`: lease new deliveries to this node as far as it has room;
-    its deliverer gets them with the commit. A position is assigned before its commit; on PostgreSQL a lock held
-    until the commit keeps positions in commit order, so that a reader of the feed never meets a smaller one later.
+    `only`: this endpoint and no other (a ping). `about`: not this one. `offer`: lease new deliveries to this node as far
+    as it has room; its deliverer gets them with the commit.
     """
     if not new:
         return
-    pairs = _pairs(tx, new, only)
+    pairs = [(event, only) for event in new] if only else _pairs(tx, new, about)
     tx.filters.check()
     ordered = _lock_runs(tx, pairs)
-    if tx.statement is not None:
-        tx.statement.check(_HAS_FEED_LOCK)
-    elif tx.is_postgresql:
-        tx.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_FEED_LOCK})"))
+    if not lock_feed(tx, None if only else changes_seen(tx)):  # no other change can come before the commit
+        forget_listeners(tx)
+        pairs = _pairs(tx, new, about)
+        tx.filters.check()
+        ordered = _lock_runs(tx, pairs)
     execute_many(
         tx,
         _INSERT_EVENTS,
@@ -76,10 +74,8 @@ def record_events(
     _insert_deliveries(tx, pairs, ordered, lane=lane, offer=offer)
 
 
-def _pairs(tx: Tx, new: Sequence[Event], only: Sequence[Endpoint] | None) -> list[Pair]:
-    if only is not None:
-        return [(event, endpoint) for event in new for endpoint in only]
-    shared = shared_listeners(tx)
+def _pairs(tx: Tx, new: Sequence[Event], about: Endpoint | None) -> list[Pair]:
+    shared = [endpoint for endpoint in shared_listeners(tx) if about is None or endpoint.id != about.id]
     of_runs = run_listeners(tx, sorted({event.run_id for event in new if event.run_id is not None}))
     pairs = []
     for event in new:
@@ -351,5 +347,4 @@ def record_endpoint_event(tx: Tx, event_type: EventType, endpoint: Endpoint, rea
     """Record for the other endpoints that one fails or was disabled. Its URL may hold a token and is left out."""
     details: dict[str, Json] = {"id": endpoint.id, "description": endpoint.description, "reason": reason}
     event = other_event(new_id("evt"), event_type, {"endpoint": details}, now=tx.now)
-    others = [each for each in shared_listeners(tx) if each.id != endpoint.id and wants_event(tx, each, event)]
-    record_events(tx, [event], only=others)
+    record_events(tx, [event], about=endpoint)

@@ -1,7 +1,8 @@
-"""Pending deliveries of an endpoint: held, released, kept in order.
+"""Pending deliveries of an endpoint: held, released, kept in order; and the locks of endpoints and the feed.
 
 A pending delivery without `next_attempt_at` is held: its endpoint is disabled, or ordered and an earlier event of the
 same run is still pending. Locks are taken in one order: endpoint and run (`lock_…`), endpoints, the feed, deliveries.
+Only a change of an endpoint with many pending deliveries locks these before the feed.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from typing import Final
 import sqlalchemy as sa
 
 from bridge.domain.delivery import DeliveryState
-from bridge.store.tables import deliveries, endpoints, nodes
+from bridge.store.postgres.one_statement import Check
+from bridge.store.tables import deliveries, endpoint_changes, endpoints, nodes
 from bridge.store.transaction import Tx
 
 
 def hold_pending(tx: Tx, endpoint_id: str) -> None:
     """Hold every pending delivery of an endpoint."""
     _lock_pending(tx, endpoint_id)  # in the order in which recorders of attempts lock the same rows
-    tx.connection.execute(_pending(endpoint_id).values(next_attempt_at=None))
+    due = _pending(endpoint_id).where(deliveries.c.next_attempt_at.is_not(None))
+    tx.connection.execute(due.values(next_attempt_at=None))
 
 
 def release_pending(tx: Tx, endpoint_id: str) -> None:
@@ -49,10 +52,52 @@ _LOCK = sa.select(sa.func.pg_advisory_xact_lock(_NUMBER))
 _SHARE = sa.select(sa.func.pg_advisory_xact_lock_shared(_NUMBER))
 
 
-def lock_endpoint(tx: Tx, endpoint_id: str) -> None:
-    """Lock an endpoint's settings and its order until this transaction ends. Take it before all other locks."""
+def lock_endpoint(tx: Tx, *endpoint_ids: str) -> None:
+    """Lock endpoints' settings and their order until this transaction ends. Take it before all other locks."""
     if tx.is_postgresql:
-        tx.connection.execute(_LOCK, {"keys": [endpoint_id]})
+        tx.connection.execute(_LOCK, {"keys": sorted(endpoint_ids)})
+
+
+def share_endpoint(tx: Tx, *endpoint_ids: str) -> None:
+    """Until this transaction ends nobody enables, disables, changes or removes these endpoints. Read them afterwards."""
+    if tx.is_postgresql:
+        tx.connection.execute(_SHARE, {"keys": sorted(endpoint_ids)})
+
+
+FEED_LOCK: Final = 0x72756E66  # "runf"
+_HAS_FEED: Final = Check(f"SELECT pg_advisory_xact_lock({FEED_LOCK})::text IS NOT NULL WHERE {{before}}")
+# A row locked FOR SHARE is read as it is now; the snapshot is older, because the statement has waited for the feed.
+_ENDPOINTS_UNCHANGED: Final = Check(
+    "SELECT count(*) = 1 FROM (SELECT id FROM endpoint_changes WHERE {before} AND changes = {changes} FOR SHARE) AS c",
+    (("changes", "bigint"),),
+)
+_LOCK_FEED: Final = sa.text(f"SELECT pg_advisory_xact_lock({FEED_LOCK})")
+_CHANGES: Final = sa.select(endpoint_changes.c.changes)
+_CHANGE: Final = sa.update(endpoint_changes).values(changes=endpoint_changes.c.changes + 1)
+
+
+def lock_feed(tx: Tx, changes: int | None) -> bool:
+    """Lock the feed until this transaction ends; False if an endpoint was changed since there were so many `changes`.
+
+    A position is assigned before its commit. With the lock, positions are in commit order, so that a reader of the feed
+    never meets a smaller one later, and each change of an endpoint is committed before an event, which sees it, or after
+    it. `changes` None: the endpoints do not matter.
+    """
+    if tx.statement is not None:
+        tx.statement.check(_HAS_FEED)
+        if changes is not None:
+            tx.statement.check(_ENDPOINTS_UNCHANGED, changes)
+    elif tx.is_postgresql:
+        tx.connection.execute(_LOCK_FEED)
+        return changes in (None, tx.connection.execute(_CHANGES).scalar())
+    return True
+
+
+def count_change(tx: Tx) -> None:
+    """An endpoint is changed: who records an event from now on waits for the commit and sees it."""
+    if tx.is_postgresql:
+        tx.connection.execute(_LOCK_FEED)
+        tx.connection.execute(_CHANGE)
 
 
 def lock_runs(tx: Tx, pending: Iterable[tuple[str, str | None]]) -> None:
@@ -99,7 +144,8 @@ def _lock_pending(tx: Tx, endpoint_id: str) -> None:
     """
     if tx.is_postgresql:
         pending = sa.select(deliveries.c.id).where(deliveries.c.endpoint_id == endpoint_id, _IS_PENDING)
-        tx.connection.execute(pending.order_by(deliveries.c.id).with_for_update())
+        locked = pending.order_by(deliveries.c.id).with_for_update().subquery()
+        tx.connection.execute(sa.select(sa.func.count()).select_from(locked))
 
 
 def release_next(tx: Tx, endpoint_id: str, run_id: str) -> None:

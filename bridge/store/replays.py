@@ -17,7 +17,7 @@ from bridge.domain.replay import Replay, ReplayState, ReplayStatus, Selection, r
 from bridge.store.deliveries import retry_now
 from bridge.store.endpoints import get_endpoint
 from bridge.store.events import event_of, insert_deliveries, wants_event
-from bridge.store.ordering import PENDING, hold_back, lock_runs_to_add, release_pending
+from bridge.store.ordering import PENDING, hold_back, lock_runs_to_add, release_pending, share_endpoint
 from bridge.store.tables import deliveries, endpoints, events, replays
 from bridge.store.transaction import Tx
 
@@ -292,6 +292,7 @@ def advance(tx: Tx, replay_id: str) -> Replay | None:
         return None
     if rest_s(replay.next_batch_at, tx.now) > 0:
         return replay
+    share_endpoint(tx, replay.endpoint_id)
     endpoint = get_endpoint(tx, replay.endpoint_id)
     if endpoint is None:
         cancel_replay(tx, replay_id)

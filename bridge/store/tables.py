@@ -426,6 +426,14 @@ sessions = sa.Table(
 _cursor_columns = sa.Column("position", sa.BigInteger, nullable=False), sa.Column("settled_at", Instant, nullable=False)
 alert_channels = sa.Table("alert_channels", metadata, sa.Column("name", sa.Text, primary_key=True), *_cursor_columns)
 
+# How often endpoints were changed, one row: what is recorded at the same moment compares it; see `ordering.lock_feed`.
+endpoint_changes = sa.Table(
+    "endpoint_changes",
+    metadata,
+    sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("changes", sa.BigInteger, nullable=False),
+)
+
 # The newest counts of a large database, one row.
 kept_counts = sa.Table(
     "kept_counts",

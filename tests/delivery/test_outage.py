@@ -44,7 +44,7 @@ async def back_up(database: Database, receiver: Receiver) -> None:
 
 async def ping(database: Database, endpoint) -> str:
     ping = other_event(new_id("evt"), EventType.BRIDGE_PING, {}, now=database.clock.now())
-    await database.write(lambda tx: events.record_events(tx, [ping], only=[endpoint], lane=Lane.AT_ONCE))
+    await database.write(lambda tx: events.record_events(tx, [ping], only=endpoint, lane=Lane.AT_ONCE))
     return ping.id
 
 

@@ -22,7 +22,7 @@ from tests.support.watching import NODE, add_endpoint
 async def queue(database: Database, endpoint: Endpoint, number: int = 1) -> None:
     def work(tx: Tx) -> None:
         made = [other_event(new_id("evt"), EventType.BRIDGE_PING, {}, now=tx.now) for _ in range(number)]
-        events.record_events(tx, made, only=[endpoint])
+        events.record_events(tx, made, only=endpoint)
 
     await database.write(work)
 

@@ -195,6 +195,7 @@ async def test_runs_from_before_their_metadata_was_indexed_are_found_by_it(datab
             "ALTER TABLE endpoints DROP COLUMN trace_context",
             "DROP INDEX ix_events_rare",
             "DROP TABLE kept_counts",
+            "DROP TABLE endpoint_changes",
             "DROP INDEX ix_runs_failing",
             "ALTER TABLE nodes DROP COLUMN clock_zero_at",
             "ALTER TABLE runs DROP COLUMN link",
