@@ -41,7 +41,7 @@ async def retry_delivery(context: RequestContext, request: Request[NoBody]) -> R
             raise Conflict("its endpoint was removed; there is nowhere to send it to")
         enabled_endpoint(tx, delivery.endpoint_id)
         if not deliveries.retry_now(tx, [delivery.id], lane=Lane.AT_ONCE):
-            raise Conflict("it is being sent at this moment; look again in some seconds")
+            raise Conflict("it is being sent at this moment; try again in a few seconds")
         return Response.of(202, _shown(tx, delivery.id))
 
     return await context.write(request, work)

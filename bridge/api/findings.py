@@ -143,7 +143,7 @@ def _secrets(unreadable: list[str]) -> Finding:
     return Finding(
         False,
         "secrets",
-        f"no key opens {', '.join(unreadable)}{more}; add the key they were sealed with to [secrets] old_keys or to "
+        f"no key opens {', '.join(unreadable)}{more}; add the key they were encrypted with to [secrets] old_keys or to "
         "secrets.key, or rotate the secrets of their endpoints",
     )
 

@@ -322,7 +322,7 @@ class Deliverer:
         if task.cancelled():
             self._to_give_back[delivery_id] = 0.0
         elif (error := task.exception()) is not None:
-            self._to_give_back[delivery_id] = self._clock.monotonic() + CRASHED_REST_S  # not at once again
+            self._to_give_back[delivery_id] = self._clock.monotonic() + CRASHED_REST_S  # not again at once
             log.error("delivery.crashed", endpoint=endpoint_id, exc_info=error)
         else:
             is_plain = task.result()

@@ -55,7 +55,7 @@ class Conflict(BridgeError):
 
 
 class BeingSent(Conflict):
-    """It is being sent at this moment; look again in some seconds."""
+    """It is being sent at this moment; trying again in a few seconds succeeds."""
 
 
 class Unsupported(BridgeError):

@@ -22,7 +22,7 @@ class FailureKind(StrEnum):
     REJECTED = "rejected"
     BAD_PAYLOAD = "bad_payload"
     NOT_FOUND = "not_found"
-    GATEWAY = "gateway"  # not the provider answered: a web page, a redirect to a login, a gateway's 404
+    GATEWAY = "gateway"  # the answer is not the provider's: a web page, a redirect to a login, a gateway's 404
 
 
 @frozen

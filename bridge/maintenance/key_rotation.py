@@ -45,6 +45,6 @@ async def rotate(database: Database) -> None:
             "secrets.unreadable",
             count=len(unreadable),
             rows=unreadable[:SHOWN_MAX],
-            advice="no key at hand opens these; add the key that they were sealed with to [secrets] old_keys (or to "
+            advice="no present key decrypts these; add the key that they were encrypted with to [secrets] old_keys (or to "
             "secrets.key, as a further line), or rotate the secrets and set the headers of their endpoints again",
         )

@@ -67,8 +67,8 @@ def add_secret(tx: Tx, endpoint_id: str, secret: Secret, *, kind: str = "v1") ->
 
 def _secret_row(tx: Tx, endpoint_id: str, secret: Secret, kind: str = "v1") -> dict[str, Any]:
     secret_id = new_id("sec")
-    sealed = encrypt_secret(tx, endpoint_id, secret_id, secret)
-    return {"id": secret_id, "endpoint_id": endpoint_id, "kind": kind, "secret": sealed, "created_at": tx.now}
+    encrypted = encrypt_secret(tx, endpoint_id, secret_id, secret)
+    return {"id": secret_id, "endpoint_id": endpoint_id, "kind": kind, "secret": encrypted, "created_at": tx.now}
 
 
 def _update_signing_key(tx: Tx, endpoint: Endpoint) -> None:

@@ -63,9 +63,9 @@ async def test_the_work_of_a_killed_node_is_taken_over(url: str, tmp_path: Path)
         await cluster.receiver.wait_for(lambda got: len(got) >= 20, 60)
         await victim.kill()
         await cluster.all_finished(PATIENCE_S)
-        buried = await survivor.wait_for_log("node.buried")
+        evicted = await survivor.wait_for_log("node.buried")
         await cluster.judge(survivor)
-        assert [node["id"] for node in (await survivor.ask("GET", "/v1/nodes"))["data"]] != [buried["node"]]
+        assert [node["id"] for node in (await survivor.ask("GET", "/v1/nodes"))["data"]] != [evicted["node"]]
         assert not victim.is_running
 
 
@@ -76,11 +76,11 @@ async def test_a_frozen_node_that_wakes_is_refused_and_starts_over(url: str, tmp
         await cluster.watch(frozen, short_lives(80, 3.0))
         await cluster.receiver.wait_for(lambda got: len(got) >= 20, 60)
         freeze(frozen)
-        buried = await steady.wait_for_log("node.buried")
+        evicted = await steady.wait_for_log("node.buried")
         await cluster.all_finished(PATIENCE_S)
         thaw(frozen)
         await frozen.wait_for_log("node.started_over")
-        assert buried["node"] in {line["node"] for line in frozen.log_lines("node.lost")}
+        assert evicted["node"] in {line["node"] for line in frozen.log_lines("node.lost")}
         await cluster.watch(frozen, short_lives(20, 1.0))
         await cluster.all_finished(PATIENCE_S)
         await cluster.judge(steady)
@@ -106,7 +106,7 @@ async def check_a_node_that_is_cut_off(cluster: Cluster, cable: CuttableProxy) -
         await until_held(cluster, 1)
         cable.cut()
         await lonely.wait_for_log("node.fenced")
-        for _ in range(2):  # what was sent before the fence has arrived when these are answered
+        for _ in range(2):  # requests sent before the lease was lost have arrived when these are answered
             status, _, _ = await lonely.call("GET", "/readyz")
             assert status == 503
         asked = window.asked

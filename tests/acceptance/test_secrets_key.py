@@ -150,7 +150,7 @@ async def test_postgresql_without_a_key_warns_and_with_one_encrypts_what_was_pla
 async def test_a_damaged_key_file_keeps_the_daemon_from_starting_with_one_sentence(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
-    """A fresh key instead would seal new secrets while the old ones could never be read again."""
+    """A fresh key instead would encrypt new secrets while the old ones could never be read again."""
     (tmp_path / "secrets.key").write_text("garbage\n")
     code, said = await daemon.run_to_end()
     assert code == 1

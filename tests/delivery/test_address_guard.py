@@ -101,7 +101,7 @@ async def test_our_own_listen_address_is_not_dialled(server):
 
 
 def private_address_of_this_machine():
-    """One that is no loopback address, as another machine would dial it, wherever there is one."""
+    """An address that is not loopback, as another machine would dial it, if this machine has one."""
     for family, there in [
         (socket.AF_INET, "192.0.2.1"),
         (socket.AF_INET, "10.0.0.1"),

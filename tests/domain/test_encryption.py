@@ -1,4 +1,4 @@
-"""Secrets at rest: what is sealed can be opened with its key and in its place only."""
+"""Secrets at rest: an encrypted value can be decrypted with its key and in its place only."""
 
 import base64
 
@@ -24,9 +24,9 @@ def keyring(*texts: str) -> Keyring:
 @given(st.text())
 def test_what_was_sealed_is_opened_as_it_was(text: str):
     opened = keyring(new_key())
-    sealed = opened.encrypt(HERE, text)
-    assert opened.decrypt(HERE, sealed) == text
-    assert sealed.startswith(opened.prefix)
+    encrypted = opened.encrypt(HERE, text)
+    assert opened.decrypt(HERE, encrypted) == text
+    assert encrypted.startswith(opened.prefix)
 
 
 def test_the_same_text_never_looks_the_same_twice():
@@ -37,15 +37,15 @@ def test_the_same_text_never_looks_the_same_twice():
 @pytest.mark.parametrize("place", ELSEWHERE)
 def test_a_value_moved_to_another_place_cannot_be_opened(place: SecretPlace):
     opened = keyring(new_key())
-    sealed = opened.encrypt(HERE, "whsec_x")
+    encrypted = opened.encrypt(HERE, "whsec_x")
     with pytest.raises(Unreadable, match="another row"):
-        opened.decrypt(place, sealed)
+        opened.decrypt(place, encrypted)
 
 
 def test_a_value_with_one_bit_changed_cannot_be_opened():
     opened = keyring(new_key())
-    sealed = opened.encrypt(HERE, "whsec_x")
-    raw = bytearray(base64.b64decode(sealed.removeprefix(opened.prefix)))
+    encrypted = opened.encrypt(HERE, "whsec_x")
+    raw = bytearray(base64.b64decode(encrypted.removeprefix(opened.prefix)))
     for position in range(len(raw)):
         raw[position] ^= 1
         with pytest.raises(Unreadable):
@@ -62,19 +62,19 @@ def test_a_value_that_was_cut_off_cannot_be_opened(rest: str):
 
 def test_after_a_rotation_old_values_are_opened_with_the_old_key_and_new_ones_sealed_with_the_new():
     old, new = new_key(), new_key()
-    sealed = keyring(old).encrypt(HERE, "whsec_x")
+    encrypted = keyring(old).encrypt(HERE, "whsec_x")
     both = keyring(new, old)
-    assert both.decrypt(HERE, sealed) == "whsec_x"
+    assert both.decrypt(HERE, encrypted) == "whsec_x"
     assert keyring(new).decrypt(HERE, both.encrypt(HERE, "whsec_y")) == "whsec_y"
     with pytest.raises(Unreadable, match="old_keys"):
-        keyring(new).decrypt(HERE, sealed)
+        keyring(new).decrypt(HERE, encrypted)
 
 
 def test_without_a_key_values_are_stored_plainly_and_sealed_ones_name_the_key_that_is_missing():
     assert Keyring().encrypt(HERE, "whsec_x") == "whsec_x"
-    sealed = keyring(new_key()).encrypt(HERE, "whsec_x")
-    with pytest.raises(Unreadable, match=sealed.split(":")[1]):
-        Keyring().decrypt(HERE, sealed)
+    encrypted = keyring(new_key()).encrypt(HERE, "whsec_x")
+    with pytest.raises(Unreadable, match=encrypted.split(":")[1]):
+        Keyring().decrypt(HERE, encrypted)
 
 
 def test_what_was_stored_before_there_was_a_key_is_read_as_it_is():

@@ -56,7 +56,7 @@ def live(story: Sequence[Observation], run: Run | None = None, *, every_s: float
     return run, told
 
 
-def looks(story: Sequence[Observation]) -> list[tuple[RunStatus, RunStatus, list[str]]]:
+def changes(story: Sequence[Observation]) -> list[tuple[RunStatus, RunStatus, list[str]]]:
     """For every observation: the status before, the status after, and the events that it made."""
     made, run = [], sample_run()
     for number, observation in enumerate(story, start=1):
@@ -95,14 +95,14 @@ def test_the_sequence_counts_from_one_without_gaps(story: list[Observation]) -> 
 
 @given(stories)
 def test_the_events_of_one_observation_stand_in_the_order_of_the_contract(story: list[Observation]) -> None:
-    for _, _, types in looks(story):
+    for _, _, types in changes(story):
         places = [ORDER.index(name) for name in types]
         assert places == sorted(set(places))
 
 
 @given(stories)
 def test_started_is_reported_once_and_the_first_time_running_is_seen(story: list[Observation]) -> None:
-    made = looks(story)
+    made = changes(story)
     shown_running = [number for number, (_, after, _) in enumerate(made) if after is RunStatus.RUNNING]
     told_started = [number for number, (_, _, types) in enumerate(made) if "run.started" in types]
     assert told_started == shown_running[:1]
@@ -110,14 +110,14 @@ def test_started_is_reported_once_and_the_first_time_running_is_seen(story: list
 
 @given(stories)
 def test_waiting_is_reported_whenever_it_begins_and_never_while_it_lasts(story: list[Observation]) -> None:
-    for before, after, types in looks(story):
+    for before, after, types in changes(story):
         assert ("run.waiting" in types) is (after is RunStatus.WAITING and before is not RunStatus.WAITING)
 
 
 @given(stories)
 def test_resumed_is_reported_once_for_each_wait_and_only_when_it_runs_again(story: list[Observation]) -> None:
     is_owed = False
-    for _, after, types in looks(story):
+    for _, after, types in changes(story):
         if "run.resumed" in types:
             assert is_owed
             assert after is RunStatus.RUNNING
@@ -127,7 +127,7 @@ def test_resumed_is_reported_once_for_each_wait_and_only_when_it_runs_again(stor
 @given(stories)
 def test_the_previous_status_is_the_one_before_the_observation(story: list[Observation]) -> None:
     """Which is why all events of one observation name the same, and progress within a status names that status."""
-    expected = [(name, before.value) for before, _, types in looks(story) for name in types]
+    expected = [(name, before.value) for before, _, types in changes(story) for name in types]
     assert [(one.type, one.previous) for one in live(story)[1]] == expected
 
 

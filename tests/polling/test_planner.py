@@ -301,7 +301,7 @@ async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_lessons_outlive_a_restart(tmp_path: Path) -> None:
+async def test_learned_durations_outlive_a_restart(tmp_path: Path) -> None:
     """Learned state is saved when the poller stops, and the next one starts from it."""
     async with Sandbox() as sandbox, open_database(f"sqlite:///{tmp_path / 'a.db'}") as database:
         theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))

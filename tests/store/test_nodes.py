@@ -83,7 +83,7 @@ async def count_attempts(database: Database, claimed: LeasedDelivery) -> int:
 
 
 async def test_a_lease_is_judged_by_the_clock_of_the_database(database: Database, another) -> None:
-    """A node whose own clock is an hour off neither buries the others nor is buried."""
+    """A node whose own clock is an hour off neither evicts the others nor is evicted."""
     for wrong_at in (START, datetime(2036, 1, 1, tzinfo=UTC)):
         confused = await another(ManualClock(wrong_at))
         await join(confused, f"node_{wrong_at.year}")
@@ -103,8 +103,8 @@ async def test_a_dead_node_is_buried_once_and_its_claims_are_free(database: Data
     held = {node.id: (node.runs, node.deliveries) for node in await database.read(nodes.list_nodes)}
     assert held == {ONE: (1, 1), TWO: (0, 0)}
     await expire(database, ONE)
-    buried = await asyncio.gather(*(database.write(nodes.evict_dead) for _ in range(4)))
-    assert sorted(buried) == [[], [], [], [ONE]]
+    evicted = await asyncio.gather(*(database.write(nodes.evict_dead) for _ in range(4)))
+    assert sorted(evicted) == [[], [], [], [ONE]]
     assert not await database.write(lambda tx: nodes.renew(tx, ONE))
     assert await claim_runs(database, TWO) == [run.id]
     await claim_delivery(database, endpoint, TWO)

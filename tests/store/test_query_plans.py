@@ -171,7 +171,7 @@ WORK: dict[str, Work] = {
     "statistics of endpoints": lambda tx, w: endpoint_stats.read_stats(tx, [w.shared.id, w.ordered.id]),
     "open replays": lambda tx, w: (replays.list_running(tx), replays.count_waiting(tx, w.shared.id)),
     "sweep": sweep,
-    "bury": lambda tx, w: nodes.evict_dead(tx),
+    "evict": lambda tx, w: nodes.evict_dead(tx),
     "join and leave": lambda tx, w: (
         nodes.join(tx, node="node_3", host="here", pid=3, version="0"),
         nodes.leave(tx, "node_3"),

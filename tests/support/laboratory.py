@@ -139,12 +139,12 @@ class Watched:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What it is registered with."""
+        """The metadata of its registration."""
         return {"number": self.number, "order": f"Nº {self.number} ✓", "nested": {"empty": [], "none": None}}
 
     @property
     def tags(self) -> list[str]:
-        """What it is registered with."""
+        """The tags of its registration."""
         return ["laboratory", f"tag-{self.number}"]
 
     @property

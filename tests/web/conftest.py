@@ -1,4 +1,4 @@
-"""One Chromium for all tests of the dashboard, and daemons to look at: full, empty, and for a token that only reads."""
+"""One Chromium for all tests of the dashboard, and daemons to view: full, empty, and for a token that only reads."""
 
 from __future__ import annotations
 

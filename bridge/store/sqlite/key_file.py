@@ -16,7 +16,7 @@ from bridge.store.sqlite import partial_file
 NAME = "secrets.key"
 _HEAD = """\
 # Opens the signing secrets in the runbridge database beside this file. A backup of the database does not hold it:
-# keep a copy, but elsewhere. The first line seals; further ones open what was sealed before `runbridge db rotate-key`.
+# keep a copy, but elsewhere. The first line encrypts; further ones decrypt what was stored before `runbridge db rotate-key`.
 """
 
 
