@@ -14,7 +14,7 @@ from bridge.api.context import RequestContext
 from bridge.api.ports import Bridge
 from bridge.api.summary import CurrentTrouble, list_attention, read_trouble
 from bridge.domain.connection import ConnectionHealth
-from bridge.domain.delivery import REMEDIES, DeliveryState
+from bridge.domain.delivery import REMEDIES, DeliveryState, Outcome
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType
 from bridge.domain.finding import Finding
@@ -144,7 +144,7 @@ def _secrets(unreadable: list[str]) -> Finding:
         False,
         "secrets",
         f"no key opens {', '.join(unreadable)}{more}; add the key they were encrypted with to [secrets] old_keys or to "
-        "secrets.key, or rotate the secrets of their endpoints",
+        "secrets.key, or give these endpoints new ones (`runbridge endpoints rotate-secret ID`)",
     )
 
 
@@ -200,6 +200,8 @@ def _endpoints(
         found = [(is_error, sentence) for is_error, sentence in wrong.get(("endpoint", endpoint.id), [])]
         if endpoint.fault is not None:
             found.append((True, endpoint.fault))
+        if stats.last_answer and stats.last_answer.outcome is Outcome.UNSIGNED:
+            found.append((True, "nothing can be sent to it"))
         if errors := bridge.filter_errors(endpoint):
             test = "`runbridge endpoints test-filter` shows why"
             found.append(

@@ -80,6 +80,8 @@ class _Kind:
     columns: tuple[sa.ColumnElement[Any], ...]
     others: Callable[[str], sa.ColumnElement[bool]]
     again: Callable[[Tx, sa.Row[Any]], Any]
+    name: Callable[[sa.Row[Any]], str]
+    """What a person calls it."""
 
 
 def _not_beginning(column: sa.ColumnElement[Any], prefix: str | bytes) -> sa.ColumnElement[bool]:
@@ -96,6 +98,7 @@ _KINDS: Final = (
         lambda tx, row: encrypt_secret(
             tx, row.endpoint_id, row.id, decrypt_secret(tx, row.endpoint_id, row.id, row.value)
         ),
+        lambda row: f"the signing secret of {row.endpoint_id}",
     ),
     _Kind(
         endpoints.c.id,
@@ -103,6 +106,7 @@ _KINDS: Final = (
         (),
         lambda prefix: sa.and_(_TEXT_OF_HEADERS != "{}", _not_beginning(_TEXT_OF_HEADERS, f'"{prefix}')),
         lambda tx, row: encrypt_headers(tx, row.id, decrypt_headers(tx, row.id, row.value)),
+        lambda row: f"the headers of {row.id}",
     ),
     _Kind(
         idempotency_keys.c.key,
@@ -110,6 +114,7 @@ _KINDS: Final = (
         (),
         lambda prefix: _not_beginning(idempotency_keys.c.body, prefix.encode()),
         lambda tx, row: encrypt_response(tx, row.id, decrypt_response(tx, row.id, row.value)),
+        lambda _row: "an answer kept for its Idempotency-Key",
     ),
 )
 
@@ -134,14 +139,14 @@ def is_all_encrypted(tx: Tx) -> bool:
 
 
 def list_unreadable(tx: Tx, limit: int) -> list[str]:
-    """Up to `limit` rows with a value that no key opens. The daemon re-encrypts all others when it starts."""
+    """Up to `limit` values that no key opens, as a person calls them. The daemon re-encrypts all others when it starts."""
     found: list[str] = []
     for kind in _KINDS if tx.keyring.has_key else ():
         for row in tx.connection.execute(_rows(tx, kind, "").limit(limit)):
             try:
                 kind.again(tx, row)
             except Unreadable:
-                found.append(f"{kind.id.table.name} {row.id}")
+                found.append(kind.name(row))
     return found[:limit]
 
 

@@ -114,6 +114,10 @@ async def test_a_lost_key_is_reported_fails_deliveries_clearly_and_is_repaired_b
         assert (failed["state"], failed["last_outcome"]) == ("pending", "unsigned")
         assert "old_keys" in failed["attempts"][0]["detail"]
         assert receiver.received == []
+        found = {one["check"]: one for one in (await daemon.ask("GET", "/v1/doctor"))["data"]}
+        about_it = found[f"endpoint {endpoint['id']}"]
+        assert (about_it["result"], about_it["detail"].startswith("nothing can be sent")) == ("wrong", True)
+        assert f"no key opens the signing secret of {endpoint['id']}" in found["secrets"]["detail"]
         listed = await daemon.ask("GET", "/v1/endpoints")
         assert [one["id"] for one in listed["data"]] == [endpoint["id"]]
         path = f"/v1/endpoints/{endpoint['id']}"

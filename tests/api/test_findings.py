@@ -164,7 +164,7 @@ async def test_secrets_that_no_key_opens_are_named(api: Api) -> None:
     await api.create_endpoint()
     stored = await api.database.read(lambda tx: tx.connection.execute(sa.select(endpoint_secrets)).all())
     ((result, detail),) = (await find(api))["secrets"]
-    lost = {row.id for row in stored if row.id in detail}
+    lost = {row.endpoint_id for row in stored if row.endpoint_id in detail}
     assert (result, len(lost)) == ("wrong", 1), "not the one without a key, nor that under the present one"
 
 
