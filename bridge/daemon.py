@@ -260,15 +260,15 @@ class Daemon:
 
     def _start_maintenance(self) -> None:
         """On the monotonic clock what must happen in time, by the calendar what people schedule."""
-        self.wall_clock = WallClockWatch(self.database, self.clock, self.pollers.rebase, self.housekeeper.rebase)
+        alerter = Alerter(self.database, self.clock, self.channel_sender, self.metrics, self._disk_free)
+        self.alerter = self.control.alerter = alerter
+        self.alerter.use(self.config.alerts)
+        rebase = (self.pollers.rebase, self.housekeeper.rebase, self.alerter.rebase)
+        self.wall_clock = WallClockWatch(self.database, self.clock, *rebase)
         self.workers.start_loop("wall clock", self._follow_wall_clock)
         self.workers.start_loop("deadlines", self._expire_overdue)
         if self.membership is not None:
             self.workers.start_loop("evictor", self.membership.evict_dead)
-        self.alerter = self.control.alerter = Alerter(
-            self.database, self.clock, self.channel_sender, self.metrics, self._disk_free
-        )
-        self.alerter.use(self.config.alerts)
         self.workers.start_loop("alerts", self._send_alerts)
         self.calendar.set("housekeeping", EVERY_MINUTE, self._sweep)
         self.backups = self.control.backups = Backups(self.database, self.clock, self.metrics)

@@ -193,6 +193,12 @@ class Sender:
         try:
             with self._deadlines.until(request.deadline):
                 response = await _send(request, exchange, sessions)
+                if (
+                    response.status == 410 and exchange.is_reused
+                ):  # it switches the endpoint off: is it really its answer?
+                    response.close()
+                    exchange.begin_again()
+                    response = await _send_once(request, sessions, is_pooled=False)
         except TimeoutError:
             is_connected = exchange.has("connected") or exchange.is_reused
             limit_s = self._timeout_s if is_connected else min(CONNECT_TIMEOUT_S, self._timeout_s)

@@ -13,6 +13,7 @@ BridgeError                     anything we raise on purpose; its text is the me
 ├── FilterFailed                an endpoint's filter fails on an event
 │   └── FilterTooCostly         or takes more steps on it than allowed
 ├── StoreUnavailable            the database cannot be written or read now (full, locked, gone)
+│   └── StoreDamaged            nor later, until it is restored
 ├── DatabaseRefused             the database is not ours to open (corrupt, foreign, newer, in use)
 └── WorkerDied                  a worker of the daemon ended by itself; the daemon stops
 """
@@ -88,6 +89,10 @@ class FilterTooCostly(FilterFailed):
 
 class StoreUnavailable(BridgeError):
     """The database cannot be used at the moment; nothing was changed, try again."""
+
+
+class StoreDamaged(StoreUnavailable):
+    """Pages of the database file are damaged; it must be restored."""
 
 
 class DatabaseRefused(BridgeError):

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -56,6 +56,14 @@ def _time_part(milliseconds: int) -> str:
 def first_id(prefix: str, at: datetime) -> str:
     """The lowest identifier that can be made at `at`; later ones sort after it."""
     return f"{prefix}_{_time_part(max(0, int(at.timestamp() * 1000)))}" + _RANDOM_PAIRS * _PAIRS[0]
+
+
+def made_at(identifier: str) -> datetime:
+    """The time in an identifier of ours."""
+    milliseconds = 0
+    for character in identifier.partition("_")[2][:10]:
+        milliseconds = milliseconds << 5 | _ALPHABET.index(character)
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 @functools.lru_cache(maxsize=4096)  # lists and polls repeat the same ids

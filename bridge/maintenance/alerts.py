@@ -94,6 +94,11 @@ class Alerter:
         """The reason of each channel whose latest message failed, by name."""
         return {name: state.failure for name, state in self._states.items() if state.failure}
 
+    def rebase(self, jump_s: float) -> None:
+        """Keep what was sent from being sent again when a clock that was set back comes by it once more."""
+        for state in self._states.values() if jump_s < 0 else ():
+            state.cursor = state.cursor and state.cursor.set_back()
+
     def forget(self) -> None:
         """Forget the cursors, because another node sends alerts now; they are read again before this node does."""
         for state in self._states.values():

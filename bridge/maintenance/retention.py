@@ -6,7 +6,7 @@ It writes only if there is something to delete, so that an idle daemon leaves th
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +28,7 @@ FREE_SHARE_MAX: Final = (
     0.1  # of the file; free pages beyond it are returned to the file system, the rest is for new rows
 )
 PAGES_PER_STEP: Final = 200
+JUMPS_MAX: Final = 1_000  # of the wall clock, the latest
 BATCHES_POSTGRESQL: Final = 10  # between two estimates of the size
 
 
@@ -48,16 +49,30 @@ class Housekeeper:
         self._clock = clock
         self._metrics = metrics
         self._is_too_large = False
-        self._set_forward_s = 0.0
+        self._jumps: deque[tuple[float, float]] = deque(maxlen=JUMPS_MAX)
+        """When the clock was set (monotonic), and by how many seconds."""
 
     def rebase(self, jump_s: float) -> None:
         """Take note that the clock was set: times of facts stay, so by them all would be older than it is."""
-        self._set_forward_s = max(0.0, self._set_forward_s + jump_s)
+        self._jumps.append((self._clock.monotonic(), jump_s))
+
+    def _set_forward_s(self) -> float:
+        """The most by which a fact that is not to go yet may seem older than it is.
+
+        What was recorded before a jump is old enough, whatever the clock says, once the jump is `keep_s` ago.
+        """
+        oldest = self._clock.monotonic() - self.settings.keep_s
+        while self._jumps and self._jumps[0][0] <= oldest:
+            self._jumps.popleft()
+        ahead_s = 0.0
+        for _, jump_s in self._jumps:
+            ahead_s = max(0.0, ahead_s + jump_s)
+        return ahead_s
 
     async def sweep(self) -> Counter[str]:
         """Delete everything that is to go now; returns the number of rows by table."""
         before = self._clock.now() - timedelta(seconds=self.settings.keep_s)
-        recorded_before = before - timedelta(seconds=self._set_forward_s)
+        recorded_before = before - timedelta(seconds=self._set_forward_s())
         swept = await self._sweep_all(lambda tx: retention.plan_settled(tx, before, recorded_before))
         swept += await self._sweep_all(lambda tx: retention.plan_leftovers(tx, recorded_before))
         swept += await self._sweep_to_size()

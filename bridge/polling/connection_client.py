@@ -37,7 +37,7 @@ REFUSALS_MIN = 2  # of 403, which may be about one run only
 PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
 ALL_RUNS: Final = 1_000_000
 OUTPUT_TIMEOUT_S = 5.0  # for the request; before it the output waits for its turn at the limit
-OUTPUT_WORTH = 8.0  # seconds of delay per second that an output waits: its event is late for certain, a poll's perhaps
+OUTPUT_WORTH, OUTPUT_LATE_WORTH = 1.0, 8.0  # seconds of delay per second that an output waits; the second near the end
 REMARKS_MAX = 50  # of a connection, the oldest go
 TURN_REST_S = 0.05  # while another request has its turn
 
@@ -139,7 +139,8 @@ class ConnectionClient:
             if self.limiter.rate_limit.opens_at - waits_since > wait_s:
                 raise TimeoutError("the provider asked for a longer pause")
             async with asyncio.timeout(wait_s), self._one_output:
-                await self.take_turn("outputs", lambda now: OUTPUT_WORTH * (now - waits_since))
+                late_s = max(wait_s - 2 * OUTPUT_TIMEOUT_S, wait_s / 2)
+                await self.take_turn("outputs", lambda now: _worth_of_output(now - waits_since, late_s))
             output = await self._fetch_output(run.provider_run_id)
         except (ProviderFailure, TimeoutError) as error:
             log.warning("output.missed", connection=self.connection.name, run_id=run.id, reason=str(error) or "timeout")
@@ -320,3 +321,8 @@ class ConnectionClient:
         if self.is_probing and self.limiter.in_flight:
             return float("inf")
         return max(0.0, self.limiter.opens_at() - now)
+
+
+def _worth_of_output(waited_s: float, late_s: float) -> float:
+    """Seconds of delay that the request is worth: as a poll's, but rather late than never."""
+    return waited_s * (OUTPUT_WORTH if waited_s < late_s else OUTPUT_LATE_WORTH)

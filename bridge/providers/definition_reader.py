@@ -210,6 +210,8 @@ def number_of(value: Any) -> Any:
 
 def instant_of(value: Any, form: str) -> str | None:
     """A time in the given form as canonical text; None for 0, year 1 and what is not such a time."""
+    if form == "any":
+        return provider_instant(value)
     if form not in _UNITS_NS:
         return _written_instant(value, form) if isinstance(value, str) else None
     try:

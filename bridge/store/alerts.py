@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from sqlalchemy.dialects import sqlite
 from bridge.domain.delivery import DeliveryState
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.event import EventType
-from bridge.domain.ids import first_id
+from bridge.domain.ids import first_id, new_id
 from bridge.store.events import last_position, list_feed
 from bridge.store.postgres import dialect as postgresql
 from bridge.store.tables import alert_channels, attempts, deliveries, endpoints
@@ -36,10 +36,19 @@ _TYPES: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class AlertCursor:
-    """Everything up to here was sent: events by position, exhausted deliveries by the time at which they settled."""
+    """Everything up to here was sent: events by position, exhausted deliveries by the time at which they settled.
+
+    Since the clock was last set back, so were those up to `sent_at` whose last attempt has an id below `sent_below`.
+    """
 
     position: int
     settled_at: datetime
+    sent_at: datetime | None = None
+    sent_below: str = ""
+
+    def set_back(self) -> AlertCursor:
+        """The cursor after the clock was set back, which is read from there on again."""
+        return replace(self, sent_at=max(self.settled_at, self.sent_at or self.settled_at), sent_below=new_id("att"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +94,19 @@ def read_edges(tx: Tx, after: AlertCursor) -> Edges:
     newest = found[-1].position if len(found) == EVENTS_MAX else last
     until = max(since, tx.now - _VISIBLE_AFTER)
     events = [(event.type, json.loads(event.body)["data"]) for event in found]
-    return Edges(events, _read_exhausted(tx, since, until), AlertCursor(max(newest or 0, after.position), until))
+    cursor = replace(after, position=max(newest or 0, after.position), settled_at=until)
+    return Edges(events, _read_exhausted(tx, since, until, after), cursor)
 
 
-def _read_exhausted(tx: Tx, after: datetime, until: datetime) -> dict[str, int]:
+def _read_exhausted(tx: Tx, after: datetime, until: datetime, cursor: AlertCursor) -> dict[str, int]:
     """Count newly exhausted deliveries by endpoint.
 
     They are found by their attempts: no index orders exhausted deliveries by time, and there may be many old ones."""
     is_of_run = endpoints.c.source == EndpointSource.RUN.value
     label = sa.case((is_of_run, ""), else_=deliveries.c.endpoint_id)
+    is_new: sa.ColumnElement[bool] = sa.true()
+    if cursor.sent_at is not None:
+        is_new = sa.or_(attempts.c.id >= cursor.sent_below, deliveries.c.settled_at > cursor.sent_at)
     query = (
         sa.select(label, sa.func.count(sa.distinct(deliveries.c.id)))
         .join_from(attempts, deliveries, deliveries.c.id == attempts.c.delivery_id)
@@ -103,6 +116,7 @@ def _read_exhausted(tx: Tx, after: datetime, until: datetime) -> dict[str, int]:
             deliveries.c.state == DeliveryState.EXHAUSTED.value,
             deliveries.c.settled_at > after,
             deliveries.c.settled_at <= until,
+            is_new,
         )
         .group_by(label)
     )

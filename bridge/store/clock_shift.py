@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bridge.store.learned_state import PAUSE
+from bridge.domain.ids import made_at, new_id
+from bridge.store.learned_state import PAUSE, LearnedRow, list_learned, save_learned
 from bridge.store.tables import (
     deliveries,
     endpoint_secrets,
@@ -22,6 +23,7 @@ from bridge.store.tables import (
 )
 from bridge.store.transaction import Tx
 
+_ID_LEAD = "id lead"  # of no connection
 # Times of facts (registered, recorded, delivered) stay.
 _DUE = (
     (runs, ("next_poll_at",), runs.c.next_poll_at.is_not(None)),
@@ -45,6 +47,14 @@ _COUNTED = (  # what expires, and the instants that durations count from
 def shift_times(tx: Tx, seconds: float) -> None:
     """Move them by `seconds`; a deadline that was given as an instant stays."""
     _move(tx, (*_DUE, *_COUNTED), seconds)
+    if seconds < 0:
+        ahead_s = max((made_at(new_id("t")) - tx.now).total_seconds() - seconds, id_lead_s(tx))
+        save_learned(tx, "", [LearnedRow(_ID_LEAD, "", "", str(ahead_s))])
+
+
+def id_lead_s(tx: Tx) -> float:
+    """The most by which ids in this database are ahead of their rows' times: ids never go back, clocks do."""
+    return max((float(row.state) for row in list_learned(tx, "") if row.kind == _ID_LEAD), default=0.0)
 
 
 def bring_forward(tx: Tx, seconds: float) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.types import TypeDecorator
 from bridge.domain.ids import first_id
 
 CLOCK_SLACK: Final = timedelta(hours=1)
-"""How far the time in an id may be from that of its row: ids never go back, also when a clock is set."""
+"""How far the time in an id may be from that of its row on machines whose clocks differ."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -80,11 +80,16 @@ def recorded_between(
     prefix: str,
     since: datetime | None,
     until: datetime | None,
+    lead_s: float,
 ) -> list[sa.ColumnElement[bool]]:
-    """Conditions for rows of this time; bounds of `key`, their id, keep a walk by ids within it."""
+    """Conditions for rows of this time; bounds of `key`, their id, keep a walk by ids within it.
+
+    `lead_s`: the most by which ids are ahead of their rows' times, because a clock was set back.
+    """
     found: list[sa.ColumnElement[bool]] = []
     if since is not None:
         found += [at >= since, key >= first_id(prefix, max(since, _EPOCH + CLOCK_SLACK) - CLOCK_SLACK)]
     if until is not None:
-        found += [at < until, key < first_id(prefix, min(until, _LATEST - CLOCK_SLACK) + CLOCK_SLACK)]
+        slack = CLOCK_SLACK + timedelta(seconds=lead_s)
+        found += [at < until, key < first_id(prefix, min(until, _LATEST - slack) + slack)]
     return found

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.domain.clock import Clock
 from bridge.domain.encryption import Keyring
-from bridge.domain.errors import BridgeError, DatabaseRefused, StoreUnavailable
+from bridge.domain.errors import BridgeError, DatabaseRefused, StoreDamaged, StoreUnavailable
 from bridge.domain.ids import new_id
 from bridge.store import migrate
 from bridge.store.batching import GAP_S, Batcher, GroupedWrites
@@ -29,7 +29,7 @@ from bridge.store.postgres import deferred_module
 from bridge.store.postgres.one_statement import NeedsTransaction, NoConnection, OneStatement
 from bridge.store.sqlite import database_file
 from bridge.store.sqlite.reader_pool import ReaderPool
-from bridge.store.sqlite.writer import CALLERS_MISTAKES, Writer, explain, writer_engine
+from bridge.store.sqlite.writer import CALLERS_MISTAKES, Writer, explain, unavailable, writer_engine
 from bridge.store.transaction import CommitSignals, Tx
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ POSTGRES_CONNECTIONS: Final = 10
 DIRECT_CONNECTIONS: Final = 4  # of them: one for each kind of hot write
 FAILURE_REMEMBERED_S: Final = 10.0
 _TRIES: Final = 5
+_NEWEST: Final = (
+    "SELECT version FROM runs ORDER BY id DESC LIMIT 1",
+    "SELECT type FROM events ORDER BY position DESC LIMIT 1",
+    "SELECT state FROM deliveries ORDER BY id DESC LIMIT 1",
+)
 _NOT_OPEN: Final = "the database is not open"
 
 
@@ -83,6 +88,8 @@ class Database:
         self._failed_at: float | None = None
         """Monotonic time of the last StoreUnavailable; None after a later write that changed something."""
         self._failed_with = ""
+        self._damage: StoreDamaged | None = None
+        """The first sign that the SQLite file is damaged, which it stays until it is restored."""
         self._sender_id = new_id("sender")
         """Names this node in its notifications, so that it ignores its own."""
         self._notify_sender: notifications.NotifySender | None = None
@@ -116,7 +123,7 @@ class Database:
 
     @property
     def is_available(self) -> bool:
-        """Whether nothing failed in the last 10 s, or a write succeeded after the last failure."""
+        """Whether nothing failed in the last 10 s, or a write succeeded after the last failure; False once damaged."""
         return self.trouble is None
 
     @property
@@ -124,7 +131,7 @@ class Database:
         """Why the database is not available, and what to do; None if it is."""
         if self._lock is not None:
             try:
-                self._lock.check()
+                self._refuse_file()
             except StoreUnavailable as error:
                 return str(error)
         is_over = self._failed_at is None or self.clock.monotonic() - self._failed_at > FAILURE_REMEMBERED_S
@@ -189,9 +196,15 @@ class Database:
         await self._opened_writer().wait_ended()
 
     async def check_file(self) -> None:
-        """StoreUnavailable, on SQLite, if the file was deleted, moved or replaced."""
+        """StoreUnavailable, on SQLite, if the file was deleted, moved, replaced or damaged. Reads a little of it."""
+        self._refuse_file()
+        await self.read(lambda tx: [tx.connection.exec_driver_sql(query).all() for query in _NEWEST])
+
+    def _refuse_file(self) -> None:
         assert self._lock is not None
         self._lock.check()
+        if self._damage is not None:
+            raise self._damage
 
     def notify_listener(self) -> notifications.NotifyListener:
         """A listener, not yet connected, that passes other nodes' commits to `listeners`."""
@@ -334,6 +347,8 @@ class Database:
 
     def _note_failure(self, error: StoreUnavailable) -> None:
         self._failed_at, self._failed_with = self.clock.monotonic(), str(error)
+        if isinstance(error, StoreDamaged) and self._damage is None:
+            self._damage = error
 
     def _receive(self, payload: str) -> None:
         sender, signals = notifications.decode(payload)
@@ -408,5 +423,5 @@ def _assuming(work: Callable[[Tx], T], tx: Tx) -> T:
 
 def _unavailable(error: BaseException) -> StoreUnavailable:
     if isinstance(error, DBAPIError):
-        return StoreUnavailable(explain(error))
+        return unavailable(error)
     return StoreUnavailable(f"the database cannot be reached: {postgres.reason_of(error)}")

@@ -15,6 +15,7 @@ from bridge.domain.endpoint import JSON, EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.domain.errors import BeingSent
 from bridge.domain.leased_delivery import LeasedDelivery
+from bridge.store.clock_shift import id_lead_s
 from bridge.store.column_types import recorded_between
 from bridge.store.endpoint_health import backoff_of
 from bridge.store.endpoint_rows import endpoint_of
@@ -201,7 +202,9 @@ def _selected(tx: Tx, wanted: DeliveryFilter, columns: Sequence[sa.Column[Any]])
     if wanted.run_id is not None:  # through the run's events: deliveries have no index of runs
         of_run = sa.select(events.c.id).where(events.c.run_id == wanted.run_id)
         query = query.where(deliveries.c.event_id.in_(of_run))
-    query = query.where(*recorded_between(deliveries.c.created_at, deliveries.c.id, "dlv", wanted.since, wanted.until))
+    lead_s = 0.0 if wanted.until is None else id_lead_s(tx)
+    created = deliveries.c.created_at, deliveries.c.id
+    query = query.where(*recorded_between(*created, "dlv", wanted.since, wanted.until, lead_s))
     if wanted.ids is not None:
         return [query.where(deliveries.c.id.in_(wanted.ids))]
     if wanted.state in (None, DeliveryState.DELIVERED) or wanted.event_id or wanted.run_id:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from bridge.domain.run import Run
+from bridge.store.clock_shift import id_lead_s
 from bridge.store.column_types import recorded_between
 from bridge.store.metadata_entries import entry_of
 from bridge.store.run_rows import run_of
@@ -109,7 +110,8 @@ def _selected(
     for column, value in ((runs.c.connection, wanted.connection), (runs.c.workflow_id, wanted.workflow_id)):
         if value is not None:
             query = query.where((column + "" if is_seldom else column) == value)
-    query = query.where(*recorded_between(runs.c.registered_at, key, "run", wanted.since, wanted.until))
+    lead_s = 0.0 if wanted.until is None else id_lead_s(tx)
+    query = query.where(*recorded_between(runs.c.registered_at, key, "run", wanted.since, wanted.until, lead_s))
     if wanted.ids is not None:
         query = query.where(runs.c.id.in_(wanted.ids))
     if wanted.provider_run_id is not None:

@@ -168,6 +168,19 @@ async def test_what_is_exhausted_after_the_clock_was_set_back_is_reported(people
         assert await people.told() == []
 
 
+async def test_what_was_told_is_not_told_again_when_a_clock_that_was_set_back_comes_by_it(people: People) -> None:
+    await add_endpoint(people.database)
+    await record(people.database, await register(people.database), "succeeded")
+    people.clock.advance(1)
+    await people.database.write(exhaust)
+    assert len(await people.told()) == 1
+    people.clock.set_wall(-3600.0)
+    people.alerter.rebase(-3600.0)
+    assert await people.told() == []
+    people.clock.advance(3600.0)
+    assert await people.told() == []
+
+
 async def test_a_channel_that_is_down_loses_nothing_and_says_so(people: People) -> None:
     people.phone.is_down = True
     await people.fail("dify-prod")

@@ -257,14 +257,32 @@ async def test_what_has_only_its_own_time_is_not_deleted_because_the_clock_was_s
     )
     keeper = housekeeper(database, clock)
     await deliver(database)
-    clock.advance(40 * DAY_S)
+    clock.set_wall(40 * DAY_S)
     keeper.rebase(40 * DAY_S)
     assert await keeper.sweep() == Counter()
-    clock.advance(-40 * DAY_S)
+    clock.set_wall(-40 * DAY_S)
     keeper.rebase(-40 * DAY_S)
     clock.advance(DAY_S + 1)
     swept = await keeper.sweep()
     assert {"events": 1, "replays": 1}.items() <= swept.items()
+
+
+async def test_a_clock_that_was_set_forward_delays_nothing_once_that_is_long_enough_ago(
+    database: Database, clock: ManualClock
+) -> None:
+    """What was recorded after the jump was kept for 40 days more, until the daemon started again."""
+    keeper = housekeeper(database, clock)
+    clock.set_wall(40 * DAY_S)
+    keeper.rebase(40 * DAY_S)
+    endpoint = await add_endpoint(database)
+    ended = await database.write(
+        lambda tx: replays.start_replay(tx, endpoint, replays.Selection(START), rate=1, count=0)
+    )
+    await database.write(lambda tx: replays.cancel_replay(tx, ended.id))
+    clock.advance(DAY_S - 1)
+    assert await keeper.sweep() == Counter()
+    clock.advance(2)
+    assert await keeper.sweep() == {"replays": 1}
 
 
 async def test_replays_that_ended_go_by_age_and_running_ones_stay(database: Database, clock: ManualClock) -> None:

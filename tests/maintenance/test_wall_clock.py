@@ -16,8 +16,9 @@ from bridge.domain.limits.adaptive import RateLimit
 from bridge.maintenance.wall_clock import WallClockWatch, resume
 from bridge.polling.duration_learner import LearnedState
 from bridge.sandbox import Receiver, Reply, Sandbox, Scenario
-from bridge.store import nodes, runs, sessions
+from bridge.store import deliveries, nodes, run_lists, runs, sessions
 from bridge.store.database import Database
+from bridge.store.run_lists import RunFilter
 from tests.support.daemon_process import DaemonProcess
 from tests.support.delivering import all_deliveries
 from tests.support.faked_time import FakedTime
@@ -104,6 +105,24 @@ async def test_a_session_ends_an_hour_after_its_last_use_whatever_the_clock_says
         assert len(await database.read(sessions.list_sessions)) == 1
         machine.advance(2)
         assert await database.read(sessions.list_sessions) == []
+
+
+async def test_lists_until_an_instant_hold_what_was_recorded_after_the_clock_was_set_back(sqlite_url: str) -> None:
+    """Ids never go back: of rows from after such a jump they are hours ahead, and lists ended before them."""
+    machine = ManualClock(datetime.now(UTC))
+    clock = SteadyClock(machine)
+    async with open_database(sqlite_url, clock) as database:
+        await add_endpoint(database)
+        machine.set_wall(-3 * HOUR_S)
+        await WallClockWatch(database, clock, lambda _: None).follow()
+        run = await register(database)
+        await record(database, run, "succeeded")
+        machine.advance(1)
+        until = clock.now()
+        listed = await database.read(lambda tx: run_lists.list_runs(tx, RunFilter(until=until), limit=10, before=None))
+        assert [each.id for each in listed] == [run.id]
+        wanted = deliveries.DeliveryFilter(until=until)
+        assert len(await database.read(lambda tx: deliveries.list_deliveries(tx, wanted, limit=10, before=None))) == 1
 
 
 async def test_a_small_correction_is_followed_and_moves_nothing(

@@ -204,6 +204,8 @@ async def test_an_object_in_the_place_of_the_status_is_not_a_missing_one() -> No
         ('{ path = "at", time = "ns" }', 1.768472405e18, None, True),
         ('{ path = "at", time = "s" }', "2026-01-15T10:20:05Z", None, True),
         ('{ path = "at", time = "s" }', 0, None, False),
+        ('{ path = "at", time = "any" }', 0, None, False),
+        ('{ path = "at", time = "any" }', 17, None, True),
         ('"at"', "0001-01-01T00:00:00Z", None, False),
         ('"at"', "", None, False),
         ('"at"', None, None, False),

@@ -102,7 +102,7 @@ hint = ["retry-after"]
         *(("run.id", f'"{kind}"') for kind in ("slug", "uuid", "int", "path")),
         *(("read.error", error) for error in ('"error"', '["a", "b"]', '{ message = "m" }', '{ path = "p" }')),
         *(("read.progress", f'{{ path = "p", as = "{form}" }}') for form in ("percent", "fraction", "ratio")),
-        *(("read.finished_at", f'{{ path = "e", time = "{unit}" }}') for unit in ("iso", "s", "ms", "us", "ns", "rfc822")),
+        *(("read.finished_at", f'{{ path = "e", time = "{unit}" }}') for unit in ("iso", "s", "ms", "us", "ns", "rfc822", "any")),
         *(("status.absent", f'"{word}"') for word in ("queued", "running", "waiting", "failed")),
         *(
             ("answer", f'[{{ http = "4xx", means = "{means}" }}]')
@@ -199,6 +199,8 @@ def test_the_part_of_kind_path_has_the_slashes(run_id: str, parts: dict[str, str
         ("iso", "2026-01-15T10:20:05Z"), ("iso", "2026-01-15T11:20:05+01:00"), ("iso", "2026-01-15 10:20:05"),
         ("s", 1768472405), ("s", "1768472405"), ("s", 1768472405.0), ("ms", 1768472405000),
         ("us", 1768472405000000), ("ns", 1768472405000000000), ("rfc822", "Thu, 15 Jan 2026 10:20:05 GMT"),
+        ("any", 1768472405), ("any", 1768472405000), ("any", "1768472405000000"), ("any", 1768472405000000000),
+        ("any", "2026-01-15T10:20:05Z"), ("any", "20260115T102005Z"), ("any", "Thu, 15 Jan 2026 10:20:05 GMT"),
     ],
 )  # fmt: skip
 async def test_an_instant_is_read_in_every_unit(time: str, value: object) -> None:

@@ -82,6 +82,19 @@ def number_of(exchange: RawExchange) -> bytes:
     return b"%d" % exchange.number
 
 
+@pytest.mark.parametrize("tls", ["http"], indirect=True)
+@pytest.mark.parametrize("ask", ["receiver"], indirect=True)
+async def test_a_410_on_a_used_connection_is_believed_only_if_a_new_one_brings_it_again(ask: Ask) -> None:
+    """The late second answer of an earlier POST, while the next one is under way, switched its endpoint off."""
+
+    async def script(exchange: RawExchange) -> None:
+        await exchange.send(answer("410 Gone") if exchange.number == 2 else answer(body=number_of(exchange)))
+
+    async with raw_server(script) as raw:
+        assert [await ask(raw.port) for _ in range(2)] == [1, 3]
+        assert raw.connections == 2
+
+
 async def test_a_second_response_while_the_connection_is_idle_closes_it(ask: Ask, tls: ssl.SSLContext | None) -> None:
     again = asyncio.Event()
 

@@ -62,7 +62,7 @@ MUTANTS: Final = (
         "failed-commit-is-success",
         "a transaction that the disk refused is answered as if it had been committed",
         "bridge/store/sqlite/writer.py",
-        "            _fail(batch, error if isinstance(error, StoreUnavailable) else StoreUnavailable(explain(error)))\n"
+        "            _fail(batch, error if isinstance(error, StoreUnavailable) else unavailable(error))\n"
         "            return None",
         "            return CommitSignals()",
     ),

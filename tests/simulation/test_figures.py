@@ -169,12 +169,11 @@ def noticed(folder: Path, *, has_outputs: bool) -> tuple[float, float]:
 def test_outputs_at_a_limit_wait_for_polls_and_hold_no_event_longer_than_output_wait(tmp_path: Path) -> None:
     """Where each end costs a second request, ends were noticed 2.7 times later than without outputs.
 
-    Outputs alone take 2.8 of the 6 requests here, so half of the polls are left: at equal worth ends are noticed 1.6
-    times later, but their events come twice as late as now, and some without output.
+    Outputs alone take 2.8 of the 6 requests here, so half of the polls are left.
     """
     alone_s, _ = noticed(tmp_path / "alone", has_outputs=False)
     beside_s, wait_s = noticed(tmp_path / "beside", has_outputs=True)
-    assert beside_s <= 2.5 * alone_s
+    assert beside_s <= 1.7 * alone_s
     assert wait_s <= 61.0
 
 

@@ -38,7 +38,9 @@ async def refuse_transaction_pooling(target: PostgresTarget) -> None:
         backends: list[set[int]] = [set(), set()]
         for _ in range(_ROUNDS):
             for connection, seen in zip(pair, backends, strict=True):
-                seen.add(await connection.fetchval("SELECT pg_backend_pid()"))
+                async with connection.transaction():  # a role may have a limit of a millisecond, which ends with it
+                    await connection.execute("SET LOCAL statement_timeout = 0")
+                    seen.add(await connection.fetchval("SELECT pg_backend_pid()"))
     if max(map(len, backends)) > 1 or backends[0] & backends[1]:
         raise DatabaseRefused(
             "a connection pooler in transaction mode (pgbouncer?) stands before PostgreSQL; "

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, IntegrityError,
 
 from bridge.domain.clock import Clock
 from bridge.domain.encryption import Keyring
-from bridge.domain.errors import StoreUnavailable
+from bridge.domain.errors import StoreDamaged, StoreUnavailable
 from bridge.store.filtering import FilterBudget, Filters
 from bridge.store.sqlite.database_file import APPLICATION_ID, SERVING_BUSY_TIMEOUT_S
 from bridge.store.transaction import CommitSignals, Tx, merged
@@ -224,7 +224,7 @@ class Writer:
             self._has_failed = True
             if _is_locked(error):  # callers behind it need not wait as long for the same answer
                 batch += self._drain()
-            _fail(batch, error if isinstance(error, StoreUnavailable) else StoreUnavailable(explain(error)))
+            _fail(batch, error if isinstance(error, StoreUnavailable) else unavailable(error))
             return None
 
     def _run(self, batch: list[_Job]) -> CommitSignals:
@@ -357,10 +357,20 @@ def _driver_of(connection: sa.Connection) -> sqlite3.Connection:
     return cast("sqlite3.Connection", connection.connection.dbapi_connection)
 
 
+def unavailable(error: DBAPIError | sqlite3.Error) -> StoreUnavailable:
+    """The error for callers; StoreDamaged if the file itself is at fault."""
+    code = getattr(_cause_of(error), "sqlite_errorcode", None) or 0
+    is_damaged = code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return (StoreDamaged if is_damaged else StoreUnavailable)(explain(error))
+
+
+def _cause_of(error: DBAPIError | sqlite3.Error) -> BaseException:
+    return error.orig if isinstance(error, DBAPIError) and error.orig else error
+
+
 def explain(error: DBAPIError | sqlite3.Error) -> str:
     """One sentence for a person about a database that cannot be used now."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    text = str(cause).strip().splitlines()[0]
+    text = str(_cause_of(error)).strip().splitlines()[0]
     for sign, sentence in _SENTENCES.items():
         if sign in text.lower():
             return f"{sentence} ({text})"

@@ -91,6 +91,15 @@ async def test_the_defaults_of_a_role_or_database_do_not_hold(postgres: Postgres
     assert shown == ["read committed", "1min", "0"]  # ours, as the tests have it
 
 
+async def test_a_database_that_ends_each_statement_after_a_millisecond_is_used(
+    postgres: Postgres, postgresql_url: str
+) -> None:
+    """It was refused in the driver's words: looking for a pooler took longer than that."""
+    postgres.execute(f"ALTER DATABASE {name_of(postgresql_url)} SET statement_timeout = 1")
+    async with opened(postgresql_url) as database:
+        assert await register(database)
+
+
 @pytest.mark.parametrize(
     "query",
     [

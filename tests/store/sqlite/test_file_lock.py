@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
@@ -17,6 +18,7 @@ from bridge.domain.errors import DatabaseRefused, StoreUnavailable
 from bridge.store import runs
 from bridge.store.database import Database
 from bridge.store.sqlite import database_file
+from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import open_database, register
 
 
@@ -143,6 +145,32 @@ async def test_damaged_pages_are_a_sentence_for_readers_too(path: Path) -> None:
             file.write(b"\xa5" * (path.stat().st_size - 4096))
         with pytest.raises(StoreUnavailable, match="damaged"):
             await database.read(lambda tx: runs.get_run(tx, run.id))
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            await database.check_file()
+        assert not database.is_available
+    finally:
+        await database.close()
+
+
+async def test_a_file_that_is_damaged_stays_unavailable_though_other_pages_can_be_written(path: Path) -> None:
+    """Such a write made `/readyz` say ready again, while reads answered 503."""
+    async with open_database(f"sqlite:///{path}"):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'replays'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    clock = ManualClock(START)
+    database = Database(f"sqlite:///{path}", clock)
+    await database.open()
+    try:
+        with path.open("r+b") as file:
+            file.seek((page - 1) * size)
+            file.write(b"\xa5" * size)
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            await database.read(lambda tx: tx.connection.exec_driver_sql("SELECT * FROM replays").all())
+        await register(database)
+        clock.advance(3600)
+        assert not database.is_available
     finally:
         await database.close()
 
