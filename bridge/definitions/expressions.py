@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from bridge.definitions.instead import instead_of_text
+from bridge.definitions.remedies import remedy_for_text
 from bridge.domain.jmespath_interpreter import CountingInterpreter, Expression, TooCostly, check_quotes
 from bridge.domain.run import Json
 
@@ -74,7 +74,7 @@ def _compiled(text: str) -> Expression:
     try:
         return Expression(text)
     except ValueError as error:
-        raise ValueError(f"{str(error).rstrip(':')}{instead_of_text('expression', text)}") from None
+        raise ValueError(f"{str(error).rstrip(':')}{remedy_for_text('expression', text)}") from None
 
 
 def _depth(tree: dict[str, Any]) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridge.definitions.check import faults_in
-from bridge.definitions.instead import instead_of_text
+from bridge.definitions.remedies import remedy_for_text
 from bridge.definitions.schema import NAME, At
 from bridge.domain.definition import METHODS, Definition, DefinitionInvalid, Mistake
 from bridge.domain.suggestions import dotted, unknown
@@ -74,7 +74,7 @@ class _File:
             found = _AT.search(str(error))
             line = int(found[1]) if found else None
             written = self.text.splitlines()[line - 1 : line] if line else []
-            said = f"is not TOML: {_AT.sub('', str(error))}{instead_of_text('toml', ''.join(written))}"
+            said = f"is not TOML: {_AT.sub('', str(error))}{remedy_for_text('toml', ''.join(written))}"
         return Mistake(str(self.path), line, "", said) if said else None
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bridge.definitions.expressions import check_expression
-from bridge.definitions.instead import instead_of_key
+from bridge.definitions.remedies import remedy_for_key
 from bridge.domain.suggestions import closest, dotted
 
 At = tuple[str | int, ...]
@@ -116,7 +116,7 @@ def _table_faults(value: dict[str, Any], schema: dict[str, Any], at: At) -> Iter
     """Unknown keys, missing ones, too many of a group, and keys without those that they need."""
     keys = schema.get("properties", {})
     for name in () if schema["additionalProperties"] else [one for one in value if one not in keys]:
-        remedy = instead_of_key(name, *_kinds(at, keys)) or meant(name, keys)
+        remedy = remedy_for_key(name, *_kinds(at, keys)) or meant(name, keys)
         yield (*at, name), f"unknown key `{name}`; allowed: {', '.join(keys)}{remedy}"
     for name in schema.get("x-required", schema.get("required", ())):
         if name not in value:
@@ -132,7 +132,7 @@ def _table_faults(value: dict[str, Any], schema: dict[str, Any], at: At) -> Iter
 
 
 def _kinds(at: At, keys: Iterable[str]) -> Iterator[str]:
-    """The tables of `instead.toml` for a table of a definition, the most special first."""
+    """The tables of `remedies.toml` for a table of a definition, the most special first."""
     names = [part for part in at if isinstance(part, str)] or ["top"]
     yield from (".".join(names), "vars" if names[0] == "vars" else names[-1])
     yield from (kind for key, kind in (("get", "request"), ("post", "request"), ("time", "instant")) if key in keys)

@@ -1,4 +1,4 @@
-"""The remedies of `instead.toml` for common mistakes in a definition, each as the end of an error text."""
+"""The remedies of `remedies.toml` for common mistakes in a definition, each as the end of an error text."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 @cache
 def _remedies() -> dict[str, dict[str, str]]:
-    return tomllib.loads((Path(__file__).parent / "instead.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((Path(__file__).parent / "remedies.toml").read_text(encoding="utf-8"))
 
 
-def instead_of_key(name: str, *tables: str) -> str:
+def remedy_for_key(name: str, *tables: str) -> str:
     """The remedy for an unknown key in the first of the tables that has one; empty if none has."""
     found = (_remedies()[table][name] for table in tables if name in _remedies().get(table, ()))
     return next((f"; {remedy}" for remedy in found), "")
 
 
-def instead_of_text(kind: str, text: str) -> str:
+def remedy_for_text(kind: str, text: str) -> str:
     """The remedy for a text that is not a valid `expression` or `toml`; empty if none is known."""
     tried = ((re.search(form, text), remedy) for form, remedy in _remedies()[kind].items())
     return next((f"; {remedy.format(*found.groups())}" for found, remedy in tried if found), "")
