@@ -174,7 +174,8 @@ def _late(now: CurrentTrouble, at: datetime) -> list[AttentionAnswer]:
             "warning",
             due_at,
             f"Deliveries to {endpoint_id} have been due for {format_duration(round((at - due_at).total_seconds()))}; "
-            "its receiver or its rate limit is slower than its events.",
+            "its receiver or its rate limit is slower than its events: let it answer before it does the work, or raise "
+            "`rate_limit`.",
         )
         for endpoint_id, due_at in sorted(now.due.items())
         if endpoint_id not in troubled and (at - due_at).total_seconds() > LATE_AFTER_S
