@@ -55,7 +55,7 @@ _NAMES: Final = {
     "output": ("output", "outputs", "result", "results", "response"),
     "error": ("error", "error_message", "failure_reason", "failure", "errors"),
     "progress": ("progress", "percent_complete", "percent_completed", "percentage", "percent"),
-    "link": ("html_url", "web_url", "run_url", "permalink", "link"),
+    "link": ("html_url", "web_url", "run_url", "permalink", "link", "href"),
 }
 _NULL_AT_FIRST: Final = frozenset(
     {"output", "error", "started_at", "finished_at"}
@@ -117,21 +117,26 @@ class _Reading:
             for path, key, value in _leaves(run, "", 0):
                 self._found.setdefault(key, []).append((path, value))
         self.id_reason = "a text of one path segment; no id was found in the answers"
-        self.status = self._first(_STATUS, lambda value: _normal(word_text(value)) in _MEANING) or self._first(
+        first = self._first(_STATUS, lambda value: _normal(word_text(value)) in _MEANING) or self._first(
             _STATUS[:-1], lambda value: isinstance(value, str | bool | int)
         )
-        words = (
-            [value for path, value in self._found.get(self.status[1], ()) if path == self.status[0]]
-            if self.status
-            else []
-        )
-        self.words = list(dict.fromkeys(word_text(word) for word in words if isinstance(word, str | int | bool)))
+        self.status = [first[0]] if first else []  # paths: an answer may have its status elsewhere
+        for run in runs:
+            if self.status and self.word_in(run) is None:
+                self.status += _Reading([run]).status
+        self.words: list[str] = []
+        self.add_words(runs)
 
-    def add_words(self, items: Iterable[Json]) -> None:
-        """Take the words that the items of a list show, where their status stands in the same place."""
-        for path, _, value in (leaf for item in items for leaf in _leaves(item, "", 0)):
-            if self.status and path == self.status[0] and isinstance(value, str | int | bool):
-                self.words = list(dict.fromkeys([*self.words, word_text(value)]))
+    def word_in(self, run: Json) -> str | None:
+        """The status of a run as text; None if it has none at the paths."""
+        leaves = {path: value for path, _, value in _leaves(run, "", 0)}
+        words = (leaves.get(path) for path in self.status)
+        return next((word_text(word) for word in words if isinstance(word, str | int | bool)), None)
+
+    def add_words(self, runs: Iterable[Json]) -> None:
+        """Take the words of these runs, or items of a list."""
+        found = (word for run in runs if (word := self.word_in(run)) is not None)
+        self.words = list(dict.fromkeys([*self.words, *found]))
 
     def _first(self, names: tuple[str, ...], fits: Any) -> tuple[str, str, Json] | None:
         """Path, normal name and value of the first of the names that has a fitting value, the least deep."""
@@ -155,7 +160,10 @@ class _Reading:
     def lines(self) -> list[str]:
         lines = ["[read]"]
         if self.status:
-            lines.append(f"status = {_quoted(self.status[0])}   # seen: {', '.join(self.words)}")
+            paths = ", ".join(map(_quoted, self.status))
+            lines.append(
+                f"status = {paths if len(self.status) == 1 else f'[{paths}]'}   # seen: {', '.join(self.words)}"
+            )
         else:
             lines.append(
                 'status = "status"   # TODO: no status was found in the answers; rules over several fields: [[status.when]]'
@@ -293,17 +301,16 @@ def _list_lines(where: tuple[str, dict[str, Json]], items: list[dict[str, Json]]
 
 def _fixtures(read: _Reading, runs: list[Json]) -> Iterator[tuple[str, dict[str, Any]]]:
     """One fixture for each word that the answers show; where no status was found, one for each answer."""
-    if read.status is None:
+    if not read.status:
         yield from (
             (f"answer-{at}", {"request": "run", "http": 200, "body": run, "expect": {}})
             for at, run in enumerate(runs, 1)
         )
         return
     for run in runs:
-        word = next((value for path, _, value in _leaves(run, "", 0) if path == read.status[0]), None)
-        if not isinstance(word, str | int | bool):
+        text = read.word_in(run)
+        if text is None:
             continue
-        text = word_text(word)
         meaning = _MEANING.get(_normal(text))  # what a strange word means is left to the author
         expect = {**({"status": meaning} if meaning else {}), "provider_status": text}
         yield (

@@ -33,8 +33,8 @@ from bridge.sandbox.http_server import HttpServer
 
 TOKEN: Final = "sandbox-token"  # noqa: S105 - what a key is exchanged for
 _BEFORE: Final = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
-_LAST_NAME: Final = re.compile(r"(\w+)\W*$")
-_PLAIN: Final = re.compile(r"\w+(\.\w+)*")
+_NAME: Final = re.compile(r'"([^"]+)"|(\w+)')  # JMESPath puts a name with a dash in double quotes
+_PLAIN: Final = re.compile(r'("[^"]+"|\w+)(\.("[^"]+"|\w+))*')
 _HEADERS: Final = frozenset({"content-type", "content-length", "date", "etag", "last-modified", "link", "location"})
 
 
@@ -178,9 +178,7 @@ class DefinedSandbox(HttpServer):
         """A body in which the id at the paths is the last part of this one, as a number where a number stands."""
         paths = paths["path"] if isinstance(paths, dict) else paths
         shown, last = find(paths, body, Notes()), list(self._answers.run_id.split(run_id).values())[-1]
-        names = {
-            found[1] for path in ([paths] if isinstance(paths, str) else paths) if (found := _LAST_NAME.search(path))
-        }
+        names = {name for path in ([paths] if isinstance(paths, str) else paths) for name in _names_of(path)[-1:]}
         return _replaced(body, names, shown, int(last) if isinstance(shown, int) and last.isdigit() else last)
 
     def _started(self, table: Mapping[str, Any]) -> web.Response:
@@ -258,7 +256,12 @@ def _set(body: dict[str, Json], paths: str | list[str], value: Json) -> None:
     """Set the first of the paths that is plain."""
     plain = next((path for path in ([paths] if isinstance(paths, str) else paths) if _PLAIN.fullmatch(path)), None)
     if plain is not None:
-        put(body, plain.split("."), value)
+        put(body, _names_of(plain), value)
+
+
+def _names_of(path: str) -> list[str]:
+    """The names in a path, without the quotes that they may stand in."""
+    return [quoted or plain for quoted, plain in _NAME.findall(path)]
 
 
 def _path(table: Mapping[str, Any]) -> str | None:

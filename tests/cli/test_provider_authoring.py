@@ -64,6 +64,19 @@ def test_several_answers_may_follow_one_option(cli, tmp_path, answers):
     assert tomllib.loads((tmp_path / "jobs/definition.toml").read_text())["status"]["succeeded"] == ["DONE"]
 
 
+def test_a_status_that_moves_is_looked_for_where_it_is(cli, tmp_path):
+    """Two of three answers were dropped in silence, because they had the status elsewhere."""
+    paths = [tmp_path / "a.json", tmp_path / "b.json", tmp_path / "c.json"]
+    told = ({"phase": "Queued", "life": None}, {"life": {"phase": "Running"}}, {"life": {"phase": "Done"}})
+    for path, body in zip(paths, told, strict=True):
+        path.write_text(json.dumps(body))
+    assert cli("providers", "new", "jobs", "--from", *paths, "--folder", tmp_path).code == 0
+    tables = tomllib.loads((tmp_path / "jobs/definition.toml").read_text())
+    assert tables["read"]["status"] == ["phase", "life.phase"]
+    assert len(list((tmp_path / "jobs/fixtures").iterdir())) == 3
+    assert cli("providers", "test", tmp_path / "jobs").code == 0
+
+
 def test_an_unknown_word_and_a_missing_path_are_left_to_the_author(cli, tmp_path):
     body = tmp_path / "body.json"
     body.write_text(json.dumps([{"run_id": "a", "state": "REVIEWING-3"}, {"run_id": "b", "state": "RUNNING"}]))

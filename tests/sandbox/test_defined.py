@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -104,6 +105,31 @@ async def test_a_wrong_key_and_another_address_are_reported() -> None:
                 await other.request("GET", "/elsewhere")
     finally:
         await sandbox.stop()
+
+
+async def test_an_id_whose_name_has_a_dash_is_that_of_the_run(tmp_path: Path) -> None:
+    """Each run had the id of the fixture, so that no answer was believed."""
+    text = (
+        'schema = 1\nname = "jobs"\n[run]\nget = "/jobs/{id}"\n[read]\nstatus = "s"\nid = \'task."task-id"\'\n'
+        '[status]\nsucceeded = ["OK"]\n[trigger]\npost = "/jobs"\nrun_from = \'task."task-id"\'\n'
+    )
+    (tmp_path / "jobs.toml").write_text(text)
+    (tmp_path / "fixtures").mkdir()
+    for name in ("run", "trigger"):
+        fixture = {"request": name, "body": {"s": "OK", "task": {"task-id": "t-1"}}}
+        (tmp_path / f"fixtures/{name}.json").write_text(json.dumps(fixture))
+    sandbox = await DefinedSandbox(tmp_path / "jobs.toml", key=KEY, step_s=0).start()
+    try:
+        definition = Definitions(tmp_path).get("jobs")
+        connection = Connection("a", "jobs", sandbox.origin, Secret(KEY), definition=definition)
+        provider = DefinedProvider(definition)
+        async with ProviderSessions() as sessions:
+            http = open_http(sessions, connection, provider)
+            assert await statuses(provider, http, "j-9", ManualClock(SINCE)) == [RunStatus.SUCCEEDED]
+            started = await provider.trigger(http, "w", None, {})
+    finally:
+        await sandbox.stop()
+    assert started.provider_run_id == "run-1"
 
 
 def test_without_a_fixture_there_is_nothing_to_play(tmp_path: Path) -> None:
