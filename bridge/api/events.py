@@ -106,8 +106,10 @@ def _receiver(tx: Tx, event: Event, endpoint_id: str) -> Endpoint:
 
 def _receivers(tx: Tx, event: Event, had: Container[str]) -> list[Endpoint]:
     is_ping = event.type is EventType.BRIDGE_PING
-    return [
+    found = [
         endpoint
         for endpoint in endpoints.listening_endpoints(tx, event.run_id)
         if endpoint.id in had or (not is_ping and events.wants_event(tx, endpoint, event))
     ]
+    on = endpoints.enabled_ids(tx, [endpoint.id for endpoint in found])  # and stay so until the commit
+    return [endpoint for endpoint in found if endpoint.id in on]

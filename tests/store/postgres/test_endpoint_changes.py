@@ -22,11 +22,12 @@ from bridge.domain.clock import SystemClock
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event
+from bridge.domain.replay import ReplayStatus, Selection
 from bridge.domain.run import Run
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.transition import observe
-from bridge.store import endpoints, events, runs
+from bridge.store import endpoints, events, replays, runs
 from bridge.store.database import Database
 from bridge.store.ordering import FEED_LOCK
 from bridge.store.postgres.engine import open_unlimited_engine
@@ -217,3 +218,29 @@ async def test_a_webhook_that_is_added_to_a_run_as_it_ends_gets_the_end_once(
     [added] = await nodes.recorder.read(lambda tx: endpoints.list_run_endpoints(tx, [run.id]))
     [event] = (await nodes.events_after(0))[1:]
     assert [(event_id, state) for event_id, state, _ in await nodes.deliveries_of(added.id)] == [(event.id, "pending")]
+
+
+async def test_what_is_sent_again_while_its_endpoint_is_removed_is_discarded_with_the_rest(nodes: TwoNodes) -> None:
+    """A replay makes its batch due without the feed: the removal waits for its commit, so that it sees the batch."""
+    endpoint = await add_endpoint(nodes.changer)
+    [run] = await nodes.register("a")
+    await nodes.record_end(run)
+    await nodes.changer.write(lambda tx: tx.connection.execute(sa.delete(deliveries)))
+    wanted = Selection(since=run.registered_at, until=None, types=(), status=ReplayStatus.ALL, last_position=None)
+    replay = await nodes.changer.write(lambda tx: replays.start_replay(tx, endpoint, wanted, rate=100.0, count=1))
+    made, is_waiting = asyncio.Event(), asyncio.Event()
+
+    def send_again(tx: Tx) -> None:
+        assert replays.advance(tx, replay.id) is not None
+        made.set()
+        locked = sa.text("SELECT pg_sleep(0.002), EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        while not is_waiting.is_set() and not tx.connection.execute(locked).one()[1]:
+            pass
+
+    async def remove() -> None:
+        await made.wait()
+        await nodes.changer.write(lambda tx: endpoints.remove_endpoint(tx, endpoint.id))
+        is_waiting.set()
+
+    await asyncio.gather(nodes.recorder.write(send_again), remove())
+    assert [state for _, state, _ in await nodes.deliveries_of(endpoint.id)] == ["discarded"]
