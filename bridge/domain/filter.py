@@ -26,6 +26,7 @@ _INSTEAD: Final = (  # what other languages have, and what JMESPath has for it
     (r"\b(?:and|or|not)\b", "write && for and, || for or, ! for not"),
     (r"\bin\b", "write contains(['failed', 'lost'], data.run.status) for one of these"),
     (r"\w+(?:-\w+)+", 'a name with a dash stands in double quotes: "{}"'),
+    (r"\w\[''\]", "write a dot before a name, as in data.run.status"),
     (r"^\s*\$", "a path begins with a name, as in data.run.status"),
 )
 

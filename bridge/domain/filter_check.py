@@ -131,6 +131,10 @@ def _field(name: str, shape: Any, path: str) -> tuple[Any, str]:
             raise ValueError(f"no event has `{where[:200]}`; did you mean `{meant}`?")
         if path:
             raise ValueError(f"no event has `{where[:200]}`; there are {', '.join(shape)}")
+        if name in ("null", "true", "false"):
+            raise ValueError(
+                f"no event has a field `{name}`; write the value in backticks, as in data.run.error == `null`"
+            )
         raise ValueError(f"no event has a field `{name[:100]}`; write text in single quotes: {quoted(name)}")
     if path == "!":
         raise ValueError("`!` applies before the dot; add parentheses, as in !(data.run.settled)")
@@ -144,6 +148,10 @@ def _field(name: str, shape: Any, path: str) -> tuple[Any, str]:
 
 def _compare(operator: str, left: dict[str, Any], right: dict[str, Any], shape: Any, path: str) -> None:
     (found, where), (other, elsewhere) = _walk(left, shape, path), _walk(right, shape, path)
+    if left["type"] == right["type"] == "literal":
+        raise ValueError(
+            "both sides of a comparison are constants; name a field of the event on one, as in data.run.status"
+        )
     if operator in _SIGNS:
         _check_order(_SIGNS[operator], [(left, found, where), (right, other, elsewhere)])
     for words, name, constant in ((found, where, right), (other, elsewhere, left)):
