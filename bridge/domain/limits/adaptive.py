@@ -160,7 +160,7 @@ class RateLimit:
         pause_s = min(PAUSE_S * 2.0 ** (min(self._refusals, 16) - 1), PAUSE_MAX_S)
         if retry_after_s is not None:
             self.keep_asked(now, retry_after_s)
-        else:
+        if retry_after_s is None or (retry_after_s < PAUSE_S and self._refusals > 1):  # it did not help
             self.pause(now, pause_s)
 
     def _learn_refusal(self, now: float) -> None:
