@@ -106,7 +106,7 @@ async def make_backup(database: Database, clock: Clock, plan: BackupPlan) -> Pat
 
 def _explain(error: BridgeError | OSError, folder: Path) -> str:
     if isinstance(error, OSError):
-        return f"cannot write in {folder}: {error.strerror}; give the daemon's user write permission there"
+        return f"cannot write in {folder}: {error.strerror}; {database_file.write_advice(folder)}"
     return str(error)
 
 

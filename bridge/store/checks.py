@@ -63,9 +63,8 @@ def check_files(database: Path) -> Iterator[Finding]:
         yield Finding(None, "file modes", f"other users may open what holds people's documents; chmod 600 {names}")
     if shut:
         who = f"the user {os.geteuid() or 'who owns them'}"
-        yield Finding(
-            False, "permissions", f"{who} cannot write {', '.join(map(str, shut))}; give them to the daemon's user"
-        )
+        names = ", ".join(map(str, shut))
+        yield Finding(False, "permissions", f"{who} cannot write {names}; {database_file.write_advice(folder)}")
     if foreign:
         names = " ".join(map(str, foreign))
         detail = f"the folder belongs to the user {owner}, but not all in it; if the daemon is {owner}: chown {owner} {names}"

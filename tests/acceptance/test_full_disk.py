@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bridge.domain.errors import DatabaseRefused
 from bridge.sandbox import Scenario
+from bridge.store.checks import check_files
+from bridge.store.sqlite.database_file import FileLock
 from tests.support.daemon_process import DaemonProcess
 from tests.support.daemon_setup import daemon_setup
 
@@ -107,3 +110,17 @@ async def test_a_full_disk_is_a_503_and_after_it_everything_is_delivered(disk: L
             await daemon.ask("POST", "/v1/runs", wanted, status=201)
             await daemon.stop()
         assert "Traceback" not in daemon.log_since()
+
+
+def test_a_file_system_that_is_read_only_is_named_as_one(tmp_path: Path) -> None:
+    """It is not the file's mode that is wrong, whatever the daemon's user may do."""
+    if not mount(tmp_path):
+        pytest.skip("mounting is not allowed here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
+        with pytest.raises(DatabaseRefused, match="file system is read-only: mount it"):
+            FileLock.take(tmp_path / "new/x.db")
+        (finding,) = check_files(tmp_path / "x.db")
+        assert (finding.result, "file system is read-only" in finding.detail) == ("wrong", True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)

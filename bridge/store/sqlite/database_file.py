@@ -76,7 +76,7 @@ class FileLock:
             raise DatabaseRefused(said) from error
         except OSError as error:
             raise DatabaseRefused(
-                f"cannot write in {database.parent}: {error.strerror}; give the daemon's user write permission there"
+                f"cannot write in {database.parent}: {error.strerror}; {write_advice(database.parent)}"
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -208,7 +208,7 @@ def check(path: Path, *, may_be_empty: bool = False) -> None:
         what = "is empty (cut off?)" if not header else "is not a SQLite database"
         raise DatabaseRefused(f"{path} {what}; restore a backup, move it away, or name another [database] url")
     if not os.access(path, os.W_OK):
-        raise DatabaseRefused(f"{path} is read-only for this user; give it write permission")
+        raise DatabaseRefused(f"{path} is read-only for this user; {write_advice(path)}")
     try:
         _check_content(path)
     except sqlite3.Error as error:
@@ -243,3 +243,12 @@ def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) 
     program writes to the file as well.
     """
     return not (version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45))
+
+
+def write_advice(path: Path) -> str:
+    """What to do where `path`, which need not exist, cannot be written."""
+    with contextlib.suppress(OSError):
+        nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
+        if os.statvfs(nearest).f_flag & os.ST_RDONLY:
+            return "the file system is read-only: mount it writable, or name the folder in ReadWritePaths= of the unit"
+    return "give the daemon's user write permission there"
