@@ -27,21 +27,16 @@ export function useSelection(path) {
   return { ids, choose };
 }
 
-const ROWS_AT_FIRST = 50; // the others follow with the next frame, so that a long list is seen and used at once
-
 /**
  * A table. `isList`: a long one, of which at first only the rows in view are laid out.
  * @param {{caption: string, columns: Column<any>[], rows: any[], keyOf?: (row: any) => string, isBusy?: boolean, isList?: boolean, selection?: Selection | null}} props
  */
 export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy = false, isList = false, selection = null }) {
-  const [stage, setStage] = useState(0); // the first rows, all rows, all rows laid out
-  const isLong = rows.length > ROWS_AT_FIRST;
-  const isWhole = stage > 0 || !isLong;
+  const [isNew, setNew] = useState(true);
   useEffect(() => {
-    if (stage === 0 && isLong) setStage(1);
-    const timer = stage === 1 ? setTimeout(setStage, 500, 2) : 0;
+    const timer = setTimeout(setNew, 500, false);
     return () => clearTimeout(timer);
-  }, [stage, isLong]);
+  }, []);
   const current = useRef(/** @type {any} */ (null));
   current.current = { ids: rows.map(keyOf), selection };
   const choose = (/** @type {MouseEvent} */ event) => {
@@ -57,16 +52,16 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy 
   const drawn = useRef(/** @type {import("./rows.js").Drawn} */ ({ columns: null, rows: new Map() }));
   useLayoutEffect(() => {
     const draw = (/** @type {any} */ row) => h("tr", null, shown.map(({ cell, kind }) => h("td", kind ? { class: kind } : null, cell(row))));
-    drawn.current = showRows(body.current, drawn.current, shown, isWhole ? rows : rows.slice(0, ROWS_AT_FIRST), keyOf, draw);
+    drawn.current = showRows(body.current, drawn.current, shown, rows, keyOf, draw);
     if (selection) for (const input of body.current.querySelectorAll("input")) input.checked = selection.ids.has(input.value);
-  }, [shown, rows, isWhole, selection?.ids]);
+  }, [shown, rows, selection?.ids]);
   const style = Object.fromEntries(shown.map(({ name }, at) => [`--name-${at + 1}`, `"${name}"`]));
   if (isList) {
     const sizes = shown.map(({ size = "5rem" }) => size);
     style["--columns"] = sizes.join(" ");
     style["--least"] = `${sizes.reduce((sum, size) => sum + Number(/[\d.]+/.exec(size)), 0)}rem`;
   }
-  return html`<div class=${`table${isList ? " rows" : ""}${stage < 2 ? " new" : ""}`} style=${style} aria-busy=${isBusy || !isWhole}><table>
+  return html`<div class=${`table${isList ? " rows" : ""}${isNew ? " new" : ""}`} style=${style} aria-busy=${isBusy}><table>
     <caption class="hidden">${caption}</caption>
     <thead><tr>${shown.map((column) => html`<th scope="col" key=${column.name} aria-sort=${column.sort} class=${column.kind === "number" && "number"}>${column.name === "Select" ? html`<span class="hidden">Select</span>` : column.name}</th>`)}</tr></thead>
     <tbody ref=${body}></tbody>

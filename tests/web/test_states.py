@@ -120,7 +120,7 @@ async def test_many_tabs_share_one_stream(browser: Browser, full: DaemonSetup) -
 
 
 async def test_a_long_list_is_whole_and_a_body_is_shown_beside_the_feed(browser: Browser, full: DaemonSetup) -> None:
-    """The first rows are drawn at once, the others with the next frames."""
+    """Rows out of view are laid out a moment later."""
     page = await signed_in(browser, full, "events?limit=200")
     assert await page.locator("tbody tr").count() > 50
     event = await page.locator("tbody tr a").first.inner_text()
