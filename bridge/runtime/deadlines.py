@@ -12,7 +12,8 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._kept: set[Deadline] = set()
+        self._kept: dict[Deadline, None] = {}
+        """In the order in which they began, so that those of one instant always end in the same order."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
@@ -26,13 +27,13 @@ class Deadlines:
 
     def keep(self, deadline: Deadline) -> None:
         """End this one when its time has come."""
-        self._kept.add(deadline)
+        self._kept[deadline] = None
         if deadline.at < self._timer_at:
             self._set_timer(deadline.at)
 
     def drop(self, deadline: Deadline) -> None:
         """Forget this one. The timer stays: mostly the next deadline is later, and moving it would cost as much."""
-        self._kept.discard(deadline)
+        self._kept.pop(deadline, None)
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
@@ -43,7 +44,7 @@ class Deadlines:
     def _end_due(self) -> None:
         now = self._loop.time()
         for deadline in [each for each in self._kept if each.at <= now]:
-            self._kept.discard(deadline)
+            del self._kept[deadline]
             deadline.end()
         self._set_timer(min((each.at for each in self._kept), default=math.inf))
 
