@@ -211,6 +211,7 @@ class Deliverer:
     def _claim_due(self, tx: Tx, held: Mapping[str, Held]) -> _Claims:
         """Claim what may start now or soon; write nothing where nothing may."""
         due = due_endpoints(tx)
+        tx.signals.has_claimed_due = tx.driver is not None
         known = {e: d for e, d in due.items() if d.source is not EndpointSource.CONFIG or e in self.file_secrets}
         shares = self._limiter.share(known, held, now=tx.now, monotonic=self._clock.monotonic())
         if not shares:
@@ -238,6 +239,8 @@ class Deliverer:
 
     def follow_commit(self, signals: CommitSignals) -> None:
         """Take what a commit leased to this node, and wake the pass for what it made due."""
+        if signals.has_claimed_due:
+            self._has_unseen = False
         if signals.deliveries_due:
             self._has_unseen = True
             self.bell.ring()

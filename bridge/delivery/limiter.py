@@ -1,7 +1,8 @@
 """The delivery limiter: how many deliveries of each endpoint may be claimed now, and which POST may begin.
 
 1. A slot is held while a POST is open. Each endpoint has slots of its own, and may have some deliveries claimed ahead,
-   which wait here for a slot: as many as its receiver accepts within `AHEAD_S`. A probed endpoint has one slot; an
+   which wait here for a slot: as many as its receiver accepts within `AHEAD_S`, and of new ones twice as many, because
+   what finds no room is written as due and has to be claimed. A probed endpoint has one slot; an
    endpoint that rests or is paused has none. A delivery that a person requested (`Lane.AT_ONCE`) waits for none of
    this.
 2. A rate limit is a token bucket, one token per delivery, that holds one second's worth.
@@ -27,6 +28,7 @@ RESERVED_SHARE: Final = 4  # a quarter of all slots
 AHEAD_S: Final = 0.25
 AHEAD_MAX: Final = 128  # of one endpoint
 AHEAD_OF_ALL: Final = 512
+NEW_AHEAD: Final = 2  # times as many new ones may wait
 PACES_MAX: Final = 100
 _SMOOTHING: Final = 0.2
 
@@ -137,7 +139,7 @@ class DeliverySlots(Generic[Item]):
             return 0
         held = self._rested(endpoint_id) if line is None else self._held(line)
         open_slots = free if held.claimed else max(free, min(1, self.total - self.busy))
-        return max(0, min(self.per_endpoint - held.slots, open_slots)) + max(0, held.ahead - held.waiting)
+        return max(0, min(self.per_endpoint - held.slots, open_slots)) + max(0, NEW_AHEAD * held.ahead - held.waiting)
 
     def is_low(self, endpoint_id: str) -> bool:
         """Whether so few deliveries of an endpoint wait that more should be claimed."""

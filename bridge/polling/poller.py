@@ -30,6 +30,7 @@ from bridge.runtime.loop import Bell
 log = structlog.get_logger()
 GUARDED_REST_S: Final = 0.5
 REST_MIN_S: Final = 0.0005
+YIELD_S: Final = 0.004  # from one poll to the next while known events wait for their POST
 CRASHED: Final = Continue(60.0, "the last poll failed inside runbridge")
 
 
@@ -54,6 +55,7 @@ class Poller:
         self._tasks: dict[object, asyncio.Task[None]] = {}
         """What is under way: by the run that is polled, or by when the list was begun."""
         self._next_pass_at = math.inf
+        self._yields_until = -math.inf
 
     # -- the pass
 
@@ -93,7 +95,7 @@ class Poller:
 
     def _start_requests(self, now: float) -> None:
         wall = self._clock.now()
-        while self._opens_in_s(now) <= 0 and self.lease_guard.is_open:
+        while self._opens_in_s(now) <= 0 and self.lease_guard.is_open and now >= self._yields_until:
             if (due := self.schedule.take_to_rank(now)) is not None:
                 ranked = self.planner.rank(due, now, self.schedule.some(READY_MAX))
                 if self.client.is_probing:  # by turns: a run that is gone seems ever later, and would take every probe
@@ -116,7 +118,7 @@ class Poller:
                     self.client.limiter.send(now, self._name)
                     self._spawn(tracked, self._follow(tracked), f"poll:{tracked.run.id}")
                     if (offer := self._offer_of()) is not None and offer.is_behind():
-                        return  # one poll a pass, so that each turn of the loop serves the deliveries that wait
+                        self._yields_until = now + YIELD_S
 
     def _queue_at_limiter(self, now: float) -> None:
         waits = self.schedule.next_due() <= now or self.leases.is_held_up
@@ -125,7 +127,7 @@ class Poller:
 
     def _rest_s(self, now: float) -> float:
         polls_s = max(self.schedule.next_due(), self.schedule.turn_due) - now
-        requests_s = max(min(polls_s, self.lists.rest_s(now)), self._opens_in_s(now))
+        requests_s = max(min(polls_s, self.lists.rest_s(now)), self._opens_in_s(now), self._yields_until - now)
         return max(REST_MIN_S, min(self._chores_in_s(now), requests_s))
 
     def _chores_in_s(self, now: float) -> float:
@@ -178,7 +180,8 @@ class Poller:
     def _has_sooner_work(self) -> bool:
         """Whether the end of a run leaves something to do before the pass that is planned."""
         now = self._clock.monotonic()
-        waits = self.client.has_recovered or self.leases.is_held_up or self.schedule.next_due() <= now
+        has_due = self.schedule.next_due() <= now and self._yields_until <= now
+        waits = self.client.has_recovered or self.leases.is_held_up or has_due
         is_blocked = math.isinf(self._next_pass_at)
         return waits or is_blocked or now + self._chores_in_s(now) < self._next_pass_at - REST_MIN_S
 

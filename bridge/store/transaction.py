@@ -25,6 +25,8 @@ class CommitSignals:
     connections_due: set[str] = field(default_factory=set)
     """Names of connections with a run that is due sooner than before."""
     deliveries_due: bool = False
+    has_claimed_due: bool = False
+    """The deliverer has claimed what was due before it in this commit. Only where one writer orders all commits."""
     replays_due: bool = False
     events_recorded: bool = False
     settled_run_ids: set[str] = field(default_factory=set)
@@ -45,7 +47,8 @@ class CommitSignals:
     def add(self, other: CommitSignals) -> None:
         """Merge the signals of another transaction in the same commit."""
         self.connections_due |= other.connections_due
-        self.deliveries_due |= other.deliveries_due
+        self.deliveries_due = other.deliveries_due or (self.deliveries_due and not other.has_claimed_due)
+        self.has_claimed_due |= other.has_claimed_due
         self.leased_deliveries += other.leased_deliveries
         self.is_in_doubt |= other.is_in_doubt
         self.endpoints_changed |= other.endpoints_changed

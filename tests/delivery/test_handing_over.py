@@ -18,7 +18,7 @@ from bridge.sandbox import Receiver, Reply, ReplyKind
 from bridge.store import deliveries, endpoints, nodes, runs
 from bridge.store.database import Database
 from bridge.store.runs import RunChange
-from bridge.store.transaction import CommitSignals, Tx
+from bridge.store.transaction import CommitSignals, Tx, merged
 from tests.support.delivering import all_deliveries, none_pending, open_deliverer
 from tests.support.waiting import until
 from tests.support.watching import NODE, add_endpoint, open_database, record, register, seen
@@ -83,6 +83,18 @@ async def test_what_is_newer_does_not_go_before_what_no_pass_has_seen(database: 
         await record_offered(database, await register(database, "newer"), "succeeded", deliverer.offer)
         assert (deliverer.in_flight, await leased_ids(database)) == (0, set())
         await work(deliverer.run_pass, deliverer.bell, none_pending(database))
+
+
+@pytest.mark.parametrize("is_claimed_last", [True, False])
+async def test_what_was_claimed_in_the_commit_that_recorded_it_holds_up_nothing_newer(
+    database: Database, receiver: Receiver, *, is_claimed_last: bool
+) -> None:
+    endpoint = await add_endpoint(database, receiver.url())
+    async with open_deliverer(database) as deliverer:
+        await in_step(deliverer)
+        done = [CommitSignals(deliveries_due=True), CommitSignals(has_claimed_due=True)]
+        deliverer.follow_commit(merged(done if is_claimed_last else done[::-1]))
+        assert (deliverer.offer.room(endpoint) > 0) is is_claimed_last
 
 
 @pytest.mark.parametrize("more", [{"rate_limit": 5.0}, {"source": EndpointSource.CONFIG}])

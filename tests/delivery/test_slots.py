@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.delivery.limiter import AHEAD_MAX, AHEAD_OF_ALL, DeliverySlots
+from bridge.delivery.limiter import AHEAD_MAX, AHEAD_OF_ALL, NEW_AHEAD, DeliverySlots
 
 
 def filled(*endpoint_ids: str, total: int = 64, per_endpoint: int = 8, each: int = 20) -> DeliverySlots[str]:
@@ -57,7 +57,7 @@ def test_what_is_claimed_ahead_is_bounded_for_one_endpoint_and_for_all() -> None
     for _ in range(40):
         start_all(slots)
         deliver(slots, "a", 0.001)
-    assert slots.room("a") <= AHEAD_MAX + 8
+    assert slots.room("a") <= NEW_AHEAD * AHEAD_MAX + 8
     many = filled(*names, total=1000, per_endpoint=1, each=400)
     for _ in range(300):
         start_all(many)

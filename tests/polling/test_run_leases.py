@@ -7,15 +7,17 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from bridge.domain.connection import CadenceSettings
+from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.limits.fair_limiter import Candidate, FairRateLimiter
 from bridge.domain.run import RunStatus
-from bridge.polling.poller import Poller
+from bridge.polling.poller import YIELD_S, Poller
 from bridge.sandbox import Sandbox, Scenario
 from bridge.store import run_leases, runs, tables
 from bridge.store.database import Database
@@ -49,6 +51,20 @@ async def test_no_poll_begins_while_too_many_changes_wait_to_be_recorded(
         await held
         for run in made:
             assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
+
+
+async def test_while_known_events_wait_for_their_post_one_poll_begins_at_a_time(
+    database: Database, sandbox: Sandbox
+) -> None:
+    """A known answer is worth more delivered than another one asked for."""
+    behind = DeliveryOffer(NODE, lambda _endpoint: 0, lambda: True)
+    theirs = [sandbox.add_run("dibby", scenario=Scenario(duration_s=0.0)) for _ in range(4)]
+    async with open_poller(database, connection(sandbox, "dibby"), offer=behind) as poller:
+        sends = note_sends(poller)
+        made = [await register(database, each, connection="dibby-1", provider="dibby") for each in theirs]
+        for run in made:
+            assert (await finish(poller, database, run.id)).status is RunStatus.SUCCEEDED
+    assert min(b - a for a, b in pairwise(sends)) >= YIELD_S
 
 
 async def test_a_new_run_is_leased_by_its_registration_and_polled(database: Database, sandbox: Sandbox) -> None:

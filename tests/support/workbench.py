@@ -13,6 +13,7 @@ from bridge.cluster.lease_guard import LeaseGuard
 from bridge.daemon_control import DaemonControl
 from bridge.domain.clock import Clock, SystemClock
 from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
+from bridge.domain.leased_delivery import DeliveryOffer
 from bridge.domain.limits.fair_limiter import FairRateLimiter
 from bridge.domain.run import RunStatus
 from bridge.domain.secret import Secret
@@ -54,12 +55,13 @@ async def open_poller(
     node: str = NODE,
     limiter: FairRateLimiter | None = None,
     metrics: Metrics | None = None,
+    offer: DeliveryOffer | None = None,
 ) -> AsyncIterator[Poller]:
     """The poller of one connection, as the daemon builds it; `limiter`: that of another one of the same credential."""
     clock = clock or SystemClock()
     async with ProviderSessions() as sessions:
         client = ConnectionClient(settings, sessions, health=ConnectionHealth.UNKNOWN, limiter=limiter, clock=clock)
-        services = PollingServices(database, clock, metrics or Metrics(), LeaseGuard(clock))
+        services = PollingServices(database, clock, metrics or Metrics(), LeaseGuard(clock), offer_of=lambda: offer)
         learned = await LearnedState.load(database, settings.name, client.limiter.rate_limit)
         poller = Poller(client, services, learned=learned, node=node)
 
