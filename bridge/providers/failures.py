@@ -92,9 +92,11 @@ def is_of_router(body: Json) -> bool:
     if body == {"detail": "Not Found"}:  # FastAPI, for a path that it does not have
         return True
     said = body.get("message")
-    if body.keys() >= {"timestamp", "status", "error", "path"} and said in (None, "", "No message available"):  # Spring
+    if body.keys() >= {"status", "error", "path"} and said in (None, "", "No message available"):  # Spring Boot
         return True
-    return isinstance(said, str) and _NO_ROUTE.match(said) is not None
+    if body == {"statusCode": 404, "message": "Resource not found"}:  # Azure API Management
+        return True
+    return any(isinstance(text, str) and _NO_ROUTE.match(text) for text in (said, body.get("detail")))
 
 
 def judged_404(failed: PollFailed, body: Json, *, error_key: str | None = None, hint: str = "") -> PollFailed:

@@ -22,6 +22,9 @@ UUID = "fb47b2e6-5e43-4f90-be01-d5c5a088d156"
         {"message": "Cannot GET /api/runs/r1", "error": "Not Found", "statusCode": 404},
         {"detail": "Not Found"},
         {"timestamp": "2026-01-15T10:30:00Z", "status": 404, "error": "Not Found", "path": "/api/runs/r1"},
+        {"status": 404, "error": "Not Found", "path": "/api/runs/r1"},
+        {"statusCode": 404, "message": "Resource not found"},
+        {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "No static resource api/runs/r1."},
         {"kind": "Status", "message": "the server could not find the requested resource", "code": 404},
     ],
 )
