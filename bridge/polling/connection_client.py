@@ -37,7 +37,7 @@ REFUSALS_MIN = 2  # of 403, which may be about one run only
 PROBE_FIRST_S, PROBE_MAX_S = 10.0, 120.0
 ALL_RUNS: Final = 1_000_000
 OUTPUT_TIMEOUT_S = 5.0  # for the request; before it the output waits for its turn at the limit
-OUTPUT_WORTH, OUTPUT_LATE_WORTH = 1.0, 8.0  # seconds of delay per second that an output waits; the second near the end
+OUTPUT_WORTH, OUTPUT_LATE_WORTH = 3.0, 8.0  # seconds of delay per second that an output waits; the second near the end
 REMARKS_MAX = 50  # of a connection, the oldest go
 TURN_REST_S = 0.05  # while another request has its turn
 
@@ -324,5 +324,5 @@ class ConnectionClient:
 
 
 def _worth_of_output(waited_s: float, late_s: float) -> float:
-    """Seconds of delay that the request is worth: as a poll's, but rather late than never."""
+    """Seconds of delay that the request is worth: its event is late for certain, a poll's perhaps."""
     return waited_s * (OUTPUT_WORTH if waited_s < late_s else OUTPUT_LATE_WORTH)
