@@ -36,7 +36,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-servers test-receivers test-fast lint format simulate simulate-real bench docs screenshots dist deb lock clean
+.PHONY: help demo test test-servers test-receivers test-fast lint format simulate simulate-real mutate bench docs screenshots dist deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name does; do \
@@ -78,6 +78,12 @@ KILLS ?= 5000
 ROUNDS ?= 1000
 simulate-real: $(DEV) ## kill -9 of real processes and failing cables of PostgreSQL, for a night (KILLS=200 ROUNDS=50: for a quarter of an hour)
 	$(BIN)/python -m tests.simulation.real --kills $(KILLS) --rounds $(ROUNDS) $(ARGS)
+
+ROOM ?= domain
+COUNT ?= 150
+SEED ?= 1
+mutate: $(DEV) ## small faults in a room of bridge, one at a time, that its tests must notice (ROOM=delivery COUNT=150 SEED=1)
+	$(BIN)/python -m tests.mutation --room $(ROOM) --count $(COUNT) --seed $(SEED) $(ARGS)
 
 bench: $(DEV) ## what the performance claims rest on, in ten minutes; writes docs/performance.md (ARGS=--quick: rougher)
 	PYTHONPATH=. $(BIN)/python benchmarks/table.py $(ARGS)

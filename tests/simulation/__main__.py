@@ -37,9 +37,10 @@ def main() -> int:
     clock = VirtualClock()
     clock.take_over()
     if arguments.mutant:
+        from tests.simulation.mutants import mutant_named
         from tests.simulation.planting import plant
 
-        plant(arguments.mutant)
+        plant(mutant_named(arguments.mutant))
     import tests.simulation.life  # noqa: F401 - imported once, for all lives
 
     gc.collect()

@@ -13,13 +13,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.domain.run import RunStatus
-from tests.simulation import delivery_checker
+from tests.simulation import delivery_checker, status_checker
+from tests.simulation.world import MIN_INTERVAL_S, TWIN
 
 if TYPE_CHECKING:
     from tests.simulation.world import Registration, World
 
 PAGE: Final = 200
 NOTICED_S: Final = 120.0 + 60.0  # max_interval, and some time to say it
+KNOWN: Final = ("workflow_id", "created_at", "started_at", "observed_at", "progress")
 FETCHES_OUTPUT: Final = ("retab", "instabase")  # with a second request, whose failure leaves null
 
 
@@ -48,7 +50,9 @@ async def find_faults(life: World) -> list[str]:
         *_events(life, runs),
         *_connections(life),
         *_triggers(life),
+        *(_intervals(life) if life.pace == 1 else ()),
         *delivery_checker.find_faults(life, exhausted),
+        *await status_checker.find_faults(life, _pages),
     ]
     faults += [f"delivery {each['id']} still waits: {each}" for each in pending]
     faults += [f"unhandled: {fault}" for fault in life.unhandled if "never retrieved" not in str(fault)]
@@ -111,7 +115,7 @@ def _runs(life: World, runs: dict[str, Any]) -> Iterator[str]:
 
 def _run(life: World, entry: Registration, run: Any) -> Iterator[str]:
     who, state = f"run {entry.run_id} ({entry.number})", life.sandbox.state
-    theirs = state.get(entry.connection, entry.provider_run_id)
+    theirs = life.theirs(entry)
     if theirs is None:
         yield f"{who}: the provider does not know {entry.provider_run_id}"
         return
@@ -122,9 +126,7 @@ def _run(life: World, entry: Registration, run: Any) -> Iterator[str]:
         yield f"{who} is {run['status']}, the provider says {truth.value}: {run['error']}"
     yield from _as_registered(entry, run)
     if truth is RunStatus.SUCCEEDED and entry.mark not in str(run["output"]):
-        is_excused = (
-            run["output"] is None and entry.connection in FETCHES_OUTPUT and _was_trouble(life, theirs, snapshot)
-        )
+        is_excused = run["output"] is None and entry.provider in FETCHES_OUTPUT and _was_trouble(life, theirs, snapshot)
         if not is_excused:
             yield f"{who} has the output {str(run['output'])[:200]}, not {entry.mark}"
     for name, after_s in (("created_at", 0.0), ("finished_at", snapshot.finished_after_s)):
@@ -218,6 +220,9 @@ def _story(entry: Registration, told: list[Any]) -> Iterator[str]:
         was = after["data"]["previous_status"]
         seen = before["data"]["run"]["status"]
         is_same_look = before["data"]["run"]["observed_at"] == after["data"]["run"]["observed_at"]
+        lost = [name for name in KNOWN if before["data"]["run"][name] and not after["data"]["run"][name]]
+        if lost:
+            yield f"{who}: {after['id']} no longer knows {lost}"
         if not is_same_look and seen != was and seen not in ("queued", was) and was in statuses.values():
             yield f"{who}: {after['id']} says that it was {was} before, the event before it says {seen}"
 
@@ -235,7 +240,7 @@ def _sense(who: str, event: Any) -> Iterator[str]:
 
 def _in_time(life: World, entry: Registration, told: list[Any]) -> Iterator[str]:
     """In calm each change of a run is noticed in time, and no deadline passes before it does."""
-    theirs = life.sandbox.state.get(entry.connection, entry.provider_run_id)
+    theirs = life.theirs(entry)
     if theirs is None or not told:
         return
     recorded, calm_s = read_at_s(life), life.calm_at_s
@@ -285,3 +290,22 @@ def _triggers(life: World) -> Iterator[str]:
     for key, status in life.clients.triggered.items():
         if started[key] > 1 or (status == 201 and not started[key]):
             yield f"{key}: answered {status}, and {started[key]} runs were started"
+
+
+def _intervals(life: World) -> Iterator[str]:
+    """Between two polls of a run there is `min_interval`, unless a person asks for one."""
+    shared = {entry.provider_run_id for entry in life.clients.registrations if entry.connection == TWIN}
+    polls: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    for at_s, seen in life.requests:
+        if seen.method == "GET" and seen.run_id is not None and seen.run_id not in shared:
+            polls[seen.provider, seen.path].append(at_s)
+    for (_, path), times in polls.items():
+        for first_s, again_s in pairwise(times):
+            is_excused = life.was(first_s - 20, again_s, "network", name="providers") or life.was(
+                first_s - 10, again_s, "down", "disk"
+            )
+            is_by_hand = any(
+                asked_s <= again_s and first_s <= until_s + 1 for asked_s, until_s in life.clients.polled_s
+            )
+            if again_s - first_s < MIN_INTERVAL_S - 0.05 and not (is_excused or is_by_hand):
+                yield f"{path} was polled again after {again_s - first_s:.2f} s"

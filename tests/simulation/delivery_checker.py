@@ -7,7 +7,8 @@ import hashlib
 import hmac
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import pairwise
+from datetime import datetime
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.simulation.troubles import PROVIDER_PAUSE_S
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 EARLY_S: Final = 1.0  # a pause of whole seconds counts from the response; the receiver's clock began a little earlier
 POST_S: Final = 16.0  # the timeout of a POST, and a moment to record it
+PROMPT_S: Final = 5.0
+RECOVERED_S: Final = 900.0  # the longest delay of a retry, after which an endpoint is used as before
+CLAIMED_S: Final = POST_S + 10  # what was claimed before a change may still be sent so long
 
 
 def find_faults(life: World, exhausted: list[Any]) -> list[str]:
@@ -35,6 +39,7 @@ def find_faults(life: World, exhausted: list[Any]) -> list[str]:
         *_pauses(life),
         *_provider_pauses(life),
         *_rates(life),
+        *(_promptness(life) if life.pace == 1 else ()),
     ]
 
 
@@ -175,18 +180,37 @@ def seconds_of(text: str) -> float:
 
 
 def _signatures(life: World) -> Iterator[str]:
-    """Each POST is signed with the endpoint's secret over its bytes, and with no secret that was retired."""
+    """Each POST is signed with every secret of the endpoint that counts, over its bytes, and with no other."""
+    periods = list(_secret_periods(life))
     for name, arrivals in life.arrivals.items():
         for arrival in arrivals:
             given = arrival.post.headers.get("webhook-signature", "").split()
             if name == "switched":
-                retired = [secret for secret, at_s in life.clients.retired if arrival.at_s > at_s + POST_S + 10]
-                if any(_signature(secret, arrival) in given for secret in retired):
-                    yield f"{name}: {arrival.post.id} is signed with a secret that no longer counts"
+                for secret, from_s, until_s, over_s in periods:
+                    signs = _signature(secret, arrival) in given
+                    if signs and arrival.at_s > over_s + CLAIMED_S:
+                        yield f"{name}: {arrival.post.id} is signed with a secret that no longer counts"
+                    if not signs and from_s + CLAIMED_S < arrival.at_s < until_s - CLAIMED_S:
+                        yield f"{name}: {arrival.post.id} is not signed with a secret that counts"
                 if not arrival.post.verified and life.clock.wall_offset_s == 0:
                     yield f"{name}: a signature that does not verify: {arrival.post.id}"
             elif given != [_signature(SECRET if name in CONFIGURED else CANARY, arrival)]:
                 yield f"{name}: a signature that does not verify: {arrival.post.id}"
+
+
+def _secret_periods(life: World) -> Iterator[tuple[str, float, float, float]]:
+    """The secrets of `switched`: since when and until when each surely signs, and when it surely no longer does."""
+    rotations = life.clients.rotations
+    from_s, secrets = 0.0, [CANARY, *(rotation.new for rotation in rotations)]
+    for number, (secret, rotation) in enumerate(zip_longest(secrets, rotations)):
+        until_s = over_s = float("inf")
+        if rotation is not None:
+            until_s, over_s = rotation.asked_at_s + rotation.overlap_s, rotation.at_s + rotation.overlap_s
+        for later in rotations[number:]:
+            if later.overlap_s == 0:  # it ends all of them
+                until_s, over_s = min(until_s, later.asked_at_s), min(over_s, later.at_s)
+        yield secret, from_s, until_s, over_s
+        from_s = rotation.at_s if rotation is not None else from_s
 
 
 def _signature(secret: str, arrival: Arrival) -> str:
@@ -266,3 +290,22 @@ def _rates(life: World) -> Iterator[str]:
                 if count > most and not life.was(from_s - 20, until_s, "down", "network"):
                     yield f"{name} got {count} requests in {until_s - from_s:.1f} s"
                     return
+
+
+def _promptness(life: World) -> Iterator[str]:
+    """Where nothing is or was wrong for long, an event is sent within seconds."""
+    set_at_s = [at_s for at_s, _ in life.clock.settings[1:]]
+    for name in ("plain", "finished"):
+        posts = _posts(life, name)
+        for event in life.clients.feed.events:
+            times = life.clock.times_of(datetime.fromisoformat(event["timestamp"]).timestamp())
+            if not posts[event["id"]] or len(times) != 1:
+                continue
+            at_s, first_s = times[0], posts[event["id"]][0].at_s
+            is_excused = (
+                life.was(at_s - RECOVERED_S, first_s, "receiver", "network", name=name)
+                or life.was(at_s - 60, first_s, "down", "disk")
+                or any(at_s - 60 < s < first_s for s in set_at_s)
+            )
+            if first_s > at_s + PROMPT_S and not is_excused:
+                yield f"{name} got {event['type']} {event['id']} only after {first_s - at_s:.1f} s"

@@ -164,9 +164,10 @@ def main() -> None:
     clock = VirtualClock()
     clock.take_over()
     for mutant in sys.argv[1:]:
+        from tests.simulation.mutants import mutant_named
         from tests.simulation.planting import plant
 
-        plant(mutant)
+        plant(mutant_named(mutant))
     import tests.simulation.life  # noqa: F401 - imported once, for all lives
 
     while line := sys.stdin.readline():

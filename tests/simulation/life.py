@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import OperationalError
 
 from bridge.config.load import Config, load_config
 from bridge.daemon import Daemon
@@ -28,7 +28,7 @@ from tests.simulation.virtual_clock import START_S, VirtualClock, seed_random
 from tests.simulation.virtual_loop import Process, VirtualLoop, process
 from tests.simulation.virtual_machine import Disk, Machine
 from tests.simulation.virtual_network import Network
-from tests.simulation.world import TOKEN, Window, World
+from tests.simulation.world import MIN_INTERVAL_S, TOKEN, Window, World
 
 LISTEN_PORT: Final = 8484
 HOURS: Final = 4.0
@@ -36,8 +36,8 @@ RETRY_SCHEDULE: Final = ["5s", "20s", "1m", "3m", "5m", *["10m"] * 40]
 SHORT_SCHEDULE: Final = ["5s", "20s", "1m"]
 RETRY_MAX_S: Final = 600 * 1.2
 BACKLOG_S: Final = RETRY_MAX_S + 60
-KEEP_S: Final = 2400.0
-DISK_ERRORS: Final = (sqlite3.Error, DBAPIError, OSError)
+KEEP_S: Final = 900.0
+DISK_ERRORS: Final = (sqlite3.OperationalError, OperationalError, OSError)  # a broken constraint is none
 STARTS_AGAIN_AFTER_S: Final = 5.0  # what a service manager waits
 
 
@@ -98,7 +98,7 @@ class Life(World):
     def find_leaks(self) -> Sequence[str]:
         tasks, ends = self.loop.count_tasks(self.daemon_process), self.network.count_ends(self.daemon_process)
         many = [f"at the end there are {tasks} tasks and {ends} connections"] if tasks > 40 or ends > 40 else []
-        return many + leaks.find_leaks(self.daemon, self.loop, self.receivers, self.sandbox)
+        return many + leaks.find_leaks(self.daemon, self, self.loop, self.receivers, self.sandbox)
 
     @property
     def storm_s(self) -> float:
@@ -154,7 +154,7 @@ class Life(World):
         lines = [
             f'[server]\nlisten = "127.0.0.1:{LISTEN_PORT}"\napi_token = "{TOKEN}"',
             f'[database]\nurl = "sqlite:///{self.disk.database}"',
-            self.settings(max_interval="2m"),
+            self.settings(max_interval="2m", min_interval=f"{MIN_INTERVAL_S:.0f}s"),
         ]
         path = self.folder / "config.toml"
         path.write_text("\n\n".join(lines))
@@ -255,7 +255,7 @@ class Life(World):
     async def begin(self) -> None:
         """Start the providers, the receivers and the first daemon."""
         await self.surround()
-        self.mix_up_runs()
+        self.mislead()
         servers = {"providers": self.sandbox, **self.receivers}
         self.ports = {name: int(it.origin.rsplit(":", 1)[1]) for name, it in servers.items()} | {"api": LISTEN_PORT}
         self.start_daemon()
@@ -278,7 +278,7 @@ class Life(World):
     def end_trouble(self) -> None:
         """Mend everything that is broken, and start the daemon if it is down."""
         self.say("calm")
-        self.disk.is_full, self.disk.fails, self.disk.loses_answer = False, 0.0, 0.0
+        self.disk.is_full, self.disk.fails, self.disk.loses_answer, self.disk.slow_s = False, 0.0, 0.0, 0.0
         self.disk.crash_in, self.loop.crash_in, self.mixes_up, self.kills_at_start = None, None, 0.0, False
         self.sandbox.clear_faults()
         for receiver in self.receivers.values():

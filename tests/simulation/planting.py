@@ -9,7 +9,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, Final
 
-from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.mutant import Mutant
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -42,9 +42,8 @@ class _Loader(SourceFileLoader):
         return compile(source, self.path, "exec")
 
 
-def plant(name: str) -> None:
+def plant(mutant: Mutant) -> None:
     """Put a mutant in; call it before its module is imported."""
-    mutant = next(each for each in MUTANTS if each.name == name)
     if mutant.module in sys.modules:
         raise RuntimeError(f"{mutant.module} is imported already")
     sys.meta_path.insert(0, _Finder(mutant))  # type: ignore[arg-type]

@@ -38,43 +38,46 @@ class Cluster(RealLife):
             await self.start(node)
         for node in self.nodes:
             await self.until_up(node)
-        kinds: list[Callable[[Node], Awaitable[None]]] = [
-            self._cut, self._cut, self._slow, self._half_open, self._reset, self._kill, self._freeze,
-        ]  # fmt: skip
         for number in range(rounds):
-            trouble, node = kinds[number % len(kinds)], self.chance.choice(self.nodes)
+            trouble, node = KINDS[number % len(KINDS)], self.chance.choice(self.nodes)
             window = Window("down", "", self.now_s)
             self.windows.append(window)
-            self.say(trouble.__name__.strip("_"), node=node.number)
-            await trouble(node)
+            self.say(trouble.__name__, node=node.number)
+            await trouble(self, node)
             window.until_s = self.now_s + AFTERWARDS_S
             self.reached[trouble.__name__] = self.reached.get(trouble.__name__, 0) + 1
 
-    async def _cut(self, node: Node) -> None:
+    async def cut(self, node: Node) -> None:
+        """Nothing passes for some time, and everything then."""
         self.cables[node.number].cut()
         await asyncio.sleep(self.chance.choice([0.5, 2.0, LEASE_S + 2]))
         self.cables[node.number].mend()
 
-    async def _slow(self, node: Node) -> None:
+    async def slow(self, node: Node) -> None:
+        """Every byte is late."""
         self.cables[node.number].delay_s = 0.05
         await asyncio.sleep(2.0)
         self.cables[node.number].delay_s = 0.0
 
-    async def _half_open(self, node: Node) -> None:
+    async def half_open(self, node: Node) -> None:
+        """Nothing arrives any more, and neither end is informed."""
         self.cables[node.number].half_open()
         await asyncio.sleep(1.0)
 
-    async def _reset(self, node: Node) -> None:
+    async def reset(self, node: Node) -> None:
+        """Every connection is reset, three times."""
         for _ in range(3):
             self.cables[node.number].reset()
             await asyncio.sleep(self.chance.random())
 
-    async def _kill(self, node: Node) -> None:
+    async def kill(self, node: Node) -> None:
+        """kill -9, and a new start."""
         await self.end(node, signal.SIGKILL)
         await self.start(node)
         await self.until_up(node)
 
-    async def _freeze(self, node: Node) -> None:
+    async def freeze(self, node: Node) -> None:
+        """The process stands still, perhaps for longer than its lease."""
         assert node.pid is not None
         os.kill(node.pid, signal.SIGSTOP)
         await asyncio.sleep(self.chance.choice([1.0, LEASE_S + 2]))
@@ -92,6 +95,16 @@ class Cluster(RealLife):
                         target.execute(sa.insert(table), rows)
         copy.dispose()
         await engine.dispose()
+
+
+KINDS: Final[tuple[Callable[[Cluster, Node], Awaitable[None]], ...]] = (
+    Cluster.cut,
+    Cluster.slow,
+    Cluster.half_open,
+    Cluster.reset,
+    Cluster.kill,
+    Cluster.freeze,
+)  # of a round, in turn
 
 
 @asynccontextmanager

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from bridge.sandbox.receiver import Reply, ReplyKind
 from tests.simulation.virtual_clock import START_S
 from tests.simulation.virtual_network import CALM, Weather
-from tests.simulation.world import Window
+from tests.simulation.world import Window, provider_of
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -33,6 +33,7 @@ RECEIVER_FAULTS: Final = (
     Reply(302), Reply(404), Reply(kind=ReplyKind.HANG), Reply(kind=ReplyKind.DROP), Reply(204, delay_s=4.0), Reply(204, delay_s=20.0),
     Reply(502), Reply(400),
 )  # fmt: skip
+CHANGING_S, RUSH = 90.0, 24
 JUMPS_S: Final = (-3600.0, -3600.0, -30.0, 30.0, 3600.0, 5 * 86400.0)
 
 
@@ -86,6 +87,7 @@ class Troubles:
         name, kind = chance.choice([*sandbox.providers, None]), chance.choice(PROVIDER_FAULTS)
         window = self.begin("provider", name or "", fault=kind)
         sandbox.fail(name, kind, None, PROVIDER_PAUSE_S if kind == "429" else None)
+        self.life.spawn(self.life.clients.trigger())
         await self._last(chance, 1, 400)
         sandbox.clear_faults()
         self.end(window)
@@ -94,6 +96,9 @@ class Troubles:
         name = chance.choice(self.life.sandbox.providers)
         window = self.begin("limit", name)
         self.life.sandbox.limit(name, chance.choice([0.5, 2.0]), is_announced=chance.random() < 0.5)
+        mine = [connection for connection in self.life.connections if provider_of(connection) == name]
+        if len(mine) > 1:
+            self.life.spawn(self.life.clients.register_batch(mine, RUSH, CHANGING_S))
         await self._last(chance, 30, 900)
         self.life.sandbox.limit(name, None)
         self.end(window)
@@ -116,21 +121,31 @@ class Troubles:
             self.life.spawn(self.life.clients.race())
         window = self.begin("network", name, weather=weather)
         self.life.network.weather[self.life.ports[name]] = weather
+        if name in ("providers", "api"):
+            self.life.spawn(self.life.clients.trigger())
         await self._last(chance, 1, 600)
         self.life.network.weather[self.life.ports[name]] = CALM
         self.end(window)
 
     async def _disk(self, chance: random.Random) -> None:
-        disk, is_full = self.life.disk, chance.random() < 0.5
-        window = self.begin("disk", is_full=is_full)
-        disk.is_full, disk.fails = is_full, 0.0 if is_full else chance.choice([0.01, 0.2])
+        disk, how = self.life.disk, chance.choice(["full", "failing", "slow"])
+        window = self.begin("disk", how)
+        self.life.spawn(self._change())
+        disk.is_full = how == "full"
+        disk.fails = chance.choice([0.01, 0.2]) if how == "failing" else 0.0
+        disk.slow_s = chance.choice([0.5, 5.0]) if how == "slow" else 0.0
         await self._last(chance, 1, 120)
-        disk.is_full, disk.fails = False, 0.0
+        disk.is_full, disk.fails, disk.slow_s = False, 0.0, 0.0
         self.end(window)
+
+    def _change(self) -> Coroutine[Any, Any, None]:
+        """Runs that change in the next minutes, so that there is something to record."""
+        return self.life.clients.register_batch(duration_s=CHANGING_S)
 
     async def _lost_answer(self, chance: random.Random) -> None:
         """Some of the next commits succeed and are said to have failed."""
         window = self.begin("disk", "lost answer")
+        self.life.spawn(self._change())
         self.life.disk.loses_answer = chance.choice([0.2, 0.5])
         await self._last(chance, 1, 60)
         self.life.disk.loses_answer = 0.0
@@ -152,6 +167,7 @@ class Troubles:
         self.life.loop.crash_in, self.life.loop.crash = chance.randrange(200), self.life.kill_daemon
 
     async def _kill_in_statement(self, chance: random.Random) -> None:
+        self.life.spawn(self._change())
         self.life.disk.crash_in = chance.randrange(60)
 
     async def _restart(self, chance: random.Random) -> None:

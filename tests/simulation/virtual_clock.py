@@ -50,6 +50,7 @@ class VirtualClock:
         time.monotonic = time.perf_counter = self.monotonic
         time.time = self.wall_s
         time.time_ns = lambda: int(self.wall_s() * 1e9)
+        time.process_time = time.thread_time = lambda: 0.0  # work takes no time
         seed_random(0)
 
 

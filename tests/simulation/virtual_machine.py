@@ -56,7 +56,7 @@ class Machine:
                 return datetime.fromtimestamp(loop.clock.wall_s(), tz)
 
         apscheduler.schedulers.base.datetime = VirtualDatetime
-        writer.SimpleQueue = lambda: _Queue(loop)  # type: ignore[misc,assignment]
+        writer.SimpleQueue = lambda: _Queue(loop, machine.disk)  # type: ignore[misc,assignment]
         writer.threading = _Threads()  # type: ignore[assignment]
         wall_clock.Future = _Future  # type: ignore[misc,assignment]
         make_engine = writer.writer_engine
@@ -80,8 +80,8 @@ class Machine:
 class _Queue:
     """A queue whose reader is the writer's thread: it is woken a moment after something was put in."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
+    def __init__(self, loop: VirtualLoop, disk: Disk) -> None:
+        self._loop, self._disk = loop, disk
         self._items: deque[Any] = deque()
         self._reader: greenlet | None = None
 
@@ -89,7 +89,8 @@ class _Queue:
         self._items.append(item)
         if self._reader is not None:
             reader, self._reader = self._reader, None
-            self._loop.call_later(self._loop.chance.random() * THREAD_DELAY_MAX_S, _switch, reader)
+            delay_s = self._loop.chance.random() * (THREAD_DELAY_MAX_S + self._disk.slow_s)
+            self._loop.call_later(delay_s, _switch, reader)
 
     def get(self) -> Any:
         while not self._items:
@@ -169,6 +170,8 @@ class Disk:
     fails: float = 0.0
     loses_answer: float = 0.0
     """How often a commit that succeeded is said to have failed."""
+    slow_s: float = 0.0
+    """How long a write may take."""
     crash_in: int | None = None
     commits: int = 0
     _generation: int = 0

@@ -28,6 +28,9 @@ SECRET: Final = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVowMTIzNDU="
 CANARY: Final = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LTEy"
 CONFIGURED: Final = ("orderly", "plain", "finished")
 RECEIVERS: Final = (*CONFIGURED, "chosen", "switched", "slow", "once")
+MIN_INTERVAL_S: Final = 1.0  # between two polls of a run, in virtual time
+TWIN: Final = "twin"  # a second connection with the credential of `instabase`
+SAME_IDS: Final = ("dify", "instabase", TWIN)  # their runs may have the same id
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,22 @@ class Registration:
     accepted_at_s: float = 0.0
     is_done: bool = False
     """It is not registered again."""
+    is_lost: bool = False
+    """The provider will forget it."""
     mark: str = ""
     """A word that its output holds, and no other's."""
     removed_after: str | None = None
     """A client stopped watching it; the newest event then."""
+
+    @property
+    def provider(self) -> str:
+        """What the connection is an account of."""
+        return provider_of(self.connection)
+
+
+def provider_of(connection: str) -> str:
+    """The provider of a connection."""
+    return "instabase" if connection == TWIN else connection
 
 
 @dataclass
@@ -131,6 +146,10 @@ class World:
         self.windows: list[Window] = []
         self.mixes_up = 0.0
         """How often a provider answers with another run."""
+        self.ignores_cancels = 0.6
+        """How often a provider says that it cancels a run, and lets it go on."""
+        self.cancels: set[tuple[str, str]] = set()
+        """The runs that a provider was asked to cancel: provider and its id."""
         self.unhandled: list[object] = []
         """What the event loop was told of errors that nothing caught."""
         self.receivers: dict[str, Receiver] = {}
@@ -212,16 +231,32 @@ class World:
     def note_request(self, seen: RequestSeen) -> None:
         """A provider is asked."""
 
-    def mix_up_runs(self) -> None:
-        """Let `mixes_up` take effect, in this process for good."""
-        find, chance = SandboxState.find, random.Random(f"mix-up {self.seed}")
+    def theirs(self, entry: Registration) -> SandboxRun | None:
+        """The run at its provider."""
+        return self.sandbox.state.get(entry.provider, entry.provider_run_id)
+
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """The names of the connections."""
+        return (*self.sandbox.providers, TWIN)
+
+    def mislead(self) -> None:
+        """Let `mixes_up` and `ignores_cancels` take effect, in this process for good."""
+        find, cancel, chance = SandboxState.find, SandboxState.cancel, random.Random(f"mix-up {self.seed}")
 
         def find_another(state: SandboxState, provider: str, run_id: str) -> SandboxRun | None:
             if self.mixes_up and chance.random() < self.mixes_up:
                 run_id = chance.choice([each for of, each in state.runs if of == provider] or [run_id])
             return find(state, provider, run_id)
 
+        def cancel_perhaps(state: SandboxState, run: SandboxRun, word: str, reason: str) -> bool:
+            self.cancels.add((run.provider, run.id))
+            if self.ignores_cancels and chance.random() < self.ignores_cancels:
+                return not state.snapshot(run).status.is_settled
+            return cancel(state, run, word, reason)
+
         SandboxState.find = find_another  # type: ignore[method-assign]
+        SandboxState.cancel = cancel_perhaps  # type: ignore[method-assign]
 
     async def start_receiver(self, name: str) -> Receiver:
         """A receiver that notes when each POST arrives."""
@@ -246,10 +281,10 @@ class World:
         lines = [
             f'[delivery]\nretry_schedule = {json.dumps(self.retry_schedule)}\nallow_http = true\nallow = ["127.0.0.0/8"]',
             *(
-                f'[connections.{name}]\nprovider = "{name}"\nbase_url = "{self.sandbox.url(name)}"\n'
+                f'[connections.{name}]\nprovider = "{provider}"\nbase_url = "{self.sandbox.url(provider)}"\n'
                 f'api_key = "{API_KEY}"{named}'
-                + (f"\nrequests_per_second = {self.instabase_per_s}" if name == "instabase" else "")
-                for name in self.sandbox.providers
+                + (f"\nrequests_per_second = {self.instabase_per_s}" if provider == "instabase" else "")
+                for name, provider in ((name, provider_of(name)) for name in self.connections)
             ),
             f'[endpoints.orderly]\nurl = "{url("orderly")}"\nsecret = "{SECRET}"\nordered = true',
             f'[endpoints.plain]\nurl = "{url("plain")}"\nsecret = "{SECRET}"',
