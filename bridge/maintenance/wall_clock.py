@@ -97,9 +97,22 @@ class WallClockWatch:
         try:
             await self._database.write_alone(shift)
         except StoreUnavailable:
-            if has_moved.done():
+            if not has_moved.done():
+                raise
+            if not await self._has_database_moved():
                 self._move(-seconds)
-            raise
+                raise
+
+    async def _has_database_moved(self) -> bool:
+        """Whether the database is where the clock is: a commit may have happened although it reported an error.
+
+        Moved twice, the database would be ahead of the clock, and runs would expire.
+        """
+        try:
+            zero_at = await self._database.read(lambda tx: clock_shift.last_zero_at(tx, boot_id()))
+        except StoreUnavailable:
+            return False
+        return zero_at is not None and abs((zero_at - self._clock.zero_at).total_seconds()) < JUMP_S / 2
 
     def _move(self, seconds: float) -> None:
         self._clock.shift(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bridge.sandbox import Receiver, Reply, Sandbox, Scenario
 from bridge.store import deliveries, nodes, run_lists, runs, sessions
 from bridge.store.database import Database
 from bridge.store.run_lists import RunFilter
+from bridge.store.transaction import Tx
 from tests.support.daemon_process import DaemonProcess
 from tests.support.delivering import all_deliveries
 from tests.support.faked_time import FakedTime
@@ -173,6 +175,31 @@ async def join(database: Database, clock: SteadyClock) -> None:
     """Note the clock of this daemon, as it does at its start."""
     here = {"host": "here", "pid": 1, "version": "0", "process": own_identity()}
     await database.write(lambda tx: nodes.join(tx, node=new_id("node"), clock_zero_at=clock.zero_at, **here))
+
+
+@pytest.mark.parametrize("jump_s", [-HOUR_S, FORTY_DAYS_S])
+async def test_a_move_that_was_committed_although_its_error_says_otherwise_is_not_made_twice(
+    sqlite_url: str, machine: ManualClock, clock: SteadyClock, jump_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moved twice, runs expired minutes before their deadlines."""
+    moved: list[float] = []
+    async with open_database(sqlite_url, clock) as database:
+        await join(database, clock)
+        watch = WallClockWatch(database, clock, moved.append)
+        run = await register(database)
+        write_alone = database.write_alone
+
+        async def lose_the_answer(work: Callable[[Tx], None]) -> None:
+            await write_alone(work)
+            raise StoreUnavailable("disk I/O error")
+
+        monkeypatch.setattr(database, "write_alone", lose_the_answer)
+        machine.set_wall(jump_s)
+        assert await watch.follow() == pytest.approx(jump_s)
+        assert await watch.follow() == 0
+        jump = timedelta(seconds=jump_s)
+        assert (clock.now(), moved) == (START + jump, [pytest.approx(jump_s)])
+        assert (await run_now(database, run.id)).next_poll_at == run.next_poll_at + jump
 
 
 @pytest.mark.parametrize("jump_s", [-HOUR_S, FORTY_DAYS_S])
