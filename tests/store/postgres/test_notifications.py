@@ -71,7 +71,17 @@ async def test_what_is_undone_is_not_announced(database: Database, another) -> N
 
 
 def test_a_notice_says_what_was_announced() -> None:
-    said = CommitSignals({"a", "b"}, True, True, True, {"run_1"}, {"run_2"}, {"run_3"}, True, endpoints_changed=True)
+    said = CommitSignals(
+        connections_due={"a", "b"},
+        deliveries_due=True,
+        replays_due=True,
+        events_recorded=True,
+        settled_run_ids={"run_1"},
+        poll_requested_run_ids={"run_2"},
+        deleted_run_ids={"run_3"},
+        nodes_changed=True,
+        endpoints_changed=True,
+    )
     assert notifications.decode(notifications.encode(said, "me") or "") == ("me", said)
     assert notifications.encode(CommitSignals(), "me") is None
 
