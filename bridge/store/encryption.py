@@ -81,7 +81,7 @@ class _Kind:
     others: Callable[[str], sa.ColumnElement[bool]]
     again: Callable[[Tx, sa.Row[Any]], Any]
     name: Callable[[sa.Row[Any]], str]
-    """What a person calls it."""
+    """The name shown to people."""
 
 
 def _not_beginning(column: sa.ColumnElement[Any], prefix: str | bytes) -> sa.ColumnElement[bool]:

@@ -59,7 +59,7 @@ def lock_endpoint(tx: Tx, *endpoint_ids: str) -> None:
 
 
 def share_endpoint(tx: Tx, *endpoint_ids: str) -> None:
-    """Until this transaction ends nobody enables, disables, changes or removes these endpoints. Read them afterwards."""
+    """Keep others from enabling, disabling, changing or removing these endpoints until the end. Read them afterwards."""
     if tx.is_postgresql:
         tx.connection.execute(_SHARE, {"keys": sorted(endpoint_ids)})
 

@@ -18,19 +18,19 @@ async def test_each_endpoint_has_its_series_and_webhooks_of_single_runs_share_on
     run = await api.register(webhook={"url": "https://one.example.org/"})
     await api.finish(run["id"])
     api.clock.advance(90)
-    told = await gauges(api)
-    assert told[f'runbridge_endpoint_enabled{{endpoint="{endpoint}"}}'] == 1
-    assert told[f'runbridge_endpoint_failing{{endpoint="{endpoint}"}}'] == 0
+    values = await gauges(api)
+    assert values[f'runbridge_endpoint_enabled{{endpoint="{endpoint}"}}'] == 1
+    assert values[f'runbridge_endpoint_failing{{endpoint="{endpoint}"}}'] == 0
     for label in (endpoint, "one-run"):
-        assert told[f'runbridge_endpoint_oldest_due_seconds{{endpoint="{label}"}}'] == 90
+        assert values[f'runbridge_endpoint_oldest_due_seconds{{endpoint="{label}"}}'] == 90
     assert ("expect_endpoints", [endpoint]) in api.bridge.asked
 
 
 async def test_the_gauges_of_a_connection_are_there_before_its_first_answer(sqlite_api: Api) -> None:
-    told = await gauges(sqlite_api)
-    assert told['runbridge_connection_failing{connection="dify-test"}'] == 0
-    assert told['runbridge_watched_runs{connection="dify-test",status="waiting"}'] == 0
-    assert told['runbridge_kept_deliveries{state="exhausted"}'] == 0
+    values = await gauges(sqlite_api)
+    assert values['runbridge_connection_failing{connection="dify-test"}'] == 0
+    assert values['runbridge_watched_runs{connection="dify-test",status="waiting"}'] == 0
+    assert values['runbridge_kept_deliveries{state="exhausted"}'] == 0
 
 
 async def test_a_database_that_cannot_be_read_does_not_take_the_metrics_with_it(sqlite_api: Api) -> None:
@@ -42,17 +42,17 @@ async def test_a_database_that_cannot_be_read_does_not_take_the_metrics_with_it(
             pages.write(b"\xa5" * (path.stat().st_size - 4096))
     sqlite_api.bridge.ready = False
     assert (await sqlite_api.call("GET", "/v1/runs")).status == 503
-    told = await gauges(sqlite_api)
-    assert told['runbridge_ready{check="database"}'] == 0
-    assert told['runbridge_api_responses_total{method="GET",route="/v1/runs",status="503"}'] == 1
+    values = await gauges(sqlite_api)
+    assert values['runbridge_ready{check="database"}'] == 0
+    assert values['runbridge_api_responses_total{method="GET",route="/v1/runs",status="503"}'] == 1
 
 
 async def test_requests_are_counted_by_route_and_never_by_address(sqlite_api: Api) -> None:
     for path in ("/v1/runs/a", "/v1/runs/b", "/nowhere/a", "/nowhere/b"):
         await sqlite_api.call("GET", path)
-    told = await gauges(sqlite_api)
-    assert told['runbridge_api_responses_total{method="GET",route="/v1/runs/{id}",status="404"}'] == 2
-    assert told['runbridge_api_duration_seconds_count{method="GET",route="none"}'] == 2
+    values = await gauges(sqlite_api)
+    assert values['runbridge_api_responses_total{method="GET",route="/v1/runs/{id}",status="404"}'] == 2
+    assert values['runbridge_api_duration_seconds_count{method="GET",route="none"}'] == 2
 
 
 def test_series_of_endpoints_begin_at_zero_and_are_bounded(monkeypatch) -> None:

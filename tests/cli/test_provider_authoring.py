@@ -41,13 +41,13 @@ def test_a_draft_is_guessed_once_lints_and_passes_its_own_fixtures(cli, tmp_path
     made = cli("providers", "new", "jobs", *answers, "--folder", folder, "--base-url", "https://a.example")
     assert made.code == 0, made
     text = (folder / "jobs/definition.toml").read_text()
-    told = tomllib.loads(text)
-    assert told["status"]["running"] == ["RUNNING"]
-    assert told["status"]["succeeded"] == ["DONE"]
-    assert told["run"]["id"] == "int"
-    assert told["read"]["started_at"] == {"path": "startedAt", "time": "ms"}
-    assert told["read"]["progress"] == {"path": "progress", "as": "fraction"}
-    assert told["read"]["output"] == {"path": "result", "decode": "json"}
+    draft = tomllib.loads(text)
+    assert draft["status"]["running"] == ["RUNNING"]
+    assert draft["status"]["succeeded"] == ["DONE"]
+    assert draft["run"]["id"] == "int"
+    assert draft["read"]["started_at"] == {"path": "startedAt", "time": "ms"}
+    assert draft["read"]["progress"] == {"path": "progress", "as": "fraction"}
+    assert draft["read"]["output"] == {"path": "result", "decode": "json"}
     assert "guessed from" in text
     assert "canary-in" not in "".join(path.read_text() for path in folder.rglob("*.json"))
     assert cli("providers", "lint", folder / "jobs").code == 0
@@ -67,8 +67,8 @@ def test_several_answers_may_follow_one_option(cli, tmp_path, answers):
 def test_a_status_that_moves_is_looked_for_where_it_is(cli, tmp_path):
     """Two of three answers were dropped in silence, because they had the status elsewhere."""
     paths = [tmp_path / "a.json", tmp_path / "b.json", tmp_path / "c.json"]
-    told = ({"phase": "Queued", "life": None}, {"life": {"phase": "Running"}}, {"life": {"phase": "Done"}})
-    for path, body in zip(paths, told, strict=True):
+    bodies = ({"phase": "Queued", "life": None}, {"life": {"phase": "Running"}}, {"life": {"phase": "Done"}})
+    for path, body in zip(paths, bodies, strict=True):
         path.write_text(json.dumps(body))
     assert cli("providers", "new", "jobs", "--from", *paths, "--folder", tmp_path).code == 0
     tables = tomllib.loads((tmp_path / "jobs/definition.toml").read_text())
@@ -200,10 +200,10 @@ def test_the_names_in_an_address_are_the_parts_of_the_id_and_a_list_is_above_its
         "--base-url", "https://a.example", "--get", "/teams/{team}/jobs/{job}/",
     )  # fmt: skip
     assert made.code == 0
-    told = tomllib.loads((tmp_path / "jobs/definition.toml").read_text())
-    assert told["run"]["id"] == {"team": "slug", "job": "slug"}
-    assert told["list"]["get"] == "/teams/{team}/jobs/"
-    assert (told["status"]["failed"], told["status"]["running"]) == (["error"], ["running"])
+    draft = tomllib.loads((tmp_path / "jobs/definition.toml").read_text())
+    assert draft["run"]["id"] == {"team": "slug", "job": "slug"}
+    assert draft["list"]["get"] == "/teams/{team}/jobs/"
+    assert (draft["status"]["failed"], draft["status"]["running"]) == (["error"], ["running"])
 
 
 def test_an_answer_without_a_status_word_is_kept_all_the_same(cli, tmp_path):

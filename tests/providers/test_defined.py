@@ -105,9 +105,9 @@ async def test_the_key_goes_where_the_definition_says(auth: str, where: tuple[st
 async def test_a_key_in_the_query_is_in_no_message() -> None:
     text = BASE.replace('name = "jobs"', 'name = "jobs"\nauth = { query = "token" }')
     async with against(answering({"error": f"no {KEY}"}, status=500), text) as (defined, http, server):
-        told = failed(await defined.fetch_run(http, "7"))
+        failure = failed(await defined.fetch_run(http, "7"))
     assert server.seen[0].target == f"/api/v1/jobs/7?token={KEY}"
-    assert KEY not in told.message
+    assert KEY not in failure.message
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ async def test_text_stays_text_in_an_output() -> None:
     )
 
 
-@pytest.mark.parametrize(("told", "is_ours"), [("7", True), (7, True), ("8", False), (None, True)])
-async def test_the_body_of_another_run_is_unusable(told: object, is_ours: bool) -> None:
-    result = await poll({"state": "OK", "id": told}, BASE.replace("[status]", 'id = "id"\n[status]'))
+@pytest.mark.parametrize(("given", "is_ours"), [("7", True), (7, True), ("8", False), (None, True)])
+async def test_the_body_of_another_run_is_unusable(given: object, is_ours: bool) -> None:
+    result = await poll({"state": "OK", "id": given}, BASE.replace("[status]", 'id = "id"\n[status]'))
     assert isinstance(result, Observed) is is_ours
     assert is_ours or failed(result).kind is FailureKind.BAD_PAYLOAD
 

@@ -403,12 +403,12 @@ async def test_a_rule_that_fails_on_the_answer_of_a_failure_is_named_in_it() -> 
     assert "answer[0].if" in said
 
 
-@pytest.mark.parametrize("told", ["javascript:alert(1)", "/jobs/7", "https://a b", "https://" + "a" * 3000, 7, None])
-async def test_a_link_is_an_address_that_a_browser_may_be_led_to(told: object) -> None:
+@pytest.mark.parametrize("given", ["javascript:alert(1)", "/jobs/7", "https://a b", "https://" + "a" * 3000, 7, None])
+async def test_a_link_is_an_address_that_a_browser_may_be_led_to(given: object) -> None:
     text = BASE.replace("[status]", 'link = "page"\n[status]')
     link = "HTTPS://jobs.example/7?tab=log#end"
     assert read(await poll({"state": "RUN", "page": link}, text)).link == link
-    assert read(await poll({"state": "RUN", "page": told}, text)).link is None
+    assert read(await poll({"state": "RUN", "page": given}, text)).link is None
 
 
 @pytest.mark.parametrize("hint", ['{ header = "x-next", time = "ms" }', '{ path = "wait_s" }'])

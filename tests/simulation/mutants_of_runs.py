@@ -236,7 +236,7 @@ OF_RUNS: Final = (
     ),
     Mutant(
         "sequence-reused",
-        "a run that was held by nobody gives the number of its last event to the next one, too",
+        "a run without a lease gives the number of its last event to the next one, too",
         "bridge/store/run_rows.py",
         "    return Run(*values)\n",
         "    from bridge.domain.frozen import replaced\n\n"

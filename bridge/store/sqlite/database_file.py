@@ -246,7 +246,7 @@ def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) 
 
 
 def write_advice(path: Path) -> str:
-    """What to do where `path`, which need not exist, cannot be written."""
+    """The remedy for a `path` that cannot be written; it need not exist."""
     with contextlib.suppress(OSError):
         nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
         if os.statvfs(nearest).f_flag & os.ST_RDONLY:
