@@ -80,6 +80,7 @@ OWNERS = {  # a package that only some rooms may use
     "rich": {"cli", "sandbox"},
 }
 LINES_MAX = 450
+FUNCTION_LINES_MAX = 50  # from `def` to the last line, with the docstring
 LOOKED_AT = (
     ast.Attribute,
     ast.Await,
@@ -190,6 +191,17 @@ def test_no_file_is_too_long_to_be_read_in_one_sitting() -> None:
     files = [path for folder in (BRIDGE, ROOT / "benchmarks", ROOT / "tests") for path in python_files(folder)]
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     assert {str(path): lines for path, lines in lengths.items() if lines > LINES_MAX} == {}
+
+
+def test_no_function_is_too_long_to_be_understood_at_one_reading() -> None:
+    lengths = {
+        place(path, node.lineno): (node.end_lineno or 0) - node.lineno + 1
+        for path in python_files(BRIDGE)
+        for node in nodes_of(path)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {where: lines for where, lines in lengths.items() if lines > FUNCTION_LINES_MAX} == {}
+    assert len(lengths) > 1000  # they were found
 
 
 def test_a_room_imports_only_the_rooms_that_it_may() -> None:

@@ -70,24 +70,8 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
                 "one_run_webhooks": one_run,
                 "oldest_due_at": oldest_at if oldest_at is not None and oldest_at <= at else None,
             },
-            "minutes": [
-                {
-                    "at": minute,
-                    "settled": seen.settled,
-                    "delivered": seen.delivered,
-                    "failed": seen.failed,
-                }
-                for minute, seen in _last_hour(minutes, at)
-            ],
-            "hours": [
-                {
-                    "at": hour,
-                    "settled": seen and seen.settled,
-                    "delivered": seen and seen.delivered,
-                    "failed": seen and seen.failed,
-                }
-                for hour, seen in context.counts.hours(at, minutes).items()
-            ],
+            "minutes": [_shown(minute, seen) for minute, seen in _last_hour(minutes, at)],
+            "hours": [_shown(hour, seen) for hour, seen in context.counts.hours(at, minutes).items()],
             "attention": attention,
             "database_bytes": now.size_bytes,
         }
@@ -107,6 +91,11 @@ def _last_hour(minutes: Mapping[datetime, Minute], now: datetime) -> Iterator[tu
     for back in range(MINUTES - 1, -1, -1):
         at = last - timedelta(minutes=back)
         yield at, minutes.get(at, Minute())
+
+
+def _shown(at: datetime, seen: Minute | None) -> dict[str, object]:
+    """The counts of the minute or hour that begins at `at`; null while they are not known."""
+    return {"at": at, **{name: seen and getattr(seen, name) for name in ("settled", "delivered", "failed")}}
 
 
 def _all_is_well(by_status: Mapping[str, int], connections: int) -> str:

@@ -256,10 +256,9 @@ class ProviderHttp:
         """Send one request. Raises ProviderFailure unless the response is a 2xx, or a 304 and `etag` was given.
 
         `path` begins with a slash and is percent-encoded; or it is a whole address, at a host that the caller has
-        checked. `timeout_s` covers the whole exchange, from the name lookup
-        to the last byte. The body is read but not parsed without `expects_json`, and if it equals `last_body`. With
-        `fields`, a body that is too large or broken in one place is reduced to the members that can be read. `headers`
-        replace those of the connection.
+        checked. `timeout_s` covers the whole exchange, from the name lookup to the last byte. The body is read but not
+        parsed without `expects_json`, and if it equals `last_body`. With `fields`, a body that is too large or broken
+        in one place is reduced to the members that can be read. `headers` replace those of the connection.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response: aiohttp.ClientResponse | None = None
@@ -280,12 +279,11 @@ class ProviderHttp:
             finally:
                 self._slots.give_back()
             data = body.data
-            is_same_body = data is not None and data == last_body
-            is_parsed = expects_json and response.status != 304 and not is_same_body
-            parsed, damaged = await body.parse() if is_parsed else _NOT_PARSED
-            received = response.headers
-            pause_s = _oversize_pause_s(body, requested_pause_s(received))
-            return ProviderResponse(response.status, received, parsed, data or b"", pause_s, is_same_body, damaged)
+            is_same = data is not None and data == last_body
+            is_parsed = expects_json and response.status != 304 and not is_same
+            value, damaged = await body.parse() if is_parsed else _NOT_PARSED
+            pause_s = _oversize_pause_s(body, requested_pause_s(response.headers))
+            return ProviderResponse(response.status, response.headers, value, data or b"", pause_s, is_same, damaged)
         except _FAULTS as error:
             raise self._fault(error, method, path, response, limit_s, body) from None
         finally:
