@@ -100,6 +100,7 @@ class CountKeeper:
             self._hours = {at: hour for at, hour in {**self._hours, **counted}.items() if at >= wanted[-1]}
 
     async def _count(self) -> Reading:
+        began = self._clock.monotonic()
         known = self._kept[1] if self._kept else {}
         current = _hour_of(self._clock.now())
         first = since = current - _HOUR
@@ -114,9 +115,9 @@ class CountKeeper:
 
         reading, self._took_s = await self._database.read(work)
         self._kept = reading
-        if self._clock.now() >= current + _STILL_CHANGING:
+        if reading[0].at >= current + _STILL_CHANGING:
             self._hours[first] = _sum(reading[1], first)
-        self._stale_at = self._clock.monotonic() + max(FRESH_S, self._took_s / SHARE_MAX)
+        self._stale_at = began + max(FRESH_S, self._took_s / SHARE_MAX)  # what was recorded since may not be in it
         if self._took_s > AWAITED_S:
             with contextlib.suppress(StoreUnavailable):  # a full disk, for example, is no reason not to count
                 await self._database.write(lambda tx: keep_counts(tx, reading[0]))
