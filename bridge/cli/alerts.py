@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bridge.cli.options import Settings, common_options, pass_settings
+from bridge.cli.options import Settings, common_options
 from bridge.cli.output import mark, print_json, say
 
 
@@ -16,7 +16,6 @@ def alerts() -> None:
 @alerts.command
 @click.argument("channels", metavar="[CHANNEL]...", nargs=-1)
 @common_options
-@pass_settings
 def test(settings: Settings, channels: tuple[str, ...]) -> int:
     """Let the daemon send a test message by each CHANNEL, or by all; exit 1 if one does not take it."""
     body = {"channels": list(channels)} if channels else {}

@@ -18,7 +18,7 @@ import click
 
 from bridge import __version__
 from bridge.cli.daemon_address import ApiRefused, DaemonUnreachable
-from bridge.cli.options import common_options
+from bridge.cli.options import daemon_options
 from bridge.domain.errors import BridgeError, InvalidInput
 
 FAILED, WRONG_USE, UNREACHABLE, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
@@ -125,7 +125,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
     callback=_print_version,
     help="Show the version and exit.",
 )
-@common_options
+@daemon_options
 def runbridge() -> None:
     """Watch runs at AI-workflow and document-processing providers, and notify your application when they finish."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.options import Settings, config_option, json_option, pass_settings
+from bridge.cli.options import Settings, file_options
 from bridge.cli.output import clean, mark, print_table, print_value, say
 from bridge.domain.errors import Problem
 
@@ -21,9 +21,7 @@ def config() -> None:
 
 
 @config.command
-@config_option
-@json_option
-@pass_settings
+@file_options
 def check(settings: Settings) -> int:
     """Read the configuration with its secrets, and list every mistake; exit 1 if there is one."""
     from bridge.config.load import ConfigInvalid
@@ -90,9 +88,7 @@ def _shown(problems: list[Problem]) -> list[dict[str, str]]:
 
 @config.command
 @click.option("--origin", "with_origin", is_flag=True, help="Show where each value comes from.")
-@config_option
-@json_option
-@pass_settings
+@file_options
 def show(settings: Settings, with_origin: bool) -> None:
     """Show every setting in effect, secrets as ****."""
     from bridge.config.show import show_config

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from bridge.cli.client import Client, Object
-from bridge.cli.options import CONNECTION, Settings, common_options, pass_settings
+from bridge.cli.options import CONNECTION, Settings, common_options
 from bridge.cli.output import (
     Cell,
     ago,
@@ -40,7 +40,6 @@ def connections() -> None:
 
 @connections.command("list")
 @common_options
-@pass_settings
 def list_connections(settings: Settings) -> None:
     """List the configured connections with their health and their limits, and the reason for each."""
     print_page(
@@ -67,7 +66,6 @@ def list_connections(settings: Settings) -> None:
     "--workflow", metavar="ID", help='Plot the durations of its runs and its polls; "" for runs without a workflow.'
 )
 @common_options
-@pass_settings
 def show(settings: Settings, name: str, workflow: str | None) -> None:
     """Show the health and limits of NAME, and the durations learned for each of its workflows."""
     response = settings.client().get("v1", "connections", name, workflow=workflow)
@@ -82,7 +80,6 @@ def show(settings: Settings, name: str, workflow: str | None) -> None:
 @connections.command
 @click.argument("name", type=CONNECTION, nargs=-1)
 @common_options
-@pass_settings
 def check(settings: Settings, name: tuple[str, ...]) -> int:
     """Prove the key of each NAME (default: all) by a real request; exit 1 if one is not proven.
 

@@ -6,14 +6,13 @@ import sys
 
 import click
 
-from bridge.cli.options import Settings, common_options, pass_settings
+from bridge.cli.options import Settings, common_options
 from bridge.cli.output import print_value, say
 
 
 @click.command
 @click.option("--no-open", is_flag=True, help="Print the link only; otherwise a browser is opened on a terminal.")
 @common_options
-@pass_settings
 def dashboard(settings: Settings, no_open: bool) -> None:
     """Print a link that signs you in to the dashboard, and open it in a browser.
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import sqlalchemy as sa
 from rich.progress import Progress
 from sqlalchemy.engine import URL, make_url
 
-from bridge.cli.options import Settings, config_option, json_option, pass_settings
+from bridge.cli.options import Settings, combined, config_option, json_option, pass_settings
 from bridge.cli.output import console, mark, note, print_value, say
 from bridge.config.locate import find_config
 from bridge.config.reach import read_database_url, read_secrets
@@ -30,12 +29,12 @@ from bridge.store.inspection import Inspection, inspect_database
 from bridge.store.sqlite import database_file, key_file
 from bridge.store.sqlite.backup import back_up, name_at
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _database_option(function: F) -> F:
-    option = click.option("--database", "database_url", metavar="URL", help="This database instead of [database] url.")
-    return config_option(json_option(option(function)))
+_database_option = combined(
+    config_option,
+    json_option,
+    click.option("--database", "database_url", metavar="URL", help="This database instead of [database] url."),
+    pass_settings,
+)
 
 
 @click.group
@@ -45,7 +44,6 @@ def db() -> None:
 
 @db.command
 @_database_option
-@pass_settings
 def upgrade(settings: Settings, database_url: str | None) -> None:
     """Upgrade the schema. `serve` does so too when it starts."""
     url = _url(settings, database_url)
@@ -65,7 +63,6 @@ async def _open_once(url: URL) -> None:
 @db.command
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @_database_option
-@pass_settings
 def check(settings: Settings, file: Path | None, database_url: str | None) -> int:
     """Read the whole database, or the copy FILE, and check that it is sound; exit 1 if not. The daemon may run."""
     if file is not None and database_url is not None:
@@ -85,7 +82,6 @@ def check(settings: Settings, file: Path | None, database_url: str | None) -> in
 @db.command
 @click.argument("file", type=click.Path())
 @_database_option
-@pass_settings
 def backup(settings: Settings, file: str, database_url: str | None) -> None:
     """Copy the SQLite database to FILE and check the copy. The daemon may run."""
     url = _url(settings, database_url)
@@ -113,7 +109,6 @@ def backup(settings: Settings, file: str, database_url: str | None) -> None:
 
 @db.command("rotate-key")
 @_database_option
-@pass_settings
 def rotate_key(settings: Settings, database_url: str | None) -> int:
     """Encrypt the secrets in the database with a new key; the daemon must be stopped.
 

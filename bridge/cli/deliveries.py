@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.text import Text
 
 from bridge.cli.client import Client, Object
-from bridge.cli.options import ENDPOINT, RUN, InstantText, Settings, common_options, paging_options, pass_settings
+from bridge.cli.options import ENDPOINT, RUN, InstantText, Settings, combined, common_options, paging_options
 from bridge.cli.output import (
     ago,
     clean,
@@ -20,6 +19,7 @@ from bridge.cli.output import (
     print_facts,
     print_json,
     print_page,
+    print_result,
     print_value,
     say,
     say_heading,
@@ -27,36 +27,28 @@ from bridge.cli.output import (
 )
 from bridge.domain.delivery import REMEDIES, DeliveryState
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 @click.group
 def deliveries() -> None:
     """Show and retry deliveries, with every attempt."""
 
 
-def _filter_options(function: F) -> F:
-    """Add the options that select deliveries."""
-    states = click.Choice([state.value for state in DeliveryState])
-    for option in reversed(
-        (
-            click.option("--endpoint", metavar="ID", type=ENDPOINT, help="Only deliveries to this endpoint."),
-            click.option("--event", metavar="ID", help="Only deliveries of this event."),
-            click.option("--run", metavar="ID", type=RUN, help="Only deliveries of events of this run."),
-            click.option("--state", type=states, help="Only those in this state."),
-            click.option("--since", type=InstantText(), help="Only deliveries created since: 2h (ago) or an instant."),
-            click.option("--until", type=InstantText(), help="Only deliveries created until: 2h (ago) or an instant."),
-        )
-    ):
-        function = option(function)
-    return function
+_filter_options = combined(
+    click.option("--endpoint", metavar="ID", type=ENDPOINT, help="Only deliveries to this endpoint."),
+    click.option("--event", metavar="ID", help="Only deliveries of this event."),
+    click.option("--run", metavar="ID", type=RUN, help="Only deliveries of events of this run."),
+    click.option(
+        "--state", type=click.Choice([state.value for state in DeliveryState]), help="Only those in this state."
+    ),
+    click.option("--since", type=InstantText(), help="Only deliveries created since: 2h (ago) or an instant."),
+    click.option("--until", type=InstantText(), help="Only deliveries created until: 2h (ago) or an instant."),
+)
 
 
 @deliveries.command("list")
 @_filter_options
 @paging_options("Deliveries")
 @common_options
-@pass_settings
 def list_deliveries(settings: Settings, /, **query: Any) -> None:
     """List deliveries, newest first, with what to do about those that failed."""
     response = settings.client().get("v1", "deliveries", **query)
@@ -104,14 +96,12 @@ def _row(delivery: Object) -> tuple[Any, ...]:
 @deliveries.command
 @click.argument("delivery_id")
 @common_options
-@pass_settings
 def show(settings: Settings, delivery_id: str) -> None:
     """Show DELIVERY_ID with every attempt and the receiver's response."""
-    response = settings.client().get("v1", "deliveries", delivery_id)
-    if settings.as_json:
-        print_json(response.body)
-        return
-    delivery = response.object()
+    print_result(settings.client().get("v1", "deliveries", delivery_id), _print_delivery, as_json=settings.as_json)
+
+
+def _print_delivery(delivery: Object) -> None:
     say(delivery["id"], status_text(delivery.get("state")))
     print_facts(
         [
@@ -159,7 +149,6 @@ def _print_attempt(attempt: Object) -> None:
 @_filter_options
 @click.option("--dry-run", is_flag=True, help="Only count the deliveries.")
 @common_options
-@pass_settings
 def retry(settings: Settings, /, delivery_id: tuple[str, ...], dry_run: bool, **query: Any) -> None:
     """Send DELIVERY_ID again now, or all deliveries that the options select."""
     client = settings.client()
@@ -180,16 +169,8 @@ def retry(settings: Settings, /, delivery_id: tuple[str, ...], dry_run: bool, **
 def _retry_selected(client: Client, wanted: Object, *, dry_run: bool, as_json: bool) -> None:
     """Retry the selected deliveries in batches; with `dry_run`, only count them."""
     if dry_run:
-        counted = client.post("v1", "deliveries", "retry", body={**wanted, "dry_run": True})
-        if as_json:
-            print_json(counted.body)
-        else:
-            total = counted.object()
-            say(
-                "" if total["is_exact"] else "more than",
-                count(total["count"], "delivery", "deliveries"),
-                "to be sent again",
-            )
+        response = client.post("v1", "deliveries", "retry", body={**wanted, "dry_run": True})
+        print_result(response, _print_count, as_json=as_json)
         return
     done = {"count": 0, "skipped": 0}
     cursor: str | None = ""
@@ -203,3 +184,8 @@ def _retry_selected(client: Client, wanted: Object, *, dry_run: bool, as_json: b
     say(count(done["count"], "delivery", "deliveries"), "are sent again" if done["count"] != 1 else "is sent again")
     if done["skipped"]:
         note(f"{done['skipped']} were left alone: they are being sent, or their endpoint is off or was removed")
+
+
+def _print_count(total: Object) -> None:
+    number = count(total["count"], "delivery", "deliveries")
+    say("" if total["is_exact"] else "more than", number, "to be sent again")

@@ -28,7 +28,7 @@ from bridge import wiring
 from bridge.cli.client import Client
 from bridge.cli.connections import check_connections
 from bridge.cli.daemon_address import DaemonUnreachable
-from bridge.cli.options import Settings, common_options, pass_settings
+from bridge.cli.options import Settings, common_options
 from bridge.cli.output import mark, print_value, say
 from bridge.config.load import Config, ConfigInvalid, load_config
 from bridge.config.locate import find_config
@@ -52,7 +52,6 @@ PROVIDER_TIMEOUT_S: Final = 5.0
 @click.command
 @click.option("--offline", is_flag=True, help="Make no request to a provider.")
 @common_options
-@pass_settings
 def doctor(settings: Settings, offline: bool) -> int:
     """Check this installation and say what to repair; exit 1 if a check fails (✗), 0 for remarks only (!)."""
     findings: list[Finding] = []

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.text import Text
@@ -18,9 +17,9 @@ from bridge.cli.options import (
     InstantText,
     Pair,
     Settings,
+    combined,
     common_options,
     paging_options,
-    pass_settings,
 )
 from bridge.cli.output import (
     ago,
@@ -29,6 +28,7 @@ from bridge.cli.output import (
     mark,
     print_json,
     print_page,
+    print_result,
     print_table,
     print_value,
     say,
@@ -42,7 +42,6 @@ PING_WAIT_S = 20.0  # longer than one attempt may take
 _SELECTIONS = [status.value for status in ReplayStatus]
 _UNSET: dict[str, object] = {"events": None, "filter": None, "headers": {}, "rate-limit": None, "description": None}
 _COLUMNS = ("ENDPOINT", "HEALTH", "SUCCESS", "P95", "LAST", "DUE", "PENDING")
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group
@@ -50,44 +49,34 @@ def endpoints() -> None:
     """Subscribers, their filters and their secrets."""
 
 
-def _setting_options(function: F) -> F:
-    """Add the options that `add` and `update` share."""
-    for option in reversed(
-        (
-            click.option(
-                "--events", metavar="A,B", type=EVENT_TYPES, help="Its events; default: all but run.progressed."
-            ),
-            click.option("--filter", metavar="JMESPATH", help="For example: data.run.status == 'failed'"),
-            click.option(
-                "--header",
-                "headers",
-                metavar="NAME:VALUE",
-                type=Pair(":"),
-                multiple=True,
-                help="A header of every POST.",
-            ),
-            click.option(
-                "--ordered/--no-ordered", default=None, help="Send the events of one run in order, one at a time."
-            ),
-            click.option("--payload", type=click.Choice(PAYLOADS), help="thin: ids and status, without output."),
-            click.option("--format", type=click.Choice(FORMATS), help="The layout of the body."),
-            click.option(
-                "--rate-limit",
-                metavar="N",
-                type=click.FloatRange(RATE_LIMIT_MIN, RATE_LIMIT_MAX),
-                help="At most N POSTs a second.",
-            ),
-            click.option("--v1a/--no-v1a", default=None, help="Sign with an ed25519 key in addition to the secret."),
-            click.option(
-                "--trace-context/--no-trace-context",
-                default=None,
-                help="Pass on the trace that a run was registered in.",
-            ),
-            click.option("--description", metavar="TEXT", help="A note for people."),
-        )
-    ):
-        function = option(function)
-    return function
+_setting_options = combined(
+    click.option("--events", metavar="A,B", type=EVENT_TYPES, help="Its events; default: all but run.progressed."),
+    click.option("--filter", metavar="JMESPATH", help="For example: data.run.status == 'failed'"),
+    click.option(
+        "--header",
+        "headers",
+        metavar="NAME:VALUE",
+        type=Pair(":"),
+        multiple=True,
+        help="A header of every POST.",
+    ),
+    click.option("--ordered/--no-ordered", default=None, help="Send the events of one run in order, one at a time."),
+    click.option("--payload", type=click.Choice(PAYLOADS), help="thin: ids and status, without output."),
+    click.option("--format", type=click.Choice(FORMATS), help="The layout of the body."),
+    click.option(
+        "--rate-limit",
+        metavar="N",
+        type=click.FloatRange(RATE_LIMIT_MIN, RATE_LIMIT_MAX),
+        help="At most N POSTs a second.",
+    ),
+    click.option("--v1a/--no-v1a", default=None, help="Sign with an ed25519 key in addition to the secret."),
+    click.option(
+        "--trace-context/--no-trace-context",
+        default=None,
+        help="Pass on the trace that a run was registered in.",
+    ),
+    click.option("--description", metavar="TEXT", help="A note for people."),
+)
 
 
 def _given_settings(*, v1a: bool | None, headers: tuple[tuple[str, str], ...], **options: Any) -> Object:
@@ -105,17 +94,16 @@ def _given_settings(*, v1a: bool | None, headers: tuple[tuple[str, str], ...], *
 @_setting_options
 @click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own whsec_… secret; default: a new one.")
 @common_options
-@pass_settings
 def add(settings: Settings, /, url: str, secret_file: Any, **options: Any) -> None:
     """Send events to URL from now on. Prints the signing secret, which is shown only once."""
     body = {"url": url, **_given_settings(**options)}
     if secret_file:
         body["secret"] = secret_file.read().strip()
     response = settings.client().post("v1", "endpoints", body=body)
-    if settings.as_json:
-        print_json(response.body)
-        return
-    created = response.object()
+    print_result(response, _print_created, as_json=settings.as_json)
+
+
+def _print_created(created: Object) -> None:
     say(created["id"], "will receive events at", created["url"])
     say("signing secret (shown only once):", created["secret"])
     for key in created.get("public_keys") or []:
@@ -128,17 +116,13 @@ def add(settings: Settings, /, url: str, secret_file: Any, **options: Any) -> No
 @_setting_options
 @click.option("--unset", type=click.Choice(list(_UNSET)), multiple=True, help="Restore the default of this setting.")
 @common_options
-@pass_settings
 def update(settings: Settings, /, endpoint_id: str, unset: tuple[str, ...], **options: Any) -> None:
     """Change settings of ENDPOINT_ID; those not given stay as they are. --header replaces all headers."""
     body = _given_settings(**options) | {name.replace("-", "_"): _UNSET[name] for name in unset}
     if not body:
         raise click.UsageError("give at least one setting to change")
     response = settings.client().patch("v1", "endpoints", endpoint_id, body=body)
-    if settings.as_json:
-        print_json(response.body)
-    else:
-        print_endpoint(response.object())
+    print_result(response, print_endpoint, as_json=settings.as_json)
 
 
 @endpoints.command("test-filter")
@@ -146,7 +130,6 @@ def update(settings: Settings, /, endpoint_id: str, unset: tuple[str, ...], **op
 @click.option("--events", "types", metavar="A,B", type=EVENT_TYPES, help="Only these types.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Number of events.")
 @common_options
-@pass_settings
 def test_filter(settings: Settings, expression: str, types: list[str] | None, limit: int) -> int:
     """Try the filter JMESPATH on the newest events; exit 1 if it fails on one of them."""
     body: Object = {"filter": expression, "limit": limit} | ({"types": types} if types else {})
@@ -180,7 +163,6 @@ def test_filter(settings: Settings, expression: str, types: list[str] | None, li
 @endpoints.command("list")
 @paging_options("Endpoints")
 @common_options
-@pass_settings
 def list_endpoints(settings: Settings, /, **query: Any) -> None:
     """List all endpoints, including those of the configuration file."""
     print_page(
@@ -202,21 +184,16 @@ def list_endpoints(settings: Settings, /, **query: Any) -> None:
 @endpoints.command
 @click.argument("endpoint_id", type=ENDPOINT)
 @common_options
-@pass_settings
 def show(settings: Settings, endpoint_id: str) -> None:
     """Show ENDPOINT_ID, without its secret."""
     response = settings.client().get("v1", "endpoints", endpoint_id)
-    if settings.as_json:
-        print_json(response.body)
-    else:
-        print_endpoint(response.object())
+    print_result(response, print_endpoint, as_json=settings.as_json)
 
 
 @endpoints.command
 @click.argument("endpoint_id", type=ENDPOINT)
 @click.option("--no-wait", is_flag=True, help="Do not wait for the first attempt.")
 @common_options
-@pass_settings
 def ping(settings: Settings, endpoint_id: str, no_wait: bool) -> int:
     """Send a bridge.ping to ENDPOINT_ID and print its response; exit 1 unless it accepts the ping."""
     return ping_endpoint(settings, endpoint_id, is_waiting=not no_wait)
@@ -267,7 +244,6 @@ def _print_ping(event_id: str, delivery: Object | None) -> None:
 @click.option("--secret-file", metavar="FILE", type=click.File(), help="Your own new secret; default: a random one.")
 @click.option("--v1a", "is_v1a", is_flag=True, help="Replace the ed25519 key instead of the secret.")
 @common_options
-@pass_settings
 def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, secret_file: Any, is_v1a: bool) -> None:
     """Replace the signing secret of ENDPOINT_ID.
 
@@ -279,12 +255,10 @@ def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, s
     if secret_file:
         body["secret"] = secret_file.read().strip()
     response = settings.client().post("v1", "endpoints", endpoint_id, "rotate-secret", body=body)
-    if settings.as_json:
-        print_json(response.body)
-    elif is_v1a:
-        say("new public key of its v1a signatures:", response.object()["public_key"])
-    else:
-        say("new signing secret (shown only once):", response.object()["secret"])
+    what, key = (
+        ("public key of its v1a signatures", "public_key") if is_v1a else ("signing secret (shown only once)", "secret")
+    )
+    print_result(response, lambda rotated: say(f"new {what}:", rotated[key]), as_json=settings.as_json)
 
 
 @endpoints.command
@@ -292,7 +266,6 @@ def rotate_secret(settings: Settings, endpoint_id: str, overlap: float | None, s
 @click.option("--replay-missed", is_flag=True, help="Also replay the events that it missed since it was added.")
 @click.option("--wait", "is_waiting", is_flag=True, help="With --replay-missed: wait until all are queued.")
 @common_options
-@pass_settings
 def enable(settings: Settings, endpoint_id: str, replay_missed: bool, is_waiting: bool) -> int:
     """Send to ENDPOINT_ID again, beginning with its pending deliveries.
 
@@ -310,7 +283,6 @@ def enable(settings: Settings, endpoint_id: str, replay_missed: bool, is_waiting
 @endpoints.command
 @click.argument("endpoint_id", type=ENDPOINT)
 @common_options
-@pass_settings
 def disable(settings: Settings, endpoint_id: str) -> None:
     """Send nothing to ENDPOINT_ID until it is enabled. Pending deliveries are kept; new events are not queued."""
     _switch(settings, endpoint_id, "disable")
@@ -318,10 +290,7 @@ def disable(settings: Settings, endpoint_id: str) -> None:
 
 def _switch(settings: Settings, endpoint_id: str, operation: str) -> Object:
     response = settings.client().post("v1", "endpoints", endpoint_id, operation)
-    if settings.as_json:
-        print_json(response.body)
-    else:
-        say(endpoint_id, "is now", enabled_text(response.object()))
+    print_result(response, lambda now: say(endpoint_id, "is now", enabled_text(now)), as_json=settings.as_json)
     return response.object()
 
 
@@ -336,7 +305,6 @@ def _print_missed(client: Client, endpoint: Object) -> None:
 @endpoints.command
 @click.argument("endpoint_id", type=ENDPOINT, nargs=-1, required=True)
 @common_options
-@pass_settings
 def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
     """Remove ENDPOINT_ID and discard its pending deliveries."""
     client = settings.client()
@@ -358,7 +326,6 @@ def rm(settings: Settings, endpoint_id: tuple[str, ...]) -> None:
 @click.option("--dry-run", is_flag=True, help="Only count the events.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait until all are queued, with a progress bar.")
 @common_options
-@pass_settings
 def replay(settings: Settings, /, endpoint_id: str, is_waiting: bool, **selection: Any) -> int:
     """Send past events to ENDPOINT_ID again, with the same ids and bytes."""
     given = {key: value for key, value in selection.items() if value}

@@ -9,8 +9,19 @@ from typing import Any, Final
 import click
 
 from bridge.cli.client import Object
-from bridge.cli.options import ENDPOINT, EVENT_TYPES, RUN, Settings, common_options, paging_options, pass_settings
-from bridge.cli.output import Cell, ago, count, note, print_json, print_page, print_table, say, status_text
+from bridge.cli.options import ENDPOINT, EVENT_TYPES, RUN, Settings, common_options, paging_options
+from bridge.cli.output import (
+    Cell,
+    ago,
+    count,
+    note,
+    print_json,
+    print_page,
+    print_result,
+    print_table,
+    say,
+    status_text,
+)
 
 COLUMNS: Final = ("EVENT", "AT", "TYPE", "ABOUT", "STATUS", "#")
 COLUMNS_KEPT: Final = ("EVENT", "TYPE", "STATUS", "AT", "ABOUT", "#")
@@ -27,7 +38,6 @@ def events() -> None:
 @click.option("--run", "run_id", metavar="RUN", type=RUN, help="Only events of this run.")
 @paging_options("Events")
 @common_options
-@pass_settings
 def list_events(
     settings: Settings,
     after: str | None,
@@ -60,14 +70,13 @@ def _row(event: Object) -> tuple[Cell, ...]:
 @events.command
 @click.argument("event_id")
 @common_options
-@pass_settings
 def show(settings: Settings, event_id: str) -> None:
     """Show EVENT_ID; with --json into a pipe, exactly the bytes that are signed and sent."""
-    response = settings.client().get("v1", "events", event_id)
-    if settings.as_json:
-        print_json(response.body)
-        return
-    for line in json.dumps(response.object(), indent=2, ensure_ascii=False).splitlines():
+    print_result(settings.client().get("v1", "events", event_id), _print_event, as_json=settings.as_json)
+
+
+def _print_event(event: Object) -> None:
+    for line in json.dumps(event, indent=2, ensure_ascii=False).splitlines():
         sys.stdout.flush()
         say(line)
 
@@ -78,7 +87,6 @@ def show(settings: Settings, event_id: str) -> None:
     "--endpoint", metavar="ID", type=ENDPOINT, help="Only to this endpoint; default: all that received or match it."
 )
 @common_options
-@pass_settings
 def replay(settings: Settings, event_id: tuple[str, ...], endpoint: str | None) -> None:
     """Send EVENT_ID again, with the same id and bytes."""
     client = settings.client()
@@ -95,7 +103,6 @@ def replay(settings: Settings, event_id: tuple[str, ...], endpoint: str | None) 
 @click.option("--after", metavar="EVENT", help="Start after this event; default: with the next one recorded.")
 @click.option("--events", "types", metavar="A,B", type=EVENT_TYPES, help="Only these types.")
 @common_options
-@pass_settings
 def tail(settings: Settings, after: str | None, types: list[str] | None) -> None:
     """Print events as they are recorded, until interrupted; with --json one body per line."""
     for event in settings.client().stream_events(after=after, types=types):

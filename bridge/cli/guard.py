@@ -9,7 +9,7 @@ import socket
 
 import click
 
-from bridge.cli.options import Settings, config_option, json_option, pass_settings
+from bridge.cli.options import Settings, file_options
 from bridge.cli.output import mark, print_value, say
 from bridge.config.load import ConfigInvalid
 from bridge.config.locate import find_config
@@ -31,9 +31,7 @@ def guard() -> None:
     help="Judge it as an endpoint created over the API, or as one of the configuration file; default: as the file's "
     "endpoint if it names one, by its URL or its name.",
 )
-@config_option
-@json_option
-@pass_settings
+@file_options
 def explain_url(settings: Settings, url: str, trust: str | None) -> int:
     """Show which rule decides about URL, and which line of configuration would allow it; exit 1 if it is refused."""
     path = find_config(settings.config_path, os.environ)

@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.client import Object
 from bridge.cli.events import about, status_of
-from bridge.cli.options import EVENT_TYPES, Settings, common_options, pass_settings, read_keys, secret_options
+from bridge.cli.options import EVENT_TYPES, Settings, common_options, read_keys, secret_options
 from bridge.cli.output import mark, note, say
 from bridge.cli.webhook_post import WebhookTarget
 from bridge.domain.webhook_url import mask_query_secrets
@@ -22,7 +22,6 @@ from bridge.domain.webhook_url import mask_query_secrets
 @click.option("--after", metavar="EVENT", help="Start after this event; default: with the next one recorded.")
 @secret_options
 @common_options
-@pass_settings
 def listen(
     settings: Settings,
     forward_to: str,

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import CompletionItem
@@ -21,7 +22,6 @@ from bridge.domain.timestamps import format_instant, parse_duration, parse_insta
 if TYPE_CHECKING:
     from bridge.cli.client import Client
 
-F = TypeVar("F", bound=Callable[..., Any])
 COMPLETION_TIMEOUT_S: Final = 2.0
 
 
@@ -50,6 +50,11 @@ class Settings:
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 
+def combined(*decorators: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """One decorator for several, of which the first is applied last, as if they stood one below the other."""
+    return lambda function: reduce(lambda decorated, decorator: decorator(decorated), reversed(decorators), function)
+
+
 def _store(attribute: str, convert: Callable[[Any], object]) -> Callable[..., None]:
     def callback(ctx: click.Context, _parameter: click.Parameter, value: object) -> None:
         if value:
@@ -58,10 +63,10 @@ def _store(attribute: str, convert: Callable[[Any], object]) -> Callable[..., No
     return callback
 
 
-_json = click.option(
+json_option = click.option(
     "--json", "as_json", is_flag=True, expose_value=False, callback=_store("as_json", bool), help="Print JSON."
 )
-_config = click.option(
+config_option = click.option(
     "--config",
     "config_path",
     metavar="FILE",
@@ -86,30 +91,19 @@ _token = click.option(
     callback=_store("token", Secret),
     help="The API token. RUNBRIDGE_TOKEN keeps it out of the process list.",
 )
+daemon_options = combined(config_option, _url, _token, json_option)
+common_options = combined(daemon_options, pass_settings)
+"""For commands that call the daemon: --config, --url, --token and --json; the first argument is Settings."""
+file_options = combined(config_option, json_option, pass_settings)
+"""For commands that only read the configuration: --config and --json; the first argument is Settings."""
 
 
-def config_option(function: F) -> F:
-    """Add --config FILE."""
-    return _config(function)
-
-
-def json_option(function: F) -> F:
-    """Add --json."""
-    return _json(function)
-
-
-def common_options(function: F) -> F:
-    """Add --config, --url, --token and --json, for commands that call the daemon."""
-    return _config(_url(_token(_json(function))))
-
-
-def paging_options(what: str) -> Callable[[F], F]:
+def paging_options(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --limit and --cursor to the list of `what`."""
-    limit = click.option(
-        "--limit", type=click.IntRange(1, 200), default=50, show_default=True, help=f"{what} per page."
+    return combined(
+        click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help=f"{what} per page."),
+        click.option("--cursor", help="Where the previous page ended."),
     )
-    cursor = click.option("--cursor", help="Where the previous page ended.")
-    return lambda function: limit(cursor(function))
 
 
 class ListedName(click.ParamType[str]):
@@ -247,15 +241,12 @@ def read_keys(secret: str | None, secret_file: Path | None) -> list[bytes]:
         raise click.UsageError(f"the secret cannot be used: {error}") from None
 
 
-def secret_options(function: F) -> F:
-    """Add --secret and --secret-file."""
-    flag = click.option(
-        "--secret", metavar="whsec_…", help="The signing secret; a file keeps it out of the process list."
-    )
-    file = click.option(
+secret_options = combined(
+    click.option("--secret", metavar="whsec_…", help="The signing secret; a file keeps it out of the process list."),
+    click.option(
         "--secret-file",
         metavar="FILE",
         type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
         help="A file that holds the signing secret.",
-    )
-    return flag(file(function))
+    ),
+)

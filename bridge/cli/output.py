@@ -86,6 +86,14 @@ def print_json(body: bytes) -> None:
     sys.stdout.write(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
+def print_result(response: ClientResponse, report: Callable[[Object], None], *, as_json: bool) -> None:
+    """Print the daemon's bytes, or what `report` prints about them."""
+    if as_json:
+        print_json(response.body)
+    else:
+        report(response.object())
+
+
 def print_value(value: Any) -> None:
     """Print `value` as JSON, on one line unless standard output is a terminal."""
     print_json(json.dumps(value, ensure_ascii=False).encode())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge import __version__
-from bridge.cli.options import DurationText, Pair, Settings, common_options, config_option, json_option, pass_settings
+from bridge.cli.options import DurationText, Pair, Settings, common_options, config_option, file_options, pass_settings
 from bridge.cli.output import mark, note, print_facts, print_table, print_value, say, say_heading
 from bridge.config.locate import find_config
 from bridge.definitions.check import hosts_of
@@ -46,9 +46,7 @@ def providers() -> None:
 
 
 @providers.command("list")
-@config_option
-@json_option
-@pass_settings
+@file_options
 def list_providers(settings: Settings) -> None:
     """List them with their default address, what the daemon can do there, and where they come from."""
     found = _definitions(settings)
@@ -73,9 +71,7 @@ def list_providers(settings: Settings) -> None:
 
 @providers.command
 @click.argument("name")
-@config_option
-@json_option
-@pass_settings
+@file_options
 def show(settings: Settings, name: str) -> None:
     """Show provider NAME and its lines of configuration."""
     provider = _find(settings, name)
@@ -156,9 +152,7 @@ def new(
 @click.option("--var", "variables", type=Pair("="), multiple=True, help="A variable of the definition.")
 @click.option("--timeout", "timeout_s", type=DurationText(), default=30.0, help="For the whole answer.")
 @click.option("--save", metavar="NAME", help="Keep the answer as fixture NAME, with secrets masked.")
-@config_option
-@json_option
-@pass_settings
+@file_options
 def try_(
     settings: Settings,
     file: Path,
@@ -190,9 +184,7 @@ def schema() -> None:
 
 @providers.command
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
-@config_option
-@json_option
-@pass_settings
+@file_options
 def lint(settings: Settings, file: Path) -> int:
     """Check the definition in FILE (or in the folder FILE): every mistake at once; exit 1 if there is one."""
     path = _place(file)
@@ -226,9 +218,7 @@ def key_sent(tables: dict[str, Any]) -> str:
 
 @providers.command
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
-@config_option
-@json_option
-@pass_settings
+@file_options
 def test(settings: Settings, file: Path) -> int:
     """Read the fixtures of the definition in FILE with the code that polls; exit 1 if one is read otherwise."""
     path = _place(file)
@@ -301,7 +291,6 @@ def _definitions(settings: Settings) -> Definitions:
     help="Show how this recorded response about one run is read, without any request.",
 )
 @common_options
-@pass_settings
 def check(settings: Settings, name: str, body: Path | None) -> int:
     """Prove the key of every connection of provider NAME by a real request; exit 1 if one is not proven."""
     from bridge.cli.connections import check_connections, say_check

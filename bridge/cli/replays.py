@@ -10,8 +10,19 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bridge.cli.client import Client, Object, Patience
-from bridge.cli.options import Settings, common_options, paging_options, pass_settings
-from bridge.cli.output import console, count, mark, print_facts, print_json, print_page, print_value, say, status_text
+from bridge.cli.options import Settings, common_options, paging_options
+from bridge.cli.output import (
+    console,
+    count,
+    mark,
+    print_facts,
+    print_json,
+    print_page,
+    print_result,
+    print_value,
+    say,
+    status_text,
+)
 
 PROGRESS_EVERY_S = 0.3
 
@@ -24,7 +35,6 @@ def replays() -> None:
 @replays.command("list")
 @paging_options("Replays")
 @common_options
-@pass_settings
 def list_replays(settings: Settings, /, **query: Any) -> None:
     """List replays, newest first."""
     print_page(
@@ -46,14 +56,12 @@ def list_replays(settings: Settings, /, **query: Any) -> None:
 @replays.command
 @click.argument("replay_id")
 @common_options
-@pass_settings
 def show(settings: Settings, replay_id: str) -> None:
     """Show REPLAY_ID."""
-    response = settings.client().get("v1", "replays", replay_id)
-    if settings.as_json:
-        print_json(response.body)
-        return
-    replay = response.object()
+    print_result(settings.client().get("v1", "replays", replay_id), _print_replay, as_json=settings.as_json)
+
+
+def _print_replay(replay: Object) -> None:
     say(replay["id"], status_text(replay["state"]), f"{replay['replayed']} of {count(replay['count'], 'event')}")
     print_facts(
         [
@@ -72,7 +80,6 @@ def show(settings: Settings, replay_id: str) -> None:
 @replays.command
 @click.argument("replay_id")
 @common_options
-@pass_settings
 def wait(settings: Settings, replay_id: str) -> int:
     """Wait until all events of REPLAY_ID are queued, with a progress bar; exit 1 if it was cancelled."""
     client = settings.client()
@@ -82,7 +89,6 @@ def wait(settings: Settings, replay_id: str) -> int:
 @replays.command
 @click.argument("replay_id", nargs=-1, required=True)
 @common_options
-@pass_settings
 def cancel(settings: Settings, replay_id: tuple[str, ...]) -> None:
     """Queue no more events of REPLAY_ID; those queued already are still sent."""
     client = settings.client()

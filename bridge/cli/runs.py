@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -20,15 +19,14 @@ from bridge.cli.options import (
     Names,
     Pair,
     Settings,
+    combined,
     common_options,
     paging_options,
-    pass_settings,
 )
-from bridge.cli.output import clean, note, print_json, print_page, print_value, say, status_text
+from bridge.cli.output import clean, note, print_json, print_page, print_result, print_value, say, status_text
 from bridge.cli.run_report import FAILURES, RUN_COLUMNS, RUN_COLUMNS_KEPT, print_run, run_row
 from bridge.domain.run import RunStatus
 
-F = TypeVar("F", bound=Callable[..., Any])
 _STATUSES = [status.value for status in RunStatus]
 WAIT_CALL_S = 60.0  # the longest wait of one call
 
@@ -50,7 +48,6 @@ def runs() -> None:
 @click.option("--rewatch", is_flag=True, help="Watch it again as a new run if it has settled.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait until it settles; exit 1 if it did not end well.")
 @common_options
-@pass_settings
 def add(
     settings: Settings,
     connection: str,
@@ -105,7 +102,6 @@ def add(
 )
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait until it settles; exit 1 if it did not end well.")
 @common_options
-@pass_settings
 def start(settings: Settings, connection: str, workflow: str, given: tuple[str, ...], is_waiting: bool) -> int:
     """Start a run at CONNECTION and watch it."""
     trigger: Object = {"workflow_id": workflow, "inputs": _inputs(given)}
@@ -162,31 +158,23 @@ def _show_progress(client: Client, run_id: str) -> None:
             note(run["status"] + (f" {seen[1]} of {seen[2]}" if progress else ""))
 
 
-def _filter_options(function: F) -> F:
-    """Add the options that select runs."""
-    for option in reversed(
-        (
-            click.option("--connection", metavar="NAME", type=CONNECTION, help="Only runs of this connection."),
-            click.option(
-                "--status",
-                metavar="A,B",
-                type=Names("status", lambda: _STATUSES),
-                multiple=True,
-                help=f"Only runs in one of these statuses: {', '.join(_STATUSES)}.",
-            ),
-            click.option("--state", type=click.Choice(["open", "settled"]), help="Only open or only settled runs."),
-            click.option("--tag", metavar="TAG", help="Only runs with this tag."),
-            click.option("--workflow", "workflow_id", metavar="ID", help="Only runs of this workflow."),
-            click.option("--id", "q", metavar="PREFIX", help="Only runs whose id, here or there, begins like this."),
-            click.option(
-                "--meta", metavar="NAME=VALUE", type=Pair("="), multiple=True, help="Only runs with this metadata."
-            ),
-            click.option("--since", type=InstantText(), help="Only runs registered since: 2h (ago) or an instant."),
-            click.option("--until", type=InstantText(), help="Only runs registered until: 2h (ago) or an instant."),
-        )
-    ):
-        function = option(function)
-    return function
+_filter_options = combined(
+    click.option("--connection", metavar="NAME", type=CONNECTION, help="Only runs of this connection."),
+    click.option(
+        "--status",
+        metavar="A,B",
+        type=Names("status", lambda: _STATUSES),
+        multiple=True,
+        help=f"Only runs in one of these statuses: {', '.join(_STATUSES)}.",
+    ),
+    click.option("--state", type=click.Choice(["open", "settled"]), help="Only open or only settled runs."),
+    click.option("--tag", metavar="TAG", help="Only runs with this tag."),
+    click.option("--workflow", "workflow_id", metavar="ID", help="Only runs of this workflow."),
+    click.option("--id", "q", metavar="PREFIX", help="Only runs whose id, here or there, begins like this."),
+    click.option("--meta", metavar="NAME=VALUE", type=Pair("="), multiple=True, help="Only runs with this metadata."),
+    click.option("--since", type=InstantText(), help="Only runs registered since: 2h (ago) or an instant."),
+    click.option("--until", type=InstantText(), help="Only runs registered until: 2h (ago) or an instant."),
+)
 
 
 def _query(meta: tuple[tuple[str, str], ...], status: tuple[list[str], ...], **options: Any) -> dict[str, Any]:
@@ -213,7 +201,6 @@ def find_run(client: Client, given: str) -> str:
 @_filter_options
 @paging_options("Runs")
 @common_options
-@pass_settings
 def list_runs(settings: Settings, /, **query: Any) -> None:
     """List the watched runs, newest first."""
     response = settings.client().get("v1", "runs", **_query(**query))
@@ -223,26 +210,23 @@ def list_runs(settings: Settings, /, **query: Any) -> None:
 @runs.command
 @click.argument("run_id", type=RUN)
 @common_options
-@pass_settings
 def show(settings: Settings, run_id: str) -> None:
     """Show RUN_ID: its timeline, its events and deliveries, its next poll and the reason for it.
 
     Here and in the commands below, RUN_ID may also be the provider's id, or CONNECTION:PROVIDER_RUN_ID.
     """
     client = settings.client()
-    response = client.get("v1", "runs", find_run(client, run_id))
-    if settings.as_json:
-        print_json(response.body)
-    else:
-        run = response.object()
-        print_run(run, client.get("v1", "deliveries", run=run["id"], limit=200).rows())
+    print_result(
+        client.get("v1", "runs", find_run(client, run_id)),
+        lambda run: print_run(run, client.get("v1", "deliveries", run=run["id"], limit=200).rows()),
+        as_json=settings.as_json,
+    )
 
 
 @runs.command
 @click.argument("run_id", type=RUN, nargs=-1, required=True)
 @click.option("--timeout", type=DurationText(), help="Give up after this time (exit 1).")
 @common_options
-@pass_settings
 def wait(settings: Settings, run_id: tuple[str, ...], timeout: float | None) -> int:
     """Wait until every RUN_ID has settled; exit 1 if one failed, was cancelled, expired or was lost."""
     return wait_for(settings.client(), list(run_id), settings, timeout_s=timeout)
@@ -283,7 +267,6 @@ def _wait_for_one(client: Client, run_id: str, end: float | None) -> Object:
 @click.argument("run_id", type=RUN, nargs=-1)
 @_filter_options
 @common_options
-@pass_settings
 def watch(settings: Settings, /, run_id: tuple[str, ...], **query: Any) -> int:
     """Follow the newest runs, or each RUN_ID until all have settled (exit codes as for `wait`)."""
     from bridge.cli.watch import watch_runs
@@ -298,7 +281,6 @@ def watch(settings: Settings, /, run_id: tuple[str, ...], **query: Any) -> int:
 @runs.command
 @click.argument("run_id", type=RUN, nargs=-1, required=True)
 @common_options
-@pass_settings
 def poll(settings: Settings, run_id: tuple[str, ...]) -> None:
     """Poll RUN_ID now, ahead of its schedule."""
     _post_each(settings, run_id, "poll", "will be polled now;")
@@ -307,7 +289,6 @@ def poll(settings: Settings, run_id: tuple[str, ...]) -> None:
 @runs.command
 @click.argument("run_id", type=RUN, nargs=-1, required=True)
 @common_options
-@pass_settings
 def cancel(settings: Settings, run_id: tuple[str, ...]) -> None:
     """Ask the provider to cancel RUN_ID, if it can; the run is watched until the provider confirms it."""
     _post_each(settings, run_id, "cancel", "will be cancelled by the provider;")
@@ -326,7 +307,6 @@ def _post_each(settings: Settings, run_ids: tuple[str, ...], operation: str, res
 @runs.command
 @click.argument("run_id", type=RUN, nargs=-1, required=True)
 @common_options
-@pass_settings
 def rm(settings: Settings, run_id: tuple[str, ...]) -> None:
     """Stop watching RUN_ID. No event is sent, and the run continues at the provider."""
     client = settings.client()

@@ -10,10 +10,11 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
+from bridge.cli.options import combined
 from bridge.domain.definition import DefinitionInvalid
 from bridge.domain.errors import BridgeError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from bridge.domain.run import Json
     from bridge.sandbox.http_server import HttpServer
 
-F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound="HttpServer")
 USUAL_KEY: Final = "sandbox-key"
 
@@ -31,13 +31,10 @@ def sandbox() -> None:
     """Fake providers, and a receiver that verifies signatures."""
 
 
-def address_options(function: F) -> F:
-    """Add --host and --port."""
-    host = click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-    port = click.option(
-        "--port", type=click.IntRange(0, 65535), default=0, help="The port to listen on; 0 takes a free one."
-    )
-    return host(port(function))
+address_options = combined(
+    click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on."),
+    click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port to listen on; 0 takes a free one."),
+)
 
 
 @sandbox.command

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from bridge.cli.options import Settings, common_options, config_option, json_option, pass_settings
+from bridge.cli.options import Settings, common_options, config_option, file_options, pass_settings
 from bridge.domain.errors import BridgeError
 
 DEFAULT_LISTEN = "127.0.0.1:8484"
@@ -61,9 +61,7 @@ def absent(name: str) -> Iterator[None]:
 @click.option(
     "--database", metavar="URL", help="sqlite:////path or postgresql://…; default: a file in the state folder."
 )
-@config_option
-@json_option
-@pass_settings
+@file_options
 def init(settings: Settings, path: Path | None, listen: str | None, database: str | None) -> None:
     """Write a first configuration with a new token to PATH (default: ~/.config/runbridge/config.toml).
 
@@ -101,7 +99,6 @@ def demo() -> int:
 
 @click.command
 @common_options
-@pass_settings
 def health(settings: Settings) -> int:
     """Exit 0 if the daemon can work, otherwise 1; prints nothing, for the health check of a container."""
     try:
@@ -113,7 +110,6 @@ def health(settings: Settings) -> int:
 
 @click.command
 @common_options
-@pass_settings
 def nodes(settings: Settings) -> None:
     """List the daemons that share this database, the longest running first, with the leases that each holds."""
     from bridge.cli.output import ago, print_page, status_text

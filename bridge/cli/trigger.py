@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bridge.cli.options import ENDPOINT, EVENT_TYPES, Settings, common_options, pass_settings, read_keys, secret_options
+from bridge.cli.options import ENDPOINT, EVENT_TYPES, Settings, common_options, read_keys, secret_options
 from bridge.cli.output import mark, print_value, say
 from bridge.cli.webhook_post import WebhookTarget
 from bridge.domain.event import Event, EventType, other_event, run_event
@@ -38,7 +38,6 @@ _OUTCOMES = [status.value for status in RunStatus if status.is_settled]
 @click.option("--status", type=click.Choice(_OUTCOMES), help="Status of the run in a run.finished.")
 @secret_options
 @common_options
-@pass_settings
 def trigger(
     settings: Settings,
     event: list[str],
