@@ -21,7 +21,7 @@ from bridge.api.problem import problem_of
 from bridge.api.request_models import Checks
 from bridge.api.response_models import Shown
 from bridge.domain.clock import Clock
-from bridge.domain.errors import BridgeError, StartUnknown
+from bridge.domain.errors import BridgeError, NotFound, StartUnknown
 from bridge.domain.frozen import frozen
 from bridge.store.batching import Batcher, GroupedWrites
 from bridge.store.database import Database
@@ -55,6 +55,13 @@ class Response:
     def of(cls, status: int, body: Shown) -> Self:
         """A response with a JSON object."""
         return cls(status, body.to_bytes(), next_cursor=body.__dict__.get("next_cursor"))
+
+
+def present(found: T | None, what: str) -> T:
+    """What was found; NotFound for None."""
+    if found is None:
+        raise NotFound(f"there is no {what}")
+    return found
 
 
 def etag_of(body: bytes) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bridge.api.context import Request, RequestContext, Response
+from bridge.api.context import Request, RequestContext, Response, present
 from bridge.api.endpoints import enabled_endpoint
 from bridge.api.request_models import NoBody, NoQuery
 from bridge.api.response_models import page_of, read_cursor
 from bridge.api.selections import DeliveriesQuery
 from bridge.api.subscriber_response_models import DeliveryAnswer, DeliveryList
-from bridge.domain.delivery import Delivery, DeliveryState, Lane
-from bridge.domain.errors import Conflict, NotFound
+from bridge.domain.delivery import DeliveryState, Lane
+from bridge.domain.errors import Conflict
 from bridge.store import attempts, deliveries, endpoints, runs
 from bridge.store.transaction import Tx
 
@@ -36,7 +36,7 @@ async def retry_delivery(context: RequestContext, request: Request[NoBody]) -> R
     """Send a delivery again now, whatever its state: same id, same bytes."""
 
     def work(tx: Tx) -> Response:
-        delivery = _present(tx, request.id())
+        delivery = present(deliveries.get_delivery(tx, request.id()), f"delivery {request.id()}")
         if delivery.state is DeliveryState.DISCARDED:
             raise Conflict("its endpoint was removed; there is nowhere to send it to")
         enabled_endpoint(tx, delivery.endpoint_id)
@@ -47,15 +47,8 @@ async def retry_delivery(context: RequestContext, request: Request[NoBody]) -> R
     return await context.write(request, work)
 
 
-def _present(tx: Tx, delivery_id: str) -> Delivery:
-    delivery = deliveries.get_delivery(tx, delivery_id)
-    if delivery is None:
-        raise NotFound(f"there is no delivery {delivery_id}")
-    return delivery
-
-
 def _shown(tx: Tx, delivery_id: str) -> DeliveryAnswer:
-    delivery = _present(tx, delivery_id)
+    delivery = present(deliveries.get_delivery(tx, delivery_id), f"delivery {delivery_id}")
     made = attempts.list_attempts(tx, [delivery_id]).get(delivery_id, [])
     endpoint = endpoints.get_endpoint(tx, delivery.endpoint_id)
     run = runs.get_run(tx, delivery.run_id) if endpoint and endpoint.trace_context and delivery.run_id else None

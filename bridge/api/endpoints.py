@@ -6,7 +6,7 @@ import asyncio
 import json
 from datetime import timedelta
 
-from bridge.api.context import Request, RequestContext, Response
+from bridge.api.context import Request, RequestContext, Response, present
 from bridge.api.request_models import (
     EndpointBody,
     EndpointPatch,
@@ -28,7 +28,7 @@ from bridge.api.subscriber_response_models import (
 )
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import Endpoint, EndpointSource
-from bridge.domain.errors import Conflict, FilterFailed, InvalidInput, NotFound, Problem
+from bridge.domain.errors import Conflict, FilterFailed, InvalidInput, Problem
 from bridge.domain.event import Event, EventType, other_event
 from bridge.domain.filter import evaluate
 from bridge.domain.ids import new_id
@@ -211,10 +211,7 @@ def _shown(context: RequestContext, tx: Tx, endpoint_id: str, stats: EndpointSta
 
 def present_endpoint(tx: Tx, endpoint_id: str, *, to_change: bool = False) -> Endpoint:
     """The endpoint, or NotFound; `to_change` as with `get_endpoint`."""
-    endpoint = endpoints.get_endpoint(tx, endpoint_id, to_change=to_change)
-    if endpoint is None:
-        raise NotFound(f"there is no endpoint {endpoint_id}")
-    return endpoint
+    return present(endpoints.get_endpoint(tx, endpoint_id, to_change=to_change), f"endpoint {endpoint_id}")
 
 
 def enabled_endpoint(tx: Tx, endpoint_id: str) -> Endpoint:

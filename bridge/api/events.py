@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import Container
 from typing import Final
 
-from bridge.api.context import Request, RequestContext, Response
+from bridge.api.context import Request, RequestContext, Response, present
 from bridge.api.endpoints import enabled_endpoint
 from bridge.api.request_models import EventReplayBody, EventsQuery, NoQuery
 from bridge.api.subscriber_response_models import EventReplayAnswer
 from bridge.domain.delivery import Lane
 from bridge.domain.endpoint import Endpoint
-from bridge.domain.errors import BeingSent, Conflict, NotFound
+from bridge.domain.errors import BeingSent, Conflict
 from bridge.domain.event import Event, EventType, encode
 from bridge.store import endpoints, events
 from bridge.store.deliveries import check_not_being_sent, count_states
@@ -65,10 +65,7 @@ def position_of(tx: Tx, event_id: str) -> int:
 
 def present_event(tx: Tx, event_id: str) -> Event:
     """The event; raises NotFound if there is none."""
-    event = events.get_event(tx, event_id)
-    if event is None:
-        raise NotFound(f"there is no event {event_id}, or it is no longer kept")
-    return event
+    return present(events.get_event(tx, event_id), f"event {event_id}, or it is no longer kept")
 
 
 async def show_event(context: RequestContext, request: Request[NoQuery]) -> Response:

@@ -310,14 +310,8 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
         "by_endpoint": "The same for each endpoint.",
         "one_run_webhooks": "The same for the webhooks of single runs together.",
     },
-    "MinuteAnswer": {
-        "at": "Where the minute begins.",
-        "settled": "Runs that settled in it.",
-        "delivered": "Attempts that were accepted in it.",
-        "failed": "Attempts that were not.",
-    },
-    "HourAnswer": {
-        "at": "Where the hour begins.",
+    "MinuteAnswer HourAnswer": {
+        "at": "Where the minute, or the hour, begins.",
         "settled": "Runs that settled in it.",
         "delivered": "Attempts that were accepted in it.",
         "failed": "Attempts that were not.",

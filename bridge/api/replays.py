@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bridge.api.context import Request, RequestContext, Response
+from bridge.api.context import Request, RequestContext, Response, present
 from bridge.api.endpoints import enabled_endpoint, present_endpoint
 from bridge.api.request_models import EndpointReplayBody, NoBody, NoQuery
 from bridge.api.response_models import page_of, read_cursor
 from bridge.api.selections import ReplaysQuery
 from bridge.api.subscriber_response_models import ReplayAnswer, ReplayCount, ReplayList
-from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem
+from bridge.domain.errors import Conflict, InvalidInput, Problem
 from bridge.domain.replay import Replay, ReplayStatus, Selection
 from bridge.store import events, replays
 from bridge.store.transaction import Tx
@@ -86,7 +86,4 @@ def _shown(replay: Replay) -> ReplayAnswer:
 
 
 def _present(tx: Tx, replay_id: str) -> Replay:
-    replay = replays.get_replay(tx, replay_id)
-    if replay is None:
-        raise NotFound(f"there is no replay {replay_id}, or it is no longer kept")
-    return replay
+    return present(replays.get_replay(tx, replay_id), f"replay {replay_id}, or it is no longer kept")

@@ -12,7 +12,7 @@ from datetime import timedelta
 from multidict import CIMultiDictProxy
 from pydantic_core import to_json
 
-from bridge.api.context import Request, RequestContext, Response
+from bridge.api.context import Request, RequestContext, Response, present
 from bridge.api.problem import problem_of
 from bridge.api.request_models import (
     BatchBody,
@@ -37,7 +37,7 @@ from bridge.api.response_models import (
 from bridge.api.selections import RunsQuery
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint, EndpointSource
-from bridge.domain.errors import Conflict, InvalidInput, NotFound, Problem, StoreUnavailable
+from bridge.domain.errors import Conflict, InvalidInput, Problem, StoreUnavailable
 from bridge.domain.event import EventType
 from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
@@ -202,10 +202,6 @@ def _is_gone(request: Request[WaitQuery]) -> bool:
 
 async def poll_run(context: RequestContext, request: Request[NoBody]) -> Response:
     """Poll a run now."""
-    return await _poll_now(context, request)
-
-
-async def _poll_now(context: RequestContext, request: Request[NoBody]) -> Response:
     run_id = ""
 
     def work(tx: Tx) -> Response:
@@ -223,7 +219,7 @@ async def _poll_now(context: RequestContext, request: Request[NoBody]) -> Respon
 async def cancel_run(context: RequestContext, request: Request[NoBody]) -> Response:
     """Ask the provider to cancel a run; it is polled at once and settles when the provider says so."""
     await context.bridge.cancel(await context.database.read(lambda tx: _unsettled(tx, request.id())))
-    return await _poll_now(context, request)
+    return await poll_run(context, request)
 
 
 async def delete_run(context: RequestContext, request: Request[NoQuery]) -> Response:
@@ -248,9 +244,7 @@ def _present(tx: Tx, name: str) -> Run:
         run = next(iter(runs.find_watched(tx, connection, [canonical_run_id(provider_run_id)]).values()), None)
     else:
         run = runs.get_run(tx, name)
-    if run is None:
-        raise NotFound(f"there is no run {name}")
-    return run
+    return present(run, f"run {name}")
 
 
 def _unsettled(tx: Tx, name: str) -> Run:

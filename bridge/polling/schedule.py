@@ -12,6 +12,7 @@ import heapq
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import InitVar, dataclass, field
 from datetime import datetime, timedelta
 from itertools import count, islice
 from typing import Final
@@ -36,6 +37,7 @@ RECENT_MAX: Final = 16  # polls of a run that are remembered, for people
 TURN_REST_S: Final = 0.05  # while another connection of the same credential has its turn
 
 
+@dataclass(slots=True, eq=False)
 class TrackedRun:
     """A run held in memory under a lease. Its counters run ahead of the database. Change it by its methods only.
 
@@ -48,59 +50,41 @@ class TrackedRun:
     when it was first seen going on.
     """
 
-    __slots__ = (
-        "alive_s",
-        "due",
-        "failure_streak",
-        "is_304",
-        "is_in_flight",
-        "is_tainted",
-        "is_wanted",
-        "last_error",
-        "last_polled_at",
-        "last_response",
-        "next_poll_at",
-        "not_before",
-        "not_found_count",
-        "not_found_since",
-        "origin",
-        "polls",
-        "reason",
-        "recent",
-        "retry_at",
-        "run",
-        "runs_known",
-        "sent_at",
-        "sightings",
-        "ticket",
-        "track",
-    )
+    run: Run
+    due: float
+    now: InitVar[datetime]
+    monotonic: InitVar[float]
+    reason: str | None = None
+    not_before: float = -math.inf
+    retry_at: float = -math.inf
+    is_wanted: bool = False
+    is_in_flight: bool = False
+    is_tainted: bool = False
+    ticket: int = 0
+    track: ProgressTrack = field(default_factory=ProgressTrack)
+    runs_known: float | None = None
+    recent: array[float] = field(default_factory=lambda: array("d"))
+    sightings: int = 0
+    last_response: LastResponse | None = None
+    is_304: bool = False
+    sent_at: float = field(init=False)
+    origin: float = field(init=False)
+    alive_s: float = field(init=False)
+    next_poll_at: datetime | None = field(init=False)
+    polls: int = field(init=False)
+    last_polled_at: datetime | None = field(init=False)
+    failure_streak: int = field(init=False)
+    last_error: LastError | None = field(init=False)
+    not_found_count: int = field(init=False)
+    not_found_since: datetime | None = field(init=False)
 
-    def __init__(self, run: Run, due: float, *, now: datetime, monotonic: float) -> None:
-        self.run = run
-        self.due = due
-        self.next_poll_at = run.next_poll_at
-        self.reason: str | None = None
-        self.not_before = -math.inf
-        self.is_wanted = False
-        self.is_in_flight = False
-        self.ticket = 0
-        self.sent_at = monotonic
-        self.alive_s = 0.0
-        self.track = ProgressTrack()
-        self.runs_known: float | None = None
-        self.is_tainted = False
-        self.polls = run.polls
-        self.recent = array("d")
-        self.sightings = 0
-        self.last_polled_at = run.last_polled_at
-        self.failure_streak = run.failure_streak
-        self.last_error = run.last_error
-        self.not_found_count = run.not_found_count
-        self.not_found_since = run.not_found_since
-        self.last_response: LastResponse | None = None
-        self.is_304 = False
-        self.retry_at = -math.inf
+    def __post_init__(self, now: datetime, monotonic: float) -> None:
+        """Go on from the counters in the database."""
+        run = self.run
+        self.sent_at, self.next_poll_at = monotonic, run.next_poll_at
+        self.polls, self.last_polled_at = run.polls, run.last_polled_at
+        self.failure_streak, self.last_error = run.failure_streak, run.last_error
+        self.not_found_count, self.not_found_since = run.not_found_count, run.not_found_since
         self._count_age(now, monotonic)
 
     def _count_age(self, now: datetime, monotonic: float) -> None:

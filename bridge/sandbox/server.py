@@ -36,26 +36,9 @@ FAKE_PROVIDERS: Final[tuple[type[FakeProvider], ...]] = (Dibby, Retab, Dify, Ins
 class Sandbox(HttpServer):
     """Fake Dibby, Retab, Dify and Instabase. Runs may be added before or after `start`."""
 
-    def __init__(
-        self,
-        *,
-        clock: Clock | None = None,
-        api_key: str = SANDBOX_KEY,
-        ib_context: str | None = None,
-        dify_missing_is_null: bool = False,
-        results_page_files: int = 2,
-        sends_etags: bool = False,
-        list_is_summary: bool = False,
-    ) -> None:
-        self.state = SandboxState(
-            clock=clock or SystemClock(),
-            api_key=api_key,
-            ib_context=ib_context,
-            dify_missing_is_null=dify_missing_is_null,
-            results_page_files=results_page_files,
-            sends_etags=sends_etags,
-            list_is_summary=list_is_summary,
-        )
+    def __init__(self, *, clock: Clock | None = None, api_key: str = SANDBOX_KEY, **options: Any) -> None:
+        """`options`: as for `SandboxState`."""
+        self.state = SandboxState(clock or SystemClock(), api_key, **options)
         self._fakes = {fake.name: fake(self.state) for fake in FAKE_PROVIDERS}
 
     def application(self) -> web.Application:

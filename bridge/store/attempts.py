@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import (
-    Attempt,
-    Delivery,
-    DeliveryState,
-    Lane,
-    Outcome,
-    PostResult,
-    retry_while_starting,
-)
+from bridge.domain.delivery import Attempt, Delivery, DeliveryState, Lane, Outcome, PostResult, retry_while_starting
 from bridge.domain.frozen import frozen
 from bridge.domain.ids import new_id
 from bridge.store.endpoint_health import are_healthy
@@ -78,6 +71,8 @@ _SETTLE_IF_OURS = _SETTLE.where(
     deliveries.c.state == DeliveryState.PENDING.value,
 )
 _INSERT_ATTEMPTS = sa.insert(attempts)
+_ANSWER: Final = ("duration_ms", "status", "detail", "head", "head_is_truncated", "peer", "phases")
+_answer_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_ANSWER)
 
 
 @frozen
@@ -254,13 +249,7 @@ def _attempt_row(recording: _Recording) -> dict[str, Any]:
         "number": result.delivery.attempts + 1,
         "at": result.at,
         "outcome": answer.outcome.value,
-        "status": answer.status,
-        "duration_ms": answer.duration_ms,
-        "detail": answer.detail,
-        "head": answer.head,
-        "head_is_truncated": answer.head_is_truncated,
-        "peer": answer.peer,
-        "phases": answer.phases,
+        **dict(zip(_ANSWER, _answer_of(answer), strict=True)),
         "is_manual": result.delivery.is_manual,
         "next_attempt_at": recording.next_attempt_at,
     }
@@ -278,14 +267,6 @@ def list_attempts(tx: Tx, delivery_ids: Sequence[str]) -> dict[str, list[Attempt
 
 
 def _attempt_of(row: sa.Row[Any]) -> Attempt:
-    answer = PostResult(
-        outcome=Outcome(row.outcome),
-        duration_ms=row.duration_ms,
-        status=row.status,
-        detail=row.detail,
-        head=row.head or b"",
-        head_is_truncated=row.head_is_truncated,
-        peer=row.peer,
-        phases=row.phases or {},
-    )
+    kept = dict(zip(_ANSWER, _answer_of(row), strict=True))
+    answer = PostResult(outcome=Outcome(row.outcome), **{**kept, "head": row.head or b"", "phases": row.phases or {}})
     return Attempt(row.id, row.delivery_id, row.number, row.at, answer, row.is_manual, row.next_attempt_at)

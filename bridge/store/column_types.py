@@ -7,8 +7,11 @@ provider's numbers and keys must come out as they went in.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, TypeVar, cast
 
 import sqlalchemy as sa
 from pydantic_core import to_json
@@ -17,6 +20,7 @@ from sqlalchemy.types import TypeDecorator
 
 from bridge.domain.ids import first_id
 
+T = TypeVar("T")
 CLOCK_SLACK: Final = timedelta(hours=1)
 """How far the time in an id may be from that of its row on machines whose clocks differ."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -72,6 +76,21 @@ class JsonText(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """SQLAlchemy's hook for `decode`."""
         return self.decode(value)
+
+
+def reader_of(kind: type[T], **decoders: Callable[[Any], Any]) -> Callable[[Any], T]:
+    """A function that makes a `kind` of a row, whose columns have the names of its fields; `decoders` by field."""
+    names = [field.name for field in fields(cast("Any", kind))]
+    values_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*names)
+    places = [(names.index(name), decode) for name, decode in decoders.items()]
+
+    def read(row: Any) -> T:
+        values = list(values_of(row))
+        for place, decode in places:
+            values[place] = decode(values[place])
+        return kind(*values)
+
+    return read
 
 
 def recorded_between(

@@ -16,9 +16,8 @@ from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.domain.errors import BeingSent
 from bridge.domain.leased_delivery import LeasedDelivery
 from bridge.store.clock_shift import id_lead_s
-from bridge.store.column_types import recorded_between
-from bridge.store.endpoint_health import backoff_of
-from bridge.store.endpoint_rows import endpoint_of
+from bridge.store.column_types import reader_of, recorded_between
+from bridge.store.endpoint_rows import backoff_of, endpoint_of
 from bridge.store.endpoints import signing_secrets
 from bridge.store.nodes import check_may_lease
 from bridge.store.ordering import hold_back, lock_deliveries
@@ -33,27 +32,10 @@ SELDOM_MAX: Final = 50_000  # lookups that a list may need: a twentieth of a sec
 _SHOWN = [column for column in deliveries.c if column.name != "body"]  # up to 256 KiB, needed only to send it
 
 
-def delivery_of(row: Any) -> Delivery:
-    """The delivery in a row of `deliveries`."""
-    return Delivery(
-        id=row.id,
-        event_id=row.event_id,
-        event_type=row.event_type,
-        endpoint_id=row.endpoint_id,
-        run_id=row.run_id,
-        state=DeliveryState(row.state),
-        attempts=row.attempts,
-        failures=row.failures,
-        created_at=row.created_at,
-        next_attempt_at=row.next_attempt_at,
-        settled_at=row.settled_at,
-        last_outcome=row.last_outcome and Outcome(row.last_outcome),
-        last_status=row.last_status,
-        is_manual=row.is_manual,
-        lane=Lane(row.lane),
-        sequence=row.sequence,
-    )
-
+delivery_of = reader_of(
+    Delivery, state=DeliveryState, lane=Lane, last_outcome=lambda stored: None if stored is None else Outcome(stored)
+)
+"""The delivery in a row of `deliveries`."""
 
 DUE = (
     sa.select(deliveries.c.id)

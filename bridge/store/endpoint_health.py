@@ -17,6 +17,7 @@ from bridge.domain.delivery import Outcome, PostResult
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.endpoint_backoff import EndpointBackoff, backoff_after
 from bridge.domain.event import EventType
+from bridge.store.endpoint_rows import backoff_of, health_values
 from bridge.store.endpoints import QUIET, disable_endpoint, forget_listeners, get_endpoint
 from bridge.store.events import record_endpoint_event
 from bridge.store.postgres.one_statement import Check, NeedsTransaction
@@ -123,7 +124,7 @@ def _apply(tx: Tx, endpoint_id: str, endpoint: _Health, answer: PostResult) -> H
     endpoint.backoff = backoff_after(before, answer, now=tx.now)
     endpoint.failing = None if answer.outcome is Outcome.DELIVERED else failing_after(failing, at=tx.now)
     if (endpoint.backoff, endpoint.failing) != (before, failing):
-        _store(tx, endpoint_id, _values(endpoint.backoff, endpoint.failing))
+        _store(tx, endpoint_id, health_values(endpoint.backoff, endpoint.failing))
     change = HealthChange(before, endpoint.backoff)
     if endpoint.failing is None or not endpoint.may_be_disabled:
         return change
@@ -140,11 +141,6 @@ def _is_quiet(row: Any) -> bool:
 
 def _may_be_disabled(row: Any) -> bool:
     return bool(row.enabled) and row.source != EndpointSource.RUN.value
-
-
-def backoff_of(row: Any) -> EndpointBackoff:
-    """The back-off in a row of `endpoints`."""
-    return EndpointBackoff(row.failures, row.slowdowns, row.paused_until, row.probe_at)
 
 
 def _judge(tx: Tx, endpoint_id: str, change: HealthChange, failing: FailureStreak, *, is_gone: bool) -> HealthChange:
@@ -176,18 +172,6 @@ def _record_event(tx: Tx, event_type: EventType, endpoint_id: str, reason: str) 
 
 def _failing_of(row: Any) -> FailureStreak | None:
     return None if row.failing_since is None else FailureStreak(row.failing_since, row.failing_attempts, row.warned_at)
-
-
-def _values(backoff: EndpointBackoff, failing: FailureStreak | None) -> dict[str, Any]:
-    return {
-        "failures": backoff.failures,
-        "slowdowns": backoff.slowdowns,
-        "paused_until": backoff.paused_until,
-        "probe_at": backoff.probe_at,
-        "failing_since": failing and failing.since,
-        "failing_attempts": failing.attempts if failing else 0,
-        "warned_at": failing and failing.warned_at,
-    }
 
 
 def _store(tx: Tx, endpoint_id: str, values: dict[str, Any]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from bridge.domain.auto_disable import FailureStreak
 from bridge.domain.encryption import Unreadable
 from bridge.domain.endpoint import Endpoint, EndpointSettings, EndpointSource
+from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.domain.event import EventType
 from bridge.store.encryption import decrypt_headers, encrypt_headers
 from bridge.store.transaction import Tx
@@ -42,3 +44,21 @@ def values_of(tx: Tx, endpoint: Endpoint) -> dict[str, Any]:
     values = endpoint.model_dump(mode="json", include=set(EndpointSettings.model_fields))
     headers = values.pop("headers")
     return values if endpoint.fault else {**values, "headers": encrypt_headers(tx, endpoint.id, headers)}
+
+
+def backoff_of(row: Any) -> EndpointBackoff:
+    """The back-off in a row of `endpoints`."""
+    return EndpointBackoff(row.failures, row.slowdowns, row.paused_until, row.probe_at)
+
+
+def health_values(backoff: EndpointBackoff, failing: FailureStreak | None) -> dict[str, Any]:
+    """The columns that hold the health of an endpoint."""
+    return {
+        "failures": backoff.failures,
+        "slowdowns": backoff.slowdowns,
+        "paused_until": backoff.paused_until,
+        "probe_at": backoff.probe_at,
+        "failing_since": failing and failing.since,
+        "failing_attempts": failing.attempts if failing else 0,
+        "warned_at": failing and failing.warned_at,
+    }

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from bridge.domain.encryption import Unreadable
 from bridge.domain.endpoint import Endpoint, EndpointSource
+from bridge.domain.endpoint_backoff import EndpointBackoff
 from bridge.domain.event import EventType
 from bridge.domain.fields import SIGNATURES
 from bridge.domain.ids import new_id
@@ -18,7 +19,7 @@ from bridge.domain.leased_delivery import LiveSecret
 from bridge.domain.secret import Secret
 from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key
 from bridge.store.encryption import decrypt_secret, encrypt_secret
-from bridge.store.endpoint_rows import endpoint_of, values_of
+from bridge.store.endpoint_rows import endpoint_of, health_values, values_of
 from bridge.store.nodes import file_endpoints_elsewhere, save_file_endpoints
 from bridge.store.ordering import (
     count_change,
@@ -362,15 +363,7 @@ def update_endpoint(tx: Tx, endpoint: Endpoint) -> None:
     tx.signals.deliveries_due = tx.signals.endpoints_changed = True
 
 
-_HEALTHY: Final[dict[str, Any]] = {
-    "failures": 0,
-    "slowdowns": 0,
-    "paused_until": None,
-    "probe_at": None,
-    "failing_since": None,
-    "failing_attempts": 0,
-    "warned_at": None,
-}
+_HEALTHY: Final = health_values(EndpointBackoff(), None)
 
 
 def disable_endpoint(tx: Tx, endpoint_id: str, reason: str) -> bool:

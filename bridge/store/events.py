@@ -5,17 +5,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Container, Sequence
 from datetime import datetime
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from bridge.domain.delivery import Delivery, DeliveryState, Lane
+from bridge.domain.delivery import DeliveryState, Lane
 from bridge.domain.endpoint import JSON, Endpoint, payload_for
 from bridge.domain.event import Event, EventType, other_event
 from bridge.domain.ids import new_id
 from bridge.domain.leased_delivery import DeliveryOffer, LeasedDelivery
 from bridge.domain.replay import ReplayState
 from bridge.domain.run import Json, RunStatus
+from bridge.store.deliveries import delivery_of
 from bridge.store.endpoints import changes_seen, forget_listeners, run_listeners, shared_listeners, signing_secrets
 from bridge.store.nodes import may_lease
 from bridge.store.ordering import is_pending, lock_feed, lock_runs_to_add
@@ -27,6 +29,7 @@ Pair = tuple[Event, Endpoint]
 _LEASED_MAX = 256  # new deliveries, by one transaction
 COMMON = frozenset(("run.started", "run.finished"))
 _IS_RARE = sa.and_(*(events.c.type != sa.literal_column(f"'{name}'") for name in sorted(COMMON, reverse=True)))
+_NOT_SENT: Final = dict.fromkeys(("settled_at", "last_outcome", "last_status"))
 _INSERT_EVENTS, _INSERT_DELIVERIES = sa.insert(events), sa.insert(deliveries)
 
 
@@ -171,7 +174,15 @@ def _lease(tx: Tx, rows: Sequence[dict[str, Any]], pairs: Sequence[Pair], offer:
         secrets, fault = signing[endpoint.id]
         body, content_type = row["body"] or event.body, row["content_type"] or JSON
         tx.signals.leased_deliveries.append(
-            LeasedDelivery(_delivery(row), endpoint, body, secrets, fault, content_type, event.trace_context)
+            LeasedDelivery(
+                delivery_of(SimpleNamespace(**row, **_NOT_SENT)),
+                endpoint,
+                body,
+                secrets,
+                fault,
+                content_type,
+                event.trace_context,
+            )
         )
 
 
@@ -179,28 +190,6 @@ def _is_open(endpoint: Endpoint, now: datetime) -> bool:
     """Whether the endpoint accepts deliveries and has no rate limit; otherwise the deliverer must look closer."""
     is_paused = endpoint.paused_until is not None and endpoint.paused_until > now
     return endpoint.enabled and endpoint.failing_since is None and not is_paused and endpoint.rate_limit is None
-
-
-def _delivery(row: dict[str, Any]) -> Delivery:
-    """The delivery that a new row holds."""
-    return Delivery(
-        id=row["id"],
-        event_id=row["event_id"],
-        event_type=row["event_type"],
-        endpoint_id=row["endpoint_id"],
-        run_id=row["run_id"],
-        state=DeliveryState.PENDING,
-        attempts=0,
-        failures=0,
-        created_at=row["created_at"],
-        next_attempt_at=row["next_attempt_at"],
-        settled_at=None,
-        last_outcome=None,
-        last_status=None,
-        is_manual=row["is_manual"],
-        lane=Lane(row["lane"]),
-        sequence=row["sequence"],
-    )
 
 
 def _is_behind(tx: Tx, row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -168,42 +168,18 @@ def start_replay(tx: Tx, endpoint: Endpoint, wanted: Selection, *, rate: float, 
 
 
 def _values_of(replay: Replay) -> dict[str, Any]:
-    wanted = replay.selection
-    return {
-        "id": replay.id,
-        "endpoint_id": replay.endpoint_id,
-        "since": wanted.since,
-        "until": wanted.until,
-        "types": [t.value for t in wanted.types],
-        "status": wanted.status.value,
-        "last_position": wanted.last_position,
-        "rate": replay.rate,
-        "state": replay.state.value,
-        "count": replay.count,
-        "replayed": replay.replayed,
-        "position": replay.position,
-        "next_batch_at": replay.next_batch_at,
-        "created_at": replay.created_at,
-        "finished_at": replay.finished_at,
-    }
+    types = [event_type.value for event_type in replay.selection.types]
+    wanted = {**asdict(replay.selection), "types": types, "status": replay.selection.status.value}
+    values = {**asdict(replay), **wanted, "state": replay.state.value}
+    del values["selection"]
+    return values
 
 
 def _replay_of(row: sa.Row[Any]) -> Replay:
-    m = row._mapping  # noqa: SLF001 - the documented way to read a row by name
-    types = tuple(EventType(name) for name in m["types"])
-    return Replay(
-        id=m["id"],
-        endpoint_id=m["endpoint_id"],
-        selection=Selection(m["since"], m["until"], types, ReplayStatus(m["status"]), m["last_position"]),
-        rate=m["rate"],
-        state=ReplayState(m["state"]),
-        count=m["count"],
-        replayed=m["replayed"],
-        position=m["position"],
-        next_batch_at=m["next_batch_at"],
-        created_at=m["created_at"],
-        finished_at=m["finished_at"],
-    )
+    stored = row._asdict()
+    wanted = {field.name: stored.pop(field.name) for field in fields(Selection)}
+    wanted |= {"types": tuple(map(EventType, wanted["types"])), "status": ReplayStatus(wanted["status"])}
+    return Replay(**{**stored, "state": ReplayState(stored["state"]), "selection": Selection(**wanted)})
 
 
 def get_replay(tx: Tx, replay_id: str) -> Replay | None:

@@ -10,8 +10,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from bridge.domain.failure import FailureKind, LastError
+from bridge.domain.frozen import replaced
 from bridge.domain.run import NO_OVERRIDES, CadenceOverrides, Progress, Run, RunError, RunStatus
-from bridge.store.column_types import Instant
+from bridge.store.column_types import Instant, reader_of
 
 _FIELDS: Final = tuple(field.name for field in fields(Run))
 _FIXED: Final = (  # at registration
@@ -30,7 +31,6 @@ _FIXED: Final = (  # at registration
 _NEW: Final = (*_FIXED, "workflow_id", "status_since", "deadline_at", "next_poll_at")
 """The columns in which new runs differ; the others have the defaults of `Run`."""
 _CHANGING: Final = tuple(name for name in _FIELDS if name not in _FIXED)
-_fields_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_FIELDS)
 _new_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_NEW)
 _changing_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*_CHANGING)
 
@@ -72,28 +72,24 @@ _ENCODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "cadence": _encode_cadence,
     "last_error": encode_last_error,
 }
-_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "status": RunStatus,
-    "progress": lambda stored: Progress(**stored) if stored else None,
-    "error": lambda stored: RunError(**stored) if stored else None,
-    "tags": tuple,
-    "cadence": lambda stored: CadenceOverrides(**stored) if stored else NO_OVERRIDES,
-    "last_error": _decode_last_error,
-}
-_PLACES: Final = tuple((_FIELDS.index(name), decode) for name, decode in _DECODERS.items())
-_PROVIDER_RUN_ID: Final = _FIELDS.index("provider_run_id")
+_read = reader_of(
+    Run,
+    status=RunStatus,
+    progress=lambda stored: Progress(**stored) if stored else None,
+    error=lambda stored: RunError(**stored) if stored else None,
+    tags=tuple,
+    cadence=lambda stored: CadenceOverrides(**stored) if stored else NO_OVERRIDES,
+    last_error=_decode_last_error,
+)
 _NEW_ENCODERS: Final = tuple((name, encode) for name, encode in _ENCODERS.items() if name in _NEW)
 _CHANGING_ENCODERS: Final = tuple((name, encode) for name, encode in _ENCODERS.items() if name in _CHANGING)
 
 
 def run_of(row: Any) -> Run:
     """The run in a row of `runs`."""
-    values = list(_fields_of(row))
-    for place, decode in _PLACES:
-        values[place] = decode(values[place])
-    if row.former_provider_run_id is not None:
-        values[_PROVIDER_RUN_ID] = row.former_provider_run_id
-    return Run(*values)
+    run = _read(row)
+    former = row.former_provider_run_id
+    return run if former is None else replaced(run, provider_run_id=former)
 
 
 def defaults_of_new_run() -> dict[str, sa.ColumnElement[Any]]:

@@ -87,8 +87,4 @@ def _put_in_place(partial: Path, target: Path) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     os.link(partial, target)  # fails if there is a target by now; a rename would overwrite it
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    partial_file.sync_folder(target.parent)

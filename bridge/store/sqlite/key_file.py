@@ -7,6 +7,8 @@ first; older ones decrypt what was encrypted before a rotation, also in old back
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bridge.domain.encryption import EncryptionKey, new_key, parse_keys
@@ -27,29 +29,31 @@ def path_beside(database: Path) -> Path:
 
 def read_or_create(path: Path) -> list[EncryptionKey]:
     """The keys in the file; create it if there is none. DatabaseRefused if that fails."""
-    try:
+    with _refusing(path):
         partial_file.delete_abandoned(path.parent, path.name)
         if not path.exists():
             _create(path)
         return _read(path)
-    except OSError as error:
-        raise _refused(
-            path, f"{error.strerror or error}; only the daemon's user may read and write it and its folder"
-        ) from None
 
 
 def add_new_key(path: Path) -> list[EncryptionKey]:
     """Add a new key before the present ones, which still decrypt values that are not encrypted again yet."""
     read_or_create(path)
-    try:
+    with _refusing(path):
         present = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
         _write_beside(path, [new_key(), *present]).replace(path)
-        _sync_folder(path.parent)
+        partial_file.sync_folder(path.parent)
         return _read(path)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """DatabaseRefused for an error of the file system."""
+    try:
+        yield
     except OSError as error:
-        raise _refused(
-            path, f"{error.strerror or error}; only the daemon's user may read and write it and its folder"
-        ) from None
+        said = f"{error.strerror or error}; only the daemon's user may read and write it and its folder"
+        raise _refused(path, said) from None
 
 
 def _read(path: Path) -> list[EncryptionKey]:
@@ -70,7 +74,7 @@ def _create(path: Path) -> None:
         pass
     finally:
         partial.unlink()
-    _sync_folder(path.parent)
+    partial_file.sync_folder(path.parent)
 
 
 def _write_beside(path: Path, lines: list[str]) -> Path:
@@ -85,14 +89,6 @@ def _write_beside(path: Path, lines: list[str]) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return partial
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refused(path: Path, why: str) -> DatabaseRefused:

@@ -19,3 +19,12 @@ def delete_abandoned(folder: Path, name: str = "*") -> None:
         if pid == str(os.getpid()) or not (pid.isdigit() and Path("/proc", pid).exists()):
             with contextlib.suppress(OSError):
                 left.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 _INDEXES = {
     "ix_runs_leased": (["leased_by", "deadline_at"], "leased_by IS NOT NULL"),

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0008"
 down_revision = "0007"
-branch_labels = None
-depends_on = None
 
 _TRANSITIONS = (
     "CREATE TABLE transitions_new (run_id TEXT NOT NULL, id BIGINT NOT NULL, at BIGINT NOT NULL, from_status TEXT NOT NULL, "

@@ -9,8 +9,6 @@ from bridge.store.metadata_entries import entries_of
 
 revision = "0011"
 down_revision = "0010"
-branch_labels = None
-depends_on = None
 
 _PART = 5_000
 

@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0013"
 down_revision = "0012"
-branch_labels = None
-depends_on = None
 
 _SETTINGS = (
     "autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_scale_factor = 0.01, "
