@@ -30,7 +30,8 @@ def serve(settings: Settings, listen: str | None, database: str | None) -> int:
     """
     gc.disable()  # most objects made during the start stay; `process` enables it after that
     try:
-        with absent("rich"):  # structlog would import it for coloured tracebacks, which a daemon never shows: 5 MB
+        # structlog would import them for colours, which a daemon never shows, and for a context that it does not use: 7 MB
+        with absent("rich"), absent("colorama"), absent("greenlet"):
             import structlog  # noqa: F401 - so that it is imported without
         from bridge.config.locate import find_config
         from bridge.process import main

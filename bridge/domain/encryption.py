@@ -14,12 +14,13 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 from bridge.domain.errors import BridgeError
+
+if TYPE_CHECKING:  # imported when something is encrypted: 6 MB
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12  # what GCM is made for; random ones stay safe for 2^32 values under one key (NIST SP 800-38D)
@@ -47,14 +48,18 @@ class SecretPlace:
 class EncryptionKey:
     """One key; the repr shows only its id."""
 
-    __slots__ = ("_cipher", "id")
-
     def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+        self._key = key
         self.id = hashlib.sha256(b"runbridge key id\0" + key).hexdigest()[:12]
 
     def __repr__(self) -> str:
         return f"EncryptionKey({self.id})"
+
+    @cached_property
+    def _cipher(self) -> AESGCM:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        return AESGCM(self._key)
 
     def encrypt(self, place: SecretPlace, plain: bytes) -> bytes:
         """Nonce, ciphertext and tag."""
@@ -104,6 +109,8 @@ class Keyring:
             raise Unreadable(
                 f"it is encrypted with the key {key_id[:12]!r}, which is not among [secrets] key and old_keys"
             )
+        from cryptography.exceptions import InvalidTag
+
         try:
             return key.decrypt(place, base64.b64decode(encoded, validate=True)).decode()
         except (InvalidTag, binascii.Error, ValueError):

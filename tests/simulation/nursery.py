@@ -28,6 +28,8 @@ def main() -> None:
     with absent("rich"):
         import structlog  # noqa: F401 - as `runbridge serve` imports it
     import asyncpg  # noqa: F401 - imported when a database is opened
+    import cryptography.hazmat.primitives.asymmetric.ed25519
+    import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401 - imported when there is a secret
 
     import bridge.process
     import bridge.store.postgres.engine  # noqa: F401

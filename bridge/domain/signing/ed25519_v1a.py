@@ -10,9 +10,10 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+if TYPE_CHECKING:  # imported when something is signed or verified: 6 MB
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _SIGNING_PREFIX, _PUBLIC_PREFIX = "whsk_", "whpk_"
 _KEY_BYTES = 32
@@ -21,6 +22,8 @@ _STAMP = re.compile(r"[0-9]{1,15}")  # int() of thousands of digits would raise
 
 def new_signing_key() -> str:
     """A new signing key, as `whsk_…`."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     key = Ed25519PrivateKey.generate()
     return _SIGNING_PREFIX + base64.b64encode(key.private_bytes_raw() + key.public_key().public_bytes_raw()).decode()
 
@@ -30,6 +33,8 @@ def signing_key(text: str) -> Ed25519PrivateKey:
 
     Raises ValueError unless it is standard base64 of 64 bytes whose second half is the public key of the first.
     """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     raw = _decoded(text, _SIGNING_PREFIX, 2 * _KEY_BYTES)
     key = Ed25519PrivateKey.from_private_bytes(raw[:_KEY_BYTES])
     if key.public_key().public_bytes_raw() != raw[_KEY_BYTES:]:
@@ -59,6 +64,8 @@ def verify_v1a(public: str, headers: dict[str, str], body: bytes, *, now: int, t
 
     Raises ValueError if `public` is not such a key.
     """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     key = Ed25519PublicKey.from_public_bytes(_decoded(public, _PUBLIC_PREFIX, _KEY_BYTES))
     message_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not (_STAMP.fullmatch(stamp) and message_id.isascii()) or abs(now - int(stamp)) > tolerance_s:
@@ -69,6 +76,8 @@ def verify_v1a(public: str, headers: dict[str, str], body: bytes, *, now: int, t
 
 
 def _is_signature(key: Ed25519PublicKey, encoded: str, signed: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
     try:
         key.verify(base64.b64decode(encoded, validate=True), signed)
     except (InvalidSignature, binascii.Error, ValueError):
