@@ -25,7 +25,7 @@ from bridge.domain.failure import FailureKind
 from bridge.domain.frozen import frozen
 from bridge.domain.limits.fair_limiter import Candidate
 from bridge.domain.observation import ListedRun, Observed, PollFailed, RunPage
-from bridge.domain.transition import shown_by_list
+from bridge.domain.transition import has_changed, shown_by_list
 from bridge.polling.connection_client import ConnectionClient
 from bridge.polling.discovery import ASK_AT_LEAST_S, Discovery
 from bridge.polling.planner import Planner
@@ -206,7 +206,7 @@ class ListPoller:
         return decision
 
     def _may_show(self, tracked: TrackedRun, now: float) -> bool:
-        if tracked.is_wanted or tracked.not_found_count or tracked.run.id in self._missed:
+        if tracked.is_wanted or tracked.is_not_found or tracked.run.id in self._missed:
             return False
         return now >= self._rests_until and self._is_useful()
 
@@ -377,7 +377,14 @@ class ListPoller:
                 self._found[tracked.run.id], self._pages[tracked.run.id] = tracked, number
                 if tracked.is_in_flight:
                     continue
-                if (shown := self._see(tracked, sighting)) is not None:
+                shown = self._see(tracked, sighting)
+                if (
+                    shown is not None
+                    and tracked.is_not_found
+                    and not has_changed(tracked.run, shown.result.observation)
+                ):
+                    tracked.note_not_lost()  # it is polled by itself until its own address answers
+                elif shown is not None:
                     seen.append(shown)
                 else:
                     needs_poll.append(tracked)

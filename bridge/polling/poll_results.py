@@ -125,7 +125,8 @@ class PollResults:
                 return await self._failed(tracked, result, now)
             if result.remarks:
                 self._metrics.of(self._metrics.remarks, self._name).inc()
-            tracked.note_answer(is_304=result.is_unchanged)
+            goes_on = not result.observation.status.is_settled
+            tracked.note_answer(is_304=result.is_unchanged, is_listed=is_listed and goes_on)
             step = await self._observed(tracked, result, now)
         except StoreUnavailable as error:
             log.warning("observation.postponed", connection=self._name, run_id=tracked.run.id, reason=str(error))

@@ -121,12 +121,26 @@ class TrackedRun:
         """Note that the result has been dealt with, or the poll was cancelled."""
         self.is_in_flight = False
 
-    def note_answer(self, *, is_304: bool) -> None:
-        """Note that the poll gave an observation, which ends a row of failures."""
+    def note_answer(self, *, is_304: bool, is_listed: bool = False) -> None:
+        """Note that the poll gave an observation, which ends a row of failures.
+
+        A 404 of its own address stays shown, however often a list has shown the run since.
+        """
         self.is_304 = is_304
+        self.note_not_lost()
+        if is_listed and self.is_not_found:
+            return
         self.last_error = None
-        self.failure_streak = self.not_found_count = 0
-        self.not_found_since = None
+        self.failure_streak = 0
+
+    def note_not_lost(self) -> None:
+        """Note that the provider shows the run, which ends a row of 404s."""
+        self.not_found_count, self.not_found_since = 0, None
+
+    @property
+    def is_not_found(self) -> bool:
+        """Whether the last poll of the run by itself was answered with the provider's own 404."""
+        return self.last_error is not None and self.last_error.kind is FailureKind.NOT_FOUND
 
     def note_failure(self, failed: PollFailed, now: datetime, monotonic: float) -> None:
         """Note that the poll gave no observation; any failure but a 404 ends a row of 404s."""
@@ -138,7 +152,7 @@ class TrackedRun:
             self.not_found_count += 1
             self.not_found_since = self.not_found_since or now
         else:
-            self.not_found_count, self.not_found_since = 0, None
+            self.note_not_lost()
 
     @property
     def has_unsaved_error(self) -> bool:

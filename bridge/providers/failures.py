@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,8 +18,16 @@ from bridge.providers.retry_after import quota_is_used_up
 QUOTE_CHARS_MAX: Final = 100
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.DOTALL | re.IGNORECASE)
 MESSAGE_CHARS_MAX: Final = 400
-_NO_ROUTE: Final = re.compile(  # Kong, Express and Nest, Kubernetes, Spring
-    r"no route matched|cannot (get|post) /|the server could not find the requested resource|no static resource",
+_NO_ROUTE: Final = re.compile(  # by turns: Kong, Symfony, APISIX · Fastify, Laravel · Express and Nest · Werkzeug …
+    r"no route (matched|found)|route not found|\broute \S+ (not found|could not be found)|cannot (get|post) /"
+    r"|requested url was not found on th|the server could not find the requested resource|no static resource"
+    r"|missing authentication token|request is not defined by this api|does not match any rules|no context-path matches"
+    r"|unable to identify proxy|could not route to|invalid path specified|could not find resource for"
+    r"|(application|deployment) (not found|could not be found)|page (not found|could not be found)",
+    re.IGNORECASE,  # … Kubernetes, Spring · AWS, Google, Oathkeeper, Gravitee, Apigee, Cloudflare, PostgREST · Railway, Vercel
+)
+_BARE: Final = re.compile(
+    r"([\W_]|error|http|status|code|404|410|not|found|gone|the|requested|resource|url|path|is|was|could|be)*",
     re.IGNORECASE,
 )
 _BEHIND_IT: Final = "a login page, a proxy or a wrong base_url may be the cause"
@@ -89,24 +97,38 @@ def is_of_router(body: Json) -> bool:
     """Whether a 404's document is about the address, as gateways and frameworks say it, and not about a run."""
     if not isinstance(body, dict):
         return False
-    if body == {"detail": "Not Found"}:  # FastAPI, for a path that it does not have
+    if body in ({"detail": "Not Found"}, {"statusCode": 404, "message": "Resource not found"}):  # FastAPI, Azure
         return True
     said = body.get("message")
     if body.keys() >= {"status", "error", "path"} and said in (None, "", "No message available"):  # Spring Boot
         return True
-    if body == {"statusCode": 404, "message": "Resource not found"}:  # Azure API Management
-        return True
-    return any(isinstance(text, str) and _NO_ROUTE.match(text) for text in (said, body.get("detail")))
+    return any(map(_NO_ROUTE.search, _texts_in(body)))
+
+
+def _texts_in(body: Json) -> Iterator[str]:
+    """All texts in a document."""
+    left = [body]
+    while left:
+        match left.pop():
+            case str() as text:
+                yield text
+            case list() as items:
+                left += items
+            case dict() as members:
+                left += members.values()
 
 
 def judged_404(failed: PollFailed, body: Json, *, error_key: str | None = None, hint: str = "") -> PollFailed:
-    """The failure, which is `GATEWAY` instead of `NOT_FOUND` without the provider's own word about a run.
+    """The failure, which is `GATEWAY` instead of `NOT_FOUND` where the answer cannot be the provider's own.
 
-    `error_key`: a member that its error documents have. `hint` ends the message.
+    It `is_bare` if it says no more than its status does, as gateways and providers alike. `error_key`: a member that the
+    provider's error documents have. `hint` ends the message.
     """
-    is_document = isinstance(body, dict) and body and (error_key is None or error_key in body)
-    if failed.kind is not FailureKind.NOT_FOUND or (is_document and not is_of_router(body)):
+    if failed.kind is not FailureKind.NOT_FOUND:
         return failed
+    if isinstance(body, dict) and body and (error_key is None or error_key in body) and not is_of_router(body):
+        said = error_text(body)[0] or str(body.get("title") or "")
+        return replace(failed, is_bare=True) if _BARE.fullmatch(said) else failed
     doubt = "this is not how the provider says it"
     if _BEHIND_IT not in failed.message:
         doubt += ", a gateway or a wrong base_url may be the cause"

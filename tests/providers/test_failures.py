@@ -26,6 +26,20 @@ UUID = "fb47b2e6-5e43-4f90-be01-d5c5a088d156"
         {"statusCode": 404, "message": "Resource not found"},
         {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "No static resource api/runs/r1."},
         {"kind": "Status", "message": "the server could not find the requested resource", "code": 404},
+        {"message": "Missing Authentication Token"},  # AWS API Gateway
+        {"code": 404, "message": "The current request is not defined by this API."},  # Google API Gateway
+        {"error": {"code": "404", "message": "The page could not be found"}},  # Vercel
+        {"error": {"code": "404", "message": "The deployment could not be found on Vercel."}},
+        {"status": "error", "code": 404, "message": "Application not found", "request_id": "x"},  # Railway
+        {"error_msg": "404 Route Not Found"},  # APISIX
+        {"fault": {"faultstring": "Unable to identify proxy for host: default and url: /api/runs/r1"}},  # Apigee
+        {"message": "No context-path matches the request URI.", "http_status_code": 404},  # Gravitee
+        {"error": {"code": 404, "status": "Not Found", "message": "Requested url does not match any rules"}},  # Ory
+        {"success": False, "errors": [{"code": 7003, "message": "Could not route to /api/runs/r1"}]},  # Cloudflare
+        {"message": "Route GET:/api/runs/r1 not found", "error": "Not Found", "statusCode": 404},  # Fastify
+        {"message": "The route api/runs/r1 could not be found."},  # Laravel
+        {"code": "not_found", "message": "The requested URL was not found on the server.", "status": 404},  # Werkzeug
+        {"detail": 'No route found for "GET /api/runs/r1"', "code": 404},  # Symfony
     ],
 )
 async def test_a_404_about_the_address_is_not_about_a_run(name, body):
@@ -42,8 +56,7 @@ async def test_a_404_about_the_address_is_not_about_a_run(name, body):
     [
         ("retab", {"detail": "Workflow run not found"}),
         ("dify", {"code": "not_found", "message": "Workflow run not found", "status": 404}),
-        ("dibby", {"message": "Not Found"}),
-        ("dibby", {"error": "not found"}),
+        ("dibby", {"error": "no such run"}),
         ("instabase", {"timestamp": 1, "status": 404, "error": "Not Found", "message": "no run", "path": "/v2"}),
     ],
 )
@@ -51,7 +64,37 @@ async def test_a_404_about_a_run_is_the_providers_own(name, body):
     async with provider_against(answering(body, status=404), name) as (http, _):
         result = await REGISTRY[name].fetch_run(http, UUID)
     assert isinstance(result, PollFailed)
-    assert result.kind is FailureKind.NOT_FOUND
+    assert (result.kind, result.is_bare) == (FailureKind.NOT_FOUND, False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"message": "Not Found"},  # AWS API Gateway, n8n
+        {"error": "not found"},
+        {"status": 404, "error": "Not Found"},  # nginx, Rails
+        {"code": 404, "message": "404 Not Found"},
+        {"message": "404 Not found"},  # GitLab
+        {"error": {"code": "404", "message": "NOT_FOUND"}},
+        {"errors": {"detail": "Not Found"}},  # Phoenix
+        {"detail": "The requested resource could not be found."},  # Replicate
+        {
+            "type": "https://tools.ietf.org/html/rfc9110",
+            "title": "Not Found",
+            "status": 404,
+            "traceId": "00-1",
+        },  # ASP.NET
+        {"statusCode": 410, "message": "Gone"},
+        {"success": False},
+    ],
+)
+@pytest.mark.parametrize("name", ["dibby", "instabase"])
+async def test_a_404_that_says_no_more_than_its_status_is_bare(name, body):
+    """Gateways say it in the same words, so it must not be believed of a run without more."""
+    async with provider_against(answering(body, status=404), name) as (http, _):
+        result = await REGISTRY[name].fetch_run(http, UUID)
+    assert isinstance(result, PollFailed)
+    assert (result.kind, result.is_bare) == (FailureKind.NOT_FOUND, True)
 
 
 @pytest.mark.parametrize("name", NAMES)
