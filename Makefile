@@ -18,6 +18,9 @@ RUNTIME := .venv/.runtime-$(VERSION)-$(PLACE)
 DEV := .venv/.dev-$(VERSION)-$(PLACE)
 DOCS := .venv/.docs-$(VERSION)-$(PLACE)
 
+# The tests start hundreds of processes, each of which would compile the package for two seconds of CPU.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -qq
