@@ -19,7 +19,7 @@ from bridge.store.deliveries import LeasedDelivery
 OF_WORK: Final = (TrackedRun, Run, Event, Delivery, LeasedDelivery, asyncio.Future)
 """Of these nothing is left when no run is watched and nothing is to be sent, but for what waits for work."""
 LEFT_MAX: Final = 45
-OBJECTS_MAX, TEXT_MAX = 50_000, 1_000_000  # of text a life of an hour ends with 200,000 bytes, one of four with 690,000
+OBJECTS_MAX, TEXT_MAX = 50_000, 400_000  # of text a life of an hour ends with 150,000 bytes, one of two with 230,000
 _NOT_ENTERED: Final = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, int, float)
 
 

@@ -98,7 +98,9 @@ class Life(World):
     def find_leaks(self) -> Sequence[str]:
         tasks, ends = self.loop.count_tasks(self.daemon_process), self.network.count_ends(self.daemon_process)
         many = [f"at the end there are {tasks} tasks and {ends} connections"] if tasks > 40 or ends > 40 else []
-        return many + leaks.find_leaks(self.daemon, self, self.loop, self.receivers, self.sandbox)
+        return many + leaks.find_leaks(
+            self.daemon, self, self.loop, self.network
+        )  # of others the daemon has its own ends
 
     @property
     def storm_s(self) -> float:

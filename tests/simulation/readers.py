@@ -23,6 +23,7 @@ class Readers(Operators):
         super().__init__(life)
         self.registrations: list[Registration] = []
         self.feed = Feed()
+        self._reading = asyncio.Lock()  # a page that two had asked for would be there twice
 
     async def follow_feed(self) -> None:
         """Read the feed as it grows, and compare what the API says in between."""
@@ -106,7 +107,10 @@ class Readers(Operators):
 
     async def read_feed(self) -> None:
         """Read on to the end of the feed."""
-        feed = self.feed
+        async with self._reading:
+            await self._read_on(self.feed)
+
+    async def _read_on(self, feed: Feed) -> None:
         while True:
             asked_at_s = self.life.now_s
             after = f"&after={feed.after}" if feed.after else ""
