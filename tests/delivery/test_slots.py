@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.delivery.limiter import AHEAD_MAX, AHEAD_OF_ALL, NEW_AHEAD, DeliverySlots
+from bridge.delivery.limiter import AHEAD_MAX, AHEAD_OF_ALL, NEW_AHEAD, PACES_MAX, DeliverySlots
 
 
 def filled(*endpoint_ids: str, total: int = 64, per_endpoint: int = 8, each: int = 20) -> DeliverySlots[str]:
@@ -88,3 +88,13 @@ def test_what_waits_can_be_withdrawn_and_the_pace_outlives_a_rest() -> None:
         slots.release("a")
     assert (slots.busy, slots.waiting, slots.held()["a"].claimed) == (0, 0, 0)
     assert slots.room("a") > 8
+
+
+def test_of_endpoints_that_rest_only_the_latest_are_remembered() -> None:
+    """Each run may have a webhook of its own, which is an endpoint that gets one delivery."""
+    slots: DeliverySlots[str] = DeliverySlots(64, 8)
+    for number in range(2 * PACES_MAX):
+        slots.add(f"e{number}", "event")
+        start_all(slots)
+        deliver(slots, f"e{number}", 0.001)
+    assert list(slots.held()) == [f"e{number}" for number in range(PACES_MAX, 2 * PACES_MAX)]

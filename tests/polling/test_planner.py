@@ -274,6 +274,16 @@ async def test_only_the_providers_own_clock_shows_how_old_a_run_is(tmp_path: Pat
     assert began_at == NOW - timedelta(minutes=5)
 
 
+async def test_a_duration_counts_from_the_creation_where_the_provider_tells_no_start(tmp_path: Path) -> None:
+    planner, tracked = taught(), watched(await running(tmp_path), age_s=5.0)
+    tracked.note_alive(seen("running"))
+    times = {"created_at": "2026-01-15T10:30:00Z", "finished_at": "2026-01-15T10:30:20Z"}
+    planner.learn_end(tracked, seen("succeeded", **times), 60.0)
+    durations = planner.learner.durations("wf", RunStatus.RUNNING)
+    durations.refit(())
+    assert 18 < durations.ended.quantile(0.5) < 23
+
+
 async def test_a_run_that_spans_a_jump_of_the_clock_teaches_nothing(tmp_path: Path) -> None:
     planner, tracked = taught(), watched(await running(tmp_path), age_s=5.0)
     tracked.rebase(3600.0)

@@ -36,6 +36,13 @@ def test_the_published_vector_is_reproduced():
     assert sign(secret_key(SECRET), ID, STAMP, BODY) == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
+@pytest.mark.parametrize(("age_s", "is_recent"), [(-301, False), (-300, True), (0, True), (300, True), (301, False)])
+def test_a_timestamp_may_be_five_minutes_off(age_s, is_recent):
+    key = secret_key(SECRET)
+    headers = signature_headers([key], ID, NOW - age_s, BODY)
+    assert verify([key], headers, BODY, now=NOW) is is_recent
+
+
 def test_a_thousand_random_bodies_verify_with_both_libraries(at_now):
     chance = random.Random(7)
     for number in range(1000):
