@@ -69,6 +69,8 @@ def open_engine(url: URL, connections: int) -> AsyncEngine:
         pool_timeout=QUEUE_S,
     )
     sa.event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    # The driver would say goodbye and wait, for ever where a connection has gone silent.
+    sa.event.listen(engine.sync_engine, "close", lambda connection, _record: _close_now(connection.driver_connection))
     return engine
 
 

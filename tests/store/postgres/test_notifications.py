@@ -124,6 +124,17 @@ async def test_a_database_that_is_silent_is_given_up_in_time_and_found_again(
         ear.close()
 
 
+async def test_a_daemon_ends_although_its_database_is_silent(postgres: Postgres, postgresql_url: str, another) -> None:
+    """A firewall may have forgotten connections that nothing used for an hour; nothing that is sent there comes back."""
+    async with CuttableProxy(postgres.port) as cable:
+        database = await another(url=postgresql_url.replace(f":{postgres.port}/", f":{cable.port}/"))
+        await database.write_reserved(nodes.list_nodes, 60)
+        await database.read(nodes.list_nodes)
+        cable.half_open()
+        async with asyncio.timeout(60):
+            await database.close()
+
+
 async def test_what_the_server_ends_is_no_fault_of_ours(database: Database) -> None:
     """Shut down, starting up, ended by an operator: it comes back, and so StoreUnavailable, which everybody rides out."""
 
