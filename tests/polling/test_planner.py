@@ -18,6 +18,7 @@ from bridge.polling.planner import Planner
 from bridge.polling.schedule import TrackedRun
 from bridge.sandbox import Sandbox, Scenario
 from bridge.store import events, learned_state
+from bridge.store.database import Database
 from tests.support.watching import open_database, register, seen
 from tests.support.workbench import connection, finish, open_poller, reach, work
 
@@ -282,6 +283,24 @@ async def test_a_duration_counts_from_the_creation_where_the_provider_tells_no_s
     durations = planner.learner.durations("wf", RunStatus.RUNNING)
     durations.refit(())
     assert 18 < durations.ended.quantile(0.5) < 23
+
+
+async def test_a_run_has_been_alive_until_the_last_poll_that_found_it_going_on(
+    database: Database, sandbox: Sandbox
+) -> None:
+    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
+    async with open_poller(database, connection(sandbox, "dibby")) as poller:
+        run = await register(database, theirs, connection="dibby-1", provider="dibby")
+        await reach(poller, database, run.id, RunStatus.RUNNING)
+        tracked = poller.schedule.get(run.id)
+        assert tracked is not None
+        first_s, polls = tracked.alive_s, tracked.polls
+
+        async def is_polled_again() -> bool:
+            return tracked.polls > polls and not tracked.is_in_flight
+
+        await work(poller.run_pass, poller.bell, is_polled_again)
+        assert tracked.alive_s > first_s
 
 
 async def test_a_run_that_spans_a_jump_of_the_clock_teaches_nothing(tmp_path: Path) -> None:

@@ -280,24 +280,6 @@ async def test_no_two_polls_of_a_run_are_closer_than_min_interval(database: Data
     assert min(b - a for a, b in pairwise(sends)) >= 0.2 - 1e-6
 
 
-async def test_a_run_has_been_alive_until_the_last_poll_that_found_it_going_on(
-    database: Database, sandbox: Sandbox
-) -> None:
-    theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=None))
-    async with open_poller(database, connection(sandbox, "dibby")) as poller:
-        run = await register(database, theirs, connection="dibby-1", provider="dibby")
-        await reach(poller, database, run.id, RunStatus.RUNNING)
-        tracked = poller.schedule.get(run.id)
-        assert tracked is not None
-        first_s, polls = tracked.alive_s, tracked.polls
-
-        async def is_polled_again() -> bool:
-            return tracked.polls > polls and not tracked.is_in_flight
-
-        await work(poller.run_pass, poller.bell, is_polled_again)
-        assert tracked.alive_s > first_s
-
-
 async def test_a_run_may_set_its_own_cadence(database: Database, sandbox: Sandbox) -> None:
     theirs = sandbox.add_run("dibby", scenario=Scenario(duration_s=0.5))
     own = CadenceOverrides(min_interval_s=20.0, max_interval_s=30.0)
