@@ -305,7 +305,7 @@ def register(tx: Tx, wanted: Sequence[Registration]) -> list[Registered]:
 
 
 def _watch_again(tx: Tx, wanted: Sequence[Registration], found: dict[tuple[str, str], Run]) -> None:
-    """Take runs out of `found` that are over and get a new run: those given up here, and all on request."""
+    """Remove from `found` the settled runs to watch again as new ones: those given up here, and any on request."""
     again = {
         _key(one): run.id
         for one in wanted

@@ -63,7 +63,7 @@ def _last_answer(stats: Object) -> str | None:
 
 
 def _percent(rate: float | None) -> str | None:
-    """Rounded down, so that 100 % means all."""
+    """A rate in percent, rounded down, so that 100 % means all."""
     return None if rate is None else f"{math.floor(rate * 1000 + 1e-6) / 10:g}%"
 
 

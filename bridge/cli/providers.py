@@ -208,7 +208,7 @@ def lint(settings: Settings, file: Path) -> int:
 
 
 def key_sent(tables: dict[str, Any]) -> str:
-    """How a request has the key, for a person."""
+    """Where a request carries the key, as text for people."""
     auth, place = tables.get("auth"), key_place(tables)
     key = "the token for KEY" if isinstance(auth, dict) and "exchange" in auth else "KEY"
     if "header" in place:

@@ -18,7 +18,7 @@ OPEN_SHARE: Final = 0.8
 
 
 class LeaseGuard:
-    """Always open until the first `extend`: a node that is alone (SQLite) has no lease."""
+    """Whether this node's lease still lets it begin work. Open until the first `extend`: on SQLite there is no lease."""
 
     def __init__(self, clock: Clock) -> None:
         self.closes_at = math.inf

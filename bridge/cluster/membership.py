@@ -135,7 +135,7 @@ class Membership:
         return await self._database.write_reserved(work, self._renew_every_s)
 
     def expect_change(self) -> None:
-        """Renew at once because a node joined or left, which also shows a new node that we have noticed it."""
+        """Renew at once, because a node joined or left; the renewal also shows a new node that we have noticed it."""
         self._renew_due = 0.0
         self.bell.ring()
 
@@ -218,7 +218,7 @@ class Membership:
             log.warning("node.buried", node=other, reason="its lease has run out")
 
     async def _keep_listening(self) -> None:
-        """Notifications are hints: without them everything is found some seconds later."""
+        """Keep listening for notifications. They are hints: without them changes are found some seconds later."""
         try:
             await self._listener.keep_open(self._renew_every_s)
         except StoreUnavailable as error:

@@ -16,7 +16,7 @@ _ENDED: Final = frozenset("ZXx")  # ended, though its parent has not waited for 
 
 
 def own_identity() -> str:
-    """The identity of this process; empty where /proc does not tell it, and then it never counts as dead."""
+    """The identity of this process; empty where /proc does not show it: such a process never counts as dead."""
     try:
         return f"{_boot_and_namespace()} {os.getpid()} {_stat(os.getpid())[_STARTED]}"
     except (OSError, IndexError):
@@ -24,7 +24,7 @@ def own_identity() -> str:
 
 
 def boot_id() -> str:
-    """The boot of this machine, with which every `own_identity` in it begins; empty if it is unknown."""
+    """The boot id of this machine, with which every `own_identity` on it begins; empty if unknown."""
     return own_identity().partition("/")[0]
 
 

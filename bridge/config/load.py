@@ -313,7 +313,7 @@ class _Loading:
         return tables
 
     def _otel(self) -> OtelSettings | None:
-        """The settings if spans are sent. A collector that only the environment names is not worth a refusal to start."""
+        """The settings if spans are sent. What a collector lacks that only the environment names is just a warning."""
         otel = self._validated(OtelSettings, ("otel",))
         if otel is None or not otel.sends(self._env):
             return None
@@ -323,7 +323,7 @@ class _Loading:
         return None
 
     def _check_reach(self, section: str, urls: Mapping[str, str], delivery: DeliverySettings | None) -> None:
-        """Collect why an address can never be dialled, as far as that is known without DNS."""
+        """Collect the reasons why an address can never be dialled, as far as they are known without DNS."""
         if delivery is None:
             return
         policy = AddressPolicy(Trust.CONFIG, tuple(map(AllowRule.parse, delivery.allow)), delivery.allow_http)

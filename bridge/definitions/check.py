@@ -64,7 +64,7 @@ def _words(status: dict[str, Any]) -> Iterator[Fault]:
 
 
 def _rules(tables: dict[str, Any]) -> Iterator[Fault]:
-    """Keys that exclude or need one another by their values."""
+    """Check keys that exclude or require one another, depending on their values."""
     for number, answer in enumerate(tables.get("answer", ())):
         if not answer.keys() & {"http", "header", "if"}:
             yield ("answer", number), "no condition; give http, header or if"

@@ -1,4 +1,4 @@
-"""The warnings of `lint`: constructs that a definition may hold and that are hardly meant."""
+"""The warnings of `lint`: constructs that are valid in a definition but probably a mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bridge.domain.suggestions import dotted
 
 
 def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
-    """Each construct that is hardly meant, as a sentence that begins with its key."""
+    """A warning for each construct that is valid but probably a mistake; each begins with its key."""
     texts = list(texts_of(nodes_of(tables)))
     for at, text in texts:
         yield from (f"{dotted(at)}: {said}" for said in _doubts_of_text(text, is_body="body" in at))
@@ -39,7 +39,7 @@ def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
 
 
 def _doubts_of_text(text: str, *, is_body: bool) -> Iterator[str]:
-    """The doubts about a text with names in braces: in GraphQL `{id}` is a selection, and no name has a `$`."""
+    """Warnings about a template: in GraphQL `{id}` is a selection and no name, and no name contains `$`."""
     before = ""
     for number, piece in enumerate(pieces(text)):
         is_value = before.rstrip().endswith(('"', ":", "("))

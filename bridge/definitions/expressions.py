@@ -25,7 +25,7 @@ _NULLS: Final = frozenset({"none", "nil", "undefined"})  # what other languages 
 
 
 class Notes(list[str]):
-    """Sentences about what could not be read in one answer, and the steps that are left for its expressions."""
+    """Remarks about what could not be read in one answer, and the evaluation steps that its expressions have left."""
 
     steps_left = ANSWER_STEPS_MAX
 

@@ -255,7 +255,7 @@ def lines_of(text: str) -> dict[At, int]:
 
 
 def _resolved(header: dict[str, Any], counts: dict[At, int]) -> At:
-    """The path of a table header; a list of tables is entered at its last item."""
+    """The path that a table header names; for a list of tables, that of its last item."""
     at: At = ()
     inner: Any = header
     while inner:
@@ -270,7 +270,7 @@ def _resolved(header: dict[str, Any], counts: dict[At, int]) -> At:
 
 
 def _paths_in(value: Any, at: At) -> Iterator[At]:
-    """The paths of everything in a value."""
+    """The path of every member of a value, at any depth."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in inside:
         yield (*at, name)

@@ -80,7 +80,7 @@ def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_type(schema: dict[str, Any], value: object) -> bool:
-    """Whether a value has the type of a schema, a number its range, so that it can be looked into."""
+    """Whether a value has the type that a schema asks for, and a number its range; only then are its members checked."""
     if schema.get("format") == "date":
         return type(value) is date
     if "type" not in schema:

@@ -51,7 +51,7 @@ PASS_GAP_S = 0.004  # at least this long between passes: under load one pass cla
 CLAIMED_NOTHING_REST_S = 0.5  # another node was faster; its POSTs ring its own bell
 CLAIM_AGAIN_S = 0.25  # after claiming all that was due: when the next delivery is due is not known yet
 UNHEARD_S = 5.0  # with several nodes: what another node gives back becomes due without ringing our bell
-FENCED_REST_S = 0.5
+GUARDED_REST_S = 0.5
 COMPARE_EVERY_S = 20.0  # a dead node's claims last as long
 COMPARE_AGAIN_S = 1.0
 CRASHED_REST_S = 60.0
@@ -176,7 +176,7 @@ class Deliverer:
         if self._is_draining:
             return math.inf
         if not self._lease_guard.is_open:
-            return FENCED_REST_S
+            return GUARDED_REST_S
         try:
             await self._give_back_due(self._clock.monotonic())
             await self._compare(self._clock.monotonic())
@@ -334,7 +334,7 @@ class Deliverer:
             self.bell.ring()
 
     async def _deliver(self, flight: _InFlight) -> bool:
-        """True if it was delivered and the endpoint's health is unchanged: only the slot is new to the next pass."""
+        """Post a delivery and record the attempt. False if the next pass has more to do than to use the free slot."""
         claimed = flight.claimed
         at = self._clock.now()
         if not self._lease_guard.is_open:  # this process was suspended since the claim, or the database was slow

@@ -64,7 +64,7 @@ class _Pace:
 
 
 @dataclass(slots=True, eq=False)
-class _Line(Generic[Item]):
+class _Queue(Generic[Item]):
     """One endpoint; `failing` counts failures that are not recorded yet."""
 
     pace: _Pace
@@ -82,88 +82,88 @@ class DeliverySlots(Generic[Item]):
         self.busy = 0
         self.waiting = 0
         """Claimed deliveries that wait for a slot."""
-        self._lines: dict[str, _Line[Item]] = {}
+        self._queues: dict[str, _Queue[Item]] = {}
         """Endpoints with an open POST or a waiting delivery; the one that was served last is at the end."""
         self._paces: dict[str, _Pace] = {}
         """The endpoints that were idle last, the longest idle first."""
 
     def add(self, endpoint_id: str, item: Item, *, goes_first: bool = False) -> None:
         """Let a claimed delivery wait for a slot."""
-        if (line := self._lines.get(endpoint_id)) is None:
-            line = self._lines[endpoint_id] = _Line(self._paces.pop(endpoint_id, _Pace()))
+        if (queue := self._queues.get(endpoint_id)) is None:
+            queue = self._queues[endpoint_id] = _Queue(self._paces.pop(endpoint_id, _Pace()))
         self.waiting += 1
         if goes_first:
-            line.waiting.appendleft(item)
+            queue.waiting.appendleft(item)
         else:
-            line.waiting.append(item)
+            queue.waiting.append(item)
 
     def start_next(self) -> Item | None:
         """Take a slot for the delivery whose turn it is; None if none may begin. Endpoints take turns."""
-        for endpoint_id, line in self._lines.items():
-            if line.waiting and not line.failing and line.busy < self.per_endpoint and self._is_open(line):
-                item = line.waiting.popleft()
+        for endpoint_id, queue in self._queues.items():
+            if queue.waiting and not queue.failing and queue.busy < self.per_endpoint and self._is_open(queue):
+                item = queue.waiting.popleft()
                 self.waiting -= 1
-                line.busy += 1
+                queue.busy += 1
                 self.busy += 1
-                self._lines[endpoint_id] = self._lines.pop(endpoint_id)
+                self._queues[endpoint_id] = self._queues.pop(endpoint_id)
                 return item
         return None
 
     def release(self, endpoint_id: str) -> None:
         """Release the slot of a POST."""
-        self._lines[endpoint_id].busy -= 1
+        self._queues[endpoint_id].busy -= 1
         self.busy -= 1
         self._forget_idle(endpoint_id)
 
     def note_delivered(self, endpoint_id: str, post_s: float) -> None:
         """Note that a POST with a slot was accepted, and the seconds that it took."""
-        pace = self._lines[endpoint_id].pace
+        pace = self._queues[endpoint_id].pace
         pace.streak += 1
         pace.post_s += (post_s - pace.post_s) * (1.0 if pace.streak == 1 else _SMOOTHING)
 
     def note_failed(self, endpoint_id: str) -> None:
         """Note that a POST that held a slot failed: none begins until that is recorded, as it may close the endpoint."""
-        line = self._lines[endpoint_id]
-        line.pace = _Pace()
-        line.failing += 1
+        queue = self._queues[endpoint_id]
+        queue.pace = _Pace()
+        queue.failing += 1
 
     def end_failure(self, endpoint_id: str) -> None:
         """Note that a failure was recorded; its slot is not released yet."""
-        self._lines[endpoint_id].failing -= 1
+        self._queues[endpoint_id].failing -= 1
 
     def room(self, endpoint_id: str) -> int:
         """The number of new deliveries of an endpoint that may join; on any thread."""
-        line = self._lines.get(endpoint_id)
+        queue = self._queues.get(endpoint_id)
         free = max(0, self.total - self.busy - self.total // RESERVED_SHARE)
-        if line is not None and line.failing:
+        if queue is not None and queue.failing:
             return 0
-        held = self._rested(endpoint_id) if line is None else self._held(line)
+        held = self._rested(endpoint_id) if queue is None else self._held(queue)
         open_slots = free if held.claimed else max(free, min(1, self.total - self.busy))
         return max(0, min(self.per_endpoint - held.slots, open_slots)) + max(0, NEW_AHEAD * held.ahead - held.waiting)
 
     def is_low(self, endpoint_id: str) -> bool:
         """Whether so few deliveries of an endpoint wait that more should be claimed."""
-        line = self._lines.get(endpoint_id)
-        return line is None or 2 * len(line.waiting) <= self._held(line).ahead
+        queue = self._queues.get(endpoint_id)
+        return queue is None or 2 * len(queue.waiting) <= self._held(queue).ahead
 
     def withdraw(self, endpoint_id: str | None = None) -> list[Item]:
         """Take back what waits for a slot, of one endpoint or of all."""
         taken: list[Item] = []
-        for each in list(self._lines) if endpoint_id is None else [endpoint_id]:
-            if each in self._lines:
-                taken += self._lines[each].waiting
-                self.waiting -= len(self._lines[each].waiting)
-                self._lines[each].waiting.clear()
+        for each in list(self._queues) if endpoint_id is None else [endpoint_id]:
+            if each in self._queues:
+                taken += self._queues[each].waiting
+                self.waiting -= len(self._queues[each].waiting)
+                self._queues[each].waiting.clear()
                 self._forget_idle(each)
         return taken
 
     def held(self) -> Mapping[str, Held]:
         """The load of each endpoint now; others hold nothing and may have nothing ahead."""
         rested = {endpoint_id: self._rested(endpoint_id) for endpoint_id in self._paces}
-        return rested | {endpoint_id: self._held(line) for endpoint_id, line in self._lines.items()}
+        return rested | {endpoint_id: self._held(queue) for endpoint_id, queue in self._queues.items()}
 
-    def _held(self, line: _Line[Item]) -> Held:
-        return Held(line.busy, len(line.waiting), 0 if line.failing else self._ahead(line.pace))
+    def _held(self, queue: _Queue[Item]) -> Held:
+        return Held(queue.busy, len(queue.waiting), 0 if queue.failing else self._ahead(queue.pace))
 
     def _rested(self, endpoint_id: str) -> Held:
         return Held(ahead=self._ahead(self._paces.get(endpoint_id) or _Pace()))
@@ -171,16 +171,16 @@ class DeliverySlots(Generic[Item]):
     def _ahead(self, pace: _Pace) -> int:
         """The deliveries that a receiver accepts within AHEAD_S, as far as it has shown since its last failure."""
         accepted = self.per_endpoint * int(min(pace.streak, AHEAD_S / max(pace.post_s, 0.001)))
-        return min(accepted, AHEAD_MAX, AHEAD_OF_ALL // max(1, len(self._lines)))
+        return min(accepted, AHEAD_MAX, AHEAD_OF_ALL // max(1, len(self._queues)))
 
-    def _is_open(self, line: _Line[Item]) -> bool:
+    def _is_open(self, queue: _Queue[Item]) -> bool:
         free = self.total - self.busy
-        return free > (0 if line.busy == 0 else self.total // RESERVED_SHARE)
+        return free > (0 if queue.busy == 0 else self.total // RESERVED_SHARE)
 
     def _forget_idle(self, endpoint_id: str) -> None:
-        line = self._lines[endpoint_id]
-        if not line.busy and not line.waiting:
-            self._paces[endpoint_id] = self._lines.pop(endpoint_id).pace
+        queue = self._queues[endpoint_id]
+        if not queue.busy and not queue.waiting:
+            self._paces[endpoint_id] = self._queues.pop(endpoint_id).pace
             if len(self._paces) > PACES_MAX:
                 del self._paces[next(iter(self._paces))]
 

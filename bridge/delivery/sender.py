@@ -311,7 +311,7 @@ def _merge(ours: Mapping[str, str], custom: Mapping[str, str]) -> CIMultiDict[st
 
 
 def _without_head(exchange: Exchange, failed: Judged) -> PostResult:
-    """The result without a complete head; a status line alone may still decide."""
+    """The result where no complete head arrived; a complete status line still decides it."""
     judged = judge_broken_head(exchange.status, failed)
     return _result(exchange, judged, status=exchange.status if judged.outcome is Outcome.DELIVERED else None)
 

@@ -47,7 +47,7 @@ def compile_filter(expression: str) -> Expression:
 
 
 def _remedy(expression: str) -> str:
-    """How to write what stands in an expression that is none, as the end of a sentence; empty if that is not known."""
+    """Advice about a text that is no JMESPath expression, as the end of a sentence; empty if there is none."""
     plain = _QUOTED.sub("''", expression)
     found = next((match for form, _ in _INSTEAD if (match := re.search(form, plain))), None)
     return "" if found is None else "; " + dict(_INSTEAD)[found.re.pattern].format(found[0].strip())
@@ -65,7 +65,7 @@ def evaluate(expression: str, event_body: Json, *, steps_max: int = STEPS_MAX) -
 
 
 def matches(expression: str, event_body: Json) -> bool:
-    """Whether the event passes; an expression that fails on it lets nothing through."""
+    """Whether the event passes the filter; False if the expression fails on it."""
     try:
         return evaluate(expression, event_body)
     except FilterFailed:

@@ -192,7 +192,7 @@ class Alerter:
 
 
 def _is_due(state: _ChannelState) -> bool:
-    """Whether to save the cursor: after a message, and otherwise now and then, because a restart can read again."""
+    """Whether to save the cursor: after a message, otherwise from time to time; a restart reads the rest again."""
     assert state.cursor is not None
     if state.saved is None or state.cursor.position - state.saved.position > SAVE_AFTER_EVENTS:
         return True

@@ -1,4 +1,4 @@
-"""Chores by the calendar: APScheduler, and what it calls."""
+"""Chores that run by the calendar, with APScheduler."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Calendar:
         )
 
     def start(self) -> None:
-        """Call the chores from now on."""
+        """Start calling the chores."""
         self._scheduler.start()
 
     def stop(self) -> None:

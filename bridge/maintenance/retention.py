@@ -135,7 +135,7 @@ class Housekeeper:
         self._is_too_large = is_too_large
 
     async def _release_pages(self) -> int:
-        """Return free pages beyond FREE_SHARE_MAX of the SQLite file to the file system; how many."""
+        """Return free pages beyond FREE_SHARE_MAX of the SQLite file to the file system. Returns the number of pages."""
         if not self._database.is_sqlite:
             return 0
         released = 0

@@ -73,7 +73,7 @@ class WallClockWatch:
         return jump_s
 
     async def _correct(self, seconds: float) -> None:
-        """Follow a small step; what `resume` compares with is saved now and then."""
+        """Follow a small step of the wall clock; from time to time, save what `resume` compares with."""
         self._clock.shift(seconds)
         self._unsaved_s += seconds
         if self._database.is_sqlite and abs(self._unsaved_s) >= JUMP_S / 2:

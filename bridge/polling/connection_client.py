@@ -323,7 +323,7 @@ class ConnectionClient:
         return self._runs_to_poll > 0
 
     def take_recovery(self) -> int:
-        """How many runs to poll at once because the connection begins to answer again, since this was last asked."""
+        """The number of runs to poll at once, because the connection has begun to answer since the last call."""
         count, self._runs_to_poll = self._runs_to_poll, 0
         return count
 

@@ -118,7 +118,7 @@ class DurationLearner:
         ]
 
     def adopt(self, rows: Iterable[LearnedRow]) -> None:
-        """Go on from these states, saved by another node, where they are not our own; our unsaved ends on top."""
+        """Replace our models by these, which another node saved, where they differ; then learn our unsaved ends again."""
         changed = {
             key: row.state for row in rows if self._texts.get(key := (row.kind, row.workflow, row.status)) != row.state
         }

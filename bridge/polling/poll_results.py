@@ -284,7 +284,7 @@ class PollResults:
         return min(record_s, self._client.unreadable.rest_s(now, len(self._schedule)))
 
     def witness(self, now: float) -> TrackedRun | None:
-        """Another run to poll now, where one alone has been in trouble for long; it shows whose the trouble is."""
+        """Another run to poll now, where only one was polled and has failed for long: it shows if it is the connection."""
         unreadable = self._client.unreadable
         if not unreadable.wants_witness(now, len(self._schedule)):
             return None

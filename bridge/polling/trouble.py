@@ -45,22 +45,22 @@ class MissingRuns:
 
 
 class Unreadable:
-    """A spell in which hardly a poll of the connection can be read. Times are monotonic.
+    """A period in which almost no poll of the connection can be read. Times are monotonic.
 
     It ends when half of the latest polls could be read, one of each run: one answer among many means nothing.
     """
 
     def __init__(self) -> None:
         self.error: PollFailed | None = None
-        """The latest failure of the spell; None outside one."""
+        """The latest failure of the period; None outside one."""
         self.runs: set[str | None] = set()
-        """The runs that it has struck."""
+        """The runs that have failed in it."""
         self._since = 0.0
         self._witness_due = 0.0
         self._is_read: dict[str | None, bool] = {}  # the latest poll of the runs that were polled last, the newest last
 
     def note_failed(self, failed: PollFailed, run_id: str | None, sent_at: float) -> None:
-        """A poll failed; the first one begins a spell."""
+        """Note that a poll failed; the first failure begins a period."""
         if self.error is None:
             self.runs, self._is_read = set(), {}
             self._since, self._witness_due = sent_at, sent_at + WITNESS_S
@@ -69,7 +69,7 @@ class Unreadable:
         self._note(run_id, is_read=False)
 
     def note_read(self, run_id: str | None) -> None:
-        """A poll could be read, or a list that showed a run, which is None here and ends the spell."""
+        """Note that a poll could be read, or a list that showed a run: that is None here, and ends the period."""
         if self.error is None:
             return
         self._note(run_id, is_read=True)

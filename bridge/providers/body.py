@@ -183,7 +183,7 @@ class _Decompressor:
             yield chunk
 
     def _wbits(self, start: bytes) -> int | None:
-        """How zlib unpacks a body that begins so; None if it is not packed."""
+        """Zlib's `wbits` for a body that begins with these bytes; None if it is not compressed."""
         is_plain = self._encoding in ("", "identity") or start.lstrip()[:1] in (b"{", b"[")
         if start.startswith(_GZIP) and "," not in self._encoding:
             return 31

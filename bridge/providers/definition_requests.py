@@ -33,7 +33,7 @@ _UNITS_S: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 class ForeignHost(BadPayload):
-    """An answer names an address that may not see the key."""
+    """An answer names an address that must not be sent the key."""
 
 
 def allowed_address(tables: Mapping[str, Any], base_url: str, found: str, *, asked: str = "") -> str:

@@ -209,7 +209,7 @@ class ClientProtocol(ResponseHandler):
             self._parse_last()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Go on reading; aiohttp says so after each piece of a body, mostly where nothing was paused or set aside."""
+        """Resume reading. aiohttp calls this after each chunk of a body, mostly where nothing was paused or set aside."""
         if self._reading_paused or self._buffer_paused:
             super().resume_reading(resume_parser)
 

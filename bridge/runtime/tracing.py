@@ -56,7 +56,7 @@ _BAD_ENDS: Final = (RunStatus.FAILED, RunStatus.EXPIRED, RunStatus.LOST)
 
 
 class Tracing:
-    """Makes spans of what has happened, and hands them to the SDK."""
+    """Makes spans of polls, records and attempts that have ended, and passes them to the SDK."""
 
     def __init__(
         self,
@@ -232,7 +232,10 @@ class _Ids(IdGenerator):
 
 
 class _Exporter(SpanExporter):
-    """Counts what the collector takes; logs the edges. The SDK's thread calls it."""
+    """Exports spans, counts those that the collector takes, and logs when it begins or ceases to refuse them.
+
+    The SDK's thread calls it.
+    """
 
     def __init__(self, metrics: Metrics, endpoint: str | None, headers: Mapping[str, str] | None) -> None:
         self.made = 0

@@ -198,7 +198,7 @@ class _Demo:
 
 
 def own_command() -> str:
-    """How a person calls this installation of runbridge: by its name where PATH finds it, otherwise by its path."""
+    """The command for this installation of runbridge: its name where PATH finds it, otherwise its path."""
     own = Path(sys.executable).with_name("runbridge")
     found = shutil.which("runbridge")
     if found and Path(found).resolve() == own.resolve():

@@ -1,4 +1,4 @@
-"""The types of columns that both engines store alike.
+"""Column types that both engines store in the same way, and readers of rows.
 
 Instants are Unix microseconds in a BIGINT: exact, sortable and the same on both engines. JSON is text, because a
 provider's numbers and keys must come out as they went in.

@@ -268,7 +268,7 @@ def forget_listeners(tx: Tx) -> None:
 def change_listeners(tx: Tx) -> None:
     """Call it when an endpoint has been added, changed or removed, and before its deliveries are held or discarded.
 
-    An event that another node records sees the change, or its deliveries are committed already; `ordering.lock_feed`.
+    An event that another node records sees the change, or its deliveries are committed already; see `ordering.lock_feed`.
     """
     forget_listeners(tx)
     count_change(tx)

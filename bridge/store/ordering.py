@@ -94,7 +94,7 @@ def lock_feed(tx: Tx, changes: int | None) -> bool:
 
 
 def count_change(tx: Tx) -> None:
-    """An endpoint is changed: who records an event from now on waits for the commit and sees it."""
+    """Count a change of an endpoint. A transaction that records an event from now on waits for this commit and sees it."""
     if tx.is_postgresql:
         tx.connection.execute(_LOCK_FEED)
         tx.connection.execute(_CHANGE)

@@ -203,7 +203,7 @@ def list_replays(
 
 
 def cancel_replay(tx: Tx, replay_id: str) -> bool:
-    """Make nothing more due; what is due is still sent. False if the replay had ended."""
+    """Cancel a replay: no more events become due, and those that are due are still sent. False if it had ended."""
     running = sa.update(replays).where(replays.c.id == replay_id, replays.c.state == ReplayState.RUNNING.value)
     cancelled = running.values(state=ReplayState.CANCELLED.value, finished_at=tx.now).returning(replays.c.endpoint_id)
     endpoint_id = tx.connection.execute(cancelled).scalar()
