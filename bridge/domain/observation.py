@@ -67,16 +67,12 @@ class LastResponse:
 
 @dataclass(frozen=True, slots=True)
 class PollFailed:
-    """The poll failed. `retry_after_s` is the pause that the provider asked for, `status` its HTTP status if any.
-
-    `is_bare`: a 404 that says nothing of a run, so that a gateway may have sent it.
-    """
+    """The poll failed. `retry_after_s` is the pause that the provider asked for, `status` its HTTP status if any."""
 
     kind: FailureKind
     message: str
     status: int | None = None
     retry_after_s: float | None = None
-    is_bare: bool = False
 
 
 PollResult = Observed | PollFailed

@@ -101,24 +101,13 @@ class ConnectionClient:
         now = self._clock.monotonic()
         if isinstance(result, Observed):
             self.missing_runs.note_found(run.id, now)
-        elif result.kind is FailureKind.NOT_FOUND:
-            result = self._judged_missing(run, result, now)
+        elif result.kind is FailureKind.NOT_FOUND and self.missing_runs.note_missing(
+            run.id, now, was_found=run.observed_at is not None
+        ):
+            message = f"{result.message}; no run is found any more: check base_url and the key's account"
+            result = replace(result, kind=FailureKind.GATEWAY, message=message)
         self.judge(result, sent_at=sent_at, now=now, runs_held=runs_held, run_id=run.id)
         return result
-
-    def _judged_missing(self, run: Run, failed: PollFailed, now: float) -> PollFailed:
-        """The 404, of another kind where it may not be about the run."""
-        if self.missing_runs.note_missing(run.id, now, was_found=run.observed_at is not None):
-            message = f"{failed.message}; no run is found any more: check base_url and the key's account"
-            return replace(failed, kind=FailureKind.GATEWAY, message=message)
-        if failed.is_bare and self.missing_runs.is_in_doubt(run.id):
-            message = (
-                f"{failed.message}; it does not say that it is about the run: a gateway or a wrong base_url may be the"
-            )
-            return replace(
-                failed, kind=FailureKind.REJECTED, message=f"{message} cause, as no other run was found since"
-            )
-        return failed
 
     def is_to_complete(self, seen: Observed) -> bool:
         """Whether the observation lacks its output or has remarks."""

@@ -18,7 +18,7 @@ class MissingRuns:
     """Distinguishes a connection that finds none of its runs any more from runs that are gone at the provider.
 
     It is the connection if two runs or more are missing, and one of them that was found before has been missing since
-    after any run was last found. It may be, where the 404 is bare and no run was found since. Times are monotonic.
+    after any run was last found. Times are monotonic.
     """
 
     def __init__(self) -> None:
@@ -34,10 +34,6 @@ class MissingRuns:
         """The provider answered 404 for this run; whether the connection is the cause."""
         self._missing.setdefault(run_id, (now, was_found))
         return len(self._missing) > 1 and any(known and at > self._found_at for at, known in self._missing.values())
-
-    def is_in_doubt(self, run_id: str) -> bool:
-        """Whether no run was found since this one is missing, so that a bare 404 may not be about the run."""
-        return self._found_at <= self._missing[run_id][0]
 
     def forget(self, run_id: str) -> None:
         """The run is not polled here any more."""

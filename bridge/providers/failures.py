@@ -26,10 +26,6 @@ _NO_ROUTE: Final = re.compile(  # by turns: Kong, Symfony, APISIX · Fastify, La
     r"|(application|deployment) (not found|could not be found)|page (not found|could not be found)",
     re.IGNORECASE,  # … Kubernetes, Spring · AWS, Google, Oathkeeper, Gravitee, Apigee, Cloudflare, PostgREST · Railway, Vercel
 )
-_BARE: Final = re.compile(
-    r"([\W_]|error|http|status|code|404|410|not|found|gone|the|requested|resource|url|path|is|was|could|be)*",
-    re.IGNORECASE,
-)
 _BEHIND_IT: Final = "a login page, a proxy or a wrong base_url may be the cause"
 
 
@@ -121,14 +117,11 @@ def _texts_in(body: Json) -> Iterator[str]:
 def judged_404(failed: PollFailed, body: Json, *, error_key: str | None = None, hint: str = "") -> PollFailed:
     """The failure, which is `GATEWAY` instead of `NOT_FOUND` where the answer cannot be the provider's own.
 
-    It `is_bare` if it says no more than its status does, as gateways and providers alike. `error_key`: a member that the
-    provider's error documents have. `hint` ends the message.
+    `error_key`: a member that the provider's error documents have. `hint` ends the message.
     """
-    if failed.kind is not FailureKind.NOT_FOUND:
+    is_document = isinstance(body, dict) and body and (error_key is None or error_key in body)
+    if failed.kind is not FailureKind.NOT_FOUND or (is_document and not is_of_router(body)):
         return failed
-    if isinstance(body, dict) and body and (error_key is None or error_key in body) and not is_of_router(body):
-        said = error_text(body)[0] or str(body.get("title") or "")
-        return replace(failed, is_bare=True) if _BARE.fullmatch(said) else failed
     doubt = "this is not how the provider says it"
     if _BEHIND_IT not in failed.message:
         doubt += ", a gateway or a wrong base_url may be the cause"

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from pathlib import Path
-
 import pytest
-from aiohttp import web
 
-from bridge.domain.connection import CadenceSettings, Connection, ConnectionHealth
-from bridge.domain.failure import FailureKind
+from bridge.domain.connection import CadenceSettings, ConnectionHealth
 from bridge.domain.run import RunStatus
-from bridge.domain.secret import Secret
 from bridge.polling import connection_client, schedule, trouble
 from bridge.polling.trouble import MissingRuns
 from bridge.sandbox import Sandbox, Scenario
 from bridge.store.database import Database
-from tests.support.foreign_server import foreign_server
 from tests.support.listing import EAGER, FOR_EVER, all_observed, lists, polls, register_all
-from tests.support.manual_clock import ManualClock
-from tests.support.watching import open_database, register
-from tests.support.workbench import connection, open_poller, settled, work
+from tests.support.watching import register
+from tests.support.workbench import connection, open_poller, work
 
 
 async def test_another_run_is_polled_where_one_alone_cannot_be_read_for_long(
@@ -85,45 +77,6 @@ async def test_every_run_has_its_turn_while_the_connection_is_probed(
         assert sorted(map(probes.count, set(probes))) == [3, 3, 3]
 
 
-@pytest.mark.parametrize("is_alone", [True, False])
-async def test_a_404_that_a_gateway_may_have_sent_counts_while_other_runs_are_found(
-    tmp_path: Path, *, is_alone: bool
-) -> None:
-    """AWS API Gateway answers `{"message": "Not Found"}` for a route that it lost, and the run was lost after a minute."""
-
-    async def handler(request: web.Request) -> web.Response:
-        body = {"message": "Not Found"} if request.path.endswith("gone") else {"status": "RUNNING"}
-        return web.json_response(body, status=404 if "message" in body else 200)
-
-    clock = ManualClock(datetime(2026, 1, 15, tzinfo=UTC))
-    often = CadenceSettings(min_interval_s=0.25, max_interval_s=0.25)
-    async with foreign_server(handler) as server, open_database(f"sqlite:///{tmp_path / 'bare.db'}", clock) as database:
-        settings = Connection("c", "dibby", server.url, Secret("key"), cadence=often)
-        async with open_poller(database, settings, clock=clock) as poller:
-            run = await register(database, "gone", connection="c", provider="dibby")
-            if not is_alone:
-                await register(database, "other", connection="c", provider="dibby")
-
-            async def is_asked_or_over(times: int) -> bool:
-                tracked = poller.leases.find(run.id)
-                return tracked is None or (tracked.polls >= times and not tracked.is_in_flight)
-
-            for times in range(1, 10 if is_alone else 40):
-                await work(poller.run_pass, poller.bell, lambda wanted=times: is_asked_or_over(wanted))
-                clock.advance(15.0)
-            after = await settled(database, run.id)
-            if not is_alone:
-                assert after is not None
-                assert after.status is RunStatus.LOST
-                return
-            assert after is None
-            tracked = poller.leases.find(run.id)
-            assert tracked is not None
-            assert tracked.last_error is not None
-            assert tracked.last_error.kind is FailureKind.REJECTED
-            assert "a gateway or a wrong base_url may be the cause" in tracked.last_error.message
-
-
 @pytest.mark.slow
 async def test_a_run_that_its_list_shows_and_its_own_address_does_not_is_watched_and_the_trouble_shown(
     database: Database, sandbox: Sandbox
@@ -173,16 +126,6 @@ def test_runs_that_are_gone_are_distinguished_from_a_connection_that_finds_none(
 def test_runs_that_were_never_found_are_gone_each_by_itself() -> None:
     missing = MissingRuns()
     assert not any(missing.note_missing(run, 1.0, was_found=False) for run in "abab")
-
-
-def test_a_bare_404_is_in_doubt_until_another_run_is_found() -> None:
-    missing = MissingRuns()
-    missing.note_found("b", 1.0)
-    missing.note_missing("a", 2.0, was_found=False)
-    assert missing.is_in_doubt("a")
-    missing.note_found("b", 3.0)
-    missing.note_missing("a", 4.0, was_found=False)
-    assert not missing.is_in_doubt("a")
 
 
 def test_a_run_that_is_not_polled_any_more_does_not_count_as_missing() -> None:
