@@ -51,9 +51,8 @@ def key_place(tables: Mapping[str, Any]) -> Mapping[str, str]:
 
 def key_header(place: Mapping[str, str], secret: str) -> dict[str, str]:
     """The header that has the key as it is; none where it goes another way."""
-    return (
-        {place["header"]: f"{place['scheme']} {secret}" if "scheme" in place else secret} if "header" in place else {}
-    )
+    text = f"{place['scheme']} {secret}" if "scheme" in place else secret
+    return {place["header"]: text} if "header" in place else {}
 
 
 def parts_elsewhere(tables: Mapping[str, Any]) -> list[str]:

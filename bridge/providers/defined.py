@@ -57,12 +57,10 @@ class DefinedProvider(ProviderDefaults):
 
     def __init__(self, definition: Definition, given: Mapping[str, str] | None = None) -> None:
         self.definition = definition
-        self.tables = definition.tables
-        self.name = definition.name
+        self.tables, self.name = definition.tables, definition.name
         self.default_base_url = definition.base_url or ""
         self.lists = "list" in self.tables and (given is None or not definition.list_lacks(given))
         self.answers = Answers(definition)
-        self.fields = self.answers.reader.fields
         auth = self.tables.get("auth")
         self._key_place = key_place(self.tables)
         self.sends_key = auth != "none"
@@ -159,7 +157,9 @@ class DefinedProvider(ProviderDefaults):
             return PollFailed(FailureKind.REJECTED, f"{provider_run_id[:100]}: {error}")
         try:
             headers = _condition_for(last) if last and self._is_conditional else None
-            response = await self._send(http, request, headers=headers, last_body=last_body, fields=self.fields)
+            response = await self._send(
+                http, request, headers=headers, last_body=last_body, fields=self.answers.reader.fields
+            )
         except ProviderFailure as failure:
             if failure.failed.status is None:
                 return failure.failed
@@ -202,12 +202,9 @@ class DefinedProvider(ProviderDefaults):
             items, absolute = [item for _, item in rows], self._absolute(http, request)
             following = pages.after(cursor, response.headers, response.body, items, absolute)
         runs, remark = self.answers.runs_in(rows, values)
-        answered_at, is_newest_first = (
-            provider_instant(response.headers.get("date")),
-            listing.get("newest_first", False),
-        )
+        answered_at, newest_first = provider_instant(response.headers.get("date")), listing.get("newest_first", False)
         pause_s = response.poll_after_s
-        return RunPage(runs, following, pause_s, answered_at, is_newest_first=is_newest_first, remark=remark)
+        return RunPage(runs, following, pause_s, answered_at, is_newest_first=newest_first, remark=remark)
 
     async def fetch_output(self, http: ProviderHttp, run_id: str) -> Json:
         """[output]: what `read` finds; of several pages their lists joined. Raises ProviderFailure."""
@@ -280,11 +277,11 @@ class DefinedProvider(ProviderDefaults):
         """[cancel]. Raises as `Provider.cancel` does."""
         table = self.tables.get("cancel")
         if table is None:
-            return await super().cancel(http, provider_run_id, provider_ref)
+            await super().cancel(http, provider_run_id, provider_ref)  # raises
+            return
         request = request_of(table, self._values(http, provider_run_id), self.answers.run_id.kinds)
         has_body = request.method in {"POST", "PUT", "PATCH"}
         await self._act(http, table, replace(request, body={}) if has_body and request.body is None else request)
-        return None
 
     async def _act(
         self, http: ProviderHttp, table: Mapping[str, Any], request: Request

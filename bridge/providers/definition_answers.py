@@ -72,8 +72,7 @@ class Answers:
     """Reads the answers of a provider with this definition."""
 
     def __init__(self, definition: Definition) -> None:
-        self.definition = definition
-        self.tables = definition.tables
+        self.definition, self.tables = definition, definition.tables
         self.reader = DefinitionReader(self.tables)
         self.run_id = RunId.of(self.tables)
         self._rules = self.tables.get("answer", ())
@@ -174,19 +173,23 @@ class Answers:
         return None
 
     def runs_in(self, rows: Rows, variables: Mapping[str, str]) -> tuple[tuple[ListedRun, ...], str | None]:
-        """The runs on a page of [list], and what is found in none of its items, as a sentence."""
-        notes = Notes()
-        runs = tuple(filter(None, (self.listed(key, item, variables, notes) for key, item in rows)))
+        """The runs on a page of [list], and what could not be read in its items, as a sentence."""
+        found, remark, notes = list[ListedRun | None](), None, Notes()
+        for key, item in rows:
+            found.append(self.listed(key, item, variables, notes))
+            failed = (f"in an item of [list]: {note}" for note in notes if not note.startswith("read.status finds"))
+            remark = remark or next(failed, None)
+            notes.clear()
+        runs = tuple(filter(None, found))
         if rows and not runs:
-            return runs, "list.id finds no run id in any item of [list]"
-        if runs and all(run.observation is None for run in runs):
+            remark = "list.id finds no run id in any item of [list]"
+        elif runs and all(run.observation is None for run in runs):
             said = "read.status finds nothing in any item of [list], so it shows no change and discovers no run"
-            return runs, f'{said}; name its path in an item, too: status = ["job.status", "status"]'
-        return runs, None
+            remark = f'{said}; name its path in an item, too: status = ["job.status", "status"]'
+        return runs, remark
 
     def listed(self, key: str | None, item: Json, variables: Mapping[str, str], notes: Notes) -> ListedRun | None:
         """The run of an item of [list], whose `key` it has in a map; None if it has no id that a run could have."""
-        notes.clear()  # of the item before
         listing = self.tables["list"]
         run_id = self._id_at(listing.get("id", []), item, variables, notes) or key
         if run_id is None or self.check_run_id(run_id) is not None:
@@ -249,13 +252,11 @@ def _default(answer: Answer) -> str:
 
 def _fits(rule: Mapping[str, Any], answer: Answer, notes: Notes, key: str) -> bool:
     """Whether code, headers and condition of a rule fit an answer."""
-    if "http" in rule:
-        codes = rule["http"] if isinstance(rule["http"], list) else [rule["http"]]
-        if not any(code in (answer.status, f"{answer.status // 100}xx") for code in codes):
-            return False
-    for name, value in rule.get("header", {}).items():
-        if (answer.headers.get(name) or "").strip() != value:
-            return False
+    codes = rule.get("http", answer.status)
+    if {answer.status, f"{answer.status // 100}xx"}.isdisjoint(codes if isinstance(codes, list) else [codes]):
+        return False
+    if any((answer.headers.get(name) or "").strip() != value for name, value in rule.get("header", {}).items()):
+        return False
     return "if" not in rule or (answer.body is not None and is_true(find(rule["if"], answer.body, notes, key)))
 
 

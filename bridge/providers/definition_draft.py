@@ -26,7 +26,20 @@ _WORDS: Final = {
 _MEANING: Final = {word: status for status, words in _WORDS.items() for word in words.split()}
 _STATUS: Final = ("status", "state", "phase", "lifecycle_state", "run_status", "job_status", "result_state", "kind")
 _NAMES: Final = {
-    "id": ("id", "run_id", "job_id", "task_id", "uuid", "request_id", "name"),
+    "id": (
+        "id",
+        "run_id",
+        "job_id",
+        "jid",
+        "task_id",
+        "execution_id",
+        "build_id",
+        "batch_id",
+        "submission_id",
+        "uuid",
+        "request_id",
+        "name",
+    ),
     "workflow": ("workflow_id", "workflow", "pipeline_id", "pipeline", "flow_id", "model_id", "model", "job_name"),
     "created_at": (
         "created_at",
@@ -77,9 +90,10 @@ class Draft:
 def draft_of(name: str, answers: list[Json], *, base_url: str, get: str, checked: str) -> Draft:
     """A definition that reads the answers. `get` is the address of a run; a part that is not known is marked `TODO`."""
     pages = [page for answer in answers if (page := _page_of(answer)) is not None]
-    runs = [answer for answer in answers if _page_of(answer) is None]
-    read = _Reading(runs or [item for _, items in pages for item in items])
-    read.add_words(item for _, items in pages for item in items)
+    runs: list[Json] = [answer for answer in answers if _page_of(answer) is None]
+    items = [item for page in pages for item in page.items]
+    read = _Reading(runs or items)
+    read.add(items)
     lines = [
         "schema   = 1",
         f"name     = {json.dumps(name)}",
@@ -95,8 +109,8 @@ def draft_of(name: str, answers: list[Json], *, base_url: str, get: str, checked
         *read.lines(),
     ]
     if pages:
-        lines += _list_lines(*pages[0], get)
-    return Draft("\n".join(lines) + "\n", dict(_fixtures(read, runs or [item for _, items in pages for item in items])))
+        lines += _list_lines(pages[0], get)
+    return Draft("\n".join(lines) + "\n", dict(_fixtures(read, runs or items)))
 
 
 def _id_line(get: str, read: _Reading) -> str:
@@ -121,11 +135,8 @@ class _Reading:
             _STATUS[:-1], lambda value: isinstance(value, str | bool | int)
         )
         self.status = [first[0]] if first else []  # paths: an answer may have its status elsewhere
-        for run in runs:
-            if self.status and self.word_in(run) is None:
-                self.status += _Reading([run]).status
         self.words: list[str] = []
-        self.add_words(runs)
+        self.add(runs)
 
     def word_in(self, run: Json) -> str | None:
         """The status of a run as text; None if it has none at the paths."""
@@ -133,10 +144,13 @@ class _Reading:
         words = (leaves.get(path) for path in self.status)
         return next((word_text(word) for word in words if isinstance(word, str | int | bool)), None)
 
-    def add_words(self, runs: Iterable[Json]) -> None:
-        """Take the words of these runs, or items of a list."""
-        found = (word for run in runs if (word := self.word_in(run)) is not None)
-        self.words = list(dict.fromkeys([*self.words, *found]))
+    def add(self, runs: Iterable[Json]) -> None:
+        """Take the words of these runs, or items of a list, and where they stand."""
+        for run in runs:
+            if self.status and self.word_in(run) is None:
+                self.status += _Reading([run]).status
+            if (word := self.word_in(run)) is not None and word not in self.words:
+                self.words.append(word)
 
     def _first(self, names: tuple[str, ...], fits: Any) -> tuple[str, str, Json] | None:
         """Path, normal name and value of the first of the names that has a fitting value, the least deep."""
@@ -148,8 +162,12 @@ class _Reading:
                 return path, key, value
         return None
 
+    def id_found(self) -> tuple[str, str, Json] | None:
+        """Path, normal name and value of an id."""
+        return self._first(_NAMES["id"], lambda value: isinstance(value, str | int) and not isinstance(value, bool))
+
     def id_kind(self) -> str:
-        found = self._first(_NAMES["id"], lambda value: isinstance(value, str | int) and not isinstance(value, bool))
+        found = self.id_found()
         if found is None:
             return "slug"
         path, _, value = found
@@ -250,26 +268,47 @@ def _leaves(value: Json, at: str, depth: int) -> Iterator[tuple[str, str, Json]]
         yield from _leaves(inner, path, depth + 1)
 
 
-def _page_of(answer: Json) -> tuple[tuple[str, dict[str, Json]], list[dict[str, Json]]] | None:
-    """The path of the list in an answer that shows many runs, what is beside it, and its items."""
-    candidates: list[tuple[str, list[Json], dict[str, Json]]] = [("@", answer, {})] if isinstance(answer, list) else []
-    if isinstance(answer, dict) and not any(_normal(name) in map(_normal, _STATUS) for name in answer):
-        candidates = [(_part(name), inner, answer) for name, inner in answer.items() if isinstance(inner, list)]
-    for path, items, beside in candidates:
-        runs = [item for item in items if isinstance(item, dict)]
-        if runs and any(_normal(name) in map(_normal, _STATUS) for run in runs for name in run):
-            return (path, beside), runs
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """An answer that shows many runs: the path of the list or map, what is beside it, and the items."""
+
+    path: str
+    beside: dict[str, Json]
+    items: list[Json]
+    is_map: bool = False
+
+
+def _page_of(answer: Json) -> _Page | None:
+    """The answer as a page of runs; None if it is not one."""
+    if isinstance(answer, dict) and _has_status(answer, 1):
+        return None
+    inside = [(_part(name), inner) for name, inner in answer.items()] if isinstance(answer, dict) else []
+    beside = answer if isinstance(answer, dict) else {}
+    for path, found in [("@", answer), *inside]:
+        if isinstance(found, list):
+            items: list[Json] = [item for item in found if isinstance(item, dict)]
+            if any(map(_has_status, items)):
+                return _Page(path, beside, items)
+        elif isinstance(found, dict):
+            names = [set(run) for run in found.values() if isinstance(run, dict) and _has_status(run, 1)]
+            if 1 < len(names) == len(found) and 2 * len(set.intersection(*names)) > len(set.union(*names)):
+                return _Page(path, {} if path == "@" else beside, [*found.values()], is_map=True)
     return None
 
 
-def _list_lines(where: tuple[str, dict[str, Json]], items: list[dict[str, Json]], get: str) -> list[str]:
-    path, beside = where
+def _has_status(run: Json, depth: int = _DEPTH_MAX) -> bool:
+    """Whether something in the outer `depth` levels has a name as of a status."""
+    return any(key in map(_normal, _STATUS) for _, key, _ in _leaves(run, "", _DEPTH_MAX - depth))
+
+
+def _list_lines(page: _Page, get: str) -> list[str]:
+    beside = page.beside
     before, name, after = get.partition("?")[0].rpartition("{")
     slash = "/" if name and after.endswith("/") else ""
     guessed = bool(name) and "TODO" not in get and after.rstrip("/").endswith("}")
     address = f"{before.rstrip('/')}{slash}" if guessed and before.strip("/") else "/TODO"
-    names = {_normal(name): _part(name) for name in items[0]}
-    run_id = next((names[_normal(name)] for name in _NAMES["id"] if _normal(name) in names), "id")
+    found = _Reading(page.items).id_found()
+    run_id = found[0] if found else "id"
     keys = {_normal(name): name for name in beside}
     more = next((keys[_normal(name)] for name in ("has_more", "more", "has_next") if _normal(name) in keys), None)
     cursor = next(
@@ -285,8 +324,8 @@ def _list_lines(where: tuple[str, dict[str, Json]], items: list[dict[str, Json]]
         "",
         "[list]",
         f"get   = {json.dumps(address)}   # {'TODO: ' if address == '/TODO' else 'guessed: '}the path of the list",
-        f"items = {_quoted(path)}",
-        f"id    = {_quoted(run_id)}",
+        f"items = {_quoted(page.path)}",
+        'items_as = "map"' if page.is_map else f"id    = {_quoted(run_id)}",
     ]
     if cursor:
         lines.append(f'next  = {{ cursor = {_quoted(_part(cursor))}, query = "cursor" }}   # TODO: the query parameter')

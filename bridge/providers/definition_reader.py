@@ -33,6 +33,7 @@ _RATIO: Final = re.compile(r"\s*(\d{1,15})\s*/\s*(\d{1,15})\s*", re.ASCII)
 _NOTHING: Final = "null"  # the word that a missing status is shown as
 _EXACT_FLOAT_MAX: Final = 2**53
 _NO_TIME: Final = ("0000-", "0001-", "1970-01-01")  # how "not yet" is written by those who write a time for it
+_NO_NUMBER: Final = (0, -1, "", "0", "-1")  # the same as a number
 _OBSERVED: Final = [field.name for field in fields(Observation)]
 _PLACES: Final = {name.removesuffix("_id"): at for at, name in enumerate([*_OBSERVED, "id"])}
 _ERROR, _OUTPUT, _ELSEWHERE = _PLACES["error"], _PLACES["output"], _PLACES["output_is_elsewhere"]
@@ -111,7 +112,7 @@ class DefinitionReader:
             value = find_(body, notes)
             if value is not None:
                 values[at] = instant_of(value, form)
-                if values[at] is None and value not in (0, "", "0") and not str(value).startswith(_NO_TIME):
+                if values[at] is None and value not in _NO_NUMBER and not str(value).startswith(_NO_TIME):
                     notes.append(
                         f"read.{key} finds {_KIND[type(value)]} that is not a time in the form {form}; set `time`"
                     )

@@ -28,7 +28,6 @@ Rows = list[tuple[str | None, Json]]  # the items of a page, each with its key i
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _NEXT_LINK: Final = re.compile(r"<([^>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,]+))*)")
 _REL_NEXT: Final = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\b)", re.IGNORECASE)
-_NEEDS_NO_ENCODING: Final = re.compile(r"[\w.~-]*", re.ASCII)
 _UNITS_S: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -88,8 +87,6 @@ def request_of(
     """
     method = next(name for name in METHODS if name in table)
     path, query = fill_address(table[method], values, kinds)
-    if address is None and not page and "query" not in table and "body" not in table:  # most polls
-        return Request(method.upper(), path, query, None)
     more = {name: word_text(value) for name, value in table.get("query", {}).items()}
     query += [(name, fill(text, values)) for name, text in more.items() if has_values(text, values)]
     if address is not None:
@@ -117,10 +114,8 @@ def fill_address(template: str, values: Mapping[str, Any], kinds: Mapping[str, s
     path, query = _halves(template)
     texts = list(pieces(path))
     for at in range(1, len(texts), 2):
-        name, text = texts[at], str(values[texts[at]])
-        if not _NEEDS_NO_ENCODING.fullmatch(text):  # which is rare
-            text = quote(text, safe="/" if kinds.get(name) == "path" else "", errors="replace")
-        texts[at] = text
+        safe = "/" if kinds.get(texts[at]) == "path" else ""
+        texts[at] = quote(str(values[texts[at]]), safe=safe, errors="replace")
     return "".join(texts), [(fill(name, values), fill(value, values)) for name, value in query]
 
 

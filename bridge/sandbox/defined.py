@@ -102,10 +102,13 @@ class DefinedSandbox(HttpServer):
                 return self._exchanged(auth, sent)
         if auth != "none" and not self._has_key(request):
             return web.json_response({"message": "the key is missing or wrong"}, status=401)
-        for name in ("trigger", "cancel", "output", "check", "run", "list"):
-            table = self._tables.get(name)
-            if table is not None and (parts := self._parts(table, request, sent)) is not None:
-                return self._answer(name, table, parts)
+        fitting = [
+            (name, self._tables[name], parts)
+            for name in ("trigger", "cancel", "output", "check", "run", "list")
+            if name in self._tables and (parts := self._parts(self._tables[name], request, sent)) is not None
+        ]
+        if fitting:
+            return self._answer(*min(fitting, key=lambda one: bool(one[2])))  # /jobs/all is no run of /jobs/{id}
         tables = [table for table in self._tables.values() if isinstance(table, dict)]
         known = ", ".join(f"{one.upper()} {table[one]}" for table in tables for one in METHODS if one in table)
         return web.json_response({"message": f"the definition has no such request; it has {known}"}, status=404)
@@ -202,10 +205,10 @@ class DefinedSandbox(HttpServer):
 
     def _listed(self, table: Mapping[str, Any]) -> web.Response:
         """The runs that are known, the newest first, on one page: as items of the fixture's form."""
-        fixture, notes = self._others.get("list"), Notes()
+        fixture = self._others.get("list")
         shown = {run_id: self._body_of(run_id) for run_id in reversed(self._lives)}
         split = self._answers.run_id.split
-        kept = {one: body for one, body in shown.items() if self._answers.listed(None, body, split(one), notes)}
+        kept = {one: body for one, body in shown.items() if self._answers.listed(None, body, split(one), Notes())}
         items: Json = kept if table.get("items_as") == "map" else list(kept.values())
         if table["items"] == "@":
             return web.json_response(items)

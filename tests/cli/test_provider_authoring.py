@@ -213,3 +213,44 @@ def test_an_answer_without_a_status_word_is_kept_all_the_same(cli, tmp_path):
     assert made.code == 0
     assert "[[status.when]]" in made.out
     assert json.loads((tmp_path / "jobs/fixtures/answer-1.json").read_text())["body"]["kind"] == "Job"
+
+
+@pytest.mark.parametrize(
+    ("run", "page", "status", "listing"),
+    [
+        (
+            {"run": {"info": {"run_id": "a", "status": "RUNNING"}}},
+            {"runs": [{"info": {"run_id": "a", "status": "RUNNING"}}]},
+            ["run.info.status", "info.status"],
+            {"items": "runs", "id": "info.run_id"},
+        ),
+        (
+            {"jid": "a", "state": "RUNNING", "name": "nightly"},
+            {"jobs": [{"job_id": None, "jid": "a", "state": "DONE"}]},
+            "state",
+            {"items": "jobs", "id": "jid"},
+        ),
+        (
+            {"uuid": "a", "state": "DONE", "worker": 1},
+            {"a": {"uuid": "a", "state": "DONE"}, "b": {"uuid": "b", "state": "FAILED", "worker": 1}},
+            "state",
+            {"items": "@", "items_as": "map"},
+        ),
+        (
+            {"id": "a", "state": "DONE"},
+            {"response": {"a": {"name": "a", "state": "DONE"}, "b": {"name": "b", "state": "DONE"}}},
+            "state",
+            {"items": "response", "items_as": "map"},
+        ),
+    ],
+)
+def test_a_page_is_recognised_by_the_runs_in_it(cli, tmp_path, run, page, status, listing):
+    """MLflow has the status deeper in an item, Flink and Ray other names of an id, Flower and Luigi a map of runs."""
+    paths = [tmp_path / "run.json", tmp_path / "page.json"]
+    for path, body in zip(paths, (run, page), strict=True):
+        path.write_text(json.dumps(body))
+    assert cli("providers", "new", "jobs", "--from", *paths, "--get", "/jobs/{id}", "--folder", tmp_path).code == 0
+    tables = tomllib.loads((tmp_path / "jobs/definition.toml").read_text())
+    assert tables["read"]["status"] == status
+    assert {key: value for key, value in tables["list"].items() if key != "get"} == listing
+    assert cli("providers", "lint", tmp_path / "jobs").code == 0

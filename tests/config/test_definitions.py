@@ -81,7 +81,7 @@ def test_every_mistake_is_reported_at_once_with_its_line_what_is_allowed_and_the
         (("[run]", '[run]\nquery = { key = "{key}" }'), "`{key}` may stand in [auth] only"),
         (('status = "state"', f'status = "{"a" * 513}"'), "at most 512 characters"),
         (('status = "state"', f'status = "{"[" * 40}a{"]" * 40}"'), "levels deep"),
-        (('status = "state"', 'status = "task-id"'), 'needs double quotes: "task-id"'),
+        (('status = "state"', 'status = "task-id"'), "needs double quotes, in TOML within single ones: '\"task-id\"'"),
         (('status = "state"', 'status = "length(a, b)"'), "length() takes 1 argument"),
         (("[status]", "[[answer]]\nmeans = 'retry'\n[status]"), "no condition"),
         (("[status]", "[list]\nget = '/jobs'\nitems = 'jobs'\nid = 'id'\nnext = { cursor = 'c' }\n[status]"), "needs `query`"),

@@ -162,6 +162,23 @@ async def test_8_a_list_of_which_nothing_can_be_read_says_so_at_the_connection(t
     assert bool(client.remarks) is bool(said)
 
 
+@pytest.mark.parametrize(
+    ("read", "item", "said"),
+    [
+        ('status = ["keys(jobs) | [0]", "state"]', {"id": 1, "state": "RUN"}, "read.status: `keys(jobs) | [0]` fails"),
+        ('status = "state"\ncreated_at = "at"', {"id": 1, "state": "RUN", "at": "noon"}, "read.created_at finds text"),
+    ],
+)
+async def test_4_what_fails_in_an_item_of_a_list_is_said_as_of_an_answer(tmp_path, read, item, said):
+    """It was forgotten with the item: a list could be read by half for ever, and nothing showed it."""
+    provider = definition(tmp_path, (BASE + LIST).replace('status = "state"', read))
+    items = [({}, item), ({}, {"id": 2, "state": "OK", "jobs": {"a": 1}})]
+    runs, remark = provider.answers.runs_in([(None, one) for _, one in items], {})
+    assert len(runs) == 2
+    assert remark is not None
+    assert remark.startswith(f"in an item of [list]: {said}")
+
+
 async def test_9_a_run_that_is_not_there_yet_is_no_failed_run(tmp_path):
     """Whether it is lost, or only not there yet, is decided by its age, not by the definition."""
     result, _ = await poll(definition(tmp_path, BASE), answering({"message": "no such job"}, status=404))
