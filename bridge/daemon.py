@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -262,6 +262,7 @@ class Daemon:
         """On the monotonic clock what must happen in time, by the calendar what people schedule."""
         alerter = Alerter(self.database, self.clock, self.channel_sender, self.metrics, self._disk_free)
         self.alerter = self.control.alerter = alerter
+        self.control.housekeeper = self.housekeeper
         self.alerter.use(self.config.alerts)
         rebase = (self.pollers.rebase, self.housekeeper.rebase, self.alerter.rebase)
         self.wall_clock = WallClockWatch(self.database, self.clock, *rebase)
@@ -347,7 +348,7 @@ class Daemon:
     def _show_settings(self) -> None:
         rows = show_config(self.config)
         self.control.settings = [EffectiveSetting(row.key, row.value, row.origin) for row in rows]
-        self.control.warnings = self.config.warnings
+        self.control.warnings, self.control.refused = self.config.warnings, ()
 
     async def _use_policies(self) -> None:
         policies = wiring.policies(self.config, self._own_addresses)
@@ -360,17 +361,21 @@ class Daemon:
         try:
             new = await asyncio.to_thread(self._read_config)
         except ConfigInvalid as invalid:
-            self.metrics.note_reload(self.clock.now().timestamp(), is_good=False)
-            log.error("config.refused", problems=[f"{p.field}: {p.message}" for p in invalid.problems])
+            self._refuse([f"{p.field}: {p.message}" for p in invalid.problems])
             return
         lost = wiring.lost_definitions(self.config, new)
         if lost and (problems := wiring.still_used(lost, await self.database.read(runs.count_active))):
-            log.error("config.refused", problems=problems)
+            self._refuse(problems)
             return
         if kept := changes_that_need_restart(self.config, new):
             log.warning("config.needs_restart", keys=kept)
         async with self._changing:
             await self._put_into_effect(new)
+
+    def _refuse(self, problems: Sequence[str]) -> None:
+        self.metrics.note_reload(self.clock.now().timestamp(), is_good=False)
+        self.control.refused = problems
+        log.error("config.refused", problems=problems)
 
     async def _put_into_effect(self, new: Config) -> None:
         self.notifier.reloading()

@@ -24,6 +24,7 @@ from bridge.domain.run import Json, Run
 from bridge.domain.webhook_url import check_target
 from bridge.maintenance.alerts import Alerter
 from bridge.maintenance.backups import Backups
+from bridge.maintenance.retention import Housekeeper
 from bridge.polling.poller import Poller
 from bridge.polling.schedule import TrackedRun
 from bridge.providers.http import ProviderFailure
@@ -75,6 +76,9 @@ class DaemonControl:
         self.settings: Sequence[EffectiveSetting] = ()
         self.warnings: Sequence[Problem] = ()
         """Warnings about the configuration in effect."""
+        self.refused: Sequence[str] = ()
+        """The mistakes of the configuration that the last reload refused."""
+        self.housekeeper: Housekeeper | None = None
         self.backups: Backups | None = None
         self.alerter: Alerter | None = None
         self.tracing: Tracing | None = None
@@ -304,12 +308,17 @@ class DaemonControl:
         """The configuration's warnings, SQLite, disk, files and backups, and whether the daemon is ready."""
         what = "configuration in effect"
         found = [Finding(None, what, f"{p.field}: {p.message}") for p in self.warnings]
+        if self.refused:
+            advice = "the last reload was refused, and the one before it goes on; correct the file and reload"
+            found.append(Finding(False, what, f"{advice}: {'; '.join(self.refused)}"))
         found.append(checks.check_sqlite())
         if self._database.is_sqlite:
             file = database_file.path_of(self._database.url)
             found += [checks.check_disk(file), *checks.check_files(file)]
             if self.backups is not None:
                 found.append(self.backups.check())
+        if self.housekeeper is not None and (size := self.housekeeper.check_size()) is not None:
+            found.append(size)
         failures = self.alerter.failures() if self.alerter else {}
         found += [Finding(False, f"alerts {name}", f"no message arrives: {why}") for name, why in failures.items()]
         if self.tracing is not None and (why := self.tracing.failure) is not None:

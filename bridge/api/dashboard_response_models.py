@@ -85,7 +85,7 @@ class HourAnswer(Shown):
 class AttentionAnswer(Shown):
     """One thing that is wrong, what is known about it and what to do."""
 
-    kind: Literal["connection", "endpoint"]
+    kind: Literal["connection", "endpoint", "daemon"]
     id: str
     severity: Literal["error", "warning"]
     since: When | None

@@ -14,7 +14,7 @@ from bridge.api.context import RequestContext
 from bridge.api.ports import Bridge
 from bridge.api.summary import CurrentTrouble, list_attention, read_trouble
 from bridge.domain.connection import ConnectionHealth
-from bridge.domain.delivery import REMEDIES, DeliveryState, Outcome
+from bridge.domain.delivery import DeliveryState, Outcome, remedy_for
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event, EventType
 from bridge.domain.finding import Finding
@@ -68,7 +68,7 @@ async def find_all(context: RequestContext) -> list[Finding]:
     found.append(_secrets(read.unreadable))
     wrong = _sentences(context.bridge, read.trouble, counts, now)
     found += (each for name in names for each in _connection(context, name, read, wrong))
-    found += _runs(context.bridge, read.failing)
+    found += _runs(context.bridge, read)
     closed = await asyncio.to_thread(lambda: dict(_closed_filters(read.filtered)))
     found += _endpoints(context.bridge, read, wrong, closed, now)
     if exhausted := counts.deliveries.get(("", DeliveryState.EXHAUSTED), 0):
@@ -167,14 +167,15 @@ def _connection(context: RequestContext, name: str, read: _Read, wrong: _Sentenc
         yield Finding(True, what, f"it answers, since {format_instant(row.since)}")
 
 
-def _runs(bridge: Bridge, failing: Mapping[str, list[Run]]) -> Iterator[Finding]:
+def _runs(bridge: Bridge, read: _Read) -> Iterator[Finding]:
     """The runs whose last poll failed, those with the same trouble together; memory is fresher than the database.
 
-    Messages quote the address, which holds the run's own id.
+    Those of a failing connection share its trouble. Messages quote the address, which holds the run's own id.
     """
-    groups: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
-    for name, runs in failing.items():
-        for run in runs:
+    failing, groups = read.failing, defaultdict[tuple[str, str], list[tuple[int, str]]](list)
+    down = {row.name for row in read.trouble.health.values() if row.health is ConnectionHealth.FAILING}
+    for name in failing.keys() - down:
+        for run in failing[name]:
             live = bridge.live(run)
             if (error := live.last_error if live else run.last_error) is not None:
                 message = error.message.replace(run.provider_run_id, "{id}")
@@ -184,7 +185,7 @@ def _runs(bridge: Bridge, failing: Mapping[str, list[Run]]) -> Iterator[Finding]
         count, worst = max(found)
         times = f"{count} times in a row at {worst}"
         yield Finding(None, f"runs of {name}", f"{least}{len(found)} could not be read: {message} ({times})")
-    if not groups:
+    if not groups and not down:
         yield Finding(True, "runs", "the last poll of every watched run could be read")
 
 
@@ -215,7 +216,7 @@ def _endpoints(
             yield Finding(
                 False if is_error else None,
                 what,
-                sentence.removesuffix(".") + (_answer(stats, now, with_remedy=True) if is_error else ""),
+                sentence.removesuffix(".") + (_answer(stats, now, of=sentence) if is_error else ""),
             )
         if not found:
             wants = f"; it wants only {', '.join(sorted(endpoint.events))}" if endpoint.events is not None else ""
@@ -227,12 +228,14 @@ def _endpoints(
         )
 
 
-def _answer(stats: EndpointStats, now: datetime, *, with_remedy: bool = False) -> str:
-    """The newest answer, as the end of a sentence, and what to do about it."""
+def _answer(stats: EndpointStats, now: datetime, *, of: str | None = None) -> str:
+    """The newest answer, as the end of a sentence; with what to do if it is the end `of` one about trouble."""
     if (last := stats.last_answer) is None:
         return ""
     age = format_duration(max(0, round((now - last.at).total_seconds())))
     said = f"{last.status} ({last.outcome.value})" if last.status else last.outcome.value
-    remedy = REMEDIES.get(last.outcome) if with_remedy else None
+    if of and last.detail and last.detail in of:
+        return f"; last answer {age} ago: {said}"
+    remedy = remedy_for(last.outcome, last.status) if of else None
     said += (f", {last.detail}" if last.detail else "") + (f": {remedy}" if remedy else "")
     return f"; last answer {age} ago: {said}"

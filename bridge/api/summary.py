@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from bridge.api.dashboard_response_models import AttentionAnswer, SummaryAnswer
 from bridge.api.ports import Bridge
 from bridge.api.request_models import NoQuery
 from bridge.domain.connection import ConnectionHealth
-from bridge.domain.delivery import DeliveryState
+from bridge.domain.delivery import DeliveryState, Outcome, remedy_for
+from bridge.domain.finding import Finding
 from bridge.domain.timestamps import format_duration, format_instant
 from bridge.store.connections import HealthRow, list_health
 from bridge.store.deliveries import due_endpoints
+from bridge.store.endpoint_stats import LastAnswer, read_last_failures
 from bridge.store.inspection import measure_size
 from bridge.store.summary import MINUTES, Counts, EndpointTrouble, Minute, list_endpoint_troubles
 from bridge.store.transaction import Tx
@@ -27,10 +30,11 @@ CROWDED_AT: Final = 1.5  # times the requests that a connection's limit allows
 
 @dataclass(frozen=True, slots=True)
 class CurrentTrouble:
-    """The few rows that every summary reads: health of connections, endpoints in trouble, since when each is due."""
+    """The few rows that every summary reads: health of connections, endpoints in trouble and why, since when each is due."""
 
     health: Mapping[str, HealthRow]
     endpoints: list[EndpointTrouble]
+    failures: Mapping[str, LastAnswer]
     due: dict[str, datetime]
     size_bytes: int
 
@@ -54,6 +58,8 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
         by_endpoint[endpoint][state] = count
     one_run = by_endpoint.pop("", {})
     attention = [each for kind in list_attention(context.bridge, now, counts, at) for each in kind]
+    attention += _of_daemon(await asyncio.to_thread(context.bridge.findings))
+    attention.sort(key=lambda each: each.severity != "error")
     oldest_at = min(now.due.values(), default=None)
     trouble = context.database.trouble
     sentence = attention[0].sentence if attention else _all_is_well(by_status, len(by_connection))
@@ -82,7 +88,9 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
 def read_trouble(tx: Tx) -> CurrentTrouble:
     """Read the current troubles from the database."""
     due = {endpoint_id: each.at for endpoint_id, each in due_endpoints(tx).items()}
-    return CurrentTrouble(list_health(tx), list_endpoint_troubles(tx), due, measure_size(tx).total)
+    return CurrentTrouble(
+        list_health(tx), list_endpoint_troubles(tx), read_last_failures(tx), due, measure_size(tx).total
+    )
 
 
 def _last_hour(minutes: Mapping[datetime, Minute], now: datetime) -> Iterator[tuple[datetime, Minute]]:
@@ -123,7 +131,8 @@ def list_attention(
         )
         for row in failing
     ]
-    yield [_endpoint_trouble(trouble) for trouble in now.endpoints]
+    yield [_endpoint_trouble(trouble, now.failures.get(trouble.id)) for trouble in now.endpoints]
+    yield [_unsigned(each, failure) for each, failure in now.failures.items() if failure.outcome is Outcome.UNSIGNED]
     yield _late(now, at)
     answering = set(names) - {row.name for row in failing}  # the limit of the others is their probes'
     crowded = {name: bridge.limiter_reading(name).over_capacity for name in sorted(answering)}
@@ -171,15 +180,36 @@ def _late(now: CurrentTrouble, at: datetime) -> list[AttentionAnswer]:
     ]
 
 
-def _endpoint_trouble(trouble: EndpointTrouble) -> AttentionAnswer:
+def _unsigned(endpoint_id: str, failure: LastAnswer) -> AttentionAnswer:
+    sentence = f"Nothing can be sent to {endpoint_id}: {failure.detail}; `runbridge doctor` says which key is missing."
+    return _item("endpoint", endpoint_id, "error", failure.at, sentence)
+
+
+def _of_daemon(findings: list[Finding]) -> list[AttentionAnswer]:
+    """The faults of the daemon itself and its machine."""
+    return [
+        _item("daemon", each.what, "error", None, _ended(f"{each.what}: {each.detail}"))
+        for each in findings
+        if each.is_good is False
+    ]
+
+
+def _endpoint_trouble(trouble: EndpointTrouble, failure: LastAnswer | None) -> AttentionAnswer:
     if trouble.is_off:
         remedy = f"`runbridge endpoints enable {trouble.id}` switches it on, a replay sends what it missed"
         sentence = f"The endpoint {trouble.id} is off: {trouble.reason or 'switched off'}; {remedy}."
         return _item("endpoint", trouble.id, "error", trouble.since, sentence)
     since = format_instant(trouble.since) if trouble.since else "some time"
-    remedy = f"`runbridge deliveries list --endpoint {trouble.id}` says why"
-    sentence = f"The endpoint {trouble.id} has accepted nothing since {since}; {remedy}."
+    why, more = "", f"`runbridge deliveries list --endpoint {trouble.id}` shows why"
+    if failure is not None and failure.outcome is not Outcome.UNSIGNED:
+        cause = (failure.detail or failure.outcome.value).removesuffix(".")
+        why, more = f": {cause}", remedy_for(failure.outcome, failure.status) or more
+    sentence = _ended(f"The endpoint {trouble.id} has accepted nothing since {since}{why}; {more}")
     return _item("endpoint", trouble.id, "error", trouble.since, sentence)
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 
 
 def _item(kind: str, item_id: str, severity: str, since: datetime | None, sentence: str) -> AttentionAnswer:

@@ -25,7 +25,7 @@ from bridge.cli.output import (
     say_heading,
     status_text,
 )
-from bridge.domain.delivery import REMEDIES, DeliveryState
+from bridge.domain.delivery import DeliveryState, remedy_for
 
 
 @click.group
@@ -65,12 +65,13 @@ def list_deliveries(settings: Settings, /, **query: Any) -> None:
 
 def _print_advice(deliveries: list[Object]) -> None:
     """Say on standard error what to do, once for each endpoint and kind of failure."""
-    troubled: dict[tuple[str, str], list[Object]] = {}
+    troubled: dict[tuple[str, str, str], list[Object]] = {}
     for each in deliveries:
-        if each.get("last_outcome") in REMEDIES and each["state"] in ("pending", "exhausted"):
-            troubled.setdefault((each["endpoint_id"], each["last_outcome"]), []).append(each)
-    for (endpoint, outcome), these in troubled.items():
-        said = f"{endpoint}: {count(len(these), 'delivery', 'deliveries')} with {outcome}: {REMEDIES[outcome]}"
+        remedy = remedy_for(each.get("last_outcome"), each.get("last_status"))
+        if remedy and each["state"] in ("pending", "exhausted"):
+            troubled.setdefault((each["endpoint_id"], each["last_outcome"], remedy), []).append(each)
+    for (endpoint, outcome, remedy), these in troubled.items():
+        said = f"{endpoint}: {count(len(these), 'delivery', 'deliveries')} with {outcome}: {remedy}"
         if any(each["state"] == "exhausted" for each in these):
             said += f"; then `runbridge endpoints replay {endpoint}` sends what is exhausted"
         else:
@@ -110,7 +111,7 @@ def _print_delivery(delivery: Object) -> None:
             ("run", delivery.get("run_id")),
             ("created", delivery.get("created_at")),
             ("next attempt", due(delivery.get("next_attempt_at"))),
-            ("what to do", REMEDIES.get(delivery.get("last_outcome") or "")),
+            ("what to do", remedy_for(delivery.get("last_outcome"), delivery.get("last_status"))),
         ]
     )
     for attempt in delivery.get("attempts") or []:

@@ -65,7 +65,10 @@ def doctor(settings: Settings, offline: bool) -> int:
 
 
 def all_findings(settings: Settings, env: Mapping[str, str], *, is_offline: bool) -> Iterator[Finding]:
-    """Run every check, in the order in which problems depend on each other."""
+    """Run every check, in the order in which problems depend on each other.
+
+    The daemon's finding about a connection is left out if it only has what the check of the key finds again.
+    """
     path = find_config(settings.config_path, env)
     loaded = _load(path, env)
     is_elsewhere = path is None and bool(settings.url or env.get("RUNBRIDGE_URL"))
@@ -78,12 +81,16 @@ def all_findings(settings: Settings, env: Mapping[str, str], *, is_offline: bool
         if isinstance(loaded, ConfigInvalid):
             return  # without a readable file there is no address to try, and its mistakes are reported
         raise
-    is_running = False
+    is_running, held = False, list[Finding]()
     for finding in check_daemon(client):
         is_running = is_running or finding.is_good is True
         yield finding
     if is_running:
-        yield from fetch_findings(client)
+        for finding in fetch_findings(client):
+            if is_offline or finding.is_good is not False or not finding.what.startswith("connection "):
+                yield finding
+            else:
+                held.append(finding)
     elif not is_elsewhere:
         yield check_sqlite()
         yield from check_database(path, env)
@@ -91,7 +98,11 @@ def all_findings(settings: Settings, env: Mapping[str, str], *, is_offline: bool
     if not is_offline:
         yield from () if is_elsewhere else check_clocks(loaded)
         if is_running:
-            yield from check_accounts(client)
+            accounts = []
+            for finding in check_accounts(client):
+                accounts.append(finding)
+                yield finding
+            yield from (one for one in held if not any(each.detail in one.detail for each in accounts))
 
 
 def _load(path: Path | None, env: Mapping[str, str]) -> Config | ConfigInvalid:

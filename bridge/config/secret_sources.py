@@ -134,7 +134,10 @@ def readable_secrets(path: Path | None, layers: Layers) -> list[Problem]:
     if path is None or not path.exists() or not path.stat().st_mode & READABLE_BY_OTHERS:
         return []
     return [
-        Problem(place(at, key), f"stands in a file that others can read; chmod 600 {path}, or use {key}_file")
+        Problem(
+            place(at, key),
+            f"stands in a file that others can read; use {key}_file, or let only the daemon's user read {path} (chmod 600)",
+        )
         for at, given in layers.tables.items()
         for key, value in given.items()
         if key in schema_of(at).secrets and value.layer is Layer.FILE and not _is_plain_url(key, value.value)

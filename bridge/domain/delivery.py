@@ -122,7 +122,7 @@ class Outcome(StrEnum):
 
 
 _REACH: Final = "is the receiver running at the endpoint's URL, and reachable from the daemon's machine?"
-REMEDIES: Final[Mapping[str, str]] = {
+_REMEDIES: Final[Mapping[str, str]] = {
     Outcome.CONNECT: _REACH,
     Outcome.TIMEOUT: f"{_REACH} It must answer 2xx before it does the work",
     Outcome.DNS: "correct the host name in the endpoint's URL, or the daemon's resolver",
@@ -130,17 +130,31 @@ REMEDIES: Final[Mapping[str, str]] = {
     Outcome.REDIRECT: "set the endpoint's URL to the address that it redirects to",
     Outcome.GONE: "the receiver answered 410; correct the endpoint's URL",
     Outcome.THROTTLED: "the receiver wants fewer; set the endpoint's rate_limit",
-    Outcome.CLIENT_ERROR: (
-        "the receiver refuses; check its signing secret, its path and the clocks of both machines (it refuses at 300 s); "
-        "`runbridge verify` says what is wrong"
-    ),
+    Outcome.CLIENT_ERROR: "the receiver refuses; its log or the answer in `runbridge deliveries show ID` says why",
     Outcome.SERVER_ERROR: "the receiver fails; look at its log",
     Outcome.BLOCKED_ADDRESS: "`runbridge guard explain URL` names the rule and the line that allows it",
-    Outcome.PROTOCOL: "what answers there is not HTTP server; correct the endpoint's URL",
+    Outcome.PROTOCOL: "what answers there is not an HTTP server; correct the endpoint's URL",
     Outcome.OVERSIZE: "the receiver's answer is too large; answer 2xx with a short body",
     Outcome.UNSIGNED: "its secret cannot be read; `runbridge doctor` says which key is missing",
 }
-"""The remedy for attempts with an outcome."""
+_SIGNATURE: Final = (
+    "the receiver refuses; check its signing secret, and the clocks of both machines (it refuses at 300 s); "
+    "`runbridge verify` says what is wrong"
+)
+_STATUS_REMEDIES: Final[Mapping[int, str]] = {
+    400: _SIGNATURE,
+    401: _SIGNATURE,
+    403: _SIGNATURE,
+    404: "correct the path of the endpoint's URL",
+    405: "correct the path of the endpoint's URL; it must take POST",
+    413: "let the receiver take bodies of 256 KiB, or set `payload` of the endpoint to thin",
+}
+
+
+def remedy_for(outcome: str | None, status: int | None = None) -> str | None:
+    """What to do about attempts with this outcome; None for one that is no failure of the receiver or of ours."""
+    by_status = _STATUS_REMEDIES.get(status or 0) if outcome == Outcome.CLIENT_ERROR else None
+    return by_status or _REMEDIES.get(outcome or "")
 
 
 @frozen

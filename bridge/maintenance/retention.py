@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from bridge.domain.clock import Clock
+from bridge.domain.finding import Finding
 from bridge.runtime.metrics import Metrics
 from bridge.store import inspection, retention
 from bridge.store.database import Database
@@ -38,6 +39,9 @@ class Retention:
 
     keep_s: float = 30 * 86400.0
     size_bytes: int = 10**9
+
+
+_SIZE_ADVICE: Final = "all that is left is being watched or still to be delivered; raise [retention] size, or see which endpoint takes nothing"
 
 
 class Housekeeper:
@@ -129,10 +133,15 @@ class Housekeeper:
                 "retention.too_large",
                 used_bytes=used,
                 size_bytes=self.settings.size_bytes,
-                advice="all that is left is being watched or still to be delivered; raise [retention] size, or see "
-                "which endpoint takes nothing",
+                advice=_SIZE_ADVICE,
             )
         self._is_too_large = is_too_large
+
+    def check_size(self) -> Finding | None:
+        """A remark if the last sweep could not keep the database within its size."""
+        if not self._is_too_large:
+            return None
+        return Finding(None, "retention", f"the rows exceed {self.settings.size_bytes / 1e6:.0f} MB: {_SIZE_ADVICE}")
 
     async def _release_pages(self) -> int:
         """Return free pages beyond FREE_SHARE_MAX of the SQLite file to the file system. Returns the number of pages."""

@@ -65,6 +65,42 @@ class EndpointStats:
 
 
 NO_STATS: Final = EndpointStats()
+FAILURES_MAX: Final = 50  # endpoints whose newest failure is read
+
+
+def read_last_failures(tx: Tx) -> dict[str, LastAnswer]:
+    """The newest failure of each endpoint that accepts nothing, or to which nothing can be sent, by its latest retry.
+
+    It is not known where each of its deliveries is leased, and of an endpoint that is off.
+    """
+    tried = sa.and_(deliveries.c.last_outcome != Outcome.DELIVERED, deliveries.c.last_outcome != Outcome.INTERRUPTED)
+    latest = (
+        sa.select(deliveries.c.id)
+        .where(
+            deliveries.c.endpoint_id == endpoints.c.id,
+            deliveries.c.lane == Lane.AGAIN.value,
+            deliveries.c.next_attempt_at.is_not(None),
+            deliveries.c.leased_by.is_(None),
+            tried,
+        )
+        .order_by(deliveries.c.next_attempt_at.desc(), deliveries.c.id.desc())
+        .limit(1)
+        .correlate(endpoints)
+        .scalar_subquery()
+    )
+    shared = sa.and_(endpoints.c.run_id.is_(None), endpoints.c.deleted_at.is_(None), endpoints.c.enabled)
+    rows = tx.connection.execute(
+        sa.select(endpoints.c.id, attempts.c.at, attempts.c.outcome, attempts.c.status, attempts.c.detail)
+        .join_from(endpoints, deliveries, deliveries.c.id == latest)
+        .join(attempts, attempts.c.delivery_id == deliveries.c.id)
+        .where(
+            shared,
+            sa.or_(endpoints.c.failing_since.is_not(None), deliveries.c.last_outcome == Outcome.UNSIGNED),
+            attempts.c.number == deliveries.c.attempts,
+        )
+        .limit(FAILURES_MAX)
+    )
+    return {row.id: LastAnswer(row.at, Outcome(row.outcome), row.status, row.detail) for row in rows}
 
 
 def read_stats(tx: Tx, endpoint_ids: Sequence[str]) -> dict[str, EndpointStats]:

@@ -46,7 +46,7 @@ export default function Overview() {
     ${loaded(summary, (/** @type {import("./api.js").Schemas["SummaryAnswer"]} */ data) => html`
       <p class=${`verdict ${data.status === "ok" ? "good" : "bad"}`}><span aria-hidden="true">${data.status === "ok" ? "✓" : "!"}</span><span>${visible(data.sentence)}</span></p>
       ${data.attention.length > 0 && html`<section><h2>Needs attention</h2><ul class="attention">${data.attention.map((/** @type {any} */ one) => html`<li key=${one.kind + one.id}>
-        ${stateOf(one.severity)} <a href=${to(one.kind === "connection" ? "connections" : "endpoints", one.id)}>${one.id}</a>
+        ${stateOf(one.severity)} <a href=${one.kind === "daemon" ? to("nodes") : to(one.kind === "connection" ? "connections" : "endpoints", one.id)}>${one.id}</a>
         <span>${visible(one.sentence)}</span>${one.since && html` <small>since ${timeOf(one.since)}</small>`}</li>`)}</ul></section>`}
       <section><h2>Runs</h2><${Counts} page="runs" filter="status" names=${STATUSES} counts=${data.runs.by_status} /></section>
       <section><h2>Deliveries</h2><${Counts} page="deliveries" filter="state" names=${STATES} counts=${data.deliveries.by_state} />

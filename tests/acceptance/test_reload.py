@@ -66,11 +66,14 @@ async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: 
             daemon.add_connection("dibby", "dibby", sandbox.url("dibby"), max_intervall="1s")
             daemon.add_endpoint("third", receiver.url("/third"), events=["run.finishd"])
             del daemon.config["connections"]["retab"]
-            shown = await daemon.reload("config.refused")
-            problems = "\n".join(shown["problems"])
+            refused = await daemon.reload("config.refused")
+            problems = "\n".join(refused["problems"])
             assert "max_intervall" in problems
             assert "max_interval`" in problems or "max_interval" in problems.replace("max_intervall", "")
             assert "run.finished" in problems
+            (shown,) = [one for one in (await daemon.ask("GET", "/v1/summary"))["attention"] if one["kind"] == "daemon"]
+            assert "the last reload was refused" in shown["sentence"]
+            assert "run.finished" in shown["sentence"]
             assert await names(daemon) == (["dify", "retab"], ["first", "second"])
             run = await daemon.register("retab", sandbox.add_run("retab", scenario=SHORT))
             assert (await daemon.finish_of(run["id"]))["status"] == "succeeded"
@@ -79,6 +82,7 @@ async def test_sighup_takes_a_good_change_and_refuses_a_bad_one_whole(tmp_path: 
             del daemon.config["endpoints"]["second"]
             await daemon.reload()
             assert await names(daemon) == (["dify", "retab"], ["first"])
+            assert not [one for one in (await daemon.ask("GET", "/v1/doctor"))["data"] if one["result"] == "wrong"]
             await daemon.stop()
         assert all(one.verified for one in receiver.received)
         assert "/third" not in {one.path for one in receiver.received}

@@ -7,6 +7,9 @@ import re
 import sqlite3
 from pathlib import Path
 
+import pytest
+
+from bridge.domain.finding import Finding
 from bridge.domain.run import RunStatus
 from bridge.store import nodes, run_leases
 from tests.support.api_bridge import Api, serve_api
@@ -88,7 +91,11 @@ async def test_a_node_that_is_not_seen_is_shown_as_dead(postgresql_url: str) -> 
         assert node["alive"] is False
 
 
-async def test_settings_in_effect_and_what_doctor_finds_are_shown(sqlite_api: Api) -> None:
+async def test_settings_in_effect_and_what_doctor_finds_are_shown(
+    sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = [Finding(True, "SQLite", "3.51"), Finding(None, "disk", "low"), Finding(False, "readiness", "no")]
+    monkeypatch.setattr(sqlite_api.bridge, "findings", lambda: findings)
     shown = (await sqlite_api.call("GET", "/v1/configuration")).body["data"]
     assert shown[0] == {"key": "server.api_token", "value": "****", "origin": "env:X"}
     found = (await sqlite_api.call("GET", "/v1/doctor")).body["data"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +12,15 @@ from sqlalchemy.exc import OperationalError
 
 from bridge.api import counts
 from bridge.domain.connection import ConnectionHealth
+from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.errors import StoreUnavailable
+from bridge.domain.finding import Finding
 from bridge.domain.run import RunStatus
+from bridge.store import attempts, deliveries, endpoint_health
+from bridge.store.attempts import AttemptResult
 from bridge.store.connections import change_health
-from tests.support.api_bridge import NOW, Api
+from bridge.store.transaction import Tx
+from tests.support.api_bridge import NODE, NOW, Api
 from tests.support.waiting import until
 
 
@@ -141,6 +147,43 @@ async def test_what_needs_attention_comes_first_with_a_sentence_about_what_to_do
     assert (body["status"], body["sentence"]) == ("attention", first["sentence"])
     about_it = [item for item in body["attention"] if item["id"] == "dify-prod"]
     assert about_it == [first]  # not that it is crowded, which is because it fails
+
+
+def fail_delivery(tx: Tx, endpoint_id: str, answer: PostResult) -> None:
+    """One delivery is tried, fails, and is due again in an hour."""
+    (leased,) = deliveries.acquire_due(tx, node=NODE, endpoint_id=endpoint_id, limit=1)
+    again_at = tx.now + timedelta(hours=1)
+    result = AttemptResult(leased.delivery, tx.now, answer, DeliveryState.PENDING, again_at)
+    attempts.record_attempts(tx, node=NODE, results=[result])
+    endpoint_health.apply_result(tx, endpoint_id, answer)
+
+
+@pytest.mark.usefixtures("is_patient")
+async def test_an_endpoint_that_accepts_nothing_says_why_at_a_glance(api: Api) -> None:
+    refused, unsigned = [(await api.create_endpoint())["id"] for _ in range(2)]
+    answers = {
+        refused: PostResult(Outcome.CLIENT_ERROR, duration_ms=3, status=403, detail="the receiver answered 403"),
+        unsigned: PostResult(Outcome.UNSIGNED, duration_ms=0, detail="its secret is of another key"),
+    }
+    run = await api.register()
+    await api.finish(run["id"])
+    for endpoint_id, answer in answers.items():
+        await api.database.write(lambda tx, one=endpoint_id, said=answer: fail_delivery(tx, one, said))
+    about = {item["id"]: item["sentence"] for item in (await api.call("GET", "/v1/summary")).body["attention"]}
+    assert "the receiver answered 403; the receiver refuses; check its signing secret" in about[refused]
+    assert "Nothing can be sent" in about[unsigned]
+    assert "its secret is of another key" in about[unsigned]
+
+
+@pytest.mark.usefixtures("is_patient")
+async def test_what_is_wrong_with_the_daemon_itself_needs_attention(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Finding(False, "disk", "0.0 GB free; make room, a full disk stops everything")
+    others = [Finding(None, "SQLite", "old"), Finding(True, "files", "good")]
+    monkeypatch.setattr(api.bridge, "findings", lambda: [full, *others])
+    body = (await api.call("GET", "/v1/summary")).body
+    (item,) = (one for one in body["attention"] if one["kind"] == "daemon")
+    assert (item["id"], item["severity"], body["status"]) == ("disk", "error", "attention")
+    assert body["sentence"] == item["sentence"] == "disk: 0.0 GB free; make room, a full disk stops everything."
 
 
 @pytest.mark.usefixtures("is_patient")

@@ -362,6 +362,9 @@ async def test_a_database_that_cannot_be_brought_down_says_so_once(
         await keeper.sweep()
     said = capsys.readouterr()
     assert (said.out + said.err).count("retention.too_large") == 1
+    finding = keeper.check_size()
+    assert finding is not None, "a remark of doctor, as long as it is so"
+    assert "raise [retention] size" in finding.detail
 
 
 def test_an_empty_plan_is_empty() -> None:

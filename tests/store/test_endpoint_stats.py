@@ -10,7 +10,7 @@ from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import EventType, other_event
 from bridge.domain.ids import new_id
-from bridge.store import attempts, deliveries, endpoint_stats, events
+from bridge.store import attempts, deliveries, endpoint_health, endpoint_stats, events
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.endpoint_stats import NO_STATS, EndpointStats, LastAnswer, WindowStats
@@ -115,3 +115,27 @@ async def test_an_endpoint_with_a_backlog_keeps_its_statistics(
     await queue(database, endpoint, 5)
     stats = (await read(database, endpoint))[endpoint.id]
     assert (stats.day.delivered, stats.pending, stats.sampled_since) == (1, 5, None)
+
+
+async def test_the_newest_failure_of_an_endpoint_that_accepts_nothing_is_read(
+    database: Database, clock: ManualClock
+) -> None:
+    """By its retries: what has not been tried yet, and what was replayed, says nothing."""
+    failing, unsigned, good = [await add_endpoint(database) for _ in range(3)]
+    await attempt(database, failing, Outcome.TLS, 3)
+    clock.advance(60)
+    await attempt(database, failing, Outcome.CLIENT_ERROR, 3, 403)
+    await database.write(
+        lambda tx: endpoint_health.apply_result(
+            tx, failing.id, PostResult(Outcome.CLIENT_ERROR, duration_ms=3, status=403)
+        )
+    )
+    await attempt(database, unsigned, Outcome.UNSIGNED, 0)
+    await attempt(database, good, Outcome.SERVER_ERROR, 3, 500)
+    await queue(database, failing, 3)
+    found = await database.read(endpoint_stats.read_last_failures)
+    assert {endpoint_id: (each.outcome, each.status) for endpoint_id, each in found.items()} == {
+        failing.id: (Outcome.CLIENT_ERROR, 403),
+        unsigned.id: (Outcome.UNSIGNED, None),
+    }
+    assert found[failing.id].at == clock.now()

@@ -182,7 +182,7 @@ class ApiBridge:
 
     def findings(self) -> list[Finding]:
         """One of each kind."""
-        return [Finding(True, "SQLite", "3.51"), Finding(None, "disk", "low"), Finding(False, "readiness", "no")]
+        return [Finding(True, "SQLite", "3.51"), Finding(None, "disk", "low"), Finding(True, "readiness", "in order")]
 
     def expect_endpoints(self, ids: Iterable[str]) -> None:
         """Noted."""
