@@ -18,7 +18,6 @@ import structlog
 
 from bridge import __version__, wiring
 from bridge.api.authentication import DashboardRules
-from bridge.api.ports import EffectiveSetting
 from bridge.api.server import RULES, build_app, main_token, start_server
 from bridge.cluster.lease_guard import LeaseGuard
 from bridge.cluster.membership import Membership, find_surely_dead
@@ -346,8 +345,7 @@ class Daemon:
         self.metrics.expect_endpoints(self.config.endpoints)
 
     def _show_settings(self) -> None:
-        rows = show_config(self.config)
-        self.control.settings = [EffectiveSetting(row.key, row.value, row.origin) for row in rows]
+        self.control.settings = show_config(self.config)
         self.control.warnings, self.control.refused = self.config.warnings, ()
 
     async def _use_policies(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from bridge.api.ports import EffectiveSetting, LimiterReading, LivePoll
+from bridge.api.ports import LimiterReading, LivePoll
 from bridge.cluster.membership import Membership
 from bridge.delivery.deliverer import Deliverer
 from bridge.delivery.replayer import Replayer
@@ -19,7 +19,7 @@ from bridge.domain.connection import Connection, KeyCheck
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.errors import NotFound, Problem, ProviderFailed, StartUnknown
 from bridge.domain.failure import LastError
-from bridge.domain.finding import Finding
+from bridge.domain.finding import EffectiveSetting, Finding
 from bridge.domain.run import Json, Run
 from bridge.domain.webhook_url import check_target
 from bridge.maintenance.alerts import Alerter

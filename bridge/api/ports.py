@@ -11,7 +11,7 @@ from bridge.domain.alert import ChannelTest
 from bridge.domain.connection import Connection, KeyCheck
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.failure import LastError
-from bridge.domain.finding import Finding
+from bridge.domain.finding import EffectiveSetting, Finding
 from bridge.domain.run import Json, Run
 from bridge.store.runs import LeaseOffer
 
@@ -34,15 +34,6 @@ class LimiterReading:
     requests_per_second: float
     shadow_price_s: float
     over_capacity: float
-
-
-@dataclass(frozen=True, slots=True)
-class EffectiveSetting:
-    """One setting in effect: dotted key, value as text with secrets masked, and where it comes from."""
-
-    key: str
-    value: str
-    origin: str
 
 
 class Bridge(Protocol):

@@ -14,26 +14,9 @@ from pydantic_core import to_json
 
 from bridge.api.context import Request, RequestContext, Response, present
 from bridge.api.problem import problem_of
-from bridge.api.request_models import (
-    BatchBody,
-    Checks,
-    NoBody,
-    NoQuery,
-    RunBody,
-    TriggerBody,
-    WaitQuery,
-    WebhookBody,
-)
+from bridge.api.request_models import BatchBody, Checks, NoBody, NoQuery, RunBody, TriggerBody, WaitQuery, WebhookBody
 from bridge.api.request_parsing import read_given
-from bridge.api.response_models import (
-    RunAnswer,
-    RunInFull,
-    RunList,
-    RunRow,
-    page_of,
-    read_cursor,
-    run_shown,
-)
+from bridge.api.response_models import RunAnswer, RunInFull, RunList, RunRow, page_of, read_cursor, run_shown
 from bridge.api.selections import RunsQuery
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint, EndpointSource

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from bridge.api.authentication import (
-    CALLER,
-    Caller,
-    check_same_origin,
-    clear_cookie,
-    new_secret,
-    set_cookie,
-)
+from bridge.api.authentication import CALLER, Caller, check_same_origin, clear_cookie, new_secret, set_cookie
 from bridge.api.context import Request, RequestContext, Response
 from bridge.api.dashboard_response_models import LinkAnswer, SessionAnswer, SessionList, SessionRow
 from bridge.api.problem import Refusal

@@ -94,11 +94,11 @@ def cancel(settings: Settings, replay_id: tuple[str, ...]) -> None:
     client = settings.client()
     for each in replay_id:
         response = client.post("v1", "replays", each, "cancel")
-        if settings.as_json:
-            print_json(response.body)
-        else:
-            replay = response.object()
-            say(each, "is cancelled after", f"{replay['replayed']} of {count(replay['count'], 'event')}")
+        print_result(response, _print_cancelled, as_json=settings.as_json)
+
+
+def _print_cancelled(replay: Object) -> None:
+    say(replay["id"], "is cancelled after", f"{replay['replayed']} of {count(replay['count'], 'event')}")
 
 
 def start_replay(settings: Settings, endpoint_id: str, selection: Object, *, is_waiting: bool) -> int:

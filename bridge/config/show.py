@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from bridge.config.connection_sections import PROVIDER_OPTIONS, CadenceTable, ConnectionTable
 from bridge.config.layers import place
@@ -11,26 +10,18 @@ from bridge.config.load import Config, FileEndpoint
 from bridge.config.sections import AlertTable, EndpointTable, OtelSettings
 from bridge.config.values import Table, format_size, mask_password, mask_query
 from bridge.domain.connection import CadenceSettings, Connection
+from bridge.domain.finding import EffectiveSetting
 from bridge.domain.timestamps import format_duration
 
 UNSET = "-"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One setting: dotted key, value as text, and `default`, `file:PATH`, `env:NAME` or `flag`."""
-
-    key: str
-    value: str
-    origin: str
-
-
-def show_config(config: Config) -> list[Row]:
+def show_config(config: Config) -> list[EffectiveSetting]:
     """Every setting in effect, in the order of the example file."""
     rows = [
         *_section(config, "server", config.server),
         *_tokens(config),
-        Row("database.url", config.database.shown, config.origins["database.url"]),
+        EffectiveSetting("database.url", config.database.shown, config.origins["database.url"]),
         *_section(config, "secrets", config.secrets),
         *_section(config, "retention", config.retention),
         *_section(config, "backup", config.backup),
@@ -42,41 +33,48 @@ def show_config(config: Config) -> list[Row]:
     for name, channel in config.alerts.items():
         for key, attribute in AlertTable.attributes().items():
             at = place(("alerts", name), key)
-            rows.append(Row(at, _text(attribute, getattr(channel, attribute)), _origin(config, at)))
+            rows.append(EffectiveSetting(at, _text(attribute, getattr(channel, attribute)), _origin(config, at)))
     rows += _section(config, "delivery", config.delivery)
-    rows += (Row(f"cadence.{key}", text, _origin(config, f"cadence.{key}")) for key, text in _cadence(config.cadence))
+    rows += (
+        EffectiveSetting(f"cadence.{key}", text, _origin(config, f"cadence.{key}"))
+        for key, text in _cadence(config.cadence)
+    )
     rows += _section(config, "dashboard", config.dashboard)
     return [*rows, *_section(config, "otel", config.otel or OtelSettings()), *_section(config, "log", config.log)]
 
 
-def _section(config: Config, section: str, table: Table) -> Iterator[Row]:
+def _section(config: Config, section: str, table: Table) -> Iterator[EffectiveSetting]:
     for key, attribute in table.attributes().items():
         name = place((section,), key)
-        yield Row(name, _text(attribute, getattr(table, attribute)), _origin(config, name))
+        yield EffectiveSetting(name, _text(attribute, getattr(table, attribute)), _origin(config, name))
 
 
-def _tokens(config: Config) -> Iterator[Row]:
+def _tokens(config: Config) -> Iterator[EffectiveSetting]:
     for token in config.tokens:
         for key, value in (("token", token.token), ("scope", token.scope.value)):
             name = place(("server.tokens", token.name), key)
-            yield Row(name, _text(key, value), _origin(config, name))
+            yield EffectiveSetting(name, _text(key, value), _origin(config, name))
 
 
-def _connection(config: Config, connection: Connection) -> Iterator[Row]:
+def _connection(config: Config, connection: Connection) -> Iterator[EffectiveSetting]:
     at = ("connections", connection.name)
     for key, attribute in ConnectionTable.attributes().items():
         if key in PROVIDER_OPTIONS and key in connection.options:
-            yield Row(place(at, key), connection.options[key], _origin(config, place(at, key)))
+            yield EffectiveSetting(place(at, key), connection.options[key], _origin(config, place(at, key)))
         elif hasattr(connection, attribute):
-            yield Row(place(at, key), _text(attribute, getattr(connection, attribute)), _origin(config, place(at, key)))
+            yield EffectiveSetting(
+                place(at, key), _text(attribute, getattr(connection, attribute)), _origin(config, place(at, key))
+            )
     for key, text in _cadence(connection.cadence):
-        yield Row(place(at, key), text, config.origins.get(place(at, key)) or _origin(config, f"cadence.{key}"))
+        yield EffectiveSetting(
+            place(at, key), text, config.origins.get(place(at, key)) or _origin(config, f"cadence.{key}")
+        )
 
 
-def _endpoint(config: Config, endpoint: FileEndpoint) -> Iterator[Row]:
+def _endpoint(config: Config, endpoint: FileEndpoint) -> Iterator[EffectiveSetting]:
     for key, attribute in EndpointTable.attributes().items():
         name = place(("endpoints", endpoint.id), key)
-        yield Row(name, _text(attribute, getattr(endpoint, attribute)), _origin(config, name))
+        yield EffectiveSetting(name, _text(attribute, getattr(endpoint, attribute)), _origin(config, name))
 
 
 def _cadence(settings: CadenceSettings) -> Iterator[tuple[str, str]]:

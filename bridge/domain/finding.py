@@ -1,4 +1,4 @@
-"""The finding of a check of this installation."""
+"""What an installation shows of itself: the finding of a check, and a setting in effect."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ class Finding:
     def result(self) -> str:
         """`ok`, `remark` or `wrong`."""
         return RESULTS[self.is_good]
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveSetting:
+    """One setting: dotted key, value as text with secrets masked, and `default`, `file:PATH`, `env:NAME` or `flag`."""
+
+    key: str
+    value: str
+    origin: str

@@ -53,11 +53,6 @@ class Dibby(FakeProvider):
         run = self.start_triggered(workflow_id, object_or_empty(body.get("inputs")))
         return web.json_response(self.body(run), status=201)
 
-    async def show(self, request: web.Request) -> web.Response:
-        """One run."""
-        run = self.state.find(self.name, request.match_info["run_id"])
-        return self.refuse(404) if run is None else web.json_response(self.body(run))
-
     def body(self, run: SandboxRun) -> dict[str, Json]:
         """The run object; only a failed run has `error`, and `createdAt` is its only time."""
         snapshot = self.state.snapshot(run)

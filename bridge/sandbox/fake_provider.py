@@ -48,6 +48,23 @@ class FakeProvider(ABC):
     def new_run_id(self) -> str:
         """An id that looks like this provider's."""
 
+    @abstractmethod
+    def body(self, run: SandboxRun) -> dict[str, Json]:
+        """The run as this API shows it."""
+
+    def find(self, request: web.Request) -> SandboxRun | None:
+        """The run that the request is about, if the provider knows it now."""
+        return self.state.find(self.name, request.match_info["run_id"])
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """One run."""
+        run = self.find(request)
+        return self.refuse(404) if run is None else self.shown(run)
+
+    def shown(self, run: SandboxRun) -> web.Response:
+        """The response that shows a run."""
+        return web.json_response(self.body(run))
+
     def new_workflow_id(self) -> str:
         """A workflow id that looks like this provider's."""
         return self.new_run_id()

@@ -74,11 +74,6 @@ class Instabase(FakeProvider):
         run = self.start_triggered(app, {**settings, "batch_id": body.get("batch_id"), "tags": body.get("tags")})
         return web.json_response(self.body(run), status=202 if deployment_id else 200)
 
-    async def show(self, request: web.Request) -> web.Response:
-        """One run."""
-        run = self._find(request)
-        return self.refuse(404) if run is None else web.json_response(self.body(run))
-
     async def list_runs(self, request: web.Request) -> web.Response:
         """Runs of the last 24 hours unless the request sets the range (Unix seconds); no total, no cursor."""
         query, now_s = request.query, int(self.state.clock.now().timestamp())
@@ -105,7 +100,7 @@ class Instabase(FakeProvider):
 
     async def results(self, request: web.Request) -> web.Response:
         """One page of a completed run's results."""
-        run, offset = self._find(request), whole_number(request.query.get("file_offset"), 0)
+        run, offset = self.find(request), whole_number(request.query.get("file_offset"), 0)
         if run is None or offset is None:
             return self.refuse(404 if run is None else 400)
         snapshot = self.state.snapshot(run)
@@ -120,7 +115,7 @@ class Instabase(FakeProvider):
 
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a run; the response names the jobs that do it."""
-        run = self._find(request)
+        run = self.find(request)
         if run is None:
             return self.refuse(404)
         self.state.remove(run)
@@ -148,8 +143,9 @@ class Instabase(FakeProvider):
     def _is_in_context(self, request: web.Request) -> bool:
         return self.state.ib_context is None or request.headers.get("IB-Context") == self.state.ib_context
 
-    def _find(self, request: web.Request) -> SandboxRun | None:
-        return self.state.find(self.name, request.match_info["run_id"]) if self._is_in_context(request) else None
+    def find(self, request: web.Request) -> SandboxRun | None:
+        """The run, if the request is in its context."""
+        return super().find(request) if self._is_in_context(request) else None
 
 
 def _nanoseconds(run: SandboxRun, instant: datetime | None) -> int | None:

@@ -83,16 +83,15 @@ class Retab(FakeProvider):
         if not isinstance(workflow_id, str):
             return self.refuse(422, "workflow_id: Field required")
         metadata = {key: str(value) for key, value in object_or_empty(body.get("metadata")).items()}
-        return self._run(self.start_triggered(workflow_id, object_or_empty(body.get("json_inputs")), metadata))
+        return self.shown(self.start_triggered(workflow_id, object_or_empty(body.get("json_inputs")), metadata))
 
-    async def show(self, request: web.Request) -> web.Response:
-        """One run."""
-        run = self._find(request)
-        return self.refuse(404) if run is None else self._run(run)
+    def shown(self, run: SandboxRun) -> web.Response:
+        """The run, with the id of the request."""
+        return web.json_response(self.body(run), headers={"x-request-id": secrets.token_hex(8)})
 
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a run with its steps."""
-        run = self._find(request)
+        run = self.find(request)
         if run is None:
             return self.refuse(404)
         self.state.remove(run)
@@ -100,14 +99,13 @@ class Retab(FakeProvider):
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Cancel a run; a run that has finished is answered 200 with `cancellation_failed`."""
-        run = self._find(request)
+        run = self.find(request)
         if run is None:
             return self.refuse(404)
         done = self.state.cancel(run, self.words[RunStatus.CANCELLED], "Cancelled by user")
         run = self.state.runs[self.name, run.id]
         status = "cancelled" if done else "cancellation_failed"
-        shown = run_body(run, self.state.snapshot(run))
-        return web.json_response({"run": shown, "redis_available": True, "cancellation_status": status})
+        return web.json_response({"run": self.body(run), "redis_available": True, "cancellation_status": status})
 
     async def list_runs(self, request: web.Request) -> web.Response:
         """Runs, newest first, filtered and paged by run id."""
@@ -118,7 +116,7 @@ class Retab(FakeProvider):
         runs = [run for run in self.state.list_runs(self.name) if keep(run)]
         if request.query.get("order") == "asc":
             runs.reverse()
-        bodies = [run_body(run, self.state.snapshot(run)) for run in runs]
+        bodies = [self.body(run) for run in runs]
         if self.state.list_is_summary:
             bodies = [{key: body[key] for key in SUMMARY_KEYS if key in body} for body in bodies]
         return self._page(request, bodies, "id")
@@ -140,17 +138,14 @@ class Retab(FakeProvider):
 
     async def list_flat_steps(self, request: web.Request) -> web.Response:
         """The steps of a generation a run; newer runs do not have this path."""
-        run = self._find(request)
+        run = self.find(request)
         if run is None or run.shape != "a":
             return self.refuse(404, "Not Found")
         return web.json_response(flat_steps(run, self.state.snapshot(run)))
 
-    def _find(self, request: web.Request) -> SandboxRun | None:
-        return self.state.find(self.name, request.match_info["run_id"])
-
-    def _run(self, run: SandboxRun) -> web.Response:
-        headers = {"x-request-id": secrets.token_hex(8)}
-        return web.json_response(run_body(run, self.state.snapshot(run)), headers=headers)
+    def body(self, run: SandboxRun) -> dict[str, Json]:
+        """The run in its generation."""
+        return run_body(run, self.state.snapshot(run))
 
     def _filter(self, query: Mapping[str, str]) -> Callable[[SandboxRun], bool]:
         wanted = json.loads(query.get("metadata", "{}"))

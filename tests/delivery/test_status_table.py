@@ -45,6 +45,11 @@ class Tried:
         self.delivery, self.attempt, self.endpoint, self.backoff = delivery, attempt, endpoint, pace
 
     @property
+    def result(self) -> tuple[Outcome, EndpointBackoff]:
+        """The outcome, and the back-off that it brought."""
+        return self.attempt.answer.outcome, self.backoff
+
+    @property
     def is_retried(self) -> bool:
         """It waits for its next attempt as planned."""
         return self.delivery.state is DeliveryState.PENDING and self.delivery.next_attempt_at == PLANNED
@@ -170,11 +175,7 @@ async def test_429_without_retry_after_pauses_for_a_second(
 async def test_any_other_4xx_fails(database: Database, clock: ManualClock, receiver: Receiver, status: int) -> None:
     receiver.always(Reply(status))
     tried = await attempt(database, clock, receiver.url())
-    assert (tried.is_retried, tried.attempt.answer.outcome, tried.backoff) == (
-        True,
-        Outcome.CLIENT_ERROR,
-        EndpointBackoff(),
-    )
+    assert (tried.is_retried, tried.result) == (True, (Outcome.CLIENT_ERROR, EndpointBackoff()))
 
 
 async def test_503_with_retry_after_pauses_the_endpoint(
@@ -212,42 +213,26 @@ async def test_a_timeout_counts_as_a_failure_in_a_row(
 ) -> None:
     receiver.always(Reply(kind=ReplyKind.HANG))
     tried = await attempt(database, clock, receiver.url(), timeout_s=0.2)
-    assert (tried.is_retried, tried.attempt.answer.outcome, tried.backoff) == (
-        True,
-        Outcome.TIMEOUT,
-        EndpointBackoff(failures=1),
-    )
+    assert (tried.is_retried, tried.result) == (True, (Outcome.TIMEOUT, EndpointBackoff(failures=1)))
 
 
 async def test_a_connection_that_is_refused_counts_as_a_failure_in_a_row(
     database: Database, clock: ManualClock
 ) -> None:
     tried = await attempt(database, clock, "http://127.0.0.1:1/hooks")
-    assert (tried.is_retried_soon, tried.attempt.answer.outcome, tried.backoff) == (
-        True,
-        Outcome.CONNECT,
-        EndpointBackoff(failures=1),
-    )
+    assert (tried.is_retried_soon, tried.result) == (True, (Outcome.CONNECT, EndpointBackoff(failures=1)))
 
 
 async def test_tls_that_fails_counts_as_a_failure_in_a_row(
     database: Database, clock: ManualClock, receiver: Receiver
 ) -> None:
     tried = await attempt(database, clock, receiver.url().replace("http://", "https://"))
-    assert (tried.is_retried, tried.attempt.answer.outcome, tried.backoff) == (
-        True,
-        Outcome.TLS,
-        EndpointBackoff(failures=1),
-    )
+    assert (tried.is_retried, tried.result) == (True, (Outcome.TLS, EndpointBackoff(failures=1)))
 
 
 async def test_a_name_that_is_not_found_counts_as_a_failure_in_a_row(database: Database, clock: ManualClock) -> None:
     tried = await attempt(database, clock, "http://nowhere.invalid/hooks")
-    assert (tried.is_retried_soon, tried.attempt.answer.outcome, tried.backoff) == (
-        True,
-        Outcome.DNS,
-        EndpointBackoff(failures=1),
-    )
+    assert (tried.is_retried_soon, tried.result) == (True, (Outcome.DNS, EndpointBackoff(failures=1)))
 
 
 async def test_a_blocked_address_names_the_rule_and_is_not_dialled(database: Database, clock: ManualClock) -> None:
@@ -266,21 +251,13 @@ async def answering(data: bytes) -> AsyncIterator[str]:
 async def test_a_head_that_is_too_large_is_a_class_of_its_own(database: Database, clock: ManualClock) -> None:
     async with answering(b"HTTP/1.1 503 Busy\r\n" + b"X-A: b\r\n" * 100_000) as url:
         tried = await attempt(database, clock, url)
-    assert (tried.is_retried, tried.attempt.answer.outcome, tried.backoff) == (
-        True,
-        Outcome.OVERSIZE,
-        EndpointBackoff(),
-    )
+    assert (tried.is_retried, tried.result) == (True, (Outcome.OVERSIZE, EndpointBackoff()))
 
 
 async def test_what_is_not_http_is_a_class_of_its_own(database: Database, clock: ManualClock) -> None:
     async with answering(b"SSH-2.0-OpenSSH_9.2\r\n\r\n") as url:
         tried = await attempt(database, clock, url)
-    assert (tried.is_retried, tried.attempt.answer.outcome, tried.backoff) == (
-        True,
-        Outcome.PROTOCOL,
-        EndpointBackoff(),
-    )
+    assert (tried.is_retried, tried.result) == (True, (Outcome.PROTOCOL, EndpointBackoff()))
 
 
 async def test_a_delivery_that_cannot_be_signed_is_not_sent(

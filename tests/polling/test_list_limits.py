@@ -15,17 +15,7 @@ from bridge.polling import list_poller
 from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario
 from bridge.store import runs
 from bridge.store.database import Database
-from tests.support.listing import (
-    CALM,
-    EAGER,
-    FOR_EVER,
-    LISTS,
-    all_observed,
-    finish,
-    lists,
-    polls,
-    register_all,
-)
+from tests.support.listing import CALM, EAGER, FOR_EVER, LISTS, all_observed, finish, lists, polls, register_all
 from tests.support.manual_clock import START, ManualClock
 from tests.support.watching import open_database, seen
 from tests.support.workbench import connection, note_sends, open_poller, work

@@ -20,17 +20,7 @@ from bridge.sandbox import DEFAULT_OUTPUT, Sandbox, Scenario, Step
 from bridge.sandbox.state import SandboxRun, SandboxState
 from bridge.store import connections, run_leases, runs
 from bridge.store.database import Database
-from tests.support.listing import (
-    CALM,
-    EAGER,
-    FOR_EVER,
-    LISTS,
-    all_observed,
-    finish,
-    lists,
-    polls,
-    register_all,
-)
+from tests.support.listing import CALM, EAGER, FOR_EVER, LISTS, all_observed, finish, lists, polls, register_all
 from tests.support.manual_clock import ManualClock
 from tests.support.watching import register
 from tests.support.workbench import (

@@ -22,17 +22,7 @@ from bridge.domain.run import Json, RunError, RunStatus
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.domain.transition import settle
-from bridge.store import (
-    connections,
-    deliveries,
-    endpoints,
-    events,
-    idempotency,
-    nodes,
-    run_leases,
-    run_lists,
-    runs,
-)
+from bridge.store import connections, deliveries, endpoints, events, idempotency, nodes, run_leases, run_lists, runs
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter
 from bridge.store.run_leases import PollRecord

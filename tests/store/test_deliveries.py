@@ -8,12 +8,7 @@ from bridge.domain.delivery import DeliveryState, Outcome, PostResult
 from bridge.domain.run import RunError
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
-from bridge.store import (
-    attempts,
-    deliveries,
-    endpoints,
-    events,
-)
+from bridge.store import attempts, deliveries, endpoints, events
 from bridge.store.attempts import AttemptResult
 from bridge.store.database import Database
 from bridge.store.deliveries import DeliveryFilter, due_endpoints

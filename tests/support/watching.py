@@ -25,15 +25,22 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def open_database(url: str, clock: Clock | None = None) -> AsyncIterator[Database]:
-    """An open database with one node signed on."""
+async def connected(url: str, clock: Clock | None = None) -> AsyncIterator[Database]:
+    """An open database without a node."""
     database = Database(url, clock or SystemClock())
     await database.open()
     try:
-        await database.write(lambda tx: nodes.join(tx, node=NODE, host="here", pid=1, version="0"))
         yield database
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def open_database(url: str, clock: Clock | None = None) -> AsyncIterator[Database]:
+    """An open database with one node signed on."""
+    async with connected(url, clock) as database:
+        await database.write(lambda tx: nodes.join(tx, node=NODE, host="here", pid=1, version="0"))
+        yield database
 
 
 def new_run(provider_run_id: str = "abc", *, connection: str = "dify-prod", **more: Any) -> NewRun:

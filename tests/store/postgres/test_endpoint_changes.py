@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -18,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bridge.api.request_models import RunBody, WebhookBody
 from bridge.api.runs import Registration
 from bridge.api.runs import register as register_again
-from bridge.domain.clock import SystemClock
 from bridge.domain.connection import Connection
 from bridge.domain.endpoint import Endpoint
 from bridge.domain.event import Event
@@ -35,7 +33,7 @@ from bridge.store.runs import RunChange
 from bridge.store.tables import deliveries
 from bridge.store.transaction import Tx
 from tests.support.waiting import until
-from tests.support.watching import add_endpoint, new_run, open_database, seen
+from tests.support.watching import add_endpoint, connected, new_run, open_database, seen
 
 Step = Callable[[], Awaitable[object]]
 Change = Callable[[Tx, Endpoint], object]
@@ -90,18 +88,8 @@ class TwoNodes:
 @pytest.fixture
 async def nodes(postgresql_url: str) -> AsyncIterator[TwoNodes]:
     beside = open_unlimited_engine(make_url(postgresql_url)).connect()
-    async with open_database(postgresql_url) as recorder, second_node(postgresql_url) as changer, beside:
+    async with open_database(postgresql_url) as recorder, connected(postgresql_url) as changer, beside:
         yield TwoNodes(recorder, changer, await beside.execution_options(isolation_level="AUTOCOMMIT"))
-
-
-@asynccontextmanager
-async def second_node(url: str) -> AsyncIterator[Database]:
-    database = Database(url, SystemClock())
-    await database.open()
-    try:
-        yield database
-    finally:
-        await database.close()
 
 
 def create(tx: Tx, endpoint: Endpoint) -> None:

@@ -9,11 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from bridge.domain.errors import StoreUnavailable
-from bridge.store import (
-    nodes,
-    run_leases,
-    runs,
-)
+from bridge.store import nodes, run_leases, runs
 from bridge.store.database import Database
 from bridge.store.postgres import notifications
 from bridge.store.transaction import CommitSignals, Tx

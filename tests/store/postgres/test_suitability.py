@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +13,7 @@ from bridge.store import migrate, runs
 from bridge.store.database import Database
 from tests.support.pooler import pgbouncer
 from tests.support.postgres import Postgres
-from tests.support.watching import register
+from tests.support.watching import connected, register
 
 
 def name_of(url: str) -> str:
@@ -38,17 +37,6 @@ async def refusal(url: str) -> str:
     return str(caught.value)
 
 
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
-    """An open database without a node."""
-    database = Database(url, SystemClock())
-    await database.open()
-    try:
-        yield database
-    finally:
-        await database.close()
-
-
 async def test_a_pooler_in_transaction_mode_is_refused(postgresql_url: str) -> None:
     """It mixed up prepared statements: of forty registrations five were a 201 and the others a 500."""
     async with pgbouncer(postgresql_url, mode="transaction") as url:
@@ -61,7 +49,7 @@ async def test_a_certificate_file_that_is_not_there_is_named(postgresql_url: str
 
 
 async def test_a_pooler_in_session_mode_is_used(postgresql_url: str) -> None:
-    async with pgbouncer(postgresql_url, mode="session") as url, opened(url) as database:
+    async with pgbouncer(postgresql_url, mode="session") as url, connected(url) as database:
         run = await register(database)
         assert await database.read(lambda tx: runs.get_run(tx, run.id)) == run
 
@@ -81,7 +69,7 @@ async def test_the_defaults_of_a_role_or_database_do_not_hold(postgres: Postgres
     name = name_of(postgresql_url)
     for setting in ("default_transaction_isolation = 'serializable'", "statement_timeout = 900", "lock_timeout = 900"):
         postgres.execute(f"ALTER DATABASE {name} SET {setting}")
-    async with opened(postgresql_url) as database:
+    async with connected(postgresql_url) as database:
         shown = await database.write(
             lambda tx: [
                 tx.connection.execute(sa.text(f"SHOW {setting}")).scalar()
@@ -96,7 +84,7 @@ async def test_a_database_that_ends_each_statement_after_a_millisecond_is_used(
 ) -> None:
     """It was refused in the driver's words: looking for a pooler took longer than that."""
     postgres.execute(f"ALTER DATABASE {name_of(postgresql_url)} SET statement_timeout = 1")
-    async with opened(postgresql_url) as database:
+    async with connected(postgresql_url) as database:
         assert await register(database)
 
 
@@ -112,7 +100,7 @@ async def test_a_database_that_ends_each_statement_after_a_millisecond_is_used(
     ],
 )
 async def test_parameters_of_libpq_are_translated(postgresql_url: str, query: str) -> None:
-    async with opened(f"{postgresql_url}?{query}") as database:
+    async with connected(f"{postgresql_url}?{query}") as database:
         shown = await database.read(
             lambda tx: [
                 tx.connection.execute(sa.text(f"SHOW {name}")).scalar() for name in ("application_name", "work_mem")
@@ -137,7 +125,7 @@ async def test_a_role_that_may_not_create_tables_is_refused(role: str) -> None:
 
 
 async def test_a_role_that_may_only_read_is_refused(postgres: Postgres, postgresql_url: str, role: str) -> None:
-    async with opened(postgresql_url):
+    async with connected(postgresql_url):
         postgres.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO clerk", name_of(postgresql_url))
     assert "the role clerk has no right to DELETE" in await refusal(role)
 
@@ -152,7 +140,7 @@ async def test_another_applications_alembic_version_is_left_alone(postgres: Post
     postgres.execute("CREATE TABLE alembic_version (version_num text)", name)
     postgres.execute("INSERT INTO alembic_version VALUES ('deadbeef')", name)
     for _ in range(2):
-        async with opened(postgresql_url) as database:
+        async with connected(postgresql_url) as database:
             await register(database, connection=f"c-{_}")
     assert postgres.execute("SELECT version_num FROM alembic_version", name) == "deadbeef"
 
@@ -165,8 +153,8 @@ async def test_another_applications_tables_are_named(postgres: Postgres, postgre
 async def test_a_database_with_alembics_usual_table_is_still_ours(postgres: Postgres, postgresql_url: str) -> None:
     """As versions before made it."""
     name = name_of(postgresql_url)
-    async with opened(postgresql_url) as database:
+    async with connected(postgresql_url) as database:
         run = await register(database)
     postgres.execute(f"ALTER TABLE {migrate.OWN_VERSION_TABLE} RENAME TO alembic_version", name)
-    async with opened(postgresql_url) as database:
+    async with connected(postgresql_url) as database:
         assert await database.read(lambda tx: runs.get_run(tx, run.id)) == run
