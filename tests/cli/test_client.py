@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -82,19 +84,28 @@ def test_a_refusal_by_the_provider_is_not_the_callers_wrong_use():
 
 
 def test_what_speaks_no_http_is_an_unreachable_daemon():
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        answering_once(server, b"220 smtp ready\r\n"),
+        pytest.raises(DaemonUnreachable, match="does not speak HTTP"),
+    ):
+        _client(f"http://127.0.0.1:{server.getsockname()[1]}").get("healthz")
 
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(b"220 smtp ready\r\n")
 
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with pytest.raises(DaemonUnreachable, match="does not speak HTTP"):
-            _client(f"http://127.0.0.1:{server.getsockname()[1]}").get("healthz")
-        thread.join()
+@contextmanager
+def answering_once(server: socket.socket, answer: bytes) -> Iterator[None]:
+    """Accept one connection in a thread and send this, whatever is asked."""
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(4000)
+            connection.sendall(answer)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield
+    thread.join()
 
 
 def test_a_daemon_on_a_unix_socket_is_reached(tmp_path):
@@ -102,17 +113,8 @@ def test_a_daemon_on_a_unix_socket_is_reached(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(4000)
-                connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"ok"}')
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        assert _client(f"unix:{path}").get("healthz").object() == {"status": "ok"}
-        thread.join()
+        with answering_once(server, b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'):
+            assert _client(f"unix:{path}").get("healthz").object() == {"status": "ok"}
 
 
 def test_a_missing_unix_socket_is_an_unreachable_daemon(tmp_path):

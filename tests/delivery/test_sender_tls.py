@@ -115,25 +115,22 @@ async def test_what_cannot_be_believed_is_a_tls_failure_and_nothing_is_sent(send
     assert raw.requests == []
 
 
-async def test_plain_http_on_a_tls_url_is_a_tls_failure(sender):
+def speak_plainly(writer):
+    writer.write(answer("400 Bad"))
+    writer.close()
+
+
+def hang_up(writer):
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize("ending", [speak_plainly, hang_up])
+async def test_plain_http_on_a_tls_url_and_a_handshake_that_breaks_off_are_tls_failures(sender, ending):
     async def talk(reader, writer):
         await reader.read(10)
-        writer.write(answer("400 Bad"))
-        writer.close()
+        ending(writer)
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    result = await sender.post(f"https://{HOST}:{port}/", headers={}, body=b"{}", trust=Trust.API)
-    assert result.outcome is Outcome.TLS
-    server.close()
-
-
-async def test_a_handshake_that_breaks_off_is_a_tls_failure(sender):
-    async def hang_up(reader, writer):
-        await reader.read(10)
-        writer.transport.abort()
-
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     result = await sender.post(f"https://{HOST}:{port}/", headers={}, body=b"{}", trust=Trust.API)
     assert result.outcome is Outcome.TLS
