@@ -134,7 +134,7 @@ def _placeholders(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:
             yield at, "a brace without its partner or its name"
     asks = any(method in tables["run"] for method in METHODS) and used <= of_run
     for name in parts - used if asks else ():
-        yield ("run",), f"the part {{{name}}} of the id stands nowhere in [run], so every run would be the same"
+        yield ("run",), f"no {{{name}}} stands in [run], so every run would be the same; write it into the address"
 
 
 def _variables(tables: dict[str, Any]) -> set[str]:
@@ -146,10 +146,8 @@ def texts_of(nodes: Iterable[Node]) -> Iterator[tuple[At, str]]:
     """The texts in which names in braces are replaced, the names in bodies, too."""
     for at, value, schema, _ in nodes:
         if "x-text" in schema:
-            if isinstance(value, str):
-                yield at, value
-            for name in value if isinstance(value, dict) else ():
-                yield (*at, name), name
+            yield from [(at, value)] if isinstance(value, str) else ()
+            yield from (((*at, name), name) for name in (value if isinstance(value, dict) else ()))
 
 
 def _hosts(tables: dict[str, Any], nodes: list[Node]) -> Iterator[Fault]:

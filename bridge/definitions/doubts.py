@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bridge.definitions.check import is_here, texts_of, word_text
 from bridge.definitions.schema import STATUSES, nodes_of
 from bridge.domain.definition import id_parts, key_place, names_in, pieces
 from bridge.domain.suggestions import dotted
+
+_OVER: Final = ("gone", "lost", "failed", "cancelled", "succeeded", "partial")
 
 
 def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
@@ -32,6 +34,11 @@ def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
         for number, word in enumerate(tables["status"].get(canonical, ())):
             if said := _doubt_of_word(word_text(word)):
                 yield f"status.{canonical}[{number}]: {said}"
+    for number, rule in enumerate(tables.get("answer", ())):
+        codes = rule["http"] if isinstance(rule.get("http"), list) else [rule.get("http")]
+        if not rule.keys() & {"if", "header"} and {404, "4xx"} & set(codes) and rule["means"] in _OVER:
+            said = "a run that is not there yet answers so, too; without this rule one that stays away is lost"
+            yield f"answer[{number}]: {said}"
     if str(tables["read"]["status"]).startswith(("'", "`")):
         yield "read.status: text in quotes is the same in every answer; a path has none"
     if str(tables.get("trigger", {}).get("run_from")).rpartition(".")[2].lower() == "location":
@@ -66,6 +73,6 @@ def _doubt_of_word(word: str) -> str:
         return f"{word!r} is one word with a comma; each word stands in quotation marks of its own"
     if word != word.strip():
         return f"{word!r} begins or ends with a blank, which counts"
-    if word == "*":
-        return "'*' is a word like any other; one in no list is unknown, and the run stays watched"
+    if "*" in word:
+        return f"{word!r} is a word like any other, not a pattern; one in no list is unknown, and the run stays watched"
     return "a status that is null is not this text; write absent = …" if word == "null" else ""

@@ -145,7 +145,7 @@ class Answers:
         if means != "ok":
             status, word = RunStatus(means), seen.provider_status
             word = str(answer.status) if seen.status is RunStatus.UNKNOWN else word
-            elsewhere = self.reader.needs_output(status) and seen.output is None
+            elsewhere = status in self.reader.output_after and seen.output is None
             seen = replace(seen, status=status, provider_status=word, output_is_elsewhere=elsewhere)
             reading = replaced(reading, remarks=tuple(one for one in reading.remarks if "read.status finds" not in one))
         elif not reading.rule and seen.status is RunStatus.UNKNOWN and _is_error(answer.body, seen):

@@ -80,19 +80,11 @@ class DefinitionReader:
             for form in (word_text(word), self._folded(word_text(word)))
         }
         self._absent = status.get("absent")
-        self._rules = [
-            (
-                finder(rule["if"], f"status.when[{number}].if"),
-                RunStatus(rule["is"]),
-                finder(rule.get("raw", "`null`"), f"status.when[{number}].raw"),
-                f"when[{number}]: {rule['if']}",
-            )
-            for number, rule in enumerate(status.get("when", ()))
-        ]
+        self._rules = [_rule(f"when[{number}]", rule) for number, rule in enumerate(status.get("when", ()))]
         error = read.get("error")
         self._error_when = tuple(map(RunStatus, error["when"])) if isinstance(error, dict) and "when" in error else None
         after = () if output is None else output.get("when", ("succeeded", "partial"))
-        self._output_after = tuple(map(RunStatus, after))  # no set: a tuple compares by identity first
+        self.output_after = tuple(map(RunStatus, after))  # no set: a tuple compares by identity first
 
     def _folded(self, word: str) -> str:
         return word.strip().casefold() if self._folds else word
@@ -116,16 +108,12 @@ class DefinitionReader:
                     notes.append(
                         f"read.{key} finds {_KIND[type(value)]} that is not a time in the form {form}; set `time`"
                     )
-        if status in self._output_after:
+        if status in self.output_after:
             values[_ELSEWHERE] = values[_OUTPUT] is None
         if self._error_when is not None and status not in self._error_when:
             values[_ERROR] = None
         *seen, answered_id = values
         return Reading(Observation(*seen), tuple(dict.fromkeys(notes)) if notes else (), rule, answered_id)
-
-    def needs_output(self, status: RunStatus) -> bool:
-        """Whether [output] is asked for after this status."""
-        return status in self._output_after
 
     def _judge(self, body: Json, notes: Notes) -> tuple[RunStatus, str, str]:
         """Canonical status, the word to show, and what decided: the first rule that is true, else the word."""
@@ -145,6 +133,12 @@ class DefinitionReader:
             return RunStatus.UNKNOWN, _NOTHING, ""
         status, name = self._words.get(word) or self._words.get(self._folded(word)) or (RunStatus.UNKNOWN, "")
         return status, word[:WORD_CHARS_MAX], name
+
+
+def _rule(name: str, given: Mapping[str, str]) -> tuple[Find, RunStatus, Find, str]:
+    """A rule of [[status.when]]: its condition, the status, the word to show, and the rule as `try` names it."""
+    condition, raw = (finder(given.get(key, "`null`"), f"status.{name}.{key}") for key in ("if", "raw"))
+    return condition, RunStatus(given["is"]), raw, f"{name}: {given['if']}"
 
 
 def _word_of(raw: Any) -> str | None:
@@ -252,13 +246,8 @@ def _fields_of(tables: Mapping[str, Any]) -> RunFields | None:
 
 def _expressions(value: Any) -> list[str]:
     """Every expression in a table; that of an error's message comes first."""
-    match value:
-        case str():
-            return [value]
-        case dict():
-            return _expressions(
-                [value[key] for key in sorted(value.keys() - _NO_PATHS, key=lambda key: key != "message")]
-            )
-        case list():
-            return [text for each in value for text in _expressions(each)]
-    return []
+    if isinstance(value, dict):
+        value = [value[key] for key in sorted(value.keys() - _NO_PATHS, key=lambda key: key != "message")]
+    if isinstance(value, list):
+        return [text for each in value for text in _expressions(each)]
+    return [value] if isinstance(value, str) else []

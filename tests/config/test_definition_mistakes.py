@@ -78,7 +78,7 @@ def test_an_address_on_this_machine_needs_no_encryption() -> None:
         (5, 'auth = { header = "X-Api-Key" }', "timeout = 30", "it belongs into the connection"),
         (7, "{id}", "{run_id}", "unknown name {run_id}; allowed: {id}"),
         (7, "{id}", "{ id }", "stands without blanks"),
-        (6, "{id}", ":id", "the part {id} of the id stands nowhere"),
+        (6, "{id}", ":id", "no {id} stands in [run], so every run"),
         (7, '"/v1/jobs/{id}"', '"v1/jobs/{id}"', "begins with `/`"),
         (7, '"/v1/jobs/{id}"', '"http://api.acme.example/v1/jobs/{id}"', "unencrypted"),
         (7, "get = ", "url = ", "write the method for it: get = …"),

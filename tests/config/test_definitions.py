@@ -75,7 +75,7 @@ def test_every_mistake_is_reported_at_once_with_its_line_what_is_allowed_and_the
         (('name = "jobs"', 'name = "other"'), "name: found 'other'"),
         (('status = "state"', ""), "the key `status` is missing"),
         (("[run]", '[run]\npost = "/x"'), "exactly one of get, post"),
-        (('get = "/jobs/{id}"', 'get = "/jobs"'), "the part {id} of the id stands nowhere"),
+        (('get = "/jobs/{id}"', 'get = "/jobs"'), "no {id} stands in [run], so every run"),
         (('get = "/jobs/{id}"', 'get = "https://other.example.com/jobs/{id}"'), "is not in `hosts`"),
         (('["RUN"]', '["RUN", true, 10, "10"]'), "the word '10' stands in `running`, too"),
         (("[run]", '[run]\nquery = { key = "{key}" }'), "`{key}` may stand in [auth] only"),

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from bridge.definitions.check import faults_in
+from bridge.definitions.doubts import doubts_in
 from bridge.definitions.files import Definitions
 from bridge.domain.connection import Connection, ConnectionHealth
 from bridge.domain.definition import DefinitionInvalid
@@ -223,3 +224,34 @@ def test_12_a_change_in_place_is_seen_by_its_digest(tmp_path):
     assert (before.version, after.version) == ("1.2.3", "1.2.3")
     assert before.digest != after.digest
     assert before != after
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (BASE + '[[answer]]\nhttp = 404\nmeans = "failed"\n', "answer[0]: a run that is not there yet"),
+        (BASE + '[[answer]]\nhttp = [404, 410]\nmeans = "gone"\n', "answer[0]: a run that is not there yet"),
+        (BASE.replace('["RUN"]', '["RUN.*"]'), "status.running[0]: 'RUN.*' is a word like any other, not a pattern"),
+    ],
+)
+def test_lint_doubts_what_would_end_a_run_that_is_not_there_yet(wrong, said):
+    assert any(doubt.startswith(said) for doubt in doubts_in(tomllib.loads(wrong)))
+
+
+def test_a_code_that_a_body_explains_may_end_a_run():
+    rule = '[[answer]]\nhttp = 404\nif = "code == \'deleted\'"\nmeans = "gone"\n'
+    assert list(doubts_in(tomllib.loads(BASE + rule))) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong", "said"),
+    [
+        ('body = { job = "{id}" }', "", "write it into the address"),
+        ('succeeded = ["OK"]', 'else = "failed"\nsucceeded = ["OK"]', "a word in no list is unknown"),
+        ('status = "state"', 'status = "{{ state | lower }}"', "a path stands without braces"),
+        ('succeeded = ["OK"]', 'succeeded = ["OK" "DONE"]', "a comma stands between the items"),
+    ],
+)
+def test_10_what_people_write_has_its_remedy(tmp_path, written, wrong, said):
+    with pytest.raises(DefinitionInvalid, match=said):
+        definition(tmp_path, BASE.replace(written, wrong))
