@@ -30,7 +30,10 @@ _ODD_SECRETS = (
     (re.compile(r"[\"'`]").search, "holds a quotation mark; give the key without quotes"),
     (re.compile(r"(?:export )?[A-Z_][A-Z0-9_]*=.", re.ASCII).match, "begins with `NAME=`; give what stands after it"),
     (re.compile(r"[\w-]+: ", re.ASCII).match, "begins with the name of a header; give what stands after it"),
-    (re.compile(r"<.*>|\$?\{.*\}", re.ASCII).fullmatch, "looks like a placeholder; give the key itself"),
+    (
+        re.compile(r"<.*>|\$?\{.*\}|\$[A-Z_]+|%[A-Z_]+%|(?i:your[-_].*)", re.ASCII).fullmatch,
+        "looks like a placeholder; give the key itself",
+    ),
     (re.compile(" ").search, "holds a blank, as no key does; give the key alone"),
 )
 _OTHERS = ("dibby", "retab", "instabase")

@@ -1,7 +1,7 @@
 """Refuse filters that can never match: names that no event has, text in double quotes, values that are never equal.
 
 A filter is walked beside the shape of an event. A shape is a dict of names, a list of one shape, a tuple of words (one
-of which the text is), TEXT, NUMBER or BOOLEAN, or ANY for what providers and clients choose.
+of which the text is), TEXT, NUMBER or BOOLEAN, OBJECT of unknown names, or ANY for what providers and clients choose.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ANY: Final = object()
 TEXT: Final = "text"
 NUMBER: Final = "a number"
 BOOLEAN: Final = "true or false"
+OBJECT: Final = "an object"
 _PLAIN: Final = (TEXT, NUMBER, BOOLEAN)
 _JMESPATH_TYPES: Final = ("string", "number", "boolean", "array", "object", "null")
 _RESULTS: Final[dict[str, Any]] = {
@@ -41,7 +42,7 @@ _RUN: Final[dict[str, Any]] = {
     "error": {"message": TEXT, "code": TEXT, "step": TEXT},
     "output": ANY,
     "output_url": TEXT,
-    "metadata": ANY,
+    "metadata": OBJECT,
     "tags": [TEXT],
 }
 _EVENT: Final[dict[str, Any]] = {
@@ -52,8 +53,8 @@ _EVENT: Final[dict[str, Any]] = {
         "sequence": NUMBER,
         "previous_status": _STATUSES,
         "run": _RUN,
-        "connection": ANY,
-        "endpoint": ANY,
+        "connection": OBJECT,
+        "endpoint": OBJECT,
     },
 }
 _DEEPER: Final = {name: f"data.{name}" for name in _EVENT["data"]} | {
@@ -66,9 +67,20 @@ def check_filter(expression: str) -> None:
     tree = compile_filter(expression).tree
     check_quotes(expression)
     try:
+        _check_condition(tree)
         _walk(tree, _EVENT, "")
     except RecursionError:
         raise ValueError("the filter is nested too deeply") from None
+
+
+def _check_condition(node: dict[str, Any]) -> None:
+    """Refuse a text as a condition: it is always true, as in `data.run.status == 'failed' || 'lost'`."""
+    if node["type"] in ("and_expression", "or_expression", "not_expression"):
+        for child in node["children"]:
+            _check_condition(child)
+    elif node["type"] == "literal" and isinstance(node["value"], str) and node["value"]:
+        text = quoted(node["value"])
+        raise ValueError(f"{text} alone is always true; compare it with a field, as in data.run.status == {text}")
 
 
 def _walk(node: dict[str, Any], shape: Any, path: str) -> tuple[Any, str]:
@@ -84,7 +96,7 @@ def _walk(node: dict[str, Any], shape: Any, path: str) -> tuple[Any, str]:
         case "current" | "identity":
             return shape, path
         case "index":
-            if isinstance(shape, dict | tuple) or shape in _PLAIN:
+            if isinstance(shape, dict | tuple) or shape in (*_PLAIN, OBJECT):
                 raise ValueError(f"`{path}` is not a list, so [{node['value']}] finds nothing")
             return (shape[0] if isinstance(shape, list) else ANY), f"{path}[{node['value']}]"
         case "slice":
@@ -202,10 +214,10 @@ def _kind_of(shape: Any) -> str | None:
         case tuple():
             return TEXT
         case dict():
-            return "an object"
+            return OBJECT
         case list():
             return "a list"
-    return str(shape) if shape in _PLAIN else None
+    return str(shape) if shape in (*_PLAIN, OBJECT) else None
 
 
 def _kind_of_value(value: Any) -> str:
@@ -216,7 +228,7 @@ def _kind_of_value(value: Any) -> str:
             return TEXT
         case int() | float():
             return NUMBER
-    return "a list" if isinstance(value, list) else "an object"
+    return "a list" if isinstance(value, list) else OBJECT
 
 
 def _remedy(kind: str, name: str, value: Any) -> str:

@@ -148,6 +148,9 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path):
         ("Authorization: Bearer app-key", "begins with the name of a header"),
         ("<your key>", "a placeholder"),
         ("${DIFY_API_KEY}", "a placeholder"),
+        ("$DIFY_API_KEY", "a placeholder"),
+        ("%DIFY_API_KEY%", "a placeholder"),
+        ("YOUR_API_KEY", "a placeholder"),
         ("Basic app-key", "holds a blank"),
     ],
 )
