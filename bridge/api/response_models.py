@@ -53,11 +53,11 @@ class Shown(BaseModel):
 P = TypeVar("P", bound=Shown)
 
 
-def page_of(model: type[P], shown: Sequence[Shown], limit: int, key: str = "id") -> P:
+def page_of(model: type[P], shown: Sequence[Any], limit: int) -> P:
     """A list's body; `shown` holds one more than `limit` where there is a further page."""
     page = list(shown[:limit])
     more = len(shown) > limit
-    return model.model_validate({"data": page, "next_cursor": cursor_of(getattr(page[-1], key)) if more else None})
+    return model.model_validate({"data": page, "next_cursor": cursor_of(page[-1].id) if more else None})
 
 
 def cursor_of(item_id: str) -> str:

@@ -116,9 +116,7 @@ def guarded_session(
     )
 
 
-async def allowed_addresses(
-    host: str, port: int, policy: AddressPolicy, *, is_encrypted: bool, lookup: Lookup | None = None
-) -> list[str]:
+async def allowed_addresses(host: str, port: int, policy: AddressPolicy, *, is_encrypted: bool) -> list[str]:
     """The addresses of `host`, which may be one itself, for another protocol than HTTP.
 
     Raises BlockedAddress if the policy refuses one, and an OSError if the name cannot be looked up.
@@ -127,7 +125,7 @@ async def allowed_addresses(
     if address is not None:
         verdicts = [(str(address), _judge_dial(str(address), port, policy, is_encrypted=is_encrypted))]
     else:
-        verdicts = await _judge_name(host, port, policy, lookup or ThreadLookup(), is_encrypted=is_encrypted)
+        verdicts = await _judge_name(host, port, policy, ThreadLookup(), is_encrypted=is_encrypted)
     for _, verdict in verdicts:
         if not verdict.allowed:
             raise BlockedAddress(verdict)

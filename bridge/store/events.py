@@ -261,19 +261,9 @@ def list_run_events(tx: Tx, run_id: str) -> list[Event]:
     return [event_of(row) for row in tx.connection.execute(query)]
 
 
-def list_feed(
-    tx: Tx,
-    *,
-    after: int,
-    limit: int,
-    types: Sequence[str] = (),
-    run_id: str | None = None,
-    since: datetime | None = None,
-) -> list[Event]:
+def list_feed(tx: Tx, *, after: int, limit: int, types: Sequence[str] = (), run_id: str | None = None) -> list[Event]:
     """Events in the order of recording, after position `after` (0: from the oldest kept)."""
     query = sa.select(events).where(events.c.position > after).order_by(events.c.position).limit(limit)
-    if since is not None:
-        query = query.where(events.c.created_at >= since)
     return _select_types(tx, query, types, run_id)[:limit]
 
 

@@ -231,14 +231,14 @@ class Estimate:
             wanted = age - alive_s
         return alive_s + min(max(wanted, min_interval_s), max_interval_s)
 
-    def expected_cost(self, price_s: float, min_interval_s: float = 0.0, max_interval_s: float = 1e9) -> ExpectedCost:
+    def expected_cost(self, price_s: float) -> ExpectedCost:
         """Polls and delay expected of a run polled at this price from age 0; the last 0.2 % of runs are left out."""
         polls, delay_s, age = 0.0, 0.0, 0.0
         for _ in range(FORECAST_POLLS_MAX):
             alive = self._at(age)[0]
             if alive < 0.002:
                 break
-            after = self.next_age(age, price_s, min_interval_s, max_interval_s)
+            after = self.next_age(age, price_s, 0.0, 1e9)
             polls += alive
             delay_s += alive * self.lateness(age, after)
             age = after

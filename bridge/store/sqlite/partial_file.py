@@ -12,7 +12,7 @@ def path_for(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial-{os.getpid()}")
 
 
-def delete_abandoned(folder: Path, name: str = "*") -> None:
+def delete_abandoned(folder: Path, name: str) -> None:
     """Delete the partial files for `name` (a glob) of processes that have ended, and of earlier ones with our id."""
     for left in folder.glob(f".{name}.partial-*"):
         pid = left.name.rpartition("-")[2]
