@@ -13,13 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.secret import Secret
-from bridge.domain.signing.ed25519_v1a import new_signing_key, verify_v1a
+from bridge.domain.signing.ed25519_v1a import new_signing_key
 from bridge.domain.signing.hmac_v1 import new_secret
 from bridge.sandbox import Received, Receiver, Reply
 from bridge.store import deliveries, endpoints, events
 from bridge.store.database import Database
 from tests.support.delivering import IN_FIVE_MINUTES, all_deliveries, live_until, open_deliverer, start_due
 from tests.support.manual_clock import ManualClock
+from tests.support.verify_v1a import verify_v1a
 from tests.support.watching import add_endpoint, record, register
 
 V1A = ("v1", "v1a")
@@ -49,7 +50,7 @@ def entries(arrived: Received, version: str) -> list[str]:
 
 
 def verifies(public: str, arrived: Received) -> bool:
-    return verify_v1a(public, arrived.headers, arrived.body, now=int(arrived.headers["webhook-timestamp"]))
+    return verify_v1a(public, arrived.headers, arrived.body)
 
 
 # -- bodies

@@ -7,8 +7,9 @@ import pytest
 import standardwebhooks
 import svix.webhooks
 
-from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key, sign_v1a, signing_key, verify_v1a, with_v1a
+from bridge.domain.signing.ed25519_v1a import new_signing_key, public_key, sign_v1a, signing_key, with_v1a
 from bridge.domain.signing.hmac_v1 import new_secret, secret_key, signature_headers
+from tests.support.verify_v1a import verify_v1a
 
 SIGNING = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
 PUBLIC = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
@@ -23,10 +24,9 @@ def test_the_published_vector_is_reproduced():
 
 def test_the_published_vector_verifies():
     headers = {"webhook-id": ID, "webhook-timestamp": str(STAMP), "webhook-signature": SIGNATURE}
-    assert verify_v1a(PUBLIC, headers, BODY, now=STAMP)
-    assert not verify_v1a(PUBLIC, headers, BODY + b" ", now=STAMP)
-    assert not verify_v1a(PUBLIC, headers, BODY, now=STAMP + 301)
-    assert not verify_v1a(public_key(new_signing_key()), headers, BODY, now=STAMP)
+    assert verify_v1a(PUBLIC, headers, BODY)
+    assert not verify_v1a(PUBLIC, headers, BODY + b" ")
+    assert not verify_v1a(public_key(new_signing_key()), headers, BODY)
 
 
 @pytest.mark.parametrize("is_v1a_first", [False, True])
@@ -37,7 +37,7 @@ def test_receivers_that_know_only_v1_skip_v1a_in_either_order(is_v1a_first):
         headers["webhook-signature"] = " ".join(reversed(headers["webhook-signature"].split(" ")))
     standardwebhooks.Webhook(secret).verify(BODY, headers)
     svix.webhooks.Webhook(secret).verify(BODY, headers)
-    assert verify_v1a(public_key(key), headers, BODY, now=now)
+    assert verify_v1a(public_key(key), headers, BODY)
 
 
 def test_during_rotation_every_live_key_signs():
@@ -46,17 +46,7 @@ def test_during_rotation_every_live_key_signs():
         signature_headers([secret_key(new_secret())], "evt_1", STAMP, BODY), [signing_key(key) for key in keys], BODY
     )
     assert headers["webhook-signature"].count("v1a,") == 3
-    assert all(verify_v1a(public_key(key), headers, BODY, now=STAMP) for key in keys)
-
-
-@pytest.mark.parametrize(
-    "entry", ["v1a,", "v1a,!!!", "v1a,\udcff", "v1a," + base64.b64encode(b"x" * 64).decode(), "v1,x"]
-)
-def test_nonsense_in_the_headers_is_refused_without_an_error(entry):
-    headers = {"webhook-id": ID, "webhook-timestamp": str(STAMP), "webhook-signature": entry}
-    assert not verify_v1a(PUBLIC, headers, BODY, now=STAMP)
-    assert not verify_v1a(PUBLIC, headers | {"webhook-id": "\udcff"}, BODY, now=STAMP)
-    assert not verify_v1a(PUBLIC, headers | {"webhook-timestamp": "9" * 5000}, BODY, now=STAMP)
+    assert all(verify_v1a(public_key(key), headers, BODY) for key in keys)
 
 
 @pytest.mark.parametrize(
