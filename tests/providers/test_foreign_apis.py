@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import base64
+import tomllib
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from bridge.definitions.doubts import doubts_in
+from bridge.definitions.files import Definitions
 from bridge.domain.failure import FailureKind
 from bridge.domain.observation import RunPage
 from bridge.domain.run import RunError, RunStatus
 from bridge.providers.base import Triggered
+from bridge.providers.definition_answers import Answers
+from bridge.providers.fixtures import compare, fixtures_beside, read_fixture, unseen_words
 from tests.providers.test_defined import against, failed, read
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+FOREIGN = sorted((Path(__file__).parent / "foreign").iterdir())
 AWX = """
 schema = 1
 name = "jobs"
@@ -202,6 +209,17 @@ async def test_jobs_of_kubernetes() -> None:
     assert [run.provider_run_id for page in pages for run in page.runs] == [f"prod/{name}" for name in JOBS]
     assert started == Triggered("prod/mine")
     assert server.seen[-1].method == "DELETE"
+
+
+@pytest.mark.parametrize("folder", FOREIGN, ids=[folder.name for folder in FOREIGN])
+def test_what_a_real_server_answered_is_read_as_it_was_meant(folder: Path) -> None:
+    """Written by the how-to alone, against real servers; they are not built in, so that the names are free."""
+    definition = Definitions(folder.parent).get(folder.name)
+    answers, found = Answers(definition), [read_fixture(path) for path in fixtures_beside(folder / "definition.toml")]
+    differing = {one.name: one.differences for one in (compare(answers, each) for each in found) if one.differences}
+    assert differing == {}
+    assert list(unseen_words(answers, found)) == []
+    assert list(doubts_in(tomllib.loads((folder / "definition.toml").read_text()))) == []
 
 
 @pytest.mark.parametrize(

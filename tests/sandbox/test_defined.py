@@ -137,3 +137,36 @@ def test_without_a_fixture_there_is_nothing_to_play(tmp_path: Path) -> None:
     (tmp_path / "jobs.toml").write_text(text)
     with pytest.raises(BridgeError, match="no fixture beside"):
         DefinedSandbox(tmp_path / "jobs.toml", key=KEY, step_s=1)
+
+
+async def test_the_address_of_the_list_is_no_run(tmp_path: Path) -> None:
+    """Flink has its list at /jobs/overview, beside /jobs/{id}."""
+    folder = tmp_path / "jobs"
+    (folder / "fixtures").mkdir(parents=True)
+    (folder / "fixtures" / "running.json").write_text('{"body": {"id": "7", "state": "RUNNING"}}')
+    (folder / "definition.toml").write_text("""schema = 1
+name = "jobs"
+[run]
+get = "/jobs/{id}"
+[read]
+status = "state"
+id = "id"
+[status]
+running = ["RUNNING"]
+[list]
+get = "/jobs/all"
+items = "@"
+id = "id"
+""")
+    sandbox = await DefinedSandbox(folder, key=KEY, step_s=1).start()
+    try:
+        definition = Definitions().read(folder / "definition.toml", "test")
+        connection = Connection("c", definition.name, sandbox.origin, Secret(KEY), definition=definition)
+        provider = DefinedProvider(definition)
+        async with ProviderSessions() as sessions:
+            http = open_http(sessions, connection, provider)
+            assert isinstance(await provider.fetch_run(http, "7"), Observed)
+            page = await provider.list_runs(http, since=SINCE)
+    finally:
+        await sandbox.stop()
+    assert [run.provider_run_id for run in page.runs] == ["7"]
