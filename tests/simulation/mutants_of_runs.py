@@ -224,7 +224,7 @@ OF_RUNS: Final = (
         "cancel-believed",
         "a run is cancelled as soon as its provider says that it will be",
         "bridge/api/runs.py",
-        "    return await _poll_now(context, request)\n\n\nasync def delete_run",
+        "    return await poll_run(context, request)\n\n\nasync def delete_run",
         "    from bridge.domain import transition\n"
         "    from bridge.domain.run import RunError, RunStatus\n\n"
         "    def settle(tx: Tx) -> None:\n"
@@ -238,10 +238,9 @@ OF_RUNS: Final = (
         "sequence-reused",
         "a run without a lease gives the number of its last event to the next one, too",
         "bridge/store/run_rows.py",
-        "    return Run(*values)\n",
-        "    from bridge.domain.frozen import replaced\n\n"
-        "    run = Run(*values)\n"
-        "    return run if row.next_poll_at is None else replaced(run, sequence=max(0, run.sequence - 1))\n",
+        "    run = _read(row)\n",
+        "    run = _read(row)\n"
+        "    run = run if row.next_poll_at is None else replaced(run, sequence=max(0, run.sequence - 1))\n",
     ),
     Mutant(
         "limit-of-each-connection",
