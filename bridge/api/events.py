@@ -27,16 +27,18 @@ AT_REST_REST_S: Final = 0.05
 async def list_events(context: RequestContext, request: Request[EventsQuery]) -> Response:
     """List events in the order of recording, after the event `after`; `next_cursor` is where to go on, also at the end.
 
-    With `order` newest, the reverse: `after` is then the last event of the page before, and the cursor ends with null.
+    A client that gives it as `cursor`, as in the other lists, reads to the end: an empty page has null. With `order`
+    newest, the reverse: `after` is then the last event of the page before, and the cursor ends with null.
     """
     query, is_feed = request.data, request.data.order == "oldest"
+    start = query.after or query.cursor
 
     def work(tx: Tx) -> tuple[list[Event], dict[str, dict[str, int]]]:
         found = page(tx)
         return found, count_states(tx, event_ids=[event.id for event in found]) if query.deliveries else {}
 
     def page(tx: Tx) -> list[Event]:
-        position = None if query.after is None else position_of(tx, query.after)
+        position = None if start is None else position_of(tx, start)
         types = [t.value for t in query.type]
         if is_feed:
             return events.list_feed(tx, after=position or 0, limit=query.limit, types=types, run_id=query.run_id)

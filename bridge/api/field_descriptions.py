@@ -361,7 +361,7 @@ DESCRIPTIONS: Final[dict[str, dict[str, str]]] = {
     "ConnectionQuery": {"workflow": "Show what was learned of this workflow; empty: of the runs without one."},
     "EndpointsQuery": {"one_run": "Whether to list the webhooks of single runs, too."},
     "EventsQuery StreamQuery": {
-        "after": "Begin behind the event with this id; `cursor` means the same.",
+        "after": "Begin behind the event with this id.",
         "type": "Only events of these types; may be given several times.",
         "run_id": "Only events of this run.",
         "order": "`oldest` first, as a feed, or `newest` first.",

@@ -375,9 +375,8 @@ EVENT_ORDERS: Final = ("oldest", "newest")
 class EventsQuery(Query):
     """The pull feed behind the event `after`; with `order` newest, a list that goes back from there in time."""
 
-    after: Annotated[Position | None, EmptyIsAbsent] = Field(
-        default=None, validation_alias=AliasChoices("after", "cursor")
-    )
+    after: Annotated[Position | None, EmptyIsAbsent] = None
+    cursor: Annotated[Position | None, EmptyIsAbsent] = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     type: list[fields.EventName] = Field(default_factory=list)
     run_id: Name | None = None

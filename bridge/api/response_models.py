@@ -395,7 +395,7 @@ class EventList(Shown):
     """A page of the feed."""
 
     data: list[EventRow]
-    next_cursor: Annotated[str | None, Field(description="The id of the last event; give it as `after` to go on.")]
+    next_cursor: Annotated[str | None, Field(description="The id of the last event: `after` continues with it.")]
 
 
 class ConnectionList(Shown):

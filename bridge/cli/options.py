@@ -176,16 +176,19 @@ EVENT_TYPES: Final = Names("event type", _event_types)
 
 
 class DurationText(click.ParamType[float]):
-    """A duration such as `90s`, `5m` or `2h`, in seconds."""
+    """A duration such as `90s`, `5m` or `2h`, in seconds; `unit` is that of a number without one."""
 
     name = "duration"
+
+    def __init__(self, unit: str = "") -> None:
+        self._unit = unit
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse `value` into seconds."""
         if isinstance(value, float):
             return value
         try:
-            return parse_duration(str(value))
+            return parse_duration(f"{value}{self._unit}" if str(value).isdecimal() else str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

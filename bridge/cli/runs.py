@@ -225,7 +225,7 @@ def show(settings: Settings, run_id: str) -> None:
 
 @runs.command
 @click.argument("run_id", type=RUN, nargs=-1, required=True)
-@click.option("--timeout", type=DurationText(), help="Give up after this time (exit 1).")
+@click.option("--timeout", type=DurationText("s"), help="Give up after this time, 60 or 5m (exit 1).")
 @common_options
 def wait(settings: Settings, run_id: tuple[str, ...], timeout: float | None) -> int:
     """Wait until every RUN_ID has settled; exit 1 if one failed, was cancelled, expired or was lost."""

@@ -33,6 +33,17 @@ async def test_the_feed_is_pulled_page_by_page_in_the_order_of_recording(api: Ap
     assert [event.id for event in await api.database.read(lambda tx: events.list_feed(tx, after=0, limit=9))] == seen
 
 
+async def test_a_client_that_follows_the_cursor_reaches_the_end_of_the_feed(api: Api) -> None:
+    await api.finish((await api.register())["id"])
+    feed = (await api.call("GET", "/v1/events")).body["data"]
+    page = await api.call("GET", "/v1/events?limit=1")
+    seen = page.body["data"]
+    for _ in feed:
+        page = await api.call("GET", f"/v1/events?limit=1&cursor={page.body['next_cursor']}")
+        seen += page.body["data"]
+    assert (seen, page.body) == (feed, {"data": [], "next_cursor": None})
+
+
 async def test_events_are_listed_newest_first_page_by_page(api: Api) -> None:
     for number in range(2):
         await api.finish((await api.register(f"r-{number}"))["id"])

@@ -36,8 +36,9 @@ def test_waiting_for_several_runs_fails_if_one_failed(bridge, running):
     assert [line.split()[1] for line in result.out.splitlines()] == ["failed", "succeeded"]
 
 
-def test_waiting_gives_up_at_its_timeout_with_1(bridge, running):
-    result = bridge("runs", "wait", add_run(bridge, running, **ENDLESS), "--timeout", "100ms")
+@pytest.mark.parametrize("timeout", ["100ms", "1"])
+def test_waiting_gives_up_at_its_timeout_with_1(bridge, running, timeout):
+    result = bridge("runs", "wait", add_run(bridge, running, **ENDLESS), "--timeout", timeout)
     assert result.code == 1
     assert "is still" in result.out
 
