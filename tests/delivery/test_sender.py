@@ -144,6 +144,9 @@ async def test_a_secret_that_the_receiver_repeats_is_not_kept(sender):
         result = await post(sender, raw, "/hooks?token=hunter3-hunter3&a=visible", custom_headers=custom)
     assert result.head == b"who is ****, or ****, with **** at /hooks?token=****&a=visible"
     assert result.detail == "302 redirects to /login/****; redirects are not followed"
+    async with raw_server(says(data, then_closes=True)) as raw:
+        result = await post(sender, raw, custom_headers=custom)
+    assert result.head.startswith(b"who is ****, or ****, with **** at ")
 
 
 async def test_a_receiver_that_speaks_tls_is_named(sender):

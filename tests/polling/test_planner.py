@@ -269,10 +269,10 @@ async def test_the_most_urgent_run_is_ranked_last_to_be_taken_first(tmp_path: Pa
 async def test_only_the_providers_own_clock_shows_how_old_a_run_is(tmp_path: Path) -> None:
     """Its clock is a year off; the difference of its own times is still right."""
     run = await running(tmp_path, observed_at=None, status=RunStatus.QUEUED)
-    shown = Observation(RunStatus.RUNNING, "running", started_at="2025-01-15T10:00:00Z")
-    result = Observed(shown, answered_at="2025-01-15T10:05:00Z")
-    began_at = taught().began_at(watched(run, age_s=0.0), result, NOW, 0.0)
-    assert began_at == NOW - timedelta(minutes=5)
+    for times in ({"started_at": "2025-01-15T10:00:00Z"}, {"created_at": "2025-01-15T10:00:00Z"}):
+        result = Observed(Observation(RunStatus.RUNNING, "running", **times), answered_at="2025-01-15T10:05:00Z")
+        began_at = taught().began_at(watched(run, age_s=0.0), result, NOW, 0.0)
+        assert began_at == NOW - timedelta(minutes=5)
 
 
 async def test_a_duration_counts_from_the_creation_where_the_provider_tells_no_start(tmp_path: Path) -> None:
@@ -312,13 +312,24 @@ async def test_a_run_that_spans_a_jump_of_the_clock_teaches_nothing(tmp_path: Pa
 
 async def test_a_change_after_the_clock_was_set_back_leaves_the_run_due_when_it_was(tmp_path: Path) -> None:
     """Its row is written whole: otherwise a daemon that is killed then polls it again an hour later."""
-    tracked = watched(await running(tmp_path), age_s=5.0)
+    tracked = watched(await running(tmp_path, deadline_at=NOW + timedelta(hours=3)), age_s=5.0)
     before = tracked.with_counters()
     tracked.rebase(-3600.0)
     after = tracked.with_counters()
     hour = timedelta(hours=1)
     assert before.next_poll_at is not None
+    assert before.deadline_at is not None
     assert (after.next_poll_at, after.status_since) == (before.next_poll_at - hour, before.status_since - hour)
+    assert after.deadline_at == before.deadline_at - hour
+
+
+@pytest.mark.parametrize(("left_s", "delay_s"), [(0.5, 2.0), (30.0, 30.001), (120.0, 100.0)])
+async def test_the_last_poll_before_a_deadline_keeps_min_interval_too(
+    left_s: float, delay_s: float, tmp_path: Path
+) -> None:
+    tracked = watched(await running(tmp_path, deadline_at=NOW + timedelta(seconds=left_s)), age_s=0.0)
+    planner = Planner(CadenceSettings(min_interval_s=2.0), DurationLearner())
+    assert planner.before_deadline(tracked, 100.0, "planned", NOW).delay_s == pytest.approx(delay_s)
 
 
 async def test_progress_is_tracked_and_taught(tmp_path: Path) -> None:
