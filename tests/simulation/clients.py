@@ -26,6 +26,7 @@ OUTCOMES: Final = {
     "instabase": ("succeeded", "succeeded", "failed", "cancelled"),
 }
 LASTING_S: Final = 600.0  # longer than any run that is lost: of a connection that finds no run any more none is lost
+MANY: Final = 1500  # more than a filter may look at while others wait
 WAITING_DEADLINE_S: Final = 1500  # longer than any trouble in which nobody sees that the run waits
 
 
@@ -169,6 +170,8 @@ class Clients(Readers):
             )
         body: dict[str, Any] = {"connection": connection, "provider_run_id": theirs, "tags": [f"n{number}"]}
         body["metadata"] = {"number": number, "group": "ab"[number % 2]}
+        if number % 6 == 0:
+            body["metadata"]["many"] = [*range(MANY)]
         body["deadline"] = f"{deadline_s or life.hours * 3600 + 3600:.0f}s"
         entry = Registration(connection, theirs, number, body, deadline_s, mark=mark_of(number))
         entry.is_lost = scenario.duration_s is None

@@ -21,6 +21,7 @@ EARLY_S: Final = 1.0  # a pause of whole seconds counts from the response; the r
 POST_S: Final = 16.0  # the timeout of a POST, and a moment to record it
 PROMPT_S: Final = 5.0
 RECOVERED_S: Final = 900.0  # the longest delay of a retry, after which an endpoint is used as before
+RECORDED_S: Final = 2.0  # in virtual time; what is recorded stays over a restart
 CLAIMED_S: Final = POST_S + 10  # what was claimed before a change may still be sent so long
 
 
@@ -86,10 +87,16 @@ def _deliveries(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
                 yield f"{name}: {event_id} came with different bytes"
         for event_id, event in known.items():
             is_given_up = (life.clients.endpoint_ids.get(name, name), event_id) in given_up
+            is_given_up |= _may_be_deleted(life, len(posts[event_id]))
             if name == "once" or is_given_up or not _wants(life, name, event) or not _is_owed(life, name, event):
                 continue
             if not any(arrival.post.status == 204 for arrival in posts[event_id]):
                 yield f"{name} never got {event['type']} {event_id} ({len(posts[event_id])} tries)"
+
+
+def _may_be_deleted(life: World, tries: int) -> bool:
+    """Whether a delivery with so many attempts was perhaps given up and then deleted with its run."""
+    return life.keeps_s is not None and tries > len(life.retry_schedule)
 
 
 def _is_owed(life: World, name: str, event: Any) -> bool:
@@ -111,6 +118,7 @@ def _webhooks(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
         if any(post.type != "run.finished" or post.event["data"]["run"]["id"] != entry.run_id for post in mine):  # type: ignore[index,call-overload]
             yield f"{entry.webhook} got what is not the end of {entry.run_id}"
         is_given_up = any((entry.webhook_id, event_id) in given_up for event_id in {post.id for post in mine})
+        is_given_up |= _may_be_deleted(life, len(mine))
         if entry.removed_after is None and not is_given_up and not any(post.status == 204 for post in mine):
             yield f"{entry.webhook} never got the end of {entry.run_id} ({len(mine)} tries)"
 
@@ -230,12 +238,15 @@ def _switched_off(life: World) -> Iterator[str]:
 def _order(life: World, given_up: set[tuple[str, str]]) -> Iterator[str]:
     """Where order is asked for, an event of a run comes only after the one before it was taken."""
     taken: defaultdict[str, set[int]] = defaultdict(set)
+    tries: defaultdict[str, int] = defaultdict(int)
     for arrival in life.arrivals["orderly"]:
+        tries[arrival.post.id] += 1
         data: Any = arrival.post.event["data"]
         if data["run"] is None:
             continue
         run_id, sequence = data["run"]["id"], data["sequence"]
-        if any(endpoint == "orderly" for endpoint, _ in given_up):
+        was_given_up = any(endpoint == "orderly" for endpoint, _ in given_up)
+        if was_given_up or _may_be_deleted(life, max(tries.values())):
             return  # what is given up lets the next one go
         if missing := set(range(1, sequence)) - taken[run_id]:
             yield f"orderly: {arrival.post.id} is number {sequence} of {run_id} and came before {sorted(missing)}"
@@ -259,10 +270,16 @@ def _pauses(life: World) -> Iterator[str]:
             if any(from_s + EARLY_S < at_s < until_s - EARLY_S for from_s, until_s in closed) and not is_by_hand:
                 yield f"{name}: {post.id} was sent while it had asked for a pause"
             pause_s = life.pauses_s.get(post.status or 0)
-            if pause_s and not life.was(at_s - 3, at_s + pause_s, "network", "down", "disk"):
+            if pause_s and not _was_unrecorded(life, at_s, pause_s, name):
                 until[post.id] = at_s + pause_s
                 if name not in ("once", "switched"):  # each path is an endpoint; enabling one resets its pauses
                     closed = [*closed[-5:], (at_s, at_s + pause_s)]
+
+
+def _was_unrecorded(life: World, at_s: float, pause_s: float, name: str) -> bool:
+    """Whether the answer that asked for a pause, or the record of it, may have been lost."""
+    until_s = at_s + (RECORDED_S if life.pace == 1 else pause_s)
+    return life.was(at_s - 3, until_s, "network", name=name) or life.was(at_s - 3, until_s, "down", "disk")
 
 
 def _provider_pauses(life: World) -> Iterator[str]:
@@ -272,7 +289,7 @@ def _provider_pauses(life: World) -> Iterator[str]:
         asked[seen.provider].append((at_s, seen))
     for provider, requests in asked.items():
         for at_s in (at_s for at_s, seen in requests if seen.fault == "429"):
-            if life.was(at_s - 3, at_s + PROVIDER_PAUSE_S, "network", "down", "disk"):
+            if _was_unrecorded(life, at_s, PROVIDER_PAUSE_S, "providers"):
                 continue
             early = [s for s, _ in requests if at_s + EARLY_S < s < at_s + PROVIDER_PAUSE_S - EARLY_S]
             yield from (f"{provider} was asked {s - at_s:.1f} s after it asked for a pause of 7 s" for s in early)

@@ -29,6 +29,11 @@ SAID_EMPTY: Final = (
     ("attempts that are not counted", "SELECT d.id FROM deliveries d LEFT JOIN attempts a ON a.delivery_id = d.id GROUP BY d.id HAVING count(a.id) <> d.attempts OR max(a.number) <> d.attempts"),
     ("transitions of no run", "SELECT run_id FROM transitions WHERE run_id NOT IN (SELECT id FROM runs)"),
     ("sequences that do not match", "SELECT r.id FROM runs r LEFT JOIN events e ON e.run_id = r.id GROUP BY r.id HAVING coalesce(max(e.sequence), 0) <> r.sequence"),
+    ("tags of no run", "SELECT run_id FROM run_tags WHERE run_id NOT IN (SELECT id FROM runs)"),
+    ("metadata of no run", "SELECT run_id FROM run_metadata WHERE run_id NOT IN (SELECT id FROM runs)"),
+    ("secrets of no endpoint", "SELECT id FROM endpoint_secrets WHERE endpoint_id NOT IN (SELECT id FROM endpoints)"),
+    ("deliveries that were discarded, of an endpoint that is there", "SELECT id FROM deliveries WHERE state = 'discarded' AND endpoint_id IN (SELECT id FROM endpoints WHERE deleted_at IS NULL)"),
+    ("replays that sent more than was counted", "SELECT id FROM replays WHERE replayed > count"),
     ("replays that did not end", "SELECT id FROM replays WHERE state = 'running'"),
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import sqlite3
@@ -19,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from bridge.config.load import Config, load_config
 from bridge.daemon import Daemon
 from bridge.domain.clock import SteadyClock
-from bridge.domain.errors import BridgeError
+from bridge.domain.errors import BridgeError, StoreUnavailable
 from bridge.sandbox.state import RequestSeen
 from tests.simulation import checker, file_checker, leaks
 from tests.simulation.clients import Clients
@@ -174,7 +175,7 @@ class Life(World):
 
     async def _serve(self, me: Process) -> None:
         daemon = self.daemon = Daemon(self._config(), SteadyClock(self.machine_clock()), read_config=self._config)
-        self._stop_wanted = asyncio.Event()
+        self._stop_wanted, self._reload_wanted = asyncio.Event(), asyncio.Event()
         try:
             async with daemon.workers:
                 try:
@@ -182,6 +183,7 @@ class Life(World):
                     self.say("started")
                     self.is_up = True
                     self.windows.append(Window("down", "", self._down_since, self.now_s))
+                    daemon.workers.start("reloader", lambda: self._reload_when_wanted(daemon))
                     await self._stop_wanted.wait()
                 finally:
                     await daemon.stop()
@@ -192,6 +194,19 @@ class Life(World):
             return
         self.say("stopped")
         self._gone(me)
+
+    async def _reload_when_wanted(self, daemon: Daemon) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            with contextlib.suppress(StoreUnavailable):
+                await daemon.reload()
+                self.say("reloaded")
+
+    def reload_daemon(self) -> None:
+        """SIGHUP: it reads the same configuration again."""
+        if not self.daemon_process.is_dead and self.is_up:
+            self._reload_wanted.set()
 
     def _gone(self, me: Process, *, is_killed: bool = False) -> None:
         me.is_dead = True
@@ -281,7 +296,13 @@ class Life(World):
         """Mend everything that is broken, and start the daemon if it is down."""
         self.say("calm")
         self.disk.is_full, self.disk.fails, self.disk.loses_answer, self.disk.slow_s = False, 0.0, 0.0, 0.0
-        self.disk.crash_in, self.loop.crash_in, self.mixes_up, self.kills_at_start = None, None, 0.0, False
+        self.disk.crash_in, self.loop.crash_in, self.mixes_up, self.forgets, self.kills_at_start = (
+            None,
+            None,
+            0.0,
+            0.0,
+            False,
+        )
         self.sandbox.clear_faults()
         for receiver in self.receivers.values():
             receiver.always(None)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 OVERLAP_S: Final = 600.0
+FILTER: Final = "data.run.metadata.group == 'a' && length(data.run.metadata.many[?@ >= `0`] || `[]`) >= `0`"
+"""Dear where there are many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Operators:
     async def make_endpoints(self) -> None:
         """Make those that are not in the file."""
         private: tuple[tuple[str, dict[str, Any]], ...] = (
-            ("chosen", {"filter": "data.run.metadata.group == 'a'"}),
+            ("chosen", {"filter": FILTER}),
             ("switched", {}),
             ("slow", {"events": ["run.finished"], "rate_limit": self.life.slow_per_s}),
         )

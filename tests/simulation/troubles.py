@@ -25,7 +25,7 @@ KINDS: Final = (
     "provider", "receiver", "network", "disk", "kill", "kill", "jump", "jump", "restart", "limit", "kill in a statement",
     "lost answer", "mix-up",
 )  # fmt: skip
-PROVIDER_FAULTS: Final = ("500", "502", "503", "429", "401", "garbage", "html", "hang", "reset")
+PROVIDER_FAULTS: Final = ("500", "502", "503", "429", "429", "429", "401", "garbage", "html", "hang", "reset")
 PROVIDER_PAUSE_S: Final = 7  # every 429 of a provider asks for it
 PAUSES_S: Final = {503: 40.0, 429: 25.0}  # the Retry-After of receivers, by status
 RECEIVER_FAULTS: Final = (
@@ -34,6 +34,8 @@ RECEIVER_FAULTS: Final = (
     Reply(502), Reply(400),
 )  # fmt: skip
 CHANGING_S, RUSH = 90.0, 24
+PAUSE_KEPT_S: Final = 2.2  # over the time within which the checkers excuse that it is lost
+RELOAD_EVERY_S: Final = 150.0  # on average
 JUMPS_S: Final = (-3600.0, -3600.0, -30.0, 30.0, 3600.0, 5 * 86400.0)
 
 
@@ -59,12 +61,19 @@ class Troubles:
         }  # fmt: skip
 
     async def live(self) -> None:
-        """All of them, each at its time."""
+        """All of them, each at its time, and reloads."""
+        self.life.spawn(self._reload())
         for number, (at_s, kind) in enumerate(self.planned):
             await asyncio.sleep(max(0.0, START_S + at_s - self.life.now_s))
             if self._only is None or number in self._only:
                 chance = random.Random(f"trouble {self.life.seed} {number}")
                 self.life.spawn(self._kinds[kind](chance))  # type: ignore[arg-type]
+
+    async def _reload(self) -> None:
+        chance = random.Random(f"reloads {self.life.seed}")
+        while self.life.now_s < self.life.calm_at_s:
+            await asyncio.sleep(chance.expovariate(1 / RELOAD_EVERY_S))
+            self.life.reload_daemon()
 
     def begin(self, kind: str, name: str = "", **more: object) -> Window:
         """Note that one begins."""
@@ -87,6 +96,11 @@ class Troubles:
         name, kind = chance.choice([*sandbox.providers, None]), chance.choice(PROVIDER_FAULTS)
         window = self.begin("provider", name or "", fault=kind)
         sandbox.fail(name, kind, None, PROVIDER_PAUSE_S if kind == "429" else None)
+        if kind == "429":  # so that others of it are due before the end of the pause
+            mine = [each for each in self.life.connections if name in (None, provider_of(each))]
+            self.life.spawn(self.life.clients.register_batch(mine, RUSH, CHANGING_S))
+            if chance.random() < 0.5:
+                self.life.spawn(self._kill_in_pause(window, self._refused_by_provider))
         self.life.spawn(self.life.clients.trigger())
         await self._last(chance, 1, 400)
         sandbox.clear_faults()
@@ -104,12 +118,35 @@ class Troubles:
         self.end(window)
 
     async def _receiver(self, chance: random.Random) -> None:
-        name, reply = chance.choice(list(self.life.receivers)), chance.choice(RECEIVER_FAULTS)
+        name, reply = chance.choice(["orderly", *self.life.receivers]), chance.choice(RECEIVER_FAULTS)
+        if name == "orderly":  # so that events wait for those before them
+            self.life.spawn(self._change())
         window = self.begin("receiver", name, reply=reply.status, how=reply.kind, delay=reply.delay_s)
         self.life.receivers[name].always(reply)
+        if reply.status in PAUSES_S and chance.random() < 0.7:
+            self.life.spawn(self._change())
+            self.life.spawn(self._kill_in_pause(window, lambda: self._paused_by_receiver(name)))
         await self._last(chance, 1, 900 if self.life.keeps_s is None else 2.5 * self.life.keeps_s)
         self.life.receivers[name].always(None)
         self.end(window)
+
+    async def _kill_in_pause(self, window: Window, asked_at_s: Callable[[], float]) -> None:
+        """Kill the daemon when it has just recorded that it is asked for a pause, and start it before its end."""
+        while window.until_s > self.life.now_s:
+            await asyncio.sleep(0.5)
+            if PAUSE_KEPT_S < self.life.now_s - asked_at_s() < 2 * PAUSE_KEPT_S:
+                self.life.kill_daemon()
+                await asyncio.sleep(0.1)
+                self.life.restart()
+                return
+
+    def _refused_by_provider(self) -> float:
+        """When a provider last asked for a pause."""
+        return next((at_s for at_s, seen in reversed(self.life.requests) if seen.fault == "429"), 0.0)
+
+    def _paused_by_receiver(self, name: str) -> float:
+        """When this receiver last asked for a pause."""
+        return next((it.at_s for it in reversed(self.life.arrivals[name]) if it.post.status in PAUSES_S), 0.0)
 
     async def _network(self, chance: random.Random) -> None:
         name = chance.choice(sorted(self.life.ports))

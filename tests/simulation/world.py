@@ -144,6 +144,8 @@ class World:
         """What the providers were asked, and when (monotonic)."""
         self.secrets: tuple[str, ...] = (TOKEN, API_KEY, SECRET, CANARY)
         self.windows: list[Window] = []
+        self.forgets = 0.15
+        """How often a provider does not know a run that it has, though never twice in a row."""
         self.mixes_up = 0.0
         """How often a provider answers with another run."""
         self.ignores_cancels = 0.6
@@ -241,12 +243,17 @@ class World:
         return (*self.sandbox.providers, TWIN)
 
     def mislead(self) -> None:
-        """Let `mixes_up` and `ignores_cancels` take effect, in this process for good."""
+        """Let `mixes_up`, `forgets` and `ignores_cancels` take effect, in this process for good."""
         find, cancel, chance = SandboxState.find, SandboxState.cancel, random.Random(f"mix-up {self.seed}")
+        forgotten = set[str]()
 
         def find_another(state: SandboxState, provider: str, run_id: str) -> SandboxRun | None:
             if self.mixes_up and chance.random() < self.mixes_up:
                 run_id = chance.choice([each for of, each in state.runs if of == provider] or [run_id])
+            if run_id not in forgotten and chance.random() < self.forgets:
+                forgotten.add(run_id)
+                return None
+            forgotten.discard(run_id)
             return find(state, provider, run_id)
 
         def cancel_perhaps(state: SandboxState, run: SandboxRun, word: str, reason: str) -> bool:

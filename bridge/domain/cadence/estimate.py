@@ -307,8 +307,6 @@ class Estimate:
             return EDGES_S[successor[0]]
         cell = cell_at(alive_s)
         below, above = EDGES_S[successor[cell]], EDGES_S[successor[cell + 1]] if cell + 1 < CELLS else END_S
-        if successor[cell] <= cell + 1:
-            return above
         share = (alive_s - EDGES_S[cell]) / WIDTHS_S[cell]
         return (1 - share) * below + share * above
 
