@@ -201,7 +201,7 @@ def _endpoints(
         found = [(is_error, sentence) for is_error, sentence in wrong.get(("endpoint", endpoint.id), [])]
         if endpoint.fault is not None:
             found.append((True, endpoint.fault))
-        if stats.last_answer and stats.last_answer.outcome is Outcome.UNSIGNED:
+        if not found and stats.last_answer and stats.last_answer.outcome is Outcome.UNSIGNED:
             found.append((True, "nothing can be sent to it"))
         if errors := bridge.filter_errors(endpoint):
             test = "`runbridge endpoints test-filter` shows why"

@@ -181,8 +181,9 @@ def _late(now: CurrentTrouble, at: datetime) -> list[AttentionAnswer]:
 
 
 def _unsigned(endpoint_id: str, failure: LastAnswer) -> AttentionAnswer:
-    sentence = f"Nothing can be sent to {endpoint_id}: {failure.detail}; `runbridge doctor` says which key is missing."
-    return _item("endpoint", endpoint_id, "error", failure.at, sentence)
+    return _item(
+        "endpoint", endpoint_id, "error", failure.at, f"Nothing can be sent to {endpoint_id}: {failure.detail}."
+    )
 
 
 def _of_daemon(findings: list[Finding]) -> list[AttentionAnswer]:

@@ -173,6 +173,8 @@ async def test_an_endpoint_that_accepts_nothing_says_why_at_a_glance(api: Api) -
     assert "the receiver answered 403; the receiver refuses; check its signing secret" in about[refused]
     assert "Nothing can be sent" in about[unsigned]
     assert "its secret is of another key" in about[unsigned]
+    doctor = [one["check"] for one in (await api.call("GET", "/v1/doctor")).body["data"] if one["result"] == "wrong"]
+    assert sorted(doctor) == sorted([f"endpoint {refused}", f"endpoint {unsigned}"]), "each once"
 
 
 @pytest.mark.usefixtures("is_patient")
