@@ -381,6 +381,7 @@ _SENTENCES = {
     "disk is full": "the disk that holds the database is full; free some space, nothing was lost",
     "disk i/o error": "the disk that holds the database fails or is full; free some space or check it",
     "database is locked": "another program holds the database locked; close it",
+    "read-only transaction": "PostgreSQL takes no writes there, as on a standby; name the primary in [database] url",
     "readonly": "the database file is read-only; give the daemon's user write permission",
     "another operation": "the connection to the database broke; a new one is made",
     "not a database": "the database file is damaged or was replaced; stop the daemon and restore the last backup",

@@ -140,3 +140,14 @@ async def test_what_the_server_ends_is_no_fault_of_ours(database: Database) -> N
     with pytest.raises(StoreUnavailable):
         await database.write(be_ended)
     assert [node.id for node in await database.read(nodes.list_nodes)] == ["node_1", "node_2"]
+
+
+async def test_a_server_that_takes_no_writes_is_named_as_one_with_what_to_do(database: Database) -> None:
+    """The primary was demoted, or the address leads to a standby."""
+
+    def write(tx: Tx) -> None:
+        tx.connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+        nodes.join(tx, node="node_3", host="there", pid=3, version="0")
+
+    with pytest.raises(StoreUnavailable, match=r"name the primary in \[database\] url"):
+        await database.write(write)
