@@ -20,6 +20,9 @@ SHARE_MAX: Final = 0.02
 """The share of the time that counting may take: a count of 100 ms is followed by a rest of 5 s."""
 AWAITED_S: Final = 0.02
 """Readers wait this long for a new count; after that they get the previous one."""
+OLD_S: Final = 60.0
+AWAITED_WHEN_OLD_S: Final = 1.0
+"""They wait so long if the previous one is older than `OLD_S`: nothing counts while no reader asks."""
 _STILL_CHANGING: Final = timedelta(minutes=2)
 HOURS: Final = 24
 _HOUR: Final = timedelta(hours=1)
@@ -40,6 +43,7 @@ class CountKeeper:
         self._measure = measure or (time.thread_time if database.is_sqlite else time.perf_counter)
         self._kept: Reading | None = None
         self._task: asyncio.Task[Reading] | None = None
+        self._began_at = 0.0
         self._took_s = 0.0
         self._stale_at = 0.0
         self._hours: dict[datetime, Minute] = {}
@@ -59,7 +63,10 @@ class CountKeeper:
             return self._kept
         task = self.begin()
         if self._kept is not None and self._took_s > AWAITED_S:
-            return self._kept
+            if self._clock.monotonic() - self._began_at > OLD_S:
+                await asyncio.wait({task}, timeout=AWAITED_WHEN_OLD_S)
+            if self._kept is not None:  # otherwise the count has failed
+                return self._kept
         return await asyncio.shield(task)
 
     def begin(self) -> asyncio.Task[Reading]:
@@ -114,7 +121,7 @@ class CountKeeper:
             return reading, self._measure() - started
 
         reading, self._took_s = await self._database.read(work)
-        self._kept = reading
+        self._kept, self._began_at = reading, began
         if reading[0].at >= current + _STILL_CHANGING:
             self._hours[first] = _sum(reading[1], first)
         self._stale_at = began + max(FRESH_S, self._took_s / SHARE_MAX)  # what was recorded since may not be in it

@@ -78,6 +78,20 @@ async def test_a_count_that_takes_long_is_not_waited_for_and_follows_after_a_res
     await keeper.close()
 
 
+async def test_a_count_that_takes_long_is_waited_for_where_the_one_before_is_old(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing counts while no reader asks: minutes later the first one was shown what had been before them."""
+    monkeypatch.setattr(counts, "AWAITED_WHEN_OLD_S", 60.0)
+    seconds = iter([0.0, 0.2, 1.0, 1.2])
+    keeper = counts.CountKeeper(api.database, api.clock, measure=lambda: next(seconds))
+    await keeper.read()
+    await api.register("a")
+    api.clock.advance(counts.OLD_S + 1)
+    assert (await keeper.read())[0].runs == {("dify-prod", "queued"): 1}
+    await keeper.close()
+
+
 @pytest.mark.usefixtures("is_patient")
 async def test_a_count_that_ends_late_is_as_old_as_its_beginning(sqlite_api: Api) -> None:
     """The one that a start begins may have read the database before the first run was registered."""
