@@ -35,7 +35,8 @@ async def stream_events(context: RequestContext, request: Request[StreamQuery]) 
         raise Refusal(
             503, f"{STREAMS_MAX} streams are open already; close one or pull GET /v1/events", Retry_After="30"
         )
-    after = request.http.headers.get("Last-Event-ID") or query.after
+    given = request.http.headers.get("Last-Event-ID", "").encode(errors="replace").decode()  # what is no UTF-8 is no id
+    after = given or query.after
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
     context.streams += 1  # before the first await, so that the next request sees it
     try:

@@ -28,6 +28,24 @@ async def raw(api: Api, text: str | bytes) -> bytes:
     return answer
 
 
+@pytest.mark.parametrize(
+    ("line", "header", "status"),
+    [
+        (b"GET /v1/events/stream", b"Last-Event-ID: evt_\xff", b" 404 "),
+        (b"GET /v1/events?after=%FF", b"X: \xff", b" 404 "),
+        (b"GET /v1/runs/%FF", b"X: \xff", b" 404 "),
+        (b"POST /v1/runs", b"traceparent: 00-\xff\r\ntracestate: a=\xff", b" 201 "),
+    ],
+)
+async def test_a_byte_that_is_no_utf_8_names_nothing(shared: Api, line: bytes, header: bytes, status: bytes) -> None:
+    """No database takes half of a surrogate pair, as which aiohttp reads such a byte."""
+    rest = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(RUN), RUN)
+    body = rest if line.startswith(b"POST") else b"\r\n"
+    request = b"%b HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n%b\r\n%b"
+    answer = await raw(shared, request % (line, TOKEN.encode(), header, body))
+    assert status in answer.partition(b"\r\n")[0]
+
+
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 async def test_everything_but_the_open_pages_needs_the_token(shared: Api, route: object) -> None:
     assert hasattr(route, "path")
