@@ -1,5 +1,5 @@
 /** What changes something: a button that says how it went, a dialog before what cannot be undone, and bulk operations. */
-import { createContext, h, html, useContext, useEffect, useMemo, useRef, useState } from "./preact.js";
+import { createContext, h, html, useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.js";
 import { post } from "./api.js";
 import { refetchAll } from "./live.js";
 import { filtersOf, go } from "./route.js";
@@ -57,18 +57,37 @@ export function Toasts() {
     ${shown?.error && html`<div class="toast"><${ErrorBox} error=${shown.error} /><button type="button" onClick=${() => setShown(null)}>Close</button></div>`}</div>`;
 }
 
+/** What had the focus before a dialog took it; a dialog may open another one. @type {HTMLElement | null} */
+let opener = null;
+
 /**
- * A modal dialog; the focus goes back to its opener when it closes.
- * @param {{title: string, close: () => void, children: any}} props
+ * A modal dialog; the focus goes back to its opener when it closes. Without `close` it stays until it is removed.
+ * @param {{title: string, close?: () => void, kind?: string, children?: any}} props
  */
-export function Dialog({ title, close, children }) {
+export function Dialog({ title, close, kind, children }) {
   const dialog = useRef(null);
-  useEffect(() => {
-    const opener = /** @type {HTMLElement | null} */ (document.activeElement);
-    dialog.current?.showModal();
-    return () => /** @type {HTMLElement | null} */ (opener?.isConnected ? opener : document.querySelector("h1"))?.focus();
+  useLayoutEffect(() => { // an effect would end only after the next frame, behind which the next key may come
+    const shown = dialog.current;
+    const active = /** @type {HTMLElement | null} */ (document.activeElement);
+    if (!active?.closest("dialog")) opener = active;
+    shown.showModal();
+    return () => {
+      shown.close();
+      const isLost = document.activeElement === document.body || shown.contains(document.activeElement);
+      if (isLost && !document.querySelector("dialog[open]")) (opener?.isConnected && opener !== document.body ? opener : document.querySelector("h1"))?.focus();
+    };
   }, []);
-  return html`<dialog ref=${dialog} aria-label=${title} onClose=${close}><h2>${title}</h2>${children}</dialog>`;
+  // The event `close` comes so late that the opener may have been pressed again before it.
+  const leave = (/** @type {KeyboardEvent} */ event) => {
+    if (event.key !== "Escape") return;
+    event.preventDefault();
+    close?.();
+  };
+  const closed = (/** @type {Event} */ event) => {
+    const shown = /** @type {HTMLDialogElement} */ (event.currentTarget);
+    if (shown.isConnected) close ? close() : shown.showModal();
+  };
+  return html`<dialog ref=${dialog} class=${kind} aria-label=${title} onKeyDown=${leave} onClose=${closed}><h2>${title}</h2>${children}</dialog>`;
 }
 
 /** How the key `R` presses a button: it asks first, whatever the button does at a click. */

@@ -61,7 +61,7 @@ export class Problem extends Error {
   constructor(status, body) {
     super(body?.detail || body?.title || `the daemon answered ${status}`);
     this.status = status;
-    this.title = body?.title || `Error ${status}`;
+    this.title = body?.title || "Error";
     /** @type {{field: string, message: string}[]} */
     this.errors = body?.errors || [];
     this.requestId = body?.request_id || null;

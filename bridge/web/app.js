@@ -1,11 +1,11 @@
 /** The shell: signing in, navigation, liveness, keys, and the page that the address names. */
 import { h, html, render, useEffect, useRef, useState } from "./preact.js";
-import { findSession, link, signIn, signOut } from "./api.js";
+import { call, findSession, link, signIn, signOut } from "./api.js";
 import { announce, ASK, Dialog, Session, toast, Toasts, useAttempt } from "./action.js";
 import { newVersion, refetchAll, start, stop, togglePause, useLive } from "./live.js";
 import { go, to, useRoute } from "./route.js";
 import { recall, remember, toggleTheme, toggleZone, zoneName } from "./settings.js";
-import { clockText, copyText, durationText, ErrorBox, Heading, valuesOf } from "./ui.js";
+import { clockText, copyText, durationText, ErrorBox, focusHeading, Heading, valuesOf } from "./ui.js";
 import Overview from "./overview.js";
 import Runs, { RunPage } from "./runs.js";
 import Deliveries, { DeliveryPage, ReplayPage, Replays } from "./deliveries.js";
@@ -102,8 +102,8 @@ function Keys({ close }) {
     <p class="buttons"><button type="button" class="primary" onClick=${close}>Close</button></p></${Dialog}>`;
 }
 
-/** @param {{signedIn: (session: any) => void}} props */
-function SignIn({ signedIn }) {
+/** The form; `isOver`: over the page, when the session ended under it. @param {{signedIn: (session: any) => void, isOver?: boolean}} props */
+function SignIn({ signedIn, isOver = false }) {
   const { error, isBusy, attempt } = useAttempt();
   const submit = (/** @type {Event} */ event) => {
     event.preventDefault();
@@ -111,14 +111,15 @@ function SignIn({ signedIn }) {
     attempt(async () => signedIn(await signIn({ token })));
   };
   useEffect(() => {
-    document.title = "Sign in · runbridge";
+    if (!isOver) document.title = "Sign in · runbridge";
     /** @type {HTMLElement | null} */ (document.querySelector("[name=token]"))?.focus();
   }, []);
-  return html`<main class="sign-in"><form class="stack" onSubmit=${submit}><h1>runbridge</h1>
+  const form = html`<form class="stack" onSubmit=${submit}>${!isOver && html`<h1>runbridge</h1>`}
     <input class="hidden" name="username" autocomplete="username" value="runbridge" tabindex="-1" aria-hidden="true" readonly /><label><span>API token</span><input type="password" name="token" required autocomplete="current-password" /></label>
     ${error && html`<${ErrorBox} error=${error} />`}
     <button type="submit" class="primary" disabled=${isBusy}>Sign in</button>
-    <p class="hint">The token stands in the configuration under <code>[server] api_token</code>. The command <code>runbridge dashboard</code> opens this page signed in.</p></form></main>`;
+    <p class="hint">The token stands in the configuration under <code>[server] api_token</code>. The command <code>runbridge dashboard</code> opens this page signed in.</p></form>`;
+  return isOver ? html`<${Dialog} title="Sign in again" kind="over">${form}</${Dialog}>` : html`<main class="sign-in">${form}</main>`;
 }
 
 function Liveness() {
@@ -136,11 +137,27 @@ function Liveness() {
   const seconds = (/** @type {number} */ ms) => durationText(Math.max(0, Math.ceil(ms / 1000)));
   const more = live.status === "Disconnected"
     ? `as of ${clockText(new Date(live.since), "medium")}, ${seconds(Date.now() - live.since)} ago, trying again in ${seconds(live.retryAt - Date.now())}`
-    : live.status === "Paused" ? `${live.waiting} changes wait` : "";
+    : live.status === "Paused" ? `${live.waiting} ${live.waiting === 1 ? "change waits" : "changes wait"}` : "";
   const isPaused = live.status === "Paused";
   return html`<span class=${`live ${live.status.toLowerCase()}`}><span role="status" aria-live="off">${live.status}</span>${more && html` <small>${more}</small>`}</span>
     <button type="button" class="quiet" onClick=${togglePause} aria-pressed=${isPaused}>${isPaused ? "Go on" : "Pause"}</button>
     <button type="button" class="quiet" onClick=${refetchAll}>Refresh</button>`;
+}
+
+/** The page of each kind of id. @type {Record<string, string>} */
+const KINDS = { run: "runs", dlv: "deliveries", evt: "events", rpl: "replays", ep: "endpoints", node: "nodes" };
+
+/** The address of what has this id or name, else of the runs that it may stand for; `key=value` stands for metadata. @param {string} id */
+async function addressOf(id) {
+  const kind = /^([a-z]+)_[0-9a-z]{26}$/.exec(id.toLowerCase())?.[1] ?? "";
+  if (KINDS[kind]) return to(KINDS[kind], id.toLowerCase());
+  const at = id.indexOf("=");
+  if (at > 0) return to("runs", null, { [`metadata.${id.slice(0, at)}`]: id.slice(at + 1) });
+  for (const [page, key, query] of [["endpoints", "id", "?limit=200"], ["connections", "name", ""]]) {
+    const { data } = await call("GET", `/v1/${page}${query}`).catch(() => ({ data: [] }));
+    if (data.some((/** @type {any} */ one) => one[key] === id)) return to(page, id);
+  }
+  return to("runs", null, { q: id });
 }
 
 /** @param {{session: any, signedOut: () => void, help: () => void, redraw: () => void}} props */
@@ -154,13 +171,11 @@ function Bar({ session, signedOut, help, redraw }) {
       toast("", problem);
     }
   };
-  const find = (/** @type {Event} */ event) => {
+  const find = async (/** @type {Event} */ event) => {
     event.preventDefault();
     const { id } = valuesOf(event);
-    if (!id) return;
-    const page = { run: "runs", dlv: "deliveries", del: "deliveries", evt: "events", rpl: "replays", ep: "endpoints" }[id.split("_")[0]];
-    go(page && id.includes("_") && id.length > 24 ? to(page, id) : to("runs", null, { q: id }));
     /** @type {HTMLFormElement} */ (event.currentTarget).reset();
+    if (id) go(await addressOf(id));
   };
   const version = newVersion();
   const changeZone = () => {
@@ -168,7 +183,7 @@ function Bar({ session, signedOut, help, redraw }) {
     redraw();
   };
   return html`<header class="bar"><a class="brand" href="#/overview">runbridge <small>${location.host}</small></a>
-    <form role="search" aria-label="By id" onSubmit=${find}><input name="id" aria-label="Find by any id" placeholder="Find by any id" autocomplete="off" spellcheck=${false} /></form>
+    <form role="search" aria-label="By id" onSubmit=${find}><input name="id" aria-label="Find by any id" title="An id, its beginning, a name, or metadata as key=value" placeholder="Find by any id" autocomplete="off" spellcheck=${false} /></form>
     <${Liveness} />${version && html`<button type="button" onClick=${() => location.reload()}>Reload for ${version}</button>`}
     ${Math.abs(link.skewMs) > 5000 && html`<small class="warn">this computer's clock is ${durationText(Math.abs(link.skewMs) / 1000)} ${link.skewMs > 0 ? "behind" : "ahead"}</small>`}
     <span class="tools"><button type="button" class="quiet" title="Times in UTC, or in this computer's zone" onClick=${changeZone}>${zoneName()}</button>
@@ -192,9 +207,12 @@ function Shell({ session, signedOut }) {
     if (document.activeElement?.closest("dialog") === null) shown?.focus({ preventScroll: true });
     scrollTo(0, 0);
   }, [key, route.query.cursor]);
+  useEffect(() => {
+    if (document.activeElement === document.body) focusHeading(); // what had the focus is gone
+  }, [route.address]);
   return html`<${Session.Provider} value=${session}><a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => {
       event.preventDefault();
-      document.querySelector("h1")?.focus();
+      focusHeading();
     }}>To the content</a>
     <${Bar} ...${{ session, signedOut, help }} redraw=${() => setDrawn(drawn + 1)} />
     <div class="columns"><nav class="side" aria-label="Pages of the dashboard"><ul>${Object.entries(PAGES).map(([name, [title]]) => html`<li key=${name}><a href=${to(name)} aria-current=${route.page === name ? "page" : undefined}>${title}</a></li>`)}</ul></nav>
@@ -236,7 +254,7 @@ function App() {
   }, []);
   if (session === undefined) return null;
   if (session === null) return html`${error && html`<div class="sign-in"><${ErrorBox} error=${error} /></div>`}<${SignIn} signedIn=${enter} />`;
-  return html`<div inert=${isOver}><${Shell} session=${session} signedOut=${leave} /></div>${isOver && html`<div class="over"><${SignIn} signedIn=${enter} /></div>`}`;
+  return html`<${Shell} session=${session} signedOut=${leave} />${isOver && html`<${SignIn} signedIn=${enter} isOver />`}`;
 }
 
 render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

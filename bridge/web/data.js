@@ -48,7 +48,7 @@ export function useData(path, read = parse) {
 }
 
 /** The row as it was, if nothing in it changed: then it is not drawn again. @param {any} before @param {any} row */
-const unchanged = (before, row) => (JSON.stringify(before) === JSON.stringify(row) ? before : row);
+const unchanged = (before, row) => (before && JSON.stringify(before) === JSON.stringify(row) ? before : row);
 
 /**
  * A page of a list. Rows that came since are counted in `fresh` until `showFresh`; those that are shown stay in place.

@@ -155,8 +155,7 @@ export function EndpointPage({ route }) {
   return html`<${Heading} title=${id} isId>${found && html`
       <${Action} ...${PING} run=${() => post(`${path}/ping`)} />
       <${ReplayButton} endpoint=${id} />
-      ${found.enabled ? html`<${Action} ...${DISABLE} key="off" isOff=${fixed} run=${() => post(`${path}/disable`)} />`
-        : html`<${Action} key="on" name="Enable" done="Enabled" run=${enable} />`}
+      <${Action} ...${found.enabled ? { ...DISABLE, isOff: fixed, run: () => post(`${path}/disable`) } : { name: "Enable", done: "Enabled", run: enable }} />
       <${Opener} name="Edit" isOff=${fixed} draw=${(/** @type {() => void} */ close) => html`<${EndpointForm} endpoint=${found} close=${close} />`} />
       <${Action} name="Rotate secret" isOff=${fixed} done="Both secrets sign for one day" run=${rotate} confirm=${html`<p>A new secret is made and shown once. The old one goes on signing for one day.</p>`} />
       <${Action} name="Delete" kind="danger" isOff=${fixed} done="Deleted" run=${() => call("DELETE", path)} leave=${to("endpoints")} confirm=${html`<p>Its pending deliveries are discarded. This cannot be undone.</p>`} />`}</${Heading}>

@@ -155,17 +155,23 @@ function down() {
 }
 
 /** Ask for the session: it tells whether the daemon answers, whether we are still known, and its version. */
-async function retry() {
-  retryTimer = undefined;
+async function noteVersion() {
   try {
     const session = await findSession();
-    if (!session) return link.onSignedOut();
-    show({ version: session.version });
-    if (source) openStream();
-    else up();
+    if (session) show({ version: session.version });
+    else link.onSignedOut();
+    return Boolean(session);
   } catch {
     down();
+    return false;
   }
+}
+
+async function retry() {
+  retryTimer = undefined;
+  if (!(await noteVersion())) return;
+  if (source) openStream();
+  else up();
 }
 
 link.onUnreachable = down;
@@ -180,6 +186,7 @@ document.addEventListener("visibilitychange", () => {
   if (!isOn) return;
   if (document.hidden) return closeStream();
   lead();
+  noteVersion();
   if (!isPaused) refetchAll();
 });
 setInterval(() => {

@@ -19,10 +19,17 @@ function make({ type, props }) {
   return element;
 }
 
+/** Put `made` in the place of `old`, the focus with it. @param {any} old @param {any} made */
+function replace(old, made) {
+  const hadFocus = old === document.activeElement;
+  old.replaceWith(made);
+  if (hadFocus) made.focus?.();
+}
+
 /** Make `old` like `made`, so that the focus, the hovered and the selected stay; a button that differs is another one. @param {any} old @param {any} made */
 function patch(old, made) {
   if (old.isEqualNode(made)) return;
-  if (old.nodeName !== made.nodeName || old.nodeName === "BUTTON") return old.replaceWith(made);
+  if (old.nodeName !== made.nodeName || old.nodeName === "BUTTON") return replace(old, made);
   if (old.nodeType === Node.TEXT_NODE) old.data = made.data;
   else {
     for (const { name } of [...old.attributes]) if (!made.hasAttribute(name)) old.removeAttribute(name);

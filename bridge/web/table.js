@@ -3,7 +3,7 @@ import { h, html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "
 import { useMay } from "./action.js";
 import { filtersOf, go, withFilters } from "./route.js";
 import { showRows } from "./rows.js";
-import { choice, ErrorBox, field, isSaidElsewhere, Loading, valuesOf } from "./ui.js";
+import { choice, ErrorBox, field, focusHeading, isSaidElsewhere, Loading, valuesOf } from "./ui.js";
 
 /**
  * A column; `size` is its width in a long list, as a track of a grid, `kind` the class of its cells.
@@ -87,14 +87,18 @@ export function ListBody({ list, route, caption, columns, empty, keyOf, selectio
     before.set(more, cursor);
     go(withFilters(route, { cursor: more }));
   };
+  const showNew = () => {
+    showFresh();
+    focusHeading(); // the button goes
+  };
   return html`
     ${error && !isSaidElsewhere(error, rows) && html`<${ErrorBox} error=${error} again=${reload} />`}
-    <div class="fresh">${fresh > 0 && !cursor && html`<button type="button" onClick=${showFresh}>${fresh} new</button>`}</div>
+    <div class="fresh">${fresh > 0 && !cursor && html`<button type="button" onClick=${showNew}>${fresh} new</button>`}</div>
     ${rows === null && !error && html`<${Loading} />`}
     ${rows?.length > 0 && html`<${Table} ...${{ caption, columns, rows, keyOf, isBusy, isList: true, selection: may ? selection : null }} />`}
     ${rows?.length === 0 && (given.length
       ? html`<div class="empty"><p>Nothing matches ${given.map((pair) => pair.join(" ")).join(", ")}.</p>
-          <a class="button" href=${withFilters(route, Object.fromEntries(given.map(([name]) => [name, ""])))}>Clear filters</a></div>`
+          <a class="button" onClick=${focusHeading} href=${withFilters(route, Object.fromEntries(given.map(([name]) => [name, ""])))}>Clear filters</a></div>`
       : html`<div class="empty">${empty}</div>`)}
     <nav class="pages" aria-label="Pages">
       ${cursor && html`<button type="button" data-page="newer" onClick=${() => go(withFilters(route, { cursor: before.get(cursor) ?? "" }))}>Newer</button>`}
@@ -112,7 +116,11 @@ export function Filters({ route, fields }) {
     go(withFilters(route, valuesOf(event)));
   };
   const submit = (/** @type {any} */ event) => event.currentTarget.form.requestSubmit();
-  return html`<form class="filters" role="search" aria-label="Filters" onSubmit=${apply} key=${JSON.stringify(route.query)}>
+  const form = useRef(null);
+  useEffect(() => {
+    for (const [name] of fields) form.current.elements[name].value = route.query[name] ?? "";
+  }, [JSON.stringify(route.query)]);
+  return html`<form ref=${form} class="filters" role="search" aria-label="Filters" onSubmit=${apply}>
     ${fields.map(([name, label, options]) => (options
       ? choice(label, name, [["", "any"], ...options], route.query[name], { onChange: submit })
       : field(label, name, { defaultValue: route.query[name], spellcheck: false })))}

@@ -161,7 +161,7 @@ export const jsonOf = (value, name) => foreignOf(typeof value === "string" ? val
 /** An error in the API's own words. @param {{error: any, again?: () => void}} props */
 export function ErrorBox({ error, again }) {
   return html`<div class="error" role="alert">
-    <p><strong>${error.title || "Error"}</strong>${error.status ? html` <span class="code">${error.status}</span>` : ""}</p>
+    <p><strong>${error.title || "Error"}</strong>${error.status > 0 && html` <span class="code">${error.status}</span>`}</p>
     <p>${visible(String(error.message))}</p>
     ${error.errors?.length > 0 && html`<ul>${error.errors.map((/** @type {any} */ one) => html`<li><code>${one.field}</code> ${visible(one.message)}</li>`)}</ul>`}
     ${error.requestId && html`<p class="code">request ${error.requestId}</p>`}
@@ -190,6 +190,8 @@ export function Heading({ title, isId = false, children }) {
   return html`<header class="head"><h1 tabindex="-1" ref=${heading}><bdi>${visible(title)}</bdi></h1><div class="actions">${isId && html`<${Copy} value=${title} label="Copy id" />`}${children}</div>
     ${reason && html`<p class="hint why">${reason}</p>`}</header>`;
 }
+
+export const focusHeading = () => document.querySelector("h1")?.focus({ preventScroll: true });
 
 /** Names and values; those without a value are left out. @param {[string, any][]} rows */
 export function factsOf(rows) {

@@ -208,6 +208,23 @@ def test_the_live_view_counts_filters_scrolls_and_quits():
     assert "rows 31 to 40" in plain
 
 
+@pytest.mark.slow
+def test_the_live_view_says_that_the_daemon_is_away_and_heeds_keys_that_come_together():
+    """In a narrow terminal the title takes several lines; a failed run among the newest is no failure of the command."""
+    statuses = ("running", "failed", "succeeded", "waiting", "queued")
+    runs = [{**NEWEST_RUN, "id": f"run_{number:026}", "status": statuses[number % 5]} for number in range(30)]
+    responses = iter([_response({"data": runs, "next_cursor": None})])
+    no_http = StubResponse(7)
+    with stub_server(lambda request: next(responses, no_http)) as daemon:
+        code, shown = _on_a_terminal(
+            "runs", "watch", "--url", daemon.url,
+            keys=[(b"q quits", b"\x1b[B" * 3), (b"no answer", b"q")], COLUMNS="40", LINES="14", NO_COLOR="1",
+        )  # fmt: skip
+    assert code == 0
+    assert b"rows 4 to 12" in shown
+    assert b"..." not in shown
+
+
 def test_run_ids_and_filters_exclude_each_other(cli):
     result = cli("runs", "watch", "run_1", "--tag", "x", "--url", "http://127.0.0.1:1")
     assert (result.code, "give either RUN_ID" in result.err) == (2, True)
