@@ -18,7 +18,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from bridge.cli.client import Client, DaemonUnreachable, Object, Patience
+from bridge.cli.client import Client, Object, Patience
+from bridge.cli.daemon_address import DaemonUnreachable
 from bridge.cli.output import build_table, console, count, print_value, say, status_text
 from bridge.cli.run_report import FAILURES, RUN_COLUMNS, RUN_COLUMNS_KEPT, progress_text, run_row
 
