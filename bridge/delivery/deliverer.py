@@ -37,7 +37,6 @@ from bridge.runtime.loop import Bell
 from bridge.runtime.metrics import Metrics
 from bridge.store import attempts, deliveries, endpoint_health
 from bridge.store.attempts import AttemptResult
-from bridge.store.batching import GROUP_MAX
 from bridge.store.database import Database
 from bridge.store.deliveries import due_endpoints, may_probe
 from bridge.store.endpoint_health import HealthChange
@@ -56,7 +55,7 @@ COMPARE_EVERY_S = 20.0  # a dead node's claims last as long
 COMPARE_AGAIN_S = 1.0
 CRASHED_REST_S = 60.0
 BEHIND_MIN = 16  # waiting for a slot
-UNRECORDED_MAX = GROUP_MAX  # delivered, without a slot, and waiting to be recorded
+UNRECORDED_MAX = 32  # delivered, without a slot, and waiting to be recorded: a kill makes them arrive twice
 
 
 @dataclass(frozen=True, slots=True)
