@@ -313,7 +313,10 @@ class _Loading:
         return tables
 
     def _otel(self) -> OtelSettings | None:
-        """The settings if spans are sent. What a collector lacks that only the environment names is just a warning."""
+        """The settings if spans are sent.
+
+        A missing extra is a mistake, or a warning where only the environment names a collector.
+        """
         otel = self._validated(OtelSettings, ("otel",))
         if otel is None or not otel.sends(self._env):
             return None

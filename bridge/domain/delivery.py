@@ -152,7 +152,7 @@ _STATUS_REMEDIES: Final[Mapping[int, str]] = {
 
 
 def remedy_for(outcome: str | None, status: int | None = None) -> str | None:
-    """What to do about attempts with this outcome; None for one that is no failure of the receiver or of ours."""
+    """The remedy for attempts with this outcome; None if it is no failure of the receiver or of this daemon."""
     by_status = _STATUS_REMEDIES.get(status or 0) if outcome == Outcome.CLIENT_ERROR else None
     return by_status or _REMEDIES.get(outcome or "")
 

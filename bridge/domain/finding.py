@@ -1,4 +1,4 @@
-"""What an installation shows of itself: the finding of a check, and a setting in effect."""
+"""The finding of a check of this installation, and a setting in effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The channels of alerts. What their keys must be like in a file is tested in tests/config."""
+"""The channels of alerts. The form of their keys in the configuration is tested in tests/config."""
 
 from __future__ import annotations
 

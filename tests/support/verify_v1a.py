@@ -1,4 +1,4 @@
-"""What a receiver does with `v1a` signatures; runbridge itself only makes them."""
+"""Verify `v1a` signatures as a receiver does; runbridge itself only makes them."""
 
 from __future__ import annotations
 

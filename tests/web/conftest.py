@@ -58,6 +58,15 @@ async def page(browser: Browser, full: DaemonSetup) -> AsyncIterator[Page]:
     await opened.close()
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def own_page(browser: Browser, full: DaemonSetup) -> AsyncIterator[Page]:
+    """A page with a session of its own: other tests end every session that is open."""
+    opened = await browser.new_page()
+    await sign_in(opened, full.daemon.url)
+    yield opened
+    await opened.close()
+
+
 @pytest.fixture(scope="session")
 def npm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which npm has installed what the tests of the scripts need."""

@@ -3,57 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, Page, Route, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.support.daemon_setup import DaemonSetup
-from tests.support.dashboard import Shown, arrive, show, sign_in
+from tests.support.dashboard import Shown, arrive, show
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def page(browser: Browser, full: DaemonSetup) -> AsyncIterator[Page]:
-    """A page with a session of its own: other tests end every session that is open."""
-    opened = await browser.new_page()
-    await sign_in(opened, full.daemon.url)
-    yield opened
-    await opened.close()
-
-
-async def runs_at(page: Page, setup: DaemonSetup, query: str) -> None:
+async def runs_at(own_page: Page, setup: DaemonSetup, query: str) -> None:
     """Show the list of runs with this query."""
-    await show(page, setup.daemon.url, Shown("runs", f"runs?{query}", "Runs"))
+    await show(own_page, setup.daemon.url, Shown("runs", f"runs?{query}", "Runs"))
 
 
-async def test_a_filter_that_the_form_does_not_offer_is_shown_or_kept(page: Page, full: DaemonSetup) -> None:
+async def test_a_filter_that_the_form_does_not_offer_is_shown_or_kept(own_page: Page, full: DaemonSetup) -> None:
     """An address may hold several statuses, or a key of the metadata: another filter beside them keeps them."""
-    await runs_at(page, full, "status=queued,running,waiting&metadata.customer=4711")
-    await expect(page.get_by_label("Status", exact=True)).to_have_value("queued,running,waiting")
-    await page.get_by_label("Tag", exact=True).fill("nightly")
-    await page.keyboard.press("Enter")
-    await page.wait_for_function("location.hash.includes('nightly')")
-    assert "metadata.customer=4711" in page.url
-    assert "status=queued%2Crunning%2Cwaiting" in page.url
-    await arrive(page, "Runs")
-    await expect(page.locator(".empty")).to_contain_text("metadata.customer 4711")
+    await runs_at(own_page, full, "status=queued,running,waiting&metadata.customer=4711")
+    await expect(own_page.get_by_label("Status", exact=True)).to_have_value("queued,running,waiting")
+    await own_page.get_by_label("Tag", exact=True).fill("nightly")
+    await own_page.keyboard.press("Enter")
+    await own_page.wait_for_function("location.hash.includes('nightly')")
+    assert "metadata.customer=4711" in own_page.url
+    assert "status=queued%2Crunning%2Cwaiting" in own_page.url
+    await arrive(own_page, "Runs")
+    await expect(own_page.locator(".empty")).to_contain_text("metadata.customer 4711")
 
 
-async def test_what_is_half_typed_stays_while_the_list_is_fetched_again(page: Page, full: DaemonSetup) -> None:
-    await runs_at(page, full, "status=failed")
-    await page.get_by_label("Tag", exact=True).fill("half ty")
-    async with page.expect_response(lambda answer: "/v1/runs?" in answer.url):
-        await page.get_by_role("button", name="Refresh").click()
-    await page.get_by_role("button", name="Pause").click()  # draws everything again
-    await expect(page.get_by_role("status")).to_have_text("Paused")
-    await expect(page.get_by_label("Tag", exact=True)).to_have_value("half ty")
+async def test_what_is_half_typed_stays_while_the_list_is_fetched_again(own_page: Page, full: DaemonSetup) -> None:
+    await runs_at(own_page, full, "status=failed")
+    await own_page.get_by_label("Tag", exact=True).fill("half ty")
+    async with own_page.expect_response(lambda answer: "/v1/runs?" in answer.url):
+        await own_page.get_by_role("button", name="Refresh").click()
+    await own_page.get_by_role("button", name="Pause").click()  # draws everything again
+    await expect(own_page.get_by_role("status")).to_have_text("Paused")
+    await expect(own_page.get_by_label("Tag", exact=True)).to_have_value("half ty")
 
 
-async def test_all_that_match_is_no_more_than_the_list_shows(page: Page, full: DaemonSetup) -> None:
+async def test_all_that_match_is_no_more_than_the_list_shows(own_page: Page, full: DaemonSetup) -> None:
     """The selection has every filter of the address; the button of the dialog has the name of its opener."""
     asked: list[dict[str, Any]] = []
 
@@ -61,11 +50,11 @@ async def test_all_that_match_is_no_more_than_the_list_shows(page: Page, full: D
         asked.append(json.loads(route.request.post_data or "{}"))
         await route.fallback()
 
-    await page.route("**/v1/runs/stop", note)
-    await runs_at(page, full, "state=open&status=running,waiting&metadata.customer=none")
+    await own_page.route("**/v1/runs/stop", note)
+    await runs_at(own_page, full, "state=open&status=running,waiting&metadata.customer=none")
     name = "Stop watching all that match"
-    await page.get_by_role("button", name=name).click()
-    dialog = page.get_by_role("dialog")
+    await own_page.get_by_role("button", name=name).click()
+    dialog = own_page.get_by_role("dialog")
     await dialog.get_by_role("button", name="Count").click()
     await expect(dialog).to_contain_text("0 open runs are selected")
     await expect(dialog.get_by_role("button", name=name, exact=True)).to_be_disabled()
@@ -73,21 +62,21 @@ async def test_all_that_match_is_no_more_than_the_list_shows(page: Page, full: D
     assert asked == [{**selected, "dry_run": True}]
 
 
-async def test_keys_act_on_the_row_with_the_focus(page: Page, full: DaemonSetup) -> None:
-    await show(page, full.daemon.url, Shown("deliveries", "deliveries?endpoint=billing", "Deliveries"))
-    rows = page.locator("tbody tr td:first-child a")
+async def test_keys_act_on_the_row_with_the_focus(own_page: Page, full: DaemonSetup) -> None:
+    await show(own_page, full.daemon.url, Shown("deliveries", "deliveries?endpoint=billing", "Deliveries"))
+    rows = own_page.locator("tbody tr td:first-child a")
     second = await rows.nth(1).inner_text()
-    await expect(page.get_by_role("heading", level=1)).to_be_focused()
-    await page.keyboard.press("ArrowDown")
+    await expect(own_page.get_by_role("heading", level=1)).to_be_focused()
+    await own_page.keyboard.press("ArrowDown")
     await expect(rows.first).to_be_focused()
-    await page.keyboard.press("ArrowDown")
-    await page.keyboard.press("Shift+R")
-    await expect(page.get_by_role("dialog")).to_contain_text(second)
-    await page.keyboard.press("Escape")
-    await expect(page.locator("tbody tr").nth(1).get_by_role("button", name="Retry")).to_be_focused()
+    await own_page.keyboard.press("ArrowDown")
+    await own_page.keyboard.press("Shift+R")
+    await expect(own_page.get_by_role("dialog")).to_contain_text(second)
+    await own_page.keyboard.press("Escape")
+    await expect(own_page.locator("tbody tr").nth(1).get_by_role("button", name="Retry")).to_be_focused()
 
 
-async def test_a_row_that_changes_keeps_the_focus(page: Page, full: DaemonSetup) -> None:
+async def test_a_row_that_changes_keeps_the_focus(own_page: Page, full: DaemonSetup) -> None:
     workflows = ["before"]
 
     async def change(route: Route) -> None:
@@ -96,11 +85,11 @@ async def test_a_row_that_changes_keeps_the_focus(page: Page, full: DaemonSetup)
         runs["data"] = [{**run, "workflow_id": workflows[-1]} for run in runs["data"]]
         await route.fulfill(response=answer, body=json.dumps(runs))
 
-    await page.route("**/v1/runs?*", change)
-    await runs_at(page, full, "status=failed")
-    link = page.locator("tbody tr").nth(2).get_by_role("link").first
+    await own_page.route("**/v1/runs?*", change)
+    await runs_at(own_page, full, "status=failed")
+    link = own_page.locator("tbody tr").nth(2).get_by_role("link").first
     await link.focus()
     workflows.append("after")
-    await page.get_by_role("button", name="Refresh").dispatch_event("click")
-    await expect(page.locator("tbody tr").nth(2)).to_contain_text("after")
+    await own_page.get_by_role("button", name="Refresh").dispatch_event("click")
+    await expect(own_page.locator("tbody tr").nth(2)).to_contain_text("after")
     await expect(link).to_be_focused()

@@ -127,8 +127,10 @@ async def test_a_daemon_ends_although_its_database_is_silent(postgres: Postgres,
         await database.write_reserved(nodes.list_nodes, 60)
         await database.read(nodes.list_nodes)
         cable.half_open()
-        async with asyncio.timeout(60):
-            await database.close()
+        closing = asyncio.create_task(database.close())
+        done, _ = await asyncio.wait({closing}, timeout=60)
+        assert done == {closing}, "it waits for an answer"
+        await closing
 
 
 async def test_what_the_server_ends_is_no_fault_of_ours(database: Database) -> None:
