@@ -113,7 +113,7 @@ def _print_connection(connection: Object) -> None:
     print_facts(_facts(connection, connection["state"]))
     learned = connection["state"]["learned"]
     if not learned:
-        say("no run has been watched yet, so nothing was learned about durations")
+        say("no run has ended yet, so nothing was learned about durations")
         return
     say_heading("workflows")
     columns = ("  WORKFLOW", "RUNS", "MEDIAN", "P90", "P99", "POLLS PER RUN", "MEAN DELAY")
