@@ -58,7 +58,7 @@ class Response:
 
 
 def present(found: T | None, what: str) -> T:
-    """What was found; NotFound for None."""
+    """`found`, unless it is None: NotFound, which names `what`."""
     if found is None:
         raise NotFound(f"there is no {what}")
     return found

@@ -53,7 +53,7 @@ class Poller:
         self._clock = services.clock
         self._name = client.connection.name
         self._tasks: dict[object, asyncio.Task[None]] = {}
-        """What is under way: by the run that is polled, or by when the list was begun."""
+        """Requests under way, by the run that is polled, or by when the list was begun."""
         self._next_pass_at = math.inf
         self._yields_until = -math.inf
 

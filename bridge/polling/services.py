@@ -25,5 +25,5 @@ class PollingServices:
     metrics: Metrics
     lease_guard: LeaseGuard
     offer_of: Callable[[], DeliveryOffer | None] = lambda: None
-    """What the node's deliverer offers to take of the deliveries that are recorded."""
+    """Returns the deliverer's offer to take new deliveries at once; None without one."""
     tracing: Tracing | None = None
