@@ -178,7 +178,8 @@ def _sqlstate(error: DBAPIError | asyncpg.PostgresError) -> str:
 class DirectConnections:
     """Connections for statements that are transactions of their own; SQLAlchemy would take three times as long.
 
-    The driver prepares each statement once for each connection.
+    The driver prepares each statement once for each connection. Where one is lost, those that lie idle may have gone
+    silent with it, and each would cost a caller `ANSWER_S`: they are closed too, as SQLAlchemy does in its pool.
     """
 
     def __init__(self, url: URL, most: int) -> None:
@@ -195,12 +196,13 @@ class DirectConnections:
             try:
                 with _limit(connection, ANSWER_S):
                     return await connection.fetchval(text, *values)
-            except asyncpg.PostgresError as error:
-                if is_gone(error):
-                    _close_now(connection)
-                raise
-            except BaseException:
+            except asyncio.CancelledError:
                 _close_now(connection)
+                raise
+            except BaseException as error:
+                if not isinstance(error, asyncpg.PostgresError) or is_gone(error):
+                    _close_now(connection)
+                    self.close()
                 raise
             finally:
                 self._idle.append(connection)

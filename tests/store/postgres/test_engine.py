@@ -10,6 +10,7 @@ from sqlalchemy.engine import make_url
 
 from bridge.store.postgres import engine as postgres
 from bridge.store.postgres.engine import STANDSTILL_S, TRANSACTION_S, DirectConnections
+from tests.support.cuttable_proxy import CuttableProxy
 from tests.support.waiting import until
 
 LOCK = 4711
@@ -73,3 +74,21 @@ async def test_a_statement_waits_for_a_free_connection(postgresql_url: str) -> N
     finally:
         direct.close()
         await other.close()
+
+
+async def test_a_connection_that_went_silent_takes_the_idle_ones_with_it(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall forgot all of them at once; each of the others would have cost another caller the whole limit."""
+    monkeypatch.setattr(postgres, "ANSWER_S", 1.0)
+    before, _, database = postgresql_url.rpartition("/")
+    async with CuttableProxy(int(before.rpartition(":")[2])) as proxy:
+        host = before.rpartition(":")[0]
+        direct = DirectConnections(make_url(f"{host}:{proxy.port}/{database}"), 3)
+        asked = [direct.fetch_value("SELECT pg_backend_pid() + $1::int", [0]) for _ in range(3)]
+        assert len(set(await asyncio.gather(*asked))) == 3
+        proxy.half_open()
+        with pytest.raises((*postgres.GONE, asyncpg.PostgresError)):
+            await direct.fetch_value("SELECT $1::int", [1])
+        assert await direct.fetch_value("SELECT $1::int", [2]) == 2
+        direct.close()
