@@ -18,6 +18,7 @@ from bridge.domain.delivery import DeliveryState, Outcome, PostResult, RetrySche
 from bridge.domain.endpoint import EndpointSource
 from bridge.domain.secret import Secret
 from bridge.domain.signing.hmac_v1 import new_secret
+from bridge.runtime.metrics import Metrics
 from bridge.sandbox import Receiver, Reply, ReplyKind
 from bridge.store import deliveries, endpoints, events
 from bridge.store.batching import GroupedWrites
@@ -75,6 +76,31 @@ async def test_a_retry_sends_the_same_id_and_bytes_with_a_fresh_timestamp(
     assert first.next_attempt_at is not None
     assert second.at >= first.next_attempt_at
     assert third.answer.outcome is Outcome.DELIVERED
+
+
+async def test_only_a_delivery_counts_as_the_time_of_an_event_to_its_first_delivery(
+    database: Database, receiver: Receiver
+) -> None:
+    """Each attempt has a time of its own; the one from event to delivery would look good while nothing arrives."""
+    metrics = Metrics()
+    receiver.script(Reply(500))
+    await add_endpoint(database, receiver.url())
+    await record(database, await register(database), "failed")
+
+    def counts() -> list[float | None]:
+        names = ("delivery_duration_seconds_count", "event_to_delivered_seconds_count")
+        return [metrics.registry.get_sample_value(f"runbridge_{name}") for name in names]
+
+    async with open_deliverer(database, schedule=IN_FIVE_MINUTES, metrics=metrics) as deliverer:
+        await start_due(deliverer)
+        assert counts() == [1, 0]
+        (failed,) = await all_deliveries(database)
+        await database.write(lambda tx: deliveries.retry_now(tx, [failed.id]))
+        await start_due(deliverer)
+        assert counts() == [2, 0], "a retry by hand says nothing of how long an event takes"
+        await record(database, await register(database, "another"), "succeeded")
+        await start_due(deliverer)
+        assert counts() == [3, 1]
 
 
 async def test_a_used_up_schedule_leaves_the_delivery_exhausted_and_a_person_can_retry(
