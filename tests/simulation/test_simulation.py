@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.mutation.planted import PLANTED
 from tests.simulation.mutant import Mutant
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.planting import ROOT
@@ -40,7 +41,7 @@ def test_a_planted_fault_is_found(name: str) -> None:
     assert "found by life" in done.stdout
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", [*MUTANTS, *(planted.mutant for planted in PLANTED)], ids=lambda mutant: mutant.name)
 def test_what_a_mutant_changes_stands_there_once(mutant: Mutant) -> None:
     source = (ROOT / mutant.file).read_text(encoding="utf-8")
     for text, instead in ((mutant.text, mutant.instead), *mutant.more):
