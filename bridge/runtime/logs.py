@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
 import logging
 import os
@@ -10,6 +12,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from pydantic_core import to_json
@@ -29,19 +32,40 @@ def set_up(level: str, output_format: str) -> None:
     console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     as_json = _for_journal if is_journal(sys.stderr.fileno(), os.environ.get("JOURNAL_STREAM", "")) else _as_json
     last: list[Processor] = [_without_control_characters, console] if is_console else [as_json]
-    text, data = structlog.WriteLoggerFactory(file=sys.stderr), structlog.BytesLoggerFactory(file=sys.stderr.buffer)
+    stream = _LossyFile(sys.stderr.fileno(), "wb", closefd=False)
     structlog.configure(
         processors=[
             _complete,
             *last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=text if is_console else data,
+        logger_factory=_text_to(stream) if is_console else structlog.BytesLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryHandler()])
     # It warns of every chore that takes longer than its interval; what delays the chore logs that itself.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+def _text_to(stream: io.FileIO) -> structlog.WriteLoggerFactory:
+    text = io.TextIOWrapper(stream, sys.stderr.encoding, "backslashreplace", write_through=True)
+    return structlog.WriteLoggerFactory(text)
+
+
+class _LossyFile(io.FileIO):
+    """A file whose faults cost lines of the log and stop no worker: its disk is full, or its reader is gone.
+
+    It has no buffer: what a full disk refused must not fail the end of the process.
+    """
+
+    def write(self, line: Any, /) -> int:
+        """Write as much of it as the file takes."""
+        rest = memoryview(line)
+        size = len(rest)
+        with contextlib.suppress(OSError):
+            while rest:
+                rest = rest[super().write(rest) or len(rest) :]
+        return size
 
 
 def is_journal(descriptor: int, journal_stream: str) -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 LIBRARIES_SPEAK = """
 import logging
@@ -105,3 +109,33 @@ def test_a_line_that_a_library_repeats_is_written_once_and_then_with_its_count()
     assert repeated == [None, 10, 100, 1000]
     assert [line["said"] for line in lines if line["level"] == "warning"] == [f"took {ms} ms" for ms in (0, 9, 99, 999)]
     assert lines[-1]["said"] == "something else"
+
+
+SPOKEN_TO_THE_END = """
+import logging
+from bridge.runtime import logs
+import structlog
+logs.set_up("info", FORMAT)
+for number in range(500):
+    structlog.get_logger().warning("spoken", number=number)
+    logging.getLogger("asyncio").error("said %s", "ü" * 500)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("output_format", ["json", "console"])
+def test_a_log_that_cannot_be_written_stops_nothing(output_format: str) -> None:
+    """`serve > daemon.log` on the disk of the database: when it was full, the line that said so ended the daemon."""
+    program = SPOKEN_TO_THE_END.replace("FORMAT", repr(output_format))
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-c", program], check=False, stdout=subprocess.PIPE, stderr=full)
+    assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def test_a_log_whose_reader_is_gone_stops_nothing() -> None:
+    program = SPOKEN_TO_THE_END.replace("FORMAT", repr("json"))
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([sys.executable, "-c", program], check=False, stdout=subprocess.PIPE, stderr=writes)
+    os.close(writes)
+    assert (done.returncode, done.stdout) == (0, b"done\n")
