@@ -1,7 +1,7 @@
 """Everything that leans on private interfaces of aiohttp, in one file. Read on aiohttp 3.14.5.
 
 Used here and nowhere else: `TCPConnector._factory` (makes the protocol of each connection), the methods of
-`ResponseHandler` that the protocols below override, and `ClientSession._retry_connection`.
+`ResponseHandler` that the protocols below override, when each is called, and `ClientSession._retry_connection`.
 `tests/runtime/test_aiohttp_internals.py` fails when the source of any of them changes.
 
 An `Exchange` holds what is known about one POST while it is under way: when each phase began, and with which peer.
@@ -184,8 +184,9 @@ class ClientProtocol(ResponseHandler):
         return self._body is not None and self._body.is_eof()
 
     def set_response_params(self, **params: Any) -> None:
-        """A new request is about to be sent on this connection."""
-        if not self.is_used and not self._is_encrypted and not self.is_connected():  # with TLS, tickets may wait
+        """A new request is about to be sent on this connection; a CONNECT, which has no timer, was just sent."""
+        may_wait = self._is_encrypted or "timer" not in params  # tickets of TLS; the answer of a quick proxy
+        if not self.is_used and not may_wait and not self.is_connected():
             self._break_off()
         self.is_used = True
         self._body = self._length = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +141,29 @@ async def test_a_proxy_that_refuses_is_named_with_what_to_do(scheme: str, status
             await http.request("GET", "/runs/1")
     assert "hunter2" not in str(caught.value)
     assert scheme == "http" or "the proxy opens no tunnel" in str(caught.value)
+
+
+def refuse_tunnels(listener: socket.socket, count: int) -> None:
+    """Answer at once, from a thread: before this loop has turned again."""
+    for _ in range(count):
+        connection, _ = listener.accept()
+        with connection:
+            while not connection.recv(4096).endswith(b"\r\n\r\n"):
+                pass
+            connection.sendall(answer("407 No"))
+
+
+async def test_a_proxy_that_answers_before_the_loop_has_turned_is_heard() -> None:
+    """aiohttp says only after the CONNECT that it expects an answer; a proxy on the same machine is quicker."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        served = pool.submit(refuse_tunnels, listener, 5)
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with ProviderSessions() as sessions:
+            http = open_http(sessions, Connection("c", "dify", "https://provider.example", Secret("k"), proxy=proxy))
+            for _ in range(5):
+                with pytest.raises(ProviderFailure, match="the proxy opens no tunnel: HTTP 407"):
+                    await http.request("GET", "/runs/1")
+        served.result(10)
 
 
 async def test_a_proxy_that_is_not_there_is_called_the_proxy() -> None:

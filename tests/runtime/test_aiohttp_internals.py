@@ -15,6 +15,7 @@ READ = {
     "aiohttp.client_proto:ResponseHandler": "da5da6215c0ef3a0",
     "aiohttp.connector:BaseConnector._get": "4795a63c99f266c8",
     "aiohttp.connector:BaseConnector._release": "105426e5b03d8213",
+    "aiohttp.connector:TCPConnector._create_proxy_connection": "639a557d5d48ef98",
     "aiohttp.streams:StreamReader.feed_data": "7548cdda3ea70bf8",
 }
 
