@@ -25,7 +25,7 @@ from bridge.store.postgres import dialect as postgresql
 from bridge.store.postgres.one_statement import Check
 from bridge.store.prepared_statements import execute_each, execute_many, fetch
 from bridge.store.run_rows import changed_row_of, defaults_of_new_run, new_row_of, run_of
-from bridge.store.tables import endpoints, nodes, run_metadata, run_tags, runs, transitions
+from bridge.store.tables import TRANSITIONS_FROM, endpoints, nodes, run_metadata, run_tags, runs, transitions
 from bridge.store.transaction import Tx
 
 _PART: Final = 500  # ids in one statement
@@ -248,7 +248,7 @@ class TransitionRow:
 def list_transitions(tx: Tx, run_id: str) -> list[TransitionRow]:
     """The changes of status of one run, oldest first."""
     query = sa.select(transitions).where(transitions.c.run_id == run_id).order_by(transitions.c.id)
-    rows = sorted(tx.connection.execute(query), key=lambda row: row.at)  # ids of former versions are higher
+    rows = sorted(tx.connection.execute(query), key=lambda row: row.at)  # ids of former versions follow no order
     return [TransitionRow(row.at, row.from_status, row.to_status, row.provider_status) for row in rows]
 
 
@@ -359,7 +359,7 @@ def _after(change: RunChange) -> Run:
 def _transition(tx: Tx, before: Run, after: Run) -> dict[str, object]:
     return {
         "run_id": after.id,
-        "id": after.version,
+        "id": TRANSITIONS_FROM + after.version,
         "at": after.observed_at or tx.now,
         "from_status": before.status.value,
         "to_status": after.status.value,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -145,11 +145,14 @@ run_tags = sa.Table(
 )
 sa.Index("ix_run_tags_run", run_tags.c.run_id)
 
+TRANSITIONS_FROM: Final = 2**30
+
 transitions = sa.Table(
     "transitions",
     metadata,
     sa.Column("run_id", sa.Text, primary_key=True),
-    # The run's version at the change; older rows have a number counted through all runs.
+    # TRANSITIONS_FROM and the run's version at the change; in older rows that version alone, or a number counted
+    # through all runs. Beyond both, no number is taken twice, and a run that an upgrade found open can still end.
     sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("at", Instant, nullable=False),
     sa.Column("from_status", sa.Text, nullable=False),

@@ -122,7 +122,7 @@ INSERT INTO runs (id, connection, provider, provider_run_id, status, output_trun
   not_found_count, leased_by)
 VALUES ('run_1', 'dify-prod', 'dify', 'abc', 'running', false, 1, 1, '{}', '[]', false, 3, 1, true, false, false, 2, 5, 0, 0, 'gone');
 INSERT INTO transitions (id, run_id, at, from_status, to_status)
-VALUES (70, 'run_1', 1, 'queued', 'waiting'), (90, 'run_1', 2, 'waiting', 'running');
+VALUES (3, 'run_1', 1, 'queued', 'waiting'), (4, 'run_1', 2, 'waiting', 'running');
 INSERT INTO events (id, type, run_id, sequence, created_at, body)
 VALUES ('evt_1', 'run.started', 'run_1', 1, 2, '{}');
 INSERT INTO deliveries (id, event_id, event_type, endpoint_id, run_id, sequence, state, lane, attempts, failures, is_manual,
@@ -149,7 +149,10 @@ def begin_as_first_version(connection: sa.Connection) -> None:
 
 
 async def test_a_database_of_the_first_version_keeps_its_rows_and_goes_on(database_url: str) -> None:
-    """Its run gets a further transition, which sorts behind those numbered through all runs."""
+    """A transition that was numbered through all runs has the number of the run's next version.
+
+    The end of such a run could not be recorded: it was polled for ever.
+    """
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         engine = writer_engine(path_of(url))
