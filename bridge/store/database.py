@@ -422,6 +422,6 @@ def _assuming(work: Callable[[Tx], T], tx: Tx) -> T:
 
 
 def _unavailable(error: BaseException) -> StoreUnavailable:
-    if isinstance(error, DBAPIError):
+    if isinstance(error, DBAPIError) and not postgres.is_full(error):
         return unavailable(error)
     return StoreUnavailable(f"the database cannot be reached: {postgres.reason_of(error)}")

@@ -35,8 +35,18 @@ _TIMED_OUT, _READ_ONLY = ("25P03", "25P04", "57014"), "25006"  # ended by one of
 # serialization_failure, deadlock_detected, unique_violation (two transactions inserted the same row)
 _CONFLICTS: Final = {"40001", "40P01", "23505"}
 
-GONE: Final = (InterfaceError, asyncpg.InterfaceError, OSError, TimeoutError, sa.exc.TimeoutError)
+GONE: Final = (
+    InterfaceError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver's own, about a connection that broke under its last statement
+    OSError,
+    TimeoutError,
+    sa.exc.TimeoutError,
+)
 """Errors of a database that cannot be reached, besides those for which `is_gone` is true."""
+
+_TOO_MANY: Final = "53300"
+_MORE_CONNECTIONS: Final = "raise max_connections of PostgreSQL or the limit of the role, or end what holds connections"
 
 # Set on every connection, because a role or a database may have other defaults. Not in the startup message: a pooler
 # refuses parameters there that it does not know.
@@ -166,12 +176,17 @@ def is_gone(error: DBAPIError | asyncpg.PostgresError) -> bool:
     return _sqlstate(error).startswith((*_SERVER_FAULTS, *_TIMED_OUT, _READ_ONLY))
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether the server has no connection left for us."""
+    return _sqlstate(error) == _TOO_MANY
+
+
 def is_conflict(error: DBAPIError | asyncpg.PostgresError) -> bool:
     """Whether the transaction conflicted with another one, so that repeating it may succeed."""
     return _sqlstate(error) in _CONFLICTS
 
 
-def _sqlstate(error: DBAPIError | asyncpg.PostgresError) -> str:
+def _sqlstate(error: BaseException) -> str:
     return str(getattr(getattr(error, "orig", error), "sqlstate", None) or "")
 
 
@@ -232,10 +247,11 @@ def reason_of(error: BaseException) -> str:
             return f"{os.strerror(number)}; start PostgreSQL, or correct host and port in [database] url"
         case ConnectionError() if "SSL" in str(error):
             return "the server offers no TLS, which sslmode asks for"
-        case ConnectionError():  # asyncpg's own, about calls inside it
+        case ConnectionError() | asyncpg.InternalClientError():  # asyncpg's own, about calls inside it
             return "the connection broke"
         case OSError():
             return f"{error.strerror or error}; correct the host in [database] url"
         case _:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            return next(iter(str(cause).splitlines()), type(cause).__name__)
+            said = next(iter(str(cause).splitlines()), type(cause).__name__)
+            return f"{said}; {_MORE_CONNECTIONS}" if is_full(error) else said

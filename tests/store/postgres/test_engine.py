@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from bridge.store.postgres import engine as postgres
 from bridge.store.postgres.engine import STANDSTILL_S, TRANSACTION_S, DirectConnections
@@ -92,3 +94,33 @@ async def test_a_connection_that_went_silent_takes_the_idle_ones_with_it(
             await direct.fetch_value("SELECT $1::int", [1])
         assert await direct.fetch_value("SELECT $1::int", [2]) == 2
         direct.close()
+
+
+async def test_a_server_without_a_free_connection_is_named_with_what_to_do(postgresql_url: str) -> None:
+    """Another program that takes them all stops everything here, and the server's sentence has no remedy."""
+    admin, role = await asyncpg.connect(postgresql_url), f"crowded_{os.getpid()}"
+    url = make_url(postgresql_url).set(username=role)
+    await admin.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
+    direct, engine = DirectConnections(url, 1), postgres.open_engine(url, 1)
+    try:
+        with pytest.raises(asyncpg.PostgresError) as at_once:
+            await direct.fetch_value("SELECT 1", [])
+        with pytest.raises((asyncpg.PostgresError, DBAPIError)) as in_transaction:
+            async with postgres.transaction(engine):
+                pass
+    finally:
+        await engine.dispose()
+        await admin.execute(f"DROP ROLE {role}")
+        await admin.close()
+    for caught in (at_once, in_transaction):
+        assert postgres.is_gone(caught.value)
+        said = postgres.reason_of(caught.value)
+        assert "too many connections for role" in said
+        assert "raise max_connections of PostgreSQL or the limit of the role" in said
+
+
+def test_a_connection_that_broke_under_its_last_statement_is_no_fault_of_ours() -> None:
+    """asyncpg says `cannot switch to state 11; another operation (2) is in progress` then; that was a 500."""
+    error = asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+    assert isinstance(error, postgres.GONE)
+    assert postgres.reason_of(error) == "the connection broke"
