@@ -234,7 +234,7 @@ def _answer(stats: EndpointStats, now: datetime, *, of: str | None = None) -> st
         return ""
     age = format_duration(max(0, round((now - last.at).total_seconds())))
     said = f"{last.status} ({last.outcome.value})" if last.status else last.outcome.value
-    if of and last.detail and last.detail in of:
+    if of and last.detail and last.detail.removesuffix(".") in of:
         return f"; last answer {age} ago: {said}"
     remedy = remedy_for(last.outcome, last.status) if of else None
     said += (f", {last.detail}" if last.detail else "") + (f": {remedy}" if remedy else "")

@@ -18,7 +18,7 @@ from bridge.domain.delivery import DeliveryState, Outcome, remedy_for
 from bridge.domain.finding import Finding
 from bridge.domain.timestamps import format_duration, format_instant
 from bridge.store.connections import HealthRow, list_health
-from bridge.store.deliveries import due_endpoints
+from bridge.store.deliveries import DueEndpoint, due_endpoints
 from bridge.store.endpoint_stats import LastAnswer, read_last_failures
 from bridge.store.inspection import measure_size
 from bridge.store.summary import MINUTES, Counts, EndpointTrouble, Minute, list_endpoint_troubles
@@ -35,7 +35,7 @@ class CurrentTrouble:
     health: Mapping[str, HealthRow]
     endpoints: list[EndpointTrouble]
     failures: Mapping[str, LastAnswer]
-    due: dict[str, datetime]
+    due: Mapping[str, DueEndpoint]
     size_bytes: int
 
 
@@ -60,7 +60,7 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
     attention = [each for kind in list_attention(context.bridge, now, counts, at) for each in kind]
     attention += _of_daemon(await asyncio.to_thread(context.bridge.findings))
     attention.sort(key=lambda each: each.severity != "error")
-    oldest_at = min(now.due.values(), default=None)
+    oldest_at = min((each.at for each in now.due.values()), default=None)
     trouble = context.database.trouble
     sentence = attention[0].sentence if attention else _all_is_well(by_status, len(by_connection))
     answer = SummaryAnswer.model_validate(
@@ -87,9 +87,8 @@ async def show_summary(context: RequestContext, _request: Request[NoQuery]) -> R
 
 def read_trouble(tx: Tx) -> CurrentTrouble:
     """Read the current troubles from the database."""
-    due = {endpoint_id: each.at for endpoint_id, each in due_endpoints(tx).items()}
     return CurrentTrouble(
-        list_health(tx), list_endpoint_troubles(tx), read_last_failures(tx), due, measure_size(tx).total
+        list_health(tx), list_endpoint_troubles(tx), read_last_failures(tx), due_endpoints(tx), measure_size(tx).total
     )
 
 
@@ -132,8 +131,9 @@ def list_attention(
         for row in failing
     ]
     yield [_endpoint_trouble(trouble, now.failures.get(trouble.id)) for trouble in now.endpoints]
-    yield [_unsigned(each, failure) for each, failure in now.failures.items() if failure.outcome is Outcome.UNSIGNED]
-    yield _late(now, at)
+    troubled = {trouble.id for trouble in now.endpoints}
+    yield [_failure(each, failure) for each, failure in now.failures.items() if each not in troubled]
+    yield _late(now, counts, at)
     answering = set(names) - {row.name for row in failing}  # the limit of the others is their probes'
     crowded = {name: bridge.limiter_reading(name).over_capacity for name in sorted(answering)}
     yield [
@@ -162,28 +162,35 @@ def list_attention(
     ]
 
 
-def _late(now: CurrentTrouble, at: datetime) -> list[AttentionAnswer]:
+def _late(now: CurrentTrouble, counts: Counts, at: datetime) -> list[AttentionAnswer]:
     """The endpoints without other trouble whose deliveries have been due for long."""
     troubled = {trouble.id for trouble in now.endpoints}
     return [
-        _item(
-            "endpoint",
-            endpoint_id,
-            "warning",
-            due_at,
-            f"Deliveries to {endpoint_id} have been due for {format_duration(round((at - due_at).total_seconds()))}; "
-            "its receiver or its rate limit is slower than its events: let it answer before it does the work, or raise "
-            "`rate_limit`.",
-        )
-        for endpoint_id, due_at in sorted(now.due.items())
-        if endpoint_id not in troubled and (at - due_at).total_seconds() > LATE_AFTER_S
+        _item("endpoint", endpoint_id, "warning", due.at, _late_sentence(due, counts, at))
+        for endpoint_id, due in sorted(now.due.items())
+        if endpoint_id not in troubled and (at - due.at).total_seconds() > LATE_AFTER_S
     ]
 
 
-def _unsigned(endpoint_id: str, failure: LastAnswer) -> AttentionAnswer:
-    return _item(
-        "endpoint", endpoint_id, "error", failure.at, f"Nothing can be sent to {endpoint_id}: {failure.detail}."
-    )
+def _late_sentence(due: DueEndpoint, counts: Counts, at: datetime) -> str:
+    waiting = counts.deliveries.get((due.endpoint_id, DeliveryState.PENDING), 0)
+    why = "its receiver is slower than its events: let it answer before it does the work"
+    if due.rate_limit is not None:
+        why = f"its `rate_limit` lets {due.rate_limit:g} a second through: raise it, or choose fewer `events`"
+    age = format_duration(round((at - due.at).total_seconds()))
+    return f"Deliveries to {due.endpoint_id} have been due for {age} ({waiting} wait); {why}."
+
+
+def _failure(endpoint_id: str, failure: LastAnswer) -> AttentionAnswer:
+    """An endpoint that accepts something: what it refuses as a client's mistake, it will refuse again."""
+    cause = (failure.detail or failure.outcome.value).removesuffix(".")
+    if failure.outcome is Outcome.UNSIGNED:
+        return _item("endpoint", endpoint_id, "error", failure.at, f"Nothing can be sent to {endpoint_id}: {cause}.")
+    more = f"`runbridge deliveries list --endpoint {endpoint_id} --state pending` shows them"
+    remedy = remedy_for(failure.outcome, failure.status)
+    sentence = f"Some deliveries to {endpoint_id} fail and are tried again: {cause}; {remedy or more}"
+    severity = "error" if failure.outcome is Outcome.CLIENT_ERROR else "warning"
+    return _item("endpoint", endpoint_id, severity, failure.at, _ended(sentence))
 
 
 def _of_daemon(findings: list[Finding]) -> list[AttentionAnswer]:

@@ -126,7 +126,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
     Outcome.CONNECT: _REACH,
     Outcome.TIMEOUT: f"{_REACH} It must answer 2xx before it does the work",
     Outcome.DNS: "correct the host name in the endpoint's URL, or the daemon's resolver",
-    Outcome.TLS: "renew the receiver's certificate, or correct the host name",
+    Outcome.TLS: "renew the receiver's certificate, correct the host name, or let the daemon's machine trust its authority",
     Outcome.REDIRECT: "set the endpoint's URL to the address that it redirects to",
     Outcome.GONE: "the receiver answered 410; correct the endpoint's URL",
     Outcome.THROTTLED: "the receiver wants fewer; set the endpoint's rate_limit",

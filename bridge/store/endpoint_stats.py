@@ -69,9 +69,9 @@ FAILURES_MAX: Final = 50  # endpoints whose newest failure is read
 
 
 def read_last_failures(tx: Tx) -> dict[str, LastAnswer]:
-    """The newest failure of each endpoint that accepts nothing, or to which nothing can be sent, by its latest retry.
+    """The newest failure of each endpoint with deliveries that wait to be tried again, those that accept nothing first.
 
-    It is not known where each of its deliveries is leased, and of an endpoint that is off.
+    It is not known where each of these deliveries is leased, and of an endpoint that is off.
     """
     tried = sa.and_(deliveries.c.last_outcome != Outcome.DELIVERED, deliveries.c.last_outcome != Outcome.INTERRUPTED)
     latest = (
@@ -93,11 +93,8 @@ def read_last_failures(tx: Tx) -> dict[str, LastAnswer]:
         sa.select(endpoints.c.id, attempts.c.at, attempts.c.outcome, attempts.c.status, attempts.c.detail)
         .join_from(endpoints, deliveries, deliveries.c.id == latest)
         .join(attempts, attempts.c.delivery_id == deliveries.c.id)
-        .where(
-            shared,
-            sa.or_(endpoints.c.failing_since.is_not(None), deliveries.c.last_outcome == Outcome.UNSIGNED),
-            attempts.c.number == deliveries.c.attempts,
-        )
+        .where(shared, attempts.c.number == deliveries.c.attempts)
+        .order_by(endpoints.c.failing_since.is_(None), endpoints.c.id)
         .limit(FAILURES_MAX)
     )
     return {row.id: LastAnswer(row.at, Outcome(row.outcome), row.status, row.detail) for row in rows}

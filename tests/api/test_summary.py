@@ -192,6 +192,48 @@ async def test_an_endpoint_that_accepts_nothing_says_why_at_a_glance(api: Api) -
 
 
 @pytest.mark.usefixtures("is_patient")
+@pytest.mark.parametrize(
+    ("answer", "result", "words"),
+    [
+        (PostResult(Outcome.CLIENT_ERROR, 3, 413, "the receiver answered 413"), "wrong", "bodies of 256 KiB"),
+        (PostResult(Outcome.SERVER_ERROR, 3, 500, "the receiver answered 500"), "remark", "look at its log"),
+        (PostResult(Outcome.DNS, 3, None, "the name cannot be looked up"), "remark", "the daemon's resolver"),
+    ],
+)
+async def test_an_endpoint_that_takes_some_deliveries_and_fails_others_says_why(
+    api: Api, answer: PostResult, result: str, words: str
+) -> None:
+    """Its health is that of the last answer: a success hid a receiver that refuses every large body."""
+    endpoint_id = (await api.create_endpoint())["id"]
+    await api.finish((await api.register())["id"])
+    await api.database.write(lambda tx: fail_delivery(tx, endpoint_id, answer))
+    taken = PostResult(Outcome.DELIVERED, 3, 204)
+    await api.database.write(lambda tx: endpoint_health.apply_result(tx, endpoint_id, taken))
+    body = (await api.call("GET", "/v1/summary")).body
+    (about,) = (item for item in body["attention"] if item["id"] == endpoint_id)
+    assert about["sentence"].startswith(f"Some deliveries to {endpoint_id} fail and are tried again: {answer.detail}; ")
+    assert words in about["sentence"]
+    assert body["status"] == ("attention" if result == "wrong" else "ok")
+    found = [one for one in (await api.call("GET", "/v1/doctor")).body["data"] if endpoint_id in one["check"]]
+    assert [(one["result"], words in one["detail"]) for one in found] == [(result, True)]
+
+
+@pytest.mark.usefixtures("is_patient")
+@pytest.mark.parametrize(("rate_limit", "words"), [(2, "`rate_limit` lets 2 a second through"), (None, "receiver is")])
+async def test_deliveries_that_are_late_say_whether_a_limit_or_the_receiver_holds_them_up(
+    sqlite_api: Api, rate_limit: int | None, words: str
+) -> None:
+    given = {} if rate_limit is None else {"rate_limit": rate_limit}
+    endpoint_id = (await sqlite_api.create_endpoint(**given))["id"]
+    await sqlite_api.finish((await sqlite_api.register())["id"])
+    sqlite_api.clock.advance(90)
+    body = (await sqlite_api.call("GET", "/v1/summary")).body
+    (about,) = (item for item in body["attention"] if item["id"] == endpoint_id)
+    assert "due for 90s (2 wait)" in about["sentence"]
+    assert words in about["sentence"]
+
+
+@pytest.mark.usefixtures("is_patient")
 async def test_what_is_wrong_with_the_daemon_itself_needs_attention(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     full = Finding(False, "disk", "0.0 GB free; make room, a full disk stops everything")
     others = [Finding(None, "SQLite", "old"), Finding(True, "files", "good")]

@@ -117,11 +117,9 @@ async def test_an_endpoint_with_a_backlog_keeps_its_statistics(
     assert (stats.day.delivered, stats.pending, stats.sampled_since) == (1, 5, None)
 
 
-async def test_the_newest_failure_of_an_endpoint_that_accepts_nothing_is_read(
-    database: Database, clock: ManualClock
-) -> None:
+async def test_the_newest_failure_of_each_endpoint_with_retries_is_read(database: Database, clock: ManualClock) -> None:
     """By its retries: what has not been tried yet, and what was replayed, says nothing."""
-    failing, unsigned, good = [await add_endpoint(database) for _ in range(3)]
+    flapping, unsigned, failing, good = [await add_endpoint(database) for _ in range(4)]
     await attempt(database, failing, Outcome.TLS, 3)
     clock.advance(60)
     await attempt(database, failing, Outcome.CLIENT_ERROR, 3, 403)
@@ -131,11 +129,14 @@ async def test_the_newest_failure_of_an_endpoint_that_accepts_nothing_is_read(
         )
     )
     await attempt(database, unsigned, Outcome.UNSIGNED, 0)
-    await attempt(database, good, Outcome.SERVER_ERROR, 3, 500)
+    await attempt(database, flapping, Outcome.SERVER_ERROR, 3, 500)
+    await attempt(database, good, Outcome.DELIVERED, 3, 204)
     await queue(database, failing, 3)
     found = await database.read(endpoint_stats.read_last_failures)
     assert {endpoint_id: (each.outcome, each.status) for endpoint_id, each in found.items()} == {
         failing.id: (Outcome.CLIENT_ERROR, 403),
         unsigned.id: (Outcome.UNSIGNED, None),
+        flapping.id: (Outcome.SERVER_ERROR, 500),
     }
+    assert next(iter(found)) == failing.id, "of many, those that accept nothing are read"
     assert found[failing.id].at == clock.now()
