@@ -28,6 +28,7 @@ from bridge.maintenance.retention import Housekeeper
 from bridge.polling.poller import Poller
 from bridge.polling.schedule import TrackedRun
 from bridge.providers.http import ProviderFailure
+from bridge.runtime.memory import check_memory
 from bridge.runtime.metrics import Metrics
 from bridge.store import checks
 from bridge.store.database import Database
@@ -311,7 +312,7 @@ class DaemonControl:
         if self.refused:
             advice = "the last reload was refused, and the one before it goes on; correct the file and reload"
             found.append(Finding(False, what, f"{advice}: {'; '.join(self.refused)}"))
-        found.append(checks.check_sqlite())
+        found += [checks.check_sqlite(), check_memory()]
         if self._database.is_sqlite:
             file = database_file.path_of(self._database.url)
             found += [checks.check_disk(file), *checks.check_files(file)]

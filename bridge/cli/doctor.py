@@ -40,6 +40,7 @@ from bridge.maintenance import backups
 from bridge.store import migrate
 from bridge.store.checks import check_disk, check_files, check_sqlite
 from bridge.store.inspection import inspect_database
+from bridge.store.sqlite import database_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 SKEW_REMARK_S: Final = 5.0
 SKEW_WRONG_S: Final = 60.0  # receivers refuse at 300 s
 PROVIDER_TIMEOUT_S: Final = 5.0
+CLOCK_AGAINST: Final = "clock against "
 
 
 @click.command
@@ -194,6 +196,10 @@ def check_database(path: Path | None, env: Mapping[str, str]) -> Iterator[Findin
             yield Finding(True, "database", f"{shown}: sound, schema {found.schema}{pending}")
     if url.get_backend_name() == "sqlite":
         file = Path(url.database or ".")
+        if holder := database_file.holder_of(file):
+            advice = "if that is the daemon meant here, its log says why it does not answer; otherwise stop it"
+            said = f"another runbridge ({holder}) is using it, and none answers at the address above"
+            yield Finding(False, "database", f"{said}: {advice}, or give this one another [database] url")
         yield check_disk(file)
         yield from check_files(file)
 
@@ -214,15 +220,21 @@ def check_clocks(loaded: Config | ConfigInvalid) -> Iterator[Finding]:
     ways = defaultdict(list)
     for each in loaded.connections.values():
         ways[each.base_url, each.proxy or "", each.ca_file or ""].append(each)
-    for _, connections in sorted(ways.items()):
-        found = check_clock(connections[0])
-        by = ", ".join(sorted(each.name for each in connections))
-        yield replace(found, detail=f"{found.detail} (connections: {by})")
+    found = [(check_clock(connections[0]), connections) for _, connections in sorted(ways.items())]
+    agreeing = sorted(finding.what.removeprefix(CLOCK_AGAINST) for finding, _ in found if finding.is_good)
+    for finding, connections in found:
+        by, told = ", ".join(sorted(each.name for each in connections)), finding
+        if finding.is_good is False and agreeing:
+            difference = finding.detail.partition(";")[0]
+            told = replace(
+                finding, is_good=None, detail=f"{difference}, but agrees with {agreeing[0]}; tell the provider"
+            )
+        yield replace(told, detail=f"{told.detail} (connections: {by})")
 
 
 def check_clock(connection: Connection) -> Finding:
     """Compare our clock with the `Date` header of one provider, whatever the status; by its proxy, if it has one."""
-    what = f"clock against {urlsplit(connection.base_url).hostname}"
+    what = f"{CLOCK_AGAINST}{urlsplit(connection.base_url).hostname}"
     try:
         theirs, ours = _ask_date(connection)
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -236,9 +248,8 @@ def check_clock(connection: Connection) -> Finding:
         return Finding(True, what, f"they agree within {SKEW_REMARK_S:.0f} s")
     ahead = "ahead" if skew_s > 0 else "behind"
     is_good = False if abs(skew_s) > SKEW_WRONG_S else None
-    return Finding(
-        is_good, what, f"this machine is {abs(skew_s):.0f} s {ahead}; set its clock (timedatectl set-ntp true)"
-    )
+    advice = "set its clock (timedatectl set-ntp true), unless the provider's is wrong"
+    return Finding(is_good, what, f"this machine is {abs(skew_s):.0f} s {ahead}; {advice}")
 
 
 def _ask_date(connection: Connection) -> tuple[datetime | None, datetime]:

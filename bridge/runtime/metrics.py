@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from bridge import __version__
 from bridge.domain.delivery import Outcome
 from bridge.domain.failure import FailureKind
+from bridge.runtime.memory import available_bytes
 
 Series = TypeVar("Series", Counter, Histogram)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -76,6 +77,8 @@ class Metrics:
         for label in (ONE_RUN, *map(self._label_of, ids)):
             for result in ("delivered", "failed"):
                 self.of(self.endpoint_attempts, label, result)
+            for outcome in (Outcome.CLIENT_ERROR, Outcome.UNSIGNED):  # the first of these is an alert
+                self.of(self.endpoint_failures, label, outcome)
 
     def note_attempt(self, endpoint_id: str | None, outcome: str, took_s: float, *, is_delivered: bool) -> None:
         """Count one attempt; `endpoint_id` None: of a webhook of a single run."""
@@ -159,6 +162,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         build = Gauge("runbridge_build_info", "Versions", ["version", "python", "sqlite"], registry=self.registry)
         build.labels(__version__, platform.python_version(), sqlite3.sqlite_version).set(1)
+        self._gauge("memory_available_bytes", "Memory that the daemon may still take").set_function(available_bytes)
         self.loop_lag = self._histogram("loop_lag_seconds", "How late the event loop wakes a timer, sampled")
         self.config_reload_ok = self._gauge("config_last_reload_successful", "0 if the last reload was refused")
         self.config_reload_at = self._gauge(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -15,6 +16,7 @@ from bridge.domain.secret import Secret
 from bridge.maintenance import backups
 from bridge.maintenance.backups import BackupPlan
 from bridge.store.checks import check_disk, check_files
+from bridge.store.sqlite.database_file import FileLock
 from tests.support.stub_server import StubResponse, stub_server
 
 
@@ -51,6 +53,21 @@ def test_doctor_finds_a_damaged_database(cli, config, tmp_path):
     assert [finding["check"] for finding in wrong] == ["daemon", "database"]
 
 
+def test_doctor_names_the_daemon_that_uses_the_database_but_does_not_answer_here(cli, config, tmp_path):
+    """The configuration of a second daemon names the file of the first: to start another one would not help."""
+    lock = FileLock.take(tmp_path / "data" / "runbridge.db")
+    try:
+        result = cli("doctor", "--config", config, "--offline", "--json")
+    finally:
+        lock.release()
+    (database,) = (each for each in result.json if each["check"] == "database" and each["result"] == "wrong")
+    assert f"another runbridge (pid {os.getpid()} on " in database["detail"]
+    assert "another [database] url" in database["detail"]
+    assert result.code == 1
+    again = cli("doctor", "--config", config, "--offline", "--json")
+    assert not [each for each in again.json if "another runbridge" in each["detail"]]
+
+
 @pytest.mark.parametrize(
     ("date", "is_good", "words"),
     [
@@ -65,6 +82,30 @@ def test_a_clock_that_differs_from_the_providers_is_reported(date, is_good, word
         finding = check_clock(Connection("d", "dify", f"{provider.url}/v1", Secret("k")))
     assert finding.is_good is is_good
     assert words in finding.detail
+
+
+@pytest.mark.parametrize("has_witness", [True, False])
+def test_a_provider_whose_clock_is_wrong_is_not_ours_to_set_where_another_agrees_with_us(cli, config, has_witness):
+    now = datetime.now(UTC)
+    dates = [format_datetime(at, usegmt=True) for at in (now + timedelta(hours=1), now)]
+    with ExitStack() as stack:
+        off, right = [
+            stack.enter_context(stub_server(lambda request, date=date: StubResponse(401, b"", date=date)))
+            for date in dates
+        ]
+        more = f'[connections.off]\nprovider = "dify"\nbase_url = "{off.url}/v1"\napi_key = "k"\n'
+        if has_witness:
+            address = right.url.replace("127.0.0.1", "localhost")
+            more += f'[connections.right]\nprovider = "dify"\nbase_url = "{address}/v1"\napi_key = "k"\n'
+        config.write_text(config.read_text() + more)
+        result = cli("doctor", "--config", config, "--json")
+    (clock,) = (each for each in result.json if "connections: off" in each["detail"])
+    if has_witness:
+        assert clock["result"] == "remark"
+        assert "s behind, but agrees with localhost; tell the provider" in clock["detail"]
+    else:
+        assert clock["result"] == "wrong"
+        assert "set its clock (timedatectl set-ntp true), unless the provider's is wrong" in clock["detail"]
 
 
 @pytest.mark.parametrize(

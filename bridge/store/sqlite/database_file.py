@@ -81,7 +81,7 @@ class FileLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "unknown"
+            holder = _read_holder(descriptor)
             os.close(descriptor)
             raise DatabaseRefused(
                 f"another runbridge ({holder}) is using {database}; stop it first, or give this one another [database] url"
@@ -149,6 +149,25 @@ class FileLock:
             if self._is_new and not self._database.is_file():  # the first start failed and leaves no trace
                 self._path.unlink()
         os.close(descriptor)
+
+
+def holder_of(database: Path) -> str | None:
+    """The process that holds the lock of this database, in its own words; None if none does."""
+    try:
+        descriptor = os.open(_lock_path(database), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_holder(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _read_holder(descriptor: int) -> str:
+    return os.read(descriptor, 200).decode(errors="replace").strip() or "unknown"
 
 
 def _identity_of(path: str) -> tuple[int, int] | None:
