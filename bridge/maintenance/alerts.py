@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, assert_never
 
@@ -28,7 +28,7 @@ from bridge.store.database import Database
 
 log: Final = structlog.get_logger()
 EVERY_S: Final = 5.0
-GATHER_S: Final = 60.0  # between two messages of a channel
+GATHER_S, GATHER_MAX_S = 60.0, 300.0  # between two messages of a channel; doubled while there is always more to tell
 RETRY_FIRST_S, RETRY_MAX_S = 30.0, 900.0
 SHOWN_MAX: Final = 20  # in one message
 REASON_CHARACTERS_MAX: Final = 300
@@ -49,6 +49,7 @@ class _ChannelState:
     saved: AlertCursor | None = None
     disk_was_sent: bool = False
     opens_at: float = 0.0
+    gather_s: float = GATHER_S
     failures: int = 0
     failure: str | None = field(default=None)
 
@@ -171,7 +172,9 @@ class Alerter:
                 state.failures, state.opens_at = state.failures + 1, now + rest_s
                 log.error("alert.failed", channel=name, alerts=len(wanted), reason=state.failure, again_in_s=rest_s)
                 return
-            state.failures, state.opens_at = 0, now + GATHER_S
+            had_to_wait = not state.failures and now - state.opens_at <= EVERY_S
+            state.gather_s = min(2 * state.gather_s, GATHER_MAX_S) if had_to_wait else GATHER_S
+            state.failures, state.opens_at = 0, now + state.gather_s
             state.disk_was_sent = state.disk_was_sent or bool(disk)
             log.info(
                 "alert.sent", channel=name, events=sorted({alert.event.value for alert in wanted}), alerts=len(wanted)
@@ -239,6 +242,7 @@ def _of_event(kind: EventType, data: Mapping[str, Any]) -> Alert:
 
 def compose(found: list[Alert]) -> Message:
     """One message about these; its title is the sentence of a single one."""
+    found = _joined(found)
     shown = found[:SHOWN_MAX]
     lines = [f"{alert.sentence}\n{alert.remedy}" for alert in shown]
     if len(found) > len(shown):
@@ -247,6 +251,18 @@ def compose(found: list[Alert]) -> Message:
     if len(found) > 1:
         title = f"runbridge: {len(found)} things need attention"
     return Message(title[:150], "\n\n".join([*lines, f"runbridge on {socket.gethostname()}"]) + "\n")
+
+
+def _joined(found: list[Alert]) -> list[Alert]:
+    """The newest of those about the same, which differ in their reason alone, and how many there were."""
+    groups: dict[str, list[Alert]] = {}
+    for alert in found:
+        about = alert.sentence.partition(": ")[0]
+        groups[about] = [*groups.pop(about, ()), alert]
+    return [
+        same[-1] if len(same) == 1 else replace(same[-1], sentence=f"{same[-1].sentence} ({len(same)} times)")
+        for same in groups.values()
+    ]
 
 
 def _line(text: object) -> str:

@@ -131,6 +131,29 @@ async def test_what_happens_within_a_minute_is_one_message(people: People) -> No
     assert "and 2 more" in text
 
 
+async def test_a_connection_that_comes_and_goes_is_told_ever_more_rarely_and_once_a_message(people: People) -> None:
+    """Otherwise a night of it is five hundred messages of twenty paragraphs."""
+    people.restart(events=["connection.failing", "connection.recovered"])
+    await people.alerter.run_pass()
+    messages = []
+    for minute in range(60):
+        for reason in ("GET /runs/1: HTTP 401", "GET /runs/2: HTTP 401"):
+            await people.fail("dify-prod", reason=reason)
+            await people.change("dify-prod", ConnectionHealth.OK)
+        messages += [(minute, text) for text in await people.told()]
+    assert [minute for minute, _ in messages][:5] == [0, 1, 3, 7, 12], "minutes between them: 1, 2, 4, 5, 5, …"
+    assert len(messages) <= 14
+    assert all(text.count("brings nothing readable") == 1 for _, text in messages)
+    assert "GET /runs/2: HTTP 401. (10 times)" in messages[-1][1]
+    assert people.server.requests[-1].headers["title"] == "runbridge: 2 things need attention"
+    await people.told()
+    people.clock.advance(alerts.GATHER_MAX_S)
+    await people.fail("other")
+    await people.told()
+    await people.fail("another")
+    assert len(await people.told()) == 1, "after a rest it is a minute again"
+
+
 def exhaust(tx: Tx) -> None:
     """Let every delivery that is due use up its last attempt."""
     for endpoint_id in due_endpoints(tx):
