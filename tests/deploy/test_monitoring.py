@@ -165,6 +165,17 @@ TIMES: dict[str, tuple[str, str, str, str]] = {
     "RunbridgeConnectionOverCapacity": ('runbridge_connection_over_capacity_ratio{connection="c"}', "1 2x30", "10m", "17m"),
     "RunbridgeEndpointDisabled": ('runbridge_endpoint_enabled{endpoint="e"}', "1 1 0x20", "1m", "3m"),
     "RunbridgeEndpointFailing": ('runbridge_endpoint_failing{endpoint="e"}', "0 1x30", "9m", "12m"),
+    "RunbridgeMemoryLow": ("runbridge_memory_available_bytes", "2e9 5e7x20", "1m", "3m"),
+    "RunbridgeConnectionUnsteady": ('runbridge_polls_total{connection="c",outcome="dns"}', "0+1x40", "9m", "15m"),
+    "RunbridgeEndpointUnsigned": (
+        'runbridge_endpoint_failures_total{endpoint="e",outcome="unsigned"}', "0 0 1x20", "1m", "3m",
+    ),
+    "RunbridgeEndpointRefuses": (
+        'runbridge_endpoint_failures_total{endpoint="e",outcome="client_error"}', "0 0 1x20", "1m", "3m",
+    ),
+    "RunbridgeEndpointUnsteady": (
+        'runbridge_endpoint_attempts_total{endpoint="e",result="failed"}', "0+1x40", "9m", "15m",
+    ),
     "RunbridgeEndpointFilterFails": ('runbridge_endpoint_filter_errors_total{endpoint="e"}', "0 0 1x20", "1m", "3m"),
     "RunbridgeDeliveriesLate": ('runbridge_endpoint_oldest_due_seconds{endpoint="e"}', "0 60+60x30", "6m", "12m"),
     "RunbridgeDeliveriesExhausted": (
@@ -180,6 +191,15 @@ TIMES: dict[str, tuple[str, str, str, str]] = {
     "RunbridgeBusy": ('runbridge_loop_lag_seconds_bucket{le="0.5"}', "0+12x40", "5m", "25m"),
 }  # fmt: skip
 BESIDE = {  # what the expression reads, too
+    "RunbridgeConnectionUnsteady": [
+        ('runbridge_polls_total{connection="c",outcome="observed"}', "0+3x40"),
+        ('runbridge_connection_failing{connection="c"}', "0x40"),
+    ],
+    "RunbridgeEndpointRefuses": [('runbridge_endpoint_failing{endpoint="e"}', "0x40")],
+    "RunbridgeEndpointUnsteady": [
+        ('runbridge_endpoint_attempts_total{endpoint="e",result="delivered"}', "0+3x40"),
+        ('runbridge_endpoint_failing{endpoint="e"}', "0x40"),
+    ],
     "RunbridgeFilesRunOut": [('process_max_fds{job="runbridge"}', "1000x40")],
     "RunbridgeBusy": [
         ('runbridge_loop_lag_seconds_bucket{le="0.1"}', "0x40"),
@@ -189,27 +209,47 @@ BESIDE = {  # what the expression reads, too
 
 
 @pytest.mark.slow
-def test_each_alert_fires_when_it_should_and_not_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["RunbridgeConnectionUnsteady", "RunbridgeEndpointRefuses", "RunbridgeEndpointUnsteady"]
+)
+def test_what_fails_wholly_raises_one_alert(name: str, tmp_path: Path) -> None:
+    """That it fails; not, beside it, that it often does."""
+    series = [*BESIDE[name], (TIMES[name][0], TIMES[name][1])]
+    failing = [(one, "1x40" if "failing" in one else values) for one, values in series]
+    result = check_rules(tmp_path, [alert_test(name, failing, {"3m": 0, "15m": 0, "25m": 0})])
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def alert_test(name: str, series: list[tuple[str, str]], firing: dict[str, int]) -> dict[str, Any]:
+    """How many of this alert fire at some times, as promtool wants it."""
+    expression = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
+    return {
+        "interval": "1m",
+        "input_series": [{"series": one, "values": values} for one, values in series],
+        "promql_expr_test": [
+            {
+                "expr": expression,
+                "eval_time": at,
+                "exp_samples": [{"labels": "{}", "value": count}] if count else [],
+            }
+            for at, count in firing.items()
+        ],
+    }
+
+
+def check_rules(folder: Path, tests: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
     """promtool runs the clock."""
+    file = folder / "test.yaml"
+    file.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": tests}))
+    return subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_each_alert_fires_when_it_should_and_not_before(tmp_path: Path) -> None:
     assert set(TIMES) == set(RULES)
     tests = [
-        {
-            "interval": "1m",
-            "input_series": [
-                {"series": one, "values": each} for one, each in ((series, values), *BESIDE.get(name, ()))
-            ],
-            "promql_expr_test": [
-                {
-                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
-                    "eval_time": at,
-                    "exp_samples": count,
-                }
-                for at, count in ((early, []), (late, [{"labels": "{}", "value": 1}]))
-            ],
-        }
+        alert_test(name, [(series, values), *BESIDE.get(name, ())], {early: 0, late: 1})
         for name, (series, values, early, late) in TIMES.items()
     ]
-    file = tmp_path / "test.yaml"
-    file.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": tests}))
-    result = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+    result = check_rules(tmp_path, tests)
     assert result.returncode == 0, result.stdout + result.stderr
