@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 from bridge import __version__
 from bridge.cli.daemon_address import ApiRefused, DaemonAddress, DaemonUnreachable
+from bridge.domain.errors import InvalidInput, Problem
 
 TIMEOUT_S: Final = 30.0
 SILENCE_MAX_S: Final = 45.0  # three missed heartbeats of the event stream
@@ -134,6 +135,8 @@ class Client:
         return headers
 
     def _target(self, path: tuple[str, ...], query: Object) -> str:
+        if "" in path:
+            raise InvalidInput([Problem("id", "is empty; give one that `list` shows")])
         given = {key: value for key, value in query.items() if value not in (None, [], ())}
         escaped = "/".join(quote(part, safe="") for part in path)
         return f"{self.address.prefix}/{escaped}" + (f"?{urlencode(given, doseq=True)}" if given else "")

@@ -31,6 +31,7 @@ PAYLOADS: Final = ("full", "thin")
 FORMATS: Final = ("standard", "cloudevents")
 SIGNATURES: Final = ("v1", "v1a")
 RATE_LIMIT_MIN, RATE_LIMIT_MAX = 0.001, 10_000.0  # deliveries per second; at the least one in 17 minutes
+_SHOWN_MAX: Final = 20  # words, where one of them is close to what was given
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
 _CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -43,6 +44,8 @@ def one_of(value: object, known: Iterable[str]) -> str:
     meant = None
     if isinstance(value, str):
         meant = closest(value, known) or next((w for w in known if sorted(w) == sorted(value[:200].lower())), None)
+    if meant and len(known) > _SHOWN_MAX:
+        raise ValueError(f"not one of the {len(known)} that there are; did you mean `{meant}`?")
     raise ValueError(f"expected one of {', '.join(known)}" + (f"; did you mean `{meant}`?" if meant else ""))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from bridge.domain.signing.hmac_v1 import new_secret
 from tests.cli.conftest import RunCommand, add_run, until
 from tests.support.installation import Installation
@@ -111,6 +113,14 @@ def test_an_unknown_event_type_is_wrong_use_before_anything_is_asked(bridge):
     result = bridge("endpoints", "add", "https://example.org", "--events", "run.finshed")
     assert result.code == 2
     assert "did you mean run.finished?" in result.err
+
+
+@pytest.mark.parametrize("command", ["endpoints show", "endpoints rm", "deliveries retry", "events show"])
+def test_an_empty_id_is_wrong_use(bridge, command):
+    """A shell variable that is not set: it was an address that the daemon does not have."""
+    result = bridge(*command.split(), "")
+    assert result.code == 2
+    assert "id: is empty; give one that `list` shows" in result.err
 
 
 def test_an_endpoint_from_the_file_is_not_changed_over_the_api(bridge):
