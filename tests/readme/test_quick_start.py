@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,9 +153,11 @@ def ready(shell: Shell) -> bool:
 
 def test_the_key_that_the_manual_makes_is_one(tmp_path: Path):
     text = next(one.text for one in blocks("toml") if "old_keys_file" in one.text)
-    for name in ("old.keys", "new.key"):
-        made = block("rotate-key").replace("new.key", name)
-        subprocess.run(["sh", "-euc", made], cwd=tmp_path, check=True)
+    key = tmp_path / "secrets.key"
+    key.write_text(f"{b64encode(bytes(32)).decode()}\n")
+    key.chmod(0o600)
+    subprocess.run(["sh", "-euc", block("rotate-key")], cwd=tmp_path, check=True)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("old.keys", "secrets.key")] == [0o600, 0o600]
     (tmp_path / "runbridge.toml").write_text(f'[server]\napi_token = "a"\n{text}')
     config = load_config(tmp_path / "runbridge.toml", env={"HOME": str(tmp_path)})
     assert len(config.secrets.vault_keys) == 2
