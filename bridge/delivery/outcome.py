@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import aiohttp
@@ -17,7 +16,7 @@ from yarl import URL
 
 from bridge.delivery.address_guard import BlockedAddress
 from bridge.domain.delivery import Outcome
-from bridge.runtime.aiohttp_internals import TLS_ALERT, Exchange
+from bridge.runtime.aiohttp_internals import TLS_ALERT, Exchange, causes_of, tls_error_of
 
 _LOCATION_CHARACTERS_MAX = 300
 _SAID_CHARACTERS_MAX = 160
@@ -65,7 +64,7 @@ def judge_timeout(exchange: Exchange, limit_s: float) -> Judged:
         return Judged(Outcome.TIMEOUT, f"no complete answer {within}")
     if exchange.has("connected") or exchange.is_reused:
         return Judged(Outcome.TIMEOUT, f"the request could not be sent {within}")
-    if exchange.has("tls_begun"):
+    if exchange.is_in_handshake:
         return Judged(Outcome.TIMEOUT, f"the TLS handshake was not finished {within}")
     if exchange.has("dns_asked") and not exchange.has("dns_answered"):
         return Judged(Outcome.DNS, f"no answer to the name lookup {within}")
@@ -74,12 +73,12 @@ def judge_timeout(exchange: Exchange, limit_s: float) -> Judged:
 
 def judge_error(error: Exception, exchange: Exchange) -> Judged:
     """Judge an error before a complete head."""
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
+    if (refused := tls_error_of(error)) is not None:
+        return Judged(Outcome.TLS, f"TLS failed: {_tls_reason(refused)}")
     for cause in causes:
         if isinstance(cause, BlockedAddress):
             return Judged(Outcome.BLOCKED_ADDRESS, str(cause.verdict))
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
-            return Judged(Outcome.TLS, f"TLS failed: {_tls_reason(cause)}")
         if isinstance(cause, socket.gaierror):
             return Judged(Outcome.DNS, f"the name cannot be looked up: {cause.strerror}")
     match error:
@@ -126,18 +125,6 @@ def _judge_head(causes: list[BaseException]) -> Judged:
         return Judged(Outcome.PROTOCOL, "the receiver speaks TLS on this port; its URL begins with https://")
     fault = said.partition("\n")[0].partition(":")[0]  # bytes of the response follow
     return Judged(Outcome.PROTOCOL, f"the answer is not HTTP: {_clean(fault) or 'it cannot be read'}")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        found = waiting.pop()
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        waiting += [found.__cause__, getattr(found, "os_error", None), getattr(found, "certificate_error", None)]
 
 
 def _tls_reason(error: ssl.SSLError) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from bridge.domain.errors import BadPayload
@@ -14,6 +14,9 @@ from bridge.domain.failure import FailureKind
 from bridge.domain.observation import PollFailed
 from bridge.domain.run import Json
 from bridge.providers.retry_after import quota_is_used_up
+
+if TYPE_CHECKING:
+    import ssl
 
 QUOTE_CHARS_MAX: Final = 100
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.DOTALL | re.IGNORECASE)
@@ -26,6 +29,14 @@ _NO_ROUTE: Final = re.compile(  # by turns: Kong, Symfony, APISIX · Fastify, La
     r"|(application|deployment) (not found|could not be found)|page (not found|could not be found)",
     re.IGNORECASE,  # … Kubernetes, Spring · AWS, Google, Oathkeeper, Gravitee, Apigee, Cloudflare, PostgREST · Railway, Vercel
 )
+_UNTRUSTED: Final = "if the server's certificate is your own, name its authority with ca_file"
+_NAMED_OTHERWISE: Final = "base_url names another host than the certificate, or another server answers there"
+_TLS_REMEDIES: Final = {  # by OpenSSL's code of what a certificate fails in
+    9: "the clock of this machine may be wrong",
+    10: "the server needs a new one, unless the clock of this machine is wrong",
+    62: _NAMED_OTHERWISE,  # a host name
+    64: _NAMED_OTHERWISE,  # an IP address
+}
 _BEHIND_IT: Final = "a login page, a proxy or a wrong base_url may be the cause"
 
 
@@ -151,19 +162,21 @@ def quoted(text: str) -> str:
     return f'"{printable(text)[:QUOTE_CHARS_MAX]}"'
 
 
-def transport_failure(error: Exception, without_keys: Callable[[str], str]) -> tuple[FailureKind, str]:
+def transport_failure(
+    error: Exception, without_keys: Callable[[str], str], *, is_in_handshake: bool
+) -> tuple[FailureKind, str]:
     """The kind and cause of a request that got no complete response; what is quoted is first passed to `without_keys`."""
-    import ssl  # these take longer to import than `providers lint` takes for the rest
+    import aiohttp  # this takes longer to import than `providers lint` takes for the rest
 
-    import aiohttp
+    from bridge.runtime.aiohttp_internals import TLS_ALERT, tls_error_of
 
-    from bridge.runtime.aiohttp_internals import TLS_ALERT
-
+    if (refused := tls_error_of(error)) is not None:
+        return FailureKind.TLS, _tls_refusal(refused, is_in_handshake=is_in_handshake)
     match error:
         case aiohttp.ClientConnectorDNSError():
             return FailureKind.DNS, f"the name {error.host} cannot be looked up"
-        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLError():
-            return FailureKind.TLS, f"no TLS connection: {_tls_reason(error)}"
+        case aiohttp.ClientConnectorError() if is_in_handshake:
+            return FailureKind.TLS, "no TLS connection: the server broke off the handshake"
         case aiohttp.ClientHttpProxyError():
             return FailureKind.GATEWAY, f"the proxy opens no tunnel: HTTP {error.status}{proxy_remedy(error.status)}"
         case aiohttp.ClientProxyConnectionError():
@@ -194,15 +207,14 @@ def transport_failure(error: Exception, without_keys: Callable[[str], str]) -> t
             return FailureKind.REJECTED, said
 
 
-def _tls_reason(error: Exception) -> str:
-    reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    words = getattr(reason, "verify_message", None) or getattr(reason, "reason", None)
-    if words == "WRONG_VERSION_NUMBER":
-        return "the server does not speak TLS on this port"
-    said = str(words or reason)[:QUOTE_CHARS_MAX]
-    if getattr(reason, "verify_message", None):
-        return f"{said}; if the server's certificate is your own, name its authority with ca_file"
-    return said
+def _tls_refusal(error: ssl.SSLError, *, is_in_handshake: bool) -> str:
+    if words := getattr(error, "verify_message", None):
+        remedy = _TLS_REMEDIES.get(getattr(error, "verify_code", 0), _UNTRUSTED)
+        return f"no TLS connection: {words.rstrip('.')[:QUOTE_CHARS_MAX]}; {remedy}"
+    if is_in_handshake and error.reason == "WRONG_VERSION_NUMBER":
+        return "no TLS connection: the server does not speak TLS on this port"
+    reason = (error.reason or str(error)).replace("_", " ").lower()[:QUOTE_CHARS_MAX]
+    return f"{'no TLS connection' if is_in_handshake else 'the TLS connection broke'}: {reason}"
 
 
 def proxy_remedy(status: int) -> str:

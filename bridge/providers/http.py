@@ -39,7 +39,15 @@ from bridge.providers.failures import (
 )
 from bridge.providers.partial_json import RunFields
 from bridge.providers.retry_after import requested_pause_s
-from bridge.runtime.aiohttp_internals import ClientProtocol, Connector, disable_retry
+from bridge.runtime.aiohttp_internals import (
+    ClientProtocol,
+    Connector,
+    Exchange,
+    client_tls,
+    current,
+    default_tls,
+    disable_retry,
+)
 from bridge.runtime.deadlines import Deadlines
 
 _ERROR_BYTES_MAX: Final = 64 * 1024
@@ -112,11 +120,7 @@ class Route:
 
     def tls(self) -> ssl.SSLContext | None:
         """The context that trusts `ca_file`; None without one."""
-        if self.ca_file is None:
-            return None
-        context = ssl.create_default_context()
-        context.load_verify_locations(self.ca_file)
-        return context
+        return None if self.ca_file is None else client_tls(self.ca_file)
 
 
 DIRECT: Final = Route()
@@ -171,7 +175,7 @@ class ProviderSessions:
 
     def _new_session(self, route: Route) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
-            connector=Connector(ClientProtocol, limit=0, ssl=route.tls() or self.tls or True),
+            connector=Connector(ClientProtocol, limit=0, ssl=route.tls() or self.tls or default_tls()),
             proxy=route.proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
@@ -334,6 +338,7 @@ class ProviderHttp:
         if json_body is not None:
             headers.setdefault("Content-Type", "application/json")  # unless a definition names a kind of JSON
             data = json.dumps(json_body, allow_nan=False).encode()
+        current.set(Exchange())
         return self._session.request(method, address, headers=headers, data=data, allow_redirects=False)
 
     async def _raise_for_status(
@@ -372,15 +377,18 @@ class ProviderHttp:
     ) -> ProviderFailure:
         """The failure for a fault before the response or in the middle of it."""
         status = None if response is None else response.status
+        exchange = current.get()
+        is_in_handshake = exchange is not None and exchange.is_in_handshake
         match error:
             case BadPayload() if response and body and (instead := self._instead(body, response)):
                 kind, said = instead[0], f"HTTP {status} with {instead[1]}"
             case BadPayload():
                 kind, said = FailureKind.BAD_PAYLOAD, str(error)
             case TimeoutError():
-                kind, said = FailureKind.TIMEOUT, f"no complete answer within {limit_s:g} s"
+                within = "the TLS handshake was not finished" if is_in_handshake else "no complete answer"
+                kind, said = FailureKind.TIMEOUT, f"{within} within {limit_s:g} s"
             case _:
-                kind, said = transport_failure(error, self._without_keys)
+                kind, said = transport_failure(error, self._without_keys, is_in_handshake=is_in_handshake)
         headers = None if response is None else response.headers
         pause_s = _oversize_pause_s(body, None) if body else None
         return self._failure(kind, method, path, said, status, pause_s, headers=headers)

@@ -17,7 +17,7 @@ import re
 import select
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -48,7 +48,7 @@ current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 
 class Exchange:
-    """One POST's marks on the monotonic clock; a mark is absent until its moment has come."""
+    """One request's marks on the monotonic clock; a mark is absent until its moment has come."""
 
     def __init__(self) -> None:
         self._marks = {"start": time.monotonic()}
@@ -64,6 +64,11 @@ class Exchange:
     def has(self, moment: str) -> bool:
         """Whether `moment` has come."""
         return moment in self._marks
+
+    @property
+    def is_in_handshake(self) -> bool:
+        """Whether a TLS handshake has begun and not ended."""
+        return "tls_begun" in self._marks and "connected" not in self._marks
 
     def note_peer(self, address: object) -> None:
         """Note the peer's address, a tuple as sockets return it."""
@@ -114,11 +119,18 @@ class TimedContext(ssl.SSLContext):
         return super().wrap_bio(*args, **kwargs)
 
 
-def client_tls() -> TimedContext:
-    """A context that checks certificate and host name and requires TLS 1.2 or newer."""
+def client_tls(ca_file: str | None = None) -> TimedContext:
+    """A context that checks certificate and host name and requires TLS 1.2 or newer.
+
+    It trusts the system's authorities and those in `ca_file`, among which may be one that another has signed.
+    """
     context = TimedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(("http/1.1",))  # as aiohttp's own
     context.load_default_certs()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 
 
@@ -126,6 +138,25 @@ def client_tls() -> TimedContext:
 def default_tls() -> TimedContext:
     """One `client_tls` for the whole process: reading the certificates takes a tenth of a second."""
     return client_tls()
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that caused it, as aiohttp chains them."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        found = waiting.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        waiting += [found.__cause__, getattr(found, "os_error", None), getattr(found, "certificate_error", None)]
+
+
+def tls_error_of(error: BaseException) -> ssl.SSLError | None:
+    """The TLS error among the causes of `error`, if there is one."""
+    found = (cause for cause in causes_of(error) if isinstance(cause, ssl.SSLError))
+    return next((cause for cause in found if not isinstance(cause, aiohttp.ClientError)), None)
 
 
 class Connector(aiohttp.TCPConnector):
@@ -169,6 +200,7 @@ class ClientProtocol(ResponseHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The dial has succeeded, TLS included."""
+        mark("connected")
         super().connection_made(transport)
         self._peer = transport.get_extra_info("peername")
         self._is_encrypted = transport.get_extra_info("ssl_object") is not None
@@ -275,11 +307,6 @@ class WebhookProtocol(ClientProtocol):
     _raw_bytes = 0
     _line = b""  # the status line so far
     _before = b""  # the last two bytes of a head so far
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The dial has succeeded, TLS included."""
-        mark("connected")
-        super().connection_made(transport)
 
     def set_response_params(self, **params: Any) -> None:
         """A new request is about to be sent on this connection."""

@@ -3,10 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 
 import pytest
-import trustme
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -233,25 +231,6 @@ async def test_a_name_that_does_not_exist_is_a_dns_failure(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     assert (await failure_of("http://no-such-host.invalid")).kind is FailureKind.DNS
-
-
-async def test_a_certificate_of_an_unknown_authority_is_a_tls_failure():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
-    async with server:
-        failed = await failure_of(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    assert failed.kind is FailureKind.TLS
-    assert "certificate" in failed.message
-
-
-async def test_https_to_a_plain_server_is_a_tls_failure():
-    async with foreign_server(answering({})) as server:
-        failed = await failure_of(server.url.replace("http:", "https:"))
-    assert (failed.kind, failed.message) == (
-        FailureKind.TLS,
-        "GET /runs/1: no TLS connection: the server does not speak TLS on this port",
-    )
 
 
 async def test_proxy_variables_are_not_heeded(monkeypatch):
