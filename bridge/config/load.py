@@ -22,6 +22,7 @@ from bridge.config.layers import Given, Layer, Layers, TablePath, place, variant
 from bridge.config.locate import home_of
 from bridge.config.secret_sources import odd_secrets, readable_secrets, sources_for
 from bridge.config.sections import (
+    SECTIONS,
     AlertTable,
     BackupSettings,
     DashboardSettings,
@@ -352,7 +353,9 @@ class _Loading:
             key = _key_of(table, error)
             if place(at, key) not in self._faulty_keys:
                 words = {**_WORDS, "missing": _missing(table, key)}
-                message = describe(error, "key", table.known_keys(), words) + self._origin_of(given.get(key))
+                said = _elsewhere(table, key) if error["type"] == "extra_forbidden" else ""
+                message = said or describe(error, "key", table.known_keys(), words)
+                message += self._origin_of(given.get(key))
                 self._problems.append(Problem(place(at, key, *error["loc"][1:]), message))
         return None
 
@@ -411,6 +414,13 @@ def _missing(table: type[Table], key: str) -> str:
     if key == "provider":
         return "missing; one of dibby, retab, dify, instabase, or another definition: runbridge providers list"
     return "missing; it is required"
+
+
+def _elsewhere(table: type[Table], key: str) -> str:
+    """The sentence for a section of the file that was put into a table; empty if the key is none."""
+    if key == "cadence" and issubclass(table, CadenceTable):
+        return 'unknown key; the keys of [cadence] stand in the connection itself, as in min_interval = "1s"'
+    return f"unknown key; [{key}] is a table of its own, at the top of the file" if key in SECTIONS else ""
 
 
 def _key_of(table: type[Table], error: ErrorDetails) -> str:

@@ -29,6 +29,7 @@ STATUSES: Final = ("queued", "running", "waiting", "succeeded", "partial", "fail
 NAME: Final[str] = SCHEMA["properties"]["name"]["pattern"]
 _SHOWN_CHARS_MAX: Final = 60
 _INTEGER_MAX: Final = 2**53
+_PORT: Final = re.compile(r"https?://(?:\[[^]/]*\]|[^\[:/?#]*):([^/?#{}]+)(?:[/?#]|$)")
 _TYPES: Final[dict[str, tuple[type, str]]] = {
     "string": (str, "text"),
     "integer": (int, "a whole number"),
@@ -159,11 +160,19 @@ def _check_address(text: str) -> None:
         raise ValueError(f"{form}allowed: a path that begins with `/`, or an address that begins with https://")
     if "#" in text:
         raise ValueError("an address for requests has no fragment (`#`)")
+    _check_port(text)
 
 
 def _check_base_url(text: str) -> None:
     if not text.startswith(("https://", "http://")) or not urlsplit(text).netloc or any(mark in text for mark in "?#@"):
         raise ValueError("allowed: an address that begins with https://, without a query or a user")
+    _check_port(text)
+
+
+def _check_port(address: str) -> None:
+    found = _PORT.match(address)
+    if found and not (found[1].isdecimal() and 1 <= int(found[1][:6]) <= 65535):
+        raise ValueError(f"its port is {found[1][:20]}; allowed: a number from 1 to 65535")
 
 
 def _check_exchange(text: str) -> None:

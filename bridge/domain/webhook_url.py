@@ -145,7 +145,7 @@ def _check_text(url: str) -> tuple[str, str]:
     if "%" in start["authority"]:
         raise _refused("its host holds a percent sign (an encoded character or a zone id)")
     authority = _AUTHORITY.fullmatch(start["authority"])
-    if authority is None:
+    if authority is None or int(authority["port"] or 0) > 65535:
         raise _refused("it needs a host, and a port between 1 and 65535")
     return authority["host"], url[start.end() :]
 

@@ -147,7 +147,7 @@ def redirect_target(location: str) -> str:
     except ValueError:
         return ""
     host = parts.netloc.rpartition("@")[2]
-    origin = f"{parts.scheme}://{host}" if parts.scheme and host else ""
+    origin = (f"{parts.scheme}:" if parts.scheme else "") + (f"//{host}" if host else "")
     target = printable(origin + parts.path)[:QUOTE_CHARS_MAX]
     return f" to {target}" if target else ""
 

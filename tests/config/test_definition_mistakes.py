@@ -68,6 +68,8 @@ def test_an_address_on_this_machine_needs_no_encryption() -> None:
         (4, "base_url =", "url =", "write `base_url`"),
         (4, "base_url =", "baseUrl =", "did you mean `base_url`?"),
         (4, '"https://api.acme.example"', '"api.acme.example"', "begins with https://"),
+        (4, "acme.example", "acme.example:99999/v1", "its port is 99999; allowed: a number from 1 to 65535"),
+        (7, '"/v1/jobs/{id}"', '"https://[::1]:0/v1/jobs/{id}"', "its port is 0; allowed"),
         (5, '{ header = "X-Api-Key" }', '"X-Api-Key"', "{ header = … }, { header = …, scheme = … }"),
         (5, '{ header = "X-Api-Key" }', "{ bearer = true }", 'write auth = "bearer"'),
         (5, '{ header = "X-Api-Key" }', '{ header = "Authorization", prefix = "Token" }', "write `scheme`"),

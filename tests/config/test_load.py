@@ -75,6 +75,9 @@ TABLE = [
     (TOKEN + DIFY + 'ib_context = "org"', "connections.main.ib_context", "only instabase connections"),
     (TOKEN + DIFY + 'auth_scheme = "bearer"', "connections.main.auth_scheme", "only retab connections"),
     (TOKEN + DIFY + 'discovers = "x"', "connections.main.discovers", "unknown key"),
+    (TOKEN + DIFY + 'cadence = { price = "1s" }', "connections.main.cadence", "stand in the connection itself"),
+    (TOKEN + DIFY + 'delivery = { timeout = "3s" }', "connections.main.delivery", "at the top of the file"),
+    (TOKEN + DIFY + 'base_url = "https://h:99999"', "connections.main.base_url", "a port between 1 and 65535"),
     (TOKEN + DIFY + "discover = true", "connections.main.discover", "only retab and instabase have"),
     (
         TOKEN + DIFY.replace("dify", "retab") + 'discover_workflows = ["wf_1"]',

@@ -9,7 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from bridge.domain.failure import FailureKind
-from bridge.providers.failures import error_text, failure_kind
+from bridge.providers.failures import error_text, failure_kind, redirect_target
 from bridge.providers.http import ProviderFailure, ProviderHttp, ProviderSessions, RequestSlots
 from tests.support.foreign_server import answering, foreign_server, raw_server
 
@@ -281,6 +281,20 @@ async def test_a_key_that_comes_back_in_any_part_of_a_response_is_not_shown(key,
             await http.request("GET", "/runs/1")
     assert key[:20] not in caught.value.failed.message
     assert "****" in caught.value.failed.message
+
+
+@pytest.mark.parametrize(
+    ("location", "named"),
+    [
+        ("file:///etc/passwd?k=v", "file:/etc/passwd"),
+        ("javascript:alert(1)", "javascript:alert(1)"),
+        ("//sso.example/login?next=/", "//sso.example/login"),
+        ("/login?next=/", "/login"),
+        ("", ""),
+    ],
+)
+def test_a_redirect_is_named_with_its_scheme_and_host_where_it_has_them(location, named):
+    assert redirect_target(location) == (f" to {named}" if named else "")
 
 
 async def test_a_redirect_names_the_port():
