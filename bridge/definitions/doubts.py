@@ -39,8 +39,12 @@ def doubts_in(tables: dict[str, Any]) -> Iterator[str]:
         if not rule.keys() & {"if", "header"} and {404, "4xx"} & set(codes) and rule["means"] in _OVER:
             said = "a run that is not there yet answers so, too; without this rule one that stays away is lost"
             yield f"answer[{number}]: {said}"
-    if str(tables["read"]["status"]).startswith(("'", "`")):
-        yield "read.status: text in quotes is the same in every answer; a path has none"
+    if re.search(r"(^|\|\| ?)['`]", str(tables["read"]["status"])):
+        yield "read.status: text in quotes is the same in every answer; what a missing status means is `absent`"
+    rules = (*tables["status"].get("when", ()), *tables.get("answer", ()))
+    ends = {rule.get("is") or rule.get("means") for rule in rules}
+    for end in sorted({"failed", "succeeded"} - tables["status"].keys() - ends):
+        yield f"status.{end}: neither a word nor a rule means it; such a run is unknown, and stays watched"
     if str(tables.get("trigger", {}).get("run_from")).rpartition(".")[2].lower() == "location":
         yield 'trigger.run_from: this is read in the body; write { header = "Location" } for the header'
 
@@ -52,7 +56,7 @@ def _doubts_of_text(text: str, *, is_body: bool) -> Iterator[str]:
         is_value = before.rstrip().endswith(('"', ":", "("))
         if number % 2 and is_body and before.count("{") > before.count("}") and not is_value:
             yield f"{{{piece}}} is replaced by a value; write {{{{{piece}}}}} to send it as it is"
-        if number % 2 and before.endswith(("$", ":")) and not is_body:
+        if number % 2 and before.endswith(("$", ":")) and (not is_body or len(before) == 1):
             yield f"the {before[-1]!r} before {{{piece}}} is sent as it is; a name stands in braces alone"
         before += "" if number % 2 else piece
     if re.search(r"\{\{ ?[\w.]+ ?(\|[^{}]*)?\}\}", before):

@@ -59,6 +59,8 @@ def _never_true(node: dict[str, Any]) -> str:
     values = [child.get("value") for child in children if child["type"] == "literal"]
     if node["type"] in {"subexpression", "comparator"} and children[0]["type"] == "not_expression":
         return "`!` is read before what follows the name; write `!(a.b)`, and `a != b`"
+    if node["type"] == "comparator" and len(values) == len(children):
+        return "both sides are the same in every answer; a path stands without quotes"
     if node["type"] == "comparator" and node["value"] not in {"eq", "ne"}:
         text = next((value for value in values if isinstance(value, str)), None)
         remedy = "a number stands in backticks, as in `` `0` ``"

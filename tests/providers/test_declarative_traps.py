@@ -240,7 +240,7 @@ def test_lint_doubts_what_would_end_a_run_that_is_not_there_yet(wrong, said):
 
 def test_a_code_that_a_body_explains_may_end_a_run():
     rule = '[[answer]]\nhttp = 404\nif = "code == \'deleted\'"\nmeans = "gone"\n'
-    assert list(doubts_in(tomllib.loads(BASE + rule))) == []
+    assert not [one for one in doubts_in(tomllib.loads(BASE + rule)) if one.startswith("answer")]
 
 
 @pytest.mark.parametrize(
