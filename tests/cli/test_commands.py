@@ -63,6 +63,7 @@ def test_version_names_python_and_sqlite_too(cli):
     assert "SQLite 3." in result.out
 
 
+@pytest.mark.slow
 def test_help_loads_neither_the_database_nor_the_providers():
     """A person waits for it at every completion and --help."""
     code = (
@@ -219,6 +220,7 @@ def test_completion_without_a_daemon_offers_nothing(cli, monkeypatch):
         assert _completions("runs show ") == []
 
 
+@pytest.mark.slow
 def test_bash_gets_completions_without_any_error():
     env = {"_RUNBRIDGE_COMPLETE": "bash_complete", "COMP_WORDS": "runbridge run", "COMP_CWORD": "1", **NOWHERE}
     done = subprocess.run(RUNBRIDGE, env=env, capture_output=True, text=True, check=False)

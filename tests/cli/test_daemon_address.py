@@ -116,6 +116,7 @@ def test_the_environment_goes_before_a_plain_section(tmp_path):
     assert find_daemon(url=None, token=None, config_path=path, env=env).port == 9200
 
 
+@pytest.mark.slow
 def test_help_loads_neither_tables_nor_models():
     """Importing takes most of the time of `runbridge --help`."""
     code = "import sys; sys.argv = ['runbridge', '--help']; from bridge.cli import main; main(); print(*sys.modules)"

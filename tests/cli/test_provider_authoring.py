@@ -98,6 +98,7 @@ def test_what_is_null_while_a_run_goes_on_is_guessed_by_its_name(cli, tmp_path):
     assert read == {"status": "status", "id": "id", "finished_at": "finishedAt", "output": "result"}
 
 
+@pytest.mark.slow
 def test_a_lint_loads_no_http_client(tmp_path):
     """Importing it would take longer than the check."""
     (tmp_path / "jobs.toml").write_text(DEFINITION.format(auth='"bearer"'))

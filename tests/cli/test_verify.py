@@ -94,6 +94,7 @@ OUTPUTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("indent", [0, 2])
 @pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
 def test_a_body_that_javascript_parsed_and_rewrote_is_recognised(output, indent):

@@ -81,6 +81,7 @@ def tombi(folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_an_editor_finds_nothing_in_the_built_in_definitions(tmp_path):
     for path in BUILT_INS:
         (tmp_path / f"{path.parent.name}.toml").write_text(
@@ -92,6 +93,7 @@ def test_an_editor_finds_nothing_in_the_built_in_definitions(tmp_path):
     assert f"{len(BUILT_INS)} files linted" in said
 
 
+@pytest.mark.slow
 def test_an_editor_underlines_a_mistake(tmp_path):
     text = BUILT_INS[0].read_text(encoding="utf-8").replace("succeeded", "suceeded")
     (tmp_path / "one.toml").write_text(f"#:schema ./schema.json\n{text}")

@@ -23,6 +23,7 @@ logging.getLogger("apscheduler.scheduler").warning("skipped: maximum number of r
 """
 
 
+@pytest.mark.slow
 def test_what_libraries_say_is_json_like_every_other_line() -> None:
     """Otherwise a traceback of theirs is many lines that no collector can read."""
     done = subprocess.run([sys.executable, "-c", LIBRARIES_SPEAK], check=True, capture_output=True, text=True)
@@ -45,6 +46,7 @@ for level in ("debug", "info", "warning", "error", "critical"):
 """
 
 
+@pytest.mark.slow
 def test_the_journal_gets_the_priority_of_each_line() -> None:
     """`journalctl -p warning` finds what went wrong; the journal takes the prefix off."""
     done = subprocess.run([sys.executable, "-c", UNDER_SYSTEMD], check=True, capture_output=True, text=True)
@@ -53,6 +55,7 @@ def test_the_journal_gets_the_priority_of_each_line() -> None:
     assert [json.loads(line)["level"] for _, _, line in lines] == ["debug", "info", "warning", "error", "critical"]
 
 
+@pytest.mark.slow
 def test_elsewhere_a_line_has_no_priority() -> None:
     """A daemon whose standard error was redirected still has the variable, of another stream."""
     elsewhere = UNDER_SYSTEMD.replace("{seen.st_ino}", "1{seen.st_ino}")
@@ -78,6 +81,7 @@ log.info("odd", raw=b"\\xff", error=ValueError("boo"), ratio=float("inf"))
 """
 
 
+@pytest.mark.slow
 def test_foreign_text_neither_breaks_a_line_nor_steers_a_terminal() -> None:
     """A name or message comes from outside; `jq -r` and `less -R` show it as it is."""
     done = subprocess.run([sys.executable, "-c", FOREIGN_TEXT], check=True, capture_output=True, text=True)
@@ -101,6 +105,7 @@ logging.getLogger("asyncio").error("something else")
 """
 
 
+@pytest.mark.slow
 def test_a_line_that_a_library_repeats_is_written_once_and_then_with_its_count() -> None:
     """Without free descriptors asyncio logged 188 MB in a minute."""
     done = subprocess.run([sys.executable, "-c", A_LIBRARY_REPEATS_ITSELF], check=True, capture_output=True, text=True)
@@ -123,6 +128,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_format", ["json", "console"])
 def test_a_log_that_cannot_be_written_stops_nothing(output_format: str) -> None:
     """`serve > daemon.log` on the disk of the database: when it was full, the line that said so ended the daemon."""
@@ -132,6 +138,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(output_format: str) -> None:
     assert (done.returncode, done.stdout) == (0, b"done\n")
 
 
+@pytest.mark.slow
 def test_a_log_whose_reader_is_gone_stops_nothing() -> None:
     program = SPOKEN_TO_THE_END.replace("FORMAT", repr("json"))
     reads, writes = os.pipe()
