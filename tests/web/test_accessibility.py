@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from tests.support.daemon_setup import DaemonSetup
-from tests.support.dashboard import PAGES, arrive, lists, show, sign_in, single_things
+from tests.support.dashboard import PAGES, Shown, arrive, lists, show, sign_in, single_things
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -17,16 +17,24 @@ RULES = "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice
 FINDINGS = (
     f"axe.run(document, {{runOnly: {RULES}}}).then(found => found.violations.map(one => [one.id, one.nodes[0].html]))"
 )
-DIALOGS = {
-    "Runs": "Register",
-    "Deliveries": "Retry all that match",
-    "Endpoints": "Add",
-    "Events": "Replay",
-    "Replays": "Replay",
-    "run": "Cancel run",
-    "endpoint": "Replay",
-    "event": "Replay",
-}
+DIALOGS = (
+    ("runs", "Register"),
+    ("runs", "Cancel all that match"),
+    ("runs", "Stop watching all that match"),
+    ("run", "Cancel run"),
+    ("run", "Stop watching"),
+    ("run", "Replay"),
+    ("deliveries", "Retry all that match"),
+    ("endpoints", "Add"),
+    ("endpoint", "Replay"),
+    ("archive", "Edit"),
+    ("archive", "Rotate secret"),
+    ("archive", "Delete"),
+    ("events", "Replay"),
+    ("event", "Replay"),
+    ("replays", "Replay"),
+    ("nodes", "End"),
+)
 SMALL = """[...document.querySelectorAll('button, a, input, select, summary')]
   .filter(one => one.checkVisibility() && !one.closest('p, .hidden, .skip'))
   .map(one => [one.outerHTML.slice(0, 80), one.getBoundingClientRect()])
@@ -50,6 +58,17 @@ async def test_axe_finds_nothing_on_full_screens(page: Page, full: DaemonSetup, 
     for screen in [*lists(), *await single_things(full)]:
         await show(page, full.daemon.url, screen)
         found += await check(page, axe, screen.name)
+    assert found == []
+
+
+async def test_axe_finds_nothing_on_a_phone(page: Page, full: DaemonSetup, axe: str) -> None:
+    """Tables are cards there."""
+    await page.set_viewport_size({"width": 360, "height": 740})
+    found = []
+    for screen in [*lists(), *await single_things(full)]:
+        await show(page, full.daemon.url, screen)
+        found += await check(page, axe, screen.name)
+    await page.set_viewport_size({"width": 1280, "height": 850})
     assert found == []
 
 
@@ -94,14 +113,18 @@ async def test_axe_finds_nothing_in_a_dialog_and_escape_returns_the_focus(
     open_run = (await full.daemon.ask("GET", "/v1/runs?state=open&limit=1"))["data"][0]["id"]
     things = {screen.name: screen for screen in [*lists(), *await single_things(full)]}
     things["run"] = things["run"]._replace(address=f"runs/{open_run}", heading=open_run)
+    things["runs"] = things["runs"]._replace(address="runs?state=open")
     things["deliveries"] = things["deliveries"]._replace(address="deliveries?endpoint=billing")
-    for name, button in DIALOGS.items():
-        await show(page, full.daemon.url, things[name.lower()])
+    endpoints = (await full.daemon.ask("GET", "/v1/endpoints"))["data"]
+    archive = next(one["id"] for one in endpoints if one["description"] == "Everything, for the archive")
+    things["archive"] = Shown("archive", f"endpoints/{archive}", archive)
+    for name, button in DIALOGS:
+        await show(page, full.daemon.url, things[name])
         opener = page.locator("main").get_by_role("button", name=button, exact=True).first
         await opener.focus()
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("dialog")).to_be_visible()
-        found += await check(page, axe, name)
+        found += await check(page, axe, f"{name}, {button}")
         await page.keyboard.press("Escape")
         await expect(page.get_by_role("dialog")).to_have_count(0)
         await expect(opener).to_be_focused()
@@ -169,14 +192,14 @@ async def test_a_redraw_between_two_keys_loses_neither(page: Page, full: DaemonS
 
 
 async def test_screens_reflow_at_320_pixels_with_targets_of_24(page: Page, full: DaemonSetup) -> None:
-    await page.set_viewport_size({"width": 320, "height": 640})
     found = []
     for screen in [*lists(), *await single_things(full)]:
         await show(page, full.daemon.url, screen)
-        width = await page.evaluate("document.documentElement.scrollWidth")
-        found += [f"{screen.name} is {width} pixels wide"] if width > 320 else []
-        found += [f"{screen.name}: {small}" for small in await page.evaluate(SMALL)]
-    await page.set_viewport_size({"width": 1280, "height": 850})
+        for most, height in ((320, 640), (1280, 850)):
+            await page.set_viewport_size({"width": most, "height": height})
+            width = await page.evaluate("document.documentElement.scrollWidth")
+            found += [f"{screen.name} is {width} pixels wide"] if width > most else []
+            found += [f"{screen.name} at {most}: {small}" for small in await page.evaluate(SMALL)]
     assert found == []
 
 
