@@ -47,7 +47,7 @@ export function Table({ caption, columns, rows, keyOf = (row) => row.id, isBusy 
     chosen.choose(last < 0 ? [id] : ids.slice(Math.min(last, here), Math.max(last, here) + 1), checked);
   };
   const box = (/** @type {any} */ row) => h("input", { type: "checkbox", "aria-label": `Select ${keyOf(row)}`, value: keyOf(row), onClick: choose });
-  const shown = useMemo(() => (selection ? columns.toSpliced(1, 0, { name: "Select", cell: box, size: "2.3rem" }) : columns), [columns, !selection]);
+  const shown = useMemo(() => (selection ? columns.toSpliced(1, 0, { name: "Select", kind: "box", cell: box, size: "2.3rem" }) : columns), [columns, !selection]);
   const body = useRef(null);
   const drawn = useRef(/** @type {import("./rows.js").Drawn} */ ({ columns: null, rows: new Map() }));
   useLayoutEffect(() => {
