@@ -33,6 +33,7 @@ from tests.support.delivering import (
     start_due,
 )
 from tests.support.manual_clock import START, ManualClock
+from tests.support.waiting import until
 from tests.support.watching import add_endpoint, open_database, record, register
 from tests.support.workbench import work
 
@@ -101,6 +102,20 @@ async def test_only_a_delivery_counts_as_the_time_of_an_event_to_its_first_deliv
         await record(database, await register(database, "another"), "succeeded")
         await start_due(deliverer)
         assert counts() == [3, 1]
+
+
+@pytest.mark.parametrize(("status", "asks"), [(204, False), (500, True)])
+async def test_only_an_end_that_changes_the_endpoint_asks_for_another_pass(
+    database: Database, receiver: Receiver, status: int, asks: bool
+) -> None:
+    """A pass for each plain delivery would be a query more for each event."""
+    receiver.always(Reply(status))
+    await add_endpoint(database, receiver.url())
+    await record(database, await register(database), "failed")
+    async with open_deliverer(database, schedule=IN_FIVE_MINUTES) as deliverer:
+        await deliverer.run_pass()
+        await until(lambda: not deliverer.in_flight)
+        assert await deliverer.bell.wait(0) is asks
 
 
 async def test_a_used_up_schedule_leaves_the_delivery_exhausted_and_a_person_can_retry(
