@@ -85,9 +85,14 @@ def open_engine(url: URL, connections: int) -> AsyncEngine:
 
 
 def open_unlimited_engine(url: URL) -> AsyncEngine:
-    """An engine without limits on transactions, for migrations and for a connection that only listens."""
+    """An engine without limits on transactions, for migrations."""
     target = target_of(url)
     return create_async_engine("postgresql+asyncpg://", async_creator=lambda: _connect(target, {}), poolclass=NullPool)
+
+
+async def connect_to_listen(url: URL) -> Any:
+    """A connection of the driver, which only listens; raises the driver's errors and OSError."""
+    return await _connect(target_of(url), {})
 
 
 def target_of(url: URL) -> PostgresTarget:

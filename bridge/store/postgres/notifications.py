@@ -16,10 +16,9 @@ from typing import Any, Final
 import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 
 from bridge.domain.errors import StoreUnavailable
-from bridge.store.postgres.engine import open_unlimited_engine
+from bridge.store.postgres.engine import connect_to_listen
 from bridge.store.transaction import CommitSignals, Tx
 
 CHANNEL: Final = "runbridge"
@@ -119,7 +118,7 @@ class NotifyListener:
     """One connection that receives the notifications of this database and passes each payload to `receive`."""
 
     def __init__(self, url: URL, receive: Callable[[str], None]) -> None:
-        self._engine = open_unlimited_engine(url)
+        self._url = url
         self._receive = receive
         self._connection: Any = None
 
@@ -128,7 +127,7 @@ class NotifyListener:
         try:
             async with asyncio.timeout(within_s):
                 await self._check_or_connect(within_s)
-        except (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self.close()
             raise StoreUnavailable(f"cannot listen for notifications: {error or type(error).__name__}") from error
         except BaseException:
@@ -140,9 +139,7 @@ class NotifyListener:
             await self._connection.execute("SELECT 1", timeout=within_s / 2)
             return
         self.close()
-        raw = await self._engine.raw_connection()
-        self._connection = raw.driver_connection
-        raw.detach()  # the engine no longer closes it
+        self._connection = await connect_to_listen(self._url)
         await self._connection.add_listener(CHANNEL, lambda *arguments: self._receive(arguments[3]))
 
     def close(self) -> None:

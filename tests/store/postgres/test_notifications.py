@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 
 from bridge.domain.errors import StoreUnavailable
 from bridge.store import nodes, run_leases, runs
@@ -153,3 +154,23 @@ async def test_a_server_that_takes_no_writes_is_named_as_one_with_what_to_do(dat
 
     with pytest.raises(StoreUnavailable, match=r"name the primary in \[database\] url"):
         await database.write(write)
+
+
+async def test_a_server_that_hangs_up_while_it_is_connected_to_is_unavailable() -> None:
+    """A cable that broke in that moment failed the membership's pass with a traceback: no class of ours covered it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)
+        writer.write(b"N")  # no TLS
+        await reader.read(1024)
+        version = b"server_version\x0016.0\x00"
+        writer.write(b"R\0\0\0\x08\0\0\0\0" + b"S" + (len(version) + 4).to_bytes(4, "big") + version + b"Z\0\0\0\x05I")
+        await reader.read(1024)  # the first statement
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    listener = notifications.NotifyListener(make_url(f"postgresql://postgres@127.0.0.1:{port}/any"), list[str]().append)
+    with pytest.raises(StoreUnavailable):
+        await listener.keep_open(60)
+    server.close()
