@@ -157,7 +157,7 @@ def _spacing(life: World, delivery_id: str, attempts: list[Any], *, may_be_early
         delay_s = _schedule_s(life, failures)
         pause_s = {429: 25.0, 503: 40.0}.get(row["status"] or 0, 0.0)
         took_s = row["duration_ms"] / 1000
-        is_slow = life.was(known[0], known[0] + POST_S, "disk")
+        is_slow = life.was(known[0], known[0] + POST_S, "disk", *(("down",) if life.has_nodes else ()))
         if planned_s < max(delay_s * (1 - JITTER), pause_s - 1):
             yield f"{delivery_id}: retry {failures} was planned after {planned_s:.1f} s, not {delay_s:.0f} s"
         if planned_s > max(delay_s * (1 + JITTER), pause_s) + took_s + 1.5 and not is_slow:

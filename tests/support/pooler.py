@@ -16,6 +16,7 @@ from tests.support.ports import free_port
 
 NOBODY = 65534
 START_S = 60.0
+POOL_SIZE = 100  # connections to the server; in session mode one for each client, also for one that has gone silent
 
 
 @asynccontextmanager
@@ -38,7 +39,7 @@ async def _pgbouncer(url: str, folder: Path, mode: str) -> AsyncIterator[str]:
     settings.write_text(
         f"[databases]\n{database} = host={host_port.split(':')[0]} port={host_port.split(':')[1]}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = trust\nauth_file = {users}\n"
-        f"pool_mode = {mode}\nunix_socket_dir =\n"
+        f"pool_mode = {mode}\nunix_socket_dir =\ndefault_pool_size = {POOL_SIZE}\n"
     )
     command = [program, str(settings)]
     if os.geteuid() == 0:  # it refuses to run as root
