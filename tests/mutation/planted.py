@@ -123,7 +123,7 @@ PLANTED: Final = (
         "alerts-not-gathered",
         "each edge is a message of its own",
         _ALERTER,
-        "state.failures, state.opens_at = 0, now + GATHER_S",
+        "state.failures, state.opens_at = 0, now + state.gather_s",
         "state.failures, state.opens_at = 0, now",
     ),
     _plant(
