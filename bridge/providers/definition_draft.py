@@ -38,9 +38,18 @@ _NAMES: Final = {
         "submission_id",
         "uuid",
         "request_id",
-        "name",
     ),
-    "workflow": ("workflow_id", "workflow", "pipeline_id", "pipeline", "flow_id", "model_id", "model", "job_name"),
+    "workflow": (
+        "workflow_id",
+        "workflow",
+        "workflow_name",
+        "pipeline_id",
+        "pipeline",
+        "flow_id",
+        "model_id",
+        "model",
+        "job_name",
+    ),
     "created_at": (
         "created_at",
         "created",
@@ -66,7 +75,7 @@ _NAMES: Final = {
         "end_at",
     ),
     "output": ("output", "outputs", "result", "results", "response"),
-    "error": ("error", "error_message", "failure_reason", "failure", "errors"),
+    "error": ("error", "error_message", "failure_reason", "failure", "errors", "reason_for_incompletion"),
     "progress": ("progress", "percent_complete", "percent_completed", "percentage", "percent"),
     "link": ("html_url", "web_url", "run_url", "permalink", "link", "href"),
 }
@@ -163,8 +172,15 @@ class _Reading:
         return None
 
     def id_found(self) -> tuple[str, str, Json] | None:
-        """Path, normal name and value of an id."""
-        return self._first(_NAMES["id"], lambda value: isinstance(value, str | int) and not isinstance(value, bool))
+        """Path, normal name and value of an id: by a usual name, a UUID beside the status, or a name."""
+        beside = self.status[0].rpartition(".")[0] if self.status else ""
+        uuids = (
+            (path, key, value)
+            for key, found in self._found.items()
+            for path, value in found
+            if key.endswith("id") and path.rpartition(".")[0] == beside and _UUID.fullmatch(str(value))
+        )
+        return self._first(_NAMES["id"], _is_id) or next(uuids, None) or self._first(("name",), _is_id)
 
     def id_kind(self) -> str:
         found = self.id_found()
@@ -186,8 +202,10 @@ class _Reading:
             lines.append(
                 'status = "status"   # TODO: no status was found in the answers; rules over several fields: [[status.when]]'
             )
-        for key, names in _NAMES.items():
-            found = self._first(names, lambda value, key=key: _fits(key, value))
+        run_id = self.id_found()
+        for key, several in _NAMES.items():
+            names = tuple(name for name in several if run_id is None or _normal(name) != run_id[1])
+            found = run_id if key == "id" else self._first(names, lambda value, key=key: _fits(key, value))
             if found is None and key in _NULL_AT_FIRST:
                 found = self._first(names, lambda value: value is None)
             if found is not None:
@@ -243,7 +261,7 @@ def _fits(key: str, value: Json) -> bool:
     if value is None or value == "" or isinstance(value, bool):
         return False
     match key:
-        case "id" | "workflow":
+        case "workflow":
             return isinstance(value, str | int)
         case "created_at" | "started_at" | "finished_at":
             return (isinstance(value, str) and value[:4].isdigit()) or (_is_number(value) and value >= 1e8)  # type: ignore[operator]
@@ -252,6 +270,10 @@ def _fits(key: str, value: Json) -> bool:
         case "link":
             return isinstance(value, str) and value.startswith("http")
     return True
+
+
+def _is_id(value: Json) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
 
 def _is_number(value: Json) -> bool:

@@ -90,6 +90,21 @@ def test_an_unknown_word_and_a_missing_path_are_left_to_the_author(cli, tmp_path
     assert "the word 'REVIEWING-3' of fixture REVIEWING-3 is in no list of [status]" in linted.out
 
 
+def test_the_id_is_a_usual_name_or_a_uuid_beside_the_status_before_any_name(cli, tmp_path):
+    """As of Conductor, whose answer also holds the name of the workflow that runs."""
+    of_the_run = "a81dea3a-1263-4488-90af-f6e8f7a17556"
+    body = {
+        "status": "FAILED",
+        "workflowId": of_the_run,
+        "workflowDefinition": {"name": "human"},
+        "workflowName": "human",
+    }
+    (tmp_path / "one.json").write_text(json.dumps(body | {"reasonForIncompletion": "no paper"}))
+    assert cli("providers", "new", "jobs", "--from", tmp_path / "one.json", "--folder", tmp_path).code == 0
+    read = tomllib.loads((tmp_path / "jobs/definition.toml").read_text())["read"]
+    assert (read["id"], read["workflow"], read["error"]) == ("workflowId", "workflowName", "reasonForIncompletion")
+
+
 def test_what_is_null_while_a_run_goes_on_is_guessed_by_its_name(cli, tmp_path):
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"id": "a", "status": "running", "result": None, "finishedAt": None, "percent": None}))
