@@ -8,9 +8,10 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, quote_plus, urlencode, urlsplit, urlunsplit
 
 from bridge.definitions.expressions import Notes, find
 from bridge.domain.connection import Connection
@@ -56,7 +57,7 @@ class RecordingHttp(ProviderHttp):
     def __init__(self, sessions: ProviderSessions, provider: DefinedProvider, connection: Connection) -> None:
         key = connection.api_key.reveal()
         self.exchanges: list[Exchange] = []
-        self.secrets = {key, key.partition(":")[2], base64.b64encode(key.encode()).decode()}
+        self.secrets = {key, key.partition(":")[2]}
         self.own_headers = {**connection.headers, **provider.headers(connection)}
         super().__init__(
             sessions,
@@ -176,7 +177,9 @@ def masked(value: Json, secrets: frozenset[str]) -> Json:
     match value:
         case dict():
             return {
-                name: MASK if isinstance(inner, str) and inner and _SECRET_NAME.search(name) else masked(inner, secrets)
+                masked_text(name, secrets): MASK
+                if isinstance(inner, str) and inner and _SECRET_NAME.search(name)
+                else masked(inner, secrets)
                 for name, inner in value.items()
             }
         case list():
@@ -188,17 +191,31 @@ def masked(value: Json, secrets: frozenset[str]) -> Json:
 
 def masked_text(text: str, secrets: frozenset[str]) -> str:
     """A text without the secrets, the values in the queries of addresses, and what has the form of a secret."""
-    for secret in sorted((one for one in secrets if len(one) > 2), key=len, reverse=True):
-        text = text.replace(secret, MASK)
+    text = _secrets_pattern(secrets).sub(MASK, text)
     return _SECRET_TEXT.sub(MASK, _ADDRESS.sub(_without_query_values, text))
 
 
 def masked_address(address: str, secrets: frozenset[str]) -> str:
     """The address of a request without the secrets; its query is ours, so it stays otherwise."""
-    for secret in secrets:
-        for form in (secret, urlencode({"": secret})[1:]):
-            address = address.replace(form, MASK) if len(form) > 2 else address
-    return address
+    return _secrets_pattern(secrets).sub(MASK, address)
+
+
+@lru_cache(maxsize=1)
+def _secrets_pattern(secrets: frozenset[str]) -> re.Pattern[str]:
+    """The secrets as they are, percent-encoded, in Base64 and in JSON; one of two characters at most as a whole word."""
+    forms = {form for secret in secrets if secret for form in _forms_of(secret)}
+    found = (
+        re.escape(form) if len(form) > 2 else rf"(?<!\w){re.escape(form)}(?!\w)"
+        for form in sorted(forms, key=len, reverse=True)
+    )
+    return re.compile("|".join(found) or r"(?!)")
+
+
+def _forms_of(secret: str) -> Iterator[str]:
+    data = secret.encode()
+    for encoded in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
+        yield from (encoded, encoded.rstrip("="))
+    yield from (secret, quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1])
 
 
 def _without_query_values(found: re.Match[str]) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote, quote_plus
 
 import pytest
 from aiohttp import web
 
+from bridge.providers.definition_trial import masked
 from tests.support.foreign_server import foreign_server
 
 RUNNING = {
@@ -126,6 +129,17 @@ def test_a_lint_loads_no_http_client(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "jobs 1.0.0: no mistakes" in done.stdout
     assert {"aiohttp", "sqlalchemy", "pydantic"}.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize("key", ["a", "x7", "sk-Canary/123+==", "us:er p/a+ss", 'é"quoted'])
+def test_a_key_is_masked_in_every_form_in_which_an_answer_may_repeat_it(key):
+    encoded = base64.b64encode(key.encode()).decode()
+    forms = [key, quote(key, safe=""), quote(key), quote_plus(key), encoded, encoded.rstrip("="), json.dumps(key)]
+    body = {"said": [f"it was {form}, you see" for form in forms], "path": f"/jobs/7?t={forms[1]}", key: 1}
+    kept = masked(body, frozenset({key, ""}))
+    assert kept["path"] == "/jobs/7?t=****"
+    assert [one.replace('"', "") for one in kept["said"]] == ["it was ****, you see"] * len(forms)
+    assert kept["****"] == 1
 
 
 DEFINITION = """\
