@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from bridge.domain.addresses.policy import AddressPolicy, Verdict, judge, own_address
 from bridge.domain.errors import InvalidInput
 from bridge.domain.webhook_url import check_target, is_localhost, literal_address, mask_query_secrets, parse_target
-from bridge.runtime.aiohttp_internals import Connector, WebhookProtocol, default_tls, mark, note_peer
+from bridge.runtime.aiohttp_internals import Connector, WebhookProtocol, WholeRequest, default_tls, mark, note_peer
 
 LOOKUP_MAX_S = 10.0
 _READ_BUFFER_BYTES = 16 * 1024
@@ -109,6 +109,7 @@ def guarded_session(
     connector.allowed_protocol_schema_set = frozenset({"https" if is_encrypted else "http"})
     return aiohttp.ClientSession(
         connector=connector,
+        request_class=WholeRequest if is_pooled else aiohttp.ClientRequest,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
