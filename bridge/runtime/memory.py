@@ -53,7 +53,7 @@ def _of_groups(root: Path) -> Iterator[float]:
 
 
 def _of_group(folder: Path, names: tuple[str, str, str]) -> Iterator[float]:
-    """What is left of its limit, if it has one; files that the kernel may drop from its cache do not count as used."""
+    """The bytes left below its limit; none without one. Files that the kernel may drop from its cache are not used."""
     with contextlib.suppress(OSError, ValueError):
         limit, used = ((folder / name).read_text().strip() for name in names[:2])
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

@@ -213,7 +213,7 @@ BESIDE = {  # what the expression reads, too
     "name", ["RunbridgeConnectionUnsteady", "RunbridgeEndpointRefuses", "RunbridgeEndpointUnsteady"]
 )
 def test_what_fails_wholly_raises_one_alert(name: str, tmp_path: Path) -> None:
-    """That it fails; not, beside it, that it often does."""
+    """The alert says that it fails, and no second one says that it often does."""
     series = [*BESIDE[name], (TIMES[name][0], TIMES[name][1])]
     failing = [(one, "1x40" if "failing" in one else values) for one, values in series]
     result = check_rules(tmp_path, [alert_test(name, failing, {"3m": 0, "15m": 0, "25m": 0})])

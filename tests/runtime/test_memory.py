@@ -1,4 +1,4 @@
-"""What is left of the memory: of the machine, and of each control group above the process."""
+"""The memory left: of the machine, and of each control group above the process."""
 
 from __future__ import annotations
 
